@@ -1,0 +1,1 @@
+"""crmuons: distributed training of a generator of atmospheric muon bundles."""

@@ -1,0 +1,1 @@
+"""Sweeps over the WGAN's settings."""
