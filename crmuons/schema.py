@@ -121,28 +121,24 @@ def faults(table: pa.Table) -> UInt8[np.ndarray, " events"]:
 
     counts = _list_lengths(muons)
     blame(counts < 0, 2)  # A null where a list is due.
-    event_of_muon = np.repeat(np.arange(num_rows), np.maximum(counts, 0))
     inner = muons.flatten()
     widths = _list_lengths(inner)
-    blame(_any_per_row(widths != len(MUON_FEATURES), event_of_muon, num_rows), 2)
+    floats = _float32(inner.flatten())
+    lengths = np.maximum(widths, 0)
+    energies = floats[:: len(MUON_FEATURES)]
+    if not (lengths == len(MUON_FEATURES)).all():
+        energies = np.ones(len(widths), np.float32)
+        energies[lengths > 0] = floats[(np.cumsum(lengths) - lengths)[lengths > 0]]
 
+    blame(_rows_with(widths != len(MUON_FEATURES), counts), 2)
     blame(~np.isfinite(values).all(axis=1), 3)
     energy, zenith, mass, depth = values.T
     blame(good & ~(energy > 0), 4)
     blame(good & ~(mass > 0), 5)
     blame(good & ~((zenith >= 0) & (zenith <= np.float32(np.pi / 2))), 6)
     blame(good & ~(depth >= MIN_DEPTH_M), 7)
-    floats = _float32(inner.flatten())
-    event_of_float = np.repeat(event_of_muon, np.maximum(widths, 0))
-    blame(_any_per_row(~np.isfinite(floats), event_of_float, num_rows), 8)
-    if (widths == len(MUON_FEATURES)).all():
-        blame(_any_per_row(~(floats[::3] > 0), event_of_muon, num_rows), 9)
-    else:
-        first = np.concatenate([[0], np.cumsum(np.maximum(widths, 0))])[:-1]
-        has_energy = widths > 0
-        negative = np.zeros(len(widths), bool)
-        negative[has_energy] = ~(floats[first[has_energy]] > 0)
-        blame(_any_per_row(negative, event_of_muon, num_rows), 9)
+    blame(_rows_with(_rows_with(~np.isfinite(floats), lengths), counts), 8)
+    blame(_rows_with(~(energies > 0), counts), 9)
     return fault
 
 
@@ -236,9 +232,12 @@ def _ragged_rows(array: pa.Array, rows: np.ndarray, width: int) -> np.ndarray:
     return _float32(array.take(pa.array(np.flatnonzero(rows))).flatten()).reshape(-1, width)
 
 
-def _any_per_row(bad: np.ndarray, row: np.ndarray, num_rows: int) -> np.ndarray:
-    hit = np.zeros(num_rows, bool)
-    hit[row[bad]] = True
+def _rows_with(bad: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Which lists, of the given lengths, hold a bad value. Cheap where there is none, which is the rule."""
+    hit = np.zeros(len(lengths), bool)
+    found = np.flatnonzero(bad)
+    if found.size:
+        hit[np.searchsorted(np.cumsum(np.maximum(lengths, 0)), found, side="right")] = True
     return hit
 
 
