@@ -68,9 +68,7 @@ class Data(Section):
     @model_validator(mode="after")
     def _shares_leave_training_data(self) -> Self:
         if self.validation_share + self.test_share >= 1:
-            msg = (
-                f"validation_share {self.validation_share} + test_share {self.test_share} leave nothing to train on"
-            )
+            msg = f"validation_share {self.validation_share} + test_share {self.test_share} leave nothing to train on"
             raise ValueError(msg)
         return self
 
@@ -204,7 +202,8 @@ class Config(Section):
 
     def digest(self) -> str:
         """Eight hexadecimal digits that name the settings that shape the result."""
-        kept = self.model_dump(mode="json", exclude={"scaling", "tracking", "run": {"name", "resume", "storage_path"}})
+        bookkeeping = {"scaling": True, "tracking": True, "run": {"name", "resume", "storage_path"}}
+        kept = self.model_dump(mode="json", exclude=bookkeeping)
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -286,7 +285,11 @@ def _set(tree: dict[str, Any], path: str, value: Any) -> None:
 def _say(fault: Any) -> str:
     path = ".".join(str(part) for part in fault["loc"])
     if fault["type"] != "extra_forbidden":
-        given = "" if fault["type"] == "missing" or isinstance(fault["input"], dict) else f" (got {fault['input']!r})"
+        given = (
+            ""
+            if fault["type"] == "missing" or isinstance(fault["input"], dict)
+            else f" (got {fault['input']!r})"
+        )
         return f"{path or 'config'}: {fault['msg'].removeprefix('Value error, ')}{given}"
     near = difflib.get_close_matches(path, settings(), n=1, cutoff=0.0)
     return f"unknown setting '{path}'; the nearest valid one is '{near[0]}'"

@@ -45,7 +45,9 @@ def _matches(pattern: str, suffixes: tuple[str, ...]) -> list[File]:
         found = [entry for entry in fs.glob(path, detail=True).values() if entry["type"] == "file"]
         hint = "the glob matches no file"
     elif fs.isdir(path):
-        found = [entry for entry in fs.find(path, detail=True).values() if _is_data(entry["name"], path, suffixes)]
+        found = [
+            entry for entry in fs.find(path, detail=True).values() if _is_data(entry["name"], path, suffixes)
+        ]
         hint = f"the directory holds no file ending in {' or '.join(suffixes)}"
     elif fs.exists(path):
         found = [fs.info(path)]

@@ -1,0 +1,48 @@
+# make demo   sets everything up, then simulates, trains, evaluates and generates
+# make test   sets everything up, then runs the unit tests
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := 2.13.0
+
+.PHONY: setup demo test integration lint types lock clean
+.DELETE_ON_ERROR:
+
+setup: $(VENV)/.ready
+
+# PyPI's torch brings the CUDA libraries (gigabytes). Without a GPU the CPU build of the same version is looked for first:
+# where pip already finds one, then at PyTorch's own index. With a GPU, `===` keeps pip from preferring a CPU build at hand.
+$(VENV)/.ready: pyproject.toml requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "crmuons needs Python 3.11 or newer, %s is %s: make PYTHON=python3.11" % (sys.executable, sys.version.split()[0]))'
+	$(PYTHON) -m venv $(VENV)
+	@if nvidia-smi -L >/dev/null 2>&1; then \
+	  echo "GPU found: installing torch $(TORCH) with CUDA"; $(BIN)/python -m pip install -q torch===$(TORCH); \
+	else \
+	  echo "no GPU: installing the CPU build of torch $(TORCH)"; \
+	  $(BIN)/python -m pip install -q torch==$(TORCH)+cpu -c requirements.lock 2>/dev/null \
+	  || $(BIN)/python -m pip install -q torch==$(TORCH)+cpu --extra-index-url https://download.pytorch.org/whl/cpu 2>/dev/null \
+	  || { echo "no CPU build at hand: installing PyPI's"; $(BIN)/python -m pip install -q torch==$(TORCH); }; \
+	fi
+	@echo "installing crmuons and the versions of requirements.lock"
+	$(BIN)/python -m pip install -q -c requirements.lock -e '.[dev]'
+	@touch $@
+
+test: setup
+	$(BIN)/python -m pytest tests/unit
+
+integration: setup
+	$(BIN)/python -m pytest tests/integration
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+# Every version of the environment at hand, to be run after a change of pyproject.toml.
+lock:
+	$(BIN)/python -m pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/' > requirements.lock
+
+clean:
+	rm -rf $(VENV) demo
