@@ -119,6 +119,4 @@ class EventBatch:
 
     def pin_memory(self) -> "EventBatch":
         """The same events in page-locked memory, from which a GPU copies without waiting."""
-        return EventBatch(
-            *(tensor.pin_memory() for tensor in (self.ids, self.primaries, self.counts, self.muons))
-        )
+        return EventBatch(*(tensor.pin_memory() for tensor in (self.ids, self.primaries, self.counts, self.muons)))

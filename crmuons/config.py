@@ -285,11 +285,7 @@ def _set(tree: dict[str, Any], path: str, value: Any) -> None:
 def _say(fault: Any) -> str:
     path = ".".join(str(part) for part in fault["loc"])
     if fault["type"] != "extra_forbidden":
-        given = (
-            ""
-            if fault["type"] == "missing" or isinstance(fault["input"], dict)
-            else f" (got {fault['input']!r})"
-        )
+        given = "" if fault["type"] == "missing" or isinstance(fault["input"], dict) else f" (got {fault['input']!r})"
         return f"{path or 'config'}: {fault['msg'].removeprefix('Value error, ')}{given}"
     near = difflib.get_close_matches(path, settings(), n=1, cutoff=0.0)
     return f"unknown setting '{path}'; the nearest valid one is '{near[0]}'"

@@ -45,9 +45,7 @@ def _matches(pattern: str, suffixes: tuple[str, ...]) -> list[File]:
         found = [entry for entry in fs.glob(path, detail=True).values() if entry["type"] == "file"]
         hint = "the glob matches no file"
     elif fs.isdir(path):
-        found = [
-            entry for entry in fs.find(path, detail=True).values() if _is_data(entry["name"], path, suffixes)
-        ]
+        found = [entry for entry in fs.find(path, detail=True).values() if _is_data(entry["name"], path, suffixes)]
         hint = f"the directory holds no file ending in {' or '.join(suffixes)}"
     elif fs.exists(path):
         found = [fs.info(path)]
@@ -55,7 +53,9 @@ def _matches(pattern: str, suffixes: tuple[str, ...]) -> list[File]:
     else:
         found, hint = [], "no such file or directory"
     if not found:
-        msg = f"nothing to read at '{pattern}': {hint}; check the path (a relative one starts from the working directory)"
+        msg = (
+            f"nothing to read at '{pattern}': {hint}; check the path (a relative one starts from the working directory)"
+        )
         raise FileNotFoundError(msg)
     return [File(_with_scheme(fs, entry["name"]), int(entry["size"])) for entry in found]
 

@@ -183,9 +183,7 @@ def write_events(path: Path, tables: Sequence[pa.Table], *, row_group_rows: int 
 
 def _is_nested_float(found: pa.DataType, depth: int) -> bool:
     for _ in range(depth):
-        if not (
-            pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found)
-        ):
+        if not (pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found)):
             return False
         found = found.value_type
     return bool(pa.types.is_floating(found))
