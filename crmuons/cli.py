@@ -4,8 +4,10 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
 
-Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +27,51 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-COMMANDS: tuple[Callable[..., None], ...] = ()
+def _add_simulate(commands: Commands) -> None:
+    from crmuons.simulate import Settings
+
+    default = Settings()
+    parser = commands.add_parser(
+        "simulate",
+        help="draw muon bundles in ice with the built-in simulator",
+        description="Draw muon bundles in South Pole ice from published parametrisations (docs/simulator.md).",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--events", type=int, required=True, help="rows to write: a shower counts once per depth")
+    add("--out", type=Path, required=True, help="new directory for the Parquet files")
+    add("--seed", type=int, default=0, help="same seed and settings, same events")
+    add("--energy-range", type=float, nargs=2, metavar="GEV", default=default.energy_gev, help="of the primaries")
+    add("--gamma", type=float, default=default.gamma, help="primaries follow E^-GAMMA")
+    add("--masses", type=float, nargs="+", metavar="GEV", default=default.masses_gev, help="of the primaries")
+    add("--max-zenith-deg", type=float, default=default.max_zenith_deg, help="cos zenith is uniform from here to 1")
+    add("--depth-range", type=float, nargs=2, metavar="M", default=default.depth_range_m, help="of vertical depths")
+    add("--depths-per-shower", type=int, default=default.depths_per_shower, help="depths drawn in the range")
+    add("--depths", type=float, nargs="+", metavar="M", default=(), help="vertical depths, instead of drawn ones")
+    add("--threshold-gev", type=float, default=default.threshold_gev, help="muons below are lost")
+    parser.set_defaults(run=_simulate)
+
+
+def _simulate(arguments: argparse.Namespace) -> None:
+    from crmuons.simulate import FILES_IN_PROCESS, Settings, num_files, simulate
+
+    settings = Settings(
+        energy_gev=tuple(arguments.energy_range),
+        gamma=arguments.gamma,
+        masses_gev=tuple(arguments.masses),
+        max_zenith_deg=arguments.max_zenith_deg,
+        depth_range_m=tuple(arguments.depth_range),
+        depths_per_shower=arguments.depths_per_shower,
+        depths_m=tuple(arguments.depths),
+        threshold_gev=arguments.threshold_gev,
+    )
+    if num_files(arguments.events, settings) > FILES_IN_PROCESS:
+        from crmuons.ray_simulate import simulate
+    simulate(settings, num_events=arguments.events, out=arguments.out, seed=arguments.seed)
+    print(f"{arguments.events} events in {arguments.out}")
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (_add_simulate,)
 
 if __name__ == "__main__":
     sys.exit(main())

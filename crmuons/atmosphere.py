@@ -1,0 +1,39 @@
+"""The atmosphere above a site: where a slant depth of air lies, and how far from there to the detector's surface."""
+
+import numpy as np
+from jaxtyping import Float64
+
+Values = Float64[np.ndarray, "*shape"]
+
+EARTH_RADIUS_M = (
+    6_371_315.0  # South Pole value used by IceCube's self-veto code; see physics notes in docs/simulator.md.
+)
+SCALE_HEIGHT_M = 6_400.0  # Isothermal stratosphere at about 217 K, where muons above 100 GeV are made.
+AIR_AT_SEA_LEVEL = 1_030.0  # g/cm^2
+
+# Chirkin, hep-ph/0407078: the cosine of the zenith at the height of production, for a curved atmosphere.
+_CHIRKIN = (0.102573, -0.068287, 0.958633, 0.0407253, 0.817285)
+
+
+def effective_cosine(cosine: Values) -> Values:
+    """Cosine of the zenith where muons are made; `cosine` is the one at the surface (Chirkin, hep-ph/0407078)."""
+    p0, p1, p2, p3, p4 = _CHIRKIN
+    square = (cosine**2 + p0**2 + p1 * cosine**p2 + p3 * cosine**p4) / (1 + p0**2 + p1 + p3)
+    return np.sqrt(square)
+
+
+def height_m(vertical_air: Values) -> Values:
+    """Height above sea level below which the air above weighs `vertical_air` g/cm^2, in an isothermal atmosphere."""
+    return SCALE_HEIGHT_M * np.log(AIR_AT_SEA_LEVEL / vertical_air)
+
+
+def path_m(rise_m: Values, cosine: Values, altitude_m: float) -> Values:
+    """Length of a straight line from a site up to a point `rise_m` higher, over a round Earth.
+
+    Args:
+        rise_m: height of the point above the site.
+        cosine: cosine of the zenith at the site.
+        altitude_m: of the site above sea level.
+    """
+    radius = EARTH_RADIUS_M + altitude_m
+    return np.sqrt((radius * cosine) ** 2 + rise_m * (2 * radius + rise_m)) - radius * cosine

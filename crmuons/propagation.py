@@ -1,0 +1,73 @@
+"""From the surface down into the ice: slant depths, water equivalents, and the energy a muon loses on the way.
+
+The loss is dE = -a dX - E dB. B(X) is a steady part, the many soft radiative losses, and a gamma process, whose jumps are
+the rare hard ones; its mean is b X. Increments are independent, so a muon followed to one depth and on to the next has the
+same distribution as one followed at once. Source of a and b: Chirkin and Rhode (MMC), hep-ph/0407075, table 3 and fig. 21.
+"""
+
+import numpy as np
+
+from crmuons.atmosphere import EARTH_RADIUS_M, Values
+
+ICE_SURFACE_M = 2_835.0  # Altitude of the South Pole's surface.
+ICE_DENSITY = 0.917  # g/cm^3
+FIRN_DENSITY = 0.832  # g/cm^3, mean of the top 200 m (MuonGun, IceCube)
+FIRN_M = 200.0
+
+IONISATION = 0.259  # a, GeV per metre of water
+RADIATION = 0.363e-3  # b, per metre of water: mean of soft and hard losses together
+SOFT_RADIATION = 0.15e-3  # The share of b in losses too small to fluctuate; calibrated with the next.
+FLUCTUATION_LENGTH = (
+    3_000.0  # Of the gamma process, m of water: fitted, 0.15e-3 with it, to `median_surface_energy_gev`.
+)
+
+
+def slant_depth_m(vertical_depth_m: Values, cosine: Values, altitude_m: float = ICE_SURFACE_M) -> Values:
+    """Distance along the track from the surface to a vertical depth, over a round Earth.
+
+    Args:
+        vertical_depth_m: depth of the point below the surface.
+        cosine: cosine of the zenith at that point.
+        altitude_m: altitude of the surface above sea level.
+    """
+    radius = EARTH_RADIUS_M + altitude_m
+    below = radius - vertical_depth_m
+    square = 2 * radius * vertical_depth_m + (cosine * below) ** 2 - vertical_depth_m**2
+    slant: Values = np.sqrt(square) - below * cosine
+    return slant
+
+
+def water_equivalent_m(slant_m: Values, cosine: Values) -> Values:
+    """Metres of water that weigh as much as the firn and ice along `slant_m` metres of track."""
+    firn = np.minimum(slant_m, slant_depth_m(np.full_like(cosine, FIRN_M), cosine))
+    water: Values = ICE_DENSITY * slant_m - (ICE_DENSITY - FIRN_DENSITY) * firn
+    return water
+
+
+def propagate(energy_gev: Values, water_m: Values, rng: np.random.Generator) -> Values:
+    """Energies after some metres of water; zero for muons that stopped.
+
+    Args:
+        energy_gev: energies before, [muons].
+        water_m: metres of water equivalent on the way, above zero, [muons].
+        rng: draws the radiative losses.
+    """
+    hard = rng.standard_gamma(water_m / FLUCTUATION_LENGTH) * ((RADIATION - SOFT_RADIATION) * FLUCTUATION_LENGTH)
+    radiated = SOFT_RADIATION * water_m + hard
+    # Spread evenly over the way: E' = (E + a/b) exp(-bX) - a/b with b = B/X; -expm1(-B)/B stays exact as B -> 0.
+    spread = -np.expm1(-radiated) / radiated
+    return np.maximum(energy_gev * np.exp(-radiated) - IONISATION * water_m * spread, 0.0)
+
+
+def least_surface_energy_gev(water_m: Values, threshold_gev: float) -> Values:
+    """No muon below this energy keeps `threshold_gev` over `water_m` metres, even without a hard loss."""
+    floor = IONISATION / SOFT_RADIATION
+    return (threshold_gev + floor) * np.exp(SOFT_RADIATION * water_m) - floor
+
+
+def median_surface_energy_gev(ice_m: Values) -> Values:
+    """Energy at which half of the muons keep 1 TeV over `ice_m` metres of ice: the reference for our loss.
+
+    From IceCube's self-veto code (`minimum_muon_energy`), which fitted it to MMC.
+    """
+    return 1e3 * np.exp(ice_m / 2_521.51 + ice_m**2 / 7.13834e8)

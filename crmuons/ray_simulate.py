@@ -1,0 +1,35 @@
+"""The simulator as Ray tasks, one per file."""
+
+import itertools
+from pathlib import Path
+
+import ray
+
+from crmuons import ray_cluster
+from crmuons.progress import progress
+from crmuons.simulate import Settings, num_files, prepare, write_file
+
+TASKS_AHEAD_PER_CPU = 2  # Enough to keep every CPU busy; more would only fill the scheduler's queue.
+
+
+def simulate(settings: Settings, *, num_events: int, out: Path, seed: int) -> None:
+    """Write the same files as `crmuons.simulate.simulate`, by tasks on a cluster that shares the output directory.
+
+    Raises:
+        ValueError: for no events, or a directory that already holds something.
+    """
+    prepare(out, num_events)
+    with ray_cluster.cluster(), progress(num_events, unit="events", what="simulate") as bar:
+        cpus = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]  # Ray annotates it not
+        ahead = TASKS_AHEAD_PER_CPU * max(1, int(cpus))
+        write = ray.remote(write_file)
+        waiting = (
+            write.remote(out.absolute(), settings, seed, num_events, number)
+            for number in range(num_files(num_events, settings))
+        )
+        running = list(itertools.islice(waiting, ahead))
+        while running:
+            done, running = ray.wait(running)
+            running.extend(itertools.islice(waiting, len(done)))
+            for events, _ in ray.get(done):
+                bar.update(events)

@@ -1,0 +1,208 @@
+"""The built-in simulator: muon bundles in ice, conditional on the primary, from published parametrisations.
+
+Events are drawn in blocks. A block is a function of the settings, the seed and its number alone, so any number of processes
+makes the same data set. docs/simulator.md describes the physics and its check against CORSIKA.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from crmuons import propagation, schema, shower
+from crmuons.atmosphere import Values
+from crmuons.progress import progress
+from crmuons.schema import EventArrays
+
+logger = logging.getLogger(__name__)
+
+Counts = Int64[np.ndarray, " events"]
+Muons = Float32[np.ndarray, "muons 3"]
+
+SHOWERS_PER_BLOCK = 2_048  # About 10^6 muons: large enough for numpy, small enough for memory.
+BLOCKS_PER_FILE = 8
+FILES_IN_PROCESS = 10  # Starting Ray takes as long as drawing about this many files in one process.
+MASSES_GEV = (0.938272, 3.72738, 13.0403, 25.1267, 52.0898)  # p, He, N, Al, Fe
+LEAST_DEPTH_M = 500.0  # Above it, muons of less than 100 GeV arrive, for which the yield formula does not hold.
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is drawn.
+
+    Attributes:
+        energy_gev: range of the primaries' energies, drawn as E^-gamma.
+        gamma: the power of their spectrum; 1 gives every decade as many events, and 1.4 every decade a similar share of muons.
+        masses_gev: the primaries' masses, drawn with equal shares.
+        max_zenith_deg: cos zenith is uniform between this angle's and 1.
+        depth_range_m: vertical depths are drawn uniformly in this range, `depths_per_shower` of them.
+        depths_per_shower: number of depths at which each shower is recorded.
+        depths_m: vertical depths at which every shower is recorded, instead of drawn ones.
+        threshold_gev: muons that keep less than this at a depth are lost there.
+    """
+
+    energy_gev: tuple[float, float] = (1e4, 1e9)
+    gamma: float = 1.4
+    masses_gev: tuple[float, ...] = MASSES_GEV
+    max_zenith_deg: float = 80.0
+    depth_range_m: tuple[float, float] = (1_400.0, 2_600.0)
+    depths_per_shower: int = 3
+    depths_m: tuple[float, ...] = ()
+    threshold_gev: float = 10.0
+
+    def __post_init__(self) -> None:
+        low, high = self.energy_gev
+        _require(0 < low <= high, f"--energy-range {low:g} {high:g}: wanted 0 < LOW <= HIGH, in GeV")
+        for mass in self.masses_gev:
+            _require(0.9 <= mass <= 260, f"--masses {mass:g}: wanted a nucleus's mass in GeV (proton 0.938, iron 52.1)")
+        _require(bool(self.masses_gev), "--masses: wanted at least one mass in GeV")
+        _require(0 <= self.max_zenith_deg <= 89, f"--max-zenith-deg {self.max_zenith_deg:g}: wanted 0 to 89 degrees")
+        _require(self.depths_per_shower >= 1, f"--depths-per-shower {self.depths_per_shower}: wanted at least 1")
+        _require(self.threshold_gev > 0, f"--threshold-gev {self.threshold_gev:g}: wanted more than 0 GeV")
+        low, high = self.depth_range_m
+        _require(low <= high, f"--depth-range {low:g} {high:g}: wanted LOW <= HIGH, in metres")
+        for depth in (*self.depth_range_m, *self.depths_m):
+            _require(
+                LEAST_DEPTH_M <= depth <= 1e5,
+                f"vertical depth {depth:g} m: wanted {LEAST_DEPTH_M:g} m or more (above, muons below 100 GeV arrive, "
+                "for which the yield formula does not hold)" + ("; is it in kilometres?" if depth < 10 else ""),
+            )
+
+    @property
+    def rows_per_shower(self) -> int:
+        """Depths, thus rows of the contract, per shower."""
+        return len(self.depths_m) or self.depths_per_shower
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
+
+
+def draw_block(settings: Settings, seed: int, block: int) -> EventArrays:
+    """Draw the events of one block: SHOWERS_PER_BLOCK showers, each at all its depths, neighbours in order of depth."""
+    rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence((seed, block))))
+    energy, mass, zenith, vertical = _draw_primaries(settings, rng)
+    cosine = np.cos(zenith)
+    slant = propagation.slant_depth_m(vertical, cosine[:, None])
+    water = propagation.water_equivalent_m(slant, cosine[:, None])
+    least = propagation.least_surface_energy_gev(water[:, 0], settings.threshold_gev)
+    mass_number = np.round(mass / shower.NUCLEON_MASS_GEV)
+    surface = shower.draw_showers(energy, mass_number, cosine, least, altitude_m=propagation.ICE_SURFACE_M, rng=rng)
+    counts, muons = follow(surface, slant, water, settings.threshold_gev, rng)
+    ids = np.empty((counts.size, 2), np.uint64)
+    ids[:, 0] = seed
+    ids[:, 1] = np.repeat(np.arange(len(energy)) + block * SHOWERS_PER_BLOCK, slant.shape[1])
+    showers = np.stack([energy, zenith, mass], axis=1).repeat(slant.shape[1], axis=0)
+    primaries = np.concatenate([showers, slant.reshape(-1, 1)], axis=1).astype(np.float32)
+    return EventArrays(ids=ids, primaries=primaries, counts=counts, muons=muons)
+
+
+def _draw_primaries(settings: Settings, rng: np.random.Generator) -> tuple[Values, Values, Values, Values]:
+    """Energies, masses and zeniths of a block's primaries, rounded to what the contract keeps, and vertical depths."""
+    num = SHOWERS_PER_BLOCK
+    energy = _draw_power_law(*settings.energy_gev, settings.gamma, rng.random(num))
+    mass = rng.choice(np.array(settings.masses_gev), num)
+    least_cosine = np.cos(np.deg2rad(settings.max_zenith_deg))
+    zenith = np.arccos(least_cosine + (1 - least_cosine) * rng.random(num))
+    if settings.depths_m:
+        vertical = np.tile(np.sort(settings.depths_m), (num, 1))
+    else:
+        vertical = np.sort(rng.uniform(*settings.depth_range_m, (num, settings.depths_per_shower)), axis=1)
+    energy, mass, zenith = (values.astype(np.float32).astype(np.float64) for values in (energy, mass, zenith))
+    return energy, mass, zenith, vertical
+
+
+def _draw_power_law(low: float, high: float, gamma: float, uniform: Values) -> Values:
+    """Quantiles of E^-gamma between two energies."""
+    if gamma == 1:
+        return np.asarray(low * np.exp(uniform * np.log(high / low)))
+    power = 1 - gamma
+    energy: Values = (low**power + uniform * (high**power - low**power)) ** (1 / power)
+    return energy
+
+
+def follow(
+    surface: shower.Showers, slant_m: Values, water_m: Values, threshold_gev: float, rng: np.random.Generator
+) -> tuple[Counts, Muons]:
+    """Follow muons from the surface to one depth after the other.
+
+    Args:
+        surface: the showers' muons.
+        slant_m: depths along the track, rising, [showers, depths].
+        water_m: the same in metres of water, [showers, depths].
+        threshold_gev: a muon with less energy at a depth is lost there and below.
+        rng: draws the losses.
+
+    Returns:
+        Muons per event, [showers * depths], and the muons of all events in that order, [muons, 3] as in the contract.
+    """
+    num_showers, num_depths = slant_m.shape
+    of_shower = np.repeat(np.arange(num_showers), surface.counts)
+    state = np.stack([surface.energy_gev, surface.x_m, surface.y_m, surface.angle_x, surface.angle_y])
+    passed_m, passed_water = np.zeros(num_showers), np.zeros(num_showers)
+    events: list[np.ndarray] = []
+    found: list[np.ndarray] = []
+    for depth in range(num_depths):
+        step, step_water = slant_m[:, depth] - passed_m, water_m[:, depth] - passed_water
+        passed_m, passed_water = slant_m[:, depth], water_m[:, depth]
+        energy = propagation.propagate(state[0], step_water[of_shower], rng)
+        alive = np.flatnonzero(energy >= threshold_gev)
+        state, of_shower = state[:, alive], of_shower[alive]
+        state[0] = energy[alive]
+        state[1:3] += state[3:5] * step[of_shower]
+        events.append(of_shower * num_depths + depth)
+        found.append(state[:3].T.astype(np.float32))
+    event = np.concatenate(events)
+    counts = np.bincount(event, minlength=num_showers * num_depths)
+    return counts, np.concatenate(found)[np.argsort(event, kind="stable")]
+
+
+def num_files(num_events: int, settings: Settings) -> int:
+    """Files that hold this many events."""
+    per_file = BLOCKS_PER_FILE * SHOWERS_PER_BLOCK * settings.rows_per_shower
+    return -(-num_events // per_file)
+
+
+def write_file(out: Path, settings: Settings, seed: int, num_events: int, number: int) -> tuple[int, int]:
+    """Draw and write one file of a data set of `num_events` events; return its events and muons."""
+    rows_per_block = SHOWERS_PER_BLOCK * settings.rows_per_shower
+    first = number * BLOCKS_PER_FILE
+    last = min(first + BLOCKS_PER_FILE, -(-num_events // rows_per_block))
+    tables = []
+    muons = 0
+    for block in range(first, last):
+        events = draw_block(settings, seed, block)
+        table = events.to_table().slice(0, num_events - block * rows_per_block)
+        muons += int(events.counts[: table.num_rows].sum())
+        tables.append(table)
+    schema.write_events(out / f"events-{number:05d}.parquet", tables)
+    return sum(table.num_rows for table in tables), muons
+
+
+def simulate(settings: Settings, *, num_events: int, out: Path, seed: int) -> None:
+    """Write a data set of events, in this process.
+
+    Raises:
+        ValueError: for no events, or a directory that already holds something.
+    """
+    prepare(out, num_events)
+    with progress(num_events, unit="events", what="simulate") as bar:
+        for number in range(num_files(num_events, settings)):
+            events, _ = write_file(out, settings, seed, num_events, number)
+            bar.update(events)
+
+
+def prepare(out: Path, num_events: int) -> None:
+    """Make the output directory.
+
+    Raises:
+        ValueError: for no events, or a directory that already holds something.
+    """
+    _require(num_events >= 1, f"--events {num_events}: wanted at least 1")
+    out.mkdir(parents=True, exist_ok=True)
+    _require(
+        not any(out.iterdir()), f"{out} is not empty: name a new directory with --out, or remove what the old one holds"
+    )
