@@ -53,9 +53,9 @@ class Data(Section):
     """Events with more muons go to the outliers data set instead of the training."""
     max_muons_per_batch: int | None = Field(default=None, ge=1)
     """A batch is closed before it exceeds this; an event that alone exceeds it goes to the outliers data set."""
-    max_quarantined_share: float = Field(default=0.001, ge=0, le=1)
+    max_quarantined_share: float = Field(default=0.01, ge=0, le=1)
     """The run stops when more than this share of the rows read cannot be used."""
-    shuffle_bytes: int = Field(default=64 * 2**20, ge=1)
+    shuffle_bytes: int = Field(default=32 * 2**20, ge=1)
     """Bytes of Parquet that are read and shuffled together."""
     prefetch_batches: int = Field(default=8, ge=1)
     """Batches that are made ready ahead of the step."""
@@ -149,7 +149,7 @@ class Train(Section):
     penalty: Penalty = Field(default_factory=Penalty)
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
     """Decay per step of the averaged generator, which is the one that generates."""
-    log_every: int = Field(default=50, ge=1)
+    log_every: int = Field(default=20, ge=1)
     """Steps between metrics."""
     validate_every: int = Field(default=500, ge=1)
     """Steps between validations."""
@@ -275,10 +275,11 @@ def _value(text: str) -> Any:
 def _set(tree: dict[str, Any], path: str, value: Any) -> None:
     *sections, key = path.split(".")
     for section in sections:
-        tree = tree.setdefault(section, {})
-        if not isinstance(tree, dict):
-            msg = f"unknown setting '{path}': '{section}' is a value, not a section"
-            raise ValueError(msg)
+        below = tree.get(section)
+        tree[section] = (
+            below if isinstance(below, dict) else {}
+        )  # A section named where a value stood: validation says so.
+        tree = tree[section]
     tree[key] = value
 
 

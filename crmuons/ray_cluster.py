@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+from ray._raylet import Config
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +35,12 @@ def set_environment() -> None:
         return
     given = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
     token = Path.home() / ".ray" / "auth_token"
-    if "RAY_ADDRESS" in os.environ:
-        if given or token.exists():
-            os.environ["RAY_AUTH_MODE"] = "token"
-        return
-    if not given:
+    own_cluster = "RAY_ADDRESS" not in os.environ
+    if own_cluster and not given:
         _keep_private_token(token)
-    os.environ["RAY_AUTH_MODE"] = "token"
+    if own_cluster or given or token.exists():
+        os.environ["RAY_AUTH_MODE"] = "token"
+        Config.initialize("")  # Ray read its settings when it was imported; this is how it reads them again.
 
 
 @contextmanager

@@ -1,0 +1,46 @@
+"""What ranks exchange. Without a process group there is one rank, and nothing is exchanged."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def rank() -> int:
+    """This process's number, 0 to world_size() - 1."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def sum_over_ranks(buffer: Tensor) -> Tensor:
+    """Add up a buffer over all ranks, in place; every rank gets the sum."""
+    if world_size() > 1:
+        dist.all_reduce(buffer)
+    return buffer
+
+
+def from_rank_zero(value: float, device: torch.device) -> float:
+    """Rank 0's value, on every rank."""
+    if world_size() == 1:
+        return value
+    buffer = torch.tensor(value, dtype=torch.float64, device=device)
+    dist.broadcast(buffer, 0)
+    return float(buffer)  # device sync
+
+
+def gather(values: Tensor) -> Tensor:
+    """Every rank's tensor of the same shape, stacked by rank [ranks, ...]."""
+    if world_size() == 1:
+        return values[None]
+    gathered = [torch.empty_like(values) for _ in range(world_size())]
+    dist.all_gather(gathered, values)
+    return torch.stack(gathered)
+
+
+def barrier() -> None:
+    """Wait for every rank."""
+    if world_size() > 1:
+        dist.barrier()

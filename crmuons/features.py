@@ -1,0 +1,169 @@
+"""Physical units to what the networks see, and back.
+
+First step, the published normalisation ("network space"): a primary becomes log10(E/PeV), cos zenith, log10(mass/GeV) and
+the slant depth in km; a muon becomes log10(E/PeV), x/500 m, y/500 m. Second step, fitted on training data and saved with the
+model: primaries are standardised; muons are turned to (log energy, log radius) and mapped to a normal distribution by their
+quantiles. Azimuth is uniform in the data (the field's converters draw it), so it is drawn and not learned.
+"""
+
+from typing import Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from crmuons.schema import EventArrays
+
+GEV_PER_PEV = 1e6
+METRES_PER_LENGTH = 500.0
+METRES_PER_KM = 1000.0
+RADIUS_OFFSET_M = 1e-3  # log10(r + 1 mm): finite for a muon on the axis, and inverted without loss.
+NUM_QUANTILES = 257
+MIN_MUONS = 100  # Fewer muons do not fix 257 quantiles; below this a fit means nothing.
+
+
+def primary_to_network(primaries: Float[Tensor, "events 4"]) -> Float[Tensor, "events 4"]:
+    """energy_gev, zenith_rad, mass_gev, depth_m -> log10(E/PeV), cos zenith, log10(mass/GeV), slant depth/km."""
+    energy, zenith, mass, depth = primaries.unbind(1)
+    columns = [torch.log10(energy / GEV_PER_PEV), torch.cos(zenith), torch.log10(mass), depth / METRES_PER_KM]
+    return torch.stack(columns, dim=1)
+
+
+def primary_from_network(network: Float[Tensor, "events 4"]) -> Float[Tensor, "events 4"]:
+    """The inverse of primary_to_network."""
+    energy, cos_zenith, mass, depth = network.unbind(1)
+    columns = [10**energy * GEV_PER_PEV, torch.acos(cos_zenith), 10**mass, depth * METRES_PER_KM]
+    return torch.stack(columns, dim=1)
+
+
+def muon_to_network(muons: Float[Tensor, "muons 3"]) -> Float[Tensor, "muons 3"]:
+    """energy_gev, x_m, y_m -> log10(E/PeV), x/500 m, y/500 m."""
+    energy = torch.log10(muons[:, :1] / GEV_PER_PEV)  # 1 GeV .. 1 EeV becomes -6 .. 3.
+    return torch.cat([energy, muons[:, 1:] / METRES_PER_LENGTH], dim=1)
+
+
+def muon_from_network(network: Float[Tensor, "muons 3"]) -> Float[Tensor, "muons 3"]:
+    """The inverse of muon_to_network."""
+    return torch.cat([10 ** network[:, :1] * GEV_PER_PEV, network[:, 1:] * METRES_PER_LENGTH], dim=1)
+
+
+class Features(nn.Module):
+    """The fitted second step: buffers that are saved with the networks.
+
+    Attributes:
+        num_muon_features: 2 (log energy, log radius; the set model) or 3 (network space; the baseline).
+    """
+
+    # How many events and muons the fit saw, and the range of the primaries, lowest and highest.
+    primary_mean: Tensor
+    primary_std: Tensor
+    primary_range: Tensor
+    log_count_mean: Tensor
+    log_count_std: Tensor
+    knots: Tensor
+    scores: Tensor
+    muon_mean: Tensor
+    muon_std: Tensor
+
+    def __init__(self, *, cartesian: bool = False) -> None:
+        super().__init__()
+        self.cartesian = cartesian
+        self.num_muon_features = 3 if cartesian else 2
+        for name, shape in (("primary_mean", (4,)), ("primary_std", (4,)), ("primary_range", (2, 4))):
+            self.register_buffer(name, torch.ones(shape))
+        self.register_buffer("log_count_mean", torch.zeros(()))
+        self.register_buffer("log_count_std", torch.ones(()))
+        self.register_buffer("muon_mean", torch.zeros(3))
+        self.register_buffer("muon_std", torch.ones(3))
+        self.register_buffer("knots", torch.arange(2 * NUM_QUANTILES, dtype=torch.float32).reshape(2, -1))
+        self.register_buffer("scores", _normal_scores(NUM_QUANTILES))
+
+    def fit(self, events: EventArrays) -> Self:
+        """Set the statistics from a sample of training events.
+
+        Raises:
+            ValueError: if the sample has fewer than MIN_MUONS muons, which fix no quantiles.
+        """
+        if len(events.muons) < MIN_MUONS:
+            msg = (
+                f"the sample of {len(events.counts)} training events has {len(events.muons)} muons, and the features need "
+                f"{MIN_MUONS}: are nearly all events empty, or is the data set too small?"
+            )
+            raise ValueError(msg)
+        physical = torch.from_numpy(np.array(events.primaries))
+        primaries = primary_to_network(physical)
+        self.primary_mean.copy_(primaries.mean(0))
+        self.primary_std.copy_(_spread(primaries))
+        self.primary_range.copy_(torch.stack([physical.amin(0), physical.amax(0)]))
+        log_counts = torch.log10(torch.from_numpy(events.counts[events.counts > 0]).float())
+        self.log_count_mean.copy_(log_counts.mean())
+        self.log_count_std.copy_(_spread(log_counts))
+        muons = torch.from_numpy(np.array(events.muons))
+        network = muon_to_network(muons)
+        self.muon_mean.copy_(network.mean(0))
+        self.muon_std.copy_(_spread(network))
+        for knots, values in zip(self.knots, _polar(muons).unbind(1), strict=True):
+            knots.copy_(_quantiles(values))
+        return self
+
+    def condition(self, primaries: Float[Tensor, "events 4"]) -> Float[Tensor, "events 4"]:
+        """Standardised primaries."""
+        return (primary_to_network(primaries) - self.primary_mean) / self.primary_std
+
+    def log_count(self, counts: Int64[Tensor, " events"]) -> Float[Tensor, "events 1"]:
+        """Standardised log10 N of events that have muons."""
+        log_counts = torch.log10(counts.clamp(min=1).to(self.log_count_mean.dtype))
+        return ((log_counts - self.log_count_mean) / self.log_count_std)[:, None]
+
+    def muons(self, muons: Float[Tensor, "muons 3"]) -> Float[Tensor, "muons features"]:
+        """What the critic sees of each muon."""
+        if self.cartesian:
+            return (muon_to_network(muons) - self.muon_mean) / self.muon_std
+        columns = _polar(muons).unbind(1)
+        mapped = [_interpolate(x, knots, self.scores) for x, knots in zip(columns, self.knots, strict=True)]
+        return torch.stack(mapped, dim=1)
+
+    def to_muons(
+        self, features: Float[Tensor, "muons features"], azimuth_rad: Float[Tensor, " muons"]
+    ) -> Float[Tensor, "muons 3"]:
+        """The inverse of `muons`, with an azimuth for each muon (which the three-feature form carries itself)."""
+        if self.cartesian:
+            return muon_from_network(features * self.muon_std + self.muon_mean)
+        energy, radius = (
+            _interpolate(x, self.scores, knots) for x, knots in zip(features.unbind(1), self.knots, strict=True)
+        )
+        radius_m = (10**radius - RADIUS_OFFSET_M).clamp(min=0)
+        columns = [10**energy, radius_m * torch.cos(azimuth_rad), radius_m * torch.sin(azimuth_rad)]
+        return torch.stack(columns, dim=1)
+
+
+def _polar(muons: Tensor) -> Tensor:
+    radius_m = torch.hypot(muons[:, 1], muons[:, 2])
+    return torch.stack([torch.log10(muons[:, 0]), torch.log10(radius_m + RADIUS_OFFSET_M)], dim=1)
+
+
+def _normal_scores(number: int) -> Tensor:
+    """Normal quantiles at (i + 1/2)/n: finite, and +-2.9 at the ends for 257 knots."""
+    return torch.special.ndtri((torch.arange(number, dtype=torch.float64) + 0.5) / number).float()
+
+
+def _quantiles(values: Tensor) -> Tensor:
+    """The values at the normal scores' probabilities, made strictly increasing where values repeat."""
+    probabilities = (np.arange(NUM_QUANTILES) + 0.5) / NUM_QUANTILES
+    knots = np.quantile(values.double().numpy(), probabilities)
+    step = 1e-4 * max(knots[-1] - knots[0], 1e-3)
+    return torch.from_numpy(np.maximum.accumulate(knots) + step * np.arange(NUM_QUANTILES) / NUM_QUANTILES).float()
+
+
+def _spread(values: Tensor) -> Tensor:
+    """Standard deviation; 1 for a quantity that does not vary, which is then a constant 0."""
+    spread = values.std(0)
+    return torch.where(spread > 1e-6, spread, torch.ones_like(spread))
+
+
+def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
+    """Piecewise linear through (xs, ys), continued beyond the ends with the last slopes."""
+    left = (torch.searchsorted(xs, x.detach().contiguous()) - 1).clamp(0, xs.shape[0] - 2)
+    slopes = (ys[1:] - ys[:-1]) / (xs[1:] - xs[:-1])
+    return ys[left] + (x - xs[left]) * slopes[left]

@@ -1,0 +1,144 @@
+"""Generator and critic of variable-size sets of muons, conditional on the primary and on N."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from crmuons.config import Model
+from crmuons.ragged import Ragged
+
+SLOPE = 0.2  # LeakyReLU: piecewise linear, so that the critic's second derivatives stay bounded.
+
+
+class SetLayer(nn.Module):
+    """One exchange between an event's muons, linear in N.
+
+    The event's state is updated from the mean over its muons, then every muon from its event's state; both are residual
+    (the idea of EPiC-GAN, arXiv:2301.08128, with the mean alone: N reaches the state as a condition).
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.pool = nn.Linear(width, width)
+        self.event = nn.Linear(width, width)
+        self.event_to_muon = nn.Linear(width, width)
+        self.muon = nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(width, width)
+        self.act = nn.LeakyReLU(SLOPE)
+
+    def forward(
+        self, muons: Float[Tensor, "muons width"], event: Float[Tensor, "events width"], ragged: Ragged
+    ) -> tuple[Float[Tensor, "muons width"], Float[Tensor, "events width"]]:
+        event = event + self.act(self.pool(ragged.mean(muons)) + self.event(event))
+        mixed = self.act(self.muon(muons) + ragged.spread(self.event_to_muon(event)))
+        return muons + self.act(self.out(mixed)), event
+
+
+class SetGenerator(nn.Module):
+    """Noise of the shower and of each muon to muon features."""
+
+    def __init__(self, model: Model, num_features: int) -> None:
+        super().__init__()
+        width = model.width
+        self.shower_latents, self.muon_latents = model.shower_latents, model.muon_latents
+        self.act = nn.LeakyReLU(SLOPE)
+        self.context = nn.Sequential(
+            nn.Linear(5 + model.shower_latents, width), self.act, nn.Linear(width, width), self.act
+        )
+        self.embed = nn.Linear(model.muon_latents, width)
+        self.embed_event = nn.Linear(width, width)
+        self.layers = nn.ModuleList(SetLayer(width) for _ in range(model.layers))
+        self.out = nn.Linear(width, num_features)
+
+    def forward(
+        self,
+        condition: Float[Tensor, "events 5"],
+        shower_noise: Float[Tensor, "events s"],
+        muon_noise: Float[Tensor, "muons m"],
+        ragged: Ragged,
+    ) -> Float[Tensor, "muons features"]:
+        event = self.context(torch.cat([condition, shower_noise], dim=1))
+        muons = self.act(self.embed(muon_noise) + ragged.spread(self.embed_event(event)))
+        for layer in self.layers:
+            muons, event = layer(muons, event, ragged)
+        result: Tensor = self.out(muons)
+        return result
+
+
+class SetCritic(nn.Module):
+    """Muon features of events to one unbounded score per event."""
+
+    def __init__(self, model: Model, num_features: int) -> None:
+        super().__init__()
+        width = model.width
+        self.act = nn.LeakyReLU(SLOPE)
+        self.context = nn.Sequential(nn.Linear(5, width), self.act, nn.Linear(width, width), self.act)
+        self.embed = nn.Linear(num_features, width)
+        self.embed_event = nn.Linear(width, width)
+        self.layers = nn.ModuleList(SetLayer(width) for _ in range(model.critic_layers))
+        self.head = nn.Sequential(nn.Linear(2 * width, width), self.act, nn.Linear(width, 1))
+
+    def forward(
+        self, features: Float[Tensor, "muons features"], condition: Float[Tensor, "events 5"], ragged: Ragged
+    ) -> Float[Tensor, " events"]:
+        event = self.context(condition)
+        muons = self.act(self.embed(features) + ragged.spread(self.embed_event(event)))
+        for layer in self.layers:
+            muons, event = layer(muons, event, ragged)
+        result: Tensor = self.head(torch.cat([ragged.mean(muons), event], dim=1))[:, 0]
+        return result
+
+
+class BaselineGenerator(nn.Module):
+    """The predecessor's generator: an event context, then each muon by itself."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.shower_latents, self.muon_latents = 32, 16
+        self.context = nn.Sequential(nn.Linear(5 + 32, 128), nn.ReLU(), nn.Linear(128, 256), nn.LayerNorm(256))
+        self.local = nn.Sequential(
+            nn.Linear(256 + 16, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, num_features)
+        )
+
+    def forward(
+        self,
+        condition: Float[Tensor, "events 5"],
+        shower_noise: Float[Tensor, "events s"],
+        muon_noise: Float[Tensor, "muons m"],
+        ragged: Ragged,
+    ) -> Float[Tensor, "muons features"]:
+        context = ragged.spread(self.context(torch.cat([condition, shower_noise], dim=1)))
+        result: Tensor = self.local(torch.cat([context, muon_noise], dim=1))
+        return result
+
+
+class BaselineCritic(nn.Module):
+    """The predecessor's critic: each muon with its primary, the maximum over muons, a decision."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.local = nn.Sequential(nn.Linear(4 + num_features, 64), nn.LeakyReLU(0.2), nn.Linear(64, 128))
+        self.decision = nn.Sequential(nn.Linear(128 + 4, 128), nn.LeakyReLU(0.2), nn.Linear(128, 64), nn.LeakyReLU(0.2))
+        self.out = nn.Linear(64, 1)
+
+    def forward(
+        self, features: Float[Tensor, "muons features"], condition: Float[Tensor, "events 5"], ragged: Ragged
+    ) -> Float[Tensor, " events"]:
+        primaries = condition[:, :4]
+        local = self.local(torch.cat([ragged.spread(primaries), features], dim=1))
+        index = ragged.event_of_muon[:, None].expand_as(local)
+        start = local.new_zeros(len(primaries), local.shape[1])
+        highest = start.scatter_reduce(0, index, local, "amax", include_self=False)
+        result: Tensor = self.out(self.decision(torch.cat([highest, primaries], dim=1)))[:, 0]
+        return result
+
+
+Generator = SetGenerator | BaselineGenerator
+Critic = SetCritic | BaselineCritic
+
+
+def build_networks(model: Model, num_features: int) -> tuple[Generator, Critic]:
+    """The generator and the critic that the settings name."""
+    if model.kind == "baseline":
+        return BaselineGenerator(num_features), BaselineCritic(num_features)
+    return SetGenerator(model, num_features), SetCritic(model, num_features)

@@ -1,0 +1,222 @@
+"""One step of the training: n_critic critic updates, then one generator update. Torch alone: no Ray, no files."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crmuons import config, distributed, losses, optimization
+from crmuons.batch import EventBatch
+from crmuons.features import Features
+from crmuons.model import BundleModel
+from crmuons.models import build_networks
+from crmuons.optimization import Total
+from crmuons.ragged import Ragged
+
+Terms = dict[str, Tensor]  # A loss or metric -> its value for each event. "critic_loss" is what moves the critic.
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or a gradient became NaN or infinite; no optimizer has moved since."""
+
+
+class Trainer:
+    """Networks, optimizers and the step. Everything that resume needs is in `state_dict`.
+
+    Args:
+        settings: the run's settings.
+        features: fitted on training data.
+        device: where the networks live.
+    """
+
+    def __init__(self, settings: config.Config, features: Features, device: torch.device) -> None:
+        torch.manual_seed(settings.run.seed)  # Every rank starts from the same weights.
+        self.settings, self.seed, self.device = settings.train, settings.run.seed, device
+        self.model = BundleModel(settings.model, features).to(device)
+        self.critic = build_networks(settings.model, features.num_muon_features)[1].to(device)
+        self.averaged = copy.deepcopy(self.model).requires_grad_(requires_grad=False)
+        modules = {"generator": self.model.generator, "multiplicity": self.model.multiplicity, "critic": self.critic}
+        self.networks = optimization.build_networks(settings.train.optimizer, modules)
+        compiled = settings.train.compile
+        self.generator = torch.compile(self.model.generator, dynamic=True) if compiled else self.model.generator
+        self.noise = torch.Generator(device)
+        self.num_steps = 0
+        self.num_critic_updates = 0
+        self.progress = 0.0  # Share of the run that is done; the learning rates follow it.
+        self.fault = torch.full((2,), -1, device=device)  # Step and rank of the first non-finite number.
+
+    def step(self, batches: Iterator[EventBatch]) -> Terms:
+        """One WGAN step (Gulrajani et al. 2017, arXiv:1704.00028, Alg. 1).
+
+        Args:
+            batches: endless; (n_critic + 1) x grad_accumulation of them are taken.
+
+        Returns:
+            Metrics, means over all ranks' events, as tensors on the device: reading one waits for the device.
+
+        Raises:
+            NonFiniteError: on a CPU at once. On a GPU `check_finite` raises it; the optimizers stand still until then.
+        """
+        self._start_step()
+        for _ in range(self.settings.n_critic):
+            critic = self._update(self.critic_terms, batches, "critic", "multiplicity")
+            self.num_critic_updates += 1
+        generator = self._update(self.generator_terms, batches, "generator")
+        self._average()
+        self.num_steps += 1
+        return critic | generator
+
+    def critic_terms(self, batch: EventBatch) -> Terms:
+        """Losses of the critic and of the multiplicity model, which alone sees the empty events."""
+        multiplicity = self.model.multiplicity.loss(self.model.features.condition(batch.primaries), batch.counts)
+        events = batch.with_muons()
+        ragged, condition = Ragged.of(events), self.model.condition(events.primaries, events.counts)
+        real = self.model.features.muons(events.muons)
+        with torch.no_grad():
+            fake = self._generate(condition, ragged)
+        real_scores, fake_scores, penalties = self._score_and_penalise(real, fake, condition, ragged)
+        loss = losses.critic_loss(real_scores, fake_scores, self.settings.loss)
+        if len(penalties):
+            loss = loss + self.settings.penalty.lambda_gp * self.settings.penalty.every * penalties.mean()
+        return {
+            "critic_loss": loss,
+            "multiplicity_loss": multiplicity,
+            "wasserstein_estimate": real_scores - fake_scores,
+            "gradient_penalty": penalties,
+        }
+
+    def generator_terms(self, batch: EventBatch) -> Terms:
+        """Loss of the generator, whose muons take the real events' primaries and numbers of muons."""
+        events = batch.with_muons()
+        ragged, condition = Ragged.of(events), self.model.condition(events.primaries, events.counts)
+        fake = self._score(self._generate(condition, ragged), condition, ragged)
+        real = fake
+        if self.settings.loss == "relativistic":
+            real = self._score(self.model.features.muons(events.muons), condition, ragged)
+        return {"generator_loss": losses.generator_loss(real, fake, self.settings.loss)}
+
+    def _update(self, terms_of: Callable[[EventBatch], Terms], batches: Iterator[EventBatch], *names: str) -> Terms:
+        """Move some networks by their loss's mean gradient over all events of all batches and all ranks."""
+        totals: dict[str, Total] = {}
+        for _ in range(self.settings.grad_accumulation):
+            terms = terms_of(next(batches))
+            torch.stack([terms[f"{name}_loss"].sum() for name in names]).sum().backward()  # type: ignore[no-untyped-call]
+            _accumulate(totals, terms)
+        networks = [self.networks[name] for name in names]
+        gradients, totals, faulty_ranks = optimization.exchange(networks, totals)
+        self._note_fault(faulty_ranks)
+        norms = {
+            f"{name}_gradient_norm": self.networks[name].move(
+                gradient / totals[f"{name}_loss"].events.clamp(min=1), frozen=self.fault[0] >= 0
+            )
+            for name, gradient in zip(names, gradients, strict=True)
+        }
+        return norms | {name: total.mean for name, total in totals.items()}
+
+    def _score_and_penalise(
+        self, real: Tensor, fake: Tensor, condition: Tensor, ragged: Ragged
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores of real and fake events, from one pass of the critic, and penalties of those that are penalised."""
+        penalty, events = self.settings.penalty, len(condition)
+        due = penalty.kind != "none" and self.num_critic_updates % penalty.every == 0
+        chosen = min(math.ceil(events * penalty.sample_fraction), penalty.max_pairs or events) if due else 0
+        both, conditions, twice = torch.cat([real, fake]), torch.cat([condition, condition]), ragged.twice()
+        if penalty.kind == "zero_centred" and chosen == events:
+            with self._precision():
+                scores, squared_norms = losses.gradient_norms(self.critic, both, conditions, twice)
+            real_norms, fake_norms = squared_norms.chunk(2)
+            return *scores.float().chunk(2), real_norms + fake_norms  # type: ignore[return-value]
+        scores = self._score(both, conditions, twice)
+        penalties = self._penalties(real, fake, condition, ragged, chosen) if chosen else scores.new_zeros(0)
+        return *scores.chunk(2), penalties  # type: ignore[return-value]
+
+    def _penalties(self, real: Tensor, fake: Tensor, condition: Tensor, ragged: Ragged, chosen: int) -> Tensor:
+        """Penalties of the first `chosen` events: a random sample, since batches are shuffled."""
+        part, condition = ragged.first(chosen), condition[:chosen]
+        real, fake = real[: len(part.muons)], fake[: len(part.muons)]
+        with self._precision():
+            if self.settings.penalty.kind == "one_centred":
+                share = torch.rand(chosen, generator=self.noise, device=self.device)
+                points = losses.interpolate(real, fake, share, part)
+                return losses.one_centred_penalty(losses.gradient_norms(self.critic, points, condition, part)[1])
+            both, conditions = torch.cat([real, fake]), torch.cat([condition, condition])
+            real_norms, fake_norms = losses.gradient_norms(self.critic, both, conditions, part.twice())[1].chunk(2)
+            return real_norms + fake_norms
+
+    def _generate(self, condition: Tensor, ragged: Ragged) -> Tensor:
+        noise = self.model.noise(ragged, self.noise)
+        with self._precision():
+            features: Tensor = self.generator(condition, *noise, ragged)
+        return features.float()
+
+    def _score(self, features: Tensor, condition: Tensor, ragged: Ragged) -> Tensor:
+        with self._precision():
+            scores: Tensor = self.critic(features, condition, ragged)
+        return scores.float()
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16)
+
+    def _start_step(self) -> None:
+        # The noise depends on (seed, step, rank) alone: no generator state to save, and resume is exact.
+        self.noise.manual_seed((self.seed * 1_000_003 + self.num_steps) * 65_537 + distributed.rank())
+        share = optimization.lr_share(self.settings.optimizer, self.num_steps, self.progress)
+        for network in self.networks.values():
+            network.set_lr_share(share)
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Move the averaged model; at the start it follows faster, so that it forgets the initial weights."""
+        decay = min(self.settings.ema_decay, (1 + self.num_steps) / (10 + self.num_steps))
+        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay)
+
+    def _note_fault(self, faulty_ranks: Tensor) -> None:
+        here = torch.stack([torch.full_like(self.fault[0], self.num_steps), faulty_ranks.int().argmax()])
+        self.fault = torch.where((self.fault[0] < 0) & faulty_ranks.any(), here, self.fault)
+        if self.device.type == "cpu":
+            self.check_finite()
+
+    def check_finite(self) -> None:
+        """Stop if a loss or a gradient has been NaN or infinite.
+
+        Raises:
+            NonFiniteError: with the step and the rank where it was seen first.
+        """
+        step, rank = self.fault.tolist()  # device sync
+        if step >= 0:
+            msg = (
+                f"step {step}: a loss or a gradient on rank {rank} is NaN or infinite; the last checkpoint is good. "
+                "Try a lower train.optimizer.lr, or train.optimizer.max_grad_norm"
+            )
+            raise NonFiniteError(msg)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that resume needs of the step."""
+        return {
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "critic": self.critic.state_dict(),
+            "optimizers": {name: network.optimizer.state_dict() for name, network in self.networks.items()},
+            "num_steps": self.num_steps,
+            "num_critic_updates": self.num_critic_updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state; a missing or surplus entry is an error."""
+        self.model.load_state_dict(state["model"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.critic.load_state_dict(state["critic"])
+        for name, network in self.networks.items():
+            network.optimizer.load_state_dict(state["optimizers"][name])
+        self.num_steps, self.num_critic_updates = state["num_steps"], state["num_critic_updates"]
+
+
+def _accumulate(totals: dict[str, Total], terms: Terms) -> None:
+    for name, values in terms.items():
+        total, events = values.detach().sum().float(), values.new_full((), len(values), dtype=torch.float32)
+        if name in totals:
+            total, events = total + totals[name].total, events + totals[name].events
+        totals[name] = Total(total, events)
