@@ -71,7 +71,25 @@ def _simulate(arguments: argparse.Namespace) -> None:
     print(f"{arguments.events} events in {arguments.out}")
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (_add_simulate,)
+def _add_sync(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "sync",
+        help="send to MLflow what a run could not send",
+        description="Send what is left in a run's journal to the server the run was meant for, or to MLFLOW_TRACKING_URI. "
+        "What the server has is not sent again.",
+    )
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="directory of the run")
+    parser.set_defaults(run=_sync)
+
+
+def _sync(arguments: argparse.Namespace) -> None:
+    from crmuons.tracking import sync
+
+    num_sent, run_id = sync(arguments.run_dir)
+    print(f"{num_sent} entries of {arguments.run_dir} sent to MLflow run {run_id}")
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (_add_simulate, _add_sync)
 
 if __name__ == "__main__":
     sys.exit(main())

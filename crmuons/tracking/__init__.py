@@ -1,0 +1,24 @@
+"""Sending runs to MLflow: journaled first, sent by a background thread, and never in the way of the training.
+
+The only package that imports mlflow. See docs/tracking.md.
+"""
+
+import os
+
+# MLflow reads the first when it is imported, the others with every request. What the user has set stays.
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # The defaults, 7 retries of 120 s each, hold a dead server's caller for minutes; the journal is our retry.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_UV_AUTO_DETECT": "false",  # A model's requirements are given, not guessed from the working directory.
+}
+for _name, _value in ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
+# ruff: noqa: E402 - the environment comes before MLflow
+from crmuons.tracking.sender import sync
+from crmuons.tracking.tracker import AnyTracker, NullTracker, Status, Tracker
+from crmuons.tracking.uri import default_uri, resolve_uri
+
+__all__ = ["ENVIRONMENT", "AnyTracker", "NullTracker", "Status", "Tracker", "default_uri", "resolve_uri", "sync"]

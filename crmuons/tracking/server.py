@@ -1,0 +1,192 @@
+"""A tracking server as the journal sees it: every entry becomes a request that can be repeated without harm."""
+
+import logging
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+
+import mlflow
+from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+
+from crmuons.journal import Entry, Journal, without_credentials
+from crmuons.tracking.uri import database
+
+logger = logging.getLogger(__name__)
+
+MAX_METRICS, MAX_PARAMS = 1000, 100  # MLflow's limits of one request
+
+_IDENTITY_TAG = "crmuons.journal"
+_MODEL_FILE_TAG = "crmuons.journal.file"
+
+
+class Server:
+    """A tracking server and the run on it: delivers entries, and keeps count of what was delivered."""
+
+    def __init__(self, journal: Journal, uri: str) -> None:
+        self._journal = journal
+        self._uri = uri
+        self._client: mlflow.MlflowClient | None = None
+        self.sent = journal.load_sent(uri)
+        self.known = threading.Event()
+        if self.sent.run_id is not None:
+            self.known.set()
+
+    @property
+    def run_id(self) -> str:
+        """The MLflow run, which the first entry of a journal opens."""
+        assert self.sent.run_id is not None, "an entry before the one that opens the run"
+        return self.sent.run_id
+
+    def send_all(self) -> Iterator[int]:
+        """Send every entry that the server does not have, yielding how many after each request."""
+        for batch in _batches(self._journal.entries(self.sent.offset)):
+            self._send(batch)
+            yield len(batch)
+
+    def _send(self, batch: Sequence[tuple[int, Entry]]) -> None:
+        try:
+            self._deliver([entry for _, entry in batch])
+        except (MlflowException, FileNotFoundError) as error:
+            if not _is_refusal(error):
+                raise
+            if len(batch) > 1:  # One bad entry does not take the good ones with it.
+                for one in batch:
+                    self._send([one])
+                return
+            self._say_refused(batch[0][1], error)
+            self.sent.refused += 1
+        self.sent.offset = batch[-1][0]
+        self.sent.entries += len(batch)
+        self._journal.save_sent(self.sent)
+
+    def _say_refused(self, entry: Entry, error: Exception) -> None:
+        level = logging.DEBUG if self.sent.refused else logging.WARNING  # A deleted run would refuse every entry.
+        logger.log(level, "MLflow refused an entry (%s) for good: %s", entry["kind"], say(error))
+
+    def _deliver(self, entries: Sequence[Entry]) -> None:
+        """Send entries of one kind. Every request may be repeated without harm: its answer can get lost."""
+        entry = entries[0]
+        client = self._connected()
+        if entry["kind"] == "open":
+            self._open_run(client, entry)
+            return
+        run_id = self.run_id
+        match entry["kind"]:
+            case "metrics":
+                client.log_batch(run_id, metrics=[metric for one in entries for metric in _metrics(one)])
+            case "params":
+                for part in _parts(entry["values"]):
+                    client.log_batch(run_id, params=[Param(*pair) for pair in part])
+            case "tags":
+                for part in _parts(entry["values"]):
+                    client.log_batch(run_id, tags=[RunTag(*pair) for pair in part])
+            case "artifact":
+                self._log_files(client, run_id, entry)
+            case "figure":
+                self._log_files(client, run_id, entry)
+                client.set_tag(run_id, "mlflow.loggedImages", "True")  # Makes the UI show its image grid.
+            case "model":
+                self._log_model(client, run_id, entry)
+            case "status":
+                client.set_terminated(run_id, entry["status"], entry["time_ms"])
+
+    def _connected(self) -> mlflow.MlflowClient:
+        if self._client is None:
+            if self._uri.startswith("sqlite:"):
+                database(self._uri).parent.mkdir(parents=True, exist_ok=True)
+            self._client = mlflow.MlflowClient(self._uri)
+        return self._client
+
+    def _open_run(self, client: mlflow.MlflowClient, entry: Entry) -> None:
+        if self.sent.run_id is not None:
+            client.update_run(self.sent.run_id, status="RUNNING")
+            return
+        experiment = self._experiment(client, entry["experiment"])
+        # A request whose answer was lost made the run all the same.
+        found = client.search_runs([experiment], f"tags.`{_IDENTITY_TAG}` = '{entry['identity']}'", max_results=1)
+        tags = {_IDENTITY_TAG: entry["identity"]}
+        if entry["parent_run_id"] is not None:
+            tags["mlflow.parentRunId"] = entry["parent_run_id"]
+        run = found[0] if found else client.create_run(experiment, entry["time_ms"], tags, entry["run_name"])
+        self.sent.run_id, self.sent.experiment_id = run.info.run_id, experiment
+        self.known.set()
+
+    def _experiment(self, client: mlflow.MlflowClient, name: str) -> str:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        location = None
+        if self._uri.startswith("sqlite:"):
+            # MLflow's own default is below the working directory, which is another one in each worker.
+            folder = database(self._uri).parent / "mlruns" / re.sub(r"[^\w.-]", "_", name)
+            location = folder.as_uri()
+        return str(client.create_experiment(name, artifact_location=location))
+
+    def _log_files(self, client: mlflow.MlflowClient, run_id: str, entry: Entry) -> None:
+        path = self._journal.files / entry["file"]
+        if path.is_dir() and entry["kind"] == "figure":
+            client.log_artifacts(run_id, str(path), entry["folder"])
+        elif path.exists():
+            client.log_artifact(run_id, str(path), entry["folder"] or None)
+        else:
+            msg = f"{path} is gone: it was taken out of the journal before it was sent"
+            raise FileNotFoundError(msg)
+
+    def _log_model(self, client: mlflow.MlflowClient, run_id: str, entry: Entry) -> None:
+        assert self.sent.experiment_id is not None, "known together with the run"
+        path = self._journal.files / entry["file"]
+        known = f"tags.`{_MODEL_FILE_TAG}` = '{entry['file']}' AND source_run_id = '{run_id}'"
+        found = client.search_logged_models([self.sent.experiment_id], known)
+        tags = {_MODEL_FILE_TAG: entry["file"]}
+        model = found[0] if found else client.create_logged_model(self.sent.experiment_id, "model", run_id, tags=tags)
+        description = Model.load(str(path))
+        description.run_id, description.model_id = run_id, model.model_id
+        description.save(str(path / "MLmodel"))
+        client.log_model_artifacts(model.model_id, str(path))
+        client.finalize_logged_model(model.model_id, "READY")
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+
+
+def _batches(entries: Iterator[tuple[int, Entry]]) -> Iterator[list[tuple[int, Entry]]]:
+    """Neighbouring metrics together, as many as one request takes; any other entry alone."""
+    batch: list[tuple[int, Entry]] = []
+    size = 0
+    for offset, entry in entries:
+        if entry["kind"] != "metrics":
+            if batch:
+                yield batch
+            yield [(offset, entry)]
+            batch, size = [], 0
+            continue
+        if batch and size + len(entry["values"]) > MAX_METRICS:
+            yield batch
+            batch, size = [], 0
+        batch.append((offset, entry))
+        size += len(entry["values"])
+    if batch:
+        yield batch
+
+
+def _metrics(entry: Entry) -> list[Metric]:
+    return [Metric(key, value, entry["time_ms"], entry["step"]) for key, value in entry["values"].items()]
+
+
+def _parts(values: Mapping[str, str]) -> Iterator[list[tuple[str, str]]]:
+    pairs = list(values.items())
+    for start in range(0, len(pairs), MAX_PARAMS):
+        yield pairs[start : start + MAX_PARAMS]
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether sending again would not help: MLflow found the entry itself at fault, or its file is gone."""
+    return isinstance(error, FileNotFoundError) or getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
+
+
+def say(error: BaseException) -> str:
+    """The error in one line. What set off a chain of errors says most: "connection refused", "database is locked"."""
+    while (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
+    first_line = (str(error).splitlines() or [""])[0]
+    return without_credentials(f"{type(error).__name__}: {first_line}")[:300]

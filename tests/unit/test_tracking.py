@@ -1,0 +1,283 @@
+"""A run's results reach MLflow exactly once, whatever happens to the server, and nothing secret with them."""
+
+import json
+import logging
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import mlflow
+import pytest
+
+from crmuons.cli import main
+from crmuons.journal import Journal, without_credentials
+from crmuons.provenance import git_commit
+from crmuons.tracking import Tracker, default_uri, resolve_uri, sync
+from crmuons.tracking.uri import bare_uri
+
+NOBODY = "http://127.0.0.1:9"  # The discard port: nobody listens, connections are refused at once.
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with one MLflow store for the module: making its tables takes seconds."""
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def client(base: Path, monkeypatch: pytest.MonkeyPatch) -> mlflow.MlflowClient:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return mlflow.MlflowClient(default_uri(base))
+
+
+@pytest.fixture
+def start(base: Path, tmp_path: Path) -> Iterator[Callable[..., Tracker]]:
+    """Open trackers on the module's store; those a test leaves open end with it."""
+    opened = []
+
+    def open_one(directory: Path = tmp_path, **changes: object) -> Tracker:
+        settings = {"uri": default_uri(base), "experiment": "tests", "run_name": "bundle", "params": {}, "tags": {}}
+        opened.append(Tracker.open(directory, **(settings | changes)))
+        return opened[-1]
+
+    yield open_one
+    for tracker in opened:
+        tracker.finish("KILLED")
+
+
+def history(client: mlflow.MlflowClient, run_id: str, key: str) -> list[tuple[int, float]]:
+    return [(metric.step, metric.value) for metric in client.get_metric_history(run_id, key)]
+
+
+def paths(client: mlflow.MlflowClient, run_id: str, folder: str) -> list[str]:
+    return [info.path for info in client.list_artifacts(run_id, folder)]
+
+
+def test_run_reaches_the_store_whole(start, client, tmp_path):
+    tracker = start(params={"train.steps": 10, "data.train": ["a", "b"]}, tags={"num_hosts": "2"})
+    for step in range(3):
+        tracker.metrics({"loss/critic": 0.5 * step, "nan": float("nan")}, step)
+    note = tmp_path / "note.txt"
+    note.write_text("as it was")
+    tracker.artifact(note, "notes")
+    note.write_text("as it is")
+    tracker.finish("FINISHED")
+
+    run = client.get_run(tracker.run_id)
+    assert tracker.unsent == 0
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "bundle")
+    assert run.data.params == {"train.steps": "10", "data.train": "['a', 'b']"}
+    assert run.data.tags["num_hosts"] == "2"
+    assert run.data.tags["torch_version"].startswith("2.")
+    assert history(client, tracker.run_id, "loss/critic") == [(0, 0.0), (1, 0.5), (2, 1.0)]
+    assert len(history(client, tracker.run_id, "nan")) == 3
+    assert "system/cpu_utilization_percentage" in run.data.metrics
+    assert Path(client.download_artifacts(tracker.run_id, "notes/note.txt")).read_text() == "as it was"
+
+
+def test_figures_of_steps_form_a_series_in_the_image_grid(start, client):
+    tracker = start()
+    figure, axes = plt.subplots()
+    axes.plot([0, 1])
+    for step in (0, 500, 500):  # The second 500 is a replay.
+        tracker.figure(figure, "marginals/energy", step)
+    tracker.figure(figure, "final")
+    plt.close(figure)
+    tracker.finish("FINISHED")
+
+    images = paths(client, tracker.run_id, "images")
+    series = sorted(path.split("+")[:3] for path in images if path.endswith(".png"))
+    assert series == [["images/marginals~energy", "step", "0"], ["images/marginals~energy", "step", "500"]]
+    assert sum(path.endswith("+compressed.webp") for path in images) == 2
+    assert client.get_run(tracker.run_id).data.tags["mlflow.loggedImages"] == "True"
+    assert paths(client, tracker.run_id, "figures") == ["figures/final.png"]
+
+
+def test_resume_goes_on_with_the_run_and_keeps_the_first_value_of_a_step(start, client):
+    first = start(params={"train.steps": 10})
+    for step in (10, 20):
+        first.metrics({"loss": float(step)}, step)
+    first.finish("KILLED")
+    again = start(params={"train.steps": 30, "train.lr": 0.1})
+    for step in (20, 30):  # The checkpoint was from step 10.
+        again.metrics({"loss": float(-step)}, step)
+    again.finish("FINISHED")
+
+    run = client.get_run(again.run_id)
+    assert again.run_id == first.run_id
+    assert run.info.status == "FINISHED"
+    assert history(client, again.run_id, "loss") == [(10, 10.0), (20, 20.0), (30, -30.0)]
+    assert run.data.params == {"train.steps": "10", "train.lr": "0.1"}
+    assert run.data.tags["changed.train.steps"] == "30"
+
+
+def test_child_is_shown_below_its_parent(start, client, tmp_path):
+    parent = start(tmp_path / "sweep")
+    child = start(tmp_path / "trial", parent_run_id=parent.wait_for_run(20))
+    child.finish("FINISHED")
+    assert client.get_run(child.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
+
+
+def test_dead_server_costs_no_time_and_no_result(start, client, tmp_path, monkeypatch, caplog):
+    began = time.monotonic()
+    tracker = start(uri=NOBODY)
+    for step in range(1200):  # More than one request takes.
+        tracker.metrics({"loss": float(step)}, step)
+    assert time.monotonic() - began < 1.0
+    tracker.finish("FINISHED")
+    assert time.monotonic() - began < 4.0
+
+    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"{tracker.unsent} entries of this run are not in MLflow")
+    assert warnings[0].endswith(f"crmuons sync {tmp_path}")
+    assert tracker.unsent > 1200
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
+    assert main(["sync", str(tmp_path)]) == 0
+    num_sent, run_id = sync(tmp_path)
+    assert num_sent == 0
+    assert history(client, run_id, "loss") == [(step, float(step)) for step in range(1200)]
+    assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_sync_to_a_dead_server_says_so(start, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    start(uri=NOBODY).finish("FINISHED")
+    assert main(["sync", str(tmp_path)]) == 1
+    assert f"crmuons sync: {NOBODY} takes no results of {tmp_path}" in capsys.readouterr().err
+
+
+def test_sync_leaves_a_living_run_alone(start, tmp_path):
+    start().wait_for_run(20)
+    with pytest.raises(BlockingIOError, match="tracked by a process that is alive"):
+        sync(tmp_path)
+
+
+def test_sync_of_no_run_names_the_directory(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"no journal of a tracked run in {tmp_path}"):
+        sync(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_killed_run_ends_as_killed_and_loses_only_the_line_cut_short(client, base, tmp_path):
+    journal = Journal(tmp_path)
+    journal.append(
+        "open", identity=journal.identity, uri=default_uri(base), experiment="tests", run_name="r", parent_run_id=None
+    )
+    journal.append_metrics({"loss": 1.0}, 1)
+    journal.close()
+    path = tmp_path / "tracking" / "journal.jsonl"
+    with path.open("ab") as file:
+        file.write(b'{"kind": "metrics", "ste')  # Killed while writing.
+    _, run_id = sync(tmp_path)
+    assert history(client, run_id, "loss") == [(1, 1.0)]
+    assert client.get_run(run_id).info.status == "KILLED"
+
+
+def test_entry_that_mlflow_refuses_holds_up_nothing(start, client, tmp_path, caplog):
+    tracker = start(uri=NOBODY, params={"train.steps": 1})
+    tracker._journal.append("params", values={"train.steps": "2"})  # MLflow never changes a parameter.
+    tracker.artifact(Path(__file__))
+    tracker.metrics({"loss": 1.0}, 1)
+    tracker.finish("FINISHED")
+    kept = next((tmp_path / "tracking" / "files").glob("*/test_tracking.py"))
+    kept.unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
+        _, run_id = sync(tmp_path)
+    assert client.get_run(run_id).data.params == {"train.steps": "1"}
+    assert history(client, run_id, "loss") == [(1, 1.0)]
+    assert "refused an entry (params) for good" in caplog.text
+    assert json.loads((tmp_path / "tracking" / "sent.json").read_text())["refused"] == 2
+
+
+def test_secrets_reach_neither_disk_nor_log(start, base, tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.DEBUG)
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    data = ["https://reader:hunter2@data.example/a.parquet", "pelican://pool.example/b?authz=eyHunter2"]
+    tracker = start(uri="http://me:hunter2@127.0.0.1:9", params={"data.train": data}, tags={"data": data[0]})
+    tracker.finish("FAILED")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", default_uri(base))
+    sync(tmp_path)
+
+    files = [path for folder in (tmp_path, base) for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 4
+    assert [path for path in files if b"hunter2" in path.read_bytes().lower()] == []
+    assert "hunter2" not in caplog.text.lower()
+
+
+def test_user_and_password_of_a_uri_move_to_the_environment(monkeypatch, tmp_path):
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:p%40ss@mlflow.example/base")
+    assert resolve_uri(tmp_path) == "https://mlflow.example/base"
+    from mlflow.utils.credentials import get_default_host_creds
+
+    credentials = get_default_host_creds("https://mlflow.example/base")
+    assert (credentials.username, credentials.password) == ("me", "p@ss")
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("see http://u:p@h:1/x and s3://k:s@b", "see http://h:1/x and s3://b"),
+        ("http://u:p@ss@h/", "http://h/"),
+        ("https://h/f?a=1&authz=xyz&b=2", "https://h/f?a=1&authz=***&b=2"),
+        ('{"uri": "http://h", "mail": "me@h"}', '{"uri": "http://h", "mail": "me@h"}'),
+    ],
+)
+def test_credentials_are_taken_out_of_urls_only(text, clean):
+    assert without_credentials(text) == clean
+
+
+def test_default_store_is_the_one_that_mlflow_ui_opens(monkeypatch, tmp_path):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", None)
+    assert mlflow.get_tracking_uri() == default_uri(tmp_path) == resolve_uri(tmp_path)
+
+
+def test_relative_sqlite_uri_names_one_file_for_all_processes(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert bare_uri("sqlite:///mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns"])
+def test_directory_as_uri_is_refused_with_the_remedy(uri):
+    with pytest.raises(ValueError, match=r"is a directory.*give sqlite:///PATH/mlflow\.db"):
+        bare_uri(uri)
+
+
+def test_long_parameter_is_cut_in_mlflow_and_whole_in_its_artifact(start, client):
+    tracker = start(params={"data.train": "x" * 7000})
+    tracker.finish("FINISHED")
+    assert len(client.get_run(tracker.run_id).data.params["data.train"]) == 6000
+    whole = json.loads(Path(client.download_artifacts(tracker.run_id, "params.json")).read_text())
+    assert whole == {"data.train": "x" * 7000}
+
+
+def test_name_that_mlflow_would_refuse_is_refused_at_once(start):
+    with pytest.raises(ValueError, match=r"'W1\(E\)' cannot be a name in MLflow"):
+        start(uri=NOBODY).metrics({"W1(E)": 1.0}, 1)
+
+
+def test_commit_names_the_checkout_and_its_changes(tmp_path):
+    def git(*words: str) -> str:
+        command = ["git", "-C", tmp_path, "-c", "user.name=t", "-c", "user.email=t@t", *words]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    source = tmp_path / "code.py"
+    source.write_text("1")
+    git("init")
+    assert git_commit(source) is None  # Not tracked: an installed copy inside somebody's checkout, say.
+    git("add", "code.py")
+    git("commit", "-m", "one")
+    assert git_commit(source) == git("rev-parse", "HEAD")
+    source.write_text("2")
+    assert git_commit(source) == git("rev-parse", "HEAD") + "-dirty"
