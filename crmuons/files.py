@@ -1,14 +1,24 @@
-"""The one door to files: paths, directories, globs and URLs of any fsspec scheme become a sorted list of files."""
+"""The one door to files: paths, directories, globs and URLs of any fsspec scheme become a sorted list of files.
 
+`pelican://` and `osdf://` go through crmuons.pelican, every other scheme through fsspec's own file system.
+"""
+
+import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 import fsspec
 from fsspec.core import url_to_fs
 
+from crmuons import pelican
+
+logger = logging.getLogger(__name__)
+
 PARQUET_SUFFIXES = (".parquet", ".pq")
+FEDERATED = ("pelican://", "osdf://")
 
 
 @dataclass(frozen=True, order=True)
@@ -22,25 +32,81 @@ class File:
 def list_files(patterns: str | Sequence[str], *, suffixes: tuple[str, ...] = PARQUET_SUFFIXES) -> list[File]:
     """Every file that a path, a directory, a glob or a URL names, sorted and without repeats.
 
-    A directory gives the files below it with one of the suffixes; a path or a glob gives what it matches.
+    A directory gives the files below it with one of the suffixes; a path or a glob gives what it matches. `{a,b}` and
+    `{0000..0019}` stand for each of the alternatives; one that matches nothing is passed over with a warning.
 
     Raises:
         FileNotFoundError: if a pattern matches nothing, with the pattern and what to check.
     """
     files: set[File] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        files.update(_matches(pattern, suffixes))
+        files.update(_all_matches(pattern, suffixes))
     return sorted(files)
 
 
-def open_file(url: str) -> IO[bytes]:
-    """Open one file for reading in binary."""
-    fs, path = url_to_fs(url)
-    return fs.open(path, "rb")
+def open_file(url: str, size: int | None = None) -> IO[bytes]:
+    """Open one file for reading in binary.
+
+    Args:
+        url: path or URL.
+        size: the file's size in bytes where it is known from a listing; it saves a request.
+    """
+    fs, path = _filesystem(url)
+    if isinstance(fs, pelican.Federation):
+        return fs.open(path, "rb", size=size)
+    return fs.open(path, "rb", size=size)  # type: ignore[no-any-return]  # fsspec is untyped
 
 
-def _matches(pattern: str, suffixes: tuple[str, ...]) -> list[File]:
-    fs, path = url_to_fs(pattern)
+def read_bytes(url: str) -> bytes:
+    """The content of a small file."""
+    fs, path = _filesystem(url)
+    return bytes(fs.cat_file(path))
+
+
+def exists(url: str) -> bool:
+    """Whether there is a file or a directory."""
+    fs, path = _filesystem(url)
+    return bool(fs.exists(path))
+
+
+def _all_matches(pattern: str, suffixes: tuple[str, ...]) -> list[File]:
+    alternatives = expand_braces(pattern)
+    found = {each: _matches(each, suffixes) for each in alternatives}
+    for each, (files, hint) in found.items():
+        if not files and len(alternatives) > 1:
+            logger.warning("%s: %s", each, hint)
+    files = [file for matches, _ in found.values() for file in matches]
+    if not files:
+        hint = found[alternatives[0]][1]
+        msg = (
+            f"nothing to read at '{pattern}': {hint}; check the path (a relative one starts from the working directory)"
+        )
+        raise FileNotFoundError(msg)
+    return files
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Every word that `{a,b}` and `{08..11}` (padded with zeros as its ends are) in a pattern stand for."""
+    braces = re.search(r"\{([^{}]*,[^{}]*|\d+\.\.\d+)\}", pattern)
+    if braces is None:
+        return [pattern]
+    inside = braces[1]
+    if "," in inside:
+        words = inside.split(",")
+    else:
+        first, last = inside.split("..")
+        words = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+        if not words:
+            msg = f"'{pattern}': the range {{{inside}}} is empty; the smaller number comes first"
+            raise ValueError(msg)
+    before, after = pattern[: braces.start()], pattern[braces.end() :]
+    return [expanded for word in words for expanded in expand_braces(f"{before}{word}{after}")]
+
+
+def _matches(pattern: str, suffixes: tuple[str, ...]) -> tuple[list[File], str]:
+    """The files of a pattern without braces, and why there might be none."""
+    fs, path = _filesystem(pattern)
+    found: list[dict[str, Any]] = []
     if any(character in path for character in "*?["):
         found = [entry for entry in fs.glob(path, detail=True).values() if entry["type"] == "file"]
         hint = "the glob matches no file"
@@ -48,16 +114,10 @@ def _matches(pattern: str, suffixes: tuple[str, ...]) -> list[File]:
         found = [entry for entry in fs.find(path, detail=True).values() if _is_data(entry["name"], path, suffixes)]
         hint = f"the directory holds no file ending in {' or '.join(suffixes)}"
     elif fs.exists(path):
-        found = [fs.info(path)]
-        hint = ""
+        found, hint = [fs.info(path)], ""
     else:
-        found, hint = [], "no such file or directory"
-    if not found:
-        msg = (
-            f"nothing to read at '{pattern}': {hint}; check the path (a relative one starts from the working directory)"
-        )
-        raise FileNotFoundError(msg)
-    return [File(_with_scheme(fs, entry["name"]), int(entry["size"])) for entry in found]
+        hint = "no such file or directory"
+    return [File(_with_scheme(fs, entry["name"]), int(entry["size"])) for entry in found], hint
 
 
 def _is_data(name: str, root: str, suffixes: tuple[str, ...]) -> bool:
@@ -66,5 +126,14 @@ def _is_data(name: str, root: str, suffixes: tuple[str, ...]) -> bool:
     return name.endswith(suffixes) and not any(part.startswith((".", "_")) for part in below.parts)
 
 
+def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    if url.startswith(FEDERATED):
+        return pelican.filesystem(url), pelican.split_url(url)[1]
+    fs, path = url_to_fs(url)
+    return fs, path
+
+
 def _with_scheme(fs: fsspec.AbstractFileSystem, name: str) -> str:
+    if isinstance(fs, pelican.Federation):
+        return fs.url(name)
     return name if "file" in fs.protocol else str(fs.unstrip_protocol(name))

@@ -1,0 +1,5 @@
+"""Files behind a Pelican federation, read so that no cache, director or expired token ends a run. See docs/pelican.md."""
+
+from crmuons.pelican.filesystem import Federation, filesystem, split_url
+
+__all__ = ["Federation", "filesystem", "split_url"]

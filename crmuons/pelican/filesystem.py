@@ -1,0 +1,291 @@
+"""The file system of a federation: pelicanfs' file system with reading, listing and writing that survive faults.
+
+pelicanfs knows the protocol (addresses, the director's headers) and fsspec the shape of a file system. This class
+decides whom to ask, for how long, and what to believe.
+"""
+
+import asyncio
+import fnmatch
+import os
+import re
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from fsspec.asyn import AsyncFileSystem
+from fsspec.spec import AbstractBufferedFile
+from pelicanfs.core import PelicanFileSystem
+
+from crmuons.pelican.servers import DENIED, Namespace, Servers
+from crmuons.pelican.sources import Fault, Patience, Source
+from crmuons.pelican.waits import Waits
+from crmuons.pelican.webdav import parse_listing
+
+OSDF = "osg-htc.org"
+LISTINGS_AT_ONCE = 16
+COPY_BYTES = 32 * 2**20
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """The federation and the path of a `pelican://HOST[:PORT]/path` or `osdf:///path` URL.
+
+    Raises:
+        ValueError: if there is no path, or a token in the URL, where it would end up in logs.
+    """
+    scheme, _, rest = url.partition("://")
+    host, _, path = rest.partition("/")
+    if scheme == "osdf":
+        host, path = OSDF, f"{host}/{path}"
+    if re.search(r"[?&](authz|access_token)=", path):
+        msg = f"a URL of {scheme}://{host} carries a token, which logs would show; put it in a file and name that file in BEARER_TOKEN_FILE"
+        raise ValueError(msg)
+    if scheme not in ("pelican", "osdf") or not host or not path.strip("/"):
+        msg = f"'{url}' is no address in a federation; it looks like pelican://HOST/namespace/path"
+        raise ValueError(msg)
+    return host, "/" + re.sub("/+", "/", path).strip("/")
+
+
+class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyped
+    """The files of one federation.
+
+    Every read is made of HTTP ranges whose length is checked. A range that fails is continued at the next cache from the
+    byte where it broke off, with backoff, until nothing has come for Waits.patience_s. Tokens are looked up for each
+    request. A pickle holds the federation's name alone.
+
+    Raises (all methods):
+        FileNotFoundError: if the origin, not only a cache, says so.
+        PermissionError: if the servers refuse, with the token that was used and what to do.
+        ConnectionError: if patience ran out, with the last fault.
+    """
+
+    cachable = False  # fsspec would keep one per thread.
+
+    def __init__(self, host: str) -> None:
+        self.host, self.waits = host, Waits.from_environment()
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.waits.connect_s, sock_read=self.waits.read_s)
+        super().__init__(f"pelican://{host}/", client_kwargs={"timeout": timeout})
+        self.servers = Servers(host, self.http_file_system.set_session, self.waits)
+        self._listings = asyncio.Semaphore(LISTINGS_AT_ONCE)
+
+    def __reduce__(self) -> "tuple[Callable[[str], Federation], tuple[str]]":
+        return _federation, (self.host,)
+
+    def url(self, path: str) -> str:
+        """The URL of a path."""
+        return self.servers.url(path)
+
+    def open(self, path: str, mode: str = "rb", *, size: int | None = None, **_: Any) -> "RemoteFile":
+        """Open a file for reading.
+
+        Args:
+            path: its path.
+            mode: "rb"; files are written whole, by `put_file`.
+            size: its size in bytes where it is known, which saves a request.
+        """
+        if mode != "rb":
+            msg = f"{self.url(path)}: files of a federation are read with mode 'rb' and written whole; mode is '{mode}'"
+            raise ValueError(msg)
+        return RemoteFile(self, self._check_fspath(path), size=size)
+
+    async def _cat_file(
+        self, path: str, start: int | None = None, end: int | None = None, *, size: int | None = None, **_: Any
+    ) -> bytes:
+        """Bytes start .. end - 1 of a file; see `open` for `size`."""
+        path = self._check_fspath(path)
+        if size is None:
+            size = (await self._info(path))["size"]
+        start, end, _step = slice(start, end).indices(size)
+        pieces: list[bytes] = []
+        patience = Patience(self.waits.patience_s, self.url(path))
+        while start < end:
+            namespace = await self.servers.namespace(path, listing=False)
+            assert namespace.caches is not None
+            source = await patience.next(namespace.caches)
+            try:
+                async for piece in self._range(namespace, source, path, range(start, end), size):
+                    pieces.append(piece)
+                    start += len(piece)
+                    patience.progress()
+                namespace.caches.worked(source)
+            except Fault as fault:
+                await self._judge(fault, namespace, path, size, patience)
+                patience.record(namespace.caches, fault)
+        return b"".join(pieces)
+
+    async def _range(
+        self, namespace: Namespace, source: Source, path: str, span: range, size: int
+    ) -> AsyncIterator[bytes]:
+        """What one server gives of a range: all of it, or a Fault after the last good piece."""
+        headers = {"Range": f"bytes={span[0]}-{span[-1]}", "Accept-Encoding": "identity"}
+        token = await self.servers.token(namespace, "read")
+        async with self.servers.exchange("GET", source, path, token=token, headers=headers) as answer:
+            _check_range(answer, source, span[0], size)
+            left = len(span)
+            async for piece in answer.content.iter_any():
+                yield piece[:left]
+                left -= len(piece)
+                if left < 0:  # A server that ignores ranges sends the whole file.
+                    return
+        if left:
+            raise Fault(source, f"the body ended {left} bytes too early")
+
+    async def _judge(self, fault: Fault, namespace: Namespace, path: str, size: int, patience: Patience) -> None:
+        """Raise if a fault is final: a refusal that waiting does not mend, or what the origin confirms."""
+        if fault.status in DENIED:
+            assert namespace.caches is not None
+            await self.servers.refused(fault, namespace, namespace.caches, patience)
+        if not fault.doubtful:
+            return
+        found = (await self._info(path))["size"]
+        if found != size:
+            msg = f"{self.url(path)} has changed while in use: {size} bytes when it was listed, {found} now; list it again"
+            raise OSError(msg)
+
+    async def _get_file(self, rpath: str, lpath: str | Path, **_: Any) -> None:
+        """Copy a file; it appears under its local name only once it is whole."""
+        path, target = self._check_fspath(rpath), Path(lpath)
+        size = (await self._info(path))["size"]
+        partial = target.with_name(f".{target.name}.partial")
+        with partial.open("wb") as file:
+            for start in range(0, size, COPY_BYTES):
+                file.write(await self._cat_file(path, start, start + COPY_BYTES, size=size))
+        partial.replace(target)
+
+    async def _info(self, path: str, **_: Any) -> dict[str, Any]:
+        path = self._check_fspath(path)
+        return (await self._propfind(path, depth=0))[0] | {"name": path}
+
+    async def _exists(self, path: str, **_: Any) -> bool:
+        return await self._type(path) is not None
+
+    async def _isdir(self, path: str) -> bool:
+        return await self._type(path) == "directory"
+
+    async def _isfile(self, path: str) -> bool:
+        return await self._type(path) == "file"
+
+    async def _type(self, path: str) -> str | None:
+        try:
+            return str((await self._info(path))["type"])
+        except FileNotFoundError:
+            return None
+
+    async def _ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
+        path = self._check_fspath(path).rstrip("/")
+        async with self._listings:
+            entries = await self._propfind(path, depth=1)
+        inside = [entry for entry in entries if entry["name"] != path]
+        found = inside if inside or entries[0]["type"] == "directory" else entries
+        return found if detail else [entry["name"] for entry in found]
+
+    # Over the _ls above; those of pelicanfs ask the servers themselves.
+    _walk = AsyncFileSystem._walk
+    _find = AsyncFileSystem._find
+
+    async def _glob(self, path: str, maxdepth: int | None = None, **options: Any) -> Any:
+        """Match component by component, so that only folders that can hold a match are listed.
+
+        `*`, `?` and `[...]` match within a component; a component `**` matches any number of folders.
+        """
+        assert maxdepth is None, "a pattern says itself how deep it goes"
+        fixed, patterns = _split_pattern(self._check_fspath(path))
+        found = {fixed: await self._info(fixed)} if await self._exists(fixed) else {}
+        for i, pattern in enumerate(patterns):
+            step = self._below if pattern == "**" else self._matching
+            folders = [name for name, entry in found.items() if entry["type"] == "directory"]
+            files_too = i == len(patterns) - 1
+            matches = await asyncio.gather(*(step(folder, pattern, files_too) for folder in folders))
+            found = {entry["name"]: entry for entries in matches for entry in entries}
+        return dict(sorted(found.items())) if options.get("detail") else sorted(found)
+
+    async def _matching(self, folder: str, pattern: str, files_too: bool) -> list[dict[str, Any]]:
+        matches = re.compile(fnmatch.translate(pattern)).match
+        entries = [entry for entry in await self._ls(folder) if files_too or entry["type"] == "directory"]
+        return [entry for entry in entries if matches(entry["name"].rpartition("/")[2])]
+
+    async def _below(self, folder: str, pattern: str, files_too: bool) -> list[dict[str, Any]]:
+        entries = await self._ls(folder)
+        folders = [entry["name"] for entry in entries if entry["type"] == "directory"]
+        deeper = await asyncio.gather(*(self._below(each, pattern, files_too) for each in folders))
+        here: list[dict[str, Any]] = [{"name": folder, "type": "directory", "size": 0}]
+        here += [entry for entry in entries if files_too and entry["type"] == "file"]
+        return here + [entry for below in deeper for entry in below]
+
+    async def _propfind(self, path: str, depth: int) -> list[dict[str, Any]]:
+        """The entry of a path at the origin, and with depth 1 those inside."""
+        namespace = await self.servers.namespace(path, listing=True)
+        if namespace.origin is None:
+            msg = f"{self.url(path)} cannot be listed: the namespace {namespace.prefix} gives no listings"
+            raise OSError(msg)
+        patience = Patience(self.waits.patience_s, self.url(path))
+        answer = await self.servers.request(
+            "PROPFIND", namespace.origin, path, patience, namespace=namespace, headers={"Depth": str(depth)}
+        )
+        if answer.status == 404:
+            msg = f"{self.url(path)}: no such file or directory at the origin; check the path"
+            raise FileNotFoundError(msg)
+        if answer.status != 207:
+            msg = f"{self.url(path)} cannot be listed: {namespace.origin.best().url} answered HTTP {answer.status}"
+            raise OSError(msg)
+        return parse_listing(answer.body)
+
+
+class RemoteFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec is untyped
+    """A file open for reading: each read is one range, without reading ahead (Parquet readers know what they want)."""
+
+    def __init__(self, fs: Federation, path: str, *, size: int | None) -> None:
+        super().__init__(fs, path, "rb", cache_type="none", size=size)
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        return bytes(self.fs.cat_file(self.path, start, end, size=self.size))
+
+
+_federations: dict[tuple[int, str], Federation] = {}
+_creating = threading.Lock()
+
+
+def filesystem(url: str) -> Federation:
+    """The file system of a URL's federation: one per process and federation, whatever the number of threads."""
+    return _federation(split_url(url)[0])
+
+
+def _federation(host: str) -> Federation:
+    with _creating:
+        key = (os.getpid(), host)  # A forked child cannot use its parent's connections.
+        if key not in _federations:
+            _federations[key] = Federation(host)
+        return _federations[key]
+
+
+def _after_fork() -> None:
+    global _creating  # noqa: PLW0603  another thread of the parent may have held it
+    _creating = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _split_pattern(path: str) -> tuple[str, list[str]]:
+    """The folder above the first component with a wildcard, and the components from there on."""
+    parts = path.split("/")
+    first = next(i for i, part in enumerate(parts) if re.search(r"[*?\[]", part))
+    for part in parts[first:]:
+        if "**" in part and part != "**":
+            msg = f"'{path}': '**' stands alone between slashes, as in /data/**/*.parquet"
+            raise ValueError(msg)
+    return "/".join(parts[:first]) or "/", parts[first:]
+
+
+def _check_range(answer: aiohttp.ClientResponse, source: Source, start: int, size: int) -> None:
+    """Raise a Fault unless an answer's body is a file of this size from this byte on."""
+    if answer.status in (404, 410, 416):
+        raise Fault(source, f"HTTP {answer.status}", status=answer.status, doubtful=True)
+    if answer.status != 206 and not (answer.status == 200 and start == 0):
+        raise Fault(source, f"HTTP {answer.status} to a request for a range", status=answer.status)
+    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", f"bytes {start}-0/*"))
+    if found is None or int(found[1]) != start:
+        raise Fault(source, f"another range than asked for: {answer.headers['Content-Range']}")
+    if found[2] not in ("*", str(size)):
+        raise Fault(source, f"it holds {found[2]} bytes of a file of {size}", doubtful=True)

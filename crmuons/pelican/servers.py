@@ -1,0 +1,308 @@
+"""The servers of a federation: which there are, asking them with the right token, and what a refusal means."""
+
+import asyncio
+import json
+import logging
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import IO
+from urllib.parse import urlsplit
+
+import aiohttp
+from pelicanfs.dir_header_parser import parse_director_response
+from yarl import URL
+
+from crmuons.pelican import login
+from crmuons.pelican.sources import Fault, Patience, Source, Sources, retry_after_s
+from crmuons.pelican.tokens import Operation, Token, choose, find_tokens, is_below, places
+from crmuons.pelican.waits import Waits
+
+logger = logging.getLogger(__name__)
+
+NAMESPACE_GOOD_FOR_S = 15 * 60.0  # As long as pelicanfs believes the director.
+SECONDS_BETWEEN_REFRESHES = 10.0
+TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
+DENIED = frozenset({401, 403})
+NETWORK_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
+TO_ORIGIN = "/api/v1.0/director/origin"
+
+
+@dataclass
+class Namespace:
+    """What the director says of a part of the federation.
+
+    Attributes:
+        prefix: where it begins.
+        needs_token: whether reading takes a token; writing always does.
+        issuers: whose tokens its servers take; empty if the director does not say.
+        base_paths: what the scopes of tokens are relative to.
+        origin: where listings are asked for, None where there are none.
+        caches: where files are read, None until somebody asked.
+    """
+
+    prefix: str
+    needs_token: bool
+    issuers: list[str]
+    base_paths: list[str]
+    origin: Sources | None
+    caches: Sources | None
+    asked_at: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer that has been read."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Servers:
+    """A federation's discovery, director, caches and origins.
+
+    Args:
+        host: the federation, HOST or HOST:PORT.
+        session: gives the HTTP session, on the loop that will use it.
+        waits: how long to wait for what.
+    """
+
+    def __init__(self, host: str, session: Callable[[], Awaitable[aiohttp.ClientSession]], waits: Waits) -> None:
+        self.host, self.waits, self._session = host, waits, session
+        self._trust = ssl.create_default_context()  # Reads SSL_CERT_FILE now; aiohttp's own did when it was imported.
+        self._namespaces: dict[str, Namespace] = {}
+        self._director: Sources | None = None
+        self._asking = asyncio.Lock()
+
+    def url(self, path: str) -> str:
+        """The URL of a path in the federation."""
+        return f"pelican://{self.host}{path}"
+
+    @asynccontextmanager
+    async def exchange(
+        self,
+        method: str,
+        source: Source,
+        path: str,
+        *,
+        token: Token | None = None,
+        headers: Mapping[str, str] | None = None,
+        data: IO[bytes] | None = None,
+        follow: bool = True,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One request to one server.
+
+        Raises:
+            Fault: if the server cannot be reached, breaks off, is overloaded or broken, or refuses.
+        """
+        session = await self._session()
+        secret = {} if token is None else {"Authorization": f"Bearer {token.value}"}
+        url = URL(source.url).with_path(path)
+        try:
+            async with session.request(
+                method, url, headers={**(headers or {}), **secret}, data=data, ssl=self._trust, allow_redirects=follow
+            ) as answer:
+                if answer.status in TRANSIENT | DENIED:
+                    wait_s = retry_after_s(answer.headers.get("Retry-After"))
+                    reason = f"HTTP {answer.status}"
+                    raise Fault(source, reason, status=answer.status, retry_after_s=wait_s, credential=token)
+                yield answer
+        # Without the cause: it may hold the request's headers, and so the token.
+        except NETWORK_ERRORS as error:
+            raise Fault(source, _describe(error)) from None
+
+    async def request(
+        self,
+        method: str,
+        sources: Sources,
+        path: str,
+        patience: Patience,
+        *,
+        namespace: Namespace | None = None,
+        headers: Mapping[str, str] | None = None,
+        follow: bool = True,
+    ) -> Answer:
+        """A request that is repeated until a server answers it, whatever the answer."""
+        while True:
+            source = await patience.next(sources)
+            try:
+                token = await self.token(namespace, "read")
+                async with self.exchange(method, source, path, token=token, headers=headers, follow=follow) as answer:
+                    body = await answer.read()
+                sources.worked(source)
+                return Answer(answer.status, answer.headers, body)
+            except Fault as fault:
+                if fault.status in DENIED:
+                    await self.refused(fault, namespace, sources, patience)
+                patience.record(sources, fault)
+
+    async def namespace(self, path: str, *, listing: bool) -> Namespace:
+        """What the director says of the namespace of a path; asked once in a while.
+
+        Args:
+            path: any path in it.
+            listing: whether it is for a listing (at the origin), rather than for reading (at the caches).
+
+        Raises:
+            FileNotFoundError: if the director knows no such namespace.
+        """
+        async with self._asking:
+            known = self._known(path)
+            if known is None or (known.origin if listing else known.caches) is None:
+                return await self._ask_director(path, listing, Patience(self.waits.patience_s, self.url(path)))
+            due_s = SECONDS_BETWEEN_REFRESHES if known.caches and known.caches.all_failing() else NAMESPACE_GOOD_FOR_S
+            if time.monotonic() - known.asked_at > due_s:
+                await self._refresh(known, path, listing)
+            return self._known(path) or known
+
+    async def upload_target(self, path: str) -> Sources:
+        """The origin that takes a new file of this path."""
+        patience = Patience(self.waits.patience_s, self.url(path))
+        async with self._asking:
+            director = await self._find_director()
+        answer = await self.request("GET", director, TO_ORIGIN + path, patience, follow=False)
+        if "Location" not in answer.headers:
+            msg = f"{self.url(path)}: the director names no origin to write to (HTTP {answer.status}); check the path"
+            raise OSError(msg)
+        return Sources.of([str(URL(answer.headers["Location"]).origin())])
+
+    async def token(self, namespace: Namespace | None, operation: Operation) -> Token | None:
+        """The token to send, looked up now; None where none is needed or none fits."""
+        if namespace is None or (operation == "read" and not namespace.needs_token):
+            return None
+        # In a thread: a stored login may be renewed at its issuer.
+        return await asyncio.to_thread(_token_for, namespace.issuers)
+
+    async def refused(
+        self,
+        fault: Fault,
+        namespace: Namespace | None,
+        sources: Sources,
+        patience: Patience,
+        operation: Operation = "read",
+    ) -> None:
+        """Decide on a refusal: return if another server or another token may do better.
+
+        Raises:
+            PermissionError: if not, with what was tried and what to do.
+        """
+        sent = fault.credential
+        if namespace is None:
+            msg = f"{patience.what}: {fault}; a federation answers such requests without a token: check the URL"
+            raise PermissionError(msg)
+        if not isinstance(sent, Token):
+            namespace.needs_token = True
+            if await self.token(namespace, operation) is None:
+                raise PermissionError(self.no_token(patience.what, namespace))
+        elif sent.expired():
+            if patience.since_first("token expired") > self.waits.token_s:
+                msg = (
+                    f"{patience.what}: permission denied with {sent}, and it was not renewed; {_remedy(patience.what)}"
+                )
+                raise PermissionError(msg)
+            fault.retry_after_s = 1.0
+        else:
+            patience.refused.add((fault.source.url, sent))
+            if all((source.url, sent) in patience.refused for source in sources.sources):
+                msg = f"{patience.what}: permission denied ({fault}) with {sent}; {_remedy(patience.what)}"
+                raise PermissionError(msg)
+
+    def no_token(self, what: str, namespace: Namespace) -> str:
+        """The sentence that says that no token fits."""
+        others = [token for token in find_tokens() if token.issuer not in (None, *namespace.issuers)]
+        wanted = f"a token of {' or '.join(namespace.issuers) or 'its issuer'}"
+        found = f"found {others[0]}, issued by {others[0].issuer}" if others else f"looked in {places()}"
+        return f"{what}: {namespace.prefix} takes {wanted}; {found}; {_remedy(what)}"
+
+    def _known(self, path: str) -> Namespace | None:
+        holding = [each for each in self._namespaces.values() if is_below(path, each.prefix)]
+        return max(holding, key=lambda each: len(each.prefix), default=None)
+
+    async def _find_director(self) -> Sources:
+        if self._director is None:
+            where = "/.well-known/pelican-configuration"
+            patience = Patience(self.waits.start_s, f"pelican://{self.host}: asking https://{self.host}{where}")
+            answer = await self.request("GET", Sources.of([f"https://{self.host}"]), where, patience)
+            self._director = Sources.of([_director_endpoint(self.host, answer)])
+        return self._director
+
+    async def _ask_director(self, path: str, listing: bool, patience: Patience) -> Namespace:
+        director = await self._find_director()
+        answer = await self.request("PROPFIND" if listing else "GET", director, path, patience, follow=False)
+        if answer.status == 404 and not listing:  # No cache has it yet, perhaps.
+            answer = await self.request("GET", director, TO_ORIGIN + path, patience, follow=False)
+        namespace = self._parse(answer, listing)
+        if namespace is None:
+            msg = (
+                f"{self.url(path)}: no such file or namespace, says the director (HTTP {answer.status}); check the path"
+            )
+            raise FileNotFoundError(msg)
+        self._namespaces[namespace.prefix] = namespace
+        return namespace
+
+    async def _refresh(self, known: Namespace, path: str, listing: bool) -> None:
+        """Ask again, once. Old knowledge is better than none: a director that is down stops nobody who reads."""
+        known.asked_at = time.monotonic()
+        try:
+            await self._ask_director(path, listing, Patience(0, self.url(path)))
+        except OSError as error:
+            logger.info("%s: going on with the servers known before", error)
+
+    def _parse(self, answer: Answer, listing: bool) -> Namespace | None:
+        """The namespace that a director's answer names, with what was known of it before."""
+        response = parse_director_response(answer.headers)
+        said = response.x_pel_ns_hdr
+        if said is None or not response.object_servers:
+            return None
+        old = self._namespaces.get(said.namespace)
+        old_origin, old_caches = (old.origin, old.caches) if old else (None, None)
+        caches = old_caches if listing else Sources.of(map(_server, response.object_servers), old_caches)
+        return Namespace(
+            prefix=said.namespace,
+            needs_token=said.require_token,
+            issuers=response.x_pel_tok_gen_hdr.issuers if response.x_pel_tok_gen_hdr else [],
+            base_paths=_base_paths(answer.headers) or [said.namespace],
+            origin=Sources.of([_server(said.collections_url)], old_origin) if said.collections_url else None,
+            caches=caches,
+        )
+
+
+def _token_for(issuers: list[str]) -> Token | None:
+    return choose([*find_tokens(), *login.stored_tokens(issuers)], issuers)
+
+
+def _server(url: str) -> str:
+    return str(URL(url).origin())
+
+
+def _base_paths(headers: Mapping[str, str]) -> list[str]:
+    words = headers.get("X-Pelican-Token-Generation", "").split(",")
+    return [word.partition("=")[2].strip() for word in words if word.strip().startswith("base-path=")]
+
+
+def _director_endpoint(host: str, answer: Answer) -> str:
+    try:
+        endpoint = str(json.loads(answer.body)["director_endpoint"]) if answer.status == 200 else ""
+    except (ValueError, KeyError, TypeError):
+        endpoint = ""
+    if urlsplit(endpoint).scheme != "https":
+        msg = (
+            f"pelican://{host} is no Pelican federation: https://{host}/.well-known/pelican-configuration answered"
+            f" HTTP {answer.status} without a director; check the host name"
+        )
+        raise OSError(msg)
+    return _server(endpoint)
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        reason = error.certificate_error
+        return f"its certificate is not trusted ({reason}); name its authority's file in SSL_CERT_FILE"
+    return f"{type(error).__name__}{': ' if str(error) else ''}{error}"
+
+
+def _remedy(url: str) -> str:
+    return f"log in with 'crmuons login {url}', or name a file with a good token in BEARER_TOKEN_FILE"

@@ -1,0 +1,52 @@
+"""Listings as WebDAV servers give them (RFC 4918, PROPFIND): XML in, entries out."""
+
+import xml.etree.ElementTree as ET
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+DAV = "{DAV:}"
+
+
+def parse_listing(xml: bytes) -> list[dict[str, Any]]:
+    """The entries of a multistatus answer, the listed path itself among them.
+
+    Returns:
+        For each entry name (an absolute path without a slash at its end), type ("file" or "directory"), size in bytes
+        (0 for a directory, of which not every server says one) and, where the server tells, mtime.
+
+    Raises:
+        ValueError: if this is no such answer, or a file has no size.
+    """
+    try:
+        root = ET.fromstring(xml)  # noqa: S314  Expat limits the growth of entities; nothing else is resolved
+    except ET.ParseError as error:
+        msg = f"the listing is not XML: {error}"
+        raise ValueError(msg) from None
+    if root.tag != f"{DAV}multistatus":
+        msg = f"the listing is a <{root.tag}>, not a WebDAV multistatus"
+        raise ValueError(msg)
+    return [_entry(response) for response in root.iterfind(f"{DAV}response")]
+
+
+def _entry(response: ET.Element) -> dict[str, Any]:
+    name = unquote(urlsplit(response.findtext(f"{DAV}href", "")).path).rstrip("/") or "/"
+    size = response.findtext(f".//{DAV}getcontentlength")
+    entry: dict[str, Any] = {"name": name, "type": "file"}
+    if response.find(f".//{DAV}resourcetype/{DAV}collection") is not None:
+        entry |= {"type": "directory", "size": 0}
+    elif size is None or not size.isdigit():
+        msg = f"the listing gives no size for '{name}'"
+        raise ValueError(msg)
+    else:
+        entry["size"] = int(size)
+    changed = _date(response.findtext(f".//{DAV}getlastmodified"))
+    return entry if changed is None else {**entry, "mtime": changed}
+
+
+def _date(text: str | None) -> datetime | None:
+    try:
+        return None if text is None else parsedate_to_datetime(text)
+    except ValueError:
+        return None
