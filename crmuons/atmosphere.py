@@ -5,10 +5,8 @@ from jaxtyping import Float64
 
 Values = Float64[np.ndarray, "*shape"]
 
-EARTH_RADIUS_M = (
-    6_371_315.0  # South Pole value used by IceCube's self-veto code; see physics notes in docs/simulator.md.
-)
-SCALE_HEIGHT_M = 6_400.0  # Isothermal stratosphere at about 217 K, where muons above 100 GeV are made.
+EARTH_RADIUS_M = 6_371_315.0  # South Pole value used by IceCube's self-veto code.
+SCALE_HEIGHT_M = 6_900.0  # With the next: US standard heights within 3 % for 8 .. 150 g/cm^2, where muons are made.
 AIR_AT_SEA_LEVEL = 1_030.0  # g/cm^2
 
 # Chirkin, hep-ph/0407078: the cosine of the zenith at the height of production, for a curved atmosphere.

@@ -89,7 +89,43 @@ def _sync(arguments: argparse.Namespace) -> None:
     print(f"{num_sent} entries of {arguments.run_dir} sent to MLflow run {run_id}")
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (_add_simulate, _add_sync)
+def _add_convert(commands: Commands) -> None:
+    parser = commands.add_parser("convert", help="turn other programs' files into events")
+    formats = parser.add_subparsers(dest="format", required=True, metavar="FORMAT")
+    corsika = formats.add_parser(
+        "corsika",
+        help="CORSIKA 7 particle files",
+        description="Follow the muons of CORSIKA 7 particle files (DAT...) into the ice. "
+        "A file that cannot be read to its end is left out as a whole and named; the exit code is then 1.",
+    )
+    add = corsika.add_argument
+    add("files", nargs="+", help="files, globs, or directories of nothing but CORSIKA files")
+    add("--out", type=Path, required=True, help="new directory for the Parquet files")
+    add("--depths", type=float, nargs="+", metavar="M", help="slant depths in metres (default: 1500 2000 2500)")
+    add("--vertical", action="store_true", help="the depths are vertical: convert them with each shower's zenith")
+    add("--threshold-gev", type=float, help="muons below are lost (default: 10)")
+    add("--seed", type=int, default=0, help="of the energy losses")
+    corsika.set_defaults(run=_convert_corsika)
+
+
+def _convert_corsika(arguments: argparse.Namespace) -> int:
+    from crmuons.corsika import DEPTHS_M, THRESHOLD_GEV, convert
+
+    left_out = convert(
+        arguments.files,
+        arguments.out,
+        depths_m=arguments.depths or DEPTHS_M,
+        vertical=arguments.vertical,
+        threshold_gev=THRESHOLD_GEV if arguments.threshold_gev is None else arguments.threshold_gev,
+        seed=arguments.seed,
+    )
+    print(f"events in {arguments.out}")
+    if left_out:
+        print("\n".join([f"{len(left_out)} files left out:", *left_out.values()]), file=sys.stderr)
+    return 1 if left_out else 0
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (_add_simulate, _add_convert, _add_sync)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,7 +12,8 @@ from scipy.special import gammaincinv, ndtr
 
 from crmuons.atmosphere import Values, effective_cosine, height_m, path_m
 
-NUCLEON_MASS_GEV = 0.9315  # Atomic mass unit.
+PROTON_MASS_GEV = 0.938272
+ATOMIC_MASS_UNIT_GEV = 0.931494
 
 
 @dataclass(frozen=True)
@@ -33,20 +34,34 @@ CONVENTIONAL = Yield(scale_gev=12.13, p1=1.8145, p2=4.265, p3=1.0)
 PROMPT = Yield(scale_gev=2.8e-5, p1=1.0, p2=6.73, p3=0.78)
 
 # Shower-to-shower fluctuations: N is Poisson around a mean times a gamma factor of shape k = K1 A^KA. Fitted to CORSIKA:
-# pure superposition would give KA = 1, but a nucleus breaks into fragments that interact together.
+# pure superposition would give KA = 1, but the fragments of a nucleus interact together.
 GAMMA_SHAPE, GAMMA_MASS_POWER = 11.3, 0.59
-ENERGY_TILT_SHAPE = 100.0
-HEIGHT_CORRELATION = 0.5  # Of the gamma factor with the first interaction's height (CORSIKA: 0.49 for protons).
+# Rank correlation of that factor with the height of the first interaction, where thin air lets more pions decay: 0.49 in
+# CORSIKA's protons.
+HEIGHT_CORRELATION = 0.5
+# A shower's spectrum is S(E)^(1/t), S from the yield, 1/t gamma of this shape: 5 % spread of the index, as in CORSIKA.
+TILT_SHAPE = 400.0
 
-INTERACTION_LENGTH = 60.0  # g/cm^2, proton in air around 1 PeV
-INTERACTION_MASS_POWER = 0.4
-CASCADE_LENGTH = 30.0
-CASCADE_GROWTH = 20.0
+# Depth of the first interaction, g/cm^2: exponential of mean 55 A^-0.35, from the heights in CORSIKA's event headers.
+INTERACTION_LENGTH, INTERACTION_MASS_POWER = 55.0, 0.35
+# A muon of E_N / 10^l is born a further exponential of mean C l^2 below: 0 for the first generation, about 100 for the
+# seventh. Fitted, with the shares and means below, to CORSIKA's E r at 1 TeV; docs/simulator.md shows the profile it implies.
+CASCADE_LENGTH = 4.6
 
-MEAN_PT_GEV = 0.30
-HARD_SHARE = 0.004
-HARD_PT_GEV = 2.0
-HARD_POWER = 3.0
+# Transverse momentum: p exp(-2 p / <p>), and for a few in a hundred the hard scattering's power law.
+MEAN_PT_GEV = 0.29
+HARD_SHARE, HARD_PT_GEV, HARD_POWER = 0.03, 1.0, 4.0  # P(>p) = (p / 1 GeV)^-4 for that share
+LEAST_RISE_M = 100.0  # No muon is born nearer above the surface.
+
+
+def mass_gev(mass_number: Values) -> Values:
+    """Mass of a nucleus: the proton's, or A atomic mass units (true to 0.2 %)."""
+    return np.where(mass_number == 1, PROTON_MASS_GEV, ATOMIC_MASS_UNIT_GEV * mass_number)
+
+
+def mass_number(mass_gev: Values) -> Values:
+    """Nucleons in a nucleus of some mass."""
+    return np.round(mass_gev / ATOMIC_MASS_UNIT_GEV)
 
 
 def mean_yield(energy_gev: Values, primary_gev: Values, mass_number: Values, cosine: Values) -> Values:
@@ -58,19 +73,26 @@ def mean_yield(energy_gev: Values, primary_gev: Values, mass_number: Values, cos
         mass_number: nucleons in the primary.
         cosine: cosine of the zenith at the surface.
     """
-    conventional, prompt = _mean_yields(energy_gev, primary_gev, mass_number, cosine)
-    total: Values = conventional + prompt
+    conventional = mean_conventional(energy_gev, primary_gev, mass_number, cosine)
+    total: Values = conventional + mean_prompt(energy_gev, primary_gev, mass_number)
     return total
 
 
-def _mean_yields(energy_gev: Values, primary_gev: Values, mass_number: Values, cosine: Values) -> tuple[Values, Values]:
+def mean_conventional(
+    energy_gev: Values, primary_gev: Values, mass_number: Values, cosine: Values, form: Yield = CONVENTIONAL
+) -> Values:
+    """The muons of pions and kaons in `mean_yield`."""
     nucleon_gev = primary_gev / mass_number
-    log_x = np.log(np.minimum(energy_gev / nucleon_gev, 1.0))
-    decaying = CONVENTIONAL.scale_gev * mass_number / (nucleon_gev * effective_cosine(cosine))
-    return (
-        decaying * np.exp(_log_shape(log_x, CONVENTIONAL)),
-        PROMPT.scale_gev * mass_number * np.exp(_log_shape(log_x, PROMPT)),
-    )
+    decaying = form.scale_gev * mass_number / (nucleon_gev * effective_cosine(cosine))
+    mean: Values = decaying * np.exp(_log_shape(np.log(np.minimum(energy_gev / nucleon_gev, 1.0)), form))
+    return mean
+
+
+def mean_prompt(energy_gev: Values, primary_gev: Values, mass_number: Values) -> Values:
+    """The muons of charm in `mean_yield`."""
+    log_x = np.log(np.minimum(energy_gev * mass_number / primary_gev, 1.0))
+    mean: Values = PROMPT.scale_gev * mass_number * np.exp(_log_shape(log_x, PROMPT))
+    return mean
 
 
 def _log_shape(log_x: Values, form: Yield) -> Values:
@@ -122,35 +144,30 @@ def draw_showers(
         altitude_m: altitude of the surface above sea level.
         rng: draws everything.
     """
-    height, factor = _shower_factors(mass_number, rng)
-    conventional, prompt = (factor * part for part in _mean_yields(threshold_gev, primary_gev, mass_number, cosine))
-    mean = conventional + prompt
-    counts = rng.poisson(mean)
-    shower = np.repeat(np.arange(len(counts)), counts)
-    tilt = rng.standard_gamma(ENERGY_TILT_SHAPE, len(counts)) / ENERGY_TILT_SHAPE
-    is_prompt = rng.random(len(shower)) * mean[shower] < prompt[shower]
-    log_nucleon = np.log(primary_gev / mass_number)
-    log_least = np.minimum(np.log(threshold_gev) - log_nucleon, 0.0)
-    log_survival = -rng.standard_exponential(len(shower)) * (1 / tilt)[shower]
-    log_x = _draw_log_x(log_least[shower], log_survival, is_prompt)
-    energy = np.exp(log_x + log_nucleon[shower])
-    first = INTERACTION_LENGTH * mass_number**-INTERACTION_MASS_POWER * height
-    air = first[shower] + (CASCADE_LENGTH - CASCADE_GROWTH / np.log(10) * log_x) * rng.standard_exponential(len(shower))
-    star = effective_cosine(cosine)
-    rise = np.maximum(height_m(air * star[shower]) - altitude_m, 100.0)
-    path = path_m(rise, cosine[shower], altitude_m)
-    angle = _draw_pt_gev(len(shower), rng) / energy
-    azimuth = rng.random(len(shower)) * (2 * np.pi)
+    first_air, factor = _shower_factors(mass_number, rng)
+    conventional = mean_conventional(threshold_gev, primary_gev, mass_number, cosine)
+    prompt = mean_prompt(threshold_gev, primary_gev, mass_number)
+    counts = rng.poisson(factor * (conventional + prompt))
+    of_shower = np.repeat(np.arange(len(counts)), counts)
+    is_prompt = rng.random(len(of_shower)) * (conventional + prompt)[of_shower] < prompt[of_shower]
+    log_x = _draw_log_x(threshold_gev * mass_number / primary_gev, of_shower, is_prompt, rng)
+    energy = np.exp(log_x) * (primary_gev / mass_number)[of_shower]
+    air = first_air[of_shower] + CASCADE_LENGTH * (log_x / np.log(10)) ** 2 * rng.standard_exponential(len(energy))
+    rise = np.maximum(height_m(air * effective_cosine(cosine)[of_shower]) - altitude_m, LEAST_RISE_M)
+    angle = _draw_pt_gev(len(energy), rng) / energy
+    azimuth = rng.random(len(energy)) * (2 * np.pi)
     angle_x, angle_y = angle * np.cos(azimuth), angle * np.sin(azimuth)
+    path = path_m(rise, cosine[of_shower], altitude_m)
     return Showers(counts, energy, angle_x * path, angle_y * path, angle_x, angle_y)
 
 
 def _shower_factors(mass_number: Values, rng: np.random.Generator) -> tuple[Values, Values]:
-    """First interaction depth over its mean, and the factor on the multiplicity, of mean 1; they are correlated."""
-    normal = rng.standard_normal((2, len(mass_number)))
-    partner = -HEIGHT_CORRELATION * normal[0] + np.sqrt(1 - HEIGHT_CORRELATION**2) * normal[1]
+    """What a shower's muons share: depth of the first interaction in g/cm^2, and the factor on their number, of mean 1."""
+    height, other = rng.standard_normal((2, len(mass_number)))
+    normal = HEIGHT_CORRELATION * height + np.sqrt(1 - HEIGHT_CORRELATION**2) * other
     shape = gamma_shape(mass_number)
-    return -np.log(ndtr(-normal[0])), gammaincinv(shape, ndtr(partner)) / shape
+    first_air = INTERACTION_LENGTH * mass_number**-INTERACTION_MASS_POWER * -np.log(ndtr(height))
+    return first_air, gammaincinv(shape, ndtr(normal)) / shape
 
 
 def _draw_pt_gev(num: int, rng: np.random.Generator) -> Values:
@@ -159,11 +176,12 @@ def _draw_pt_gev(num: int, rng: np.random.Generator) -> Values:
     return np.where(rng.random(num) < HARD_SHARE, hard, soft)
 
 
-# ln x on a grid of ln g, where g is the form's shape: the inverse of the yield. From x = 1 - 1e-8 down to 1e-9.
-_TABLE_STEP = 1 / 256
+_TABLE_STEP = 1 / 256  # In ln g; interpolation is then good to 1e-5 in ln x.
 
 
 class _InverseYield:
+    """ln x as a function of ln g, g being the yield's shape in x, tabulated for 1e-10 < x < 1 - 1e-8."""
+
     def __init__(self, form: Yield) -> None:
         self.form = form
         log_x = np.concatenate([np.linspace(np.log(1e-10), -1e-2, 20_000), -np.geomspace(1e-2, 1e-8, 4_000)[1:]])
@@ -185,7 +203,11 @@ class _InverseYield:
 _INVERSES = {form: _InverseYield(form) for form in (CONVENTIONAL, PROMPT)}
 
 
-def _draw_log_x(log_least: Values, log_survival: Values, is_prompt: np.ndarray) -> Values:
+def _draw_log_x(least_x: Values, of_shower: np.ndarray, is_prompt: np.ndarray, rng: np.random.Generator) -> Values:
+    """ln x of each muon above its shower's least x, with the shower's tilt of the spectrum."""
+    log_least = np.log(np.minimum(least_x, 1.0))[of_shower]
+    tilt = rng.standard_gamma(TILT_SHAPE, len(least_x)) / TILT_SHAPE
+    log_survival = -rng.standard_exponential(len(of_shower)) / tilt[of_shower]
     log_x = _INVERSES[CONVENTIONAL](log_least, log_survival)
     log_x[is_prompt] = _INVERSES[PROMPT](log_least[is_prompt], log_survival[is_prompt])
     return log_x

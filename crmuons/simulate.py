@@ -24,7 +24,7 @@ Muons = Float32[np.ndarray, "muons 3"]
 SHOWERS_PER_BLOCK = 2_048  # About 10^6 muons: large enough for numpy, small enough for memory.
 BLOCKS_PER_FILE = 8
 FILES_IN_PROCESS = 10  # Starting Ray takes as long as drawing about this many files in one process.
-MASSES_GEV = (0.938272, 3.72738, 13.0403, 25.1267, 52.0898)  # p, He, N, Al, Fe
+MASSES_GEV = tuple(float(mass) for mass in shower.mass_gev(np.array([1, 4, 14, 27, 56])))  # p, He, N, Al, Fe
 LEAST_DEPTH_M = 500.0  # Above it, muons of less than 100 GeV arrive, for which the yield formula does not hold.
 
 
@@ -89,8 +89,9 @@ def draw_block(settings: Settings, seed: int, block: int) -> EventArrays:
     slant = propagation.slant_depth_m(vertical, cosine[:, None])
     water = propagation.water_equivalent_m(slant, cosine[:, None])
     least = propagation.least_surface_energy_gev(water[:, 0], settings.threshold_gev)
-    mass_number = np.round(mass / shower.NUCLEON_MASS_GEV)
-    surface = shower.draw_showers(energy, mass_number, cosine, least, altitude_m=propagation.ICE_SURFACE_M, rng=rng)
+    surface = shower.draw_showers(
+        energy, shower.mass_number(mass), cosine, least, altitude_m=propagation.ICE_SURFACE_M, rng=rng
+    )
     counts, muons = follow(surface, slant, water, settings.threshold_gev, rng)
     ids = np.empty((counts.size, 2), np.uint64)
     ids[:, 0] = seed
@@ -196,12 +197,21 @@ def simulate(settings: Settings, *, num_events: int, out: Path, seed: int) -> No
 
 
 def prepare(out: Path, num_events: int) -> None:
-    """Make the output directory.
+    """Check what is asked for, and make the output directory.
 
     Raises:
         ValueError: for no events, or a directory that already holds something.
     """
     _require(num_events >= 1, f"--events {num_events}: wanted at least 1")
+    make_new_directory(out)
+
+
+def make_new_directory(out: Path) -> None:
+    """Make a directory for a data set.
+
+    Raises:
+        ValueError: if it exists and holds something.
+    """
     out.mkdir(parents=True, exist_ok=True)
     _require(
         not any(out.iterdir()), f"{out} is not empty: name a new directory with --out, or remove what the old one holds"

@@ -1,0 +1,243 @@
+"""Reading CORSIKA 7 particle files (DAT...), and following their muons into the ice with the simulator's loss.
+
+The surface of the ice is put at CORSIKA's observation level. Particle ids and record layout: CORSIKA 7 user guide, section 10.
+"""
+
+import logging
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64
+
+from crmuons import files, propagation, schema, shower
+from crmuons.progress import progress
+from crmuons.schema import EventArrays
+from crmuons.simulate import follow, make_new_directory
+
+try:
+    import corsikaio
+    from corsikaio.io import open_compressed
+except ImportError as error:
+    missing = "reading CORSIKA files needs the package corsikaio: pip install 'crmuons[corsika]'"
+    raise ImportError(missing) from error
+
+logger = logging.getLogger(__name__)
+
+MUON_IDS = (5, 6)  # mu+, mu-. MUADDI writes birth records as 75 and 76, EHIST parents with negative ids.
+PROTON_ID, NEUTRON_ID = 14, 13
+MUON_MASS_GEV = 0.105658
+RUN_HEADER = b"RUNH"
+CM = 0.01  # metres
+DEPTHS_M = (1_500.0, 2_000.0, 2_500.0)
+THRESHOLD_GEV = 10.0
+
+
+@dataclass(frozen=True)
+class CorsikaShower:
+    """One shower: its primary, and its muons at the lowest observation level.
+
+    Attributes:
+        run, event: CORSIKA's numbers, which become the shower's ids.
+        energy_gev, mass_number, zenith_rad: the primary.
+        altitude_m: of the observation level above sea level.
+        cutoff_gev: energy below which CORSIKA dropped muons.
+        surface: the muons, across the axis where it meets the observation level.
+    """
+
+    run: int
+    event: int
+    energy_gev: float
+    mass_number: int
+    zenith_rad: float
+    altitude_m: float
+    cutoff_gev: float
+    surface: shower.Showers
+
+
+def read_showers(path: Path) -> Iterator[CorsikaShower]:
+    """The showers of one file, in order.
+
+    Raises:
+        ValueError: if the file is no CORSIKA particle file, ends before its end record, or holds a primary that is no
+            nucleus. Showers before the fault have then been given out already.
+    """
+    with _faults_named(path), _opened(path) as file:
+        for event in file:
+            yield _to_shower(event.header, event.particles)
+
+
+def convert(
+    paths: Sequence[str],
+    out: Path,
+    *,
+    depths_m: Sequence[float] = DEPTHS_M,
+    vertical: bool = False,
+    threshold_gev: float = THRESHOLD_GEV,
+    seed: int = 0,
+) -> dict[str, str]:
+    """Write the muons of CORSIKA files at some depths as events, one Parquet file for each file.
+
+    A file that cannot be read to its end is left out as a whole: what it would give might be a part of what it should.
+
+    Args:
+        paths: files, globs, or directories of nothing but CORSIKA files.
+        out: new directory.
+        depths_m: slant depths, or vertical ones.
+        vertical: whether the depths are vertical; they are then converted with each shower's zenith.
+        threshold_gev: muons that keep less at a depth are lost there.
+        seed: of the energy losses; a shower's losses depend on this and its ids alone.
+
+    Returns:
+        The files left out, each with the reason.
+
+    Raises:
+        FileNotFoundError: if a path matches nothing.
+        ValueError: for a depth that is not in metres, or a directory that already holds something.
+    """
+    _check_depths(depths_m)
+    found = [file.url for file in files.list_files(paths, suffixes=("",))]
+    make_new_directory(out)
+    left_out: dict[str, str] = {}
+    runs: dict[int, str] = {}
+    with progress(len(found), unit="files", what="convert") as bar:
+        for url in found:
+            try:
+                showers = _read_whole(Path(url), runs)
+            except (ValueError, OSError) as error:
+                left_out[url] = str(error)
+                logger.warning("left out: %s", error)
+            else:
+                if showers and url == found[0]:
+                    _say_cutoff(showers[0], depths_m, vertical, threshold_gev)
+                events = [_events(one, depths_m, vertical, threshold_gev, seed) for one in showers]
+                schema.write_events(out / f"{Path(url).name}.parquet", [each.to_table() for each in events])
+            bar.update()
+    return left_out
+
+
+def _check_depths(depths_m: Sequence[float]) -> None:
+    for depth in depths_m:
+        if not depth >= schema.MIN_DEPTH_M:
+            msg = f"--depths {depth:g}: depths are in metres, {schema.MIN_DEPTH_M:g} or more; is it in kilometres?"
+            raise ValueError(msg)
+
+
+def _read_whole(path: Path, runs: dict[int, str]) -> list[CorsikaShower]:
+    """All showers of a file, whose runs no file before had."""
+    showers = list(read_showers(path))
+    for run in sorted({one.run for one in showers}):
+        if run in runs:
+            msg = (
+                f"{path}: run {run} is also in {runs[run]}; run and event number name a shower, convert one of the two"
+            )
+            raise ValueError(msg)
+    runs.update({one.run: str(path) for one in showers})
+    return showers
+
+
+@contextmanager
+def _faults_named(path: Path) -> Iterator[None]:
+    """Turn whatever reading a damaged file ends with into an error that names it."""
+    try:
+        yield
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        msg = f"{path}: {error}"
+        raise ValueError(msg) from error
+
+
+def _opened(path: Path) -> Any:
+    with open_compressed(path) as file:
+        start = file.read(8)
+    if RUN_HEADER not in (start[:4], start[4:]):  # Fortran's record length may come first.
+        msg = "not a CORSIKA particle file: no run header (RUNH) at its start"
+        raise ValueError(msg)
+    return corsikaio.CorsikaParticleFile(str(path))
+
+
+def _to_shower(header: Any, particles: Any) -> CorsikaShower:
+    levels = int(header["n_observation_levels"])
+    momentum = np.array([header["momentum_x"], header["momentum_y"], header["momentum_minus_z"]], np.float64)
+    # particle_description is id * 1000 + generation * 10 + observation level; the lowest level has the highest number.
+    code = particles["particle_description"].astype(np.int64)
+    chosen = particles[np.isin(code // 1000, MUON_IDS) & (code % 10 == levels % 10)]
+    return CorsikaShower(
+        run=int(header["run_number"]),
+        event=int(header["event_number"]),
+        energy_gev=float(header["total_energy"]),
+        mass_number=_mass_number(int(header["particle_id"])),
+        zenith_rad=float(header["zenith"]),
+        altitude_m=float(header["observation_height"][levels - 1]) * CM,
+        cutoff_gev=float(header["energy_cutoff_muons"]),
+        surface=_across_axis(chosen, momentum / np.linalg.norm(momentum)),
+    )
+
+
+def _mass_number(particle_id: int) -> int:
+    """Nucleons of CORSIKA's nuclei: 14 is the proton, 13 the neutron, 100 A + Z what is heavier."""
+    if particle_id in (PROTON_ID, NEUTRON_ID):
+        return 1
+    if particle_id < 200:
+        msg = f"primary of CORSIKA id {particle_id} is not a nucleus"
+        raise ValueError(msg)
+    return particle_id // 100
+
+
+def _across_axis(particles: Any, axis: Float64[np.ndarray, "3"]) -> shower.Showers:
+    """Straight lines through the muons' positions, seen in the plane across the shower axis at the axis's foot.
+
+    Args:
+        particles: records at one observation level: positions in cm from the axis's foot, momenta in GeV, z downward.
+        axis: the shower's direction, z downward.
+    """
+    position = np.stack([particles["x"], particles["y"], np.zeros(len(particles))]).astype(np.float64) * CM
+    momentum = np.stack([particles["px"], particles["py"], particles["pz"]]).astype(np.float64)
+    plane = _plane_across(axis)
+    slope = (plane @ momentum) / (axis @ momentum)
+    x_m, y_m = plane @ position - slope * (axis @ position)
+    energy = np.sqrt((momentum**2).sum(axis=0) + MUON_MASS_GEV**2)
+    return shower.Showers(np.array([len(energy)]), energy, x_m, y_m, slope[0], slope[1])
+
+
+def _plane_across(axis: Float64[np.ndarray, "3"]) -> Float64[np.ndarray, "2 3"]:
+    """Two unit vectors across the axis: the first in the vertical plane that holds it, the second horizontal."""
+    azimuth = np.arctan2(axis[1], axis[0])
+    horizontal = np.array([-np.sin(azimuth), np.cos(azimuth), 0.0])
+    return np.stack([np.cross(horizontal, axis), horizontal])
+
+
+def _slant_and_water(one: CorsikaShower, depths_m: Sequence[float], vertical: bool) -> tuple[np.ndarray, np.ndarray]:
+    cosine = np.array([np.cos(one.zenith_rad)])
+    slant = np.sort(np.array(depths_m, np.float64))
+    if vertical:
+        slant = propagation.slant_depth_m(slant, cosine, one.altitude_m)
+    return slant[None], propagation.water_equivalent_m(slant, cosine)[None]
+
+
+def _events(
+    one: CorsikaShower, depths_m: Sequence[float], vertical: bool, threshold_gev: float, seed: int
+) -> EventArrays:
+    """A shower's events, one per depth."""
+    slant, water = _slant_and_water(one, depths_m, vertical)
+    rng = np.random.default_rng((seed, one.run, one.event))
+    counts, muons = follow(one.surface, slant, water, threshold_gev, rng)
+    mass = float(shower.mass_gev(np.array([one.mass_number]))[0])
+    primaries = [(one.energy_gev, one.zenith_rad, mass, depth) for depth in slant[0]]
+    ids = np.tile(np.array([one.run, one.event], np.uint64), (len(primaries), 1))
+    return EventArrays(ids=ids, primaries=np.array(primaries, np.float32), counts=counts, muons=muons)
+
+
+def _say_cutoff(one: CorsikaShower, depths_m: Sequence[float], vertical: bool, threshold_gev: float) -> None:
+    """Say when CORSIKA dropped muons that could have reached the shallowest depth."""
+    _, water = _slant_and_water(one, depths_m, vertical)
+    least = float(propagation.least_surface_energy_gev(water[0, :1], threshold_gev)[0])
+    if one.cutoff_gev > least:
+        logger.warning(
+            "CORSIKA kept no muons below %.0f GeV, but from %.0f GeV they can reach the first depth: events lack them",
+            one.cutoff_gev,
+            least,
+        )
