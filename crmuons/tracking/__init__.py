@@ -11,6 +11,7 @@ ENVIRONMENT = {
     # The defaults, 7 retries of 120 s each, hold a dead server's caller for minutes; the journal is our retry.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # Standard output belongs to the command.
     "MLFLOW_UV_AUTO_DETECT": "false",  # A model's requirements are given, not guessed from the working directory.
 }
 for _name, _value in ENVIRONMENT.items():

@@ -1,9 +1,11 @@
 """A tracking server as the journal sees it: every entry becomes a request that can be repeated without harm."""
 
+import fcntl
 import logging
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import mlflow
 from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
@@ -95,7 +97,7 @@ class Server:
     def _connected(self) -> mlflow.MlflowClient:
         if self._client is None:
             if self._uri.startswith("sqlite:"):
-                database(self._uri).parent.mkdir(parents=True, exist_ok=True)
+                _make_database(database(self._uri))
             self._client = mlflow.MlflowClient(self._uri)
         return self._client
 
@@ -147,6 +149,22 @@ class Server:
         client.log_model_artifacts(model.model_id, str(path))
         client.finalize_logged_model(model.model_id, "READY")
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+
+
+def _make_database(path: Path) -> None:
+    """Have MLflow's tables in a new SQLite file, which appears once they are all there.
+
+    Three processes that let MLflow make them in place at once left one table behind that none could use.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
+        if path.exists():
+            return
+        partial = path.with_name(f".{path.name}.partial")
+        partial.unlink(missing_ok=True)
+        mlflow.MlflowClient(f"sqlite:///{partial}")
+        partial.replace(path)
 
 
 def _batches(entries: Iterator[tuple[int, Entry]]) -> Iterator[list[tuple[int, Entry]]]:
