@@ -125,7 +125,44 @@ def _convert_corsika(arguments: argparse.Namespace) -> int:
     return 1 if left_out else 0
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (_add_simulate, _add_convert, _add_sync)
+def _add_train(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train a generator on Ray Train workers",
+        description="Train a generator. Settings: a TOML preset, then words of the form section.key=value.",
+        epilog="`crmuons settings` lists every setting.",
+    )
+    parser.add_argument("preset", type=Path, help="TOML file; those that come along are in jobs/configs")
+    parser.add_argument("words", nargs="*", metavar="section.key=value", help="settings that override the preset's")
+    parser.set_defaults(run=_train)
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from crmuons import config
+    from crmuons.ray_train import RunFailedError, run_training
+
+    try:
+        result = run_training(config.load(arguments.preset, arguments.words))
+    except RunFailedError as error:
+        print(f"crmuons train: {error}", file=sys.stderr)
+        return 1
+    print(result.describe())
+    return 0
+
+
+def _add_settings(commands: Commands) -> None:
+    parser = commands.add_parser("settings", help="list every setting of a run, with what it means")
+    parser.set_defaults(run=_settings)
+
+
+def _settings(_arguments: argparse.Namespace) -> None:
+    from crmuons import config
+
+    for path, (default, meaning) in config.settings().items():
+        print(f"{path} = {default}\n    {meaning}")
+
+
+COMMANDS: tuple[Callable[..., None], ...] = (_add_simulate, _add_convert, _add_train, _add_settings, _add_sync)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -239,8 +239,8 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
         raise ValueError("; ".join(_say(fault) for fault in error.errors())) from error
 
 
-def settings() -> dict[str, str]:
-    """Every dotted path there is, with its description."""
+def settings() -> dict[str, tuple[str, str]]:
+    """Every dotted path there is, with its default and its meaning."""
     return dict(_describe(Config))
 
 
@@ -300,9 +300,10 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", value
 
 
-def _describe(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _describe(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, tuple[str, str]]]:
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from _describe(field.annotation, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", field.description or ""
+            default = field.get_default(call_default_factory=True)
+            yield f"{prefix}{name}", ("unset" if default is None else repr(default), field.description or "")

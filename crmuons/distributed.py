@@ -1,5 +1,7 @@
 """What ranks exchange. Without a process group there is one rank, and nothing is exchanged."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -22,13 +24,14 @@ def sum_over_ranks(buffer: Tensor) -> Tensor:
     return buffer
 
 
-def from_rank_zero(value: float, device: torch.device) -> float:
-    """Rank 0's value, on every rank."""
+def from_rank_zero(values: Sequence[float], device: torch.device) -> list[float]:
+    """Rank 0's numbers, on every rank."""
     if world_size() == 1:
-        return value
-    buffer = torch.tensor(value, dtype=torch.float64, device=device)
+        return list(values)
+    buffer = torch.tensor(values, dtype=torch.float64, device=device)
     dist.broadcast(buffer, 0)
-    return float(buffer)  # device sync
+    numbers: list[float] = buffer.tolist()  # device sync
+    return numbers
 
 
 def gather(values: Tensor) -> Tensor:
@@ -38,9 +41,3 @@ def gather(values: Tensor) -> Tensor:
     gathered = [torch.empty_like(values) for _ in range(world_size())]
     dist.all_gather(gathered, values)
     return torch.stack(gathered)
-
-
-def barrier() -> None:
-    """Wait for every rank."""
-    if world_size() > 1:
-        dist.barrier()

@@ -47,6 +47,7 @@ class Stream:
     Attributes:
         position: number of the plan's item being read, and the events taken from it, up to the batch given last.
         tally: what became of the rows read up to there.
+        num_events, num_muons: given so far by this object.
         seconds_waited: time that `next` spent waiting for a batch.
     """
 
@@ -64,6 +65,7 @@ class Stream:
     ) -> None:
         self.plan, self.rank, self.position = plan, rank, position
         self.tally = Tally() if tally is None else tally
+        self.num_events = self.num_muons = 0
         self.seconds_waited = 0.0
         self._limit = data.max_quarantined_share
         self._quarantine = selection.quarantine
@@ -87,6 +89,8 @@ class Stream:
         if isinstance(ready, BaseException):
             raise ready
         batch, self.position, self.tally = ready
+        self.num_events += len(batch)
+        self.num_muons += batch.num_muons
         return batch
 
     def close(self) -> None:

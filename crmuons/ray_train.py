@@ -1,0 +1,342 @@
+"""A run from the outside: prepare it, start its workers on Ray Train, watch it, and say how it ended."""
+
+import json
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import (
+    CheckpointConfig,
+    CheckpointUploadMode,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from crmuons import checkpoint, config, files, ray_cluster, ray_data, runs, worker
+from crmuons.features import Features
+from crmuons.loop import Metrics, Outcome
+from crmuons.progress import progress
+from crmuons.reader import Selection, Tally, sample_events
+from crmuons.runs import Run
+from crmuons.stream import training_selection
+from crmuons.tracking import resolve_uri
+from crmuons.trainer import NonFiniteError
+
+logger = logging.getLogger(__name__)
+
+FEATURE_EVENTS = 100_000  # Events of the sample on which the features are fitted.
+COLLECTIVE_TIMEOUT_S = 600  # Longer than rank 0's longest validation; a rank that hangs is noticed after this.
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        run: its directory.
+        outcome: whether it reached its end or was asked to stop.
+        metrics: the newest value of each metric.
+    """
+
+    run: Run
+    outcome: Outcome
+    metrics: Metrics
+
+    def describe(self) -> str:
+        """Where the results are, in a few lines."""
+        lines = [f"run      {self.run.directory} ({self.outcome} after {self.metrics.get('step', 0):.0f} steps)"]
+        if self.outcome == "finished":
+            lines.append(f"model    {self.run.model}")
+        else:
+            lines.append(f"saved    {checkpoint.latest(self.run.checkpoints)}; run.resume=auto continues")
+        if "validation/score" in self.metrics:
+            lines.append(f"score    mean W1/sigma {self.metrics['validation/score']:.4f} on held-out events")
+        return "\n".join(lines)
+
+
+class RunFailedError(RuntimeError):
+    """The run stopped; the message says why and what to do."""
+
+
+def run_training(settings: config.Config) -> Result:
+    """Train as the settings say, from the data's files to a delivered model.
+
+    Raises:
+        FileNotFoundError, ValueError: if the data or the settings do not allow it; nothing was started then.
+        RunFailedError: if the run stopped on the way. Its last checkpoint is intact.
+    """
+    run = runs.find_run(settings)
+    if run.has_started():
+        run.check_unchanged(settings)
+        logger.info("continuing run %s", run.directory)
+    else:
+        prepare(settings, run)
+        logger.info("starting run %s", run.directory)
+    for left_over in (run.failure, run.stop_request):
+        left_over.unlink(missing_ok=True)
+    payload = {
+        "settings": settings.model_dump(mode="json"),
+        "directory": str(run.directory),
+        "tracking_uri": resolve_uri(_tracking_base(settings)),
+    }
+    with _stop_on_signals(run), _progress_of(run, settings):
+        outcome = _train_here(payload) if settings.scaling.num_workers == 0 else _train_on_ray(settings, run, payload)
+    return Result(run, outcome, latest_metrics(run))
+
+
+def prepare(settings: config.Config, run: Run) -> None:
+    """List the files, look at a sample of the events, fit the features, and write what the workers start from.
+
+    Raises:
+        FileNotFoundError, ValueError: naming what is wrong with the data.
+    """
+    data = settings.data
+    if not data.train:
+        msg = "data.train is not set: give files, a directory, a glob or a URL of event Parquet"
+        raise ValueError(msg)
+    listed = files.list_files(data.train)
+    train = training_selection(data, None)
+    held_out = Selection("validation", data.validation_share, data.test_share, vertical_depth=train.vertical_depth)
+    wanted = [(train, FEATURE_EVENTS), (held_out, settings.train.validation_events)]
+    if data.validation:
+        (validation,), read_too = sample_events(
+            data.validation, [(Selection(vertical_depth=train.vertical_depth), wanted[1][1])]
+        )
+        (sample,), read = sample_events(data.train, wanted[:1])
+        read += read_too
+    else:
+        (sample, validation), read = sample_events(data.train, wanted)
+    _check_sample(read, len(sample.counts), len(validation.counts), data)
+    features = Features(cartesian=settings.model.kind == "baseline").fit(sample)
+    run.prepare(settings, listed, features, validation)
+
+
+def latest_metrics(run: Run) -> Metrics:
+    """The newest value of each metric of a run."""
+    newest: dict[str, Any] = {}
+    if run.metrics.is_file():
+        for line in run.metrics.read_text().splitlines():
+            newest |= json.loads(line)
+    return newest
+
+
+def train_worker(payload: dict[str, Any]) -> None:
+    """One Ray Train worker. What trying again cannot mend is written down, so that the next attempt ends at once."""
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    run = Run(Path(payload["directory"]))
+    if run.failure.exists():
+        return
+    try:
+        _train(payload, get_device(), read=ray_data.read_with_ray, report=_report_to_ray)
+    except (ValueError, OSError, NonFiniteError, ray.exceptions.RayTaskError) as error:
+        runs.write_json(run.failure, {"error": _sentence(error)})
+        raise
+
+
+def _train(payload: dict[str, Any], device: torch.device, **how: Any) -> Outcome:
+    settings, run = config.from_dict(payload["settings"]), Run(Path(payload["directory"]))
+    return worker.train(settings, run, device=device, tracking_uri=payload["tracking_uri"], **how)
+
+
+def _train_here(payload: dict[str, Any]) -> Outcome:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return _train(payload, device)
+    except NonFiniteError as error:
+        raise RunFailedError(str(error)) from error
+
+
+def _train_on_ray(settings: config.Config, run: Run, payload: dict[str, Any]) -> Outcome:
+    with ray_cluster.cluster():
+        trainer = TorchTrainer(
+            train_worker,
+            train_loop_config=payload,
+            scaling_config=scaling_config(settings.scaling),
+            torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+            run_config=RunConfig(
+                name=run.directory.name,
+                storage_path=str(run.directory.parent),
+                failure_config=FailureConfig(max_failures=settings.run.max_failures),
+                checkpoint_config=CheckpointConfig(),  # Checkpoints are written, chosen and pruned by checkpoint.py.
+            ),
+        )
+        try:
+            _in_thread(trainer.fit)
+        except TrainingFailedError as error:
+            reason = json.loads(run.failure.read_text())["error"] if run.failure.exists() else _sentence(error)
+            raise RunFailedError(_with_remedy(reason, run)) from error
+    if run.failure.exists():
+        raise RunFailedError(_with_remedy(json.loads(run.failure.read_text())["error"], run))
+    return "finished" if run.done.exists() else "interrupted"
+
+
+def scaling_config(scaling: config.Scaling) -> ScalingConfig:
+    """Workers and what each reserves, checked against the cluster.
+
+    Raises:
+        ValueError: if the cluster has too little; Ray would wait for ever.
+    """
+    have = ray.cluster_resources()
+    cpus, gpus, wanted = have.get("CPU", 0.0), have.get("GPU", 0.0), scaling.num_workers
+    use_gpu = gpus > 0 if scaling.use_gpu is None else scaling.use_gpu
+    if use_gpu and wanted > gpus:
+        msg = f"scaling.num_workers = {wanted} needs as many GPUs, the cluster has {gpus:g}; ask for fewer workers"
+        raise ValueError(msg)
+    if wanted > cpus:
+        msg = f"scaling.num_workers = {wanted} needs as many CPUs, the cluster has {cpus:g}; ask for fewer workers"
+        raise ValueError(msg)
+    # Ray Data's tasks need a CPU beside the workers: without one the run would wait for its data for ever.
+    per_worker = scaling.cpus_per_worker
+    if per_worker is None:
+        per_worker = min(1.0, (cpus - 1) / wanted) if cpus > 1 else 0.5
+    if wanted * per_worker > cpus - 1 and cpus > 1:
+        msg = (
+            f"{wanted} workers with scaling.cpus_per_worker = {per_worker:g} leave less than one of the cluster's {cpus:g} "
+            f"CPUs to read the data; set it to {(cpus - 1) / wanted:.2g} or less"
+        )
+        raise ValueError(msg)
+    return ScalingConfig(
+        num_workers=wanted, use_gpu=use_gpu, resources_per_worker={"CPU": per_worker} | ({"GPU": 1} if use_gpu else {})
+    )
+
+
+def _report_to_ray(metrics: Metrics, saved: Path | None) -> None:
+    kept = ray.train.Checkpoint.from_directory(str(saved)) if saved is not None else None
+    ray.train.report(metrics, kept, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
+
+
+def _check_sample(read: Tally, train: int, validation: int, data: config.Data) -> None:
+    if not read.rows:
+        msg = f"the files at {', '.join(data.train)} have no rows"
+        raise ValueError(msg)
+    if read.quarantined > data.max_quarantined_share * read.rows:
+        msg = (
+            f"{read.quarantined} of the first {read.rows} rows read cannot be used, more than data.max_quarantined_share = "
+            f"{data.max_quarantined_share:g}; the warnings above name files, rows and reasons"
+        )
+        raise ValueError(msg)
+    if not train or not validation:
+        msg = (
+            f"{read.rows} rows gave {train} events to train on and {validation} to validate with; give more data, or set "
+            "data.validation_share and data.test_share"
+        )
+        raise ValueError(msg)
+
+
+def _tracking_base(settings: config.Config) -> Path:
+    """Where a plain `mlflow ui` finds the runs: beside the directory of the runs."""
+    return runs.storage_path(settings).parent
+
+
+def _sentence(error: BaseException) -> str:
+    """The innermost cause of an error, in its own words."""
+    while (inner := getattr(error, "cause", None) or error.__cause__) is not None:
+        error = inner
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+
+
+def _with_remedy(reason: str, run: Run) -> str:
+    last = checkpoint.latest(run.checkpoints)
+    where = (
+        "no checkpoint was written"
+        if last is None
+        else f"the last checkpoint is {last.name}; run.resume=auto continues"
+    )
+    return f"run {run.directory.name} stopped: {reason} ({where})"
+
+
+def _in_thread(work: Callable[[], Any]) -> None:
+    """Run in a thread, so that signals reach this process's own handlers (Ray would replace them)."""
+    failed: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - raised again in the main thread
+            failed.append(error)
+
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(timeout=0.2)
+    if failed:
+        raise failed[0]
+
+
+@contextmanager
+def _stop_on_signals(run: Run) -> Iterator[None]:
+    """On Ctrl-C or SIGTERM ask the workers to save and end; a second one ends at once."""
+
+    def ask(_number: int, _frame: object) -> None:
+        if run.stop_request.exists():
+            raise KeyboardInterrupt
+        logger.warning("stopping: the workers save a checkpoint and end (once more: end at once)")
+        run.stop_request.touch()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress_of(run: Run, settings: config.Config) -> Iterator[None]:
+    """Show a run's progress, as its metrics file tells it."""
+    ended = threading.Event()
+    thread = threading.Thread(target=_watch, args=(run, settings, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _watch(run: Run, settings: config.Config, ended: threading.Event) -> None:
+    newest = latest_metrics(run)
+    seen = run.metrics.stat().st_size if run.metrics.is_file() else 0
+    timed = settings.train.steps is None
+    begin = newest.get("progress/seconds" if timed else "step", 0)
+    total = settings.train.max_seconds if timed else settings.train.steps
+    with progress(total, unit="s" if timed else "steps", what="train", initial=begin) as bar:
+        while not ended.wait(0.5):
+            seen, lines = _new_lines(run.metrics, seen)
+            for line in lines:
+                newest |= json.loads(line)
+            bar.set_postfix_str(_postfix(newest), refresh=False)
+            bar.update(newest.get("progress/seconds" if timed else "step", begin) - bar.n)
+
+
+def _new_lines(path: Path, seen: int) -> tuple[int, list[str]]:
+    if not path.is_file():
+        return seen, []
+    with path.open("rb") as file:
+        file.seek(seen)
+        text = file.read()
+    whole = text[: text.rfind(b"\n") + 1]
+    return seen + len(whole), whole.decode().splitlines()
+
+
+def _postfix(newest: Metrics) -> str:
+    shown = {
+        "speed/events_per_second": "events/s {:,.0f}",
+        "train/wasserstein_estimate": "W {:.3f}",
+        "validation/score": "W1/sigma {:.3f}",
+    }
+    return ", ".join(text.format(newest[name]) for name, text in shown.items() if name in newest)

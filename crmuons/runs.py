@@ -1,0 +1,157 @@
+"""A run's directory: where everything that one run leaves behind is, and which run a command continues."""
+
+import hashlib
+import json
+import logging
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+
+from crmuons import config, schema
+from crmuons.features import Features
+from crmuons.files import File
+from crmuons.schema import EventArrays
+
+logger = logging.getLogger(__name__)
+
+# These may change when a run is continued; a change of any other setting is refused.
+MAY_CHANGE = re.compile(
+    r"run\.(resume|max_failures|checkpoint_every|keep_checkpoints|storage_path|name)"
+    r"|scaling\..*|tracking\..*|train\.(steps|max_seconds|log_every|validate_every|compile)"
+    r"|data\.(prefetch_batches|max_quarantined_share)"
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The directory of a run."""
+
+    directory: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.directory / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The selected model, written when the run ends."""
+        return self.directory / "model"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line for each log step."""
+        return self.directory / "metrics.jsonl"
+
+    @property
+    def failure(self) -> Path:
+        """Why the run stopped, where it is of no use to try again."""
+        return self.directory / "failure.json"
+
+    @property
+    def stop_request(self) -> Path:
+        """Its presence asks the run to save a checkpoint and end."""
+        return self.directory / "stop"
+
+    @property
+    def done(self) -> Path:
+        """Present once the run has reached its end."""
+        return self.directory / "done.json"
+
+    def has_started(self) -> bool:
+        """Whether it was prepared far enough to be continued."""
+        return (self.directory / "config.json").is_file()
+
+    def prepare(
+        self, settings: config.Config, files: Sequence[File], features: Features, validation: EventArrays
+    ) -> None:
+        """Write what every worker, and every later attempt, starts from."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        torch.save(features.state_dict(), self.directory / "features.pt")
+        schema.write_events(self.directory / "validation.parquet", [validation.to_table()])
+        write_json(self.directory / "files.json", [[file.url, file.size] for file in files])
+        write_json(self.directory / "config.json", settings.model_dump(mode="json"))  # Last: the run has started.
+
+    def load_features(self, settings: config.Config) -> Features:
+        """The features that were fitted when the run started."""
+        features = Features(cartesian=settings.model.kind == "baseline")
+        features.load_state_dict(torch.load(self.directory / "features.pt", weights_only=True))
+        return features
+
+    def load_validation(self) -> EventArrays:
+        """The held-out events that validations use."""
+        return schema.to_arrays(pq.read_table(self.directory / "validation.parquet"))
+
+    def load_files(self) -> list[File]:
+        """The training files, as they were when the run started: the plan of its reading rests on them."""
+        return [File(url, size) for url, size in json.loads((self.directory / "files.json").read_text())]
+
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that name the training files and their sizes."""
+        return hashlib.sha256((self.directory / "files.json").read_bytes()).hexdigest()[:16]
+
+    def check_unchanged(self, settings: config.Config) -> None:
+        """Refuse to continue a run with settings that would make it another one.
+
+        Raises:
+            ValueError: naming the settings that differ.
+        """
+        before = config.from_dict(json.loads((self.directory / "config.json").read_text())).flat()
+        changed = [
+            f"{path} was {before.get(path)!r}, is {value!r}"
+            for path, value in settings.flat().items()
+            if before.get(path) != value and not MAY_CHANGE.fullmatch(path)
+        ]
+        if changed:
+            msg = (
+                f"run '{self.directory.name}' was started with other settings: {'; '.join(changed)}. "
+                "Take them back, or start a new run with another run.name"
+            )
+            raise ValueError(msg)
+
+
+def find_run(settings: config.Config) -> Run:
+    """The run that the settings name: the one to continue (run.resume=auto), or a new one.
+
+    Raises:
+        ValueError: if a run of the given name exists and is not to be continued.
+    """
+    storage = storage_path(settings)
+    base = storage / settings.run.name
+    taken = sorted(storage.glob(f"{settings.run.name}-*"), key=_number) if storage.is_dir() else []
+    runs = [Run(path) for path in (base, *taken) if path == base or _number(path)]
+    if settings.run.resume == "auto":
+        started = [run for run in runs if run.has_started()]
+        return started[-1] if started else Run(base)
+    if not base.exists():
+        return Run(base)
+    if not settings.run.name.endswith(settings.digest()):
+        msg = f"run '{settings.run.name}' exists in {storage}; continue it with run.resume=auto, or choose another run.name"
+        raise ValueError(msg)
+    return Run(storage / f"{settings.run.name}-{max(1, *(_number(run.directory) for run in runs)) + 1}")
+
+
+def storage_path(settings: config.Config) -> Path:
+    """Where runs are kept. A Ray job runs in a temporary copy of its working directory, so there it is below the home."""
+    path = Path(settings.run.storage_path).expanduser()
+    if path.is_absolute() or "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+        return path.absolute()
+    return Path.home() / path
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a small file that appears whole."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content, indent=1))
+    partial.replace(path)
+
+
+def _number(path: Path) -> int:
+    """The n of NAME-n, 0 without one: runs of the same settings are numbered from 2."""
+    match = re.fullmatch(r".*-(\d{1,4})", path.name)
+    return int(match[1]) if match else 0
