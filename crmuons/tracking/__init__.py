@@ -4,6 +4,7 @@ The only package that imports mlflow. See docs/tracking.md.
 """
 
 import os
+import warnings
 
 # MLflow reads the first when it is imported, the others with every request. What the user has set stays.
 ENVIRONMENT = {
@@ -18,6 +19,11 @@ for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
 # ruff: noqa: E402 - the environment comes before MLflow
+with warnings.catch_warnings():
+    # Of a type hint in MLflow itself, in colour, once for every process that saves or loads a model.
+    warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType", category=UserWarning)
+    import mlflow.pyfunc  # noqa: F401
+
 from crmuons.tracking.sender import sync
 from crmuons.tracking.tracker import AnyTracker, NullTracker, Status, Tracker
 from crmuons.tracking.uri import default_uri, resolve_uri

@@ -185,7 +185,7 @@ class Tracker:
         """A trained generator, for `mlflow.pyfunc.load_model`.
 
         Args:
-            directory: what `generate.load_generator` reads.
+            directory: a model directory (`checkpoint.save_model`). A run or a checkpoint would do, with all that it holds.
             input_example: a few primaries, columns energy_gev, zenith_rad, mass_gev, depth_m.
         """
         path = self._journal.new_folder() / "model"
@@ -194,7 +194,9 @@ class Tracker:
             loader_module="crmuons.tracking.pyfunc",
             data_path=str(directory),
             signature=MODEL_SIGNATURE,
-            input_example=input_example,
+            input_example=input_example[list(schema.PRIMARY_FEATURES)].astype(
+                "float64"
+            ),  # MLflow refuses whole numbers
             pip_requirements=[f"{name}=={version(name)}" for name in ("crmuons", "mlflow", "numpy", "pandas", "torch")],
         )
         self._append_file("model", path)

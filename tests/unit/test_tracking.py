@@ -9,10 +9,16 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import mlflow
+import numpy as np
+import pandas as pd
 import pytest
 
+from crmuons import checkpoint, config, schema
 from crmuons.cli import main
+from crmuons.features import Features
+from crmuons.generate import load_generator
 from crmuons.journal import Journal, without_credentials
+from crmuons.model import BundleModel
 from crmuons.provenance import git_commit
 from crmuons.tracking import Tracker, default_uri, resolve_uri, sync
 from crmuons.tracking.uri import bare_uri
@@ -281,3 +287,67 @@ def test_commit_names_the_checkout_and_its_changes(tmp_path):
     assert git_commit(source) == git("rev-parse", "HEAD")
     source.write_text("2")
     assert git_commit(source) == git("rev-parse", "HEAD") + "-dirty"
+
+
+@pytest.fixture
+def model_dir(tmp_path: Path) -> Path:
+    """An untrained model whose features know a toy sample."""
+    random, settings = np.random.default_rng(0), config.Model()
+    events, muons = 200, 10
+    primaries = random.uniform([1e5, 0.0, 0.9, 1500], [1e7, 1.0, 52, 2500], (events, 4)).astype(np.float32)
+    sample = schema.EventArrays(
+        ids=np.zeros((events, 2), np.uint64),
+        primaries=primaries,
+        counts=np.full(events, muons),
+        muons=random.lognormal(2.0, 1.0, (events * muons, 3)).astype(np.float32),
+    )
+    model = BundleModel(settings, Features().fit(sample))
+    return checkpoint.save_model(tmp_path / "model", model, {"format": 1, "model": settings.model_dump(mode="json")})
+
+
+def test_logged_model_generates_bundles_through_mlflow(start, client, model_dir, tmp_path):
+    primaries = pd.DataFrame(
+        {"energy_gev": [1e6, 5e6], "zenith_rad": [0.1, 0.4], "mass_gev": [0.938, 52.1], "depth_m": [1600, 2000]}
+    )
+    tracker = start(tmp_path / "run", uri=NOBODY)
+    tracker.model(model_dir, primaries)
+    tracker.finish("FINISHED")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
+        _, run_id = sync(tmp_path / "run")
+        patch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", None)
+        loaded = mlflow.pyfunc.load_model(f"runs:/{run_id}/model")
+    bundles = loaded.predict(primaries.astype(float), params={"seed": 7})
+
+    wanted = load_generator(model_dir).bundles(primaries.to_numpy(np.float32), seed=7).to_table().to_pydict()
+    assert bundles.to_dict("list") == wanted
+    assert loaded.metadata.signature.inputs.input_names() == list(schema.PRIMARY_FEATURES)
+    assert loaded.input_example is not None
+    files = {path.name for path in (tmp_path / "run").rglob("*")}
+    assert {"MLmodel", "weights.pt"} <= files
+    assert not any(name.endswith(".pkl") for name in files)
+
+
+def test_journal_sent_twice_is_stored_once(start, client, model_dir, tmp_path, monkeypatch):
+    """As after a kill between a request and the note that it was answered."""
+    tracker = start(tmp_path / "run", params={"train.steps": 2})
+    figure, axes = plt.subplots()
+    axes.plot([0, 1])
+    for step in range(2):
+        tracker.metrics({"loss": float(step)}, step)
+        tracker.figure(figure, "marginals", step)
+    plt.close(figure)
+    primaries = dict.fromkeys(schema.PRIMARY_FEATURES, [1.0])
+    tracker.model(model_dir, pd.DataFrame(primaries))
+    tracker.finish("FINISHED")
+    (tmp_path / "run" / "tracking" / "sent.json").unlink()
+    num_sent, run_id = sync(tmp_path / "run")
+
+    run = client.get_run(run_id)
+    assert num_sent > 6
+    assert run_id == tracker.run_id
+    assert history(client, run_id, "loss") == [(0, 0.0), (1, 1.0)]
+    assert len(paths(client, run_id, "images")) == 4  # Two figures and their thumbnails.
+    assert len(client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")) == 1
+    assert len(run.outputs.model_outputs) == 1
+    assert run.info.status == "FINISHED"

@@ -1,0 +1,35 @@
+"""What `mlflow.pyfunc.load_model` makes of a logged model: a table of primaries in, a table of bundles out."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from crmuons import schema
+from crmuons.generate import BundleGenerator, load_generator
+
+
+class PrimariesToBundles:
+    """A bundle generator behind MLflow's `predict`."""
+
+    def __init__(self, generator: BundleGenerator) -> None:
+        self._generator = generator
+
+    def predict(self, primaries: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Generate one event for each primary.
+
+        Args:
+            primaries: columns energy_gev, zenith_rad, mass_gev, depth_m.
+            params: `seed` of the random numbers (0 if not given).
+
+        Returns:
+            The contract's columns: shower ids (the row's number), primary, and muons as a list of [energy_gev, x_m, y_m].
+        """
+        values = primaries[list(schema.PRIMARY_FEATURES)].to_numpy(np.float32)
+        events = self._generator.bundles(values, seed=int((params or {}).get("seed", 0)))
+        return pd.DataFrame(events.to_table().to_pydict())
+
+
+def _load_pyfunc(path: str) -> PrimariesToBundles:
+    """The name MLflow looks for in a loader module."""
+    return PrimariesToBundles(load_generator(path))
