@@ -148,7 +148,9 @@ class Server:
         description.save(str(path / "MLmodel"))
         client.log_model_artifacts(model.model_id, str(path))
         client.finalize_logged_model(model.model_id, "READY")
-        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+        outputs = client.get_run(run_id).outputs
+        if outputs is None or model.model_id not in {output.model_id for output in outputs.model_outputs}:
+            client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])  # A database error the second time.
 
 
 def _make_database(path: Path) -> None:
