@@ -10,14 +10,12 @@ from crmuons import shower
 from crmuons.corsika import CorsikaShower
 
 LEAST_SHOWERS = 30  # A cell with fewer showers is shown, but says little.
-ELBERT = shower.Yield(scale_gev=14.5, p1=1.757, p2=5.25, p3=1.0)  # The classic yield, by which widths are scaled.
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Showers of one kind of primary: Elbert's mean, N, and all muons' distances from the axis."""
+    """Showers of one kind of primary: N of each, and all muons' distances from the axis."""
 
-    elbert: Float64[np.ndarray, " showers"]
     counts: Int64[np.ndarray, " showers"]
     radius_m: Float64[np.ndarray, " muons"]
 
@@ -33,8 +31,8 @@ class Sample:
 
     @property
     def width(self) -> float:
-        """Standard deviation of N over Elbert's mean for the shower's energy, so that a cell's range of energies drops out."""
-        return float((self.counts / self.elbert).std())
+        """Standard deviation of N; the cell's range of energies widens both samples alike."""
+        return float(self.counts.std())
 
     @property
     def median_radius_m(self) -> float:
@@ -101,26 +99,17 @@ def _ratio(simulated: float, real: float) -> str:
 def _corsika(showers: Sequence[CorsikaShower]) -> Sample:
     counts = np.array([int(one.surface.counts[0]) for one in showers])
     radius = np.concatenate([np.hypot(one.surface.x_m, one.surface.y_m) for one in showers])
-    return Sample(_elbert(*_primaries(showers)), counts, radius)
+    return Sample(counts, radius)
 
 
 def _simulated(showers: Sequence[CorsikaShower], replicas: int, rng: np.random.Generator) -> Sample:
     energy, mass_number, cosine, cutoff = (np.tile(values, replicas) for values in _primaries(showers))
     altitude_m = showers[0].altitude_m
     drawn = shower.draw_showers(energy, mass_number, cosine, cutoff, altitude_m=altitude_m, rng=rng)
-    return Sample(_elbert(energy, mass_number, cosine, cutoff), drawn.counts, np.hypot(drawn.x_m, drawn.y_m))
+    return Sample(drawn.counts, np.hypot(drawn.x_m, drawn.y_m))
 
 
 def _primaries(showers: Sequence[CorsikaShower]) -> tuple[Float64[np.ndarray, " showers"], ...]:
     """Energy, mass number, cosine of the zenith and muon cutoff of each."""
     rows = [(one.energy_gev, one.mass_number, np.cos(one.zenith_rad), one.cutoff_gev) for one in showers]
     return tuple(np.array(rows, np.float64).T)
-
-
-def _elbert(
-    energy: Float64[np.ndarray, " n"],
-    mass_number: Float64[np.ndarray, " n"],
-    cosine: Float64[np.ndarray, " n"],
-    cutoff: Float64[np.ndarray, " n"],
-) -> Float64[np.ndarray, " n"]:
-    return shower.mean_conventional(cutoff, energy, mass_number, cosine, ELBERT)

@@ -26,7 +26,7 @@ class Yield:
     p3: float
 
 
-# K, p1 and p2 fitted to CORSIKA (SIBYLL 2.3d); published for the same form: 14.5, 1.757, 5.25 (Gaisser) and
+# K, p1 and p2 fitted to CORSIKA 7 showers; published for the same form: 14.5, 1.757, 5.25 (Gaisser) and
 # 12.4, 1.787, 5.99 (Verpoest and Gaisser, arXiv:2107.11068).
 CONVENTIONAL = Yield(scale_gev=12.13, p1=1.8145, p2=4.265, p3=1.0)
 # Charm decays, per nucleon and without 1 / (E_N cos*): 2.8e-5 x^-1 (1 - x^0.78)^6.73 (SIBYLL 2.3c by MCEq, as carried in
@@ -39,18 +39,18 @@ GAMMA_SHAPE, GAMMA_MASS_POWER = 11.3, 0.59
 # Rank correlation of that factor with the height of the first interaction, where thin air lets more pions decay: 0.49 in
 # CORSIKA's protons.
 HEIGHT_CORRELATION = 0.5
-# A shower's spectrum is S(E)^(1/t), S from the yield, 1/t gamma of this shape: 5 % spread of the index, as in CORSIKA.
+# A shower's spectrum is S(E)^t, S from the yield and t gamma of this shape: 5 % spread of the index, as in CORSIKA.
 TILT_SHAPE = 400.0
 
-# Depth of the first interaction, g/cm^2: exponential of mean 55 A^-0.35, from the heights in CORSIKA's event headers.
+# Depth of the shower's first interaction, g/cm^2: exponential of mean 55 A^-0.35, from the heights in CORSIKA's event
+# headers. A nucleon of a nucleus goes on, in fragments, to an interaction of its own: on average as deep as a proton's.
 INTERACTION_LENGTH, INTERACTION_MASS_POWER = 55.0, 0.35
-# A muon of E_N / 10^l is born a further exponential of mean C l^2 below: 0 for the first generation, about 100 for the
-# seventh. Fitted, with the shares and means below, to CORSIKA's E r at 1 TeV; docs/simulator.md shows the profile it implies.
-CASCADE_LENGTH = 4.6
-
-# Transverse momentum: p exp(-2 p / <p>), and for a few in a hundred the hard scattering's power law.
-MEAN_PT_GEV = 0.29
-HARD_SHARE, HARD_PT_GEV, HARD_POWER = 0.03, 1.0, 4.0  # P(>p) = (p / 1 GeV)^-4 for that share
+# A muon of E_N / 10^l is born a further exponential of mean C l^p below. Fitted with <pT> and the hard share to E r at 1 TeV.
+CASCADE_LENGTH, CASCADE_POWER = 4.0, 2.15
+# Transverse momentum: pT exp(-2 pT / <pT>), where <pT> = 0.31 GeV (1 + 1.2 x^(1/3)) rises for leading particles (the
+# "seagull effect"), and for a few in a hundred the power law of hard scattering.
+MEAN_PT_GEV, PT_RISE = 0.31, 1.2
+HARD_SHARE, HARD_PT_GEV, HARD_POWER = 0.03, 1.0, 4.0  # P(>pT) = (pT / 1 GeV)^-4 for that share
 LEAST_RISE_M = 100.0  # No muon is born nearer above the surface.
 
 
@@ -78,13 +78,11 @@ def mean_yield(energy_gev: Values, primary_gev: Values, mass_number: Values, cos
     return total
 
 
-def mean_conventional(
-    energy_gev: Values, primary_gev: Values, mass_number: Values, cosine: Values, form: Yield = CONVENTIONAL
-) -> Values:
+def mean_conventional(energy_gev: Values, primary_gev: Values, mass_number: Values, cosine: Values) -> Values:
     """The muons of pions and kaons in `mean_yield`."""
     nucleon_gev = primary_gev / mass_number
-    decaying = form.scale_gev * mass_number / (nucleon_gev * effective_cosine(cosine))
-    mean: Values = decaying * np.exp(_log_shape(np.log(np.minimum(energy_gev / nucleon_gev, 1.0)), form))
+    decaying = CONVENTIONAL.scale_gev * mass_number / (nucleon_gev * effective_cosine(cosine))
+    mean: Values = decaying * np.exp(_log_shape(np.log(np.minimum(energy_gev / nucleon_gev, 1.0)), CONVENTIONAL))
     return mean
 
 
@@ -152,9 +150,9 @@ def draw_showers(
     is_prompt = rng.random(len(of_shower)) * (conventional + prompt)[of_shower] < prompt[of_shower]
     log_x = _draw_log_x(threshold_gev * mass_number / primary_gev, of_shower, is_prompt, rng)
     energy = np.exp(log_x) * (primary_gev / mass_number)[of_shower]
-    air = first_air[of_shower] + CASCADE_LENGTH * (log_x / np.log(10)) ** 2 * rng.standard_exponential(len(energy))
+    air = first_air[of_shower] + _further_air(mass_number[of_shower], log_x) * rng.standard_exponential(len(energy))
     rise = np.maximum(height_m(air * effective_cosine(cosine)[of_shower]) - altitude_m, LEAST_RISE_M)
-    angle = _draw_pt_gev(len(energy), rng) / energy
+    angle = _draw_pt_gev(log_x, rng) / energy
     azimuth = rng.random(len(energy)) * (2 * np.pi)
     angle_x, angle_y = angle * np.cos(azimuth), angle * np.sin(azimuth)
     path = path_m(rise, cosine[of_shower], altitude_m)
@@ -170,10 +168,18 @@ def _shower_factors(mass_number: Values, rng: np.random.Generator) -> tuple[Valu
     return first_air, gammaincinv(shape, ndtr(normal)) / shape
 
 
-def _draw_pt_gev(num: int, rng: np.random.Generator) -> Values:
-    soft = rng.standard_gamma(2.0, num) * (MEAN_PT_GEV / 2)
-    hard = HARD_PT_GEV * rng.random(num) ** (-1 / HARD_POWER)
-    return np.where(rng.random(num) < HARD_SHARE, hard, soft)
+def _further_air(mass_number: Values, log_x: Values) -> Values:
+    """Mean air, g/cm^2, between the shower's first interaction and the birth of a muon."""
+    own_interaction = INTERACTION_LENGTH * (1 - mass_number**-INTERACTION_MASS_POWER)
+    further: Values = own_interaction + CASCADE_LENGTH * (-log_x / np.log(10)) ** CASCADE_POWER
+    return further
+
+
+def _draw_pt_gev(log_x: Values, rng: np.random.Generator) -> Values:
+    mean = MEAN_PT_GEV * (1 + PT_RISE * np.exp(log_x / 3))
+    soft = rng.standard_gamma(2.0, len(log_x)) * (mean / 2)
+    hard = HARD_PT_GEV * (1 - rng.random(len(log_x))) ** (-1 / HARD_POWER)
+    return np.where(rng.random(len(log_x)) < HARD_SHARE, hard, soft)
 
 
 _TABLE_STEP = 1 / 256  # In ln g; interpolation is then good to 1e-5 in ln x.
