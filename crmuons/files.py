@@ -4,14 +4,17 @@
 """
 
 import logging
+import os
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 import fsspec
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from crmuons import pelican
 
@@ -67,6 +70,40 @@ def exists(url: str) -> bool:
     """Whether there is a file or a directory."""
     fs, path = _filesystem(url)
     return bool(fs.exists(path))
+
+
+def put(local: Path, url: str) -> None:
+    """Copy a local file; folders are made, and the file appears under its name only once it is whole.
+
+    Raises:
+        FileExistsError: if the URL is a federation's and taken: caches would go on serving the old content.
+        PermissionError: if no token covers it, or the folder is not writable.
+    """
+    fs, path = _filesystem(url)
+    if not isinstance(fs, LocalFileSystem):  # Object stores and federations take a file whole or not at all.
+        fs.put_file(str(local), path)
+        return
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.copyfile(local, partial)
+    partial.replace(target)
+
+
+def check_writable(url: str) -> None:
+    """Find out, before long work, whether its results can be written there.
+
+    Raises:
+        PermissionError: if not: no token that covers the URL, or a local folder that cannot be made or written.
+    """
+    fs, path = _filesystem(url)
+    if isinstance(fs, pelican.Federation):
+        fs.check_writable(path)
+    elif isinstance(fs, LocalFileSystem):
+        folder = next(each for each in (Path(path), *Path(path).parents) if each.exists())
+        if not os.access(folder, os.W_OK | os.X_OK):
+            msg = f"'{url}' cannot be written: no permission to write to {folder}"
+            raise PermissionError(msg)
 
 
 def _all_matches(pattern: str, suffixes: tuple[str, ...]) -> list[File]:
@@ -136,4 +173,4 @@ def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 def _with_scheme(fs: fsspec.AbstractFileSystem, name: str) -> str:
     if isinstance(fs, pelican.Federation):
         return fs.url(name)
-    return name if "file" in fs.protocol else str(fs.unstrip_protocol(name))
+    return name if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(name))

@@ -14,37 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from fsspec.asyn import AsyncFileSystem
+from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.spec import AbstractBufferedFile
 from pelicanfs.core import PelicanFileSystem
 
-from crmuons.pelican.servers import DENIED, Namespace, Servers
-from crmuons.pelican.sources import Fault, Patience, Source
+from crmuons.pelican.addresses import split_pattern, split_url
+from crmuons.pelican.servers import DENIED, Access, Namespace, Servers
+from crmuons.pelican.sources import Fault, Patience, Source, Sources
 from crmuons.pelican.waits import Waits
 from crmuons.pelican.webdav import parse_listing
 
-OSDF = "osg-htc.org"
 LISTINGS_AT_ONCE = 16
 COPY_BYTES = 32 * 2**20
-
-
-def split_url(url: str) -> tuple[str, str]:
-    """The federation and the path of a `pelican://HOST[:PORT]/path` or `osdf:///path` URL.
-
-    Raises:
-        ValueError: if there is no path, or a token in the URL, where it would end up in logs.
-    """
-    scheme, _, rest = url.partition("://")
-    host, _, path = rest.partition("/")
-    if scheme == "osdf":
-        host, path = OSDF, f"{host}/{path}"
-    if re.search(r"[?&](authz|access_token)=", path):
-        msg = f"a URL of {scheme}://{host} carries a token, which logs would show; put it in a file and name that file in BEARER_TOKEN_FILE"
-        raise ValueError(msg)
-    if scheme not in ("pelican", "osdf") or not host or not path.strip("/"):
-        msg = f"'{url}' is no address in a federation; it looks like pelican://HOST/namespace/path"
-        raise ValueError(msg)
-    return host, "/" + re.sub("/+", "/", path).strip("/")
 
 
 class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyped
@@ -76,6 +57,10 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         """The URL of a path."""
         return self.servers.url(path)
 
+    def namespace(self, path: str) -> Namespace:
+        """What the director says of a path's namespace."""
+        return sync(self.loop, self.servers.namespace, path, listing=True)  # type: ignore[no-any-return]
+
     def open(self, path: str, mode: str = "rb", *, size: int | None = None, **_: Any) -> "RemoteFile":
         """Open a file for reading.
 
@@ -102,25 +87,24 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         while start < end:
             namespace = await self.servers.namespace(path, listing=False)
             assert namespace.caches is not None
+            access = Access(namespace, path)
             source = await patience.next(namespace.caches)
             try:
-                async for piece in self._range(namespace, source, path, range(start, end), size):
+                async for piece in self._range(access, source, range(start, end), size):
                     pieces.append(piece)
                     start += len(piece)
                     patience.progress()
                 namespace.caches.worked(source)
             except Fault as fault:
-                await self._judge(fault, namespace, path, size, patience)
+                await self._judge(fault, access, namespace.caches, size, patience)
                 patience.record(namespace.caches, fault)
         return b"".join(pieces)
 
-    async def _range(
-        self, namespace: Namespace, source: Source, path: str, span: range, size: int
-    ) -> AsyncIterator[bytes]:
+    async def _range(self, access: Access, source: Source, span: range, size: int) -> AsyncIterator[bytes]:
         """What one server gives of a range: all of it, or a Fault after the last good piece."""
         headers = {"Range": f"bytes={span[0]}-{span[-1]}", "Accept-Encoding": "identity"}
-        token = await self.servers.token(namespace, "read")
-        async with self.servers.exchange("GET", source, path, token=token, headers=headers) as answer:
+        token = await self.servers.token(access)
+        async with self.servers.exchange("GET", source, access.path, token=token, headers=headers) as answer:
             _check_range(answer, source, span[0], size)
             left = len(span)
             async for piece in answer.content.iter_any():
@@ -131,16 +115,18 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         if left:
             raise Fault(source, f"the body ended {left} bytes too early")
 
-    async def _judge(self, fault: Fault, namespace: Namespace, path: str, size: int, patience: Patience) -> None:
+    async def _judge(self, fault: Fault, access: Access, caches: Sources, size: int, patience: Patience) -> None:
         """Raise if a fault is final: a refusal that waiting does not mend, or what the origin confirms."""
         if fault.status in DENIED:
-            assert namespace.caches is not None
-            await self.servers.refused(fault, namespace, namespace.caches, patience)
+            await self.servers.refused(fault, access, caches, patience)
         if not fault.doubtful:
             return
-        found = (await self._info(path))["size"]
+        found = (await self._info(access.path))["size"]
         if found != size:
-            msg = f"{self.url(path)} has changed while in use: {size} bytes when it was listed, {found} now; list it again"
+            msg = (
+                f"{self.url(access.path)} has changed while in use: {size} bytes when it was listed, {found} now;"
+                " list it again"
+            )
             raise OSError(msg)
 
     async def _get_file(self, rpath: str, lpath: str | Path, **_: Any) -> None:
@@ -152,6 +138,69 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
             for start in range(0, size, COPY_BYTES):
                 file.write(await self._cat_file(path, start, start + COPY_BYTES, size=size))
         partial.replace(target)
+
+    async def _put_file(self, lpath: str | Path, rpath: str, **_: Any) -> None:
+        """Copy a local file to a name that is new: caches go on serving what a name held before.
+
+        Raises:
+            FileExistsError: if there is such a file.
+        """
+        path, local = self._check_fspath(rpath), Path(lpath)
+        namespace = await self._check_writable(path)
+        if await self._exists(path):
+            msg = f"{self.url(path)} exists; files of a federation are not overwritten, since caches keep them: take a new name"
+            raise FileExistsError(msg)
+        origin = await self.servers.upload_target(path)
+        patience = Patience(self.waits.patience_s, self.url(path))
+        access, size, arrived = Access(namespace, path, "write"), local.stat().st_size, False
+        while not arrived:
+            source = await patience.next(origin)
+            try:
+                await self._upload(access, source, local)
+                arrived = await self._holds(path, size)
+                fault = Fault(source, "it took the file, and holds another size")
+            except Fault as failed:
+                if failed.status in DENIED:
+                    await self.servers.refused(failed, access, origin, patience)
+                arrived = await self._holds(path, size)  # Perhaps the answer alone was lost.
+                fault = failed
+            patience.record(origin, fault)
+
+    async def _upload(self, access: Access, source: Source, local: Path) -> None:
+        token = await self.servers.token(access)
+        with local.open("rb") as file:
+            async with self.servers.exchange("PUT", source, access.path, token=token, data=file) as answer:
+                status = answer.status
+        if status not in (200, 201, 204):
+            msg = f"{self.url(access.path)} cannot be written: {source.url} answered HTTP {status}"
+            raise OSError(msg)
+
+    async def _holds(self, path: str, size: int) -> bool:
+        """Whether the origin has a file of this name and size."""
+        try:
+            return bool((await self._info(path))["size"] == size)
+        except FileNotFoundError:
+            return False
+
+    async def _check_writable(self, path: str) -> Namespace:
+        """Raise a PermissionError unless there is a token that says that it covers writing here."""
+        namespace = await self.servers.namespace(path, listing=True)
+        token = await self.servers.token(Access(namespace, path, "write"))
+        if token is None:
+            raise PermissionError(self.servers.no_token(self.url(path), namespace))
+        if token.expired() or not token.allows("write", path, namespace.base_paths):
+            msg = (
+                f"{self.url(path)} cannot be written with {token}; log in with 'crmuons login --write {self.url(path)}'"
+            )
+            raise PermissionError(msg)
+        return namespace
+
+    def check_writable(self, path: str) -> None:
+        """Raise a PermissionError unless there is a token that says that it covers writing here."""
+        sync(self.loop, self._check_writable, self._check_fspath(path))
+
+    async def _makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Nothing: an origin makes the folders of a file that it takes."""
 
     async def _info(self, path: str, **_: Any) -> dict[str, Any]:
         path = self._check_fspath(path)
@@ -190,7 +239,7 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         `*`, `?` and `[...]` match within a component; a component `**` matches any number of folders.
         """
         assert maxdepth is None, "a pattern says itself how deep it goes"
-        fixed, patterns = _split_pattern(self._check_fspath(path))
+        fixed, patterns = split_pattern(self._check_fspath(path))
         found = {fixed: await self._info(fixed)} if await self._exists(fixed) else {}
         for i, pattern in enumerate(patterns):
             step = self._below if pattern == "**" else self._matching
@@ -221,7 +270,7 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
             raise OSError(msg)
         patience = Patience(self.waits.patience_s, self.url(path))
         answer = await self.servers.request(
-            "PROPFIND", namespace.origin, path, patience, namespace=namespace, headers={"Depth": str(depth)}
+            "PROPFIND", namespace.origin, Access(namespace, path), patience, headers={"Depth": str(depth)}
         )
         if answer.status == 404:
             msg = f"{self.url(path)}: no such file or directory at the origin; check the path"
@@ -265,17 +314,6 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _split_pattern(path: str) -> tuple[str, list[str]]:
-    """The folder above the first component with a wildcard, and the components from there on."""
-    parts = path.split("/")
-    first = next(i for i, part in enumerate(parts) if re.search(r"[*?\[]", part))
-    for part in parts[first:]:
-        if "**" in part and part != "**":
-            msg = f"'{path}': '**' stands alone between slashes, as in /data/**/*.parquet"
-            raise ValueError(msg)
-    return "/".join(parts[:first]) or "/", parts[first:]
 
 
 def _check_range(answer: aiohttp.ClientResponse, source: Source, start: int, size: int) -> None:

@@ -1,11 +1,139 @@
-"""Tokens of earlier logins."""
+"""Logins, kept alive in every process.
 
-from collections.abc import Sequence
+A login is kept in one file that only its owner reads. Whoever finds its token about to expire renews it, under a lock,
+since issuers give a new refresh token each time and take the old one back.
+"""
 
+import fcntl
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from crmuons.pelican.issuer import Client, Issuer
 from crmuons.pelican.tokens import Token
+
+logger = logging.getLogger(__name__)
+
+RENEW_BEFORE_S = 60.0  # A token must not expire on its way.
+UNSAID_LIFETIME_S = 600.0
+SECONDS_BETWEEN_TRIES = 10.0  # At an issuer that does not renew: every request would wait for it.
+
+_next_try: dict[str, float] = {}
+
+
+@dataclass(frozen=True)
+class Login:
+    """What is known of a login to one issuer."""
+
+    issuer: str
+    client_id: str
+    client_secret: str = field(repr=False)
+    refresh_token: str = field(repr=False)
+    access_token: str = field(repr=False)
+    scope: str
+    expires_at: float
+
+    def renewed(self, answer: Any) -> "Login":
+        """The same login with the tokens of an issuer's answer."""
+        return replace(
+            self,
+            access_token=str(answer["access_token"]),
+            refresh_token=str(answer.get("refresh_token", self.refresh_token)),
+            expires_at=time.time() + float(answer.get("expires_in", UNSAID_LIFETIME_S)),
+        )
+
+    def is_due(self) -> bool:
+        """Whether it is time to renew it, and possible."""
+        due = bool(self.refresh_token) and time.time() > self.expires_at - RENEW_BEFORE_S
+        return due and time.monotonic() > _next_try.get(self.issuer, 0.0)
+
+
+def store() -> Path:
+    """The file of the logins."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "crmuons" / "logins.json"
+
+
+def log_in(issuer_url: str, scopes: Sequence[str], show: Callable[[str, str], None]) -> Path:
+    """Log in by the device flow and keep the login; scopes of an earlier login to the same issuer are kept.
+
+    Args:
+        issuer_url: whom to log in to.
+        scopes: such as `storage.read:/data`.
+        show: told the URL to open and the code to confirm.
+
+    Returns:
+        The file that holds the login.
+
+    Raises:
+        OSError: see Issuer.
+    """
+    issuer = Issuer.discover(issuer_url)
+    before = _load().get(issuer_url)
+    wanted = dict.fromkeys([*(before.scope.split() if before else ()), "wlcg", "offline_access", *scopes])
+    scope = " ".join(wanted)
+    client = Client(before.client_id, before.client_secret) if before else issuer.register(scope)
+    answer = issuer.device_login(client, scope, show)
+    if "refresh_token" not in answer:
+        logger.warning("%s gave no refresh token: this login ends when its token expires", issuer_url)
+    login = Login(issuer_url, client.id, client.secret, "", "", scope, 0.0).renewed(answer)
+    with _locked():
+        _save({**_load(), issuer_url: login})
+    return store()
 
 
 def stored_tokens(issuers: Sequence[str]) -> list[Token]:
-    """Tokens that a login left for these issuers."""
-    del issuers
-    return []
+    """The tokens of the logins to these issuers, renewed where that is due. No issuers: none, for theirs is not known."""
+    wanted = {issuer.rstrip("/") for issuer in issuers}
+    logins = [login for url, login in _load().items() if url.rstrip("/") in wanted]
+    current = [_renew(login.issuer) if login.is_due() else login for login in logins]
+    found = [Token.from_text(login.access_token, f"crmuons login ({login.issuer})") for login in current]
+    return [token for token in found if token is not None]
+
+
+def _renew(issuer_url: str) -> Login:
+    """The login, renewed by us or by whoever was faster; unchanged where the issuer does not renew it."""
+    with _locked():
+        logins = _load()
+        login = logins[issuer_url]
+        if not login.is_due():
+            return login
+        try:
+            client = Client(login.client_id, login.client_secret)
+            login = login.renewed(Issuer.discover(issuer_url).refresh(client, login.refresh_token))
+        except OSError as error:  # The old token may do for a while yet, and the next request tries again.
+            logger.warning("%s", error)
+            _next_try[issuer_url] = time.monotonic() + SECONDS_BETWEEN_TRIES
+            return login
+        _save({**logins, issuer_url: login})
+        return login
+
+
+def _load() -> dict[str, Login]:
+    try:
+        text = store().read_text()
+    except FileNotFoundError:
+        return {}
+    return {url: Login(**fields) for url, fields in json.loads(text).items()}
+
+
+def _save(logins: dict[str, Login]) -> None:
+    """Replace the file at once, readable by its owner alone from the first byte on."""
+    partial = store().with_suffix(".partial")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump({url: asdict(login) for url, login in logins.items()}, file)
+    partial.replace(store())
+
+
+@contextmanager
+def _locked() -> Iterator[None]:
+    store().parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = store().with_suffix(".lock")
+    with os.fdopen(os.open(lock, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # Closing the file lets it go.
+        yield

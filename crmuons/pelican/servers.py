@@ -39,6 +39,7 @@ class Namespace:
         needs_token: whether reading takes a token; writing always does.
         issuers: whose tokens its servers take; empty if the director does not say.
         base_paths: what the scopes of tokens are relative to.
+        scope_depth: how many folders deep its issuer lets scopes go, None for any number.
         origin: where listings are asked for, None where there are none.
         caches: where files are read, None until somebody asked.
     """
@@ -47,9 +48,19 @@ class Namespace:
     needs_token: bool
     issuers: list[str]
     base_paths: list[str]
+    scope_depth: int | None
     origin: Sources | None
     caches: Sources | None
     asked_at: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class Access:
+    """What is wanted: to read or to write this path. Without a namespace it is a question to the director."""
+
+    namespace: Namespace | None
+    path: str
+    operation: Operation = "read"
 
 
 @dataclass(frozen=True)
@@ -93,7 +104,7 @@ class Servers:
         data: IO[bytes] | None = None,
         follow: bool = True,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One request to one server.
+        """One request to one server. An OSError in the block counts as the server's.
 
         Raises:
             Fault: if the server cannot be reached, breaks off, is overloaded or broken, or refuses.
@@ -106,9 +117,7 @@ class Servers:
                 method, url, headers={**(headers or {}), **secret}, data=data, ssl=self._trust, allow_redirects=follow
             ) as answer:
                 if answer.status in TRANSIENT | DENIED:
-                    wait_s = retry_after_s(answer.headers.get("Retry-After"))
-                    reason = f"HTTP {answer.status}"
-                    raise Fault(source, reason, status=answer.status, retry_after_s=wait_s, credential=token)
+                    raise await _fault(source, answer, token)
                 yield answer
         # Without the cause: it may hold the request's headers, and so the token.
         except NETWORK_ERRORS as error:
@@ -118,10 +127,9 @@ class Servers:
         self,
         method: str,
         sources: Sources,
-        path: str,
+        access: Access,
         patience: Patience,
         *,
-        namespace: Namespace | None = None,
         headers: Mapping[str, str] | None = None,
         follow: bool = True,
     ) -> Answer:
@@ -129,14 +137,16 @@ class Servers:
         while True:
             source = await patience.next(sources)
             try:
-                token = await self.token(namespace, "read")
-                async with self.exchange(method, source, path, token=token, headers=headers, follow=follow) as answer:
+                token = await self.token(access)
+                async with self.exchange(
+                    method, source, access.path, token=token, headers=headers, follow=follow
+                ) as answer:
                     body = await answer.read()
                 sources.worked(source)
                 return Answer(answer.status, answer.headers, body)
             except Fault as fault:
                 if fault.status in DENIED:
-                    await self.refused(fault, namespace, sources, patience)
+                    await self.refused(fault, access, sources, patience)
                 patience.record(sources, fault)
 
     async def namespace(self, path: str, *, listing: bool) -> Namespace:
@@ -163,39 +173,33 @@ class Servers:
         patience = Patience(self.waits.patience_s, self.url(path))
         async with self._asking:
             director = await self._find_director()
-        answer = await self.request("GET", director, TO_ORIGIN + path, patience, follow=False)
+        answer = await self.request("GET", director, Access(None, TO_ORIGIN + path), patience, follow=False)
         if "Location" not in answer.headers:
             msg = f"{self.url(path)}: the director names no origin to write to (HTTP {answer.status}); check the path"
             raise OSError(msg)
         return Sources.of([str(URL(answer.headers["Location"]).origin())])
 
-    async def token(self, namespace: Namespace | None, operation: Operation) -> Token | None:
+    async def token(self, access: Access) -> Token | None:
         """The token to send, looked up now; None where none is needed or none fits."""
-        if namespace is None or (operation == "read" and not namespace.needs_token):
+        namespace = access.namespace
+        if namespace is None or (access.operation == "read" and not namespace.needs_token):
             return None
         # In a thread: a stored login may be renewed at its issuer.
-        return await asyncio.to_thread(_token_for, namespace.issuers)
+        return await asyncio.to_thread(_find_token, namespace, access)
 
-    async def refused(
-        self,
-        fault: Fault,
-        namespace: Namespace | None,
-        sources: Sources,
-        patience: Patience,
-        operation: Operation = "read",
-    ) -> None:
+    async def refused(self, fault: Fault, access: Access, sources: Sources, patience: Patience) -> None:
         """Decide on a refusal: return if another server or another token may do better.
 
         Raises:
             PermissionError: if not, with what was tried and what to do.
         """
-        sent = fault.credential
+        sent, namespace = fault.credential, access.namespace
         if namespace is None:
             msg = f"{patience.what}: {fault}; a federation answers such requests without a token: check the URL"
             raise PermissionError(msg)
         if not isinstance(sent, Token):
             namespace.needs_token = True
-            if await self.token(namespace, operation) is None:
+            if await self.token(access) is None:
                 raise PermissionError(self.no_token(patience.what, namespace))
         elif sent.expired():
             if patience.since_first("token expired") > self.waits.token_s:
@@ -225,15 +229,17 @@ class Servers:
         if self._director is None:
             where = "/.well-known/pelican-configuration"
             patience = Patience(self.waits.start_s, f"pelican://{self.host}: asking https://{self.host}{where}")
-            answer = await self.request("GET", Sources.of([f"https://{self.host}"]), where, patience)
+            answer = await self.request("GET", Sources.of([f"https://{self.host}"]), Access(None, where), patience)
             self._director = Sources.of([_director_endpoint(self.host, answer)])
         return self._director
 
     async def _ask_director(self, path: str, listing: bool, patience: Patience) -> Namespace:
         director = await self._find_director()
-        answer = await self.request("PROPFIND" if listing else "GET", director, path, patience, follow=False)
+        answer = await self.request(
+            "PROPFIND" if listing else "GET", director, Access(None, path), patience, follow=False
+        )
         if answer.status == 404 and not listing:  # No cache has it yet, perhaps.
-            answer = await self.request("GET", director, TO_ORIGIN + path, patience, follow=False)
+            answer = await self.request("GET", director, Access(None, TO_ORIGIN + path), patience, follow=False)
         namespace = self._parse(answer, listing)
         if namespace is None:
             msg = (
@@ -264,23 +270,39 @@ class Servers:
             prefix=said.namespace,
             needs_token=said.require_token,
             issuers=response.x_pel_tok_gen_hdr.issuers if response.x_pel_tok_gen_hdr else [],
-            base_paths=_base_paths(answer.headers) or [said.namespace],
+            base_paths=_said_of_tokens(answer, "base-path") or [said.namespace],
+            scope_depth=min(map(int, _said_of_tokens(answer, "max-scope-depth")), default=None),
             origin=Sources.of([_server(said.collections_url)], old_origin) if said.collections_url else None,
             caches=caches,
         )
 
 
-def _token_for(issuers: list[str]) -> Token | None:
-    return choose([*find_tokens(), *login.stored_tokens(issuers)], issuers)
+def _find_token(namespace: Namespace, access: Access) -> Token | None:
+    candidates = [*find_tokens(), *login.stored_tokens(namespace.issuers)]
+    return choose(candidates, namespace.issuers, access.operation, access.path, namespace.base_paths)
+
+
+async def _fault(source: Source, answer: aiohttp.ClientResponse, token: Token | None) -> Fault:
+    """What an answer that is none says, in the server's own words as far as one line of them goes."""
+    words = (await answer.content.read(200)).decode(errors="replace").strip().partition("\n")[0]
+    telling = words and "<" not in words and (token is None or token.value not in words)
+    return Fault(
+        source,
+        f"HTTP {answer.status}{f', {words}' if telling else ''}",
+        status=answer.status,
+        retry_after_s=retry_after_s(answer.headers.get("Retry-After")),
+        credential=token,
+    )
 
 
 def _server(url: str) -> str:
     return str(URL(url).origin())
 
 
-def _base_paths(headers: Mapping[str, str]) -> list[str]:
-    words = headers.get("X-Pelican-Token-Generation", "").split(",")
-    return [word.partition("=")[2].strip() for word in words if word.strip().startswith("base-path=")]
+def _said_of_tokens(answer: Answer, key: str) -> list[str]:
+    """What the director says of a namespace's tokens; pelicanfs reads the issuers alone."""
+    pairs = [word.strip().partition("=") for word in answer.headers.get("X-Pelican-Token-Generation", "").split(",")]
+    return [value for name, _, value in pairs if name == key]
 
 
 def _director_endpoint(host: str, answer: Answer) -> str:

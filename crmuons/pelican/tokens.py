@@ -105,17 +105,26 @@ def find_tokens() -> list[Token]:
     return [token for token in found if token is not None]
 
 
-def choose(tokens: Sequence[Token], issuers: Sequence[str]) -> Token | None:
-    """The token to send: the first that fits and is good, or else the first that fits. None if none fits.
+def choose(
+    tokens: Sequence[Token], issuers: Sequence[str], operation: Operation, path: str, base_paths: Sequence[str]
+) -> Token | None:
+    """The token to send: one that is good and covers the operation, or else the best of those that fit. None if none does.
 
     Args:
         tokens: candidates, in order of preference.
         issuers: whose tokens the namespace takes; empty if it does not say. A token of somebody else is never sent:
             it would be refused, and the server would have seen it.
+        operation: what it is for.
+        path: the path in the federation.
+        base_paths: see Token.allows.
     """
     wanted = {issuer.rstrip("/") for issuer in issuers}
     fitting = [token for token in tokens if not wanted or token.issuer is None or token.issuer in wanted]
-    return next((token for token in fitting if not token.expired()), fitting[0] if fitting else None)
+
+    def merit(token: Token) -> tuple[bool, bool]:
+        return token.allows(operation, path, base_paths), not token.expired()
+
+    return max(fitting, key=merit, default=None)  # The first of equals.
 
 
 def places() -> str:

@@ -1,0 +1,35 @@
+"""Addresses in a federation: URLs and patterns."""
+
+import re
+
+OSDF = "osg-htc.org"
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """The federation and the path of a `pelican://HOST[:PORT]/path` or `osdf:///path` URL.
+
+    Raises:
+        ValueError: if there is no path, or a token in the URL, where it would end up in logs.
+    """
+    scheme, _, rest = url.partition("://")
+    host, _, path = rest.partition("/")
+    if scheme == "osdf":
+        host, path = OSDF, f"{host}/{path}"
+    if re.search(r"[?&](authz|access_token)=", path):
+        msg = f"a URL of {scheme}://{host} carries a token, which logs would show; put it in a file and name that file in BEARER_TOKEN_FILE"
+        raise ValueError(msg)
+    if scheme not in ("pelican", "osdf") or not host or not path.strip("/"):
+        msg = f"'{url}' is no address in a federation; it looks like pelican://HOST/namespace/path"
+        raise ValueError(msg)
+    return host, "/" + re.sub("/+", "/", path).strip("/")
+
+
+def split_pattern(path: str) -> tuple[str, list[str]]:
+    """The folder above the first component with a wildcard, and the components from there on."""
+    parts = path.split("/")
+    first = next(i for i, part in enumerate(parts) if re.search(r"[*?\[]", part))
+    for part in parts[first:]:
+        if "**" in part and part != "**":
+            msg = f"'{path}': '**' stands alone between slashes, as in /data/**/*.parquet"
+            raise ValueError(msg)
+    return "/".join(parts[:first]) or "/", parts[first:]

@@ -1,0 +1,189 @@
+"""What is said to a token issuer: discovery (RFC 8414), registration (RFC 7591), device flow (RFC 8628), refresh (RFC 6749)."""
+
+import base64
+import json
+import logging
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+logger = logging.getLogger(__name__)
+
+DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
+TIMEOUT_S = 30.0
+UNSAID_INTERVAL_S = 5.0  # RFC 8628, 3.2: the pause between polls where the issuer names none.
+UNSAID_LIFETIME_S = 1200.0
+
+
+@dataclass(frozen=True)
+class Client:
+    """Who we are to an issuer; secret is empty for a client that has none."""
+
+    id: str
+    secret: str
+
+
+@dataclass(frozen=True)
+class Issuer:
+    """A token issuer.
+
+    Attributes:
+        url: its name, as tokens carry it.
+        metadata: its endpoints.
+    """
+
+    url: str
+    metadata: Mapping[str, Any]
+
+    @classmethod
+    def discover(cls, url: str) -> "Issuer":
+        """Ask an issuer for its endpoints.
+
+        Raises:
+            OSError: if there is no such issuer, with what was asked.
+        """
+        parts = urlsplit(url)
+        asked = (
+            f"{url.rstrip('/')}/.well-known/openid-configuration",
+            f"{parts.scheme}://{parts.netloc}/.well-known/oauth-authorization-server{parts.path.rstrip('/')}",
+        )
+        for address in asked:
+            status, metadata = _call(address)
+            if status == 200 and str(metadata.get("issuer", "")).rstrip("/") == url.rstrip("/"):
+                return cls(url, metadata)
+        msg = f"{url} is no token issuer: neither {' nor '.join(asked)} describes it"
+        raise OSError(msg)
+
+    def register(self, scope: str) -> Client:
+        """Become known to the issuer."""
+        wanted = {
+            "client_name": "crmuons",
+            "grant_types": [DEVICE_GRANT, "refresh_token"],
+            "response_types": [],
+            "redirect_uris": [],
+            "token_endpoint_auth_method": "client_secret_basic",
+            "scope": scope,
+        }
+        status, answer = _call(self.endpoint("registration_endpoint"), json.dumps(wanted).encode(), "application/json")
+        if "client_id" not in answer:
+            msg = f"{self.url} does not let new clients register (HTTP {status}{_reason(answer)}): ask who runs it"
+            raise OSError(msg)
+        return Client(str(answer["client_id"]), str(answer.get("client_secret", "")))
+
+    def device_login(self, client: Client, scope: str, show: Callable[[str, str], None]) -> Mapping[str, Any]:
+        """Let the user approve in a browser, anywhere, and wait for it.
+
+        Args:
+            client: who asks.
+            scope: for what.
+            show: told the URL to open and the code to confirm.
+
+        Returns:
+            The issuer's answer, with `access_token` and `refresh_token`.
+
+        Raises:
+            PermissionError: if the user denies, or the issuer does not grant the scope.
+            TimeoutError: if the user does not come.
+        """
+        status, device = self._post("device_authorization_endpoint", client, {"scope": scope})
+        if "device_code" not in device:
+            msg = f"{self.url} begins no login for the scopes '{scope}' (HTTP {status}{_reason(device)})"
+            raise PermissionError(msg)
+        show(str(device.get("verification_uri_complete", device["verification_uri"])), str(device["user_code"]))
+        interval_s = float(device.get("interval", UNSAID_INTERVAL_S))
+        deadline = time.monotonic() + float(device.get("expires_in", UNSAID_LIFETIME_S))
+        while time.monotonic() < deadline:
+            time.sleep(interval_s)
+            form = {"grant_type": DEVICE_GRANT, "device_code": str(device["device_code"])}
+            try:
+                status, answer = self._post("token_endpoint", client, form)
+            except OSError as error:  # The user may still be typing: the issuer can come back.
+                logger.info("%s", error)
+                continue
+            if "access_token" in answer:
+                return answer
+            if answer.get("error") == "slow_down":
+                interval_s += 5.0  # RFC 8628, 3.5.
+            elif answer.get("error") != "authorization_pending" and status < 500:
+                msg = f"{self.url} refused the login (HTTP {status}{_reason(answer)}); log in again, or ask for less"
+                raise PermissionError(msg)
+        msg = f"nobody approved the login at {self.url} in time; log in again"
+        raise TimeoutError(msg)
+
+    def refresh(self, client: Client, refresh_token: str) -> Mapping[str, Any]:
+        """New tokens for a refresh token.
+
+        Raises:
+            PermissionError: if the issuer does not take it any more.
+            OSError: if the issuer cannot be asked.
+        """
+        form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
+        status, answer = self._post("token_endpoint", client, form)
+        if "access_token" in answer:
+            return answer
+        msg = f"{self.url} did not renew the login (HTTP {status}{_reason(answer)}); log in again with 'crmuons login'"
+        raise OSError(msg) if status >= 500 else PermissionError(msg)
+
+    def endpoint(self, name: str) -> str:
+        """One of its addresses.
+
+        Raises:
+            OSError: if it has no such thing.
+        """
+        if name not in self.metadata:
+            msg = (
+                f"{self.url} has no {name.replace('_', ' ')}, which the device flow needs; ask who runs it for a token"
+            )
+            raise OSError(msg)
+        return str(self.metadata[name])
+
+    def _post(self, endpoint: str, client: Client, form: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        headers = {}
+        if client.secret:
+            pair = f"{quote(client.id, safe='')}:{quote(client.secret, safe='')}"  # RFC 6749, 2.3.1.
+            headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+        body = urlencode({**form, "client_id": client.id}).encode()
+        return _call(self.endpoint(endpoint), body, "application/x-www-form-urlencoded", headers)
+
+
+def _call(
+    url: str, body: bytes | None = None, content_type: str = "", headers: Mapping[str, str] | None = None
+) -> tuple[int, dict[str, Any]]:
+    """Status and JSON object of an answer, whatever the status; an empty object where it is none.
+
+    Raises:
+        OSError: if there is no answer.
+        ValueError: if the URL is not https.
+    """
+    if not url.startswith("https://"):
+        msg = f"'{url}' is not an https URL; tokens travel encrypted or not at all"
+        raise ValueError(msg)
+    sent = {"Accept": "application/json", **({"Content-Type": content_type} if content_type else {}), **(headers or {})}
+    request = urllib.request.Request(url, body, sent)  # noqa: S310  https, checked above
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=ssl.create_default_context()) as answer:  # noqa: S310
+            return answer.status, _object(answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, _object(error.read())
+    except urllib.error.URLError as error:
+        msg = f"{url} cannot be asked: {error.reason}"
+        raise OSError(msg) from None
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(body)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _reason(answer: Mapping[str, Any]) -> str:
+    words = [str(answer[key]) for key in ("error", "error_description") if key in answer]
+    return f", {': '.join(words)}" if words else ""
