@@ -19,7 +19,7 @@ def marginals(truth: EventArrays, generated: EventArrays, *, names: tuple[str, s
     in which the muons of an event count as one fluctuation.
     """
     figure = Figure(figsize=(11, 8.4), layout="constrained")
-    for panel, name in zip(np.ravel(figure.subfigures(2, 2)), MARGINALS, strict=True):
+    for panel, name in zip(figure.subfigures(2, 2, squeeze=False).flat, MARGINALS, strict=True):
         upper, lower = panel.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         _draw_ratio_pair(upper, lower, *(_marginal(events, name) for events in (truth, generated)), names=names)
         lower.set_xlabel(MARGINALS[name][0])

@@ -1,12 +1,13 @@
 """Numbers that say how far one set of events is from another. Definitions and readings: docs/metrics.md."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64, Int64
 
 from crmuons.schema import EventArrays
-from crmuons.summaries import bundle_summaries, muon_quantities
+from crmuons.summaries import BUNDLE_QUANTITIES, MUON_QUANTITIES, Sample
 
 # The list over which the score is a mean: two quantities of the muons, eight of the bundles.
 SCORED = (
@@ -21,7 +22,26 @@ SCORED = (
     "spread_log_radius",
     "correlation",
 )
-MIN_VALUES = 100  # Two samples of 100 from one normal are 0.18 sigma apart: below that, W1 measures the sample alone.
+QUANTITIES = (*MUON_QUANTITIES, *BUNDLE_QUANTITIES)
+MIN_SHOWERS = 100  # Two samples of 100 from one normal are 0.18 sigma apart: below, W1 measures the sample alone.
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its standard error, where it has one."""
+
+    value: float
+    error: float | None = None
+
+
+@dataclass(frozen=True)
+class Absent:
+    """Why there is no number."""
+
+    reason: str
+
+
+Number = Estimate | Absent
 
 
 def fidelity(truth: EventArrays, generated: EventArrays) -> dict[str, float]:
@@ -34,16 +54,17 @@ def fidelity(truth: EventArrays, generated: EventArrays) -> dict[str, float]:
     Returns:
         `w1_<quantity>`: W1/sigma of each quantity in SCORED, infinite where the truth has it and the generated events do
         not; `score`: their mean; `mean_muons_ratio` and `empty_share_difference` (generated - true). A quantity that
-        fewer than MIN_VALUES true muons or bundles have, or in which they do not differ, is left out.
+        fewer than MIN_SHOWERS true events have, or in which they do not differ, is left out.
 
     Raises:
         ValueError: if the truth has too few values of every quantity.
     """
-    true_values, generated_values = quantities(truth), quantities(generated)
-    distances = {}
-    for name in SCORED:
-        if enough_spread(true_values[name]):
-            distances[f"w1_{name}"] = scaled_wasserstein(true_values[name], generated_values[name])
+    true_sample, generated_sample = Sample.of(truth), Sample.of(generated)
+    distances = {
+        f"w1_{name}": scaled_wasserstein(true_sample.values(name), generated_sample.values(name))
+        for name in SCORED
+        if lacking(true_sample, name) is None
+    }
     if not distances:
         msg = f"{len(truth.counts)} true events with {len(truth.muons)} muons are too few to compare anything with"
         raise ValueError(msg)
@@ -52,18 +73,6 @@ def fidelity(truth: EventArrays, generated: EventArrays) -> dict[str, float]:
         "mean_muons_ratio": float(generated.counts.mean() / truth.counts.mean()) if truth.counts.any() else math.inf,
         "empty_share_difference": float((generated.counts == 0).mean() - (truth.counts == 0).mean()),
     }
-
-
-def quantities(events: EventArrays) -> dict[str, Float64[np.ndarray, " values"]]:
-    """Every quantity of the muons and of the bundles, without the events for which it is not defined."""
-    muons = muon_quantities(events)
-    bundles = bundle_summaries(events, muons)
-    return muons | {name: values[np.isfinite(values)] for name, values in bundles.items()}
-
-
-def enough_spread(values: Float64[np.ndarray, " values"], at_least: int = MIN_VALUES) -> bool:
-    """Whether there are enough values, and not all the same, to scale a distance by their standard deviation."""
-    return len(values) >= at_least and float(np.ptp(values)) > 0
 
 
 def scaled_wasserstein(truth: Float64[np.ndarray, " n"], other: Float64[np.ndarray, " m"]) -> float:
@@ -87,5 +96,86 @@ def wasserstein(a: Float64[np.ndarray, " n"], b: Float64[np.ndarray, " m"]) -> f
     """
     values = np.concatenate([a, b])
     order = np.argsort(values)
-    steps = np.where(order < len(a), 1 / len(a), -1 / len(b))
-    return float(np.abs(np.cumsum(steps)[:-1]) @ np.diff(values[order]))
+    return _area_between(order < len(a), np.diff(values[order]))
+
+
+def distances(truth: Sample, other: Sample) -> dict[str, Number]:
+    """W1/sigma of every quantity, and `score`, the mean over the list SCORED.
+
+    Absent where fewer than MIN_SHOWERS showers of either side have the quantity, or all have the same value.
+    """
+    numbers: dict[str, Number] = {}
+    for name in QUANTITIES:
+        absent = lacking(truth, name) or lacking(other, name)
+        numbers[f"w1_{name}"] = absent or Estimate(scaled_wasserstein(truth.values(name), other.values(name)))
+    return numbers | {"score": score(numbers)}
+
+
+def lacking(sample: Sample, name: str, needed: int = MIN_SHOWERS) -> Absent | None:
+    """Why a quantity cannot be compared by W1/sigma; None where it can."""
+    showers = sample.num_showers(name)
+    if showers < needed:
+        return Absent(f"{showers} showers have it, {needed} needed")
+    return None if np.ptp(sample.values(name)) > 0 else Absent("all values are the same")
+
+
+def score(numbers: dict[str, Number]) -> Number:
+    """The mean W1/sigma over SCORED; absent if one of the list is, since a shorter list is another figure."""
+    values = []
+    for name in SCORED:
+        number = numbers[f"w1_{name}"]
+        if isinstance(number, Absent):
+            return Absent(f"w1_{name}: {number.reason}")
+        values.append(number.value)
+    return Estimate(float(np.mean(values)))
+
+
+def null_distances(pool: Sample, splits: Bool[np.ndarray, "splits showers"]) -> dict[str, Number]:
+    """The floor: `distances` of true events from true events, mean and standard deviation over splits of a pool in two.
+
+    The standard deviation is that of a single comparison, the spread to expect of a perfect generator.
+
+    Args:
+        pool: true events, whose showers are numbered from 0.
+        splits: for each split, which showers make its first half. Whole showers: the depths of one shower are alike.
+    """
+    by_split: dict[str, Float64[np.ndarray, " splits"]] = {}
+    numbers: dict[str, Number] = {}
+    for name in QUANTITIES:
+        absent = lacking(pool, name, needed=2 * MIN_SHOWERS)
+        if absent is None:
+            values, showers = pool.values_and_showers(name)
+            by_split[name] = np.array(_split_distances(values, showers, splits)) / values.std()
+        numbers[f"w1_{name}"] = absent or _mean_and_spread(by_split[name])
+    complete = all(name in by_split for name in SCORED)
+    numbers["score"] = _mean_and_spread(np.mean([by_split[n] for n in SCORED], axis=0)) if complete else score(numbers)
+    return numbers
+
+
+def random_splits(showers: int, splits: int, seed: int) -> Bool[np.ndarray, "splits showers"]:
+    """Random halves of a number of showers."""
+    rng = np.random.default_rng(seed)
+    halves: np.ndarray = rng.permuted(np.tile(np.arange(showers) < showers // 2, (splits, 1)), axis=1)
+    return halves
+
+
+def _area_between(first: Bool[np.ndarray, " values"], gaps: Float64[np.ndarray, " gaps"]) -> float:
+    """The area between the distribution functions of two samples, merged in ascending order."""
+    num_first = int(first.sum())
+    steps = np.where(first, 1 / num_first, -1 / (len(first) - num_first))
+    return float(np.abs(np.cumsum(steps)[:-1]) @ gaps)
+
+
+def _split_distances(
+    values: Float64[np.ndarray, " values"],
+    showers: Int64[np.ndarray, " values"],
+    splits: Bool[np.ndarray, "splits showers"],
+) -> list[float]:
+    """W1 between the two halves of each split; one sort serves all."""
+    order = np.argsort(values)
+    gaps, showers = np.diff(values[order]), showers[order]
+    return [_area_between(half[showers], gaps) for half in splits]
+
+
+def _mean_and_spread(values: Float64[np.ndarray, " splits"]) -> Estimate:
+    return Estimate(float(values.mean()), float(values.std(ddof=1)))

@@ -3,8 +3,12 @@
 Logarithms are to base 10, of energies in GeV and of distances from the shower axis in metres.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
 import numpy as np
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64, UInt64
 
 from crmuons.schema import EventArrays
 
@@ -28,6 +32,84 @@ LABELS = {
     "spread_log_radius": "spread of log10 r in the bundle",
     "correlation": "correlation of log E and log r in the bundle",
 }
+
+
+MUON_QUANTITIES = ("log_energy", "log_radius")
+BUNDLE_QUANTITIES = tuple(name for name in LABELS if name not in MUON_QUANTITIES)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Events with the quantities in which they are compared, computed once.
+
+    Attributes:
+        conditions: `primary_features` of each event.
+        counts: muons of each event.
+        showers: a number for the shower that each event belongs to; the same number means the same shower.
+        muons: quantities of each muon.
+        bundles: quantities of each bundle, NaN where one is not defined.
+    """
+
+    conditions: Float64[np.ndarray, "events 4"]
+    counts: Int64[np.ndarray, " events"]
+    showers: Int64[np.ndarray, " events"]
+    muons: dict[str, Float64[np.ndarray, " muons"]]
+    bundles: dict[str, Float64[np.ndarray, " events"]]
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @classmethod
+    def of(cls, events: EventArrays, showers: Int64[np.ndarray, " events"] | None = None) -> Self:
+        """The quantities of some events, each of which is its own shower where no showers are given."""
+        muons = muon_quantities(events)
+        showers = np.arange(len(events.counts)) if showers is None else showers
+        bundles = bundle_summaries(events, muons)
+        return cls(primary_features(events.primaries), events.counts, showers, muons, bundles)
+
+    @classmethod
+    def concat(cls, samples: Sequence["Sample"]) -> Self:
+        """The events of several samples, in order."""
+        return cls(
+            np.concatenate([sample.conditions for sample in samples]),
+            np.concatenate([sample.counts for sample in samples]),
+            np.concatenate([sample.showers for sample in samples]),
+            {name: np.concatenate([sample.muons[name] for sample in samples]) for name in MUON_QUANTITIES},
+            {name: np.concatenate([sample.bundles[name] for sample in samples]) for name in BUNDLE_QUANTITIES},
+        )
+
+    def where(self, kept: Bool[np.ndarray, " events"]) -> "Sample":
+        """The events that are kept, each with its muons."""
+        kept_muons = np.repeat(kept, self.counts)
+        return Sample(
+            self.conditions[kept],
+            self.counts[kept],
+            self.showers[kept],
+            {name: values[kept_muons] for name, values in self.muons.items()},
+            {name: values[kept] for name, values in self.bundles.items()},
+        )
+
+    def values(self, name: str) -> Float64[np.ndarray, " values"]:
+        """One quantity of all muons, or of the bundles for which it is defined."""
+        return self.values_and_showers(name)[0]
+
+    def values_and_showers(self, name: str) -> tuple[Float64[np.ndarray, " values"], Int64[np.ndarray, " values"]]:
+        """One quantity, and the shower that each value comes from."""
+        if name in MUON_QUANTITIES:
+            return self.muons[name], np.repeat(self.showers, self.counts)
+        defined = np.isfinite(self.bundles[name])
+        return self.bundles[name][defined], self.showers[defined]
+
+    def num_showers(self, name: str) -> int:
+        """How many showers have a value of the quantity."""
+        has_value = self.counts > 0 if name in MUON_QUANTITIES else np.isfinite(self.bundles[name])
+        return len(np.unique(self.showers[has_value]))
+
+
+def shower_numbers(*ids: UInt64[np.ndarray, "events 2"]) -> list[Int64[np.ndarray, " events"]]:
+    """Number the showers of several sets of events, counting from 0: the same ids get the same number everywhere."""
+    _, numbers = np.unique(np.concatenate(ids), axis=0, return_inverse=True)
+    return np.split(numbers.ravel(), np.cumsum([len(part) for part in ids])[:-1])
 
 
 def muon_quantities(events: EventArrays) -> dict[str, Float64[np.ndarray, " muons"]]:
@@ -98,7 +180,8 @@ _ROUNDING = 1e-10  # A product of spreads below this is rounding: float32 energi
 def _mean(
     values: Float64[np.ndarray, " muons"], counts: Int64[np.ndarray, " events"], at_least: int = 1
 ) -> Float64[np.ndarray, " events"]:
-    return _per_event(np.add, values, counts) / counts_or_nan(counts, at_least)
+    mean: np.ndarray = _per_event(np.add, values, counts) / counts_or_nan(counts, at_least)
+    return mean
 
 
 def _per_event(
