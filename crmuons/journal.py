@@ -150,7 +150,10 @@ class Journal:
     def save_sent(self, sent: Sent) -> None:
         """Keep how far the server knows the journal."""
         partial = self._path.with_name(".sent.json.partial")
-        partial.write_text(json.dumps(asdict(sent)))
+        with partial.open("w") as file:
+            json.dump(asdict(sent), file)
+            file.flush()
+            os.fsync(file.fileno())  # Renamed before its content is on the disk, a power cut would leave it empty.
         partial.replace(self._path.with_name("sent.json"))
 
     def lock(self) -> None:

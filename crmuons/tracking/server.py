@@ -12,7 +12,7 @@ from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-from crmuons.journal import Entry, Journal, without_credentials
+from crmuons.journal import Entry, Journal, Sent, without_credentials
 from crmuons.tracking.uri import database
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ class Server:
 
     def send_all(self) -> Iterator[int]:
         """Send every entry that the server does not have, yielding how many after each request."""
+        self._connect()
         for batch in _batches(self._journal.entries(self.sent.offset)):
             self._send(batch)
             yield len(batch)
@@ -51,7 +52,7 @@ class Server:
         try:
             self._deliver([entry for _, entry in batch])
         except (MlflowException, FileNotFoundError) as error:
-            if not _is_refusal(error):
+            if not self._is_refusal(error):
                 raise
             if len(batch) > 1:  # One bad entry does not take the good ones with it.
                 for one in batch:
@@ -64,13 +65,12 @@ class Server:
         self._journal.save_sent(self.sent)
 
     def _say_refused(self, entry: Entry, error: Exception) -> None:
-        level = logging.DEBUG if self.sent.refused else logging.WARNING  # A deleted run would refuse every entry.
-        logger.log(level, "MLflow refused an entry (%s) for good: %s", entry["kind"], say(error))
+        logger.warning("MLflow refused an entry (%s) for good: %s", entry["kind"], say(error))
 
     def _deliver(self, entries: Sequence[Entry]) -> None:
         """Send entries of one kind. Every request may be repeated without harm: its answer can get lost."""
         entry = entries[0]
-        client = self._connected()
+        client = self._connected
         if entry["kind"] == "open":
             self._open_run(client, entry)
             return
@@ -94,12 +94,30 @@ class Server:
             case "status":
                 client.set_terminated(run_id, entry["status"], entry["time_ms"])
 
+    def _connect(self) -> None:
+        if self._client is not None:
+            return
+        if self._uri.startswith("sqlite:"):
+            _make_database(database(self._uri))
+        client = mlflow.MlflowClient(self._uri)
+        if self.sent.run_id is not None and not _has_run(client, self.sent.run_id):
+            logger.warning("MLflow at %s has lost run %s: it gets all of it again", self.sent.uri, self.sent.run_id)
+            self.sent = Sent(uri=self.sent.uri)
+        self._client = client
+
+    @property
     def _connected(self) -> mlflow.MlflowClient:
-        if self._client is None:
-            if self._uri.startswith("sqlite:"):
-                _make_database(database(self._uri))
-            self._client = mlflow.MlflowClient(self._uri)
+        assert self._client is not None, "send_all connects"
         return self._client
+
+    def _is_refusal(self, error: Exception) -> bool:
+        """Whether sending again would not help: MLflow found the entry itself at fault, or its file is gone."""
+        if isinstance(error, FileNotFoundError):
+            return True
+        if getattr(error, "error_code", "") != "INVALID_PARAMETER_VALUE" or self.sent.run_id is None:
+            return False
+        # A run deleted in the UI refuses everything, and may be restored.
+        return bool(self._connected.get_run(self.sent.run_id).info.lifecycle_stage == "active")
 
     def _open_run(self, client: mlflow.MlflowClient, entry: Entry) -> None:
         if self.sent.run_id is not None:
@@ -199,9 +217,14 @@ def _parts(values: Mapping[str, str]) -> Iterator[list[tuple[str, str]]]:
         yield pairs[start : start + MAX_PARAMS]
 
 
-def _is_refusal(error: Exception) -> bool:
-    """Whether sending again would not help: MLflow found the entry itself at fault, or its file is gone."""
-    return isinstance(error, FileNotFoundError) or getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE"
+def _has_run(client: mlflow.MlflowClient, run_id: str) -> bool:
+    try:
+        client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+    return True
 
 
 def say(error: BaseException) -> str:

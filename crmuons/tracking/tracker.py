@@ -132,6 +132,8 @@ class Tracker:
             OSError: if the journal cannot be written.
         """
         uri = bare_uri(uri)
+        for name in (*params, *tags):
+            _check_name(name)
         journal = Journal(directory)
         where = {"uri": uri, "experiment": experiment, "run_name": run_name, "parent_run_id": parent_run_id}
         journal.append("open", identity=journal.identity, **where)
@@ -232,8 +234,6 @@ class Tracker:
             logger.warning("MLflow refused %d entries of this run for good; they are kept in %s", refused, directory)
 
     def _params(self, params: Mapping[str, object]) -> None:
-        for name in params:
-            _check_name(name)
         values = {name: _cut(str(value), MAX_PARAM_LENGTH) for name, value in params.items()}
         before = self._journal.params
         new = {name: value for name, value in values.items() if name not in before}

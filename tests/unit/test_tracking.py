@@ -350,3 +350,30 @@ def test_journal_sent_twice_is_stored_once(start, client, model_dir, tmp_path, m
     assert len(client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")) == 1
     assert len(run.outputs.model_outputs) == 1
     assert run.info.status == "FINISHED"
+
+
+def test_run_deleted_in_the_ui_gets_its_entries_once_restored(start, client, tmp_path, caplog):
+    first = start()
+    first.finish("FINISHED")
+    client.delete_run(first.run_id)
+    again = start()
+    again.metrics({"loss": 1.0}, 1)
+    again.finish("FINISHED")
+    assert "Current state is deleted" in caplog.text
+    client.restore_run(first.run_id)
+    sync(tmp_path)
+    assert history(client, first.run_id, "loss") == [(1, 1.0)]
+
+
+def test_server_that_lost_the_run_gets_all_of_it_again(start, client, tmp_path):
+    tracker = start(params={"train.steps": 1})
+    tracker.metrics({"loss": 1.0}, 1)
+    tracker.finish("FINISHED")
+    sent = tmp_path / "tracking" / "sent.json"
+    sent.write_text(sent.read_text().replace(tracker.run_id, "0" * 32))
+    client.set_tag(tracker.run_id, "crmuons.journal", "somebody else's")  # As if it were not there.
+    _, run_id = sync(tmp_path)
+    assert run_id != tracker.run_id
+    assert client.get_run(run_id).data.params == {"train.steps": "1"}
+    assert history(client, run_id, "loss") == [(1, 1.0)]
+    assert client.get_run(run_id).info.status == "FINISHED"
