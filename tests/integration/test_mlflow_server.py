@@ -10,12 +10,14 @@ import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import mlflow
+import psutil
 import pytest
 
 from crmuons.tracking import Tracker, default_uri, sync
@@ -26,8 +28,9 @@ SETTINGS = {"experiment": "tests", "run_name": "bundle", "params": {"train.steps
 class MlflowServer:
     """An MLflow server on a port of its own; it and its children form one process group."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *words: str) -> None:
         self._directory = directory
+        self._words = words
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -35,25 +38,24 @@ class MlflowServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        words = ["--port", str(self.port), "--workers", "1", "--backend-store-uri", f"sqlite:///{self._directory}/db"]
-        command = [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            *words,
-            "--artifacts-destination",
-            self._directory / "files",
-        ]
+        command = [sys.executable, "-m", "mlflow", *self._words, "--port", str(self.port), "--workers", "1"]
         with (self._directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 60
+            self._process = subprocess.Popen(
+                command, cwd=self._directory, stdout=log, stderr=log, start_new_session=True
+            )
+        deadline = time.monotonic() + 120
         while not self._answers():
             assert time.monotonic() < deadline, (self._directory / "log").read_text()
             time.sleep(0.3)
 
     def send(self, number: signal.Signals) -> None:
         os.killpg(self._process.pid, number)
+
+    def addresses(self) -> set[str]:
+        """Where the server's processes listen."""
+        top = psutil.Process(self._process.pid)
+        sockets = [each for process in (top, *top.children(recursive=True)) for each in process.net_connections()]
+        return {each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN}
 
     def kill(self) -> None:
         if self._process is not None:
@@ -71,7 +73,8 @@ class MlflowServer:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    server = MlflowServer(tmp_path_factory.mktemp("server"))
+    directory = tmp_path_factory.mktemp("server")
+    server = MlflowServer(directory, "server", "--backend-store-uri", f"sqlite:///{directory}/db")
     server.start()
     yield server
     server.kill()
@@ -210,3 +213,24 @@ def test_processes_that_start_at_once_share_one_new_sqlite_file(tmp_path):
         assert steps(client, run_id) == list(range(100, 200))
         assert client.get_run(run_id).info.status == "FINISHED"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("mlflow")] == ["mlflow.db"]
+
+
+def test_plain_mlflow_ui_shows_the_runs_of_its_directory_on_loopback_alone(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    tracker = Tracker.open(tmp_path / "run", uri=default_uri(tmp_path), **SETTINGS)
+    log_steps(tracker, 0, 10)
+    tracker.finish("FINISHED")
+    page = MlflowServer(tmp_path, "ui")
+    page.start()
+    try:
+        assert page.addresses() == {"127.0.0.1"}
+        client = mlflow.MlflowClient(page.uri)
+        experiment = client.get_experiment_by_name("tests")
+        assert [run.info.run_id for run in client.search_runs([experiment.experiment_id])] == [tracker.run_id]
+        assert steps(client, tracker.run_id) == list(range(10))
+        image = next(info.path for info in client.list_artifacts(tracker.run_id, "images") if info.path.endswith("png"))
+        query = urllib.parse.urlencode({"path": image, "run_uuid": tracker.run_id})
+        with urllib.request.urlopen(f"{page.uri}/get-artifact?{query}") as answer:
+            assert answer.read(8) == b"\x89PNG\r\n\x1a\n"
+    finally:
+        page.kill()
