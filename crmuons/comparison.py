@@ -10,6 +10,8 @@ from crmuons import shower
 from crmuons.corsika import CorsikaShower
 
 LEAST_SHOWERS = 30  # A cell with fewer showers is shown, but says little.
+NUM_MUONS = 20_000  # Simulated for each cell, as far as the next allows.
+REPLICAS = (40, 2_000)  # Simulated showers for each of CORSIKA's: fewest, most.
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,17 @@ class Cell:
         return len(self.corsika.counts)
 
 
-def compare(showers: Sequence[CorsikaShower], *, replicas: int = 100, seed: int = 0) -> list[Cell]:
-    """Simulate every shower's primary some times, and sort both into cells of nucleus and decade of energy."""
+def compare(showers: Sequence[CorsikaShower], *, seed: int = 0) -> list[Cell]:
+    """Simulate every shower's primary some times, and sort both into cells of nucleus and decade of energy.
+
+    The simulated side's statistical errors are small beside CORSIKA's: 1 % in N, 2 % in the median radius.
+    """
     keys = sorted({(one.mass_number, int(np.log10(one.energy_gev))) for one in showers})
     rng = np.random.default_rng(seed)
     cells = []
     for mass_number, decade in keys:
         chosen = [one for one in showers if (one.mass_number, int(np.log10(one.energy_gev))) == (mass_number, decade)]
-        cells.append(Cell(mass_number, decade, _corsika(chosen), _simulated(chosen, replicas, rng)))
+        cells.append(Cell(mass_number, decade, _corsika(chosen), _simulated(chosen, rng)))
     return cells
 
 
@@ -102,7 +107,10 @@ def _corsika(showers: Sequence[CorsikaShower]) -> Sample:
     return Sample(counts, radius)
 
 
-def _simulated(showers: Sequence[CorsikaShower], replicas: int, rng: np.random.Generator) -> Sample:
+def _simulated(showers: Sequence[CorsikaShower], rng: np.random.Generator) -> Sample:
+    energy, mass_number, cosine, cutoff = _primaries(showers)
+    expected = shower.mean_yield(cutoff, energy, mass_number, cosine).sum()
+    replicas = int(np.clip(NUM_MUONS / max(expected, 1e-9), *REPLICAS))
     energy, mass_number, cosine, cutoff = (np.tile(values, replicas) for values in _primaries(showers))
     altitude_m = showers[0].altitude_m
     drawn = shower.draw_showers(energy, mass_number, cosine, cutoff, altitude_m=altitude_m, rng=rng)

@@ -32,6 +32,7 @@ MUON_IDS = (5, 6)  # mu+, mu-. MUADDI writes birth records as 75 and 76, EHIST p
 PROTON_ID, NEUTRON_ID = 14, 13
 MUON_MASS_GEV = 0.105658
 RUN_HEADER = b"RUNH"
+READ_ERRORS = (ValueError, OSError, EOFError, zlib.error)  # What a damaged file ends in, plain or compressed.
 CM = 0.01  # metres
 DEPTHS_M = (1_500.0, 2_000.0, 2_500.0)
 THRESHOLD_GEV = 10.0
@@ -145,7 +146,7 @@ def _faults_named(path: Path) -> Iterator[None]:
     """Turn whatever reading a damaged file ends with into an error that names it."""
     try:
         yield
-    except (ValueError, OSError, EOFError, zlib.error) as error:
+    except READ_ERRORS as error:
         msg = f"{path}: {error}"
         raise ValueError(msg) from error
 
@@ -156,7 +157,18 @@ def _opened(path: Path) -> Any:
     if RUN_HEADER not in (start[:4], start[4:]):  # Fortran's record length may come first.
         msg = "not a CORSIKA particle file: no run header (RUNH) at its start"
         raise ValueError(msg)
-    return corsikaio.CorsikaParticleFile(str(path))
+    return _ParticleFile(str(path))
+
+
+class _ParticleFile(corsikaio.CorsikaParticleFile):  # type: ignore[misc]  # corsikaio has no types
+    """corsikaio's file, which closes itself also when its first record is damaged."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            super().__init__(path)
+        except READ_ERRORS:
+            self.close()
+            raise
 
 
 def _to_shower(header: Any, particles: Any) -> CorsikaShower:

@@ -46,10 +46,10 @@ TILT_SHAPE = 400.0
 # headers. A nucleon of a nucleus goes on, in fragments, to an interaction of its own: on average as deep as a proton's.
 INTERACTION_LENGTH, INTERACTION_MASS_POWER = 55.0, 0.35
 # A muon of E_N / 10^l is born a further exponential of mean C l^p below. Fitted with <pT> and the hard share to E r at 1 TeV.
-CASCADE_LENGTH, CASCADE_POWER = 4.0, 2.15
-# Transverse momentum: pT exp(-2 pT / <pT>), where <pT> = 0.31 GeV (1 + 1.2 x^(1/3)) rises for leading particles (the
+CASCADE_LENGTH, CASCADE_POWER = 4.3, 2.15
+# Transverse momentum: pT exp(-2 pT / <pT>), where <pT> = 0.295 GeV (1 + 0.7 x^(1/6)) rises for leading particles (the
 # "seagull effect"), and for a few in a hundred the power law of hard scattering.
-MEAN_PT_GEV, PT_RISE = 0.31, 1.2
+MEAN_PT_GEV, PT_RISE, PT_RISE_POWER = 0.295, 0.7, 1 / 6
 HARD_SHARE, HARD_PT_GEV, HARD_POWER = 0.03, 1.0, 4.0  # P(>pT) = (pT / 1 GeV)^-4 for that share
 LEAST_RISE_M = 100.0  # No muon is born nearer above the surface.
 
@@ -176,7 +176,7 @@ def _further_air(mass_number: Values, log_x: Values) -> Values:
 
 
 def _draw_pt_gev(log_x: Values, rng: np.random.Generator) -> Values:
-    mean = MEAN_PT_GEV * (1 + PT_RISE * np.exp(log_x / 3))
+    mean = MEAN_PT_GEV * (1 + PT_RISE * np.exp(PT_RISE_POWER * log_x))
     soft = rng.standard_gamma(2.0, len(log_x)) * (mean / 2)
     hard = HARD_PT_GEV * (1 - rng.random(len(log_x))) ** (-1 / HARD_POWER)
     return np.where(rng.random(len(log_x)) < HARD_SHARE, hard, soft)

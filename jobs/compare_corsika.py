@@ -1,6 +1,6 @@
 """Print the table of docs/simulator.md: the simulator beside CORSIKA 7 files.
 
-python -m jobs.compare_corsika FILES [--replicas N]
+python -m jobs.compare_corsika FILES
 """
 
 import argparse
@@ -15,11 +15,10 @@ def main() -> None:
     """Read the files, simulate their primaries, print the cells."""
     parser = argparse.ArgumentParser(description="Compare the simulator with CORSIKA 7 particle files.")
     parser.add_argument("files", nargs="+", help="files or globs")
-    parser.add_argument("--replicas", type=int, default=100, help="simulated showers per CORSIKA shower")
     arguments = parser.parse_args()
     found = files.list_files(arguments.files, suffixes=("",))
     showers = [one for file in found for one in read_showers(Path(file.url))]
-    print("\n".join(table(compare(showers, replicas=arguments.replicas))))
+    print("\n".join(table(compare(showers))))
 
 
 if __name__ == "__main__":

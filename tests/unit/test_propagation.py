@@ -1,0 +1,98 @@
+"""Depths, water equivalents and energy losses against their closed forms."""
+
+import numpy as np
+import pytest
+
+from crmuons import atmosphere, propagation
+from crmuons.propagation import (
+    FLUCTUATION_LENGTH,
+    IONISATION,
+    RADIATION,
+    SOFT_RADIATION,
+    least_surface_energy_gev,
+    median_surface_energy_gev,
+    propagate,
+    slant_depth_m,
+    water_equivalent_m,
+)
+
+
+def test_slant_depth_closes_the_triangle_with_the_earths_centre():
+    depth, cosine = np.array([500.0, 1_950.0, 2_500.0, 1_950.0]), np.array([1.0, 0.9, 0.5, 0.1])
+    slant = slant_depth_m(depth, cosine)
+    surface = atmosphere.EARTH_RADIUS_M + propagation.ICE_SURFACE_M
+    # Law of cosines: from radius r - d, a path s at the zenith angle ends at radius r.
+    below = surface - depth
+    assert below**2 + slant**2 + 2 * below * slant * cosine == pytest.approx(np.full(4, surface**2), rel=1e-12)
+    assert slant[0] == pytest.approx(500.0)
+    assert slant[2] == pytest.approx(2_500 / 0.5, rel=2e-3)  # A flat Earth, up to d / 2r tan^2.
+
+
+def test_water_equivalent_counts_the_firn_apart():
+    # Vertical: 200 m of 0.832 and 1750 m of 0.917.
+    assert water_equivalent_m(np.array([1_950.0]), np.array([1.0])) == pytest.approx([0.832 * 200 + 0.917 * 1_750])
+    assert water_equivalent_m(np.array([50.0]), np.array([1.0])) == pytest.approx([0.832 * 50])
+
+
+def test_mean_radiative_loss_is_the_gamma_process_transform():
+    water = np.full(100_000, 1_800.0)
+    low, high = (propagate(np.full_like(water, gev), water, np.random.default_rng(1)) for gev in (1e6, 2e6))
+    kept = (high - low) / 1e6  # exp(-B): the loss is linear in the energy.
+    hard = (RADIATION - SOFT_RADIATION) * FLUCTUATION_LENGTH
+    expected = np.exp(-SOFT_RADIATION * 1_800) * (1 + hard) ** (-1_800 / FLUCTUATION_LENGTH)
+    assert kept.mean() == pytest.approx(expected, abs=5 * kept.std() / np.sqrt(len(kept)))
+    assert -np.log(kept).mean() == pytest.approx(RADIATION * 1_800, rel=0.01)  # The mean of B is b X.
+
+
+@pytest.mark.parametrize(
+    ("ice_m", "tolerance"), [(500.0, 0.03), (1_000.0, 0.03), (1_950.0, 0.03), (3_000.0, 0.03), (4_000.0, 0.05)]
+)
+def test_half_of_the_muons_keep_1_tev_from_the_published_median_energy(ice_m, tolerance):
+    energy = np.full(50_000, median_surface_energy_gev(np.array([ice_m]))[0])
+    after = propagate(energy, np.full_like(energy, 0.917 * ice_m), np.random.default_rng(2))
+    assert np.median(after) == pytest.approx(1_000, rel=tolerance)
+
+
+def test_published_median_energy_at_1950_m():
+    # 1e3 exp(1950 / 2521.51 + 1950^2 / 7.13834e8) = 1e3 exp(0.77334 + 0.00533) = 2179 GeV
+    assert median_surface_energy_gev(np.array([1_950.0])) == pytest.approx([2_178.6], rel=1e-4)
+
+
+def test_following_a_muon_in_two_steps_is_following_it_in_one():
+    energy, step = np.full(100_000, 3_000.0), np.full(100_000, 900.0)
+    rng = np.random.default_rng(3)
+    twice = propagate(propagate(energy, step, rng), step, rng)
+    once = propagate(energy, 2 * step, rng)
+    quantiles = [0.1, 0.25, 0.5, 0.75, 0.9]
+    assert np.quantile(twice, quantiles) == pytest.approx(np.quantile(once, quantiles), rel=0.02)
+
+
+def test_no_muon_below_the_least_surface_energy_arrives_and_some_just_above_do():
+    water = np.full(100_000, 1_800.0)
+    least = least_surface_energy_gev(water, 10.0)
+    assert propagate(least * 0.999, water, np.random.default_rng(4)).max() < 10
+    assert propagate(least * 1.05, water, np.random.default_rng(4)).max() > 10
+
+
+def test_slow_muons_lose_by_ionisation_and_then_stop():
+    water, rng = np.array([10.0]), np.random.default_rng(5)
+    assert propagate(np.array([100.0]), water, rng)[0] <= 100 - IONISATION * 10 * (1 - SOFT_RADIATION * 10)
+    assert propagate(np.array([2.0]), water, rng)[0] == 0
+
+
+def test_effective_cosine_is_the_cosine_for_steep_showers_and_stays_finite_at_the_horizon():
+    assert atmosphere.effective_cosine(np.array([1.0])) == pytest.approx([1.0])
+    assert atmosphere.effective_cosine(np.array([0.5])) == pytest.approx([0.5], rel=0.02)
+    assert atmosphere.effective_cosine(np.array([0.0]))[0] > 0.05
+
+
+def test_path_to_a_height_is_the_height_over_the_cosine_where_the_earth_is_flat():
+    assert atmosphere.path_m(np.array([20_000.0]), np.array([1.0]), 2_835.0) == pytest.approx([20_000.0])
+    # h / cos (1 - h tan^2 / 2r): 40000 (1 - 20000 * 3 / (2 * 6.374e6)) = 39812
+    assert atmosphere.path_m(np.array([20_000.0]), np.array([0.5]), 2_835.0) == pytest.approx([39_812], rel=1e-4)
+
+
+def test_air_above_a_height_falls_by_e_in_one_scale_height():
+    air = np.array([100.0, 100.0 / np.e])
+    high, higher = atmosphere.height_m(air)
+    assert higher - high == pytest.approx(atmosphere.SCALE_HEIGHT_M)

@@ -1,0 +1,243 @@
+"""The simulator against the formulas it is made of, and its data sets against the contract."""
+
+import dataclasses
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from crmuons import cli, propagation, schema, shower, simulate
+from crmuons.simulate import Settings, draw_block
+
+
+def draw(energy_gev=1e6, mass_number=1.0, threshold_gev=1e3, num=20_000):
+    """Like vertical showers, at sea level."""
+    one, rng = np.ones(num), np.random.default_rng(0)
+    return shower.draw_showers(energy_gev * one, mass_number * one, one, threshold_gev * one, altitude_m=0.0, rng=rng)
+
+
+def shower_of_muon(showers):
+    return np.repeat(np.arange(len(showers.counts)), showers.counts)
+
+
+def test_mean_yield_of_a_vertical_pev_proton_above_1_tev():
+    # x = 1e-3. Conventional: 12.13 / 1e6 * 1000^1.8145 * 0.999^4.265 = 12.13e-6 * 277,651 * 0.99574 = 3.3535;
+    # prompt: 2.8e-5 * 1000 * (1 - 1000^-0.78)^6.73 = 0.028 * 0.96971 = 0.02715.
+    one = np.ones(1)
+    assert shower.mean_yield(1e3 * one, 1e6 * one, one, one) == pytest.approx([3.3535 + 0.02715], rel=2e-4)
+
+
+def test_no_muon_has_more_energy_than_a_nucleon():
+    one = np.ones(1)
+    assert shower.mean_yield(1e4 * one, 5e4 * one, 14 * one, one) == pytest.approx([0.0])
+    showers = draw(energy_gev=1e5, mass_number=4.0, threshold_gev=2e3)
+    assert showers.counts.sum() > 1_000
+    assert showers.energy_gev.min() >= 2e3
+    assert showers.energy_gev.max() <= 1e5 / 4
+
+
+@pytest.mark.parametrize(("mass_number", "energy_gev"), [(1.0, 1e6), (4.0, 1e7), (56.0, 3e7)])
+def test_multiplicity_is_negative_binomial_with_the_formulas_mean(mass_number, energy_gev):
+    counts = draw(energy_gev, mass_number).counts
+    one = np.ones(1)
+    mu = shower.mean_yield(1e3 * one, energy_gev * one, mass_number * one, one)[0]
+    k = 11.3 * mass_number**0.59
+    assert counts.mean() == pytest.approx(mu, abs=5 * counts.std() / np.sqrt(len(counts)))
+    assert counts.var() == pytest.approx(mu + mu**2 / k, rel=0.06)  # 20,000 showers: 1 % or so
+
+
+def test_energies_follow_the_yield():
+    showers = draw(energy_gev=1e7)
+    one = np.ones(1)
+    for factor in (1.5, 3.0, 10.0):
+        above, all_of_them = (shower.mean_yield(gev * one, 1e7 * one, one, one)[0] for gev in (1e3 * factor, 1e3))
+        share = above / all_of_them
+        expected = (1 - np.log(share) / 400) ** -400  # E[S^t] with t gamma of shape 400
+        assert (showers.energy_gev > 1e3 * factor).mean() == pytest.approx(expected, rel=0.03)
+
+
+def test_muons_of_a_shower_share_the_steepness_of_their_spectrum():
+    showers = draw(energy_gev=1e9, num=1_000)
+    counts, muon = showers.counts, shower_of_muon(showers)
+    log_mean = np.bincount(muon, np.log(showers.energy_gev)) / counts
+    independent = np.log(showers.energy_gev).var() * (1 / counts).mean()
+    # 5 % of the mean of ln(E / 1 TeV), 1 / 1.81, squared: 7.6e-4; 4.5 % from 1000 showers.
+    assert log_mean.var() - independent == pytest.approx((0.05 / 1.81) ** 2, rel=0.2)
+
+
+def test_muons_lie_evenly_around_the_axis():
+    showers = draw(energy_gev=1e7)
+    azimuth = np.arctan2(showers.y_m, showers.x_m)
+    for harmonic in (1, 2, 4):
+        assert abs(np.exp(1j * harmonic * azimuth).mean()) < 4 / np.sqrt(len(azimuth))
+
+
+def test_energetic_muons_are_near_the_axis():
+    showers = draw(energy_gev=1e8, num=10_000)
+    radius = np.hypot(showers.x_m, showers.y_m)
+    slow, fast = showers.energy_gev < 1_100, abs(showers.energy_gev - 1.05e4) < 500
+    # r = pT / E times a path that changes slowly: about a tenth of the radius at ten times the energy.
+    assert 6 < np.median(radius[slow]) / np.median(radius[fast]) < 11
+    assert np.corrcoef(np.log(radius), np.log(showers.energy_gev))[0, 1] < -0.4
+
+
+def test_transverse_momentum_has_the_hard_tail():
+    showers = draw(energy_gev=1e8)
+    pt = np.hypot(showers.angle_x, showers.angle_y) * showers.energy_gev
+    # The soft part beyond 3 GeV, at its widest <pT> = 0.34: (1 + 17.6) exp(-17.6), nothing. The hard: 0.03 * 3^-4.
+    assert (pt > 3).mean() == pytest.approx(0.03 / 81, rel=0.15)
+    assert (pt > 6).mean() == pytest.approx(0.03 / 1_296, rel=0.5)
+
+
+@pytest.mark.parametrize(("mass_number", "spread"), [(1.0, (0.15, 0.35)), (56.0, (0.03, 0.1))])
+def test_muons_of_a_shower_share_the_height_of_its_first_interaction(mass_number, spread):
+    """Radii vary together from shower to shower, the less the heavier the primary."""
+    showers = draw(energy_gev=1e7 * mass_number, mass_number=mass_number, num=2_000)
+    log_path = np.log(np.hypot(showers.x_m, showers.y_m) / np.hypot(showers.angle_x, showers.angle_y))
+    counts, muon = showers.counts, shower_of_muon(showers)
+    kept = counts > 20
+    mean = np.bincount(muon, log_path, minlength=len(counts))[kept] / counts[kept]
+    within = log_path.var() * (1 / counts[kept]).mean()
+    assert spread[0] < np.sqrt(mean.var() - within) < spread[1]
+
+
+def test_high_first_interactions_make_more_muons():
+    showers = draw(energy_gev=1e8, num=5_000)
+    path = np.hypot(showers.x_m, showers.y_m) / np.hypot(showers.angle_x, showers.angle_y)
+    height = np.bincount(shower_of_muon(showers), path) / showers.counts
+    assert 0.3 < np.corrcoef(height, showers.counts)[0, 1] < 0.6  # The copula's 0.5, blurred by the births' own spread.
+
+
+def muons_at(*, energy_gev, x_m, angle_x):
+    zero = np.zeros(1)
+    return shower.Showers(np.array([1]), energy_gev * np.ones(1), x_m + zero, zero, angle_x + zero, zero)
+
+
+def test_the_same_muon_is_found_deeper_with_less_energy_and_on_its_straight_line():
+    slant = np.array([[1_000.0, 1_500.0, 2_500.0]])
+    surface = muons_at(energy_gev=1e5, x_m=2.0, angle_x=1e-3)
+    counts, muons = simulate.follow(surface, slant, 0.9 * slant, 10.0, np.random.default_rng(0))
+    assert counts.tolist() == [1, 1, 1]
+    assert 1e5 > muons[0, 0] > muons[1, 0] > muons[2, 0] > 10
+    assert muons[:, 1] == pytest.approx([3.0, 3.5, 4.5])
+
+
+def test_a_muon_that_stopped_does_not_come_back_deeper():
+    slant = np.array([[100.0, 5_000.0, 6_000.0]])
+    counts, muons = simulate.follow(
+        muons_at(energy_gev=200.0, x_m=0.0, angle_x=0.0), slant, 0.9 * slant, 10.0, np.random.default_rng(0)
+    )
+    assert counts.tolist() == [1, 0, 0]
+    assert muons.shape == (1, 3)
+
+
+def test_deeper_events_of_a_shower_hold_fewer_muons_and_none_of_more_energy():
+    events = draw_block(Settings(), seed=0, block=0)
+    counts = events.counts.reshape(-1, 3)
+    assert (np.diff(counts, axis=1) <= 0).all()
+    top = np.zeros(len(events.counts))
+    np.maximum.at(top, np.repeat(np.arange(len(top)), events.counts), events.muons[:, 0])
+    assert (np.diff(top.reshape(-1, 3), axis=1) <= 0).all()
+    assert events.muons[:, 0].min() >= 10
+
+
+def test_depths_are_slant_depths_of_the_drawn_vertical_ones():
+    events = draw_block(Settings(depths_m=(2_000.0, 1_500.0)), seed=0, block=0)
+    cosine = np.cos(events.primaries[:, 1].astype(float)).reshape(-1, 2)
+    expected = propagation.slant_depth_m(np.array([1_500.0, 2_000.0]), cosine)
+    assert events.primaries[:, 3].reshape(-1, 2) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 2.0])
+def test_primaries_follow_the_spectrum_and_are_uniform_in_cosine(gamma):
+    settings = Settings(energy_gev=(1e4, 1e6), gamma=gamma, max_zenith_deg=60)
+    primaries = np.concatenate([draw_block(settings, 0, block).primaries[::3] for block in range(4)])
+    # Share below 1e5: 1/2 for E^-1; (1e-4 - 1e-5) / (1e-4 - 1e-6) = 10/11 for E^-2. 8192 draws: 0.55 % at most.
+    assert (primaries[:, 0] < 1e5).mean() == pytest.approx({1.0: 0.5, 2.0: 10 / 11}[gamma], abs=0.025)
+    assert np.cos(primaries[:, 1]).mean() == pytest.approx(0.75, abs=0.01)
+    assert np.cos(primaries[:, 1]).min() >= 0.5 - 1e-6
+    assert set(primaries[:, 2]) == {np.float32(mass) for mass in settings.masses_gev}
+
+
+def test_masses_are_those_of_nuclei():
+    assert list(simulate.MASSES_GEV) == pytest.approx([0.938, 3.727, 13.04, 25.13, 52.09], rel=2e-3)
+    assert shower.mass_number(np.array(simulate.MASSES_GEV)).tolist() == [1, 4, 14, 27, 56]
+
+
+@pytest.fixture
+def small_files(monkeypatch):
+    """Files of one block each, so that few events fill several."""
+    monkeypatch.setattr(simulate, "BLOCKS_PER_FILE", 1)
+
+
+SETTINGS = Settings(energy_gev=(1e4, 1e7))
+
+
+def test_files_do_not_depend_on_who_writes_them_or_when(tmp_path, small_files):
+    simulate.simulate(SETTINGS, num_events=14_000, out=tmp_path / "one", seed=7)
+    (tmp_path / "two").mkdir()
+    for number in (2, 0, 1):
+        simulate.write_file(tmp_path / "two", SETTINGS, 7, 14_000, number)
+    assert simulate.num_files(14_000, SETTINGS) == 3
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == ["events-00000.parquet", "events-00001.parquet", "events-00002.parquet"]
+    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
+
+
+def test_a_data_set_keeps_the_contract_and_names_its_showers(tmp_path, small_files):
+    simulate.simulate(SETTINGS, num_events=10_000, out=tmp_path / "sim", seed=7)
+    table = pq.read_table(tmp_path / "sim")
+    assert table.num_rows == 10_000
+    assert not schema.faults(table).any()
+    ids = schema.to_arrays(table).ids
+    showers, rows = np.unique(ids, axis=0, return_counts=True)
+    assert len(showers) == 3_334  # 3333 showers at three depths, and one at its first
+    assert np.bincount(rows).tolist() == [0, 1, 0, 3_333]
+    assert (showers[:, 0] == 7).all()
+
+
+def test_another_seed_or_block_gives_other_events():
+    energies = [draw_block(SETTINGS, seed, block).primaries[0, 0] for seed, block in ((0, 0), (1, 0), (0, 1))]
+    assert len(set(energies)) == 3
+
+
+def test_a_directory_that_holds_something_is_left_alone(tmp_path, capsys):
+    (tmp_path / "precious").write_text("data")
+    assert cli.main(["simulate", "--events", "10", "--out", str(tmp_path)]) == 1
+    assert "is not empty: name a new directory" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_the_command_writes_what_it_was_asked_for(tmp_path, capsys):
+    words = ["--events", "30", "--seed", "3", "--energy-range", "1e5", "1e6", "--masses", "0.938", "--depths", "1500"]
+    assert cli.main(["simulate", *words, "--out", str(tmp_path / "new")]) == 0
+    assert "30 events" in capsys.readouterr().out
+    primaries = schema.to_arrays(pq.read_table(tmp_path / "new")).primaries
+    assert primaries.shape == (30, 4)
+    assert (primaries[:, 2] == np.float32(0.938)).all()
+    assert (primaries[:, 3] >= 1_500).all()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"depth_range_m": (1.4, 2.6)}, "is it in kilometres"),
+        ({"depths_m": (100.0,)}, "vertical depth 100 m: wanted 500 m or more"),
+        ({"depth_range_m": (2_000.0, 1_000.0)}, "--depth-range 2000 1000: wanted LOW <= HIGH"),
+        ({"energy_gev": (1e6, 1e5)}, "--energy-range 1e\\+06 100000"),
+        ({"masses_gev": (56_000.0,)}, "--masses 56000: wanted a nucleus's mass in GeV"),
+        ({"masses_gev": ()}, "at least one mass"),
+        ({"max_zenith_deg": 95.0}, "wanted 0 to 89 degrees"),
+        ({"depths_per_shower": 0}, "wanted at least 1"),
+        ({"threshold_gev": 0.0}, "wanted more than 0 GeV"),
+    ],
+)
+def test_settings_out_of_range_are_refused_with_their_value(changed, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(Settings(), **changed)
+
+
+def test_no_events_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="--events 0: wanted at least 1"):
+        simulate.simulate(Settings(), num_events=0, out=tmp_path / "new", seed=0)
+    assert not (tmp_path / "new").exists()
