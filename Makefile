@@ -1,11 +1,12 @@
 # make demo   sets everything up, then simulates, trains, evaluates and generates
 # make test   sets everything up, then runs the unit tests
+# make federation   a local Pelican federation of XRootD servers, to try pelican:// on (docs/pelican.md)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH := 2.13.0
 
-.PHONY: setup demo test integration lint types lock clean
+.PHONY: setup demo test integration federation lint types lock clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.ready
@@ -32,6 +33,9 @@ test: setup
 
 integration: setup
 	$(BIN)/python -m pytest tests/integration
+
+federation: setup
+	$(BIN)/python -m tests.integration.federation
 
 lint: setup
 	$(BIN)/ruff check .

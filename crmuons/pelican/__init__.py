@@ -1,6 +1,6 @@
 """Files behind a Pelican federation, read so that no cache, director or expired token ends a run. See docs/pelican.md."""
 
 from crmuons.pelican.addresses import split_url
-from crmuons.pelican.filesystem import Federation, filesystem
+from crmuons.pelican.federation import Federation, filesystem
 
 __all__ = ["Federation", "filesystem", "split_url"]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from crmuons.pelican.addresses import split_url
-from crmuons.pelican.filesystem import filesystem
+from crmuons.pelican.federation import filesystem
 from crmuons.pelican.servers import Namespace
 from crmuons.pelican.tokens import is_below
 

@@ -45,7 +45,7 @@ class Director:
             return {}
         return fault
 
-    def note(self, name: str, request: web.Request, status: int | str) -> None:
+    def note(self, name: str, request: web.Request, status: int | str, fault: dict[str, Any] | None = None) -> None:
         self.log.append(
             {
                 "who": name,
@@ -54,6 +54,7 @@ class Director:
                 "status": status,
                 "range": request.headers.get("Range"),
                 "token": "Authorization" in request.headers,
+                "fault": bool(fault),
                 "time": round(time.time(), 3),
             }
         )
@@ -61,7 +62,7 @@ class Director:
     async def discovery(self, request: web.Request) -> web.Response:
         fault = self.fault("discovery", request)
         if "status" in fault:
-            self.note("discovery", request, fault["status"])
+            self.note("discovery", request, fault["status"], fault)
             return web.Response(status=fault["status"], headers=fault.get("headers", {}))
         self.note("discovery", request, 200)
         base = f"https://localhost:{self.port}"
@@ -71,7 +72,8 @@ class Director:
         fault = self.fault("director", request)
         await asyncio.sleep(fault.get("delay", 0))
         if "status" in fault:
-            return self._answer(request, fault["status"], fault.get("headers", {}))
+            self.note("director", request, fault["status"], fault)
+            return web.Response(status=fault["status"], headers=fault.get("headers", {}))
         path = request.path.removeprefix("/api/v1.0/director/origin")
         to_origin = path != request.path or request.method in ("PUT", "PROPFIND")
         namespace = next((name for name in NAMESPACES if path == name or path.startswith(f"{name}/")), None)
@@ -142,10 +144,10 @@ class Front:
         fault = self.director.fault(self.name, request)
         await asyncio.sleep(fault.get("delay", 0))
         if "status" in fault:
-            self.director.note(self.name, request, fault["status"])
+            self.director.note(self.name, request, fault["status"], fault)
             return web.Response(status=fault["status"], headers=fault.get("headers", {}))
         if fault.get("reset"):
-            return self._reset(request)
+            return self._reset(request, fault)
         headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP}
         if "Content-Length" in request.headers:
             headers["Content-Length"] = request.headers["Content-Length"]
@@ -160,21 +162,23 @@ class Front:
             ) as answer:
                 return await self._forward(request, answer, fault)
         except FORWARDING_ERRORS:  # The server is gone: so is this connection.
-            return self._reset(request)
+            return self._reset(request, fault)
 
-    def _reset(self, request: web.Request) -> web.Response:
-        self.director.note(self.name, request, "reset")
+    def _reset(self, request: web.Request, fault: dict[str, Any]) -> web.Response:
+        self.director.note(self.name, request, "reset", fault)
         assert request.transport is not None
         request.transport.abort()
         return web.Response()
 
     async def _forward(self, request: web.Request, answer: Any, fault: dict[str, Any]) -> web.StreamResponse:
+        if fault.get("lost"):
+            return self._reset(request, fault)
         headers = {name: value for name, value in answer.headers.items() if name.lower() not in HOP_BY_HOP}
         response = web.StreamResponse(status=answer.status, headers=headers)
         length = answer.headers.get("Content-Length")
         if length is not None:
             response.content_length = min(int(length), fault.get("short", int(length)))
-        self.director.note(self.name, request, answer.status)
+        self.director.note(self.name, request, answer.status, fault)
         await response.prepare(request)
         if request.method != "HEAD":
             await self._body(request, response, answer, fault)

@@ -5,6 +5,7 @@ import shutil
 import ssl
 import subprocess
 import sys
+import tempfile
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -43,7 +44,6 @@ class Federation:
     caches = ("cache-a", "cache-b")
 
     def __init__(self, base: Path, lifetime_s: float) -> None:
-        base.mkdir(parents=True, exist_ok=True)
         base.chmod(0o755)  # XRootD runs as a user of its own.
         self.base, self.data, self.pki = base, base / "data", base / "pki"
         self.ca = self.pki / "ca.pem"
@@ -113,8 +113,9 @@ class Federation:
 
         Args:
             names: where.
-            fault: one of status=503 (with headers={...}), reset=True, delay=SECONDS, or after so many bytes of the
-                body cut=BYTES, short=BYTES, stall=BYTES; restricted by every=N, first=N, methods=["GET"], match="name".
+            fault: one of status=503 (with headers={...}), reset=True, lost=True (a reset in place of the answer),
+                delay=SECONDS, or after so many bytes of the body cut=BYTES, short=BYTES, stall=BYTES; restricted by
+                every=N, first=N, methods=["GET"], match="name".
         """
         self.control(faults=dict.fromkeys(names, fault))
 
@@ -166,16 +167,16 @@ class Federation:
 
 
 @contextmanager
-def federation(base: Path, *, lifetime_s: float = 1200) -> Iterator[Federation]:
-    """A federation for the time of the block.
+def federation(*, lifetime_s: float = 1200) -> Iterator[Federation]:
+    """A federation for the time of the block, in a temporary folder.
 
     Args:
-        base: an empty folder that other users can enter.
         lifetime_s: lifetime of the issuer's access tokens.
     """
-    running = Federation(base, lifetime_s)
-    try:
-        running.start()
-        yield running
-    finally:
-        running.stop()
+    with tempfile.TemporaryDirectory(prefix="federation-") as base:
+        running = Federation(Path(base), lifetime_s)
+        try:
+            running.start()
+            yield running
+        finally:
+            running.stop()

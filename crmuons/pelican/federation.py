@@ -94,7 +94,7 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
                     pieces.append(piece)
                     start += len(piece)
                     patience.progress()
-                namespace.caches.worked(source)
+                    namespace.caches.worked(source)  # Also if it breaks off later: it is worth asking again soon.
             except Fault as fault:
                 await self._judge(fault, access, namespace.caches, size, patience)
                 patience.record(namespace.caches, fault)
@@ -240,7 +240,7 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         """
         assert maxdepth is None, "a pattern says itself how deep it goes"
         fixed, patterns = split_pattern(self._check_fspath(path))
-        found = {fixed: await self._info(fixed)} if await self._exists(fixed) else {}
+        found = {fixed: {"type": "directory"}} if await self._isdir(fixed) else {}
         for i, pattern in enumerate(patterns):
             step = self._below if pattern == "**" else self._matching
             folders = [name for name, entry in found.items() if entry["type"] == "directory"]
