@@ -49,13 +49,14 @@ def propagate(energy_gev: Values, water_m: Values, rng: np.random.Generator) -> 
 
     Args:
         energy_gev: energies before, [muons].
-        water_m: metres of water equivalent on the way, above zero, [muons].
+        water_m: metres of water equivalent on the way, [muons].
         rng: draws the radiative losses.
     """
     hard = rng.standard_gamma(water_m / FLUCTUATION_LENGTH) * ((RADIATION - SOFT_RADIATION) * FLUCTUATION_LENGTH)
     radiated = SOFT_RADIATION * water_m + hard
     # Spread evenly over the way: E' = (E + a/b) exp(-bX) - a/b with b = B/X; -expm1(-B)/B stays exact as B -> 0.
-    spread = -np.expm1(-radiated) / radiated
+    spread = np.ones_like(radiated)
+    np.divide(-np.expm1(-radiated), radiated, out=spread, where=radiated > 0)
     return np.maximum(energy_gev * np.exp(-radiated) - IONISATION * water_m * spread, 0.0)
 
 

@@ -16,9 +16,9 @@ def simulate(settings: Settings, *, num_events: int, out: Path, seed: int) -> No
     """Write the same files as `crmuons.simulate.simulate`, by tasks on a cluster that shares the output directory.
 
     Raises:
-        ValueError: for no events, or a directory that already holds something.
+        ValueError: for no events, a negative seed, or a directory that already holds something.
     """
-    prepare(out, num_events)
+    prepare(out, num_events, seed)
     with ray_cluster.cluster(), progress(num_events, unit="events", what="simulate") as bar:
         cpus = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]  # Ray annotates it not
         ahead = TASKS_AHEAD_PER_CPU * max(1, int(cpus))
@@ -31,5 +31,4 @@ def simulate(settings: Settings, *, num_events: int, out: Path, seed: int) -> No
         while running:
             done, running = ray.wait(running)
             running.extend(itertools.islice(waiting, len(done)))
-            for events, _ in ray.get(done):
-                bar.update(events)
+            bar.update(sum(ray.get(done)))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float32, Int64
 
 from crmuons import propagation, schema, shower
@@ -21,8 +22,8 @@ logger = logging.getLogger(__name__)
 Counts = Int64[np.ndarray, " events"]
 Muons = Float32[np.ndarray, "muons 3"]
 
-SHOWERS_PER_BLOCK = 2_048  # About 10^6 muons: large enough for numpy, small enough for memory.
-BLOCKS_PER_FILE = 8
+SHOWERS_PER_BLOCK = 512  # Enough for numpy to be fast, and few enough that showers of 10^5 muons fit in memory.
+BLOCKS_PER_FILE = 32
 FILES_IN_PROCESS = 10  # Starting Ray takes as long as drawing about this many files in one process.
 MASSES_GEV = tuple(float(mass) for mass in shower.mass_gev(np.array([1, 4, 14, 27, 56])))  # p, He, N, Al, Fe
 LEAST_DEPTH_M = 500.0  # Above it, muons of less than 100 GeV arrive, for which the yield formula does not hold.
@@ -54,7 +55,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         low, high = self.energy_gev
-        _require(0 < low <= high, f"--energy-range {low:g} {high:g}: wanted 0 < LOW <= HIGH, in GeV")
+        _require(0 < low <= high <= 1e10, f"--energy-range {low:g} {high:g}: wanted 0 < LOW <= HIGH <= 1e10, in GeV")
         for mass in self.masses_gev:
             _require(0.9 <= mass <= 260, f"--masses {mass:g}: wanted a nucleus's mass in GeV (proton 0.938, iron 52.1)")
         _require(bool(self.masses_gev), "--masses: wanted at least one mass in GeV")
@@ -167,42 +168,37 @@ def num_files(num_events: int, settings: Settings) -> int:
     return -(-num_events // per_file)
 
 
-def write_file(out: Path, settings: Settings, seed: int, num_events: int, number: int) -> tuple[int, int]:
-    """Draw and write one file of a data set of `num_events` events; return its events and muons."""
+def write_file(out: Path, settings: Settings, seed: int, num_events: int, number: int) -> int:
+    """Draw and write one file of a data set of `num_events` events; return how many of them it holds."""
     rows_per_block = SHOWERS_PER_BLOCK * settings.rows_per_shower
     first = number * BLOCKS_PER_FILE
     last = min(first + BLOCKS_PER_FILE, -(-num_events // rows_per_block))
-    tables = []
-    muons = 0
-    for block in range(first, last):
-        events = draw_block(settings, seed, block)
-        table = events.to_table().slice(0, num_events - block * rows_per_block)
-        muons += int(events.counts[: table.num_rows].sum())
-        tables.append(table)
-    schema.write_events(out / f"events-{number:05d}.parquet", tables)
-    return sum(table.num_rows for table in tables), muons
+    blocks = [draw_block(settings, seed, block).to_table() for block in range(first, last)]
+    table = pa.concat_tables(blocks).slice(0, num_events - first * rows_per_block)
+    schema.write_events(out / f"events-{number:05d}.parquet", [table])
+    return int(table.num_rows)
 
 
 def simulate(settings: Settings, *, num_events: int, out: Path, seed: int) -> None:
     """Write a data set of events, in this process.
 
     Raises:
-        ValueError: for no events, or a directory that already holds something.
+        ValueError: for no events, a negative seed, or a directory that already holds something.
     """
-    prepare(out, num_events)
+    prepare(out, num_events, seed)
     with progress(num_events, unit="events", what="simulate") as bar:
         for number in range(num_files(num_events, settings)):
-            events, _ = write_file(out, settings, seed, num_events, number)
-            bar.update(events)
+            bar.update(write_file(out, settings, seed, num_events, number))
 
 
-def prepare(out: Path, num_events: int) -> None:
+def prepare(out: Path, num_events: int, seed: int) -> None:
     """Check what is asked for, and make the output directory.
 
     Raises:
-        ValueError: for no events, or a directory that already holds something.
+        ValueError: for no events, a negative seed, or a directory that already holds something.
     """
     _require(num_events >= 1, f"--events {num_events}: wanted at least 1")
+    _require(seed >= 0, f"--seed {seed}: wanted 0 or more")
     make_new_directory(out)
 
 

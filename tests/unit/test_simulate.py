@@ -131,8 +131,15 @@ def test_a_muon_that_stopped_does_not_come_back_deeper():
     assert muons.shape == (1, 3)
 
 
+def test_the_same_depth_twice_is_the_same_event_twice():
+    events = draw_block(Settings(energy_gev=(1e6, 1e7), depths_m=(1_500.0, 1_500.0)), seed=0, block=0)
+    counts = events.counts.reshape(-1, 2)
+    assert counts.sum() > 1_000
+    assert (counts[:, 0] == counts[:, 1]).all()
+
+
 def test_deeper_events_of_a_shower_hold_fewer_muons_and_none_of_more_energy():
-    events = draw_block(Settings(), seed=0, block=0)
+    events = draw_block(Settings(gamma=1.0), seed=0, block=0)
     counts = events.counts.reshape(-1, 3)
     assert (np.diff(counts, axis=1) <= 0).all()
     top = np.zeros(len(events.counts))
@@ -151,7 +158,7 @@ def test_depths_are_slant_depths_of_the_drawn_vertical_ones():
 @pytest.mark.parametrize("gamma", [1.0, 2.0])
 def test_primaries_follow_the_spectrum_and_are_uniform_in_cosine(gamma):
     settings = Settings(energy_gev=(1e4, 1e6), gamma=gamma, max_zenith_deg=60)
-    primaries = np.concatenate([draw_block(settings, 0, block).primaries[::3] for block in range(4)])
+    primaries = np.concatenate([draw_block(settings, 0, block).primaries[::3] for block in range(16)])
     # Share below 1e5: 1/2 for E^-1; (1e-4 - 1e-5) / (1e-4 - 1e-6) = 10/11 for E^-2. 8192 draws: 0.55 % at most.
     assert (primaries[:, 0] < 1e5).mean() == pytest.approx({1.0: 0.5, 2.0: 10 / 11}[gamma], abs=0.025)
     assert np.cos(primaries[:, 1]).mean() == pytest.approx(0.75, abs=0.01)
@@ -174,11 +181,11 @@ SETTINGS = Settings(energy_gev=(1e4, 1e7))
 
 
 def test_files_do_not_depend_on_who_writes_them_or_when(tmp_path, small_files):
-    simulate.simulate(SETTINGS, num_events=14_000, out=tmp_path / "one", seed=7)
+    simulate.simulate(SETTINGS, num_events=4_000, out=tmp_path / "one", seed=7)
     (tmp_path / "two").mkdir()
     for number in (2, 0, 1):
-        simulate.write_file(tmp_path / "two", SETTINGS, 7, 14_000, number)
-    assert simulate.num_files(14_000, SETTINGS) == 3
+        simulate.write_file(tmp_path / "two", SETTINGS, 7, 4_000, number)
+    assert simulate.num_files(4_000, SETTINGS) == 3
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert names == ["events-00000.parquet", "events-00001.parquet", "events-00002.parquet"]
     assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
@@ -224,6 +231,7 @@ def test_the_command_writes_what_it_was_asked_for(tmp_path, capsys):
         ({"depth_range_m": (1.4, 2.6)}, "is it in kilometres"),
         ({"depths_m": (100.0,)}, "vertical depth 100 m: wanted 500 m or more"),
         ({"depth_range_m": (2_000.0, 1_000.0)}, "--depth-range 2000 1000: wanted LOW <= HIGH"),
+        ({"energy_gev": (1e6, 1e12)}, "HIGH <= 1e10"),
         ({"energy_gev": (1e6, 1e5)}, "--energy-range 1e\\+06 100000"),
         ({"masses_gev": (56_000.0,)}, "--masses 56000: wanted a nucleus's mass in GeV"),
         ({"masses_gev": ()}, "at least one mass"),
@@ -237,7 +245,8 @@ def test_settings_out_of_range_are_refused_with_their_value(changed, message):
         dataclasses.replace(Settings(), **changed)
 
 
-def test_no_events_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="--events 0: wanted at least 1"):
-        simulate.simulate(Settings(), num_events=0, out=tmp_path / "new", seed=0)
+@pytest.mark.parametrize(("num_events", "seed", "message"), [(0, 0, "--events 0: wanted at"), (1, -1, "--seed -1")])
+def test_no_events_and_negative_seeds_are_refused(tmp_path, num_events, seed, message):
+    with pytest.raises(ValueError, match=message):
+        simulate.simulate(Settings(), num_events=num_events, out=tmp_path / "new", seed=seed)
     assert not (tmp_path / "new").exists()
