@@ -191,14 +191,13 @@ class Tracker:
             input_example: a few primaries, columns energy_gev, zenith_rad, mass_gev, depth_m.
         """
         path = self._journal.new_folder() / "model"
+        example = input_example[list(schema.PRIMARY_FEATURES)].astype("float64")  # MLflow refuses whole numbers.
         mlflow.pyfunc.save_model(
             path=path,
             loader_module="crmuons.tracking.pyfunc",
             data_path=str(directory),
             signature=MODEL_SIGNATURE,
-            input_example=input_example[list(schema.PRIMARY_FEATURES)].astype(
-                "float64"
-            ),  # MLflow refuses whole numbers
+            input_example=example,
             pip_requirements=[f"{name}=={version(name)}" for name in ("crmuons", "mlflow", "numpy", "pandas", "torch")],
         )
         self._append_file("model", path)
