@@ -166,7 +166,7 @@ def to_arrays(table: pa.Table, missing_ids: UInt64[np.ndarray, "events 2"] | Non
         ids = missing_ids
     return EventArrays(
         ids=ids,
-        primaries=_float32(primary.flatten()).reshape(num_rows, -1),
+        primaries=_float32(primary.flatten()).reshape(num_rows, len(PRIMARY_FEATURES)),
         counts=_list_lengths(muons),
         muons=_float32(inner.flatten()).reshape(-1, len(MUON_FEATURES)),
     )
@@ -194,16 +194,15 @@ def _one_array(column: pa.ChunkedArray) -> pa.Array:
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):  # No chunk at all, or more than one array can hold.
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
-    if pa.types.is_fixed_size_list(array.type) or (
-        pa.types.is_list(array.type) and pa.types.is_fixed_size_list(array.type.value_type)
-    ):
-        array = array.cast(_variable_size(array.type))
-    return array
+    wanted = _variable_size(array.type)
+    return array if wanted == array.type else array.cast(wanted)
 
 
 def _variable_size(found: pa.DataType) -> pa.DataType:
-    if pa.types.is_list(found) or pa.types.is_fixed_size_list(found) or pa.types.is_large_list(found):
+    if pa.types.is_list(found) or pa.types.is_fixed_size_list(found):
         return pa.list_(_variable_size(found.value_type))
+    if pa.types.is_large_list(found):
+        return pa.large_list(_variable_size(found.value_type))
     return found
 
 
@@ -216,8 +215,9 @@ def _list_lengths(array: pa.Array) -> Int64[np.ndarray, " rows"]:
 
 
 def _float32(array: pa.Array) -> np.ndarray:
-    """Flat values; a null number reads as NaN."""
-    return array.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    """Flat values; a null number reads as NaN, one that single precision cannot hold as infinity."""
+    with np.errstate(over="ignore"):
+        return array.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
 
 
 def _uint64(column: pa.ChunkedArray) -> UInt64[np.ndarray, " rows"]:
