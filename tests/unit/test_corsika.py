@@ -136,6 +136,8 @@ def test_losses_depend_on_the_seed_and_the_shower_alone(dat, tmp_path):
 
     assert energies(both, "a", 0) == energies(alone, "b", 0)
     assert energies(alone, "c", 1) != energies(alone, "d", 0)
+    showers = schema.to_arrays(pq.read_table(tmp_path / "a")).muons[:, 0]
+    assert len(set(showers.tolist())) == len(showers)  # Two showers of like muons, but no two like losses.
 
 
 def damaged(folder):
