@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -49,7 +48,7 @@ class EventBatch:
         return torch.repeat_interleave(events, self.counts, output_size=self.num_muons)
 
     @classmethod
-    def from_arrays(cls, arrays: schema.EventArrays) -> Self:
+    def from_arrays(cls, arrays: schema.EventArrays) -> "EventBatch":
         """Copy flat arrays (Arrow's buffers are read-only) into tensors."""
         return cls(
             ids=torch.from_numpy(np.array(arrays.ids).view(np.int64)),
@@ -68,7 +67,7 @@ class EventBatch:
         )
 
     @classmethod
-    def from_arrow(cls, table: pa.Table) -> Self:
+    def from_arrow(cls, table: pa.Table) -> "EventBatch":
         """Events of a table that carries shower ids."""
         return cls.from_arrays(schema.to_arrays(table))
 
@@ -77,7 +76,7 @@ class EventBatch:
         return self.to_arrays().to_table()
 
     @classmethod
-    def concat(cls, batches: Sequence[Self]) -> Self:
+    def concat(cls, batches: Sequence["EventBatch"]) -> "EventBatch":
         """The events of several batches, in order."""
         return cls(
             ids=torch.cat([batch.ids for batch in batches]),
@@ -107,6 +106,11 @@ class EventBatch:
         """The events that have muons; empty ones carry no kinematics."""
         kept = self.counts > 0
         return EventBatch(self.ids[kept], self.primaries[kept], self.counts[kept], self.muons)
+
+    def at_most(self, muons: int) -> "EventBatch":
+        """The first muons of each event, no more than so many."""
+        place = torch.arange(self.num_muons, device=self.counts.device) - self.offsets[:-1][self.event_of_muon]
+        return EventBatch(self.ids, self.primaries, self.counts.clamp(max=muons), self.muons[place < muons])
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "EventBatch":
         """The same events on a device."""

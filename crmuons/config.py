@@ -122,7 +122,7 @@ class Optimizer(Section):
 class Penalty(Section):
     kind: Literal["zero_centred", "one_centred", "none"] = "zero_centred"
     """zero_centred: squared gradient norm on real and on fake events. one_centred: (norm - 1)^2 on interpolates."""
-    lambda_gp: float = Field(default=5.0, ge=0)
+    lambda_gp: float = Field(default=1.0, ge=0)
     """Weight of the penalty."""
     every: int = Field(default=1, ge=1)
     """Critic steps between penalties; the weight is multiplied by it, so that the mean penalty stays the same."""
@@ -141,9 +141,12 @@ class Train(Section):
     """Events in one worker's batch (an optimizer step sees this times the workers times grad_accumulation)."""
     grad_accumulation: int = Field(default=1, ge=1)
     """Batches whose gradients are summed before an optimizer moves."""
-    n_critic: int = Field(default=2, ge=1)
+    muons_per_event: int | None = Field(default=128, ge=1)
+    """The kinematics learn from at most so many muons of an event, drawn at random; N remains the event's own.
+    Muons of an event are exchangeable, and the largest events would otherwise take most of the time."""
+    n_critic: int = Field(default=1, ge=1)
     """Critic steps per generator step."""
-    loss: Literal["wasserstein", "relativistic"] = "wasserstein"
+    loss: Literal["wasserstein", "relativistic"] = "relativistic"
     """relativistic: softplus of the difference of paired scores."""
     optimizer: Optimizer = Field(default_factory=Optimizer)
     penalty: Penalty = Field(default_factory=Penalty)

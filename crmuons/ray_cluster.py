@@ -59,7 +59,7 @@ def cluster(*, num_cpus: int | None = None) -> Iterator[None]:
         num_cpus=None if given else num_cpus,
         include_dashboard=None if given else True,  # Tune needs its State API to free what a stopped trial held.
         dashboard_host="127.0.0.1",
-        log_to_driver=True,
+        log_to_driver=False,  # Ray's own talk; what a run has to say is in its metrics and its errors.
         logging_level=logging.WARNING,
     )
     try:

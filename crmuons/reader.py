@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Bool, UInt64
+from jaxtyping import Bool, Float32, UInt64
 
 from crmuons import files, schema
 from crmuons.plan import Item, Unit, cut, permutation
@@ -68,12 +68,18 @@ class Tally:
 
 
 def read_item(item: Item, selection: Selection) -> tuple[Tally, Iterator[EventArrays]]:
-    """Read one segment: its events in their shuffled order, without those taken before, in pieces of TABLE_ROWS."""
+    """Read one segment: its events in their shuffled order, without those taken before, in pieces of TABLE_ROWS.
+
+    The muons of an event are shuffled too: files may have them sorted, and training takes the first ones of a large event.
+    """
     parts = [read_unit(unit, selection) for unit in item.units]
     tally = sum((tally for _, tally in parts), Tally())
     events = concat([events for events, _ in parts])
-    order = np.random.default_rng([item.seed, item.epoch, item.segment]).permutation(len(events.counts))[item.start :]
-    return tally, (take(events, order[low : low + TABLE_ROWS]) for low in range(0, len(order), TABLE_ROWS))
+    random = np.random.default_rng([item.seed, item.epoch, item.segment])
+    order = random.permutation(len(events.counts))
+    muon_keys = random.random(len(events.muons), dtype=np.float32)
+    events = take(shuffle_muons(events, muon_keys), order[item.start :])
+    return tally, (slice_events(events, low, low + TABLE_ROWS) for low in range(0, len(events.counts), TABLE_ROWS))
 
 
 def sample_events(
@@ -160,6 +166,22 @@ def take(events: EventArrays, chosen: np.ndarray) -> EventArrays:
     ends = np.cumsum(counts)
     rows = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts[chosen] - (ends - counts), counts)
     return EventArrays(events.ids[chosen], events.primaries[chosen], counts, events.muons[rows])
+
+
+def slice_events(events: EventArrays, start: int, stop: int) -> EventArrays:
+    """Events start .. stop - 1, as views."""
+    first, last = int(events.counts[:start].sum()), int(events.counts[:stop].sum())
+    return EventArrays(
+        events.ids[start:stop], events.primaries[start:stop], events.counts[start:stop], events.muons[first:last]
+    )
+
+
+def shuffle_muons(events: EventArrays, keys: Float32[np.ndarray, " muons"]) -> EventArrays:
+    """Put the muons of each event in the order of random keys in [0, 1)."""
+    event = np.repeat(np.arange(len(events.counts)), events.counts)
+    # One sort: whole numbers keep the events apart, and a double holds 20 bits of key beside 2^32 events.
+    muons = events.muons[np.argsort(event + keys.astype(np.float64))]
+    return EventArrays(events.ids, events.primaries, events.counts, muons)
 
 
 def concat(parts: Sequence[EventArrays]) -> EventArrays:

@@ -72,8 +72,8 @@ class Trainer:
     def critic_terms(self, batch: EventBatch) -> Terms:
         """Losses of the critic and of the multiplicity model, which alone sees the empty events."""
         multiplicity = self.model.multiplicity.loss(self.model.features.condition(batch.primaries), batch.counts)
-        events = batch.with_muons()
-        ragged, condition = Ragged.of(events), self.model.condition(events.primaries, events.counts)
+        events, condition = self._sets(batch)
+        ragged = Ragged.of(events)
         real = self.model.features.muons(events.muons)
         with torch.no_grad():
             fake = self._generate(condition, ragged)
@@ -90,13 +90,20 @@ class Trainer:
 
     def generator_terms(self, batch: EventBatch) -> Terms:
         """Loss of the generator, whose muons take the real events' primaries and numbers of muons."""
-        events = batch.with_muons()
-        ragged, condition = Ragged.of(events), self.model.condition(events.primaries, events.counts)
+        events, condition = self._sets(batch)
+        ragged = Ragged.of(events)
         fake = self._score(self._generate(condition, ragged), condition, ragged)
         real = fake
         if self.settings.loss == "relativistic":
             real = self._score(self.model.features.muons(events.muons), condition, ragged)
         return {"generator_loss": losses.generator_loss(real, fake, self.settings.loss)}
+
+    def _sets(self, batch: EventBatch) -> tuple[EventBatch, Tensor]:
+        """The events with muons, no more than muons_per_event of each, and their conditions, N among them."""
+        events = batch.with_muons()
+        condition = self.model.condition(events.primaries, events.counts)
+        limit = self.settings.muons_per_event
+        return events if limit is None else events.at_most(limit), condition
 
     def _update(self, terms_of: Callable[[EventBatch], Terms], batches: Iterator[EventBatch], *names: str) -> Terms:
         """Move some networks by their loss's mean gradient over all events of all batches and all ranks."""
