@@ -80,7 +80,7 @@ def put(local: Path, url: str) -> None:
         PermissionError: if no token covers it, or the folder is not writable.
     """
     fs, path = _filesystem(url)
-    if not isinstance(fs, LocalFileSystem):  # Object stores and federations take a file whole or not at all.
+    if not isinstance(fs, LocalFileSystem):  # Object stores take a file whole; a federation's is checked by its size.
         fs.put_file(str(local), path)
         return
     target = Path(path)
@@ -95,12 +95,16 @@ def check_writable(url: str) -> None:
 
     Raises:
         PermissionError: if not: no token that covers the URL, or a local folder that cannot be made or written.
+        NotADirectoryError: if there is a file where a folder is due.
     """
     fs, path = _filesystem(url)
     if isinstance(fs, pelican.Federation):
         fs.check_writable(path)
     elif isinstance(fs, LocalFileSystem):
         folder = next(each for each in (Path(path), *Path(path).parents) if each.exists())
+        if not folder.is_dir():
+            msg = f"'{url}' cannot be written: {folder} is a file; take another name"
+            raise NotADirectoryError(msg)
         if not os.access(folder, os.W_OK | os.X_OK):
             msg = f"'{url}' cannot be written: no permission to write to {folder}"
             raise PermissionError(msg)

@@ -87,6 +87,7 @@ class Servers:
         self._namespaces: dict[str, Namespace] = {}
         self._director: Sources | None = None
         self._asking = asyncio.Lock()
+        self._refreshing: set[asyncio.Task[None]] = set()  # Tasks live only as long as somebody holds them.
 
     def url(self, path: str) -> str:
         """The URL of a path in the federation."""
@@ -163,10 +164,13 @@ class Servers:
             known = self._known(path)
             if known is None or (known.origin if listing else known.caches) is None:
                 return await self._ask_director(path, listing, Patience(self.waits.patience_s, self.url(path)))
-            due_s = SECONDS_BETWEEN_REFRESHES if known.caches and known.caches.all_failing() else NAMESPACE_GOOD_FOR_S
-            if time.monotonic() - known.asked_at > due_s:
-                await self._refresh(known, path, listing)
-            return self._known(path) or known
+        due_s = SECONDS_BETWEEN_REFRESHES if known.caches and known.caches.all_failing() else NAMESPACE_GOOD_FOR_S
+        if time.monotonic() - known.asked_at > due_s:
+            known.asked_at = time.monotonic()
+            task = asyncio.create_task(self._refresh(path, listing))
+            self._refreshing.add(task)
+            task.add_done_callback(self._refreshing.discard)
+        return known
 
     async def upload_target(self, path: str) -> Sources:
         """The origin that takes a new file of this path."""
@@ -249,9 +253,8 @@ class Servers:
         self._namespaces[namespace.prefix] = namespace
         return namespace
 
-    async def _refresh(self, known: Namespace, path: str, listing: bool) -> None:
-        """Ask again, once. Old knowledge is better than none: a director that is down stops nobody who reads."""
-        known.asked_at = time.monotonic()
+    async def _refresh(self, path: str, listing: bool) -> None:
+        """Ask again, once, while reading goes on: a director that is slow or down holds nobody up."""
         try:
             await self._ask_director(path, listing, Patience(0, self.url(path)))
         except OSError as error:

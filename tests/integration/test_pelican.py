@@ -22,7 +22,7 @@ import pytest
 from crmuons import files, pelican
 from crmuons.cli import main
 from crmuons.pelican import federation as client
-from crmuons.pelican import login
+from crmuons.pelican import login, servers
 from crmuons.pelican.scopes import scopes_by_issuer
 from crmuons.schema import EventArrays, write_events
 from tests.integration.federation.federation import Federation, federation, what_is_missing
@@ -87,6 +87,10 @@ def expected(fed: Federation, namespace: str = "public") -> pa.Table:
     return pa.concat_tables(pq.read_table(file.url) for file in files.list_files(str(fed.data / namespace / "sim")))
 
 
+def content(fed: Federation, namespace: str = "public") -> bytes:
+    return (fed.data / namespace / "sim" / RUN_DIRECTORIES[0] / "part0.parquet").read_bytes()
+
+
 def one_file(fed: Federation, namespace: str = "public") -> files.File:
     return files.list_files(fed.url(f"/{namespace}/sim/{RUN_DIRECTORIES[0]}/part0.parquet"))[0]
 
@@ -140,7 +144,7 @@ def test_many_threads_on_a_cold_client_ask_the_director_once(fed: Federation) ->
     fed.clear()
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
         read_by_threads = list(pool.map(lambda _: files.open_file(url, size).read(100), range(16)))
-    assert set(read_by_threads) == {(fed.data / "public/sim" / RUN_DIRECTORIES[0] / "part0.parquet").read_bytes()[:100]}
+    assert set(read_by_threads) == {content(fed)[:100]}
     assert len(fed.log("discovery")) == len(fed.log("director")) == 1
 
 
@@ -170,6 +174,31 @@ def test_faults_change_no_byte(fed: Federation, fault: str) -> None:
     assert any(entry["fault"] for entry in fed.log(*where))
 
 
+def test_a_director_that_hangs_holds_up_nobody_who_knows_the_caches(
+    fed: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = one_file(fed)
+    read(file.url)
+    monkeypatch.setattr(servers, "NAMESPACE_GOOD_FOR_S", 0.0)
+    fed.fault("director", delay=1.0, status=500)
+    began = time.monotonic()
+    assert files.read_bytes(file.url) == content(fed)
+    assert time.monotonic() - began < 0.9
+
+
+def test_caches_that_the_director_names_later_are_found(fed: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "SECONDS_BETWEEN_REFRESHES", 0.1)
+    file = one_file(fed)
+    fed.advertise_bare(CACHES[0])
+    files.open_file(file.url, file.size).read(10)
+    fed.kill(CACHES[0])
+    fed.advertise_bare(CACHES[1])
+    try:
+        assert files.open_file(file.url, file.size).read() == content(fed)
+    finally:
+        fed.start_cache(CACHES[0])
+
+
 def test_a_killed_cache_is_left_in_the_middle_of_a_file(fed: Federation) -> None:
     fed.advertise_bare(*CACHES)
     file = one_file(fed)
@@ -189,9 +218,9 @@ def test_reading_goes_on_once_caches_are_back(fed: Federation, caplog: pytest.Lo
     back = threading.Timer(4, lambda: fed.fault(*CACHES))
     back.start()
     began = time.monotonic()
-    content = files.read_bytes(file.url)
+    read_bytes = files.read_bytes(file.url)
     back.join()
-    assert content == (fed.data / "public/sim" / RUN_DIRECTORIES[0] / "part0.parquet").read_bytes()
+    assert read_bytes == content(fed)
     assert time.monotonic() - began > 3.5
 
 
@@ -217,7 +246,7 @@ def test_missing_files_are_missing_once_the_origin_says_so(fed: Federation) -> N
     with pytest.raises(FileNotFoundError, match=r"nothing to read at .*/public/nothing"):
         files.list_files(fed.url("/public/nothing"))
     with pytest.raises(FileNotFoundError, match=r"pelican://.*/public/nothing.parquet: no such file .* check the path"):
-        files.open_file(fed.url("/public/nothing.parquet"), 1000).read()
+        pq.ParquetFile(files.open_file(fed.url("/public/nothing.parquet"), 1000))
     with pytest.raises(FileNotFoundError, match=r"nothing to read at .*/elsewhere"):
         files.list_files(fed.url("/elsewhere/x"))
     assert "PROPFIND" in {entry["method"] for entry in fed.log("origin")}
@@ -407,8 +436,8 @@ def test_a_login_is_renewed_once_whoever_asks(fed: Federation) -> None:
     login.store().write_text(json.dumps({fed.issuer: {**first, "expires_at": 0}}))
     file = one_file(fed, "private")
     with concurrent.futures.ProcessPoolExecutor(3, multiprocessing.get_context("spawn")) as pool:
-        content = set(pool.map(files.read_bytes, [file.url] * 6, timeout=60))
-    assert content == {(fed.data / "private/sim" / RUN_DIRECTORIES[0] / "part0.parquet").read_bytes()}
+        found = set(pool.map(files.read_bytes, [file.url] * 6, timeout=60))
+    assert found == {content(fed, "private")}
     second = json.loads(login.store().read_text())[fed.issuer]
     # The issuer takes each refresh token once: had two processes used one, the second would have been refused.
     assert second["refresh_token"] != first["refresh_token"]
