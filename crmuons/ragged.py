@@ -70,7 +70,8 @@ class _Sum(torch.autograd.Function):
         ctx.ragged = ragged
         # Twice as fast as index_add on a CPU (27,000 muons x 64 features: 0.30 ms against 0.68 ms).
         # Sums in bfloat16 would stop growing at 256 muons, so they are taken in single precision.
-        sums = torch.nn.functional.embedding_bag(ragged.muons, values.float(), ragged.starts, mode="sum")
+        precise = values.to(torch.promote_types(values.dtype, torch.float32))
+        sums = torch.nn.functional.embedding_bag(ragged.muons, precise, ragged.starts, mode="sum")
         return sums.to(values.dtype)
 
     @staticmethod
