@@ -6,8 +6,6 @@ model: primaries are standardised; muons are turned to (log energy, log radius) 
 quantiles. Azimuth is uniform in the data (the field's converters draw it), so it is drawn and not learned.
 """
 
-from typing import Self
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
@@ -79,7 +77,7 @@ class Features(nn.Module):
         self.register_buffer("knots", torch.arange(2 * NUM_QUANTILES, dtype=torch.float32).reshape(2, -1))
         self.register_buffer("scores", _normal_scores(NUM_QUANTILES))
 
-    def fit(self, events: EventArrays) -> Self:
+    def fit(self, events: EventArrays) -> "Features":
         """Set the statistics from a sample of training events.
 
         Raises:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, pairwise
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -128,7 +128,7 @@ class Plan:
         return {"world": self.world, "base_epoch": self.base_epoch, "backlog": [list(item) for item in self.backlog]}
 
     @classmethod
-    def from_state(cls, units: Sequence[Unit], seed: int, segment_bytes: int, state: dict[str, Any]) -> Self:
+    def from_state(cls, units: Sequence[Unit], seed: int, segment_bytes: int, state: dict[str, Any]) -> "Plan":
         """The plan whose `state` was saved."""
         backlog = tuple((int(epoch), int(segment), int(start)) for epoch, segment, start in state["backlog"])
         return cls(tuple(units), seed, segment_bytes, state["world"], state["base_epoch"], backlog)

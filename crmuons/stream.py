@@ -5,7 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Self
+from typing import Any
 
 from crmuons import config, reader
 from crmuons.batch import EventBatch
@@ -78,7 +78,7 @@ class Stream:
         self._thread = threading.Thread(target=self._fill, args=(batches,), name="stream", daemon=True)
         self._thread.start()
 
-    def __iter__(self) -> Self:
+    def __iter__(self) -> "Stream":
         return self
 
     def __next__(self) -> EventBatch:
