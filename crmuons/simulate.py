@@ -24,8 +24,8 @@ Muons = Float32[np.ndarray, "muons 3"]
 
 SHOWERS_PER_BLOCK = 512  # Enough for numpy to be fast, and few enough that showers of 10^5 muons fit in memory.
 BLOCKS_PER_FILE = 32
-FILES_IN_PROCESS = 10  # Starting Ray takes as long as drawing about this many files in one process.
-MASSES_GEV = tuple(float(mass) for mass in shower.mass_gev(np.array([1, 4, 14, 27, 56])))  # p, He, N, Al, Fe
+FILES_IN_PROCESS = 20  # Starting Ray takes 5 to 10 s, in which one process writes about this many files.
+MASSES_GEV = tuple(round(float(mass), 6) for mass in shower.mass_gev(np.array([1, 4, 14, 27, 56])))  # p, He, N, Al, Fe
 LEAST_DEPTH_M = 500.0  # Above it, muons of less than 100 GeV arrive, for which the yield formula does not hold.
 
 
