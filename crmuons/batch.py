@@ -37,7 +37,7 @@ class EventBatch:
         return self.muons.shape[0]
 
     @cached_property
-    def offsets(self) -> Int64[Tensor, " events+1"]:
+    def offsets(self) -> Int64[Tensor, " bounds"]:
         """Where each event's muons start; the last entry is the number of muons."""
         return torch.nn.functional.pad(self.counts.cumsum(0), (1, 0))
 
