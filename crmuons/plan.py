@@ -116,7 +116,8 @@ class Plan:
         if world == self.world:
             return self, list(positions)
         current = [self._at(rank, *position) for rank, position in enumerate(positions)]
-        last = max((epoch for epoch, _, _ in current), default=self.base_epoch)
+        # Epochs of the backlog have begun even where no rank has come to them: they are not read whole again.
+        last = max(self.base_epoch - 1, *(epoch for epoch, _, _ in current))
         left = sorted(
             item for rank, (number, taken) in enumerate(positions) for item in self._left(rank, number, taken, last)
         )
