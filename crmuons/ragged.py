@@ -49,7 +49,7 @@ class Ragged:
 
     def sum(self, values: Float[Tensor, "muons features"]) -> Float[Tensor, "events features"]:
         """Sum over the muons of each event; 0 for an event without muons."""
-        result: Tensor = _Sum.apply(values, self)
+        result: Tensor = _Sum.apply(values, self)  # type: ignore[no-untyped-call]
         return result
 
     def mean(self, values: Float[Tensor, "muons features"]) -> Float[Tensor, "events features"]:
@@ -58,7 +58,7 @@ class Ragged:
 
     def spread(self, values: Float[Tensor, "events features"]) -> Float[Tensor, "muons features"]:
         """Give every muon its event's row."""
-        result: Tensor = _Spread.apply(values, self)
+        result: Tensor = _Spread.apply(values, self)  # type: ignore[no-untyped-call]
         return result
 
 
@@ -75,8 +75,8 @@ class _Sum(torch.autograd.Function):
         return sums.to(values.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return _Spread.apply(grad, ctx.ragged), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _Spread.apply(grad, ctx.ragged), None  # type: ignore[no-untyped-call]
 
 
 class _Spread(torch.autograd.Function):
@@ -88,5 +88,5 @@ class _Spread(torch.autograd.Function):
         return values.index_select(0, ragged.event_of_muon)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return _Sum.apply(grad.contiguous(), ctx.ragged), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _Sum.apply(grad.contiguous(), ctx.ragged), None  # type: ignore[no-untyped-call]
