@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import Phase, settings
 from jaxtyping import install_import_hook
 
 # The shapes and dtypes in the annotations of these modules are checked at every call of the tests.
@@ -13,6 +14,10 @@ CHECKED = (
     "ragged", "reader", "runs", "schema", "stream", "trainer",
 )  # fmt: skip
 install_import_hook([f"crmuons.{name}" for name in CHECKED], "beartype.beartype")
+
+# The same examples in every run, and no minutes of shrinking where one fails.
+settings.register_profile("unit", deadline=None, derandomize=True, database=None, phases=[Phase.generate])
+settings.load_profile("unit")
 
 
 @pytest.fixture(autouse=True)

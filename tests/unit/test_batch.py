@@ -41,7 +41,7 @@ def expected(number, count):
     return number, (number, 2**64 - 1 - number), [(number, muon) for muon in range(count)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(COUNTS, st.data())
 def test_take_gives_the_chosen_events_in_order_each_with_its_muons(counts, data):
     chosen = data.draw(st.lists(st.integers(0, len(counts) - 1), max_size=10)) if counts else []
@@ -49,7 +49,7 @@ def test_take_gives_the_chosen_events_in_order_each_with_its_muons(counts, data)
     assert events_of(taken) == [expected(event, counts[event]) for event in chosen]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(COUNTS, st.data())
 def test_slices_put_together_are_the_batch(counts, data):
     cut = data.draw(st.integers(0, len(counts)))
@@ -59,7 +59,7 @@ def test_slices_put_together_are_the_batch(counts, data):
     assert events_of(batch.slice(cut, len(batch))) == [expected(i, counts[i]) for i in range(cut, len(counts))]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(COUNTS)
 def test_with_muons_leaves_out_the_empty_events_alone(counts):
     batch = numbered(counts)
@@ -68,7 +68,7 @@ def test_with_muons_leaves_out_the_empty_events_alone(counts):
     assert kept.num_muons == batch.num_muons
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(COUNTS)
 def test_offsets_and_event_of_muon_say_whose_a_muon_is(counts):
     batch = numbered(counts)
@@ -77,7 +77,7 @@ def test_offsets_and_event_of_muon_say_whose_a_muon_is(counts):
     assert len(batch) == len(counts)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(COUNTS)
 def test_a_batch_survives_arrow(counts):
     batch = numbered(counts, first=3)
@@ -98,7 +98,7 @@ def test_a_batch_does_not_write_into_the_arrays_it_came_from(toy_events):
     assert not np.array_equal(EventBatch.from_arrow(table).to_arrays().muons, batch.to_arrays().muons)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(COUNTS, st.integers(1, 5))
 def test_at_most_keeps_the_first_muons_of_every_event(counts, muons):
     kept = numbered(counts).at_most(muons)
