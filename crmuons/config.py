@@ -205,7 +205,7 @@ class Config(Section):
 
     def digest(self) -> str:
         """Eight hexadecimal digits that name the settings that shape the result."""
-        bookkeeping = {"scaling": True, "tracking": True, "run": {"name", "resume", "storage_path"}}
+        bookkeeping: Any = {"scaling": True, "tracking": True, "run": {"name", "resume", "storage_path"}}
         kept = self.model_dump(mode="json", exclude=bookkeeping)
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
 

@@ -37,11 +37,11 @@ def read_with_ray(items: Iterator[Item], selection: Selection) -> Iterator[Piece
             yield from _unpack(block)
 
 
-class ItemSource(Datasource):  # type: ignore[misc]
+class ItemSource(Datasource):
     """A Ray Data source with one read task for each item of the plan."""
 
     def __init__(self, items: list[Item], selection: Selection) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.items, self.selection = items, selection
 
     def get_read_tasks(
@@ -95,10 +95,10 @@ def _unpack(block: pa.Table) -> Iterator[Piece]:
     """Events and tallies of a block, which Ray may have put together from several."""
     marked = np.flatnonzero(block[TALLY_COLUMN].is_valid().to_numpy())
     start = 0
-    for row in marked:
+    for row in marked.tolist():
         if row > start:
             yield schema.to_arrays(block.slice(start, row - start))
-        yield Tally(*block[TALLY_COLUMN][int(row)].as_py())
+        yield Tally(*block[TALLY_COLUMN][row].as_py())
         start = row + 1
     if start < block.num_rows:
         yield schema.to_arrays(block.slice(start))

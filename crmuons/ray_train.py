@@ -23,15 +23,13 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from crmuons import checkpoint, config, files, ray_cluster, ray_data, runs, worker
-from crmuons.features import Features
+from crmuons import checkpoint, config, ray_cluster, ray_data, runs, worker
 from crmuons.loop import Metrics, Outcome
-from crmuons.progress import progress
-from crmuons.reader import Selection, Tally, sample_events
+from crmuons.preparation import prepare
 from crmuons.runs import Run
-from crmuons.stream import training_selection
 from crmuons.tracking import resolve_uri
 from crmuons.trainer import NonFiniteError
+from crmuons.watch import latest_metrics, progress_of
 
 logger = logging.getLogger(__name__)
 
@@ -90,45 +88,9 @@ def run_training(settings: config.Config) -> Result:
         "directory": str(run.directory),
         "tracking_uri": resolve_uri(_tracking_base(settings)),
     }
-    with _stop_on_signals(run), _progress_of(run, settings):
+    with _stop_on_signals(run), progress_of(run, settings):
         outcome = _train_here(payload) if settings.scaling.num_workers == 0 else _train_on_ray(settings, run, payload)
     return Result(run, outcome, latest_metrics(run))
-
-
-def prepare(settings: config.Config, run: Run) -> None:
-    """List the files, look at a sample of the events, fit the features, and write what the workers start from.
-
-    Raises:
-        FileNotFoundError, ValueError: naming what is wrong with the data.
-    """
-    data = settings.data
-    if not data.train:
-        msg = "data.train is not set: give files, a directory, a glob or a URL of event Parquet"
-        raise ValueError(msg)
-    listed = files.list_files(data.train)
-    train = training_selection(data, None)
-    held_out = Selection("validation", data.validation_share, data.test_share, vertical_depth=train.vertical_depth)
-    wanted = [(train, FEATURE_EVENTS), (held_out, settings.train.validation_events)]
-    if data.validation:
-        (validation,), read_too = sample_events(
-            data.validation, [(Selection(vertical_depth=train.vertical_depth), wanted[1][1])]
-        )
-        (sample,), read = sample_events(data.train, wanted[:1])
-        read += read_too
-    else:
-        (sample, validation), read = sample_events(data.train, wanted)
-    _check_sample(read, len(sample.counts), len(validation.counts), data)
-    features = Features(cartesian=settings.model.kind == "baseline").fit(sample)
-    run.prepare(settings, listed, features, validation)
-
-
-def latest_metrics(run: Run) -> Metrics:
-    """The newest value of each metric of a run."""
-    newest: dict[str, Any] = {}
-    if run.metrics.is_file():
-        for line in run.metrics.read_text().splitlines():
-            newest |= json.loads(line)
-    return newest
 
 
 def train_worker(payload: dict[str, Any]) -> None:
@@ -216,24 +178,6 @@ def _report_to_ray(metrics: Metrics, saved: Path | None) -> None:
     ray.train.report(metrics, kept, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
 
 
-def _check_sample(read: Tally, train: int, validation: int, data: config.Data) -> None:
-    if not read.rows:
-        msg = f"the files at {', '.join(data.train)} have no rows"
-        raise ValueError(msg)
-    if read.quarantined > data.max_quarantined_share * read.rows:
-        msg = (
-            f"{read.quarantined} of the first {read.rows} rows read cannot be used, more than data.max_quarantined_share = "
-            f"{data.max_quarantined_share:g}; the warnings above name files, rows and reasons"
-        )
-        raise ValueError(msg)
-    if not train or not validation:
-        msg = (
-            f"{read.rows} rows gave {train} events to train on and {validation} to validate with; give more data, or set "
-            "data.validation_share and data.test_share"
-        )
-        raise ValueError(msg)
-
-
 def _tracking_base(settings: config.Config) -> Path:
     """Where a plain `mlflow ui` finds the runs: beside the directory of the runs."""
     return runs.storage_path(settings).parent
@@ -293,50 +237,3 @@ def _stop_on_signals(run: Run) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def _progress_of(run: Run, settings: config.Config) -> Iterator[None]:
-    """Show a run's progress, as its metrics file tells it."""
-    ended = threading.Event()
-    thread = threading.Thread(target=_watch, args=(run, settings, ended), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-def _watch(run: Run, settings: config.Config, ended: threading.Event) -> None:
-    newest = latest_metrics(run)
-    seen = run.metrics.stat().st_size if run.metrics.is_file() else 0
-    timed = settings.train.steps is None
-    begin = newest.get("progress/seconds" if timed else "step", 0)
-    total = settings.train.max_seconds if timed else settings.train.steps
-    with progress(total, unit="s" if timed else "steps", what="train", initial=begin) as bar:
-        while not ended.wait(0.5):
-            seen, lines = _new_lines(run.metrics, seen)
-            for line in lines:
-                newest |= json.loads(line)
-            bar.set_postfix_str(_postfix(newest), refresh=False)
-            bar.update(newest.get("progress/seconds" if timed else "step", begin) - bar.n)
-
-
-def _new_lines(path: Path, seen: int) -> tuple[int, list[str]]:
-    if not path.is_file():
-        return seen, []
-    with path.open("rb") as file:
-        file.seek(seen)
-        text = file.read()
-    whole = text[: text.rfind(b"\n") + 1]
-    return seen + len(whole), whole.decode().splitlines()
-
-
-def _postfix(newest: Metrics) -> str:
-    shown = {
-        "speed/events_per_second": "events/s {:,.0f}",
-        "train/wasserstein_estimate": "W {:.3f}",
-        "validation/score": "W1/sigma {:.3f}",
-    }
-    return ", ".join(text.format(newest[name]) for name, text in shown.items() if name in newest)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float32, Int64, UInt8, UInt64
+from jaxtyping import Bool, Float32, Int64, UInt8, UInt64
 
 PRIMARY_FEATURES = ("energy_gev", "zenith_rad", "mass_gev", "depth_m")
 MUON_FEATURES = ("energy_gev", "x_m", "y_m")
@@ -112,7 +112,7 @@ def faults(table: pa.Table) -> UInt8[np.ndarray, " events"]:
         fault[rows & (fault == 0)] = reason
 
     width = len(PRIMARY_FEATURES)
-    good = _list_lengths(primary) == width
+    good: Bool[np.ndarray, " events"] = _list_lengths(primary) == width
     child = primary.flatten()
     good_values = _float32(child).reshape(-1, width) if good.all() else _ragged_rows(primary, good, width)
     blame(~good, 1)

@@ -64,7 +64,9 @@ class Trainer:
         for _ in range(self.settings.n_critic):
             critic = self._update(self.critic_terms, batches, "critic", "multiplicity")
             self.num_critic_updates += 1
+        self.critic.requires_grad_(requires_grad=False)  # The generator's loss must leave no gradient in the critic.
         generator = self._update(self.generator_terms, batches, "generator")
+        self.critic.requires_grad_(requires_grad=True)
         self._average()
         self.num_steps += 1
         return critic | generator
@@ -110,7 +112,7 @@ class Trainer:
         totals: dict[str, Total] = {}
         for _ in range(self.settings.grad_accumulation):
             terms = terms_of(next(batches))
-            torch.stack([terms[f"{name}_loss"].sum() for name in names]).sum().backward()  # type: ignore[no-untyped-call]
+            torch.stack([terms[f"{name}_loss"].sum() for name in names]).sum().backward()
             _accumulate(totals, terms)
         networks = [self.networks[name] for name in names]
         gradients, totals, faulty_ranks = optimization.exchange(networks, totals)

@@ -19,7 +19,7 @@ from crmuons.loop import Hooks, Loop, Metrics, Outcome
 from crmuons.model import BundleModel
 from crmuons.reader import Tally
 from crmuons.runs import Run
-from crmuons.tracking import AnyTracker, NullTracker, Tracker
+from crmuons.tracking import AnyTracker, NullTracker, Status, Tracker
 from crmuons.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def train(
     loop = Loop(trainer, batches, settings, run.checkpoints, hooks)
     if state is not None:
         loop.resume(state)
-    status = "FAILED"
+    status: Status = "FAILED"
     try:
         outcome = loop.fit()
         if distributed.rank() == 0 and outcome == "finished":

@@ -1,0 +1,68 @@
+"""Watching a run from outside: its metrics file, as a progress display."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from crmuons import config
+from crmuons.loop import Metrics
+from crmuons.progress import progress
+from crmuons.runs import Run
+
+
+def latest_metrics(run: Run) -> Metrics:
+    """The newest value of each metric of a run."""
+    newest: Metrics = {}
+    if run.metrics.is_file():
+        for line in run.metrics.read_text().splitlines():
+            newest |= json.loads(line)
+    return newest
+
+
+@contextmanager
+def progress_of(run: Run, settings: config.Config) -> Iterator[None]:
+    """Show a run's progress, as its metrics file tells it."""
+    ended = threading.Event()
+    thread = threading.Thread(target=_watch, args=(run, settings, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _watch(run: Run, settings: config.Config, ended: threading.Event) -> None:
+    newest = latest_metrics(run)
+    seen = run.metrics.stat().st_size if run.metrics.is_file() else 0
+    timed = settings.train.steps is None
+    begin = newest.get("progress/seconds" if timed else "step", 0)
+    total = settings.train.max_seconds if timed else settings.train.steps
+    with progress(total, unit="s" if timed else "steps", what="train", initial=begin) as bar:
+        while not ended.wait(0.5):
+            seen, lines = _new_lines(run.metrics, seen)
+            for line in lines:
+                newest |= json.loads(line)
+            bar.set_postfix_str(_postfix(newest), refresh=False)
+            bar.update(newest.get("progress/seconds" if timed else "step", begin) - bar.n)
+
+
+def _new_lines(path: Path, seen: int) -> tuple[int, list[str]]:
+    if not path.is_file():
+        return seen, []
+    with path.open("rb") as file:
+        file.seek(seen)
+        text = file.read()
+    whole = text[: text.rfind(b"\n") + 1]
+    return seen + len(whole), whole.decode().splitlines()
+
+
+def _postfix(newest: Metrics) -> str:
+    shown = {
+        "speed/events_per_second": "events/s {:,.0f}",
+        "train/wasserstein_estimate": "W {:.3f}",
+        "validation/score": "W1/sigma {:.3f}",
+    }
+    return ", ".join(text.format(newest[name]) for name, text in shown.items() if name in newest)
