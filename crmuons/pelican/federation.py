@@ -160,9 +160,10 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
                 arrived = await self._holds(path, size)
                 fault = Fault(source, "it took the file, and holds another size")
             except Fault as failed:
-                if failed.status in DENIED:
+                # The answer alone may have been lost; aiohttp then repeats a PUT by itself, which a create-only token may not.
+                arrived = await self._holds(path, size)
+                if failed.status in DENIED and not arrived:
                     await self.servers.refused(failed, access, origin, patience)
-                arrived = await self._holds(path, size)  # Perhaps the answer alone was lost.
                 fault = failed
             patience.record(origin, fault)
 
