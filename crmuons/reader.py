@@ -73,7 +73,8 @@ def read_item(item: Item, selection: Selection) -> tuple[Tally, Iterator[EventAr
     The muons of an event are shuffled too: files may have them sorted, and training takes the first ones of a large event.
     """
     parts = [read_unit(unit, selection) for unit in item.units]
-    tally = sum((tally for _, tally in parts), Tally())
+    # A position inside an item was saved with a tally that holds the item's rows: they are not counted twice.
+    tally = Tally() if item.start else sum((tally for _, tally in parts), Tally())
     events = concat([events for events, _ in parts])
     random = np.random.default_rng([item.seed, item.epoch, item.segment])
     order = random.permutation(len(events.counts))
