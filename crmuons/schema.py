@@ -41,6 +41,7 @@ FAULTS = (
     f"primary depth_m is below {MIN_DEPTH_M:.0f} m: depths are in metres, this looks like kilometres",
     "a muon holds NaN or infinity",
     "a muon's energy_gev is not positive",
+    "a shower id is null",
 )
 
 
@@ -139,6 +140,8 @@ def faults(table: pa.Table) -> UInt8[np.ndarray, " events"]:
     blame(good & ~(depth >= MIN_DEPTH_M), 7)
     blame(_rows_with(_rows_with(~np.isfinite(floats), lengths), counts), 8)
     blame(_rows_with(~(energies > 0), counts), 9)
+    for name in set(ID_COLUMNS).intersection(table.column_names):
+        blame(table[name].is_null().to_numpy(), 10)
     return fault
 
 
