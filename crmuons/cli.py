@@ -125,6 +125,24 @@ def _convert_corsika(arguments: argparse.Namespace) -> int:
     return 1 if left_out else 0
 
 
+def _add_inspect(commands: Commands) -> None:
+    parser = commands.add_parser("inspect", help="show what a data set holds; nothing is trained")
+    add = parser.add_argument
+    add("data", nargs="+", help="files, directories, globs or URLs of event Parquet")
+    add("--rows", type=int, default=1_000_000, help="look at about so many rows; 0 for all (default: 1000000)")
+    add("--preview", type=int, default=3, help="events with muons to show (default: 3)")
+    parser.set_defaults(run=_inspect)
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from crmuons.inspection import inspect
+
+    found = inspect(arguments.data, max_rows=arguments.rows or None)
+    for line in found.lines(arguments.preview):
+        print(line)
+    return 1 if found.faults else 0
+
+
 def _add_train(commands: Commands) -> None:
     parser = commands.add_parser(
         "train",
@@ -148,6 +166,41 @@ def _train(arguments: argparse.Namespace) -> int:
         return 1
     print(result.describe())
     return 0
+
+
+def _add_evaluate(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="compare a model, or generated events, with held-out true ones",
+        description="Compare generated events with true ones, beside the floor (truth against truth) and two cheap rivals. "
+        "What the figures mean: docs/metrics.md.",
+    )
+    add = parser.add_argument
+    add("--truth", nargs="+", required=True, metavar="DATA", help="true events: files, directories, globs or URLs")
+    add("--split", choices=("test", "validation", "train", "all"), default="test", help="of the true showers")
+    candidate = parser.add_mutually_exclusive_group(required=True)
+    candidate.add_argument("--model", metavar="DIR", help="a run, a checkpoint or a model directory")
+    candidate.add_argument("--generated", nargs="+", default=(), metavar="DATA", help="events, in place of a model")
+    add("--out", type=Path, required=True, help="directory for evaluation.json, report.html and figures")
+    add("--events", type=int, default=60_000, help="events on each side (default: 60000); the floor takes as many again")
+    add("--training", nargs="+", default=(), metavar="DATA", help="for the rivals (default: training split of --truth)")
+    add("--seed", type=int, default=0, help="of the draws and the halves")
+    parser.set_defaults(run=_evaluate)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from crmuons.evaluation import Settings
+    from crmuons.evaluation_inputs import Request, evaluate_request
+    from crmuons.report import summary, write_report
+
+    settings = Settings(arguments.events, arguments.seed)
+    request = Request(
+        arguments.truth, arguments.split, arguments.model, arguments.generated, arguments.training, settings
+    )
+    evaluation = evaluate_request(request)
+    write_report(evaluation, arguments.out)
+    print(summary(evaluation))
+    print(f"report: {arguments.out / 'report.html'}\nfigures: {arguments.out / 'evaluation.json'}")
 
 
 def _add_settings(commands: Commands) -> None:
@@ -196,6 +249,7 @@ def _login(arguments: argparse.Namespace) -> None:
 COMMANDS: tuple[Callable[..., None], ...] = (
     _add_simulate,
     _add_convert,
+    _add_inspect,
     _add_train,
     _add_settings,
     _add_sync,

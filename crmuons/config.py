@@ -97,7 +97,7 @@ class Model(Section):
 class Optimizer(Section):
     kind: Literal["adam", "sgd"] = "adam"
     """Optimizer of generator and critic (the multiplicity model always uses Adam)."""
-    lr: float = Field(default=5e-4, gt=0)
+    lr: float = Field(default=1e-3, gt=0)
     """Learning rate of generator and critic, at the end of the warm-up."""
     generator_lr: float | None = Field(default=None, gt=0)
     """Learning rate of the generator, where it differs."""
@@ -137,7 +137,7 @@ class Train(Section):
     """The run ends after this many generator steps."""
     max_seconds: float | None = Field(default=None, gt=0)
     """The run ends after this much training time."""
-    events_per_worker: int = Field(default=2048, ge=1)
+    events_per_worker: int = Field(default=1024, ge=1)
     """Events in one worker's batch (an optimizer step sees this times the workers times grad_accumulation)."""
     grad_accumulation: int = Field(default=1, ge=1)
     """Batches whose gradients are summed before an optimizer moves."""

@@ -15,7 +15,8 @@ import numpy as np
 
 from crmuons.files import File
 
-MIN_UNITS = 64  # Few files are cut, so that there is something to permute and every rank gets a share.
+MIN_UNITS = 64  # Few files are cut, so that there is something to permute and every rank gets a share,
+MIN_UNIT_BYTES = 4 * 2**20  # but not into crumbs: a unit decodes every row group that it touches.
 MIN_SEGMENTS = 8
 MAX_UNIT_BYTES = 64 * 2**20
 
@@ -50,10 +51,14 @@ class Item:
 
 
 def cut(files: Sequence[File]) -> list[Unit]:
-    """Cut files into at least MIN_UNITS units of at most MAX_UNIT_BYTES."""
-    least = math.ceil(MIN_UNITS / max(len(files), 1))
-    parts = {file: max(least if len(files) < MIN_UNITS else 1, math.ceil(file.size / MAX_UNIT_BYTES)) for file in files}
-    return [Unit(file, part, parts[file]) for file in files for part in range(parts[file])]
+    """Cut files into MIN_UNITS units or more, of MIN_UNIT_BYTES to MAX_UNIT_BYTES; smaller files stay whole."""
+    return [Unit(file, part, parts) for file in files for parts in [_parts(file, len(files))] for part in range(parts)]
+
+
+def _parts(file: File, num_files: int) -> int:
+    wanted = math.ceil(MIN_UNITS / num_files) if num_files < MIN_UNITS else 1
+    least = math.ceil(file.size / MAX_UNIT_BYTES)
+    return max(min(wanted, file.size // MIN_UNIT_BYTES), least, 1)
 
 
 def permutation(units: Sequence[Unit], seed: int, epoch: int) -> list[Unit]:

@@ -120,13 +120,13 @@ def read_unit(unit: Unit, selection: Selection) -> tuple[EventArrays, Tally]:
     Raises:
         ValueError: if the file is not Parquet, or its columns are not the contract's; the message names the file.
     """
-    table, first_row = _read_rows(unit)
+    table, first_row = read_rows(unit)
     fault = schema.faults(table)
     if fault.any():
         _quarantine(table, fault, first_row, unit, selection)
         table = table.filter(pa.array(fault == 0))
     rows = first_row + np.flatnonzero(fault == 0)
-    events = schema.to_arrays(table, missing_ids=_ids_of_rows(unit, rows))
+    events = schema.to_arrays(table, missing_ids=ids_of_rows(unit, rows))
     if selection.vertical_depth:
         events = with_slant_depth(events)
     events = take(events, np.flatnonzero(in_split(events.ids, selection)))
@@ -195,7 +195,7 @@ def concat(parts: Sequence[EventArrays]) -> EventArrays:
     )
 
 
-def _read_rows(unit: Unit) -> tuple[pa.Table, int]:
+def read_rows(unit: Unit) -> tuple[pa.Table, int]:
     """The unit's rows, and the number of the first in its file."""
     url = unit.file.url
     with files.open_file(url) as opened:
@@ -223,7 +223,7 @@ def _row_groups(metadata: pq.FileMetaData, rows: range) -> tuple[list[int], int]
     return groups.tolist(), int(starts[groups[0]]) if len(groups) else rows.start
 
 
-def _ids_of_rows(unit: Unit, rows: np.ndarray) -> UInt64[np.ndarray, "rows 2"]:
+def ids_of_rows(unit: Unit, rows: np.ndarray) -> UInt64[np.ndarray, "rows 2"]:
     """Ids for rows without any: the file's name and the row's number. Every row is then its own shower."""
     name = hashlib.sha256(Path(unit.file.url).name.encode()).digest()[:8]
     ids = np.empty((len(rows), 2), np.uint64)

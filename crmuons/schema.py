@@ -175,7 +175,7 @@ def to_arrays(table: pa.Table, missing_ids: UInt64[np.ndarray, "events 2"] | Non
     )
 
 
-def write_events(path: Path, tables: Sequence[pa.Table], *, row_group_rows: int = 65_536) -> None:
+def write_events(path: Path, tables: Sequence[pa.Table], *, row_group_rows: int = 16_384) -> None:
     """Write one Parquet file of events; it appears under its name only once it is whole."""
     partial = path.with_name(f".{path.name}.partial")
     with pq.ParquetWriter(partial, EVENT_SCHEMA, compression="zstd") as writer:

@@ -43,9 +43,15 @@ def test_every_unit_is_in_exactly_one_segment_of_every_epoch(files, segment_byte
 @given(FILES, st.integers(1, 20), st.integers(0, 10_000))
 def test_units_cover_every_row_of_every_file_once(files, segment_bytes, rows):
     units = plan.cut(files)
-    assert len(units) >= plan.MIN_UNITS
     for file in files[:3]:
         assert [row for unit in units if unit.file == file for row in unit.rows(rows)] == list(range(rows))
+
+
+def test_few_files_are_cut_but_not_into_crumbs():
+    (unit,) = plan.cut([File("small", plan.MIN_UNIT_BYTES)])
+    assert unit.parts == 1
+    # 8 files of 40 MB: 64 / 8 = 8 parts each, of 5 MB.
+    assert len(plan.cut([File(f"f{i}", 10 * plan.MIN_UNIT_BYTES) for i in range(8)])) == plan.MIN_UNITS
 
 
 def test_large_files_are_cut_into_units_that_fit_in_memory():

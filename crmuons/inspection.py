@@ -1,0 +1,113 @@
+"""What is in a data set: rows, ranges, multiplicities, faults, a few events. Nothing is trained."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crmuons import files, reader, schema
+from crmuons.files import File
+from crmuons.plan import Unit, cut, permutation
+from crmuons.progress import progress
+from crmuons.schema import EventArrays
+
+MULTIPLICITY_QUANTILES = (0.5, 0.9, 0.99, 1.0)
+MUONS_SHOWN = 3
+
+
+@dataclass
+class Inspection:
+    """What was found, and how much of it was looked at."""
+
+    files: list[File]
+    has_ids: bool
+    rows: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    events: list[EventArrays] = field(default_factory=list)
+    whole: bool = True
+
+    def lines(self, preview: int) -> Iterator[str]:
+        """The findings as text, with some events at the end."""
+        size = sum(file.size for file in self.files)
+        yield f"files     {len(self.files)}, {size / 1e6:,.1f} MB"
+        yield f"rows      {self.rows:,}" + ("" if self.whole else " looked at, in files chosen at random (--rows 0 for all)")
+        yield "ids       " + ("primary_major_id, primary_minor_id" if self.has_ids else "none: every row is its own shower")
+        yield from (f"unusable  {number:,} rows: {reason}" for reason, number in self.faults.most_common())
+        events = reader.concat(self.events)
+        if len(events.counts):
+            yield from _describe(events)
+            yield from _preview(events, preview)
+
+
+def inspect(urls: list[str], *, max_rows: int | None) -> Inspection:
+    """Look at a data set.
+
+    Args:
+        urls: paths, directories, globs or URLs.
+        max_rows: stop after about so many rows, taken from units in random order; None for all.
+
+    Raises:
+        FileNotFoundError: if there is nothing to read.
+        ValueError: if a file is not one of events.
+    """
+    listed = files.list_files(urls)
+    units = cut(listed) if max_rows is None else permutation(cut(listed), seed=0, epoch=0)
+    found = Inspection(listed, has_ids=_has_ids(listed[0]))
+    with progress(None, unit="rows", what="inspect") as bar:
+        for number, unit in enumerate(units):
+            if max_rows is not None and found.rows >= max_rows:
+                found.whole = number == len(units)
+                break
+            bar.update(_look(unit, found))
+    return found
+
+
+def _has_ids(file: File) -> bool:
+    with files.open_file(file.url) as opened:
+        return schema.check_schema(pq.read_schema(opened), file.url)
+
+
+def _look(unit: Unit, found: Inspection) -> int:
+    table, first_row = reader.read_rows(unit)
+    fault = schema.faults(table)
+    found.faults.update(schema.FAULTS[code] for code in fault[fault > 0])
+    found.rows += table.num_rows
+    rows = first_row + np.flatnonzero(fault == 0)
+    legal = table.filter(pa.array(fault == 0))
+    found.events.append(schema.to_arrays(legal, missing_ids=reader.ids_of_rows(unit, rows)))
+    return table.num_rows
+
+
+def _describe(events: EventArrays) -> Iterator[str]:
+    showers = len(np.unique(events.ids, axis=0))
+    yield f"showers   {showers:,}, {len(events.counts) / showers:.2f} events each"
+    quantiles = np.quantile(events.counts, MULTIPLICITY_QUANTILES)
+    named = ", ".join(f"{q:.0%} {value:,.0f}" for q, value in zip(MULTIPLICITY_QUANTILES, quantiles, strict=True))
+    yield f"muons     {len(events.muons):,}, {events.counts.mean():.3f} an event; quantiles {named}"
+    yield f"empty     {(events.counts == 0).mean():.1%} of the events"
+    yield "quantity                       lowest       median      highest"
+    for name, values in zip(schema.PRIMARY_FEATURES, events.primaries.T, strict=True):
+        yield _range(f"primary {name}", values)
+    if len(events.muons):
+        yield _range("muon energy_gev", events.muons[:, 0])
+        yield _range("muon radius_m", np.hypot(events.muons[:, 1], events.muons[:, 2]))
+
+
+def _range(name: str, values: np.ndarray) -> str:
+    return f"  {name:<24} {values.min():>12.5g} {np.median(values):>12.5g} {values.max():>12.5g}"
+
+
+def _preview(events: EventArrays, number: int) -> Iterator[str]:
+    chosen = reader.take(events, np.flatnonzero(events.counts > 0)[:number])
+    ends = np.cumsum(chosen.counts)
+    for (major, minor), primary, count, end in zip(chosen.ids, chosen.primaries, chosen.counts, ends, strict=True):
+        energy, zenith, mass, depth = primary
+        yield (
+            f"event     shower {major}/{minor}: {energy:.4g} GeV, zenith {zenith:.3f} rad, mass {mass:.4g} GeV, "
+            f"depth {depth:.1f} m, {count} muons"
+        )
+        for energy, x, y in chosen.muons[end - count : end][:MUONS_SHOWN]:
+            yield f"            {energy:10.2f} GeV at ({x:8.2f}, {y:8.2f}) m"
