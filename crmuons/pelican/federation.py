@@ -59,7 +59,7 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
 
     def namespace(self, path: str) -> Namespace:
         """What the director says of a path's namespace."""
-        return sync(self.loop, self.servers.namespace, path, listing=True)  # type: ignore[no-any-return]
+        return sync(self.loop, self.servers.namespace, path, listing=True)
 
     def open(self, path: str, mode: str = "rb", *, size: int | None = None, **_: Any) -> "RemoteFile":
         """Open a file for reading.
@@ -130,13 +130,17 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
             raise OSError(msg)
 
     async def _get_file(self, rpath: str, lpath: str | Path, **_: Any) -> None:
-        """Copy a file; it appears under its local name only once it is whole."""
+        """Copy a file, which appears under its local name only once it is whole; make a folder where the path is one."""
         path, target = self._check_fspath(rpath), Path(lpath)
-        size = (await self._info(path))["size"]
+        info = await self._info(path)
+        if info["type"] == "directory":
+            target.mkdir(parents=True, exist_ok=True)
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_name(f".{target.name}.partial")
         with partial.open("wb") as file:
-            for start in range(0, size, COPY_BYTES):
-                file.write(await self._cat_file(path, start, start + COPY_BYTES, size=size))
+            for start in range(0, info["size"], COPY_BYTES):
+                file.write(await self._cat_file(path, start, start + COPY_BYTES, size=info["size"]))
         partial.replace(target)
 
     async def _put_file(self, lpath: str | Path, rpath: str, **_: Any) -> None:
@@ -230,9 +234,14 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         found = inside if inside or entries[0]["type"] == "directory" else entries
         return found if detail else [entry["name"] for entry in found]
 
-    # Over the _ls above; those of pelicanfs ask the servers themselves.
+    # On the methods above; those of pelicanfs ask the servers themselves.
     _walk = AsyncFileSystem._walk
     _find = AsyncFileSystem._find
+    _du = AsyncFileSystem._du
+    _cat = AsyncFileSystem._cat
+    _get = AsyncFileSystem._get
+    _expand_path = AsyncFileSystem._expand_path
+    open_async = AsyncFileSystem.open_async
 
     async def _glob(self, path: str, maxdepth: int | None = None, **options: Any) -> Any:
         """Match component by component, so that only folders that can hold a match are listed.

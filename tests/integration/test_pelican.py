@@ -375,6 +375,18 @@ def test_arrow_takes_the_file_system(fed: Federation) -> None:
     )
 
 
+def test_folders_are_copied_and_many_files_read_at_once(fed: Federation, tmp_path: Path) -> None:
+    fs = pelican.filesystem(fed.url("/public/sim"))
+    fed.fault(*CACHES, reset=True, every=3)
+    fs.get("/public/sim", str(tmp_path / "copy"), recursive=True)
+    copied = sorted(path for path in (tmp_path / "copy").rglob("*") if path.is_file())
+    originals = sorted((fed.data / "public/sim").rglob("*.parquet"))
+    assert [path.read_bytes() for path in copied] == [path.read_bytes() for path in originals]
+    together = fs.cat(fs.find("/public/sim"))
+    assert list(together.values()) == [path.read_bytes() for path in originals]
+    assert fs.du("/public/sim") == sum(path.stat().st_size for path in originals)
+
+
 def test_a_file_is_written_once(fed: Federation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("BEARER_TOKEN", fed.token("storage.read:/ storage.create:/ storage.modify:/"))
     local = tmp_path / "local"
