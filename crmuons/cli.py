@@ -182,7 +182,9 @@ def _add_evaluate(commands: Commands) -> None:
     candidate.add_argument("--model", metavar="DIR", help="a run, a checkpoint or a model directory")
     candidate.add_argument("--generated", nargs="+", default=(), metavar="DATA", help="events, in place of a model")
     add("--out", type=Path, required=True, help="directory for evaluation.json, report.html and figures")
-    add("--events", type=int, default=60_000, help="events on each side (default: 60000); the floor takes as many again")
+    add(
+        "--events", type=int, default=60_000, help="events on each side (default: 60000); the floor takes as many again"
+    )
     add("--training", nargs="+", default=(), metavar="DATA", help="for the rivals (default: training split of --truth)")
     add("--seed", type=int, default=0, help="of the draws and the halves")
     parser.set_defaults(run=_evaluate)
@@ -213,6 +215,79 @@ def _settings(_arguments: argparse.Namespace) -> None:
 
     for path, (default, meaning) in config.settings().items():
         print(f"{path} = {default}\n    {meaning}")
+
+
+def _add_generate(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "generate",
+        help="draw muon bundles from a trained model",
+        description="Draw one event for each primary (docs/generation.md). The same command goes on where it was interrupted.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="a run, a checkpoint or a model directory")
+    add("--primaries", nargs="+", required=True, metavar="URL", help="Parquet files, directories, globs or URLs")
+    add("--vertical", action="store_true", help="the primaries' depth_m is the vertical depth")
+    add("--out", type=Path, required=True, help="directory for the Parquet files")
+    add("--seed", type=int, default=0, help="same seed, model and primaries, same bundles")
+    add(
+        "--counts",
+        type=_counts,
+        default="predict",
+        help="N: predict (draw it), column (the primaries' files), or a number",
+    )
+    add("--max-muons-per-event", type=int, metavar="CAP", help="events with more muons get this many")
+    add(
+        "--events-per-shard",
+        type=int,
+        help="rows of a file, a multiple of 1024 (default: such that it has 2 million muons)",
+    )
+    add(
+        "--strict",
+        action="store_true",
+        help="refuse primaries outside the trained range instead of flagging their events",
+    )
+    parser.set_defaults(run=_generate)
+
+
+def _counts(text: str) -> int | str:
+    if text in {"predict", "column"}:
+        return text
+    if text.isdecimal():
+        return int(text)
+    msg = f"'{text}' is none of: predict, column, a number of muons"
+    raise argparse.ArgumentTypeError(msg)
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from crmuons import shards
+    from crmuons.generate import load_generator
+    from crmuons.primaries import PrimaryFiles
+
+    options = shards.Options(
+        seed=arguments.seed,
+        counts=arguments.counts,
+        max_muons_per_event=arguments.max_muons_per_event,
+        strict=arguments.strict,
+        events_per_shard=arguments.events_per_shard,
+    )
+    generator = load_generator(arguments.model)
+    source = PrimaryFiles(
+        arguments.primaries, with_counts=options.counts == "column", vertical_depth=arguments.vertical
+    )
+    try:
+        work = shards.prepare(arguments.out.absolute(), generator, source, options)
+        if work.is_large:
+            from crmuons.ray_generate import generate
+        else:
+            from crmuons.shards import generate
+        tally = generate(generator, source, work)
+    except KeyboardInterrupt:
+        print("crmuons generate: interrupted; the same command goes on from the finished shards", file=sys.stderr)
+        return 130
+    print(f"{tally.events} events with {tally.muons} muons in {arguments.out}")
+    print(f"{tally.outside_training} outside the trained range, {tally.capped} capped")
+    return 0
 
 
 def _add_login(commands: Commands) -> None:
@@ -251,7 +326,9 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     _add_convert,
     _add_inspect,
     _add_train,
+    _add_evaluate,
     _add_settings,
+    _add_generate,
     _add_sync,
     _add_login,
 )

@@ -1,12 +1,13 @@
 """The figures that people look at: true events beside generated ones. Drawn without a display."""
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from crmuons.schema import EventArrays
-from crmuons.summaries import muon_quantities
+from crmuons.summaries import muon_quantities, primary_features
 
 TRUE_COLOUR, GENERATED_COLOUR = "#4d4d4d", "#c8412b"
 RATIO_RANGE = (0.5, 1.5)
@@ -52,12 +53,30 @@ def _marginal(events: EventArrays, name: str) -> Values:
     return muon_quantities(events)[f"log_{name}"], event, len(counts)
 
 
+Histogram = tuple[Float64[np.ndarray, " bins"], Float64[np.ndarray, " bins"]]
+
+
 def _draw_ratio_pair(upper: Axes, lower: Axes, truth: Values, other: Values, *, names: tuple[str, str]) -> None:
     edges = _edges(truth[0], other[0])
-    (true_density, true_error), (density, error) = (_per_event_histogram(*values, edges) for values in (truth, other))
-    upper.stairs(true_density, edges, color=TRUE_COLOUR, fill=True, alpha=0.25)
-    upper.stairs(true_density, edges, color=TRUE_COLOUR, label=names[0])
-    upper.stairs(density, edges, color=GENERATED_COLOUR, label=names[1])
+    histograms = [_per_event_histogram(*values, edges) for values in (truth, other)]
+    _draw_ratio_histograms(upper, lower, edges, *histograms, widths=np.ones(len(edges) - 1), names=names)
+
+
+def _draw_ratio_histograms(
+    upper: Axes,
+    lower: Axes,
+    edges: Float64[np.ndarray, " edges"],
+    truth: Histogram,
+    other: Histogram,
+    *,
+    widths: Float64[np.ndarray, " bins"],
+    names: tuple[str, str],
+) -> None:
+    """Two histograms with errors, divided by the widths, and below them the ratio of the second to the first."""
+    (true_density, true_error), (density, error) = truth, other
+    upper.stairs(true_density / widths, edges, color=TRUE_COLOUR, fill=True, alpha=0.25)
+    upper.stairs(true_density / widths, edges, color=TRUE_COLOUR, label=names[0])
+    upper.stairs(density / widths, edges, color=GENERATED_COLOUR, label=names[1])
     upper.legend(frameon=False)
     filled = true_density > 0  # Bins that are empty in the truth have no ratio.
     band = np.divide(true_error, true_density, out=np.zeros_like(true_error), where=filled)
@@ -90,3 +109,170 @@ def _per_event_histogram(
     cells, counts = np.unique(event.astype(np.int64) * bins + index, return_counts=True)
     squares = np.bincount(cells % bins, counts.astype(np.float64) ** 2, bins)
     return np.bincount(index, minlength=bins) / num_events, np.sqrt(squares) / num_events
+
+
+def multiplicity_by_energy(truth: EventArrays, generated: EventArrays) -> Figure:
+    """N against the primary's energy: median and central 68 %, for each mass (or for all, where there are many)."""
+    groups = _mass_groups(truth)
+    figure = Figure(figsize=(11, 3.4 * ((len(groups) + 2) // 3)), layout="constrained")
+    axes = figure.subplots((len(groups) + 2) // 3, 3, sharex=True, sharey=True, squeeze=False).ravel()
+    for axis, (label, low, high) in zip(axes, groups, strict=False):
+        for events, colour, name in _both(truth, generated):
+            _draw_band(axis, _with_mass(events, low, high), colour, name)
+        axis.set_title(label)
+        axis.set_xlabel("primary energy: log$_{10}$(E / GeV)")
+    for axis in axes[len(groups) :]:
+        axis.set_visible(False)
+    for axis in axes[::3]:
+        axis.set_ylabel("log$_{10}$(N + 1)")
+    axes[0].legend(frameon=False, loc="upper left")
+    return figure
+
+
+def lateral_profile(truth: EventArrays, generated: EventArrays) -> Figure:
+    """Muons per square metre and event against the distance from the axis (from 0.3 m to 1 km), with the ratio."""
+    edges = np.logspace(-0.5, 3, 36)
+    areas = np.pi * np.diff(edges**2)
+    labels = ("distance from the axis r / m", "muons per m$^2$ per event")
+    return _profile((truth, generated), "log_radius", edges, areas, labels)
+
+
+def energy_spectrum(truth: EventArrays, generated: EventArrays) -> Figure:
+    """Muons per event and unit of ln E against the muon energy (from 3 GeV to 3 PeV), with the ratio."""
+    edges = np.logspace(0.5, 6.5, 37)
+    widths = np.diff(np.log(edges))
+    labels = ("muon energy E / GeV", "muons per event, dN / d ln E")
+    return _profile((truth, generated), "log_energy", edges, widths, labels)
+
+
+def energy_radius_map(truth: EventArrays, generated: EventArrays) -> Figure:
+    """Muons in the plane of energy and distance: true, generated, and the generated excess in standard errors."""
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    axes = figure.subplots(1, 3, sharex=True, sharey=True)
+    values = [muon_quantities(events) for events in (truth, generated)]
+    edges = [_edges(values[0][name], values[1][name], bins=36) for name in ("log_energy", "log_radius")]
+    maps = [np.histogram2d(v["log_energy"], v["log_radius"], bins=edges)[0] for v in values]
+    densities = [counts / len(events.counts) for counts, events in zip(maps, (truth, generated), strict=True)]
+    shown = np.concatenate([density[density > 0] for density in densities])
+    norm = LogNorm(shown.min(), shown.max()) if len(shown) else None
+    for axis, density, title in zip(axes, densities, ("true", "generated"), strict=False):
+        image = axis.pcolormesh(*edges, np.where(density > 0, density, np.nan).T, norm=norm, cmap="viridis")
+        axis.set_title(title)
+    figure.colorbar(image, ax=list(axes[:2]), label="muons per event per bin")
+    filled = (maps[0] + maps[1]) > 0
+    errors = np.sqrt(maps[0] / len(truth.counts) ** 2 + maps[1] / len(generated.counts) ** 2)
+    pull = np.divide(densities[1] - densities[0], errors, out=np.full_like(errors, np.nan), where=filled)
+    image = axes[2].pcolormesh(*edges, pull.T, cmap="coolwarm", vmin=-5, vmax=5)
+    axes[2].set_title("generated − true")
+    figure.colorbar(image, ax=axes[2], label="standard errors (muons as independent)", extend="both")
+    axes[0].set_ylabel("log$_{10}$(r / m)")
+    for axis in axes:
+        axis.set_xlabel("log$_{10}$(E / GeV)")
+    return figure
+
+
+def event_displays(truth: EventArrays, generated: EventArrays, *, rows: int = 4) -> Figure:
+    """Bundles in the plane across the axis, true ones beside generated ones of the most similar primary."""
+    pairs = _alike(truth, generated, rows)
+    figure = Figure(figsize=(9.5, 4.1 * max(len(pairs), 1)), layout="constrained")
+    axes = figure.subplots(max(len(pairs), 1), 2, squeeze=False)
+    starts = [np.cumsum(events.counts) - events.counts for events in (truth, generated)]
+    for row, pair in zip(axes, pairs, strict=False):
+        muons = [e.muons[s[i] : s[i] + e.counts[i]] for e, s, i in zip((truth, generated), starts, pair, strict=True)]
+        extent = 1.1 * max(float(np.abs(part[:, 1:]).max()) for part in muons)
+        for axis, part, name, events, i in zip(
+            row, muons, ("true", "generated"), (truth, generated), pair, strict=True
+        ):
+            _draw_event(axis, part, extent)
+            energy, zenith, mass, depth = events.primaries[i]
+            axis.set_title(
+                f"{name}: N = {len(part)}\nE = {energy:.2g} GeV, m = {mass:.3g} GeV, "
+                f"{np.degrees(zenith):.0f}°, {depth / 1000:.2f} km",
+                fontsize=9,
+            )
+        figure.colorbar(row[1].collections[0], ax=list(row), label="log$_{10}$(E / GeV)")
+    if not pairs:
+        axes[0, 0].set_title("no bundle of ten or more muons")
+    return figure
+
+
+def _draw_event(axis: Axes, muons: Float32[np.ndarray, "muons 3"], extent: float) -> None:
+    log_energy = np.log10(muons[:, 0])
+    axis.scatter(
+        muons[:, 1], muons[:, 2], c=log_energy, s=4 + 3 * np.maximum(log_energy, 0), cmap="viridis", vmin=1, vmax=4.5
+    )
+    axis.set_xlim(-extent, extent)
+    axis.set_ylim(-extent, extent)
+    axis.set_aspect("equal")
+    axis.set_xlabel("x / m")
+    axis.set_ylabel("y / m")
+
+
+def _alike(truth: EventArrays, generated: EventArrays, rows: int) -> list[tuple[int, int]]:
+    """Pairs of a true and a generated event with near primaries and ten muons or more, from few muons to many."""
+    true_rich, rich = np.flatnonzero(truth.counts >= 10), np.flatnonzero(generated.counts >= 10)
+    if not len(true_rich) or not len(rich):
+        return []
+    by_size = true_rich[np.argsort(truth.counts[true_rich], kind="stable")]
+    places = np.unique(np.linspace(0.1, 0.98, rows) * (len(by_size) - 1)).astype(int)
+    theirs = primary_features(generated.primaries[rich])
+    scale = np.maximum(theirs.std(0), 1e-9)
+    pairs = []
+    for event in by_size[places]:
+        distance = (np.abs(theirs - primary_features(truth.primaries[[event]])) / scale).sum(1)
+        pairs.append((int(event), int(rich[distance.argmin()])))
+    return pairs
+
+
+def _profile(
+    sets: tuple[EventArrays, EventArrays],
+    quantity: str,
+    edges: Float64[np.ndarray, " edges"],
+    widths: Float64[np.ndarray, " bins"],
+    labels: tuple[str, str],
+) -> Figure:
+    figure = Figure(figsize=(7, 5.4), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    histograms = []
+    for events in sets:
+        event = np.repeat(np.arange(len(events.counts)), events.counts)
+        values = 10.0 ** muon_quantities(events)[quantity]
+        inside = (values >= edges[0]) & (values < edges[-1])
+        histograms.append(_per_event_histogram(values[inside], event[inside], len(events.counts), edges))
+    _draw_ratio_histograms(upper, lower, edges, *histograms, widths=widths, names=("true", "generated"))
+    upper.set_yscale("log")
+    upper.set_xscale("log")
+    filled = np.flatnonzero(histograms[0][0] + histograms[1][0])
+    if len(filled):
+        upper.set_xlim(edges[filled[0]], edges[filled[-1] + 1])
+    upper.set_ylabel(labels[1])
+    lower.set_xlabel(labels[0])
+    return figure
+
+
+def _both(truth: EventArrays, generated: EventArrays) -> list[tuple[EventArrays, str, str]]:
+    return [(truth, TRUE_COLOUR, "true"), (generated, GENERATED_COLOUR, "generated")]
+
+
+def _mass_groups(events: EventArrays) -> list[tuple[str, float, float]]:
+    masses = np.unique(events.primaries[:, 2])
+    if len(masses) > 6:
+        return [("all masses", 0.0, np.inf)]
+    return [(f"m = {mass:.3g} GeV", float(mass) * 0.999, float(mass) * 1.001) for mass in masses]
+
+
+def _with_mass(events: EventArrays, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    kept = (events.primaries[:, 2] >= low) & (events.primaries[:, 2] <= high)
+    return np.log10(events.primaries[kept, 0].astype(np.float64)), np.log10(events.counts[kept] + 1.0)
+
+
+def _draw_band(axis: Axes, values: tuple[np.ndarray, np.ndarray], colour: str, name: str) -> None:
+    log_energy, log_count = values
+    index = np.floor(4 * log_energy).astype(int)
+    quarters = [quarter for quarter in np.unique(index) if (index == quarter).sum() >= 20]
+    low, middle, high = (
+        [np.percentile(log_count[index == quarter], share) for quarter in quarters] for share in (16, 50, 84)
+    )
+    centres = [(quarter + 0.5) / 4 for quarter in quarters]
+    axis.plot(centres, middle, color=colour, marker=".", label=f"{name}: median, 68 %")
+    axis.fill_between(centres, low, high, color=colour, alpha=0.25, linewidth=0)

@@ -58,10 +58,13 @@ def halve(truth: EventArrays, max_events: int, seed: int) -> tuple[EventArrays, 
 
 def pair_data(truth: EventArrays, generated: EventArrays, max_events: int, seed: int) -> Sides:
     """Sides for two data sets, which may or may not hold the same primaries."""
-    in_truth, in_generated = _same_primaries(truth, generated)
-    if len(in_truth) < SHARED_SHARE * min(len(truth.counts), len(generated.counts)):
+    if not len(generated.counts):
+        msg = "there are no generated events"
+        raise ValueError(msg)
+    if not share_primaries(truth, generated):
         first, second = halve(truth, min(max_events, len(generated.counts)), seed)
         return Sides(first, second, _some_showers(generated, len(second.counts), seed), paired=None)
+    in_truth, in_generated = _same_primaries(truth, generated)
     truth, generated = take(truth, in_truth), take(generated, in_generated)
     first, second = halve(truth, max_events, seed)
     _, of_second = _same_primaries(second, generated)
@@ -70,8 +73,15 @@ def pair_data(truth: EventArrays, generated: EventArrays, max_events: int, seed:
     return Sides(first, second, take(generated, of_second), paired=(take(both, in_both), take(generated, of_both)))
 
 
-def one_per_shower(events: EventArrays) -> EventArrays:
-    """One event of each shower: events that are independent of each other."""
+def share_primaries(truth: EventArrays, generated: EventArrays) -> bool:
+    """Whether generated events have the ids and primaries of true ones, as those have that were generated for them."""
+    fewest = min(len(truth.counts), len(generated.counts))
+    return fewest > 0 and len(_same_primaries(truth, generated)[0]) >= SHARED_SHARE * fewest
+
+
+def one_per_shower(events: EventArrays, seed: int = 0) -> EventArrays:
+    """One event of each shower, at random (the first may always be the shallowest): independent of each other."""
+    events = take(events, np.random.default_rng(seed).permutation(len(events.counts)))
     (showers,) = shower_numbers(events.ids)
     return take(events, np.unique(showers, return_index=True)[1])
 

@@ -53,7 +53,7 @@ def regions(conditions: Float64[np.ndarray, "events 4"]) -> list[Region]:
 def decades(conditions: Float64[np.ndarray, "events 4"]) -> Iterator[Region]:
     """Decades of the energy that have events."""
     for decade in np.unique(np.floor(conditions[:, 0])).astype(int):
-        yield Region("energy", f"10^{decade}–10^{decade + 1} GeV", float(decade), float(decade + 1))
+        yield Region("energy", f"{_power(decade)}–{_power(decade + 1)} GeV", float(decade), float(decade + 1))
 
 
 def masses(conditions: Float64[np.ndarray, "events 4"]) -> Iterator[Region]:
@@ -163,6 +163,10 @@ def _between(events: EventArrays, trained: Float64[np.ndarray, " masses"]) -> Ma
     distance = np.abs(log_mass[:, None] - trained).min(1)
     between: np.ndarray = (distance > math.log10(1.01)) & (log_mass > trained.min()) & (log_mass < trained.max())
     return between
+
+
+def _power(exponent: int) -> str:
+    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def _quantiles(quantity: str, conditions: Float64[np.ndarray, "events 4"], groups: int, label: str) -> Iterator[Region]:

@@ -1,0 +1,94 @@
+"""Figures of an evaluation's parts: bins, cells and calibration."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from crmuons.breakdown import Bin, Calibration
+from crmuons.metrics import SCORED, Absent, Estimate, Number
+from crmuons.regions import Cell
+
+PIT_BINS = 20
+
+# What the heat map shows, and what it is called there.
+ROWS = {
+    **{f"w1_{name}": f"W1 {name.replace('_', ' ')}" for name in SCORED},
+    "auc_bundles": "AUC, bundle summaries",
+    "auc_muons": "AUC, muons",
+    "pit": "PIT",
+}
+
+
+def heat_map(bins: list[Bin]) -> Figure:
+    """How far each figure lies beyond its floor in each bin of the primary, in standard deviations of the floor."""
+    values = np.array(
+        [[_excess(part.generated.get(row), part.floor.get(row)) for part in bins] for row in ROWS if _known(row, bins)]
+    )
+    names_of_rows = [name for row, name in ROWS.items() if _known(row, bins)]
+    figure = Figure(figsize=(4.2 + 0.55 * len(bins), 6.6), layout="constrained")
+    axis = figure.subplots()
+    axis.set_facecolor("#dddddd")
+    image = axis.pcolormesh(np.ma.masked_invalid(values), cmap="RdYlGn_r", vmin=-1, vmax=8, edgecolor="white")
+    axis.invert_yaxis()
+    axis.set_yticks(np.arange(len(names_of_rows)) + 0.5, names_of_rows)
+    names = [f"{part.region.quantity}\n{part.region.label}" for part in bins]
+    axis.set_xticks(np.arange(len(bins)) + 0.5, names, rotation=90, fontsize=8)
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            axis.text(column + 0.5, row + 0.5, f"{round(value)}", ha="center", va="center", fontsize=8)
+    figure.colorbar(image, ax=axis, label="standard deviations beyond the floor (grey: too few events)", extend="both")
+    return figure
+
+
+def cell_map(cells: list[Cell]) -> Figure:
+    """Mean N of generated events over that of true ones, in cells of mass and decade of the energy."""
+    masses, energies = (list(dict.fromkeys(values)) for values in ([c.mass for c in cells], [c.energy for c in cells]))
+    ratios = np.full((len(masses), len(energies)), np.nan)
+    figure = Figure(figsize=(2.6 + 1.6 * len(energies), 1.6 + 0.6 * len(masses)), layout="constrained")
+    axis = figure.subplots()
+    for cell in cells:
+        row, column = masses.index(cell.mass), energies.index(cell.energy)
+        if isinstance(cell.ratio, Absent):
+            text = "too few"
+        else:
+            ratios[row, column] = cell.ratio.value
+            text = f"{cell.ratio.value:.3f} ± {cell.ratio.error:.3f}"
+        dark = abs(ratios[row, column] - 1) > 0.15  # False for NaN, which is shown on light grey.
+        colour = "white" if dark else "black"
+        axis.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8.5, color=colour)
+    axis.set_facecolor("#dddddd")
+    image = axis.pcolormesh(np.ma.masked_invalid(ratios), cmap="coolwarm", vmin=0.8, vmax=1.2, edgecolor="white")
+    axis.set_yticks(np.arange(len(masses)) + 0.5, masses)
+    axis.set_xticks(np.arange(len(energies)) + 0.5, energies)
+    axis.set_ylabel("primary mass")
+    axis.set_xlabel("primary energy")
+    figure.colorbar(image, ax=axis, label="mean N, generated / true", extend="both")
+    return figure
+
+
+def calibration_histogram(calibration: Calibration) -> Figure:
+    """The PIT of the multiplicities: flat for a calibrated model."""
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axis = figure.subplots()
+    counts, edges = np.histogram(calibration.pit, bins=PIT_BINS, range=(0, 1))
+    expected = len(calibration.pit) / PIT_BINS
+    error = np.sqrt(expected * (1 - 1 / PIT_BINS))  # Binomial.
+    axis.stairs(counts / expected, edges, color="#c8412b", linewidth=1.5)
+    axis.axhline(1, color="#4d4d4d", linewidth=0.8)
+    axis.axhspan(1 - error / expected, 1 + error / expected, color="#4d4d4d", alpha=0.25, linewidth=0)
+    axis.set_ylim(0, max(2.0, 1.1 * counts.max() / expected))
+    axis.set_xlim(0, 1)
+    axis.set_xlabel("randomised PIT of the true N under the model")
+    axis.set_ylabel("events / expected (band: one σ)")
+    return figure
+
+
+def _known(row: str, bins: list[Bin]) -> bool:
+    """Whether a figure is there at all: classifiers and PIT may be missing altogether."""
+    return any(isinstance(part.generated.get(row), Estimate) for part in bins)
+
+
+def _excess(number: Number | None, floor: Number | None) -> float:
+    if not isinstance(number, Estimate) or not isinstance(floor, Estimate):
+        return float("nan")
+    error = np.hypot(floor.error or 0, number.error or 0)
+    return float((number.value - floor.value) / error) if error > 0 else float("nan")

@@ -1,0 +1,11 @@
+"""`crmuons evaluate` as a Ray job: the same options, run where the cluster and its storage are.
+
+ray job submit --working-dir . -- python -m jobs.evaluate --truth DATA --model DIR --out DIR
+"""
+
+import sys
+
+from crmuons.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["evaluate", *sys.argv[1:]]))
