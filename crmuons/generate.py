@@ -1,20 +1,35 @@
-"""Primaries in, muon bundles out: a saved model as a generator. Torch and numpy alone."""
+"""Primaries in, muon bundles out: a saved model as a generator."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64, UInt64
-from torch import Tensor
 
 from crmuons import checkpoint, schema
 from crmuons.model import BundleModel
 from crmuons.schema import EventArrays
 
 EVENTS_PER_BLOCK = 1024  # Events that share a random stream: what is drawn does not depend on how calls are cut.
-MUONS_PER_PIECE = 2**18  # Muons made at once: bounds the memory of an event-rich or a muon-rich block alike.
+MUONS_PER_PIECE = 2**14  # Muons made at once: their 64 hidden numbers (4 MB) stay near the CPU's second-level cache.
+RANGE_MARGIN = 0.01
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some consecutive events of a block.
+
+    Attributes:
+        events: as generated.
+        drawn: N of each event before the cap; larger than `events.counts` where the cap took muons away.
+    """
+
+    events: EventArrays
+    drawn: Int64[np.ndarray, " events"]
 
 
 class BundleGenerator:
@@ -37,11 +52,21 @@ class BundleGenerator:
         return dict(zip(schema.PRIMARY_FEATURES, zip(low, high, strict=True), strict=True))
 
     def outside_training(self, primaries: Float32[np.ndarray, "events 4"]) -> Bool[np.ndarray, " events"]:
-        """Which primaries lie outside the training ranges (by more than the rounding of single precision)."""
-        low, high = self.model.features.primary_range.cpu().numpy()
-        slack = 1e-5 * np.maximum(np.abs(low), np.abs(high))
-        outside: np.ndarray = ((primaries < low - slack) | (primaries > high + slack)).any(axis=1)
+        """Which primaries lie outside the training ranges.
+
+        The ranges are those of a sample, so they are taken RANGE_MARGIN of their widths wider, in log10 of energy and mass, in
+        zenith angle and in depth.
+        """
+        low, high = _linear(self.model.features.primary_range.cpu().numpy())
+        slack = RANGE_MARGIN * (high - low) + 1e-6 * np.maximum(np.abs(low), np.abs(high))  # Single precision rounds.
+        values = _linear(primaries)
+        outside: np.ndarray = ((values < low - slack) | (values > high + slack)).any(axis=1)
         return outside
+
+    def draw_counts(self, primaries: Float32[np.ndarray, "events 4"], *, seed: int) -> Int64[np.ndarray, " events"]:
+        """Draw N alone, for each primary; not the N of `bundles`, which come from their blocks' random streams."""
+        given = torch.from_numpy(np.array(primaries)).to(self.device)
+        return self.model.sample_counts(given, _source(seed, 0, self.device)).cpu().numpy()
 
     def bundles(
         self,
@@ -52,7 +77,27 @@ class BundleGenerator:
         counts: Int64[np.ndarray, " events"] | None = None,
         first_event: int = 0,
     ) -> EventArrays:
-        """Draw one event for each primary.
+        """Draw one event for each primary; arguments and errors are those of `pieces`."""
+        pieces = self.pieces(primaries, seed=seed, ids=ids, counts=counts, first_event=first_event)
+        events = [piece.events for piece in pieces]
+        return EventArrays(
+            ids=np.concatenate([np.empty((0, 2), np.uint64), *(part.ids for part in events)]),
+            primaries=np.concatenate([np.empty((0, 4), np.float32), *(part.primaries for part in events)]),
+            counts=np.concatenate([np.empty(0, np.int64), *(part.counts for part in events)]),
+            muons=np.concatenate([np.empty((0, 3), np.float32), *(part.muons for part in events)]),
+        )
+
+    def pieces(
+        self,
+        primaries: Float32[np.ndarray, "events 4"],
+        *,
+        seed: int,
+        ids: UInt64[np.ndarray, "events 2"] | None = None,
+        counts: Int64[np.ndarray, " events"] | None = None,
+        max_muons: int | None = None,
+        first_event: int = 0,
+    ) -> Iterator[Piece]:
+        """Draw one event for each primary, a piece of at most MUONS_PER_PIECE muons (or one event) at a time.
 
         Args:
             primaries: energy_gev, zenith_rad, mass_gev, depth_m (slant).
@@ -60,6 +105,7 @@ class BundleGenerator:
                 cut at multiples of EVENTS_PER_BLOCK.
             ids: shower ids; the event's number where they are not given.
             counts: N of each event; drawn where it is not given.
+            max_muons: events with more get this many.
             first_event: the number of the first event.
 
         Raises:
@@ -69,29 +115,34 @@ class BundleGenerator:
             msg = f"first_event {first_event} is not a multiple of {EVENTS_PER_BLOCK}"
             raise ValueError(msg)
         check_primaries(primaries)
-        drawn: list[Tensor] = []
-        muons: list[Tensor] = []
-        for start in range(0, len(primaries), EVENTS_PER_BLOCK):
-            block = torch.from_numpy(np.array(primaries[start : start + EVENTS_PER_BLOCK])).to(self.device)
-            source = _source(seed, (first_event + start) // EVENTS_PER_BLOCK, self.device)
-            if counts is None:
-                number = self.model.sample_counts(block, source)
-            else:
-                number = torch.from_numpy(np.array(counts[start : start + EVENTS_PER_BLOCK])).to(self.device)
-            drawn.append(number.cpu())
-            muons += [self._muons(block[piece], number[piece], source) for piece in _pieces(number)]
         if ids is None:
             numbers = np.arange(first_event, first_event + len(primaries), dtype=np.uint64)
             ids = np.stack([numbers, np.zeros_like(numbers)], axis=1)
-        return EventArrays(
-            ids=ids,
-            primaries=np.array(primaries),
-            counts=torch.cat(drawn).numpy() if drawn else np.empty(0, np.int64),
-            muons=torch.cat(muons).numpy() if muons else np.empty((0, 3), np.float32),
-        )
+        for start in range(0, len(primaries), EVENTS_PER_BLOCK):
+            rows = slice(start, min(start + EVENTS_PER_BLOCK, len(primaries)))
+            source = _source(seed, (first_event + start) // EVENTS_PER_BLOCK, self.device)
+            given = None if counts is None else counts[rows]
+            yield from self._block(primaries[rows], ids[rows], given, max_muons, source)
 
-    def _muons(self, primaries: Tensor, counts: Tensor, source: torch.Generator) -> Tensor:
-        return self.model.sample_muons(primaries, counts, source).cpu()
+    @torch.inference_mode()
+    def _block(
+        self,
+        primaries: np.ndarray,
+        ids: np.ndarray,
+        counts: np.ndarray | None,
+        max_muons: int | None,
+        source: torch.Generator,
+    ) -> Iterator[Piece]:
+        given = torch.from_numpy(np.array(primaries)).to(self.device)
+        if counts is None:
+            drawn = self.model.sample_counts(given, source)
+        else:
+            drawn = torch.from_numpy(np.array(counts)).to(self.device)
+        kept = drawn if max_muons is None else drawn.clamp(max=max_muons)
+        host, drawn_host = kept.cpu().numpy(), drawn.cpu().numpy()
+        for rows in _pieces(host):
+            muons = self.model.sample_muons(given[rows], kept[rows], source).cpu().numpy()
+            yield Piece(EventArrays(ids[rows], np.array(primaries[rows]), host[rows], muons), drawn_host[rows])
 
 
 def load_generator(path: str | Path, device: torch.device | str = "cpu") -> BundleGenerator:
@@ -128,14 +179,21 @@ def check_primaries(primaries: Float32[np.ndarray, "events 4"]) -> None:
         raise ValueError(msg)
 
 
+def _linear(primaries: np.ndarray) -> np.ndarray:
+    """Primaries with energy and mass by their decimal logarithms."""
+    values = primaries.astype(np.float64)
+    values[:, [0, 2]] = np.log10(values[:, [0, 2]])
+    return values
+
+
 def _source(seed: int, block: int, device: torch.device) -> torch.Generator:
     state = np.random.SeedSequence([seed, block]).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
 
 
-def _pieces(counts: Tensor) -> Iterator[slice]:
+def _pieces(counts: Int64[np.ndarray, " events"]) -> Iterator[slice]:
     """Cut events into runs of about MUONS_PER_PIECE muons, an event being never cut."""
-    piece = ((counts.cumsum(0) - counts) // MUONS_PER_PIECE).cpu().numpy()
+    piece = (np.cumsum(counts) - counts) // MUONS_PER_PIECE
     bounds = [0, *(np.flatnonzero(np.diff(piece)) + 1).tolist(), len(piece)]
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in pairwise(bounds):
         yield slice(start, stop)

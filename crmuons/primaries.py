@@ -1,0 +1,227 @@
+"""Primaries for generation, read from Parquet: the contract's files, or one flat column for each quantity."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from jaxtyping import Float32, Int64, UInt64
+
+from crmuons import files, reader, schema
+from crmuons.schema import ID_COLUMNS, MUONS_COLUMN, PRIMARY_COLUMN, PRIMARY_FEATURES
+
+COUNT_COLUMN = "num_muons"
+ROWS_AT_ONCE = 65_536
+
+Counts = Literal["predict", "column"] | int
+
+
+@dataclass(frozen=True)
+class Primaries:
+    """Legal primaries, in the order in which they are numbered.
+
+    Attributes:
+        ids: shower ids.
+        values: energy_gev, zenith_rad, mass_gev, depth_m (slant).
+        counts: N of each event, where the source gives it.
+    """
+
+    ids: UInt64[np.ndarray, "events 2"]
+    values: Float32[np.ndarray, "events 4"]
+    counts: Int64[np.ndarray, " events"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def slice(self, start: int, stop: int) -> "Primaries":
+        """Events start .. stop - 1, as views."""
+        counts = None if self.counts is None else self.counts[start:stop]
+        return Primaries(self.ids[start:stop], self.values[start:stop], counts)
+
+
+class Source(Protocol):
+    """Where primaries come from. It can be gone through more than once, and gives the same each time."""
+
+    def __iter__(self) -> Iterator[Primaries]: ...
+
+    def about(self) -> dict[str, object]:
+        """What is written beside the events about where their primaries come from."""
+
+
+class PrimaryFiles:
+    """Primaries of Parquet files.
+
+    A file holds the contract's column `primary` (with or without `muons`), or flat columns energy_gev, zenith_rad,
+    mass_gev, depth_m; shower ids where it has both id columns, otherwise an event's number.
+
+    Args:
+        urls: paths, directories, globs or URLs.
+        with_counts: N is read too, from the column num_muons or else from the lengths of the lists of muons.
+        vertical_depth: depth_m is the vertical depth.
+    """
+
+    def __init__(self, urls: list[str], *, with_counts: bool = False, vertical_depth: bool = False) -> None:
+        self.files = files.list_files(urls)
+        self.with_counts, self.vertical_depth = with_counts, vertical_depth
+
+    def about(self) -> dict[str, object]:
+        """The files."""
+        return {"files": [file.url for file in self.files], "vertical_depth": self.vertical_depth}
+
+    def __iter__(self) -> Iterator[Primaries]:
+        """Read the files in order.
+
+        Raises:
+            ValueError: if a file is not Parquet, a column is missing or of the wrong type, or a row is not legal; the
+                message names file, column, row and remedy.
+        """
+        first, had_ids = 0, None
+        for file in self.files:
+            with files.open_file(file.url, file.size) as opened:
+                parquet = _open(opened, file.url)
+                columns = _Columns.of(parquet.schema_arrow, file.url, with_counts=self.with_counts)
+                if had_ids not in (None, columns.has_ids):
+                    msg = f"{file.url}: some files have {' and '.join(ID_COLUMNS)}, others have not; give all, or none"
+                    raise ValueError(msg)
+                had_ids = columns.has_ids
+                for row, table in _tables(parquet, columns.names, file.url):
+                    yield self._primaries(table, columns, file.url, row, first)
+                    first += table.num_rows
+
+    def _primaries(self, table: pa.Table, columns: "_Columns", url: str, row: int, first: int) -> Primaries:
+        events = _events(table, columns, url, row)
+        fault = schema.faults(events)
+        if fault.any():
+            bad = int(np.flatnonzero(fault)[0])
+            found = ", ".join(f"{name} {events[name][bad].as_py()}" for name in [PRIMARY_COLUMN])
+            msg = f"{url}, row {row + bad}: {schema.FAULTS[fault[bad]]} ({found}); mend the row or leave it out"
+            raise ValueError(msg)
+        numbers = np.arange(first, first + table.num_rows, dtype=np.uint64)
+        arrays = schema.to_arrays(events, np.stack([numbers, np.zeros_like(numbers)], axis=1))
+        if self.vertical_depth:
+            arrays = reader.with_slant_depth(arrays)
+        counts = _counts(table, columns, url, row) if self.with_counts else None
+        return Primaries(arrays.ids, arrays.primaries, counts)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Which columns of a file are read."""
+
+    nested: bool
+    has_ids: bool
+    count: str | None
+
+    @property
+    def names(self) -> list[str]:
+        ids = ID_COLUMNS if self.has_ids else ()
+        return [*ids, *((PRIMARY_COLUMN,) if self.nested else PRIMARY_FEATURES), *([self.count] if self.count else [])]
+
+    @classmethod
+    def of(cls, found: pa.Schema, url: str, *, with_counts: bool) -> "_Columns":
+        nested = PRIMARY_COLUMN in found.names
+        missing = [] if nested else [name for name in PRIMARY_FEATURES if name not in found.names]
+        if missing:
+            msg = (
+                f"{url}: no column '{PRIMARY_COLUMN}' and no column '{missing[0]}' (found {', '.join(found.names)}); "
+                f"wanted '{PRIMARY_COLUMN}', or {', '.join(PRIMARY_FEATURES)}"
+            )
+            raise ValueError(msg)
+        _check_types(found, url, nested)
+        present = [name for name in ID_COLUMNS if name in found.names]
+        if len(present) == 1:
+            msg = f"{url}: column '{present[0]}' comes alone; give both {' and '.join(ID_COLUMNS)}, or neither"
+            raise ValueError(msg)
+        return cls(nested, bool(present), _count_column(found, url) if with_counts else None)
+
+
+def _check_types(found: pa.Schema, url: str, nested: bool) -> None:
+    if nested:
+        kind = found.field(PRIMARY_COLUMN).type
+        if not (_is_list(kind) and pa.types.is_floating(kind.value_type)):
+            msg = f"{url}: column '{PRIMARY_COLUMN}' has type {kind}, wanted list<float32>"
+            raise ValueError(msg)
+        return
+    for name in PRIMARY_FEATURES:
+        kind = found.field(name).type
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+            msg = f"{url}: column '{name}' has type {kind}, wanted a number (float32 or float64)"
+            raise ValueError(msg)
+
+
+def _count_column(found: pa.Schema, url: str) -> str:
+    for name, good, wanted in (
+        (COUNT_COLUMN, pa.types.is_integer, "an integer"),
+        (MUONS_COLUMN, _is_list, "list<list<float32>>"),
+    ):
+        if name in found.names:
+            if not good(found.field(name).type):
+                msg = f"{url}: column '{name}' has type {found.field(name).type}, wanted {wanted}"
+                raise ValueError(msg)
+            return name
+    msg = f"{url}: no column '{COUNT_COLUMN}' and no '{MUONS_COLUMN}' to take N from; add one, or use --counts predict"
+    raise ValueError(msg)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _open(opened: object, url: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(opened, pre_buffer=True)
+    except pa.ArrowInvalid as error:
+        msg = f"{url} is not a Parquet file, or was cut short ({error}); write it again, or leave it out"
+        raise ValueError(msg) from error
+
+
+def _tables(parquet: pq.ParquetFile, columns: list[str], url: str) -> Iterator[tuple[int, pa.Table]]:
+    """The file's rows, some at a time, each time with the number of the first."""
+    row = 0
+    try:
+        for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
+            yield row, pa.Table.from_batches([batch])
+            row += batch.num_rows
+    except (pa.ArrowInvalid, OSError) as error:
+        msg = f"{url} cannot be read from row {row} on ({error}); write it again, or leave it out"
+        raise ValueError(msg) from error
+
+
+def _events(table: pa.Table, columns: _Columns, url: str, row: int) -> pa.Table:
+    """The rows as events without muons, so that the contract's checks apply."""
+    empty = pa.array([[]] * table.num_rows, schema.EVENT_SCHEMA.field(MUONS_COLUMN).type)
+    if columns.nested:
+        primary = table[PRIMARY_COLUMN]
+    else:
+        flat = [table[name].to_numpy().astype(np.float32) for name in PRIMARY_FEATURES]  # A null becomes NaN.
+        values = pa.array(np.stack(flat, axis=1).ravel())
+        primary = pa.ListArray.from_arrays(pa.array(np.arange(table.num_rows + 1, dtype=np.int32) * 4), values)
+    kept = {name: _ids(table[name], f"{url}: column '{name}'", row) for name in ID_COLUMNS if columns.has_ids}
+    return pa.table(kept | {PRIMARY_COLUMN: primary, MUONS_COLUMN: empty})
+
+
+def _ids(column: pa.ChunkedArray, what: str, row: int) -> pa.Array:
+    _refuse(pc.is_null(column), what, row, "is null; give every row an id, or leave both id columns out")
+    _refuse(pc.less(column, 0), what, row, "is negative; ids are numbers from 0 to 2^64 - 1")
+    return column.cast(pa.uint64())
+
+
+def _counts(table: pa.Table, columns: _Columns, url: str, row: int) -> Int64[np.ndarray, " events"]:
+    column = table[columns.count]
+    if columns.count == MUONS_COLUMN:
+        column = pc.list_value_length(column)
+    what = f"{url}: column '{columns.count}'"
+    _refuse(pc.is_null(column), what, row, "is null; an event without muons has 0 of them")
+    _refuse(pc.less(column, 0), what, row, "is negative; N is 0 or more")
+    counts: np.ndarray = column.cast(pa.int64()).to_numpy()
+    return counts
+
+
+def _refuse(bad: pa.ChunkedArray, what: str, first_row: int, why: str) -> None:
+    found = np.flatnonzero(bad.to_numpy())
+    if found.size:
+        msg = f"{what}, row {first_row + found[0]}, {why}"
+        raise ValueError(msg)

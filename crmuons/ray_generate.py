@@ -1,0 +1,62 @@
+"""Generation as Ray tasks, one per shard. The cluster's nodes share the output directory; primaries and model are sent to them."""
+
+import itertools
+
+import ray
+from ray.exceptions import RayTaskError
+
+from crmuons import ray_cluster, shards
+from crmuons.generate import BundleGenerator
+from crmuons.primaries import Source
+from crmuons.progress import progress
+from crmuons.shards import Shard, Tally, Work
+
+TASKS_AHEAD_PER_CPU = 2  # Enough to keep every CPU busy; each holds a shard's primaries, 10 MB at most.
+
+
+def generate(generator: BundleGenerator, source: Source, work: Work) -> Tally:
+    """Make the same files as `crmuons.shards.generate`, on a cluster.
+
+    Raises:
+        OSError: if a shard cannot be written, or is not seen here once it is: the directory is then not a shared one.
+    """
+    total = sum(work.done.values(), Tally())
+    with (
+        ray_cluster.cluster(),
+        progress(work.request.num_events, unit="events", what="generate", initial=total.events) as bar,
+    ):
+        cpus = ray.cluster_resources().get("CPU", 1)
+        ahead = TASKS_AHEAD_PER_CPU * max(1, int(cpus))
+        model = ray.put(generator)
+        waiting = (_write.remote(work, model, shard) for shard in shards.missing(source, work))
+        running = list(itertools.islice(waiting, ahead))
+        while running:
+            done, running = ray.wait(running)
+            for tally in _results(done):
+                total += tally
+                bar.set_postfix_str(f"{total.muons:,} muons", refresh=False)
+                bar.update(tally.events)
+            running.extend(itertools.islice(waiting, len(done)))
+    _check_shared(work)
+    return total
+
+
+@ray.remote
+def _write(work: Work, generator: BundleGenerator, shard: Shard) -> Tally:
+    shards.set_up_process()
+    return shards.write_shard(work.out, work.request, generator, shard)
+
+
+def _results(done: list["ray.ObjectRef[Tally]"]) -> list[Tally]:
+    try:
+        return ray.get(done)
+    except RayTaskError as error:
+        raise error.cause from error  # The error itself, without the worker's traceback in its message.
+
+
+def _check_shared(work: Work) -> None:
+    for number in range(work.request.num_shards):
+        path = work.request.shard(number, work.out)
+        if not path.is_file():
+            msg = f"{path} was written on another node and is not seen here; name a shared directory with --out"
+            raise OSError(msg)
