@@ -1,0 +1,263 @@
+"""The stream of batches: every event once an epoch with its own muons, and the same continuation from every position."""
+
+from collections import Counter
+from itertools import islice, pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from crmuons import config, plan, reader, schema
+from crmuons.plan import Plan, Unit
+from crmuons.reader import Selection, Tally
+from crmuons.schema import EventArrays
+from crmuons.stream import Stream, training_selection
+
+SEGMENT_BYTES = 2_000
+
+
+def numbered(number, first=0, largest=6):
+    """Events that say which they are: energy_gev 1 + event, x_m the event, y_m the muon of the event; some are empty."""
+    events = np.arange(first, first + number)
+    counts = (events * 5) % (largest + 1)
+    muons = np.concatenate([np.arange(count) for count in counts]) if number else np.empty(0)
+    columns = [1.0 + events, 0 * events, 1 + 0 * events, 1950 + 0 * events]
+    return EventArrays(
+        ids=np.stack([1 + 0 * events, events // 3], axis=1).astype(np.uint64),
+        primaries=np.stack(columns, axis=1).astype(np.float32),
+        counts=counts,
+        muons=np.stack([1 + 0 * muons, np.repeat(events, counts), muons], axis=1).astype(np.float32),
+    )
+
+
+def numbers(batch):
+    """The numbers of a batch's events, after checking that each has exactly its own muons."""
+    number = batch.primaries[:, 0].long() - 1
+    assert torch.equal(batch.ids[:, 1], number // 3)
+    assert torch.equal(batch.muons[:, 1].long(), torch.repeat_interleave(number, batch.counts))
+    for places in batch.muons[:, 2].split(batch.counts.tolist()):
+        assert sorted(places.tolist()) == list(range(len(places)))
+    return number.tolist()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory, write_toy):
+    """200 events in five files of unequal sizes, one of them of a single row and one of none."""
+    root, made, first = tmp_path_factory.mktemp("data"), [], 0
+    for i, rows in enumerate((90, 1, 0, 70, 39)):
+        made.append(write_toy(root / f"{i}.parquet", numbered(rows, first)))
+        first += rows
+    return made
+
+
+def cut(files, parts=3):
+    """Units of a few rows: small files are not cut by plan.cut."""
+    return tuple(Unit(file, part, parts) for file in files for part in range(parts))
+
+
+def open_stream(files, rank=0, world=1, *, reading=None, events=16, selection=None, **given):
+    data = config.Data(**{key: given.pop(key) for key in list(given) if key in config.Data.model_fields})
+    reading = reading or Plan(cut(files), 5, SEGMENT_BYTES, world)
+    selection = selection or Selection(max_muons=data.max_muons_per_batch)
+    return Stream(reading, rank, selection=selection, data=data, events_per_batch=events, **given)
+
+
+@pytest.fixture
+def streams():
+    """Opens streams and closes them in the end."""
+    opened = []
+
+    def make(*args, **kwargs):
+        opened.append(open_stream(*args, **kwargs))
+        return opened[-1]
+
+    yield make
+    for stream in opened:
+        stream.close()
+
+
+def read_epoch(stream, events):
+    """The batches that hold the first `events` events, and what is left of the last of them."""
+    got = []
+    while len(got) < events:
+        got += numbers(next(stream))
+    return got
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("max_muons", [None, 7])
+def test_every_event_comes_once_an_epoch_with_its_own_muons(files, streams, world, max_muons):
+    reading = Plan(cut(files), 5, SEGMENT_BYTES, world)
+    events_of = epoch_sizes(reading, world)
+    seen = [[], []]
+    for rank in range(world):
+        stream = streams(files, rank, world, max_muons_per_batch=max_muons)
+        first, second = events_of[rank]
+        got = read_epoch(stream, first + second)
+        seen[0] += got[:first]
+        seen[1] += got[first : first + second]
+    assert sorted(seen[0]) == sorted(seen[1]) == list(range(200))
+    assert seen[0] != seen[1]
+
+
+def epoch_sizes(reading, world):
+    """How many events each rank reads in the first and in the second epoch, from the plan and the files alone."""
+    sizes = [[0, 0] for _ in range(world)]
+    for rank in range(world):
+        for item in reading.items(rank):
+            if item.epoch > 1:
+                break
+            rows = sum(len(reader.read_unit(unit, Selection())[0].counts) for unit in item.units)
+            sizes[rank][item.epoch] += rows
+    return sizes
+
+
+def test_batches_have_the_size_asked_for_and_span_segments_and_epochs(files, streams):
+    stream = streams(files, events=64)
+    batches = [next(stream) for _ in range(10)]
+    assert [len(batch) for batch in batches] == [64] * 10  # 640 events are three epochs and more.
+    assert (stream.num_events, stream.num_muons) == (640, sum(batch.num_muons for batch in batches))
+
+
+def test_a_data_set_smaller_than_a_batch_is_read_over_and_over(tmp_path, streams, write_toy):
+    stream = streams([write_toy(tmp_path / "one.parquet", numbered(1))], events=5)
+    assert numbers(next(stream)) == [0] * 5
+    small = streams([write_toy(tmp_path / "few.parquet", numbered(3))], events=8)
+    got = numbers(next(small)) + numbers(next(small))
+    assert sorted(got[:3]) == sorted(got[3:6]) == [0, 1, 2]  # Epochs do not mix.
+
+
+def test_a_batch_is_closed_before_it_exceeds_its_muons(files, streams):
+    stream = streams(files, events=16, max_muons_per_batch=20)
+    batches = [next(stream) for _ in range(40)]
+    assert max(batch.num_muons for batch in batches) <= 20
+    assert all(1 <= len(batch) <= 16 for batch in batches)
+    for batch, following in pairwise(batches):  # None is closed too early.
+        assert len(batch) == 16 or batch.num_muons + int(following.counts[0]) > 20
+
+
+def test_events_above_the_cap_are_in_the_outliers_and_nowhere_else(files, streams, tmp_path):
+    settings = config.Data(max_muons_per_event=4, max_muons_per_batch=50, validation_share=0, test_share=0)
+    stream = streams(files, selection=training_selection(settings, str(tmp_path)), events=8)
+    counts = numbered(200).counts
+    got = read_epoch(stream, 2 * int((counts <= 4).sum()))
+    assert set(got) == set(np.flatnonzero(counts <= 4).tolist())
+    outliers = [schema.to_arrays(schema_table(path)) for path in (tmp_path / "outliers").iterdir()]
+    kept = reader.concat(outliers)
+    assert sorted(kept.primaries[:, 0] - 1) == np.flatnonzero(counts > 4).tolist()
+    np.testing.assert_array_equal(kept.muons[:, 1], np.repeat(kept.primaries[:, 0] - 1, kept.counts))
+
+
+def schema_table(path):
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    assert table.schema.equals(schema.EVENT_SCHEMA)
+    return table
+
+
+@pytest.mark.parametrize("given", [{}, {"max_muons_per_batch": 9}])
+def test_the_continuation_from_every_position_is_the_same_to_the_bit(files, streams, given):
+    stream, batches, marks = streams(files, **given), [], []
+    for batch in islice(stream, 30):
+        batches.append(batch)
+        marks.append((stream.position, stream.tally))
+    for done in (1, 2, 3, 7, 12, 13, 20, 29):
+        position, tally = marks[done - 1]
+        again = streams(files, position=position, tally=tally, **given)
+        for batch, mark in zip(batches[done:], marks[done:], strict=True):
+            repeated = next(again)
+            for name in ("ids", "primaries", "counts", "muons"):
+                assert torch.equal(getattr(repeated, name), getattr(batch, name))
+            assert (again.position, again.tally) == mark
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 2), (2, 5)])
+def test_no_event_is_lost_or_repeated_where_the_number_of_ranks_changes(files, streams, before, after):
+    first = [streams(files, rank, before) for rank in range(before)]
+    seen = [
+        number for rank, stream in enumerate(first) for batch in islice(stream, 2 + rank) for number in numbers(batch)
+    ]
+    tallies = [stream.tally for stream in first]
+    reading, positions = first[0].plan.continued(after, [stream.position for stream in first])
+    left = 200 * reading.base_epoch - len(seen)
+    for rank, position in enumerate(positions):
+        stream = streams(files, rank, reading=reading, position=position)
+        mine = sum(
+            sum(len(reader.read_unit(unit, Selection())[0].counts) for unit in item.units) - item.start
+            for item in islice(reading.items(rank), len(reading.backlog[rank::after]))
+        )
+        seen += read_epoch(stream, mine)[:mine]
+        left -= mine
+        tallies.append(stream.tally)
+    assert left == 0
+    assert Counter(seen) == Counter([*range(200)] * reading.base_epoch)  # Of the epochs begun.
+
+
+def test_the_tally_holds_what_was_read_up_to_the_batch_given_last(tmp_path, streams, write_toy):
+    events = numbered(256)  # 64 units of 4 rows in 8 segments of 32: whatever is read ahead, 32 rows at a time count.
+    file = write_toy(tmp_path / "e.parquet", events)
+    stream = streams([file], events=16, reading=Plan(cut([file], 64), 0, 1 << 30, 1))
+    rows = []
+    for _ in range(6):
+        next(stream)
+        rows.append(stream.tally.rows)
+    assert rows == [32, 32, 64, 64, 96, 96]
+
+
+def test_too_many_bad_rows_stop_the_run_and_say_where_they_are(tmp_path, streams, write_toy):
+    events = numbered(64)
+    events.primaries[::4, 2] = 0.0  # A mass of zero: a quarter of the rows.
+    file = write_toy(tmp_path / "e.parquet", events)
+    selection = Selection(quarantine=str(tmp_path / "q"))
+    reading = Plan(cut([file], 64), 0, 1 << 30, 1)
+    stream = streams([file], max_quarantined_share=0.2, selection=selection, reading=reading)
+    with pytest.raises(
+        ValueError, match=r"\d of 8 rows cannot be used, more than data\.max_quarantined_share = 0\.2.*/q"
+    ):
+        next(stream)
+    assert set(numbers(next(streams([file], max_quarantined_share=0.25)))) <= set(range(64)) - set(range(0, 64, 4))
+
+
+def test_data_without_an_event_to_train_on_are_said_instead_of_read_for_ever(tmp_path, streams, write_toy, monkeypatch):
+    monkeypatch.setattr("crmuons.stream.MAX_EMPTY_ITEMS", 10)
+    file = write_toy(tmp_path / "e.parquet", numbered(1))
+    (split,) = [
+        s for s in ("train", "validation", "test") if reader.in_split(numbered(1).ids, Selection(s, 0.3, 0.3))[0]
+    ]
+    other = "test" if split != "test" else "train"
+    with pytest.raises(ValueError, match=r"no event to train on in 11 segments of the data \(\d+ rows read\)"):
+        next(streams([file], selection=Selection(other, 0.3, 0.3)))
+
+
+def test_an_error_of_the_reader_reaches_the_training_thread(tmp_path, streams):
+    (tmp_path / "bad.parquet").write_text("no Parquet")
+    file = plan.File(str(tmp_path / "bad.parquet"), 10)
+    with pytest.raises(ValueError, match=r"bad\.parquet is not a Parquet file"):
+        next(streams([file]))
+
+
+def test_close_ends_the_reading(files):
+    stream = open_stream(files, prefetch_batches=1)
+    next(stream)
+    stream.close()
+    assert not stream._thread.is_alive()
+
+
+def test_training_reads_its_split_and_the_smaller_cap():
+    selection = training_selection(config.Data(max_muons_per_event=10, max_muons_per_batch=7, depth="vertical"), "run")
+    assert selection == Selection("train", 0.05, 0.05, True, 7, "run/quarantine", "run/outliers")
+    # With validation files of their own, only the test share of the training files is left out.
+    selection = training_selection(config.Data(validation=["v.parquet"]), None)
+    assert selection == Selection("train", 0.0, 0.05)
+
+
+def test_every_rank_counts_its_own_rows(files, streams):
+    total = Tally()
+    for rank in range(2):
+        stream = streams(files, rank, 2, events=1)
+        reading = stream.plan
+        mine = epoch_sizes(reading, 2)[rank][0]
+        read_epoch(stream, mine)
+        total += stream.tally
+    assert total == Tally(rows=200)
