@@ -5,7 +5,10 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from crmuons.primaries import Source
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -226,7 +229,15 @@ def _add_generate(commands: Commands) -> None:
     )
     add = parser.add_argument
     add("--model", type=Path, required=True, help="a run, a checkpoint or a model directory")
-    add("--primaries", nargs="+", required=True, metavar="URL", help="Parquet files, directories, globs or URLs")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--primaries", nargs="+", metavar="URL", help="Parquet files, directories, globs or URLs")
+    source.add_argument(
+        "--spectrum",
+        nargs="+",
+        metavar="NAME=VALUE",
+        help="draw the primaries: events=N energy_gev=LOW:HIGH gamma=G composition=p:SHARE,He:SHARE,... zenith_deg=LOW:HIGH "
+        "depth_m=LOW:HIGH (vertical) cylinder_m=LENGTH:RADIUS",
+    )
     add("--vertical", action="store_true", help="the primaries' depth_m is the vertical depth")
     add("--out", type=Path, required=True, help="directory for the Parquet files")
     add("--seed", type=int, default=0, help="same seed, model and primaries, same bundles")
@@ -259,12 +270,26 @@ def _counts(text: str) -> int | str:
     raise argparse.ArgumentTypeError(msg)
 
 
+def _primaries(arguments: argparse.Namespace) -> "Source":
+    from crmuons.primaries import PrimaryFiles
+    from crmuons.spectrum import Spectrum
+
+    if arguments.primaries:
+        return PrimaryFiles(
+            arguments.primaries, with_counts=arguments.counts == "column", vertical_depth=arguments.vertical
+        )
+    if arguments.counts == "column" or arguments.vertical:
+        msg = "--counts column and --vertical say how --primaries files are read; a spectrum has neither"
+        raise ValueError(msg)
+    return Spectrum.parse(arguments.spectrum, arguments.seed)
+
+
 def _generate(arguments: argparse.Namespace) -> int:
     from crmuons import shards
     from crmuons.generate import load_generator
-    from crmuons.primaries import PrimaryFiles
+    from crmuons.request import Options
 
-    options = shards.Options(
+    options = Options(
         seed=arguments.seed,
         counts=arguments.counts,
         max_muons_per_event=arguments.max_muons_per_event,
@@ -272,9 +297,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         events_per_shard=arguments.events_per_shard,
     )
     generator = load_generator(arguments.model)
-    source = PrimaryFiles(
-        arguments.primaries, with_counts=options.counts == "column", vertical_depth=arguments.vertical
-    )
+    source = _primaries(arguments)
     try:
         work = shards.prepare(arguments.out.absolute(), generator, source, options)
         if work.is_large:

@@ -1,0 +1,197 @@
+"""What is asked of generation, and the directory that it claims.
+
+Everything that decides what the shards hold is one Request; it lies beside them as request.json, and a second run into the same
+directory must ask for the same.
+"""
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crmuons import schema
+from crmuons.generate import EVENTS_PER_BLOCK, BundleGenerator
+from crmuons.primaries import Counts, Primaries, Source
+
+logger = logging.getLogger(__name__)
+
+REQUEST_FILE = "request.json"
+OUTSIDE_COLUMN = "outside_training"  # Of the events, beside the contract's columns.
+MUONS_PER_SHARD = 2**21  # About 25 MB and 4 s of one core.
+MAX_EVENTS_PER_SHARD = 2**18
+SAMPLE_EVERY = 64  # Events whose N is drawn to estimate the mean.
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user asks for beside model and primaries.
+
+    Attributes:
+        seed: of the random numbers.
+        counts: where N comes from: drawn ("predict"), given with the primaries ("column"), or this number for all.
+        max_muons_per_event: events with more get this many, and keep the drawn number in DRAWN_COLUMN.
+        strict: refuse primaries outside the trained range.
+        events_per_shard: a multiple of EVENTS_PER_BLOCK; None to choose it such that a shard has about MUONS_PER_SHARD.
+    """
+
+    seed: int = 0
+    counts: Counts = "predict"
+    max_muons_per_event: int | None = None
+    strict: bool = False
+    events_per_shard: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.seed >= 0, f"--seed {self.seed}: wanted 0 or more")
+        if isinstance(self.counts, int):
+            _require(self.counts >= 0, f"--counts {self.counts}: wanted predict, column, or a number of muons from 0")
+        cap, size = self.max_muons_per_event, self.events_per_shard
+        _require(cap is None or cap >= 1, f"--max-muons-per-event {cap}: wanted at least 1")
+        _require(
+            size is None or (size > 0 and size % EVENTS_PER_BLOCK == 0),
+            f"--events-per-shard {size}: wanted a multiple of {EVENTS_PER_BLOCK}",
+        )
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything that decides what a shard holds. Two requests with the same values make the same shards, bit by bit.
+
+    Attributes:
+        model, primaries: digests of the weights, and of the primaries' numbers, ids and counts.
+        num_events: of the whole data set.
+    """
+
+    model: str
+    primaries: str
+    num_events: int
+    seed: int
+    counts: Counts
+    max_muons_per_event: int | None
+    events_per_shard: int
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_events // self.events_per_shard)
+
+    @property
+    def digest(self) -> str:
+        return _sha256(json.dumps(asdict(self), sort_keys=True).encode())
+
+    def shard(self, number: int, out: Path) -> Path:
+        """Where a shard is once it is whole."""
+        return out / f"events-{number:05d}.parquet"
+
+
+def as_before(out: Path, options: Options) -> Options:
+    """With the shard size of an earlier run into the directory, where none is asked for."""
+    path = out / REQUEST_FILE
+    if options.events_per_shard is None and path.is_file():
+        return replace(options, events_per_shard=_read_request(path)["events_per_shard"])
+    return options
+
+
+def survey(generator: BundleGenerator, source: Source, options: Options) -> tuple[Request, float]:
+    """Go through all primaries once: the request, and about how many muons an event will have."""
+    seen, outside, sampled, muons = 0, 0, 0, 0.0
+    content = hashlib.sha256()
+    first_outside: list[float] = []
+    for primaries in source:
+        for array in (primaries.ids, primaries.values, primaries.counts):
+            content.update(b"" if array is None else array.tobytes())
+        beyond = generator.outside_training(primaries.values)
+        if beyond.any() and not outside:
+            first_outside = primaries.values[np.argmax(beyond)].tolist()
+        outside += int(beyond.sum())
+        sample = _sample_counts(generator, primaries, options)
+        sampled, muons = sampled + len(sample), muons + float(sample.sum())
+        seen += len(primaries)
+    _require(seen > 0, "the primaries have no rows; give at least one primary")
+    _report_outside(generator, options, seen, outside, first_outside)
+    mean = muons / sampled
+    size = options.events_per_shard or _events_per_shard(mean)
+    digest = content.hexdigest()[:16]
+    cap = options.max_muons_per_event
+    return Request(model_digest(generator), digest, seen, options.seed, options.counts, cap, size), mean
+
+
+def _sample_counts(generator: BundleGenerator, primaries: Primaries, options: Options) -> np.ndarray:
+    some = primaries.values[::SAMPLE_EVERY]
+    if isinstance(options.counts, int):
+        counts = np.full(len(some), options.counts)
+    elif primaries.counts is not None:
+        counts = primaries.counts[::SAMPLE_EVERY]
+    else:
+        counts = generator.draw_counts(some, seed=options.seed)
+    return counts if options.max_muons_per_event is None else np.minimum(counts, options.max_muons_per_event)
+
+
+def _events_per_shard(mean_muons: float) -> int:
+    """A power of two between EVENTS_PER_BLOCK and MAX_EVENTS_PER_SHARD."""
+    wanted = MUONS_PER_SHARD / max(mean_muons, 1e-9)
+    return int(2 ** np.clip(np.floor(np.log2(wanted)), np.log2(EVENTS_PER_BLOCK), np.log2(MAX_EVENTS_PER_SHARD)))
+
+
+def _report_outside(generator: BundleGenerator, options: Options, seen: int, outside: int, first: list[float]) -> None:
+    if not outside:
+        return
+    ranges = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in generator.training_ranges.items())
+    found = ", ".join(f"{name} {value:g}" for name, value in zip(schema.PRIMARY_FEATURES, first, strict=True))
+    what = f"{outside} of {seen} primaries are outside the trained range ({ranges}), the first with {found}"
+    _require(not options.strict, f"{what}; leave them out, or generate them all the same without --strict")
+    logger.warning("%s; they are generated, with %s true", what, OUTSIDE_COLUMN)
+
+
+def claim(out: Path, request: Request, about: dict[str, object]) -> None:
+    """Claim a directory, or find that it is claimed by the same request."""
+    path = out / REQUEST_FILE
+    if path.is_file():
+        _check_same(path, request)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    _require(not any(out.iterdir()), f"{out} holds other files and no {REQUEST_FILE}; name a new directory with --out")
+    partial = out / f".{REQUEST_FILE}.partial"
+    partial.write_text(json.dumps({"request": asdict(request), **about}, indent=1))
+    partial.replace(path)
+
+
+def _read_request(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())["request"]
+    except (json.JSONDecodeError, KeyError) as error:
+        msg = f"{path} is damaged ({error}); name another directory with --out, or remove {path.parent}"
+        raise ValueError(msg) from error
+    return found
+
+
+def _check_same(path: Path, request: Request) -> None:
+    found, wanted = _read_request(path), asdict(request)
+    differing = [
+        f"{name} was {found.get(name)}, now {value}" for name, value in wanted.items() if found.get(name) != value
+    ]
+    _require(
+        not differing,
+        f"{path.parent} belongs to another request ({'; '.join(differing)}): name another directory with --out, "
+        "or remove this one",
+    )
+
+
+def model_digest(generator: BundleGenerator) -> str:
+    """A digest of a model's weights and statistics."""
+    content = hashlib.sha256()
+    for name, values in sorted(generator.model.state_dict().items()):
+        content.update(name.encode())
+        content.update(values.cpu().numpy().tobytes())
+    return content.hexdigest()[:16]
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)

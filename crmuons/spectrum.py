@@ -1,0 +1,230 @@
+"""Primaries drawn from a spectrum, and what the simweights package needs to weight them to a cosmic-ray flux.
+
+Energies follow E^-gamma, zenith angles the rate of an isotropic flux through a vertical cylinder, as simweights'
+`NaturalRateCylinder` and CORSIKA's VOLUMECORR have it: p(cos zenith) ~ pi r^2 cos + 2 r l sin.
+"""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from crmuons import files, propagation, schema, shower
+from crmuons.primaries import Primaries
+
+NUCLEI = {  # Z and A; of the names, simweights' fluxes know p, He, N, Al, Fe (Gaisser H3a and H4a) and all of them (Hoerandel).
+    "p": (1, 1), "He": (2, 4), "C": (6, 12), "N": (7, 14), "O": (8, 16), "Mg": (12, 24), "Al": (13, 27), "Si": (14, 28),
+    "Fe": (26, 56),
+}  # fmt: skip
+EVENTS_PER_DRAW = 65_536  # Events that share a random stream.
+STREAM = 0x5EC  # Sets these random streams apart from those of the bundles, which have the same seed.
+ANGLES = 4097  # Nodes of the zenith angle's distribution function; interpolation errs by 1e-7 of it.
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """A source of primaries.
+
+    Attributes:
+        events: how many.
+        seed: of the random numbers.
+        energy_gev: range of the energies.
+        gamma: they follow E^-gamma.
+        composition: names of nuclei and their shares, in any unit.
+        zenith_deg: range of the zenith angles.
+        depth_m: range of the vertical depths, drawn uniformly; events carry the slant depth.
+        cylinder_m: length and radius of the cylinder through which the flux passes.
+    """
+
+    events: int
+    seed: int = 0
+    energy_gev: tuple[float, float] = (1e4, 1e9)
+    gamma: float = 2.0
+    composition: tuple[tuple[str, float], ...] = (("p", 1.0), ("He", 1.0), ("N", 1.0), ("Al", 1.0), ("Fe", 1.0))
+    zenith_deg: tuple[float, float] = (0.0, 70.0)
+    depth_m: tuple[float, float] = (1_450.0, 2_450.0)
+    cylinder_m: tuple[float, float] = (1_600.0, 800.0)
+
+    def __post_init__(self) -> None:
+        _require(self.events >= 1, f"events={self.events}: wanted at least 1")
+        for name, (least, most) in _LIMITS.items():
+            low, high = getattr(self, name)
+            _require(
+                least <= low <= high <= most, f"{name}={low:g}:{high:g}: wanted {least:g} <= LOW <= HIGH <= {most:g}"
+            )
+        _require(self.energy_gev[0] < self.energy_gev[1], "energy_gev: wanted LOW < HIGH")
+        _require(self.zenith_deg[0] < self.zenith_deg[1], "zenith_deg: wanted LOW < HIGH")
+        _require(0 <= self.gamma <= 10, f"gamma={self.gamma:g}: wanted 0 to 10 (the spectrum is E^-gamma)")
+        _require(bool(self.composition), "composition: wanted at least one nucleus, as in p:0.5,Fe:0.5")
+        for name, share in self.composition:
+            _require(name in NUCLEI, f"composition: '{name}' is none of {', '.join(NUCLEI)}")
+            _require(share > 0, f"composition: the share of {name} is {share:g}, wanted more than 0")
+        names = [name for name, _ in self.composition]
+        _require(len(set(names)) == len(names), f"composition: {', '.join(names)} names a nucleus twice")
+        length, radius = self.cylinder_m
+        _require(length >= 0 and radius > 0, f"cylinder_m={length:g}:{radius:g}: wanted LENGTH >= 0 and RADIUS > 0")
+
+    @classmethod
+    def parse(cls, words: Sequence[str], seed: int) -> Self:
+        """A spectrum from words like events=1000000 energy_gev=1e5:1e8 gamma=2 composition=p:0.5,Fe:0.5.
+
+        Raises:
+            ValueError: for an unknown word (with the nearest valid one), a value that is none, or one out of range.
+        """
+        values: dict[str, Any] = {"seed": seed}
+        known = [field.name for field in dataclasses.fields(cls) if field.name != "seed"]
+        for word in words:
+            name, equals, text = word.partition("=")
+            if name not in known or not equals:
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+                msg = f"--spectrum: '{word}' is not of the form NAME=VALUE with a known name; the nearest is '{near}='"
+                raise ValueError(msg)
+            values[name] = _value(name, text)
+        if "events" not in values:
+            msg = "--spectrum: say how many primaries to draw, as in --spectrum events=1000000"
+            raise ValueError(msg)
+        return cls(**values)
+
+    def about(self) -> dict[str, object]:
+        """The spectrum."""
+        return {"spectrum": dataclasses.asdict(self)}
+
+    def __iter__(self) -> Iterator[Primaries]:
+        """Draw the primaries; the first ones are the same for any number of events."""
+        for number in range(-(-self.events // EVENTS_PER_DRAW)):
+            first = number * EVENTS_PER_DRAW
+            yield self._draw(number, first).slice(0, self.events - first)
+
+    def _draw(self, number: int, first: int) -> Primaries:
+        rng = np.random.default_rng([self.seed, number, STREAM])
+        uniform = rng.random((3, EVENTS_PER_DRAW))
+        zenith = self._zenith(uniform[1])
+        vertical = self.depth_m[0] + uniform[2] * (self.depth_m[1] - self.depth_m[0])
+        shares = np.array([share for _, share in self.composition])
+        mass = self.masses_gev[rng.choice(len(shares), EVENTS_PER_DRAW, p=shares / shares.sum())]
+        energy = _inside(_power_law(*self.energy_gev, self.gamma, uniform[0]), *self.energy_gev)
+        values = np.stack([energy, zenith, mass, propagation.slant_depth_m(vertical, np.cos(zenith))], axis=1)
+        numbers = np.arange(first, first + EVENTS_PER_DRAW, dtype=np.uint64)
+        return Primaries(np.stack([numbers, np.zeros_like(numbers)], axis=1), values.astype(np.float32))
+
+    def _zenith(self, uniform: np.ndarray) -> np.ndarray:
+        low, high = np.deg2rad(self.zenith_deg)
+        length, radius = self.cylinder_m
+        angle = np.linspace(low, high, ANGLES)
+        # The integral of (pi r cos + 2 l sin) sin d(angle).
+        below = np.pi * radius * np.sin(angle) ** 2 / 2 + length * (angle - np.sin(angle) * np.cos(angle))
+        zenith = np.interp(below[0] + uniform * (below[-1] - below[0]), below, angle)
+        return _inside(zenith, float(low), float(high))
+
+    @property
+    def masses_gev(self) -> np.ndarray:
+        """Masses of the composition's nuclei."""
+        return shower.mass_gev(np.array([NUCLEI[name][1] for name, _ in self.composition]))
+
+
+def simweights_tables(directory: Path) -> dict[str, dict[str, np.ndarray]]:
+    """A generated data set in the form that `simweights.CorsikaWeighter` takes.
+
+    The weights are rates in Hz of primaries through the cylinder, in the order of the events in the shards. Each event counts
+    with its own depth: the depth is a uniform draw, not a part of the flux.
+
+    Raises:
+        ValueError: if the primaries were not drawn from a spectrum, or if events are missing.
+    """
+    record = json.loads((directory / "request.json").read_text())
+    if "spectrum" not in record["primaries"]:
+        msg = f"the primaries of {directory} come from files; only those of --spectrum have a known generation probability"
+        raise ValueError(msg)
+    spectrum = Spectrum(**_tuples(record["primaries"]["spectrum"]))
+    columns = [schema.PRIMARY_COLUMN]
+    tables = [pq.read_table(file.url, columns=columns) for file in files.list_files(str(directory))]
+    primary = np.concatenate([table[columns[0]].combine_chunks().flatten().to_numpy() for table in tables]).reshape(
+        -1, 4
+    )
+    if len(primary) != spectrum.events:
+        msg = f"{directory} holds {len(primary)} of {spectrum.events} events; run its command again, which goes on"
+        raise ValueError(msg)
+    nearest = np.abs(primary[:, 2:3] - spectrum.masses_gev).argmin(axis=1)
+    kinds = np.array([_pdg(name) for name, _ in spectrum.composition])
+    found = {"energy": primary[:, 0], "zenith": primary[:, 1], "type": kinds[nearest]}
+    return {"I3CorsikaInfo": _surface(spectrum, kinds), "PolyplopiaPrimary": found}
+
+
+def _surface(spectrum: Spectrum, kinds: np.ndarray) -> dict[str, np.ndarray]:
+    """One row for each nucleus, under the names of IceCube's I3CorsikaInfo."""
+    shares = np.array([share for _, share in spectrum.composition])
+    low, high = np.deg2rad(spectrum.zenith_deg)
+    same = {
+        "cylinder_height": spectrum.cylinder_m[0],
+        "cylinder_radius": spectrum.cylinder_m[1],
+        "min_zenith": low,
+        "max_zenith": high,
+        "min_energy": spectrum.energy_gev[0],
+        "max_energy": spectrum.energy_gev[1],
+        "power_law_index": -spectrum.gamma,
+        "oversampling": 1.0,
+    }
+    rows = {name: np.full(len(kinds), value) for name, value in same.items()}
+    return rows | {"primary_type": kinds, "n_events": spectrum.events * shares / shares.sum()}
+
+
+_LIMITS = {"energy_gev": (1.0, 1e12), "zenith_deg": (0.0, 90.0), "depth_m": (schema.MIN_DEPTH_M, 1e5)}
+_PAIRS = (*_LIMITS, "cylinder_m")
+
+
+def _value(name: str, text: str) -> Any:
+    try:
+        if name == "composition":
+            pairs = [part.split(":") for part in text.split(",")]
+            return tuple((nucleus, float(share)) for nucleus, share in pairs)
+        if name in _PAIRS:
+            low, high = text.split(":")
+            return float(low), float(high)
+        number = float(text)
+        return int(number) if name == "events" and number.is_integer() else number
+    except ValueError as error:
+        forms = {"composition": "p:0.5,He:0.2,Fe:0.3", "events": "1000000", "gamma": "2.0"}
+        msg = f"--spectrum: {name}={text} cannot be read; write it as in {name}={forms.get(name, '1e5:1e8')}"
+        raise ValueError(msg) from error
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """What JSON made lists."""
+    values["composition"] = tuple((name, share) for name, share in values["composition"])
+    return values | {name: tuple(values[name]) for name in _PAIRS}
+
+
+def _pdg(name: str) -> int:
+    """The Particle Data Group's number of a nucleus: 10LZZZAAAI; a proton's own."""
+    charge, nucleons = NUCLEI[name]
+    return 2212 if name == "p" else 1_000_000_000 + charge * 10_000 + nucleons * 10
+
+
+def _power_law(low: float, high: float, gamma: float, uniform: np.ndarray) -> np.ndarray:
+    """Quantiles of E^-gamma between two energies."""
+    if gamma == 1:
+        return np.asarray(low * (high / low) ** uniform)
+    power = 1 - gamma
+    return np.asarray(low * (1 + uniform * ((high / low) ** power - 1)) ** (1 / power))
+
+
+def _inside(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Rounded to single precision, but not beyond the limits: simweights gives what lies outside no weight."""
+    lowest, highest = np.float32(low), np.float32(high)
+    if lowest < low:
+        lowest = np.nextafter(lowest, np.float32(np.inf))
+    if highest > high:
+        highest = np.nextafter(highest, np.float32(-np.inf))
+    return np.clip(values.astype(np.float32), lowest, highest).astype(np.float64)
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        msg = f"--spectrum: {message}"
+        raise ValueError(msg)
