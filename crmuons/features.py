@@ -147,16 +147,18 @@ def _normal_scores(number: int) -> Tensor:
 
 
 def _quantiles(values: Tensor) -> Tensor:
-    """The values at the normal scores' probabilities, made strictly increasing where values repeat."""
+    """The values at the normal scores' probabilities, kept apart where values repeat."""
     probabilities = (np.arange(NUM_QUANTILES) + 0.5) / NUM_QUANTILES
     knots = np.quantile(values.double().numpy(), probabilities)
-    step = 1e-4 * max(knots[-1] - knots[0], 1e-3)
-    return torch.from_numpy(np.maximum.accumulate(knots) + step * np.arange(NUM_QUANTILES) / NUM_QUANTILES).float()
+    # Two units of float32's rounding at least: neighbours that round to one value would have an infinite slope.
+    least = max(1e-4 * (knots[-1] - knots[0]) / NUM_QUANTILES, 2 * np.finfo(np.float32).eps * np.abs(knots).max(), 1e-9)
+    ramp = least * np.arange(NUM_QUANTILES)
+    return torch.from_numpy(np.maximum.accumulate(knots - ramp) + ramp).float()
 
 
 def _spread(values: Tensor) -> Tensor:
     """Standard deviation; 1 for a quantity that does not vary, which is then a constant 0."""
-    spread = values.std(0)
+    spread = values.std(0, correction=0)  # Of the sample: a single value has none, and no warning.
     return torch.where(spread > 1e-6, spread, torch.ones_like(spread))
 
 
