@@ -96,8 +96,8 @@ class PrimaryFiles:
         fault = schema.faults(events)
         if fault.any():
             bad = int(np.flatnonzero(fault)[0])
-            found = ", ".join(f"{name} {events[name][bad].as_py()}" for name in [PRIMARY_COLUMN])
-            msg = f"{url}, row {row + bad}: {schema.FAULTS[fault[bad]]} ({found}); mend the row or leave it out"
+            found = events[PRIMARY_COLUMN][bad].as_py()
+            msg = f"{url}, row {row + bad}: {schema.FAULTS[fault[bad]]} (found {found}); mend the row or leave it out"
             raise ValueError(msg)
         numbers = np.arange(first, first + table.num_rows, dtype=np.uint64)
         arrays = schema.to_arrays(events, np.stack([numbers, np.zeros_like(numbers)], axis=1))
@@ -204,8 +204,11 @@ def _events(table: pa.Table, columns: _Columns, url: str, row: int) -> pa.Table:
 
 
 def _ids(column: pa.ChunkedArray, what: str, row: int) -> pa.Array:
-    _refuse(pc.is_null(column), what, row, "is null; give every row an id, or leave both id columns out")
-    _refuse(pc.less(column, 0), what, row, "is negative; ids are numbers from 0 to 2^64 - 1")
+    _refuse(column.is_null(), what, row, "is null; give every row an id, or leave both id columns out")
+    if not pa.types.is_integer(column.type):
+        msg = f"{what} has type {column.type}, wanted uint64"
+        raise ValueError(msg)
+    _refuse(column.to_numpy() < 0, what, row, "is negative; ids are numbers from 0 to 2^64 - 1")
     return column.cast(pa.uint64())
 
 
@@ -214,14 +217,14 @@ def _counts(table: pa.Table, columns: _Columns, url: str, row: int) -> Int64[np.
     if columns.count == MUONS_COLUMN:
         column = pc.list_value_length(column)
     what = f"{url}: column '{columns.count}'"
-    _refuse(pc.is_null(column), what, row, "is null; an event without muons has 0 of them")
-    _refuse(pc.less(column, 0), what, row, "is negative; N is 0 or more")
+    _refuse(column.is_null(), what, row, "is null; an event without muons has 0 of them")
+    _refuse(column.to_numpy() < 0, what, row, "is negative; N is 0 or more")
     counts: np.ndarray = column.cast(pa.int64()).to_numpy()
     return counts
 
 
-def _refuse(bad: pa.ChunkedArray, what: str, first_row: int, why: str) -> None:
-    found = np.flatnonzero(bad.to_numpy())
+def _refuse(bad: pa.ChunkedArray | np.ndarray, what: str, first_row: int, why: str) -> None:
+    found = np.flatnonzero(np.asarray(bad))
     if found.size:
         msg = f"{what}, row {first_row + found[0]}, {why}"
         raise ValueError(msg)

@@ -52,7 +52,7 @@ class Spectrum:
     cylinder_m: tuple[float, float] = (1_600.0, 800.0)
 
     def __post_init__(self) -> None:
-        _require(self.events >= 1, f"events={self.events}: wanted at least 1")
+        _require(self.events == int(self.events) >= 1, f"events={self.events}: wanted a whole number, at least 1")
         for name, (least, most) in _LIMITS.items():
             low, high = getattr(self, name)
             _require(
