@@ -5,11 +5,10 @@ decides whom to ask, for how long, and what to believe.
 """
 
 import asyncio
-import fnmatch
 import os
-import re
 import threading
 from collections.abc import AsyncIterator, Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from fsspec.spec import AbstractBufferedFile
 from pelicanfs.core import PelicanFileSystem
 
 from crmuons.pelican.addresses import split_pattern, split_url
+from crmuons.pelican.ranges import check_range
 from crmuons.pelican.servers import DENIED, Access, Namespace, Servers
 from crmuons.pelican.sources import Fault, Patience, Source, Sources
 from crmuons.pelican.waits import Waits
@@ -105,7 +105,7 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         headers = {"Range": f"bytes={span[0]}-{span[-1]}", "Accept-Encoding": "identity"}
         token = await self.servers.token(access)
         async with self.servers.exchange("GET", source, access.path, token=token, headers=headers) as answer:
-            _check_range(answer, source, span[0], size)
+            check_range(answer, source, span[0], size)
             left = len(span)
             async for piece in answer.content.iter_any():
                 yield piece[:left]
@@ -209,7 +209,23 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
 
     async def _info(self, path: str, **_: Any) -> dict[str, Any]:
         path = self._check_fspath(path)
+        if (await self.servers.namespace(path, listing=True)).origin is None:
+            return await self._head(path)
         return (await self._propfind(path, depth=0))[0] | {"name": path}
+
+    async def _head(self, path: str) -> dict[str, Any]:
+        """What the caches say of a file, where the namespace gives no listings."""
+        namespace = await self.servers.namespace(path, listing=False)
+        assert namespace.caches is not None
+        patience = Patience(self.waits.patience_s, self.url(path))
+        answer = await self.servers.request("HEAD", namespace.caches, Access(namespace, path), patience)
+        if answer.status != 200 or not answer.headers.get("Content-Length", "").isdigit():
+            msg = (
+                f"{self.url(path)}: no such file (HTTP {answer.status}); check the path, which must be a file's own:"
+                f" {namespace.prefix} gives no listings"
+            )
+            raise FileNotFoundError(msg)
+        return {"name": path, "type": "file", "size": int(answer.headers["Content-Length"])}
 
     async def _exists(self, path: str, **_: Any) -> bool:
         return await self._type(path) is not None
@@ -250,7 +266,10 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         """
         assert maxdepth is None, "a pattern says itself how deep it goes"
         fixed, patterns = split_pattern(self._check_fspath(path))
-        found = {fixed: {"type": "directory"}} if await self._isdir(fixed) else {}
+        try:
+            found = {fixed: (await self._propfind(fixed, depth=0))[0]}
+        except FileNotFoundError:
+            found = {}
         for i, pattern in enumerate(patterns):
             step = self._below if pattern == "**" else self._matching
             folders = [name for name, entry in found.items() if entry["type"] == "directory"]
@@ -260,9 +279,8 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         return dict(sorted(found.items())) if options.get("detail") else sorted(found)
 
     async def _matching(self, folder: str, pattern: str, files_too: bool) -> list[dict[str, Any]]:
-        matches = re.compile(fnmatch.translate(pattern)).match
         entries = [entry for entry in await self._ls(folder) if files_too or entry["type"] == "directory"]
-        return [entry for entry in entries if matches(entry["name"].rpartition("/")[2])]
+        return [entry for entry in entries if fnmatchcase(entry["name"].rpartition("/")[2], pattern)]
 
     async def _below(self, folder: str, pattern: str, files_too: bool) -> list[dict[str, Any]]:
         entries = await self._ls(folder)
@@ -276,7 +294,7 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         """The entry of a path at the origin, and with depth 1 those inside."""
         namespace = await self.servers.namespace(path, listing=True)
         if namespace.origin is None:
-            msg = f"{self.url(path)} cannot be listed: the namespace {namespace.prefix} gives no listings"
+            msg = f"{self.url(path)} cannot be listed: {namespace.prefix} gives no listings; name the files themselves"
             raise OSError(msg)
         patience = Patience(self.waits.patience_s, self.url(path))
         answer = await self.servers.request(
@@ -324,16 +342,3 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _check_range(answer: aiohttp.ClientResponse, source: Source, start: int, size: int) -> None:
-    """Raise a Fault unless an answer's body is a file of this size from this byte on."""
-    if answer.status in (404, 410, 416):
-        raise Fault(source, f"HTTP {answer.status}", status=answer.status, doubtful=True)
-    if answer.status != 206 and not (answer.status == 200 and start == 0):
-        raise Fault(source, f"HTTP {answer.status} to a request for a range", status=answer.status)
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", f"bytes {start}-0/*"))
-    if found is None or int(found[1]) != start:
-        raise Fault(source, f"another range than asked for: {answer.headers['Content-Range']}")
-    if found[2] not in ("*", str(size)):
-        raise Fault(source, f"it holds {found[2]} bytes of a file of {size}", doubtful=True)

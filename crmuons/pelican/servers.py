@@ -111,8 +111,10 @@ class Servers:
             Fault: if the server cannot be reached, breaks off, is overloaded or broken, or refuses.
         """
         session = await self._session()
-        secret = {} if token is None else {"Authorization": f"Bearer {token.value}"}
         url = URL(source.url).with_path(path)
+        if token is not None and url.scheme != "https":
+            raise Fault(source, "it would get a token over a connection that is not encrypted")
+        secret = {} if token is None else {"Authorization": f"Bearer {token.value}"}
         try:
             async with session.request(
                 method, url, headers={**(headers or {}), **secret}, data=data, ssl=self._trust, allow_redirects=follow
@@ -167,7 +169,7 @@ class Servers:
         due_s = SECONDS_BETWEEN_REFRESHES if known.caches and known.caches.all_failing() else NAMESPACE_GOOD_FOR_S
         if time.monotonic() - known.asked_at > due_s:
             known.asked_at = time.monotonic()
-            task = asyncio.create_task(self._refresh(path, listing))
+            task = asyncio.create_task(self._refresh(path, listing=known.caches is None))
             self._refreshing.add(task)
             task.add_done_callback(self._refreshing.discard)
         return known
@@ -242,7 +244,8 @@ class Servers:
         answer = await self.request(
             "PROPFIND" if listing else "GET", director, Access(None, path), patience, follow=False
         )
-        if answer.status == 404 and not listing:  # No cache has it yet, perhaps.
+        at_origin = answer.status == 404 and not listing  # No cache is up, perhaps.
+        if at_origin:
             answer = await self.request("GET", director, Access(None, TO_ORIGIN + path), patience, follow=False)
         namespace = self._parse(answer, listing)
         if namespace is None:
@@ -250,10 +253,12 @@ class Servers:
                 f"{self.url(path)}: no such file or namespace, says the director (HTTP {answer.status}); check the path"
             )
             raise FileNotFoundError(msg)
+        if at_origin:  # Ask for caches again soon: the origin is not there to be read by all.
+            namespace.asked_at -= NAMESPACE_GOOD_FOR_S - SECONDS_BETWEEN_REFRESHES
         self._namespaces[namespace.prefix] = namespace
         return namespace
 
-    async def _refresh(self, path: str, listing: bool) -> None:
+    async def _refresh(self, path: str, *, listing: bool) -> None:
         """Ask again, once, while reading goes on: a director that is slow or down holds nobody up."""
         try:
             await self._ask_director(path, listing, Patience(0, self.url(path)))

@@ -252,6 +252,22 @@ def test_missing_files_are_missing_once_the_origin_says_so(fed: Federation) -> N
     assert "PROPFIND" in {entry["method"] for entry in fed.log("origin")}
 
 
+def test_a_namespace_without_listings_gives_files_by_name(fed: Federation) -> None:
+    (fed.data / "unlisted/x.parquet").write_bytes(content(fed))
+    assert read(fed.url("/unlisted/x.parquet")).equals(events(0))
+    with pytest.raises(FileNotFoundError, match=r"nothing to read at .*/unlisted/y.parquet': no such file"):
+        files.list_files(fed.url("/unlisted/y.parquet"))
+    with pytest.raises(OSError, match=r"/unlisted gives no listings; name the files themselves"):
+        files.list_files(fed.url("/unlisted/*/x.parquet"))
+
+
+def test_without_caches_the_origin_is_read(fed: Federation) -> None:
+    file = one_file(fed)
+    fed.fault("director", status=404, first=1)
+    assert files.open_file(file.url, file.size).read() == content(fed)
+    assert "GET" in {entry["method"] for entry in fed.log("origin")}
+
+
 def test_a_host_that_is_no_federation_is_named(fed: Federation) -> None:
     with pytest.raises(ConnectionError, match=r"pelican://localhost:9: asking https://localhost:9/.well-known"):
         files.list_files("pelican://localhost:9/public/x")

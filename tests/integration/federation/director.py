@@ -20,7 +20,7 @@ from joserfc import jws
 
 HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive", "host", "content-length"}
 FORWARDING_ERRORS = (OSError, asyncio.TimeoutError)
-NAMESPACES = {"/public": False, "/private": True}  # Whether reading takes a token.
+NAMESPACES = {"/public": False, "/private": True, "/unlisted": False}  # Whether reading takes a token.
 
 
 class Director:
@@ -87,11 +87,12 @@ class Director:
     def _headers(self, namespace: str, path: str, ports: list[int]) -> dict[str, str]:
         urls = [f"https://localhost:{port}{path}" for port in ports]
         needs_token = str(NAMESPACES[namespace]).lower()
-        collections = f"https://localhost:{self.fronts['origin'][0]}"
+        origin = self.fronts["origin"][0]
+        collections = "" if namespace == "/unlisted" else f", collections-url=https://localhost:{origin}"
         return {
             "Location": urls[0],
             "Link": ", ".join(f'<{url}>; rel="duplicate"; pri={i}; depth=1' for i, url in enumerate(urls, 1)),
-            "X-Pelican-Namespace": f"namespace={namespace}, require-token={needs_token}, collections-url={collections}",
+            "X-Pelican-Namespace": f"namespace={namespace}, require-token={needs_token}{collections}",
             "X-Pelican-Authorization": f"issuer={self.issuer}",
             "X-Pelican-Token-Generation": (
                 f"issuer={self.issuer}, max-scope-depth=3, strategy=OAuth2, base-path={namespace}"

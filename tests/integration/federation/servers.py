@@ -26,8 +26,8 @@ def free_ports(number: int) -> list[int]:
 
 
 def start_origin(run: Path, port: int, data: Path, pki: Path, issuer: str) -> "subprocess.Popen[bytes]":
-    """Start an origin that serves a folder: /public to anyone, /private and all writing to bearers of a token."""
-    for namespace in ("public", "private"):
+    """Start an origin that serves a folder: /public and /unlisted to anyone, /private and all writing to bearers of a token."""
+    for namespace in ("public", "private", "unlisted"):
         (data / namespace).mkdir(parents=True, exist_ok=True)
     _give_to_xrootd(data)
     return _start(run, "origin.cfg", {"PORT": port, "DATA": data}, pki, issuer)
@@ -88,10 +88,10 @@ def _write_config(run: Path, config: str, values: dict[str, object], issuer: str
     for name, value in values.items():
         text = text.replace(f"$({name})", str(value))
     (run / "xrootd.cfg").write_text(text)
-    (run / "authdb").write_text("u * /public rl\n")
+    (run / "authdb").write_text("u * /public rl /unlisted rl\n")
     template = string.Template(
         '[Global]\naudience_json = ["$audience"]\n\n'
-        "[Issuer federation]\nissuer = $issuer\nbase_path = /public, /private\ndefault_user = tester\n"
+        "[Issuer federation]\nissuer = $issuer\nbase_path = /public, /private, /unlisted\ndefault_user = tester\n"
     )
     (run / "scitokens.cfg").write_text(template.substitute(audience=AUDIENCE, issuer=issuer))
 
