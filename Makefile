@@ -28,6 +28,19 @@ $(VENV)/.ready: pyproject.toml requirements.lock
 	$(BIN)/python -m pip install -q -c requirements.lock -e '.[dev]'
 	@touch $@
 
+# About 5 minutes on 2 cores. Everything it makes is below demo/, which it begins by emptying.
+demo: setup
+	rm -rf demo
+	$(BIN)/crmuons simulate --events 400000 --out demo/data --seed 1
+	$(BIN)/crmuons train jobs/configs/demo.toml data.train=demo/data run.storage_path=demo/runs run.name=demo
+	$(BIN)/crmuons evaluate --truth demo/data --split test --model demo/runs/demo --events 15000 --out demo/evaluation
+	$(BIN)/crmuons generate --model demo/runs/demo --primaries demo/data/events-00000.parquet --out demo/generated
+	@echo
+	@echo "model      demo/runs/demo/model"
+	@echo "report     demo/evaluation/report.html"
+	@echo "bundles    demo/generated"
+	@echo "MLflow     demo/mlflow.db; to look at the run: $(BIN)/mlflow ui --backend-store-uri sqlite:///demo/mlflow.db"
+
 test: setup
 	$(BIN)/python -m pytest tests/unit
 
