@@ -14,7 +14,7 @@ from crmuons.summaries import Sample
 Numbers = dict[str, Number]
 Splits = Bool[np.ndarray, "splits showers"]
 
-SPLITS = 8  # Truth-against-truth splits: their spread is then known to a quarter.
+SPLITS = 24  # Truth-against-truth splits: their spread is then known to a seventh.
 MAX_CELL_ERROR = 0.05  # A cell whose mean is less certain than the bar on it says nothing about the bar.
 
 

@@ -1,0 +1,209 @@
+"""The protocol: what is compared with what, and what is said about it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from crmuons import breakdown, pairing, regions, report, rivals
+from crmuons.classifiers import out_of_fold
+from crmuons.evaluation import FLOOR, GENERATED, Settings, evaluate
+from crmuons.evaluation_inputs import Request, evaluate_request
+from crmuons.metrics import Absent, Estimate
+from crmuons.reader import take
+from crmuons.schema import EventArrays, write_events
+from crmuons.verdicts import HEADLINES, judge
+
+
+def toy_events(showers: int, seed: int, *, depths: int = 2, first_id: int = 0) -> EventArrays:
+    """Showers at several depths; N grows with the energy."""
+    rng = np.random.default_rng(seed)
+    log_energy, mass = rng.uniform(4, 7, showers), rng.choice([0.938, 52.0], showers)
+    primaries = np.stack([10**log_energy, rng.uniform(0, 1.5, showers), mass, np.full(showers, 2000.0)], axis=1)
+    primaries = np.repeat(primaries, depths, axis=0)
+    primaries[:, 3] += 100.0 * np.tile(np.arange(depths), showers)
+    counts = rng.poisson(np.repeat(10 ** (0.5 * (log_energy - 4)), depths))
+    energies, radii = 10 ** rng.normal(2.5, 0.4, counts.sum()), 10 ** rng.normal(1, 0.4, counts.sum())
+    azimuth = rng.uniform(0, 2 * np.pi, counts.sum())
+    muons = np.stack([energies, radii * np.cos(azimuth), radii * np.sin(azimuth)], axis=1)
+    ids = np.repeat(np.stack([np.arange(showers) + first_id, np.full(showers, 7)], axis=1), depths, axis=0)
+    return EventArrays(ids.astype(np.uint64), primaries.astype(np.float32), counts, muons.astype(np.float32))
+
+
+def redrawn(truth: EventArrays, seed: int) -> EventArrays:
+    """Other counts and muons for the same primaries and ids."""
+    other = toy_events(len(truth.counts), seed, depths=1)
+    return EventArrays(truth.ids, truth.primaries, other.counts, other.muons)
+
+
+def showers_of(events: EventArrays) -> set[bytes]:
+    return {row.tobytes() for row in events.ids}
+
+
+def test_halves_are_equal_in_size_and_share_no_shower():
+    first, second = pairing.halve(toy_events(101, seed=0, depths=3), 60_000, seed=1)
+    assert len(first.counts) == len(second.counts) >= 148
+    assert not showers_of(first) & showers_of(second)
+
+
+def test_halves_are_cut_to_the_wanted_size():
+    first, second = pairing.halve(toy_events(100, seed=0), 50, seed=1)
+    assert (len(first.counts), len(second.counts)) == (50, 50)
+
+
+def test_one_shower_cannot_be_held_against_itself():
+    with pytest.raises(ValueError, match="1 showers are too few"):
+        pairing.halve(toy_events(1, seed=0), 50, seed=1)
+
+
+def test_generated_events_of_the_same_primaries_are_compared_with_other_showers():
+    truth = toy_events(100, seed=0)
+    generated = redrawn(take(truth, np.random.default_rng(0).permutation(200)), seed=2)  # In another order.
+    sides = pairing.pair_data(truth, generated, 60_000, seed=1)
+    assert not showers_of(sides.truth) & showers_of(sides.generated)
+    assert (sides.generated.primaries == sides.control.primaries).all()
+    true_pair, generated_pair = sides.paired
+    assert (true_pair.primaries == generated_pair.primaries).all()
+    assert len(true_pair.counts) == len(sides.truth.counts) + len(sides.control.counts)
+
+
+def test_independent_events_with_the_same_ids_are_not_taken_for_paired_ones():
+    sides = pairing.pair_data(toy_events(100, seed=0), toy_events(100, seed=5), 60_000, seed=1)
+    assert sides.paired is None
+    assert len(sides.generated.counts) == len(sides.truth.counts)
+
+
+def test_other_primaries_are_said_and_equal_ones_are_not():
+    truth = toy_events(2000, seed=0)
+    higher = EventArrays(truth.ids, truth.primaries * np.float32([3, 1, 1, 1]), truth.counts, truth.muons)
+    (warning,) = pairing.range_warnings(truth, higher)
+    assert "differ from the true ones in energy_gev" in warning
+    assert pairing.range_warnings(truth, toy_events(2000, seed=1)) == []
+
+
+def test_folds_keep_the_rows_of_a_shower_together():
+    showers = np.repeat(np.arange(50), 4)
+    scores = out_of_fold(lambda _, training: training.astype(float), showers % 2 == 0, showers, folds=3, seed=0)
+    assert (scores.score == 0).all()  # No event was scored by a classifier that was trained on it.
+    assert all(len(set(scores.fold[showers == shower])) == 1 for shower in range(50))
+
+
+def test_cell_ratio_is_the_factor_by_which_counts_were_multiplied():
+    truth = toy_events(3000, seed=0)
+    tripled = EventArrays(truth.ids, truth.primaries, 3 * truth.counts, np.repeat(truth.muons, 3, axis=0))
+    cells = regions.cells(*regions.numbered(truth, tripled), paired=True)
+    assert len(cells) == 6  # Two masses, three decades.
+    assert all(cell.ratio == Estimate(pytest.approx(3), pytest.approx(0, abs=1e-9)) for cell in cells)
+    worst, _ = breakdown.worst_cell(cells, seed=0)
+    assert worst.value == pytest.approx(2)
+
+
+def test_chance_alone_explains_the_worst_cell_of_a_perfect_generator():
+    rng = np.random.default_rng(0)
+    cells = [regions.Cell("", "", 100, 1.0, Estimate(1 + 0.02 * rng.normal(), 0.02)) for _ in range(25)]
+    worst, chance = breakdown.worst_cell(cells, seed=0)
+    assert abs(worst.value - chance.value) < 4 * chance.error
+
+
+def test_regions_of_a_quantity_hold_each_event_once():
+    conditions = regions.numbered(toy_events(500, seed=0))[0].conditions
+    held = {}
+    for region in regions.regions(conditions):
+        held[region.quantity] = held.get(region.quantity, 0) + region.holds(conditions).astype(int)
+    assert set(held) == {"energy", "mass", "cos zenith", "depth"}
+    assert all((times == 1).all() for times in held.values())
+
+
+def test_a_case_of_muons_counts_these_muons_alone():
+    events = toy_events(300, seed=0)
+    case = next(case for case in regions.hard_cases(None) if case.name == "muons beyond 100 m")
+    far = np.hypot(events.muons[:, 1], events.muons[:, 2]) > 100
+    assert case.weight(events).sum() == far.sum() == case.part(events).counts.sum() > 0
+
+
+def test_only_masses_inside_the_trained_range_are_between_them():
+    events = toy_events(3, seed=0, depths=1)
+    masses = np.array([0.938, 13.0, 60.0], np.float32)
+    events = EventArrays(
+        events.ids,
+        np.column_stack([events.primaries[:, :2], masses, events.primaries[:, 3]]),
+        events.counts,
+        events.muons,
+    )
+    case = regions.hard_cases(np.array([0.938, 52.0]))[-1]
+    assert case.weight(events).tolist() == [False, True, False]
+
+
+def test_nearest_primary_copies_the_bundle_of_the_training_event_at_hand():
+    training = toy_events(50, seed=0, depths=1)
+    copied = rivals.NearestPrimary(training).bundles(training.primaries, training.ids)
+    assert (copied.counts == training.counts).all()
+    assert (copied.muons == training.muons).all()
+
+
+def test_parametric_sampler_reproduces_mean_and_overdispersion():
+    rng = np.random.default_rng(0)
+    training = toy_events(20_000, seed=0, depths=1)
+    counts = rng.poisson(20 * rng.gamma(2, 0.5, 20_000))  # Negative binomial: mean 20, variance 20 + 400 / 2.
+    muons = np.tile(np.array([[100, 10, 0]], np.float32), (counts.sum(), 1))
+    training = EventArrays(training.ids, training.primaries, counts, muons)
+    drawn = rivals.ParametricSampler.fit(training, 0).bundles(training.primaries, training.ids, 1)
+    assert drawn.counts.mean() == pytest.approx(20, rel=0.02)
+    assert drawn.counts.var() == pytest.approx(220, rel=0.05)
+    assert np.median(drawn.muons[:, 0]) == pytest.approx(100, rel=0.01)
+
+
+@pytest.fixture(scope="module")
+def evaluation():
+    """A small data set against another, small enough for some figures to be absent."""
+    truth, generated = toy_events(900, seed=0), toy_events(450, seed=1, first_id=10_000)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("crmuons.set_classifier.STEPS", 20)
+        patch.setattr("crmuons.classifiers.MIN_EVENTS", 400)
+        yield evaluate(truth, generated, toy_events(700, seed=2, first_id=20_000), Settings(max_events=900))
+
+
+def test_every_contender_has_every_figure_or_its_reason(evaluation):
+    assert set(evaluation.numbers) == {GENERATED, FLOOR, "nearest primary", "parametric"}
+    for headline in HEADLINES:
+        assert isinstance(evaluation.numbers[GENERATED][headline.name], Estimate | Absent)
+        assert judge(evaluation, headline) in {"at the floor", "meets the bar", "undecided", "misses the bar", "—"}
+    assert isinstance(evaluation.numbers[GENERATED]["pit"], Absent)
+    assert evaluation.numbers[GENERATED]["fpd"].reason.endswith("1000 needed")
+
+
+def test_the_floor_is_told_with_its_spread_and_equal_sets_are_at_it(evaluation):
+    floor, found = evaluation.numbers[FLOOR]["score"], evaluation.numbers[GENERATED]["score"]
+    assert 0 < floor.error < floor.value
+    assert found.value < floor.value + 4 * floor.error
+    assert evaluation.numbers["parametric"]["auc_bundles"].value > 0.45
+
+
+def test_report_holds_all_figures_and_no_nan(evaluation, tmp_path):
+    report.write_report(evaluation, tmp_path)
+    content = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
+    assert content["numbers"]["generated"]["fpd"]["absent"].endswith("1000 needed")
+    assert content["numbers"]["truth"]["score"]["value"] == evaluation.numbers[FLOOR]["score"].value
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<img") == len(list((tmp_path / "figures").glob("*.png"))) == 8
+    assert "src='http" not in page
+    assert "title='" in page  # Absent numbers carry their reasons.
+
+
+def test_numbers_are_shown_to_two_digits_of_their_error():
+    assert report.show(Estimate(0.50931, 0.00213)) == "0.5093 ± 0.0021"
+    assert report.show(Estimate(1.2345, 0.21)) == "1.23 ± 0.21"
+    assert report.show(Absent("why")) == "absent"
+
+
+def test_a_truth_without_muons_is_refused():
+    truth = toy_events(10, seed=0)
+    empty = EventArrays(truth.ids, truth.primaries, 0 * truth.counts, truth.muons[:0])
+    with pytest.raises(ValueError, match="has a muon"):
+        evaluate(empty, truth, None, Settings())
+
+
+def test_an_empty_split_says_what_to_do(tmp_path):
+    write_events(tmp_path / "few.parquet", [toy_events(1, seed=0).to_table()])
+    with pytest.raises(ValueError, match="--split all takes every event"):
+        evaluate_request(Request([str(tmp_path)], generated=[str(tmp_path)]))

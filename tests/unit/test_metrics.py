@@ -1,0 +1,217 @@
+"""Metrics: closed forms, and whether each known distortion of toy bundles is flagged and none is where there is none."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from scipy.stats import wasserstein_distance
+
+from crmuons import metrics, multivariate, rates
+from crmuons.classifiers import Scores, area_under_curve, bundle_scores, multiplicity_scores
+from crmuons.metrics import Absent, Estimate
+from crmuons.regions import numbered
+from crmuons.schema import EventArrays
+from crmuons.set_classifier import set_scores
+from crmuons.summaries import Sample, bundle_summaries
+
+
+def toy_events(
+    number: int,
+    seed: int,
+    *,
+    energy_factor: float = 1.0,
+    radius_factor: float = 1.0,
+    poisson: bool = False,
+    independent: bool = False,
+) -> EventArrays:
+    """Over-dispersed bundles whose muons share a factor in energy and radius, with a distortion if asked."""
+    rng = np.random.default_rng(seed)
+    log_energy, masses = rng.uniform(4, 7, number), rng.choice([0.938, 13.0, 52.0], number)
+    primaries = np.stack([10**log_energy, rng.uniform(0, 1.4, number), masses, rng.uniform(1500, 3000, number)], axis=1)
+    fluctuation = np.ones(number) if poisson else rng.gamma(1.5, 1 / 1.5, number)
+    counts = rng.poisson(10 ** (0.6 * (log_energy - 4)) * fluctuation)
+    shared = rng.normal(0, 0.2, counts.sum()) if independent else np.repeat(rng.normal(0, 0.2, number), counts)
+    log_e = rng.normal(2.5, 0.3, counts.sum()) + shared
+    radius = radius_factor * 10 ** (rng.normal(1, 0.3, counts.sum()) - 0.4 * (log_e - 2.5) + shared)
+    azimuth = rng.uniform(0, 2 * np.pi, counts.sum())
+    muons = np.stack([energy_factor * 10**log_e, radius * np.cos(azimuth), radius * np.sin(azimuth)], axis=1)
+    ids = np.stack([np.arange(number) + seed * 10**6, np.zeros(number)], axis=1)
+    return EventArrays(ids.astype(np.uint64), primaries.astype(np.float32), counts, muons.astype(np.float32))
+
+
+def events_of(bundles: list[list[tuple[float, float, float]]]) -> EventArrays:
+    counts = np.array([len(bundle) for bundle in bundles])
+    muons = np.array([muon for bundle in bundles for muon in bundle], np.float32).reshape(-1, 3)
+    primaries = np.tile(np.array([[1e6, 0.5, 0.938, 2000]], np.float32), (len(bundles), 1))
+    return EventArrays(np.arange(2 * len(bundles), dtype=np.uint64).reshape(-1, 2), primaries, counts, muons)
+
+
+def test_summaries_of_a_bundle_by_hand_and_undefined_ones_are_nan():
+    # Energies 10, 1000 GeV at 3-4-5 triangles: r = 5 and 50 m.
+    values = bundle_summaries(events_of([[(10, 3, 4), (1000, 30, 40)], [], [(100, 0, 10)]]))
+    assert values["log_total_energy"][0] == pytest.approx(math.log10(1010))
+    assert values["log_leading_energy"][0] == pytest.approx(3)
+    assert values["log_mean_radius"][0] == pytest.approx(math.log10(27.5))
+    assert values["log_weighted_radius"][0] == pytest.approx(math.log10((10 * 5 + 1000 * 50) / 1010))
+    assert values["spread_log_energy"][0] == pytest.approx(1)  # Of 1 and 3.
+    assert values["log_num_muons"] == pytest.approx(np.log10([3, 1, 2]))
+    assert np.isnan(values["correlation"]).all()  # None has three muons.
+    assert np.isnan(values["spread_log_energy"][1:]).all()
+    assert np.isnan(values["log_total_energy"][1])
+
+
+def test_correlation_is_pearson_s_and_absent_where_a_quantity_does_not_vary():
+    line = [(10.0**k, 10.0 ** (2 - k), 0.0) for k in range(4)]  # log r = 2 - log E.
+    flat = [(10.0**k, 7.0, 0.0) for k in range(4)]
+    correlation = bundle_summaries(events_of([line, flat]))["correlation"]
+    assert correlation[0] == pytest.approx(-1)
+    assert np.isnan(correlation[1])
+
+
+def test_wasserstein_agrees_with_scipy_for_unequal_sizes():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=300), rng.exponential(size=700)
+    assert metrics.wasserstein(a, b) == pytest.approx(wasserstein_distance(a, b))
+
+
+def test_a_shift_by_half_a_sigma_is_half():
+    values = np.random.default_rng(1).normal(3, 2, 1000)
+    assert metrics.scaled_wasserstein(values, values + 0.5 * values.std()) == pytest.approx(0.5)
+
+
+def test_fidelity_of_an_equal_set_is_zero_and_of_an_empty_one_infinite():
+    truth = toy_events(500, seed=1)
+    assert metrics.fidelity(truth, truth)["score"] == 0
+    empty = EventArrays(truth.ids, truth.primaries, 0 * truth.counts, truth.muons[:0])
+    found = metrics.fidelity(truth, empty)
+    assert found["w1_log_energy"] == math.inf
+    assert found["mean_muons_ratio"] == 0
+    assert found["empty_share_difference"] == pytest.approx((truth.counts > 0).mean())
+
+
+def test_fidelity_refuses_a_truth_without_enough_events():
+    with pytest.raises(ValueError, match=r"10 true events with \d+ muons are too few"):
+        metrics.fidelity(toy_events(10, seed=1), toy_events(10, seed=2))
+
+
+def test_too_few_events_give_a_reason_and_no_number():
+    few, many = Sample.of(toy_events(60, seed=1)), Sample.of(toy_events(600, seed=2))
+    number = metrics.distances(few, many)["w1_log_num_muons"]
+    assert number == Absent("60 showers have it, 100 needed")
+    assert isinstance(metrics.distances(few, many)["score"], Absent)
+    assert isinstance(multivariate.multivariate(few, many, 0)["fpd"], Absent)
+
+
+def test_rows_of_one_shower_count_as_one_fluctuation():
+    values = np.array([1.0, 1, 1, 3, 3, 3])
+    _, independent = rates.mean_and_error(values, np.arange(6))
+    _, of_showers = rates.mean_and_error(values, np.array([0, 0, 0, 1, 1, 1]))
+    assert independent == pytest.approx(math.sqrt(6) / 6)  # Six deviations of 1.
+    assert of_showers == pytest.approx(math.sqrt(18) / 6)  # Two deviations of 3.
+
+
+def test_a_tail_ratio_has_poisson_errors():
+    truth, other = (Sample.of(events_of([[(10, 1, 1)]] * 50 + [[]] * 9950)) for _ in range(2))
+    number = rates.tail_ratio(truth, other, truth.counts > 0, other.counts > 0)
+    assert number.value == pytest.approx(1)
+    assert number.error == pytest.approx(math.sqrt(2 / 50), rel=0.01)
+    few = Sample.of(events_of([[(10, 1, 1)]] * 3 + [[]] * 100))
+    assert rates.tail_ratio(few, few, few.counts > 0, few.counts > 0) == Absent("3 true events in the tail, 10 needed")
+
+
+def test_paired_ratio_is_exact_where_generated_counts_are_a_multiple():
+    counts = np.array([1, 5, 20, 1000])
+    assert rates.paired_ratio(counts, 2 * counts, np.arange(4)) == Estimate(2.0, 0.0)
+
+
+def test_pit_of_the_right_model_is_uniform_and_of_a_wrong_one_is_not():
+    rng = np.random.default_rng(3)
+    means = 10 ** rng.uniform(-1, 2, 4000)
+    counts = rng.poisson(means)
+    for factor, calibrated in ((1.0, True), (1.2, False)):
+        draws = rng.poisson(factor * means[:, None], (4000, 49))
+        found = rates.uniformity(rates.randomised_pit(*rates.ranks(counts, draws), seed=0))
+        floor = rates.uniformity_floor(4000)
+        assert (found.value < floor.value + 4 * floor.error) is calibrated
+
+
+def test_uniformity_of_equally_spaced_values_is_half_a_step():
+    assert rates.uniformity((np.arange(100) + 0.5) / 100).value == pytest.approx(0.005)
+
+
+def test_frechet_distance_of_shifted_normals_is_the_squared_shift():
+    rng = np.random.default_rng(4)
+    truth = np.abs(rng.normal(0, 1, (20_000, 3)))
+    truth[0] = 10  # Features are divided by the largest value, which is known here.
+    found = multivariate.frechet_distance(truth, truth + np.array([1.0, 0, 0]), seed=0)
+    assert found.value == pytest.approx(0.01, rel=0.05)  # (1 / 10)^2; the covariances are the same.
+
+
+def test_kernel_distance_is_zero_within_its_error_for_equals_and_beyond_it_for_a_shift():
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(2, 2000, 3))
+    same, shifted = (multivariate.kernel_distance(x, other, seed=0) for other in (y, y + 1))
+    assert abs(same.value) < 3 * same.error
+    assert shifted.value > 10 * shifted.error
+
+
+def test_sliced_distance_of_a_shift_along_one_axis_is_its_mean_projection():
+    x = np.random.default_rng(6).normal(size=(5000, 2))
+    x = (x - x.mean(0)) / x.std(0)
+    found = multivariate.sliced_wasserstein(x, x + np.array([1.0, 0]), seed=0)
+    assert abs(found.value - 2 / math.pi) < 4 * found.error  # Mean of |cos| over the circle.
+
+
+def test_auc_of_known_scores():
+    score = np.array([1.0] * 300 + [0.0] * 300 + [1.0] * 600)  # Half of the truth ties with all of the others.
+    is_other = np.repeat([False, True], 600)
+    number = area_under_curve(Scores(score, is_other, np.zeros(1200, int), np.arange(1200)))
+    assert number.value == pytest.approx(0.75)  # 1/2 for the ties, 1 for the rest.
+    assert area_under_curve(Scores(score[:700], is_other[:700], np.zeros(700, int), np.arange(700))) == Absent(
+        "100 events on one side, 200 needed"
+    )
+
+
+DISTORTIONS = {
+    "energies 5 % higher": ({"energy_factor": 1.05}, "w1_mean_log_energy"),
+    "radii 10 % wider": ({"radius_factor": 1.1}, "w1_mean_log_radius"),
+    "Poisson N": ({"poisson": True}, "auc_multiplicity"),
+    "independent muons": ({"independent": True}, "auc_muons"),
+}
+
+
+def flags(truth: EventArrays, control: EventArrays, other: EventArrays, classifiers: Sequence[str]) -> set[str]:
+    """The figures by which `other` lies more than four standard deviations beyond truth against truth."""
+    a, b, c = numbered(truth, control, other)
+    pool = Sample.concat([a, b])
+    floor = metrics.null_distances(pool, metrics.random_splits(int(pool.showers.max()) + 1, 24, 0))
+    found = metrics.distances(a, c)
+    scores = {
+        "auc_multiplicity": lambda: multiplicity_scores(a, c, seed=0),
+        "auc_bundles": lambda: bundle_scores(a, c, seed=0),
+        "auc_muons": lambda: set_scores(a, c, (truth, other), seed=0),
+    }
+    found |= {name: area_under_curve(scores[name]()) for name in classifiers}
+    floor |= {name: Estimate(0.5, number.error) for name, number in found.items() if name.startswith("auc")}
+    return {name for name, number in found.items() if number.value > floor[name].value + 4 * floor[name].error}
+
+
+@pytest.fixture
+def small_set_classifier(monkeypatch):
+    monkeypatch.setattr("crmuons.set_classifier.STEPS", 100)
+    monkeypatch.setattr("crmuons.set_classifier.EVENTS_PER_STEP", 256)
+
+
+@pytest.mark.parametrize("name", DISTORTIONS)
+def test_each_distortion_is_flagged(name, small_set_classifier):
+    distortion, figure = DISTORTIONS[name]
+    classifiers = [figure] if figure.startswith("auc") else []
+    number = 3000 if classifiers else 10_000  # W1 alone takes no time.
+    other = toy_events(number, seed=13, **distortion)
+    assert figure in flags(toy_events(number, seed=11), toy_events(number, seed=12), other, classifiers)
+
+
+def test_an_undistorted_copy_is_not_flagged(small_set_classifier):
+    sets = (toy_events(3000, seed=seed) for seed in (11, 12, 13))
+    assert flags(*sets, ["auc_multiplicity", "auc_bundles", "auc_muons"]) == set()
