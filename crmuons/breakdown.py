@@ -106,11 +106,12 @@ def uniformity(calibration: Calibration | None, region: regions.Region | None = 
 def worst_cell(cells: list[regions.Cell], seed: int) -> tuple[Number, Number]:
     """The largest |ratio - 1| of a cell beyond its standard error, and what chance alone gives (mean and spread).
 
-    Over the cells whose error is below MAX_CELL_ERROR.
+    Over the cells whose error is below MAX_CELL_ERROR, or that are further from 1 than four errors.
     """
     judged = [cell.ratio for cell in cells if isinstance(cell.ratio, Estimate)]
     ratios = np.array([(ratio.value, ratio.error) for ratio in judged]).reshape(-1, 2)
-    ratios = ratios[ratios[:, 1] < MAX_CELL_ERROR]
+    far = np.abs(ratios[:, 0] - 1) > 4 * ratios[:, 1]
+    ratios = ratios[(ratios[:, 1] < MAX_CELL_ERROR) | far]
     if not len(ratios):
         absent = Absent(f"no cell whose mean N is known to {MAX_CELL_ERROR:.0%}: more events are needed")
         return absent, absent

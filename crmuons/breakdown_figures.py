@@ -34,7 +34,8 @@ def heat_map(bins: list[Bin]) -> Figure:
     axis.set_xticks(np.arange(len(bins)) + 0.5, names, rotation=90, fontsize=8)
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
-            axis.text(column + 0.5, row + 0.5, f"{round(value)}", ha="center", va="center", fontsize=8)
+            colour = "white" if value > 6.5 else "black"
+            axis.text(column + 0.5, row + 0.5, f"{round(value)}", ha="center", va="center", fontsize=8, color=colour)
     figure.colorbar(image, ax=axis, label="standard deviations beyond the floor (grey: too few events)", extend="both")
     return figure
 
