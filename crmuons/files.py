@@ -57,7 +57,7 @@ def open_file(url: str, size: int | None = None) -> IO[bytes]:
     fs, path = _filesystem(url)
     if isinstance(fs, pelican.Federation):
         return fs.open(path, "rb", size=size)
-    return fs.open(path, "rb", size=size)  # type: ignore[no-any-return]  # fsspec is untyped
+    return fs.open(path, "rb")
 
 
 def read_bytes(url: str) -> bytes:
@@ -88,6 +88,53 @@ def put(local: Path, url: str) -> None:
     partial = target.with_name(f".{target.name}.partial")
     shutil.copyfile(local, partial)
     partial.replace(target)
+
+
+def put_tree(folder: Path, url: str) -> list[str]:
+    """Copy every file below a folder that is not there yet in its size, without hidden ones.
+
+    Returns:
+        The URLs of what was copied: nothing the second time.
+
+    Raises:
+        FileExistsError, PermissionError: see `put`.
+    """
+    fs, root = _filesystem(url)
+    there = _sizes(fs, root)
+    copied = []
+    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+        below = path.relative_to(folder)
+        missing = there.get(f"{root.rstrip('/')}/{below.as_posix()}") != path.stat().st_size
+        if missing and not any(part.startswith(".") for part in below.parts):
+            copied.append(f"{url.rstrip('/')}/{below.as_posix()}")
+            put(path, copied[-1])
+    return copied
+
+
+def get_tree(url: str, folder: Path) -> list[Path]:
+    """Copy every file below a URL that is not yet in a folder in its size.
+
+    Returns:
+        The files copied.
+
+    Raises:
+        FileNotFoundError: if there is nothing below the URL.
+    """
+    fs, root = _filesystem(url)
+    there = _sizes(fs, root)
+    if not there:
+        msg = f"nothing to copy below '{url}': no such directory, or it is empty; check the path"
+        raise FileNotFoundError(msg)
+    copied = []
+    for name, size in there.items():
+        target = folder / PurePosixPath(name).relative_to(root)
+        if not target.is_file() or target.stat().st_size != size:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(f".{target.name}.partial")
+            fs.get_file(name, str(partial))
+            partial.replace(target)
+            copied.append(target)
+    return copied
 
 
 def check_writable(url: str) -> None:
@@ -159,6 +206,13 @@ def _matches(pattern: str, suffixes: tuple[str, ...]) -> tuple[list[File], str]:
     else:
         hint = "no such file or directory"
     return [File(_with_scheme(fs, entry["name"]), int(entry["size"])) for entry in found], hint
+
+
+def _sizes(fs: fsspec.AbstractFileSystem, root: str) -> dict[str, int]:
+    """The sizes in bytes of the files below a directory; none where there is no directory."""
+    if not fs.isdir(root):
+        return {}
+    return {name: int(entry["size"]) for name, entry in fs.find(root, detail=True).items()}
 
 
 def _is_data(name: str, root: str, suffixes: tuple[str, ...]) -> bool:

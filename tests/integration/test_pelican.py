@@ -415,6 +415,20 @@ def test_a_file_is_written_once(fed: Federation, monkeypatch: pytest.MonkeyPatch
         files.put(local, url)
 
 
+def test_a_folder_of_results_goes_there_and_back(
+    fed: Federation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BEARER_TOKEN", fed.token("storage.read:/ storage.create:/"))
+    (tmp_path / "run/checkpoints/step-5").mkdir(parents=True)
+    for name in ("config.json", "checkpoints/step-5/weights.pt"):
+        (tmp_path / "run" / name).write_text(name)
+    url = fed.url("/private/results/tree")
+    assert len(files.put_tree(tmp_path / "run", url)) == 2
+    assert files.put_tree(tmp_path / "run", url) == []
+    files.get_tree(url, tmp_path / "back")
+    assert (tmp_path / "back/checkpoints/step-5/weights.pt").read_text() == "checkpoints/step-5/weights.pt"
+
+
 @pytest.mark.parametrize(
     "fault", [{"status": 503, "first": 1}, {"reset": True, "first": 1}, {"lost": True, "first": 1}]
 )

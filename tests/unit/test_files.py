@@ -104,6 +104,22 @@ def test_a_file_that_is_put_appears_whole_with_its_folders(tmp_path: Path) -> No
     assert files.read_bytes("memory://door/put") == b"content"
 
 
+@pytest.mark.parametrize("url", ["{tmp_path}/copy", "memory://copy/{name}"])
+def test_a_tree_goes_there_and_back_and_only_what_is_missing_is_copied(tree: Path, tmp_path: Path, url: str) -> None:
+    url = url.format(tmp_path=tmp_path, name=tmp_path.name)
+    copied = files.put_tree(tree / "sim", url)
+    assert len(copied) == 8  # Two directories of five files, one of them hidden.
+    assert files.put_tree(tree / "sim", url) == []
+    (tree / "sim/0000000-0000999/log.txt").write_bytes(bytes(30))
+    assert files.put_tree(tree / "sim", url) == [f"{url}/0000000-0000999/log.txt"]
+    back = files.get_tree(url, tmp_path / "back")
+    assert len(back) == 8
+    assert (tmp_path / "back/0000000-0000999/log.txt").stat().st_size == 30
+    assert files.get_tree(url, tmp_path / "back") == []
+    with pytest.raises(FileNotFoundError, match=r"nothing to copy below '.*/nowhere'"):
+        files.get_tree(f"{url}/nowhere", tmp_path / "back")
+
+
 def test_a_file_where_a_folder_is_due_is_named(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
     with pytest.raises(NotADirectoryError, match=f"{tmp_path}/runs is a file; take another name"):
