@@ -103,7 +103,7 @@ class Optimizer(Section):
     """Learning rate of the generator, where it differs."""
     critic_lr: float | None = Field(default=None, gt=0)
     """Learning rate of the critic, where it differs."""
-    multiplicity_lr: float = Field(default=1e-3, gt=0)
+    multiplicity_lr: float = Field(default=1e-2, gt=0)
     """Learning rate of the multiplicity model."""
     momentum: float = Field(default=0.5, ge=0, lt=1)
     """Momentum of SGD."""
