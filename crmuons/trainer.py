@@ -171,7 +171,7 @@ class Trainer:
 
     def _start_step(self) -> None:
         # The noise depends on (seed, step, rank) alone: no generator state to save, and resume is exact.
-        self.noise.manual_seed((self.seed * 1_000_003 + self.num_steps) * 65_537 + distributed.rank())
+        self.noise.manual_seed(((self.seed * 1_000_003 + self.num_steps) * 65_537 + distributed.rank()) % 2**63)
         share = optimization.lr_share(self.settings.optimizer, self.num_steps, self.progress)
         for network in self.networks.values():
             network.set_lr_share(share)
