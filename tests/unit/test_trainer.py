@@ -1,0 +1,365 @@
+"""The training step: what it moves and by how much, for any batch, and what stops it."""
+
+import copy
+import math
+from itertools import cycle, repeat
+
+import numpy as np
+import pytest
+import torch
+
+from crmuons import config, distributed, losses
+from crmuons.batch import EventBatch
+from crmuons.features import Features
+from crmuons.schema import EventArrays
+from crmuons.trainer import NonFiniteError, Trainer
+
+TINY = {"width": 8, "multiplicity_width": 8, "multiplicity_components": 2, "shower_latents": 2, "muon_latents": 2}
+
+
+def settings_of(model=(), seed=0, **train):
+    train = {"steps": 100} | train
+    return config.from_dict({"model": TINY | dict(model), "train": train, "run": {"seed": seed}})
+
+
+@pytest.fixture(scope="module")
+def sample(toy_events):
+    return toy_events(300, seed=11)
+
+
+@pytest.fixture
+def make(sample):
+    def trainer(model=(), seed=0, kind=Trainer, **train):
+        settings = settings_of(model, seed, **train)
+        features = Features(cartesian=settings.model.kind == "baseline").fit(sample)
+        return kind(settings, features, torch.device("cpu"))
+
+    return trainer
+
+
+@pytest.fixture
+def batch(toy_events):
+    return EventBatch.from_arrays(toy_events(8, seed=1))
+
+
+def weights(trainer):
+    modules = {"critic": trainer.critic, "generator": trainer.model.generator, "averaged": trainer.averaged.generator}
+    modules |= {"multiplicity": trainer.model.multiplicity, "averaged_multiplicity": trainer.averaged.multiplicity}
+    return {name: torch.cat([p.detach().flatten().clone() for p in m.parameters()]) for name, m in modules.items()}
+
+
+def events_with(counts, first_muon=(300.0, 3.0, 4.0)):
+    """Events of one primary with these numbers of muons, all alike."""
+    primaries = np.tile([1e6, 0.5, 0.938, 1950.0], (len(counts), 1))
+    ids = np.arange(2 * len(counts)).reshape(-1, 2)
+    muons = np.tile(first_muon, (sum(counts), 1))
+    return EventBatch.from_arrays(
+        EventArrays(
+            ids.astype(np.uint64),
+            primaries.astype(np.float32),
+            np.asarray(counts, np.int64),
+            muons.astype(np.float32).reshape(-1, 3),
+        )
+    )
+
+
+VARIANTS = {
+    "default": {},
+    "wasserstein": {"loss": "wasserstein"},
+    "sgd": {"optimizer": {"kind": "sgd", "lr": 0.01, "momentum": 0.9}},
+    "clipped": {"optimizer": {"max_grad_norm": 0.1}},
+    "one_centred": {"penalty": {"kind": "one_centred", "lambda_gp": 10.0}},
+    "no_penalty": {"penalty": {"kind": "none"}},
+    "part": {"penalty": {"sample_fraction": 0.3, "max_pairs": 3, "every": 2}, "n_critic": 3},
+    "one_centred_part": {"penalty": {"kind": "one_centred", "sample_fraction": 0.5}},
+    "bf16": {"bf16": True},
+    "bf16_one_centred": {"bf16": True, "penalty": {"kind": "one_centred"}},
+    "accumulated": {"grad_accumulation": 3},
+    "few_muons": {"muons_per_event": 1},
+    "all_muons": {"muons_per_event": None},
+    "baseline": {"model": {"kind": "baseline"}},
+    "baseline_bf16": {"model": {"kind": "baseline"}, "bf16": True},
+    "regressor": {"model": {"multiplicity": "regressor"}},
+    "no_shower_noise": {"model": {"shower_latents": 0}},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_step_moves_every_network_to_finite_weights(make, batch, variant):
+    trainer = make(**VARIANTS[variant])
+    before = weights(trainer)
+    for _ in range(2):
+        terms = trainer.step(repeat(batch))
+    after = weights(trainer)
+    for name, was in before.items():
+        assert torch.isfinite(after[name]).all(), name
+        assert not torch.equal(after[name], was), name
+    due = variant not in ("no_penalty", "part")
+    expected = {"critic_loss", "generator_loss", "multiplicity_loss", "wasserstein_estimate", "gradient_penalty"}
+    expected |= {f"{name}_gradient_norm" for name in ("critic", "generator", "multiplicity")}
+    assert set(terms) == expected
+    assert all(math.isfinite(value) for name, value in terms.items() if due or name != "gradient_penalty")
+    assert (trainer.num_steps, trainer.num_critic_updates) == (2, 2 * trainer.settings.n_critic)
+    networks = [trainer.model, trainer.critic, trainer.averaged]
+    assert all(p.grad is None for network in networks for p in network.parameters())
+
+
+@pytest.mark.parametrize("kind", ["zero_centred", "one_centred"])
+@pytest.mark.parametrize("model", ["set", "baseline"])
+@pytest.mark.parametrize("counts", [[], [0], [0, 0, 0], [0, 5, 0], [3000, 1]])
+def test_any_batch_makes_a_step(make, counts, model, kind):
+    # A rank whose batch holds no muon, or no event, still takes part in every exchange.
+    trainer = make({"kind": model}, penalty={"kind": kind})
+    trainer.step(repeat(events_with(counts)))
+    assert all(torch.isfinite(value).all() for value in weights(trainer).values())
+    empty = not sum(counts)
+    before = weights(make({"kind": model}, penalty={"kind": kind}))
+    moved = {name: not torch.equal(value, before[name]) for name, value in weights(trainer).items()}
+    assert moved == {
+        "critic": not empty, "generator": not empty, "averaged": not empty,
+        "multiplicity": bool(counts), "averaged_multiplicity": bool(counts),
+    }  # fmt: skip
+
+
+def test_a_huge_event_weighs_as_much_as_a_small_one(make):
+    # The unit of loss is the event: with a pooled critic the penalty and the scores are means over its muons.
+    trainer = make(muons_per_event=None, penalty={"kind": "none"})
+    alike = trainer.critic_terms(events_with([2, 2]))
+    uneven = trainer.critic_terms(events_with([2, 2000]))
+    assert len(alike["critic_loss"]) == len(uneven["critic_loss"]) == 2
+    assert len(uneven["multiplicity_loss"]) == 2
+
+
+class Recorder(Trainer):
+    """Its noise is a function of the events, so that the same events have it in any batch; keeps the gradients."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.gradients = {}
+        self.model.noise = self._noise_of_events
+        for name, network in self.networks.items():
+            network.move = self._keeping(name, network.move)
+
+    def _sets(self, batch):
+        events, condition = super()._sets(batch)
+        self.events = events
+        return events, condition
+
+    def _noise_of_events(self, ragged, source):
+        shower = self.events.primaries[:, :1].log() + self.events.primaries[:, 3:] / 1000
+        generator = self.model.generator
+        frequencies = 1 + torch.arange(max(generator.shower_latents, generator.muon_latents))
+        muon = self.events.muons.sum(1, keepdim=True)
+        return (shower * frequencies[: generator.shower_latents]).sin(), (
+            muon * frequencies[: generator.muon_latents]
+        ).sin()
+
+    def _keeping(self, name, move):
+        def kept(gradient, frozen):
+            self.gradients.setdefault(name, gradient.clone())  # Of the first update.
+            return move(gradient, frozen)
+
+        return kept
+
+
+def relative(one, other):
+    return ((one - other).norm() / other.norm()).item()
+
+
+@pytest.mark.parametrize("kind", ["zero_centred", "one_centred"])
+def test_accumulated_gradients_are_those_of_one_batch(make, batch, monkeypatch, kind):
+    interpolate = losses.interpolate  # The points between real and fake are random; here they are the same.
+    monkeypatch.setattr(losses, "interpolate", lambda r, f, share, part: interpolate(r, f, 0 * share + 0.3, part))
+    parts = [batch.slice(0, 3), batch.slice(3, 4), batch.slice(4, len(batch))]
+    single, several = (
+        make(kind=Recorder, penalty={"kind": kind}),
+        make(kind=Recorder, grad_accumulation=3, penalty={"kind": kind}),
+    )
+    one, many = single.step(repeat(batch)), several.step(cycle(parts))
+    for name, gradient in single.gradients.items():
+        assert relative(several.gradients[name], gradient) < (2e-6 if name != "generator" else 1e-3), name
+    for name in ("critic_loss", "multiplicity_loss", "wasserstein_estimate", "gradient_penalty"):
+        assert many[name].item() == pytest.approx(one[name].item(), rel=1e-4, abs=1e-6), name
+
+
+def test_gradients_are_of_the_mean_over_events(make, batch):
+    # Twice the same events: twice the sum, over twice the number.
+    single, double = make(kind=Recorder), make(kind=Recorder)
+    single.step(repeat(batch))
+    double.step(repeat(EventBatch.concat([batch, batch])))
+    for name, gradient in single.gradients.items():
+        assert relative(double.gradients[name], gradient) < (2e-6 if name != "generator" else 1e-3), name
+
+
+@pytest.mark.parametrize("kind", ["zero_centred", "one_centred"])
+@pytest.mark.parametrize(("given", "chosen"), [
+    ({}, 15), ({"sample_fraction": 0.5}, 8), ({"max_pairs": 4}, 4), ({"sample_fraction": 0.1, "max_pairs": 4}, 2),
+])  # fmt: skip
+def test_a_sample_of_the_penalties_has_the_weight_of_all(make, kind, given, chosen):
+    events = events_with([0, 0, *range(1, 16)])
+    trainer = make(loss="wasserstein", penalty={"kind": kind, "lambda_gp": 7.0, **given})
+    terms = trainer.critic_terms(events)
+    assert len(terms["gradient_penalty"]) == chosen
+    added = terms["critic_loss"] + terms["wasserstein_estimate"]  # fake - real is minus the estimate.
+    # Every event carries the mean penalty: the sum over events is N x 7 x the mean, whatever the sample.
+    assert added.tolist() == pytest.approx([7.0 * terms["gradient_penalty"].mean().item()] * 15, rel=1e-4)
+
+
+def test_a_penalty_every_third_update_is_three_times_as_heavy(make, batch):
+    trainer = make(loss="wasserstein", penalty={"lambda_gp": 2.0, "every": 3})
+    weight = []
+    for _ in range(7):
+        terms = trainer.critic_terms(batch)
+        added = (terms["critic_loss"] + terms["wasserstein_estimate"]).mean().item()
+        weight.append(added / terms["gradient_penalty"].mean().item() if len(terms["gradient_penalty"]) else added)
+        trainer.num_critic_updates += 1
+    assert weight == pytest.approx([6, 0, 0, 6, 0, 0, 6], abs=1e-4)  # 2 on average, but for the last.
+
+
+def test_the_penalty_of_a_zero_centred_critic_is_taken_on_real_and_on_fake(make, batch):
+    trainer = make(penalty={"lambda_gp": 1.0})
+    full = trainer.critic_terms(batch)["gradient_penalty"]
+    trainer.noise.manual_seed(0)
+    partly = make(penalty={"lambda_gp": 1.0, "max_pairs": 3})
+    partly.noise.manual_seed(0)
+    trainer.noise.manual_seed(0)
+    full, some = (one.critic_terms(batch)["gradient_penalty"] for one in (trainer, partly))
+    torch.testing.assert_close(some, full[:3])  # Both ways of computing it.
+
+
+def test_the_kinematics_see_few_muons_but_the_events_own_number(make):
+    trainer = make(muons_per_event=4)
+    events, condition = trainer._sets(events_with([0, 2, 100]))
+    assert events.counts.tolist() == [2, 4]
+    expected = trainer.model.condition(events.primaries, torch.tensor([2, 100]))
+    assert torch.equal(condition, expected)
+
+
+def test_the_generators_loss_leaves_no_gradient_in_the_critic(make, batch):
+    trainer = make(n_critic=1)
+    trainer.step(repeat(batch))
+    alone = make(n_critic=1, kind=Recorder)
+    alone.load_state_dict(copy.deepcopy(trainer.state_dict()))
+    both = make(n_critic=1, kind=Recorder)
+    both.step(repeat(batch))
+    both.gradients.clear()
+    both.load_state_dict(copy.deepcopy(trainer.state_dict()))
+    for one in (alone, both):
+        one.step(repeat(batch))
+    assert torch.equal(alone.gradients["critic"], both.gradients["critic"])
+
+
+@pytest.mark.parametrize("counts", [[3, 1], [0], []])
+@pytest.mark.parametrize(("n_critic", "accumulation"), [(1, 1), (3, 2)])
+def test_a_step_exchanges_once_per_update_whatever_the_data(make, monkeypatch, counts, n_critic, accumulation):
+    calls = []
+    monkeypatch.setattr(distributed, "sum_over_ranks", lambda buffer: calls.append(len(buffer)) or buffer)
+    make(n_critic=n_critic, grad_accumulation=accumulation).step(repeat(events_with(counts)))
+    assert len(calls) == n_critic + 1
+    assert len(set(calls)) == 2  # Critic with multiplicity, and the generator: the same lengths on every rank.
+
+
+@pytest.mark.parametrize("where", ["muon", "primary"])
+def test_a_number_that_is_not_finite_stops_before_anything_moves(make, batch, where):
+    trainer = make(n_critic=1)
+    trainer.step(repeat(batch))
+    before, states = weights(trainer), [str(n.optimizer.state_dict()["state"]) for n in trainer.networks.values()]
+    bad = batch.to("cpu")
+    poisoned = EventBatch(bad.ids, bad.primaries.clone(), bad.counts, bad.muons.clone())
+    (poisoned.muons if where == "muon" else poisoned.primaries)[0, 0] = math.nan
+    with pytest.raises(NonFiniteError, match="step 1: a loss or a gradient on rank 0 is NaN"):
+        trainer.step(repeat(poisoned))
+    assert all(torch.equal(value, before[name]) for name, value in weights(trainer).items())
+    assert [str(n.optimizer.state_dict()["state"]) for n in trainer.networks.values()] == states
+
+
+def test_the_fault_is_kept_for_a_device_that_is_asked_later(make, batch):
+    # On a GPU nothing waits for the flag: weights stand still and the first fault is told at the next log step.
+    trainer = make(n_critic=1)
+    trainer.num_steps = 5
+    trainer.fault = torch.tensor([3, 1])
+    before = weights(trainer)
+    with pytest.raises(NonFiniteError, match="step 3: a loss or a gradient on rank 1"):
+        trainer.step(repeat(batch))
+    assert all(torch.equal(value, before[name]) for name, value in weights(trainer).items())
+
+
+def test_the_averaged_model_in_closed_form(make, batch):
+    trainer = make(ema_decay=0.2)
+    expected = weights(trainer)["generator"]
+    for step in range(3):
+        trainer.step(repeat(batch))
+        decay = min(0.2, (1 + step) / (10 + step))  # 0.1, 0.1818, 0.2: it forgets the initial weights at first.
+        expected = decay * expected + (1 - decay) * weights(trainer)["generator"]
+        torch.testing.assert_close(weights(trainer)["averaged"], expected)
+
+
+def test_the_learning_rate_follows_steps_and_progress(make, batch):
+    trainer = make(optimizer={"lr": 0.01, "critic_lr": 0.02, "warmup_steps": 2, "decay": "linear", "final_lr_share": 0})
+    trainer.progress = 0.25
+    rates = []
+    for _ in range(3):
+        trainer.step(repeat(batch))
+        rates.append([trainer.networks[name].optimizer.param_groups[0]["lr"] for name in ("generator", "critic")])
+    assert rates == [pytest.approx([0.01 * x, 0.02 * x]) for x in (0.375, 0.75, 0.75)]
+
+
+def test_seeds_make_weights_and_noise(make, batch):
+    runs = []
+    for seed in (1, 1, 2, 2**62 + 7):
+        trainer = make(seed=seed)
+        trainer.step(repeat(batch))
+        runs.append(weights(trainer)["generator"])
+    assert torch.equal(runs[0], runs[1])
+    assert not torch.equal(runs[0], runs[2])
+    assert torch.isfinite(runs[3]).all()
+
+
+def test_noise_differs_between_steps(make, batch):
+    trainer, seen = make(), []
+    noise = trainer.model.noise
+    trainer.model.noise = lambda ragged, source: seen.append(noise(ragged, source)) or seen[-1]
+    for _ in range(2):
+        trainer.step(repeat(batch))
+    assert len({tuple(muon[0].tolist()) for _, muon in seen}) == len(seen)
+
+
+def test_the_state_makes_the_same_trainer(make, batch):
+    trainer = make()
+    for _ in range(3):
+        trainer.step(repeat(batch))
+    again = make()
+    again.load_state_dict(copy.deepcopy(trainer.state_dict()))  # A state holds the tensors themselves.
+    for one in (trainer, again):
+        one.step(repeat(batch))
+    assert all(torch.equal(value, weights(trainer)[name]) for name, value in weights(again).items())
+
+
+@pytest.mark.parametrize("part", ["model", "averaged", "critic", "optimizers", "num_steps", "num_critic_updates"])
+def test_a_state_that_lacks_something_is_refused(make, part):
+    state = make().state_dict()
+    del state[part]
+    with pytest.raises(KeyError, match=part):
+        make().load_state_dict(state)
+    other = make({"width": 9}).state_dict()
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        make().load_state_dict(other)
+
+
+def test_a_state_of_another_optimizer_or_with_surplus_weights_is_refused(make, batch):
+    trainer = make()
+    trainer.step(repeat(batch))
+    surplus = trainer.state_dict()
+    surplus["critic"] = surplus["critic"] | {"extra": torch.ones(1)}
+    with pytest.raises(RuntimeError, match="extra"):
+        make().load_state_dict(surplus)
+
+
+def test_metrics_are_means_over_events(make):
+    trainer = make(loss="wasserstein", penalty={"kind": "none"}, kind=Recorder)
+    events = events_with([0, 2, 5])
+    terms = trainer.critic_terms(events)
+    told = make(loss="wasserstein", penalty={"kind": "none"}, kind=Recorder).step(repeat(events))
+    assert told["wasserstein_estimate"].item() == pytest.approx(terms["wasserstein_estimate"].mean().item(), rel=1e-5)
+    assert told["critic_loss"].item() == pytest.approx(-told["wasserstein_estimate"].item(), rel=1e-5)
+    assert told["multiplicity_loss"].item() == pytest.approx(terms["multiplicity_loss"].mean().item(), rel=1e-5)
