@@ -1,15 +1,19 @@
 """The protocol: what is compared with what, and what is said about it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from crmuons import breakdown, pairing, regions, report, rivals
+from crmuons import breakdown, checkpoint, config, pairing, regions, report, rivals
 from crmuons.classifiers import out_of_fold
 from crmuons.evaluation import FLOOR, GENERATED, Settings, evaluate
 from crmuons.evaluation_inputs import Request, evaluate_request
+from crmuons.features import Features
 from crmuons.metrics import Absent, Estimate
+from crmuons.model import BundleModel
 from crmuons.reader import take
 from crmuons.schema import EventArrays, write_events
 from crmuons.verdicts import HEADLINES, judge
@@ -160,6 +164,8 @@ def evaluation():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("crmuons.set_classifier.STEPS", 20)
         patch.setattr("crmuons.classifiers.MIN_EVENTS", 400)
+        patch.setattr("crmuons.classifiers.FOLDS", 2)
+        patch.setattr("crmuons.breakdown.SPLITS", 8)
         yield evaluate(truth, generated, toy_events(700, seed=2, first_id=20_000), Settings(max_events=900))
 
 
@@ -207,3 +213,38 @@ def test_an_empty_split_says_what_to_do(tmp_path):
     write_events(tmp_path / "few.parquet", [toy_events(1, seed=0).to_table()])
     with pytest.raises(ValueError, match="--split all takes every event"):
         evaluate_request(Request([str(tmp_path)], generated=[str(tmp_path)]))
+
+
+@pytest.fixture
+def saved_model(tmp_path):
+    """An untrained model whose settings say that it was trained on tmp_path/data."""
+    (tmp_path / "data").mkdir()
+    events = toy_events(1200, seed=0)
+    write_events(tmp_path / "data" / "events.parquet", [events.to_table()])
+    settings = config.load(
+        None, ["train.steps=1", f"data.train={tmp_path / 'data'}", "model.width=8", "model.multiplicity_width=8"]
+    )
+    torch.manual_seed(0)
+    model = BundleModel(settings.model, Features().fit(events))
+    about = {"model": settings.model.model_dump(mode="json"), "config": settings.model_dump(mode="json"), "step": 1}
+    return str(checkpoint.save_model(tmp_path / "model", model, about))
+
+
+def test_a_model_held_against_its_own_training_split_is_warned_about(saved_model, tmp_path):
+    request = Request([str(tmp_path / "data")], model=saved_model, settings=Settings(max_events=200))
+    unseen = evaluate_request(request)
+    assert not any("was trained on" in warning for warning in unseen.warnings)
+    seen = evaluate_request(replace(request, split="train"))
+    assert any(
+        "400 of 400 true events belong to showers that the model was trained on" in text for text in seen.warnings
+    )
+    assert isinstance(seen.numbers[GENERATED]["pit"], Estimate)
+    assert seen.sides.paired is not None
+
+
+def test_primaries_outside_the_trained_range_are_counted(saved_model, tmp_path):
+    events = toy_events(300, seed=1, first_id=50_000)
+    high = EventArrays(events.ids, events.primaries * np.float32([1000, 1, 1, 1]), events.counts, events.muons)
+    write_events(tmp_path / "high.parquet", [high.to_table()])
+    request = Request([str(tmp_path / "high.parquet")], "all", saved_model, settings=Settings(max_events=100))
+    assert any("of the true primaries lie outside the range" in text for text in evaluate_request(request).warnings)
