@@ -234,7 +234,8 @@ class Servers:
     async def _find_director(self) -> Sources:
         if self._director is None:
             where = "/.well-known/pelican-configuration"
-            patience = Patience(self.waits.start_s, f"pelican://{self.host}: asking https://{self.host}{where}")
+            what = f"pelican://{self.host}: asking https://{self.host}{where}"
+            patience = Patience(self.waits.start_s, what, "CRMUONS_PELICAN_START_S")
             answer = await self.request("GET", Sources.of([f"https://{self.host}"]), Access(None, where), patience)
             self._director = Sources.of([_director_endpoint(self.host, answer)])
         return self._director
@@ -331,6 +332,8 @@ def _describe(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         reason = error.certificate_error
         return f"its certificate is not trusted ({reason}); name its authority's file in SSL_CERT_FILE"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot connect: {error.os_error.strerror or error.os_error}"
     return f"{type(error).__name__}{': ' if str(error) else ''}{error}"
 
 

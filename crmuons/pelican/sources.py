@@ -92,10 +92,18 @@ class Patience:
     Args:
         seconds: from the last progress to giving up.
         what: the operation, for errors and warnings; it begins with the URL.
+        variable: the environment variable that sets the seconds.
     """
 
-    def __init__(self, seconds: float, what: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self.seconds, self.what, self.clock = seconds, what, clock
+    def __init__(
+        self,
+        seconds: float,
+        what: str,
+        variable: str = "CRMUONS_PELICAN_PATIENCE_S",
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.seconds, self.what, self.variable, self.clock = seconds, what, variable, clock
         self.last_fault: Fault | None = None
         self.refused: set[tuple[str, object]] = set()  # Servers, and the credentials that they did not take.
         self.next_warning = clock() + SECONDS_BETWEEN_WARNINGS / 3
@@ -129,7 +137,7 @@ class Patience:
         if self.last_fault is not None and self.clock() + wait_s > self.deadline:
             msg = (
                 f"{self.what}: nothing came for {self.clock() - self.began:.0f} s; the last fault was {self.last_fault}."
-                " Check that the servers are up and try again, or wait longer with CRMUONS_PELICAN_PATIENCE_S"
+                f" Check the host's name and that the servers are up, or wait longer with {self.variable}"
             )
             raise ConnectionError(msg)
         if wait_s and self.clock() > self.next_warning:

@@ -228,7 +228,9 @@ def test_patience_ends_with_url_cause_and_remedy(fed: Federation, monkeypatch: p
     monkeypatch.setenv("CRMUONS_PELICAN_PATIENCE_S", "1")
     file = one_file(fed)
     fed.fault(*CACHES, status=503)
-    with pytest.raises(ConnectionError, match=r"503.*servers are up.*CRMUONS_PELICAN_PATIENCE_S") as raised:
+    with pytest.raises(
+        ConnectionError, match=r"503.*servers are up.*wait longer with CRMUONS_PELICAN_PATIENCE_S"
+    ) as raised:
         files.read_bytes(file.url)
     assert str(raised.value).startswith(file.url)
 
@@ -269,7 +271,9 @@ def test_without_caches_the_origin_is_read(fed: Federation) -> None:
 
 
 def test_a_host_that_is_no_federation_is_named(fed: Federation) -> None:
-    with pytest.raises(ConnectionError, match=r"pelican://localhost:9: asking https://localhost:9/.well-known"):
+    with pytest.raises(
+        ConnectionError, match=r"pelican://localhost:9: .*cannot connect.*host's name.*CRMUONS_PELICAN_START_S"
+    ):
         files.list_files("pelican://localhost:9/public/x")
 
 

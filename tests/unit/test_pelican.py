@@ -92,7 +92,7 @@ def test_patience_ends_without_progress_and_begins_anew_with_it(clock: Clock) ->
     with pytest.raises(
         ConnectionError, match=r"^pelican://f/x: nothing came for 18 s; the last fault was https://cache: HTTP 503"
     ):
-        asyncio.run(fail_until(Patience(10, "pelican://f/x", clock)))
+        asyncio.run(fail_until(Patience(10, "pelican://f/x", clock=clock)))
 
 
 @pytest.mark.parametrize(
