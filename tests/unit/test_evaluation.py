@@ -164,8 +164,6 @@ def evaluation():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("crmuons.set_classifier.STEPS", 20)
         patch.setattr("crmuons.classifiers.MIN_EVENTS", 400)
-        patch.setattr("crmuons.classifiers.FOLDS", 2)
-        patch.setattr("crmuons.breakdown.SPLITS", 8)
         yield evaluate(truth, generated, toy_events(700, seed=2, first_id=20_000), Settings(max_events=900))
 
 
