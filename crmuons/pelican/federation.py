@@ -306,7 +306,11 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         if answer.status != 207:
             msg = f"{self.url(path)} cannot be listed: {namespace.origin.best().url} answered HTTP {answer.status}"
             raise OSError(msg)
-        return parse_listing(answer.body)
+        try:
+            return parse_listing(answer.body)
+        except ValueError as error:
+            msg = f"{self.url(path)} cannot be listed at {namespace.origin.best().url}: {error}"
+            raise ValueError(msg) from error
 
 
 class RemoteFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec is untyped
