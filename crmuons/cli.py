@@ -313,6 +313,25 @@ def _generate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_export(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="write a model as a directory that generates with torch and numpy alone",
+        description="Write weights and a Python file that needs torch and numpy alone, after checking that both generate the "
+        "same; with --onnx also ONNX graphs, checked in onnxruntime (docs/generation.md).",
+    )
+    parser.add_argument("model", type=Path, help="a run, a checkpoint or a model directory")
+    parser.add_argument("--out", type=Path, required=True, help="new directory")
+    parser.add_argument("--onnx", action="store_true", help="also multiplicity.onnx and generator.onnx (crmuons[onnx])")
+    parser.set_defaults(run=_export)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from crmuons.export import export
+
+    print(f"model in {export(arguments.model, arguments.out, onnx=arguments.onnx)}; its README.txt says how to use it")
+
+
 def _add_login(commands: Commands) -> None:
     parser = commands.add_parser(
         "login",
@@ -352,6 +371,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     _add_evaluate,
     _add_settings,
     _add_generate,
+    _add_export,
     _add_sync,
     _add_login,
 )
