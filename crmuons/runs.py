@@ -123,17 +123,16 @@ def find_run(settings: config.Config) -> Run:
     """
     storage = storage_path(settings)
     base = storage / settings.run.name
-    taken = sorted(storage.glob(f"{settings.run.name}-*"), key=_number) if storage.is_dir() else []
-    runs = [Run(path) for path in (base, *taken) if path == base or _number(path)]
+    numbered = _numbered(base) if settings.run.name.endswith(settings.digest()) else {}
     if settings.run.resume == "auto":
-        started = [run for run in runs if run.has_started()]
+        started = [run for run in map(Run, (base, *numbered.values())) if run.has_started()]
         return started[-1] if started else Run(base)
     if not base.exists():
         return Run(base)
     if not settings.run.name.endswith(settings.digest()):
         msg = f"run '{settings.run.name}' exists in {storage}; continue it with run.resume=auto, or choose another run.name"
         raise ValueError(msg)
-    return Run(storage / f"{settings.run.name}-{max(1, *(_number(run.directory) for run in runs)) + 1}")
+    return Run(storage / f"{settings.run.name}-{max(numbered, default=1) + 1}")
 
 
 def storage_path(settings: config.Config) -> Path:
@@ -151,7 +150,7 @@ def write_json(path: Path, content: Any) -> None:
     partial.replace(path)
 
 
-def _number(path: Path) -> int:
-    """The n of NAME-n, 0 without one: runs of the same settings are numbered from 2."""
-    match = re.fullmatch(r".*-(\d{1,4})", path.name)
-    return int(match[1]) if match else 0
+def _numbered(base: Path) -> dict[int, Path]:
+    """The runs NAME-n beside a run NAME by their n, ascending: runs of the same settings are numbered from 2."""
+    found = {path: re.fullmatch(re.escape(base.name) + r"-(\d+)", path.name) for path in base.parent.glob(f"{base.name}-*")}
+    return dict(sorted((int(match[1]), path) for path, match in found.items() if match))
