@@ -133,7 +133,7 @@ class Loop:
         metrics = self.hooks.validate(self.trainer.averaged, self.trainer.num_steps) if distributed.rank() == 0 else {}
         (score,) = distributed.from_rank_zero([metrics.get("score", math.inf)], self.trainer.device)
         improved = score < self.progress.best_score
-        self.progress.best_score = min(score, self.progress.best_score)
+        self.progress.best_score = score if improved else self.progress.best_score  # Also where the score is NaN.
         return {f"validation/{name}": value for name, value in metrics.items()}, improved
 
     def _save(self, *, best: bool) -> Path:
