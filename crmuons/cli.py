@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    from crmuons.evaluation import Evaluation
     from crmuons.primaries import Source
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -206,6 +207,24 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     write_report(evaluation, arguments.out)
     print(summary(evaluation))
     print(f"report: {arguments.out / 'report.html'}\nfigures: {arguments.out / 'evaluation.json'}")
+    if arguments.model is not None:
+        _track_evaluation(Path(arguments.model), evaluation, arguments.out)
+
+
+def _track_evaluation(run: Path, evaluation: "Evaluation", out: Path) -> None:
+    """Add the evaluation of a run to the run in MLflow; a server that is down is no failure of the evaluation."""
+    from crmuons.journal import Journal
+    from crmuons.tracking import add_results
+
+    if not Journal.exists(run):
+        return
+    values = {f"evaluation/{name}": value for name, value in evaluation.flat().items()}
+    try:
+        run_id = add_results(run, values, int(evaluation.about["model_step"]), out)
+    except (ConnectionError, BlockingIOError) as error:
+        print(f"kept for `crmuons sync {run}`: {error}", file=sys.stderr)
+    else:
+        print(f"MLflow run: {run_id}")
 
 
 def _add_settings(commands: Commands) -> None:

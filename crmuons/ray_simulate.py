@@ -20,7 +20,7 @@ def simulate(settings: Settings, *, num_events: int, out: Path, seed: int) -> No
     """
     prepare(out, num_events, seed)
     with ray_cluster.cluster(), progress(num_events, unit="events", what="simulate") as bar:
-        cpus = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]  # Ray annotates it not
+        cpus = ray.cluster_resources().get("CPU", 1)
         ahead = TASKS_AHEAD_PER_CPU * max(1, int(cpus))
         write = ray.remote(write_file)
         waiting = (

@@ -6,6 +6,7 @@ One row is one event: a primary seen at one slant depth. See docs/data-contract.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -109,7 +110,7 @@ def faults(table: pa.Table) -> UInt8[np.ndarray, " events"]:
     primary, muons = _one_array(table[PRIMARY_COLUMN]), _one_array(table[MUONS_COLUMN])
     fault = np.zeros(num_rows, np.uint8)
 
-    def blame(rows: np.ndarray, reason: int) -> None:
+    def blame(rows: Any, reason: int) -> None:  # numpy types `array == array` as possibly one bool
         fault[rows & (fault == 0)] = reason
 
     width = len(PRIMARY_FEATURES)

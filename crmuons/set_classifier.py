@@ -118,7 +118,7 @@ def _train(
         logit = network(*bundles.take(chosen))
         loss = nn.functional.binary_cross_entropy_with_logits(logit, is_other[chosen].float())
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types here
+        loss.backward()
         optimizer.step()
         schedule.step()
     return network

@@ -24,8 +24,19 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType", category=UserWarning)
     import mlflow.pyfunc  # noqa: F401
 
+from crmuons.tracking.results import add_results
 from crmuons.tracking.sender import sync
 from crmuons.tracking.tracker import AnyTracker, NullTracker, Status, Tracker
 from crmuons.tracking.uri import default_uri, resolve_uri
 
-__all__ = ["ENVIRONMENT", "AnyTracker", "NullTracker", "Status", "Tracker", "default_uri", "resolve_uri", "sync"]
+__all__ = [
+    "ENVIRONMENT",
+    "AnyTracker",
+    "NullTracker",
+    "Status",
+    "Tracker",
+    "add_results",
+    "default_uri",
+    "resolve_uri",
+    "sync",
+]
