@@ -1,0 +1,122 @@
+"""An exported model generates what the model generates, without any package but torch and numpy."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from crmuons import checkpoint, config, portable
+from crmuons.export import export, worst_difference
+from crmuons.features import Features
+from crmuons.generate import load_generator
+from crmuons.model import BundleModel
+
+KINDS = {
+    "set": config.Model(width=16, layers=3, shower_latents=3, muon_latents=2, multiplicity_width=8),
+    "baseline": config.Model(kind="baseline", multiplicity="regressor"),
+}
+
+
+def save(kind, folder, events):
+    torch.manual_seed(3)
+    model = BundleModel(KINDS[kind], Features(cartesian=kind == "baseline").fit(events))
+    return checkpoint.save_model(folder / "model", model, {"model": KINDS[kind].model_dump()})
+
+
+@pytest.fixture(params=KINDS)
+def model_dir(tmp_path, toy_events, request):
+    return save(request.param, tmp_path, toy_events())
+
+
+@pytest.fixture
+def primaries(toy_events):
+    return toy_events(700, seed=1).primaries  # 2100 events: more than two blocks.
+
+
+# Runs the exported file as a command; a finder before all others refuses everything but what comes with torch and numpy.
+LONELY = """
+import sys
+ALLOWED = set(sys.stdlib_module_names) | {"torch", "torchgen", "functorch", "numpy", "typing_extensions", "sympy", "mpmath"}
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] not in ALLOWED:
+            raise ModuleNotFoundError(f"{name} is not installed here", name=name)
+sys.meta_path.insert(0, Refuse())
+try:
+    import crmuons
+except ModuleNotFoundError:
+    import runpy
+    del sys.argv[0]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+else:
+    sys.exit("the hook does not work")
+"""
+
+
+def test_the_exported_directory_generates_the_same_bundles_with_torch_and_numpy_alone(tmp_path, toy_events):
+    model_dir = save("set", tmp_path, toy_events())
+    primaries = toy_events(700, seed=1).primaries  # 2100 events: more than two blocks.
+    out = export(model_dir, tmp_path / "exported")
+    np.savetxt(
+        tmp_path / "p.csv", primaries, fmt="%.9g", delimiter=",", header="energy_gev, zenith_rad, mass_gev, depth_m"
+    )
+    words = [out / "bundles.py", tmp_path / "p.csv", tmp_path / "o.npz", "--seed", "5"]
+    done = subprocess.run(
+        [sys.executable, "-c", LONELY, *words], cwd=out, env={"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found, wanted = np.load(tmp_path / "o.npz"), load_generator(model_dir).bundles(primaries, seed=5)
+    np.testing.assert_array_equal(found["primaries"], primaries)
+    np.testing.assert_array_equal(found["counts"], wanted.counts)
+    assert worst_difference(found["muons"], wanted.muons) < 1e-5
+
+
+def test_given_counts_and_empty_events_are_generated_alike(model_dir, primaries):
+    counts = np.arange(len(primaries)) % 40
+    wanted = load_generator(model_dir).bundles(primaries, seed=2, counts=counts)
+    drawn, muons = portable.Bundles(model_dir).generate(primaries, seed=2, counts=counts)
+    np.testing.assert_array_equal(drawn, counts)
+    assert worst_difference(muons, wanted.muons) < 1e-5
+
+
+def test_both_say_alike_what_lies_outside_the_trained_range(model_dir, primaries):
+    far = primaries.copy()
+    far[3, 0] *= 1e4
+    far[7, 3] = 9e4
+    generator, bundles = load_generator(model_dir), portable.Bundles(model_dir)
+    np.testing.assert_array_equal(bundles.outside_training(far), generator.outside_training(far))
+    assert {3, 7} <= set(np.flatnonzero(bundles.outside_training(far)))
+    assert not bundles.outside_training(primaries).all()
+
+
+@pytest.mark.parametrize(
+    "primary", [[-1, 0, 1, 2000], [1e5, 2, 1, 2000], [1e5, 0, 0, 2000], [1e5, 0, 1, 2], [np.nan, 0, 1, 20]]
+)
+def test_illegal_primaries_are_refused(model_dir, primary):
+    with pytest.raises(ValueError, match=r"primary 1 is .*wanted energy_gev > 0"):
+        portable.Bundles(model_dir).generate(np.array([[1e5, 0.1, 1, 2000], primary]))
+    with pytest.raises(ValueError, match=r"shape \(3,\), wanted \(events, 4\)"):
+        portable.Bundles(model_dir).generate(np.ones(3))
+
+
+def test_the_exported_file_is_python_3_8():
+    ast.parse(Path(portable.__file__).read_text(), feature_version=(3, 8))
+
+
+def test_an_export_that_generates_something_else_is_refused_and_leaves_nothing(model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(portable, "SLOPE", 0.3)
+    monkeypatch.setattr(portable, "RADIUS_OFFSET_M", 0.01)
+    monkeypatch.setattr(portable, "relu", torch.nn.functional.softplus)
+    with pytest.raises(ValueError, match="nothing was exported"):
+        export(model_dir, tmp_path / "exported")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"model"}
+
+
+def test_a_directory_that_holds_something_is_not_overwritten(model_dir):
+    with pytest.raises(ValueError, match=r"model is not empty; name a new directory with --out"):
+        export(model_dir, model_dir)
