@@ -291,6 +291,8 @@ def _say(fault: Any) -> str:
     if fault["type"] != "extra_forbidden":
         given = "" if fault["type"] == "missing" or isinstance(fault["input"], dict) else f" (got {fault['input']!r})"
         return f"{path or 'config'}: {fault['msg'].removeprefix('Value error, ')}{given}"
+    if isinstance(fault["input"], dict):  # A section: its first setting says more about what was meant.
+        path = next((f"{path}.{below}" for below, _ in _flatten(fault["input"])), path)
     near = difflib.get_close_matches(path, settings(), n=1, cutoff=0.0)
     return f"unknown setting '{path}'; the nearest valid one is '{near[0]}'"
 
