@@ -152,5 +152,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def _numbered(base: Path) -> dict[int, Path]:
     """The runs NAME-n beside a run NAME by their n, ascending: runs of the same settings are numbered from 2."""
-    found = {path: re.fullmatch(re.escape(base.name) + r"-(\d+)", path.name) for path in base.parent.glob(f"{base.name}-*")}
+    found = {
+        path: re.fullmatch(re.escape(base.name) + r"-(\d+)", path.name) for path in base.parent.glob(f"{base.name}-*")
+    }
     return dict(sorted((int(match[1]), path) for path, match in found.items() if match))
