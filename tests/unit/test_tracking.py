@@ -20,7 +20,7 @@ from crmuons.generate import load_generator
 from crmuons.journal import Journal, without_credentials
 from crmuons.model import BundleModel
 from crmuons.provenance import git_commit
-from crmuons.tracking import Tracker, default_uri, resolve_uri, sync
+from crmuons.tracking import Tracker, add_results, default_uri, resolve_uri, sync
 from crmuons.tracking.uri import bare_uri
 
 NOBODY = "http://127.0.0.1:9"  # The discard port: nobody listens, connections are refused at once.
@@ -146,6 +146,19 @@ def test_dead_server_costs_no_time_and_no_result(start, client, tmp_path, monkey
     num_sent, run_id = sync(tmp_path)
     assert num_sent == 0
     assert history(client, run_id, "loss") == [(step, float(step)) for step in range(1200)]
+    assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_evaluation_joins_the_run_that_has_ended(start, client, tmp_path):
+    tracker = start()
+    tracker.finish("FINISHED")
+    report = tmp_path / "evaluation"
+    report.mkdir()
+    (report / "report.html").write_text("judged")
+    run_id = add_results(tmp_path, {"evaluation/auc": 0.51}, 300, report)
+    assert run_id == tracker.run_id
+    assert history(client, run_id, "evaluation/auc") == [(300, 0.51)]
+    assert paths(client, run_id, "evaluation") == ["evaluation/report.html"]
     assert client.get_run(run_id).info.status == "FINISHED"
 
 
