@@ -1,0 +1,110 @@
+"""Settings: one tree, refused with the nearest valid name where a name is wrong, and later ones win."""
+
+import json
+
+import pytest
+
+from crmuons import config
+
+
+def load(*words, preset=None):
+    return config.load(preset, ["train.steps=5", *words])
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("train.step=5", "unknown setting 'train.step'; the nearest valid one is 'train.steps'"),
+        (
+            "train.optimizer.lrr=1",
+            "unknown setting 'train.optimizer.lrr'; the nearest valid one is 'train.optimizer.lr'",
+        ),
+        ("trian.steps=5", "unknown setting 'trian.steps'; the nearest valid one is 'train.steps'"),
+        ("lambda_gp=5", "unknown setting 'lambda_gp'; the nearest valid one is 'train.penalty.lambda_gp'"),
+        ("train.steps", "'train.steps' is not of the form section.key=value"),
+        ("train.steps=0", "train.steps: Input should be greater than or equal to 1 (got 0)"),
+        ("train.steps=many", "train.steps: .*integer.*(got 'many')"),
+        ("train.steps=1.5", "train.steps: .*(got 1.5)"),
+        ("train.loss=hinge", "train.loss: Input should be 'wasserstein' or 'relativistic' (got 'hinge')"),
+        ("train=5", "train: .*(got 5)"),
+        ("train.optimizer=adam", "train.optimizer: .*(got 'adam')"),
+        ("train.optimizer.lr=inf", "train.optimizer.lr: .*finite"),
+        ("train.max_seconds=nan", "train.max_seconds: .*finite"),
+        ("run.seed=-1", "run.seed: "),
+        ("run.seed=9223372036854775808", "run.seed: "),
+        ("run.name=..", "run.name: .*pattern"),
+        ("run.name=a/b", "run.name: .*pattern"),
+        ("data.validation_share=1.0", "data.validation_share: Input should be less than 1 (got 1.0)"),
+        ("data.validation_share=0.96", "validation_share 0.96 + test_share 0.05 leave nothing to train on"),
+    ],
+)
+def test_what_is_wrong_is_refused_by_its_path(word, said):
+    with pytest.raises(ValueError, match=r"\w") as caught:
+        load(word)
+    position = 0
+    for part in said.split(".*"):
+        assert part in str(caught.value)[position:]
+        position = str(caught.value).index(part, position) + len(part)
+
+
+def test_every_fault_is_told_at_once():
+    with pytest.raises(ValueError, match=r"train\.n_critic: .*; unknown setting 'train\.stepps'"):
+        load("train.stepps=3", "train.n_critic=0")
+
+
+def test_a_run_without_an_end_is_refused():
+    with pytest.raises(ValueError, match=r"neither train\.steps nor train\.max_seconds is set"):
+        config.load(None, [])
+    assert config.load(None, ["train.max_seconds=60"]).train.steps is None
+
+
+def test_values_are_toml_and_bare_words_are_strings():
+    settings = load(
+        "data.train=data/sim", "train.bf16=true", "train.optimizer.lr=1e-3", "train.optimizer.betas=[0.5, 0.9]",
+        'data.validation=["a", "b"]', "run.name=x-1", "scaling.use_gpu=false",
+    )  # fmt: skip
+    assert settings.data.train == ["data/sim"]  # One path is a list of one.
+    assert settings.data.validation == ["a", "b"]
+    assert settings.train.optimizer.betas == (0.5, 0.9)
+    assert (settings.train.bf16, settings.train.optimizer.lr, settings.run.name) == (True, 1e-3, "x-1")
+    assert settings.scaling.use_gpu is False
+    assert load("data.train=pelican://host/a?b=c").data.train == ["pelican://host/a?b=c"]  # The first = alone counts.
+
+
+def test_words_win_over_the_preset_and_the_preset_over_the_defaults(tmp_path):
+    preset = tmp_path / "mine.toml"
+    preset.write_text("[train]\nsteps = 7\nn_critic = 4\n[train.optimizer]\nkind = 'sgd'\n")
+    settings = config.load(preset, ["train.n_critic=3", "train.n_critic=2", "train.optimizer.momentum=0.25"])
+    assert (settings.train.steps, settings.train.n_critic) == (7, 2)
+    assert (settings.train.optimizer.kind, settings.train.optimizer.momentum) == ("sgd", 0.25)
+    assert settings.train.ema_decay == config.Train(steps=1).ema_decay
+    assert settings.run.name == f"mine-{settings.digest()}"
+
+
+def test_presets_that_are_missing_or_not_toml_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no preset at .*none\.toml.*jobs/configs"):
+        config.load(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("[train\nsteps = 1")
+    with pytest.raises(ValueError, match=r"bad\.toml is not TOML: .*line 1"):
+        config.load(tmp_path / "bad.toml")
+
+
+def test_the_digest_names_what_shapes_the_result():
+    base = load()
+    assert base.run.name == f"run-{base.digest()}"
+    same = ("scaling.num_workers=3", "tracking.enabled=false", "run.storage_path=elsewhere", "run.resume=auto")
+    assert all(load(word).run.name == base.run.name for word in same)
+    other = ("run.seed=1", "train.n_critic=5", "data.train=x", "model.width=32")
+    assert len({base.digest(), *(load(word).digest() for word in other)}) == 5
+
+
+def test_every_setting_has_a_path_a_default_and_a_meaning():
+    described = config.settings()
+    assert set(described) == set(load().flat())
+    assert all(meaning for _, meaning in described.values())
+    assert described["train.steps"][0] == "unset"
+
+
+def test_settings_survive_json():
+    settings = load("train.optimizer.betas=[0.1, 0.2]", "data.max_muons_per_event=9")
+    assert config.from_dict(json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
