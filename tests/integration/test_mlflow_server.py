@@ -109,10 +109,10 @@ def test_server_killed_in_mid_run_gets_every_metric_once_by_sync(server, client,
     log_steps(tracker, 0, 50)
     run_id = tracker.wait_for_run(20)
     server.kill()
-    assert log_steps(tracker, 50, 2000) < 0.5
+    assert log_steps(tracker, 50, 2000) < 15  # A request to a dead server may take 20 s: no call waits for one.
     began = time.monotonic()
     tracker.finish("FINISHED")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 90  # flush_seconds is 60; MLflow by itself would try for a quarter of an hour
     assert f"crmuons sync {tmp_path}" in caplog.text
     assert tracker.unsent > 1900
 
@@ -159,10 +159,10 @@ def test_server_of_errors_ends_the_run_in_bounded_time(tmp_path, caplog):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Broken) as broken:
         threading.Thread(target=broken.serve_forever).start()
         tracker = Tracker.open(tmp_path, uri=f"http://127.0.0.1:{broken.server_port}", **SETTINGS)
-        assert log_steps(tracker, 0, 100) < 0.5
+        assert log_steps(tracker, 0, 100) < 15
         began = time.monotonic()
         tracker.finish("FINISHED")
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 90  # flush_seconds is 60; MLflow by itself would try for a quarter of an hour
         broken.shutdown()
     assert tracker.run_id is None
     assert "500 error responses" in caplog.text
