@@ -41,7 +41,7 @@ def test_a_model_is_loaded_as_it_was_saved(tmp_path, model):
 def test_only_tensors_and_plain_values_are_loaded(tmp_path, model):
     saved = save(tmp_path, 1, model)
     torch.save({"value": config.Model()}, saved / checkpoint.TRAINING_FILE)  # An object: its loading may run code.
-    with pytest.raises(Exception, match="[Ww]eights.only"):
+    with pytest.raises(Exception, match=r"[Ww]eights.only"):
         checkpoint.load_training(saved)
 
 

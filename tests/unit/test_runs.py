@@ -1,0 +1,91 @@
+"""Which run a command continues, which name a new one gets, and what may change on the way."""
+
+import pytest
+import torch
+
+from crmuons import config, runs
+from crmuons.features import Features
+from crmuons.files import File
+from crmuons.runs import Run
+
+
+def load(tmp_path, *words):
+    return config.load(None, ["train.steps=5", f"run.storage_path={tmp_path}", *words])
+
+
+def start(directory, settings, toy_events):
+    run = Run(directory)
+    run.prepare(settings, [File("a.parquet", 3)], Features().fit(toy_events(100)), toy_events(5))
+    return run
+
+
+def test_a_new_run_has_the_name_of_its_settings_and_repeats_are_numbered(tmp_path, toy_events):
+    settings = load(tmp_path)
+    for expected in ("", "-2", "-3"):
+        run = runs.find_run(settings)
+        assert run.directory == tmp_path / f"{settings.run.name}{expected}"
+        start(run.directory, settings, toy_events)
+    for number in range(4, 12):
+        (tmp_path / f"{settings.run.name}-{number}").mkdir()
+    assert runs.find_run(settings).directory.name == f"{settings.run.name}-12"  # By number: "-9" is not the last.
+
+
+def test_auto_continues_the_newest_run_that_was_started(tmp_path, toy_events):
+    settings = load(tmp_path, "run.resume=auto")
+    assert runs.find_run(settings).directory.name == settings.run.name  # None yet: a new one.
+    for suffix in ("", "-2", "-10"):
+        start(tmp_path / f"{settings.run.name}{suffix}", settings, toy_events)
+    (tmp_path / f"{settings.run.name}-11").mkdir()  # Never started.
+    assert runs.find_run(settings).directory.name == f"{settings.run.name}-10"
+
+
+def test_a_name_that_was_chosen_is_used_once_or_continued(tmp_path, toy_events):
+    settings = load(tmp_path, "run.name=mc")
+    start(runs.find_run(settings).directory, settings, toy_events)
+    with pytest.raises(ValueError, match=r"run 'mc' exists in .*run\.resume=auto, or choose another run\.name"):
+        runs.find_run(settings)
+    assert runs.find_run(load(tmp_path, "run.name=mc", "run.resume=auto")).directory == tmp_path / "mc"
+
+
+@pytest.mark.parametrize("other", ["mc-pions-3", "mc-3"])
+def test_a_run_whose_name_begins_alike_is_another_run(tmp_path, toy_events, other):
+    settings = load(tmp_path, f"run.name={other}")
+    start(tmp_path / other, settings, toy_events)
+    assert runs.find_run(load(tmp_path, "run.name=mc", "run.resume=auto")).directory == tmp_path / "mc"
+    assert runs.find_run(load(tmp_path, f"run.name={other}", "run.resume=auto")).directory == tmp_path / other
+
+
+def test_settings_that_make_another_run_are_refused_by_name(tmp_path, toy_events):
+    run = start(tmp_path / "r", load(tmp_path), toy_events)
+    run.check_unchanged(load(tmp_path))
+    run.check_unchanged(
+        load(tmp_path, "train.steps=99", "scaling.num_workers=4", "run.resume=auto", "train.log_every=3")
+    )
+    with pytest.raises(
+        ValueError, match=r"model\.width was 64, is 32; train\.optimizer\.lr was .*, is 0\.5\. Take them"
+    ):
+        run.check_unchanged(load(tmp_path, "model.width=32", "train.optimizer.lr=0.5"))
+
+
+def test_a_run_gives_back_what_it_was_prepared_with(tmp_path, toy_events):
+    settings, features, events = load(tmp_path), Features().fit(toy_events(100)), toy_events(5)
+    run = Run(tmp_path / "r")
+    assert not run.has_started()
+    run.prepare(settings, [File("a.parquet", 3), File("pelican://x/b.parquet", 4)], features, events)
+    assert run.has_started()
+    loaded = run.load_features(settings).state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in features.state_dict().items())
+    assert (run.load_validation().muons == events.muons).all()
+    assert run.load_files() == [File("a.parquet", 3), File("pelican://x/b.parquet", 4)]
+    one = run.fingerprint()
+    run.prepare(settings, [File("a.parquet", 5)], features, events)
+    assert run.fingerprint() != one
+
+
+def test_runs_of_a_ray_job_outlive_its_working_directory(tmp_path, monkeypatch):
+    settings = config.load(None, ["train.steps=5", "run.storage_path=here"])
+    monkeypatch.chdir(tmp_path)
+    assert runs.storage_path(settings) == tmp_path / "here"
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert runs.storage_path(settings) == runs.Path.home() / "here"
+    assert runs.storage_path(load(tmp_path)) == tmp_path

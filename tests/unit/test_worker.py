@@ -1,0 +1,157 @@
+"""A run without Ray: stopped at any step and continued, it is the unbroken run to the last bit."""
+
+import json
+import math
+import shutil
+
+import pytest
+import torch
+
+from crmuons import checkpoint, config, worker
+from crmuons.features import Features
+from crmuons.generate import load_generator
+from crmuons.runs import Run
+from crmuons.trainer import NonFiniteError
+
+STEPS = 6
+TINY = {"width": 8, "multiplicity_width": 8, "multiplicity_components": 2}
+
+
+def settings_of(tmp_path, **train):
+    train = {"steps": STEPS, "events_per_worker": 32, "log_every": 1, "validate_every": 4, **train}
+    return config.from_dict(
+        {
+            "run": {"name": "r", "storage_path": str(tmp_path), "checkpoint_every": 2, "keep_checkpoints": 10},
+            "data": {"validation_share": 0, "test_share": 0, "prefetch_batches": 2},
+            "model": TINY,
+            "train": train,
+            "tracking": {"enabled": False},
+            "scaling": {"num_workers": 0, "threads_per_worker": 1},
+        }
+    )
+
+
+@pytest.fixture
+def prepared(tmp_path, toy_events, write_toy, monkeypatch):
+    """A prepared run in a directory, and its settings. The figure of a validation costs more than the run."""
+    monkeypatch.setattr("crmuons.figures.marginals", lambda truth, generated: None)
+    events = toy_events(120, seed=2)
+    files = [write_toy(tmp_path / "data" / f"{i}.parquet", toy_events(40, seed=i)) for i in range(3)]
+
+    def prepare(name, **train):
+        settings, run = settings_of(tmp_path, **train), Run(tmp_path / name)
+        run.prepare(settings, files, Features().fit(events), toy_events(110, seed=9))
+        return settings, run
+
+    return prepare
+
+
+def train(settings, run):
+    return worker.train(settings, run, device=torch.device("cpu"), tracking_uri="")
+
+
+def train_until(settings, run, step):
+    """Train, and ask to stop as a user does once a step is done."""
+    report = worker._reporter
+
+    def stopping(*args):
+        tell = report(*args)
+
+        def told(values, at, saved):
+            tell(values, at, saved)
+            if at == step - 1:
+                run.stop_request.touch()
+
+        return told
+
+    worker._reporter = stopping
+    try:
+        return train(settings, run)
+    finally:
+        worker._reporter = report
+        run.stop_request.unlink()
+
+
+def same(one, other, path=""):
+    """Equal to the last bit, in every tensor and number of two nested states."""
+    assert type(one) is type(other), path
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one:
+            same(one[key], other[key], f"{path}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), path
+        for i, pair in enumerate(zip(one, other, strict=True)):
+            same(*pair, f"{path}/{i}")
+    elif torch.is_tensor(one):
+        assert torch.equal(one, other), path
+    elif not path.endswith("/progress/seconds"):  # A clock's.
+        assert one == other, path
+
+
+def states(run, step):
+    saved = checkpoint.path(run.checkpoints, step)
+    return checkpoint.load_training(saved), torch.load(saved / checkpoint.WEIGHTS_FILE, weights_only=True)
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 5])
+def test_a_resumed_run_equals_the_unbroken_one_bitwise(prepared, stop_at):
+    assert train(*prepared("whole")) == "finished"
+    settings, broken = prepared("broken")
+    assert train_until(settings, broken, stop_at) == "interrupted"
+    assert list(checkpoint.steps(broken.checkpoints))[-1] == stop_at
+    assert not broken.done.exists()
+    assert train(settings, broken) == "finished"
+    for step in (STEPS, 4) if stop_at < 4 else (STEPS,):
+        for one, other in zip(states(Run(broken.directory.parent / "whole"), step), states(broken, step), strict=True):
+            same(one, other)
+
+
+def test_a_run_killed_while_it_saved_goes_on_from_the_checkpoint_before(prepared):
+    train(*prepared("whole"))
+    settings, killed = prepared("killed")
+    shutil.copytree(Run(killed.directory.parent / "whole").checkpoints, killed.checkpoints)
+    for later in (4, STEPS):  # As if step 4 had been half written.
+        shutil.rmtree(checkpoint.path(killed.checkpoints, later))
+    (killed.checkpoints / checkpoint.BEST_FILE).unlink(missing_ok=True)
+    partial = killed.checkpoints / ".step-00000004.partial"
+    partial.mkdir()
+    (partial / checkpoint.WEIGHTS_FILE).write_bytes(b"half of it")
+    assert train(settings, killed) == "finished"
+    for one, other in zip(states(Run(killed.directory.parent / "whole"), STEPS), states(killed, STEPS), strict=True):
+        same(one, other)
+    assert not partial.exists()
+
+
+def test_a_finished_run_leaves_a_model_metrics_and_a_mark(prepared):
+    settings, run = prepared("run")
+    train(settings, run)
+    model = load_generator(run.model)
+    assert model.about["config"] == settings.model_dump(mode="json")
+    done = json.loads(run.done.read_text())
+    assert done["steps"] == STEPS
+    assert done["selected"] == checkpoint.best(run.checkpoints).name
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(STEPS + 1))
+    assert [line["step"] for line in lines if "validation/score" in line] == [0, 4, STEPS]
+    assert lines[-1]["data/rows"] > 0
+    assert all(math.isfinite(value) for line in lines for value in line.values())
+    train(settings, run)  # Once more: there is nothing left to do.
+    assert len(run.metrics.read_text().splitlines()) == STEPS + 1
+
+
+def test_a_run_ends_by_its_time(prepared):
+    settings, run = prepared("timed", steps=None, max_seconds=0.05)
+    assert train(settings, run) == "finished"
+    assert json.loads(run.metrics.read_text().splitlines()[-1])["progress/seconds"] >= 0.05
+
+
+def test_a_nan_leaves_the_last_checkpoint_good(prepared, monkeypatch):
+    settings, run = prepared("nan")
+    train_until(settings, run, 3)
+    state = checkpoint.load_training(checkpoint.path(run.checkpoints, 3))
+    next(iter(state["trainer"]["critic"].values()))[0] = math.nan  # As a run that went wrong would have it.
+    torch.save(state, checkpoint.path(run.checkpoints, 3) / checkpoint.TRAINING_FILE)
+    with pytest.raises(NonFiniteError, match="step 3: a loss or a gradient on rank 0 is NaN"):
+        train(settings, run)
+    assert list(checkpoint.steps(run.checkpoints)) == [2, 3]
