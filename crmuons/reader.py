@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -198,21 +199,26 @@ def concat(parts: Sequence[EventArrays]) -> EventArrays:
 def read_rows(unit: Unit) -> tuple[pa.Table, int]:
     """The unit's rows, and the number of the first in its file."""
     url = unit.file.url
-    with files.open_file(url) as opened:
-        try:
-            parquet = pq.ParquetFile(opened, pre_buffer=True)
-        except pa.ArrowInvalid as error:
-            msg = f"{url} is not a Parquet file, or was cut short ({error}); convert it again, or leave it out"
-            raise ValueError(msg) from error
+    with files.open_file(url, unit.file.size) as opened, _named_if_damaged(url):
+        parquet = pq.ParquetFile(opened, pre_buffer=True)
         columns = schema.columns_to_read(schema.check_schema(parquet.schema_arrow, url))
         rows = unit.rows(parquet.metadata.num_rows)
         groups, first = _row_groups(parquet.metadata, rows)
-        try:
-            table = parquet.read_row_groups(groups, columns=columns, use_threads=False)
-        except (pa.ArrowInvalid, OSError) as error:
-            msg = f"{url} cannot be read ({error}); convert it again, or leave it out"
-            raise ValueError(msg) from error
+        table = parquet.read_row_groups(groups, columns=columns, use_threads=False)
     return table.slice(rows.start - first, len(rows)), rows.start
+
+
+@contextmanager
+def _named_if_damaged(url: str) -> Iterator[None]:
+    """Name the file when Arrow cannot make sense of it. An error of the storage names itself, and passes."""
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        # Arrow says OSError too when a page does not decode; those of the storage are subclasses, or have a number.
+        if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+            raise
+        msg = f"{url} is not a Parquet file, or is damaged or cut short ({error}); convert it again, or leave it out"
+        raise ValueError(msg) from error
 
 
 def _row_groups(metadata: pq.FileMetaData, rows: range) -> tuple[list[int], int]:

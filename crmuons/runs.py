@@ -5,7 +5,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,12 +71,24 @@ class Run:
     def prepare(
         self, settings: config.Config, files: Sequence[File], features: Features, validation: EventArrays
     ) -> None:
-        """Write what every worker, and every later attempt, starts from."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        torch.save(features.state_dict(), self.directory / "features.pt")
-        schema.write_events(self.directory / "validation.parquet", [validation.to_table()])
-        write_json(self.directory / "files.json", [[file.url, file.size] for file in files])
-        write_json(self.directory / "config.json", settings.model_dump(mode="json"))  # Last: the run has started.
+        """Write what every worker, and every later attempt, starts from; the directory appears once it is whole.
+
+        Raises:
+            OSError: if it cannot be written, or if there is a directory of this name with something else in it.
+        """
+        partial = self.directory.with_name(f".{self.directory.name}.partial")
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            torch.save(features.state_dict(), partial / "features.pt")
+            schema.write_events(partial / "validation.parquet", [validation.to_table()])
+            write_json(partial / "files.json", [[file.url, file.size] for file in files])
+            write_json(partial / "config.json", settings.model_dump(mode="json"))
+            partial.rename(self.directory)
+        except (OSError, RuntimeError) as error:  # torch says RuntimeError where a write falls short
+            shutil.rmtree(partial, ignore_errors=True)
+            msg = f"the run's directory {self.directory} cannot be written ({error}); choose another run.storage_path"
+            raise OSError(msg) from error
 
     def load_features(self, settings: config.Config) -> Features:
         """The features that were fitted when the run started."""
@@ -90,6 +103,26 @@ class Run:
     def load_files(self) -> list[File]:
         """The training files, as they were when the run started: the plan of its reading rests on them."""
         return [File(url, size) for url, size in json.loads((self.directory / "files.json").read_text())]
+
+    def latest_metrics(self) -> dict[str, float]:
+        """The newest value of each metric."""
+        newest: dict[str, float] = {}
+        for line in self._metric_lines():
+            newest |= line
+        return newest
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Take the metrics of later steps back, which a run that continues from this one writes again.
+
+        A line that a killed worker left unfinished goes too.
+        """
+        kept = [json.dumps(line) + "\n" for line in self._metric_lines() if line["step"] <= step]
+        write_text(self.metrics, "".join(kept))
+
+    def _metric_lines(self) -> Iterator[dict[str, float]]:
+        if self.metrics.is_file():
+            whole, _, _unfinished = self.metrics.read_text().rpartition("\n")
+            yield from map(json.loads, whole.splitlines())
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits that name the training files and their sizes."""
@@ -136,7 +169,14 @@ def find_run(settings: config.Config) -> Run:
 
 
 def storage_path(settings: config.Config) -> Path:
-    """Where runs are kept. A Ray job runs in a temporary copy of its working directory, so there it is below the home."""
+    """Where runs are kept. A Ray job runs in a temporary copy of its working directory, so there it is below the home.
+
+    Raises:
+        ValueError: for a URL. A run writes many small files, renames and prunes them: that takes a directory.
+    """
+    if "://" in settings.run.storage_path:
+        msg = f"run.storage_path = {settings.run.storage_path} is a URL; runs need a directory that all workers reach"
+        raise ValueError(msg)
     path = Path(settings.run.storage_path).expanduser()
     if path.is_absolute() or "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         return path.absolute()
@@ -145,8 +185,13 @@ def storage_path(settings: config.Config) -> Path:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a small file that appears whole."""
+    write_text(path, json.dumps(content, indent=1))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file that appears whole."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=1))
+    partial.write_text(text)
     partial.replace(path)
 
 
