@@ -1,0 +1,111 @@
+"""Generated bundles: a seed and an event's number fix the event, counts are honoured, bad primaries are refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from crmuons import config, generate, schema
+from crmuons.features import Features
+from crmuons.generate import EVENTS_PER_BLOCK, BundleGenerator
+from crmuons.model import BundleModel
+
+
+@pytest.fixture(scope="module")
+def generator(toy_events):
+    torch.manual_seed(0)
+    settings = config.Model(width=8, multiplicity_width=8, multiplicity_components=2)
+    model = BundleModel(settings, Features().fit(toy_events(300)))
+    return BundleGenerator(model.eval().requires_grad_(requires_grad=False), {})
+
+
+@pytest.fixture(scope="module")
+def primaries(toy_events):
+    return toy_events(1000, seed=5).primaries  # 3000: two whole blocks and a part of one.
+
+
+def assert_same(one, other):
+    for name in ("ids", "primaries", "counts", "muons"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), strict=True)
+
+
+def test_events_are_legal_and_belong_to_their_primaries(generator, primaries):
+    events = generator.bundles(primaries, seed=1)
+    np.testing.assert_array_equal(events.primaries, primaries)
+    np.testing.assert_array_equal(events.ids[:, 0], np.arange(len(primaries)))
+    assert events.counts.sum() == len(events.muons)
+    assert not schema.faults(events.to_table()).any()
+
+
+def test_the_same_seed_makes_the_same_bundles_however_the_calls_are_cut(generator, primaries):
+    whole = generator.bundles(primaries, seed=1)
+    assert_same(generator.bundles(primaries, seed=1), whole)
+    start = 0
+    for stop in (EVENTS_PER_BLOCK, len(primaries)):
+        part = generator.bundles(primaries[start:stop], seed=1, first_event=start)
+        first, last = whole.counts[:start].sum(), whole.counts[:stop].sum()
+        np.testing.assert_array_equal(part.ids, whole.ids[start:stop])
+        np.testing.assert_array_equal(part.counts, whole.counts[start:stop])
+        np.testing.assert_array_equal(part.muons, whole.muons[first:last])
+        start = stop
+    assert not np.array_equal(generator.bundles(primaries, seed=2).counts, whole.counts)
+    with pytest.raises(ValueError, match="first_event 100 is not a multiple of 1024"):
+        generator.bundles(primaries, seed=1, first_event=100)
+
+
+def test_blocks_are_independent(generator, primaries):
+    alike = np.tile(primaries[:1], (2 * EVENTS_PER_BLOCK, 1))
+    counts = generator.bundles(alike, seed=1).counts
+    assert not np.array_equal(counts[:EVENTS_PER_BLOCK], counts[EVENTS_PER_BLOCK:])
+
+
+def test_counts_that_are_given_are_honoured(generator, primaries):
+    counts = np.arange(40) % 4
+    events = generator.bundles(primaries[:40], seed=1, counts=counts)
+    np.testing.assert_array_equal(events.counts, counts)
+    assert len(events.muons) == counts.sum()
+    none = generator.bundles(primaries[:3], seed=1, counts=np.zeros(3, np.int64))
+    assert none.muons.shape == (0, 3)
+
+
+def test_ids_that_are_given_are_kept(generator, primaries):
+    ids = np.array([[2**64 - 1, 5], [7, 2**63]], np.uint64)
+    np.testing.assert_array_equal(generator.bundles(primaries[:2], seed=1, ids=ids).ids, ids)
+
+
+def test_no_primaries_are_no_events(generator, primaries):
+    events = generator.bundles(primaries[:0], seed=1)
+    assert (events.ids.shape, events.counts.shape, events.muons.shape) == ((0, 2), (0,), (0, 3))
+
+
+def test_the_largest_events_are_made_in_pieces_that_are_never_cut(generator, primaries, monkeypatch):
+    counts = np.array([0, 5, 700, 0, 3, 90, 1000, 2, 0])
+    monkeypatch.setattr(generate, "MUONS_PER_PIECE", 100)
+    pieces = list(generator.pieces(primaries[:9], seed=1, counts=counts))
+    assert len(pieces) > 2
+    assert np.concatenate([piece.events.counts for piece in pieces]).tolist() == counts.tolist()
+    for piece in pieces:
+        assert len(piece.events.muons) == piece.events.counts.sum()
+    again = list(generator.pieces(primaries[:9], seed=1, counts=counts))
+    for one, other in zip(pieces, again, strict=True):
+        assert_same(one.events, other.events)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [(0, -1.0, "energy_gev is not positive"), (1, 2.0, "zenith_rad is outside"), (2, 0.0, "mass_gev is not positive"),
+     (3, 1.95, "looks like kilometres"), (0, np.nan, "NaN or infinity")],
+)  # fmt: skip
+def test_primaries_that_are_not_legal_are_refused_with_row_and_reason(generator, primaries, column, value, reason):
+    bad = primaries[:10].copy()
+    bad[7, column] = value
+    with pytest.raises(ValueError, match=rf"primary 7 is \[.*\]: .*{reason}"):
+        generator.bundles(bad, seed=1)
+
+
+def test_primaries_far_outside_the_training_ranges_are_told(generator, primaries, toy_events):
+    assert not generator.outside_training(toy_events(300).primaries).any()
+    odd = np.tile(primaries[:1], (4, 1))
+    odd[0, 0], odd[1, 2], odd[2, 3] = 1e12, 1000.0, 20_000.0
+    assert generator.outside_training(odd).tolist() == [True, True, True, False]
+    assert set(generator.training_ranges) == set(schema.PRIMARY_FEATURES)
+    assert generator.training_ranges["depth_m"] == (1500.0, 2450.0)
