@@ -134,6 +134,15 @@ def test_drawn_primaries_follow_the_spectrum():
     assert vertical.max() == pytest.approx(2450, rel=2e-3)
 
 
+def test_zenith_angles_follow_the_area_of_a_cylinder_seen_from_them():
+    zenith = drawn(Spectrum(60_000, seed=3, zenith_deg=(0, 60), cylinder_m=(1600.0, 800.0)))[:, 1]
+    cosine = np.linspace(0.5, 1, 100_001)
+    area = np.pi * 800**2 * cosine + 2 * 1600 * 800 * np.sqrt(1 - cosine**2)  # Caps and side, as seen.
+    mean = (area * cosine).sum() / area.sum()
+    spread = np.sqrt((area * (cosine - mean) ** 2).sum() / area.sum())
+    assert np.cos(zenith).mean() == pytest.approx(mean, abs=4 * spread / np.sqrt(60_000))
+
+
 def test_the_first_primaries_do_not_depend_on_how_many_are_drawn():
     np.testing.assert_array_equal(drawn(Spectrum(70_000))[:100], drawn(Spectrum(100)))
     assert not np.array_equal(drawn(Spectrum(100, seed=1)), drawn(Spectrum(100)))

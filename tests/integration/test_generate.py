@@ -1,0 +1,130 @@
+"""Generation on Ray gives what one process gives; a killed run goes on; ONNX graphs give what torch gives."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from crmuons import checkpoint, config, ray_generate, shards
+from crmuons.export import INPUTS, export, worst_difference
+from crmuons.features import Features
+from crmuons.generate import EVENTS_PER_BLOCK, load_generator
+from crmuons.model import BundleModel
+from crmuons.portable import Bundles
+from crmuons.request import Options
+from crmuons.schema import EventArrays
+from crmuons.spectrum import Spectrum
+
+
+def toy_events():
+    """Enough to fit features: radii of metres, energies of hundreds of GeV."""
+    rng = np.random.default_rng(0)
+    (drawn,) = Spectrum(2000)
+    counts = rng.poisson(5.0, 2000)
+    muons = np.stack([10 ** rng.normal(2.5, 0.5, counts.sum()), *rng.normal(0, 10, (2, counts.sum()))], axis=1)
+    return EventArrays(drawn.ids, drawn.values, counts, muons.astype(np.float32))
+
+
+@pytest.fixture(scope="module", params=["set", "baseline"])
+def any_model(tmp_path_factory, request):
+    return save(tmp_path_factory.mktemp("any"), request.param)
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("run"), "set")
+
+
+def save(folder, kind):
+    torch.manual_seed(3)
+    settings = config.Model(kind=kind, multiplicity="regressor" if kind == "baseline" else "mixture")
+    model = BundleModel(settings, Features(cartesian=kind == "baseline").fit(toy_events()))
+    return checkpoint.save_model(folder / "model", model, {"model": settings.model_dump()})
+
+
+def contents(folder):
+    return {path.name: pq.read_table(path) for path in sorted(folder.glob("*.parquet"))}
+
+
+@pytest.mark.ray
+def test_tasks_write_the_same_shards_as_one_process_and_keep_finished_ones(model_dir, tmp_path):
+    generator, source = load_generator(model_dir), Spectrum(6 * EVENTS_PER_BLOCK - 100)
+    options = Options(seed=3, counts=30, events_per_shard=EVENTS_PER_BLOCK)
+    here = shards.prepare(tmp_path / "here", generator, source, options)
+    there = shards.prepare(tmp_path / "there", generator, source, options)
+    kept = shards.write_shard(there.out, there.request, generator, next(shards.missing(source, there)))
+    stamp = (there.out / "events-00000.parquet").stat().st_mtime_ns
+    there = shards.prepare(there.out, generator, source, options)
+    assert there.done == {0: kept}
+    assert shards.generate(generator, source, here) == ray_generate.generate(generator, source, there)
+    assert contents(here.out) == contents(there.out)
+    assert len(contents(here.out)) == 6
+    assert (there.out / "events-00000.parquet").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.ray
+def test_the_job_goes_on_after_a_kill_with_the_same_events(model_dir, tmp_path):
+    """1.2 million muons a shard, killed once the first is finished: nothing half-written bears a shard's name."""
+    out = tmp_path / "out"
+    words = [
+        sys.executable, "-m", "jobs.generate", "--model", model_dir, "--out", out, "--counts", "300", "--seed", "1",
+        "--spectrum", "events=28000", "--events-per-shard", "4096",
+    ]  # fmt: skip
+    with subprocess.Popen(words, start_new_session=True, stderr=subprocess.DEVNULL) as running:
+        deadline = time.monotonic() + 200
+        while not list(out.glob("*.parquet")) and running.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(running.pid, signal.SIGKILL)
+    finished = contents(out)
+    assert 0 < len(finished) < 7
+    subprocess.run(words, check=True)
+    found = contents(out)
+    assert sum(table.num_rows for table in found.values()) == 28_000
+    assert all(found[name] == table for name, table in finished.items())
+    generator, source = load_generator(model_dir), Spectrum(28_000, seed=1)
+    work = shards.prepare(tmp_path / "one", generator, source, Options(1, 300, events_per_shard=4096))
+    *_, last = shards.missing(source, work)
+    shards.write_shard(work.out, work.request, generator, last)
+    assert contents(work.out)["events-00006.parquet"] == found["events-00006.parquet"]
+
+
+@pytest.mark.ray
+def test_an_error_in_a_task_is_the_error_itself(model_dir, tmp_path):
+    generator, source = load_generator(model_dir), Spectrum(2 * EVENTS_PER_BLOCK)
+    work = shards.prepare(tmp_path / "out", generator, source, Options(counts=1, events_per_shard=EVENTS_PER_BLOCK))
+    (tmp_path / "out" / "events-00001.parquet").mkdir()  # A name that no file can take.
+    with pytest.raises(
+        OSError, match=r"events-00001\.parquet could not be written .*the same command goes on"
+    ) as error:
+        ray_generate.generate(generator, source, work)
+    assert "Traceback" not in str(error.value)
+
+
+def test_onnx_graphs_give_what_torch_gives_for_any_number_of_events_and_muons(any_model, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    out = export(any_model, tmp_path / "exported", onnx=True)
+    bundles = Bundles(out)
+    for num_events, muons_per_event in ((1, 1), (3, 1), (50, 200)):
+        (drawn,) = Spectrum(num_events, seed=2)
+        primaries = torch.from_numpy(drawn.values)
+        counts = torch.full((num_events,), muons_per_event)
+        event = torch.repeat_interleave(torch.arange(num_events), counts)
+        noise = [torch.randn(num, size) for num, size in zip((num_events, len(event)), bundles.latents, strict=True)]
+        azimuth = 6 * torch.rand(len(event))
+        given = dict(zip(INPUTS, (primaries, counts, event, *noise, azimuth), strict=True))
+        session = onnxruntime.InferenceSession(str(out / "onnx" / "generator.onnx"))
+        (found,) = session.run(None, {name: values.numpy() for name, values in given.items()})
+        wanted = bundles.muons_of(primaries, counts, event, (*noise, azimuth))
+        assert worst_difference(found, wanted.numpy()) < 1e-5
+        session = onnxruntime.InferenceSession(str(out / "onnx" / "multiplicity.onnx"))
+        found = session.run(None, {"primaries": primaries.numpy()})
+        regressor = bundles.settings["multiplicity"] == "regressor"
+        wanted = (bundles.log_counts(primaries),) if regressor else bundles.mixture(primaries)
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(one, other.numpy(), rtol=1e-5, atol=1e-5)
