@@ -38,6 +38,7 @@ def generate(generator: BundleGenerator, source: Source, work: Work) -> Tally:
                 bar.update(tally.events)
             running.extend(itertools.islice(waiting, len(done)))
     _check_shared(work)
+    shards.remove_partials(work.out)
     return total
 
 

@@ -155,7 +155,14 @@ def generate(generator: BundleGenerator, source: Source, work: Work) -> Tally:
             total += tally
             bar.set_postfix_str(f"{total.muons:,} muons", refresh=False)
             bar.update(tally.events)
+    remove_partials(work.out)
     return total
+
+
+def remove_partials(out: Path) -> None:
+    """Remove what killed processes left, once all shards are there and nothing is being written."""
+    for partial in out.glob(".events-*.partial"):
+        partial.unlink(missing_ok=True)
 
 
 def _tables(request: Request, generator: BundleGenerator, shard: Shard) -> Iterator[pa.Table]:

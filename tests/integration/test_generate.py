@@ -85,6 +85,7 @@ def test_the_job_goes_on_after_a_kill_with_the_same_events(model_dir, tmp_path):
     assert 0 < len(finished) < 7
     subprocess.run(words, check=True)
     found = contents(out)
+    assert not list(out.glob(".*"))
     assert sum(table.num_rows for table in found.values()) == 28_000
     assert all(found[name] == table for name, table in finished.items())
     generator, source = load_generator(model_dir), Spectrum(28_000, seed=1)

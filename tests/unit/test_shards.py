@@ -87,9 +87,11 @@ def test_an_interrupted_run_goes_on_and_keeps_what_is_finished(model_dir, primar
     content = paths[1].read_bytes()
     paths[1].write_bytes(content[: len(content) // 2])  # Damaged.
     kept = paths[2].stat().st_mtime_ns
+    (tmp_path / ".events-00001.somewhere-7.partial").write_bytes(content[:10])  # Of a killed process.
     assert generate(model_dir, primaries_file, tmp_path, seed=4) == before  # The shard size is the directory's.
     assert read(tmp_path).equals(whole)
     assert paths[2].stat().st_mtime_ns == kept
+    assert len(list(tmp_path.iterdir())) == 4  # Three shards and the request.
 
 
 def test_a_shard_of_another_request_is_not_taken_for_this_ones(model_dir, primaries_file, tmp_path):
