@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from crmuons.primaries import Source
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+INTERRUPTED = 130  # What a shell makes of a command that Ctrl-C ended: what should follow it does not.
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         print(f"crmuons {arguments.command}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"crmuons {arguments.command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _add_simulate(commands: Commands) -> None:
@@ -169,7 +173,7 @@ def _train(arguments: argparse.Namespace) -> int:
         print(f"crmuons train: {error}", file=sys.stderr)
         return 1
     print(result.describe())
-    return 0
+    return 0 if result.outcome == "finished" else INTERRUPTED
 
 
 def _add_evaluate(commands: Commands) -> None:

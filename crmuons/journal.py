@@ -35,6 +35,16 @@ def without_credentials(text: str) -> str:
     return _QUERY_SECRET.sub(r"\1***", _USERINFO.sub("", text))
 
 
+def num_unsent(directory: Path) -> int:
+    """How many entries of a run's journal no server has taken, those included that one refused; 0 without a journal."""
+    if not Journal.exists(directory):
+        return 0
+    journal = Journal(directory)
+    sent = journal.last_sent()
+    journal.close()
+    return journal.num_entries - (0 if sent is None else sent.entries - sent.refused)
+
+
 @dataclass
 class Sent:
     """How far one server knows the journal.

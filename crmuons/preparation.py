@@ -2,15 +2,35 @@
 
 from crmuons import config, files
 from crmuons.features import Features
+from crmuons.files import File
+from crmuons.journal import without_credentials
 from crmuons.reader import Selection, Tally, sample_events
-from crmuons.runs import Run
+from crmuons.schema import EventArrays
 from crmuons.stream import training_selection
 
 FEATURE_EVENTS = 100_000  # Events of the sample on which the features are fitted.
 
 
-def prepare(settings: config.Config, run: Run) -> None:
-    """List the files, look at a sample of the events, fit the features, and write what the workers start from.
+def refuse_credentials(data: config.Data) -> None:
+    """Settings are kept with the run, in its checkpoints and in MLflow: nothing secret may be among them.
+
+    Raises:
+        ValueError: if a URL carries a password or a token.
+    """
+    for url in (*data.train, *data.validation):
+        if (clean := without_credentials(url)) != url:
+            msg = (
+                f"'{clean}' was given with a password or a token, which would be kept with the run; leave it out of the URL and "
+                "put it into the environment (BEARER_TOKEN_FILE for pelican://, FSSPEC_<SCHEME>_<OPTION> for other schemes)"
+            )
+            raise ValueError(msg)
+
+
+def prepare(settings: config.Config) -> tuple[list[File], Features, EventArrays]:
+    """List the files, look at a sample of the events, fit the features; nothing is written.
+
+    Returns:
+        The training files, the features, and the events to validate with: what the run starts from.
 
     Raises:
         FileNotFoundError, ValueError: naming what is wrong with the data.
@@ -30,8 +50,7 @@ def prepare(settings: config.Config, run: Run) -> None:
         read += read_too
     (validation,) = rest
     _check_sample(read, len(sample.counts), len(validation.counts), data)
-    features = Features(cartesian=settings.model.kind == "baseline").fit(sample)
-    run.prepare(settings, listed, features, validation)
+    return listed, Features(cartesian=settings.model.kind == "baseline").fit(sample), validation
 
 
 def _check_sample(read: Tally, train: int, validation: int, data: config.Data) -> None:

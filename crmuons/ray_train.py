@@ -5,8 +5,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,42 +24,16 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from crmuons import checkpoint, config, ray_cluster, ray_data, runs, worker
 from crmuons.loop import Metrics, Outcome
-from crmuons.preparation import prepare
+from crmuons.preparation import prepare, refuse_credentials
+from crmuons.result import Result
 from crmuons.runs import Run
 from crmuons.tracking import resolve_uri
 from crmuons.trainer import NonFiniteError
-from crmuons.watch import latest_metrics, progress_of
+from crmuons.watch import progress_of
 
 logger = logging.getLogger(__name__)
 
-FEATURE_EVENTS = 100_000  # Events of the sample on which the features are fitted.
 COLLECTIVE_TIMEOUT_S = 600  # Longer than rank 0's longest validation; a rank that hangs is noticed after this.
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a run ended.
-
-    Attributes:
-        run: its directory.
-        outcome: whether it reached its end or was asked to stop.
-        metrics: the newest value of each metric.
-    """
-
-    run: Run
-    outcome: Outcome
-    metrics: Metrics
-
-    def describe(self) -> str:
-        """Where the results are, in a few lines."""
-        lines = [f"run      {self.run.directory} ({self.outcome} after {self.metrics.get('step', 0):.0f} steps)"]
-        if self.outcome == "finished":
-            lines.append(f"model    {self.run.model}")
-        else:
-            lines.append(f"saved    {checkpoint.latest(self.run.checkpoints)}; run.resume=auto continues")
-        if "validation/score" in self.metrics:
-            lines.append(f"score    mean W1/sigma {self.metrics['validation/score']:.4f} on held-out events")
-        return "\n".join(lines)
 
 
 class RunFailedError(RuntimeError):
@@ -74,13 +47,23 @@ def run_training(settings: config.Config) -> Result:
         FileNotFoundError, ValueError: if the data or the settings do not allow it; nothing was started then.
         RunFailedError: if the run stopped on the way. Its last checkpoint is intact.
     """
+    refuse_credentials(settings.data)
     run = runs.find_run(settings)
-    if run.has_started():
+    started = run.has_started()
+    if started:
         run.check_unchanged(settings)
-        logger.info("continuing run %s", run.directory)
-    else:
-        prepare(settings, run)
-        logger.info("starting run %s", run.directory)
+    origin = None if started else prepare(settings)
+    here = settings.scaling.num_workers == 0
+    with nullcontext() if here else ray_cluster.cluster():
+        scaling = None if here else scaling_config(settings.scaling)
+        if origin is not None:  # Only now is anything written: what was refused above can be tried again.
+            run.prepare(settings, *origin)
+        logger.info("%s run %s", "continuing" if started else "starting", run.directory)
+        outcome = _attempt(settings, run, scaling)
+    return Result(run, outcome)
+
+
+def _attempt(settings: config.Config, run: Run, scaling: ScalingConfig | None) -> Outcome:
     for left_over in (run.failure, run.stop_request):
         left_over.unlink(missing_ok=True)
     payload = {
@@ -89,8 +72,7 @@ def run_training(settings: config.Config) -> Result:
         "tracking_uri": resolve_uri(_tracking_base(settings)),
     }
     with _stop_on_signals(run), progress_of(run, settings):
-        outcome = _train_here(payload) if settings.scaling.num_workers == 0 else _train_on_ray(settings, run, payload)
-    return Result(run, outcome, latest_metrics(run))
+        return _train_here(payload) if scaling is None else _train_on_ray(scaling, settings.run, run, payload)
 
 
 def train_worker(payload: dict[str, Any]) -> None:
@@ -115,29 +97,28 @@ def _train_here(payload: dict[str, Any]) -> Outcome:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return _train(payload, device)
-    except NonFiniteError as error:
-        raise RunFailedError(str(error)) from error
+    except (ValueError, OSError, NonFiniteError) as error:
+        raise RunFailedError(_with_remedy(_sentence(error), Run(Path(payload["directory"])))) from error
 
 
-def _train_on_ray(settings: config.Config, run: Run, payload: dict[str, Any]) -> Outcome:
-    with ray_cluster.cluster():
-        trainer = TorchTrainer(
-            train_worker,
-            train_loop_config=payload,
-            scaling_config=scaling_config(settings.scaling),
-            torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
-            run_config=RunConfig(
-                name=run.directory.name,
-                storage_path=str(run.directory.parent),
-                failure_config=FailureConfig(max_failures=settings.run.max_failures),
-                checkpoint_config=CheckpointConfig(),  # Checkpoints are written, chosen and pruned by checkpoint.py.
-            ),
-        )
-        try:
-            _in_thread(trainer.fit)
-        except TrainingFailedError as error:
-            reason = json.loads(run.failure.read_text())["error"] if run.failure.exists() else _sentence(error)
-            raise RunFailedError(_with_remedy(reason, run)) from error
+def _train_on_ray(scaling: ScalingConfig, how: config.Run, run: Run, payload: dict[str, Any]) -> Outcome:
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config=payload,
+        scaling_config=scaling,
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+        run_config=RunConfig(
+            name=run.directory.name,
+            storage_path=str(run.directory.parent),
+            failure_config=FailureConfig(max_failures=how.max_failures),
+            checkpoint_config=CheckpointConfig(),  # Checkpoints are written, chosen and pruned by checkpoint.py.
+        ),
+    )
+    try:
+        _in_thread(trainer.fit)
+    except TrainingFailedError as error:
+        reason = json.loads(run.failure.read_text())["error"] if run.failure.exists() else _sentence(error)
+        raise RunFailedError(_with_remedy(reason, run)) from error
     if run.failure.exists():
         raise RunFailedError(_with_remedy(json.loads(run.failure.read_text())["error"], run))
     return "finished" if run.done.exists() else "interrupted"

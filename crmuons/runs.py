@@ -50,6 +50,16 @@ class Run:
         return self.directory / "metrics.jsonl"
 
     @property
+    def quarantine(self) -> Path:
+        """Rows that cannot be used, with the reasons."""
+        return self.directory / "quarantine"
+
+    @property
+    def outliers(self) -> Path:
+        """Events with more muons than the cap."""
+        return self.directory / "outliers"
+
+    @property
     def failure(self) -> Path:
         """Why the run stopped, where it is of no use to try again."""
         return self.directory / "failure.json"
@@ -104,9 +114,9 @@ class Run:
         """The training files, as they were when the run started: the plan of its reading rests on them."""
         return [File(url, size) for url, size in json.loads((self.directory / "files.json").read_text())]
 
-    def latest_metrics(self) -> dict[str, float]:
+    def latest_metrics(self) -> dict[str, int | float]:
         """The newest value of each metric."""
-        newest: dict[str, float] = {}
+        newest: dict[str, int | float] = {}
         for line in self._metric_lines():
             newest |= line
         return newest
@@ -119,7 +129,7 @@ class Run:
         kept = [json.dumps(line) + "\n" for line in self._metric_lines() if line["step"] <= step]
         write_text(self.metrics, "".join(kept))
 
-    def _metric_lines(self) -> Iterator[dict[str, float]]:
+    def _metric_lines(self) -> Iterator[dict[str, int | float]]:
         if self.metrics.is_file():
             whole, _, _unfinished = self.metrics.read_text().rpartition("\n")
             yield from map(json.loads, whole.splitlines())

@@ -12,15 +12,6 @@ from crmuons.progress import progress
 from crmuons.runs import Run
 
 
-def latest_metrics(run: Run) -> Metrics:
-    """The newest value of each metric of a run."""
-    newest: Metrics = {}
-    if run.metrics.is_file():
-        for line in run.metrics.read_text().splitlines():
-            newest |= json.loads(line)
-    return newest
-
-
 @contextmanager
 def progress_of(run: Run, settings: config.Config) -> Iterator[None]:
     """Show a run's progress, as its metrics file tells it."""
@@ -35,7 +26,7 @@ def progress_of(run: Run, settings: config.Config) -> Iterator[None]:
 
 
 def _watch(run: Run, settings: config.Config, ended: threading.Event) -> None:
-    newest = latest_metrics(run)
+    newest = run.latest_metrics()
     seen = run.metrics.stat().st_size if run.metrics.is_file() else 0
     timed = settings.train.steps is None
     begin = newest.get("progress/seconds" if timed else "step", 0)
@@ -52,6 +43,8 @@ def _watch(run: Run, settings: config.Config, ended: threading.Event) -> None:
 def _new_lines(path: Path, seen: int) -> tuple[int, list[str]]:
     if not path.is_file():
         return seen, []
+    if path.stat().st_size < seen:  # A worker was replaced, and the run went back to its last checkpoint.
+        seen = 0
     with path.open("rb") as file:
         file.seek(seen)
         text = file.read()

@@ -51,6 +51,8 @@ def train(
     last = checkpoint.latest(run.checkpoints)
     state = None if last is None else checkpoint.load_training(last)
     batches = _stream(settings, run, None if state is None else state["stream"], read)
+    if distributed.rank() == 0:
+        run.forget_metrics_after(-1 if state is None else state["trainer"]["num_steps"])
     tracker = _tracker(settings, run, tracking_uri) if distributed.rank() == 0 else NullTracker()
     hooks = Hooks(
         report=_reporter(run, tracker, report),

@@ -77,9 +77,31 @@ def test_a_run_gives_back_what_it_was_prepared_with(tmp_path, toy_events):
     assert all(torch.equal(value, loaded[name]) for name, value in features.state_dict().items())
     assert (run.load_validation().muons == events.muons).all()
     assert run.load_files() == [File("a.parquet", 3), File("pelican://x/b.parquet", 4)]
-    one = run.fingerprint()
-    run.prepare(settings, [File("a.parquet", 5)], features, events)
-    assert run.fingerprint() != one
+    other = Run(tmp_path / "s")
+    other.prepare(settings, [File("a.parquet", 5)], features, events)
+    assert run.fingerprint() != other.fingerprint()
+
+
+def test_a_run_appears_whole_and_never_over_something_else(tmp_path, toy_events):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "thesis.tex").touch()
+    (tmp_path / "file").touch()
+    for place in ("r", "file/r"):
+        with pytest.raises(
+            OSError, match=r"the run's directory .*r cannot be written .*choose another run\.storage_path"
+        ):
+            start(tmp_path / place, load(tmp_path), toy_events)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "r", "thesis.tex"]
+
+
+def test_metrics_go_back_to_the_step_that_a_run_continues_from(tmp_path):
+    run = Run(tmp_path)
+    run.metrics.write_text(
+        '{"step": 0, "a": 1.0}\n{"step": 5, "a": 2.0}\n{"step": 10, "a": 3.0, "b": 4.0}\n{"step": 15, "a"'
+    )
+    assert run.metrics.read_text() == '{"step": 0, "a": 1.0}\n{"step": 5, "a": 2.0}\n'
+    run.forget_metrics_after(5)
+    assert run.metrics.read_text() == '{"step": 0, "a": 1.0}\n{"step": 5, "a": 2.0}\n'
 
 
 def test_runs_of_a_ray_job_outlive_its_working_directory(tmp_path, monkeypatch):

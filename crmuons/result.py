@@ -1,0 +1,45 @@
+"""How a run ended, for people: where its results are, and what was left out of them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from crmuons import checkpoint, journal
+from crmuons.loop import Outcome
+from crmuons.runs import Run
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Attributes:
+        run: its directory.
+        outcome: whether it reached its end or was asked to stop.
+    """
+
+    run: Run
+    outcome: Outcome
+
+    def describe(self) -> str:
+        """Where the results are, and what did not get into them, in a few lines."""
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        run, metrics = self.run, self.run.latest_metrics()
+        yield f"run      {run.directory} ({self.outcome} after {metrics.get('step', 0):.0f} steps)"
+        saved = checkpoint.latest(run.checkpoints)
+        if self.outcome == "finished":
+            yield f"model    {run.model}"
+        elif saved is None:
+            yield "saved    nothing: it was stopped before the first step; run.resume=auto starts it again"
+        else:
+            yield f"saved    {saved}; the same command with run.resume=auto continues"
+        if "validation/score" in metrics:
+            yield f"score    mean W1/sigma {metrics['validation/score']:.4f} on held-out events"
+        if left_out := metrics.get("data/quarantined"):
+            yield f"left out {left_out:.0f} of {metrics['data/rows']:.0f} rows that cannot be used: {run.quarantine}"
+        if left_out := metrics.get("data/outliers"):
+            muons = metrics["data/outlier_muons"]
+            yield f"left out {left_out:.0f} events with {muons:.0f} muons, above the cap: {run.outliers}"
+        if unsent := journal.num_unsent(run.directory):
+            yield f"MLflow   does not have {unsent} entries of this run; they are kept: crmuons sync {run.directory}"
