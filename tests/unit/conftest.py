@@ -25,7 +25,7 @@ def private_home(tmp_path_factory, monkeypatch):
     """No test sees or leaves anything in the user's home, or speaks to the user's tracking server."""
     home = tmp_path_factory.getbasetemp() / "home"
     home.mkdir(exist_ok=True)
-    for name in [name for name in os.environ if name.startswith(("XDG_", "MLFLOW_", "RAY_"))]:
+    for name in [name for name in os.environ if name.startswith(("XDG_", "MLFLOW_TRACKING_", "RAY_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
 
