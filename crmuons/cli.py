@@ -165,10 +165,12 @@ def _add_train(commands: Commands) -> None:
 
 def _train(arguments: argparse.Namespace) -> int:
     from crmuons import config
+
+    settings = config.load(arguments.preset, arguments.words)  # Before Ray, whose import takes seconds.
     from crmuons.ray_train import RunFailedError, run_training
 
     try:
-        result = run_training(config.load(arguments.preset, arguments.words))
+        result = run_training(settings)
     except RunFailedError as error:
         print(f"crmuons train: {error}", file=sys.stderr)
         return 1

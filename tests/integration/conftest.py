@@ -1,0 +1,122 @@
+"""Real commands in processes of their own: a private home, a short folder for Ray's sockets, small data, tiny networks."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+PRESET = """
+[model]
+width = 16
+multiplicity_width = 16
+[train]
+events_per_worker = 64
+validation_events = 200
+muons_per_event = 16
+log_every = 2
+validate_every = 40
+[run]
+checkpoint_every = 10
+[data]
+prefetch_batches = 2
+[scaling]
+num_workers = 0
+"""
+
+
+@dataclass
+class Bench:
+    """A place to run commands as a user does: `crmuons` in a folder that holds `data/` and `small.toml`."""
+
+    folder: Path
+    environment: dict[str, str]
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def start(self, *command: str, cwd: Path | None = None, **environment: str) -> subprocess.Popen[str]:
+        """A command in a process group of its own, as a terminal's; its output goes to one pipe."""
+        process = subprocess.Popen(
+            command,
+            cwd=cwd or self.folder,
+            env=self.environment | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.started.append(process)
+        return process
+
+    def crmuons(self, *words: str, **environment: str) -> subprocess.Popen[str]:
+        """Start `crmuons WORDS`."""
+        return self.start(sys.executable, "-m", "crmuons.cli", *words, **environment)
+
+    def train(self, *words: str, **environment: str) -> subprocess.Popen[str]:
+        """Start `crmuons train small.toml data.train=data WORDS`."""
+        return self.crmuons("train", "small.toml", "data.train=data", *words, **environment)
+
+    def run(self, name: str) -> Path:
+        """A run's directory."""
+        return self.folder / "runs" / name
+
+    def clean_up(self) -> None:
+        """End what a failed test left running, of the processes started here."""
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        for process in self.ray_processes():
+            process.kill()
+        for process in self.started:
+            process.communicate()
+
+    def ray_processes(self) -> list[psutil.Process]:
+        """Ray's processes of this bench: they carry its folder for sockets in their environment."""
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return process.environ().get("RAY_TMPDIR") == self.environment["RAY_TMPDIR"]
+        except psutil.Error:
+            return False
+
+
+def output(process: subprocess.Popen[str], code: int, *, within: float = 150) -> str:
+    """What a command said, once it ended with the code that is due and without a traceback."""
+    said, _ = process.communicate(timeout=within)
+    assert process.returncode == code, said
+    assert "Traceback" not in said, said
+    return said
+
+
+def wait_for(happened: Callable[[], object], *, within: float = 120) -> None:
+    """Wait until something is the case."""
+    deadline = time.monotonic() + within
+    while not happened():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    folder = tmp_path_factory.mktemp("bench")
+    (folder / "home").mkdir()
+    (folder / "small.toml").write_text(PRESET)
+    sockets = tempfile.mkdtemp(prefix="r-", dir="/tmp")  # the paths of Ray's sockets must be short
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MLFLOW_", "RAY_"))}
+    mine = {"HOME": str(folder / "home"), "RAY_TMPDIR": sockets, "OMP_NUM_THREADS": "1"}
+    root = str(Path(__file__).parents[2])
+    bench = Bench(folder, kept | mine | {"PYTHONPATH": root, "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "false"})
+    words = ("--events", "4000", "--energy-range", "1e5", "1e7")
+    assert "4000 events" in output(bench.crmuons("simulate", *words, "--out", "data", "--seed", "1"), 0)
+    yield bench
+    bench.clean_up()
+    shutil.rmtree(sockets, ignore_errors=True)

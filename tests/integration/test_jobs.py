@@ -1,0 +1,110 @@
+"""The same run as a Ray job: submitted from a copy of the working directory to a cluster with a token."""
+
+import secrets
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crmuons import checkpoint
+from tests.integration.conftest import Bench, output, wait_for
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).parents[2]
+SECRET = "hush-hush"
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def head(bench: Bench) -> Iterator[dict[str, str]]:
+    """A head node as docs/running.md starts it; gives the environment of those who submit to it."""
+    token = bench.folder / "token"
+    token.write_text(secrets.token_hex(32))
+    token.chmod(0o600)
+    known = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_JOB_STOP_WAIT_TIME_S": "30"}
+    dashboard = free_port()
+    ray = str(Path(sys.executable).with_name("ray"))
+    words = ("--port", str(free_port()), "--dashboard-host=127.0.0.1", "--dashboard-port", str(dashboard))
+    started = bench.start(
+        ray, "start", "--head", *words, "--num-cpus=2", "--disable-usage-stats", "--block",
+        "--temp-dir", bench.environment["RAY_TMPDIR"], **known, MLFLOW_TRACKING_PASSWORD=SECRET,
+    )  # fmt: skip
+    wait_for(lambda: answers(dashboard))
+    yield known | {"RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+    started.terminate()
+    started.communicate(timeout=60)
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="module")
+def checkout(bench: Bench) -> Path:
+    """A checkout with data beside the code, which must not travel."""
+    copy = bench.folder / "checkout"
+    for part in ("crmuons", "jobs"):
+        shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / ".gitignore", copy)
+    for heavy in ("data", "runs", "demo", ".venv"):
+        (copy / heavy).mkdir()
+        (copy / heavy / "heavy").write_bytes(bytes(2**20))
+    return copy
+
+
+def submit(bench: Bench, head: dict[str, str], checkout: Path, name: str, *words: str):
+    ray = str(Path(sys.executable).with_name("ray"))
+    run = (
+        "train.steps=20",
+        f"run.storage_path={bench.folder}/runs",
+        f"run.name={name}",
+        "scaling.num_workers=1",
+        *words,
+    )
+    environment = {name: value for name, value in bench.environment.items() if name != "PYTHONPATH"}
+    bench.environment, before = environment, bench.environment
+    try:
+        return bench.start(
+            ray, "job", "submit", "--submission-id", name, "--working-dir", ".", "--",
+            sys.executable, "-m", "jobs.train", str(bench.folder / "small.toml"), *run, cwd=checkout, **head,
+        )  # fmt: skip
+    finally:
+        bench.environment = before
+
+
+def test_a_job_trains_and_says_where_the_results_are(bench: Bench, head, checkout: Path) -> None:
+    said = output(submit(bench, head, checkout, "job", f"data.train={bench.folder}/data"), 0)
+    assert f"model    {bench.run('job')}/model" in said
+    assert (bench.run("job") / "model" / "weights.pt").is_file()
+    shipped = [path for path in Path(bench.environment["RAY_TMPDIR"]).rglob("working_dir_files/*") if path.is_dir()]
+    assert shipped
+    assert not list(Path(bench.environment["RAY_TMPDIR"]).rglob("heavy"))
+
+
+def test_a_job_that_fails_ends_with_the_reason(bench: Bench, head, checkout: Path) -> None:
+    process = submit(bench, head, checkout, "relative", "data.train=data/sim")
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "crmuons train: nothing to read at 'data/sim': no such file or directory" in said
+    assert "Traceback" not in said
+
+
+def test_a_stopped_job_saves_a_checkpoint(bench: Bench, head, checkout: Path) -> None:
+    words = (f"data.train={bench.folder}/data", "train.steps=100000", "run.checkpoint_every=100000")
+    job = submit(bench, head, checkout, "stopped", *words)
+    metrics = bench.run("stopped") / "metrics.jsonl"
+    wait_for(lambda: metrics.is_file() and metrics.read_text().count("\n") > 2)
+    ray = str(Path(sys.executable).with_name("ray"))
+    output(bench.start(ray, "job", "stop", "stopped", **head), 0)
+    job.communicate(timeout=60)
+    assert checkpoint.latest(bench.run("stopped") / "checkpoints") is not None

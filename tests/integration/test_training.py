@@ -1,0 +1,141 @@
+"""`crmuons train` on Ray clusters of its own, with workers and drivers that are killed and interrupted."""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import mlflow
+import psutil
+import pytest
+import torch
+
+from crmuons import checkpoint
+from tests.integration.conftest import Bench, output, wait_for
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+
+
+def workers(bench: Bench) -> list[psutil.Process]:
+    """The Ray Train workers that are training."""
+    found = []
+    for process in bench.ray_processes():
+        try:
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def last_step(run: Path) -> float:
+    """Of the metrics written so far; -1 before the first."""
+    path = run / "metrics.jsonl"
+    whole = path.read_text().rpartition("\n")[0].splitlines() if path.is_file() else []
+    return json.loads(whole[-1])["step"] if whole else -1
+
+
+def kill_a_worker(bench: Bench) -> None:
+    victims = workers(bench)
+    assert len(victims) == 2
+    victims[-1].kill()
+    wait_for(lambda: not victims[-1].is_running() or victims[-1].status() == psutil.STATUS_ZOMBIE)
+
+
+def test_two_workers_finish_although_one_is_killed_before_and_after_the_first_checkpoint(bench: Bench) -> None:
+    run = bench.run("killed")
+    process = bench.train("train.steps=60", "scaling.num_workers=2", "run.checkpoint_every=20", "run.name=killed")
+    wait_for(lambda: 2 <= last_step(run) < 20)
+    assert checkpoint.latest(run / "checkpoints") is None
+    kill_a_worker(bench)
+    wait_for(lambda: checkpoint.latest(run / "checkpoints"))
+    kill_a_worker(bench)
+    assert "finished after 60 steps" in output(process, 0, within=250)
+    assert [line["step"] for line in metrics(run)] == [0, *range(2, 61, 2)]
+    assert json.loads((run / "done.json").read_text())["steps"] == 60
+    assert not bench.ray_processes()
+    check_mlflow(bench, run)
+
+
+def check_mlflow(bench: Bench, run: Path) -> None:
+    """One run, with everything in it, whatever was killed on the way."""
+    mlflow.set_tracking_uri(f"sqlite:///{bench.folder}/mlflow.db")
+    experiment = mlflow.get_experiment_by_name("crmuons")
+    found = [
+        each
+        for each in mlflow.search_runs([experiment.experiment_id], output_format="list")
+        if each.info.run_name == run.name
+    ]
+    assert [each.info.status for each in found] == ["FINISHED"]
+    (one,) = found
+    assert one.data.params["model.width"] == "16"
+    assert one.data.params["train.steps"] == "60"
+    client = mlflow.MlflowClient()
+    history = client.get_metric_history(one.info.run_id, "train/critic_loss")
+    assert [point.step for point in history] == list(range(2, 61, 2))
+    assert any(image.path.endswith(".png") for image in client.list_artifacts(one.info.run_id, "images"))
+    # In a process of its own, as a reader of the store would.
+    (model,) = client.search_logged_models([experiment.experiment_id], f"source_run_id = '{one.info.run_id}'")
+    program = (
+        "import sys, mlflow, pandas as pd; mlflow.set_tracking_uri(sys.argv[1]); "
+        "primary = pd.DataFrame({'energy_gev': [1e6], 'zenith_rad': [0.3], 'mass_gev': [0.938], 'depth_m': [1500.0]}); "
+        "print(list(mlflow.pyfunc.load_model(sys.argv[2]).predict(primary)))"
+    )
+    said = output(bench.start(sys.executable, "-c", program, mlflow.get_tracking_uri(), model.model_uri), 0)
+    assert said.splitlines()[-1] == "['primary_major_id', 'primary_minor_id', 'primary', 'muons']"
+
+
+def test_a_killed_driver_and_interrupted_runs_are_continued_to_the_end(bench: Bench) -> None:
+    run = bench.run("broken")
+    words = ("train.steps=100000", "run.name=broken", "run.resume=auto", "scaling.threads_per_worker=1")
+    driver = bench.train(*words, "scaling.num_workers=1")
+    wait_for(lambda: checkpoint.latest(run / "checkpoints"))
+    driver.kill()  # SIGKILL: it can tidy nothing up.
+    driver.communicate()
+    wait_for(lambda: not bench.ray_processes(), within=20)  # What it started goes with it, and writes no more.
+    reached = last_step(run)
+
+    resumed = bench.train(*words, "scaling.num_workers=1")
+    wait_for(lambda: last_step(run) > reached)
+    os.killpg(resumed.pid, signal.SIGINT)  # As a terminal does: to the whole group.
+    begin = time.monotonic()
+    said = output(resumed, 130, within=60)
+    assert time.monotonic() - begin < 30
+    assert "the same command with run.resume=auto continues" in said
+    assert not (run / "done.json").exists()
+    assert not bench.ray_processes()
+
+    stopped = last_step(run)
+    assert checkpoint.latest(run / "checkpoints").name == f"step-{stopped:08.0f}"
+    again = bench.train(*words)
+    wait_for(lambda: last_step(run) > stopped)
+    again.terminate()  # SIGTERM, to the driver alone.
+    assert "run.resume=auto continues" in output(again, 130, within=30)
+
+    end = int(last_step(run)) + 20
+    assert f"finished after {end} steps" in output(bench.train(*words, f"train.steps={end}"), 0)
+    steps = [line["step"] for line in metrics(run)]
+    assert steps == sorted(set(steps))
+    assert not bench.ray_processes()
+
+
+REFUSED = {
+    ("scaling.num_workers=99",): "scaling.num_workers = 99 needs as many CPUs, the cluster has",
+    ("scaling.num_workers=1", "scaling.use_gpu=true"): "scaling.num_workers = 1 needs as many GPUs, the cluster has",
+    ("scaling.num_workers=1", "scaling.cpus_per_worker=999"): "leave less than one of the cluster's",
+}
+
+
+@pytest.mark.parametrize("words", REFUSED, ids=" ".join)
+def test_more_than_the_cluster_has_is_refused_at_once(bench: Bench, words: tuple[str, ...]) -> None:
+    if "scaling.use_gpu=true" in words and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    said = output(bench.train("train.steps=2", "run.name=refused", *words), 1)
+    assert REFUSED[words] in said
+    assert not bench.run("refused").exists()
