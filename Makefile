@@ -42,7 +42,7 @@ demo: setup
 	@echo "MLflow     demo/mlflow.db; to look at the run: $(BIN)/mlflow ui --backend-store-uri sqlite:///demo/mlflow.db"
 
 test: setup
-	$(BIN)/python -m pytest tests/unit
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto --dist loadfile
 
 integration: setup
 	$(BIN)/python -m pytest tests/integration

@@ -121,11 +121,13 @@ def choose_best(directory: Path, checkpoint: Path) -> None:
 
 
 def prune(directory: Path, keep: int) -> None:
-    """Delete all checkpoints but the newest `keep` and the best."""
+    """Delete all checkpoints but the newest `keep` and the best, and what a kill left half written or half deleted."""
     kept = {*list(steps(directory).values())[-keep:], best(directory)}
     for saved in steps(directory).values():
         if saved not in kept:
             _clear(saved)
+    for left_over in directory.glob(".step-*"):
+        shutil.rmtree(left_over)
 
 
 def _write_model(directory: Path, model: BundleModel, about: Mapping[str, Any]) -> None:

@@ -30,6 +30,7 @@ class Progress:
 
     seconds: float = 0.0  # Training time, all attempts together.
     best_score: float = math.inf
+    best_step: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,9 @@ class Loop:
         """Continue from what a checkpoint holds; the stream was made from its part already."""
         self.trainer.load_state_dict(state["trainer"])
         self.progress = Progress(**state["progress"])
+        best = checkpoint.path(self.directory, self.progress.best_step)
+        if distributed.rank() == 0 and best.is_dir():  # A kill may have come between saving it and selecting it.
+            checkpoint.choose_best(self.directory, best)
 
     def _share_done(self) -> float:
         """Share of the run that is done; the same on every rank, since `seconds` is rank 0's at the last log step."""
@@ -133,7 +137,8 @@ class Loop:
         metrics = self.hooks.validate(self.trainer.averaged, self.trainer.num_steps) if distributed.rank() == 0 else {}
         (score,) = distributed.from_rank_zero([metrics.get("score", math.inf)], self.trainer.device)
         improved = score < self.progress.best_score
-        self.progress.best_score = score if improved else self.progress.best_score  # Also where the score is NaN.
+        if improved:  # Which it is not where the score is NaN.
+            self.progress.best_score, self.progress.best_step = score, self.trainer.num_steps
         return {f"validation/{name}": value for name, value in metrics.items()}, improved
 
     def _save(self, *, best: bool) -> Path:

@@ -97,7 +97,7 @@ def exchange(networks: Sequence[Network], totals: Mapping[str, Total]) -> tuple[
     A rank's gradient is a sum over its events, and so is the result: ranks may hold unequal numbers of events, or none.
 
     Returns:
-        The gradient sums, the totals, and for each rank whether what it sent was not finite.
+        The gradient sums, the totals, and for each rank a number above 0, highest for a rank that sent what is not finite.
     """
     gradients = [network.take_gradient() for network in networks]
     pairs = [torch.stack([total.total, total.events]) for total in totals.values()]
@@ -107,5 +107,7 @@ def exchange(networks: Sequence[Network], totals: Mapping[str, Total]) -> tuple[
     buffer = distributed.sum_over_ranks(torch.cat([local, faults]))
     sizes = [len(gradient) for gradient in gradients] + [2] * len(pairs) + [len(faults)]
     *parts, faults = buffer.split(sizes)
+    # Sums of finite numbers can overflow: then no rank is to blame, and all are named.
+    faults = faults + (~torch.isfinite(buffer[: len(local)])).any()
     summed = {name: Total(*part.unbind()) for name, part in zip(totals, parts[len(gradients) :], strict=True)}
-    return parts[: len(gradients)], summed, faults > 0
+    return parts[: len(gradients)], summed, faults

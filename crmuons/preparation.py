@@ -1,12 +1,18 @@
 """Before a run: list its files, look at a sample of their events, fit the features. Bad data are found here, at once."""
 
-from crmuons import config, files
+import logging
+
+import pyarrow.parquet as pq
+
+from crmuons import config, files, schema
 from crmuons.features import Features
 from crmuons.files import File
 from crmuons.journal import without_credentials
-from crmuons.reader import Selection, Tally, sample_events
+from crmuons.reader import Selection, Tally, named_if_damaged, sample_events
 from crmuons.schema import EventArrays
 from crmuons.stream import training_selection
+
+logger = logging.getLogger(__name__)
 
 FEATURE_EVENTS = 100_000  # Events of the sample on which the features are fitted.
 
@@ -40,6 +46,7 @@ def prepare(settings: config.Config) -> tuple[list[File], Features, EventArrays]
         msg = "data.train is not set: give files, a directory, a glob or a URL of event Parquet"
         raise ValueError(msg)
     listed = files.list_files(data.train)
+    _say_if_without_ids(listed[0])
     train = training_selection(data, None)
     held_out = Selection("validation", data.validation_share, data.test_share, vertical_depth=train.vertical_depth)
     held_out_too = [] if data.validation else [(held_out, settings.train.validation_events)]
@@ -51,6 +58,16 @@ def prepare(settings: config.Config) -> tuple[list[File], Features, EventArrays]
     (validation,) = rest
     _check_sample(read, len(sample.counts), len(validation.counts), data)
     return listed, Features(cartesian=settings.model.kind == "baseline").fit(sample), validation
+
+
+def _say_if_without_ids(file: File) -> None:
+    with files.open_file(file.url, file.size) as opened, named_if_damaged(file.url):
+        has_ids = schema.check_schema(pq.read_schema(opened), file.url)
+    if not has_ids:
+        logger.warning(
+            "%s has no shower ids: every row counts as its own shower, so depths of one shower may be split apart",
+            file.url,
+        )
 
 
 def _check_sample(read: Tally, train: int, validation: int, data: config.Data) -> None:

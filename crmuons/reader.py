@@ -199,7 +199,7 @@ def concat(parts: Sequence[EventArrays]) -> EventArrays:
 def read_rows(unit: Unit) -> tuple[pa.Table, int]:
     """The unit's rows, and the number of the first in its file."""
     url = unit.file.url
-    with files.open_file(url, unit.file.size) as opened, _named_if_damaged(url):
+    with files.open_file(url, unit.file.size) as opened, named_if_damaged(url):
         parquet = pq.ParquetFile(opened, pre_buffer=True)
         columns = schema.columns_to_read(schema.check_schema(parquet.schema_arrow, url))
         rows = unit.rows(parquet.metadata.num_rows)
@@ -209,7 +209,7 @@ def read_rows(unit: Unit) -> tuple[pa.Table, int]:
 
 
 @contextmanager
-def _named_if_damaged(url: str) -> Iterator[None]:
+def named_if_damaged(url: str) -> Iterator[None]:
     """Name the file when Arrow cannot make sense of it. An error of the storage names itself, and passes."""
     try:
         yield

@@ -115,8 +115,8 @@ class Trainer:
             torch.stack([terms[f"{name}_loss"].sum() for name in names]).sum().backward()
             _accumulate(totals, terms)
         networks = [self.networks[name] for name in names]
-        gradients, totals, faulty_ranks = optimization.exchange(networks, totals)
-        self._note_fault(faulty_ranks)
+        gradients, totals, faults = optimization.exchange(networks, totals)
+        self._note_fault(faults)
         norms = {
             f"{name}_gradient_norm": self.networks[name].move(
                 gradient / totals[f"{name}_loss"].events.clamp(min=1), frozen=self.fault[0] >= 0
@@ -182,9 +182,9 @@ class Trainer:
         decay = min(self.settings.ema_decay, (1 + self.num_steps) / (10 + self.num_steps))
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay)
 
-    def _note_fault(self, faulty_ranks: Tensor) -> None:
-        here = torch.stack([torch.full_like(self.fault[0], self.num_steps), faulty_ranks.int().argmax()])
-        self.fault = torch.where((self.fault[0] < 0) & faulty_ranks.any(), here, self.fault)
+    def _note_fault(self, faults: Tensor) -> None:
+        here = torch.stack([torch.full_like(self.fault[0], self.num_steps), faults.argmax()])
+        self.fault = torch.where((self.fault[0] < 0) & (faults.max() > 0), here, self.fault)
         if self.device.type == "cpu":
             self.check_finite()
 

@@ -1,10 +1,8 @@
 """What one worker does: put the parts of a run together and train. Ray is not needed: it is one way to start workers."""
 
-import ctypes
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +14,7 @@ import torch
 from crmuons import checkpoint, config, distributed, figures, metrics, plan, provenance, runs, schema, stream
 from crmuons.generate import BundleGenerator
 from crmuons.loop import Hooks, Loop, Metrics, Outcome
+from crmuons.memory import keep_freed_memory
 from crmuons.model import BundleModel
 from crmuons.reader import Tally
 from crmuons.runs import Run
@@ -83,19 +82,6 @@ def set_up_torch(settings: config.Config) -> None:
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("high" if settings.train.tf32 else "highest")
     keep_freed_memory()
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep large freed blocks instead of giving each back to the kernel, which zeroes it anew.
-
-    Elementwise work on 27,000 x 64 floats on one core: 0.6 ms instead of 2.4 ms; the matrix product 1.6 instead of 4.1.
-    """
-    if sys.platform == "linux":
-        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):  # musl has none
-            libc.mallopt(mmap_threshold, 1 << 30)
-            libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
 class Validation:

@@ -110,4 +110,4 @@ def test_an_exchange_says_who_was_not_finite(bad, where):
     networks = build_networks(optimizer(), {"critic": nn.Linear(2, 1)})
     networks["critic"].parameters[0].grad = torch.tensor([[1.0, bad if where == "gradient" else 0.0]])
     total = Total(torch.tensor(bad if where == "loss" else 0.0), torch.tensor(1.0))
-    assert exchange(list(networks.values()), {"critic_loss": total})[2].tolist() == [True]
+    assert exchange(list(networks.values()), {"critic_loss": total})[2].tolist() == [2.0]  # what was sent, and the sum
