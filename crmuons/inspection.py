@@ -33,8 +33,12 @@ class Inspection:
         """The findings as text, with some events at the end."""
         size = sum(file.size for file in self.files)
         yield f"files     {len(self.files)}, {size / 1e6:,.1f} MB"
-        yield f"rows      {self.rows:,}" + ("" if self.whole else " looked at, in files chosen at random (--rows 0 for all)")
-        yield "ids       " + ("primary_major_id, primary_minor_id" if self.has_ids else "none: every row is its own shower")
+        yield f"rows      {self.rows:,}" + (
+            "" if self.whole else " looked at, in files chosen at random (--rows 0 for all)"
+        )
+        yield "ids       " + (
+            "primary_major_id, primary_minor_id" if self.has_ids else "none: every row is its own shower"
+        )
         yield from (f"unusable  {number:,} rows: {reason}" for reason, number in self.faults.most_common())
         events = reader.concat(self.events)
         if len(events.counts):
