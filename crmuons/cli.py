@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         add(commands)
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # It tells of its cache of fonts.
     try:
         return int(arguments.run(arguments) or 0)
     except (ValueError, OSError, ImportError) as error:

@@ -4,7 +4,7 @@ import logging
 
 import pyarrow.parquet as pq
 
-from crmuons import config, files, schema
+from crmuons import config, files, runs, schema
 from crmuons.features import Features
 from crmuons.files import File
 from crmuons.journal import without_credentials
@@ -45,7 +45,7 @@ def prepare(settings: config.Config) -> tuple[list[File], Features, EventArrays]
     if not data.train:
         msg = "data.train is not set: give files, a directory, a glob or a URL of event Parquet"
         raise ValueError(msg)
-    listed = files.list_files(data.train)
+    listed = _list_files(data.train)
     _say_if_without_ids(listed[0])
     train = training_selection(data, None)
     held_out = Selection("validation", data.validation_share, data.test_share, vertical_depth=train.vertical_depth)
@@ -68,6 +68,18 @@ def _say_if_without_ids(file: File) -> None:
             "%s has no shower ids: every row counts as its own shower, so depths of one shower may be split apart",
             file.url,
         )
+
+
+def _list_files(urls: list[str]) -> list[File]:
+    try:
+        return files.list_files(urls)
+    except FileNotFoundError as error:
+        if not runs.in_ray_job():
+            raise
+        msg = (
+            f"{error}; a Ray job runs in a copy of its working directory, without what git ignores: give absolute paths"
+        )
+        raise FileNotFoundError(msg) from error
 
 
 def _check_sample(read: Tally, train: int, validation: int, data: config.Data) -> None:

@@ -1,4 +1,7 @@
-"""The stream's items, read by Ray Data: Parquet to Arrow blocks in tasks anywhere in the cluster, in the plan's order."""
+"""The stream's items, read by Ray Data: Parquet to Arrow blocks in tasks anywhere in the cluster, in the plan's order.
+
+Every process that reads imports this module: without torch that takes 1.2 CPU-seconds instead of 2.5.
+"""
 
 from collections.abc import Iterator
 from dataclasses import astuple
@@ -15,8 +18,7 @@ from ray.data.datasource import ReadTask
 
 from crmuons import reader, schema
 from crmuons.plan import Item
-from crmuons.reader import Selection, Tally
-from crmuons.stream import Piece
+from crmuons.reader import Piece, Selection, Tally
 
 ITEMS_PER_EXECUTION = 256  # Starting an execution costs 1-2 s; the list of its tasks costs memory.
 READ_AHEAD_BYTES = 256 * 2**20  # Of the object store, per rank.

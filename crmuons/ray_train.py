@@ -165,8 +165,11 @@ def _tracking_base(settings: config.Config) -> Path:
 
 
 def _sentence(error: BaseException) -> str:
-    """The innermost cause of an error, in its own words."""
-    while (inner := getattr(error, "cause", None) or error.__cause__) is not None:
+    """What an error says, without the errors that Ray puts around it. What we put around one names file and remedy."""
+    while isinstance(error, ray.exceptions.RayError | TrainingFailedError):
+        inner = getattr(error, "cause", None) or error.__cause__
+        if inner is None:
+            break
         error = inner
     return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
 

@@ -68,6 +68,9 @@ class Tally:
         )
 
 
+Piece = Tally | EventArrays  # Each item of the plan: what became of its rows, then its events in pieces.
+
+
 def read_item(item: Item, selection: Selection) -> tuple[Tally, Iterator[EventArrays]]:
     """Read one segment: its events in their shuffled order, without those taken before, in pieces of TABLE_ROWS.
 

@@ -188,9 +188,14 @@ def storage_path(settings: config.Config) -> Path:
         msg = f"run.storage_path = {settings.run.storage_path} is a URL; runs need a directory that all workers reach"
         raise ValueError(msg)
     path = Path(settings.run.storage_path).expanduser()
-    if path.is_absolute() or "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+    if path.is_absolute() or not in_ray_job():
         return path.absolute()
     return Path.home() / path
+
+
+def in_ray_job() -> bool:
+    """Whether this process was started by `ray job submit`."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -10,10 +10,8 @@ from typing import Any
 from crmuons import config, reader
 from crmuons.batch import EventBatch
 from crmuons.plan import Item, Plan
-from crmuons.reader import Selection, Tally
-from crmuons.schema import EventArrays
+from crmuons.reader import Piece, Selection, Tally
 
-Piece = Tally | EventArrays  # Each item of the plan: what became of its rows, then its events in pieces.
 Read = Callable[[Iterator[Item], Selection], Iterator[Piece]]
 MAX_EMPTY_ITEMS = 1000  # So many segments without an event: the data hold none of this split.
 
