@@ -72,11 +72,11 @@ class Bench:
         for process in self.started:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            process.wait()
         for process in self.ray_processes():
             process.kill()
         for process in self.started:
-            process.communicate()
+            process.stdout.close()
 
     def ray_processes(self) -> list[psutil.Process]:
         """Ray's processes of this bench: they carry its folder for sockets in their environment."""

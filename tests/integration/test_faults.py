@@ -178,6 +178,23 @@ def test_too_few_muons_to_learn_from_are_refused(bench: Bench, refused) -> None:
     )
 
 
+def test_a_file_that_turns_bad_on_the_way_stops_the_run_and_mended_it_goes_on(bench: Bench) -> None:
+    path = bench.folder / "turning.parquet"
+    good = (bench.folder / "data" / "events-00000.parquet").read_bytes()
+    path.write_bytes(good)
+    run = bench.run("turning")
+    words = ("data.train=turning.parquet", "run.name=turning", "tracking.enabled=false", "run.resume=auto")
+    process = bench.train(*words, "train.steps=100000")
+    wait_for(lambda: checkpoint.latest(run / "checkpoints"))
+    path.write_bytes(bytes(len(good)))
+    said = output(process, 1)
+    assert "turning.parquet is not a Parquet file" in said
+    assert "run.resume=auto continues" in said
+    path.write_bytes(good)
+    last = max(checkpoint.steps(run / "checkpoints"))
+    assert f"finished after {last + 5} steps" in output(bench.train(*words, f"train.steps={last + 5}"), 0)
+
+
 def test_a_learning_rate_beyond_reason_leaves_no_nan_in_a_checkpoint(bench: Bench) -> None:
     words = ("train.optimizer.lr=1e30", "train.optimizer.warmup_steps=0", "train.steps=40", "run.checkpoint_every=1")
     process = bench.train(*words, "run.name=wild", "tracking.enabled=false")

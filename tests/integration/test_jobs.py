@@ -38,15 +38,14 @@ def head(bench: Bench) -> Iterator[dict[str, str]]:
         ray, "start", "--head", *words, "--num-cpus=2", "--disable-usage-stats", "--block",
         "--temp-dir", bench.environment["RAY_TMPDIR"], **known, MLFLOW_TRACKING_PASSWORD=SECRET,
     )  # fmt: skip
-    wait_for(lambda: answers(dashboard))
-    yield known | {"RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-    started.terminate()
-    started.communicate(timeout=60)
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    known["RAY_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
+    wait_for(
+        lambda: bench.start(ray, "job", "submit", "--", "true", **known).wait() == 0
+    )  # Its job agent comes up last.
+    yield known
+    started.kill()  # A graceful end takes half a minute.
+    for process in bench.ray_processes():
+        process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +95,7 @@ def test_a_job_that_fails_ends_with_the_reason(bench: Bench, head, checkout: Pat
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "crmuons train: nothing to read at 'data/sim': no such file or directory" in said
+    assert "give absolute paths" in said
     assert "Traceback" not in said
 
 
