@@ -45,6 +45,7 @@ class Trainer:
         self.noise = torch.Generator(device)
         self.num_steps = 0
         self.num_critic_updates = 0
+        self.newest_penalty = torch.full((), math.nan, device=device)  # A metric; it is not taken in every update.
         self.progress = 0.0  # Share of the run that is done; the learning rates follow it.
         self.fault = torch.full((2,), -1, device=device)  # Step and rank of the first non-finite number.
 
@@ -63,13 +64,15 @@ class Trainer:
         self._start_step()
         for _ in range(self.settings.n_critic):
             critic = self._update(self.critic_terms, batches, "critic", "multiplicity")
+            if self._is_penalty_due():
+                self.newest_penalty = critic["gradient_penalty"]
             self.num_critic_updates += 1
         self.critic.requires_grad_(requires_grad=False)  # The generator's loss must leave no gradient in the critic.
         generator = self._update(self.generator_terms, batches, "generator")
         self.critic.requires_grad_(requires_grad=True)
         self._average()
         self.num_steps += 1
-        return critic | generator
+        return critic | generator | {"gradient_penalty": self.newest_penalty}
 
     def critic_terms(self, batch: EventBatch) -> Terms:
         """Losses of the critic and of the multiplicity model, which alone sees the empty events."""
@@ -130,8 +133,8 @@ class Trainer:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Scores of real and fake events, from one pass of the critic, and penalties of those that are penalised."""
         penalty, events = self.settings.penalty, len(condition)
-        due = penalty.kind != "none" and self.num_critic_updates % penalty.every == 0
-        chosen = min(math.ceil(events * penalty.sample_fraction), penalty.max_pairs or events) if due else 0
+        most = penalty.max_pairs or events
+        chosen = min(math.ceil(events * penalty.sample_fraction), most) if self._is_penalty_due() else 0
         both, conditions, twice = torch.cat([real, fake]), torch.cat([condition, condition]), ragged.twice()
         if penalty.kind == "zero_centred" and chosen == events:
             with self._precision():
@@ -141,6 +144,9 @@ class Trainer:
         scores = self._score(both, conditions, twice)
         penalties = self._penalties(real, fake, condition, ragged, chosen) if chosen else scores.new_zeros(0)
         return *scores.chunk(2), penalties  # type: ignore[return-value]
+
+    def _is_penalty_due(self) -> bool:
+        return self.settings.penalty.kind != "none" and self.num_critic_updates % self.settings.penalty.every == 0
 
     def _penalties(self, real: Tensor, fake: Tensor, condition: Tensor, ragged: Ragged, chosen: int) -> Tensor:
         """Penalties of the first `chosen` events: a random sample, since batches are shuffled."""
@@ -197,7 +203,7 @@ class Trainer:
         step, rank = self.fault.tolist()  # device sync
         if step >= 0:
             msg = (
-                f"step {step}: a loss or a gradient on rank {rank} is NaN or infinite; the last checkpoint is good. "
+                f"step {step}: a loss or a gradient on rank {rank} is NaN or infinite; nothing was moved by it. "
                 "Try a lower train.optimizer.lr, or train.optimizer.max_grad_norm"
             )
             raise NonFiniteError(msg)

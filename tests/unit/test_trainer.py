@@ -216,6 +216,12 @@ def test_a_penalty_every_third_update_is_three_times_as_heavy(make, batch):
     assert weight == pytest.approx([6, 0, 0, 6, 0, 0, 6], abs=1e-4)  # 2 on average, but for the last.
 
 
+def test_the_penalty_is_told_also_by_steps_whose_last_update_had_none(make, batch):
+    trainer = make(n_critic=2, penalty={"every": 2})  # Updates 0, 2, 4: never the second of a step.
+    for _ in range(2):
+        assert math.isfinite(trainer.step(repeat(batch))["gradient_penalty"].item())
+
+
 def test_the_penalty_of_a_zero_centred_critic_is_taken_on_real_and_on_fake(make, batch):
     trainer = make(penalty={"lambda_gp": 1.0})
     full = trainer.critic_terms(batch)["gradient_penalty"]
