@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from crmuons.evaluation import Evaluation
+    from crmuons.evaluation.protocol import Evaluation
     from crmuons.primaries import Source
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_simulate(commands: Commands) -> None:
-    from crmuons.simulate import Settings
+    from crmuons.simulation.simulate import Settings
 
     default = Settings()
     parser = commands.add_parser(
@@ -62,7 +62,7 @@ def _add_simulate(commands: Commands) -> None:
 
 
 def _simulate(arguments: argparse.Namespace) -> None:
-    from crmuons.simulate import FILES_IN_PROCESS, Settings, num_files, simulate
+    from crmuons.simulation.simulate import FILES_IN_PROCESS, Settings, num_files, simulate
 
     settings = Settings(
         energy_gev=tuple(arguments.energy_range),
@@ -118,7 +118,7 @@ def _add_convert(commands: Commands) -> None:
 
 
 def _convert_corsika(arguments: argparse.Namespace) -> int:
-    from crmuons.corsika import DEPTHS_M, THRESHOLD_GEV, convert
+    from crmuons.simulation.corsika import DEPTHS_M, THRESHOLD_GEV, convert
 
     left_out = convert(
         arguments.files,
@@ -202,9 +202,9 @@ def _add_evaluate(commands: Commands) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from crmuons.evaluation import Settings
-    from crmuons.evaluation_inputs import Request, evaluate_request
-    from crmuons.report import summary, write_report
+    from crmuons.evaluation.inputs import Request, evaluate_request
+    from crmuons.evaluation.protocol import Settings
+    from crmuons.evaluation.report import summary, write_report
 
     settings = Settings(arguments.events, arguments.seed)
     request = Request(

@@ -7,13 +7,13 @@ import ray
 
 from crmuons import ray_cluster
 from crmuons.progress import progress
-from crmuons.simulate import Settings, num_files, prepare, write_file
+from crmuons.simulation.simulate import Settings, num_files, prepare, write_file
 
 TASKS_AHEAD_PER_CPU = 2  # Enough to keep every CPU busy; more would only fill the scheduler's queue.
 
 
 def simulate(settings: Settings, *, num_events: int, out: Path, seed: int) -> None:
-    """Write the same files as `crmuons.simulate.simulate`, by tasks on a cluster that shares the output directory.
+    """Write the same files as `crmuons.simulation.simulate.simulate`, by tasks on a cluster that shares the output directory.
 
     Raises:
         ValueError: for no events, a negative seed, or a directory that already holds something.

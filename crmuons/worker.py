@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from crmuons import checkpoint, config, distributed, figures, metrics, plan, provenance, runs, schema, stream
+from crmuons import checkpoint, config, distributed, plan, provenance, runs, schema, stream
+from crmuons.evaluation import figures, metrics
 from crmuons.generate import BundleGenerator
 from crmuons.loop import Hooks, Loop, Metrics, Outcome
 from crmuons.memory import keep_freed_memory

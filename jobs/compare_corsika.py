@@ -7,8 +7,8 @@ import argparse
 from pathlib import Path
 
 from crmuons import files
-from crmuons.comparison import compare, table
-from crmuons.corsika import read_showers
+from crmuons.simulation.comparison import compare, table
+from crmuons.simulation.corsika import read_showers
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from crmuons.cli import main
 from crmuons.pelican import federation as client
-from crmuons.simulate import Settings, simulate
+from crmuons.simulation.simulate import Settings, simulate
 from tests.integration.federation.federation import Federation, federation, what_is_missing
 
 MISSING = what_is_missing()

@@ -2,7 +2,8 @@
 
 import pytest
 
-from crmuons import ray_simulate, simulate
+from crmuons import ray_simulate
+from crmuons.simulation import simulate
 
 
 @pytest.mark.ray

@@ -11,9 +11,10 @@ from corsikaio.subblocks.data import particle_data_dtype
 from corsikaio.subblocks.event_header import get_event_header_dtype
 from corsikaio.subblocks.run_header import get_run_header_dtype
 
-from crmuons import cli, corsika, schema
-from crmuons.comparison import LEAST_SHOWERS, compare
-from crmuons.corsika import convert, read_showers
+from crmuons import cli, schema
+from crmuons.simulation import corsika
+from crmuons.simulation.comparison import LEAST_SHOWERS, compare
+from crmuons.simulation.corsika import convert, read_showers
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "corsika"
 BLOCK = 273 * 4  # bytes
@@ -190,11 +191,11 @@ def test_depths_in_kilometres_are_refused(dat, tmp_path):
 
 def test_without_corsikaio_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "corsikaio", None)
-    monkeypatch.delitem(sys.modules, "crmuons.corsika")
+    monkeypatch.delitem(sys.modules, "crmuons.simulation.corsika")
     with pytest.raises(ImportError, match=r"pip install 'crmuons\[corsika\]'"):
-        importlib.import_module("crmuons.corsika")
+        importlib.import_module("crmuons.simulation.corsika")
     monkeypatch.undo()
-    assert sys.modules["crmuons.corsika"] is corsika
+    assert sys.modules["crmuons.simulation.corsika"] is corsika
 
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the CORSIKA files in ../shared/data/corsika")

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from crmuons import breakdown, checkpoint, config, pairing, regions, report, rivals
-from crmuons.classifiers import out_of_fold
-from crmuons.evaluation import FLOOR, GENERATED, Settings, evaluate
-from crmuons.evaluation_inputs import Request, evaluate_request
+from crmuons import checkpoint, config
+from crmuons.evaluation import breakdown, pairing, regions, report, rivals
+from crmuons.evaluation.classifiers import out_of_fold
+from crmuons.evaluation.inputs import Request, evaluate_request
+from crmuons.evaluation.metrics import Absent, Estimate
+from crmuons.evaluation.protocol import FLOOR, GENERATED, Settings, evaluate
+from crmuons.evaluation.verdicts import HEADLINES, judge
 from crmuons.features import Features
-from crmuons.metrics import Absent, Estimate
 from crmuons.model import BundleModel
 from crmuons.reader import take
 from crmuons.schema import EventArrays, write_events
-from crmuons.verdicts import HEADLINES, judge
 
 
 def toy_events(showers: int, seed: int, *, depths: int = 2, first_id: int = 0) -> EventArrays:
@@ -162,8 +163,8 @@ def evaluation():
     """A small data set against another, small enough for some figures to be absent."""
     truth, generated = toy_events(900, seed=0), toy_events(450, seed=1, first_id=10_000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("crmuons.set_classifier.STEPS", 20)
-        patch.setattr("crmuons.classifiers.MIN_EVENTS", 400)
+        patch.setattr("crmuons.evaluation.set_classifier.STEPS", 20)
+        patch.setattr("crmuons.evaluation.classifiers.MIN_EVENTS", 400)
         yield evaluate(truth, generated, toy_events(700, seed=2, first_id=20_000), Settings(max_events=900))
 
 

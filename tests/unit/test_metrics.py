@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from scipy.stats import wasserstein_distance
 
-from crmuons import metrics, multivariate, rates
-from crmuons.classifiers import Scores, area_under_curve, bundle_scores, multiplicity_scores
-from crmuons.metrics import Absent, Estimate
-from crmuons.regions import numbered
+from crmuons.evaluation import metrics, multivariate, rates
+from crmuons.evaluation.classifiers import Scores, area_under_curve, bundle_scores, multiplicity_scores
+from crmuons.evaluation.metrics import Absent, Estimate
+from crmuons.evaluation.regions import numbered
+from crmuons.evaluation.set_classifier import set_scores
+from crmuons.evaluation.summaries import Sample, bundle_summaries
 from crmuons.schema import EventArrays
-from crmuons.set_classifier import set_scores
-from crmuons.summaries import Sample, bundle_summaries
 
 
 def toy_events(
@@ -199,8 +199,8 @@ def flags(truth: EventArrays, control: EventArrays, other: EventArrays, classifi
 
 @pytest.fixture
 def small_set_classifier(monkeypatch):
-    monkeypatch.setattr("crmuons.set_classifier.STEPS", 100)
-    monkeypatch.setattr("crmuons.set_classifier.EVENTS_PER_STEP", 256)
+    monkeypatch.setattr("crmuons.evaluation.set_classifier.STEPS", 100)
+    monkeypatch.setattr("crmuons.evaluation.set_classifier.EVENTS_PER_STEP", 256)
 
 
 @pytest.mark.parametrize("name", DISTORTIONS)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from crmuons import atmosphere, propagation
-from crmuons.propagation import (
+from crmuons.simulation import atmosphere, propagation
+from crmuons.simulation.propagation import (
     FLUCTUATION_LENGTH,
     IONISATION,
     RADIATION,

@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from crmuons import cli, propagation, schema, shower, simulate
-from crmuons.simulate import Settings, draw_block
+from crmuons import cli, schema
+from crmuons.simulation import propagation, shower, simulate
+from crmuons.simulation.simulate import Settings, draw_block
 
 
 def draw(energy_gev=1e6, mass_number=1.0, threshold_gev=1e3, num=20_000):

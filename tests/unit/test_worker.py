@@ -34,7 +34,7 @@ def settings_of(tmp_path, **train):
 @pytest.fixture
 def prepared(tmp_path, toy_events, write_toy, monkeypatch):
     """A prepared run in a directory, and its settings. The figure of a validation costs more than the run."""
-    monkeypatch.setattr("crmuons.figures.marginals", lambda truth, generated: None)
+    monkeypatch.setattr("crmuons.evaluation.figures.marginals", lambda truth, generated: None)
     events = toy_events(120, seed=2)
     files = [write_toy(tmp_path / "data" / f"{i}.parquet", toy_events(40, seed=i)) for i in range(3)]
 

@@ -4,7 +4,7 @@ import argparse
 import signal
 import sys
 
-from crmuons.simulate import Settings, simulate
+from crmuons.simulation.simulate import Settings, simulate
 from tests.integration.federation.federation import federation, what_is_missing
 
 

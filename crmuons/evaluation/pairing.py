@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from crmuons.evaluation.summaries import primary_features, shower_numbers
 from crmuons.reader import concat, take
 from crmuons.schema import PRIMARY_FEATURES, EventArrays
-from crmuons.summaries import primary_features, shower_numbers
 
 SHARED_SHARE = 0.5  # Two data sets that have half of their events' primaries in common were not drawn independently.
 

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from crmuons.evaluation import FLOOR, GENERATED, Evaluation
-from crmuons.metrics import Absent, Number
+from crmuons.evaluation.metrics import Absent, Number
+from crmuons.evaluation.protocol import FLOOR, GENERATED, Evaluation
 
 AIM, BAR, UNDECIDED, MISSED, UNJUDGED = "at the floor", "meets the bar", "undecided", "misses the bar", "—"
 CERTAIN = 2.0  # Standard errors beyond the bar from which on it is missed.

@@ -5,8 +5,8 @@ import math
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from crmuons.metrics import MIN_SHOWERS, Absent, Estimate, Number
-from crmuons.summaries import Sample
+from crmuons.evaluation.metrics import MIN_SHOWERS, Absent, Estimate, Number
+from crmuons.evaluation.summaries import Sample
 
 MIN_TAIL_EVENTS = 10  # A ratio to ten events is uncertain by a third.
 

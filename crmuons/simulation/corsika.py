@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from crmuons import files, propagation, schema, shower
+from crmuons import files, schema
 from crmuons.progress import progress
 from crmuons.schema import EventArrays
-from crmuons.simulate import follow, make_new_directory
+from crmuons.simulation import propagation, shower
+from crmuons.simulation.simulate import follow, make_new_directory
 
 try:
     import corsikaio

@@ -8,11 +8,11 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from crmuons import rates
-from crmuons.metrics import Absent, Number
+from crmuons.evaluation import rates
+from crmuons.evaluation.metrics import Absent, Number
+from crmuons.evaluation.summaries import Sample, muon_quantities, shower_numbers
 from crmuons.reader import take
 from crmuons.schema import EventArrays
-from crmuons.summaries import Sample, muon_quantities, shower_numbers
 
 MAX_MASSES = 12  # More different masses than this are cut into MASS_GROUPS groups.
 MASS_GROUPS = ANGLE_GROUPS = DEPTH_GROUPS = 4

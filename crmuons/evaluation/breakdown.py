@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from crmuons import metrics, rates, regions
-from crmuons.classifiers import Scores, area_under_curve
-from crmuons.metrics import Absent, Estimate, Number
-from crmuons.pairing import Sides
-from crmuons.summaries import Sample
+from crmuons.evaluation import metrics, rates, regions
+from crmuons.evaluation.classifiers import Scores, area_under_curve
+from crmuons.evaluation.metrics import Absent, Estimate, Number
+from crmuons.evaluation.pairing import Sides
+from crmuons.evaluation.summaries import Sample
 
 Numbers = dict[str, Number]
 Splits = Bool[np.ndarray, "splits showers"]

@@ -7,7 +7,7 @@ same distribution as one followed at once. Source of a and b: Chirkin and Rhode 
 
 import numpy as np
 
-from crmuons.atmosphere import EARTH_RADIUS_M, Values
+from crmuons.simulation.atmosphere import EARTH_RADIUS_M, Values
 
 ICE_SURFACE_M = 2_835.0  # Altitude of the South Pole's surface.
 ICE_DENSITY = 0.917  # g/cm^3

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from crmuons import shower
-from crmuons.corsika import CorsikaShower
+from crmuons.simulation import shower
+from crmuons.simulation.corsika import CorsikaShower
 
 LEAST_SHOWERS = 30  # A cell with fewer showers is shown, but says little.
 NUM_MUONS = 20_000  # Simulated for each cell, as far as the next allows.

@@ -7,8 +7,9 @@ from pathlib import PurePath
 
 import numpy as np
 
-from crmuons import config, files, pairing
-from crmuons.evaluation import Evaluation, Settings, evaluate
+from crmuons import config, files
+from crmuons.evaluation import pairing
+from crmuons.evaluation.protocol import Evaluation, Settings, evaluate
 from crmuons.generate import BundleGenerator, load_generator
 from crmuons.reader import Selection, Split, in_split, sample_events
 from crmuons.schema import EventArrays

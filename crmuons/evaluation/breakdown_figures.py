@@ -3,9 +3,9 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from crmuons.breakdown import Bin, Calibration
-from crmuons.metrics import SCORED, Absent, Estimate, Number
-from crmuons.regions import Cell
+from crmuons.evaluation.breakdown import Bin, Calibration
+from crmuons.evaluation.metrics import SCORED, Absent, Estimate, Number
+from crmuons.evaluation.regions import Cell
 
 PIT_BINS = 20
 

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 
-from crmuons.classifiers import Scores, labels_and_showers, out_of_fold
+from crmuons.evaluation.classifiers import Scores, labels_and_showers, out_of_fold
+from crmuons.evaluation.summaries import Sample
 from crmuons.schema import EventArrays
-from crmuons.summaries import Sample
 
 MAX_MUONS = 64  # Of a larger bundle, this many drawn at random: its N is a feature in its own right.
 FOLDS = 2

@@ -11,18 +11,26 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Float64, Int64
 
-from crmuons import classifiers, metrics, pairing, rates, regions, rivals
-from crmuons.breakdown import Breakdown, Calibration, Numbers, break_down, random_splits, uniformity, worst_cell
-from crmuons.classifiers import Scores
+from crmuons.evaluation import classifiers, metrics, pairing, rates, regions, rivals
+from crmuons.evaluation.breakdown import (
+    Breakdown,
+    Calibration,
+    Numbers,
+    break_down,
+    random_splits,
+    uniformity,
+    worst_cell,
+)
+from crmuons.evaluation.classifiers import Scores
+from crmuons.evaluation.metrics import Estimate
+from crmuons.evaluation.multivariate import multivariate
+from crmuons.evaluation.pairing import Sides
+from crmuons.evaluation.set_classifier import set_scores
+from crmuons.evaluation.summaries import Sample, primary_features, shower_numbers
 from crmuons.generate import BundleGenerator
-from crmuons.metrics import Estimate
-from crmuons.multivariate import multivariate
-from crmuons.pairing import Sides
 from crmuons.progress import progress
 from crmuons.reader import concat, take
 from crmuons.schema import EventArrays
-from crmuons.set_classifier import set_scores
-from crmuons.summaries import Sample, primary_features, shower_numbers
 
 GENERATED, FLOOR, NEAREST, PARAMETRIC = "generated", "truth", "nearest primary", "parametric"
 PIT_EVENTS, PIT_DRAWS = 20_000, 99

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float64, Int64
 from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
 
-from crmuons.metrics import Absent, Estimate, Number
-from crmuons.summaries import BUNDLE_QUANTITIES, Sample
+from crmuons.evaluation.metrics import Absent, Estimate, Number
+from crmuons.evaluation.summaries import BUNDLE_QUANTITIES, Sample
 
 MIN_EVENTS = 1_000  # On each side: with fewer, the classifier learns little, and a low AUC means nothing.
 MIN_EVENTS_SCORED = 200  # On each side: the standard error of an AUC near 0.5 is then 0.029.

@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int64
 
-from crmuons import propagation, schema, shower
-from crmuons.atmosphere import Values
+from crmuons import schema
 from crmuons.progress import progress
 from crmuons.schema import EventArrays
+from crmuons.simulation import propagation, shower
+from crmuons.simulation.atmosphere import Values
 
 logger = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from crmuons import breakdown_figures, figures
-from crmuons.evaluation import FLOOR, GENERATED, Evaluation
-from crmuons.metrics import QUANTITIES, SCORED, Absent, Number
-from crmuons.rates import EVENT_TAILS, MUON_TAILS
-from crmuons.summaries import LABELS
-from crmuons.verdicts import AIM, BAR, HEADLINES, MISSED, UNDECIDED, describe_bar, judge
+from crmuons.evaluation import breakdown_figures, figures
+from crmuons.evaluation.metrics import QUANTITIES, SCORED, Absent, Number
+from crmuons.evaluation.protocol import FLOOR, GENERATED, Evaluation
+from crmuons.evaluation.rates import EVENT_TAILS, MUON_TAILS
+from crmuons.evaluation.summaries import LABELS
+from crmuons.evaluation.verdicts import AIM, BAR, HEADLINES, MISSED, UNDECIDED, describe_bar, judge
 
 FORMAT = 1
 JSON_FILE, PAGE_FILE, FIGURES_DIRECTORY = "evaluation.json", "report.html", "figures"
