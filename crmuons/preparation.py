@@ -5,6 +5,7 @@ import logging
 import pyarrow.parquet as pq
 
 from crmuons import config, files, runs, schema
+from crmuons.evaluation import metrics
 from crmuons.features import Features
 from crmuons.files import File
 from crmuons.journal import without_credentials
@@ -57,6 +58,12 @@ def prepare(settings: config.Config) -> tuple[list[File], Features, EventArrays]
         read += read_too
     (validation,) = rest
     _check_sample(read, len(sample.counts), len(validation.counts), data)
+    if "score" not in metrics.fidelity(validation, validation):
+        logger.warning(
+            "%d events to validate with are too few to judge a model by: the last checkpoint will be the selected one. "
+            "Give data.validation, or a larger data.validation_share",
+            len(validation.counts),
+        )
     return listed, Features(cartesian=settings.model.kind == "baseline").fit(sample), validation
 
 

@@ -54,10 +54,7 @@ def fidelity(truth: EventArrays, generated: EventArrays) -> dict[str, float]:
     Returns:
         `w1_<quantity>`: W1/sigma of each quantity in SCORED, infinite where the truth has it and the generated events do
         not; `score`: their mean; `mean_muons_ratio` and `empty_share_difference` (generated - true). A quantity that
-        fewer than MIN_SHOWERS true events have, or in which they do not differ, is left out.
-
-    Raises:
-        ValueError: if the truth has too few values of every quantity.
+        fewer than MIN_SHOWERS true events have, or in which they do not differ, is left out; `score` too, where all are.
     """
     true_sample, generated_sample = Sample.of(truth), Sample.of(generated)
     distances = {
@@ -65,14 +62,17 @@ def fidelity(truth: EventArrays, generated: EventArrays) -> dict[str, float]:
         for name in SCORED
         if lacking(true_sample, name) is None
     }
-    if not distances:
-        msg = f"{len(truth.counts)} true events with {len(truth.muons)} muons are too few to compare anything with"
-        raise ValueError(msg)
-    return distances | {
-        "score": float(np.mean(list(distances.values()))),
-        "mean_muons_ratio": float(generated.counts.mean() / truth.counts.mean()) if truth.counts.any() else math.inf,
-        "empty_share_difference": float((generated.counts == 0).mean() - (truth.counts == 0).mean()),
-    }
+    mean = {"score": float(np.mean(list(distances.values())))} if distances else {}
+    return (
+        distances
+        | mean
+        | {
+            "mean_muons_ratio": float(generated.counts.mean() / truth.counts.mean())
+            if truth.counts.any()
+            else math.inf,
+            "empty_share_difference": float((generated.counts == 0).mean() - (truth.counts == 0).mean()),
+        }
+    )
 
 
 def scaled_wasserstein(truth: Float64[np.ndarray, " n"], other: Float64[np.ndarray, " m"]) -> float:

@@ -155,3 +155,11 @@ def test_a_nan_leaves_the_last_checkpoint_good(prepared, monkeypatch):
     with pytest.raises(NonFiniteError, match="step 3: a loss or a gradient on rank 0 is NaN"):
         train(settings, run)
     assert list(checkpoint.steps(run.checkpoints)) == [2, 3]
+
+
+def test_few_events_to_validate_with_leave_the_last_checkpoint_selected(tmp_path, toy_events, write_toy):
+    settings, run = settings_of(tmp_path), Run(tmp_path / "few")
+    files = [write_toy(tmp_path / "data" / "0.parquet", toy_events(40, seed=0))]
+    run.prepare(settings, files, Features().fit(toy_events(120, seed=2)), toy_events(3, seed=9))
+    assert train(settings, run) == "finished"
+    assert json.loads(run.done.read_text())["selected"] == f"step-{STEPS:08d}"
