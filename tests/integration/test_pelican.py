@@ -180,10 +180,10 @@ def test_a_director_that_hangs_holds_up_nobody_who_knows_the_caches(
     file = one_file(fed)
     read(file.url)
     monkeypatch.setattr(servers, "NAMESPACE_GOOD_FOR_S", 0.0)
-    fed.fault("director", delay=1.0, status=500)
+    fed.fault("director", delay=8.0, status=500)
     began = time.monotonic()
     assert files.read_bytes(file.url) == content(fed)
-    assert time.monotonic() - began < 0.9
+    assert time.monotonic() - began < 6.0  # less than the director hangs
 
 
 def test_caches_that_the_director_names_later_are_found(fed: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
