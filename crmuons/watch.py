@@ -43,9 +43,10 @@ def _watch(run: Run, settings: config.Config, ended: threading.Event) -> None:
 def _new_lines(path: Path, seen: int) -> tuple[int, list[str]]:
     if not path.is_file():
         return seen, []
-    if path.stat().st_size < seen:  # A worker was replaced, and the run went back to its last checkpoint.
-        seen = 0
     with path.open("rb") as file:
+        file.seek(max(seen - 1, 0))
+        if seen and file.read(1) != b"\n":  # A worker was replaced: the run forgot the steps after its checkpoint.
+            seen = 0
         file.seek(seen)
         text = file.read()
     whole = text[: text.rfind(b"\n") + 1]

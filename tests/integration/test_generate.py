@@ -109,6 +109,8 @@ def test_an_error_in_a_task_is_the_error_itself(model_dir, tmp_path):
 
 def test_onnx_graphs_give_what_torch_gives_for_any_number_of_events_and_muons(any_model, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
+    # Weights that nobody trained send one muon in 10^5 or so far beyond the features' knots, where rounding grows.
+    torch.manual_seed(1)
     out = export(any_model, tmp_path / "exported", onnx=True)
     bundles = Bundles(out)
     for num_events, muons_per_event in ((1, 1), (3, 1), (50, 200)):
