@@ -180,7 +180,9 @@ def _run_onnx(graph: MultiplicityGraph | GeneratorGraph, inputs: dict[str, Tenso
             external_data=False,
             verbose=False,
         )
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # With more, the scatter-add over muons loses updates (docs/generation.md).
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     given: dict[str, Any] = {name: values.numpy() for name, values in inputs.items()}
     found: list[np.ndarray] = session.run(list(graph.outputs), given)
     return found

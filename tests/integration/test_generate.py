@@ -109,8 +109,8 @@ def test_an_error_in_a_task_is_the_error_itself(model_dir, tmp_path):
 
 def test_onnx_graphs_give_what_torch_gives_for_any_number_of_events_and_muons(any_model, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
-    # Weights that nobody trained send one muon in 10^5 or so far beyond the features' knots, where rounding grows.
-    torch.manual_seed(1)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # With more, the sums over muons lose updates: docs/generation.md.
     out = export(any_model, tmp_path / "exported", onnx=True)
     bundles = Bundles(out)
     for num_events, muons_per_event in ((1, 1), (3, 1), (50, 200)):
@@ -121,7 +121,7 @@ def test_onnx_graphs_give_what_torch_gives_for_any_number_of_events_and_muons(an
         noise = [torch.randn(num, size) for num, size in zip((num_events, len(event)), bundles.latents, strict=True)]
         azimuth = 6 * torch.rand(len(event))
         given = dict(zip(INPUTS, (primaries, counts, event, *noise, azimuth), strict=True))
-        session = onnxruntime.InferenceSession(str(out / "onnx" / "generator.onnx"))
+        session = onnxruntime.InferenceSession(str(out / "onnx" / "generator.onnx"), options)
         (found,) = session.run(None, {name: values.numpy() for name, values in given.items()})
         wanted = bundles.muons_of(primaries, counts, event, (*noise, azimuth))
         assert worst_difference(found, wanted.numpy()) < 1e-5
