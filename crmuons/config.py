@@ -189,6 +189,8 @@ class Tracking(Section):
     """Send the run to MLflow."""
     experiment: str = "crmuons"
     """MLflow experiment."""
+    parent: str = ""
+    """The journal of the sweep that the run is a trial of; `crmuons sweep` sets it."""
 
 
 class Config(Section):
@@ -240,6 +242,18 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
         return Config.model_validate(tree)
     except ValidationError as error:
         raise ValueError("; ".join(_say(fault) for fault in error.errors())) from error
+
+
+def changed(settings: Config, values: Mapping[str, Any]) -> Config:
+    """The settings with other values under some dotted paths.
+
+    Raises:
+        ValueError: for an unknown path, with the nearest valid one, or a value out of range.
+    """
+    tree = settings.model_dump(mode="json")
+    for path, value in values.items():
+        _set(tree, path, value)
+    return from_dict(tree)
 
 
 def settings() -> dict[str, tuple[str, str]]:

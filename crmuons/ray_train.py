@@ -22,7 +22,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from crmuons import checkpoint, config, ray_cluster, ray_data, runs, worker
+from crmuons import checkpoint, config, files, ray_cluster, ray_data, remote_runs, runs, worker
 from crmuons.loop import Metrics, Outcome
 from crmuons.preparation import prepare, refuse_credentials
 from crmuons.result import Result
@@ -47,8 +47,11 @@ def run_training(settings: config.Config) -> Result:
         FileNotFoundError, ValueError: if the data or the settings do not allow it; nothing was started then.
         RunFailedError: if the run stopped on the way. Its last checkpoint is intact.
     """
-    refuse_credentials(settings.data)
+    refuse_credentials(settings)
+    if (url := runs.storage_url(settings)) is not None:
+        files.check_writable(url)
     run = runs.find_run(settings)
+    remote_runs.fetch_start(run)
     started = run.has_started()
     if started:
         run.check_unchanged(settings)
@@ -58,7 +61,8 @@ def run_training(settings: config.Config) -> Result:
         scaling = None if here else scaling_config(settings.scaling)
         if origin is not None:  # Only now is anything written: what was refused above can be tried again.
             run.prepare(settings, *origin)
-        logger.info("%s run %s", "continuing" if started else "starting", run.directory)
+        remote_runs.start(run)
+        logger.info("%s run %s", "continuing" if started else "starting", run.place)
         outcome = _attempt(settings, run, scaling)
     return Result(run, outcome)
 
@@ -68,7 +72,7 @@ def _attempt(settings: config.Config, run: Run, scaling: ScalingConfig | None) -
         left_over.unlink(missing_ok=True)
     payload = {
         "settings": settings.model_dump(mode="json"),
-        "directory": str(run.directory),
+        "place": run.place,
         "tracking_uri": resolve_uri(_tracking_base(settings)),
     }
     with _stop_on_signals(run), progress_of(run, settings):
@@ -78,18 +82,19 @@ def _attempt(settings: config.Config, run: Run, scaling: ScalingConfig | None) -
 def train_worker(payload: dict[str, Any]) -> None:
     """One Ray Train worker. What trying again cannot mend is written down, so that the next attempt ends at once."""
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    run = Run(Path(payload["directory"]))
+    run = Run.at(payload["place"])
     if run.failure.exists():
         return
     try:
         _train(payload, get_device(), read=ray_data.read_with_ray, report=_report_to_ray)
     except (ValueError, OSError, NonFiniteError, ray.exceptions.RayTaskError) as error:
+        run.directory.mkdir(parents=True, exist_ok=True)
         runs.write_json(run.failure, {"error": _sentence(error)})
         raise
 
 
 def _train(payload: dict[str, Any], device: torch.device, **how: Any) -> Outcome:
-    settings, run = config.from_dict(payload["settings"]), Run(Path(payload["directory"]))
+    settings, run = config.from_dict(payload["settings"]), Run.at(payload["place"])
     return worker.train(settings, run, device=device, tracking_uri=payload["tracking_uri"], **how)
 
 
@@ -98,7 +103,7 @@ def _train_here(payload: dict[str, Any]) -> Outcome:
     try:
         return _train(payload, device)
     except (ValueError, OSError, NonFiniteError) as error:
-        raise RunFailedError(_with_remedy(_sentence(error), Run(Path(payload["directory"])))) from error
+        raise RunFailedError(_with_remedy(_sentence(error), Run.at(payload["place"]))) from error
 
 
 def _train_on_ray(scaling: ScalingConfig, how: config.Run, run: Run, payload: dict[str, Any]) -> Outcome:
@@ -154,8 +159,10 @@ def scaling_config(scaling: config.Scaling) -> ScalingConfig:
     )
 
 
-def _report_to_ray(metrics: Metrics, saved: Path | None) -> None:
-    kept = ray.train.Checkpoint.from_directory(str(saved)) if saved is not None else None
+def _report_to_ray(metrics: Metrics, _step: int, saved: Path | None) -> None:
+    if saved is None:  # Ray drops metrics without a checkpoint, and takes one report in each health interval.
+        return
+    kept = ray.train.Checkpoint.from_directory(str(saved))
     ray.train.report(metrics, kept, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
 
 
@@ -175,11 +182,11 @@ def _sentence(error: BaseException) -> str:
 
 
 def _with_remedy(reason: str, run: Run) -> str:
-    last = checkpoint.latest(run.checkpoints)
+    last = max(remote_runs.Stored.of(run).step, *checkpoint.steps(run.checkpoints), -1)
     where = (
         "no checkpoint was written"
-        if last is None
-        else f"the last checkpoint is {last.name}; run.resume=auto continues"
+        if last < 0
+        else f"the last checkpoint is {checkpoint.path(run.checkpoints, last).name}; run.resume=auto continues"
     )
     return f"run {run.directory.name} stopped: {reason} ({where})"
 

@@ -1,30 +1,33 @@
 """What one worker does: put the parts of a run together and train. Ray is not needed: it is one way to start workers."""
 
+import io
 import json
 import logging
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from crmuons import checkpoint, config, distributed, plan, provenance, runs, schema, stream
+from crmuons import checkpoint, config, distributed, plan, provenance, remote_runs, runs, schema, stream
 from crmuons.evaluation import figures, metrics
 from crmuons.generate import BundleGenerator
 from crmuons.loop import Hooks, Loop, Metrics, Outcome
 from crmuons.memory import keep_freed_memory
 from crmuons.model import BundleModel
 from crmuons.reader import Tally
+from crmuons.remote_runs import Uploads
 from crmuons.runs import Run
 from crmuons.tracking import AnyTracker, NullTracker, Status, Tracker
 from crmuons.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
-Report = Callable[[Metrics, Path | None], None]
+Report = Callable[[Metrics, int, Path | None], None]
 
 
 def train(
@@ -44,18 +47,19 @@ def train(
         device: this worker's.
         tracking_uri: the MLflow server or store.
         read: reads the items of the plan.
-        report: told of every saved checkpoint, on every rank.
+        report: told of metrics, their step, and the checkpoint where one was saved, on every rank.
     """
     set_up_torch(settings)
+    remote_runs.fetch_start(run)
     trainer = Trainer(settings, run.load_features(settings), device)
-    last = checkpoint.latest(run.checkpoints)
-    state = None if last is None else checkpoint.load_training(last)
+    state = _last_state(run, device)
     batches = _stream(settings, run, None if state is None else state["stream"], read)
     if distributed.rank() == 0:
         run.forget_metrics_after(-1 if state is None else state["trainer"]["num_steps"])
     tracker = _tracker(settings, run, tracking_uri) if distributed.rank() == 0 else NullTracker()
+    uploads = Uploads(run, settings.run.keep_checkpoints) if distributed.rank() == 0 and run.url else None
     hooks = Hooks(
-        report=_reporter(run, tracker, report),
+        report=_reporter(run, tracker, uploads, report),
         validate=Validation(run, settings, device, tracker),
         wants_to_stop=run.stop_request.exists,
         about=lambda step: about(settings, run, step),
@@ -68,6 +72,10 @@ def train(
         outcome = loop.fit()
         if distributed.rank() == 0 and outcome == "finished":
             _deliver(run, tracker, trainer.num_steps)
+            if uploads is not None:
+                uploads.add_model(trainer.num_steps)
+        if uploads is not None:
+            uploads.finish(settings.run.upload_seconds)
         status = "FINISHED" if outcome == "finished" else "KILLED"
     finally:
         batches.close()
@@ -112,6 +120,18 @@ def about(settings: config.Config, run: Run, step: int) -> dict[str, object]:
     }
 
 
+def _last_state(run: Run, device: torch.device) -> dict[str, Any] | None:
+    """What the last checkpoint holds, None where there is none; of a run kept at a URL rank 0 says which is the last."""
+    if distributed.rank() == 0:
+        remote_runs.fetch_newest(run)
+    last = checkpoint.latest(run.checkpoints)
+    if run.url is None:
+        return None if last is None else checkpoint.load_training(last)
+    ours = b"" if last is None else (last / checkpoint.TRAINING_FILE).read_bytes()
+    content = distributed.bytes_from_rank_zero(ours, device)
+    return checkpoint.load_training(io.BytesIO(content)) if content else None
+
+
 def _stream(settings: config.Config, run: Run, state: dict[str, object] | None, read: stream.Read) -> stream.Stream:
     """The rank's batches, from where a checkpoint left off; ranks may have become more or fewer since."""
     units = plan.cut(run.load_files())
@@ -131,7 +151,7 @@ def _stream(settings: config.Config, run: Run, state: dict[str, object] | None, 
         rank,
         position=positions[rank],
         tally=tally,
-        selection=stream.training_selection(settings.data, str(run.directory)),
+        selection=stream.training_selection(settings.data, run.place),
         data=settings.data,
         events_per_batch=settings.train.events_per_worker,
         read=read,
@@ -148,17 +168,24 @@ def _tracker(settings: config.Config, run: Run, uri: str) -> AnyTracker:
         run_name=run.directory.name,
         params=settings.flat(),
         tags={"dataset_fingerprint": run.fingerprint(), "num_workers": str(distributed.world_size())},
+        parent=settings.tracking.parent,
     )
 
 
-def _reporter(run: Run, tracker: AnyTracker, report: Report | None) -> Callable[[Metrics, int, Path | None], None]:
+def _reporter(
+    run: Run, tracker: AnyTracker, uploads: Uploads | None, report: Report | None
+) -> Callable[[Metrics, int, Path | None], None]:
     def tell(values: Metrics, step: int, saved: Path | None) -> None:
+        if uploads is not None and values:
+            values = values | {"storage/steps_behind": step - max(uploads.stored.step, 0)}
         if distributed.rank() == 0 and values:
             with run.metrics.open("a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
             tracker.metrics(values, step)
-        if report is not None and saved is not None:
-            report(values, saved)
+        if uploads is not None and saved is not None:
+            uploads.add(saved)
+        if report is not None:
+            report(values, step, saved)
 
     return tell
 

@@ -21,10 +21,14 @@ LONGEST_PAUSE = 60.0  # between attempts to reach a server that does not answer
 LAST_ATTEMPTS = 2  # failures in a row after which a run that ends leaves the rest to `crmuons sync`
 
 
-def sync(directory: Path) -> tuple[int, str]:
+def sync(directory: Path, died_as: str = "KILLED") -> tuple[int, str]:
     """Send what a run's journal holds and the server does not have.
 
-    The server is MLFLOW_TRACKING_URI, or else the one the run was meant for. A run whose process died is ended as KILLED.
+    The server is MLFLOW_TRACKING_URI, or else the one the run was meant for.
+
+    Args:
+        directory: the run's.
+        died_as: the state in which a run ends whose process died before it could say one.
 
     Returns:
         How many entries were sent, and the MLflow run.
@@ -40,15 +44,15 @@ def sync(directory: Path) -> tuple[int, str]:
     journal = Journal(directory)
     try:
         journal.lock()
-        return _send_now(journal)
+        return _send_now(journal, died_as)
     finally:
         journal.unlock()
         journal.close()
 
 
-def _send_now(journal: Journal) -> tuple[int, str]:
+def _send_now(journal: Journal, died_as: str) -> tuple[int, str]:
     if journal.status == "RUNNING":
-        journal.append("status", status="KILLED")
+        journal.append("status", status=died_as)
     if not journal.uri:
         msg = f"the journal in {journal.directory} does not say what run it is of: its first entry is missing"
         raise ValueError(msg)

@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from crmuons.journal import Entry, Journal, Sent, without_credentials
+from crmuons.tracking import registry
 from crmuons.tracking.uri import database
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,8 @@ class Server:
                 client.set_tag(run_id, "mlflow.loggedImages", "True")  # Makes the UI show its image grid.
             case "model":
                 self._log_model(client, run_id, entry)
+            case "registration":
+                registry.register(client, _run_of(client, entry["of"]), entry)
             case "status":
                 client.set_terminated(run_id, entry["status"], entry["time_ms"])
 
@@ -125,10 +128,10 @@ class Server:
             return
         experiment = self._experiment(client, entry["experiment"])
         # A request whose answer was lost made the run all the same.
-        found = client.search_runs([experiment], f"tags.`{_IDENTITY_TAG}` = '{entry['identity']}'", max_results=1)
+        found = _search(client, [experiment], entry["identity"])
         tags = {_IDENTITY_TAG: entry["identity"]}
-        if entry["parent_run_id"] is not None:
-            tags["mlflow.parentRunId"] = entry["parent_run_id"]
+        if entry.get("parent"):
+            tags["mlflow.parentRunId"] = _run_of(client, entry["parent"]).info.run_id
         run = found[0] if found else client.create_run(experiment, entry["time_ms"], tags, entry["run_name"])
         self.sent.run_id, self.sent.experiment_id = run.info.run_id, experiment
         self.known.set()
@@ -169,6 +172,19 @@ class Server:
         outputs = client.get_run(run_id).outputs
         if outputs is None or model.model_id not in {output.model_id for output in outputs.model_outputs}:
             client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])  # A database error the second time.
+
+
+def _run_of(client: mlflow.MlflowClient, identity: str) -> mlflow.entities.Run:
+    """The run of another journal. The server has to know it first: until then the entry waits."""
+    found = _search(client, [each.experiment_id for each in client.search_experiments()], identity)
+    if not found:
+        msg = f"the run of journal {identity}, to which this one belongs, is not known there; send that one first"
+        raise MlflowException(msg)
+    return found[0]
+
+
+def _search(client: mlflow.MlflowClient, experiments: list[str], identity: str) -> list[mlflow.entities.Run]:
+    return list(client.search_runs(experiments, f"tags.`{_IDENTITY_TAG}` = '{identity}'", max_results=1))
 
 
 def _make_database(path: Path) -> None:

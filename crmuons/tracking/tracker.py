@@ -111,7 +111,7 @@ class Tracker:
         run_name: str,
         params: Mapping[str, object],
         tags: Mapping[str, str],
-        parent_run_id: str | None = None,
+        parent: str = "",
         flush_seconds: float = 60.0,
     ) -> Self:
         """Begin a run, or go on with the one that the directory holds.
@@ -124,7 +124,7 @@ class Tracker:
             params: settings under dotted paths. One that differs from the run's first value cannot be changed in
                 MLflow: it becomes the tag `changed.<path>`.
             tags: added to those that name the code (`provenance.code_tags`), which they override.
-            parent_run_id: the MLflow run below which this one is shown.
+            parent: the `identity` of the tracker of the run below which this one is shown; it may be unknown to the server still.
             flush_seconds: `finish` waits no longer than this for the server.
 
         Raises:
@@ -135,7 +135,7 @@ class Tracker:
         for name in (*params, *tags):
             _check_name(name)
         journal = Journal(directory)
-        where = {"uri": uri, "experiment": experiment, "run_name": run_name, "parent_run_id": parent_run_id}
+        where = {"uri": uri, "experiment": experiment, "run_name": run_name, "parent": parent}
         journal.append("open", identity=journal.identity, **where)
         tracker = cls(journal, uri, flush_seconds)
         tracker._params(params)
@@ -143,6 +143,11 @@ class Tracker:
         tracker._sender.start()
         tracker._system.start()
         return tracker
+
+    @property
+    def identity(self) -> str:
+        """Names the run towards other journals, before any server knows it."""
+        return self._journal.identity
 
     @property
     def run_id(self) -> str | None:
@@ -201,6 +206,17 @@ class Tracker:
             pip_requirements=[f"{name}=={version(name)}" for name in ("crmuons", "mlflow", "numpy", "pandas", "torch")],
         )
         self._append_file("model", path)
+
+    def register(self, identity: str, name: str, *, score: float, tags: Mapping[str, str]) -> None:
+        """Make the model of another run a version in the registry; see registry.py.
+
+        Args:
+            identity: of the journal of the run that has the model.
+            name: the registered model.
+            score: the model's; lower is better.
+            tags: of the version. The alias moves from a better model only where `validation` differs.
+        """
+        self._journal.append("registration", of=identity, name=name, score=score, tags=dict(tags))
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Tags of the run; the newest value of a tag stays."""

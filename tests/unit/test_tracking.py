@@ -120,7 +120,7 @@ def test_resume_goes_on_with_the_run_and_keeps_the_first_value_of_a_step(start, 
 
 def test_child_is_shown_below_its_parent(start, client, tmp_path):
     parent = start(tmp_path / "sweep")
-    child = start(tmp_path / "trial", parent_run_id=parent.wait_for_run(20))
+    child = start(tmp_path / "trial", parent=parent.identity)
     child.finish("FINISHED")
     assert client.get_run(child.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
 
@@ -181,7 +181,7 @@ def test_sync_of_no_run_names_the_directory(tmp_path):
 def test_killed_run_ends_as_killed_and_loses_only_the_line_cut_short(client, base, tmp_path):
     journal = Journal(tmp_path)
     journal.append(
-        "open", identity=journal.identity, uri=default_uri(base), experiment="tests", run_name="r", parent_run_id=None
+        "open", identity=journal.identity, uri=default_uri(base), experiment="tests", run_name="r", parent=""
     )
     journal.append_metrics({"loss": 1.0}, 1)
     journal.close()
@@ -387,3 +387,37 @@ def test_server_that_lost_the_run_gets_all_of_it_again(start, client, tmp_path):
     assert client.get_run(run_id).data.params == {"train.steps": "1"}
     assert history(client, run_id, "loss") == [(1, 1.0)]
     assert client.get_run(run_id).info.status == "FINISHED"
+
+
+def test_best_model_is_registered_once_its_run_is_known_and_keeps_the_alias_from_worse_ones(
+    start, client, model_dir, tmp_path, monkeypatch
+):
+    example = pd.DataFrame({name: [1.0] for name in schema.PRIMARY_FEATURES})
+    sweep, trials = start(tmp_path / "sweep", uri=NOBODY), {}
+    for name, score in (("good", 0.1), ("worse", 0.2), ("other", 0.3)):
+        trials[name] = start(tmp_path / name, uri=NOBODY, run_name=name, parent=sweep.identity)
+        trials[name].model(model_dir, example)
+        trials[name].finish("FINISHED")
+        tags = {"validation": "other data" if name == "other" else "same data"}
+        sweep.register(trials[name].identity, "bundles", score=score, tags=tags)
+    sweep.finish("FINISHED")
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
+    with pytest.raises(ConnectionError, match="is not known there; send that one first"):
+        sync(tmp_path / "good")
+    with pytest.raises(ConnectionError, match="is not known there; send that one first"):
+        sync(tmp_path / "sweep")  # The run itself was made all the same.
+    runs = {name: sync(tmp_path / name)[1] for name in ("good", "worse")}
+    with pytest.raises(ConnectionError):
+        sync(tmp_path / "sweep")
+    assert client.get_model_version_by_alias("bundles", "best").run_id == runs["good"]
+    runs["other"] = sync(tmp_path / "other")[1]
+    (tmp_path / "sweep" / "tracking" / "sent.json").unlink()  # As after a kill: all is sent again.
+    parent = sync(tmp_path / "sweep")[1]
+
+    assert {client.get_run(run).data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent}
+    versions = client.search_model_versions("name = 'bundles'")
+    assert sorted(version.run_id for version in versions) == sorted(runs.values())
+    holder = client.get_model_version_by_alias("bundles", "best")
+    assert holder.run_id == runs["other"]  # Other events: its score does not compare.
+    assert (holder.tags["validation"], holder.tags["score"]) == ("other data", "0.3")

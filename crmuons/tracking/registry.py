@@ -1,0 +1,66 @@
+"""MLflow's model registry: the best of a sweep becomes a version there, and `models:/NAME@best` the best of all."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import mlflow
+from mlflow.entities import LoggedModel
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+ALIAS = "best"
+
+
+def register(client: mlflow.MlflowClient, run: mlflow.entities.Run, entry: Mapping[str, Any]) -> None:
+    """Register the newest model of a run; repeated, it changes nothing.
+
+    The alias stays where it is if it points to a model with a lower score on the same validation events (tag `validation`).
+
+    Args:
+        client: of the server.
+        run: the run that logged the model.
+        entry: of the journal, as `Tracker.register` wrote it.
+
+    Raises:
+        MlflowException: if the server does not have the model yet.
+    """
+    model, name = _model_of(client, run), entry["name"]
+    tags = entry["tags"] | {"score": repr(entry["score"]), "model_id": model.model_id}
+    _make_registered_model(client, name)
+    known = {version.tags.get("model_id"): version for version in client.search_model_versions(f"name = '{name}'")}
+    version = known.get(model.model_id) or client.create_model_version(
+        name, f"models:/{model.model_id}", run.info.run_id, tags, model_id=model.model_id
+    )
+    holder = _holder(client, name)
+    if holder is None or not _is_better(holder.tags, tags):
+        client.set_registered_model_alias(name, ALIAS, version.version)
+
+
+def _model_of(client: mlflow.MlflowClient, run: mlflow.entities.Run) -> LoggedModel:
+    found = client.search_logged_models(
+        [run.info.experiment_id],
+        f"source_run_id = '{run.info.run_id}'",
+        order_by=[{"field_name": "creation_timestamp", "ascending": False}],
+    )
+    if not found:
+        msg = f"run {run.info.run_name} has no model there yet"
+        raise MlflowException(msg)
+    return found[0]
+
+
+def _make_registered_model(client: mlflow.MlflowClient, name: str) -> None:
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _holder(client: mlflow.MlflowClient, name: str) -> ModelVersion | None:
+    version = client.get_registered_model(name).aliases.get(ALIAS)
+    return None if version is None else client.get_model_version(name, version)
+
+
+def _is_better(theirs: Mapping[str, str], ours: Mapping[str, str]) -> bool:
+    same = theirs.get("validation") is not None and theirs.get("validation") == ours.get("validation")
+    return same and float(theirs["score"]) <= float(ours["score"])
