@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,13 @@ _NAME = re.compile(r"step-(\d{8})")
 def path(directory: Path, step: int) -> Path:
     """Where the checkpoint of a step is."""
     return directory / f"step-{step:08d}"
+
+
+def step(name: str) -> int:
+    """The step of a checkpoint's name, whatever follows it."""
+    match = _NAME.match(name)
+    assert match is not None, name
+    return int(match[1])
 
 
 def save(directory: Path, step: int, model: BundleModel, about: Mapping[str, Any], training: Mapping[str, Any]) -> Path:
@@ -89,9 +97,10 @@ def load_model(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
     return model.eval().requires_grad_(requires_grad=False), about
 
 
-def load_training(checkpoint: Path) -> dict[str, Any]:
-    """What `save` was given as `training`."""
-    state: dict[str, Any] = torch.load(checkpoint / TRAINING_FILE, map_location="cpu", weights_only=True)
+def load_training(checkpoint: Path | BytesIO) -> dict[str, Any]:
+    """What `save` was given as `training`, from a checkpoint's directory or the content of its training.pt."""
+    source = checkpoint / TRAINING_FILE if isinstance(checkpoint, Path) else checkpoint
+    state: dict[str, Any] = torch.load(source, map_location="cpu", weights_only=True)
     return state
 
 
@@ -108,9 +117,14 @@ def latest(directory: Path) -> Path | None:
 
 def best(directory: Path) -> Path | None:
     """The checkpoint selected by validation; the newest where none was."""
+    return selected(directory) or latest(directory)
+
+
+def selected(directory: Path) -> Path | None:
+    """The checkpoint selected by validation; None where none was."""
     chosen = directory / BEST_FILE
     named = directory / chosen.read_text() if chosen.is_file() else None
-    return named if named is not None and named.is_dir() else latest(directory)
+    return named if named is not None and named.is_dir() else None
 
 
 def choose_best(directory: Path, checkpoint: Path) -> None:

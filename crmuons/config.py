@@ -25,7 +25,7 @@ class Run(Section):
     name: str = Field(default="", pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]*)?$")
     """Directory of the run below storage_path. Empty: the preset's name and a digest of the settings."""
     storage_path: str = "runs"
-    """Where runs are kept; every worker must be able to write there."""
+    """Where runs are kept: a directory that every worker can write to, or a URL (docs/pelican.md)."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Seed of the weights, the noise and the order of the data."""
     resume: Literal["never", "auto"] = "never"
@@ -36,6 +36,8 @@ class Run(Section):
     """Steps between checkpoints."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """How many of the newest checkpoints are kept, beside the best one."""
+    upload_seconds: float = Field(default=1800, gt=0)
+    """Where runs are kept at a URL: at the end, how long to go on trying to write what is not there yet."""
 
 
 class Data(Section):
@@ -207,7 +209,8 @@ class Config(Section):
 
     def digest(self) -> str:
         """Eight hexadecimal digits that name the settings that shape the result."""
-        bookkeeping: Any = {"scaling": True, "tracking": True, "run": {"name", "resume", "storage_path"}}
+        run = {"name", "resume", "storage_path", "upload_seconds"}
+        bookkeeping: Any = {"scaling": True, "tracking": True, "run": run}
         kept = self.model_dump(mode="json", exclude=bookkeeping)
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
 

@@ -34,6 +34,18 @@ def from_rank_zero(values: Sequence[float], device: torch.device) -> list[float]
     return numbers
 
 
+def bytes_from_rank_zero(content: bytes, device: torch.device) -> bytes:
+    """Rank 0's bytes, on every rank; those of the other ranks are not looked at."""
+    if world_size() == 1:
+        return content
+    (length,) = from_rank_zero([float(len(content))], device)
+    buffer = torch.empty(int(length), dtype=torch.uint8, device=device)
+    if rank() == 0:
+        buffer.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else buffer)
+    dist.broadcast(buffer, 0)
+    return buffer.cpu().numpy().tobytes()
+
+
 def gather(values: Tensor) -> Tensor:
     """Every rank's tensor of the same shape, stacked by rank [ranks, ...]."""
     if world_size() == 1:

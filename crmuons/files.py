@@ -7,7 +7,10 @@ import logging
 import os
 import re
 import shutil
+import tempfile
+import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -72,6 +75,51 @@ def exists(url: str) -> bool:
     return bool(fs.exists(path))
 
 
+def names(url: str) -> list[str]:
+    """The names in a folder as they are now, sorted; none where there is no folder."""
+    fs, path = _filesystem(url)
+    fs.invalidate_cache()  # Some file systems remember listings.
+    try:
+        return sorted(str(name).rstrip("/").rpartition("/")[2] for name in fs.ls(path, detail=False))
+    except FileNotFoundError:
+        return []
+
+
+def sizes(url: str) -> dict[str, int]:
+    """The files below a folder as they are now: their sizes in bytes by their paths in it; none without a folder."""
+    fs, root = _filesystem(url)
+    fs.invalidate_cache()
+    return {PurePosixPath(name).relative_to(root).as_posix(): size for name, size in _sizes(fs, root).items()}
+
+
+def get(url: str, local: Path) -> None:
+    """Copy a file to a local name, under which it appears once it is whole; folders are made."""
+    fs, path = _filesystem(url)
+    local.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial(local)
+    fs.get_file(path, str(partial))
+    partial.replace(local)
+
+
+def remove_tree(url: str) -> None:
+    """Remove a folder with all that is in it; that there is none is as good.
+
+    Raises:
+        OSError: if it may not be removed, a PermissionError where the token does not cover it.
+    """
+    fs, root = _filesystem(url)
+    fs.invalidate_cache()
+    if not fs.isdir(root):
+        return
+    if not isinstance(fs, pelican.Federation):
+        fs.rm(root, recursive=True)
+        return
+    entries = fs.find(root, withdirs=True)
+    for path in sorted(entries, key=len, reverse=True):  # What is in a folder before the folder.
+        fs.rm_file(path)
+    fs.rm_file(root)
+
+
 def put(local: Path, url: str) -> None:
     """Copy a local file; folders are made, and the file appears under its name only once it is whole.
 
@@ -85,7 +133,7 @@ def put(local: Path, url: str) -> None:
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
+    partial = _partial(target)
     shutil.copyfile(local, partial)
     partial.replace(target)
 
@@ -129,32 +177,52 @@ def get_tree(url: str, folder: Path) -> list[Path]:
     for name, size in there.items():
         target = folder / PurePosixPath(name).relative_to(root)
         if not target.is_file() or target.stat().st_size != size:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f".{target.name}.partial")
-            fs.get_file(name, str(partial))
-            partial.replace(target)
+            get(_with_scheme(fs, name), target)
             copied.append(target)
     return copied
 
 
 def check_writable(url: str) -> None:
-    """Find out, before long work, whether its results can be written there.
+    """Find out, before long work, whether its results can be written below a URL.
+
+    A token's scopes or a folder's permissions say so, or else a small file that is written and removed again.
 
     Raises:
-        PermissionError: if not: no token that covers the URL, or a local folder that cannot be made or written.
+        PermissionError: if not: no token that covers the URL, a local folder that cannot be made or written, or what
+            came of trying.
         NotADirectoryError: if there is a file where a folder is due.
     """
     fs, path = _filesystem(url)
-    if isinstance(fs, pelican.Federation):
-        fs.check_writable(path)
-    elif isinstance(fs, LocalFileSystem):
-        folder = next(each for each in (Path(path), *Path(path).parents) if each.exists())
-        if not folder.is_dir():
-            msg = f"'{url}' cannot be written: {folder} is a file; take another name"
-            raise NotADirectoryError(msg)
-        if not os.access(folder, os.W_OK | os.X_OK):
-            msg = f"'{url}' cannot be written: no permission to write to {folder}"
-            raise PermissionError(msg)
+    if isinstance(fs, LocalFileSystem):
+        _check_local_folder(url, Path(path))
+    elif not (isinstance(fs, pelican.Federation) and fs.check_writable(path)):
+        _try_writing(url)
+
+
+def _check_local_folder(url: str, path: Path) -> None:
+    folder = next(each for each in (path, *path.parents) if each.exists())
+    if not folder.is_dir():
+        msg = f"'{url}' cannot be written: {folder} is a file; take another name"
+        raise NotADirectoryError(msg)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        msg = f"'{url}' cannot be written: no permission to write to {folder}"
+        raise PermissionError(msg)
+
+
+def _try_writing(url: str) -> None:
+    """Write a file of one byte; where it cannot be removed, it stays."""
+    probe = f"{url.rstrip('/')}/.probe-{uuid.uuid4().hex}"
+    fs, path = _filesystem(probe)
+    with tempfile.NamedTemporaryFile() as byte:
+        byte.write(b"0")
+        byte.flush()
+        try:
+            put(Path(byte.name), probe)
+        except Exception as error:  # Each storage's library has errors of its own.
+            msg = f"'{url}' cannot be written: {type(error).__name__}: {error}; give another place, or the credentials it takes"
+            raise PermissionError(msg) from error
+    with suppress(OSError, NotImplementedError):  # May write and not remove: some places are like that.
+        fs.rm_file(path)
 
 
 def _all_matches(pattern: str, suffixes: tuple[str, ...]) -> list[File]:
@@ -213,6 +281,11 @@ def _sizes(fs: fsspec.AbstractFileSystem, root: str) -> dict[str, int]:
     if not fs.isdir(root):
         return {}
     return {name: int(entry["size"]) for name, entry in fs.find(root, detail=True).items()}
+
+
+def _partial(target: Path) -> Path:
+    """A name beside a file's that no other writer takes."""
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
 
 
 def _is_data(name: str, root: str, suffixes: tuple[str, ...]) -> bool:

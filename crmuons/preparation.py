@@ -18,13 +18,13 @@ logger = logging.getLogger(__name__)
 FEATURE_EVENTS = 100_000  # Events of the sample on which the features are fitted.
 
 
-def refuse_credentials(data: config.Data) -> None:
+def refuse_credentials(settings: config.Config) -> None:
     """Settings are kept with the run, in its checkpoints and in MLflow: nothing secret may be among them.
 
     Raises:
         ValueError: if a URL carries a password or a token.
     """
-    for url in (*data.train, *data.validation):
+    for url in (*settings.data.train, *settings.data.validation, settings.run.storage_path):
         if (clean := without_credentials(url)) != url:
             msg = (
                 f"'{clean}' was given with a password or a token, which would be kept with the run; leave it out of the URL and "

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from crmuons import checkpoint, journal
 from crmuons.loop import Outcome
+from crmuons.remote_runs import Stored
 from crmuons.runs import Run
 
 
@@ -26,20 +27,22 @@ class Result:
 
     def _lines(self) -> Iterator[str]:
         run, metrics = self.run, self.run.latest_metrics()
-        yield f"run      {run.directory} ({self.outcome} after {metrics.get('step', 0):.0f} steps)"
-        saved = checkpoint.latest(run.checkpoints)
+        yield f"run      {run.place} ({self.outcome} after {metrics.get('step', 0):.0f} steps)"
+        stored, saved = Stored.of(run), checkpoint.latest(run.checkpoints)
         if self.outcome == "finished":
-            yield f"model    {run.model}"
+            yield f"model    {run.model if run.url is None else f'{run.url}/{stored.model}'}"
         elif saved is None:
             yield "saved    nothing: it was stopped before the first step; run.resume=auto starts it again"
         else:
             yield f"saved    {saved}; the same command with run.resume=auto continues"
+        if stored.kept is not None:
+            yield f"old checkpoints stay where they are: {stored.kept}"
         if "validation/score" in metrics:
             yield f"score    mean W1/sigma {metrics['validation/score']:.4f} on held-out events"
         if left_out := metrics.get("data/quarantined"):
-            yield f"left out {left_out:.0f} of {metrics['data/rows']:.0f} rows that cannot be used: {run.quarantine}"
+            yield f"left out {left_out:.0f} of {metrics['data/rows']:.0f} rows that cannot be used: {run.place}/quarantine"
         if left_out := metrics.get("data/outliers"):
             muons = metrics["data/outlier_muons"]
-            yield f"left out {left_out:.0f} events with {muons:.0f} muons, above the cap: {run.outliers}"
+            yield f"left out {left_out:.0f} events with {muons:.0f} muons, above the cap: {run.place}/outliers"
         if unsent := journal.num_unsent(run.directory):
             yield f"MLflow   does not have {unsent} entries of this run; they are kept: crmuons sync {run.directory}"

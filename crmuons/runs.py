@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,18 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from crmuons import config, schema
+from crmuons import bundles, config, files, schema
 from crmuons.features import Features
 from crmuons.files import File
 from crmuons.schema import EventArrays
 
 logger = logging.getLogger(__name__)
 
+START = "start"  # Label of the bundle that a run kept at a URL begins with.
+
 # These may change when a run is continued; a change of any other setting is refused.
 MAY_CHANGE = re.compile(
-    r"run\.(resume|max_failures|checkpoint_every|keep_checkpoints|storage_path|name)"
+    r"run\.(resume|max_failures|checkpoint_every|keep_checkpoints|storage_path|upload_seconds|name)"
     r"|scaling\..*|tracking\..*|train\.(steps|max_seconds|log_every|validate_every|compile)"
     r"|data\.(prefetch_batches|max_quarantined_share)"
 )
@@ -31,9 +33,20 @@ MAY_CHANGE = re.compile(
 
 @dataclass(frozen=True)
 class Run:
-    """The directory of a run."""
+    """A run: its directory on this machine, and the URL where its results are kept (remote_runs.py); None: in the directory."""
 
     directory: Path
+    url: str | None = None
+
+    @classmethod
+    def at(cls, place: str) -> "Run":
+        """The run of a directory or a URL; see `place`."""
+        return cls(local_copy(place), place) if "://" in place else cls(Path(place))
+
+    @property
+    def place(self) -> str:
+        """Where the run is, the same for every machine."""
+        return self.url or str(self.directory)
 
     @property
     def checkpoints(self) -> Path:
@@ -48,16 +61,6 @@ class Run:
     def metrics(self) -> Path:
         """One JSON line for each log step."""
         return self.directory / "metrics.jsonl"
-
-    @property
-    def quarantine(self) -> Path:
-        """Rows that cannot be used, with the reasons."""
-        return self.directory / "quarantine"
-
-    @property
-    def outliers(self) -> Path:
-        """Events with more muons than the cap."""
-        return self.directory / "outliers"
 
     @property
     def failure(self) -> Path:
@@ -163,34 +166,58 @@ def find_run(settings: config.Config) -> Run:
 
     Raises:
         ValueError: if a run of the given name exists and is not to be continued.
+        OSError: if the storage cannot be asked.
     """
-    storage = storage_path(settings)
-    base = storage / settings.run.name
-    numbered = _numbered(base) if settings.run.name.endswith(settings.digest()) else {}
+    storage, name = storage_path(settings), settings.run.name
+    url = storage_url(settings)
+    names = {path.name for path in storage.glob("*")} | set(files.names(url) if url else ())
+    numbered = _numbered(name, names) if name.endswith(settings.digest()) else {}
+
+    def run(name: str) -> Run:
+        return Run(storage / name, f"{url}/{name}" if url else None)
+
     if settings.run.resume == "auto":
-        started = [run for run in map(Run, (base, *numbered.values())) if run.has_started()]
-        return started[-1] if started else Run(base)
-    if not base.exists():
-        return Run(base)
-    if not settings.run.name.endswith(settings.digest()):
-        msg = f"run '{settings.run.name}' exists in {storage}; continue it with run.resume=auto, or choose another run.name"
+        started = [each for each in map(run, (name, *numbered.values())) if has_started(each)]
+        return started[-1] if started else run(name)
+    if name not in names:
+        return run(name)
+    if not name.endswith(settings.digest()):
+        msg = f"run '{name}' exists in {url or storage}; continue it with run.resume=auto, or choose another run.name"
         raise ValueError(msg)
-    return Run(storage / f"{settings.run.name}-{max(numbered, default=1) + 1}")
+    return run(f"{name}-{max(numbered, default=1) + 1}")
+
+
+def has_started(run: Run) -> bool:
+    """Whether a run can be continued, here or from where it is kept."""
+    return run.has_started() or (run.url is not None and bool(bundles.find(run.url, START)))
 
 
 def storage_path(settings: config.Config) -> Path:
-    """Where runs are kept. A Ray job runs in a temporary copy of its working directory, so there it is below the home.
+    """The directory of the runs on this machine: for a URL, of their local copies.
 
-    Raises:
-        ValueError: for a URL. A run writes many small files, renames and prunes them: that takes a directory.
+    A Ray job runs in a temporary copy of its working directory; there a relative path is below the home.
     """
-    if "://" in settings.run.storage_path:
-        msg = f"run.storage_path = {settings.run.storage_path} is a URL; runs need a directory that all workers reach"
-        raise ValueError(msg)
-    path = Path(settings.run.storage_path).expanduser()
+    if (url := storage_url(settings)) is not None:
+        return local_copy(f"{url}/name").parent
+    path = Path(settings.run.storage_path.removeprefix("file://")).expanduser()
     if path.is_absolute() or not in_ray_job():
         return path.absolute()
     return Path.home() / path
+
+
+def storage_url(settings: config.Config) -> str | None:
+    """The URL where runs are kept; None where that is a directory."""
+    path = settings.run.storage_path
+    return path.rstrip("/") if "://" in path and not path.startswith("file://") else None
+
+
+def local_copy(url: str) -> Path:
+    """Where this machine has its copy of a run that is kept at a URL: below $XDG_CACHE_HOME, or ~/.cache."""
+    storage, _, name = url.rpartition("/")
+    readable = re.sub(r"[^A-Za-z0-9.-]+", "_", storage)[-60:]
+    digest = hashlib.sha256(storage.encode()).hexdigest()[:8]
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches) / "crmuons" / f"{readable}-{digest}" / "runs" / name
 
 
 def in_ray_job() -> bool:
@@ -210,9 +237,7 @@ def write_text(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _numbered(base: Path) -> dict[int, Path]:
+def _numbered(base: str, names: Iterable[str]) -> dict[int, str]:
     """The runs NAME-n beside a run NAME by their n, ascending: runs of the same settings are numbered from 2."""
-    found = {
-        path: re.fullmatch(re.escape(base.name) + r"-(\d+)", path.name) for path in base.parent.glob(f"{base.name}-*")
-    }
-    return dict(sorted((int(match[1]), path) for path, match in found.items() if match))
+    found = {name: re.fullmatch(re.escape(base) + r"-(\d+)", name) for name in names}
+    return dict(sorted((int(match[1]), name) for name, match in found.items() if match))

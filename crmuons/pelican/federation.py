@@ -23,6 +23,7 @@ from crmuons.pelican.servers import DENIED, Access, Namespace, Servers
 from crmuons.pelican.sources import Fault, Patience, Source, Sources
 from crmuons.pelican.waits import Waits
 from crmuons.pelican.webdav import parse_listing
+from crmuons.pelican.writing import Writer
 
 LISTINGS_AT_ONCE = 16
 COPY_BYTES = 32 * 2**20
@@ -48,6 +49,7 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.waits.connect_s, sock_read=self.waits.read_s)
         super().__init__(f"pelican://{host}/", client_kwargs={"timeout": timeout})
         self.servers = Servers(host, self.http_file_system.set_session, self.waits)
+        self.writer = Writer(self.servers, self._size)
         self._listings = asyncio.Semaphore(LISTINGS_AT_ONCE)
 
     def __reduce__(self) -> "tuple[Callable[[str], Federation], tuple[str]]":
@@ -144,65 +146,20 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         partial.replace(target)
 
     async def _put_file(self, lpath: str | Path, rpath: str, **_: Any) -> None:
-        """Copy a local file to a name that is new: caches go on serving what a name held before.
+        """Copy a local file to a name that is new; see Writer.put."""
+        await self.writer.put(Path(lpath), self._check_fspath(rpath))
+
+    async def _rm_file(self, path: str, **_: Any) -> None:
+        """Remove a file, or an empty folder; see Writer.remove."""
+        await self.writer.remove(self._check_fspath(path))
+
+    def check_writable(self, path: str) -> bool:
+        """Whether the scopes of a token say that it covers writing here; False where only trying would tell.
 
         Raises:
-            FileExistsError: if there is such a file.
+            PermissionError: if there is no token, or its scopes do not cover it.
         """
-        path, local = self._check_fspath(rpath), Path(lpath)
-        namespace = await self._check_writable(path)
-        if await self._exists(path):
-            msg = f"{self.url(path)} exists; files of a federation are not overwritten, since caches keep them: take a new name"
-            raise FileExistsError(msg)
-        origin = await self.servers.upload_target(path)
-        patience = Patience(self.waits.patience_s, self.url(path))
-        access, size, arrived = Access(namespace, path, "write"), local.stat().st_size, False
-        while not arrived:
-            source = await patience.next(origin)
-            try:
-                await self._upload(access, source, local)
-                arrived = await self._holds(path, size)
-                fault = Fault(source, "it took the file, and holds another size")
-            except Fault as failed:
-                # The answer alone may have been lost; aiohttp then repeats a PUT by itself, which a create-only token may not.
-                arrived = await self._holds(path, size)
-                if failed.status in DENIED and not arrived:
-                    await self.servers.refused(failed, access, origin, patience)
-                fault = failed
-            patience.record(origin, fault)
-
-    async def _upload(self, access: Access, source: Source, local: Path) -> None:
-        token = await self.servers.token(access)
-        with local.open("rb") as file:
-            async with self.servers.exchange("PUT", source, access.path, token=token, data=file) as answer:
-                status = answer.status
-        if status not in (200, 201, 204):
-            msg = f"{self.url(access.path)} cannot be written: {source.url} answered HTTP {status}"
-            raise OSError(msg)
-
-    async def _holds(self, path: str, size: int) -> bool:
-        """Whether the origin has a file of this name and size."""
-        try:
-            return bool((await self._info(path))["size"] == size)
-        except FileNotFoundError:
-            return False
-
-    async def _check_writable(self, path: str) -> Namespace:
-        """Raise a PermissionError unless there is a token that says that it covers writing here."""
-        namespace = await self.servers.namespace(path, listing=True)
-        token = await self.servers.token(Access(namespace, path, "write"))
-        if token is None:
-            raise PermissionError(self.servers.no_token(self.url(path), namespace))
-        if token.expired() or not token.allows("write", path, namespace.base_paths):
-            msg = (
-                f"{self.url(path)} cannot be written with {token}; log in with 'crmuons login --write {self.url(path)}'"
-            )
-            raise PermissionError(msg)
-        return namespace
-
-    def check_writable(self, path: str) -> None:
-        """Raise a PermissionError unless there is a token that says that it covers writing here."""
-        sync(self.loop, self._check_writable, self._check_fspath(path))
+        return bool(sync(self.loop, self.writer.check, self._check_fspath(path)).names_storage)
 
     async def _makedirs(self, path: str, exist_ok: bool = False) -> None:
         """Nothing: an origin makes the folders of a file that it takes."""
@@ -226,6 +183,13 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
             )
             raise FileNotFoundError(msg)
         return {"name": path, "type": "file", "size": int(answer.headers["Content-Length"])}
+
+    async def _size(self, path: str) -> int | None:
+        """The size of a file, None where there is none."""
+        try:
+            return int((await self._info(path))["size"])
+        except FileNotFoundError:
+            return None
 
     async def _exists(self, path: str, **_: Any) -> bool:
         return await self._type(path) is not None
@@ -257,6 +221,7 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
     _cat = AsyncFileSystem._cat
     _get = AsyncFileSystem._get
     _expand_path = AsyncFileSystem._expand_path
+    _rm = AsyncFileSystem._rm
     open_async = AsyncFileSystem.open_async
 
     async def _glob(self, path: str, maxdepth: int | None = None, **options: Any) -> Any:

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-Operation = Literal["read", "write"]
+Operation = Literal["read", "write", "overwrite"]
 SCOPES: dict[Operation, tuple[str, ...]] = {
     "read": ("storage.read", "storage.stage", "read"),
     "write": ("storage.modify", "storage.create", "write"),
+    "overwrite": ("storage.modify", "write"),  # Removing too.
 }
 
 
@@ -62,6 +63,11 @@ class Token:
         """What it allows, such as `storage.read:/data`."""
         return str(self.claims.get("scope", "")).split()
 
+    @property
+    def names_storage(self) -> bool:
+        """Whether its scopes say anything of storage; otherwise the servers decide."""
+        return any(scope.partition(":")[0] in names for scope in self.scopes for names in SCOPES.values())
+
     def expired(self, in_s: float = 0.0) -> bool:
         """Whether it says that it will have expired by then."""
         expires_at = self.claims.get("exp")
@@ -71,13 +77,13 @@ class Token:
         """Whether its scopes cover a path; True where it names no storage scopes, so that the server decides.
 
         Args:
-            operation: read or write.
+            operation: read, write a new file, or overwrite one.
             path: the path in the federation.
             base_paths: what scopes are relative to (the namespace, as a rule); the absolute path is tried as well.
         """
-        granted = [scope.partition(":") for scope in self.scopes]
-        if not any(name in names for name, _, _ in granted for names in SCOPES.values()):
+        if not self.names_storage:
             return True
+        granted = [scope.partition(":") for scope in self.scopes]
         candidates = [
             path,
             *(path.removeprefix(base.rstrip("/")) or "/" for base in base_paths if is_below(path, base)),

@@ -1,0 +1,206 @@
+"""Runs that are kept at a URL: another machine goes on from what is whole there, and no result is lost without a word."""
+
+import shutil
+import threading
+import uuid
+
+import fsspec
+import pytest
+import torch
+
+from crmuons import bundles, checkpoint, config, files, remote_runs, runs, worker
+from crmuons.features import Features
+from crmuons.remote_runs import NotStoredError, Stored, Uploads
+from crmuons.runs import Run
+
+STEPS = 6
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, tmp_path):
+    """A machine of its own, retries without waits, and no figures, which cost more than the run."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote_runs, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr("crmuons.evaluation.figures.marginals", lambda truth, generated: None)
+
+
+@pytest.fixture
+def url():
+    return f"memory://storage-{uuid.uuid4().hex}/runs"
+
+
+@pytest.fixture
+def data(tmp_path, toy_events, write_toy):
+    return [write_toy(tmp_path / "data" / f"{i}.parquet", toy_events(40, seed=i)) for i in range(3)]
+
+
+def settings_of(storage, *words):
+    return config.load(
+        None,
+        [
+            *("run.name=r", f"run.storage_path={storage}", "run.checkpoint_every=2", "run.resume=auto"),
+            *(f"train.steps={STEPS}", "train.events_per_worker=32", "train.log_every=1", "train.validate_every=4"),
+            *("model.width=8", "model.multiplicity_width=8", "data.validation_share=0", "data.test_share=0"),
+            *("scaling.num_workers=0", "scaling.threads_per_worker=1", "tracking.enabled=false"),
+            *words,
+        ],
+    )
+
+
+@pytest.fixture
+def start(data, toy_events):
+    """Start the run of these settings, as `crmuons train` does."""
+
+    def start(settings):
+        run = runs.find_run(settings)
+        run.prepare(settings, data, Features().fit(toy_events(120, seed=2)), toy_events(110, seed=9))
+        remote_runs.start(run)
+        return run
+
+    return start
+
+
+def train(settings, run):
+    return worker.train(settings, run, device=torch.device("cpu"), tracking_uri="")
+
+
+def on_another_machine(run):
+    """Lose this machine's copy."""
+    shutil.rmtree(run.directory.parent)
+    return Run.at(run.url)
+
+
+def steps_at(url):
+    return [checkpoint.step(name) for name in bundles.find(f"{url}/r", remote_runs.STEPS)]
+
+
+def test_a_run_goes_on_elsewhere_and_ends_with_the_model_of_an_unbroken_one(tmp_path, url, start):
+    whole = start(settings_of(tmp_path / "whole"))
+    train(settings_of(tmp_path / "whole"), whole)
+    settings = settings_of(url, "run.keep_checkpoints=9")
+    run = start(settings)
+    train(settings, run)
+    for written_later in bundles.find(run.url, rf"(step|model)-{STEPS:08d}"):
+        files.remove_tree(f"{run.url}/{written_later}")
+    run = on_another_machine(run)
+    found = runs.find_run(settings)
+    assert found == run
+    remote_runs.fetch_start(found)
+    found.check_unchanged(settings)
+    assert train(settings, found) == "finished"
+    (name,) = bundles.find(run.url, rf"model-{STEPS:08d}")
+    bundles.get(run.url, name, tmp_path / "model")
+    assert (tmp_path / "model/weights.pt").read_bytes() == (whole.model / "weights.pt").read_bytes()
+    assert {"model.json", "weights.pt", "metrics.jsonl", "done.json"} == {
+        p.name for p in (tmp_path / "model").iterdir()
+    }
+    assert [line["step"] for line in Run(tmp_path / "model")._metric_lines()] == list(range(STEPS + 1))
+    assert Stored.of(run).step == STEPS
+
+
+def test_the_newest_and_the_best_stay(url, start):
+    settings = settings_of(url, "run.keep_checkpoints=1", "run.checkpoint_every=1")
+    run = start(settings)
+    train(settings, run)
+    best = checkpoint.selected(run.checkpoints)
+    assert steps_at(url) == sorted({checkpoint.step(best.name), STEPS})
+    shutil.rmtree(run.directory)
+    remote_runs.fetch_newest(run)
+    assert list(checkpoint.steps(run.checkpoints)) == steps_at(url)
+    assert checkpoint.selected(run.checkpoints).name == best.name
+
+
+def test_a_half_written_checkpoint_and_a_damaged_one_are_passed_over(url, start, caplog):
+    settings = settings_of(url, "run.keep_checkpoints=9")
+    run = start(settings)
+    train(settings, run)
+    memory = fsspec.filesystem("memory")
+    for step, file in ((STEPS, "manifest.json"), (4, "training.pt")):
+        (name,) = bundles.find(run.url, f"step-{step:08d}")
+        path = fsspec.core.url_to_fs(f"{run.url}/{name}/{file}")[1]
+        memory.pipe_file(path, memory.cat_file(path)[:-1] + b"?")
+    run = on_another_machine(run)
+    remote_runs.fetch_newest(run)
+    assert checkpoint.latest(run.checkpoints).name == "step-00000002"
+    assert "going on from the checkpoint before it" in caplog.text
+
+
+@pytest.fixture
+def down(monkeypatch):
+    """A storage that takes nothing until it is back."""
+    back, put = threading.Event(), files.put
+
+    def put_once_back(local, target):
+        if not back.is_set():
+            msg = "storage is down"
+            raise ConnectionError(msg)
+        put(local, target)
+
+    monkeypatch.setattr(files, "put", put_once_back)
+    return back
+
+
+def test_a_storage_that_is_down_at_the_end_loses_nothing(url, start, down):
+    settings = settings_of(url, "run.upload_seconds=0.2")
+    down.set()
+    run = start(settings)
+    down.clear()
+    with pytest.raises(NotStoredError, match=r"step-00000006 and model-00000006 could not be copied to memory://.*/r within "
+                       r"run.upload_seconds = 0.2 \(storage is down\); all of it is in .*/cache/.* on \w+.*run.resume=auto"):  # fmt: skip
+        train(settings, run)
+    assert Stored.of(run).trouble == "storage is down"
+    assert run.done.exists()
+    down.set()
+    assert train(settings, run) == "finished"  # The same command again.
+    assert steps_at(url) == [STEPS]
+    assert len(bundles.find(run.url, r"model-\d{8}")) == 1
+    assert Stored.of(run).trouble is None
+
+
+def test_training_does_not_wait_for_a_slow_storage_and_what_is_overtaken_is_left_out(url, start, down):
+    settings = settings_of(url, "train.steps=2", "train.validate_every=100", "run.keep_checkpoints=9")
+    down.set()
+    run = start(settings)
+    train(settings, run)
+    down.clear()
+    uploads = Uploads(run, keep=9)
+    for step in (3, 4, 5):
+        shutil.copytree(checkpoint.path(run.checkpoints, 2), checkpoint.path(run.checkpoints, step))
+        uploads.add(checkpoint.path(run.checkpoints, step))
+    down.set()
+    uploads.finish(20)
+    assert len(steps_at(url)) <= 3  # The one that was on its way, if any, between the first and the last.
+    assert steps_at(url)[-1] == 5
+
+
+def test_what_may_not_be_removed_stays_and_is_said_once(url, start, monkeypatch, caplog):
+    def refuse(target):
+        msg = f"{target} takes storage.modify"
+        raise PermissionError(msg)
+
+    monkeypatch.setattr(files, "remove_tree", refuse)
+    settings = settings_of(url, "run.keep_checkpoints=1", "run.checkpoint_every=1", "train.validate_every=100")
+    run = start(settings)
+    train(settings, run)
+    assert "takes storage.modify" in Stored.of(run).kept
+    assert caplog.text.count("old checkpoints stay there") == 1
+
+
+def test_a_copy_of_another_run_of_the_same_name_is_not_mixed_in(url, start, data):
+    settings = settings_of(url)
+    run = start(settings)
+    files.remove_tree(run.url)
+    shutil.move(run.directory, run.directory.parent / "kept")
+    data.pop()
+    start(settings)
+    shutil.rmtree(run.directory)
+    shutil.move(run.directory.parent / "kept", run.directory)
+    with pytest.raises(ValueError, match=r"this machine's copy of another run than the one at .*; move it away"):
+        remote_runs.fetch_start(run)
+
+
+def test_a_name_that_is_taken_at_the_url_is_taken_everywhere(url, start):
+    run = on_another_machine(start(settings_of(url)))
+    with pytest.raises(ValueError, match=rf"run 'r' exists in {url}; continue it with run\.resume=auto"):
+        runs.find_run(settings_of(url, "run.resume=never"))
+    assert runs.find_run(settings_of(f"{url}/")) == run
