@@ -40,6 +40,19 @@ class Run(Section):
     """Where runs are kept at a URL: at the end, how long to go on trying to write what is not there yet."""
 
 
+class Staging(Section):
+    dir: str | None = None
+    """Directory for copies of remote files, on each node that reads; unset: they are read where they lie."""
+    files_ahead: int = Field(default=32, ge=1, le=256)
+    """How many files each worker has staged before they are read."""
+    max_bytes: int = Field(default=50 * 2**30, ge=1)
+    """Bound on what is in the directory."""
+    max_files: int = Field(default=10_000, ge=1)
+    """Bound on how many files are in the directory."""
+    delete_after_use: bool = False
+    """Remove a file once it was read, rather than when its room is needed."""
+
+
 class Data(Section):
     train: list[str] = Field(default_factory=list)
     """Paths, directories, globs or URLs of event Parquet."""
@@ -61,6 +74,7 @@ class Data(Section):
     """Bytes of Parquet that are read and shuffled together."""
     prefetch_batches: int = Field(default=8, ge=1)
     """Batches that are made ready ahead of the step."""
+    staging: Staging = Field(default_factory=Staging)
 
     @field_validator("train", "validation", mode="before")
     @classmethod
@@ -209,8 +223,12 @@ class Config(Section):
 
     def digest(self) -> str:
         """Eight hexadecimal digits that name the settings that shape the result."""
-        run = {"name", "resume", "storage_path", "upload_seconds"}
-        bookkeeping: Any = {"scaling": True, "tracking": True, "run": run}
+        bookkeeping: Any = {
+            "scaling": True,
+            "tracking": True,
+            "data": {"staging"},
+            "run": {"name", "resume", "storage_path", "upload_seconds"},
+        }
         kept = self.model_dump(mode="json", exclude=bookkeeping)
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
 

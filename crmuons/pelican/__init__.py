@@ -1,6 +1,7 @@
 """Files behind a Pelican federation, read so that no cache, director or expired token ends a run. See docs/pelican.md."""
 
 from crmuons.pelican.addresses import split_url
+from crmuons.pelican.digests import digest
 from crmuons.pelican.federation import Federation, filesystem
 
-__all__ = ["Federation", "filesystem", "split_url"]
+__all__ = ["Federation", "digest", "filesystem", "split_url"]

@@ -1,0 +1,63 @@
+"""The stager of a rank that reads with Ray: an actor on the rank's node, to which the read tasks there talk."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from crmuons.reader import Selection
+from crmuons.stager import Reading, Stager, Use
+from crmuons.staging import Staging
+
+
+@dataclass(frozen=True)
+class Door:
+    """Tells an actor what is read on its node; a task on another node stages for itself, there.
+
+    Attributes:
+        actor: a Stager.
+        node: its node.
+    """
+
+    actor: Any
+    node: str
+
+    def ahead(self, window: Sequence[Use]) -> None:
+        """See Stager.ahead."""
+        if _node() == self.node:
+            self.actor.ahead.remote(window)
+
+    def used(self, use: Use, staged: bool) -> bool:
+        """See Stager.used."""
+        if _node() != self.node:
+            return False
+        self.actor.used.remote(use, staged)
+        return True
+
+
+@contextmanager
+def actor(staging: Staging) -> Iterator[Door]:
+    """A stager on this node for as long as the block lasts; one that is killed is started again."""
+    here = NodeAffinitySchedulingStrategy(_node(), soft=False)
+    stager: Any = ray.remote(Stager)
+    remote = stager.options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote(staging)
+    try:
+        yield Door(remote, _node())
+    finally:
+        ray.kill(remote)
+
+
+def where_to_read(selection: Selection) -> dict[str, Any]:
+    """Ray's arguments for a read task: where files are staged, the stager's node, and another where it has no CPU left."""
+    helper = None if selection.staging is None else selection.staging.helper
+    if not isinstance(helper, Reading) or not isinstance(helper.stager, Door):
+        return {}
+    near = NodeAffinitySchedulingStrategy(helper.stager.node, soft=True, _spill_on_unavailable=True)
+    return {"scheduling_strategy": near}
+
+
+def _node() -> str:
+    return str(ray.get_runtime_context().get_node_id())

@@ -1,0 +1,242 @@
+"""Staging ahead of use: who reads says which files come next, and threads bring them to the staging directory before."""
+
+import json
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Protocol
+
+from crmuons.files import File
+from crmuons.plan import Item, Unit
+from crmuons.reader import Selection
+from crmuons.staging import Held, Staging
+
+logger = logging.getLogger(__name__)
+
+DOWNLOADS_AT_ONCE = 4
+WINDOWS = 2  # Items that may be read at once by one rank: what no item read now or next needs is let go.
+RETRY_S = 1.0  # After there was no room.
+SECONDS_BETWEEN_RECORDS = 1.0
+
+
+class Use(NamedTuple):
+    """A file in an epoch.
+
+    Attributes:
+        epoch: of the plan.
+        file: the file.
+        whole: it is read at once, not a part now and another later.
+    """
+
+    epoch: int
+    file: File
+    whole: bool
+
+
+class Ahead(Protocol):
+    """Whom a reader tells what it reads: a Stager in this process, or the door to one in another."""
+
+    def ahead(self, window: Sequence[Use]) -> None:
+        """The uses that come now, in their order."""
+
+    def used(self, use: Use, staged: bool) -> bool:
+        """A file was read, in the directory or where it lies; whether the stager sees to what becomes of it now."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Tells a stager how the reading of an item gets on (a Staging's helper)."""
+
+    stager: Ahead
+    epoch: int
+    window: list[Use]
+
+    def begin(self) -> None:
+        """The item is read now."""
+        self.stager.ahead(self.window)
+
+    def used(self, unit: Unit, staged: bool) -> bool:
+        """A unit was read; whether the stager sees to what becomes of its file now."""
+        return self.stager.used(_use(self.epoch, unit), staged)
+
+
+def with_stager(items: Iterable[Item], selection: Selection, stager: Ahead) -> Iterator[tuple[Item, Selection]]:
+    """Each item with the selection to read it by, so that the stager brings its files, and those that come next, before."""
+    staging = selection.staging
+    assert staging is not None
+    for number, (item, window) in enumerate(with_windows(items, staging)):
+        if number == 0:  # Whoever reads may need seconds to start.
+            stager.ahead(window)
+        yield item, replace(selection, staging=replace(staging, helper=Reading(stager, item.epoch, window)))
+
+
+def with_own_stager(items: Iterable[Item], selection: Selection) -> Iterator[tuple[Item, Selection]]:
+    """Like `with_stager`, with a stager in this process; without staging the selection stays as it is."""
+    if selection.staging is None:
+        yield from ((item, selection) for item in items)
+        return
+    with Stager(selection.staging) as stager:
+        yield from with_stager(items, selection, stager)
+
+
+def with_windows(items: Iterable[Item], staging: Staging) -> Iterator[tuple[Item, list[Use]]]:
+    """Each item with its files to stage and, after them, `files_ahead` that come next (fewer at the end)."""
+    source, coming, wanted = iter(items), deque[tuple[Item, list[Use]]](), staging.files_ahead
+    while True:
+        # So many items at most: those of local files have nothing to stage.
+        while len(coming) <= wanted and sum(len(uses) for _, uses in islice(coming, 1, None)) < wanted:
+            if (item := next(source, None)) is None:
+                break
+            coming.append((item, _uses(item, staging)))
+        if not coming:
+            return
+        item, own = coming.popleft()
+        later = islice(chain.from_iterable(uses for _, uses in coming), wanted)
+        yield item, list(dict.fromkeys(chain(own, later)))
+
+
+class Stager:
+    """Stages the files of the windows it is told of, and holds them until they are used.
+
+    Args:
+        staging: the directory. At most `files_ahead` files are held; how far it is, is said in NAME.json in the report's folder.
+    """
+
+    def __init__(self, staging: Staging) -> None:
+        self.staging = staging
+        self._record = None if staging.report is None else staging.report / f"{staging.name}.json"
+        self._changed = threading.Condition()
+        self._windows: deque[Sequence[Use]] = deque(maxlen=WINDOWS)
+        self._held: dict[Use, Held] = {}
+        self._active: set[Use] = set()
+        self._past: set[Use] = set()  # Used, and still in a window.
+        self._counted: set[Use] = set()
+        self._done = self._said = (0, 0)  # Files and bytes that are staged, or were.
+        self._next_record = 0.0
+        self._closed = False
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(DOWNLOADS_AT_ONCE)]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> "Stager":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    def ahead(self, window: Sequence[Use]) -> None:
+        """Stage what comes next; what is in no recent window any more is let go."""
+        with self._changed:
+            self._windows.append(window)
+            wanted = set(chain.from_iterable(self._windows))
+            for use in self._held.keys() - wanted:
+                self._let_go(use)
+            self._past &= wanted
+            self._counted &= wanted
+            self._changed.notify_all()
+
+    def used(self, use: Use, staged: bool) -> bool:
+        """Let a file go once it was read."""
+        with self._changed:
+            self._past.add(use)
+            if staged:
+                self._count(use)
+            self._let_go(use)
+            self._after(use)
+            self._changed.notify_all()
+        return True
+
+    def close(self) -> None:
+        """Stage no more, and let everything go; a download that is under way ends with the process."""
+        with self._changed:
+            self._closed = True
+            for use in list(self._held):
+                self._held.pop(use).release()
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        while (use := self._next()) is not None:
+            held = self._hold(use.file)
+            with self._changed:
+                self._active.discard(use)
+                if held is None:
+                    self._changed.wait(RETRY_S)
+                elif self._closed or use not in self._coming():
+                    held.release()
+                    self._after(use)
+                else:
+                    self._held[use] = held
+                    self._count(use)
+
+    def _next(self) -> Use | None:
+        """The next use to stage, waited for; None at the end."""
+        with self._changed:
+            while not self._closed:
+                if len(self._held) + len(self._active) < self.staging.files_ahead:
+                    use = next((each for each in self._coming() if each not in self._held.keys() | self._active), None)
+                    if use is not None:
+                        self._active.add(use)
+                        return use
+                self._say_how_far()
+                self._changed.wait(SECONDS_BETWEEN_RECORDS)
+        return None
+
+    def _coming(self) -> Iterator[Use]:
+        """What the recent windows hold and was not used yet, in order."""
+        return (use for use in chain.from_iterable(self._windows) if use not in self._past)
+
+    def _hold(self, file: File) -> Held | None:
+        try:
+            return self.staging.hold(file)
+        except Exception as error:  # noqa: BLE001  whoever reads the file meets it again, and raises it
+            logger.debug("%s", error)
+            return None
+
+    def _let_go(self, use: Use) -> None:
+        held = self._held.pop(use, None)
+        if held is not None:
+            held.release()
+
+    def _after(self, use: Use) -> None:
+        """Remove a file that was used, if that is wanted, unless it is about to be used again."""
+        if use in self._past and use.whole and not any(use.file == other.file for other in self._coming()):
+            self.staging.done_with(use.file)
+
+    def _count(self, use: Use) -> None:
+        if use not in self._counted:
+            self._counted.add(use)
+            self._done = self._done[0] + 1, self._done[1] + use.file.size
+            self._say_how_far()
+
+    def _say_how_far(self) -> None:
+        """Write down how far staging is, now and then; what the run's disk does not take is left out."""
+        if self._record is None or self._said == self._done or time.monotonic() < self._next_record:
+            return
+        self._said, self._next_record = self._done, time.monotonic() + SECONDS_BETWEEN_RECORDS
+        partial = self._record.with_suffix(".partial")
+        try:
+            partial.parent.mkdir(exist_ok=True)
+            partial.write_text(json.dumps(self._done))
+            partial.replace(self._record)
+        except OSError as error:
+            logger.debug("%s: %s", self._record, error)
+
+
+def read_progress(report: Path) -> tuple[int, int]:
+    """Files and bytes that all of a run's workers staged."""
+    done = [json.loads(path.read_text()) for path in report.glob("*.json")]
+    return sum(files for files, _ in done), sum(size for _, size in done)
+
+
+def _uses(item: Item, staging: Staging) -> list[Use]:
+    return list(dict.fromkeys(_use(item.epoch, unit) for unit in item.units if staging.takes(unit)))
+
+
+def _use(epoch: int, unit: Unit) -> Use:
+    return Use(epoch, unit.file, unit.parts == 1)

@@ -1,0 +1,282 @@
+"""Remote files staged in a local directory while they are read: one download for all processes of a node."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Protocol
+
+from crmuons import config, files
+from crmuons.checksums import OURS, Checksum
+from crmuons.files import File
+from crmuons.locks import FileLock
+from crmuons.plan import Unit, cut
+from crmuons.shelf import CannotStageError, NoRoomError, Shelf, part_of, whole_of
+
+logger = logging.getLogger(__name__)
+
+BLOCK_BYTES = 8 * 2**20  # Of a download: a block is one request.
+PAUSE_S = 60.0  # After a directory could not be used, before anything is downloaded to it again.
+ATTEMPTS = 2  # Downloads of a file whose checksum comes out wrong.
+REPORT = "staging"  # Folder in a run's directory: how far each rank is, and a warning.
+WARNING = "warning.txt"
+
+
+class Helper(Protocol):
+    """Who stages files ahead of their use, and wants to know what is read."""
+
+    def begin(self) -> None:
+        """Reading begins."""
+
+    def used(self, unit: Unit, staged: bool) -> bool:
+        """A unit was read, in the directory or where it lies; whether somebody else sees to its file now."""
+
+
+@dataclass
+class Held:
+    """A staged file, open, which stays until it is released.
+
+    Attributes:
+        file: open for reading.
+        lock: shared.
+    """
+
+    file: IO[bytes]
+    lock: FileLock
+
+    def release(self) -> None:
+        """Let the file be removed."""
+        self.file.close()
+        self.lock.release()
+
+
+@dataclass(frozen=True)
+class Staging:
+    """A staging directory, and how it is used.
+
+    Attributes:
+        shelf: the directory.
+        files_ahead: how many files are staged before they are read.
+        delete_after_use: a file that is read whole is removed then.
+        in_parts: files of which a part is read at a time are staged too: all of them fit in.
+        began: seconds since 1970; what was last used before is checked before it is used again.
+        report: folder for what the user should know; None to log it.
+        name: of this rank, for its own words in that folder.
+        helper: told what is read.
+    """
+
+    shelf: Shelf
+    files_ahead: int
+    delete_after_use: bool = False
+    in_parts: bool = False
+    began: float = 0.0
+    report: Path | None = None
+    name: str = "rank-0"
+    helper: Helper | None = None
+
+    @classmethod
+    def of(cls, settings: config.Staging) -> "Staging | None":
+        """As the settings say; None without a directory."""
+        if settings.dir is None:
+            return None
+        shelf = Shelf(Path(settings.dir).expanduser().absolute(), settings.max_bytes, settings.max_files)
+        return cls(shelf, settings.files_ahead, settings.delete_after_use, began=time.time())
+
+    def of_run(self, data: Sequence[File], directory: Path, name: str) -> "Staging":
+        """For one rank of a run in a directory, which reads these files."""
+        in_parts = {unit.file for unit in cut(data) if unit.parts > 1}
+        # Parts of a file are read all over an epoch: removed between, it would be downloaded for every part.
+        fit = len(in_parts) <= self.shelf.max_files and sum(file.size for file in in_parts) <= self.shelf.max_bytes
+        return replace(self, in_parts=fit, report=directory / REPORT, name=name)
+
+    def begin(self) -> None:
+        """An item of the plan is read now."""
+        if self.helper is not None:
+            self.helper.begin()
+
+    @contextmanager
+    def open(self, unit: Unit) -> Iterator[IO[bytes]]:
+        """Open a unit's file: staged, downloaded first where need be, or else where it lies."""
+        # Of a large file a part is wanted: it is not waited for until all of it is there.
+        held = self.hold(unit.file, download=unit.parts == 1) if self.takes(unit) else None
+        try:
+            with files.open_file(unit.file.url, unit.file.size) if held is None else held.file as opened:
+                yield opened
+        finally:
+            if held is not None:
+                held.release()
+            if self.takes(unit) and not (self.helper and self.helper.used(unit, held is not None)) and unit.parts == 1:
+                self.done_with(unit.file)
+
+    def takes(self, unit: Unit) -> bool:
+        """Whether the file of a unit is one to stage."""
+        return is_remote(unit.file.url) and (unit.parts == 1 or self.in_parts)
+
+    def hold(self, file: File, *, download: bool = True) -> Held | None:
+        """The staged file, downloaded if it is not there; while another process downloads it, that is waited for.
+
+        Returns:
+            None where it is not there and not to be downloaded, where there is no room, or where the directory cannot be
+            used; the user learns of the last.
+
+        Raises:
+            OSError: if the file cannot be read where it lies, or what comes has another checksum than its server says.
+        """
+        paused = _paused_until.get(self.shelf.folder, 0.0) > time.monotonic()
+        try:
+            return self._hold(file, download=download and not paused)
+        except NoRoomError as reason:
+            logger.debug("%s", reason)
+        except CannotStageError as reason:
+            _paused_until[self.shelf.folder] = time.monotonic() + PAUSE_S
+            self._tell(str(reason))
+        return None
+
+    def done_with(self, file: File) -> None:
+        """Remove a file after its use, if that is wanted and nobody holds it."""
+        if self.delete_after_use:
+            with suppress(CannotStageError):  # Said when the next file is staged.
+                self.shelf.remove(file)
+
+    def check(self) -> None:
+        """See that the directory can be used, now that a user watches.
+
+        Raises:
+            OSError: if not, naming the directory and the remedy.
+        """
+        try:
+            self.shelf.check()
+        except CannotStageError as error:
+            msg = f"data.staging.dir = {self.shelf.folder} cannot be used: {error.__cause__}; give a directory that can be written"
+            raise OSError(msg) from error
+
+    def _hold(self, file: File, *, download: bool) -> Held | None:
+        path = self.shelf.path(file)
+        lock = FileLock(path.with_suffix(".lock"))
+        while download or path.exists():
+            if not self.shelf.lock(lock, shared=True):
+                return None
+            if (opened := self._open_whole(file, lock)) is not None:
+                return Held(opened, lock)
+            lock.release()
+            if download and not self._make_whole(file, lock):
+                return None
+        return None
+
+    def _make_whole(self, file: File, lock: FileLock) -> bool:
+        """Download a file; False if whoever is at it got stuck. The lock is free afterwards."""
+        if not self.shelf.lock(lock, shared=False):
+            return False
+        try:
+            if (opened := self._open_whole(file, lock)) is not None:  # Somebody else was faster.
+                opened.close()
+            else:
+                self._download(file, lock)
+        except BaseException:
+            with suppress(OSError):  # What went wrong first is said.
+                lock.remove()
+            raise
+        lock.release()  # flock does not turn one kind of lock into the other without a gap.
+        return True
+
+    def _open_whole(self, file: File, lock: FileLock) -> IO[bytes] | None:
+        """The file if it is there whole; one last used before this run has its checksum looked at."""
+        path = whole_of(lock)
+        with self.shelf.faults():
+            record = os.fstat(lock.descriptor)
+            checked = record.st_size > 0 and record.st_mtime >= self.began
+            if path.exists() and (checked or _is_as_recorded(path, file, lock)):
+                os.utime(lock.descriptor)
+                return path.open("rb")
+            path.unlink(missing_ok=True)
+            return None
+
+    def _download(self, file: File, lock: FileLock) -> None:
+        """Download into KEY.part, check, record, rename; the lock is held exclusively."""
+        stated = Checksum.from_server(file.url)
+        for _ in range(ATTEMPTS):
+            # Without a checksum nothing would tell whether what a killed process left fits what comes.
+            part = self.shelf.reserve(file, keep=stated is not None)
+            with self._dropped_if_unusable(part):
+                self._fetch(file, part)
+                with self.shelf.faults():
+                    found = Checksum.of_file(part, OURS if stated is None else stated.algorithm)
+                    if stated is None or found == stated:
+                        _finish(file, found, lock)
+                        return
+                    part.unlink()
+        msg = (
+            f"{file.url}: what was downloaded has checksum {found}, its server says {stated}: a cache holds it damaged, or it"
+            " was overwritten; list it again under a new run, or take another copy"
+        )
+        raise OSError(msg)
+
+    def _fetch(self, file: File, part: Path) -> None:
+        start = part.stat().st_size
+        with files.open_file(file.url, file.size) as source:
+            if start:
+                source.seek(start)
+            while start < file.size:
+                block = source.read(min(BLOCK_BYTES, file.size - start))
+                if not block:
+                    msg = f"{file.url} ended after {start} of {file.size} bytes; it has changed: list it again under a new run"
+                    raise OSError(msg)
+                with self.shelf.faults(), part.open("ab") as target:
+                    target.write(block)
+                start += len(block)
+
+    @contextmanager
+    def _dropped_if_unusable(self, part: Path) -> Iterator[None]:
+        """Take a download back that the disk does not take."""
+        try:
+            yield
+        except CannotStageError:
+            with suppress(OSError):  # The disk may be gone.
+                part.unlink(missing_ok=True)
+            raise
+
+    def _tell(self, sentence: str) -> None:
+        """Say it once a run: workers may be anywhere, and the process that the user watches reads the report."""
+        if self.report is None:
+            logger.warning("%s", sentence)
+            return
+        try:
+            self.report.mkdir(exist_ok=True)
+            with (self.report / WARNING).open("x") as file:
+                file.write(sentence + "\n")
+        except FileExistsError:
+            logger.debug("%s", sentence)
+        except OSError as error:
+            logger.warning("%s; this cannot be written to %s either: %s", sentence, self.report, error)
+
+
+_paused_until: dict[Path, float] = {}
+
+
+def is_remote(url: str) -> bool:
+    """Whether a file is anywhere but on a disk that is mounted here."""
+    return "://" in url and not url.startswith(("file://", "local://"))
+
+
+def _is_as_recorded(path: Path, file: File, lock: FileLock) -> bool:
+    try:
+        record = json.loads(os.pread(lock.descriptor, 2**16, 0))
+    except ValueError:  # The machine stopped before it was written.
+        return False
+    algorithm, _, _ = record["checksum"].partition(":")
+    same = record["url"] == file.url and str(Checksum.of_file(path, algorithm)) == record["checksum"]
+    if not same:
+        logger.warning("%s has changed on the disk since it was staged; it is downloaded again", path)
+    return same
+
+
+def _finish(file: File, found: Checksum, lock: FileLock) -> None:
+    """Record what was downloaded, and give it the whole file's name."""
+    record = json.dumps({"url": file.url, "size": file.size, "checksum": str(found)}).encode()
+    os.ftruncate(lock.descriptor, 0)
+    os.pwrite(lock.descriptor, record, 0)
+    part_of(lock).rename(whole_of(lock))
