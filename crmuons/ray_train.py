@@ -75,7 +75,7 @@ def _attempt(settings: config.Config, run: Run, scaling: ScalingConfig | None) -
         "place": run.place,
         "tracking_uri": resolve_uri(_tracking_base(settings)),
     }
-    with _stop_on_signals(run), progress_of(run, settings):
+    with stop_on_signals(run.stop_request.touch), progress_of(run, settings):
         return _train_here(payload) if scaling is None else _train_on_ray(scaling, settings.run, run, payload)
 
 
@@ -89,7 +89,7 @@ def train_worker(payload: dict[str, Any]) -> None:
         _train(payload, get_device(), read=ray_data.read_with_ray, report=_report_to_ray)
     except (ValueError, OSError, NonFiniteError, ray.exceptions.RayTaskError) as error:
         run.directory.mkdir(parents=True, exist_ok=True)
-        runs.write_json(run.failure, {"error": _sentence(error)})
+        runs.write_json(run.failure, {"error": _sentence(error), "kind": type(error).__name__})
         raise
 
 
@@ -106,6 +106,16 @@ def _train_here(payload: dict[str, Any]) -> Outcome:
         raise RunFailedError(_with_remedy(_sentence(error), Run.at(payload["place"]))) from error
 
 
+def train_group(settings: config.Config, run: Run, tracking_uri: str) -> Outcome:
+    """Train a prepared run on Ray Train workers of the cluster that this process belongs to.
+
+    Raises:
+        RunFailedError: if the run stopped on the way.
+    """
+    payload = {"settings": settings.model_dump(mode="json"), "place": run.place, "tracking_uri": tracking_uri}
+    return _train_on_ray(scaling_config(settings.scaling), settings.run, run, payload)
+
+
 def _train_on_ray(scaling: ScalingConfig, how: config.Run, run: Run, payload: dict[str, Any]) -> Outcome:
     trainer = TorchTrainer(
         train_worker,
@@ -120,7 +130,7 @@ def _train_on_ray(scaling: ScalingConfig, how: config.Run, run: Run, payload: di
         ),
     )
     try:
-        _in_thread(trainer.fit)
+        in_thread(trainer.fit)
     except TrainingFailedError as error:
         reason = json.loads(run.failure.read_text())["error"] if run.failure.exists() else _sentence(error)
         raise RunFailedError(_with_remedy(reason, run)) from error
@@ -191,7 +201,7 @@ def _with_remedy(reason: str, run: Run) -> str:
     return f"run {run.directory.name} stopped: {reason} ({where})"
 
 
-def _in_thread(work: Callable[[], Any]) -> None:
+def in_thread(work: Callable[[], Any]) -> None:
     """Run in a thread, so that signals reach this process's own handlers (Ray would replace them)."""
     failed: list[BaseException] = []
 
@@ -210,14 +220,16 @@ def _in_thread(work: Callable[[], Any]) -> None:
 
 
 @contextmanager
-def _stop_on_signals(run: Run) -> Iterator[None]:
-    """On Ctrl-C or SIGTERM ask the workers to save and end; a second one ends at once."""
+def stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
+    """On Ctrl-C or SIGTERM ask the workers, through `stop`, to save and end; a second one ends at once."""
+    asked = threading.Event()
 
     def ask(_number: int, _frame: object) -> None:
-        if run.stop_request.exists():
+        if asked.is_set():
             raise KeyboardInterrupt
+        asked.set()
         logger.warning("stopping: the workers save a checkpoint and end (once more: end at once)")
-        run.stop_request.touch()
+        stop()
 
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -25,8 +25,8 @@ with warnings.catch_warnings():
     import mlflow.pyfunc  # noqa: F401
 
 from crmuons.tracking.results import add_results
-from crmuons.tracking.sender import sync
-from crmuons.tracking.tracker import AnyTracker, NullTracker, Status, Tracker
+from crmuons.tracking.sender import Status, settle, sync
+from crmuons.tracking.tracker import AnyTracker, NullTracker, Tracker
 from crmuons.tracking.uri import default_uri, resolve_uri
 
 __all__ = [
@@ -38,5 +38,6 @@ __all__ = [
     "add_results",
     "default_uri",
     "resolve_uri",
+    "settle",
     "sync",
 ]

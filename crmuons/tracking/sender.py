@@ -4,7 +4,10 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from mlflow.exceptions import MlflowException
 
@@ -15,20 +18,18 @@ from crmuons.tracking.uri import bare_uri
 
 logger = logging.getLogger(__name__)
 
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
 SECONDS_BETWEEN_BATCHES = 2.0
 SECONDS_BEFORE_LAST_ATTEMPT = 0.5
 LONGEST_PAUSE = 60.0  # between attempts to reach a server that does not answer
 LAST_ATTEMPTS = 2  # failures in a row after which a run that ends leaves the rest to `crmuons sync`
 
 
-def sync(directory: Path, died_as: str = "KILLED") -> tuple[int, str]:
+def sync(directory: Path) -> tuple[int, str]:
     """Send what a run's journal holds and the server does not have.
 
-    The server is MLFLOW_TRACKING_URI, or else the one the run was meant for.
-
-    Args:
-        directory: the run's.
-        died_as: the state in which a run ends whose process died before it could say one.
+    The server is MLFLOW_TRACKING_URI, or else the one the run was meant for. A run whose process died is ended as KILLED.
 
     Returns:
         How many entries were sent, and the MLflow run.
@@ -41,31 +42,60 @@ def sync(directory: Path, died_as: str = "KILLED") -> tuple[int, str]:
     if not Journal.exists(directory):
         msg = f"no journal of a tracked run in {directory}; give the directory of a run"
         raise FileNotFoundError(msg)
+    with _locked(directory) as journal:
+        if journal.status == "RUNNING":
+            journal.append("status", status="KILLED")
+        server = _server(journal)
+        before = server.sent.entries
+        with progress(journal.num_entries - before, unit="entries", what="sync") as bar:
+            _send(journal, server, bar.update)
+        return server.sent.entries - before, server.run_id
+
+
+def settle(directory: Path, status: Status, tags: Mapping[str, str]) -> None:
+    """Have MLflow know how a run ended whose processes are gone, and all else that its journal holds.
+
+    Args:
+        directory: the run's.
+        status: its state, where it died before it could say one.
+        tags: added to the run.
+
+    Raises:
+        BlockingIOError: if the process of the run is alive.
+        ConnectionError: if the server does not take the entries; they are kept.
+    """
+    with _locked(directory) as journal:
+        if journal.status == "RUNNING":
+            journal.append("status", status=status)
+        journal.append("tags", values=dict(tags))
+        _send(journal, _server(journal), lambda _: None)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[Journal]:
     journal = Journal(directory)
     try:
         journal.lock()
-        return _send_now(journal, died_as)
+        yield journal
     finally:
         journal.unlock()
         journal.close()
 
 
-def _send_now(journal: Journal, died_as: str) -> tuple[int, str]:
-    if journal.status == "RUNNING":
-        journal.append("status", status=died_as)
+def _server(journal: Journal) -> Server:
     if not journal.uri:
         msg = f"the journal in {journal.directory} does not say what run it is of: its first entry is missing"
         raise ValueError(msg)
-    server = Server(journal, bare_uri(os.environ.get("MLFLOW_TRACKING_URI") or journal.uri))
-    before = server.sent.entries
+    return Server(journal, bare_uri(os.environ.get("MLFLOW_TRACKING_URI") or journal.uri))
+
+
+def _send(journal: Journal, server: Server, tell: Callable[[int], object]) -> None:
     try:
-        with progress(journal.num_entries - before, unit="entries", what="sync") as bar:
-            for done in server.send_all():
-                bar.update(done)
+        for done in server.send_all():
+            tell(done)
     except MlflowException as error:
         msg = f"{server.sent.uri} takes no results of {journal.directory}: {say(error)}"
         raise ConnectionError(msg) from error
-    return server.sent.entries - before, server.run_id
 
 
 class Sender(threading.Thread):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 import mlflow
 import pandas as pd
@@ -21,14 +21,12 @@ from PIL import Image
 from crmuons import schema
 from crmuons.journal import Journal, without_credentials
 from crmuons.provenance import code_tags
-from crmuons.tracking.sender import Sender
+from crmuons.tracking.sender import Sender, Status
 from crmuons.tracking.server import Server
 from crmuons.tracking.system_metrics import SystemMetrics
 from crmuons.tracking.uri import bare_uri
 
 logger = logging.getLogger(__name__)
-
-Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 6000, 8000  # MLflow's
 THUMBNAIL_PIXELS = 256
