@@ -1,51 +1,54 @@
 """Sums over the muons of each event and back: linear maps that can be differentiated any number of times.
 
-Torch's own segment sums either scatter row by row or have no second derivative, which the gradient penalty needs.
+Torch's own segment sums either scatter row by row or have no second derivative, which a gradient penalty by autograd needs.
 """
 
+from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from crmuons.batch import EventBatch
-
 
 class Ragged:
-    """Which muons belong to which event.
+    """Which muons belong to which event. The muons of an event follow those of the event before.
 
     Args:
         counts: muons of each event.
-        event_of_muon: the event of each muon, ascending.
+        num_muons: their sum, told, so that nothing here waits for a device.
     """
 
-    def __init__(self, counts: Int64[Tensor, " events"], event_of_muon: Int64[Tensor, " muons"]) -> None:
-        self.counts = counts
-        self.event_of_muon = event_of_muon
+    def __init__(self, counts: Int64[Tensor, " events"], num_muons: int) -> None:
+        self.counts, self.num_muons = counts, num_muons
+        events = torch.arange(counts.shape[0], device=counts.device)
+        self.event_of_muon = torch.repeat_interleave(events, counts, output_size=num_muons)
         self.starts = counts.cumsum(0) - counts
-        self.muons = torch.arange(event_of_muon.shape[0], device=counts.device)
-
-    @classmethod
-    def of(cls, batch: EventBatch) -> "Ragged":
-        """The layout of a batch."""
-        return cls(batch.counts, batch.event_of_muon)
+        self.muons = torch.arange(num_muons, device=counts.device)
 
     @classmethod
     def from_counts(cls, counts: Int64[Tensor, " events"]) -> "Ragged":
         """The layout of events with these counts."""
-        events = torch.arange(counts.shape[0], device=counts.device)
-        return cls(counts, torch.repeat_interleave(events, counts))
+        return cls(counts, int(counts.sum()))  # device sync
 
+    @cached_property
     def twice(self) -> "Ragged":
         """The layout of the events followed by as many events with the same counts."""
-        events = self.counts.shape[0]
-        return Ragged(torch.cat([self.counts] * 2), torch.cat([self.event_of_muon, self.event_of_muon + events]))
+        return Ragged(torch.cat([self.counts] * 2), 2 * self.num_muons)
 
-    def first(self, events: int) -> "Ragged":
-        """The layout of the first events alone."""
-        muons = int(self.counts[:events].sum())  # device sync
-        return Ragged(self.counts[:events], self.event_of_muon[:muons])
+    @cached_property
+    def divisors(self) -> Float[Tensor, "events 1"]:
+        """What a mean divides by: the counts, and 1 where there is nothing to divide."""
+        return self.counts.clamp(min=1)[:, None].to(torch.float32)
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> "Ragged":
+        """The same layout on a device; the counts alone travel."""
+        counts = self.counts.to(device, non_blocking=non_blocking)
+        return self if counts is self.counts else Ragged(counts, self.num_muons)
+
+    def pin_memory(self) -> "Ragged":
+        """The same layout with counts in page-locked memory."""
+        return Ragged(self.counts.pin_memory(), self.num_muons)
 
     def sum(self, values: Float[Tensor, "muons features"]) -> Float[Tensor, "events features"]:
         """Sum over the muons of each event; 0 for an event without muons."""
@@ -54,7 +57,7 @@ class Ragged:
 
     def mean(self, values: Float[Tensor, "muons features"]) -> Float[Tensor, "events features"]:
         """Mean over the muons of each event; 0 for an event without muons."""
-        return self.sum(values) / self.counts.clamp(min=1)[:, None].to(values.dtype)
+        return self.sum(values) / self.divisors.to(values.dtype)
 
     def spread(self, values: Float[Tensor, "events features"]) -> Float[Tensor, "muons features"]:
         """Give every muon its event's row."""

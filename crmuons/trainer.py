@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crmuons import config, distributed, losses, optimization
+from crmuons import config, distributed, losses, optimization, passes
 from crmuons.batch import EventBatch
 from crmuons.features import Features
 from crmuons.model import BundleModel
 from crmuons.models import build_networks
 from crmuons.optimization import Total
 from crmuons.ragged import Ragged
+from crmuons.sets import Sets
 
 Terms = dict[str, Tensor]  # A loss or metric -> its value for each event. "critic_loss" is what moves the critic.
 
@@ -40,8 +41,6 @@ class Trainer:
         self.averaged = copy.deepcopy(self.model).requires_grad_(requires_grad=False)
         modules = {"generator": self.model.generator, "multiplicity": self.model.multiplicity, "critic": self.critic}
         self.networks = optimization.build_networks(settings.train.optimizer, modules)
-        compiled = settings.train.compile
-        self.generator = torch.compile(self.model.generator, dynamic=True) if compiled else self.model.generator
         self.noise = torch.Generator(device)
         self.num_steps = 0
         self.num_critic_updates = 0
@@ -49,11 +48,11 @@ class Trainer:
         self.progress = 0.0  # Share of the run that is done; the learning rates follow it.
         self.fault = torch.full((2,), -1, device=device)  # Step and rank of the first non-finite number.
 
-    def step(self, batches: Iterator[EventBatch]) -> Terms:
+    def step(self, batches: Iterator[Sets]) -> Terms:
         """One WGAN step (Gulrajani et al. 2017, arXiv:1704.00028, Alg. 1).
 
         Args:
-            batches: endless; (n_critic + 1) x grad_accumulation of them are taken.
+            batches: endless, made by `prepare`; (n_critic + 1) x grad_accumulation of them are taken.
 
         Returns:
             Metrics, means over all ranks' events, as tensors on the device: reading one waits for the device.
@@ -74,15 +73,19 @@ class Trainer:
         self.num_steps += 1
         return critic | generator | {"gradient_penalty": self.newest_penalty}
 
-    def critic_terms(self, batch: EventBatch) -> Terms:
+    def prepare(self, batch: EventBatch) -> Sets:
+        """What `step` takes, made of a batch on the host; meant for the thread that reads."""
+        sets = Sets.of(batch, self.settings)
+        return sets.pin_memory() if self.device.type == "cuda" else sets
+
+    def critic_terms(self, sets: Sets) -> Terms:
         """Losses of the critic and of the multiplicity model, which alone sees the empty events."""
-        multiplicity = self.model.multiplicity.loss(self.model.features.condition(batch.primaries), batch.counts)
-        events, condition = self._sets(batch)
-        ragged = Ragged.of(events)
-        real = self.model.features.muons(events.muons)
+        primaries, condition = self._conditions(sets)
+        multiplicity = self.model.multiplicity.loss(primaries, sets.counts)
+        real = self.model.features.muons(sets.muons)
         with torch.no_grad():
-            fake = self._generate(condition, ragged)
-        real_scores, fake_scores, penalties = self._score_and_penalise(real, fake, condition, ragged)
+            fake = self._generate(condition, sets.ragged)
+        real_scores, fake_scores, penalties = self._score_and_penalise(real, fake, condition, sets)
         loss = losses.critic_loss(real_scores, fake_scores, self.settings.loss)
         if len(penalties):
             loss = loss + self.settings.penalty.lambda_gp * self.settings.penalty.every * penalties.mean()
@@ -93,24 +96,17 @@ class Trainer:
             "gradient_penalty": penalties,
         }
 
-    def generator_terms(self, batch: EventBatch) -> Terms:
+    def generator_terms(self, sets: Sets) -> Terms:
         """Loss of the generator, whose muons take the real events' primaries and numbers of muons."""
-        events, condition = self._sets(batch)
-        ragged = Ragged.of(events)
-        fake = self._score(self._generate(condition, ragged), condition, ragged)
-        real = fake
+        _, condition = self._conditions(sets)
+        fake = self._score(self._generate(condition, sets.ragged), condition, sets.ragged)
+        real = None
         if self.settings.loss == "relativistic":
-            real = self._score(self.model.features.muons(events.muons), condition, ragged)
+            with torch.no_grad(), self._precision():  # Of the real scores the value alone is needed.
+                real = self.critic(self.model.features.muons(sets.muons), condition, sets.ragged).float()
         return {"generator_loss": losses.generator_loss(real, fake, self.settings.loss)}
 
-    def _sets(self, batch: EventBatch) -> tuple[EventBatch, Tensor]:
-        """The events with muons, no more than muons_per_event of each, and their conditions, N among them."""
-        events = batch.with_muons()
-        condition = self.model.condition(events.primaries, events.counts)
-        limit = self.settings.muons_per_event
-        return events if limit is None else events.at_most(limit), condition
-
-    def _update(self, terms_of: Callable[[EventBatch], Terms], batches: Iterator[EventBatch], *names: str) -> Terms:
+    def _update(self, terms_of: Callable[[Sets], Terms], batches: Iterator[Sets], *names: str) -> Terms:
         """Move some networks by their loss's mean gradient over all events of all batches and all ranks."""
         totals: dict[str, Total] = {}
         for _ in range(self.settings.grad_accumulation):
@@ -129,48 +125,52 @@ class Trainer:
         return norms | {name: total.mean for name, total in totals.items()}
 
     def _score_and_penalise(
-        self, real: Tensor, fake: Tensor, condition: Tensor, ragged: Ragged
+        self, real: Tensor, fake: Tensor, condition: Tensor, sets: Sets
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Scores of real and fake events, from one pass of the critic, and penalties of those that are penalised."""
-        penalty, events = self.settings.penalty, len(condition)
-        most = penalty.max_pairs or events
-        chosen = min(math.ceil(events * penalty.sample_fraction), most) if self._is_penalty_due() else 0
-        both, conditions, twice = torch.cat([real, fake]), torch.cat([condition, condition]), ragged.twice()
-        if penalty.kind == "zero_centred" and chosen == events:
-            with self._precision():
-                scores, squared_norms = losses.gradient_norms(self.critic, both, conditions, twice)
+        both, conditions, twice = torch.cat([real, fake]), torch.cat([condition, condition]), sets.ragged.twice
+        due = self._is_penalty_due()
+        if due and self.settings.penalty.kind == "zero_centred" and sets.penalised is sets.ragged:
+            scores, squared_norms = self._scores_and_norms(both, conditions, twice)
             real_norms, fake_norms = squared_norms.chunk(2)
-            return *scores.float().chunk(2), real_norms + fake_norms  # type: ignore[return-value]
+            return *scores.chunk(2), real_norms + fake_norms  # type: ignore[return-value]
         scores = self._score(both, conditions, twice)
-        penalties = self._penalties(real, fake, condition, ragged, chosen) if chosen else scores.new_zeros(0)
+        penalties = self._penalties(real, fake, condition, sets.penalised) if due else scores.new_zeros(0)
         return *scores.chunk(2), penalties  # type: ignore[return-value]
 
     def _is_penalty_due(self) -> bool:
         return self.settings.penalty.kind != "none" and self.num_critic_updates % self.settings.penalty.every == 0
 
-    def _penalties(self, real: Tensor, fake: Tensor, condition: Tensor, ragged: Ragged, chosen: int) -> Tensor:
-        """Penalties of the first `chosen` events: a random sample, since batches are shuffled."""
-        part, condition = ragged.first(chosen), condition[:chosen]
-        real, fake = real[: len(part.muons)], fake[: len(part.muons)]
-        with self._precision():
-            if self.settings.penalty.kind == "one_centred":
-                share = torch.rand(chosen, generator=self.noise, device=self.device)
-                points = losses.interpolate(real, fake, share, part)
-                return losses.one_centred_penalty(losses.gradient_norms(self.critic, points, condition, part)[1])
-            both, conditions = torch.cat([real, fake]), torch.cat([condition, condition])
-            real_norms, fake_norms = losses.gradient_norms(self.critic, both, conditions, part.twice())[1].chunk(2)
-            return real_norms + fake_norms
+    def _penalties(self, real: Tensor, fake: Tensor, condition: Tensor, part: Ragged) -> Tensor:
+        """Penalties of the first events: a random sample, since batches are shuffled."""
+        real, fake, condition = real[: part.num_muons], fake[: part.num_muons], condition[: len(part.counts)]
+        if self.settings.penalty.kind == "one_centred":
+            share = torch.rand(len(condition), generator=self.noise, device=self.device)
+            points = losses.interpolate(real, fake, share, part)
+            return losses.one_centred_penalty(self._scores_and_norms(points, condition, part)[1])
+        both, conditions = torch.cat([real, fake]), torch.cat([condition, condition])
+        real_norms, fake_norms = self._scores_and_norms(both, conditions, part.twice)[1].chunk(2)
+        return real_norms + fake_norms
+
+    def _conditions(self, sets: Sets) -> tuple[Tensor, Tensor]:
+        """Standardised primaries of all events [all, 4]; with log10 N, what the networks know of the filled ones [events, 5]."""
+        primaries = self.model.features.condition(sets.primaries)
+        log_counts = self.model.features.log_count(sets.counts.index_select(0, sets.filled))
+        return primaries, torch.cat([primaries.index_select(0, sets.filled), log_counts], dim=1)
 
     def _generate(self, condition: Tensor, ragged: Ragged) -> Tensor:
         noise = self.model.noise(ragged, self.noise)
         with self._precision():
-            features: Tensor = self.generator(condition, *noise, ragged)
-        return features.float()
+            return passes.generate(self.model.generator, condition, *noise, ragged).float()
 
     def _score(self, features: Tensor, condition: Tensor, ragged: Ragged) -> Tensor:
         with self._precision():
-            scores: Tensor = self.critic(features, condition, ragged)
-        return scores.float()
+            return passes.scores(self.critic, features, condition, ragged).float()
+
+    def _scores_and_norms(self, features: Tensor, condition: Tensor, ragged: Ragged) -> tuple[Tensor, Tensor]:
+        with self._precision():
+            scores, squared_norms = passes.scores_and_norms(self.critic, features, condition, ragged)
+        return scores.float(), squared_norms
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16)

@@ -7,6 +7,7 @@ from itertools import cycle, repeat
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from crmuons import config, distributed, losses
 from crmuons.batch import EventBatch
@@ -89,7 +90,7 @@ def test_a_step_moves_every_network_to_finite_weights(make, batch, variant):
     trainer = make(**VARIANTS[variant])
     before = weights(trainer)
     for _ in range(2):
-        terms = trainer.step(repeat(batch))
+        terms = step(trainer, batch)
     after = weights(trainer)
     for name, was in before.items():
         assert torch.isfinite(after[name]).all(), name
@@ -110,7 +111,7 @@ def test_a_step_moves_every_network_to_finite_weights(make, batch, variant):
 def test_any_batch_makes_a_step(make, counts, model, kind):
     # A rank whose batch holds no muon, or no event, still takes part in every exchange.
     trainer = make({"kind": model}, penalty={"kind": kind})
-    trainer.step(repeat(events_with(counts)))
+    step(trainer, events_with(counts))
     assert all(torch.isfinite(value).all() for value in weights(trainer).values())
     empty = not sum(counts)
     before = weights(make({"kind": model}, penalty={"kind": kind}))
@@ -124,10 +125,15 @@ def test_any_batch_makes_a_step(make, counts, model, kind):
 def test_a_huge_event_weighs_as_much_as_a_small_one(make):
     # The unit of loss is the event: with a pooled critic the penalty and the scores are means over its muons.
     trainer = make(muons_per_event=None, penalty={"kind": "none"})
-    alike = trainer.critic_terms(events_with([2, 2]))
-    uneven = trainer.critic_terms(events_with([2, 2000]))
+    alike = trainer.critic_terms(trainer.prepare(events_with([2, 2])))
+    uneven = trainer.critic_terms(trainer.prepare(events_with([2, 2000])))
     assert len(alike["critic_loss"]) == len(uneven["critic_loss"]) == 2
     assert len(uneven["multiplicity_loss"]) == 2
+
+
+def step(trainer, *batches):
+    """A step on these batches, again and again."""
+    return trainer.step(cycle([trainer.prepare(batch) for batch in batches]))
 
 
 class Recorder(Trainer):
@@ -140,16 +146,20 @@ class Recorder(Trainer):
         for name, network in self.networks.items():
             network.move = self._keeping(name, network.move)
 
-    def _sets(self, batch):
-        events, condition = super()._sets(batch)
-        self.events = events
-        return events, condition
+    def critic_terms(self, sets):
+        self.sets = sets
+        return super().critic_terms(sets)
+
+    def generator_terms(self, sets):
+        self.sets = sets
+        return super().generator_terms(sets)
 
     def _noise_of_events(self, ragged, source):
-        shower = self.events.primaries[:, :1].log() + self.events.primaries[:, 3:] / 1000
+        primaries = self.sets.primaries[self.sets.filled]
+        shower = primaries[:, :1].log() + primaries[:, 3:] / 1000
         generator = self.model.generator
         frequencies = 1 + torch.arange(max(generator.shower_latents, generator.muon_latents))
-        muon = self.events.muons.sum(1, keepdim=True)
+        muon = self.sets.muons.sum(1, keepdim=True)
         return (shower * frequencies[: generator.shower_latents]).sin(), (
             muon * frequencies[: generator.muon_latents]
         ).sin()
@@ -175,7 +185,7 @@ def test_accumulated_gradients_are_those_of_one_batch(make, batch, monkeypatch, 
         make(kind=Recorder, penalty={"kind": kind}),
         make(kind=Recorder, grad_accumulation=3, penalty={"kind": kind}),
     )
-    one, many = single.step(repeat(batch)), several.step(cycle(parts))
+    one, many = step(single, batch), step(several, *parts)
     for name, gradient in single.gradients.items():
         assert relative(several.gradients[name], gradient) < (2e-6 if name != "generator" else 1e-3), name
     for name in ("critic_loss", "multiplicity_loss", "wasserstein_estimate", "gradient_penalty"):
@@ -185,8 +195,8 @@ def test_accumulated_gradients_are_those_of_one_batch(make, batch, monkeypatch, 
 def test_gradients_are_of_the_mean_over_events(make, batch):
     # Twice the same events: twice the sum, over twice the number.
     single, double = make(kind=Recorder), make(kind=Recorder)
-    single.step(repeat(batch))
-    double.step(repeat(EventBatch.concat([batch, batch])))
+    step(single, batch)
+    step(double, EventBatch.concat([batch, batch]))
     for name, gradient in single.gradients.items():
         assert relative(double.gradients[name], gradient) < (2e-6 if name != "generator" else 1e-3), name
 
@@ -198,7 +208,7 @@ def test_gradients_are_of_the_mean_over_events(make, batch):
 def test_a_sample_of_the_penalties_has_the_weight_of_all(make, kind, given, chosen):
     events = events_with([0, 0, *range(1, 16)])
     trainer = make(loss="wasserstein", penalty={"kind": kind, "lambda_gp": 7.0, **given})
-    terms = trainer.critic_terms(events)
+    terms = trainer.critic_terms(trainer.prepare(events))
     assert len(terms["gradient_penalty"]) == chosen
     added = terms["critic_loss"] + terms["wasserstein_estimate"]  # fake - real is minus the estimate.
     # Every event carries the mean penalty: the sum over events is N x 7 x the mean, whatever the sample.
@@ -209,7 +219,7 @@ def test_a_penalty_every_third_update_is_three_times_as_heavy(make, batch):
     trainer = make(loss="wasserstein", penalty={"lambda_gp": 2.0, "every": 3})
     weight = []
     for _ in range(7):
-        terms = trainer.critic_terms(batch)
+        terms = trainer.critic_terms(trainer.prepare(batch))
         added = (terms["critic_loss"] + terms["wasserstein_estimate"]).mean().item()
         weight.append(added / terms["gradient_penalty"].mean().item() if len(terms["gradient_penalty"]) else added)
         trainer.num_critic_updates += 1
@@ -219,39 +229,40 @@ def test_a_penalty_every_third_update_is_three_times_as_heavy(make, batch):
 def test_the_penalty_is_told_also_by_steps_whose_last_update_had_none(make, batch):
     trainer = make(n_critic=2, penalty={"every": 2})  # Updates 0, 2, 4: never the second of a step.
     for _ in range(2):
-        assert math.isfinite(trainer.step(repeat(batch))["gradient_penalty"].item())
+        assert math.isfinite(step(trainer, batch)["gradient_penalty"].item())
 
 
 def test_the_penalty_of_a_zero_centred_critic_is_taken_on_real_and_on_fake(make, batch):
     trainer = make(penalty={"lambda_gp": 1.0})
-    full = trainer.critic_terms(batch)["gradient_penalty"]
+    full = trainer.critic_terms(trainer.prepare(batch))["gradient_penalty"]
     trainer.noise.manual_seed(0)
     partly = make(penalty={"lambda_gp": 1.0, "max_pairs": 3})
     partly.noise.manual_seed(0)
     trainer.noise.manual_seed(0)
-    full, some = (one.critic_terms(batch)["gradient_penalty"] for one in (trainer, partly))
+    full, some = (one.critic_terms(one.prepare(batch))["gradient_penalty"] for one in (trainer, partly))
     torch.testing.assert_close(some, full[:3])  # Both ways of computing it.
 
 
 def test_the_kinematics_see_few_muons_but_the_events_own_number(make):
     trainer = make(muons_per_event=4)
-    events, condition = trainer._sets(events_with([0, 2, 100]))
-    assert events.counts.tolist() == [2, 4]
-    expected = trainer.model.condition(events.primaries, torch.tensor([2, 100]))
-    assert torch.equal(condition, expected)
+    sets = trainer.prepare(events_with([0, 2, 100]))
+    assert sets.ragged.counts.tolist() == [2, 4]
+    assert len(sets.muons) == 6
+    expected = trainer.model.condition(sets.primaries[1:], torch.tensor([2, 100]))
+    assert torch.equal(trainer._conditions(sets)[1], expected)
 
 
 def test_the_generators_loss_leaves_no_gradient_in_the_critic(make, batch):
     trainer = make(n_critic=1)
-    trainer.step(repeat(batch))
+    step(trainer, batch)
     alone = make(n_critic=1, kind=Recorder)
     alone.load_state_dict(copy.deepcopy(trainer.state_dict()))
     both = make(n_critic=1, kind=Recorder)
-    both.step(repeat(batch))
+    step(both, batch)
     both.gradients.clear()
     both.load_state_dict(copy.deepcopy(trainer.state_dict()))
     for one in (alone, both):
-        one.step(repeat(batch))
+        step(one, batch)
     assert torch.equal(alone.gradients["critic"], both.gradients["critic"])
 
 
@@ -260,21 +271,59 @@ def test_the_generators_loss_leaves_no_gradient_in_the_critic(make, batch):
 def test_a_step_exchanges_once_per_update_whatever_the_data(make, monkeypatch, counts, n_critic, accumulation):
     calls = []
     monkeypatch.setattr(distributed, "sum_over_ranks", lambda buffer: calls.append(len(buffer)) or buffer)
-    make(n_critic=n_critic, grad_accumulation=accumulation).step(repeat(events_with(counts)))
+    step(make(n_critic=n_critic, grad_accumulation=accumulation), events_with(counts))
     assert len(calls) == n_critic + 1
     assert len(set(calls)) == 2  # Critic with multiplicity, and the generator: the same lengths on every rank.
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations for which a host waits for its device: those whose result, or its size, it has to read."""
+
+    READING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "is_nonzero", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        unsized = name == "repeat_interleave" and kwargs.get("output_size") is None
+        masks = (
+            [index for index in args[1] if index is not None]
+            if name.startswith("index") and len(args) > 1 and isinstance(args[1], list | tuple)
+            else []
+        )
+        if name in self.READING or unsized or any(mask.dtype == torch.bool for mask in masks):
+            self.seen.append(str(func))
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_step_waits_for_its_device_nowhere(make, batch, monkeypatch, variant):
+    trainer = make(**VARIANTS[variant])
+    monkeypatch.setattr(trainer, "check_finite", lambda: None)  # On a CPU alone: there is nothing to wait for.
+    ready = trainer.prepare(batch)
+    with Waits() as waits:
+        trainer.step(repeat(ready))
+    assert waits.seen == []
+    with Waits() as waits:  # It does see them.
+        int(batch.counts.sum())
+        torch.repeat_interleave(batch.counts, batch.counts)
+        batch.counts[batch.counts > 0]
+    assert len(waits.seen) == 3
 
 
 @pytest.mark.parametrize("where", ["muon", "primary"])
 def test_a_number_that_is_not_finite_stops_before_anything_moves(make, batch, where):
     trainer = make(n_critic=1)
-    trainer.step(repeat(batch))
+    step(trainer, batch)
     before, states = weights(trainer), [str(n.optimizer.state_dict()["state"]) for n in trainer.networks.values()]
     bad = batch.to("cpu")
     poisoned = EventBatch(bad.ids, bad.primaries.clone(), bad.counts, bad.muons.clone())
     (poisoned.muons if where == "muon" else poisoned.primaries)[0, 0] = math.nan
     with pytest.raises(NonFiniteError, match="step 1: a loss or a gradient on rank 0 is NaN"):
-        trainer.step(repeat(poisoned))
+        step(trainer, poisoned)
     assert all(torch.equal(value, before[name]) for name, value in weights(trainer).items())
     assert [str(n.optimizer.state_dict()["state"]) for n in trainer.networks.values()] == states
 
@@ -286,16 +335,16 @@ def test_the_fault_is_kept_for_a_device_that_is_asked_later(make, batch):
     trainer.fault = torch.tensor([3, 1])
     before = weights(trainer)
     with pytest.raises(NonFiniteError, match="step 3: a loss or a gradient on rank 1"):
-        trainer.step(repeat(batch))
+        step(trainer, batch)
     assert all(torch.equal(value, before[name]) for name, value in weights(trainer).items())
 
 
 def test_the_averaged_model_in_closed_form(make, batch):
     trainer = make(ema_decay=0.2, optimizer={"lr": 0.05, "warmup_steps": 0})
     expected = weights(trainer)["generator"]
-    for step in range(3):
-        trainer.step(repeat(batch))
-        decay = min(0.2, (1 + step) / (10 + step))  # 0.1, 0.1818, 0.2: it forgets the initial weights at first.
+    for done in range(3):
+        step(trainer, batch)
+        decay = min(0.2, (1 + done) / (10 + done))  # 0.1, 0.1818, 0.2: it forgets the initial weights at first.
         expected = decay * expected + (1 - decay) * weights(trainer)["generator"]
         torch.testing.assert_close(weights(trainer)["averaged"], expected)
 
@@ -305,7 +354,7 @@ def test_the_learning_rate_follows_steps_and_progress(make, batch):
     trainer.progress = 0.25
     rates = []
     for _ in range(3):
-        trainer.step(repeat(batch))
+        step(trainer, batch)
         rates.append([trainer.networks[name].optimizer.param_groups[0]["lr"] for name in ("generator", "critic")])
     assert rates == [pytest.approx([0.01 * x, 0.02 * x]) for x in (0.375, 0.75, 0.75)]
 
@@ -314,7 +363,7 @@ def test_seeds_make_weights_and_noise(make, batch):
     runs = []
     for seed in (1, 1, 2, 2**62 + 7):
         trainer = make(seed=seed)
-        trainer.step(repeat(batch))
+        step(trainer, batch)
         runs.append(weights(trainer)["generator"])
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
@@ -326,18 +375,18 @@ def test_noise_differs_between_steps(make, batch):
     noise = trainer.model.noise
     trainer.model.noise = lambda ragged, source: seen.append(noise(ragged, source)) or seen[-1]
     for _ in range(2):
-        trainer.step(repeat(batch))
+        step(trainer, batch)
     assert len({tuple(muon[0].tolist()) for _, muon in seen}) == len(seen)
 
 
 def test_the_state_makes_the_same_trainer(make, batch):
     trainer = make()
     for _ in range(3):
-        trainer.step(repeat(batch))
+        step(trainer, batch)
     again = make()
     again.load_state_dict(copy.deepcopy(trainer.state_dict()))  # A state holds the tensors themselves.
     for one in (trainer, again):
-        one.step(repeat(batch))
+        step(one, batch)
     assert all(torch.equal(value, weights(trainer)[name]) for name, value in weights(again).items())
 
 
@@ -354,7 +403,7 @@ def test_a_state_that_lacks_something_is_refused(make, part):
 
 def test_a_state_of_another_optimizer_or_with_surplus_weights_is_refused(make, batch):
     trainer = make()
-    trainer.step(repeat(batch))
+    step(trainer, batch)
     surplus = trainer.state_dict()
     surplus["critic"] = surplus["critic"] | {"extra": torch.ones(1)}
     with pytest.raises(RuntimeError, match="extra"):
@@ -364,8 +413,8 @@ def test_a_state_of_another_optimizer_or_with_surplus_weights_is_refused(make, b
 def test_metrics_are_means_over_events(make):
     trainer = make(loss="wasserstein", penalty={"kind": "none"}, kind=Recorder)
     events = events_with([0, 2, 5])
-    terms = trainer.critic_terms(events)
-    told = make(loss="wasserstein", penalty={"kind": "none"}, kind=Recorder).step(repeat(events))
+    terms = trainer.critic_terms(trainer.prepare(events))
+    told = step(make(loss="wasserstein", penalty={"kind": "none"}, kind=Recorder), events)
     assert told["wasserstein_estimate"].item() == pytest.approx(terms["wasserstein_estimate"].mean().item(), rel=1e-5)
     assert told["critic_loss"].item() == pytest.approx(-told["wasserstein_estimate"].item(), rel=1e-5)
     assert told["multiplicity_loss"].item() == pytest.approx(terms["multiplicity_loss"].mean().item(), rel=1e-5)

@@ -1,0 +1,296 @@
+"""The set networks by hand: the penalised critic without double backward, and both networks on tensors written in place.
+
+LeakyReLU is piecewise linear. With its slopes frozen the critic is a linear map of (muons x, event context, 1), and so:
+
+1. The forward pass gives the scores s and the slopes.
+2. The adjoint pass, seeded with ds = 1, gives the input gradient g = ds/dx and, behind every linear layer, a signal D.
+3. A loss that weighs scores by a = dloss/ds and gradients by v = dloss/dg pulls on a layer's weight with D^T z, where z is
+   what the frozen map makes of the input (a x + v, a event, a) in front of that layer: the derivative of a s + v g in the
+   weight, both terms from one pass.
+
+That is four matrix products a weight, where autograd's double backward takes six or more. The generator's backward pass is
+its adjoint pass with the signal from the critic as seed, and z what the forward pass left.
+
+Everything runs in the dtype of the events' context: bfloat16 under autocast.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu_, linear
+
+from crmuons import losses
+from crmuons.models import SLOPE, Critic, Generator, SetCritic, SetGenerator
+from crmuons.ragged import Ragged
+
+
+def scores_and_norms(critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged) -> tuple[Tensor, Tensor]:
+    """Score and squared gradient norm of each event: the numbers of `losses.gradient_norms`, which serves other critics.
+
+    Differentiable once: in the critic's weights and in the condition; the scores in the features also.
+    """
+    if not isinstance(critic, SetCritic):
+        return losses.gradient_norms(critic, features, condition, ragged)
+    event = critic.context(condition)
+    result: tuple[Tensor, Tensor] = _Scores.apply(critic, ragged, features, event, *_beyond_context(critic))  # type: ignore[no-untyped-call]
+    return result
+
+
+def scores(critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged) -> Tensor:
+    """Score of each event, differentiable in weights, condition and features."""
+    if isinstance(critic, SetCritic):
+        return scores_and_norms(critic, features, condition, ragged)[0]
+    result: Tensor = critic(features, condition, ragged)
+    return result
+
+
+def generate(
+    generator: Generator, condition: Tensor, shower_noise: Tensor, muon_noise: Tensor, ragged: Ragged
+) -> Tensor:
+    """The muon features that `generator(...)` gives, differentiable once in the weights and in the condition."""
+    if not isinstance(generator, SetGenerator):
+        features: Tensor = generator(condition, shower_noise, muon_noise, ragged)
+        return features
+    event = generator.context(torch.cat([condition, shower_noise], dim=1))
+    result: Tensor = _Muons.apply(generator, ragged, muon_noise, event, *_beyond_context(generator))  # type: ignore[no-untyped-call]
+    return result
+
+
+def _beyond_context(network: nn.Module) -> list[Tensor]:
+    return [parameter for name, parameter in network.named_parameters() if not name.startswith("context.")]
+
+
+class _Scores(torch.autograd.Function):
+    """Scores [events] and squared norms [events] from features, the events' context and the weights beyond it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, critic: SetCritic, ragged: Ragged, features: Tensor, event: Tensor, *weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        del weights  # The critic's own; given for autograd to know them.
+        ctx.set_materialize_grads(False)
+        ctx.features, ctx.event, ctx.passes = features.to(event.dtype), event, _Critic(critic, ragged, event.dtype)
+        scores = ctx.passes.forward(ctx.features, event)
+        ctx.gradient = ctx.passes.adjoint()
+        precise = ctx.gradient.to(torch.promote_types(event.dtype, torch.float32))
+        squared = ragged.sum((precise**2).sum(dim=1, keepdim=True))[:, 0]
+        return scores, squared * ragged.counts
+
+    @staticmethod
+    def backward(ctx: Any, d_scores: Tensor | None, d_norms: Tensor | None) -> tuple[Tensor | None, ...]:
+        ragged, event = ctx.passes.ragged, ctx.event
+        share = event.new_zeros(len(event), 1) if d_scores is None else d_scores[:, None]
+        d_features = ragged.spread(share) * ctx.gradient if ctx.needs_input_grad[2] else None
+        if not any(ctx.needs_input_grad[3:]):
+            return (None, None, d_features, *(None for _ in ctx.needs_input_grad[3:]))
+        muons = ragged.spread(share) * ctx.features
+        if d_norms is not None:
+            weight = (2 * d_norms * ragged.counts)[:, None].to(event.dtype)
+            muons += ragged.spread(weight) * ctx.gradient
+        gradients = ctx.passes.weight_gradients(muons, share * event, share)
+        return None, None, d_features, share * ctx.passes.d_event, *gradients
+
+
+class _Muons(torch.autograd.Function):
+    """Muon features from noise, the events' context and the weights beyond it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, generator: SetGenerator, ragged: Ragged, noise: Tensor, event: Tensor, *weights: Tensor
+    ) -> Tensor:
+        del weights
+        ctx.passes = _Generator(generator, ragged, event.dtype)
+        return ctx.passes.forward(noise.to(event.dtype), event)
+
+    @staticmethod
+    def backward(ctx: Any, d_features: Tensor) -> tuple[Tensor | None, ...]:
+        d_event, gradients = ctx.passes.backward(d_features)
+        return None, None, None, d_event, *gradients
+
+
+class _Weights:
+    """A network's weights by name, in one dtype; those of a part of it by the names they have there."""
+
+    def __init__(self, named: Mapping[str, Tensor], prefix: str = "") -> None:
+        self.named, self.prefix = named, prefix
+
+    @classmethod
+    def of(cls, network: nn.Module, dtype: torch.dtype) -> "_Weights":
+        return cls({name: parameter.to(dtype) for name, parameter in network.named_parameters()})
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.named[self.prefix + name]
+
+    def part(self, name: str) -> "_Weights":
+        return _Weights(self.named, f"{self.prefix}{name}.")
+
+
+class _Critic:
+    """One batch through the critic beyond its context; keeps slopes and signals."""
+
+    def __init__(self, critic: SetCritic, ragged: Ragged, dtype: torch.dtype) -> None:
+        self.weights, self.ragged = _Weights.of(critic, dtype), ragged
+        self.sets = _Sets(self.weights, len(critic.layers), ragged)
+
+    def forward(self, features: Tensor, event: Tensor) -> Tensor:
+        w = self.weights
+        muons, event = self.sets.forward(features, event)
+        pooled = torch.cat([self.ragged.mean(muons), event], dim=1)
+        self.hidden = leaky_relu_(linear(pooled, w["head.0.weight"], w["head.0.bias"]), SLOPE)
+        return linear(self.hidden, w["head.2.weight"], w["head.2.bias"])[:, 0]
+
+    def adjoint(self) -> Tensor:
+        """The scores' gradient in the features."""
+        w, ragged = self.weights, self.ragged
+        self.d_hidden = _sloped(w["head.2.weight"].expand_as(self.hidden), self.hidden)
+        d_pooled, d_event = (self.d_hidden @ w["head.0.weight"]).chunk(2, dim=1)
+        d_muons = ragged.spread(d_pooled / ragged.divisors.to(d_pooled.dtype))
+        d_features, self.d_event = self.sets.adjoint(d_muons, d_event)
+        return d_features
+
+    def weight_gradients(self, features: Tensor, event: Tensor, share: Tensor) -> list[Tensor]:
+        """D^T z for the weights beyond the context, in their order.
+
+        Args:
+            features: z of the muons.
+            event: z of the events' context.
+            share: what takes the place of the 1 that multiplies a bias [events, 1].
+        """
+        w = self.weights
+        muons, event, gradients = self.sets.frozen(features, event, share)
+        pooled = torch.cat([self.ragged.mean(muons), event], dim=1)
+        hidden = _sloped_((share * w["head.0.bias"]).addmm_(pooled, w["head.0.weight"].T), self.hidden)
+        head = [self.d_hidden.T @ pooled, (self.d_hidden.T @ share)[:, 0], hidden.sum(0, keepdim=True), share.sum(0)]
+        return gradients + head
+
+
+class _Generator:
+    """One batch through the generator beyond its context."""
+
+    def __init__(self, generator: SetGenerator, ragged: Ragged, dtype: torch.dtype) -> None:
+        self.weights = _Weights.of(generator, dtype)
+        self.sets = _Sets(self.weights, len(generator.layers), ragged)
+
+    def forward(self, noise: Tensor, event: Tensor) -> Tensor:
+        self.muons, self.event = self.sets.forward(noise, event)
+        return linear(self.muons, self.weights["out.weight"], self.weights["out.bias"])
+
+    def backward(self, d_features: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The pull on the events' context, and on the weights in their order."""
+        d_muons = d_features @ self.weights["out.weight"]
+        _, d_event = self.sets.adjoint(d_muons, torch.zeros_like(self.event))
+        return d_event, [*self.sets.gradients(), d_features.T @ self.muons, d_features.sum(0)]
+
+
+class _Sets:
+    """What both networks share: the embedding of muons and event, and the set layers."""
+
+    def __init__(self, weights: _Weights, num_layers: int, ragged: Ragged) -> None:
+        self.weights, self.ragged = weights, ragged
+        self.layers = [_Layer(weights.part(f"layers.{i}"), ragged) for i in range(num_layers)]
+
+    def forward(self, features: Tensor, event: Tensor) -> tuple[Tensor, Tensor]:
+        self.inputs = features, event
+        w = self.weights
+        rows = linear(event, w["embed_event.weight"], w["embed_event.bias"] + w["embed.bias"])
+        self.embedded = leaky_relu_(self.ragged.spread(rows).addmm_(features, w["embed.weight"].T), SLOPE)
+        muons = self.embedded
+        for layer in self.layers:
+            muons, event = layer.forward(muons, event)
+        return muons, event
+
+    def adjoint(self, d_muons: Tensor, d_event: Tensor) -> tuple[Tensor, Tensor]:
+        """Signals behind muons and events to those in front; takes d_muons over."""
+        for layer in reversed(self.layers):
+            d_muons, d_event = layer.adjoint(d_muons, d_event)
+        self.d_embedded = _sloped_(d_muons, self.embedded)
+        self.d_rows = self.ragged.sum(self.d_embedded)
+        w = self.weights
+        return self.d_embedded @ w["embed.weight"], d_event + self.d_rows @ w["embed_event.weight"]
+
+    def frozen(self, features: Tensor, event: Tensor, share: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """z through the map with frozen slopes, and D^T z of every weight on its way."""
+        gradients = self._embedding_gradients(features, event, share)
+        w = self.weights
+        rows = (share * (w["embed_event.bias"] + w["embed.bias"])).addmm_(event, w["embed_event.weight"].T)
+        muons = _sloped_(self.ragged.spread(rows).addmm_(features, w["embed.weight"].T), self.embedded)
+        for layer in self.layers:
+            muons, event, more = layer.frozen(muons, event, share)
+            gradients += more
+        return muons, event, gradients
+
+    def gradients(self) -> list[Tensor]:
+        """D^T z of every weight, z being what the forward pass had."""
+        share = torch.ones_like(self.inputs[1][:, :1])
+        layers = [gradient for layer in self.layers for gradient in layer.gradients(layer.inputs, share)]
+        return self._embedding_gradients(*self.inputs, share) + layers
+
+    def _embedding_gradients(self, features: Tensor, event: Tensor, share: Tensor) -> list[Tensor]:
+        d_bias = (self.d_rows.T @ share)[:, 0]
+        return [self.d_embedded.T @ features, d_bias, self.d_rows.T @ event, d_bias]
+
+
+class _Layer:
+    """A SetLayer's passes."""
+
+    def __init__(self, weights: _Weights, ragged: Ragged) -> None:
+        self.weights, self.ragged = weights, ragged
+
+    def forward(self, muons: Tensor, event: Tensor) -> tuple[Tensor, Tensor]:
+        w, ragged = self.weights, self.ragged
+        mean = ragged.mean(muons)
+        bias = w["pool.bias"] + w["event.bias"]
+        self.pooled = leaky_relu_(linear(mean, w["pool.weight"], bias).addmm_(event, w["event.weight"].T), SLOPE)
+        later = event + self.pooled
+        rows = ragged.spread(linear(later, w["event_to_muon.weight"], w["event_to_muon.bias"]))
+        self.mixed = leaky_relu_(rows.addmm_(muons, w["muon.weight"].T), SLOPE)
+        self.out = leaky_relu_(linear(self.mixed, w["out.weight"], w["out.bias"]), SLOPE)
+        self.inputs = muons, mean, event, later, self.mixed
+        return muons + self.out, later
+
+    def adjoint(self, d_muons: Tensor, d_event: Tensor) -> tuple[Tensor, Tensor]:
+        w, ragged = self.weights, self.ragged
+        self.d_out = _sloped(d_muons, self.out)
+        self.d_mixed = _sloped_(self.d_out @ w["out.weight"], self.mixed)
+        self.d_rows = ragged.sum(self.d_mixed)
+        d_event = torch.addmm(d_event, self.d_rows, w["event_to_muon.weight"])
+        self.d_pooled = _sloped(d_event, self.pooled)
+        d_mean = self.d_pooled @ w["pool.weight"] / ragged.divisors.to(d_event.dtype)
+        d_muons = d_muons.addmm_(self.d_mixed, w["muon.weight"]).add_(ragged.spread(d_mean))
+        return d_muons, d_event.addmm_(self.d_pooled, w["event.weight"])
+
+    def frozen(self, muons: Tensor, event: Tensor, share: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        w, ragged = self.weights, self.ragged
+        mean = ragged.mean(muons)
+        pooled = (share * (w["pool.bias"] + w["event.bias"])).addmm_(mean, w["pool.weight"].T)
+        later = event + _sloped_(pooled.addmm_(event, w["event.weight"].T), self.pooled)
+        rows = (share * w["event_to_muon.bias"]).addmm_(later, w["event_to_muon.weight"].T)
+        mixed = _sloped_(ragged.spread(rows).addmm_(muons, w["muon.weight"].T), self.mixed)
+        gradients = self.gradients((muons, mean, event, later, mixed), share)
+        out = _sloped_(ragged.spread(share * w["out.bias"]).addmm_(mixed, w["out.weight"].T), self.out)
+        return muons.add_(out), later, gradients
+
+    def gradients(self, inputs: tuple[Tensor, ...], share: Tensor) -> list[Tensor]:
+        """D^T z of the layer's weights, in their order, for the z that `forward` keeps as inputs."""
+        muons, mean, event, later, mixed = inputs
+        d_pooled, d_rows = self.d_pooled.T, self.d_rows.T
+        d_bias = (d_pooled @ share)[:, 0]
+        return [
+            *(d_pooled @ mean, d_bias, d_pooled @ event, d_bias),
+            *(d_rows @ later, (d_rows @ share)[:, 0], self.d_mixed.T @ muons),
+            *(self.d_out.T @ mixed, (self.ragged.sum(self.d_out).T @ share)[:, 0]),
+        ]
+
+
+def _sloped(values: Tensor, activation: Tensor) -> Tensor:
+    """Times the slope that LeakyReLU had where it gave this activation."""
+    result: Tensor = torch.ops.aten.leaky_relu_backward(values, activation, SLOPE, True)
+    return result
+
+
+def _sloped_(values: Tensor, activation: Tensor) -> Tensor:
+    """Likewise, in place."""
+    torch.ops.aten.leaky_relu_backward.grad_input(values, activation, SLOPE, True, grad_input=values)
+    return values
