@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crmuons import files, reader, schema
+from crmuons import files, prepared, reader, schema
 from crmuons.files import File
 from crmuons.plan import Unit, cut, permutation
 from crmuons.progress import progress
@@ -57,7 +57,7 @@ def inspect(urls: list[str], *, max_rows: int | None) -> Inspection:
         FileNotFoundError: if there is nothing to read.
         ValueError: if a file is not one of events.
     """
-    listed = files.list_files(urls)
+    listed = prepared.event_files(urls)
     units = cut(listed) if max_rows is None else permutation(cut(listed), seed=0, epoch=0)
     found = Inspection(listed, has_ids=_has_ids(listed[0]))
     with progress(None, unit="rows", what="inspect") as bar:
@@ -70,19 +70,25 @@ def inspect(urls: list[str], *, max_rows: int | None) -> Inspection:
 
 
 def _has_ids(file: File) -> bool:
+    if prepared.is_shard(file):
+        return True
     with files.open_file(file.url) as opened:
         return schema.check_schema(pq.read_schema(opened), file.url)
 
 
 def _look(unit: Unit, found: Inspection) -> int:
-    table, first_row = reader.read_rows(unit)
-    fault = schema.faults(table)
+    if prepared.is_shard(unit.file):  # Its events were checked when it was written.
+        events, tally = reader.read_unit(unit, reader.Selection())
+        found.rows += tally.rows
+        found.events.append(events)
+        return tally.rows
+    rows = reader.read_rows(unit)
+    fault = schema.faults(rows.table)
     found.faults.update(schema.FAULTS[code] for code in fault[fault > 0])
-    found.rows += table.num_rows
-    rows = first_row + np.flatnonzero(fault == 0)
-    legal = table.filter(pa.array(fault == 0))
-    found.events.append(schema.to_arrays(legal, missing_ids=reader.ids_of_rows(unit, rows)))
-    return table.num_rows
+    found.rows += rows.table.num_rows
+    legal = rows.table.filter(pa.array(fault == 0))
+    found.events.append(schema.to_arrays(legal, missing_ids=rows.ids(np.flatnonzero(fault == 0))))
+    return rows.table.num_rows
 
 
 def _describe(events: EventArrays) -> Iterator[str]:

@@ -4,7 +4,7 @@ import logging
 
 import pyarrow.parquet as pq
 
-from crmuons import config, files, runs, schema
+from crmuons import config, files, prepared, runs, schema
 from crmuons.evaluation import metrics
 from crmuons.features import Features
 from crmuons.files import File
@@ -51,10 +51,14 @@ def prepare(settings: config.Config) -> tuple[list[File], Features, EventArrays]
     train = training_selection(data, None)
     held_out = Selection("validation", data.validation_share, data.test_share, vertical_depth=train.vertical_depth)
     held_out_too = [] if data.validation else [(held_out, settings.train.validation_events)]
-    (sample, *rest), read = sample_events(data.train, [(train, FEATURE_EVENTS), *held_out_too])
+    limit = data.max_quarantined_share
+    (sample, *rest), read = sample_events(
+        data.train, [(train, FEATURE_EVENTS), *held_out_too], max_quarantined_share=limit
+    )
     if data.validation:
         every = Selection(vertical_depth=train.vertical_depth)
-        rest, read_too = sample_events(data.validation, [(every, settings.train.validation_events)])
+        wanted = [(every, settings.train.validation_events)]
+        rest, read_too = sample_events(data.validation, wanted, max_quarantined_share=limit)
         read += read_too
     (validation,) = rest
     _check_sample(read, len(sample.counts), len(validation.counts), data)
@@ -68,6 +72,8 @@ def prepare(settings: config.Config) -> tuple[list[File], Features, EventArrays]
 
 
 def _say_if_without_ids(file: File) -> None:
+    if prepared.is_shard(file):
+        return
     with files.open_file(file.url, file.size) as opened, named_if_damaged(file.url):
         has_ids = schema.check_schema(pq.read_schema(opened), file.url)
     if not has_ids:
@@ -92,12 +98,6 @@ def _list_files(urls: list[str]) -> list[File]:
 def _check_sample(read: Tally, train: int, validation: int, data: config.Data) -> None:
     if not read.rows:
         msg = f"the files at {', '.join(data.train)} have no rows"
-        raise ValueError(msg)
-    if read.quarantined > data.max_quarantined_share * read.rows:
-        msg = (
-            f"{read.quarantined} of the first {read.rows} rows read cannot be used, more than data.max_quarantined_share = "
-            f"{data.max_quarantined_share:g}; the warnings above name files, rows and reasons"
-        )
         raise ValueError(msg)
     if not train or not validation:
         msg = (

@@ -1,11 +1,11 @@
-"""The stream's items, read by Ray Data: Parquet to Arrow blocks in tasks anywhere in the cluster, in the plan's order.
+"""The stream's items, read by Ray Data: files to Arrow blocks in tasks anywhere in the cluster, in the plan's order.
 
 Every process that reads imports this module: without torch that takes 1.2 CPU-seconds instead of 2.5.
 """
 
 from collections.abc import Iterator
 from dataclasses import astuple
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
@@ -16,27 +16,64 @@ from ray.data._internal.execution.interfaces import ExecutionResources
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import ReadTask
 
-from crmuons import reader, schema
+from crmuons import flat, memory, prepared, reader, schema
+from crmuons.ahead import Ahead
 from crmuons.plan import Item
 from crmuons.reader import Piece, Selection, Tally
+from crmuons.schema import EventArrays
 
-ITEMS_PER_EXECUTION = 256  # Starting an execution costs 1-2 s; the list of its tasks costs memory.
-READ_AHEAD_BYTES = 256 * 2**20  # Of the object store, per rank.
-READS_AT_ONCE = 2  # Per rank; one decodes 1.3 million muons/s of the nested layout, a CPU trains on 0.2 million.
+ITEMS_PER_EXECUTION = 256  # The list of an execution's tasks costs memory.
+ITEMS_AHEAD = 32  # Starting an execution costs 1-2 s: the next one begins while so many items are still to come.
+BLOCKS_AHEAD = 2
+READ_AHEAD_BYTES = 256 * 2**20  # Of the object store, per rank and execution.
+READS_AT_ONCE = 2  # Per rank; one decodes 15 million muons/s of the nested layout, a CPU trains on 0.2 million.
 CPUS_PER_READ = (
     0.25  # So that two ranks can read with the one CPU that is kept free: a rank must not wait for another's.
 )
 TALLY_COLUMN = "tally"
 
-# A block is a table of events. The first row of an item is no event: it carries what became of the item's rows.
-BLOCK_SCHEMA = schema.EVENT_SCHEMA.append(pa.field(TALLY_COLUMN, pa.list_(pa.int64())))
+# A block is a table of events. The first row of an item says what became of the item's rows; where no event is left, it is a
+# row without one, whose muons are null.
+BLOCK_SCHEMA = flat.FLAT_SCHEMA.set(
+    flat.FLAT_SCHEMA.get_field_index(schema.MUONS_COLUMN),
+    flat.FLAT_SCHEMA.field(schema.MUONS_COLUMN).with_nullable(nullable=True),
+).append(pa.field(TALLY_COLUMN, pa.list_(pa.int64())))
 
 
 def read_with_ray(items: Iterator[Item], selection: Selection) -> Iterator[Piece]:
-    """Read items in Ray Data tasks, ahead of what is asked for, and give them in order."""
-    while batch := list(islice(items, ITEMS_PER_EXECUTION)):
-        for block in _execute(batch, selection):
-            yield from _unpack(block)
+    """Give the content of items in order, read ahead of what is asked for.
+
+    Ray Data tasks read the items, but for those of prepared shards in reach: these are mapped into memory here, since moving
+    them through the object store would take longer than reading them.
+    """
+    for mapped, group in groupby(items, _is_mapped):
+        yield from (reader.read_here if mapped else _read_in_tasks)(group, selection)
+
+
+def _is_mapped(item: Item) -> bool:
+    return all(prepared.is_mapped(unit.file) for unit in item.units)
+
+
+def _read_in_tasks(items: Iterator[Item], selection: Selection) -> Iterator[Piece]:
+    """Read items in executions of Ray Data, of which the next one begins before the current one ends."""
+    following = _begin(items, selection)
+    while following is not None:
+        (num_items, blocks), following = following, None
+        given = 0
+        try:
+            for piece in (piece for block in blocks for piece in _unpack(block)):
+                given += isinstance(piece, Tally)
+                if following is None and num_items - given <= ITEMS_AHEAD:
+                    following = _begin(items, selection)
+                yield piece
+        finally:
+            blocks.close()
+
+
+def _begin(items: Iterator[Item], selection: Selection) -> tuple[int, Ahead[pa.Table]] | None:
+    """Start to read the next items; None if there are no more."""
+    batch = list(islice(items, ITEMS_PER_EXECUTION))
+    return (len(batch), Ahead(_execute(batch, selection), BLOCKS_AHEAD, "ray-data")) if batch else None
 
 
 class ItemSource(Datasource):
@@ -61,20 +98,25 @@ class ItemSource(Datasource):
         selection = self.selection
         size = 2 * sum(unit.size for unit in item.units)
         metadata = BlockMetadata(num_rows=None, size_bytes=size, exec_stats=None, input_files=None)
-        return ReadTask(lambda: _read_blocks(item, selection), metadata)
+        return ReadTask(lambda: [_read_block(item, selection)], metadata)
 
 
-def _read_blocks(item: Item, selection: Selection) -> Iterator[Block]:
-    tally, pieces = reader.read_item(item, selection)
-    yield _marker(tally)
-    for piece in pieces:
-        table = piece.to_table()
-        yield table.append_column(BLOCK_SCHEMA.field(TALLY_COLUMN), pa.nulls(table.num_rows, pa.list_(pa.int64())))
+def _read_block(item: Item, selection: Selection) -> Block:
+    memory.keep_freed_memory()
+    tally, events = reader.read_item(item, selection)
+    if not len(events.counts):
+        return _placeholder(tally)
+    # One list in the first row, null in the others.
+    ends = np.full(len(events.counts) + 1, len(astuple(tally)), np.int32)
+    ends[0] = 0
+    empty = np.arange(len(events.counts)) > 0
+    tallies = pa.ListArray.from_arrays(pa.array(ends), pa.array(astuple(tally)), mask=pa.array(empty))
+    return pa.Table.from_arrays([*flat.to_flat(events).columns, tallies], schema=BLOCK_SCHEMA)
 
 
-def _marker(tally: Tally) -> pa.Table:
+def _placeholder(tally: Tally) -> pa.Table:
     row: dict[str, list[Any]] = {name: [0] for name in schema.ID_COLUMNS}
-    row |= {schema.PRIMARY_COLUMN: [[0.0] * 4], schema.MUONS_COLUMN: [[]], TALLY_COLUMN: [list(astuple(tally))]}
+    row |= {schema.PRIMARY_COLUMN: [[0.0] * 4], schema.MUONS_COLUMN: [None], TALLY_COLUMN: [list(astuple(tally))]}
     return pa.table(row, schema=BLOCK_SCHEMA)
 
 
@@ -94,13 +136,16 @@ def _execute(items: list[Item], selection: Selection) -> Iterator[pa.Table]:
 
 
 def _unpack(block: pa.Table) -> Iterator[Piece]:
-    """Events and tallies of a block, which Ray may have put together from several."""
-    marked = np.flatnonzero(block[TALLY_COLUMN].is_valid().to_numpy())
-    start = 0
-    for row in marked.tolist():
-        if row > start:
-            yield schema.to_arrays(block.slice(start, row - start))
-        yield Tally(*block[TALLY_COLUMN][row].as_py())
-        start = row + 1
-    if start < block.num_rows:
-        yield schema.to_arrays(block.slice(start))
+    """Tallies and events of a block, which Ray may have put together from several or cut; the events' memory is the block's."""
+    for batch in block.to_batches():
+        starts = np.flatnonzero(batch[TALLY_COLUMN].is_valid().to_numpy(zero_copy_only=False)).tolist()
+        if not starts or starts[0]:
+            yield _events(batch, 0, starts[0] if starts else batch.num_rows)
+        for start, stop in zip(starts, [*starts[1:], batch.num_rows], strict=True):
+            yield Tally(*batch[TALLY_COLUMN][start].as_py())
+            if batch[schema.MUONS_COLUMN][start].is_valid:
+                yield _events(batch, start, stop)
+
+
+def _events(batch: pa.RecordBatch, start: int, stop: int) -> EventArrays:
+    return flat.from_flat(batch.slice(start, stop - start))

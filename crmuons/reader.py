@@ -1,31 +1,26 @@
-"""Reading items of the plan: Parquet rows to shuffled tables of legal events of one split.
+"""Reading items of the plan: files to shuffled, legal events of one split.
 
-Rows that cannot be used go to the quarantine data set with the reason, events above the cap to the outliers data set; both are
-written once per unit, under a name made from it, so that reading a unit again adds nothing.
+Rows that cannot be used go to the quarantine data set with the reason, events above the cap to the outliers data set.
 """
 
 import hashlib
-import json
-import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Float32, UInt64
+from jaxtyping import Bool, Float64, Int64, UInt64
 
-from crmuons import files, schema
+from crmuons import files, prepared, schema, set_aside
 from crmuons.plan import Item, Unit, cut, permutation
 from crmuons.schema import EventArrays
 
-logger = logging.getLogger(__name__)
-
 Split = Literal["train", "validation", "test", "all"]
-TABLE_ROWS = 8192  # Rows of a table that leaves the reader: large against the cost of a table, small against memory.
 EARTH_RADIUS_M = 6_374_134.0  # To the surface of the ice at the South Pole, as Muonitron takes it.
 
 
@@ -39,6 +34,7 @@ class Selection:
         vertical_depth: the files' depth_m is the vertical depth.
         max_muons: events with more go to `outliers`.
         quarantine, outliers: directories; None to count without keeping.
+        muons_drawn: so many muons of an event that has more are drawn at random and come first. None: the file's order.
     """
 
     split: Split = "all"
@@ -48,6 +44,15 @@ class Selection:
     max_muons: int | None = None
     quarantine: str | None = None
     outliers: str | None = None
+    muons_drawn: int | None = None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The places of the split's showers, from the lower up to but not including the upper; see `places`."""
+        test, held_out = self.test_share, self.test_share + self.validation_share
+        return {"test": (0.0, test), "validation": (test, held_out), "train": (held_out, 1.0), "all": (0.0, 1.0)}[
+            self.split
+        ]
 
 
 @dataclass(frozen=True)
@@ -68,27 +73,108 @@ class Tally:
         )
 
 
-Piece = Tally | EventArrays  # Each item of the plan: what became of its rows, then its events in pieces.
+Piece = Tally | EventArrays  # Each item of the plan: what became of its rows, then its events.
 
 
-def read_item(item: Item, selection: Selection) -> tuple[Tally, Iterator[EventArrays]]:
-    """Read one segment: its events in their shuffled order, without those taken before, in pieces of TABLE_ROWS.
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a Parquet file as they are in it.
 
-    The muons of an event are shuffled too: files may have them sorted, and training takes the first ones of a large event.
+    Attributes:
+        first: the number of the first one in the file.
+        file_id: stands for the file in the ids of its rows; None where these have ids of their own.
     """
-    parts = [read_unit(unit, selection) for unit in item.units]
+
+    table: pa.Table
+    first: int
+    file_id: int | None
+
+    def ids(self, rows: np.ndarray) -> UInt64[np.ndarray, "rows 2"] | None:
+        """Ids for some of the rows where the file has none: the file and the row's number in it, a shower for each row."""
+        if self.file_id is None:
+            return None
+        ids = np.empty((len(rows), 2), np.uint64)
+        ids[:, 0] = self.file_id
+        ids[:, 1] = self.first + rows
+        return ids
+
+
+_NO_EVENTS = EventArrays(
+    np.empty((0, 2), np.uint64), np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty((0, 3), np.float32)
+)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Legal events of a unit, which of them are wanted, and what became of the rows."""
+
+    events: EventArrays
+    wanted: Int64[np.ndarray, " wanted"]
+    tally: Tally
+
+
+def read_here(items: Iterator[Item], selection: Selection) -> Iterator[Piece]:
+    """Read items in this process; ray_data.read_with_ray does the same in Ray tasks."""
+    for item in items:
+        tally, events = read_item(item, selection)
+        yield tally
+        if len(events.counts):
+            yield events
+
+
+def read_item(item: Item, selection: Selection) -> tuple[Tally, EventArrays]:
+    """Read one segment: its events in their shuffled order, without those taken before.
+
+    Files may have the muons of an event sorted, and training takes the first ones of a large event: see
+    `Selection.muons_drawn`.
+    """
+    parts = [part for unit in item.units for part in _read_parts(unit, selection)]
     # A position inside an item was saved with a tally that holds the item's rows: they are not counted twice.
-    tally = Tally() if item.start else sum((tally for _, tally in parts), Tally())
-    events = concat([events for events, _ in parts])
+    tally = Tally() if item.start else sum((part.tally for part in parts), Tally())
+    events = concat([part.events for part in parts])
+    starts = np.cumsum([0, *(len(part.events.counts) for part in parts)])
+    wanted = np.concatenate([start + part.wanted for start, part in zip(starts[:-1], parts, strict=True)])
     random = np.random.default_rng([item.seed, item.epoch, item.segment])
-    order = random.permutation(len(events.counts))
-    muon_keys = random.random(len(events.muons), dtype=np.float32)
-    events = take(shuffle_muons(events, muon_keys), order[item.start :])
-    return tally, (slice_events(events, low, low + TABLE_ROWS) for low in range(0, len(events.counts), TABLE_ROWS))
+    order = np.take(wanted, random.permutation(len(wanted)))
+    rows, counts = _muons_of(events.counts, order), events.counts[order]
+    if selection.muons_drawn is not None:
+        _draw_first(rows, counts, selection.muons_drawn, random)
+    shuffled = _gather(events, order, rows)
+    return tally, slice_events(shuffled, item.start, len(order))
+
+
+@dataclass
+class Limit:
+    """Whether more of all rows there are than a given share cannot be used, told before all are read.
+
+    One bad file read early does not make it so: the bad rows are held against all rows, whose number follows from the rows
+    and bytes read and from all bytes.
+
+    Attributes:
+        share: what may be unusable.
+        total_bytes: of the files.
+    """
+
+    share: float
+    total_bytes: int
+    _rows: int = 0
+    _bytes: int = 0
+
+    def count(self, rows: int, size: int) -> None:
+        """Some rows were read from so many bytes."""
+        self._rows, self._bytes = self._rows + rows, self._bytes + size
+
+    def is_exceeded(self, tally: Tally) -> bool:
+        """Whether the bad rows of a tally are too many, even if none is bad among those not read yet."""
+        expected = self._rows * self.total_bytes / self._bytes if self._bytes else 0
+        return tally.quarantined > self.share * max(tally.rows, expected)
 
 
 def sample_events(
-    urls: str | Sequence[str], wanted: Sequence[tuple[Selection, int]], seed: int = 0
+    urls: str | Sequence[str],
+    wanted: Sequence[tuple[Selection, int]],
+    seed: int = 0,
+    max_quarantined_share: float = 1.0,
 ) -> tuple[list[EventArrays], Tally]:
     """Up to so many events of several selections, in one pass over units in random order.
 
@@ -96,57 +182,111 @@ def sample_events(
         urls: paths, directories, globs or URLs.
         wanted: selections, and how many events of each.
         seed: of the order.
+        max_quarantined_share: of all rows there are.
 
     Returns:
         The events of each selection, fewer where the files hold fewer, and what became of the rows read.
 
     Raises:
         FileNotFoundError: if there is nothing to read.
-        ValueError: if a file is not one of events.
+        ValueError: if a file is not one of events, or too many rows cannot be used.
     """
-    units = permutation(cut(files.list_files(urls)), seed, 0)
+    units = permutation(cut(prepared.event_files(urls)), seed, 0)
+    limit = Limit(max_quarantined_share, sum(unit.size for unit in units))
     parts: list[list[EventArrays]] = [[] for _ in wanted]
     tally = Tally()
     for unit in units:
-        missing = [limit - sum(len(part.counts) for part in got) for (_, limit), got in zip(wanted, parts, strict=True)]
+        missing = [
+            number - sum(len(part.counts) for part in got) for (_, number), got in zip(wanted, parts, strict=True)
+        ]
         if max(missing) <= 0:
             break
         events, read = read_unit(unit, replace(wanted[0][0], split="all"))
         tally += read
+        limit.count(read.rows, unit.size)
+        _check_sample(limit, tally)
         for (selection, _), got, number in zip(wanted, parts, missing, strict=True):
             got.append(take(events, np.flatnonzero(in_split(events.ids, selection))[: max(number, 0)]))
     return [concat(got) for got in parts], tally
+
+
+def _check_sample(limit: Limit, tally: Tally) -> None:
+    if limit.is_exceeded(tally):
+        msg = (
+            f"{tally.quarantined} of the first {tally.rows} rows read cannot be used, more than data.max_quarantined_share = "
+            f"{limit.share:g} of all rows; the warnings above name files, rows and reasons"
+        )
+        raise ValueError(msg)
 
 
 def read_unit(unit: Unit, selection: Selection) -> tuple[EventArrays, Tally]:
     """Read one unit: its legal events of the split, and what became of its rows.
 
     Raises:
-        ValueError: if the file is not Parquet, or its columns are not the contract's; the message names the file.
+        ValueError: if the file is not Parquet, or its columns are not the contract's, or it is a damaged shard; the message
+            names the file.
     """
-    table, first_row = read_rows(unit)
-    fault = schema.faults(table)
-    if fault.any():
-        _quarantine(table, fault, first_row, unit, selection)
-        table = table.filter(pa.array(fault == 0))
-    rows = first_row + np.flatnonzero(fault == 0)
-    events = schema.to_arrays(table, missing_ids=ids_of_rows(unit, rows))
+    parts = _read_parts(unit, selection)
+    return concat([take(part.events, part.wanted) for part in parts]), sum((part.tally for part in parts), Tally())
+
+
+def _read_parts(unit: Unit, selection: Selection) -> list[_Part]:
+    if not prepared.is_shard(unit.file):
+        return [_select(*_read_raw(unit, selection), (0.0, 1.0), unit, selection)]
+    pieces, places_between = prepared.read_rows(unit)
+    return [_select(events, Tally(len(events.counts)), places_between, unit, selection) for events in pieces]
+
+
+def _select(
+    events: EventArrays, tally: Tally, places_between: tuple[float, float], unit: Unit, selection: Selection
+) -> _Part:
+    """Which of some legal events are of the split and below the cap."""
+    wanted = _in_bounds(events.ids, selection.bounds, places_between)
+    if selection.max_muons is not None and (above := events.counts > selection.max_muons).any():
+        outliers = take(events, np.flatnonzero(above & wanted))
+        set_aside.outliers(outliers, unit, selection.outliers)
+        tally += Tally(outliers=len(outliers.counts), outlier_muons=len(outliers.muons))
+        wanted &= ~above
+    return _Part(events, np.flatnonzero(wanted), tally)
+
+
+def _read_raw(unit: Unit, selection: Selection) -> tuple[EventArrays, Tally]:
+    """The legal events of a Parquet file's rows; what became of the others."""
+    rows = read_rows(unit)
+    events = schema.legal_arrays(rows.table, missing_ids=rows.ids(np.arange(rows.table.num_rows)))
+    quarantined = 0
+    if events is None:
+        fault = schema.faults(rows.table)
+        quarantined = int((fault > 0).sum())
+        set_aside.quarantine(rows.table, fault, rows.first, unit, selection.quarantine)
+        legal = rows.table.filter(pa.array(fault == 0))
+        events = schema.to_arrays(legal, missing_ids=rows.ids(np.flatnonzero(fault == 0)))
     if selection.vertical_depth:
         events = with_slant_depth(events)
-    events = take(events, np.flatnonzero(in_split(events.ids, selection)))
-    events, outliers = _without_outliers(events, unit, selection)
-    tally = Tally(len(fault), int((fault > 0).sum()), len(outliers.counts), len(outliers.muons))
-    return events, tally
+    return events, Tally(rows.table.num_rows, quarantined)
 
 
 def in_split(ids: UInt64[np.ndarray, "events 2"], selection: Selection) -> Bool[np.ndarray, " events"]:
     """Which events belong to the split: by shower, the same on every machine and in every order of the files."""
-    if selection.split == "all":
+    return _in_bounds(ids, selection.bounds, (0.0, 1.0))
+
+
+def _in_bounds(
+    ids: UInt64[np.ndarray, "events 2"], bounds: tuple[float, float], places_between: tuple[float, float]
+) -> Bool[np.ndarray, " events"]:
+    """Which showers have their places within bounds; they need not be computed where those of all lie in or outside."""
+    (first, last), (low, high) = bounds, places_between
+    if first <= low and high <= last:
         return np.ones(len(ids), bool)
-    place = (_mix(_mix(ids[:, 0]) ^ ids[:, 1]) >> np.uint64(11)).astype(np.float64) * 2.0**-53  # Uniform on [0, 1).
-    test = place < selection.test_share
-    validation = ~test & (place < selection.test_share + selection.validation_share)
-    return {"test": test, "validation": validation, "train": ~test & ~validation}[selection.split]
+    if high <= first or last <= low:
+        return np.zeros(len(ids), bool)
+    place = places(ids)
+    return (place >= first) & (place < last)
+
+
+def places(ids: UInt64[np.ndarray, "events 2"]) -> Float64[np.ndarray, " events"]:
+    """The places of showers, uniform on [0, 1): from 0 up come those to test with, then to validate, then to train."""
+    return (_mix(_mix(ids[:, 0]) ^ ids[:, 1]) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def with_slant_depth(events: EventArrays) -> EventArrays:
@@ -166,31 +306,31 @@ def with_slant_depth(events: EventArrays) -> EventArrays:
 
 def take(events: EventArrays, chosen: np.ndarray) -> EventArrays:
     """The chosen events in the order given, each with its muons."""
-    starts = np.cumsum(events.counts) - events.counts
-    counts = events.counts[chosen]
-    ends = np.cumsum(counts)
-    rows = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts[chosen] - (ends - counts), counts)
-    return EventArrays(events.ids[chosen], events.primaries[chosen], counts, events.muons[rows])
+    return _gather(events, chosen, _muons_of(events.counts, chosen))
+
+
+def _gather(events: EventArrays, chosen: np.ndarray, rows: np.ndarray) -> EventArrays:
+    """The chosen events, and the muons in some rows."""
+    # np.take copies rows four times as fast as indexing does.
+    ids, primaries, muons = (
+        np.take(values, places, axis=0)
+        for values, places in ((events.ids, chosen), (events.primaries, chosen), (events.muons, rows))
+    )
+    return EventArrays(ids, primaries, events.counts[chosen], muons)
 
 
 def slice_events(events: EventArrays, start: int, stop: int) -> EventArrays:
     """Events start .. stop - 1, as views."""
-    first, last = int(events.counts[:start].sum()), int(events.counts[:stop].sum())
+    first = int(events.counts[:start].sum())
+    last = first + int(events.counts[start:stop].sum())
     return EventArrays(
         events.ids[start:stop], events.primaries[start:stop], events.counts[start:stop], events.muons[first:last]
     )
 
 
-def shuffle_muons(events: EventArrays, keys: Float32[np.ndarray, " muons"]) -> EventArrays:
-    """Put the muons of each event in the order of random keys in [0, 1)."""
-    event = np.repeat(np.arange(len(events.counts)), events.counts)
-    # One sort: whole numbers keep the events apart, and a double holds 20 bits of key beside 2^32 events.
-    muons = events.muons[np.argsort(event + keys.astype(np.float64))]
-    return EventArrays(events.ids, events.primaries, events.counts, muons)
-
-
 def concat(parts: Sequence[EventArrays]) -> EventArrays:
     """The events of several parts, in order."""
+    parts = parts or [_NO_EVENTS]
     return EventArrays(
         np.concatenate([part.ids for part in parts]),
         np.concatenate([part.primaries for part in parts]),
@@ -199,16 +339,46 @@ def concat(parts: Sequence[EventArrays]) -> EventArrays:
     )
 
 
-def read_rows(unit: Unit) -> tuple[pa.Table, int]:
-    """The unit's rows, and the number of the first in its file."""
+def _muons_of(counts: Int64[np.ndarray, " events"], chosen: np.ndarray) -> Int64[np.ndarray, " muons"]:
+    """The rows of the muons of the chosen events, in the order given."""
+    starts, taken = np.cumsum(counts) - counts, counts[chosen]
+    ends = np.cumsum(taken)
+    rows = np.repeat(starts[chosen] - (ends - taken), taken)
+    rows += np.arange(len(rows))
+    return rows
+
+
+def _draw_first(
+    rows: Int64[np.ndarray, " muons"], counts: Int64[np.ndarray, " events"], number: int, random: np.random.Generator
+) -> None:
+    """Bring `number` rows drawn at random to the front of each event that has more.
+
+    The shuffle of Fisher and Yates, ended early, of all these events side by side: 2 ns a muon, where sorting by random keys
+    takes 17.
+    """
+    large = np.flatnonzero(counts > number)
+    starts, left = (np.cumsum(counts) - counts)[large], counts[large]
+    for place in range(number if len(large) else 0):
+        here = starts + place
+        drawn = here + (random.random(len(large)) * (left - place)).astype(np.int64)
+        rows[here], rows[drawn] = rows[drawn], rows[here]
+
+
+def read_rows(unit: Unit) -> Rows:
+    """The unit's rows of a Parquet file.
+
+    Raises:
+        ValueError: if the file is not Parquet, or its columns are not the contract's; the message names the file.
+    """
     url = unit.file.url
     with files.open_file(url, unit.file.size) as opened, named_if_damaged(url):
         parquet = pq.ParquetFile(opened, pre_buffer=True)
-        columns = schema.columns_to_read(schema.check_schema(parquet.schema_arrow, url))
+        has_ids = schema.check_schema(parquet.schema_arrow, url)
+        file_id = None if has_ids else _file_id(opened, url, parquet.metadata.serialized_size)
         rows = unit.rows(parquet.metadata.num_rows)
         groups, first = _row_groups(parquet.metadata, rows)
-        table = parquet.read_row_groups(groups, columns=columns, use_threads=False)
-    return table.slice(rows.start - first, len(rows)), rows.start
+        table = parquet.read_row_groups(groups, columns=schema.columns_to_read(has_ids), use_threads=False)
+    return Rows(table.slice(rows.start - first, len(rows)), rows.start, file_id)
 
 
 @contextmanager
@@ -224,57 +394,22 @@ def named_if_damaged(url: str) -> Iterator[None]:
         raise ValueError(msg) from error
 
 
+def _file_id(opened: IO[bytes], url: str, footer_bytes: int) -> int:
+    """What stands for a file in its rows' ids: its name and its footer, which knows sizes and ranges of all columns.
+
+    Files of one name in several folders differ in it; a file that was moved, or a copy of it, does not.
+    """
+    opened.seek(-8 - footer_bytes, os.SEEK_END)
+    digest = hashlib.sha256(Path(url).name.encode() + opened.read(footer_bytes)).digest()
+    return int.from_bytes(digest[:8], "little")
+
+
 def _row_groups(metadata: pq.FileMetaData, rows: range) -> tuple[list[int], int]:
     """The row groups that hold some rows, and the number of the first row in the first of them."""
     ends = np.cumsum([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)], dtype=np.int64)
     starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
     groups = np.flatnonzero((ends > rows.start) & (starts < rows.stop))
     return groups.tolist(), int(starts[groups[0]]) if len(groups) else rows.start
-
-
-def ids_of_rows(unit: Unit, rows: np.ndarray) -> UInt64[np.ndarray, "rows 2"]:
-    """Ids for rows without any: the file's name and the row's number. Every row is then its own shower."""
-    name = hashlib.sha256(Path(unit.file.url).name.encode()).digest()[:8]
-    ids = np.empty((len(rows), 2), np.uint64)
-    ids[:, 0] = int.from_bytes(name, "little")
-    ids[:, 1] = rows
-    return ids
-
-
-def _quarantine(table: pa.Table, fault: np.ndarray, first_row: int, unit: Unit, selection: Selection) -> None:
-    bad = np.flatnonzero(fault)
-    logger.warning(
-        "%s: %d of %d rows cannot be used, the first of them row %d: %s",
-        unit.file.url, len(bad), len(fault), first_row + bad[0], schema.FAULTS[fault[bad[0]]],
-    )  # fmt: skip
-    if selection.quarantine is None:
-        return
-    rows = table.take(pa.array(bad))
-    rows = rows.append_column("source", pa.array([unit.file.url] * len(bad)))
-    rows = rows.append_column("row", pa.array(first_row + bad))
-    rows = rows.append_column("reason", pa.array([schema.FAULTS[code] for code in fault[bad]]))
-    _write_once(rows, selection.quarantine, unit)
-
-
-def _without_outliers(events: EventArrays, unit: Unit, selection: Selection) -> tuple[EventArrays, EventArrays]:
-    if selection.max_muons is None:
-        return events, take(events, np.empty(0, np.int64))
-    above = events.counts > selection.max_muons
-    outliers = take(events, np.flatnonzero(above))
-    if above.any() and selection.outliers is not None:
-        _write_once(outliers.to_table(), selection.outliers, unit)
-    return take(events, np.flatnonzero(~above)), outliers
-
-
-def _write_once(table: pa.Table, directory: str, unit: Unit) -> None:
-    name = hashlib.sha256(json.dumps([unit.file.url, unit.part, unit.parts]).encode()).hexdigest()[:16]
-    target = Path(directory) / f"{Path(unit.file.url).stem}-{name}.parquet"
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{np.random.SeedSequence().entropy:x}.partial")
-    pq.write_table(table, partial)
-    partial.replace(target)
 
 
 def _mix(values: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:

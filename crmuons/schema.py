@@ -146,6 +146,28 @@ def faults(table: pa.Table) -> UInt8[np.ndarray, " events"]:
     return fault
 
 
+def legal_arrays(table: pa.Table, missing_ids: UInt64[np.ndarray, "events 2"] | None = None) -> EventArrays | None:
+    """Flatten a table if every row is a legal event; None if not, and `faults` says which rows.
+
+    It asks for the lowest and the highest values, where `faults` looks at each: 4 ns a muon instead of 16.
+
+    Args:
+        table: rows of a file that `check_schema` took.
+        missing_ids: shower ids for a table without id columns.
+    """
+    primary, muons = _one_array(table[PRIMARY_COLUMN]), _one_array(table[MUONS_COLUMN])
+    inner = muons.flatten()
+    lists = (primary, muons, inner, primary.flatten(), inner.flatten())
+    if any(array.null_count for array in lists) or any(
+        table[name].null_count for name in ID_COLUMNS if name in table.column_names
+    ):
+        return None
+    if not (_all_wide(primary, len(PRIMARY_FEATURES)) and _all_wide(inner, len(MUON_FEATURES))):
+        return None
+    events = to_arrays(table, missing_ids)
+    return events if _all_in_range(events) else None
+
+
 def to_arrays(table: pa.Table, missing_ids: UInt64[np.ndarray, "events 2"] | None = None) -> EventArrays:
     """Flatten a table of legal events, by offsets and without Python objects.
 
@@ -183,6 +205,30 @@ def write_events(path: Path, tables: Sequence[pa.Table], *, row_group_rows: int 
         for table in tables:
             writer.write_table(table, row_group_size=row_group_rows)
     partial.replace(path)
+
+
+def _all_wide(array: pa.Array, width: int) -> bool:
+    return bool((np.diff(array.offsets.to_numpy()) == width).all())
+
+
+def _all_in_range(events: EventArrays) -> bool:
+    """Whether all numbers are finite and within the contract's limits."""
+    if not (_all_finite(events.primaries) and _all_finite(events.muons)):
+        return False
+    energy, zenith, mass, depth = events.primaries.T
+    return not len(energy) or bool(
+        energy.min() > 0
+        and mass.min() > 0
+        and zenith.min() >= 0
+        and zenith.max() <= np.float32(np.pi / 2)
+        and depth.min() >= MIN_DEPTH_M
+        and (not len(events.muons) or events.muons[:, 0].min() > 0)
+    )
+
+
+def _all_finite(values: np.ndarray) -> bool:
+    with np.errstate(invalid="ignore"):  # A NaN among the values is the answer, not a warning.
+        return not values.size or bool(np.isfinite(values.min()) and np.isfinite(values.max()))
 
 
 def _is_nested_float(found: pa.DataType, depth: int) -> bool:

@@ -68,17 +68,16 @@ def test_units_give_every_row_once_however_row_groups_lie(tmp_path, row_group_ro
 def test_an_item_is_its_units_rows_shuffled_and_is_continued_where_it_was_left(tmp_path, write_toy):
     file = write_toy(tmp_path / "e.parquet", numbered(100))
     units = [Unit(file, part, 4) for part in (2, 0)]
-    tally, pieces = reader.read_item(item_of(units), Selection())
-    events = reader.concat(list(pieces))
+    tally, events = reader.read_item(item_of(units), Selection())
     order = numbers(events)
     assert sorted(order) == [*range(25), *range(50, 75)]
     assert order != sorted(order)
     assert tally == Tally(rows=50)
-    rest = reader.concat(list(reader.read_item(item_of(units, start=20), Selection())[1]))
+    rest = reader.read_item(item_of(units, start=20), Selection())[1]
     assert numbers(rest) == order[20:]
     np.testing.assert_array_equal(rest.muons, events.muons[events.counts[:20].sum() :])
-    assert not list(reader.read_item(item_of(units, start=50), Selection())[1])  # All was taken before.
-    assert numbers(reader.concat(list(reader.read_item(item_of(units, seed=1), Selection())[1]))) != order
+    assert not len(reader.read_item(item_of(units, start=50), Selection())[1].counts)  # All was taken before.
+    assert numbers(reader.read_item(item_of(units, seed=1), Selection())[1]) != order
 
 
 def test_what_was_counted_before_is_not_counted_again(tmp_path, write_toy):
@@ -87,23 +86,27 @@ def test_what_was_counted_before_is_not_counted_again(tmp_path, write_toy):
     assert reader.read_item(item_of([whole(file)], start=4), Selection())[0] == Tally()
 
 
-def test_pieces_are_small_and_whole(tmp_path, write_toy, monkeypatch):
-    monkeypatch.setattr(reader, "TABLE_ROWS", 7)
-    file = write_toy(tmp_path / "e.parquet", numbered(20))
-    pieces = list(reader.read_item(item_of([whole(file)]), Selection())[1])
-    assert [len(piece.counts) for piece in pieces] == [7, 7, 6]
-    assert sorted(number for piece in pieces for number in numbers(piece)) == list(range(20))
-
-
-def test_muons_of_an_event_are_shuffled_among_themselves(tmp_path, write_toy):
-    file = write_toy(tmp_path / "e.parquet", numbered(3, counts=[50, 0, 50]))
-    events = reader.concat(list(reader.read_item(item_of([whole(file)]), Selection())[1]))
+def test_training_draws_the_muons_that_it_takes_of_a_large_event_and_leaves_the_others_in_order(tmp_path, write_toy):
+    counts = [50, 0, 10, 11, 50, 9] * 300
+    file = write_toy(tmp_path / "e.parquet", numbered(1800, counts=counts))
+    events = reader.read_item(item_of([whole(file)]), Selection(muons_drawn=10))[1]
     numbers(events)
-    for start in (0, 50):
-        order = events.muons[start : start + 50, 2]
-        # 50 muons in a random order: the first ten are 24.5 on average, with an error of 14.4 / sqrt(10) = 4.6.
-        assert abs(order[:10].mean() - 24.5) < 4 * 4.6
-        assert order.tolist() != sorted(order)
+    first = np.cumsum(events.counts) - events.counts
+    places = events.muons[:, 2].astype(int)  # The muon's place in the file.
+    for start, count in zip(first, events.counts, strict=True):
+        if count <= 10:
+            assert places[start : start + count].tolist() == list(range(count))
+    drawn = np.stack([places[start : start + 10] for start in first[events.counts == 50]])
+    # 600 draws of 10 out of 50: each muon 120 times, with a standard deviation of sqrt(600 * 0.2 * 0.8) = 9.8; five of them.
+    assert abs(np.bincount(drawn.ravel(), minlength=50) - 120).max() < 49
+    # The order is random too: each of the ten places holds the mean, 24.5, with an error of 14.4 / sqrt(600) = 0.59.
+    assert abs(drawn.mean(axis=0) - 24.5).max() < 5 * 0.59
+    other = reader.read_item(Item(1, 0, 0, 0, (whole(file),)), Selection(muons_drawn=10))[1]
+    again = reader.read_item(item_of([whole(file)], start=7), Selection(muons_drawn=10))[1]
+    assert sorted(numbers(other)) == sorted(numbers(events))
+    np.testing.assert_array_equal(
+        again.muons, events.muons[first[7] :]
+    )  # What is drawn does not depend on where it begins.
 
 
 def test_splits_share_the_showers_out_whatever_the_files_are_called(tmp_path, write_toy):
@@ -215,6 +218,17 @@ def test_rows_without_ids_are_named_by_file_and_row(tmp_path):
     assert len({tuple(pair) for pair in first.ids.tolist()}) == 30
     np.testing.assert_array_equal(reader.concat(again).ids, first.ids)  # Neither the folder nor the cutting matters.
     assert read_all(File(str(tmp_path / "other.parquet"), 1))[0].ids[0, 0] != first.ids[0, 0]
+
+
+def test_files_of_one_name_in_two_folders_are_other_showers(tmp_path):
+    # The field's files are called part0.parquet in every folder: rows with equal numbers would go to one split together.
+    for folder, first in (("a", 0), ("b", 30)):
+        (tmp_path / folder).mkdir()
+        pq.write_table(
+            numbered(30, first=first).to_table().select(["primary", "muons"]), tmp_path / folder / "part0.parquet"
+        )
+    both = [read_all(File(str(tmp_path / folder / "part0.parquet"), 1))[0].ids for folder in ("a", "b")]
+    assert len(np.unique(np.concatenate(both), axis=0)) == 60
 
 
 def test_rows_without_ids_keep_their_numbers_where_others_are_left_out(tmp_path):

@@ -64,6 +64,7 @@ def test_many_chunks_read_as_one(toy_events):
 @pytest.mark.parametrize("empty", [EVENT_SCHEMA.empty_table(), EVENT_SCHEMA.empty_table().slice(0)])
 def test_no_rows_are_no_events(empty):
     assert schema.faults(empty).shape == (0,)
+    assert schema.legal_arrays(empty) is not None
     arrays = schema.to_arrays(empty)
     assert (arrays.ids.shape, arrays.primaries.shape, arrays.muons.shape) == ((0, 2), (0, 4), (0, 3))
     assert_same(schema.to_arrays(arrays.to_table()), arrays)
@@ -85,6 +86,7 @@ def test_other_list_types_are_the_same_contract(primary_type, muons_type):
     assert schema.check_schema(odd.schema, "f") is True
     assert not schema.faults(odd).any()
     assert_same(schema.to_arrays(odd), schema.to_arrays(table(*given)))
+    assert_same(schema.legal_arrays(odd.slice(1)), schema.to_arrays(table(*given).slice(1)))
     assert_same(schema.to_arrays(odd.slice(1)), schema.to_arrays(table(*given).slice(1)))
 
 
@@ -122,6 +124,7 @@ def test_an_illegal_row_is_named_with_its_reason_and_spares_its_neighbours(bad, 
     fault = schema.faults(table(*zip(*neighbours, strict=True)))
     np.testing.assert_array_equal(fault > 0, [False, False, True, False, False])
     assert reason in FAULTS[fault[2]]
+    assert schema.legal_arrays(table(*zip(*neighbours, strict=True))) is None
     alone = schema.faults(table([bad[0]], [bad[1]]))
     assert FAULTS[alone[0]] == FAULTS[fault[2]]
 
@@ -138,6 +141,7 @@ def test_each_of_many_bad_rows_gets_its_own_reason():
 def test_limits_of_the_contract_are_legal():
     edge = [primary_with(zenith_rad=float(np.pi / 2)), primary_with(zenith_rad=0.0), primary_with(depth_m=10.0)]
     assert not schema.faults(table(edge, [[[1e-30, 0.0, 0.0]]] * 3)).any()
+    assert schema.legal_arrays(table(edge, [[[1e-30, 0.0, 0.0]]] * 3)) is not None
 
 
 def test_double_precision_too_large_for_single_is_not_finite():
@@ -183,6 +187,7 @@ def test_ids_of_64_bits_are_kept_and_a_null_id_is_refused(toy_events):
     np.testing.assert_array_equal(schema.to_arrays(kept.to_table()).ids, ids)
     rows = table([PRIMARY] * 2, [[], []])
     holed = rows.set_column(1, "primary_minor_id", pa.array([1, None], pa.uint64()))
+    assert schema.legal_arrays(holed) is None
     with pytest.raises(ValueError, match="a shower id is null"):
         schema.to_arrays(holed)
 

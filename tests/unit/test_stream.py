@@ -55,11 +55,15 @@ def cut(files, parts=3):
     return tuple(Unit(file, part, parts) for file in files for part in range(parts))
 
 
+def whole(batch):
+    return batch
+
+
 def open_stream(files, rank=0, world=1, *, reading=None, events=16, selection=None, **given):
     data = config.Data(**{key: given.pop(key) for key in list(given) if key in config.Data.model_fields})
     reading = reading or Plan(cut(files), 5, SEGMENT_BYTES, world)
     selection = selection or Selection(max_muons=data.max_muons_per_batch)
-    return Stream(reading, rank, selection=selection, data=data, events_per_batch=events, **given)
+    return Stream(reading, rank, selection=selection, data=data, events_per_batch=events, prepare=whole, **given)
 
 
 @pytest.fixture
@@ -205,18 +209,41 @@ def test_the_tally_holds_what_was_read_up_to_the_batch_given_last(tmp_path, stre
     assert rows == [32, 32, 64, 64, 96, 96]
 
 
+def spoiled(rows):
+    """256 events, some of which have a mass of zero."""
+    events = numbered(256)
+    events.primaries[rows, 2] = 0.0
+    return events
+
+
 def test_too_many_bad_rows_stop_the_run_and_say_where_they_are(tmp_path, streams, write_toy):
-    events = numbered(64)
-    events.primaries[::4, 2] = 0.0  # A mass of zero: a quarter of the rows.
-    file = write_toy(tmp_path / "e.parquet", events)
+    file = write_toy(tmp_path / "e.parquet", spoiled(np.arange(0, 256, 4)))  # A quarter of the rows.
     selection = Selection(quarantine=str(tmp_path / "q"))
-    reading = Plan(cut([file], 64), 0, 1 << 30, 1)
+    reading = Plan(cut([file], 64), 0, 1 << 30, 1)  # 8 segments of 32 rows, of which 8 are bad.
     stream = streams([file], max_quarantined_share=0.2, selection=selection, reading=reading)
+    # 0.2 of 256 rows are 51.2: 48 of the first 6 segments might be all there are, the 56 of 7 are too many.
     with pytest.raises(
-        ValueError, match=r"\d of 8 rows cannot be used, more than data\.max_quarantined_share = 0\.2.*/q"
+        ValueError, match=r"56 of 224 rows cannot be used, more than data\.max_quarantined_share = 0\.2 of all rows.*/q"
     ):
-        next(stream)
-    assert set(numbers(next(streams([file], max_quarantined_share=0.25)))) <= set(range(64)) - set(range(0, 64, 4))
+        read_epoch(stream, 256)
+    assert stream.num_events == 144  # 6 segments of 24 good rows, in batches of 16.
+    passes = streams([file], max_quarantined_share=0.25, reading=reading)
+    assert set(read_epoch(passes, 400)) == set(range(256)) - set(range(0, 256, 4))
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_one_bad_file_read_early_does_not_stop_a_run_that_is_fine_on_the_whole(tmp_path, streams, write_toy, world):
+    made = [write_toy(tmp_path / f"{i}.parquet", numbered(32, 32 * i)) for i in range(8)]
+    reading = Plan(cut(made, 1), 0, 1, world)
+    (first,) = reading.segments(0)[0]
+    bad = numbered(32)
+    bad.primaries[:, 2] = 0.0
+    write_toy(first.file.url, bad)
+    stream = streams(made, 0, world, max_quarantined_share=0.15, reading=reading)  # An eighth is bad: 0.125.
+    read_epoch(stream, 300)
+    assert stream.tally.quarantined >= 32
+    with pytest.raises(ValueError, match=r"60 of 256 rows cannot be used"):
+        stream.check(Tally(256, 60))  # Of all ranks together: 0.23.
 
 
 def test_data_without_an_event_to_train_on_are_said_instead_of_read_for_ever(tmp_path, streams, write_toy, monkeypatch):
@@ -241,12 +268,13 @@ def test_close_ends_the_reading(files):
     stream = open_stream(files, prefetch_batches=1)
     next(stream)
     stream.close()
-    assert not stream._thread.is_alive()
+    assert not stream._ready.is_running()
 
 
 def test_training_reads_its_split_and_the_smaller_cap():
     selection = training_selection(config.Data(max_muons_per_event=10, max_muons_per_batch=7, depth="vertical"), "run")
     assert selection == Selection("train", 0.05, 0.05, True, 7, "run/quarantine", "run/outliers")
+    assert training_selection(config.Data(), "run", 128).muons_drawn == 128
     # With validation files of their own, only the test share of the training files is left out.
     selection = training_selection(config.Data(validation=["v.parquet"]), None)
     assert selection == Selection("train", 0.0, 0.05)

@@ -1,0 +1,60 @@
+"""What is left out of a reading: rows that cannot be used, with the reason, and events above the cap, each in a data set of its own.
+
+Each is written once per unit, under a name made from the unit, so that reading a unit again adds nothing.
+"""
+
+import hashlib
+import json
+import logging
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crmuons import files, schema
+from crmuons.plan import Unit
+from crmuons.schema import EventArrays
+
+logger = logging.getLogger(__name__)
+
+
+def quarantine(table: pa.Table, fault: np.ndarray, first_row: int, unit: Unit, directory: str | None) -> None:
+    """Warn of the rows that have a fault, and keep them with the columns `source`, `row` and `reason`.
+
+    Args:
+        table: all rows of the unit.
+        fault: of each row, as an index into schema.FAULTS; one is not 0.
+        first_row: the number of the first row in its file.
+        directory: None to warn without keeping.
+    """
+    bad = np.flatnonzero(fault)
+    logger.warning(
+        "%s: %d of %d rows cannot be used, the first of them row %d: %s",
+        unit.file.url, len(bad), len(fault), first_row + bad[0], schema.FAULTS[fault[bad[0]]],
+    )  # fmt: skip
+    if directory is None:
+        return
+    rows = table.take(pa.array(bad))
+    rows = rows.append_column("source", pa.array([unit.file.url] * len(bad)))
+    rows = rows.append_column("row", pa.array(first_row + bad))
+    rows = rows.append_column("reason", pa.array([schema.FAULTS[code] for code in fault[bad]]))
+    _write_once(rows, directory, unit)
+
+
+def outliers(events: EventArrays, unit: Unit, directory: str | None) -> None:
+    """Keep events above the cap, in the contract's schema; None as the directory keeps none."""
+    if len(events.counts) and directory is not None:
+        _write_once(events.to_table(), directory, unit)
+
+
+def _write_once(table: pa.Table, directory: str, unit: Unit) -> None:
+    name = hashlib.sha256(json.dumps([unit.file.url, unit.part, unit.parts]).encode()).hexdigest()[:16]
+    target = f"{directory}/{Path(unit.file.url).stem}-{name}.parquet"
+    if files.exists(target):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "rows.parquet"
+        pq.write_table(table, written)
+        files.put(written, target)
