@@ -17,6 +17,7 @@ import torch
 from crmuons import checkpoint, config, distributed
 from crmuons.model import BundleModel
 from crmuons.reader import Tally
+from crmuons.sets import Sets
 from crmuons.stream import Stream
 from crmuons.trainer import Terms, Trainer
 
@@ -62,7 +63,7 @@ class Loop:
     """
 
     def __init__(
-        self, trainer: Trainer, stream: Stream, settings: config.Config, directory: Path, hooks: Hooks
+        self, trainer: Trainer, stream: Stream[Sets], settings: config.Config, directory: Path, hooks: Hooks
     ) -> None:
         self.trainer, self.stream, self.hooks, self.directory = trainer, stream, hooks, directory
         self.settings, self.run = settings.train, settings.run
@@ -117,6 +118,7 @@ class Loop:
         self.progress.seconds += seconds
         ours = torch.tensor([events, muons, waited, *astuple(self.stream.tally)], dtype=torch.float64)
         events, muons, waited, *tally = distributed.gather(ours.to(self.trainer.device)).sum(0).tolist()  # device sync
+        self.stream.check(Tally(*map(int, tally)))  # Of all ranks together.
         metrics |= {f"data/{name}": value for name, value in zip(asdict(Tally()), tally, strict=True)}
         metrics |= {
             "speed/events_per_second": events / seconds,

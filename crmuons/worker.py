@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from crmuons import checkpoint, config, distributed, plan, provenance, remote_runs, runs, schema, stream
+from crmuons import checkpoint, config, distributed, plan, provenance, reader, remote_runs, runs, schema, stream
+from crmuons.batch import EventBatch
 from crmuons.evaluation import figures, metrics
 from crmuons.generate import BundleGenerator
 from crmuons.loop import Hooks, Loop, Metrics, Outcome
@@ -22,6 +23,7 @@ from crmuons.model import BundleModel
 from crmuons.reader import Tally
 from crmuons.remote_runs import Uploads
 from crmuons.runs import Run
+from crmuons.sets import Sets
 from crmuons.tracking import AnyTracker, NullTracker, Status, Tracker
 from crmuons.trainer import Trainer
 
@@ -36,7 +38,7 @@ def train(
     *,
     device: torch.device,
     tracking_uri: str,
-    read: stream.Read = stream.read_here,
+    read: stream.Read = reader.read_here,
     report: Report | None = None,
 ) -> Outcome:
     """Train from the run's last checkpoint, or from the start, to the end.
@@ -53,7 +55,7 @@ def train(
     remote_runs.fetch_start(run)
     trainer = Trainer(settings, run.load_features(settings), device)
     state = _last_state(run, device)
-    batches = _stream(settings, run, None if state is None else state["stream"], read)
+    batches = _stream(settings, run, None if state is None else state["stream"], read, trainer.prepare)
     if distributed.rank() == 0:
         run.forget_metrics_after(-1 if state is None else state["trainer"]["num_steps"])
     tracker = _tracker(settings, run, tracking_uri) if distributed.rank() == 0 else NullTracker()
@@ -132,7 +134,13 @@ def _last_state(run: Run, device: torch.device) -> dict[str, Any] | None:
     return checkpoint.load_training(io.BytesIO(content)) if content else None
 
 
-def _stream(settings: config.Config, run: Run, state: dict[str, object] | None, read: stream.Read) -> stream.Stream:
+def _stream(
+    settings: config.Config,
+    run: Run,
+    state: dict[str, object] | None,
+    read: stream.Read,
+    prepare: Callable[[EventBatch], Sets],
+) -> stream.Stream[Sets]:
     """The rank's batches, from where a checkpoint left off; ranks may have become more or fewer since."""
     units = plan.cut(run.load_files())
     rank, world = distributed.rank(), distributed.world_size()
@@ -151,10 +159,11 @@ def _stream(settings: config.Config, run: Run, state: dict[str, object] | None, 
         rank,
         position=positions[rank],
         tally=tally,
-        selection=stream.training_selection(settings.data, run.place),
+        selection=stream.training_selection(settings.data, run.place, settings.train.muons_per_event),
         data=settings.data,
         events_per_batch=settings.train.events_per_worker,
         read=read,
+        prepare=prepare,
     )
 
 
