@@ -149,9 +149,9 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         """Copy a local file to a name that is new; see Writer.put."""
         await self.writer.put(Path(lpath), self._check_fspath(rpath))
 
-    async def _rm_file(self, path: str, **_: Any) -> None:
+    def rm_file(self, path: str) -> None:
         """Remove a file, or an empty folder; see Writer.remove."""
-        await self.writer.remove(self._check_fspath(path))
+        sync(self.loop, self.writer.remove, self._check_fspath(path))
 
     def check_writable(self, path: str) -> bool:
         """Whether the scopes of a token say that it covers writing here; False where only trying would tell.
@@ -221,7 +221,6 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
     _cat = AsyncFileSystem._cat
     _get = AsyncFileSystem._get
     _expand_path = AsyncFileSystem._expand_path
-    _rm = AsyncFileSystem._rm
     open_async = AsyncFileSystem.open_async
 
     async def _glob(self, path: str, maxdepth: int | None = None, **options: Any) -> Any:

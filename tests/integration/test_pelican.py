@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crmuons import files, pelican
+from crmuons import bundles, files, pelican
 from crmuons.cli import main
 from crmuons.pelican import federation as client
 from crmuons.pelican import login, servers
@@ -433,21 +433,60 @@ def test_a_folder_of_results_goes_there_and_back(
     assert (tmp_path / "back/checkpoints/step-5/weights.pt").read_text() == "checkpoints/step-5/weights.pt"
 
 
+@pytest.mark.parametrize("scope", ["create", "modify"])
 @pytest.mark.parametrize(
-    "fault", [{"status": 503, "first": 1}, {"reset": True, "first": 1}, {"lost": True, "first": 1}]
+    "fault",
+    [{"status": 503}, {"reset": True}, {"lost": True}, {"break_upload": 100_000}, {"stall_upload": 100_000}],
+    ids=str,
 )
 def test_writing_survives_faults(
-    fed: Federation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fault: dict[str, object]
+    fed: Federation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fault: dict[str, object], scope: str
 ) -> None:
-    # This scope does not overwrite: a file that arrived must be known for it.
+    # With "create" nothing is overwritten: a file that arrived must be known for it, and half a one takes another name.
+    monkeypatch.setenv("BEARER_TOKEN", fed.token(f"storage.read:/ storage.{scope}:/"))
+    (tmp_path / "folder").mkdir()
+    local = tmp_path / "folder" / "local"
+    local.write_bytes(os.urandom(300_000))
+    url = fed.url(f"/private/results/{scope}-{'-'.join(fault)}")
+    fed.fault("origin", methods=["PUT"], first=1, **fault)
+    name = bundles.put(url, local.parent, "x", {})
+    assert any(entry["fault"] for entry in fed.log("origin"))
+    bundles.get(url, name, tmp_path / "back")
+    assert (tmp_path / "back/local").read_bytes() == local.read_bytes()
+
+
+def test_what_broke_off_is_not_taken_for_the_file(
+    fed: Federation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("BEARER_TOKEN", fed.token("storage.read:/ storage.create:/"))
     local = tmp_path / "local"
     local.write_bytes(os.urandom(300_000))
-    url = fed.url(f"/private/results/{'-'.join(fault)}")
-    fed.fault("origin", methods=["PUT"], **fault)
-    files.put(local, url)
-    assert files.read_bytes(url) == local.read_bytes()
-    assert any(entry["fault"] for entry in fed.log("origin"))
+    url = fed.url("/private/results/broken")
+    fed.fault("origin", methods=["PUT"], break_upload=100_000, first=1)
+    with pytest.raises(
+        FileExistsError, match=r"broken holds \d+ bytes of an upload that broke off, .* take a new name"
+    ):
+        files.put(local, url)
+
+
+def test_a_place_is_tried_where_no_scope_tells(fed: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BEARER_TOKEN", fed.token(""))
+    url = fed.url("/private/results/tried")
+    with pytest.raises(PermissionError, match=f"'{url}' cannot be written: PermissionError: .*permission denied"):
+        files.check_writable(url)
+    assert 403 in {entry["status"] for entry in fed.log("origin")}
+
+
+def test_a_folder_is_removed_with_the_scope_that_covers_it(fed: Federation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BEARER_TOKEN", fed.token("storage.read:/ storage.create:/"))
+    url = fed.url("/private/results/removed")
+    files.put(fed.ca, f"{url}/a/b")
+    with pytest.raises(PermissionError, match=r"a/b cannot be removed with the token .* storage\.modify"):
+        files.remove_tree(url)
+    monkeypatch.setenv("BEARER_TOKEN", fed.token("storage.read:/ storage.modify:/"))
+    files.remove_tree(url)
+    assert not (fed.data / "private/results/removed").exists()
+    files.remove_tree(url)
 
 
 @pytest.mark.parametrize("scope", ["storage.read:/", "storage.read:/ storage.modify:/elsewhere"])

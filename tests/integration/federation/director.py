@@ -12,14 +12,15 @@ import json
 import ssl
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from aiohttp import ClientSession, ClientTimeout, TCPConnector, web
+from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, web
 from joserfc import jws
 
 HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive", "host", "content-length"}
-FORWARDING_ERRORS = (OSError, asyncio.TimeoutError)
+FORWARDING_ERRORS = (OSError, ClientError, asyncio.TimeoutError)
 NAMESPACES = {"/public": False, "/private": True, "/unlisted": False}  # Whether reading takes a token.
 
 
@@ -157,13 +158,24 @@ class Front:
                 request.method,
                 f"https://localhost:{self.upstream}{request.raw_path}",
                 headers=headers,
-                data=request.content if request.can_read_body else None,
+                data=self._upload(request, fault) if request.can_read_body else None,
                 allow_redirects=False,
                 skip_auto_headers=["Accept-Encoding", "User-Agent"],
             ) as answer:
                 return await self._forward(request, answer, fault)
         except FORWARDING_ERRORS:  # The server is gone: so is this connection.
             return self._reset(request, fault)
+
+    async def _upload(self, request: web.Request, fault: dict[str, Any]) -> AsyncIterator[bytes]:
+        """What is forwarded of a request's body: all of it, or so many bytes until it breaks off or stalls."""
+        left = min(fault.get(kind, float("inf")) for kind in ("break_upload", "stall_upload"))
+        async for chunk in request.content.iter_any():
+            yield chunk[: int(min(len(chunk), left))]
+            left -= len(chunk)
+            if left <= 0:
+                self.director.note(self.name, request, "upload", fault)
+                await asyncio.sleep(3600 if "stall_upload" in fault else 0.3)  # Let the server begin with the file.
+                raise ConnectionResetError
 
     def _reset(self, request: web.Request, fault: dict[str, Any]) -> web.Response:
         self.director.note(self.name, request, "reset", fault)

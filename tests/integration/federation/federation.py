@@ -114,8 +114,8 @@ class Federation:
         Args:
             names: where.
             fault: one of status=503 (with headers={...}), reset=True, lost=True (a reset in place of the answer),
-                delay=SECONDS, or after so many bytes of the body cut=BYTES, short=BYTES, stall=BYTES; restricted by
-                every=N, first=N, methods=["GET"], match="name".
+                delay=SECONDS, or after so many bytes of the body cut=BYTES, short=BYTES, stall=BYTES, of an upload's body
+                break_upload=BYTES, stall_upload=BYTES; restricted by every=N, first=N, methods=["GET"], match="name".
         """
         self.control(faults=dict.fromkeys(names, fault))
 
