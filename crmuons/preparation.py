@@ -1,8 +1,10 @@
 """Before a run: list its files, look at a sample of their events, fit the features. Bad data are found here, at once."""
 
+import io
 import logging
 
 import pyarrow.parquet as pq
+import torch
 
 from crmuons import config, files, prepared, runs, schema
 from crmuons.evaluation import metrics
@@ -46,9 +48,11 @@ def prepare(settings: config.Config) -> tuple[list[File], Features, EventArrays]
     if not data.train:
         msg = "data.train is not set: give files, a directory, a glob or a URL of event Parquet"
         raise ValueError(msg)
-    listed = _list_files(data.train)
-    _say_if_without_ids(listed[0])
     train = training_selection(data, None)
+    if train.staging is not None:
+        train.staging.check()
+    listed = _list_files(data, train)
+    _say_if_without_ids(listed[0])
     held_out = Selection("validation", data.validation_share, data.test_share, vertical_depth=train.vertical_depth)
     held_out_too = [] if data.validation else [(held_out, settings.train.validation_events)]
     limit = data.max_quarantined_share
@@ -68,7 +72,8 @@ def prepare(settings: config.Config) -> tuple[list[File], Features, EventArrays]
             "Give data.validation, or a larger data.validation_share",
             len(validation.counts),
         )
-    return listed, Features(cartesian=settings.model.kind == "baseline").fit(sample), validation
+    features = _features(listed, sample, train, cartesian=settings.model.kind == "baseline")
+    return listed, features, validation
 
 
 def _say_if_without_ids(file: File) -> None:
@@ -83,9 +88,9 @@ def _say_if_without_ids(file: File) -> None:
         )
 
 
-def _list_files(urls: list[str]) -> list[File]:
+def _list_files(data: config.Data, train: Selection) -> list[File]:
     try:
-        return files.list_files(urls)
+        listed = prepared.event_files(data.train, train.bounds)
     except FileNotFoundError as error:
         if not runs.in_ray_job():
             raise
@@ -93,6 +98,26 @@ def _list_files(urls: list[str]) -> list[File]:
             f"{error}; a Ray job runs in a copy of its working directory, without what git ignores: give absolute paths"
         )
         raise FileNotFoundError(msg) from error
+    if not listed:
+        msg = f"{', '.join(data.train)} was prepared without showers of the training split; set data.test_share lower"
+        raise ValueError(msg)
+    if data.depth == "vertical" and any(map(prepared.is_shard, listed)):
+        msg = (
+            f"data.depth=vertical is of raw files, and {', '.join(data.train)} holds prepared shards, whose depths are slant; "
+            "`crmuons prepare --vertical` converts them"
+        )
+        raise ValueError(msg)
+    return listed
+
+
+def _features(listed: list[File], sample: EventArrays, train: Selection, *, cartesian: bool) -> Features:
+    """Those that were fitted when the data were prepared, if they are of the events to train on; fitted on a sample if not."""
+    features = Features(cartesian=cartesian)
+    content = prepared.features_of(listed, train.bounds) if train.max_muons is None else None
+    if content is None:
+        return features.fit(sample)
+    features.load_state_dict(torch.load(io.BytesIO(content), weights_only=True))
+    return features
 
 
 def _check_sample(read: Tally, train: int, validation: int, data: config.Data) -> None:

@@ -20,9 +20,11 @@ from crmuons import files, flat
 from crmuons.files import File
 from crmuons.plan import Unit
 from crmuons.schema import EventArrays
+from crmuons.staging import Staging, open_unit
 
 MANIFEST = "manifest.json"
 CLAIM = "preparation.json"  # What is being prepared; it is there before the first shard, the manifest after the last.
+FEATURES = "features.pt"  # Fitted on training events.
 SUFFIX = ".arrow"
 EVENTS_PER_BATCH = 16_384  # Large against what a record batch costs (50 us to open), small against a unit.
 ABOUT_KEY = b"crmuons.shard"
@@ -74,6 +76,16 @@ class Manifest:
     def to_json(self) -> str:
         """The manifest as text, the same for the same data set."""
         return json.dumps(asdict(self), indent=1, sort_keys=True)
+
+    def describe(self) -> str:
+        """Events and muons of each split."""
+        said = []
+        for split in dict.fromkeys(shard.file.partition("/")[0] for shard in self.shards):
+            mine = [shard for shard in self.shards if shard.file.startswith(f"{split}/")]
+            said.append(
+                f"{split} {sum(shard.events for shard in mine):,} ({sum(shard.muons for shard in mine):,} muons)"
+            )
+        return f"{len(self.shards)} shards of events: {', '.join(said)}"
 
     @classmethod
     def read(cls, root: str) -> "Manifest":
@@ -133,6 +145,21 @@ def _shards(root: str, places: Places) -> Iterator[File]:
             yield file
 
 
+def features_of(listed: Sequence[File], places: Places) -> bytes | None:
+    """The content of the file of features fitted on the events of some files and places; None if there is none.
+
+    Args:
+        listed: as `event_files` gave them for these places.
+        places: of the events to train on.
+    """
+    roots = {file.url.rsplit("/", 2)[0] for file in listed if is_shard(file)}
+    if len(roots) != 1 or not all(map(is_shard, listed)):
+        return None
+    (root,) = roots
+    of_training = {shard.places for shard in Manifest.read(root).shards if shard.file.startswith("train/")}
+    return files.read_bytes(f"{root}/{FEATURES}") if of_training == {places} else None
+
+
 def is_shard(file: File) -> bool:
     """Whether a file is a prepared shard; everything else is Parquet."""
     return file.url.endswith(SUFFIX)
@@ -158,13 +185,13 @@ def write_shard(path: Path, events: EventArrays, places: Places) -> None:
     partial.replace(path)
 
 
-def read_rows(unit: Unit) -> tuple[list[EventArrays], Places]:
+def read_rows(unit: Unit, staging: Staging | None = None) -> tuple[list[EventArrays], Places]:
     """A unit's events of a shard in pieces, in memory that cannot be written, and the places of the shard's showers.
 
     Raises:
         ValueError: if the file is not a shard or is damaged. What was found right in this process is not checked again.
     """
-    with _opened(unit.file) as (shard, state), named_if_damaged(unit.file.url):
+    with _opened(unit, staging) as (shard, state), named_if_damaged(unit.file.url):
         about = json.loads(shard.schema.metadata[ABOUT_KEY])
         rows = unit.rows(about["events"])
         pieces = [_piece(shard, number, rows, (*state, number), about["checksums"]) for number in _batches(rows)]
@@ -185,14 +212,15 @@ def named_if_damaged(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(file: File) -> Iterator[tuple[pa.RecordBatchFileReader, tuple[str, int, int]]]:
+def _opened(unit: Unit, staging: Staging | None) -> Iterator[tuple[pa.RecordBatchFileReader, tuple[str, int, int]]]:
     """The shard, and what changes where the file does: URL, size and time of the last change where it is a local one."""
+    file = unit.file
     if is_mapped(file):
         found = Path(file.url).stat()
         with named_if_damaged(file.url), pa.memory_map(file.url) as source:
             yield pa.ipc.open_file(source), (file.url, found.st_size, found.st_mtime_ns)
     else:
-        with files.open_file(file.url, file.size) as source, named_if_damaged(file.url):
+        with open_unit(unit, staging) as source, named_if_damaged(file.url):
             yield pa.ipc.open_file(source), (file.url, file.size, 0)
 
 

@@ -1,0 +1,190 @@
+"""A global shuffle in two phases, whose memory does not grow with the data.
+
+First each group of units is read, and its events are scattered to the shards at random; what goes to one shard lies together in
+the group's file. Then each shard is gathered from all groups and shuffled. What is finished bears its name and is not made again.
+"""
+
+import hashlib
+import json
+import math
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int64
+
+from crmuons import flat, memory, prepared, reader
+from crmuons.plan import Unit
+from crmuons.prepared import Places, Shard
+from crmuons.reader import Selection, Split, Tally
+from crmuons.schema import EventArrays
+
+SHARD_BYTES = 96 * 2**20  # Of a finished shard: gathering it takes about four times as much memory.
+FLAT_BYTES_PER_RAW_BYTE = 1.4  # 1.0 with 15 muons an event, 1.5 with 0.4: more or less makes the shards larger or smaller.
+SCRATCH = ".scatter"
+QUARANTINE = "quarantine"
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+TALLY_KEY = b"crmuons.tally"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How data are prepared.
+
+    Attributes:
+        validation_share, test_share: of the showers.
+        vertical_depth: the files' depth_m is the vertical depth; the shards' is the slant one.
+        seed: of the shuffle.
+    """
+
+    validation_share: float = 0.05
+    test_share: float = 0.05
+    vertical_depth: bool = False
+    seed: int = 0
+
+    def selection(self, split: Split) -> Selection:
+        """The events of a split."""
+        return Selection(split, self.validation_share, self.test_share, self.vertical_depth)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A shard to be made.
+
+    Attributes:
+        index: its number among all shards.
+        split, number: its number in its split.
+        places: of the split's showers.
+    """
+
+    index: int
+    split: Split
+    number: int
+    places: Places
+
+    @property
+    def file(self) -> str:
+        """Its path in the data set."""
+        return f"{self.split}/shard-{self.number:05d}{prepared.SUFFIX}"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all tasks of a shuffle know: where it goes, how, from how many groups, to which shards."""
+
+    out: Path
+    settings: Settings
+    num_groups: int
+    targets: tuple[Target, ...]
+
+    def group_file(self, group: int) -> Path:
+        """What a group leaves for the shards."""
+        return self.out / SCRATCH / f"group-{group:05d}{prepared.SUFFIX}"
+
+    def note(self, target: Target) -> Path:
+        """What the manifest will say of a finished shard."""
+        return self.out / SCRATCH / f"shard-{target.index:05d}.json"
+
+
+def targets(settings: Settings, raw_bytes: int) -> tuple[Target, ...]:
+    """The shards to be made: of each split as many as its share of the data fills, none of an empty share."""
+    found: list[Target] = []
+    for split in SPLITS:
+        low, high = settings.selection(split).bounds
+        number = math.ceil(FLAT_BYTES_PER_RAW_BYTE * raw_bytes * (high - low) / SHARD_BYTES)
+        found += [Target(len(found) + i, split, i, (low, high)) for i in range(max(number, int(high > low)))]
+    return tuple(found)
+
+
+def scatter(work: Work, job: tuple[int, Sequence[Unit]]) -> Tally:
+    """Read a group of units and write its events, those of each shard together.
+
+    Returns:
+        What became of its rows.
+
+    Raises:
+        ValueError: if a file is not one of events.
+    """
+    group, units = job
+    path = work.group_file(group)
+    if path.is_file():
+        return Tally(*json.loads(_open(path).schema.metadata[TALLY_KEY]))
+    memory.keep_freed_memory()
+    selection = replace(work.settings.selection("all"), quarantine=str(work.out / QUARANTINE))
+    parts = [reader.read_unit(unit, selection) for unit in units]
+    tally = sum((tally for _, tally in parts), Tally())
+    _write_group(work, group, reader.concat([events for events, _ in parts]), tally)
+    return tally
+
+
+def gather(work: Work, target: Target) -> Shard:
+    """Put a shard together from all groups, shuffle it and write it.
+
+    Returns:
+        What the manifest says of it.
+    """
+    path, note = work.out / target.file, work.note(target)
+    if path.is_file() and note.is_file():
+        said = json.loads(note.read_text())
+        return Shard(**said | {"places": target.places})
+    memory.keep_freed_memory()
+    events = reader.concat([_slice(work.group_file(group), target) for group in range(work.num_groups)])
+    random = np.random.default_rng([work.settings.seed, 1, target.index])
+    events = reader.take(events, random.permutation(len(events.counts)))
+    path.unlink(missing_ok=True)  # Its note, without which it does not count, was never written.
+    prepared.write_shard(path, events, target.places)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    size = path.stat().st_size
+    shard = Shard(target.file, target.places, len(events.counts), len(events.muons), size, digest)
+    partial = _partial(note)
+    partial.write_text(json.dumps(asdict(shard)))
+    partial.replace(note)
+    return shard
+
+
+def _write_group(work: Work, group: int, events: EventArrays, tally: Tally) -> None:
+    random = np.random.default_rng([work.settings.seed, 0, group])
+    index = _indices(events, work, random)
+    order = np.argsort(index, kind="stable")
+    events = reader.take(events, order)
+    bounds = np.searchsorted(index[order], np.arange(len(work.targets) + 1))
+    metadata = {TALLY_KEY: json.dumps(astuple(tally))}
+    path = work.group_file(group)
+    partial = _partial(path)
+    with pa.ipc.new_file(str(partial), flat.FLAT_SCHEMA.with_metadata(metadata)) as writer:
+        whole = flat.to_flat(events)
+        for low, high in pairwise(bounds.tolist()):
+            writer.write_batch(whole.slice(low, high - low))
+    partial.replace(path)
+
+
+def _indices(events: EventArrays, work: Work, random: np.random.Generator) -> Int64[np.ndarray, " events"]:
+    """The shard of each event: of its shower's split, and drawn among these."""
+    place, drawn = reader.places(events.ids), random.random(len(events.ids))
+    index = np.zeros(len(place), np.int64)
+    for split in SPLITS:
+        mine = [target for target in work.targets if target.split == split]
+        if mine:
+            low, high = mine[0].places
+            here = (place >= low) & (place < high)
+            index[here] = mine[0].index + (drawn[here] * len(mine)).astype(np.int64)
+    return index
+
+
+def _slice(path: Path, target: Target) -> EventArrays:
+    """What a group has for a shard."""
+    return flat.from_flat(_open(path).get_batch(target.index))
+
+
+def _open(path: Path) -> pa.RecordBatchFileReader:
+    return pa.ipc.open_file(pa.memory_map(str(path)))
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")

@@ -1,0 +1,11 @@
+"""`crmuons prepare` as a Ray job: the same options, run where the cluster and its storage are.
+
+ray job submit --working-dir . -- python -m jobs.prepare DATA --out DIR
+"""
+
+import sys
+
+from crmuons.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["prepare", *sys.argv[1:]]))
