@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -231,6 +232,70 @@ def _train(arguments: argparse.Namespace) -> int:
     return 0 if result.outcome == "finished" else INTERRUPTED
 
 
+def _add_sweep(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "sweep",
+        help="train many runs over a space of settings, and find the best",
+        description="Train trials over a space of settings on Ray Tune; the score is the validation's, as in `crmuons train`. "
+        "The same command with run.resume=auto continues a sweep that was stopped or killed (docs/sweeps.md).",
+        epilog="`crmuons settings` lists every setting.",
+    )
+    add = parser.add_argument
+    add(
+        "preset",
+        type=Path,
+        help="TOML file with the settings of every trial; those that come along are in jobs/configs",
+    )
+    add("words", nargs="*", metavar="section.key=value", help="settings that override the preset's")
+    add("--space", type=Path, metavar="TOML", help="what varies (default: learning rates, momentum or betas, critic steps, "
+        "penalty, batch size)")  # fmt: skip
+    add("--search", choices=("random", "tpe", "grid"), default="tpe", help="how trials are chosen (default: tpe)")
+    add("--scheduler", choices=("none", "asha", "pbt"), default="asha",
+        help="which trials go on: all, the better ones, or a population that copies its best (default: asha)")  # fmt: skip
+    add("--samples", type=int, metavar="N", help="trials (default: 20, or the whole grid)")
+    add("--concurrency", type=int, metavar="N", help="trials at once (default: as many as there is room for)")
+    add("--cpus-per-trial", type=float, metavar="CPUS", help="(default: an equal share)")
+    add(
+        "--gpus-per-trial",
+        type=float,
+        metavar="GPUS",
+        help="fractions share a GPU, 0 trains on CPUs (default: an equal share)",
+    )
+    add("--max-seconds", type=float, metavar="S", help="save and end all trials after this time (default: no limit)")
+    add("--seed", type=int, default=0, help="of the choice of trials; run.seed is the training's (default: 0)")
+    add(
+        "--first-rung",
+        type=float,
+        metavar="SHARE",
+        default=1 / 9,
+        help="of a run, where asha compares first (default: 1/9)",
+    )
+    add("--reduction", type=float, default=3.0, help="asha lets one in so many go on from rung to rung (default: 3)")
+    parser.set_defaults(run=_sweep)
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from crmuons import config
+    from tune.options import Options
+    from tune.spaces import Space
+
+    settings = config.load(arguments.preset, arguments.words)
+    space = Space.default(settings) if arguments.space is None else Space.load(arguments.space)
+    options = Options(**{name: getattr(arguments, name) for name in Options.__dataclass_fields__})
+    space.check(settings)
+    options.check(space, settings)  # Before Ray, whose import takes seconds.
+    from tune.sweep import run_sweep
+
+    result = run_sweep(settings, space, options)
+    print(result.describe())
+    if result.outcome == "interrupted":
+        return INTERRUPTED
+    if result.outcome == "complete" and result.best is None:
+        print("crmuons sweep: no trial reached its end with a score; the reasons are in trials.csv", file=sys.stderr)
+        return 1
+    return 0
+
+
 def _add_evaluate(commands: Commands) -> None:
     parser = commands.add_parser(
         "evaluate",
@@ -317,8 +382,9 @@ def _add_generate(commands: Commands) -> None:
         "depth_m=LOW:HIGH (vertical) cylinder_m=LENGTH:RADIUS",
     )
     add("--vertical", action="store_true", help="the primaries' depth_m is the vertical depth")
-    add("--out", type=Path, required=True, help="directory for the Parquet files")
+    add("--out", required=True, help="directory or URL for the Parquet files")
     add("--seed", type=int, default=0, help="same seed, model and primaries, same bundles")
+    add("--device", default="auto", help="cpu, cuda, or auto: a GPU where there is one")
     add(
         "--counts",
         type=_counts,
@@ -364,10 +430,12 @@ def _primaries(arguments: argparse.Namespace) -> "Source":
 
 def _generate(arguments: argparse.Namespace) -> int:
     from crmuons import shards
-    from crmuons.generate import load_generator
+    from crmuons.generate import choose_device, load_generator
+    from crmuons.output import Output
     from crmuons.request import Options
 
     options = Options(
+        device=choose_device(arguments.device, elsewhere="RAY_ADDRESS" in os.environ),
         seed=arguments.seed,
         counts=arguments.counts,
         max_muons_per_event=arguments.max_muons_per_event,
@@ -377,15 +445,15 @@ def _generate(arguments: argparse.Namespace) -> int:
     generator = load_generator(arguments.model)
     source = _primaries(arguments)
     try:
-        work = shards.prepare(arguments.out.absolute(), generator, source, options)
-        if work.is_large:
+        work = shards.prepare(Output.at(arguments.out), generator, source, options)
+        if work.is_for_ray:
             from crmuons.ray_generate import generate
         else:
             from crmuons.shards import generate
         tally = generate(generator, source, work)
     except KeyboardInterrupt:
         print("crmuons generate: interrupted; the same command goes on from the finished shards", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     print(f"{tally.events} events with {tally.muons} muons in {arguments.out}")
     print(f"{tally.outside_training} outside the trained range, {tally.capped} capped")
     return 0
@@ -447,6 +515,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     _add_inspect,
     _add_prepare,
     _add_train,
+    _add_sweep,
     _add_evaluate,
     _add_settings,
     _add_generate,

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from crmuons import checkpoint, portable
 from crmuons.generate import BundleGenerator, load_generator
-from crmuons.portable import Bundles
+from crmuons.portable import Bundles, Network
+from crmuons.ragged import Ragged
 
 logger = logging.getLogger(__name__)
 
@@ -62,11 +63,13 @@ def export(model: Path, out: Path, *, onnx: bool = False) -> Path:
         checkpoint.save_model(partial, generator.model, generator.about)
         shutil.copyfile(portable.__file__, partial / "bundles.py")
         bundles = Bundles(partial)
-        (partial / "README.txt").write_text(README + (ONNX_README.format(latents=bundles.latents) if onnx else ""))
+        (partial / "README.txt").write_text(
+            README + (ONNX_README.format(latents=bundles.network.latents) if onnx else "")
+        )
         primaries = _primaries(generator)
         _check_portable(generator, bundles, primaries)
         if onnx:
-            _write_onnx(bundles, primaries, partial / "onnx")
+            _write_onnx(bundles.network, primaries, partial / "onnx")
         if out.exists():
             out.rmdir()
         partial.rename(out)
@@ -75,19 +78,33 @@ def export(model: Path, out: Path, *, onnx: bool = False) -> Path:
     return out
 
 
+class _OnnxNetwork(Network):
+    """The networks in operators that ONNX has, and that give the same on any number of threads."""
+
+    def mean(self, muons: Tensor, counts: Tensor) -> Tensor:
+        """Differences of running sums: onnxruntime's scatter-add loses updates when it uses several threads.
+
+        In double precision, so that 10^6 muons before an event cost its mean 1e-10.
+        """
+        ends = counts.cumsum(0)
+        sums = torch.nn.functional.pad(muons.double().cumsum(0), (0, 0, 1, 0))
+        return ((sums[ends] - sums[ends - counts]) / counts[:, None]).float()
+
+    def piece(self, score: Tensor, scores: Tensor) -> Tensor:
+        """A search: ONNX has the error function in single precision alone, and not its complement."""
+        return (torch.bucketize(score, scores) - 1).clamp(0, len(scores) - 2)
+
+
 class MultiplicityGraph(nn.Module):
     """Primaries to the distribution of N."""
 
-    def __init__(self, bundles: Bundles) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
-        self.bundles = bundles
-        regressor = bundles.settings["multiplicity"] == "regressor"
-        self.outputs = ("log10_num_muons_plus_1",) if regressor else ("log_weights", "log_means", "shapes")
+        self.network = network
+        self.outputs = ("log_weights", "log_means", "shapes") if network.components else ("log10_num_muons_plus_1",)
 
     def forward(self, primaries: Tensor) -> tuple[Tensor, ...]:
-        if len(self.outputs) == 1:
-            return (self.bundles.log_counts(primaries),)
-        return self.bundles.mixture(primaries)
+        return self.network.mixture(primaries) if self.network.components else (self.network.log_counts(primaries),)
 
 
 class GeneratorGraph(nn.Module):
@@ -95,9 +112,9 @@ class GeneratorGraph(nn.Module):
 
     outputs = ("muons",)
 
-    def __init__(self, bundles: Bundles) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
-        self.bundles = bundles
+        self.network = network
 
     def forward(  # noqa: PLR0917  # ONNX's inputs are positional
         self,
@@ -108,7 +125,7 @@ class GeneratorGraph(nn.Module):
         muon_noise: Tensor,
         azimuth_rad: Tensor,
     ) -> Tensor:
-        return self.bundles.muons_of(primaries, counts, event_of_muon, (shower_noise, muon_noise, azimuth_rad))
+        return self.network.muons_of(primaries, counts, event_of_muon, (shower_noise, muon_noise, azimuth_rad))
 
 
 def worst_difference(muons: np.ndarray, wanted: np.ndarray) -> float:
@@ -127,34 +144,39 @@ def _primaries(generator: BundleGenerator) -> np.ndarray:
 
 
 def _check_portable(generator: BundleGenerator, bundles: Bundles, primaries: np.ndarray) -> None:
-    wanted = generator.bundles(primaries, seed=0)
-    counts, _ = bundles.generate(primaries, seed=0)
-    _require(np.array_equal(counts, wanted.counts), "the exported model draws other numbers of muons")
-    given = np.full(CHECK_EVENTS, CHECK_MUONS_PER_EVENT)
-    wanted = generator.bundles(primaries, seed=0, counts=given)
-    _compare("the exported model", worst_difference(bundles.generate(primaries, seed=0, counts=given)[1], wanted.muons))
+    """Compare what was written with the networks as they are trained: both draw from the same random numbers."""
+    values, network = torch.from_numpy(primaries), bundles.network
+    counts = network.sample_counts(values, torch.Generator().manual_seed(0))
+    wanted = generator.model.sample_counts(values, torch.Generator().manual_seed(0))
+    _require(torch.equal(counts, wanted), "the exported model draws other numbers of muons")
+    inputs = _inputs(network, values)
+    ragged = Ragged.from_counts(inputs["counts"])
+    features = generator.model.generator(
+        generator.model.condition(values, ragged.counts), inputs["shower_noise"], inputs["muon_noise"], ragged
+    )
+    trained = generator.model.features.to_muons(features, inputs["azimuth_rad"])
+    _compare("the exported model", worst_difference(GeneratorGraph(network)(*inputs.values()).numpy(), trained.numpy()))
 
 
-def _write_onnx(bundles: Bundles, primaries: np.ndarray, folder: Path) -> None:
+def _write_onnx(network: Network, primaries: np.ndarray, folder: Path) -> None:
     folder.mkdir()
-    graph, values = MultiplicityGraph(bundles), torch.from_numpy(primaries)
+    portable_graph, values = _OnnxNetwork(network.weights), torch.from_numpy(primaries)
+    graph = MultiplicityGraph(portable_graph)
     found = _run_onnx(graph, {"primaries": values}, folder / "multiplicity.onnx")
     wanted = [values.numpy() for values in graph(values)]
     worst = max(float(np.abs(x - y).max() / max(1.0, np.abs(y).max())) for x, y in zip(found, wanted, strict=True))
     _compare("multiplicity.onnx", worst)
-    inputs = _inputs(bundles, values)
-    (muons,) = _run_onnx(GeneratorGraph(bundles), inputs, folder / "generator.onnx")
-    _compare("generator.onnx", worst_difference(muons, GeneratorGraph(bundles)(*inputs.values()).numpy()))
+    inputs = _inputs(network, values)
+    (muons,) = _run_onnx(GeneratorGraph(portable_graph), inputs, folder / "generator.onnx")
+    _compare("generator.onnx", worst_difference(muons, GeneratorGraph(network)(*inputs.values()).numpy()))
 
 
-def _inputs(bundles: Bundles, primaries: Tensor) -> dict[str, Tensor]:
+def _inputs(network: Network, primaries: Tensor) -> dict[str, Tensor]:
     source = torch.Generator().manual_seed(0)
     counts = torch.randint(1, 2 * CHECK_MUONS_PER_EVENT, (len(primaries),), generator=source)
-    event = torch.repeat_interleave(torch.arange(len(primaries)), counts)
-    shower = torch.randn(len(primaries), bundles.latents[0], generator=source)
-    noise = torch.randn(len(event), bundles.latents[1], generator=source)
-    azimuth = 2 * torch.pi * torch.rand(len(event), generator=source)
-    return dict(zip(INPUTS, (primaries, counts, event, shower, noise, azimuth), strict=True))
+    event = torch.repeat_interleave(counts)
+    noise = network.noise(len(primaries), len(event), source)
+    return dict(zip(INPUTS, (primaries, counts, event, *noise), strict=True))
 
 
 def _run_onnx(graph: MultiplicityGraph | GeneratorGraph, inputs: dict[str, Tensor], path: Path) -> list[np.ndarray]:
@@ -180,9 +202,7 @@ def _run_onnx(graph: MultiplicityGraph | GeneratorGraph, inputs: dict[str, Tenso
             external_data=False,
             verbose=False,
         )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # With more, the scatter-add over muons loses updates (docs/generation.md).
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     given: dict[str, Any] = {name: values.numpy() for name, values in inputs.items()}
     found: list[np.ndarray] = session.run(list(graph.outputs), given)
     return found

@@ -1,22 +1,23 @@
 """Primaries in, muon bundles out: a saved model as a generator."""
 
-from collections.abc import Iterator
+import itertools
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64, UInt64
 
-from crmuons import checkpoint, schema
+from crmuons import checkpoint, portable, schema
 from crmuons.model import BundleModel
+from crmuons.portable import Network
 from crmuons.schema import EventArrays
 
-EVENTS_PER_BLOCK = 1024  # Events that share a random stream: what is drawn does not depend on how calls are cut.
-MUONS_PER_PIECE = 2**14  # Muons made at once: their 64 hidden numbers (4 MB) stay near the CPU's second-level cache.
 RANGE_MARGIN = 0.01
+MAX_MUONS_PER_EVENT = 2**21  # An event is made in one piece: 2 GB of hidden numbers.
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,17 @@ class BundleGenerator:
     def __init__(self, model: BundleModel, about: dict[str, Any], device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device)
+        self.network = Network(self.model.state_dict())
         self.about = about
+
+    def on(self, device: torch.device | str) -> "BundleGenerator":
+        """The same model on a device."""
+        return self if self.device == torch.device(device) else BundleGenerator(self.model, self.about, device)
+
+    @property
+    def events_per_block(self) -> int:
+        """Events that share a random stream."""
+        return portable.EVENTS_PER_BLOCK[self.device.type]
 
     @property
     def training_ranges(self) -> dict[str, tuple[float, float]]:
@@ -64,9 +75,8 @@ class BundleGenerator:
         return outside
 
     def draw_counts(self, primaries: Float32[np.ndarray, "events 4"], *, seed: int) -> Int64[np.ndarray, " events"]:
-        """Draw N alone, for each primary; not the N of `bundles`, which come from their blocks' random streams."""
-        given = torch.from_numpy(np.array(primaries)).to(self.device)
-        return self.model.sample_counts(given, _source(seed, 0, self.device)).cpu().numpy()
+        """Draw N alone, for each primary: the N of `bundles`."""
+        return self.network.draw_counts(primaries, seed)
 
     def bundles(
         self,
@@ -78,14 +88,7 @@ class BundleGenerator:
         first_event: int = 0,
     ) -> EventArrays:
         """Draw one event for each primary; arguments and errors are those of `pieces`."""
-        pieces = self.pieces(primaries, seed=seed, ids=ids, counts=counts, first_event=first_event)
-        events = [piece.events for piece in pieces]
-        return EventArrays(
-            ids=np.concatenate([np.empty((0, 2), np.uint64), *(part.ids for part in events)]),
-            primaries=np.concatenate([np.empty((0, 4), np.float32), *(part.primaries for part in events)]),
-            counts=np.concatenate([np.empty(0, np.int64), *(part.counts for part in events)]),
-            muons=np.concatenate([np.empty((0, 3), np.float32), *(part.muons for part in events)]),
-        )
+        return concat(list(self.pieces(primaries, seed=seed, ids=ids, counts=counts, first_event=first_event))).events
 
     def pieces(
         self,
@@ -97,52 +100,85 @@ class BundleGenerator:
         max_muons: int | None = None,
         first_event: int = 0,
     ) -> Iterator[Piece]:
-        """Draw one event for each primary, a piece of at most MUONS_PER_PIECE muons (or one event) at a time.
+        """Draw one event for each primary, some events at a time.
+
+        On a GPU, the next piece is being made and copied while the caller works on one.
 
         Args:
             primaries: energy_gev, zenith_rad, mass_gev, depth_m (slant).
-            seed: of the random numbers. Seed and an event's number fix the event, however calls are cut, as long as they are
-                cut at multiples of EVENTS_PER_BLOCK.
+            seed: of the random numbers. Seed, an event's number and the N of its block fix the event, however calls are cut, as long
+                as they are cut at multiples of `events_per_block`.
             ids: shower ids; the event's number where they are not given.
             counts: N of each event; drawn where it is not given.
             max_muons: events with more get this many.
             first_event: the number of the first event.
 
         Raises:
-            ValueError: if a primary is not legal, or first_event is no multiple of EVENTS_PER_BLOCK.
+            ValueError: if a primary or N is not legal, or first_event is no multiple of `events_per_block`.
         """
-        if first_event % EVENTS_PER_BLOCK:
-            msg = f"first_event {first_event} is not a multiple of {EVENTS_PER_BLOCK}"
-            raise ValueError(msg)
         check_primaries(primaries)
         if ids is None:
             numbers = np.arange(first_event, first_event + len(primaries), dtype=np.uint64)
             ids = np.stack([numbers, np.zeros_like(numbers)], axis=1)
-        for start in range(0, len(primaries), EVENTS_PER_BLOCK):
-            rows = slice(start, min(start + EVENTS_PER_BLOCK, len(primaries)))
-            source = _source(seed, (first_event + start) // EVENTS_PER_BLOCK, self.device)
-            given = None if counts is None else counts[rows]
-            yield from self._block(primaries[rows], ids[rows], given, max_muons, source)
+        drawn = self.network.draw_counts(primaries, seed, first_event) if counts is None else counts
+        kept = drawn if max_muons is None else np.minimum(drawn, max_muons)
+        check_counts(kept, primaries)
+        made = self.network.draw_muons(primaries, kept, seed, first_event)
+        for rows, muons in _one_ahead((rows, _Copy(muons)) for rows, muons in made):
+            yield Piece(EventArrays(ids[rows], primaries[rows], kept[rows], muons.on_host()), drawn[rows])
 
-    @torch.inference_mode()
-    def _block(
-        self,
-        primaries: np.ndarray,
-        ids: np.ndarray,
-        counts: np.ndarray | None,
-        max_muons: int | None,
-        source: torch.Generator,
-    ) -> Iterator[Piece]:
-        given = torch.from_numpy(np.array(primaries)).to(self.device)
-        if counts is None:
-            drawn = self.model.sample_counts(given, source)
+
+class _Copy:
+    """A tensor on its way to the host. Page-locked memory lets the GPU go on meanwhile."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self.done = None
+        if values.device.type == "cuda":
+            self.values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self.values.copy_(values, non_blocking=True)
+            self.done = torch.cuda.Event()
+            self.done.record()
         else:
-            drawn = torch.from_numpy(np.array(counts)).to(self.device)
-        kept = drawn if max_muons is None else drawn.clamp(max=max_muons)
-        host, drawn_host = kept.cpu().numpy(), drawn.cpu().numpy()
-        for rows in _pieces(host):
-            muons = self.model.sample_muons(given[rows], kept[rows], source).cpu().numpy()
-            yield Piece(EventArrays(ids[rows], np.array(primaries[rows]), host[rows], muons), drawn_host[rows])
+            self.values = values
+
+    def on_host(self) -> np.ndarray:
+        """Wait for the values."""
+        if self.done is not None:
+            self.done.synchronize()
+        return self.values.numpy()
+
+
+def concat(pieces: Sequence[Piece]) -> Piece:
+    """The events of several pieces, in order."""
+    events = [piece.events for piece in pieces]
+    together = EventArrays(
+        ids=np.concatenate([np.empty((0, 2), np.uint64), *(part.ids for part in events)]),
+        primaries=np.concatenate([np.empty((0, 4), np.float32), *(part.primaries for part in events)]),
+        counts=np.concatenate([np.empty(0, np.int64), *(part.counts for part in events)]),
+        muons=np.concatenate([np.empty((0, 3), np.float32), *(part.muons for part in events)]),
+    )
+    return Piece(together, np.concatenate([np.empty(0, np.int64), *(piece.drawn for piece in pieces)]))
+
+
+def choose_device(wanted: str, *, elsewhere: bool) -> str:
+    """The device that `auto`, `cpu` or `cuda` means: with auto, a GPU where there is one here.
+
+    Args:
+        wanted: one of the three.
+        elsewhere: other machines may have a GPU where this one has none.
+
+    Raises:
+        ValueError: if it is none of these, or if a GPU is wanted and torch sees none.
+    """
+    if wanted not in {"auto", *portable.EVENTS_PER_BLOCK}:
+        msg = f"--device {wanted}: wanted auto, {' or '.join(portable.EVENTS_PER_BLOCK)}"
+        raise ValueError(msg)
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not elsewhere and not torch.cuda.is_available():
+        msg = f"--device cuda: torch {torch.__version__} sees no GPU here; take --device cpu, or install torch for CUDA"
+        raise ValueError(msg)
+    return wanted
 
 
 def load_generator(path: str | Path, device: torch.device | str = "cpu") -> BundleGenerator:
@@ -179,6 +215,21 @@ def check_primaries(primaries: Float32[np.ndarray, "events 4"]) -> None:
         raise ValueError(msg)
 
 
+def check_counts(counts: Int64[np.ndarray, " events"], primaries: Float32[np.ndarray, "events 4"]) -> None:
+    """Refuse numbers of muons that cannot be made.
+
+    Raises:
+        ValueError: naming the first one.
+    """
+    bad = np.flatnonzero((counts < 0) | (counts > MAX_MUONS_PER_EVENT))
+    if bad.size:
+        msg = (
+            f"event {bad[0]} with primary {primaries[bad[0]].tolist()} has {counts[bad[0]]} muons, wanted 0 to {MAX_MUONS_PER_EVENT}: "
+            "limit them (--max-muons-per-event), or leave the event out"
+        )
+        raise ValueError(msg)
+
+
 def _linear(primaries: np.ndarray) -> np.ndarray:
     """Primaries with energy and mass by their decimal logarithms."""
     values = primaries.astype(np.float64)
@@ -186,14 +237,13 @@ def _linear(primaries: np.ndarray) -> np.ndarray:
     return values
 
 
-def _source(seed: int, block: int, device: torch.device) -> torch.Generator:
-    state = np.random.SeedSequence([seed, block]).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
+T = TypeVar("T")
 
 
-def _pieces(counts: Int64[np.ndarray, " events"]) -> Iterator[slice]:
-    """Cut events into runs of about MUONS_PER_PIECE muons, an event being never cut."""
-    piece = (np.cumsum(counts) - counts) // MUONS_PER_PIECE
-    bounds = [0, *(np.flatnonzero(np.diff(piece)) + 1).tolist(), len(piece)]
-    for start, stop in pairwise(bounds):
-        yield slice(start, stop)
+def _one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, each once the next one has been begun."""
+    waiting = deque(itertools.islice(items, 1))
+    for item in items:
+        waiting.append(item)
+        yield waiting.popleft()
+    yield from waiting

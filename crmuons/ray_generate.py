@@ -11,6 +11,7 @@ from crmuons.primaries import Source
 from crmuons.progress import progress
 from crmuons.shards import Shard, Tally, Work
 
+GPU_SHARE = 0.125  # Of a task: one CPU writes less than a GPU makes.
 TASKS_AHEAD_PER_CPU = 2  # Enough to keep every CPU busy; each holds a shard's primaries, 10 MB at most.
 
 
@@ -25,10 +26,11 @@ def generate(generator: BundleGenerator, source: Source, work: Work) -> Tally:
         ray_cluster.cluster(),
         progress(work.request.num_events, unit="events", what="generate", initial=total.events) as bar,
     ):
+        options = {"num_gpus": GPU_SHARE} if work.request.device == "cuda" else {}
         cpus = ray.cluster_resources().get("CPU", 1)
         ahead = TASKS_AHEAD_PER_CPU * max(1, int(cpus))
         model = ray.put(generator)
-        waiting = (_write.remote(work, model, shard) for shard in shards.missing(source, work))
+        waiting = (_write.options(**options).remote(work, model, shard) for shard in shards.missing(source, work))
         running = list(itertools.islice(waiting, ahead))
         while running:
             done, running = ray.wait(running)
@@ -38,14 +40,14 @@ def generate(generator: BundleGenerator, source: Source, work: Work) -> Tally:
                 bar.update(tally.events)
             running.extend(itertools.islice(waiting, len(done)))
     _check_shared(work)
-    shards.remove_partials(work.out)
+    work.out.remove_partials()
     return total
 
 
 @ray.remote
 def _write(work: Work, generator: BundleGenerator, shard: Shard) -> Tally:
     shards.set_up_process()
-    return shards.write_shard(work.out, work.request, generator, shard)
+    return shards.write_shard(work.out, work.request, generator.on(work.request.device), shard)
 
 
 def _results(done: list["ray.ObjectRef[Tally]"]) -> list[Tally]:
@@ -56,8 +58,9 @@ def _results(done: list["ray.ObjectRef[Tally]"]) -> list[Tally]:
 
 
 def _check_shared(work: Work) -> None:
+    there = set(work.out.names())
     for number in range(work.request.num_shards):
-        path = work.request.shard(number, work.out)
-        if not path.is_file():
-            msg = f"{path} was written on another node and is not seen here; name a shared directory with --out"
+        name = work.request.shard(number)
+        if name not in there:
+            msg = f"{work.out.of(name)} was written on another node and is not seen here; name a shared directory or a URL with --out"
             raise OSError(msg)

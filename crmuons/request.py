@@ -8,20 +8,20 @@ import hashlib
 import json
 import logging
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from crmuons import schema
-from crmuons.generate import EVENTS_PER_BLOCK, BundleGenerator
+from crmuons import portable, schema
+from crmuons.generate import BundleGenerator
+from crmuons.output import Output
 from crmuons.primaries import Counts, Primaries, Source
 
 logger = logging.getLogger(__name__)
 
 REQUEST_FILE = "request.json"
 OUTSIDE_COLUMN = "outside_training"  # Of the events, beside the contract's columns.
-MUONS_PER_SHARD = 2**21  # About 25 MB and 4 s of one core.
+MUONS_PER_SHARD = 2**21  # About 25 MB and 2 s of one core.
 MAX_EVENTS_PER_SHARD = 2**18
 SAMPLE_EVERY = 64  # Events whose N is drawn to estimate the mean.
 
@@ -35,7 +35,9 @@ class Options:
         counts: where N comes from: drawn ("predict"), given with the primaries ("column"), or this number for all.
         max_muons_per_event: events with more get this many, and keep the drawn number in DRAWN_COLUMN.
         strict: refuse primaries outside the trained range.
-        events_per_shard: a multiple of EVENTS_PER_BLOCK; None to choose it such that a shard has about MUONS_PER_SHARD.
+        events_per_shard: a multiple of the device's EVENTS_PER_BLOCK; None to choose it such that a shard has about
+            MUONS_PER_SHARD.
+        device: "cpu" or "cuda"; they have different random numbers.
     """
 
     seed: int = 0
@@ -43,6 +45,7 @@ class Options:
     max_muons_per_event: int | None = None
     strict: bool = False
     events_per_shard: int | None = None
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         _require(self.seed >= 0, f"--seed {self.seed}: wanted 0 or more")
@@ -50,9 +53,9 @@ class Options:
             _require(self.counts >= 0, f"--counts {self.counts}: wanted predict, column, or a number of muons from 0")
         cap, size = self.max_muons_per_event, self.events_per_shard
         _require(cap is None or cap >= 1, f"--max-muons-per-event {cap}: wanted at least 1")
+        block = portable.EVENTS_PER_BLOCK[self.device]
         _require(
-            size is None or (size > 0 and size % EVENTS_PER_BLOCK == 0),
-            f"--events-per-shard {size}: wanted a multiple of {EVENTS_PER_BLOCK}",
+            size is None or (size > 0 and size % block == 0), f"--events-per-shard {size}: wanted a multiple of {block}"
         )
 
 
@@ -72,6 +75,7 @@ class Request:
     counts: Counts
     max_muons_per_event: int | None
     events_per_shard: int
+    device: str
 
     @property
     def num_shards(self) -> int:
@@ -81,16 +85,17 @@ class Request:
     def digest(self) -> str:
         return _sha256(json.dumps(asdict(self), sort_keys=True).encode())
 
-    def shard(self, number: int, out: Path) -> Path:
-        """Where a shard is once it is whole."""
-        return out / f"events-{number:05d}.parquet"
+    def shard(self, number: int) -> str:
+        """The name of a shard's file."""
+        return f"events-{number:05d}.parquet"
 
 
-def as_before(out: Path, options: Options) -> Options:
+def as_before(out: Output, options: Options) -> Options:
     """With the shard size of an earlier run into the directory, where none is asked for."""
-    path = out / REQUEST_FILE
-    if options.events_per_shard is None and path.is_file():
-        return replace(options, events_per_shard=_read_request(path)["events_per_shard"])
+    if options.events_per_shard is None and REQUEST_FILE in out.names():
+        before = _read_request(out)
+        if before.get("device") == options.device:
+            return replace(options, events_per_shard=before["events_per_shard"])
     return options
 
 
@@ -112,10 +117,17 @@ def survey(generator: BundleGenerator, source: Source, options: Options) -> tupl
     _require(seen > 0, "the primaries have no rows; give at least one primary")
     _report_outside(generator, options, seen, outside, first_outside)
     mean = muons / sampled
-    size = options.events_per_shard or _events_per_shard(mean)
-    digest = content.hexdigest()[:16]
-    cap = options.max_muons_per_event
-    return Request(model_digest(generator), digest, seen, options.seed, options.counts, cap, size), mean
+    request = Request(
+        model=model_digest(generator),
+        primaries=content.hexdigest()[:16],
+        num_events=seen,
+        seed=options.seed,
+        counts=options.counts,
+        max_muons_per_event=options.max_muons_per_event,
+        events_per_shard=options.events_per_shard or _events_per_shard(mean, portable.EVENTS_PER_BLOCK[options.device]),
+        device=options.device,
+    )
+    return request, mean
 
 
 def _sample_counts(generator: BundleGenerator, primaries: Primaries, options: Options) -> np.ndarray:
@@ -129,10 +141,10 @@ def _sample_counts(generator: BundleGenerator, primaries: Primaries, options: Op
     return counts if options.max_muons_per_event is None else np.minimum(counts, options.max_muons_per_event)
 
 
-def _events_per_shard(mean_muons: float) -> int:
-    """A power of two between EVENTS_PER_BLOCK and MAX_EVENTS_PER_SHARD."""
+def _events_per_shard(mean_muons: float, block: int) -> int:
+    """A power of two between a block and MAX_EVENTS_PER_SHARD."""
     wanted = MUONS_PER_SHARD / max(mean_muons, 1e-9)
-    return int(2 ** np.clip(np.floor(np.log2(wanted)), np.log2(EVENTS_PER_BLOCK), np.log2(MAX_EVENTS_PER_SHARD)))
+    return int(2 ** np.clip(np.floor(np.log2(wanted)), np.log2(block), np.log2(MAX_EVENTS_PER_SHARD)))
 
 
 def _report_outside(generator: BundleGenerator, options: Options, seen: int, outside: int, first: list[float]) -> None:
@@ -145,37 +157,34 @@ def _report_outside(generator: BundleGenerator, options: Options, seen: int, out
     logger.warning("%s; they are generated, with %s true", what, OUTSIDE_COLUMN)
 
 
-def claim(out: Path, request: Request, about: dict[str, object]) -> None:
-    """Claim a directory, or find that it is claimed by the same request."""
-    path = out / REQUEST_FILE
-    if path.is_file():
-        _check_same(path, request)
+def claim(out: Output, request: Request, about: dict[str, object]) -> None:
+    """Claim a place, or find that it is claimed by the same request."""
+    there = out.names()
+    if REQUEST_FILE in there:
+        _check_same(out, request)
         return
-    out.mkdir(parents=True, exist_ok=True)
-    _require(not any(out.iterdir()), f"{out} holds other files and no {REQUEST_FILE}; name a new directory with --out")
-    partial = out / f".{REQUEST_FILE}.partial"
-    partial.write_text(json.dumps({"request": asdict(request), **about}, indent=1))
-    partial.replace(path)
+    _require(not there, f"{out} holds other files and no {REQUEST_FILE}; name a new place with --out")
+    with out.writing(REQUEST_FILE) as path:
+        path.write_text(json.dumps({"request": asdict(request), **about}, indent=1))
 
 
-def _read_request(path: Path) -> dict[str, Any]:
+def _read_request(out: Output) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text())["request"]
-    except (json.JSONDecodeError, KeyError) as error:
-        msg = f"{path} is damaged ({error}); name another directory with --out, or remove {path.parent}"
+        found: dict[str, Any] = json.loads(out.read(REQUEST_FILE))["request"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        msg = f"{out.of(REQUEST_FILE)} is damaged ({error}); name another place with --out, or remove {out}"
         raise ValueError(msg) from error
     return found
 
 
-def _check_same(path: Path, request: Request) -> None:
-    found, wanted = _read_request(path), asdict(request)
+def _check_same(out: Output, request: Request) -> None:
+    found, wanted = _read_request(out), asdict(request)
     differing = [
         f"{name} was {found.get(name)}, now {value}" for name, value in wanted.items() if found.get(name) != value
     ]
     _require(
         not differing,
-        f"{path.parent} belongs to another request ({'; '.join(differing)}): name another directory with --out, "
-        "or remove this one",
+        f"{out} belongs to another request ({'; '.join(differing)}): name another place with --out, or remove this one",
     )
 
 

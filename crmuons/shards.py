@@ -6,18 +6,21 @@ A shard is a function of the request and its number alone, and carries the reque
 import json
 import logging
 import os
-import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import partial
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from crmuons import generate as bundles
 from crmuons import memory, provenance, schema
 from crmuons.generate import BundleGenerator, Piece
+from crmuons.output import Output
 from crmuons.primaries import Primaries, Source
 from crmuons.progress import progress
 from crmuons.request import OUTSIDE_COLUMN, Options, Request, as_before, claim, survey
@@ -31,10 +34,14 @@ OUTPUT_SCHEMA = schema.EVENT_SCHEMA.append(pa.field(OUTSIDE_COLUMN, pa.bool_(), 
 DIGEST_KEY, TALLY_KEY = b"crmuons.request", b"crmuons.tally"
 
 ROW_GROUP_MUONS, ROW_GROUP_EVENTS = 2**20, 2**16  # 12 MB: what a shard keeps in memory, and what readers like.
-MUONS_IN_PROCESS = 8_000_000  # Starting Ray takes as long as one core needs for about this many.
+CPUS = torch.get_num_threads()  # OMP_NUM_THREADS sets it.
+MAX_THREADS = 16  # A thread holds Python's lock for about 4 % of its time.
+MUONS_IN_PROCESS = 8_000_000  # Connecting to Ray takes as long as one core needs for about this many.
+FOOTERS_AT_ONCE = 16
 
-# Random numbers have no repeats worth a dictionary; their bytes pack better one significance at a time. Of a file's muons per
-# second of one core, 12 million are written (8 with the defaults) and 24 million read (7), in 11.2 instead of 13.2 bytes.
+# Random numbers have no repeats worth a dictionary; their bytes pack better one significance at a time; the range of all energies
+# and positions together says nothing. Of a file's muons per second of one core, 12 million are written (8 with the defaults) and 24
+# million read (7), in 11.1 instead of 13.2 bytes.
 _FLOATS = ["primary.list.element", "muons.list.element.list.element"]
 
 
@@ -64,32 +71,37 @@ class Work:
     """A request, and what an interrupted run has done of it.
 
     Attributes:
-        out: the directory.
+        out: where the shards go.
         done: what finished shards hold.
         expected_muons: about how many muons are left to make.
     """
 
     request: Request
-    out: Path
+    out: Output
     done: dict[int, Tally]
     expected_muons: float
 
     @property
-    def is_large(self) -> bool:
-        """Whether a cluster makes what is left sooner than this process."""
-        return self.request.num_shards - len(self.done) > 1 and self.expected_muons > MUONS_IN_PROCESS
+    def is_for_ray(self) -> bool:
+        """Whether a cluster, given or of more CPUs than threads pay for, makes what is left sooner than this process."""
+        if self.request.device == "cuda" and not torch.cuda.is_available():
+            return True
+        large = self.request.num_shards - len(self.done) > 1 and self.expected_muons > MUONS_IN_PROCESS
+        return large and ("RAY_ADDRESS" in os.environ or CPUS > MAX_THREADS)
 
 
-def prepare(out: Path, generator: BundleGenerator, source: Source, options: Options) -> Work:
+def prepare(out: Output, generator: BundleGenerator, source: Source, options: Options) -> Work:
     """Look at all primaries, write down the request, or find what is done of it.
 
     Raises:
         ValueError: if there are no primaries or one is not legal (or, with `strict`, outside the trained range), or if the
-            directory holds anything but shards of the same request.
+            place holds anything but shards of the same request.
+        PermissionError, NotADirectoryError: if the place cannot be written.
     """
+    out.check_writable()
     request, mean = survey(generator, source, as_before(out, options))
     claim(out, request, {"primaries": source.about(), "model": generator.about, "code": provenance.code_tags()})
-    done = {number: tally for number in range(request.num_shards) if (tally := finished(out, request, number))}
+    done = finished(out, request)
     if done:
         logger.info("%d of %d shards were finished before and are kept", len(done), request.num_shards)
     return Work(request, out, done, mean * (request.num_events - sum(tally.events for tally in done.values())))
@@ -104,105 +116,111 @@ def missing(source: Source, work: Work) -> Iterator[Shard]:
 
 def set_up_process() -> None:
     """Threads and memory of a process that makes shards."""
-    torch.set_num_threads(
-        1
-    )  # Processes do the work of threads: the last bit of a sum depends on the number of threads.
+    torch.set_num_threads(1)  # The last bit of a sum depends on how many threads share it; shards are shared instead.
     memory.keep_freed_memory()
 
 
-def write_shard(out: Path, request: Request, generator: BundleGenerator, shard: Shard) -> Tally:
+def write_shard(out: Output, request: Request, generator: BundleGenerator, shard: Shard) -> Tally:
     """Generate the events of a shard and write them; the file appears under its name once it is whole.
 
     Raises:
         OSError: if it cannot be written. Finished shards stay, and the same command goes on from them.
     """
-    target = request.shard(shard.number, out)
-    partial = target.with_name(f".{target.stem}.{socket.gethostname()}-{os.getpid()}.partial")
+    name = request.shard(shard.number)
     try:
-        tally = _write(partial, request, _groups(_tables(request, generator, shard)))
-        partial.replace(target)
+        with out.writing(name) as path:
+            return _write(str(path), request, _groups(_pieces(request, generator, shard)), generator)
     except OSError as error:
-        msg = f"{target} could not be written ({error}); finished shards are kept, the same command goes on from them"
+        msg = f"{out.of(name)} could not be written ({error}); finished shards are kept, the same command goes on from them"
         raise OSError(msg) from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return tally
 
 
-def finished(out: Path, request: Request, number: int) -> Tally | None:
-    """What a finished shard holds; None if there is none that is whole and of this request."""
-    path = request.shard(number, out)
-    if not path.is_file():
-        return None
+def finished(out: Output, request: Request) -> dict[int, Tally]:
+    """What the shards hold that are whole and of this request."""
+    there = set(out.names())
+    numbers = [number for number in range(request.num_shards) if request.shard(number) in there]
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
+        found = threads.map(partial(_finished, out, request), numbers)
+        return {number: tally for number, tally in zip(numbers, found, strict=True) if tally is not None}
+
+
+def _finished(out: Output, request: Request, number: int) -> Tally | None:
+    name = request.shard(number)
     try:
-        metadata = pq.read_metadata(path).metadata or {}
+        with out.open(name) as file:
+            metadata = pq.read_metadata(file).metadata or {}
     except (pa.ArrowInvalid, OSError) as error:
-        logger.warning("%s is damaged (%s) and is made again", path, error)
+        logger.warning("%s is damaged (%s) and is made again", out.of(name), error)
         return None
     if metadata.get(DIGEST_KEY) != request.digest.encode():
-        logger.warning("%s is of another request and is made again", path)
+        logger.warning("%s is of another request and is made again", out.of(name))
         return None
     return Tally(**json.loads(metadata[TALLY_KEY]))
 
 
 def generate(generator: BundleGenerator, source: Source, work: Work) -> Tally:
-    """Make what is missing, in this process."""
+    """Make what is missing in this process, a shard in each of some threads: torch and Arrow leave Python's lock alone."""
     set_up_process()
+    generator = generator.on(work.request.device)
     total = sum(work.done.values(), Tally())
-    with progress(work.request.num_events, unit="events", what="generate", initial=total.events) as bar:
-        for shard in missing(source, work):
-            tally = write_shard(work.out, work.request, generator, shard)
+    with (
+        progress(work.request.num_events, unit="events", what="generate", initial=total.events) as bar,
+        ThreadPoolExecutor(min(CPUS, MAX_THREADS)) as threads,
+    ):
+        write = partial(write_shard, work.out, work.request, generator)
+        for tally in _as_completed(threads, write, missing(source, work)):
             total += tally
             bar.set_postfix_str(f"{total.muons:,} muons", refresh=False)
             bar.update(tally.events)
-    remove_partials(work.out)
+    work.out.remove_partials()
     return total
 
 
-def remove_partials(out: Path) -> None:
-    """Remove what killed processes left, once all shards are there and nothing is being written."""
-    for partial in out.glob(".events-*.partial"):
-        partial.unlink(missing_ok=True)
+def _as_completed(
+    threads: ThreadPoolExecutor, write: Callable[[Shard], Tally], shards: Iterator[Shard]
+) -> Iterator[Tally]:
+    """Have shards written, one for each thread and one ahead; after an error or Ctrl-C no other is begun."""
+    running = {threads.submit(write, shard) for shard in islice(shards, min(CPUS, MAX_THREADS) + 1)}
+    try:
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            running |= {threads.submit(write, shard) for shard in islice(shards, len(done))}
+            yield from (future.result() for future in done)
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
-def _tables(request: Request, generator: BundleGenerator, shard: Shard) -> Iterator[pa.Table]:
+def _pieces(request: Request, generator: BundleGenerator, shard: Shard) -> Iterator[Piece]:
     primaries = shard.primaries
     counts = primaries.counts
     if isinstance(request.counts, int):
         counts = np.full(len(primaries), request.counts, np.int64)
-    for piece in generator.pieces(
+    return generator.pieces(
         primaries.values,
         seed=request.seed,
         ids=primaries.ids,
         counts=counts,
         max_muons=request.max_muons_per_event,
         first_event=shard.number * request.events_per_shard,
-    ):
-        yield _table(piece, generator.outside_training(piece.events.primaries))
+    )
 
 
-def _table(piece: Piece, outside: np.ndarray) -> pa.Table:
-    table = piece.events.to_table()
-    columns = [*table.columns, pa.array(outside), pa.array(piece.drawn)]
-    return pa.Table.from_arrays(columns, schema=OUTPUT_SCHEMA)
-
-
-def _groups(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+def _groups(pieces: Iterable[Piece]) -> Iterator[Piece]:
     """Put pieces together to row groups."""
-    waiting: list[pa.Table] = []
+    waiting: list[Piece] = []
     muons = events = 0
-    for table in tables:
-        waiting.append(table)
-        events += table.num_rows
-        muons += len(table[schema.MUONS_COLUMN].chunk(0).values)
+    for piece in pieces:
+        waiting.append(piece)
+        events += len(piece.drawn)
+        muons += len(piece.events.muons)
         if muons >= ROW_GROUP_MUONS or events >= ROW_GROUP_EVENTS:
-            yield pa.concat_tables(waiting)
+            yield bundles.concat(waiting)
             waiting, muons, events = [], 0, 0
     if waiting:
-        yield pa.concat_tables(waiting)
+        yield bundles.concat(waiting)
 
 
-def _write(path: Path, request: Request, groups: Iterator[pa.Table]) -> Tally:
+def _write(path: str, request: Request, groups: Iterator[Piece], generator: BundleGenerator) -> Tally:
     tally = Tally()
     with pq.ParquetWriter(
         path,
@@ -211,19 +229,16 @@ def _write(path: Path, request: Request, groups: Iterator[pa.Table]) -> Tally:
         compression_level=1,
         use_dictionary=False,
         use_byte_stream_split=_FLOATS,
+        write_statistics=[*schema.ID_COLUMNS, OUTSIDE_COLUMN, DRAWN_COLUMN],
     ) as writer:
         for group in groups:
-            writer.write_table(group, row_group_size=group.num_rows)
-            tally += _tally(group)
+            outside = generator.outside_training(group.events.primaries)
+            columns = [*group.events.to_table().columns, pa.array(outside), pa.array(group.drawn)]
+            writer.write_table(pa.Table.from_arrays(columns, schema=OUTPUT_SCHEMA), row_group_size=len(outside))
+            capped = int((group.drawn > group.events.counts).sum())
+            tally += Tally(len(outside), len(group.events.muons), int(outside.sum()), capped)
         writer.add_key_value_metadata({DIGEST_KEY: request.digest, TALLY_KEY: json.dumps(asdict(tally))})
     return tally
-
-
-def _tally(table: pa.Table) -> Tally:
-    muons = sum(len(chunk.values) for chunk in table[schema.MUONS_COLUMN].chunks)
-    lengths = np.concatenate([np.diff(chunk.offsets) for chunk in table[schema.MUONS_COLUMN].chunks])
-    capped = int((table[DRAWN_COLUMN].to_numpy() > lengths).sum())
-    return Tally(table.num_rows, muons, int(table[OUTSIDE_COLUMN].to_numpy().sum()), capped)
 
 
 def _cut(source: Source, size: int) -> Iterator[Primaries]:

@@ -11,15 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from crmuons import checkpoint, config, ray_generate, shards
+from crmuons import checkpoint, config, portable, ray_generate, shards
 from crmuons.export import INPUTS, export, worst_difference
 from crmuons.features import Features
-from crmuons.generate import EVENTS_PER_BLOCK, load_generator
+from crmuons.generate import load_generator
 from crmuons.model import BundleModel
+from crmuons.output import Output
 from crmuons.portable import Bundles
 from crmuons.request import Options
 from crmuons.schema import EventArrays
 from crmuons.spectrum import Spectrum
+
+EVENTS_PER_BLOCK = portable.EVENTS_PER_BLOCK["cpu"]
 
 
 def toy_events():
@@ -56,19 +59,19 @@ def contents(folder):
 def test_tasks_write_the_same_shards_as_one_process_and_keep_finished_ones(model_dir, tmp_path):
     generator, source = load_generator(model_dir), Spectrum(6 * EVENTS_PER_BLOCK - 100)
     options = Options(seed=3, counts=30, events_per_shard=EVENTS_PER_BLOCK)
-    here = shards.prepare(tmp_path / "here", generator, source, options)
-    there = shards.prepare(tmp_path / "there", generator, source, options)
+    here = shards.prepare(Output.at(tmp_path / "here"), generator, source, options)
+    there = shards.prepare(Output.at(tmp_path / "there"), generator, source, options)
     kept = shards.write_shard(there.out, there.request, generator, next(shards.missing(source, there)))
-    stamp = (there.out / "events-00000.parquet").stat().st_mtime_ns
+    first = there.out.folder / "events-00000.parquet"
+    stamp = first.stat().st_mtime_ns
     there = shards.prepare(there.out, generator, source, options)
     assert there.done == {0: kept}
     assert shards.generate(generator, source, here) == ray_generate.generate(generator, source, there)
-    assert contents(here.out) == contents(there.out)
-    assert len(contents(here.out)) == 6
-    assert (there.out / "events-00000.parquet").stat().st_mtime_ns == stamp
+    assert contents(here.out.folder) == contents(there.out.folder)
+    assert len(contents(here.out.folder)) == 6
+    assert first.stat().st_mtime_ns == stamp
 
 
-@pytest.mark.ray
 def test_the_job_goes_on_after_a_kill_with_the_same_events(model_dir, tmp_path):
     """1.2 million muons a shard, killed once the first is finished: nothing half-written bears a shard's name."""
     out = tmp_path / "out"
@@ -89,16 +92,18 @@ def test_the_job_goes_on_after_a_kill_with_the_same_events(model_dir, tmp_path):
     assert sum(table.num_rows for table in found.values()) == 28_000
     assert all(found[name] == table for name, table in finished.items())
     generator, source = load_generator(model_dir), Spectrum(28_000, seed=1)
-    work = shards.prepare(tmp_path / "one", generator, source, Options(1, 300, events_per_shard=4096))
+    work = shards.prepare(Output.at(tmp_path / "one"), generator, source, Options(1, 300, events_per_shard=4096))
     *_, last = shards.missing(source, work)
     shards.write_shard(work.out, work.request, generator, last)
-    assert contents(work.out)["events-00006.parquet"] == found["events-00006.parquet"]
+    assert contents(work.out.folder)["events-00006.parquet"] == found["events-00006.parquet"]
 
 
 @pytest.mark.ray
 def test_an_error_in_a_task_is_the_error_itself(model_dir, tmp_path):
     generator, source = load_generator(model_dir), Spectrum(2 * EVENTS_PER_BLOCK)
-    work = shards.prepare(tmp_path / "out", generator, source, Options(counts=1, events_per_shard=EVENTS_PER_BLOCK))
+    work = shards.prepare(
+        Output.at(tmp_path / "out"), generator, source, Options(counts=1, events_per_shard=EVENTS_PER_BLOCK)
+    )
     (tmp_path / "out" / "events-00001.parquet").mkdir()  # A name that no file can take.
     with pytest.raises(
         OSError, match=r"events-00001\.parquet could not be written .*the same command goes on"
@@ -107,27 +112,40 @@ def test_an_error_in_a_task_is_the_error_itself(model_dir, tmp_path):
     assert "Traceback" not in str(error.value)
 
 
-def test_onnx_graphs_give_what_torch_gives_for_any_number_of_events_and_muons(any_model, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
+@pytest.fixture(scope="module")
+def exported(any_model, tmp_path_factory):
+    pytest.importorskip("onnxruntime")
+    return export(any_model, tmp_path_factory.mktemp("onnx") / "exported", onnx=True)
+
+
+def session(exported, name, threads):
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # With more, the sums over muons lose updates: docs/generation.md.
-    out = export(any_model, tmp_path / "exported", onnx=True)
-    bundles = Bundles(out)
-    for num_events, muons_per_event in ((1, 1), (3, 1), (50, 200)):
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(str(exported / "onnx" / name), options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_the_onnx_generator_gives_what_torch_gives_on_any_number_of_threads(exported, threads):
+    network, graph = Bundles(exported).network, session(exported, "generator.onnx", threads)
+    for counts in ([1], [1, 1, 1], [10_000], [1, 10_000, 3, 1, 9_999, 200], [50] * 200):
+        number = torch.tensor(counts)
+        (drawn,) = Spectrum(len(counts), seed=2)
+        primaries, event = torch.from_numpy(drawn.values), torch.repeat_interleave(number)
+        noise = network.noise(len(counts), len(event), torch.Generator().manual_seed(5))
+        given = dict(zip(INPUTS, (primaries, number, event, *noise), strict=True))
+        wanted = network.muons_of(primaries, number, event, noise).numpy()
+        for _ in range(3):  # Lost updates would come and go.
+            (found,) = graph.run(None, {name: values.numpy() for name, values in given.items()})
+            assert worst_difference(found, wanted) < 1e-5
+
+
+def test_the_onnx_multiplicity_gives_what_torch_gives(exported):
+    network, graph = Bundles(exported).network, session(exported, "multiplicity.onnx", 2)
+    for num_events in (1, 300):
         (drawn,) = Spectrum(num_events, seed=2)
         primaries = torch.from_numpy(drawn.values)
-        counts = torch.full((num_events,), muons_per_event)
-        event = torch.repeat_interleave(torch.arange(num_events), counts)
-        noise = [torch.randn(num, size) for num, size in zip((num_events, len(event)), bundles.latents, strict=True)]
-        azimuth = 6 * torch.rand(len(event))
-        given = dict(zip(INPUTS, (primaries, counts, event, *noise, azimuth), strict=True))
-        session = onnxruntime.InferenceSession(str(out / "onnx" / "generator.onnx"), options)
-        (found,) = session.run(None, {name: values.numpy() for name, values in given.items()})
-        wanted = bundles.muons_of(primaries, counts, event, (*noise, azimuth))
-        assert worst_difference(found, wanted.numpy()) < 1e-5
-        session = onnxruntime.InferenceSession(str(out / "onnx" / "multiplicity.onnx"))
-        found = session.run(None, {"primaries": primaries.numpy()})
-        regressor = bundles.settings["multiplicity"] == "regressor"
-        wanted = (bundles.log_counts(primaries),) if regressor else bundles.mixture(primaries)
-        for one, other in zip(found, wanted, strict=True):
+        wanted = network.mixture(primaries) if network.components else (network.log_counts(primaries),)
+        for one, other in zip(graph.run(None, {"primaries": drawn.values}), wanted, strict=True):
             np.testing.assert_allclose(one, other.numpy(), rtol=1e-5, atol=1e-5)

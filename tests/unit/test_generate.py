@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from crmuons import config, generate, schema
+from crmuons import config, portable, schema
 from crmuons.features import Features
-from crmuons.generate import EVENTS_PER_BLOCK, BundleGenerator
+from crmuons.generate import BundleGenerator
 from crmuons.model import BundleModel
+
+EVENTS_PER_BLOCK = portable.EVENTS_PER_BLOCK["cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +81,7 @@ def test_no_primaries_are_no_events(generator, primaries):
 
 def test_the_largest_events_are_made_in_pieces_that_are_never_cut(generator, primaries, monkeypatch):
     counts = np.array([0, 5, 700, 0, 3, 90, 1000, 2, 0])
-    monkeypatch.setattr(generate, "MUONS_PER_PIECE", 100)
+    monkeypatch.setitem(portable.MUONS_PER_PIECE, "cpu", 100)
     pieces = list(generator.pieces(primaries[:9], seed=1, counts=counts))
     assert len(pieces) > 2
     assert np.concatenate([piece.events.counts for piece in pieces]).tolist() == counts.tolist()

@@ -8,16 +8,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from crmuons import checkpoint, config, reader, schema, shards
+from crmuons import checkpoint, config, portable, reader, schema, shards
 from crmuons.cli import main
 from crmuons.features import Features
 from crmuons.files import File
-from crmuons.generate import EVENTS_PER_BLOCK, load_generator
+from crmuons.generate import load_generator
 from crmuons.model import BundleModel
+from crmuons.output import Output
 from crmuons.plan import Unit
 from crmuons.primaries import PrimaryFiles
 from crmuons.request import Options
 
+EVENTS_PER_BLOCK = portable.EVENTS_PER_BLOCK["cpu"]
 NUM_EVENTS = 3000  # Three blocks, the last one not full.
 
 
@@ -42,7 +44,7 @@ def primaries_file(tmp_path_factory, events, write_toy):
 def generate(model_dir, primaries_file, out, **options):
     generator = load_generator(model_dir)
     source = PrimaryFiles([str(primaries_file)], with_counts=options.get("counts") == "column")
-    work = shards.prepare(out, generator, source, Options(**options))
+    work = shards.prepare(Output.at(out), generator, source, Options(**options))
     return shards.generate(generator, source, work)
 
 
@@ -189,14 +191,21 @@ def test_primaries_outside_the_trained_range_are_flagged_and_counted_or_refused(
     assert not (tmp_path / "strict").exists()
 
 
-def test_large_requests_go_to_a_cluster_in_shards_of_bounded_size(model_dir, primaries_file, tmp_path):
+def test_large_requests_go_to_a_given_cluster_in_shards_of_bounded_size(
+    model_dir, primaries_file, tmp_path, monkeypatch
+):
     generator, source = load_generator(model_dir), PrimaryFiles([primaries_file])
-    small = shards.prepare(tmp_path / "small", generator, source, Options(counts=1))
-    large = shards.prepare(tmp_path / "large", generator, source, Options(counts=4000))
-    assert not small.is_large
-    assert large.is_large
+    small = shards.prepare(Output.at(tmp_path / "small"), generator, source, Options(counts=1))
+    large = shards.prepare(Output.at(tmp_path / "large"), generator, source, Options(counts=4000))
     assert large.expected_muons == 4000 * NUM_EVENTS
     assert large.request.events_per_shard == EVENTS_PER_BLOCK  # 4 million muons, and no shard is smaller.
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert not large.is_for_ray
+    monkeypatch.setattr(shards, "CPUS", 64)
+    assert (small.is_for_ray, large.is_for_ray) == (False, True)
+    monkeypatch.setattr(shards, "CPUS", 2)
+    monkeypatch.setenv("RAY_ADDRESS", "there:6379")
+    assert (small.is_for_ray, large.is_for_ray) == (False, True)
 
 
 def test_the_request_says_where_everything_comes_from(model_dir, primaries_file, tmp_path):

@@ -1,0 +1,94 @@
+"""Where a generated data set goes: a directory, or a URL to which whole files are copied (every scheme of crmuons.files)."""
+
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from crmuons import files
+
+
+@dataclass(frozen=True)
+class Output:
+    """A place for files that appear under their names once they are whole.
+
+    Attributes:
+        url: an absolute path, or a URL.
+    """
+
+    url: str
+
+    @classmethod
+    def at(cls, place: str | Path) -> "Output":
+        """A URL, or a path that may be relative."""
+        return cls(place if isinstance(place, str) and "://" in place else str(Path(place).absolute()))
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def folder(self) -> Path | None:
+        """The directory; None for a URL."""
+        return None if "://" in self.url else Path(self.url)
+
+    def of(self, name: str) -> str:
+        """The path or URL of a file."""
+        return f"{self.url.rstrip('/')}/{name}"
+
+    def names(self) -> list[str]:
+        """What is there now, without hidden files, which are partial ones."""
+        return [name for name in files.names(self.url) if not name.startswith(".")]
+
+    def check_writable(self) -> None:
+        """Find out before long work whether it can be written.
+
+        Raises:
+            PermissionError, NotADirectoryError: if not.
+        """
+        files.check_writable(self.url)
+
+    def read(self, name: str) -> bytes:
+        """The content of a small file."""
+        return files.read_bytes(self.of(name))
+
+    def open(self, name: str) -> IO[bytes]:
+        """A file to read."""
+        return files.open_file(self.of(name))
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """A local file to write, which is given its name when the block ends without an error.
+
+        Raises:
+            FileExistsError: if it is a federation's and the name is taken.
+        """
+        if self.folder is None:
+            with tempfile.TemporaryDirectory(prefix="crmuons-") as folder:
+                yield Path(folder) / name
+                files.put(Path(folder) / name, self.of(name))
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}"
+        partial = self.folder / f".{name}.{writer}.partial"
+        try:
+            yield partial
+            _to_disk(partial)
+            partial.replace(self.folder / name)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def remove_partials(self) -> None:
+        """Remove what killed processes left, once everything is there and nothing is being written."""
+        for partial in self.folder.glob(".*.partial") if self.folder is not None else ():
+            partial.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Without this, a power cut may leave a file that has its name and not all of its content."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
