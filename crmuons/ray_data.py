@@ -4,7 +4,7 @@ Every process that reads imports this module: without torch that takes 1.2 CPU-s
 """
 
 from collections.abc import Iterator
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from itertools import groupby, islice
 from typing import Any
 
@@ -16,12 +16,14 @@ from ray.data._internal.execution.interfaces import ExecutionResources
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import ReadTask
 
-from crmuons import flat, memory, prepared, reader, schema
+from crmuons import flat, memory, prepared, ray_stager, reader, schema
 from crmuons.ahead import Ahead
 from crmuons.plan import Item
 from crmuons.reader import Piece, Selection, Tally
 from crmuons.schema import EventArrays
+from crmuons.stager import with_stager
 
+Read = tuple[Item, Selection]
 ITEMS_PER_EXECUTION = 256  # The list of an execution's tasks costs memory.
 ITEMS_AHEAD = 32  # Starting an execution costs 1-2 s: the next one begins while so many items are still to come.
 BLOCKS_AHEAD = 2
@@ -56,7 +58,16 @@ def _is_mapped(item: Item) -> bool:
 
 def _read_in_tasks(items: Iterator[Item], selection: Selection) -> Iterator[Piece]:
     """Read items in executions of Ray Data, of which the next one begins before the current one ends."""
-    following = _begin(items, selection)
+    if selection.staging is None:
+        yield from _read_in_order((item, selection) for item in items)
+        return
+    with ray_stager.actor(selection.staging) as stager:
+        staged = with_stager(items, selection.staging, stager)
+        yield from _read_in_order((item, replace(selection, staging=staging)) for item, staging in staged)
+
+
+def _read_in_order(reads: Iterator[Read]) -> Iterator[Piece]:
+    following = _begin(reads)
     while following is not None:
         (num_items, blocks), following = following, None
         given = 0
@@ -64,38 +75,37 @@ def _read_in_tasks(items: Iterator[Item], selection: Selection) -> Iterator[Piec
             for piece in (piece for block in blocks for piece in _unpack(block)):
                 given += isinstance(piece, Tally)
                 if following is None and num_items - given <= ITEMS_AHEAD:
-                    following = _begin(items, selection)
+                    following = _begin(reads)
                 yield piece
         finally:
             blocks.close()
 
 
-def _begin(items: Iterator[Item], selection: Selection) -> tuple[int, Ahead[pa.Table]] | None:
+def _begin(reads: Iterator[Read]) -> tuple[int, Ahead[pa.Table]] | None:
     """Start to read the next items; None if there are no more."""
-    batch = list(islice(items, ITEMS_PER_EXECUTION))
-    return (len(batch), Ahead(_execute(batch, selection), BLOCKS_AHEAD, "ray-data")) if batch else None
+    batch = list(islice(reads, ITEMS_PER_EXECUTION))
+    return (len(batch), Ahead(_execute(batch), BLOCKS_AHEAD, "ray-data")) if batch else None
 
 
 class ItemSource(Datasource):
     """A Ray Data source with one read task for each item of the plan."""
 
-    def __init__(self, items: list[Item], selection: Selection) -> None:
+    def __init__(self, reads: list[Read]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.items, self.selection = items, selection
+        self.reads = reads
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
     ) -> list[ReadTask]:
         """One task an item, in order, whatever parallelism is proposed."""
         del parallelism, per_task_row_limit, data_context
-        return [self._task(item) for item in self.items]
+        return [self._task(item, selection) for item, selection in self.reads]
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Twice the Parquet's size, roughly."""
-        return 2 * sum(unit.size for item in self.items for unit in item.units)
+        return 2 * sum(unit.size for item, _ in self.reads for unit in item.units)
 
-    def _task(self, item: Item) -> ReadTask:
-        selection = self.selection
+    def _task(self, item: Item, selection: Selection) -> ReadTask:
         size = 2 * sum(unit.size for unit in item.units)
         metadata = BlockMetadata(num_rows=None, size_bytes=size, exec_stats=None, input_files=None)
         return ReadTask(lambda: [_read_block(item, selection)], metadata)
@@ -120,13 +130,14 @@ def _placeholder(tally: Tally) -> pa.Table:
     return pa.table(row, schema=BLOCK_SCHEMA)
 
 
-def _execute(items: list[Item], selection: Selection) -> Iterator[pa.Table]:
+def _execute(reads: list[Read]) -> Iterator[pa.Table]:
     # Ray's defaults would cut and rename: one block an item's table, in order, and a bounded read-ahead.
     dataset = ray.data.read_datasource(
-        ItemSource(items, selection),
-        override_num_blocks=len(items),
+        ItemSource(reads),
+        override_num_blocks=len(reads),
         concurrency=READS_AT_ONCE,
         num_cpus=CPUS_PER_READ,
+        ray_remote_args=ray_stager.where_to_read(reads[0][1].staging),
     )
     options = dataset.context.execution_options
     options.preserve_order = True

@@ -8,7 +8,6 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from crmuons.reader import Selection
 from crmuons.stager import Reading, Stager, Use
 from crmuons.staging import Staging
 
@@ -50,9 +49,9 @@ def actor(staging: Staging) -> Iterator[Door]:
         ray.kill(remote)
 
 
-def where_to_read(selection: Selection) -> dict[str, Any]:
+def where_to_read(staging: Staging | None) -> dict[str, Any]:
     """Ray's arguments for a read task: where files are staged, the stager's node, and another where it has no CPU left."""
-    helper = None if selection.staging is None else selection.staging.helper
+    helper = None if staging is None else staging.helper
     if not isinstance(helper, Reading) or not isinstance(helper.stager, Door):
         return {}
     near = NodeAffinitySchedulingStrategy(helper.stager.node, soft=True, _spill_on_unavailable=True)

@@ -16,9 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float64, Int64, UInt64
 
-from crmuons import files, prepared, schema, set_aside
+from crmuons import prepared, schema, set_aside
 from crmuons.plan import Item, Unit, cut, permutation
 from crmuons.schema import EventArrays
+from crmuons.stager import with_own_stager
+from crmuons.staging import Staging, open_unit
 
 Split = Literal["train", "validation", "test", "all"]
 EARTH_RADIUS_M = 6_374_134.0  # To the surface of the ice at the South Pole, as Muonitron takes it.
@@ -35,6 +37,7 @@ class Selection:
         max_muons: events with more go to `outliers`.
         quarantine, outliers: directories; None to count without keeping.
         muons_drawn: so many muons of an event that has more are drawn at random and come first. None: the file's order.
+        staging: where remote files are copied to before they are read; None to read them where they lie.
     """
 
     split: Split = "all"
@@ -45,6 +48,7 @@ class Selection:
     quarantine: str | None = None
     outliers: str | None = None
     muons_drawn: int | None = None
+    staging: Staging | None = None
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -115,8 +119,8 @@ class _Part:
 
 def read_here(items: Iterator[Item], selection: Selection) -> Iterator[Piece]:
     """Read items in this process; ray_data.read_with_ray does the same in Ray tasks."""
-    for item in items:
-        tally, events = read_item(item, selection)
+    for item, staging in with_own_stager(items, selection.staging):
+        tally, events = read_item(item, replace(selection, staging=staging))
         yield tally
         if len(events.counts):
             yield events
@@ -128,6 +132,8 @@ def read_item(item: Item, selection: Selection) -> tuple[Tally, EventArrays]:
     Files may have the muons of an event sorted, and training takes the first ones of a large event: see
     `Selection.muons_drawn`.
     """
+    if selection.staging is not None:
+        selection.staging.begin()
     parts = [part for unit in item.units for part in _read_parts(unit, selection)]
     # A position inside an item was saved with a tally that holds the item's rows: they are not counted twice.
     tally = Tally() if item.start else sum((part.tally for part in parts), Tally())
@@ -233,7 +239,7 @@ def read_unit(unit: Unit, selection: Selection) -> tuple[EventArrays, Tally]:
 def _read_parts(unit: Unit, selection: Selection) -> list[_Part]:
     if not prepared.is_shard(unit.file):
         return [_select(*_read_raw(unit, selection), (0.0, 1.0), unit, selection)]
-    pieces, places_between = prepared.read_rows(unit)
+    pieces, places_between = prepared.read_rows(unit, selection.staging)
     return [_select(events, Tally(len(events.counts)), places_between, unit, selection) for events in pieces]
 
 
@@ -252,7 +258,7 @@ def _select(
 
 def _read_raw(unit: Unit, selection: Selection) -> tuple[EventArrays, Tally]:
     """The legal events of a Parquet file's rows; what became of the others."""
-    rows = read_rows(unit)
+    rows = read_rows(unit, selection.staging)
     events = schema.legal_arrays(rows.table, missing_ids=rows.ids(np.arange(rows.table.num_rows)))
     quarantined = 0
     if events is None:
@@ -364,14 +370,14 @@ def _draw_first(
         rows[here], rows[drawn] = rows[drawn], rows[here]
 
 
-def read_rows(unit: Unit) -> Rows:
+def read_rows(unit: Unit, staging: Staging | None = None) -> Rows:
     """The unit's rows of a Parquet file.
 
     Raises:
         ValueError: if the file is not Parquet, or its columns are not the contract's; the message names the file.
     """
     url = unit.file.url
-    with files.open_file(url, unit.file.size) as opened, named_if_damaged(url):
+    with open_unit(unit, staging) as opened, named_if_damaged(url):
         parquet = pq.ParquetFile(opened, pre_buffer=True)
         has_ids = schema.check_schema(parquet.schema_arrow, url)
         file_id = None if has_ids else _file_id(opened, url, parquet.metadata.serialized_size)

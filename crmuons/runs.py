@@ -27,7 +27,7 @@ START = "start"  # Label of the bundle that a run kept at a URL begins with.
 MAY_CHANGE = re.compile(
     r"run\.(resume|max_failures|checkpoint_every|keep_checkpoints|storage_path|upload_seconds|name)"
     r"|scaling\..*|tracking\..*|train\.(steps|max_seconds|log_every|validate_every|compile)"
-    r"|data\.(prefetch_batches|max_quarantined_share)"
+    r"|data\.(prefetch_batches|max_quarantined_share|staging\..*)"
 )
 
 

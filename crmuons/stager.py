@@ -14,13 +14,12 @@ from typing import NamedTuple, Protocol
 
 from crmuons.files import File
 from crmuons.plan import Item, Unit
-from crmuons.reader import Selection
 from crmuons.staging import Held, Staging
 
 logger = logging.getLogger(__name__)
 
 DOWNLOADS_AT_ONCE = 4
-WINDOWS = 2  # Items that may be read at once by one rank: what no item read now or next needs is let go.
+WINDOWS = 4  # Items that one rank may read at once, two executions of two: what none of them needs is let go.
 RETRY_S = 1.0  # After there was no room.
 SECONDS_BETWEEN_RECORDS = 1.0
 
@@ -39,7 +38,7 @@ class Use(NamedTuple):
     whole: bool
 
 
-class Ahead(Protocol):
+class Follower(Protocol):
     """Whom a reader tells what it reads: a Stager in this process, or the door to one in another."""
 
     def ahead(self, window: Sequence[Use]) -> None:
@@ -53,7 +52,7 @@ class Ahead(Protocol):
 class Reading:
     """Tells a stager how the reading of an item gets on (a Staging's helper)."""
 
-    stager: Ahead
+    stager: Follower
     epoch: int
     window: list[Use]
 
@@ -66,23 +65,21 @@ class Reading:
         return self.stager.used(_use(self.epoch, unit), staged)
 
 
-def with_stager(items: Iterable[Item], selection: Selection, stager: Ahead) -> Iterator[tuple[Item, Selection]]:
-    """Each item with the selection to read it by, so that the stager brings its files, and those that come next, before."""
-    staging = selection.staging
-    assert staging is not None
+def with_stager(items: Iterable[Item], staging: Staging, stager: Follower) -> Iterator[tuple[Item, Staging]]:
+    """Each item with the staging to read it by, so that the stager brings its files, and those that come next, before."""
     for number, (item, window) in enumerate(with_windows(items, staging)):
         if number == 0:  # Whoever reads may need seconds to start.
             stager.ahead(window)
-        yield item, replace(selection, staging=replace(staging, helper=Reading(stager, item.epoch, window)))
+        yield item, replace(staging, helper=Reading(stager, item.epoch, window))
 
 
-def with_own_stager(items: Iterable[Item], selection: Selection) -> Iterator[tuple[Item, Selection]]:
-    """Like `with_stager`, with a stager in this process; without staging the selection stays as it is."""
-    if selection.staging is None:
-        yield from ((item, selection) for item in items)
+def with_own_stager(items: Iterable[Item], staging: Staging | None) -> Iterator[tuple[Item, Staging | None]]:
+    """Like `with_stager`, with a stager in this process; without staging the items alone."""
+    if staging is None:
+        yield from ((item, None) for item in items)
         return
-    with Stager(selection.staging) as stager:
-        yield from with_stager(items, selection, stager)
+    with Stager(staging) as stager:
+        yield from with_stager(items, staging, stager)
 
 
 def with_windows(items: Iterable[Item], staging: Staging) -> Iterator[tuple[Item, list[Use]]]:

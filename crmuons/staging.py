@@ -5,17 +5,20 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
-from crmuons import config, files
+from crmuons import files
 from crmuons.checksums import OURS, Checksum
 from crmuons.files import File
 from crmuons.locks import FileLock
 from crmuons.plan import Unit, cut
 from crmuons.shelf import CannotStageError, NoRoomError, Shelf, part_of, whole_of
+
+if TYPE_CHECKING:  # Every process that reads imports this module, and none of them makes settings.
+    from crmuons import config
 
 logger = logging.getLogger(__name__)
 
@@ -79,15 +82,17 @@ class Staging:
     helper: Helper | None = None
 
     @classmethod
-    def of(cls, settings: config.Staging) -> "Staging | None":
+    def of(cls, settings: "config.Staging") -> "Staging | None":
         """As the settings say; None without a directory."""
         if settings.dir is None:
             return None
         shelf = Shelf(Path(settings.dir).expanduser().absolute(), settings.max_bytes, settings.max_files)
         return cls(shelf, settings.files_ahead, settings.delete_after_use, began=time.time())
 
-    def of_run(self, data: Sequence[File], directory: Path, name: str) -> "Staging":
-        """For one rank of a run in a directory, which reads these files."""
+    def of_run(self, data: Sequence[File], directory: Path, name: str) -> "Staging | None":
+        """For one rank of a run in a directory, which reads these files; None if there is nothing to stage."""
+        if not any(is_remote(file.url) for file in data):
+            return None
         in_parts = {unit.file for unit in cut(data) if unit.parts > 1}
         # Parts of a file are read all over an epoch: removed between, it would be downloaded for every part.
         fit = len(in_parts) <= self.shelf.max_files and sum(file.size for file in in_parts) <= self.shelf.max_bytes
@@ -252,6 +257,11 @@ class Staging:
             logger.debug("%s", sentence)
         except OSError as error:
             logger.warning("%s; this cannot be written to %s either: %s", sentence, self.report, error)
+
+
+def open_unit(unit: Unit, staging: Staging | None) -> AbstractContextManager[IO[bytes]]:
+    """Open a unit's file: by way of a staging directory, or where it lies."""
+    return files.open_file(unit.file.url, unit.file.size) if staging is None else staging.open(unit)
 
 
 _paused_until: dict[Path, float] = {}

@@ -11,6 +11,7 @@ from crmuons.batch import EventBatch
 from crmuons.plan import Item, Plan
 from crmuons.pool import Pool
 from crmuons.reader import Limit, Piece, Selection, Tally
+from crmuons.staging import Staging
 
 Batch = TypeVar("Batch")
 Read = Callable[[Iterator[Item], Selection], Iterator[Piece]]
@@ -31,6 +32,7 @@ def training_selection(data: config.Data, run_directory: str | None, muons_drawn
         quarantine=None if run_directory is None else f"{run_directory}/quarantine",
         outliers=None if run_directory is None else f"{run_directory}/outliers",
         muons_drawn=muons_drawn,
+        staging=Staging.of(data.staging),
     )
 
 

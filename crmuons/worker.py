@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,8 @@ def train(
         status = "FINISHED" if outcome == "finished" else "KILLED"
     finally:
         batches.close()
+        if uploads is not None:
+            uploads.wait(remote_runs.FAILURE_WAIT_S)
         tracker.finish(status)
     return outcome
 
@@ -142,7 +145,8 @@ def _stream(
     prepare: Callable[[EventBatch], Sets],
 ) -> stream.Stream[Sets]:
     """The rank's batches, from where a checkpoint left off; ranks may have become more or fewer since."""
-    units = plan.cut(run.load_files())
+    files = run.load_files()
+    units = plan.cut(files)
     rank, world = distributed.rank(), distributed.world_size()
     if state is None:
         reading = plan.Plan(tuple(units), settings.run.seed, settings.data.shuffle_bytes, world)
@@ -154,12 +158,15 @@ def _stream(
         tallies = [Tally(*tally) for _, _, *tally in saved]
         same = world == before.world
         tally = tallies[rank] if same else sum(tallies, Tally()) if rank == 0 else Tally()
+    selection = stream.training_selection(settings.data, run.place, settings.train.muons_per_event)
+    if selection.staging is not None:
+        selection = replace(selection, staging=selection.staging.of_run(files, run.directory, f"rank-{rank}"))
     return stream.Stream(
         reading,
         rank,
         position=positions[rank],
         tally=tally,
-        selection=stream.training_selection(settings.data, run.place, settings.train.muons_per_event),
+        selection=selection,
         data=settings.data,
         events_per_batch=settings.train.events_per_worker,
         read=read,
