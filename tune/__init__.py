@@ -1,0 +1,1 @@
+"""Sweeps: Ray Tune around the training of one run (docs/sweeps.md)."""

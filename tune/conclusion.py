@@ -1,0 +1,93 @@
+"""The end of a sweep: the table, the best preset, the figures, and MLflow's view of all of it made true."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from crmuons import journal
+from crmuons.tracking import Status, Tracker, settle
+from tune import plots, results, search
+from tune.conductor import Conductor
+from tune.results import Row
+from tune.spaces import Space
+from tune.trials import State, Trial
+
+logger = logging.getLogger(__name__)
+
+# What MLflow is told of a trial that died before it could say so itself.
+STATUS: dict[State, Status] = {
+    "finished": "FINISHED",
+    "stopped": "KILLED",
+    "unfinished": "KILLED",
+    "diverged": "FAILED",
+    "failed": "FAILED",
+}
+
+
+def write_results(directory: Path, trials: Sequence[Trial], space: Space) -> tuple[list[Row], Trial | None]:
+    """Write the table, the best preset and the figures into the sweep's directory; returns the table and the best trial."""
+    rows, best = results.table(trials, space), results.best(trials)
+    if rows:
+        results.write_table(directory, rows)
+    if best is not None:
+        about = f"{best.name} of the sweep {directory.name}, score {best.best_score():.4f}: crmuons train best.toml"
+        results.write_preset(directory / "best.toml", best, about)
+    for name, figure in _figures(trials, rows, space).items():
+        (directory / "figures").mkdir(exist_ok=True)
+        figure.savefig(directory / "figures" / f"{name}.png", dpi=150)
+    return rows, best
+
+
+def _figures(trials: Sequence[Trial], rows: Sequence[Row], space: Space) -> dict[str, Figure]:
+    if all(row["score"] is None for row in rows):
+        return {}
+    figures = {"parallel_coordinates": plots.parallel_coordinates(rows, space), "scores": plots.curves(trials)}
+    if shares := search.importance(space, [trial.tried(space) for trial in trials]):
+        figures["importance"] = plots.importance(shares)
+    return figures
+
+
+def tell_mlflow(tracker: Tracker, conductor: Conductor, rows: Sequence[Row], best: Trial | None) -> None:
+    """Bring every trial's run to its end in MLflow, log what the sweep found, and register the best model."""
+    directory = conductor.directory
+    tracker.wait_for_run(10)  # Trials are shown below it.
+    left = [
+        trial.name for trial in conductor.trials.values() if not _settle(trial, ran=trial.number in conductor.touched)
+    ]
+    if left:
+        logger.warning("MLflow does not have all of %s; send it with: crmuons sync TRIAL_DIRECTORY", ", ".join(left))
+    for path in sorted([*directory.glob("trials.*"), *directory.glob("best.toml"), *directory.glob("figures/*.png")]):
+        tracker.artifact(path, "figures" if path.suffix == ".png" else "")
+    states = [row["state"] for row in rows]
+    values = {f"sweep/{state}": float(states.count(state)) for state in STATUS}
+    if best is not None and (score := best.best_score()) is not None:
+        values["sweep/best_score"] = score
+        tracker.tags({"best_trial": best.name})
+        _register(tracker, conductor, best, score)
+    tracker.metrics(values, len(rows))
+
+
+def _settle(trial: Trial, *, ran: bool) -> bool:
+    """Have MLflow know what became of a trial; False if it does not take it now."""
+    directory = trial.run.directory
+    if not journal.Journal.exists(directory) or not (ran or journal.num_unsent(directory)):
+        return True
+    tags = {"sweep.trial": str(trial.number), "sweep.state": trial.state(), "sweep.reason": trial.reason()}
+    try:
+        settle(directory, STATUS[trial.state()], tags)
+    except (ConnectionError, BlockingIOError) as error:
+        logger.warning("%s", error)
+        return False
+    return True
+
+
+def _register(tracker: Tracker, conductor: Conductor, best: Trial, score: float) -> None:
+    """The best model becomes a version of the registered model that has the experiment's name."""
+    opened = journal.Journal(best.run.directory)
+    opened.close()
+    validation = hashlib.sha256((best.run.directory / "validation.parquet").read_bytes()).hexdigest()[:16]
+    tags = {"sweep": conductor.directory.name, "trial": best.name, "validation": validation}
+    tracker.register(opened.identity, conductor.settings.tracking.experiment, score=score, tags=tags)

@@ -1,0 +1,195 @@
+"""The space of a sweep: which settings vary, and over what.
+
+A TOML file with lines `PATH = { KIND = [...] }`, PATH as in a preset:
+
+    uniform = [low, high]      any number between
+    loguniform = [low, high]   any number between, its logarithm uniform
+    randint = [low, high]      whole numbers, both ends included
+    choice = [...]             one of these values
+    grid = [...]               one of these values; a search over the grid takes each (so it does with `choice`)
+"""
+
+import math
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crmuons import config
+
+RANGES, LISTS = ("uniform", "loguniform", "randint"), ("choice", "grid")
+KINDS = RANGES + LISTS
+
+Values = dict[str, Any]  # dotted path -> value
+
+# Trials share the data, the validation events and the machine, and the sweep keeps the books.
+SHARED = re.compile(
+    r"run\.(?!seed$).*|scaling\..*|tracking\..*|data\.(train|validation|depth|validation_share|test_share)"
+    r"|train\.(validation_events|validate_every|log_every)"
+)
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One setting that varies.
+
+    Attributes:
+        path: dotted, as in a preset.
+        kind: one of KINDS.
+        values: low and high, or the values to choose from.
+    """
+
+    path: str
+    kind: str
+    values: tuple[Any, ...]
+
+    @property
+    def is_list(self) -> bool:
+        """Whether there is a finite list of values, without an order."""
+        return self.kind in LISTS
+
+    def sample(self, random: np.random.Generator) -> Any:
+        """Draw a value."""
+        if self.is_list:
+            return self.values[random.integers(len(self.values))]
+        low, high = self.values
+        if self.kind == "randint":
+            return int(random.integers(low, high, endpoint=True))
+        if self.kind == "uniform":
+            return float(random.uniform(low, high))
+        return min(max(math.exp(random.uniform(math.log(low), math.log(high))), low), high)  # exp(log(x)) rounds.
+
+    def perturb(self, value: Any, random: np.random.Generator) -> Any:
+        """A value near another: 0.8 or 1.25 times as much within the range, or a neighbour in the list.
+
+        Jaderberg et al. 2017 (arXiv:1711.09846), sec. 4.1.
+        """
+        up = bool(random.integers(2))
+        if self.is_list:
+            place = self.values.index(value) + (1 if up else -1)
+            return self.values[min(max(place, 0), len(self.values) - 1)]
+        low, high = self.values
+        moved = value * (1.25 if up else 0.8)
+        if self.kind == "randint":
+            moved = value + max(1, round(abs(moved - value))) * (1 if up else -1)
+        return min(max(moved, low), high)
+
+    def place(self, value: Any) -> float:
+        """Where a value lies in the dimension, from 0 to 1."""
+        if self.is_list:
+            return self.values.index(value) / max(len(self.values) - 1, 1)
+        low, high = self.values
+        if self.kind == "loguniform":
+            return math.log(value / low) / math.log(high / low)
+        return float((value - low) / (high - low))
+
+
+@dataclass(frozen=True)
+class Space:
+    """The dimensions of a sweep, in the order of the file."""
+
+    dimensions: tuple[Dimension, ...]
+
+    @classmethod
+    def load(cls, path: Path) -> "Space":
+        """Read a space.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: naming the line that is no dimension, or the range that is empty.
+        """
+        if not path.is_file():
+            msg = f"no space at {path}; it is a TOML file with lines such as train.n_critic = {{ randint = [1, 5] }}"
+            raise FileNotFoundError(msg)
+        try:
+            return cls.from_dict(tomllib.loads(path.read_text()))
+        except tomllib.TOMLDecodeError as error:
+            msg = f"{path} is not TOML: {error}"
+            raise ValueError(msg) from error
+        except ValueError as error:
+            msg = f"{path}: {error}"
+            raise ValueError(msg) from error
+
+    @classmethod
+    def default(cls, settings: config.Config) -> "Space":
+        """Learning rates, momentum or betas, critic steps, penalty and batch size."""
+        return cls.load(Path(__file__).parent / "configs" / f"{settings.train.optimizer.kind}.toml")
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> "Space":
+        """The space of a nested dictionary."""
+        dimensions = tuple(_dimensions(tree))
+        if not dimensions:
+            msg = "nothing to vary; a line is such as train.n_critic = { randint = [1, 5] }"
+            raise ValueError(msg)
+        return cls(dimensions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_dict` reads, and JSON can hold."""
+        return {each.path: {each.kind: list(each.values)} for each in self.dimensions}
+
+    def sample(self, random: np.random.Generator) -> Values:
+        """Draw each dimension."""
+        return {each.path: each.sample(random) for each in self.dimensions}
+
+    def perturb(self, values: Values, random: np.random.Generator) -> Values:
+        """Values near others."""
+        return {each.path: each.perturb(values[each.path], random) for each in self.dimensions}
+
+    def values_of(self, settings: config.Config) -> Values:
+        """The values that a run has in the dimensions."""
+        flat = settings.flat()
+        return {each.path: flat[each.path] for each in self.dimensions}
+
+    def check(self, settings: config.Config) -> None:
+        """Have every end of every dimension, and every choice, go through the settings' own checks.
+
+        Raises:
+            ValueError: naming the path, and the nearest valid one if there is no such setting.
+        """
+        for each in self.dimensions:
+            for value in each.values:
+                config.changed(settings, {each.path: value})
+            if SHARED.fullmatch(each.path):
+                msg = f"'{each.path}' cannot be swept: trials differ in what shapes the model, and share data, validation and machine"
+                raise ValueError(msg)
+
+
+def _dimensions(tree: Mapping[str, Any], prefix: str = "") -> Iterator[Dimension]:
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping) and len(value) == 1 and (kind := next(iter(value))) in KINDS:
+            yield Dimension(path, kind, _checked(path, kind, value[kind]))
+        elif isinstance(value, Mapping):
+            yield from _dimensions(value, f"{path}.")
+        else:
+            msg = f"'{path} = {value}' is no dimension; write PATH = {{ KIND = [...] }} with one of {', '.join(KINDS)}"
+            raise ValueError(msg)
+
+
+def _checked(path: str, kind: str, values: Any) -> tuple[Any, ...]:
+    what = f"{path} = {{ {kind} = {values} }}"
+    if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+        msg = f"{what} is empty; give a list of values"
+        raise ValueError(msg)
+    if kind in RANGES:
+        _check_range(what, kind, values)
+    return tuple(values)
+
+
+def _check_range(what: str, kind: str, values: Sequence[Any]) -> None:
+    wanted = (int,) if kind == "randint" else (int, float)
+    if len(values) != 2 or not all(isinstance(value, wanted) and not isinstance(value, bool) for value in values):
+        msg = f"{what} is no range; give the lowest and the highest {'whole ' if kind == 'randint' else ''}number"
+        raise ValueError(msg)
+    low, high = values
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        msg = f"{what} is empty: {low} is not below {high}"
+        raise ValueError(msg)
+    if kind == "loguniform" and low <= 0:
+        msg = f"{what} has no logarithm at {low}; give a lowest value above 0"
+        raise ValueError(msg)

@@ -1,0 +1,212 @@
+"""A sweep from outside: check it, prepare its data once, run its trials, and say what they found."""
+
+import fcntl
+import hashlib
+import json
+import logging
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+
+from crmuons import config, ray_cluster, ray_train, runs
+from crmuons.preparation import refuse_credentials
+from crmuons.tracking import Status, Tracker, resolve_uri
+from tune import conclusion, results, trials, tuning
+from tune.conductor import Conductor, Origins
+from tune.options import Options, Room
+from tune.spaces import Space
+
+logger = logging.getLogger(__name__)
+
+Outcome = Literal["complete", "out of time", "interrupted"]
+SWEEP_FILE, LOCK_FILE = "sweep.json", "lock"
+
+# These may change when a sweep is continued; its trials have the same of everything else.
+MAY_CHANGE = re.compile(
+    r"settings\.(run\.(?!seed$).*|scaling\..*|tracking\..*)"
+    r"|options\.(samples|concurrency|cpus_per_trial|gpus_per_trial|max_seconds)"
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a sweep ended.
+
+    Attributes:
+        directory: of the sweep.
+        space: what varied.
+        outcome: "out of time" if max_seconds ended it. What is not complete can be continued.
+        rows: of the table, the best trial first.
+        best: name of the best trial that reached its end; None if there is none.
+    """
+
+    directory: Path
+    space: Space
+    outcome: Outcome
+    rows: list[results.Row]
+    best: str | None
+
+    def describe(self) -> str:
+        """The table, and where things are."""
+        states = [row["state"] for row in self.rows]
+        counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states))) or "no trials"
+        text = [*results.lines(self.rows, self.space), f"sweep    {self.directory} ({self.outcome}: {counts})"]
+        if self.best is not None:
+            text.append(
+                f"best     {self.best}: crmuons train {self.directory / 'best.toml'} trains the same model again"
+            )
+        if self.outcome != "complete":
+            text.append("the same command with run.resume=auto continues")
+        return "\n".join(text)
+
+
+def run_sweep(settings: config.Config, space: Space, options: Options) -> Result:
+    """Run a sweep, or what is left of it.
+
+    Args:
+        settings: of every trial but for what the space varies; run.name and run.resume are the sweep's.
+        space: what varies.
+        options: how.
+
+    Raises:
+        FileNotFoundError, ValueError: if the data, the space or the options do not allow it; nothing was started then.
+        BlockingIOError: if another process runs this sweep.
+    """
+    refuse_credentials(settings)
+    space.check(settings)
+    options.check(space, settings)
+    definition = {"settings": settings.model_dump(mode="json"), "space": space.to_dict(), "options": asdict(options)}
+    directory = _find(settings, definition)
+    origins = Origins()
+    if len(trials.load(directory)) < options.num_trials(space):
+        origins(settings)  # What is wrong with the data is said before a cluster starts.
+    with ray_cluster.cluster():
+        room = Room.of(options, settings.scaling, ray.cluster_resources(), options.num_trials(space))
+        directory.mkdir(parents=True, exist_ok=True)
+        with _alone(directory):
+            runs.write_json(directory / SWEEP_FILE, definition)
+            settings = config.changed(settings, room.scaling(settings.scaling))
+            tracker = _open_tracker(directory, settings, space, options) if settings.tracking.enabled else None
+            settings = config.changed(settings, {"tracking.parent": "" if tracker is None else tracker.identity})
+            return _run(Conductor(directory, settings, space, options, origins), room, tracker)
+
+
+def _run(conductor: Conductor, room: Room, tracker: Tracker | None) -> Result:
+    directory, space = conductor.directory, conductor.space
+    logger.info("sweep %s: %d trials, %d at once", directory, conductor.num_trials, room.concurrency)
+    status: Status = "FAILED"
+    try:
+        outcome = _run_trials(conductor, room)
+        rows, best = conclusion.write_results(directory, list(conductor.trials.values()), space)
+        if tracker is not None:
+            conclusion.tell_mlflow(tracker, conductor, rows, best)
+        status = "KILLED" if outcome == "interrupted" else "FINISHED"
+    finally:
+        if tracker is not None:
+            tracker.finish(status)
+    return Result(directory, space, outcome, rows, None if best is None else best.name)
+
+
+def _run_trials(conductor: Conductor, room: Room) -> Outcome:
+    interrupted, max_seconds = threading.Event(), conductor.options.max_seconds
+
+    def stop() -> None:
+        interrupted.set()
+        conductor.stop()
+
+    timer = threading.Timer(threading.TIMEOUT_MAX if max_seconds is None else max_seconds, conductor.stop)
+    timer.daemon = True
+    with ray_train.stop_on_signals(stop):
+        timer.start()
+        if not conductor.is_complete:
+            ray_train.in_thread(lambda: tuning.run_trials(conductor, room, _tracking_uri(conductor.settings)))
+        timer.cancel()
+    if conductor.all_ended():
+        return "complete"
+    return "interrupted" if interrupted.is_set() else "out of time"
+
+
+def _open_tracker(directory: Path, settings: config.Config, space: Space, options: Options) -> Tracker:
+    """The parent of the trials' runs."""
+    varied = {f"space.{each.path}": f"{each.kind} {list(each.values)}" for each in space.dimensions}
+    asked = {f"sweep.{name}": value for name, value in asdict(options).items()}
+    return Tracker.open(
+        directory,
+        uri=_tracking_uri(settings),
+        experiment=settings.tracking.experiment,
+        run_name=directory.name,
+        params=settings.flat() | varied | asked,
+        tags={"kind": "sweep"},
+    )
+
+
+def _tracking_uri(settings: config.Config) -> str:
+    """As of a single run: beside the directory of the runs."""
+    return resolve_uri(runs.storage_path(settings).parent)
+
+
+def _find(settings: config.Config, definition: Mapping[str, Any]) -> Path:
+    """The sweep's directory: named by run.name, or by the preset and a digest of all that shapes the sweep.
+
+    Raises:
+        ValueError: if there is one and it is not to be continued, or was started with something else.
+    """
+    if runs.storage_url(settings) is not None:
+        msg = f"run.storage_path = {settings.run.storage_path} is a URL; the trials of a sweep need a directory that all nodes reach"
+        raise ValueError(msg)
+    fixed = {path: value for path, value in _flat(definition).items() if not MAY_CHANGE.fullmatch(path)}
+    name = settings.run.name
+    if name.endswith(settings.digest()):  # Not given by the user.
+        digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:8]
+        name = f"{name.removesuffix(settings.digest())}sweep-{digest}"
+    directory = runs.storage_path(settings) / name
+    if not directory.exists() or {path.name for path in directory.iterdir()} <= {LOCK_FILE}:
+        return directory
+    if settings.run.resume == "never" or not (directory / SWEEP_FILE).is_file():
+        msg = (
+            f"'{name}' exists in {directory.parent}; continue a sweep with run.resume=auto, or choose another run.name"
+        )
+        raise ValueError(msg)
+    _check_unchanged(name, _flat(json.loads((directory / SWEEP_FILE).read_text())), fixed)
+    return directory
+
+
+def _check_unchanged(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    paths = sorted({path for path in before if not MAY_CHANGE.fullmatch(path)} | set(now))
+    changed = [
+        f"{path} was {before.get(path, 'not there')}, is {now.get(path, 'not there')}"
+        for path in paths
+        if before.get(path) != now.get(path)
+    ]
+    if changed:
+        msg = f"sweep '{name}' was started with something else: {'; '.join(changed)}. Take it back, or choose another run.name"
+        raise ValueError(msg)
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Be the one process that runs the sweep; the kernel frees the lock of one that dies.
+
+    Raises:
+        BlockingIOError: if another process is that.
+    """
+    with (directory / LOCK_FILE).open("wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            msg = f"{directory} is being swept by a process that is alive; wait for it, or choose another run.name"
+            raise BlockingIOError(msg) from error
+        yield

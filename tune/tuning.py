@@ -1,0 +1,111 @@
+"""Ray Tune runs the trials: processes, resources, retries. What to run and what to stop, the conductor says."""
+
+import logging
+import os
+import shutil
+from typing import Any
+
+import ray.tune
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from tune.conductor import Conductor
+from tune.options import Room
+from tune.trainable import train_trial
+from tune.trials import Score
+
+# Read by Tune in this process.
+ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files of what the runs' directories hold.
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's snapshots: a sweep goes on from the trials' directories, see below.
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # Paths in the settings may be relative.
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+def run_trials(conductor: Conductor, room: Room, tracking_uri: str) -> None:
+    """Run trials until the conductor has no more.
+
+    Tune's own restoring is not used: its snapshots lag behind by seconds, so that trials that had begun since would begin again.
+    Trials end by themselves, also those that a scheduler stops: Tune would end a process in the middle of a write, and leave
+    the placement group of a group of workers behind (ray-project/ray#54305).
+
+    Raises:
+        OSError, ValueError: if a new trial cannot be prepared.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("ray.tune").setLevel(
+        logging.ERROR
+    )  # It warns of what is meant to be so: no metric, no snapshots.
+    storage = conductor.directory / ".tune"
+    shutil.rmtree(storage, ignore_errors=True)
+    tuner = ray.tune.Tuner(
+        ray.tune.with_resources(train_trial, _resources(conductor, room)),
+        tune_config=ray.tune.TuneConfig(
+            search_alg=Proposer(conductor, {"tracking_uri": tracking_uri, "use_gpu": room.gpus > 0}),
+            scheduler=Judge(conductor),
+            num_samples=-1,
+            max_concurrent_trials=room.concurrency,
+            reuse_actors=True,  # A process starts in 4 to 6 s.
+            trial_dirname_creator=lambda trial: str(trial.trial_id),
+        ),
+        run_config=ray.tune.RunConfig(
+            name="trials",
+            storage_path=str(storage),
+            verbose=0,
+            failure_config=ray.tune.FailureConfig(max_failures=conductor.settings.run.max_failures),
+        ),
+    )
+    tuner.fit()
+    shutil.rmtree(storage, ignore_errors=True)
+
+
+def _resources(conductor: Conductor, room: Room) -> dict[str, float]:
+    """What Tune reserves; a group's workers reserve their own."""
+    alone = conductor.settings.scaling.num_workers == 0
+    return {"cpu": room.cpus, "gpu": room.gpus} if alone else {"cpu": 0}
+
+
+class Proposer(Searcher):
+    """The conductor as Tune's search algorithm."""
+
+    def __init__(self, conductor: Conductor, payload: dict[str, Any]) -> None:
+        super().__init__()
+        self._conductor, self._payload = conductor, payload
+        self._numbers: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """What `train_trial` is given."""
+        trial = self._conductor.next_trial()
+        if trial is None:
+            return Searcher.FINISHED
+        self._numbers[trial_id] = trial.number
+        return {"sweep": str(self._conductor.directory), "number": trial.number, **self._payload}
+
+    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+        """A trial has ended."""
+        del result
+        self._conductor.ended(self._numbers[trial_id], crashed=error)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: there is no state beside the directories."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
+
+class Judge(FIFOScheduler):
+    """The conductor as Tune's scheduler. Tune goes on with every trial: those that are to end do so by themselves."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._conductor = conductor
+
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+        """Have a score judged."""
+        score = Score(result["step"], result["share"], result["seconds"], result["score"])
+        self._conductor.judge(trial.config["number"], score)
+        return str(super().on_trial_result(tune_controller, trial, result))
