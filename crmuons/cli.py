@@ -467,7 +467,7 @@ def _add_export(commands: Commands) -> None:
         "same; with --onnx also ONNX graphs, checked in onnxruntime (docs/generation.md).",
     )
     parser.add_argument("model", type=Path, help="a run, a checkpoint or a model directory")
-    parser.add_argument("--out", type=Path, required=True, help="new directory")
+    parser.add_argument("--out", required=True, help="new directory, or a URL of one")
     parser.add_argument("--onnx", action="store_true", help="also multiplicity.onnx and generator.onnx (crmuons[onnx])")
     parser.set_defaults(run=_export)
 
@@ -475,7 +475,8 @@ def _add_export(commands: Commands) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     from crmuons.export import export
 
-    print(f"model in {export(arguments.model, arguments.out, onnx=arguments.onnx)}; its README.txt says how to use it")
+    export(arguments.model, arguments.out, onnx=arguments.onnx)
+    print(f"model in {arguments.out}; its README.txt says how to use it")
 
 
 def _add_login(commands: Commands) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crmuons import checkpoint, portable
+from crmuons import checkpoint, files, portable
 from crmuons.generate import BundleGenerator, load_generator
+from crmuons.output import Output
 from crmuons.portable import Bundles, Network
 from crmuons.ragged import Ragged
 
@@ -41,23 +43,34 @@ onnx/generator.onnx: primaries [events, 4] of events with muons, counts [events]
 """
 
 
-def export(model: Path, out: Path, *, onnx: bool = False) -> Path:
+def export(model: Path, out: str | Path, *, onnx: bool = False) -> None:
     """Write a model as a directory that needs this package no more, after checking that it generates the same.
 
     Args:
         model: a run, a checkpoint or a model directory.
-        out: new directory.
+        out: new directory, or a URL of one.
         onnx: write ONNX graphs too, and check them in onnxruntime.
 
     Raises:
         FileNotFoundError: if there is no model.
         ValueError: if the directory holds something, or if what was written generates something else.
+        PermissionError: if it cannot be written; nothing was done before.
         ImportError: if ONNX is asked for and its packages are not installed.
     """
-    generator = load_generator(model)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        msg = f"{out} is not empty; name a new directory with --out, or remove what the old one holds"
+    generator, place = load_generator(model), Output.at(out)
+    place.check_writable()
+    if place.names():
+        msg = f"{place} is not empty; name a new directory with --out, or remove what the old one holds"
         raise ValueError(msg)
+    if place.folder is not None:
+        _export(generator, place.folder, onnx=onnx)
+        return
+    with tempfile.TemporaryDirectory(prefix="crmuons-") as folder:
+        _export(generator, Path(folder) / "exported", onnx=onnx)
+        files.put_tree(Path(folder) / "exported", place.url)
+
+
+def _export(generator: BundleGenerator, out: Path, *, onnx: bool) -> None:
     partial = out.with_name(f".{out.name}.exporting")
     try:
         checkpoint.save_model(partial, generator.model, generator.about)
@@ -75,7 +88,6 @@ def export(model: Path, out: Path, *, onnx: bool = False) -> Path:
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return out
 
 
 class _OnnxNetwork(Network):

@@ -101,6 +101,16 @@ def get(url: str, local: Path) -> None:
     partial.replace(local)
 
 
+def remove(url: str) -> None:
+    """Remove a file.
+
+    Raises:
+        OSError: if it may not be removed, a PermissionError where the token does not cover it.
+    """
+    fs, path = _filesystem(url)
+    fs.rm_file(path)
+
+
 def remove_tree(url: str) -> None:
     """Remove a folder with all that is in it; that there is none is as good.
 

@@ -64,12 +64,16 @@ class Output:
     def writing(self, name: str) -> Iterator[Path]:
         """A local file to write, which is given its name when the block ends without an error.
 
+        What bears the name already is replaced. A federation's files are not written over but removed before.
+
         Raises:
-            FileExistsError: if it is a federation's and the name is taken.
+            PermissionError: if it may not be.
         """
         if self.folder is None:
             with tempfile.TemporaryDirectory(prefix="crmuons-") as folder:
                 yield Path(folder) / name
+                if files.exists(self.of(name)):
+                    files.remove(self.of(name))
                 files.put(Path(folder) / name, self.of(name))
             return
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -115,7 +115,9 @@ def test_an_error_in_a_task_is_the_error_itself(model_dir, tmp_path):
 @pytest.fixture(scope="module")
 def exported(any_model, tmp_path_factory):
     pytest.importorskip("onnxruntime")
-    return export(any_model, tmp_path_factory.mktemp("onnx") / "exported", onnx=True)
+    out = tmp_path_factory.mktemp("onnx") / "exported"
+    export(any_model, out, onnx=True)
+    return out
 
 
 def session(exported, name, threads):

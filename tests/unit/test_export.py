@@ -61,7 +61,8 @@ else:
 def test_the_exported_directory_generates_the_same_bundles_with_torch_and_numpy_alone(tmp_path, toy_events):
     model_dir = save("set", tmp_path, toy_events())
     primaries = toy_events(700, seed=1).primaries  # 2100 events: more than two blocks.
-    out = export(model_dir, tmp_path / "exported")
+    out = tmp_path / "exported"
+    export(model_dir, out)
     np.savetxt(
         tmp_path / "p.csv", primaries, fmt="%.9g", delimiter=",", header="energy_gev, zenith_rad, mass_gev, depth_m"
     )

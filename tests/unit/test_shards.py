@@ -1,6 +1,8 @@
 """A generated data set: the same events however it is cut, whole shards alone, one request per directory."""
 
 import json
+import tempfile
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from crmuons import checkpoint, config, portable, reader, schema, shards
+from crmuons import checkpoint, config, files, portable, reader, schema, shards
 from crmuons.cli import main
 from crmuons.features import Features
 from crmuons.files import File
@@ -277,3 +279,60 @@ def test_primaries_of_files_have_no_weights(model_dir, primaries_file, tmp_path)
     generate(model_dir, primaries_file, tmp_path, counts=0)
     with pytest.raises(ValueError, match="only those of --spectrum have a known generation probability"):
         simweights_tables(tmp_path)
+
+
+def test_a_url_takes_the_same_shards_and_a_run_goes_on_there(model_dir, primaries_file, tmp_path):
+    generate(model_dir, primaries_file, tmp_path / "here", seed=4, events_per_shard=EVENTS_PER_BLOCK)
+    (tmp_path / "temporary").mkdir()
+    with tempfile_in(tmp_path / "temporary"):
+        there = Output.at(f"memory://{tmp_path.name}/out")
+        tally = generate(model_dir, primaries_file, there.url, seed=4, events_per_shard=EVENTS_PER_BLOCK)
+        assert there.names() == [path.name for path in sorted((tmp_path / "here").iterdir())]
+        files.get_tree(there.url, tmp_path / "copy")
+        assert read(tmp_path / "copy").equals(read(tmp_path / "here"))
+        (tmp_path / "half").write_bytes(there.read("events-00001.parquet")[:5000])
+        files.put(tmp_path / "half", there.of("events-00001.parquet"))
+        assert generate(model_dir, primaries_file, there.url, seed=4) == tally
+        assert not list((tmp_path / "temporary").iterdir())
+    files.get_tree(there.url, tmp_path / "again")
+    assert read(tmp_path / "again").equals(read(tmp_path / "here"))
+    with pytest.raises(ValueError, match=r"memory://.*belongs to another request \(seed was 4, now 5\)"):
+        generate(model_dir, primaries_file, there.url, seed=5)
+
+
+@contextmanager
+def tempfile_in(folder):
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    yield
+    tempfile.tempdir = before
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_primaries_are_read(model_dir, tmp_path):
+    class Untouched:
+        def __iter__(self):
+            pytest.fail("read before the place was checked")
+
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match=r"cannot be written: .*file is a file; take another name"):
+        shards.prepare(Output.at(tmp_path / "file" / "out"), load_generator(model_dir), Untouched(), Options())
+
+
+def test_what_a_kill_left_of_the_request_does_not_make_the_place_a_foreign_one(model_dir, primaries_file, tmp_path):
+    (tmp_path / ".request.json.somewhere-7-7.partial").write_text("{")
+    assert generate(model_dir, primaries_file, tmp_path, counts=1).events == NUM_EVENTS
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_threads_make_the_shards_that_one_makes(model_dir, primaries_file, tmp_path, monkeypatch):
+    for cpus in (1, 3):
+        monkeypatch.setattr(shards, "CPUS", cpus)
+        generate(model_dir, primaries_file, tmp_path / str(cpus), seed=4, events_per_shard=EVENTS_PER_BLOCK)
+    assert read(tmp_path / "1").equals(read(tmp_path / "3"))
+
+
+def test_numbers_of_muons_that_no_memory_holds_are_refused_with_the_remedy(model_dir, primaries_file, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"has 3000000 muons, wanted 0 to 2097152: limit them \(--max-muons-per-event\)"
+    ):
+        generate(model_dir, primaries_file, tmp_path / "out", counts=3_000_000)
+    assert generate(model_dir, primaries_file, tmp_path / "capped", counts=3_000_000, max_muons_per_event=2).capped
