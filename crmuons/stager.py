@@ -231,6 +231,12 @@ def read_progress(report: Path) -> tuple[int, int]:
     return sum(files for files, _ in done), sum(size for _, size in done)
 
 
+def metrics(report: Path) -> dict[str, float]:
+    """How far staging is, as metrics; nothing where nothing is staged."""
+    num_files, num_bytes = read_progress(report)
+    return {"staging/files": num_files, "staging/gigabytes": num_bytes / 1e9} if num_files else {}
+
+
 def _uses(item: Item, staging: Staging) -> list[Use]:
     return list(dict.fromkeys(_use(item.epoch, unit) for unit in item.units if staging.takes(unit)))
 

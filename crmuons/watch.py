@@ -10,22 +10,26 @@ from crmuons import config
 from crmuons.loop import Metrics
 from crmuons.progress import progress
 from crmuons.runs import Run
+from crmuons.watch_staging import StagingWatch
 
 
 @contextmanager
 def progress_of(run: Run, settings: config.Config) -> Iterator[None]:
     """Show a run's progress, as its metrics file tells it."""
     ended = threading.Event()
-    thread = threading.Thread(target=_watch, args=(run, settings, ended), daemon=True)
+    staging = StagingWatch(run)
+    thread = threading.Thread(target=_watch, args=(run, settings, staging, ended), daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
+        staging.update()  # What was said at the very end is said too.
+        staging.close()
 
 
-def _watch(run: Run, settings: config.Config, ended: threading.Event) -> None:
+def _watch(run: Run, settings: config.Config, staging: StagingWatch, ended: threading.Event) -> None:
     newest = run.latest_metrics()
     seen = run.metrics.stat().st_size if run.metrics.is_file() else 0
     timed = settings.train.steps is None
@@ -33,6 +37,7 @@ def _watch(run: Run, settings: config.Config, ended: threading.Event) -> None:
     total = settings.train.max_seconds if timed else settings.train.steps
     with progress(total, unit="s" if timed else "steps", what="train", initial=begin) as bar:
         while not ended.wait(0.5):
+            staging.update()
             seen, lines = _new_lines(run.metrics, seen)
             for line in lines:
                 newest |= json.loads(line)

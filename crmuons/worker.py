@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from crmuons import checkpoint, config, distributed, plan, provenance, reader, remote_runs, runs, schema, stream
+from crmuons import checkpoint, config, distributed, plan, provenance, reader, remote_runs, runs, schema, stager, stream
 from crmuons.batch import EventBatch
 from crmuons.evaluation import figures, metrics
 from crmuons.generate import BundleGenerator
@@ -25,6 +25,7 @@ from crmuons.reader import Tally
 from crmuons.remote_runs import Uploads
 from crmuons.runs import Run
 from crmuons.sets import Sets
+from crmuons.staging import REPORT
 from crmuons.tracking import AnyTracker, NullTracker, Status, Tracker
 from crmuons.trainer import Trainer
 
@@ -195,6 +196,7 @@ def _reporter(
         if uploads is not None and values:
             values = values | {"storage/steps_behind": step - max(uploads.stored.step, 0)}
         if distributed.rank() == 0 and values:
+            values = values | stager.metrics(run.directory / REPORT)
             with run.metrics.open("a") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
             tracker.metrics(values, step)

@@ -1,0 +1,54 @@
+"""Watching a run's staging from outside: how far it is, and what is wrong with it."""
+
+import logging
+import shutil
+from typing import Any
+
+from tqdm import tqdm
+
+from crmuons.progress import progress
+from crmuons.runs import Run
+from crmuons.stager import read_progress
+from crmuons.staging import REPORT, WARNING
+
+logger = logging.getLogger(__name__)
+
+
+class StagingWatch:
+    """Shows the bytes that all workers have staged of one epoch's, and says once what is wrong.
+
+    Args:
+        run: what earlier attempts reported in its directory is forgotten.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.report = run, run.directory / REPORT
+        self._bar: tqdm[Any] | None = None
+        self._warned = self._ended = False
+        shutil.rmtree(self.report, ignore_errors=True)
+
+    def update(self) -> None:
+        """Show what is new."""
+        if not self.report.is_dir():
+            return
+        if not self._warned and (self.report / WARNING).is_file():
+            self._warned = True
+            logger.warning("%s", (self.report / WARNING).read_text().strip())
+        if not self._ended and any(self.report.glob("*.json")):
+            self._show(*read_progress(self.report))
+
+    def close(self) -> None:
+        """Show no more."""
+        self._ended = True
+        if self._bar is not None:
+            self._bar.close()
+
+    def _show(self, num_files: int, num_bytes: int) -> None:
+        files = self.run.load_files()
+        total = sum(file.size for file in files)
+        if self._bar is None:
+            self._bar = progress(total, unit="B", what="stage")
+        self._bar.set_postfix_str(f"{min(num_files, len(files))} of {len(files)} files", refresh=False)
+        self._bar.update(min(num_bytes, total) - self._bar.n)
+        if num_bytes >= total:  # The first epoch is staged; what later ones stage again goes on unseen.
+            self.close()
