@@ -19,6 +19,8 @@ METRES_PER_KM = 1000.0
 RADIUS_OFFSET_M = 1e-3  # log10(r + 1 mm): finite for a muon on the axis, and inverted without loss.
 NUM_QUANTILES = 257
 MIN_MUONS = 100  # Fewer muons do not fix 257 quantiles; below this a fit means nothing.
+MUONS_BEYOND = 5  # Of the sample, beyond the last knot on either side: an extreme value alone places no knot.
+MAX_SCORE = 4.5  # Seven muons in a million lie outside.
 
 
 def primary_to_network(primaries: Float[Tensor, "events 4"]) -> Float[Tensor, "events 4"]:
@@ -75,7 +77,7 @@ class Features(nn.Module):
         self.register_buffer("muon_mean", torch.zeros(3))
         self.register_buffer("muon_std", torch.ones(3))
         self.register_buffer("knots", torch.arange(2 * NUM_QUANTILES, dtype=torch.float32).reshape(2, -1))
-        self.register_buffer("scores", _normal_scores(NUM_QUANTILES))
+        self.register_buffer("scores", _normal_scores(MIN_MUONS))
 
     def fit(self, events: EventArrays) -> "Features":
         """Set the statistics from a sample of training events.
@@ -101,8 +103,9 @@ class Features(nn.Module):
         network = muon_to_network(muons)
         self.muon_mean.copy_(network.mean(0))
         self.muon_std.copy_(_spread(network))
+        self.scores.copy_(_normal_scores(len(muons)))
         for knots, values in zip(self.knots, _polar(muons).unbind(1), strict=True):
-            knots.copy_(_quantiles(values))
+            knots.copy_(_quantiles(values, self.scores))
         return self
 
     def condition(self, primaries: Float[Tensor, "events 4"]) -> Float[Tensor, "events 4"]:
@@ -141,15 +144,18 @@ def _polar(muons: Tensor) -> Tensor:
     return torch.stack([torch.log10(muons[:, 0]), torch.log10(radius_m + RADIUS_OFFSET_M)], dim=1)
 
 
-def _normal_scores(number: int) -> Tensor:
-    """Normal quantiles at (i + 1/2)/n: finite, and +-2.9 at the ends for 257 knots."""
-    return torch.special.ndtri((torch.arange(number, dtype=torch.float64) + 0.5) / number).float()
+def _normal_scores(muons: int) -> Tensor:
+    """The knots' places in the normal distribution: evenly spaced, so that the tails are mapped as finely as the middle.
+
+    Knots at equal probabilities end at 2.9 sigma, and the two muons in a thousand beyond are then mapped by one slope.
+    """
+    end = min(MAX_SCORE, -float(torch.special.ndtri(torch.tensor(MUONS_BEYOND / muons, dtype=torch.float64))))
+    return torch.linspace(-end, end, NUM_QUANTILES)
 
 
-def _quantiles(values: Tensor) -> Tensor:
+def _quantiles(values: Tensor, scores: Tensor) -> Tensor:
     """The values at the normal scores' probabilities, kept apart where values repeat."""
-    probabilities = (np.arange(NUM_QUANTILES) + 0.5) / NUM_QUANTILES
-    knots = np.quantile(values.double().numpy(), probabilities)
+    knots = np.quantile(values.double().numpy(), torch.special.ndtr(scores.double()).numpy())
     # Two units of float32's rounding at least: neighbours that round to one value would have an infinite slope.
     least = max(1e-4 * (knots[-1] - knots[0]) / NUM_QUANTILES, 2 * np.finfo(np.float32).eps * np.abs(knots).max(), 1e-9)
     ramp = least * np.arange(NUM_QUANTILES)

@@ -114,6 +114,15 @@ def test_muon_features_are_normally_distributed_and_strictly_monotone(toy_events
     assert (features.muons(values)[:, 0].diff() > 0).all()
 
 
+def test_tails_are_normal_too():
+    # log10 E exponential, a power law in E: one muon in 100,000 belongs at 4.26 sigma, whatever the shape of the tail.
+    beyond = (np.arange(1_000_000) + 0.5) / 1_000_000
+    muons = np.stack([10 ** -np.log(beyond), np.ones_like(beyond), np.ones_like(beyond)], axis=1)
+    features = Features().fit(events_of(muons))
+    rare = torch.tensor([[10.0 ** -math.log(share), 1.0, 1.0] for share in (1e-2, 1e-4, 1e-5)])
+    assert features.muons(rare)[:, 0].tolist() == pytest.approx([2.326, 3.719, 4.265], abs=0.02)
+
+
 @pytest.mark.parametrize("radius", [0.0, 30.0, 3000.0])
 @pytest.mark.parametrize("energy", [1.0, 1e3, 3.7e7])
 def test_a_quantity_that_does_not_vary_has_finite_features(radius, energy):
