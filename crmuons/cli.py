@@ -50,7 +50,7 @@ def _add_simulate(commands: Commands) -> None:
     )
     add = parser.add_argument
     add("--events", type=int, required=True, help="rows to write: a shower counts once per depth")
-    add("--out", type=Path, required=True, help="new directory for the Parquet files")
+    add("--out", required=True, help="new directory for the Parquet files, or a URL (then in this process alone)")
     add("--seed", type=int, default=0, help="same seed and settings, same events")
     add("--energy-range", type=float, nargs=2, metavar="GEV", default=default.energy_gev, help="of the primaries")
     add("--gamma", type=float, default=default.gamma, help="primaries follow E^-GAMMA")
@@ -64,6 +64,7 @@ def _add_simulate(commands: Commands) -> None:
 
 
 def _simulate(arguments: argparse.Namespace) -> None:
+    from crmuons.output import folder_at
     from crmuons.simulation.simulate import FILES_IN_PROCESS, Settings, num_files, simulate
 
     settings = Settings(
@@ -76,9 +77,11 @@ def _simulate(arguments: argparse.Namespace) -> None:
         depths_m=tuple(arguments.depths),
         threshold_gev=arguments.threshold_gev,
     )
-    if num_files(arguments.events, settings) > FILES_IN_PROCESS:
+    # Tasks on other nodes would write to directories of their own, from which nothing is copied to a URL.
+    if num_files(arguments.events, settings) > FILES_IN_PROCESS and "://" not in arguments.out:
         from crmuons.ray_simulate import simulate
-    simulate(settings, num_events=arguments.events, out=arguments.out, seed=arguments.seed)
+    with folder_at(arguments.out, new=True) as out:
+        simulate(settings, num_events=arguments.events, out=out, seed=arguments.seed)
     print(f"{arguments.events} events in {arguments.out}")
 
 
@@ -111,7 +114,7 @@ def _add_convert(commands: Commands) -> None:
     )
     add = corsika.add_argument
     add("files", nargs="+", help="files, globs, or directories of nothing but CORSIKA files")
-    add("--out", type=Path, required=True, help="new directory for the Parquet files")
+    add("--out", required=True, help="new directory or URL for the Parquet files")
     add("--depths", type=float, nargs="+", metavar="M", help="slant depths in metres (default: 1500 2000 2500)")
     add("--vertical", action="store_true", help="the depths are vertical: convert them with each shower's zenith")
     add("--threshold-gev", type=float, help="muons below are lost (default: 10)")
@@ -120,16 +123,18 @@ def _add_convert(commands: Commands) -> None:
 
 
 def _convert_corsika(arguments: argparse.Namespace) -> int:
+    from crmuons.output import folder_at
     from crmuons.simulation.corsika import DEPTHS_M, THRESHOLD_GEV, convert
 
-    left_out = convert(
-        arguments.files,
-        arguments.out,
-        depths_m=arguments.depths or DEPTHS_M,
-        vertical=arguments.vertical,
-        threshold_gev=THRESHOLD_GEV if arguments.threshold_gev is None else arguments.threshold_gev,
-        seed=arguments.seed,
-    )
+    with folder_at(arguments.out, new=True) as out:
+        left_out = convert(
+            arguments.files,
+            out,
+            depths_m=arguments.depths or DEPTHS_M,
+            vertical=arguments.vertical,
+            threshold_gev=THRESHOLD_GEV if arguments.threshold_gev is None else arguments.threshold_gev,
+            seed=arguments.seed,
+        )
     print(f"events in {arguments.out}")
     if left_out:
         print("\n".join([f"{len(left_out)} files left out:", *left_out.values()]), file=sys.stderr)
@@ -309,7 +314,7 @@ def _add_evaluate(commands: Commands) -> None:
     candidate = parser.add_mutually_exclusive_group(required=True)
     candidate.add_argument("--model", metavar="DIR", help="a run, a checkpoint or a model directory")
     candidate.add_argument("--generated", nargs="+", default=(), metavar="DATA", help="events, in place of a model")
-    add("--out", type=Path, required=True, help="directory for evaluation.json, report.html and figures")
+    add("--out", required=True, help="directory or URL for evaluation.json, report.html and figures")
     add(
         "--events", type=int, default=60_000, help="events on each side (default: 60000); the floor takes as many again"
     )
@@ -322,17 +327,20 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from crmuons.evaluation.inputs import Request, evaluate_request
     from crmuons.evaluation.protocol import Settings
     from crmuons.evaluation.report import summary, write_report
+    from crmuons.output import folder_at
 
     settings = Settings(arguments.events, arguments.seed)
     request = Request(
         arguments.truth, arguments.split, arguments.model, arguments.generated, arguments.training, settings
     )
-    evaluation = evaluate_request(request)
-    write_report(evaluation, arguments.out)
-    print(summary(evaluation))
-    print(f"report: {arguments.out / 'report.html'}\nfigures: {arguments.out / 'evaluation.json'}")
-    if arguments.model is not None:
-        _track_evaluation(Path(arguments.model), evaluation, arguments.out)
+    with folder_at(arguments.out) as out:
+        evaluation = evaluate_request(request)
+        write_report(evaluation, out)
+        print(summary(evaluation))
+        if arguments.model is not None:
+            _track_evaluation(Path(arguments.model), evaluation, out)
+    place = arguments.out.rstrip("/")
+    print(f"report: {place}/report.html\nfigures: {place}/evaluation.json")
 
 
 def _track_evaluation(run: Path, evaluation: "Evaluation", out: Path) -> None:

@@ -92,6 +92,30 @@ class Output:
             partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def folder_at(place: str, *, new: bool = False) -> Iterator[Path]:
+    """A directory to write: the place itself, or for a URL a local one, from which all is copied when the block ends well.
+
+    Args:
+        place: a path or a URL. That it can be written is found out before the block.
+        new: refuse a URL with something below it.
+
+    Raises:
+        PermissionError, NotADirectoryError: if it cannot be written.
+        FileExistsError: if a federation has a file of that name and of another size, or `new` is not the case.
+    """
+    files.check_writable(place)
+    if "://" not in place:
+        yield Path(place)
+        return
+    if new and files.names(place):
+        msg = f"{place} is not empty: name a new directory with --out"
+        raise FileExistsError(msg)
+    with tempfile.TemporaryDirectory(prefix="crmuons-") as folder:
+        yield Path(folder)
+        files.put_tree(Path(folder), place)
+
+
 def _to_disk(path: Path) -> None:
     """Without this, a power cut may leave a file that has its name and not all of its content."""
     with path.open("rb") as file:

@@ -9,6 +9,7 @@ import pytest
 
 from crmuons import files
 from crmuons.files import File
+from crmuons.output import folder_at
 
 
 @pytest.fixture
@@ -143,3 +144,34 @@ def test_a_token_in_a_url_is_refused_without_showing_it() -> None:
     with pytest.raises(ValueError, match="BEARER_TOKEN_FILE") as raised:
         files.open_file("pelican://host/data/file?authz=SECRET")
     assert "SECRET" not in str(raised.value)
+
+
+def test_a_folder_of_results_is_copied_to_a_url_when_it_is_done(tmp_path: Path) -> None:
+    url = f"memory://results{tmp_path}"
+    with folder_at(url, new=True) as out:
+        (out / "figures").mkdir()
+        (out / "figures" / "n.png").write_bytes(b"png")
+        assert files.names(url) == []
+    assert files.sizes(url) == {"figures/n.png": 3}
+    with pytest.raises(FileExistsError, match=f"{url} is not empty: name a new directory"), folder_at(url, new=True):
+        pass
+    with pytest.raises(ZeroDivisionError), folder_at(f"{url}/more") as out:
+        (out / "half").write_text(str(1 / 0))
+    assert files.names(f"{url}/more") == []
+    with folder_at(str(tmp_path / "here")) as out:
+        assert out == tmp_path / "here"
+
+
+def test_a_storage_that_takes_nothing_is_named_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        msg = "read-only"
+        raise NotImplementedError(msg)
+
+    url = "memory://readonly/x"
+    files.check_writable(url)
+    assert files.names(url) == []  # The file that was tried is gone.
+    monkeypatch.setattr(fsspec.filesystem("memory"), "put_file", refuse)
+    with pytest.raises(
+        PermissionError, match=f"'{url}' cannot be written: NotImplementedError: read-only; give another"
+    ):
+        files.check_writable(url)
