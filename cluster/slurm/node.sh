@@ -1,0 +1,22 @@
+# srun bash cluster/slurm/node.sh HEAD_ADDRESS    # one Ray node; job.sbatch starts it on every node of the job
+set -euo pipefail
+source cluster/environment.sh
+address=$1 port=${1##*:}
+
+# A folder and ports of its own: jobs that share a node must not meet. (/tmp, since the paths of Ray's sockets must be short.)
+folder=/tmp/ray-$SLURM_JOB_ID-$SLURM_PROCID
+options=(--block --temp-dir="$folder" --num-cpus="$SLURM_CPUS_PER_TASK" --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0)
+rm -rf "$folder"  # Of a killed attempt.
+
+if [ "$SLURM_PROCID" = 0 ]; then
+  options+=(--head --node-ip-address="${address%:*}" --port="$port" --ray-client-server-port="$((port + 10000))" --dashboard-host=127.0.0.1)
+else
+  wait_for_port "$address"
+  options+=(--address="$address")
+fi
+ray start "${options[@]}" & ray=$!
+# At its end Slurm sends TERM to all processes of the step. `ray start` would then wait half a minute for a head that is gone.
+trap 'kill -KILL "$ray"' TERM
+while wait "$ray" || true; kill -0 "$ray" 2> /dev/null; do :; done
+sleep 2  # Ray's reaper ends the others within a second.
+rm -rf "$folder"
