@@ -191,13 +191,36 @@ class Train(Section):
 
 class Scaling(Section):
     num_workers: int = Field(default=1, ge=0)
-    """Ray Train workers. 0: train in this process, without a cluster."""
+    """Ray Train workers. 0: train in this process, without a cluster. [least,most]: an elastic run, of as many as the cluster
+    has room for; it goes on with fewer when nodes are lost, and takes those that come."""
+    min_workers: int | None = Field(default=None, ge=1)
+    """The least of an elastic run, which scaling.num_workers=[least,most] sets."""
+    resize_seconds: float = Field(default=60.0, gt=0)
+    """How often an elastic run looks whether more workers have room."""
     use_gpu: bool | None = None
     """One GPU per worker. Unset: where the cluster has GPUs."""
     cpus_per_worker: float | None = Field(default=None, gt=0)
     """CPUs reserved per worker. Unset: at most 1, leaving one CPU of the cluster to read the data."""
     threads_per_worker: int | None = Field(default=None, ge=1)
     """Torch threads per worker. Unset: the machine's cores over its workers."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_pair(cls, values: Any) -> Any:
+        pair = values.get("num_workers") if isinstance(values, dict) else None
+        if not isinstance(pair, list | tuple):
+            return values
+        if len(pair) != 2:
+            msg = f"num_workers is a number or a pair [least,most], not {pair}"
+            raise ValueError(msg)
+        return values | {"min_workers": pair[0], "num_workers": pair[1]}
+
+    @model_validator(mode="after")
+    def _least_is_least(self) -> Self:
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            msg = f"an elastic run has at least {self.min_workers} and at most {self.num_workers} workers: which is it?"
+            raise ValueError(msg)
+        return self
 
 
 class Tracking(Section):
