@@ -1,0 +1,15 @@
+#!/bin/bash
+# cluster/local/start.sh        # a cluster of this machine's CPUs and GPUs (a laptop, a node with eight GPUs), until Ctrl-C
+#
+# From another terminal, in the same checkout (`make setup` has made its .venv):
+#     source cluster/environment.sh; source .venv/bin/activate
+#     ray job submit --address http://127.0.0.1:8265 --working-dir . -- \
+#         python -m jobs.train jobs/configs/baseline.toml data.train=$PWD/data/sim run.storage_path=$PWD/runs scaling.num_workers=8
+#
+# The dashboard is at http://127.0.0.1:8265 and asks for the token. Words after start.sh are options of `ray start`.
+# Nothing listens beyond this machine: for a machine elsewhere, ssh -L 8265:127.0.0.1:8265 MACHINE.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+source cluster/environment.sh
+export PATH="$PWD/.venv/bin:$PATH"
+exec ray start --head --block --node-ip-address=127.0.0.1 --dashboard-host=127.0.0.1 "$@"
