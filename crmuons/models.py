@@ -126,9 +126,7 @@ class BaselineCritic(nn.Module):
     ) -> Float[Tensor, " events"]:
         primaries = condition[:, :4]
         local = self.local(torch.cat([ragged.spread(primaries), features], dim=1))
-        index = ragged.event_of_muon[:, None].expand_as(local)
-        start = local.new_zeros(len(primaries), local.shape[1])
-        highest = start.scatter_reduce(0, index, local, "amax", include_self=False)
+        highest = ragged.max(local)
         result: Tensor = self.out(self.decision(torch.cat([highest, primaries], dim=1)))[:, 0]
         return result
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu_, linear
 
 from crmuons import losses
-from crmuons.models import SLOPE, Critic, Generator, SetCritic, SetGenerator
+from crmuons.models import SLOPE, BaselineGenerator, Critic, Generator, SetCritic, SetGenerator
 from crmuons.ragged import Ragged
 
 
@@ -50,11 +50,20 @@ def generate(
     generator: Generator, condition: Tensor, shower_noise: Tensor, muon_noise: Tensor, ragged: Ragged
 ) -> Tensor:
     """The muon features that `generator(...)` gives, differentiable once in the weights and in the condition."""
-    if not isinstance(generator, SetGenerator):
-        features: Tensor = generator(condition, shower_noise, muon_noise, ragged)
-        return features
+    if isinstance(generator, BaselineGenerator):
+        return _generate_baseline(generator, torch.cat([condition, shower_noise], dim=1), muon_noise, ragged)
     event = generator.context(torch.cat([condition, shower_noise], dim=1))
     result: Tensor = _Muons.apply(generator, ragged, muon_noise, event, *_beyond_context(generator))  # type: ignore[no-untyped-call]
+    return result
+
+
+def _generate_baseline(generator: BaselineGenerator, given: Tensor, muon_noise: Tensor, ragged: Ragged) -> Tensor:
+    """The first layer of a muon's 256 + 16 inputs, its 256 columns of the event's context once an event."""
+    context = generator.context(given)
+    weight, bias = generator.local[0].parameters()
+    of_context, of_noise = weight.split([context.shape[1], muon_noise.shape[1]], dim=1)
+    hidden = ragged.spread(linear(context, of_context, bias)) + linear(muon_noise, of_noise)
+    result: Tensor = generator.local[1:](hidden)
     return result
 
 

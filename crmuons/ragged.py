@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+MAX = 2  # embedding_bag's number for it.
+
 
 class Ragged:
     """Which muons belong to which event. The muons of an event follow those of the event before.
@@ -63,6 +65,40 @@ class Ragged:
         """Give every muon its event's row."""
         result: Tensor = _Spread.apply(values, self)  # type: ignore[no-untyped-call]
         return result
+
+    def max(self, values: Float[Tensor, "muons features"]) -> Float[Tensor, "events features"]:
+        """Maximum over the muons of each event, all of which have some; of equal ones one is picked."""
+        # Its backward pass writes each number once; that of a scatter's maximum took 60 ms for 27,000 muons x 128, this 4.
+        precise = values.detach().to(torch.promote_types(values.dtype, torch.float32))
+        *_, highest = torch._embedding_bag(precise, self.muons, self.starts, mode=MAX)
+        result: Tensor = _Pick.apply(values, highest)  # type: ignore[no-untyped-call]
+        return result
+
+
+class _Pick(torch.autograd.Function):
+    """Of every column some rows."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, rows: Tensor) -> Tensor:
+        ctx.rows, ctx.num_rows = rows, len(values)
+        return values.gather(0, rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return _Place.apply(grad, ctx.rows, ctx.num_rows), None  # type: ignore[no-untyped-call]
+
+
+class _Place(torch.autograd.Function):
+    """The adjoint of _Pick: rows differ within a column."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, rows: Tensor, num_rows: int) -> Tensor:
+        ctx.rows = rows
+        return values.new_zeros(num_rows, values.shape[1]).scatter_(0, rows, values)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _Pick.apply(grad, ctx.rows), None, None  # type: ignore[no-untyped-call]
 
 
 class _Sum(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""One step of the training: n_critic critic updates, then one generator update. Torch alone: no Ray, no files."""
+"""One step of the training: n_critic critic updates, then one of generator and multiplicity. Torch alone: no Ray, no files."""
 
 import copy
 import math
@@ -62,12 +62,12 @@ class Trainer:
         """
         self._start_step()
         for _ in range(self.settings.n_critic):
-            critic = self._update(self.critic_terms, batches, "critic", "multiplicity")
+            critic = self._update(self.critic_terms, batches, "critic")
             if self._is_penalty_due():
                 self.newest_penalty = critic["gradient_penalty"]
             self.num_critic_updates += 1
         self.critic.requires_grad_(requires_grad=False)  # The generator's loss must leave no gradient in the critic.
-        generator = self._update(self.generator_terms, batches, "generator")
+        generator = self._update(self.generator_terms, batches, "generator", "multiplicity")
         self.critic.requires_grad_(requires_grad=True)
         self._average()
         self.num_steps += 1
@@ -79,9 +79,8 @@ class Trainer:
         return sets.pin_memory() if self.device.type == "cuda" else sets
 
     def critic_terms(self, sets: Sets) -> Terms:
-        """Losses of the critic and of the multiplicity model, which alone sees the empty events."""
-        primaries, condition = self._conditions(sets)
-        multiplicity = self.model.multiplicity.loss(primaries, sets.counts)
+        """Loss of the critic, with its penalty."""
+        _, condition = self._conditions(sets)
         real = self.model.features.muons(sets.muons)
         with torch.no_grad():
             fake = self._generate(condition, sets.ragged)
@@ -91,20 +90,23 @@ class Trainer:
             loss = loss + self.settings.penalty.lambda_gp * self.settings.penalty.every * penalties.mean()
         return {
             "critic_loss": loss,
-            "multiplicity_loss": multiplicity,
             "wasserstein_estimate": real_scores - fake_scores,
             "gradient_penalty": penalties,
         }
 
     def generator_terms(self, sets: Sets) -> Terms:
-        """Loss of the generator, whose muons take the real events' primaries and numbers of muons."""
-        _, condition = self._conditions(sets)
+        """Losses of the generator, whose muons take the real events' primaries and numbers of muons, and of the
+        multiplicity model, which alone sees the empty events."""
+        primaries, condition = self._conditions(sets)
         fake = self._score(self._generate(condition, sets.ragged), condition, sets.ragged)
         real = None
         if self.settings.loss == "relativistic":
             with torch.no_grad(), self._precision():  # Of the real scores the value alone is needed.
                 real = self.critic(self.model.features.muons(sets.muons), condition, sets.ragged).float()
-        return {"generator_loss": losses.generator_loss(real, fake, self.settings.loss)}
+        return {
+            "generator_loss": losses.generator_loss(real, fake, self.settings.loss),
+            "multiplicity_loss": self.model.multiplicity.loss(primaries, sets.counts),
+        }
 
     def _update(self, terms_of: Callable[[Sets], Terms], batches: Iterator[Sets], *names: str) -> Terms:
         """Move some networks by their loss's mean gradient over all events of all batches and all ranks."""

@@ -164,13 +164,13 @@ def test_gradients_equal_those_of_one_process_on_the_union(ranks, events, sizes,
     fix_interpolates()
     single = fixed_trainer(features, penalty)
     terms = single.step(repeat(single.prepare(EventBatch.concat(halves(batch, SIZES[sizes])))))
-    assert [name for name, _ in single.gradients] == ["critic", "multiplicity"] * 2 + ["generator"]
+    assert [name for name, _ in single.gradients] == ["critic", "critic", "generator", "multiplicity"]
     for result in ranks:
         gradients, told = result[sizes, penalty]
-        for (name, one), (_, expected) in zip(gradients[:2], single.gradients[:2], strict=True):
+        for (name, one), (_, expected) in zip(gradients[:1], single.gradients[:1], strict=True):
             assert (one - expected).norm() / expected.norm() < 1e-6, name
         # From the second update on, Adam divides gradients' rounding by their size; the generator sees both.
-        for (name, one), (_, expected) in zip(gradients[2:], single.gradients[2:], strict=True):
+        for (name, one), (_, expected) in zip(gradients[1:], single.gradients[1:], strict=True):
             assert (one - expected).norm() / expected.norm() < 1e-3, name
         for key, value in terms.items():
             assert told[key] == pytest.approx(value.item(), rel=1e-3, abs=1e-5), key

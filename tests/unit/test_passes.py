@@ -83,6 +83,18 @@ def test_the_generators_pass_equals_autograd(layers, counts):
         torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
 
 
+def test_the_baseline_generators_first_layer_in_two_parts_is_the_same():
+    generator, _ = build_networks(config.Model(kind="baseline"), 3)
+    ragged, condition, noise = inputs(COUNTS, 16)
+    shower = torch.randn(len(COUNTS), 32, dtype=torch.float64)
+    told = []
+    for function in (generator.double(), lambda *given: passes.generate(generator, *given)):
+        muons = function(condition, shower, noise, ragged)
+        told.append((muons, *pulls(generator, (muons.sin() * muons).sum())))
+    for expected, value in zip(*told, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
+
+
 def test_in_bfloat16_the_pass_is_as_exact_as_autograd():
     # Rounding of 2^-9 in each of some ten operations: a few per cent, by either way, of what float64 gives.
     _, critic = networks()

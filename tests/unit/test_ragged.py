@@ -50,6 +50,17 @@ def test_first_and_second_derivatives(counts):
         assert gradgradcheck(function, (x,))
 
 
+@pytest.mark.parametrize("counts", [[3, 1, 2], [5], []])
+def test_the_maximum_and_its_derivatives(counts):
+    ragged, values = layout(counts), values_of(counts).requires_grad_()
+    pieces = [piece.amax(0) for piece in values.split(counts)] if counts else []
+    expected = torch.stack(pieces) if counts else torch.zeros(0, 2, dtype=torch.float64)
+    assert torch.equal(ragged.max(values), expected)
+    assert gradcheck(lambda x: ragged.max(x**2), (values,))
+    assert gradgradcheck(lambda x: ragged.max(x**2), (values,))
+    assert ragged.max(values.bfloat16()).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("counts", [[], [0], [0, 0, 0]])
 def test_without_muons_or_events_there_are_gradients_of_no_muons(counts):
     ragged = layout(counts)
