@@ -2,6 +2,7 @@
 
 import io
 import logging
+from dataclasses import replace
 
 import pyarrow.parquet as pq
 import torch
@@ -51,6 +52,7 @@ def prepare(settings: config.Config) -> tuple[list[File], Features, EventArrays]
     train = training_selection(data, None)
     if train.staging is not None:
         train.staging.check()
+        train = replace(train, staging=train.staging.keeping())
     listed = _list_files(data, train)
     _say_if_without_ids(listed[0])
     held_out = Selection("validation", data.validation_share, data.test_share, vertical_depth=train.vertical_depth)

@@ -65,15 +65,14 @@ class Shelf:
             self.folder.mkdir(parents=True, exist_ok=True)
             return lock.acquire(shared=shared, patient=_while_it_grows(part_of(lock)))
 
-    def reserve(self, file: File, *, keep: bool) -> Path:
+    def reserve(self, file: File) -> Path:
         """Make room for a file, by removing those least recently used that nobody holds, and take it.
 
         Args:
             file: to be downloaded; its lock is held exclusively.
-            keep: what a killed process left of it is kept.
 
         Returns:
-            Where to download it to.
+            Where to download it to; what a killed process left of it is there.
 
         Raises:
             NoRoomError: if what is held leaves too little of the bounds.
@@ -84,8 +83,6 @@ class Shelf:
             room = self._lock_room()
             try:
                 self._make_room(file, part.stem)
-                if part.exists() and (not keep or part.stat().st_size > file.size):
-                    part.unlink()
                 part.touch()  # Counted from now on.
             finally:
                 room.release()

@@ -98,6 +98,10 @@ class Staging:
         fit = len(in_parts) <= self.shelf.max_files and sum(file.size for file in in_parts) <= self.shelf.max_bytes
         return replace(self, in_parts=fit, report=directory / REPORT, name=name)
 
+    def keeping(self) -> "Staging":
+        """For a sample of what will be read again."""
+        return replace(self, delete_after_use=False)
+
     def begin(self) -> None:
         """An item of the plan is read now."""
         if self.helper is not None:
@@ -202,26 +206,30 @@ class Staging:
 
     def _download(self, file: File, lock: FileLock) -> None:
         """Download into KEY.part, check, record, rename; the lock is held exclusively."""
+        part = self.shelf.reserve(file)
         stated = Checksum.from_server(file.url)
         for _ in range(ATTEMPTS):
-            # Without a checksum nothing would tell whether what a killed process left fits what comes.
-            part = self.shelf.reserve(file, keep=stated is not None)
             with self._dropped_if_unusable(part):
-                self._fetch(file, part)
+                self._fetch(file, part, anew=stated is None)
                 with self.shelf.faults():
                     found = Checksum.of_file(part, OURS if stated is None else stated.algorithm)
                     if stated is None or found == stated:
                         _finish(file, found, lock)
                         return
-                    part.unlink()
+                    part.write_bytes(b"")
+        with self.shelf.faults():
+            part.unlink()
         msg = (
             f"{file.url}: what was downloaded has checksum {found}, its server says {stated}: a cache holds it damaged, or it"
             " was overwritten; list it again under a new run, or take another copy"
         )
         raise OSError(msg)
 
-    def _fetch(self, file: File, part: Path) -> None:
-        start = part.stat().st_size
+    def _fetch(self, file: File, part: Path, *, anew: bool) -> None:
+        """Download what is not there yet; all of it (anew) where no checksum tells whether that fits what comes."""
+        with self.shelf.faults():
+            start = 0 if anew or part.stat().st_size > file.size else part.stat().st_size
+            os.truncate(part, start)
         with files.open_file(file.url, file.size) as source:
             if start:
                 source.seek(start)
