@@ -91,7 +91,7 @@ def _export(generator: BundleGenerator, out: Path, *, onnx: bool) -> None:
 
 
 class _OnnxNetwork(Network):
-    """The networks in operators that ONNX has, and that give the same on any number of threads."""
+    """The networks in operators that give the same on any number of threads."""
 
     def mean(self, muons: Tensor, counts: Tensor) -> Tensor:
         """Differences of running sums: onnxruntime's scatter-add loses updates when it uses several threads.
@@ -101,10 +101,6 @@ class _OnnxNetwork(Network):
         ends = counts.cumsum(0)
         sums = torch.nn.functional.pad(muons.double().cumsum(0), (0, 0, 1, 0))
         return ((sums[ends] - sums[ends - counts]) / counts[:, None]).float()
-
-    def piece(self, score: Tensor, scores: Tensor) -> Tensor:
-        """A search: ONNX has the error function in single precision alone, and not its complement."""
-        return (torch.bucketize(score, scores) - 1).clamp(0, len(scores) - 2)
 
 
 class MultiplicityGraph(nn.Module):

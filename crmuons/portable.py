@@ -61,6 +61,8 @@ class Network:
         self.baseline = "generator.local.0.weight" in weights
         self.num_layers = sum(name.endswith(".pool.weight") for name in weights)
         self.components = len(weights["multiplicity.network.4.bias"]) // 3  # 0: N is regressed.
+        gaps = weights["features.scores"].diff()
+        self.even = bool(gaps.max() - gaps.min() < 1e-3 * gaps.mean())
         self.latents = (32, 16) if self.baseline else self._latents()
 
     def _latents(self) -> "tuple[int, int]":
@@ -197,20 +199,24 @@ class Network:
     def _quantile(self, score: Tensor, knots: Tensor) -> Tensor:
         """A normal score to the quantile: linear between the knots, continued beyond the ends with the last slopes."""
         scores = self.weights["features.scores"]
-        left = self.piece(score, scores)
+        left = self._piece(score, scores)
         slopes = (knots[1:] - knots[:-1]) / (scores[1:] - scores[:-1])
         steps = (score - scores.index_select(0, left)).mul_(slopes.index_select(0, left))
         return steps.add_(knots.index_select(0, left))
 
-    def piece(self, score: Tensor, scores: Tensor) -> Tensor:
+    def _piece(self, score: Tensor, scores: Tensor) -> Tensor:
         """The linear piece in which each score lies.
 
-        The scores are the normal distribution's quantiles at (i + 1/2) / n, so its distribution function finds the piece (4 ns a
-        muon; a search among 257 takes 60). In double precision, a score that rounding puts on the other side of a knot is 1e-7
-        from it, where both pieces agree.
+        Between knots at even distances, it is computed and set right where rounding was on the other side of a knot: 8 ns a muon,
+        where a search takes 60.
         """
-        number = len(scores)
-        return (torch.special.ndtr(score.double()) * number - 0.5).long().clamp_(0, number - 2)
+        last = len(scores) - 2
+        if not self.even:  # Models of before had their knots at equal probabilities.
+            return (torch.bucketize(score, scores) - 1).clamp_(0, last)
+        piece = ((score - scores[0]) / (scores[1] - scores[0])).long().clamp_(0, last)
+        too_low = score > scores.index_select(0, piece + 1)
+        too_high = score < scores.index_select(0, piece)
+        return (piece + too_low.long() - too_high.long()).clamp_(0, last)
 
     def mean(self, muons: Tensor, counts: Tensor) -> Tensor:
         """The mean over the muons of each event [events, width]."""

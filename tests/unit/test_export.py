@@ -102,17 +102,18 @@ def test_the_networks_stated_for_speed_are_those_that_are_trained(model_dir, pri
     assert network.latents == (model.generator.shower_latents, model.generator.muon_latents)
 
 
-def test_the_distribution_function_finds_the_piece_that_a_search_finds(toy_events):
+@pytest.mark.parametrize("knots_at", ["even distances", "equal probabilities"])
+def test_scores_become_the_quantiles_of_the_trained_features_without_a_search(toy_events, knots_at):
     model = BundleModel(KINDS["set"], Features().fit(toy_events()))
-    network, knots = portable.Network(model.state_dict()), model.features.scores
-    scores = torch.cat([torch.linspace(-7, 7, 200_001), knots])  # Beyond the last knots too.
+    if knots_at == "equal probabilities":  # As in models of before.
+        model.features.scores.copy_(torch.special.ndtri((torch.arange(257) + 0.5) / 257))
+    network = portable.Network(model.state_dict())
+    assert network.even is (knots_at == "even distances")
+    scores = torch.cat([torch.linspace(-7, 7, 200_001), model.features.scores])  # Beyond the last knots too.
     azimuth = torch.zeros(len(scores))
     wanted = model.features.to_muons(torch.stack([scores, scores], dim=1), azimuth)
     found = network._physical(torch.stack([scores, scores]), azimuth)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-8)
-    away = (scores[:, None] - knots).abs().amin(1) > 1e-6
-    searched = (torch.searchsorted(knots, scores) - 1).clamp(0, len(knots) - 2)
-    assert torch.equal(network.piece(scores, knots)[away], searched[away])
 
 
 def test_a_network_that_is_not_stated_is_not_drawn_from(model_dir):
