@@ -138,7 +138,7 @@ class Optimizer(Section):
 class Penalty(Section):
     kind: Literal["zero_centred", "one_centred", "none"] = "zero_centred"
     """zero_centred: squared gradient norm on real and on fake events. one_centred: (norm - 1)^2 on interpolates."""
-    lambda_gp: float = Field(default=1.0, ge=0)
+    lambda_gp: float = Field(default=10.0, ge=0)
     """Weight of the penalty."""
     every: int = Field(default=1, ge=1)
     """Critic steps between penalties; the weight is multiplied by it, so that the mean penalty stays the same."""
