@@ -18,6 +18,7 @@ from tune.spaces import Dimension, Space, Values
 Method = Literal["random", "tpe", "grid"]
 
 STARTUP_TRIALS = 6  # Random ones before the estimator has something to learn from; Optuna's default is 10.
+MIN_TRIALS_TO_EXPLAIN = 4
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,13 @@ def _from_grid(space: Space, seed: int, number: int) -> Values:
 def importance(space: Space, tried: Sequence[Tried], seed: int = 0) -> dict[str, float]:
     """Share of the variance of the score that each dimension explains, from the highest (Hutter et al. 2014, fANOVA).
 
-    Trials without a finite score are left out; dimensions in which the others do not differ are, too.
+    Trials without a finite score are left out. Empty where there is nothing to explain: few trials, or none that differ.
     """
-    study = _study(space, [each for each in tried if each.score is not None and math.isfinite(each.score)], seed)
-    if len(study.trials) < 2:
+    scored = [each for each in tried if each.score is not None and math.isfinite(each.score)]
+    differ = len({each.score for each in scored}) > 1 and any(each.values != scored[0].values for each in scored)
+    if len(scored) < MIN_TRIALS_TO_EXPLAIN or not differ:
         return {}
+    study = _study(space, scored, seed)
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
     return optuna.importance.get_param_importances(study, evaluator=evaluator)
 

@@ -1,16 +1,10 @@
 """A sweep from outside: check it, prepare its data once, run its trials, and say what they found."""
 
-import fcntl
-import hashlib
-import json
 import logging
-import re
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import ray
 
@@ -19,19 +13,13 @@ from crmuons.preparation import refuse_credentials
 from crmuons.tracking import Status, Tracker, resolve_uri
 from tune import conclusion, results, trials, tuning
 from tune.conductor import Conductor, Origins
+from tune.directory import SWEEP_FILE, alone, define, find
 from tune.options import Options, Room
 from tune.spaces import Space
 
 logger = logging.getLogger(__name__)
 
 Outcome = Literal["complete", "out of time", "interrupted"]
-SWEEP_FILE, LOCK_FILE = "sweep.json", "lock"
-
-# These may change when a sweep is continued; its trials have the same of everything else.
-MAY_CHANGE = re.compile(
-    r"settings\.(run\.(?!seed$).*|scaling\..*|tracking\..*)"
-    r"|options\.(samples|concurrency|cpus_per_trial|gpus_per_trial|max_seconds)"
-)
 
 
 @dataclass(frozen=True)
@@ -81,15 +69,15 @@ def run_sweep(settings: config.Config, space: Space, options: Options) -> Result
     refuse_credentials(settings)
     space.check(settings)
     options.check(space, settings)
-    definition = {"settings": settings.model_dump(mode="json"), "space": space.to_dict(), "options": asdict(options)}
-    directory = _find(settings, definition)
+    definition = define(settings, space, options)
+    directory = find(settings, definition)
     origins = Origins()
     if len(trials.load(directory)) < options.num_trials(space):
         origins(settings)  # What is wrong with the data is said before a cluster starts.
     with ray_cluster.cluster():
         room = Room.of(options, settings.scaling, ray.cluster_resources(), options.num_trials(space))
         directory.mkdir(parents=True, exist_ok=True)
-        with _alone(directory):
+        with alone(directory):
             runs.write_json(directory / SWEEP_FILE, definition)
             settings = config.changed(settings, room.scaling(settings.scaling))
             tracker = _open_tracker(directory, settings, space, options) if settings.tracking.enabled else None
@@ -149,64 +137,3 @@ def _open_tracker(directory: Path, settings: config.Config, space: Space, option
 def _tracking_uri(settings: config.Config) -> str:
     """As of a single run: beside the directory of the runs."""
     return resolve_uri(runs.storage_path(settings).parent)
-
-
-def _find(settings: config.Config, definition: Mapping[str, Any]) -> Path:
-    """The sweep's directory: named by run.name, or by the preset and a digest of all that shapes the sweep.
-
-    Raises:
-        ValueError: if there is one and it is not to be continued, or was started with something else.
-    """
-    if runs.storage_url(settings) is not None:
-        msg = f"run.storage_path = {settings.run.storage_path} is a URL; the trials of a sweep need a directory that all nodes reach"
-        raise ValueError(msg)
-    fixed = {path: value for path, value in _flat(definition).items() if not MAY_CHANGE.fullmatch(path)}
-    name = settings.run.name
-    if name.endswith(settings.digest()):  # Not given by the user.
-        digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:8]
-        name = f"{name.removesuffix(settings.digest())}sweep-{digest}"
-    directory = runs.storage_path(settings) / name
-    if not directory.exists() or {path.name for path in directory.iterdir()} <= {LOCK_FILE}:
-        return directory
-    if settings.run.resume == "never" or not (directory / SWEEP_FILE).is_file():
-        msg = (
-            f"'{name}' exists in {directory.parent}; continue a sweep with run.resume=auto, or choose another run.name"
-        )
-        raise ValueError(msg)
-    _check_unchanged(name, _flat(json.loads((directory / SWEEP_FILE).read_text())), fixed)
-    return directory
-
-
-def _check_unchanged(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    paths = sorted({path for path in before if not MAY_CHANGE.fullmatch(path)} | set(now))
-    changed = [
-        f"{path} was {before.get(path, 'not there')}, is {now.get(path, 'not there')}"
-        for path in paths
-        if before.get(path) != now.get(path)
-    ]
-    if changed:
-        msg = f"sweep '{name}' was started with something else: {'; '.join(changed)}. Take it back, or choose another run.name"
-        raise ValueError(msg)
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
-@contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """Be the one process that runs the sweep; the kernel frees the lock of one that dies.
-
-    Raises:
-        BlockingIOError: if another process is that.
-    """
-    with (directory / LOCK_FILE).open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            msg = f"{directory} is being swept by a process that is alive; wait for it, or choose another run.name"
-            raise BlockingIOError(msg) from error
-        yield

@@ -77,6 +77,9 @@ class Proposer(Searcher):
         self._conductor, self._payload = conductor, payload
         self._numbers: dict[str, int] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune writes itself to the disk at the start; nothing is read back.
+
     def suggest(self, trial_id: str) -> Any:
         """What `train_trial` is given."""
         trial = self._conductor.next_trial()
@@ -103,6 +106,9 @@ class Judge(FIFOScheduler):
     def __init__(self, conductor: Conductor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._conductor = conductor
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Have a score judged."""

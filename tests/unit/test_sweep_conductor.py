@@ -1,0 +1,268 @@
+"""The course of a sweep, with real trials of a tiny model in this process: what is on disk decides, before and after a kill."""
+
+import dataclasses
+import json
+import tomllib
+
+import pytest
+import torch
+
+from crmuons import checkpoint, config, worker
+from crmuons.trainer import NonFiniteError
+from tune import conclusion, directory, forks, results
+from tune.conductor import Conductor, Origins
+from tune.options import Options
+from tune.spaces import Space
+from tune.trials import Trial
+
+SPACE = Space.from_dict(
+    {"train": {"optimizer": {"lr": {"loguniform": [1e-4, 1e-1]}, "betas": {"grid": [[0.0, 0.9], [0.5, 0.99]]}}}}
+)
+RUN_ALL = Options(search="random", scheduler="none", samples=2)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory, toy_events, write_toy):
+    folder = tmp_path_factory.mktemp("data")
+    write_toy(folder / "toy.parquet", toy_events(400))
+    return config.from_dict(
+        {
+            "data": {"train": [str(folder)], "validation_share": 0.2},
+            "model": {"width": 8, "multiplicity_width": 8},
+            "train": {
+                "steps": 4,
+                "events_per_worker": 32,
+                "validation_events": 100,
+                "validate_every": 2,
+                "log_every": 1,
+            },
+            "run": {"checkpoint_every": 2},
+            "scaling": {"num_workers": 0, "threads_per_worker": 1},
+            "tracking": {"enabled": False},
+        }
+    )
+
+
+@pytest.fixture
+def start(tmp_path, settings):
+    """A conductor on one directory, as each process that sweeps makes it."""
+
+    def make(options=RUN_ALL, origin_of=None, **changes):
+        changed = config.changed(settings, changes)
+        return Conductor(tmp_path, changed, SPACE, options, origin_of or Origins())
+
+    return make
+
+
+def run(conductor, trial, *, ends_at=None):
+    """Train a trial as its process does; at the given step the process is killed."""
+
+    def report(metrics, step, _saved):
+        if "validation/score" in metrics:
+            conductor.judge(trial.number, trial.scores()[-1])
+        if step == ends_at:
+            raise KeyboardInterrupt
+
+    worker.train(trial.settings(), trial.run, device=torch.device("cpu"), tracking_uri="", report=report)
+    conductor.ended(trial.number, crashed=False)
+
+
+def test_a_killed_sweep_goes_on_with_the_trials_it_had_and_repeats_none(start):
+    first = start()
+    run(first, first.next_trial())
+    killed = first.next_trial()
+    with pytest.raises(KeyboardInterrupt):
+        run(first, killed, ends_at=2)
+    before = {number: trial.values(SPACE) for number, trial in first.trials.items()}
+    done = first.trials[0].run.done.stat().st_mtime_ns
+
+    again = start()
+    order: list[int] = []
+    while (trial := again.next_trial()) is not None:
+        order.append(trial.number)
+        run(again, trial)
+    assert order == [1]
+    assert again.is_complete
+    assert {number: again.trials[number].values(SPACE) for number in before} == before
+    assert first.trials[0].run.done.stat().st_mtime_ns == done
+    assert [line["step"] for line in lines(again.trials[1])] == list(range(5))
+    whole = start()
+    assert whole.next_trial() is None
+    assert [trial.state() for trial in whole.trials.values()] == ["finished"] * 2
+
+
+def lines(trial):
+    return [json.loads(line) for line in trial.run.metrics.read_text().splitlines()]
+
+
+def test_interrupted_and_mendable_trials_are_tried_again_diverged_ones_not(start, settings):
+    conductor = start(dataclasses.replace(RUN_ALL, samples=3))
+    trials = [conductor.next_trial() for _ in range(3)]
+    errors = [NonFiniteError("step 3: NaN"), OSError("no space left on device")]
+    for trial, error in zip(trials, errors, strict=False):
+        trial.run.failure.write_text(json.dumps({"error": str(error), "kind": type(error).__name__}))
+        conductor.ended(trial.number, crashed=False)
+    conductor.ended(2, crashed=True)  # Its process died too often.
+    states = {trial.number: (trial.state(), trial.reason()) for trial in trials}
+    assert states[0] == ("diverged", "step 3: NaN")
+    assert states[1] == ("failed", "no space left on device")
+    assert states[2] == ("failed", "its process died more than run.max_failures = 3 times")
+    assert conductor.all_ended()
+    again = start(dataclasses.replace(RUN_ALL, samples=3))
+    assert [again.next_trial().number for _ in range(2)] == [1, 2]
+    assert again.next_trial() is None
+    assert again.trials[1].state() == "unfinished"
+
+
+def test_a_request_to_stop_reaches_every_trial_and_no_other_one_begins(start):
+    conductor = start()
+    trials = [conductor.next_trial() for _ in range(2)]
+    conductor.ended(0, crashed=False)
+    conductor.stop()
+    assert not trials[0].run.stop_request.exists()
+    assert trials[1].run.stop_request.exists()
+    assert conductor.next_trial() is None
+    assert not conductor.all_ended()
+    assert not start().next_trial().run.stop_request.exists()
+
+
+def test_data_are_prepared_once_for_all_trials(start):
+    made = []
+    origins = Origins()
+
+    def counted(settings):
+        made.append(origins(settings))
+        return made[-1]
+
+    conductor = start(origin_of=counted)
+    for _ in range(2):
+        conductor.next_trial()
+    assert len(made) == 2
+    assert made[0] is made[1]
+
+
+def test_halving_stops_a_trial_and_says_why(start):
+    """The third trial learns nothing (its rate is the space's lowest by far): two others were better."""
+    conductor = start(dataclasses.replace(RUN_ALL, samples=3, scheduler="asha", first_rung=0.5, reduction=2))
+    trials = [conductor.next_trial() for _ in range(3)]
+    for trial, lr in zip(trials, (3e-2, 1e-2, 1e-9), strict=True):
+        tree = trial.settings().model_dump(mode="json")
+        tree["train"]["optimizer"] |= {"lr": lr, "multiplicity_lr": lr, "warmup_steps": 0}
+        (trial.run.directory / "config.json").write_text(json.dumps(tree))
+        run(conductor, trial)
+    assert [trial.state() for trial in trials][::2] == ["finished", "stopped"]
+    assert trials[2].reason().endswith("where 2 of 2 trials were better")
+    assert checkpoint.latest(trials[2].run.checkpoints).name < "step-00000004"
+    assert trials[2].is_over()
+
+
+def test_a_trial_takes_over_another_ones_state_and_goes_on_with_settings_near_its(start, settings):
+    conductor = start(Options(search="random", scheduler="pbt", samples=2, seed=1), **{"train.ema_decay": 0.5})
+    donor, trial = conductor.next_trial(), conductor.next_trial()
+    with pytest.raises(KeyboardInterrupt):
+        run(conductor, donor, ends_at=2)
+    before = trial.values(SPACE)
+    run(conductor, trial)  # It is the worse of the two, and told so half-way.
+    asked = json.loads(trial.takeover.read_text())
+    forks.take_over(trial)
+    trial.run.stop_request.unlink()
+
+    assert not trial.takeover.exists()
+    assert trial.settings().run.name == trial.name
+    assert trial.values(SPACE) != before
+    assert trial.values(SPACE)["train.optimizer.lr"] in [
+        pytest.approx(factor * donor.values(SPACE)["train.optimizer.lr"]) for factor in (0.8, 1.25)
+    ]
+    assert [score.step for score in trial.scores()] == [0, 2]  # The donor's newest checkpoint.
+    taken = checkpoint.load_training(checkpoint.latest(trial.run.checkpoints))["trainer"]
+    theirs = checkpoint.load_training(checkpoint.latest(donor.run.checkpoints))["trainer"]
+    assert all(torch.equal(value, theirs["model"][name]) for name, value in taken["model"].items())
+    group = taken["optimizers"]["critic"]["param_groups"][0]
+    assert list(group["betas"]) == asked["settings"]["train"]["optimizer"]["betas"]
+    run(conductor, trial)
+    assert trial.state() == "finished"
+    assert [line["step"] for line in lines(trial)] == list(range(5))
+
+
+def test_best_preset_trains_the_same_model_again(start, tmp_path):
+    conductor = start()
+    while (trial := conductor.next_trial()) is not None:
+        run(conductor, trial)
+    rows, best = conclusion.write_results(tmp_path, list(conductor.trials.values()), SPACE)
+    assert rows[0]["score"] == best.best_score() == min(row["score"] for row in rows)
+    assert {path.name for path in (tmp_path / "figures").iterdir()} >= {"parallel_coordinates.png", "scores.png"}
+    assert (tmp_path / "trials.csv").read_text().count("\n") == 3
+    assert json.loads((tmp_path / "trials.json").read_text()) == rows
+
+    again = config.load(tmp_path / "best.toml", [f"run.storage_path={tmp_path}/again", "run.name=x"])
+    ours, theirs = again.flat(), best.settings().flat()
+    assert {key for key in ours if ours[key] != theirs[key]} == {"run.storage_path", "run.name", "run.resume"}
+    repeated = Trial(0, dataclasses.replace(best.run, directory=tmp_path / "again" / "x"))
+    repeated.run.prepare(again, *Origins()(again))
+    worker.train(again, repeated.run, device=torch.device("cpu"), tracking_uri="")
+    assert repeated.best_score() == best.best_score()
+
+
+def test_preset_and_table_of_trials_that_never_reported(start, tmp_path):
+    conductor = start()
+    trial = conductor.next_trial()
+    rows, best = conclusion.write_results(tmp_path, [trial], SPACE)
+    assert best is None
+    assert not (tmp_path / "best.toml").exists()
+    assert [(row["state"], row["score"], row["step"]) for row in rows] == [("unfinished", None, 0)]
+    assert "unfinished" in results.lines(rows, SPACE)[1]
+
+
+def test_preset_writes_every_kind_of_value_as_toml_reads_it():
+    tree = {
+        "a": 1,
+        "b": 1e-05,
+        "c": 'π "quoted" \\ \n',
+        "d": [1.0, 2.0],
+        "e": True,
+        "f": None,
+        "g": {"h": {"i": [["x"]]}},
+    }
+    read = tomllib.loads(results._toml(tree))
+    assert read == {key: value for key, value in tree.items() if value is not None}
+
+
+def test_a_sweep_is_continued_with_what_it_was_started_with(settings, tmp_path):
+    named = config.changed(settings, {"run.name": "mine", "run.storage_path": str(tmp_path), "run.resume": "auto"})
+
+    def find(settings=named, space=SPACE, options=RUN_ALL):
+        definition = directory.define(settings, space, options)
+        return directory.find(settings, definition), definition
+
+    place, definition = find()
+    assert place == tmp_path / "mine"
+    place.mkdir()
+    assert find()[0] == place
+    (place / "sweep.json").write_text(json.dumps(definition))
+    assert find(options=dataclasses.replace(RUN_ALL, samples=30, concurrency=4))[0] == place
+    other = Space.from_dict({"train": {"n_critic": {"grid": [1, 2]}}})
+    with pytest.raises(
+        ValueError, match=r"sweep 'mine' was started with something else: space.*train.n_critic.grid was not there"
+    ):
+        find(space=other)
+    with pytest.raises(ValueError, match=r"settings.train.steps was 4, is 9"):
+        find(settings=config.changed(named, {"train.steps": 9}))
+    with pytest.raises(ValueError, match=r"continue a sweep with run.resume=auto, or choose another run.name"):
+        find(settings=config.changed(named, {"run.resume": "never"}))
+    with pytest.raises(ValueError, match="need a directory that all nodes reach"):
+        find(settings=config.changed(named, {"run.storage_path": "s3://bucket/runs"}))
+    unnamed = config.changed(named, {"run.name": f"preset-{named.digest()}"})
+    names = {find(settings=unnamed, space=space)[0].name for space in (SPACE, other)}
+    assert len(names) == 2
+    assert all(name.startswith("preset-sweep-") for name in names)
+
+
+def test_a_sweep_is_run_by_one_process_at_a_time(tmp_path):
+    with (
+        directory.alone(tmp_path),
+        pytest.raises(BlockingIOError, match="being swept by a process that is alive"),
+        directory.alone(tmp_path),
+    ):
+        pass
+    with directory.alone(tmp_path):
+        pass
