@@ -1,6 +1,7 @@
 """Primaries in, muon bundles out: a saved model as a generator."""
 
 import itertools
+import pickle
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -186,13 +187,25 @@ def load_generator(path: str | Path, device: torch.device | str = "cpu") -> Bund
 
     Raises:
         FileNotFoundError: if there is no model.
-        ValueError: if the model is of another format.
+        ValueError: if the model is damaged, or of another format.
     """
     directory = Path(path)
-    for candidate in (directory, checkpoint.best(directory / "checkpoints")):
+    selected = checkpoint.best(directory / "checkpoints")
+    for candidate in (directory, selected):
         if candidate is not None and (candidate / checkpoint.SETTINGS_FILE).is_file():
-            return BundleGenerator(*checkpoint.load_model(candidate), device)
-    return BundleGenerator(*checkpoint.load_model(directory), device)  # Says what is missing.
+            return BundleGenerator(*_load(candidate), device)
+    return BundleGenerator(*_load(directory), device)  # Says what is missing.
+
+
+def _load(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
+    try:
+        return checkpoint.load_model(directory)
+    except FileNotFoundError:
+        raise
+    except (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:  # Torch, of damaged files.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        msg = f"the model at {directory} is damaged or of another version ({reason}); export or copy it again"
+        raise ValueError(msg) from error
 
 
 def check_primaries(primaries: Float32[np.ndarray, "events 4"]) -> None:

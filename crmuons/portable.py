@@ -119,7 +119,8 @@ class Network:
         chosen = torch.multinomial(log_weights.exp(), 1, generator=source)
         shape, mean = shapes.gather(1, chosen)[:, 0], log_means.gather(1, chosen)[:, 0].exp()
         factor = torch._standard_gamma(shape, generator=source) / shape
-        return torch.poisson(mean * factor, generator=source).long()
+        rate = (mean * factor).clamp_(max=2.0**53)  # Far outside the trained range N may be more than an integer holds.
+        return torch.poisson(rate, generator=source).long()
 
     def condition(self, primaries: Tensor) -> Tensor:
         """log10(E/PeV), cos zenith, log10(mass/GeV), slant depth in km, standardised."""

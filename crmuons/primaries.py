@@ -15,6 +15,7 @@ from crmuons.schema import ID_COLUMNS, MUONS_COLUMN, PRIMARY_COLUMN, PRIMARY_FEA
 
 COUNT_COLUMN = "num_muons"
 ROWS_AT_ONCE = 65_536
+MAX_COUNT = 2**62
 
 Counts = Literal["predict", "column"] | int
 
@@ -220,6 +221,7 @@ def _counts(table: pa.Table, columns: _Columns, url: str, row: int) -> Int64[np.
     what = f"{url}: column '{columns.count}'"
     _refuse(column.is_null(), what, row, "is null; an event without muons has 0 of them")
     _refuse(column.to_numpy() < 0, what, row, "is negative; N is 0 or more")
+    _refuse(column.to_numpy() > MAX_COUNT, what, row, f"is more than {MAX_COUNT}; no event has so many muons")
     counts: np.ndarray = column.cast(pa.int64()).to_numpy()
     return counts
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from crmuons import portable, schema
-from crmuons.generate import BundleGenerator
+from crmuons.generate import BundleGenerator, check_counts
 from crmuons.output import Output
 from crmuons.primaries import Counts, Primaries, Source
 
@@ -130,15 +130,20 @@ def survey(generator: BundleGenerator, source: Source, options: Options) -> tupl
     return request, mean
 
 
+def _given_counts(primaries: Primaries, options: Options) -> np.ndarray | None:
+    """N of each event before the cap, where it is not drawn."""
+    return np.full(len(primaries), options.counts) if isinstance(options.counts, int) else primaries.counts
+
+
 def _sample_counts(generator: BundleGenerator, primaries: Primaries, options: Options) -> np.ndarray:
-    some = primaries.values[::SAMPLE_EVERY]
-    if isinstance(options.counts, int):
-        counts = np.full(len(some), options.counts)
-    elif primaries.counts is not None:
-        counts = primaries.counts[::SAMPLE_EVERY]
-    else:
-        counts = generator.draw_counts(some, seed=options.seed)
-    return counts if options.max_muons_per_event is None else np.minimum(counts, options.max_muons_per_event)
+    """N of some events; those that are given are checked all."""
+    cap, given = options.max_muons_per_event, _given_counts(primaries, options)
+    if given is None:
+        counts = generator.draw_counts(primaries.values[::SAMPLE_EVERY], seed=options.seed)
+        return counts if cap is None else np.minimum(counts, cap)
+    kept = given if cap is None else np.minimum(given, cap)
+    check_counts(kept, primaries.values)
+    return kept[::SAMPLE_EVERY]
 
 
 def _events_per_shard(mean_muons: float, block: int) -> int:

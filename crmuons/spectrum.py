@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from crmuons import files, schema
+from crmuons.output import Output
 from crmuons.primaries import Primaries
 from crmuons.simulation import propagation, shower
 
@@ -53,7 +54,10 @@ class Spectrum:
     cylinder_m: tuple[float, float] = (1_600.0, 800.0)
 
     def __post_init__(self) -> None:
-        _require(self.events == int(self.events) >= 1, f"events={self.events}: wanted a whole number, at least 1")
+        _require(
+            self.events >= 1 and float(self.events).is_integer(),
+            f"events={self.events}: wanted a whole number, at least 1",
+        )
         for name, (least, most) in _LIMITS.items():
             low, high = getattr(self, name)
             _require(
@@ -65,11 +69,14 @@ class Spectrum:
         _require(bool(self.composition), "composition: wanted at least one nucleus, as in p:0.5,Fe:0.5")
         for name, share in self.composition:
             _require(name in NUCLEI, f"composition: '{name}' is none of {', '.join(NUCLEI)}")
-            _require(share > 0, f"composition: the share of {name} is {share:g}, wanted more than 0")
+            _require(0 < share < np.inf, f"composition: the share of {name} is {share:g}, wanted a finite one above 0")
         names = [name for name, _ in self.composition]
         _require(len(set(names)) == len(names), f"composition: {', '.join(names)} names a nucleus twice")
         length, radius = self.cylinder_m
-        _require(length >= 0 and radius > 0, f"cylinder_m={length:g}:{radius:g}: wanted LENGTH >= 0 and RADIUS > 0")
+        _require(
+            0 <= length < np.inf and 0 < radius < np.inf,
+            f"cylinder_m={length:g}:{radius:g}: wanted finite LENGTH >= 0 and RADIUS > 0",
+        )
 
     @classmethod
     def parse(cls, words: Sequence[str], seed: int) -> Self:
@@ -129,8 +136,8 @@ class Spectrum:
         return shower.mass_gev(np.array([NUCLEI[name][1] for name, _ in self.composition]))
 
 
-def simweights_tables(directory: Path) -> dict[str, dict[str, np.ndarray]]:
-    """A generated data set in the form that `simweights.CorsikaWeighter` takes.
+def simweights_tables(directory: str | Path) -> dict[str, dict[str, np.ndarray]]:
+    """A generated data set, in a directory or at a URL, in the form that `simweights.CorsikaWeighter` takes.
 
     The weights are rates in Hz of primaries through the cylinder, in the order of the events in the shards. Each event counts
     with its own depth: the depth is a uniform draw, not a part of the flux.
@@ -138,13 +145,16 @@ def simweights_tables(directory: Path) -> dict[str, dict[str, np.ndarray]]:
     Raises:
         ValueError: if the primaries were not drawn from a spectrum, or if events are missing.
     """
-    record = json.loads((directory / "request.json").read_text())
+    place = Output.at(directory)
+    record = json.loads(place.read("request.json"))
     if "spectrum" not in record["primaries"]:
         msg = f"the primaries of {directory} come from files; only those of --spectrum have a known generation probability"
         raise ValueError(msg)
     spectrum = Spectrum(**_tuples(record["primaries"]["spectrum"]))
     columns = [schema.PRIMARY_COLUMN]
-    tables = [pq.read_table(file.url, columns=columns) for file in files.list_files(str(directory))]
+    tables = [
+        pq.read_table(files.open_file(file.url, file.size), columns=columns) for file in files.list_files(place.url)
+    ]
     primary = np.concatenate([table[columns[0]].combine_chunks().flatten().to_numpy() for table in tables]).reshape(
         -1, 4
     )

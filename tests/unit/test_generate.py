@@ -1,12 +1,14 @@
 """Generated bundles: a seed and an event's number fix the event, counts are honoured, bad primaries are refused."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
-from crmuons import config, portable, schema
+from crmuons import checkpoint, config, portable, schema
 from crmuons.features import Features
-from crmuons.generate import BundleGenerator
+from crmuons.generate import BundleGenerator, choose_device, load_generator
 from crmuons.model import BundleModel
 
 EVENTS_PER_BLOCK = portable.EVENTS_PER_BLOCK["cpu"]
@@ -111,3 +113,54 @@ def test_primaries_far_outside_the_training_ranges_are_told(generator, primaries
     assert generator.outside_training(odd).tolist() == [True, True, True, False]
     assert set(generator.training_ranges) == set(schema.PRIMARY_FEATURES)
     assert generator.training_ranges["depth_m"] == (1500.0, 2450.0)
+
+
+def test_n_beyond_all_integers_is_refused_or_capped(generator, primaries, monkeypatch):
+    far = primaries[:3].copy()
+    far[1, 0] = 1e38
+    monkeypatch.setitem(generator.network.weights, "features.primary_std", torch.full((4,), 1e-4))
+    with pytest.raises(ValueError, match=r"event \d with primary .* muons, wanted 0 to 2097152: limit them"):
+        generator.bundles(far, seed=1)
+    assert all(len(piece.events.muons) <= 30 for piece in generator.pieces(far, seed=1, max_muons=10))
+
+
+def test_a_damaged_model_is_said_to_be_one(generator, tmp_path):
+    about = {"model": config.Model(width=8, multiplicity_width=8, multiplicity_components=2).model_dump()}
+    directory = checkpoint.save_model(tmp_path / "model", generator.model, about)
+    weights = directory / "weights.pt"
+    whole = weights.read_bytes()
+    for content in (b"", whole[: len(whole) // 2], b"x" * 1000):
+        weights.write_bytes(content)
+        with pytest.raises(ValueError, match=r"model at .*model is damaged or of another version"):
+            load_generator(directory)
+
+
+def test_the_device_is_one_that_there_is():
+    assert choose_device("auto", elsewhere=False) == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert choose_device("cuda", elsewhere=True) == "cuda"
+    with pytest.raises(ValueError, match="--device tpu: wanted auto, cpu or cuda"):
+        choose_device("tpu", elsewhere=False)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_missing_is_said():
+    with pytest.raises(ValueError, match=r"--device cuda: torch .* sees no GPU here; take --device cpu"):
+        choose_device("cuda", elsewhere=False)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_makes_the_same_bundles_however_calls_are_cut(generator, toy_events):
+    there = BundleGenerator(copy.deepcopy(generator.model), {}, "cuda")
+    block = there.events_per_block
+    primaries = np.tile(toy_events(300).primaries, (block // 100, 1))[: 2 * block]
+    whole, second = there.bundles(primaries, seed=1), there.bundles(primaries[block:], seed=1, first_event=block)
+    np.testing.assert_array_equal(second.counts, whole.counts[block:])
+    np.testing.assert_array_equal(second.muons, whole.muons[whole.counts[:block].sum() :])
+    network, here = there.network, generator.network
+    counts = torch.tensor([1, 5000, 30])
+    noise = here.noise(3, 5031, torch.Generator().manual_seed(0))
+    given = (torch.from_numpy(primaries[:3]), counts, torch.repeat_interleave(counts), noise)
+    wanted = here.muons_of(*given)
+    found = network.muons_of(*(part.cuda() for part in given[:3]), tuple(part.cuda() for part in noise))
+    torch.testing.assert_close(found.cpu(), wanted, rtol=1e-4, atol=1e-4)
