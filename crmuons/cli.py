@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
+    from crmuons.evaluation.pieces import Pieces
     from crmuons.evaluation.protocol import Evaluation
     from crmuons.primaries import Source
 
@@ -312,35 +313,88 @@ def _add_evaluate(commands: Commands) -> None:
     add("--truth", nargs="+", required=True, metavar="DATA", help="true events: files, directories, globs or URLs")
     add("--split", choices=("test", "validation", "train", "all"), default="test", help="of the true showers")
     candidate = parser.add_mutually_exclusive_group(required=True)
-    candidate.add_argument("--model", metavar="DIR", help="a run, a checkpoint or a model directory")
+    candidate.add_argument(
+        "--model",
+        nargs="+",
+        default=(),
+        metavar="DIR",
+        help="a run, a checkpoint or a model directory; of several, each gets a directory below --out",
+    )
     candidate.add_argument("--generated", nargs="+", default=(), metavar="DATA", help="events, in place of a model")
     add("--out", required=True, help="directory or URL for evaluation.json, report.html and figures")
     add(
         "--events", type=int, default=60_000, help="events on each side (default: 60000); the floor takes as many again"
     )
-    add("--training", nargs="+", default=(), metavar="DATA", help="for the rivals (default: training split of --truth)")
+    add(
+        "--training",
+        nargs="+",
+        default=(),
+        metavar="DATA",
+        help="for the rivals (default: what the model was trained on, or the training split of --truth)",
+    )
+    add(
+        "--depth",
+        choices=("slant", "vertical"),
+        help="what the true files' depth_m is (default: as in the model's training; slant for --generated)",
+    )
     add("--seed", type=int, default=0, help="of the draws and the halves")
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="Ray tasks on N CPUs here; 0 for this process alone (default: the cluster of RAY_ADDRESS if that is set, or else 0)",
+    )
     parser.set_defaults(run=_evaluate)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from crmuons.evaluation.inputs import Request, evaluate_request
-    from crmuons.evaluation.protocol import Settings
+    from crmuons.evaluation.reference import Settings
     from crmuons.evaluation.report import summary, write_report
     from crmuons.output import folder_at
 
-    settings = Settings(arguments.events, arguments.seed)
     request = Request(
-        arguments.truth, arguments.split, arguments.model, arguments.generated, arguments.training, settings
+        truth=arguments.truth,
+        split=arguments.split,
+        models=arguments.model,
+        generated=arguments.generated,
+        training=arguments.training,
+        depth=arguments.depth,
+        settings=Settings(arguments.events, arguments.seed),
     )
-    with folder_at(arguments.out) as out:
-        evaluation = evaluate_request(request)
-        write_report(evaluation, out)
-        print(summary(evaluation))
-        if arguments.model is not None:
-            _track_evaluation(Path(arguments.model), evaluation, out)
-    place = arguments.out.rstrip("/")
-    print(f"report: {place}/report.html\nfigures: {place}/evaluation.json")
+    names = _report_names(request.models)
+    with folder_at(arguments.out) as out, _pieces(arguments.workers) as pieces:
+        for evaluation, name in zip(evaluate_request(request, pieces), names, strict=True):
+            write_report(evaluation, out / name)
+            print(f"{evaluation.about['candidate']}\n{summary(evaluation)}")
+            if request.models:
+                _track_evaluation(Path(evaluation.about["candidate"]), evaluation, out / name)
+    for name in names:
+        place = f"{arguments.out.rstrip('/')}/{name}".rstrip("/")
+        print(f"report: {place}/report.html\nfigures: {place}/evaluation.json")
+
+
+def _report_names(models: Sequence[str]) -> list[str]:
+    """The directories of the reports, by the models' names, where there are several."""
+    if len(models) < 2:
+        return [""]
+    names = [Path(model).name for model in models]
+    return [name if names.count(name) == 1 else f"{number}-{name}" for number, name in enumerate(names, 1)]
+
+
+def _pieces(workers: int | None) -> "AbstractContextManager[Pieces]":
+    """Where an evaluation's work is done: in this process, or in Ray tasks."""
+    cluster = "RAY_ADDRESS" in os.environ
+    if workers is not None and (workers < 0 or (workers and cluster)):
+        msg = f"--workers {workers}: wanted 0 or more, and none where RAY_ADDRESS names a cluster, whose CPUs are all used"
+        raise ValueError(msg)
+    if workers == 0 or (workers is None and not cluster):
+        from crmuons.evaluation.pieces import in_process
+
+        return in_process()
+    from crmuons.ray_evaluate import on_ray
+
+    return on_ray(num_cpus=workers)
 
 
 def _track_evaluation(run: Path, evaluation: "Evaluation", out: Path) -> None:

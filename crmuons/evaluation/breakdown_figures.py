@@ -1,10 +1,14 @@
 """Figures of an evaluation's parts: bins, cells and calibration."""
 
+from collections.abc import Callable
+
 import numpy as np
 from matplotlib.figure import Figure
 
-from crmuons.evaluation.breakdown import Bin, Calibration
+from crmuons.evaluation.breakdown import Bin
+from crmuons.evaluation.calibration import Calibration, PitCell
 from crmuons.evaluation.metrics import SCORED, Absent, Estimate, Number
+from crmuons.evaluation.reference import FLOOR, GENERATED
 from crmuons.evaluation.regions import Cell
 
 PIT_BINS = 20
@@ -21,7 +25,11 @@ ROWS = {
 def heat_map(bins: list[Bin]) -> Figure:
     """How far each figure lies beyond its floor in each bin of the primary, in standard deviations of the floor."""
     values = np.array(
-        [[_excess(part.generated.get(row), part.floor.get(row)) for part in bins] for row in ROWS if _known(row, bins)]
+        [
+            [_excess(part.numbers[GENERATED].get(row), part.numbers[FLOOR].get(row)) for part in bins]
+            for row in ROWS
+            if _known(row, bins)
+        ]
     )
     names_of_rows = [name for row, name in ROWS.items() if _known(row, bins)]
     figure = Figure(figsize=(4.2 + 0.55 * len(bins), 6.6), layout="constrained")
@@ -83,9 +91,42 @@ def calibration_histogram(calibration: Calibration) -> Figure:
     return figure
 
 
+def calibration_map(cells: list[PitCell]) -> Figure:
+    """The PIT's distance from uniform in cells of mass (rows), energy, cos zenith and depth (columns)."""
+    masses = list(dict.fromkeys(cell.mass for cell in cells))
+    columns = sorted(dict.fromkeys((cell.energy, cell.zenith, cell.depth) for cell in cells), key=_order(cells))
+    values = np.full((len(masses), len(columns)), np.nan)
+    figure = Figure(figsize=(3 + 0.5 * len(columns), 2.6 + 0.45 * len(masses)), layout="constrained")
+    axis = figure.subplots()
+    for cell in cells:
+        if isinstance(cell.distance, Estimate):
+            row, column = masses.index(cell.mass), columns.index((cell.energy, cell.zenith, cell.depth))
+            values[row, column] = cell.distance.value
+            colour = "white" if cell.distance.value > 2.4 else "black"
+            text = f"{cell.distance.value:.1f}"
+            axis.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color=colour)
+    axis.set_facecolor("#dddddd")
+    image = axis.pcolormesh(np.ma.masked_invalid(values), cmap="RdYlGn_r", vmin=0.4, vmax=2.8, edgecolor="white")
+    axis.set_yticks(np.arange(len(masses)) + 0.5, masses)
+    names = [f"{energy}\ncos θ {zenith}, {depth}" for energy, zenith, depth in columns]
+    axis.set_xticks(np.arange(len(columns)) + 0.5, names, rotation=90, fontsize=7)
+    axis.set_ylabel("primary mass")
+    figure.colorbar(image, ax=axis, label="√n × distance from uniform (grey: too few)", extend="both")
+    return figure
+
+
+def _order(cells: list[PitCell]) -> Callable[[tuple[str, str, str]], tuple[int, int, int]]:
+    """Labels in the order of their first appearance, which is that of the quantities."""
+    energies, zeniths, depths = (
+        list(dict.fromkeys(labels))
+        for labels in zip(*((cell.energy, cell.zenith, cell.depth) for cell in cells), strict=True)
+    )
+    return lambda column: (energies.index(column[0]), zeniths.index(column[1]), depths.index(column[2]))
+
+
 def _known(row: str, bins: list[Bin]) -> bool:
     """Whether a figure is there at all: classifiers and PIT may be missing altogether."""
-    return any(isinstance(part.generated.get(row), Estimate) for part in bins)
+    return any(isinstance(part.numbers[GENERATED].get(row), Estimate) for part in bins)
 
 
 def _excess(number: Number | None, floor: Number | None) -> float:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from sklearn.ensemble import HistGradientBoostingClassifier
-from threadpoolctl import threadpool_limits
 
 from crmuons.evaluation.metrics import Absent, Estimate, Number
-from crmuons.evaluation.summaries import BUNDLE_QUANTITIES, Sample
+from crmuons.evaluation.summaries import BUNDLE_QUANTITIES, Counted, Sample
 
 MIN_EVENTS = 1_000  # On each side: with fewer, the classifier learns little, and a low AUC means nothing.
 MIN_EVENTS_SCORED = 200  # On each side: the standard error of an AUC near 0.5 is then 0.029.
@@ -42,32 +41,25 @@ class Scores:
         return Scores(self.score[kept], self.is_other[kept], self.fold[kept], self.showers[kept])
 
 
-# Fits on the events that are marked, and scores all.
-Fit = Callable[[Bool[np.ndarray, " events"], Bool[np.ndarray, " events"]], Float64[np.ndarray, " events"]]
+def held_out(truth: Counted, other: Counted, fold: int, folds: int, seed: int) -> Bool[np.ndarray, " events"]:
+    """Which events, true ones first, a classifier is not trained on but scores.
 
-
-def out_of_fold(
-    fit: Fit, is_other: Bool[np.ndarray, " events"], showers: Int64[np.ndarray, " events"], *, folds: int, seed: int
-) -> Scores:
-    """Cross-validate by showers.
-
-    Args:
-        fit: called as fit(is_other, training), returns the scores of all events.
-        is_other: the label to learn.
-        showers: events of one shower are in one fold, whichever set they are of.
-        folds: how many classifiers are trained, each on all folds but one.
-        seed: of the assignment to folds.
+    Events of one shower are in one fold, whichever set they are of.
     """
-    _, shower = np.unique(showers, return_inverse=True)
+    _, shower = np.unique(np.concatenate([truth.showers, other.showers]), return_inverse=True)
     fold_of_shower = np.random.default_rng(seed).permutation(np.arange(shower.max() + 1) % folds)
-    fold = fold_of_shower[shower.ravel()]
-    score = np.empty(len(fold))
-    # One thread: with more, each of a tree's thousands of small parallel loops waits for the slowest thread, and on a
-    # machine that is busy otherwise (2 cores, load 5) a fit of 3 s took 100 s.
-    with threadpool_limits(limits=1):
-        for number in range(folds):
-            score[fold == number] = fit(is_other, fold != number)[fold == number]
-    return Scores(score, is_other, fold, showers)
+    inside: np.ndarray = fold_of_shower[shower.ravel()] == fold
+    return inside
+
+
+def assemble(truth: Counted, other: Counted, seed: int, *of_folds: Float64[np.ndarray, " held_out"]) -> Scores:
+    """The scores of all events, from those that each classifier gave to the events it had not seen."""
+    is_other = labels(truth, other)
+    score, folds = np.empty(len(is_other)), np.empty(len(is_other), np.int64)
+    for fold, scores in enumerate(of_folds):
+        inside = held_out(truth, other, fold, len(of_folds), seed)
+        score[inside], folds[inside] = scores, fold
+    return Scores(score, is_other, folds, np.concatenate([truth.showers, other.showers]))
 
 
 def area_under_curve(scores: Scores, *, seed: int = 0) -> Number:
@@ -93,48 +85,40 @@ def area_under_curve(scores: Scores, *, seed: int = 0) -> Number:
     return Estimate(float(value), float(np.sqrt(2) * np.std(redrawn, ddof=1)))
 
 
-def too_few(truth: Sample, other: Sample) -> Absent | None:
-    """Why no classifier can be trained; None where one can."""
-    fewest = min(len(truth), len(other))
+def too_few(truth: int, other: int) -> Absent | None:
+    """Why no classifier can be trained on so many events of each set; None where one can."""
+    fewest = min(truth, other)
     return Absent(f"{fewest} events on one side, {MIN_EVENTS} needed") if fewest < MIN_EVENTS else None
 
 
-def bundle_scores(truth: Sample, other: Sample, *, seed: int) -> Scores:
-    """Gradient boosting on all that `summaries` says of a bundle, with the primary and N."""
-    names = BUNDLE_QUANTITIES
-    features = [np.column_stack([s.conditions, *(s.bundles[name] for name in names)]) for s in (truth, other)]
-    return _boosting_scores(features, truth, other, seed)
+def labels(truth: Counted, other: Counted) -> Bool[np.ndarray, " events"]:
+    """Which of the events, true ones first, are of the other set."""
+    is_other: np.ndarray = np.repeat([False, True], [len(truth), len(other)])
+    return is_other
 
 
-def multiplicity_scores(truth: Sample, other: Sample, *, seed: int) -> Scores:
-    """Gradient boosting on the primary and N alone."""
-    features = [np.column_stack([sample.conditions, sample.counts]) for sample in (truth, other)]
-    return _boosting_scores(features, truth, other, seed)
+def bundle_features(sample: Sample) -> Float64[np.ndarray, "events features"]:
+    """The primary and all that `summaries` says of a bundle, N among it."""
+    return np.column_stack([sample.conditions, *(sample.bundles[name] for name in BUNDLE_QUANTITIES)])
 
 
-def labels_and_showers(
-    truth: Sample, other: Sample
-) -> tuple[Bool[np.ndarray, " events"], Int64[np.ndarray, " events"]]:
-    """Which of the events, true ones first, are of the other set; and their showers."""
-    is_other = np.repeat([False, True], [len(truth), len(other)])
-    return is_other, np.concatenate([truth.showers, other.showers])
+def multiplicity_features(sample: Sample) -> Float64[np.ndarray, "events features"]:
+    """The primary and N."""
+    return np.column_stack([sample.conditions, sample.counts])
 
 
-def _boosting_scores(
-    parts: list[Float64[np.ndarray, "events features"]], truth: Sample, other: Sample, seed: int
-) -> Scores:
-    features = np.concatenate(parts)
-
-    def fit(is_other: Bool[np.ndarray, " events"], training: Bool[np.ndarray, " events"]) -> np.ndarray:
-        model = HistGradientBoostingClassifier(
-            max_iter=300, learning_rate=0.1, early_stopping=True, n_iter_no_change=15, random_state=seed
-        )
-        model.fit(features[training], is_other[training])
-        scores: np.ndarray = model.decision_function(features)
-        return scores
-
-    is_other, showers = labels_and_showers(truth, other)
-    return out_of_fold(fit, is_other, showers, folds=FOLDS, seed=seed)
+def boosting_fold(
+    truth: Sample, other: Sample, features: Callable[[Sample], np.ndarray], fold: int, seed: int
+) -> Float64[np.ndarray, " held_out"]:
+    """Train gradient boosting on all folds of the events but one, and score that one."""
+    values, is_other = np.concatenate([features(truth), features(other)]), labels(truth, other)
+    inside = held_out(truth, other, fold, FOLDS, seed)
+    model = HistGradientBoostingClassifier(
+        max_iter=300, learning_rate=0.1, early_stopping=True, n_iter_no_change=15, random_state=seed
+    )
+    model.fit(values[~inside], is_other[~inside])
+    scores: np.ndarray = model.decision_function(values[inside])
+    return scores
 
 
 @dataclass(frozen=True)

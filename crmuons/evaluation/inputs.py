@@ -1,24 +1,28 @@
-"""From paths to an evaluation: what is read for it, and what has to be said about where it came from."""
+"""From paths to evaluations: what is read for them, and what has to be said about where it came from."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
-
-import numpy as np
+from typing import Literal
 
 from crmuons import config, files
 from crmuons.evaluation import pairing
-from crmuons.evaluation.protocol import Evaluation, Settings, evaluate
+from crmuons.evaluation.candidates import data_candidate, model_candidate
+from crmuons.evaluation.outline import Outline
+from crmuons.evaluation.pieces import Pieces
+from crmuons.evaluation.protocol import Evaluation, evaluate
+from crmuons.evaluation.reading import Blocks, read
+from crmuons.evaluation.reference import Reference, Settings, prepare
 from crmuons.generate import BundleGenerator, load_generator
-from crmuons.reader import Selection, Split, in_split, sample_events
-from crmuons.schema import EventArrays
+from crmuons.reader import Selection, Split, Tally, in_split
 from crmuons.stream import training_selection
 
 logger = logging.getLogger(__name__)
 
 TRAINING_EVENTS = 200_000  # For the rivals: enough for a nearest primary to be near, and read in seconds.
-ADVISED_EVENTS = 20_000
+
+Depth = Literal["slant", "vertical"]
 
 
 @dataclass(frozen=True)
@@ -28,64 +32,102 @@ class Request:
     Attributes:
         truth: paths, directories, globs or URLs of true events.
         split: which showers of them.
-        model: a run, a checkpoint or a model directory; None if `generated` is given.
-        generated: events of the same contract, in place of a model.
-        training: events for the rivals; empty for the training split of `truth`.
+        models: runs, checkpoints or model directories; none if `generated` is given.
+        generated: events of the same contract, in place of models.
+        training: events for the rivals; empty for those that the model was trained on, or the training split of `truth`.
+        depth: what the true files' depth_m is; None for what it was in the model's training, slant for a data set.
         settings: sizes and seed.
     """
 
     truth: Sequence[str]
     split: Split = "test"
-    model: str | None = None
+    models: Sequence[str] = ()
     generated: Sequence[str] = ()
     training: Sequence[str] = ()
+    depth: Depth | None = None
     settings: Settings = field(default_factory=Settings)
 
+    def __post_init__(self) -> None:
+        if bool(self.models) == bool(self.generated):
+            msg = "give either models or generated events to evaluate, one of the two"
+            raise ValueError(msg)
 
-def evaluate_request(request: Request) -> Evaluation:
-    """Read the events, load the model, run the protocol.
+
+@dataclass(frozen=True)
+class Given:
+    """What was read.
+
+    Attributes:
+        truth, training: events; the training events may be none.
+        tally: what became of the rows of the true files.
+        warnings: what is to be said about them.
+    """
+
+    truth: Blocks
+    training: Blocks
+    tally: Tally
+    warnings: list[str]
+
+
+def evaluate_request(request: Request, pieces: Pieces) -> Iterator[Evaluation]:
+    """Read the events once, then evaluate one model after the other, or the data set.
 
     Raises:
-        FileNotFoundError: if data or model are not there.
-        ValueError: if neither or both of model and generated events are given, or the data are not events.
+        FileNotFoundError: if data or a model are not there.
+        ValueError: if data are not events, there are none, or they are too few to be cut in two.
     """
-    if (request.model is None) == (not request.generated):
-        msg = "give either a model or generated events to evaluate, one of the two"
-        raise ValueError(msg)
-    model = None if request.model is None else load_generator(request.model)
-    data = _data_settings(model)
-    truth, training = _read_truth(request, data)
-    if not len(truth.counts):
-        msg = (
-            f"no true events in the {request.split} split of {', '.join(request.truth)}; --split all takes every event"
-        )
-        raise ValueError(msg)
-    candidate = _read_generated(request, data, truth) if model is None else model
-    result = evaluate(truth, candidate, training, request.settings)
-    about = {
-        "candidate": request.model if request.model is not None else ", ".join(request.generated),
-        "truth": f"{', '.join(request.truth)} ({request.split} split)",
-        **(
-            {}
-            if model is None
-            else {"model_step": model.about.get("step"), "model_written": model.about.get("written")}
-        ),
-    }
-    warnings = [] if model is None else _training_warnings(request, data, truth)
+    if request.generated:
+        yield _evaluate_data(request, pieces)
+        return
+    generators = [load_generator(model) for model in request.models]  # All: one that is missing is said at once.
+    references: dict[str, tuple[Given, Reference]] = {}
+    for name, generator in zip(request.models, generators, strict=True):
+        data = _data_settings(request, generator)
+        key = f"{_selection(data, request.split)} {data.train}"
+        if key not in references:
+            given = _read(request, data, pieces)
+            halves = pairing.halve(given.truth.outline, request.settings.max_events, request.settings.seed)
+            references[key] = given, prepare(pieces, given.truth, given.training, request.settings, halves)
+        given, reference = references[key]
+        result = evaluate(pieces, reference, model_candidate(pieces, reference, generator))
+        about = {
+            "candidate": name,
+            "model_step": generator.about.get("step"),
+            "model_written": generator.about.get("written"),
+        }
+        yield _describe(result, request, given, about, _training_warnings(request, data, given.truth.outline))
+
+
+def _evaluate_data(request: Request, pieces: Pieces) -> Evaluation:
+    data = _data_settings(request, None)
+    given = _read(request, data, pieces)
+    generated = _read_generated(request, data, given.truth.outline, pieces)
+    settings = request.settings
+    pairs = pairing.pair_data(given.truth.outline, generated.outline, settings.max_events, settings.seed)
+    reference = prepare(pieces, given.truth, given.training, settings, (pairs.truth, pairs.control))
+    result = evaluate(pieces, reference, data_candidate(pieces, reference, given.truth, generated, pairs))
+    return _describe(result, request, given, {"candidate": ", ".join(request.generated)}, [])
+
+
+def _describe(
+    result: Evaluation, request: Request, given: Given, about: dict[str, object], warnings: list[str]
+) -> Evaluation:
+    about |= {"truth": f"{', '.join(request.truth)} ({request.split} split)", "rows_read": given.tally.rows}
     return Evaluation(
         about | result.about,
-        warnings + _size_warnings(result) + result.warnings,
+        warnings + given.warnings + result.warnings,
         result.numbers,
         result.breakdown,
         result.calibration,
-        result.sides,
+        result.shown,
     )
 
 
-def _data_settings(model: BundleGenerator | None) -> config.Data:
+def _data_settings(request: Request, model: BundleGenerator | None) -> config.Data:
     """How the model's training read its data; the defaults for data sets."""
     settings = {} if model is None else model.about.get("config", {}).get("data", {})
-    return config.Data.model_validate(settings)
+    depth = {} if request.depth is None else {"depth": request.depth}
+    return config.Data.model_validate(settings | depth)
 
 
 def _selection(data: config.Data, split: Split) -> Selection:
@@ -93,29 +135,52 @@ def _selection(data: config.Data, split: Split) -> Selection:
     return Selection(split, data.validation_share, data.test_share, vertical_depth=vertical)
 
 
-def _read_truth(request: Request, data: config.Data) -> tuple[EventArrays, EventArrays]:
+def _read(request: Request, data: config.Data, pieces: Pieces) -> Given:
     """The true events, and the training events for the rivals."""
     wanted = (_selection(data, request.split), 2 * request.settings.max_events)
-    if request.training:
-        (truth,), _ = sample_events(request.truth, [wanted], request.settings.seed)
-        (training,), _ = sample_events(request.training, [(_selection(data, "all"), TRAINING_EVENTS)])
+    for_rivals, seed = (_selection(data, "train"), TRAINING_EVENTS), request.settings.seed
+    training_files, warnings = _training_files(request, data)
+    if training_files:
+        (truth,), tally = read(pieces, request.truth, [wanted], seed)
+        of_training: Split = "all" if request.training else "train"
+        (training,), _ = read(pieces, training_files, [(_selection(data, of_training), TRAINING_EVENTS)], seed)
     else:
-        both = [wanted, (_selection(data, "train"), TRAINING_EVENTS)]
-        (truth, training), _ = sample_events(request.truth, both, request.settings.seed)
-    logger.info("%d true events, %d training events for the rivals", len(truth.counts), len(training.counts))
-    return truth, training
+        (truth, training), tally = read(pieces, request.truth, [wanted, for_rivals], seed)
+    if not len(truth):
+        msg = (
+            f"no true events in the {request.split} split of {', '.join(request.truth)} ({tally.rows} rows read, "
+            f"{tally.quarantined} of them unusable); --split all takes every event"
+        )
+        raise ValueError(msg)
+    logger.info("%d true events, %d training events for the rivals", len(truth), len(training))
+    if tally.quarantined:
+        warnings.append(
+            f"{tally.quarantined} of {tally.rows} rows of the true files cannot be used and were left out; the log says why"
+        )
+    return Given(truth, training, tally, warnings)
 
 
-def _read_generated(request: Request, data: config.Data, truth: EventArrays) -> EventArrays:
+def _training_files(request: Request, data: config.Data) -> tuple[Sequence[str], list[str]]:
+    """The files of training events that are not among the true ones; none to take the true files' training split."""
+    if request.training or not data.train or sorted(data.train) == sorted(request.truth):
+        return request.training, []
+    try:
+        files.list_files(data.train)
+    except (OSError, ValueError) as error:
+        return (), [f"the rivals learn from the training split of the true files: {error}"]
+    return data.train, []
+
+
+def _read_generated(request: Request, data: config.Data, truth: Outline, pieces: Pieces) -> Blocks:
     """Generated events: of the truth's split where they have its primaries, any otherwise."""
-    limit = 2 * request.settings.max_events
+    limit, slant = 2 * request.settings.max_events, data.model_copy(update={"depth": "slant"})
     # Generated events are written with slant depths.
-    wanted = [(_selection(data, split), limit) for split in (request.split, "all")]
-    (same_split, any_split), _ = sample_events(request.generated, wanted, request.settings.seed)
-    return same_split if pairing.share_primaries(truth, same_split) else any_split
+    wanted = [(_selection(slant, split), limit) for split in (request.split, "all")]
+    (same_split, any_split), _ = read(pieces, request.generated, wanted, request.settings.seed)
+    return same_split if pairing.share_primaries(truth, same_split.outline) else any_split
 
 
-def _training_warnings(request: Request, data: config.Data, truth: EventArrays) -> list[str]:
+def _training_warnings(request: Request, data: config.Data, truth: Outline) -> list[str]:
     """Whether the model was trained on what it is held against."""
     trained = in_split(truth.ids, training_selection(data, None))
     if not trained.any():
@@ -138,15 +203,3 @@ def _training_warnings(request: Request, data: config.Data, truth: EventArrays) 
 def _name(file: files.File) -> tuple[str, int]:
     """What a file keeps when it is moved."""
     return PurePath(file.url).name, file.size
-
-
-def _size_warnings(result: Evaluation) -> list[str]:
-    events = len(result.sides.truth.counts)
-    if events >= ADVISED_EVENTS:
-        return []
-    showers = len(np.unique(result.sides.truth.ids, axis=0))
-    warning = (
-        f"{events} events ({showers} showers) a side could be compared, which takes twice as many true ones: the floor is "
-        f"high, and what lies below it is not seen; {ADVISED_EVENTS:,} or more a side are advised"
-    )
-    return [warning]

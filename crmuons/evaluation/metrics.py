@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 
 from crmuons.evaluation.summaries import BUNDLE_QUANTITIES, MUON_QUANTITIES, Sample
 from crmuons.schema import EventArrays
@@ -75,7 +75,7 @@ def fidelity(truth: EventArrays, generated: EventArrays) -> dict[str, float]:
     )
 
 
-def scaled_wasserstein(truth: Float64[np.ndarray, " n"], other: Float64[np.ndarray, " m"]) -> float:
+def scaled_wasserstein(truth: Float[np.ndarray, " n"], other: Float[np.ndarray, " m"]) -> float:
     """W1/sigma: the Wasserstein-1 distance in units of the truth's standard deviation.
 
     A shift by s sigma gives s. Two samples of n values from one normal give 1.8 / sqrt(n) on average: it is biased
@@ -86,10 +86,10 @@ def scaled_wasserstein(truth: Float64[np.ndarray, " n"], other: Float64[np.ndarr
     """
     if not len(other):
         return math.inf
-    return wasserstein(truth, other) / float(truth.std())
+    return wasserstein(truth, other) / float(truth.std(dtype=np.float64))
 
 
-def wasserstein(a: Float64[np.ndarray, " n"], b: Float64[np.ndarray, " m"]) -> float:
+def wasserstein(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " m"]) -> float:
     """The Wasserstein-1 distance of two samples: the integral of |F_a - F_b| over the values.
 
     Ramdas, Garcia, Cuturi 2015 (arXiv:1509.02237), eq. 5, in one sort. In the unit of the values.
@@ -145,7 +145,7 @@ def null_distances(pool: Sample, splits: Bool[np.ndarray, "splits showers"]) -> 
         absent = lacking(pool, name, needed=2 * MIN_SHOWERS)
         if absent is None:
             values, showers = pool.values_and_showers(name)
-            by_split[name] = np.array(_split_distances(values, showers, splits)) / values.std()
+            by_split[name] = np.array(_split_distances(values, showers, splits)) / values.std(dtype=np.float64)
         numbers[f"w1_{name}"] = absent or _mean_and_spread(by_split[name])
     complete = all(name in by_split for name in SCORED)
     numbers["score"] = _mean_and_spread(np.mean([by_split[n] for n in SCORED], axis=0)) if complete else score(numbers)
@@ -159,7 +159,7 @@ def random_splits(showers: int, splits: int, seed: int) -> Bool[np.ndarray, "spl
     return halves
 
 
-def _area_between(first: Bool[np.ndarray, " values"], gaps: Float64[np.ndarray, " gaps"]) -> float:
+def _area_between(first: Bool[np.ndarray, " values"], gaps: Float[np.ndarray, " gaps"]) -> float:
     """The area between the distribution functions of two samples, merged in ascending order."""
     num_first = int(first.sum())
     steps = np.where(first, 1 / num_first, -1 / (len(first) - num_first))
@@ -167,7 +167,7 @@ def _area_between(first: Bool[np.ndarray, " values"], gaps: Float64[np.ndarray, 
 
 
 def _split_distances(
-    values: Float64[np.ndarray, " values"],
+    values: Float[np.ndarray, " values"],
     showers: Int64[np.ndarray, " values"],
     splits: Bool[np.ndarray, "splits showers"],
 ) -> list[float]:

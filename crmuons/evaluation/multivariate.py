@@ -24,7 +24,7 @@ def joint_features(sample: Sample) -> Features:
     return np.column_stack([sample.conditions[filled], *bundles])
 
 
-def multivariate(truth: Sample, other: Sample, seed: int) -> dict[str, Number]:
+def multivariate(truth: Sample, other: Sample, seed: int, *, kernel_batch: int = KERNEL_BATCH) -> dict[str, Number]:
     """`sliced_w1`, `fpd` and `kpd` of the joint features; absent below MIN_EVENTS events with muons on either side."""
     x, y = joint_features(truth), joint_features(other)
     fewest = min(len(x), len(y))
@@ -34,7 +34,7 @@ def multivariate(truth: Sample, other: Sample, seed: int) -> dict[str, Number]:
     return {
         "sliced_w1": sliced_wasserstein(x, y, seed),
         "fpd": frechet_distance(x, y, seed),
-        "kpd": kernel_distance(x, y, seed),
+        "kpd": kernel_distance(x, y, seed, batch=kernel_batch),
     }
 
 
@@ -72,16 +72,16 @@ def frechet_distance(truth: Features, other: Features, seed: int) -> Estimate:
     return Estimate(float(coefficients[1]), float(np.sqrt(covariance[1, 1])))
 
 
-def kernel_distance(truth: Features, other: Features, seed: int) -> Estimate:
+def kernel_distance(truth: Features, other: Features, seed: int, *, batch: int = KERNEL_BATCH) -> Estimate:
     """KPD: the squared maximum mean discrepancy with the kernel (x.y / d + 1)^4, unbiased, so it may be negative.
 
     Kansal et al. 2023 (arXiv:2211.10295), section III: features as for `frechet_distance`; median, and half the range
-    from the 16th to the 84th percentile, of KERNEL_BATCHES batches of KERNEL_BATCH events, or of half the smaller sample.
+    from the 16th to the 84th percentile, of KERNEL_BATCHES batches of `batch` events, or of half the smaller sample.
     """
     rng = np.random.default_rng(seed)
     scale = _or_one(np.abs(truth).max(0))
     x, y = truth / scale, other / scale
-    size = min(KERNEL_BATCH, len(x) // 2, len(y) // 2)
+    size = min(batch, len(x) // 2, len(y) // 2)
     batches = [
         _squared_discrepancy(x[rng.choice(len(x), size, replace=False)], y[rng.choice(len(y), size, replace=False)])
         for _ in range(KERNEL_BATCHES)

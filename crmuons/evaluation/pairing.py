@@ -10,36 +10,32 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from crmuons.evaluation.outline import Outline
 from crmuons.evaluation.summaries import primary_features, shower_numbers
-from crmuons.reader import concat, take
-from crmuons.schema import PRIMARY_FEATURES, EventArrays
+from crmuons.schema import PRIMARY_FEATURES
 
 SHARED_SHARE = 0.5  # Two data sets that have half of their events' primaries in common were not drawn independently.
 
+Rows = Int64[np.ndarray, " rows"]
+
 
 @dataclass(frozen=True)
-class Sides:
-    """Equal numbers of events to compare.
+class Pairing:
+    """Rows of two data sets: equal numbers of events to compare.
 
     Attributes:
-        truth: the reference.
-        control: true events of other showers: `control` against `truth` is the floor.
-        generated: generated events, of the control's primaries where that is possible.
-        paired: true and generated events of the same primaries in the same order, for ratios; None where there are none.
+        truth, control: of the true events; they share no shower.
+        generated: of the generated events, those of the control's primaries where the sets share primaries.
+        paired: of true and of generated events with the same primaries in the same order; None where there are none.
     """
 
-    truth: EventArrays
-    control: EventArrays
-    generated: EventArrays
-    paired: tuple[EventArrays, EventArrays] | None
-
-    def showers(self) -> tuple[Int64[np.ndarray, " events"], ...]:
-        """Shower numbers of truth, control and generated events, from 0 on for the first two."""
-        truth, control, generated = shower_numbers(self.truth.ids, self.control.ids, self.generated.ids)
-        return truth, control, generated
+    truth: Rows
+    control: Rows
+    generated: Rows
+    paired: tuple[Rows, Rows] | None
 
 
-def halve(truth: EventArrays, max_events: int, seed: int) -> tuple[EventArrays, EventArrays]:
+def halve(truth: Outline, max_events: int, seed: int) -> tuple[Rows, Rows]:
     """Two sets of at most so many events each, that share no shower.
 
     Raises:
@@ -53,46 +49,49 @@ def halve(truth: EventArrays, max_events: int, seed: int) -> tuple[EventArrays, 
     order = np.argsort(np.random.default_rng(seed).permutation(number)[showers], kind="stable")
     first_of_second = _next_shower(showers[order], min(max_events, len(order) // 2))
     size = min(max_events, first_of_second, len(order) - first_of_second)
-    return take(truth, order[:size]), take(truth, order[first_of_second : first_of_second + size])
+    return np.sort(order[:size]), np.sort(order[first_of_second : first_of_second + size])
 
 
-def pair_data(truth: EventArrays, generated: EventArrays, max_events: int, seed: int) -> Sides:
-    """Sides for two data sets, which may or may not hold the same primaries."""
-    if not len(generated.counts):
+def pair_data(truth: Outline, generated: Outline, max_events: int, seed: int) -> Pairing:
+    """What to compare of two data sets, which may or may not hold the same primaries.
+
+    Raises:
+        ValueError: if there are no generated events, or fewer than two showers of true ones.
+    """
+    if not len(generated):
         msg = "there are no generated events"
         raise ValueError(msg)
     if not share_primaries(truth, generated):
-        first, second = halve(truth, min(max_events, len(generated.counts)), seed)
-        return Sides(first, second, _some_showers(generated, len(second.counts), seed), paired=None)
+        first, second = halve(truth, min(max_events, len(generated)), seed)
+        return Pairing(first, second, _some_showers(generated, len(second), seed), paired=None)
     in_truth, in_generated = _same_primaries(truth, generated)
-    truth, generated = take(truth, in_truth), take(generated, in_generated)
-    first, second = halve(truth, max_events, seed)
-    _, of_second = _same_primaries(second, generated)
-    both = concat([first, second])
-    in_both, of_both = _same_primaries(both, generated)
-    return Sides(first, second, take(generated, of_second), paired=(take(both, in_both), take(generated, of_both)))
+    first, second = halve(truth.take(in_truth), max_events, seed)
+    both = np.sort(np.concatenate([first, second]))
+    paired = in_truth[both], in_generated[both]
+    return Pairing(in_truth[first], in_truth[second], np.sort(in_generated[second]), paired)
 
 
-def share_primaries(truth: EventArrays, generated: EventArrays) -> bool:
+def share_primaries(truth: Outline, generated: Outline) -> bool:
     """Whether generated events have the ids and primaries of true ones, as those have that were generated for them."""
-    fewest = min(len(truth.counts), len(generated.counts))
+    fewest = min(len(truth), len(generated))
     return fewest > 0 and len(_same_primaries(truth, generated)[0]) >= SHARED_SHARE * fewest
 
 
-def one_per_shower(events: EventArrays, seed: int = 0) -> EventArrays:
+def one_per_shower(events: Outline, seed: int = 0) -> Rows:
     """One event of each shower, at random (the first may always be the shallowest): independent of each other."""
-    events = take(events, np.random.default_rng(seed).permutation(len(events.counts)))
-    (showers,) = shower_numbers(events.ids)
-    return take(events, np.unique(showers, return_index=True)[1])
+    order = np.random.default_rng(seed).permutation(len(events))
+    (showers,) = shower_numbers(events.ids[order])
+    rows: np.ndarray = order[np.unique(showers, return_index=True)[1]]
+    return rows
 
 
-def range_warnings(truth: EventArrays, generated: EventArrays) -> list[str]:
+def range_warnings(truth: Outline, generated: Outline) -> list[str]:
     """What is to be said where generated events have other primaries than true ones, quantity by quantity.
 
     Said where more than 1 % of either side lie outside the other's range, or where Kolmogorov's distance of one event per
     shower is beyond 2.5 times its scale sqrt(2 / n): equal distributions get there once in 140,000 cases.
     """
-    one, other = (primary_features(one_per_shower(events).primaries).T for events in (truth, generated))
+    one, other = (primary_features(events.primaries[one_per_shower(events)]).T for events in (truth, generated))
     warnings = []
     for name, a, b in zip(PRIMARY_FEATURES, one, other, strict=True):
         outside = max(_share_outside(a, b), _share_outside(b, a))
@@ -112,24 +111,23 @@ def _next_shower(showers: Int64[np.ndarray, " events"], start: int) -> int:
     return int(begins[min(int(np.searchsorted(begins, start)), len(begins) - 1)])
 
 
-def _same_primaries(
-    one: EventArrays, other: EventArrays
-) -> tuple[Int64[np.ndarray, " events"], Int64[np.ndarray, " events"]]:
+def _same_primaries(one: Outline, other: Outline) -> tuple[Rows, Rows]:
     """Where events of the same ids and primary are in each set, in the first set's order."""
     _, at_one, at_other = np.intersect1d(_keys(one), _keys(other), return_indices=True)
     order = np.argsort(at_one)
     return at_one[order], at_other[order]
 
 
-def _keys(events: EventArrays) -> np.ndarray:
+def _keys(events: Outline) -> np.ndarray:
     parts = [np.ascontiguousarray(part).view(np.uint8) for part in (events.ids, events.primaries)]
     rows = np.concatenate(parts, axis=1)
     return np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").ravel()
 
 
-def _some_showers(events: EventArrays, size: int, seed: int) -> EventArrays:
+def _some_showers(events: Outline, size: int, seed: int) -> Rows:
     (showers,) = shower_numbers(events.ids)
-    return take(events, np.argsort(np.random.default_rng(seed).permutation(int(showers.max()) + 1)[showers])[:size])
+    order = np.argsort(np.random.default_rng(seed).permutation(int(showers.max()) + 1)[showers], kind="stable")
+    return np.sort(order[:size])
 
 
 def _share_outside(values: Float64[np.ndarray, " n"], bounds: Float64[np.ndarray, " m"]) -> float:

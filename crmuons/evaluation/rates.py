@@ -5,8 +5,8 @@ import math
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from crmuons.evaluation.metrics import MIN_SHOWERS, Absent, Estimate, Number
-from crmuons.evaluation.summaries import Sample
+from crmuons.evaluation.metrics import Absent, Estimate, Number
+from crmuons.evaluation.summaries import Sample, event_of_muon
 
 MIN_TAIL_EVENTS = 10  # A ratio to ten events is uncertain by a third.
 
@@ -55,7 +55,7 @@ def tails(truth: Sample, other: Sample) -> dict[str, Number]:
 
 def muons_beyond(sample: Sample, quantity: str, threshold: float) -> Int64[np.ndarray, " events"]:
     """How many muons of each event have the quantity above the threshold."""
-    event = np.repeat(np.arange(len(sample)), sample.counts)
+    event = event_of_muon(sample.counts)
     beyond: np.ndarray = np.bincount(event[sample.muons[quantity] > threshold], minlength=len(sample))
     return beyond
 
@@ -97,44 +97,6 @@ def mean_and_error(values: np.ndarray, showers: Int64[np.ndarray, " events"]) ->
     mean = float(np.mean(values))
     of_shower = np.bincount(np.unique(showers, return_inverse=True)[1].ravel(), values - mean)
     return mean, math.sqrt(float(of_shower @ of_shower)) / len(values)
-
-
-def randomised_pit(
-    below: Float64[np.ndarray, " events"], up_to: Float64[np.ndarray, " events"], seed: int
-) -> Float64[np.ndarray, " events"]:
-    """The probability integral transform of a count: uniform on [0, 1] if, and only if, the model is calibrated.
-
-    Czado, Gneiting, Held 2009 (Biometrics 65, 1254), section 2: a uniform draw between P(N < n) and P(N <= n).
-    """
-    pit: np.ndarray = below + np.random.default_rng(seed).random(len(below)) * (up_to - below)
-    return pit
-
-
-def ranks(
-    counts: Int64[np.ndarray, " events"], draws: Int64[np.ndarray, "events draws"]
-) -> tuple[Float64[np.ndarray, " events"], Float64[np.ndarray, " events"]]:
-    """P(N < n) and P(N <= n) from a model's draws for each event's primary, to be fed to `randomised_pit`.
-
-    The true count takes part as one draw more, so that the result is uniform for a perfect model with any number of draws.
-    """
-    share = draws.shape[1] + 1
-    below, equal = (draws < counts[:, None]).sum(1), (draws == counts[:, None]).sum(1)
-    return below / share, (below + equal + 1) / share
-
-
-def uniformity(pit: Float64[np.ndarray, " events"]) -> Number:
-    """Kolmogorov's distance of values from the uniform distribution on [0, 1]: 0.87 / sqrt(n) if they are uniform."""
-    if len(pit) < MIN_SHOWERS:
-        return Absent(f"{len(pit)} events, {MIN_SHOWERS} needed")
-    ordered, steps = np.sort(pit), np.arange(len(pit) + 1) / len(pit)
-    return Estimate(float(max((steps[1:] - ordered).max(), (ordered - steps[:-1]).max())))
-
-
-def uniformity_floor(events: int) -> Estimate:
-    """What `uniformity` gives for n independent uniform values: mean and standard deviation of Kolmogorov's law."""
-    # sqrt(pi / 2) ln 2 and sqrt(pi^2 / 12 - pi / 2 (ln 2)^2), over sqrt(n).
-    mean = math.sqrt(math.pi / 2) * math.log(2)
-    return Estimate(mean / math.sqrt(events), math.sqrt((math.pi**2 / 12 - mean**2) / events))
 
 
 def _variance_error(values: Float64[np.ndarray, " events"], showers: Int64[np.ndarray, " events"]) -> float:

@@ -1,17 +1,17 @@
 """Where the events are: cells and bins of the primary's quantities, and the cases that are hard."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 
 from crmuons.evaluation import rates
 from crmuons.evaluation.metrics import Absent, Number
-from crmuons.evaluation.summaries import Sample, muon_quantities, shower_numbers
-from crmuons.reader import take
+from crmuons.evaluation.summaries import Counted, Sample, event_of_muon, shower_numbers
 from crmuons.schema import EventArrays
 
 MAX_MASSES = 12  # More different masses than this are cut into MASS_GROUPS groups.
@@ -45,8 +45,8 @@ def regions(conditions: Float64[np.ndarray, "events 4"]) -> list[Region]:
     return [
         *decades(conditions),
         *masses(conditions),
-        *_quantiles("cos zenith", conditions, ANGLE_GROUPS, "{:.2f}–{:.2f}"),
-        *_quantiles("depth", conditions, DEPTH_GROUPS, "{:.1f}–{:.1f} km"),
+        *quantiles("cos zenith", conditions, ANGLE_GROUPS),
+        *quantiles("depth", conditions, DEPTH_GROUPS),
     ]
 
 
@@ -60,7 +60,7 @@ def masses(conditions: Float64[np.ndarray, "events 4"]) -> Iterator[Region]:
     """Each mass, or groups of masses where there are more than MAX_MASSES."""
     values = np.unique(conditions[:, COLUMNS["mass"]])
     if len(values) > MAX_MASSES:
-        yield from _quantiles("mass", conditions, MASS_GROUPS, "log10 m {:.2f}–{:.2f}")
+        yield from quantiles("mass", conditions, MASS_GROUPS)
         return
     for value in values:
         yield Region("mass", f"{10**value:.3g} GeV", value - 1e-6, value + 1e-6)
@@ -77,7 +77,7 @@ class Cell:
     ratio: Number
 
 
-def cells(truth: Sample, generated: Sample, *, paired: bool) -> list[Cell]:
+def cells(truth: Counted, generated: Counted, *, paired: bool) -> list[Cell]:
     """The cells that have true events.
 
     Args:
@@ -96,7 +96,7 @@ def cells(truth: Sample, generated: Sample, *, paired: bool) -> list[Cell]:
     return found
 
 
-def _cell_ratio(truth: Sample, generated: Sample, here: Mask, there: Mask, *, paired: bool) -> Number:
+def _cell_ratio(truth: Counted, generated: Counted, here: Mask, there: Mask, *, paired: bool) -> Number:
     showers = [len(np.unique(s.showers[mask])) for s, mask in ((truth, here), (generated, there))]
     if min(showers) < MIN_CELL_SHOWERS:
         return Absent(f"{min(showers)} showers, {MIN_CELL_SHOWERS} needed")
@@ -114,52 +114,46 @@ class HardCase:
 
     Attributes:
         name: what they are.
-        weight: how much each event has of them: 0 or 1, or a number of muons.
-        part: the events that have some; with these muons alone, where the case is one of muons.
+        of_events: whether it is a case of events, or one of muons.
+        holds: which events, or which muons, of a sample.
     """
 
     name: str
-    weight: Callable[[EventArrays], np.ndarray]
-    part: Callable[[EventArrays], EventArrays]
+    of_events: bool
+    holds: Callable[[Sample], np.ndarray]
+
+    def weight(self, sample: Sample) -> Int64[np.ndarray, " events"]:
+        """How much each event has of them: 0 or 1, or a number of muons."""
+        held = self.holds(sample)
+        if self.of_events:
+            return held.astype(np.int64)
+        weight: np.ndarray = np.bincount(event_of_muon(sample.counts)[held], minlength=len(sample))
+        return weight
+
+    def part(self, sample: Sample) -> Sample:
+        """The events that have some; with these muons alone, where the case is one of muons."""
+        held = self.holds(sample)
+        return sample.where(held) if self.of_events else sample.of_muons(held)
 
 
 def hard_cases(training_masses_gev: Float64[np.ndarray, " masses"] | None) -> list[HardCase]:
     """The cases; the last needs the masses that were trained on."""
     cases = [
-        _of_events("N from 1,000 to 10,000", lambda e: (e.counts >= 1000) & (e.counts <= 10_000)),
-        _of_events("N = 1", lambda e: e.counts == 1),
-        _of_events("zenith beyond 70°", lambda e: e.primaries[:, 1] > math.radians(70)),
-        _of_muons("muons beyond 100 m", lambda quantities: quantities["log_radius"] > 2),
-        _of_muons("muons above 10 TeV", lambda quantities: quantities["log_energy"] > 4),
+        HardCase("N from 1,000 to 10,000", True, lambda s: (s.counts >= 1000) & (s.counts <= 10_000)),
+        HardCase("N = 1", True, lambda s: s.counts == 1),
+        HardCase("zenith beyond 70°", True, lambda s: s.conditions[:, 1] < math.cos(math.radians(70))),
+        HardCase("muons beyond 100 m", False, lambda s: s.muons["log_radius"] > 2),
+        HardCase("muons above 10 TeV", False, lambda s: s.muons["log_energy"] > 4),
     ]
     if training_masses_gev is not None:
-        trained = np.log10(training_masses_gev)
-        cases.append(_of_events("primaries between the training masses", lambda e: _between(e, trained)))
+        between = functools.partial(_between, trained=np.log10(training_masses_gev))
+        cases.append(HardCase("primaries between the training masses", True, between))
     return cases
 
 
-def _of_events(name: str, keep: Callable[[EventArrays], Mask]) -> HardCase:
-    return HardCase(name, keep, lambda events: take(events, np.flatnonzero(keep(events))))
-
-
-def _of_muons(name: str, keep: Callable[[dict[str, np.ndarray]], np.ndarray]) -> HardCase:
-    def part(events: EventArrays) -> EventArrays:
-        kept = keep(muon_quantities(events))
-        event = np.repeat(np.arange(len(events.counts)), events.counts)
-        counts = np.bincount(event[kept], minlength=len(events.counts))
-        some = counts > 0
-        return EventArrays(events.ids[some], events.primaries[some], counts[some], events.muons[kept])
-
-    def weight(events: EventArrays) -> np.ndarray:
-        event = np.repeat(np.arange(len(events.counts)), events.counts)
-        return np.bincount(event[keep(muon_quantities(events))], minlength=len(events.counts))
-
-    return HardCase(name, weight, part)
-
-
-def _between(events: EventArrays, trained: Float64[np.ndarray, " masses"]) -> Mask:
+def _between(sample: Sample, trained: Float64[np.ndarray, " masses"]) -> Mask:
     """Masses inside the trained range, and more than 1 % away from every trained mass."""
-    log_mass = np.log10(events.primaries[:, 2].astype(np.float64))
+    log_mass = sample.conditions[:, COLUMNS["mass"]]
     distance = np.abs(log_mass[:, None] - trained).min(1)
     between: np.ndarray = (distance > math.log10(1.01)) & (log_mass > trained.min()) & (log_mass < trained.max())
     return between
@@ -169,7 +163,9 @@ def _power(exponent: int) -> str:
     return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def _quantiles(quantity: str, conditions: Float64[np.ndarray, "events 4"], groups: int, label: str) -> Iterator[Region]:
+def quantiles(quantity: str, conditions: Float64[np.ndarray, "events 4"], groups: int) -> Iterator[Region]:
+    """Groups of a quantity with equal numbers of events."""
+    label = {"cos zenith": "{:.2f}–{:.2f}", "depth": "{:.1f}–{:.1f} km", "mass": "log10 m {:.2f}–{:.2f}"}[quantity]
     values = conditions[:, COLUMNS[quantity]]
     edges = np.unique(np.quantile(values, np.linspace(0, 1, groups + 1)))
     if len(edges) == 1:  # One value alone.

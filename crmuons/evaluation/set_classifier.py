@@ -3,15 +3,16 @@
 Deep sets: Zaheer et al. 2017 (arXiv:1703.06114), theorem 2.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor, nn
 
-from crmuons.evaluation.classifiers import Scores, labels_and_showers, out_of_fold
-from crmuons.evaluation.summaries import Sample
+from crmuons.evaluation.classifiers import held_out, labels
+from crmuons.evaluation.summaries import Counted, muon_quantities, primary_features
 from crmuons.schema import EventArrays
 
 MAX_MUONS = 64  # Of a larger bundle, this many drawn at random: its N is a feature in its own right.
@@ -20,23 +21,23 @@ STEPS, EVENTS_PER_STEP, LEARNING_RATE = 600, 512, 4e-3
 WIDTH = 48
 
 
-def set_scores(truth: Sample, other: Sample, events: tuple[EventArrays, EventArrays], *, seed: int) -> Scores:
-    """Scores of a deep-sets classifier on the muons (log E, log r, direction from the axis), the primary and N.
+def set_fold(
+    bundles: "Bundles", truth: Counted, other: Counted, fold: int, seed: int
+) -> Float64[np.ndarray, " held_out"]:
+    """Train a deep-sets classifier on all folds of the events but one, and score that one.
+
+    It sees the muons (log E, log r, direction from the axis), the primary and N.
 
     Args:
+        bundles: of the true events, then of the others.
         truth: the true events.
         other: the events to tell from them.
-        events: the same events with their muons, true ones first.
-        seed: of weights, order and choice of muons.
+        fold: which of FOLDS.
+        seed: of folds, weights and order.
     """
-    bundles = _Bundles.of(truth, other, events, np.random.default_rng(seed))
-
-    def fit(is_other: Bool[np.ndarray, " events"], training: Bool[np.ndarray, " events"]) -> np.ndarray:
-        network = _train(bundles, torch.from_numpy(is_other), torch.from_numpy(np.flatnonzero(training)), seed)
-        return _score(network, bundles)
-
-    is_other, showers = labels_and_showers(truth, other)
-    return out_of_fold(fit, is_other, showers, folds=FOLDS, seed=seed)
+    inside = held_out(truth, other, fold, FOLDS, seed)
+    network = _train(bundles, labels(truth, other), np.flatnonzero(~inside), seed)
+    return _score(network, bundles, np.flatnonzero(inside))
 
 
 class DeepSets(nn.Module):
@@ -73,50 +74,48 @@ class DeepSets(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Bundles:
+class Bundles:
     """Standardised features of the muons and of the events of both sets."""
 
-    muons: Float32[Tensor, "muons f"]
-    event: Float32[Tensor, "events g"]
-    counts: Int64[Tensor, " events"]
-    starts: Int64[Tensor, " events"]
+    muons: Float32[np.ndarray, "muons f"]
+    event: Float32[np.ndarray, "events g"]
+    counts: Int64[np.ndarray, " events"]
 
     @classmethod
-    def of(
-        cls, truth: Sample, other: Sample, events: tuple[EventArrays, EventArrays], rng: np.random.Generator
-    ) -> "_Bundles":
-        counts = np.concatenate([part.counts for part in events])
-        muons = np.concatenate(
-            [_muon_features(sample, part) for sample, part in zip((truth, other), events, strict=True)]
+    def of(cls, truth: EventArrays, other: EventArrays, seed: int) -> "Bundles":
+        """True events, then the others; at most MAX_MUONS muons of each."""
+        rng = np.random.default_rng(seed)
+        few = [_with_few_muons(events, rng) for events in (truth, other)]
+        event = [np.column_stack([primary_features(e.primaries), np.log10(e.counts + 1)]) for e in (truth, other)]
+        return cls(
+            _standardised(np.concatenate([_muon_features(part) for part in few])),
+            _standardised(np.concatenate(event)),
+            np.concatenate([part.counts for part in few]),
         )
-        conditions = np.concatenate([truth.conditions, other.conditions])
-        event = np.column_stack([conditions, np.log10(counts + 1)])
-        chosen, kept = _at_most(counts, MAX_MUONS, rng)
-        kept_counts = torch.from_numpy(kept)
-        return cls(_standardised(muons[chosen]), _standardised(event), kept_counts, kept_counts.cumsum(0) - kept_counts)
 
-    def take(self, events: Int64[Tensor, " chosen"]) -> tuple[Tensor, Tensor, Tensor]:
-        counts = self.counts[events]
-        shift = torch.repeat_interleave(self.starts[events] - (counts.cumsum(0) - counts), counts)
-        return self.muons[torch.arange(len(shift)) + shift], self.event[events], counts
+    def batches(self, order: Iterable[Int64[np.ndarray, " chosen"]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Muons, events and counts of some events at a time."""
+        starts = np.cumsum(self.counts) - self.counts
+        for events in order:
+            counts = self.counts[events]
+            shift = np.repeat(starts[events] - (np.cumsum(counts) - counts), counts)
+            arrays = self.muons[np.arange(len(shift)) + shift], self.event[events], counts
+            muons, event, number = (torch.from_numpy(array) for array in arrays)
+            yield muons, event, number
 
 
 def _train(
-    bundles: _Bundles, is_other: Bool[Tensor, " events"], training: Int64[Tensor, " chosen"], seed: int
+    bundles: Bundles, is_other: Bool[np.ndarray, " events"], training: Int64[np.ndarray, " chosen"], seed: int
 ) -> DeepSets:
-    random = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = DeepSets(bundles.muons.shape[1], bundles.event.shape[1], WIDTH)
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
-    order = torch.empty(0, dtype=torch.int64)
-    for _ in range(STEPS):
-        if len(order) < EVENTS_PER_STEP:
-            order = training[torch.randperm(len(training), generator=random)]
-        chosen, order = order[:EVENTS_PER_STEP], order[EVENTS_PER_STEP:]
-        logit = network(*bundles.take(chosen))
-        loss = nn.functional.binary_cross_entropy_with_logits(logit, is_other[chosen].float())
+    order = list(_batches_of(training, STEPS, np.random.default_rng(seed)))
+    for chosen, batch in zip(order, bundles.batches(order), strict=True):
+        target = torch.from_numpy(is_other[chosen].astype(np.float32))
+        loss = nn.functional.binary_cross_entropy_with_logits(network(*batch), target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -124,10 +123,22 @@ def _train(
     return network
 
 
+def _batches_of(
+    training: Int64[np.ndarray, " chosen"], steps: int, rng: np.random.Generator
+) -> Iterator[Int64[np.ndarray, " batch"]]:
+    """So many batches of events; in a new order each time all have been seen."""
+    order = training[:0]
+    for _ in range(steps):
+        if len(order) < EVENTS_PER_STEP:
+            order = rng.permutation(training)
+        batch, order = order[:EVENTS_PER_STEP], order[EVENTS_PER_STEP:]
+        yield batch
+
+
 @torch.no_grad()
-def _score(network: DeepSets, bundles: _Bundles) -> np.ndarray:
-    parts = torch.split(torch.arange(len(bundles.counts)), 8 * EVENTS_PER_STEP)
-    scores: np.ndarray = torch.cat([network(*bundles.take(part)) for part in parts]).double().numpy()
+def _score(network: DeepSets, bundles: Bundles, events: Int64[np.ndarray, " held_out"]) -> np.ndarray:
+    parts = np.split(events, range(8 * EVENTS_PER_STEP, len(events), 8 * EVENTS_PER_STEP))
+    scores: np.ndarray = torch.cat([network(*batch) for batch in bundles.batches(parts)]).double().numpy()
     return scores
 
 
@@ -138,23 +149,23 @@ def _mean(
     return total / counts.clamp(min=1)[:, None]
 
 
-def _muon_features(sample: Sample, events: EventArrays) -> Float32[np.ndarray, "muons 4"]:
-    azimuth = np.arctan2(events.muons[:, 2], events.muons[:, 1])
-    columns = [sample.muons["log_energy"], sample.muons["log_radius"], np.cos(azimuth), np.sin(azimuth)]
+def _muon_features(events: EventArrays) -> Float32[np.ndarray, "muons 4"]:
+    quantities, azimuth = muon_quantities(events), np.arctan2(events.muons[:, 2], events.muons[:, 1])
+    columns = [quantities["log_energy"], quantities["log_radius"], np.cos(azimuth), np.sin(azimuth)]
     return np.column_stack(columns).astype(np.float32)
 
 
-def _at_most(
-    counts: Int64[np.ndarray, " events"], most: int, rng: np.random.Generator
-) -> tuple[Int64[np.ndarray, " muons"], Int64[np.ndarray, " events"]]:
-    """Rows of at most so many muons of each event, at random and in random order: the order of the file tells nothing."""
-    event = np.repeat(np.arange(len(counts)), counts)
-    shuffled = np.lexsort((rng.random(len(event)), event))
-    place = np.arange(len(event)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return shuffled[place < most], np.minimum(counts, most)
+def _with_few_muons(events: EventArrays, rng: np.random.Generator) -> EventArrays:
+    """The events with MAX_MUONS muons, at random, of those that have more."""
+    kept = np.ones(len(events.muons), bool)
+    starts = np.cumsum(events.counts) - events.counts
+    for event in np.flatnonzero(events.counts > MAX_MUONS):
+        left_out = rng.permutation(events.counts[event])[MAX_MUONS:]
+        kept[starts[event] + left_out] = False
+    return EventArrays(events.ids, events.primaries, np.minimum(events.counts, MAX_MUONS), events.muons[kept])
 
 
-def _standardised(values: np.ndarray) -> Float32[Tensor, "rows f"]:
-    spread = values.std(0)
-    scaled = (values - values.mean(0)) / np.where(spread > 0, spread, 1.0)
-    return torch.from_numpy(scaled.astype(np.float32))
+def _standardised(values: np.ndarray) -> Float32[np.ndarray, "rows f"]:
+    spread, mean = values.std(0, dtype=np.float64), values.mean(0, dtype=np.float64)
+    scaled: np.ndarray = (values - mean) / np.where(spread > 0, spread, 1.0)
+    return scaled.astype(np.float32)

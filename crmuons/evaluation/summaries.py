@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int64, UInt64
+from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt64
 
 from crmuons.schema import EventArrays
 
@@ -39,33 +39,43 @@ BUNDLE_QUANTITIES = tuple(name for name in LABELS if name not in MUON_QUANTITIES
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Events with the quantities in which they are compared, computed once.
+class Counted:
+    """How many muons each event has, of which primary.
 
     Attributes:
         conditions: `primary_features` of each event.
         counts: muons of each event.
         showers: a number for the shower that each event belongs to; the same number means the same shower.
-        muons: quantities of each muon.
-        bundles: quantities of each bundle, NaN where one is not defined.
     """
 
     conditions: Float64[np.ndarray, "events 4"]
     counts: Int64[np.ndarray, " events"]
     showers: Int64[np.ndarray, " events"]
-    muons: dict[str, Float64[np.ndarray, " muons"]]
-    bundles: dict[str, Float64[np.ndarray, " events"]]
 
     def __len__(self) -> int:
         return len(self.counts)
+
+
+@dataclass(frozen=True)
+class Sample(Counted):
+    """Events with the quantities in which they are compared, computed once.
+
+    Attributes:
+        muons: quantities of each muon, in single precision: there are many, and 1e-7 of a decade is nothing.
+        bundles: quantities of each bundle, NaN where one is not defined.
+    """
+
+    muons: dict[str, Float32[np.ndarray, " muons"]]
+    bundles: dict[str, Float64[np.ndarray, " events"]]
 
     @classmethod
     def of(cls, events: EventArrays, showers: Int64[np.ndarray, " events"] | None = None) -> Self:
         """The quantities of some events, each of which is its own shower where no showers are given."""
         muons = muon_quantities(events)
         showers = np.arange(len(events.counts)) if showers is None else showers
-        bundles = bundle_summaries(events, muons)
-        return cls(primary_features(events.primaries), events.counts, showers, muons, bundles)
+        single = {name: values.astype(np.float32) for name, values in muons.items()}
+        bundles = bundle_summaries(events.counts, muons)
+        return cls(primary_features(events.primaries), events.counts, showers, single, bundles)
 
     @classmethod
     def concat(cls, samples: Sequence["Sample"]) -> Self:
@@ -89,11 +99,20 @@ class Sample:
             {name: values[kept] for name, values in self.bundles.items()},
         )
 
-    def values(self, name: str) -> Float64[np.ndarray, " values"]:
+    def of_muons(self, kept: Bool[np.ndarray, " muons"]) -> "Sample":
+        """The events that have muons of some kind, as if they had no others."""
+        counts = np.bincount(event_of_muon(self.counts)[kept], minlength=len(self))
+        some = counts > 0
+        muons = {name: values[kept] for name, values in self.muons.items()}
+        doubles = {name: values.astype(np.float64) for name, values in muons.items()}
+        bundles = bundle_summaries(counts[some], doubles)
+        return Sample(self.conditions[some], counts[some], self.showers[some], muons, bundles)
+
+    def values(self, name: str) -> Float[np.ndarray, " values"]:
         """One quantity of all muons, or of the bundles for which it is defined."""
         return self.values_and_showers(name)[0]
 
-    def values_and_showers(self, name: str) -> tuple[Float64[np.ndarray, " values"], Int64[np.ndarray, " values"]]:
+    def values_and_showers(self, name: str) -> tuple[Float[np.ndarray, " values"], Int64[np.ndarray, " values"]]:
         """One quantity, and the shower that each value comes from."""
         if name in MUON_QUANTITIES:
             return self.muons[name], np.repeat(self.showers, self.counts)
@@ -119,7 +138,7 @@ def muon_quantities(events: EventArrays) -> dict[str, Float64[np.ndarray, " muon
 
 
 def bundle_summaries(
-    events: EventArrays, muons: dict[str, Float64[np.ndarray, " muons"]] | None = None
+    counts: Int64[np.ndarray, " events"], muons: dict[str, Float64[np.ndarray, " muons"]]
 ) -> dict[str, Float64[np.ndarray, " events"]]:
     """The quantities of every bundle, NaN where it has too few muons for one (MUONS_NEEDED).
 
@@ -127,13 +146,11 @@ def bundle_summaries(
     where all its muons share one energy or one radius.
 
     Args:
-        events: any events, empty ones too.
-        muons: `muon_quantities` of the events, where they are at hand.
+        counts: muons of each event, of empty ones too.
+        muons: `muon_quantities` of the events.
     """
-    muons = muon_quantities(events) if muons is None else muons
-    counts = events.counts
     log_energy, log_radius = muons["log_energy"], muons["log_radius"]
-    energy, radius = events.muons[:, 0].astype(np.float64), 10.0**log_radius
+    energy, radius = 10.0**log_energy, 10.0**log_radius
     total = _per_event(np.add, energy, counts)
     mean_energy = _per_event(np.add, log_energy, counts) / counts_or_nan(counts)
     mean_radius = _per_event(np.add, log_radius, counts) / counts_or_nan(counts)

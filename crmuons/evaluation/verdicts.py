@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 
 from crmuons.evaluation.metrics import Absent, Number
-from crmuons.evaluation.protocol import FLOOR, GENERATED, Evaluation
+from crmuons.evaluation.protocol import Evaluation
+from crmuons.evaluation.reference import FLOOR, GENERATED
 
 AIM, BAR, UNDECIDED, MISSED, UNJUDGED = "at the floor", "meets the bar", "undecided", "misses the bar", "—"
 CERTAIN = 2.0  # Standard errors beyond the bar from which on it is missed.
@@ -37,6 +38,9 @@ HEADLINES = (
     Headline("score", "mean W1/σ over ten quantities", beyond=0.0085, aim=0.0025),
     Headline("worst_cell", "worst |mean N ratio − 1| of a cell, beyond its error", limit=0.05, aim=0.02),
     Headline("pit", "multiplicity: distance of the PIT from uniform"),
+    Headline(
+        "pit_worst_cell", "multiplicity: the same in the worst cell of (log E, mass, cos zenith, depth), times √n"
+    ),
     Headline("mean_muons_ratio", "mean N, ratio to the truth"),
     Headline("log_multiplicity_variance_ratio", "variance of log10(N + 1), ratio to the truth"),
     Headline("empty_share_difference", "P(N = 0), difference from the truth"),
@@ -68,3 +72,15 @@ def describe_bar(headline: Headline, floor: Number) -> str:
     if headline.beyond is None or isinstance(floor, Absent):
         return ""
     return f"≤ {floor.value + headline.beyond:.4f} (floor + {headline.beyond:g})"
+
+
+def show(number: Number) -> str:
+    """A number with as many digits as its error warrants (two of the error's); four decimals where it has none."""
+    if isinstance(number, Absent):
+        return "absent"
+    if not number.error or not math.isfinite(number.value):
+        return f"{number.value:.4f}" if abs(number.value) >= 1e-3 else f"{number.value:.2g}"
+    decimals = max(0, 1 - math.floor(math.log10(number.error)))
+    if decimals > 6:
+        return f"{number.value:.2g} ± {number.error:.1g}"
+    return f"{number.value:.{decimals}f} ± {number.error:.{decimals}f}"

@@ -8,12 +8,16 @@ import pytest
 import torch
 
 from crmuons import checkpoint, config
-from crmuons.evaluation import breakdown, pairing, regions, report, rivals
-from crmuons.evaluation.classifiers import out_of_fold
+from crmuons.evaluation import breakdown, pairing, protocol, regions, report, rivals
+from crmuons.evaluation.candidates import data_candidate
 from crmuons.evaluation.inputs import Request, evaluate_request
 from crmuons.evaluation.metrics import Absent, Estimate
-from crmuons.evaluation.protocol import FLOOR, GENERATED, Settings, evaluate
-from crmuons.evaluation.verdicts import HEADLINES, judge
+from crmuons.evaluation.outline import Outline
+from crmuons.evaluation.pieces import in_process
+from crmuons.evaluation.reading import Blocks
+from crmuons.evaluation.reference import FLOOR, GENERATED, Settings, prepare
+from crmuons.evaluation.summaries import Sample
+from crmuons.evaluation.verdicts import HEADLINES, judge, show
 from crmuons.features import Features
 from crmuons.model import BundleModel
 from crmuons.reader import take
@@ -41,56 +45,71 @@ def redrawn(truth: EventArrays, seed: int) -> EventArrays:
     return EventArrays(truth.ids, truth.primaries, other.counts, other.muons)
 
 
+def evaluate(truth, generated, training, settings):
+    """Events against events, in this process."""
+    with in_process() as pieces:
+        truth, generated = Blocks.of(pieces, truth), Blocks.of(pieces, generated)
+        training = None if training is None else Blocks.of(pieces, training)
+        pairs = pairing.pair_data(truth.outline, generated.outline, settings.max_events, settings.seed)
+        reference = prepare(pieces, truth, training, settings, (pairs.truth, pairs.control))
+        return protocol.evaluate(pieces, reference, data_candidate(pieces, reference, truth, generated, pairs))
+
+
+def evaluated(request):
+    """The one evaluation of a request, in this process."""
+    with in_process() as pieces:
+        (found,) = evaluate_request(request, pieces)
+    return found
+
+
 def showers_of(events: EventArrays) -> set[bytes]:
     return {row.tobytes() for row in events.ids}
 
 
 def test_halves_are_equal_in_size_and_share_no_shower():
-    first, second = pairing.halve(toy_events(101, seed=0, depths=3), 60_000, seed=1)
-    assert len(first.counts) == len(second.counts) >= 148
+    truth = Outline.of(toy_events(101, seed=0, depths=3))
+    first, second = (truth.take(rows) for rows in pairing.halve(truth, 60_000, seed=1))
+    assert len(first) == len(second) >= 148
     assert not showers_of(first) & showers_of(second)
 
 
 def test_halves_are_cut_to_the_wanted_size():
-    first, second = pairing.halve(toy_events(100, seed=0), 50, seed=1)
-    assert (len(first.counts), len(second.counts)) == (50, 50)
+    first, second = pairing.halve(Outline.of(toy_events(100, seed=0)), 50, seed=1)
+    assert (len(first), len(second)) == (50, 50)
 
 
 def test_one_shower_cannot_be_held_against_itself():
     with pytest.raises(ValueError, match="1 showers are too few"):
-        pairing.halve(toy_events(1, seed=0), 50, seed=1)
+        pairing.halve(Outline.of(toy_events(1, seed=0)), 50, seed=1)
 
 
 def test_generated_events_of_the_same_primaries_are_compared_with_other_showers():
-    truth = toy_events(100, seed=0)
-    generated = redrawn(take(truth, np.random.default_rng(0).permutation(200)), seed=2)  # In another order.
-    sides = pairing.pair_data(truth, generated, 60_000, seed=1)
-    assert not showers_of(sides.truth) & showers_of(sides.generated)
-    assert (sides.generated.primaries == sides.control.primaries).all()
-    true_pair, generated_pair = sides.paired
-    assert (true_pair.primaries == generated_pair.primaries).all()
-    assert len(true_pair.counts) == len(sides.truth.counts) + len(sides.control.counts)
+    events = toy_events(100, seed=0)
+    generated = Outline.of(
+        redrawn(take(events, np.random.default_rng(0).permutation(200)), seed=2)
+    )  # In another order.
+    truth = Outline.of(events)
+    pairs = pairing.pair_data(truth, generated, 60_000, seed=1)
+    control, candidate = truth.take(pairs.control), generated.take(pairs.generated)
+    assert not showers_of(truth.take(pairs.truth)) & showers_of(candidate)
+    assert showers_of(control) == showers_of(candidate)
+    of_truth, of_generated = pairs.paired
+    assert (truth.primaries[of_truth] == generated.primaries[of_generated]).all()
+    assert len(of_truth) == len(pairs.truth) + len(pairs.control)
 
 
 def test_independent_events_with_the_same_ids_are_not_taken_for_paired_ones():
-    sides = pairing.pair_data(toy_events(100, seed=0), toy_events(100, seed=5), 60_000, seed=1)
-    assert sides.paired is None
-    assert len(sides.generated.counts) == len(sides.truth.counts)
+    pairs = pairing.pair_data(Outline.of(toy_events(100, seed=0)), Outline.of(toy_events(100, seed=5)), 60_000, seed=1)
+    assert pairs.paired is None
+    assert len(pairs.generated) == len(pairs.truth)
 
 
 def test_other_primaries_are_said_and_equal_ones_are_not():
-    truth = toy_events(2000, seed=0)
-    higher = EventArrays(truth.ids, truth.primaries * np.float32([3, 1, 1, 1]), truth.counts, truth.muons)
+    truth = Outline.of(toy_events(2000, seed=0))
+    higher = Outline(truth.ids, truth.primaries * np.float32([3, 1, 1, 1]), truth.counts)
     (warning,) = pairing.range_warnings(truth, higher)
     assert "differ from the true ones in energy_gev" in warning
-    assert pairing.range_warnings(truth, toy_events(2000, seed=1)) == []
-
-
-def test_folds_keep_the_rows_of_a_shower_together():
-    showers = np.repeat(np.arange(50), 4)
-    scores = out_of_fold(lambda _, training: training.astype(float), showers % 2 == 0, showers, folds=3, seed=0)
-    assert (scores.score == 0).all()  # No event was scored by a classifier that was trained on it.
-    assert all(len(set(scores.fold[showers == shower])) == 1 for shower in range(50))
+    assert pairing.range_warnings(truth, Outline.of(toy_events(2000, seed=1))) == []
 
 
 def test_cell_ratio_is_the_factor_by_which_counts_were_multiplied():
@@ -123,7 +142,11 @@ def test_a_case_of_muons_counts_these_muons_alone():
     events = toy_events(300, seed=0)
     case = next(case for case in regions.hard_cases(None) if case.name == "muons beyond 100 m")
     far = np.hypot(events.muons[:, 1], events.muons[:, 2]) > 100
-    assert case.weight(events).sum() == far.sum() == case.part(events).counts.sum() > 0
+    sample = Sample.of(events)
+    part = case.part(sample)
+    assert case.weight(sample).sum() == far.sum() == part.counts.sum() > 0
+    energies = np.bincount(np.repeat(np.arange(len(events.counts)), events.counts), events.muons[:, 0] * far)
+    assert 10 ** part.bundles["log_total_energy"] == pytest.approx(energies[energies > 0], rel=1e-5)
 
 
 def test_only_masses_inside_the_trained_range_are_between_them():
@@ -136,7 +159,7 @@ def test_only_masses_inside_the_trained_range_are_between_them():
         events.muons,
     )
     case = regions.hard_cases(np.array([0.938, 52.0]))[-1]
-    assert case.weight(events).tolist() == [False, True, False]
+    assert case.weight(Sample.of(events)).tolist() == [0, 1, 0]
 
 
 def test_nearest_primary_copies_the_bundle_of_the_training_event_at_hand():
@@ -191,14 +214,15 @@ def test_report_holds_all_figures_and_no_nan(evaluation, tmp_path):
     assert content["numbers"]["truth"]["score"]["value"] == evaluation.numbers[FLOOR]["score"].value
     page = (tmp_path / "report.html").read_text()
     assert page.count("<img") == len(list((tmp_path / "figures").glob("*.png"))) == 8
+    assert "Absent, and why:" in page
     assert "src='http" not in page
     assert "title='" in page  # Absent numbers carry their reasons.
 
 
 def test_numbers_are_shown_to_two_digits_of_their_error():
-    assert report.show(Estimate(0.50931, 0.00213)) == "0.5093 ± 0.0021"
-    assert report.show(Estimate(1.2345, 0.21)) == "1.23 ± 0.21"
-    assert report.show(Absent("why")) == "absent"
+    assert show(Estimate(0.50931, 0.00213)) == "0.5093 ± 0.0021"
+    assert show(Estimate(1.2345, 0.21)) == "1.23 ± 0.21"
+    assert show(Absent("why")) == "absent"
 
 
 def test_a_truth_without_muons_is_refused():
@@ -211,7 +235,7 @@ def test_a_truth_without_muons_is_refused():
 def test_an_empty_split_says_what_to_do(tmp_path):
     write_events(tmp_path / "few.parquet", [toy_events(1, seed=0).to_table()])
     with pytest.raises(ValueError, match="--split all takes every event"):
-        evaluate_request(Request([str(tmp_path)], generated=[str(tmp_path)]))
+        evaluated(Request([str(tmp_path)], generated=[str(tmp_path)]))
 
 
 @pytest.fixture
@@ -230,20 +254,21 @@ def saved_model(tmp_path):
 
 
 def test_a_model_held_against_its_own_training_split_is_warned_about(saved_model, tmp_path):
-    request = Request([str(tmp_path / "data")], model=saved_model, settings=Settings(max_events=200))
-    unseen = evaluate_request(request)
+    request = Request([str(tmp_path / "data")], models=[saved_model], settings=Settings(max_events=200))
+    unseen = evaluated(request)
     assert not any("was trained on" in warning for warning in unseen.warnings)
-    seen = evaluate_request(replace(request, split="train"))
+    seen = evaluated(replace(request, split="train"))
     assert any(
         "400 of 400 true events belong to showers that the model was trained on" in text for text in seen.warnings
     )
     assert isinstance(seen.numbers[GENERATED]["pit"], Estimate)
-    assert seen.sides.paired is not None
+    true, generated = seen.shown
+    assert (true.primaries == generated.primaries).all()
 
 
 def test_primaries_outside_the_trained_range_are_counted(saved_model, tmp_path):
     events = toy_events(300, seed=1, first_id=50_000)
     high = EventArrays(events.ids, events.primaries * np.float32([1000, 1, 1, 1]), events.counts, events.muons)
     write_events(tmp_path / "high.parquet", [high.to_table()])
-    request = Request([str(tmp_path / "high.parquet")], "all", saved_model, settings=Settings(max_events=100))
-    assert any("of the true primaries lie outside the range" in text for text in evaluate_request(request).warnings)
+    request = Request([str(tmp_path / "high.parquet")], "all", [saved_model], settings=Settings(max_events=100))
+    assert any("true primaries lie outside the range" in text for text in evaluated(request).warnings)

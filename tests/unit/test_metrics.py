@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 from scipy.stats import wasserstein_distance
 
-from crmuons.evaluation import metrics, multivariate, rates
-from crmuons.evaluation.classifiers import Scores, area_under_curve, bundle_scores, multiplicity_scores
+from crmuons.evaluation import classifiers, comparison, metrics, multivariate, rates
+from crmuons.evaluation.classifiers import Scores, area_under_curve
+from crmuons.evaluation.comparison import Contender
 from crmuons.evaluation.metrics import Absent, Estimate
+from crmuons.evaluation.outline import Outline
+from crmuons.evaluation.pieces import in_process
+from crmuons.evaluation.reading import Side
 from crmuons.evaluation.regions import numbered
-from crmuons.evaluation.set_classifier import set_scores
-from crmuons.evaluation.summaries import Sample, bundle_summaries
+from crmuons.evaluation.summaries import Sample, bundle_summaries, muon_quantities
 from crmuons.schema import EventArrays
 
 
@@ -47,9 +50,14 @@ def events_of(bundles: list[list[tuple[float, float, float]]]) -> EventArrays:
     return EventArrays(np.arange(2 * len(bundles), dtype=np.uint64).reshape(-1, 2), primaries, counts, muons)
 
 
+def summaries_of(bundles: list[list[tuple[float, float, float]]]) -> dict[str, np.ndarray]:
+    events = events_of(bundles)
+    return bundle_summaries(events.counts, muon_quantities(events))
+
+
 def test_summaries_of_a_bundle_by_hand_and_undefined_ones_are_nan():
     # Energies 10, 1000 GeV at 3-4-5 triangles: r = 5 and 50 m.
-    values = bundle_summaries(events_of([[(10, 3, 4), (1000, 30, 40)], [], [(100, 0, 10)]]))
+    values = summaries_of([[(10, 3, 4), (1000, 30, 40)], [], [(100, 0, 10)]])
     assert values["log_total_energy"][0] == pytest.approx(math.log10(1010))
     assert values["log_leading_energy"][0] == pytest.approx(3)
     assert values["log_mean_radius"][0] == pytest.approx(math.log10(27.5))
@@ -64,7 +72,7 @@ def test_summaries_of_a_bundle_by_hand_and_undefined_ones_are_nan():
 def test_correlation_is_pearson_s_and_absent_where_a_quantity_does_not_vary():
     line = [(10.0**k, 10.0 ** (2 - k), 0.0) for k in range(4)]  # log r = 2 - log E.
     flat = [(10.0**k, 7.0, 0.0) for k in range(4)]
-    correlation = bundle_summaries(events_of([line, flat]))["correlation"]
+    correlation = summaries_of([line, flat])["correlation"]
     assert correlation[0] == pytest.approx(-1)
     assert np.isnan(correlation[1])
 
@@ -125,21 +133,6 @@ def test_paired_ratio_is_exact_where_generated_counts_are_a_multiple():
     assert rates.paired_ratio(counts, 2 * counts, np.arange(4)) == Estimate(2.0, 0.0)
 
 
-def test_pit_of_the_right_model_is_uniform_and_of_a_wrong_one_is_not():
-    rng = np.random.default_rng(3)
-    means = 10 ** rng.uniform(-1, 2, 4000)
-    counts = rng.poisson(means)
-    for factor, calibrated in ((1.0, True), (1.2, False)):
-        draws = rng.poisson(factor * means[:, None], (4000, 49))
-        found = rates.uniformity(rates.randomised_pit(*rates.ranks(counts, draws), seed=0))
-        floor = rates.uniformity_floor(4000)
-        assert (found.value < floor.value + 4 * floor.error) is calibrated
-
-
-def test_uniformity_of_equally_spaced_values_is_half_a_step():
-    assert rates.uniformity((np.arange(100) + 0.5) / 100).value == pytest.approx(0.005)
-
-
 def test_frechet_distance_of_shifted_normals_is_the_squared_shift():
     rng = np.random.default_rng(4)
     truth = np.abs(rng.normal(0, 1, (20_000, 3)))
@@ -163,6 +156,23 @@ def test_sliced_distance_of_a_shift_along_one_axis_is_its_mean_projection():
     assert abs(found.value - 2 / math.pi) < 4 * found.error  # Mean of |cos| over the circle.
 
 
+def test_a_shower_is_held_out_as_a_whole_and_every_event_once():
+    sample = Sample.of(toy_events(150, seed=1), np.arange(150) % 50)
+    inside = [classifiers.held_out(sample, sample, fold, 3, seed=0) for fold in range(3)]
+    assert (np.sum(inside, axis=0) == 1).all()
+    showers = np.concatenate([sample.showers, sample.showers])
+    assert all(not set(showers[mask]) & set(showers[~mask]) for mask in inside)
+
+
+def test_scores_come_back_to_their_events():
+    sample = Sample.of(toy_events(50, seed=1))
+    places = np.arange(100.0)  # The events' places, true ones first, stand for their scores.
+    parts = [places[classifiers.held_out(sample, sample, fold, 3, seed=4)] for fold in range(3)]
+    scores = classifiers.assemble(sample, sample, 4, *parts)
+    assert (scores.score == places).all()
+    assert scores.is_other.tolist() == [False] * 50 + [True] * 50
+
+
 def test_auc_of_known_scores():
     score = np.array([1.0] * 300 + [0.0] * 300 + [1.0] * 600)  # Half of the truth ties with all of the others.
     is_other = np.repeat([False, True], 600)
@@ -181,18 +191,16 @@ DISTORTIONS = {
 }
 
 
-def flags(truth: EventArrays, control: EventArrays, other: EventArrays, classifiers: Sequence[str]) -> set[str]:
+def flags(truth: EventArrays, control: EventArrays, other: EventArrays, names: Sequence[str]) -> set[str]:
     """The figures by which `other` lies more than four standard deviations beyond truth against truth."""
     a, b, c = numbered(truth, control, other)
-    pool = Sample.concat([a, b])
-    floor = metrics.null_distances(pool, metrics.random_splits(int(pool.showers.max()) + 1, 24, 0))
+    floor = metrics.null_distances(Sample.concat([a, b]), comparison.random_splits(Sample.concat([a, b]), 0))
     found = metrics.distances(a, c)
-    scores = {
-        "auc_multiplicity": lambda: multiplicity_scores(a, c, seed=0),
-        "auc_bundles": lambda: bundle_scores(a, c, seed=0),
-        "auc_muons": lambda: set_scores(a, c, (truth, other), seed=0),
-    }
-    found |= {name: area_under_curve(scores[name]()) for name in classifiers}
+    with in_process() as pieces:
+        sides = [Side(Outline.of(events), pieces.given(events)) for events in (truth, other)]
+        contenders = [Contender(side, pieces.given(sample)) for side, sample in zip(sides, (a, c), strict=True)]
+        scores = comparison.classify(pieces, *contenders, 0)
+        found |= {name: area_under_curve(pieces.get(scores[name])) for name in names}
     floor |= {name: Estimate(0.5, number.error) for name, number in found.items() if name.startswith("auc")}
     return {name for name, number in found.items() if number.value > floor[name].value + 4 * floor[name].error}
 

@@ -1,0 +1,45 @@
+"""Events without their muons: what is known of each event where the evaluation is put together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from jaxtyping import Float32, Int64, UInt64
+
+from crmuons.evaluation.summaries import Counted, primary_features
+from crmuons.schema import EventArrays
+
+
+@dataclass(frozen=True)
+class Outline:
+    """Ids, primary and N of each event: 40 bytes, where an event itself has hundreds."""
+
+    ids: UInt64[np.ndarray, "events 2"]
+    primaries: Float32[np.ndarray, "events 4"]
+    counts: Int64[np.ndarray, " events"]
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @classmethod
+    def of(cls, events: EventArrays) -> Self:
+        """The outline of some events."""
+        return cls(events.ids, events.primaries, events.counts)
+
+    @classmethod
+    def concat(cls, parts: Sequence["Outline"]) -> Self:
+        """The events of several parts, in order."""
+        return cls(
+            np.concatenate([part.ids for part in parts]),
+            np.concatenate([part.primaries for part in parts]),
+            np.concatenate([part.counts for part in parts]),
+        )
+
+    def take(self, rows: Int64[np.ndarray, " rows"]) -> "Outline":
+        """Some of the events."""
+        return Outline(self.ids[rows], self.primaries[rows], self.counts[rows])
+
+    def counted(self, showers: Int64[np.ndarray, " events"]) -> Counted:
+        """The events with their showers' numbers."""
+        return Counted(primary_features(self.primaries), self.counts, showers)

@@ -1,0 +1,83 @@
+"""An evaluation as Ray tasks gives the numbers of one process, and the errors too."""
+
+import numpy as np
+import pytest
+import torch
+
+from crmuons import checkpoint, config
+from crmuons.evaluation import comparison
+from crmuons.evaluation.comparison import Contender
+from crmuons.evaluation.inputs import Request, evaluate_request
+from crmuons.evaluation.outline import Outline
+from crmuons.evaluation.pieces import in_process
+from crmuons.evaluation.reading import Side
+from crmuons.evaluation.reference import FLOOR, GENERATED, NEAREST, PARAMETRIC, Settings
+from crmuons.evaluation.report import to_json
+from crmuons.evaluation.summaries import Sample
+from crmuons.features import Features
+from crmuons.model import BundleModel
+from crmuons.ray_evaluate import on_ray
+from crmuons.schema import EventArrays, write_events
+from crmuons.spectrum import Spectrum
+
+pytestmark = pytest.mark.ray
+
+
+def toy_events(number, seed):
+    (drawn,) = Spectrum(number, seed=seed)
+    rng = np.random.default_rng(seed)
+    counts = rng.poisson(5.0, number)
+    muons = np.stack([10 ** rng.normal(2.5, 0.5, counts.sum()), *rng.normal(0, 10, (2, counts.sum()))], axis=1)
+    return EventArrays(drawn.ids, drawn.values, counts, muons.astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def request_of_a_model(tmp_path_factory):
+    """Two models, 600 events a side of several files, and events for the rivals."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    (folder / "data").mkdir()
+    for part in range(3):
+        write_events(folder / "data" / f"{part}.parquet", [toy_events(1500, seed=part).to_table()])
+    models = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        settings = config.Model(width=8, multiplicity_width=8)
+        model = BundleModel(settings, Features().fit(toy_events(2000, seed=9)))
+        models.append(str(checkpoint.save_model(folder / f"model-{seed}", model, {"model": settings.model_dump()})))
+    return Request([str(folder / "data")], "validation", models, settings=Settings(max_events=600))
+
+
+def test_tasks_give_the_numbers_of_one_process(request_of_a_model):
+    with in_process() as pieces:
+        here = [to_json(each) for each in evaluate_request(request_of_a_model, pieces)]
+    with on_ray(num_cpus=2) as pieces:
+        there = [to_json(each) for each in evaluate_request(request_of_a_model, pieces)]
+    assert here == there
+    assert set(here[0]["numbers"]) == {GENERATED, FLOOR, NEAREST, PARAMETRIC}
+    assert here[0]["numbers"][FLOOR] == here[1]["numbers"][FLOOR] | {
+        name: here[0]["numbers"][FLOOR][name] for name in ("worst_cell", "pit", "pit_worst_cell")
+    }
+    assert here[0]["numbers"][GENERATED]["score"] != here[1]["numbers"][GENERATED]["score"]
+
+
+def test_classifiers_in_tasks_give_the_scores_of_one_process():
+    events = [toy_events(1100, seed) for seed in (1, 2)]
+    found = []
+    for run in (in_process, lambda: on_ray(num_cpus=2)):
+        with run() as pieces:
+            sides = [Side(Outline.of(each), pieces.given(each)) for each in events]
+            samples = [Sample.of(each, 1100 * number + np.arange(1100)) for number, each in enumerate(events)]
+            contenders = [Contender(side, pieces.given(each)) for side, each in zip(sides, samples, strict=True)]
+            scores = comparison.classify(pieces, *contenders, 0)
+            found.append({name: pieces.get(each).score for name, each in scores.items()})
+    assert set(found[0]) == set(comparison.AREAS)
+    for name in comparison.AREAS:
+        assert (found[0][name] == found[1][name]).all(), name
+
+
+def test_a_file_that_a_task_cannot_read_is_named_without_a_traceback(tmp_path, request_of_a_model):
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1")
+    request = Request([str(tmp_path)], "all", request_of_a_model.models)
+    with on_ray(num_cpus=1) as pieces, pytest.raises(ValueError, match=r"cut\.parquet is not a Parquet file") as error:
+        next(evaluate_request(request, pieces))
+    assert "Traceback" not in str(error.value)
