@@ -163,6 +163,7 @@ class Room:
         workers = scaling.num_workers if scaling.num_workers > 1 else 0
         return {
             "scaling.num_workers": workers,
+            "scaling.min_workers": None,  # A trial keeps the room it was given.
             "scaling.use_gpu": self.gpus > 0,
             "scaling.cpus_per_worker": self.cpus / workers if workers else None,
             "scaling.threads_per_worker": scaling.threads_per_worker or max(1, int(self.cpus / max(1, workers))),
