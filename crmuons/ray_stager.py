@@ -8,6 +8,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from crmuons import ray_tokens
 from crmuons.stager import Reading, Stager, Use
 from crmuons.staging import Staging
 
@@ -37,11 +38,19 @@ class Door:
         return True
 
 
+class _Stager(Stager):
+    """A stager in a process of its own, which has the driver's tokens."""
+
+    def __init__(self, staging: Staging) -> None:
+        ray_tokens.receive()
+        super().__init__(staging)
+
+
 @contextmanager
 def actor(staging: Staging) -> Iterator[Door]:
     """A stager on this node for as long as the block lasts; one that is killed is started again."""
     here = NodeAffinitySchedulingStrategy(_node(), soft=False)
-    stager: Any = ray.remote(Stager)
+    stager: Any = ray.remote(_Stager)
     remote = stager.options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote(staging)
     try:
         yield Door(remote, _node())

@@ -38,6 +38,7 @@ KEPT_WITH_STEPS = (
 )  # `sent` first: it must not be ahead.
 STEPS = r"step-\d{8}"
 FIRST_WAIT_S, LONGEST_WAIT_S = 2.0, 30.0
+FAILURE_WAIT_S = 60.0  # How long a run that failed stays to copy out its last checkpoint.
 
 
 class NotStoredError(OSError):
@@ -238,11 +239,7 @@ class Uploads:
         Raises:
             NotStoredError: if it is not after so many seconds, with where it lies and what to do.
         """
-        with self._guard:
-            self._closing = True
-            self._guard.notify()
-        self._thread.join(seconds)
-        if not self._waiting:
+        if self.wait(seconds):
             return
         msg = (
             f"{' and '.join(self._waiting)} could not be copied to {self.url} within run.upload_seconds = {seconds:g} "
@@ -250,6 +247,14 @@ class Uploads:
             f"{socket.gethostname()}, from where the same command with run.resume=auto copies it once the storage takes it"
         )
         raise NotStoredError(msg)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether all is copied after so many seconds, which are waited for once; nothing can be added any more."""
+        with self._guard:
+            seconds, self._closing = 0.0 if self._closing else seconds, True
+            self._guard.notify()
+        self._thread.join(seconds)
+        return not self._waiting
 
     def _put_out(self, source: Path, label: str, beside: Sequence[str]) -> None:
         """Links to a directory's files, which stay when it is pruned, and copies of what grows on."""

@@ -9,7 +9,7 @@ import binascii
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -20,6 +20,9 @@ SCOPES: dict[Operation, tuple[str, ...]] = {
     "write": ("storage.modify", "storage.create", "write"),
     "overwrite": ("storage.modify", "write"),  # Removing too.
 }
+
+shares: "list[Callable[[], list[Token]]]" = []
+"""Where else to look: what other processes share with this one (ray_tokens.py)."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,11 @@ class Token:
 
 
 def find_tokens() -> list[Token]:
+    """Every token that this process can find, the first to use first; those that others share come last."""
+    return local_tokens() + [token for share in shares for token in share()]
+
+
+def local_tokens() -> list[Token]:
     """Every token in the environment and its files, the first to use first."""
     found = [Token.from_text(os.environ.get("BEARER_TOKEN", ""), "BEARER_TOKEN")]
     found += [_read(path) for path in _files()]
