@@ -37,8 +37,8 @@ class Result:
             yield f"saved    {saved}; the same command with run.resume=auto continues"
         if stored.kept is not None:
             yield f"old checkpoints stay where they are: {stored.kept}"
-        if "validation/score" in metrics:
-            yield f"score    mean W1/sigma {metrics['validation/score']:.4f} on held-out events"
+        if selected := run.lowest("validation/score"):
+            yield f"score    mean W1/sigma {selected[1]:.4f} on held-out events, at step {selected[0]}, which is the one selected"
         if left_out := metrics.get("data/quarantined"):
             yield f"left out {left_out:.0f} of {metrics['data/rows']:.0f} rows that cannot be used: {run.place}/quarantine"
         if left_out := metrics.get("data/outliers"):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -61,6 +62,11 @@ class Run:
     def metrics(self) -> Path:
         """One JSON line for each log step."""
         return self.directory / "metrics.jsonl"
+
+    @property
+    def losses(self) -> Path:
+        """One JSON line for each time that workers were lost, with the reasons."""
+        return self.directory / "losses.jsonl"
 
     @property
     def failure(self) -> Path:
@@ -123,6 +129,13 @@ class Run:
         for line in self._metric_lines():
             newest |= line
         return newest
+
+    def lowest(self, metric: str) -> tuple[int, float] | None:
+        """The step at which a metric was lowest, and its value there; None where it was never a finite number."""
+        told = [
+            (line["step"], line[metric]) for line in self._metric_lines() if math.isfinite(line.get(metric, math.nan))
+        ]
+        return min(told, key=lambda entry: entry[1], default=None)
 
     def forget_metrics_after(self, step: int) -> None:
         """Take the metrics of later steps back, which a run that continues from this one writes again.

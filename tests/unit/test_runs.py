@@ -6,6 +6,7 @@ import torch
 from crmuons import config, runs
 from crmuons.features import Features
 from crmuons.files import File
+from crmuons.result import Result
 from crmuons.runs import Run
 
 
@@ -102,6 +103,18 @@ def test_metrics_go_back_to_the_step_that_a_run_continues_from(tmp_path):
     assert run.latest_metrics() == {"step": 10, "a": 3.0, "b": 4.0}
     run.forget_metrics_after(5)
     assert run.metrics.read_text() == '{"step": 0, "a": 1.0}\n{"step": 5, "a": 2.0}\n'
+
+
+def test_the_lowest_value_of_a_metric_is_the_one_that_is_told(tmp_path):
+    run = Run(tmp_path)
+    assert run.lowest("validation/score") is None
+    run.metrics.write_text(
+        '{"step": 0, "validation/score": 1.0}\n{"step": 5, "validation/score": 0.2}\n'
+        '{"step": 6, "a": 0.0}\n{"step": 10, "validation/score": NaN}\n{"step": 15, "validation/score": 0.3}\n'
+    )
+    assert run.lowest("validation/score") == (5, 0.2)
+    said = Result(run, "finished").describe()
+    assert "mean W1/sigma 0.2000 on held-out events, at step 5" in said
 
 
 def test_runs_of_a_ray_job_outlive_its_working_directory(tmp_path, monkeypatch):
