@@ -16,7 +16,7 @@ from ray.data._internal.execution.interfaces import ExecutionResources
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import ReadTask
 
-from crmuons import flat, memory, prepared, ray_stager, reader, schema
+from crmuons import flat, memory, prepared, ray_stager, ray_tokens, reader, schema
 from crmuons.ahead import Ahead
 from crmuons.plan import Item
 from crmuons.reader import Piece, Selection, Tally
@@ -113,6 +113,7 @@ class ItemSource(Datasource):
 
 def _read_block(item: Item, selection: Selection) -> Block:
     memory.keep_freed_memory()
+    ray_tokens.receive()
     tally, events = reader.read_item(item, selection)
     if not len(events.counts):
         return _placeholder(tally)

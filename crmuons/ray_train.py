@@ -22,7 +22,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from crmuons import checkpoint, config, files, ray_cluster, ray_data, remote_runs, runs, worker
+from crmuons import checkpoint, config, files, ray_cluster, ray_data, ray_mirror, ray_tokens, remote_runs, runs, worker
 from crmuons.loop import Metrics, Outcome
 from crmuons.preparation import prepare, refuse_credentials
 from crmuons.result import Result
@@ -63,7 +63,9 @@ def run_training(settings: config.Config) -> Result:
             run.prepare(settings, *origin)
         remote_runs.start(run)
         logger.info("%s run %s", "continuing" if started else "starting", run.place)
-        outcome = _attempt(settings, run, scaling)
+        urls = (*settings.data.train, *settings.data.validation, settings.run.storage_path)
+        with nullcontext() if here else ray_tokens.shared(urls):
+            outcome = _attempt(settings, run, scaling)
     return Result(run, outcome)
 
 
@@ -82,15 +84,17 @@ def _attempt(settings: config.Config, run: Run, scaling: ScalingConfig | None) -
 def train_worker(payload: dict[str, Any]) -> None:
     """One Ray Train worker. What trying again cannot mend is written down, so that the next attempt ends at once."""
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    ray_tokens.receive()
     run = Run.at(payload["place"])
-    if run.failure.exists():
-        return
-    try:
-        _train(payload, get_device(), read=ray_data.read_with_ray, report=_report_to_ray)
-    except (ValueError, OSError, NonFiniteError, ray.exceptions.RayTaskError) as error:
-        run.directory.mkdir(parents=True, exist_ok=True)
-        runs.write_json(run.failure, {"error": _sentence(error), "kind": type(error).__name__})
-        raise
+    with ray_mirror.of_worker(run, payload["mirror"], ray.train.get_context().get_world_rank()):
+        if run.failure.exists():
+            return
+        try:
+            _train(payload, get_device(), read=ray_data.read_with_ray, report=_report_to_ray)
+        except (ValueError, OSError, NonFiniteError, ray.exceptions.RayTaskError) as error:
+            run.directory.mkdir(parents=True, exist_ok=True)
+            runs.write_json(run.failure, {"error": _sentence(error), "kind": type(error).__name__})
+            raise
 
 
 def _train(payload: dict[str, Any], device: torch.device, **how: Any) -> Outcome:
@@ -117,6 +121,18 @@ def train_group(settings: config.Config, run: Run, tracking_uri: str) -> Outcome
 
 
 def _train_on_ray(scaling: ScalingConfig, how: config.Run, run: Run, payload: dict[str, Any]) -> Outcome:
+    try:
+        with ray_mirror.of_driver(run) as mirror:
+            _fit(scaling, how, run, payload | {"mirror": mirror})
+    except TrainingFailedError as error:
+        reason = json.loads(run.failure.read_text())["error"] if run.failure.exists() else _sentence(error)
+        raise RunFailedError(_with_remedy(reason, run)) from error
+    if run.failure.exists():
+        raise RunFailedError(_with_remedy(json.loads(run.failure.read_text())["error"], run))
+    return "finished" if run.done.exists() else "interrupted"
+
+
+def _fit(scaling: ScalingConfig, how: config.Run, run: Run, payload: dict[str, Any]) -> None:
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=payload,
@@ -129,14 +145,7 @@ def _train_on_ray(scaling: ScalingConfig, how: config.Run, run: Run, payload: di
             checkpoint_config=CheckpointConfig(),  # Checkpoints are written, chosen and pruned by checkpoint.py.
         ),
     )
-    try:
-        in_thread(trainer.fit)
-    except TrainingFailedError as error:
-        reason = json.loads(run.failure.read_text())["error"] if run.failure.exists() else _sentence(error)
-        raise RunFailedError(_with_remedy(reason, run)) from error
-    if run.failure.exists():
-        raise RunFailedError(_with_remedy(json.loads(run.failure.read_text())["error"], run))
-    return "finished" if run.done.exists() else "interrupted"
+    in_thread(trainer.fit)
 
 
 def scaling_config(scaling: config.Scaling) -> ScalingConfig:
