@@ -176,7 +176,8 @@ class Stager:
         with self._changed:
             while not self._closed:
                 if len(self._held) + len(self._active) < self.staging.files_ahead:
-                    use = next((each for each in self._coming() if each not in self._held.keys() | self._active), None)
+                    begun = self._held.keys() | self._active
+                    use = next((each for each in self._coming() if each not in begun), None)
                     if use is not None:
                         self._active.add(use)
                         return use
