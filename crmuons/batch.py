@@ -48,13 +48,22 @@ class EventBatch:
         return torch.repeat_interleave(events, self.counts, output_size=self.num_muons)
 
     @classmethod
-    def from_arrays(cls, arrays: schema.EventArrays) -> "EventBatch":
-        """Copy flat arrays (Arrow's buffers are read-only) into tensors."""
+    def from_arrays(cls, arrays: schema.EventArrays, *, copy: bool = True) -> "EventBatch":
+        """Flat arrays as tensors.
+
+        Args:
+            arrays: events.
+            copy: False: tensors share the arrays' memory where it can be written (Arrow's cannot).
+        """
+        ids, primaries, counts, muons = (
+            np.array(array) if copy else np.require(array, requirements=("C", "W"))
+            for array in (arrays.ids, arrays.primaries, arrays.counts, arrays.muons)
+        )
         return cls(
-            ids=torch.from_numpy(np.array(arrays.ids).view(np.int64)),
-            primaries=torch.from_numpy(np.array(arrays.primaries)),
-            counts=torch.from_numpy(np.array(arrays.counts)),
-            muons=torch.from_numpy(np.array(arrays.muons)),
+            ids=torch.from_numpy(ids.view(np.int64)),
+            primaries=torch.from_numpy(primaries),
+            counts=torch.from_numpy(counts),
+            muons=torch.from_numpy(muons),
         )
 
     def to_arrays(self) -> schema.EventArrays:

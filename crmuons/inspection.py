@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crmuons import files, prepared, reader, schema
+from crmuons.events import concat, take
 from crmuons.files import File
 from crmuons.plan import Unit, cut, permutation
 from crmuons.progress import progress
@@ -40,7 +41,7 @@ class Inspection:
             "primary_major_id, primary_minor_id" if self.has_ids else "none: every row is its own shower"
         )
         yield from (f"unusable  {number:,} rows: {reason}" for reason, number in self.faults.most_common())
-        events = reader.concat(self.events)
+        events = concat(self.events)
         if len(events.counts):
             yield from _describe(events)
             yield from _preview(events, preview)
@@ -111,7 +112,7 @@ def _range(name: str, values: np.ndarray) -> str:
 
 
 def _preview(events: EventArrays, number: int) -> Iterator[str]:
-    chosen = reader.take(events, np.flatnonzero(events.counts > 0)[:number])
+    chosen = take(events, np.flatnonzero(events.counts > 0)[:number])
     ends = np.cumsum(chosen.counts)
     for (major, minor), primary, count, end in zip(chosen.ids, chosen.primaries, chosen.counts, ends, strict=True):
         energy, zenith, mass, depth = primary

@@ -4,7 +4,7 @@ from collections import deque
 
 import numpy as np
 
-from crmuons import reader
+from crmuons.events import concat, view
 from crmuons.schema import EventArrays
 
 
@@ -45,7 +45,7 @@ class Pool:
             stop = min(self._start + events, int(np.searchsorted(ends, first_muon + room, side="right")))
             if stop > self._start:
                 last_muon = int(ends[stop - 1])
-                taken.append(_slice(piece, self._start, stop, first_muon, last_muon))
+                taken.append(view(piece, self._start, stop, first_muon, last_muon))
                 events, room = events - (stop - self._start), room - (last_muon - first_muon)
                 self.num_events -= stop - self._start
             self._start = stop
@@ -53,13 +53,4 @@ class Pool:
                 break
             self._pieces.popleft()
             self._start = 0
-        return taken[0] if len(taken) == 1 else reader.concat(taken)
-
-
-def _slice(events: EventArrays, start: int, stop: int, first_muon: int, last_muon: int) -> EventArrays:
-    return EventArrays(
-        events.ids[start:stop],
-        events.primaries[start:stop],
-        events.counts[start:stop],
-        events.muons[first_muon:last_muon],
-    )
+        return taken[0] if len(taken) == 1 else concat(taken)

@@ -14,7 +14,8 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from crmuons import files, provenance, reader, shuffling
+from crmuons import files, provenance, shuffling
+from crmuons.events import concat, slice_events
 from crmuons.features import Features
 from crmuons.files import File
 from crmuons.plan import Unit, cut
@@ -156,8 +157,8 @@ def _first_training_events(out: Path, shards: list[Shard]) -> EventArrays:
         wanted = FEATURE_EVENTS - sum(len(part.counts) for part in parts)
         if wanted > 0:
             pieces, _ = read_rows(Unit(File(str(out / shard.file), shard.size), 0, 1))
-            parts.append(reader.slice_events(reader.concat(pieces), 0, wanted))
-    return reader.concat(parts)
+            parts.append(slice_events(concat(pieces), 0, wanted))
+    return concat(parts)
 
 
 def _groups(found: list[File]) -> Iterator[tuple[Unit, ...]]:

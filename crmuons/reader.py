@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float64, Int64, UInt64
 
 from crmuons import prepared, schema, set_aside
+from crmuons.events import NONE, concat, draw_first, shuffle_runs, slice_events, take
 from crmuons.plan import Item, Unit, cut, permutation
 from crmuons.schema import EventArrays
 from crmuons.stager import with_own_stager
@@ -103,11 +104,6 @@ class Rows:
         return ids
 
 
-_NO_EVENTS = EventArrays(
-    np.empty((0, 2), np.uint64), np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty((0, 3), np.float32)
-)
-
-
 @dataclass(frozen=True)
 class _Part:
     """Legal events of a unit, which of them are wanted, and what became of the rows."""
@@ -137,16 +133,26 @@ def read_item(item: Item, selection: Selection) -> tuple[Tally, EventArrays]:
     parts = [part for unit in item.units for part in _read_parts(unit, selection)]
     # A position inside an item was saved with a tally that holds the item's rows: they are not counted twice.
     tally = Tally() if item.start else sum((part.tally for part in parts), Tally())
-    events = concat([part.events for part in parts])
+    random = np.random.default_rng([item.seed, item.epoch, item.segment])
+    shuffled = _shuffle_shards if all(prepared.is_shard(unit.file) for unit in item.units) else _shuffle
+    events = shuffled(parts, random)
+    if selection.muons_drawn is not None:
+        draw_first(events, selection.muons_drawn, random)
+    return tally, slice_events(events, item.start, len(events.counts))
+
+
+def _shuffle(parts: list[_Part], random: np.random.Generator) -> EventArrays:
+    """The wanted events in random order."""
     starts = np.cumsum([0, *(len(part.events.counts) for part in parts)])
     wanted = np.concatenate([start + part.wanted for start, part in zip(starts[:-1], parts, strict=True)])
-    random = np.random.default_rng([item.seed, item.epoch, item.segment])
-    order = np.take(wanted, random.permutation(len(wanted)))
-    rows, counts = _muons_of(events.counts, order), events.counts[order]
-    if selection.muons_drawn is not None:
-        _draw_first(rows, counts, selection.muons_drawn, random)
-    shuffled = _gather(events, order, rows)
-    return tally, slice_events(shuffled, item.start, len(order))
+    return take(concat([part.events for part in parts]), np.take(wanted, random.permutation(len(wanted))))
+
+
+def _shuffle_shards(parts: list[_Part], random: np.random.Generator) -> EventArrays:
+    """The wanted events of prepared shards, which are in random order there."""
+    whole = [len(part.wanted) == len(part.events.counts) for part in parts]
+    wanted = [part.events if all_ else take(part.events, part.wanted) for all_, part in zip(whole, parts, strict=True)]
+    return shuffle_runs(wanted, random)
 
 
 @dataclass
@@ -237,10 +243,12 @@ def read_unit(unit: Unit, selection: Selection) -> tuple[EventArrays, Tally]:
 
 
 def _read_parts(unit: Unit, selection: Selection) -> list[_Part]:
-    if not prepared.is_shard(unit.file):
-        return [_select(*_read_raw(unit, selection), (0.0, 1.0), unit, selection)]
-    pieces, places_between = prepared.read_rows(unit, selection.staging)
-    return [_select(events, Tally(len(events.counts)), places_between, unit, selection) for events in pieces]
+    if prepared.is_shard(unit.file):
+        pieces, places_between = prepared.read_rows(unit, selection.staging)
+        return [_select(events, Tally(len(events.counts)), places_between, unit, selection) for events in pieces]
+    pieces, tally = _read_raw(unit, selection)
+    parts = [_select(events, Tally(), (0.0, 1.0), unit, selection) for events in pieces]
+    return [_Part(NONE, np.empty(0, np.int64), tally), *parts]
 
 
 def _select(
@@ -256,20 +264,34 @@ def _select(
     return _Part(events, np.flatnonzero(wanted), tally)
 
 
-def _read_raw(unit: Unit, selection: Selection) -> tuple[EventArrays, Tally]:
-    """The legal events of a Parquet file's rows; what became of the others."""
+def _read_raw(unit: Unit, selection: Selection) -> tuple[list[EventArrays], Tally]:
+    """The legal events of a Parquet file's rows in pieces, and what became of the others."""
     rows = read_rows(unit, selection.staging)
-    events = schema.legal_arrays(rows.table, missing_ids=rows.ids(np.arange(rows.table.num_rows)))
+    legal = _all_legal(rows)
     quarantined = 0
-    if events is None:
+    if legal is None:
         fault = schema.faults(rows.table)
         quarantined = int((fault > 0).sum())
         set_aside.quarantine(rows.table, fault, rows.first, unit, selection.quarantine)
-        legal = rows.table.filter(pa.array(fault == 0))
-        events = schema.to_arrays(legal, missing_ids=rows.ids(np.flatnonzero(fault == 0)))
+        kept = rows.table.filter(pa.array(fault == 0))
+        legal = [schema.to_arrays(kept, missing_ids=rows.ids(np.flatnonzero(fault == 0)))]
     if selection.vertical_depth:
-        events = with_slant_depth(events)
-    return events, Tally(rows.table.num_rows, quarantined)
+        legal = [with_slant_depth(events) for events in legal]
+    return legal, Tally(rows.table.num_rows, quarantined)
+
+
+def _all_legal(rows: Rows) -> list[EventArrays] | None:
+    """The events of each row group, whose memory is one; None if a row is not legal."""
+    pieces: list[EventArrays] = []
+    first = 0
+    for batch in rows.table.to_batches():
+        ids = rows.ids(np.arange(first, first + batch.num_rows))
+        events = schema.legal_arrays(pa.Table.from_batches([batch]), missing_ids=ids)
+        if events is None:
+            return None
+        pieces.append(events)
+        first += batch.num_rows
+    return pieces
 
 
 def in_split(ids: UInt64[np.ndarray, "events 2"], selection: Selection) -> Bool[np.ndarray, " events"]:
@@ -308,66 +330,6 @@ def with_slant_depth(events: EventArrays) -> EventArrays:
     square = (radius * np.cos(zenith)) ** 2 + depth * (2 * EARTH_RADIUS_M - depth)
     primaries[:, 3] = np.sqrt(square) - radius * np.cos(zenith)
     return EventArrays(events.ids, primaries, events.counts, events.muons)
-
-
-def take(events: EventArrays, chosen: np.ndarray) -> EventArrays:
-    """The chosen events in the order given, each with its muons."""
-    return _gather(events, chosen, _muons_of(events.counts, chosen))
-
-
-def _gather(events: EventArrays, chosen: np.ndarray, rows: np.ndarray) -> EventArrays:
-    """The chosen events, and the muons in some rows."""
-    # np.take copies rows four times as fast as indexing does.
-    ids, primaries, muons = (
-        np.take(values, places, axis=0)
-        for values, places in ((events.ids, chosen), (events.primaries, chosen), (events.muons, rows))
-    )
-    return EventArrays(ids, primaries, events.counts[chosen], muons)
-
-
-def slice_events(events: EventArrays, start: int, stop: int) -> EventArrays:
-    """Events start .. stop - 1, as views."""
-    first = int(events.counts[:start].sum())
-    last = first + int(events.counts[start:stop].sum())
-    return EventArrays(
-        events.ids[start:stop], events.primaries[start:stop], events.counts[start:stop], events.muons[first:last]
-    )
-
-
-def concat(parts: Sequence[EventArrays]) -> EventArrays:
-    """The events of several parts, in order."""
-    parts = parts or [_NO_EVENTS]
-    return EventArrays(
-        np.concatenate([part.ids for part in parts]),
-        np.concatenate([part.primaries for part in parts]),
-        np.concatenate([part.counts for part in parts]),
-        np.concatenate([part.muons for part in parts]),
-    )
-
-
-def _muons_of(counts: Int64[np.ndarray, " events"], chosen: np.ndarray) -> Int64[np.ndarray, " muons"]:
-    """The rows of the muons of the chosen events, in the order given."""
-    starts, taken = np.cumsum(counts) - counts, counts[chosen]
-    ends = np.cumsum(taken)
-    rows = np.repeat(starts[chosen] - (ends - taken), taken)
-    rows += np.arange(len(rows))
-    return rows
-
-
-def _draw_first(
-    rows: Int64[np.ndarray, " muons"], counts: Int64[np.ndarray, " events"], number: int, random: np.random.Generator
-) -> None:
-    """Bring `number` rows drawn at random to the front of each event that has more.
-
-    The shuffle of Fisher and Yates, ended early, of all these events side by side: 2 ns a muon, where sorting by random keys
-    takes 17.
-    """
-    large = np.flatnonzero(counts > number)
-    starts, left = (np.cumsum(counts) - counts)[large], counts[large]
-    for place in range(number if len(large) else 0):
-        here = starts + place
-        drawn = here + (random.random(len(large)) * (left - place)).astype(np.int64)
-        rows[here], rows[drawn] = rows[drawn], rows[here]
 
 
 def read_rows(unit: Unit, staging: Staging | None = None) -> Rows:

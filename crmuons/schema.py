@@ -164,7 +164,7 @@ def legal_arrays(table: pa.Table, missing_ids: UInt64[np.ndarray, "events 2"] | 
         return None
     if not (_all_wide(primary, len(PRIMARY_FEATURES)) and _all_wide(inner, len(MUON_FEATURES))):
         return None
-    events = to_arrays(table, missing_ids)
+    events = _flat_arrays(table, primary, muons, missing_ids)
     return events if _all_in_range(events) else None
 
 
@@ -178,11 +178,16 @@ def to_arrays(table: pa.Table, missing_ids: UInt64[np.ndarray, "events 2"] | Non
     Raises:
         ValueError: if a row's width is wrong, naming column and row.
     """
-    num_rows = table.num_rows
     primary, muons = _one_array(table[PRIMARY_COLUMN]), _one_array(table[MUONS_COLUMN])
-    inner = muons.flatten()
     _check_widths(primary, len(PRIMARY_FEATURES), PRIMARY_COLUMN, PRIMARY_FEATURES)
-    _check_widths(inner, len(MUON_FEATURES), MUONS_COLUMN, MUON_FEATURES)
+    _check_widths(muons.flatten(), len(MUON_FEATURES), MUONS_COLUMN, MUON_FEATURES)
+    return _flat_arrays(table, primary, muons, missing_ids)
+
+
+def _flat_arrays(
+    table: pa.Table, primary: pa.Array, muons: pa.Array, missing_ids: UInt64[np.ndarray, "events 2"] | None
+) -> EventArrays:
+    """Lists of the right widths, without them."""
     if ID_COLUMNS[0] in table.column_names:
         ids = np.stack([_uint64(table[name]) for name in ID_COLUMNS], axis=1)
     elif missing_ids is None:
@@ -192,9 +197,9 @@ def to_arrays(table: pa.Table, missing_ids: UInt64[np.ndarray, "events 2"] | Non
         ids = missing_ids
     return EventArrays(
         ids=ids,
-        primaries=_float32(primary.flatten()).reshape(num_rows, len(PRIMARY_FEATURES)),
+        primaries=_float32(primary.flatten()).reshape(table.num_rows, len(PRIMARY_FEATURES)),
         counts=_list_lengths(muons),
-        muons=_float32(inner.flatten()).reshape(-1, len(MUON_FEATURES)),
+        muons=_float32(muons.flatten().flatten()).reshape(-1, len(MUON_FEATURES)),
     )
 
 

@@ -19,13 +19,16 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from crmuons import flat, memory, prepared, reader
+from crmuons.events import concat, take
 from crmuons.plan import Unit
 from crmuons.prepared import Places, Shard
 from crmuons.reader import Selection, Split, Tally
 from crmuons.schema import EventArrays
 
 SHARD_BYTES = 96 * 2**20  # Of a finished shard: gathering it takes about four times as much memory.
-FLAT_BYTES_PER_RAW_BYTE = 1.4  # 1.0 with 15 muons an event, 1.5 with 0.4: more or less makes the shards larger or smaller.
+FLAT_BYTES_PER_RAW_BYTE = (
+    1.4  # 1.0 with 15 muons an event, 1.5 with 0.4: more or less makes the shards larger or smaller.
+)
 SCRATCH = ".scatter"
 QUARANTINE = "quarantine"
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -118,7 +121,7 @@ def scatter(work: Work, job: tuple[int, Sequence[Unit]]) -> Tally:
     selection = replace(work.settings.selection("all"), quarantine=str(work.out / QUARANTINE))
     parts = [reader.read_unit(unit, selection) for unit in units]
     tally = sum((tally for _, tally in parts), Tally())
-    _write_group(work, group, reader.concat([events for events, _ in parts]), tally)
+    _write_group(work, group, concat([events for events, _ in parts]), tally)
     return tally
 
 
@@ -133,9 +136,9 @@ def gather(work: Work, target: Target) -> Shard:
         said = json.loads(note.read_text())
         return Shard(**said | {"places": target.places})
     memory.keep_freed_memory()
-    events = reader.concat([_slice(work.group_file(group), target) for group in range(work.num_groups)])
+    events = concat([_slice(work.group_file(group), target) for group in range(work.num_groups)])
     random = np.random.default_rng([work.settings.seed, 1, target.index])
-    events = reader.take(events, random.permutation(len(events.counts)))
+    events = take(events, random.permutation(len(events.counts)))
     path.unlink(missing_ok=True)  # Its note, without which it does not count, was never written.
     prepared.write_shard(path, events, target.places)
     with path.open("rb") as file:
@@ -152,7 +155,7 @@ def _write_group(work: Work, group: int, events: EventArrays, tally: Tally) -> N
     random = np.random.default_rng([work.settings.seed, 0, group])
     index = _indices(events, work, random)
     order = np.argsort(index, kind="stable")
-    events = reader.take(events, order)
+    events = take(events, order)
     bounds = np.searchsorted(index[order], np.arange(len(work.targets) + 1))
     metadata = {TALLY_KEY: json.dumps(astuple(tally))}
     path = work.group_file(group)

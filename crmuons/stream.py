@@ -141,7 +141,7 @@ class Stream(Generic[Batch]):
             taken += len(piece.counts)
             pool.add(piece)
             while (cut := pool.cut(events, muons)) is not None:
-                yield EventBatch.from_arrays(cut), *_advance(marks, len(cut.counts))
+                yield EventBatch.from_arrays(cut, copy=False), *_advance(marks, len(cut.counts))
 
     def _check_item(self, tally: Tally, empty_items: int) -> None:
         self.check(tally)
