@@ -115,7 +115,10 @@ def event_files(urls: str | Sequence[str], places: Places = (0.0, 1.0)) -> list[
         FileNotFoundError: if there is nothing, or a shard is missing.
         ValueError: if a data set is not prepared to its end, or a shard has not the size that it was written with.
     """
-    found = files.list_files(urls, suffixes=(*files.PARQUET_SUFFIXES, f"/{MANIFEST}", f"/{CLAIM}"))
+    try:
+        found = files.list_files(urls, suffixes=(*files.PARQUET_SUFFIXES, SUFFIX, f"/{MANIFEST}", f"/{CLAIM}"))
+    except FileNotFoundError:
+        return files.list_files(urls)  # It says what is missing in the words of who gives raw files.
     begun, whole = (_folders_of(name, found) for name in (CLAIM, MANIFEST))
     for root in sorted(begun - whole):
         msg = f"{root} is not prepared to its end; the `crmuons prepare` that made it, once more, goes on from what is done"

@@ -1,0 +1,346 @@
+"""Prepared data: every legal event once in the shard of its split, however often the making is interrupted, and no damage passes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from crmuons import config, plan, preparation, prepare, prepared, reader, shuffling, stream
+from crmuons.cli import main
+from crmuons.events import concat
+from crmuons.features import Features
+from crmuons.files import list_files
+from crmuons.plan import Plan, Unit
+from crmuons.reader import Selection
+from crmuons.shuffling import Settings
+
+SHARES = {"validation_share": 0.2, "test_share": 0.1}
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory, toy_events, write_toy):
+    """1200 events of 400 showers in four files; the depths of a shower are neighbours."""
+    root = tmp_path_factory.mktemp("raw")
+    events = toy_events(400)
+    for i in range(4):
+        write_toy(root / f"{i}" / "events.parquet", reader.take(events, np.arange(300 * i, 300 * (i + 1))))
+    return root
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_pieces():
+    """A group for each file, several shards for each split, several batches for each shard."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "GROUP_BYTES", 1)
+        patch.setattr(shuffling, "SHARD_BYTES", 40_000)
+        patch.setattr(prepared, "EVENTS_PER_BATCH", 64)
+        yield
+
+
+def make(raw, out, **settings):
+    begun = prepare.begin(out, [str(raw)], Settings(**(SHARES | settings)))
+    return prepare.prepare(begun)
+
+
+@pytest.fixture(scope="module")
+def done(raw, tmp_path_factory):
+    """The data of `raw`, prepared."""
+    out = tmp_path_factory.mktemp("done") / "set"
+    make(raw, out)
+    return out
+
+
+def read_all(urls, selection=None):
+    selection = selection or Selection()
+    units = plan.cut(prepared.event_files(str(urls), selection.bounds))
+    return concat([reader.read_unit(unit, selection)[0] for unit in units])
+
+
+def identities(events):
+    """Each event as bytes: ids, primary, and its muons in order."""
+    muons = np.split(events.muons, np.cumsum(events.counts)[:-1]) if len(events.counts) else []
+    rows = zip(events.ids, events.primaries, muons, strict=True)
+    return [b"".join(part.tobytes() for part in row) for row in rows]
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_event_is_in_one_shard_of_its_split_with_its_own_muons(raw, done):
+    manifest = prepared.Manifest.read(str(done))
+    assert len(manifest.shards) == len(list(done.rglob("*.arrow"))) > 4
+    assert sum(shard.events for shard in manifest.shards) == manifest.rows == 1200
+    assert sorted(identities(read_all(raw))) == sorted(identities(read_all(done)))
+    for split in ("train", "validation", "test"):
+        selection = Selection(split, **SHARES)
+        wanted = sorted(identities(read_all(raw, selection)))
+        assert sorted(identities(read_all(done, selection))) == wanted
+        assert sorted(identities(read_all(done / split))) == wanted  # The split is the folder: no id is looked at.
+    assert not (done / ".scatter").exists()
+
+
+def test_the_shuffle_is_global(done):
+    # 840 training events, 210 of each file, in shards of the same size: each shard has some of each file.
+    for file in prepared.event_files(str(done), Selection("train", **SHARES).bounds):
+        showers = read_all(file.url).ids[:, 1].astype(int)  # Files hold showers 0..99, 100..199, ...
+        assert set(showers // 100) == {0, 1, 2, 3}
+        steps = np.diff(showers)
+        assert (
+            np.count_nonzero(steps == 0) < len(steps) / 10
+        )  # Neighbours in the file share their shower in two of three cases.
+
+
+@pytest.mark.parametrize(
+    "shares", [{"validation_share": 0.4, "test_share": 0.05}, {"validation_share": 0.0, "test_share": 0.1}]
+)
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_other_shares_than_those_of_the_preparation_give_the_same_events_as_raw_data(raw, done, split, shares):
+    selection = Selection(split, **shares)
+    assert sorted(identities(read_all(done, selection))) == sorted(identities(read_all(raw, selection)))
+
+
+def test_training_reads_every_prepared_event_once_an_epoch_in_another_order(raw, done):
+    data = config.Data(train=[str(done)], **SHARES)
+    selection = stream.training_selection(data, None, 128)
+    listed = prepared.event_files(str(done), selection.bounds)
+    units = tuple(Unit(file, part, 3) for file in listed for part in range(3))
+    reading = Plan(units, 0, 30_000, 1)
+    wanted = sorted(identities(read_all(raw, selection)))
+    opened = stream.Stream(
+        reading, 0, selection=selection, data=data, events_per_batch=len(wanted), prepare=lambda batch: batch
+    )
+    first, second = (next(opened).to_arrays() for _ in range(2))
+    opened.close()
+    assert sorted(identities(first)) == sorted(identities(second)) == wanted
+    assert identities(first) != identities(second)
+
+
+def test_a_position_inside_prepared_data_is_found_again(done):
+    units = tuple(plan.cut(prepared.event_files(str(done))))
+    item = plan.Item(1, 0, 0, 0, units)
+    whole = reader.read_item(item, Selection(muons_drawn=3))[1]
+    rest = reader.read_item(plan.Item(1, 0, 700, 0, units), Selection(muons_drawn=3))[1]
+    assert identities(rest) == identities(whole)[700:]
+
+
+def test_the_same_input_gives_the_same_files_and_nothing_is_done_twice(raw, done, tmp_path):
+    make(raw, tmp_path / "again")
+    again = content(tmp_path / "again")
+    assert again == content(done)
+    times = {path: path.stat().st_mtime_ns for path in done.rglob("*")}
+    make(raw, done)
+    assert {path: path.stat().st_mtime_ns for path in done.rglob("*")} == times
+    make(raw, tmp_path / "other", seed=1)
+    assert identities(read_all(tmp_path / "other" / "train")) != identities(read_all(done / "train"))
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL: nothing after it runs."""
+
+
+@pytest.mark.parametrize("tasks", [2, 4, 6])
+def test_what_was_interrupted_goes_on_and_keeps_what_is_finished(raw, done, tmp_path, tasks):
+    def some(do, jobs):
+        for job in jobs:
+            nonlocal tasks
+            if tasks == 0:
+                raise KilledError
+            tasks -= 1
+            yield do(job)
+
+    begun = prepare.begin(tmp_path / "set", [str(raw)], Settings(**SHARES))
+    with pytest.raises(KilledError):
+        prepare.prepare(begun, some)
+    (tmp_path / "set" / ".scatter" / ".group-00000.arrow.partial").write_bytes(b"half")
+    with pytest.raises(
+        ValueError, match=r"set is not prepared to its end; the `crmuons prepare` that made it, once more"
+    ):
+        prepared.event_files(str(tmp_path / "set"))
+    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").rglob("*.arrow") if path.name[0] != "."}
+    made = {}
+
+    def watched(do, jobs):
+        for job in jobs:
+            yield do(job)
+        made.update({path: path.stat().st_mtime_ns for path in finished if path.exists()})
+
+    prepare.prepare(prepare.begin(tmp_path / "set", [str(raw)], Settings(**SHARES)), watched)
+    assert made == finished
+    assert content(tmp_path / "set") == content(done)
+
+
+def test_a_shard_without_its_note_is_made_again(raw, done, tmp_path):
+    # The kill came between the shard and the note of its checksum.
+    begun = prepare.begin(tmp_path / "set", [str(raw)], Settings(**SHARES))
+
+    def without_notes(do, jobs):
+        results = [do(job) for job in jobs]
+        if do.func is shuffling.gather:
+            begun.work.note(begun.work.targets[0]).unlink()
+            raise KilledError
+        return results
+
+    with pytest.raises(KilledError):
+        prepare.prepare(begun, without_notes)
+    make(raw, tmp_path / "set")
+    assert content(tmp_path / "set") == content(done)
+
+
+def test_other_settings_or_files_are_named(raw, tmp_path):
+    shutil.copytree(raw, tmp_path / "raw")
+    make(tmp_path / "raw", tmp_path / "set")
+    with pytest.raises(
+        ValueError, match=r"set was prepared otherwise: test_share was 0.1, is 0.3; seed was 0, is 5\. Name"
+    ):
+        make(tmp_path / "raw", tmp_path / "set", seed=5, test_share=0.3)
+    path = tmp_path / "raw" / "2" / "events.parquet"
+    path.write_bytes(path.read_bytes())  # As large as before.
+    with pytest.raises(ValueError, match=r"1 of the files is changed, .*2/events\.parquet the first"):
+        make(tmp_path / "raw", tmp_path / "set")
+    path.rename(tmp_path / "raw" / "new.parquet")
+    with pytest.raises(ValueError, match=r"1 of the files is new, .*new\.parquet the first; 1 of the files is gone"):
+        make(tmp_path / "raw", tmp_path / "set")
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"taken is not a directory of `crmuons prepare`, and holds something"):
+        make(tmp_path / "raw", tmp_path / "taken")
+
+
+def spoil_rows(path, rows):
+    table = pq.read_table(path)
+    primaries = np.array(table["primary"].to_pylist(), np.float32)
+    primaries[rows, 0] = np.nan
+    column = pa.array(list(primaries), pa.list_(pa.float32()))
+    pq.write_table(table.set_column(2, "primary", column), path)
+
+
+def test_rows_that_cannot_be_used_are_kept_and_counted_and_too_many_are_refused(raw, tmp_path, toy_events):
+    shutil.copytree(raw, tmp_path / "raw")
+    spoil_rows(tmp_path / "raw" / "1" / "events.parquet", [3, 5])
+    begun = prepare.begin(tmp_path / "set", [str(tmp_path / "raw")], Settings(**SHARES))
+    with pytest.raises(
+        ValueError, match=r"2 of the first \d+ rows read cannot be used, more than --max-quarantined-share 0\.001"
+    ):
+        prepare.prepare(begun, max_quarantined_share=0.001)
+    manifest = prepare.prepare(begun)
+    assert (manifest.rows, manifest.quarantined) == (1200, 2)
+    assert sum(shard.events for shard in manifest.shards) == 1198
+    assert sorted(pq.read_table(tmp_path / "set" / "quarantine")["row"].to_pylist()) == [3, 5]
+    assert not any(prepared.is_shard(file) is False for file in prepared.event_files(str(tmp_path / "set")))
+
+
+def test_vertical_depths_are_converted_once(raw, tmp_path):
+    make(raw, tmp_path / "set", vertical_depth=True)
+    vertical = Selection(vertical_depth=True)
+    assert sorted(identities(read_all(tmp_path / "set", vertical))) == sorted(identities(read_all(raw, vertical)))
+    settings = config.load(None, [f"data.train={tmp_path / 'set'}", "data.depth=vertical", "train.steps=1"])
+    with pytest.raises(ValueError, match=r"holds prepared shards, whose depths are slant"):
+        preparation.prepare(settings)
+
+
+def copy_of(done, tmp_path):
+    return Path(shutil.copytree(done, tmp_path / "copy"))
+
+
+def damage(path, at, change=0x5A):
+    held = bytearray(path.read_bytes())
+    held[at] ^= change
+    path.write_bytes(held)
+
+
+def test_damage_anywhere_in_a_shard_is_named_or_harmless(done, tmp_path):
+    copy = copy_of(done, tmp_path)
+    path = copy / "train" / "shard-00000.arrow"
+    whole, right = path.read_bytes(), identities(read_all(path))
+    named = 0
+    for at in np.random.default_rng(0).integers(0, len(whole), 60).tolist():
+        path.write_bytes(whole)
+        damage(path, at)
+        try:
+            assert identities(read_all(path)) == right  # Padding, or a name.
+        except ValueError as error:
+            assert "shard-00000.arrow is not a shard of a prepared data set, or is damaged (" in str(error)  # noqa: PT017
+            named += 1
+    assert named > 40
+
+
+def test_a_missing_a_shortened_and_a_foreign_shard_are_named(done, tmp_path):
+    copy = copy_of(done, tmp_path)
+    path = copy / "train" / "shard-00001.arrow"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(
+        ValueError, match=rf"shard-00001\.arrow has {len(whole) - 100} bytes, and was written with {len(whole)}"
+    ):
+        prepared.event_files(str(copy))
+    with pytest.raises(ValueError, match=r"shard-00001\.arrow is not a shard of a prepared data set, or is damaged"):
+        read_all(path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"shard-00001\.arrow is missing, and the manifest names it"):
+        prepared.event_files(str(copy))
+    with pa.ipc.new_file(str(path), pa.schema([("a", pa.int64())])) as writer:
+        writer.write_batch(pa.record_batch({"a": [1]}))
+    with pytest.raises(ValueError, match=r"or is damaged \(it does not say what it holds\)"):
+        read_all(path)
+    (copy / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match=r"manifest\.json is not the manifest of a prepared data set, or is damaged"):
+        prepared.event_files(str(copy))
+
+
+def test_a_data_set_is_found_from_a_folder_above_a_glob_and_beside_raw_files(raw, done):
+    shards = prepared.event_files(str(done))
+    assert all(prepared.is_shard(file) for file in shards)
+    assert prepared.event_files(str(done.parent)) == prepared.event_files(f"{done}/*") == shards
+    assert prepared.event_files([str(raw), str(done)]) == sorted([*list_files(str(raw)), *shards])
+    assert len(read_all(raw).counts) == 1200
+
+
+def test_shards_elsewhere_are_read_without_being_mapped(done):
+    import fsspec
+
+    store = fsspec.filesystem("memory")
+    store.put(str(done), "/far", recursive=True)
+    try:
+        assert sorted(identities(read_all("memory://far"))) == sorted(identities(read_all(done)))
+        assert not any(prepared.is_mapped(file) for file in prepared.event_files("memory://far"))
+    finally:
+        store.rm("/far", recursive=True)
+
+
+def test_a_run_starts_from_the_features_that_were_fitted(done):
+    words = [
+        f"data.train={done}",
+        "data.validation_share=0.2",
+        "data.test_share=0.1",
+        "train.steps=1",
+        "train.validation_events=100",
+    ]
+    listed, features, validation = preparation.prepare(config.load(None, words))
+    stored = torch.load(done / "features.pt", weights_only=True)
+    assert all(torch.equal(value, stored[name]) for name, value in features.state_dict().items())
+    first = Features().fit(read_all(done, Selection("train", **SHARES)))  # All of them: fewer than are sampled.
+    torch.testing.assert_close(first.state_dict(), stored, rtol=1e-5, atol=1e-5)
+    assert all("/train/" in file.url for file in listed)
+    assert 0 < len(validation.counts) <= 100
+    capped, *_ = preparation.prepare(config.load(None, [*words, "data.max_muons_per_event=5"]))[1:]
+    assert not torch.equal(capped.knots, stored["knots"])  # Of other events: fitted on a sample of them.
+
+
+def test_the_command_says_what_it_made_and_inspect_reads_it(raw, tmp_path, capsys):
+    words = ["prepare", str(raw), "--out", str(tmp_path / "set"), "--validation-share", "0.2", "--test-share", "0.1"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    manifest = json.loads((tmp_path / "set" / "manifest.json").read_text())
+    assert f"{len(manifest['shards'])} shards of events: test" in said
+    assert main(["inspect", str(tmp_path / "set")]) == 0
+    assert "rows      1,200" in capsys.readouterr().out
+    assert main([*words, "--seed", "3"]) == 1
+    assert "seed was 0, is 3" in capsys.readouterr().err
+    assert main(["prepare", str(tmp_path / "nothing"), "--out", str(tmp_path / "new")]) == 1
+    assert not (tmp_path / "new").exists()
