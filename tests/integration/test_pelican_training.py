@@ -1,10 +1,12 @@
 """Training straight from pelican:// against a real XRootD federation, with faults on the way."""
 
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,9 +99,85 @@ def test_two_workers_outlive_a_killed_cache_and_show_no_token(
     assert {entry["status"] for entry in fed.log(fed.caches[1])} == {206}
 
 
-def test_a_url_without_files_ends_in_one_sentence(
-    fed: Federation, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+# What ends a run, with the token that is there and the words that say URL, cause and remedy. None: no token.
+REFUSED = {
+    "no such files": (
+        "/public/nothing/*.parquet",
+        None,
+        r"nothing to read at '(URL)': the glob matches no file; check the path",
+    ),
+    "no such file": (
+        "/public/nothing.parquet",
+        None,
+        r"nothing to read at '(URL)': no such file or directory; check the path",
+    ),
+    "no such namespace": (
+        "/elsewhere/sim",
+        None,
+        r"nothing to read at '(URL)': no such file or directory; check the path",
+    ),
+    "no token": (
+        "/private/sim/*/*.parquet",
+        None,
+        r"pelican://.*/private/sim: /private takes a token of https.*; looked in .*; log in with 'crmuons login pelican://",
+    ),
+    "a token of another issuer": (
+        "/private/sim/*/*.parquet",
+        {"issuer": "https://elsewhere.org"},
+        r"pelican://.*: /private takes a token of https.*; found the token from .* issued by https://elsewhere.org; log in with",
+    ),
+    "a token for another folder": (
+        "/private/sim/*/*.parquet",
+        {"scope": "storage.read:/other"},
+        r"pelican://.*: permission denied .*HTTP 403.* with scopes 'storage.read:/other'.*; log in with",
+    ),
+    "an expired token that nobody renews": (
+        "/private/sim/*/*.parquet",
+        {"lifetime_s": -60},
+        r"pelican://.*: permission denied with the token .* which expired at .* and it was not renewed; log in with",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_read_ends_in_one_sentence_and_leaves_no_run(
+    fed: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:
-    url = fed.url("/public/nothing/*.parquet")
-    assert main(arguments(url, tmp_path, "missing")) == 1
-    assert f"crmuons train: nothing to read at '{url}'" in capfd.readouterr().err
+    path, token, sentence = REFUSED[case]
+    monkeypatch.setattr(client, "_federations", {})
+    monkeypatch.setenv("CRMUONS_PELICAN_TOKEN_S", "2")  # Instead of 30.
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    if token is not None:
+        monkeypatch.setenv("BEARER_TOKEN", fed.token(**token))
+    assert main(arguments(fed.url(path), tmp_path, "refused")) == 1
+    (said,) = capsys.readouterr().err.splitlines()
+    assert re.match(f"crmuons train: {sentence.replace('URL', re.escape(fed.url(path)))}", said), said
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_file_that_is_removed_on_the_way_is_named(
+    fed: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fed.clear()
+    monkeypatch.setattr(client, "_federations", {})
+    folder = fed.data / "public" / "leaving"
+    for number in range(4):
+        simulate(Settings(), num_events=300, out=folder / str(number), seed=number)
+    url = fed.url("/public/leaving/*/*.parquet")
+    (leaving,) = (folder / "3").glob("*.parquet")
+
+    # The caches do not have it, and it goes once it was listed and others are read.
+    def remove() -> None:
+        while not [entry for entry in fed.log() if entry["method"] == "GET" and "leaving" in entry["path"]]:
+            time.sleep(0.05)
+        leaving.unlink()
+
+    fed.fault(*fed.caches, delay=0.5)
+    remover = threading.Thread(target=remove)
+    remover.start()
+    code = main(arguments(url, tmp_path, "left", "scaling.num_workers=0", "train.steps=100000"))
+    remover.join()
+    fed.clear()
+    assert code == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"/public/leaving/3/{leaving.name}: no such file or directory at the origin; check the path" in said
