@@ -1,11 +1,13 @@
 """The command `crmuons`: each subcommand parses, calls one library function, and says where the results are."""
 
 import argparse
+import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -433,7 +435,7 @@ def _add_generate(commands: Commands) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--model", type=Path, required=True, help="a run, a checkpoint or a model directory")
+    add("--model", required=True, help="a run, a checkpoint or a model directory; a path or a URL")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--primaries", nargs="+", metavar="URL", help="Parquet files, directories, globs or URLs")
     source.add_argument(
@@ -528,7 +530,7 @@ def _add_export(commands: Commands) -> None:
         description="Write weights and a Python file that needs torch and numpy alone, after checking that both generate the "
         "same; with --onnx also ONNX graphs, checked in onnxruntime (docs/generation.md).",
     )
-    parser.add_argument("model", type=Path, help="a run, a checkpoint or a model directory")
+    parser.add_argument("model", help="a run, a checkpoint or a model directory; a path or a URL")
     parser.add_argument("--out", required=True, help="new directory, or a URL of one")
     parser.add_argument("--onnx", action="store_true", help="also multiplicity.onnx and generator.onnx (crmuons[onnx])")
     parser.set_defaults(run=_export)
@@ -539,6 +541,56 @@ def _export(arguments: argparse.Namespace) -> None:
 
     export(arguments.model, arguments.out, onnx=arguments.onnx)
     print(f"model in {arguments.out}; its README.txt says how to use it")
+
+
+def _add_benchmark(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "benchmark",
+        help="measure the speed on this machine",
+        description="Time a part beside its reference, in turns; print medians and quartiles as a table and as JSON, and log "
+        "them to MLflow (docs/speed.md).",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("suite", choices=("step", "read", "train", "generate", "scale"), help="what is measured")
+    add("--rounds", type=int, default=5, help="times that each of the rivals runs")
+    add("--threads", type=int, default=os.cpu_count() or 1, help="torch threads of this process")
+    add("--device", default="cpu", help="of step and generate: cpu or cuda")
+    add(
+        "--data",
+        nargs="+",
+        default=(),
+        metavar="DATA",
+        help="event Parquet for read and train; simulated where not given",
+    )
+    add("--workers", type=int, default=1, help="Ray Train workers of train; 0: in this process")
+    add(
+        "--out",
+        type=Path,
+        help="new directory for results.json and what the suite needs (default: benchmarks/SUITE-TIME)",
+    )
+    parser.set_defaults(run=_benchmark)
+
+
+def _benchmark(arguments: argparse.Namespace) -> None:
+    from crmuons.benchmark.command import Options, run
+    from crmuons.ray_train import run_training
+
+    now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    results = run(
+        arguments.suite,
+        Options(
+            rounds=arguments.rounds,
+            threads=arguments.threads,
+            device=arguments.device,
+            data=arguments.data,
+            workers=arguments.workers,
+            out=arguments.out or Path("benchmarks") / f"{arguments.suite}-{now}",
+            start=run_training,
+        ),
+    )
+    print(results.pop("table"))
+    print(json.dumps(results))
 
 
 def _add_login(commands: Commands) -> None:
@@ -585,6 +637,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     _add_export,
     _add_sync,
     _add_login,
+    _add_benchmark,
 )
 
 if __name__ == "__main__":

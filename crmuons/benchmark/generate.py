@@ -1,0 +1,30 @@
+"""Suite `generate`: muons drawn per second, against the predecessor's networks on the same primaries and numbers of muons."""
+
+import numpy as np
+import torch
+
+from crmuons import config
+from crmuons.benchmark import events, timing
+from crmuons.benchmark.figures import Figure
+from crmuons.benchmark.reference import ReferenceGenerator
+from crmuons.features import Features
+from crmuons.generate import BundleGenerator
+from crmuons.model import BundleModel
+
+
+def run(rounds: int, device: torch.device, number: int = 20_000, mean: float = 13.5) -> list[Figure]:
+    """Muons per second of a model of the default size, N given, results on the host."""
+    drawn = events.draw(number, mean, seed=2)
+    model = BundleModel(config.Model(), Features().fit(events.draw(5_000, 5.0, seed=1)))
+    generator, reference = BundleGenerator(model, {}, device), ReferenceGenerator().to(device)
+    primaries, counts = torch.from_numpy(drawn.primaries).log().to(device), torch.from_numpy(drawn.counts).to(device)
+
+    @torch.no_grad()
+    def plain() -> np.ndarray:
+        return reference(primaries, counts)[0].cpu().numpy()
+
+    rivals = {"ours": lambda: generator.bundles(drawn.primaries, seed=0, counts=drawn.counts), "reference": plain}
+    times = timing.alternate(rivals, rounds)
+    muons = len(drawn.muons)
+    against = "the predecessor's generator, without a way back to physical units"
+    return [Figure("generate, muons", "muons", muons, times["ours"], against, muons, times["reference"])]

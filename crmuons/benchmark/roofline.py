@@ -1,0 +1,54 @@
+"""How long a computation would take if every operation ran at the machine's limit."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import addmm_flop, flop_registry
+
+FORMULAS = {**flop_registry, torch.ops.aten.addmm_: addmm_flop}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one call did.
+
+    Attributes:
+        flops: of matrix products.
+        bytes: read and written by all operations, each counted as if nothing stayed in a cache.
+    """
+
+    flops: int
+    bytes: int
+
+    def seconds(self, flops_per_second: float, bytes_per_second: float) -> float:
+        """The longer of the time for the arithmetic and for the memory traffic."""
+        return max(self.flops / flops_per_second, self.bytes / bytes_per_second)
+
+
+def work(run: Callable[[], object]) -> Work:
+    """Count the work of a call."""
+    with _Counter() as counter:
+        run()
+    return Work(counter.flops, counter.bytes)
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up the operations' arithmetic, by torch's own formulas, and the bytes of their tensors; views move none."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        formula = FORMULAS.get(func.overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **kwargs, out_val=result)
+        if not func.is_view:
+            self.bytes += sum(leaf.nbytes for leaf in tree_leaves((args, kwargs, result)) if torch.is_tensor(leaf))
+        return result

@@ -1,0 +1,104 @@
+"""What the benchmark counts and divides; times themselves are never asserted."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from crmuons.benchmark import events, figures, read, reference, roofline, scale, step, timing
+from crmuons.benchmark.figures import Figure
+from crmuons.benchmark.timing import Times
+
+
+def test_a_figure_is_work_over_seconds_and_the_ratio_is_taken_round_by_round():
+    ours, theirs = np.array([1.0, 2.0, 4.0]), np.array([10.0, 40.0, 20.0])
+    figure = Figure("a b", "events", 100, Times(ours, ours), "plain", 50, Times(theirs, 2 * theirs), {"gflop": 3.0})
+    values = figure.values()
+    # 100, 50, 25 a second against 5, 1.25, 2.5: ratios 20, 40, 10.
+    assert (values["per_second"], values["per_second_q1"], values["per_second_q3"]) == (50, 37.5, 75)
+    assert (values["ratio"], values["ratio_q1"], values["ratio_q3"]) == (20, 15, 30)
+    assert values["ratio_of_cpu_seconds"] == 40  # Twice the wall time of the reference.
+    assert figures.metrics([figure])["a_b/gflop"] == 3.0
+    assert "20.00" in figures.table([figure])
+    told = json.loads(json.dumps(figures.as_json("step", {"cores": 2}, [figure])))
+    assert told["figures"][0]["seconds"] == [1, 2, 4]
+
+
+def test_rivals_take_turns_and_the_first_round_does_not_count():
+    seen = []
+    times = timing.alternate({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, 2)
+    assert "".join(seen) == "ababab"
+    assert [len(one.wall) for one in times.values()] == [2, 2]
+
+
+def test_work_is_counted_forwards_and_backwards():
+    x, weight = torch.randn(30, 10), torch.randn(10, 20, requires_grad=True)
+    counted = roofline.work(lambda: (x @ weight).sum().backward())
+    assert counted.flops == 2 * (2 * 30 * 10 * 20)  # The product, and the weight's gradient.
+    assert roofline.work(lambda: torch.zeros(4, 20).addmm_(x[:4], weight.detach())).flops == 2 * 4 * 10 * 20
+    copied = torch.empty(1000)
+    assert roofline.work(lambda: copied.add_(1.0)).bytes == 2 * 4000  # Read and written.
+    assert roofline.Work(flops=100, bytes=10).seconds(50, 1) == 10
+
+
+def test_events_have_the_mean_asked_for_and_are_legal():
+    drawn = events.draw(20_000, 0.36, seed=0)
+    # The variance of N is m + 2 m^2 = 0.62, its mean's error sqrt(0.62 / 20,000) = 0.006.
+    assert drawn.counts.mean() == pytest.approx(0.36, abs=0.025)
+    assert (drawn.counts == 0).mean() > 0.7
+    assert (drawn.muons[:, 0] > 0).all()
+
+
+@pytest.mark.parametrize("lambda_gp", [0.0, 10.0])
+def test_the_reference_step_moves_both_networks(lambda_gp):
+    torch.manual_seed(0)
+    stepping = reference.ReferenceStep(lambda_gp, 2, torch.device("cpu"))
+    networks = stepping.generator, stepping.critic
+    before = [torch.cat([p.detach().flatten() for p in network.parameters()]) for network in networks]
+    drawn = events.batch(30, 2.0)
+    losses = stepping(torch.randn(30, 4), drawn.counts, torch.randn(drawn.num_muons, 3))
+    assert len(losses) == 3
+    assert all(np.isfinite(losses))
+    for network, was in zip(networks, before, strict=True):
+        assert not torch.equal(torch.cat([p.detach().flatten() for p in network.parameters()]), was)
+
+
+def test_the_reference_critic_takes_the_maximum_and_zero_for_an_empty_event():
+    critic = reference.ReferenceCritic()
+    primaries, muons, event = torch.randn(3, 4), torch.randn(4, 3), torch.tensor([0, 0, 0, 2])
+    local = critic.muon(torch.cat([primaries[event], muons], dim=1))
+    highest = torch.stack([local[:3].amax(0), torch.zeros(128), local[3]])
+    expected = critic.decision(torch.cat([highest, primaries], dim=1))[:, 0]
+    torch.testing.assert_close(critic(primaries, muons, event), expected)
+
+
+def test_the_layers_compared_have_equal_sizes():
+    ours, theirs = (step.equal_layers(False, torch.device("cpu")), reference.ReferenceStep(0.0, 1, torch.device("cpu")))
+
+    def sizes(network):
+        return sorted(p.numel() for name, p in network.named_parameters() if not name.startswith("multiplicity"))
+
+    assert sizes(ours.model.generator) == sizes(theirs.generator)
+    assert sizes(ours.critic) == sizes(theirs.critic)
+
+
+def test_the_suites_step_and_read_give_figures_with_references(toy_events, write_toy, tmp_path):
+    told = step.compare((20, 2.0, True), 1, torch.device("cpu"), rates=(1e11, 1e10))
+    assert [figure.name for figure in told] == [
+        f"step, 20 x 2 with penalty, {kind}" for kind in ("equal layer sizes", "default settings")
+    ]
+    assert all(figure.details["gflop"] > 0 and figure.values()["ratio"] > 0 for figure in told)
+    toy = toy_events(50)
+    file = write_toy(tmp_path / "data" / "a.parquet", toy)
+    events_read, muons_read = read.run(1, [file.url])
+    assert (events_read.amount, muons_read.amount) == (len(toy.counts), len(toy.muons))
+
+
+def test_the_prediction_in_closed_form():
+    # Steps of 10 ms that never differ, 2 exchanges of 1 MB in all. 8 GPUs: 2 x 14 hops of 5 us + 1.75 MB / 200 GB/s.
+    shares = scale.predict(np.full(3, 0.01), 2, 1e6)
+    assert shares["predicted_share_of_perfect_scaling_8"] == pytest.approx(0.01 / (0.01 + 28 * 5e-6 + 1.75e6 / 200e9))
+    # A deviation of 1 ms: the slowest of 8 lags by sqrt(2 ln 8) = 2.04 ms.
+    uneven = scale.predict(np.array([0.009, 0.011]), 0, 0.0)["predicted_share_of_perfect_scaling_8"]
+    assert uneven == pytest.approx(0.01 / 0.01204, rel=1e-3)
