@@ -25,6 +25,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from crmuons import checkpoint, config, files, ray_cluster, ray_data, ray_mirror, ray_tokens, remote_runs, runs, worker
 from crmuons.loop import Metrics, Outcome
 from crmuons.preparation import prepare, refuse_credentials
+from crmuons.ray_scaling import Losses, scaling_config
 from crmuons.result import Result
 from crmuons.runs import Run
 from crmuons.tracking import resolve_uri
@@ -143,39 +144,10 @@ def _fit(scaling: ScalingConfig, how: config.Run, run: Run, payload: dict[str, A
             storage_path=str(run.directory.parent),
             failure_config=FailureConfig(max_failures=how.max_failures),
             checkpoint_config=CheckpointConfig(),  # Checkpoints are written, chosen and pruned by checkpoint.py.
+            callbacks=[Losses(run.losses)],  # type: ignore[list-item]  # mypy sees version 1's
         ),
     )
     in_thread(trainer.fit)
-
-
-def scaling_config(scaling: config.Scaling) -> ScalingConfig:
-    """Workers and what each reserves, checked against the cluster.
-
-    Raises:
-        ValueError: if the cluster has too little; Ray would wait for ever.
-    """
-    have = ray.cluster_resources()
-    cpus, gpus, wanted = have.get("CPU", 0.0), have.get("GPU", 0.0), scaling.num_workers
-    use_gpu = gpus > 0 if scaling.use_gpu is None else scaling.use_gpu
-    if use_gpu and wanted > gpus:
-        msg = f"scaling.num_workers = {wanted} needs as many GPUs, the cluster has {gpus:g}; ask for fewer workers"
-        raise ValueError(msg)
-    if wanted > cpus:
-        msg = f"scaling.num_workers = {wanted} needs as many CPUs, the cluster has {cpus:g}; ask for fewer workers"
-        raise ValueError(msg)
-    # Ray Data's tasks need a CPU beside the workers: without one the run would wait for its data for ever.
-    per_worker = scaling.cpus_per_worker
-    if per_worker is None:
-        per_worker = min(1.0, (cpus - 1) / wanted) if cpus > 1 else 0.5
-    if wanted * per_worker > cpus - 1 and cpus > 1:
-        msg = (
-            f"{wanted} workers with scaling.cpus_per_worker = {per_worker:g} leave less than one of the cluster's {cpus:g} "
-            f"CPUs to read the data; set it to {(cpus - 1) / wanted:.2g} or less"
-        )
-        raise ValueError(msg)
-    return ScalingConfig(
-        num_workers=wanted, use_gpu=use_gpu, resources_per_worker={"CPU": per_worker} | ({"GPU": 1} if use_gpu else {})
-    )
 
 
 def _report_to_ray(metrics: Metrics, _step: int, saved: Path | None) -> None:

@@ -1,16 +1,20 @@
 """Watching a run from outside: its metrics file, as a progress display."""
 
 import json
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from crmuons import config
 from crmuons.loop import Metrics
 from crmuons.progress import progress
 from crmuons.runs import Run
 from crmuons.watch_staging import StagingWatch
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -31,16 +35,21 @@ def progress_of(run: Run, settings: config.Config) -> Iterator[None]:
 
 def _watch(run: Run, settings: config.Config, staging: StagingWatch, ended: threading.Event) -> None:
     newest = run.latest_metrics()
-    seen = run.metrics.stat().st_size if run.metrics.is_file() else 0
+    seen, losses = (path.stat().st_size if path.is_file() else 0 for path in (run.metrics, run.losses))
     timed = settings.train.steps is None
     begin = newest.get("progress/seconds" if timed else "step", 0)
     total = settings.train.max_seconds if timed else settings.train.steps
     with progress(total, unit="s" if timed else "steps", what="train", initial=begin) as bar:
         while not ended.wait(0.5):
             staging.update()
+            losses, lines = _new_lines(run.losses, losses)
+            for line in lines:
+                logger.warning(_loss(json.loads(line)))
             seen, lines = _new_lines(run.metrics, seen)
             for line in lines:
-                newest |= json.loads(line)
+                newest |= (values := json.loads(line))
+                if "scaling/workers" in values:
+                    logger.warning("training on %.0f workers from step %d", values["scaling/workers"], values["step"])
             bar.set_postfix_str(_postfix(newest), refresh=False)
             bar.update(newest.get("progress/seconds" if timed else "step", begin) - bar.n)
 
@@ -56,6 +65,11 @@ def _new_lines(path: Path, seen: int) -> tuple[int, list[str]]:
         text = file.read()
     whole = text[: text.rfind(b"\n") + 1]
     return seen + len(whole), whole.decode().splitlines()
+
+
+def _loss(loss: dict[str, Any]) -> str:
+    which = "; ".join(f"worker {rank}: {reason}" for rank, reason in loss["workers"].items())
+    return f"workers lost at {loss['at']}, the run goes on from its last checkpoint ({which})"
 
 
 def _postfix(newest: Metrics) -> str:

@@ -71,6 +71,8 @@ def train(
     loop = Loop(trainer, batches, settings, run.checkpoints, hooks)
     if state is not None:
         loop.resume(state)
+    if settings.scaling.min_workers is not None:
+        hooks.report({"scaling/workers": float(distributed.world_size())}, trainer.num_steps, None)
     status: Status = "FAILED"
     try:
         outcome = loop.fit()
