@@ -43,7 +43,7 @@ onnx/generator.onnx: primaries [events, 4] of events with muons, counts [events]
 """
 
 
-def export(model: Path, out: str | Path, *, onnx: bool = False) -> None:
+def export(model: str | Path, out: str | Path, *, onnx: bool = False) -> None:
     """Write a model as a directory that needs this package no more, after checking that it generates the same.
 
     Args:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64, UInt64
 
-from crmuons import checkpoint, portable, schema
+from crmuons import checkpoint, portable, remote_models, schema
 from crmuons.model import BundleModel
 from crmuons.portable import Network
 from crmuons.schema import EventArrays
@@ -183,13 +183,13 @@ def choose_device(wanted: str, *, elsewhere: bool) -> str:
 
 
 def load_generator(path: str | Path, device: torch.device | str = "cpu") -> BundleGenerator:
-    """Load a run (its selected checkpoint), a checkpoint or a model directory.
+    """Load a run (its selected checkpoint), a checkpoint or a model directory; a path or a URL.
 
     Raises:
         FileNotFoundError: if there is no model.
         ValueError: if the model is damaged, or of another format.
     """
-    directory = Path(path)
+    directory = remote_models.local(path)
     selected = checkpoint.best(directory / "checkpoints")
     for candidate in (directory, selected):
         if candidate is not None and (candidate / checkpoint.SETTINGS_FILE).is_file():

@@ -92,7 +92,8 @@ def fetch_start(run: Run) -> None:
     run.directory.parent.mkdir(parents=True, exist_ok=True)
     with run.directory.with_name(f".{run.directory.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        there = _there(run, START, go_on=run.has_started())
+        found = _there(run, START, go_on=run.has_started())
+        there = [name for name in found if bundles.is_whole(run.url, name)]  # Otherwise it never began to train.
         if run.has_started():
             _check_same(run, there)
         elif there:
@@ -198,7 +199,7 @@ class Uploads:
         self._waiting: dict[str, dict[str, int | None]] = {}  # Labels, and what the manifest says of each.
         self._sending: str | None = None
         self._sent: list[str] = []
-        self._closing = False
+        self._closing = self._given_up = False
         shutil.rmtree(self._outbox, ignore_errors=True)
         if (
             last := checkpoint.latest(run.checkpoints)
@@ -241,6 +242,7 @@ class Uploads:
         """
         if self.wait(seconds):
             return
+        self._given_up = True
         msg = (
             f"{' and '.join(self._waiting)} could not be copied to {self.url} within run.upload_seconds = {seconds:g} "
             f"({self.stored.trouble or 'it takes longer than that'}); all of it is in {self.run.directory} on "
@@ -286,7 +288,7 @@ class Uploads:
         """The first label that waits, None once there will be no more."""
         with self._guard:
             self._guard.wait_for(lambda: self._waiting or self._closing)
-            self._sending = next(iter(self._waiting), None)
+            self._sending = None if self._given_up else next(iter(self._waiting), None)
             return self._sending
 
     def _send(self, label: str) -> None:

@@ -229,8 +229,12 @@ def local_copy(url: str) -> Path:
     storage, _, name = url.rpartition("/")
     readable = re.sub(r"[^A-Za-z0-9.-]+", "_", storage)[-60:]
     digest = hashlib.sha256(storage.encode()).hexdigest()[:8]
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(caches) / "crmuons" / f"{readable}-{digest}" / "runs" / name
+    return caches() / f"{readable}-{digest}" / "runs" / name
+
+
+def caches() -> Path:
+    """Where this machine has copies of what is kept at URLs."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crmuons"
 
 
 def in_ray_job() -> bool:

@@ -1,5 +1,6 @@
 """Runs that are kept at a URL: another machine goes on from what is whole there, and no result is lost without a word."""
 
+import json
 import shutil
 import threading
 import uuid
@@ -10,6 +11,7 @@ import torch
 
 from crmuons import bundles, checkpoint, config, files, remote_runs, runs, worker
 from crmuons.features import Features
+from crmuons.generate import load_generator
 from crmuons.remote_runs import NotStoredError, Stored, Uploads
 from crmuons.runs import Run
 
@@ -98,16 +100,17 @@ def test_a_run_goes_on_elsewhere_and_ends_with_the_model_of_an_unbroken_one(tmp_
     assert Stored.of(run).step == STEPS
 
 
-def test_the_newest_and_the_best_stay(url, start):
-    settings = settings_of(url, "run.keep_checkpoints=1", "run.checkpoint_every=1")
+def test_the_newest_and_the_best_stay(url, start, monkeypatch):
+    scores = iter([9.0, 1.0, 5.0, 5.0])  # At the steps 0, 2, 4 and 6.
+    monkeypatch.setattr("crmuons.evaluation.metrics.fidelity", lambda truth, generated: {"score": next(scores)})
+    settings = settings_of(url, "run.keep_checkpoints=1", "run.checkpoint_every=1", "train.validate_every=2")
     run = start(settings)
     train(settings, run)
-    best = checkpoint.selected(run.checkpoints)
-    assert steps_at(url) == sorted({checkpoint.step(best.name), STEPS})
+    assert steps_at(url) == [2, STEPS]
     shutil.rmtree(run.directory)
     remote_runs.fetch_newest(run)
     assert list(checkpoint.steps(run.checkpoints)) == steps_at(url)
-    assert checkpoint.selected(run.checkpoints).name == best.name
+    assert checkpoint.selected(run.checkpoints).name == "step-00000002"
 
 
 def test_a_half_written_checkpoint_and_a_damaged_one_are_passed_over(url, start, caplog):
@@ -204,3 +207,42 @@ def test_a_name_that_is_taken_at_the_url_is_taken_everywhere(url, start):
     with pytest.raises(ValueError, match=rf"run 'r' exists in {url}; continue it with run\.resume=auto"):
         runs.find_run(settings_of(url, "run.resume=never"))
     assert runs.find_run(settings_of(f"{url}/")) == run
+
+
+def test_a_run_whose_start_was_not_all_written_never_began_and_is_started_anew(url, start):
+    settings = settings_of(url)
+    run = start(settings)
+    (half,) = bundles.find(run.url, "start")
+    fsspec.filesystem("memory").rm_file(fsspec.core.url_to_fs(f"{run.url}/{half}/manifest.json")[1])
+    run = on_another_machine(run)
+    remote_runs.fetch_start(run)
+    assert not run.has_started()
+    assert start(settings) == run
+    remote_runs.fetch_start(run)
+    assert train(settings, run) == "finished"
+
+
+def test_the_model_of_a_run_at_a_url_is_fetched_once(url, start, monkeypatch):
+    settings = settings_of(url, "run.checkpoint_every=3")
+    run = start(settings)
+    with pytest.raises(FileNotFoundError, match=f"nothing to copy below '{url}/other'"):
+        load_generator(f"{url}/other")
+    train(settings, run)
+    model = load_generator(run.url)
+    assert model.about["step"] == STEPS
+    assert load_generator(f"{run.url}/{bundles.find(run.url, 'step-00000006')[0]}").about["step"] == STEPS
+    monkeypatch.setattr(bundles, "get", None)
+    again = load_generator(run.url)
+    assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in model.model.state_dict().items())
+
+
+def test_a_model_directory_at_a_url_is_fetched_as_it_is_now(url, start, tmp_path):
+    settings = settings_of(tmp_path / "here")
+    run = start(settings)
+    train(settings, run)
+    for step in (3, STEPS):
+        about = json.loads((run.model / "model.json").read_text()) | {"step": step}
+        (run.model / "model.json").write_text(json.dumps(about))
+        files.remove_tree(url)
+        files.put_tree(run.model, url)
+        assert load_generator(url).about["step"] == step
