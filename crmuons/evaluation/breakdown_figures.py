@@ -16,22 +16,22 @@ PIT_BINS = 20
 # What the heat map shows, and what it is called there.
 ROWS = {
     **{f"w1_{name}": f"W1 {name.replace('_', ' ')}" for name in SCORED},
+    "fpd": "FPD",
+    "kpd": "KPD",
     "auc_bundles": "AUC, bundle summaries",
+    "auc_multiplicity": "AUC, N",
     "auc_muons": "AUC, muons",
-    "pit": "PIT",
+    "pit": "PIT of N",
 }
 
 
 def heat_map(bins: list[Bin]) -> Figure:
     """How far each figure lies beyond its floor in each bin of the primary, in standard deviations of the floor."""
+    rows = [row for row in ROWS if _known(row, bins)] or list(ROWS)
     values = np.array(
-        [
-            [_excess(part.numbers[GENERATED].get(row), part.numbers[FLOOR].get(row)) for part in bins]
-            for row in ROWS
-            if _known(row, bins)
-        ]
+        [[_excess(part.numbers[GENERATED].get(row), part.numbers[FLOOR].get(row)) for part in bins] for row in rows]
     )
-    names_of_rows = [name for row, name in ROWS.items() if _known(row, bins)]
+    names_of_rows = [ROWS[row] for row in rows]
     figure = Figure(figsize=(4.2 + 0.55 * len(bins), 6.6), layout="constrained")
     axis = figure.subplots()
     axis.set_facecolor("#dddddd")

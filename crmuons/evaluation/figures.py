@@ -25,17 +25,16 @@ def marginals(truth: EventArrays, generated: EventArrays, *, names: tuple[str, s
         _draw_ratio_pair(upper, lower, *(_marginal(events, name) for events in (truth, generated)), names=names)
         lower.set_xlabel(MARGINALS[name][0])
         upper.set_ylabel(MARGINALS[name][1])
-        if MARGINALS[name][2]:
-            upper.set_yscale("log")
+        _log_scale(upper)
     return figure
 
 
-# Axis label, label of the density, logarithmic density.
+# Axis label, label of the density.
 MARGINALS = {
-    "energy": ("muon energy: log$_{10}$(E / GeV)", "muons per event per bin", True),
-    "radius": ("distance from the axis: log$_{10}$(r / m)", "muons per event per bin", True),
-    "multiplicity": ("multiplicity: log$_{10}$(N + 1)", "share of the events per bin", True),
-    "total_energy": ("total energy of a bundle: log$_{10}$(ΣE / GeV)", "share of the events per bin", True),
+    "energy": ("muon energy: log$_{10}$(E / GeV)", "muons per event per bin"),
+    "radius": ("distance from the axis: log$_{10}$(r / m)", "muons per event per bin"),
+    "multiplicity": ("multiplicity: log$_{10}$(N + 1)", "share of the events per bin"),
+    "total_energy": ("total energy of a bundle: log$_{10}$(ΣE / GeV)", "share of the events per bin"),
 }
 
 Values = tuple[Float64[np.ndarray, " values"], Float64[np.ndarray, " values"], int]
@@ -240,7 +239,7 @@ def _profile(
         inside = (values >= edges[0]) & (values < edges[-1])
         histograms.append(_per_event_histogram(values[inside], event[inside], len(events.counts), edges))
     _draw_ratio_histograms(upper, lower, edges, *histograms, widths=widths, names=("true", "generated"))
-    upper.set_yscale("log")
+    _log_scale(upper)
     upper.set_xscale("log")
     filled = np.flatnonzero(histograms[0][0] + histograms[1][0])
     if len(filled):
@@ -248,6 +247,12 @@ def _profile(
     upper.set_ylabel(labels[1])
     lower.set_xlabel(labels[0])
     return figure
+
+
+def _log_scale(axis: Axes) -> None:
+    """Densities fall by decades; where there is none at all, a logarithm has nothing to show."""
+    if axis.dataLim.ymax > 0:
+        axis.set_yscale("log")
 
 
 def _both(truth: EventArrays, generated: EventArrays) -> list[tuple[EventArrays, str, str]]:

@@ -149,7 +149,7 @@ def _read(request: Request, data: config.Data, pieces: Pieces) -> Given:
     if not len(truth):
         msg = (
             f"no true events in the {request.split} split of {', '.join(request.truth)} ({tally.rows} rows read, "
-            f"{tally.quarantined} of them unusable); --split all takes every event"
+            f"{tally.quarantined} of them unusable); --split says which part of the showers is wanted, all takes every event"
         )
         raise ValueError(msg)
     logger.info("%d true events, %d training events for the rivals", len(truth), len(training))

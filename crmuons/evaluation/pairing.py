@@ -44,7 +44,10 @@ def halve(truth: Outline, max_events: int, seed: int) -> tuple[Rows, Rows]:
     (showers,) = shower_numbers(truth.ids)
     number = int(showers.max()) + 1 if len(showers) else 0
     if number < 2:
-        msg = f"{number} showers are too few to hold truth against truth; at least two are needed, better 20,000"
+        msg = (
+            f"{len(truth)} true events of {number} shower are too few to hold truth against truth: give events of two showers "
+            "or more, better of 20,000, and ask for them (--events)"
+        )
         raise ValueError(msg)
     order = np.argsort(np.random.default_rng(seed).permutation(number)[showers], kind="stable")
     first_of_second = _next_shower(showers[order], min(max_events, len(order) // 2))

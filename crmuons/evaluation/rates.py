@@ -88,7 +88,8 @@ def paired_ratio(true_values: np.ndarray, values: np.ndarray, showers: Int64[np.
     true_mean, mean = float(true_values.mean()), float(values.mean())
     if true_mean == 0:
         return Absent("the true mean is zero")
-    _, error = mean_and_error(values - mean / true_mean * true_values, showers)
+    # Below one, the error is that of a perfect generator: where it drew nothing at all, its own spread says nothing.
+    _, error = mean_and_error(values - max(mean / true_mean, 1.0) * true_values, showers)
     return Estimate(mean / true_mean, error / true_mean)
 
 

@@ -139,7 +139,9 @@ def _rivals(
 
 
 def _masses(training: Blocks | None) -> Float64[np.ndarray, " masses"] | None:
-    return None if training is None else np.unique(training.outline.primaries[:, 2]).astype(np.float64)
+    if training is None or not len(training):
+        return None
+    return np.unique(training.outline.primaries[:, 2]).astype(np.float64)
 
 
 def _size_warnings(truth: Side) -> list[str]:

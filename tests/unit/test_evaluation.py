@@ -79,7 +79,7 @@ def test_halves_are_cut_to_the_wanted_size():
 
 
 def test_one_shower_cannot_be_held_against_itself():
-    with pytest.raises(ValueError, match="1 showers are too few"):
+    with pytest.raises(ValueError, match="2 true events of 1 shower are too few"):
         pairing.halve(Outline.of(toy_events(1, seed=0)), 50, seed=1)
 
 
@@ -234,7 +234,7 @@ def test_a_truth_without_muons_is_refused():
 
 def test_an_empty_split_says_what_to_do(tmp_path):
     write_events(tmp_path / "few.parquet", [toy_events(1, seed=0).to_table()])
-    with pytest.raises(ValueError, match="--split all takes every event"):
+    with pytest.raises(ValueError, match="--split says which part"):
         evaluated(Request([str(tmp_path)], generated=[str(tmp_path)]))
 
 

@@ -133,6 +133,11 @@ def test_paired_ratio_is_exact_where_generated_counts_are_a_multiple():
     assert rates.paired_ratio(counts, 2 * counts, np.arange(4)) == Estimate(2.0, 0.0)
 
 
+def test_nothing_drawn_where_one_shower_had_all_muons_is_no_certainty():
+    counts = np.array([0, 0, 0, 7])
+    assert rates.paired_ratio(counts, 0 * counts, np.arange(4)) == Estimate(0.0, pytest.approx(0.87, abs=0.01))
+
+
 def test_frechet_distance_of_shifted_normals_is_the_squared_shift():
     rng = np.random.default_rng(4)
     truth = np.abs(rng.normal(0, 1, (20_000, 3)))
