@@ -7,9 +7,10 @@
 #         python -m jobs.train jobs/configs/baseline.toml data.train=$PWD/data/sim run.storage_path=$PWD/runs scaling.num_workers=8
 #
 # The dashboard is at http://127.0.0.1:8265 and asks for the token. Words after start.sh are options of `ray start`.
-# Nothing listens beyond this machine: for a machine elsewhere, ssh -L 8265:127.0.0.1:8265 MACHINE.
+# It listens on this machine alone: for a machine elsewhere, ssh -L 8265:127.0.0.1:8265 MACHINE. Ray's other ports do not; they ask for
+# the token too.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source cluster/environment.sh
 export PATH="$PWD/.venv/bin:$PATH"
-exec ray start --head --block --node-ip-address=127.0.0.1 --dashboard-host=127.0.0.1 "$@"
+exec ray start --head --block --dashboard-host=127.0.0.1 "$@"

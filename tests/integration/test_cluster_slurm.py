@@ -41,17 +41,17 @@ def test_a_preempted_run_queues_again_and_finishes_from_its_checkpoint(queue: Sl
     run = Run(bench.run("slurm"))
     # 1.5 of a node's 2 CPUs: the workers cannot but be on both nodes.
     workers = ("scaling.num_workers=2", "scaling.cpus_per_worker=1.5")
-    number, log = submit(queue, bench, "run.name=slurm", "train.steps=150", "run.checkpoint_every=100000", *workers)
+    number, log = submit(queue, bench, "run.name=slurm", "train.steps=60", "run.checkpoint_every=100000", *workers)
     wait_for(lambda: run.latest_metrics().get("step", 0) > 0, within=300)
     queue.command("scancel", "--batch", "--signal=USR1", number)
     wait_for(lambda: queue.job(number)["Restarts"] == "1")
     saved = max(checkpoint.steps(run.checkpoints))
-    assert saved < 150  # No checkpoint was due: this one was saved at the signal.
+    assert saved < 60  # No checkpoint was due: this one was saved at the signal.
 
     wait_for(lambda: queue.job(number)["JobState"] in {"COMPLETED", "FAILED", "CANCELLED"}, within=400)
     said = log.read_text()
     assert queue.job(number)["JobState"] == "COMPLETED", said
-    assert "finished after 150 steps" in said
+    assert "finished after 60 steps" in said
     steps = [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()]
     assert steps == sorted(steps)
     assert saved in steps

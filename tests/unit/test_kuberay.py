@@ -101,15 +101,29 @@ def test_what_pods_mount_is_there_and_no_secret_is_in_a_manifest() -> None:
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
-def test_the_training_job_has_settings_that_exist_and_asks_for_what_the_cluster_has() -> None:
+def settings_of(manifest: dict[str, Any], module: str) -> config.Config:
+    """The settings of a job, from the words that its command would parse."""
+    python, _, run, preset, *words = manifest["spec"]["entrypoint"].split()
+    assert (python, run) == ("python", module)
+    assert (HERE.parents[1] / f"{module.replace('.', '/')}.py").is_file()
+    return config.load(
+        HERE.parents[1] / Path(preset).relative_to("/opt/crmuons"), [word for word in words if "=" in word]
+    )
+
+
+def test_the_training_job_asks_for_what_its_cluster_has() -> None:
     manifest = load("train.yaml")
-    python, _, module, preset, *words = manifest["spec"]["entrypoint"].split()
-    assert (python, module) == ("python", "jobs.train")
-    settings = config.load(HERE.parents[1] / Path(preset).relative_to("/opt/crmuons"), words)
+    settings = settings_of(manifest, "jobs.train")
     (workers,) = cluster_of(manifest)["workerGroupSpecs"]
     scaling = settings.scaling
     assert (scaling.min_workers, scaling.num_workers) == (workers["minReplicas"], workers["maxReplicas"])
-    assert settings.run.resume == "auto"
     (head,) = pods(cluster_of(manifest))[0]["containers"]
     mounts = [mount["mountPath"] for mount in head["volumeMounts"]]
     assert any(settings.run.storage_path.startswith(mount) for mount in mounts)
+
+
+def test_jobs_continue_when_they_are_started_again() -> None:
+    for name, module in (("train.yaml", "jobs.train"), ("sweep.yaml", "jobs.sweep")):
+        settings = settings_of(load(name), module)
+        assert settings.run.resume == "auto"
+        assert settings.run.name

@@ -3,13 +3,12 @@
 import os
 import secrets
 import shutil
-import signal
 import socket
 import string
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,14 +55,19 @@ class Slurm:
 
     def processes(self) -> list[psutil.Process]:
         """What runs in its jobs, or is left of them."""
-        return [process for process in psutil.process_iter() if self._is_ours(process)]
+        return [process for process in self.everything() if "SLURM_JOB_ID" in _environment(process)]
 
-    def _is_ours(self, process: psutil.Process) -> bool:
-        try:
-            inherited = process.environ()
-        except psutil.Error:
-            return False
-        return inherited.get("SLURM_CONF") == self.environment["SLURM_CONF"] and "SLURM_JOB_ID" in inherited
+    def everything(self) -> list[psutil.Process]:
+        """Its jobs, daemons, and the step managers that these leave behind when they are killed."""
+        ours = self.environment["SLURM_CONF"]
+        return [process for process in psutil.process_iter() if _environment(process).get("SLURM_CONF") == ours]
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except psutil.Error:  # It has ended.
+        return {}
 
 
 @contextmanager
@@ -86,8 +90,9 @@ def slurm(folder: Path, environment: dict[str, str]) -> Iterator[Slurm]:
         _wait_until_idle(running)
         yield running
     finally:
-        for process in (*reversed(started), *running.processes()):
-            process.send_signal(signal.SIGKILL)
+        for process in running.everything():
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         for process in started:
             process.wait()
 
