@@ -8,7 +8,7 @@ from jaxtyping import Int64
 
 from crmuons.schema import EventArrays
 
-EVENTS_PER_RUN = 256  # Of prepared shards; copying a run costs as much as copying 100 events more.
+EVENTS_PER_RUN = 512  # Of prepared shards; copying a run costs as much as copying 100 events more.
 
 NONE = EventArrays(
     np.empty((0, 2), np.uint64), np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty((0, 3), np.float32)
@@ -67,13 +67,36 @@ def draw_first(events: EventArrays, number: int, random: np.random.Generator) ->
 
     The shuffle of Fisher and Yates, ended early, of all these events side by side: a tenth of what sorting by random keys takes.
     """
-    counts, muons = events.counts, events.muons
+    counts = events.counts
+    muons = events.muons.view("V12").reshape(-1)  # Each muon as one value of 12 bytes: copied in a third of the time.
     large = np.flatnonzero(counts > number)
     starts, left = (np.cumsum(counts) - counts)[large], counts[large]
     for place in range(number if len(large) else 0):
         here = starts + place
         drawn = here + (random.random(len(large)) * (left - place)).astype(np.int64)
-        muons[here], muons[drawn] = np.take(muons, drawn, axis=0), np.take(muons, here, axis=0)
+        muons[here], muons[drawn] = muons[drawn], muons[here]
+
+
+def turn(events: EventArrays, number: int, random: np.random.Generator) -> None:
+    """Bring other muons to the front of each event that has more than `number`, in place, where all are in random order.
+
+    Each list is turned by a random amount: a fifth of the time of `draw_first`, since memory is read in order.
+    """
+    large = np.flatnonzero(events.counts > number)
+    starts, counts = (np.cumsum(events.counts) - events.counts)[large], events.counts[large]
+    shifts = (random.random(len(large)) * counts).astype(np.int64)
+    for start, middle, stop in zip(
+        starts.tolist(), (starts + shifts).tolist(), (starts + counts).tolist(), strict=True
+    ):
+        events.muons[start:stop] = np.concatenate((events.muons[middle:stop], events.muons[start:middle]))
+
+
+def shuffle_muons(events: EventArrays, random: np.random.Generator) -> EventArrays:
+    """Put the muons of each event in random order."""
+    event = np.repeat(np.arange(len(events.counts)), events.counts)
+    # One sort: whole numbers keep the events apart, and a double holds 20 bits of key beside 2^32 events.
+    order = np.argsort(event + random.random(len(events.muons)))
+    return EventArrays(events.ids, events.primaries, events.counts, np.take(events.muons, order, axis=0))
 
 
 def shuffle_runs(parts: Sequence[EventArrays], random: np.random.Generator) -> EventArrays:

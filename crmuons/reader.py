@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float64, Int64, UInt64
 
 from crmuons import prepared, schema, set_aside
-from crmuons.events import NONE, concat, draw_first, shuffle_runs, slice_events, take
+from crmuons.events import NONE, concat, draw_first, shuffle_runs, slice_events, take, turn
 from crmuons.plan import Item, Unit, cut, permutation
 from crmuons.schema import EventArrays
 from crmuons.stager import with_own_stager
@@ -134,10 +134,10 @@ def read_item(item: Item, selection: Selection) -> tuple[Tally, EventArrays]:
     # A position inside an item was saved with a tally that holds the item's rows: they are not counted twice.
     tally = Tally() if item.start else sum((part.tally for part in parts), Tally())
     random = np.random.default_rng([item.seed, item.epoch, item.segment])
-    shuffled = _shuffle_shards if all(prepared.is_shard(unit.file) for unit in item.units) else _shuffle
-    events = shuffled(parts, random)
+    in_random_order = all(prepared.is_shard(unit.file) for unit in item.units)
+    events = (_shuffle_shards if in_random_order else _shuffle)(parts, random)
     if selection.muons_drawn is not None:
-        draw_first(events, selection.muons_drawn, random)
+        (turn if in_random_order else draw_first)(events, selection.muons_drawn, random)
     return tally, slice_events(events, item.start, len(events.counts))
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from crmuons import flat, memory, prepared, reader
-from crmuons.events import concat, take
+from crmuons.events import concat, shuffle_muons, take
 from crmuons.plan import Unit
 from crmuons.prepared import Places, Shard
 from crmuons.reader import Selection, Split, Tally
@@ -138,7 +138,7 @@ def gather(work: Work, target: Target) -> Shard:
     memory.keep_freed_memory()
     events = concat([_slice(work.group_file(group), target) for group in range(work.num_groups)])
     random = np.random.default_rng([work.settings.seed, 1, target.index])
-    events = take(events, random.permutation(len(events.counts)))
+    events = shuffle_muons(take(events, random.permutation(len(events.counts))), random)
     path.unlink(missing_ok=True)  # Its note, without which it does not count, was never written.
     prepared.write_shard(path, events, target.places)
     with path.open("rb") as file:

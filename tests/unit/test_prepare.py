@@ -62,9 +62,9 @@ def read_all(urls, selection=None):
 
 
 def identities(events):
-    """Each event as bytes: ids, primary, and its muons in order."""
+    """Each event as bytes: ids, primary, and its muons, whose order is random."""
     muons = np.split(events.muons, np.cumsum(events.counts)[:-1]) if len(events.counts) else []
-    rows = zip(events.ids, events.primaries, muons, strict=True)
+    rows = zip(events.ids, events.primaries, (np.sort(each, axis=0) for each in muons), strict=True)
     return [b"".join(part.tobytes() for part in row) for row in rows]
 
 
@@ -119,6 +119,36 @@ def test_training_reads_every_prepared_event_once_an_epoch_in_another_order(raw,
     opened.close()
     assert sorted(identities(first)) == sorted(identities(second)) == wanted
     assert identities(first) != identities(second)
+
+
+def test_training_meets_other_muons_of_a_large_event_in_every_epoch(done):
+    units = tuple(plan.cut(prepared.event_files(str(done))))
+    first, second, stored = (
+        reader.read_item(plan.Item(epoch, 0, 0, 0, units), Selection(muons_drawn=drawn))[1]
+        for epoch, drawn in ((0, 2), (1, 2), (0, None))
+    )
+    assert sorted(identities(first)) == sorted(identities(second)) == sorted(identities(stored))
+    starts = np.cumsum(first.counts) - first.counts
+    changed = [not np.array_equal(first.muons[start], stored.muons[start]) for start in starts[first.counts > 2]]
+    # Of an event with 8 muons, say, one in 8 is not turned.
+    assert 0.6 < np.mean(changed) < 0.98
+    for start, count in zip(starts[first.counts <= 2], first.counts[first.counts <= 2], strict=True):
+        np.testing.assert_array_equal(first.muons[start : start + count], stored.muons[start : start + count])
+
+
+def test_muons_are_shuffled_among_themselves(raw, done):
+    before = read_all(raw)
+    place_of = {tuple(muon): place for place, muon in enumerate(before.muons.tolist())}
+    after = read_all(done)
+    starts = np.cumsum(after.counts) - after.counts
+    large = after.counts >= 10
+    pairs = [
+        place_of[tuple(a)] < place_of[tuple(b)]
+        for a, b in zip(after.muons[starts[large]].tolist(), after.muons[starts[large] + 1].tolist(), strict=True)
+    ]
+    assert np.mean(pairs) == pytest.approx(
+        0.5, abs=5 * 0.5 / len(pairs) ** 0.5
+    )  # The first two, in the file's order or not.
 
 
 def test_a_position_inside_prepared_data_is_found_again(done):
