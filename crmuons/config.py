@@ -178,8 +178,6 @@ class Train(Section):
     """Allow TF32 matrix products on NVIDIA GPUs."""
     bf16: bool = False
     """Run the networks in bfloat16; losses, penalties and features stay in float32."""
-    compile: bool = False
-    """Compile the networks with torch.compile."""
 
     @model_validator(mode="after")
     def _ends(self) -> Self:

@@ -14,36 +14,41 @@ its adjoint pass with the signal from the critic as seed, and z what the forward
 Everything runs in the dtype of the events' context: bfloat16 under autocast.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu_, linear
 
-from crmuons import losses
+from crmuons.baseline_passes import BaselinePasses
+from crmuons.frozen import Weights, sloped, sloped_
 from crmuons.models import SLOPE, BaselineGenerator, Critic, Generator, SetCritic, SetGenerator
 from crmuons.ragged import Ragged
 
 
 def scores_and_norms(critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged) -> tuple[Tensor, Tensor]:
-    """Score and squared gradient norm of each event: the numbers of `losses.gradient_norms`, which serves other critics.
+    """Score and squared gradient norm of each event: the numbers of `losses.gradient_norms`.
 
     Differentiable once: in the critic's weights and in the condition; the scores in the features also.
     """
-    if not isinstance(critic, SetCritic):
-        return losses.gradient_norms(critic, features, condition, ragged)
-    event = critic.context(condition)
+    if isinstance(critic, SetCritic):
+        event = critic.context(condition)
+    else:
+        kind = features.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else features.dtype
+        event = condition[:, :4].to(dtype)
     result: tuple[Tensor, Tensor] = _Scores.apply(critic, ragged, features, event, *_beyond_context(critic))  # type: ignore[no-untyped-call]
     return result
 
 
 def scores(critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged) -> Tensor:
     """Score of each event, differentiable in weights, condition and features."""
-    if isinstance(critic, SetCritic):
-        return scores_and_norms(critic, features, condition, ragged)[0]
-    result: Tensor = critic(features, condition, ragged)
-    return result
+    if not isinstance(
+        critic, SetCritic
+    ):  # Without norms autograd takes three products a weight, fewer than the four here.
+        result: Tensor = critic(features, condition, ragged)
+        return result
+    return scores_and_norms(critic, features, condition, ragged)[0]
 
 
 def generate(
@@ -76,11 +81,16 @@ class _Scores(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, critic: SetCritic, ragged: Ragged, features: Tensor, event: Tensor, *weights: Tensor
+        ctx: Any, critic: Critic, ragged: Ragged, features: Tensor, event: Tensor, *weights: Tensor
     ) -> tuple[Tensor, Tensor]:
         del weights  # The critic's own; given for autograd to know them.
         ctx.set_materialize_grads(False)
-        ctx.features, ctx.event, ctx.passes = features.to(event.dtype), event, _Critic(critic, ragged, event.dtype)
+        passes: _SetCritic | BaselinePasses
+        if isinstance(critic, SetCritic):
+            passes = _SetCritic(critic, ragged, event.dtype)
+        else:
+            passes = BaselinePasses(critic, ragged, event.dtype)
+        ctx.passes, ctx.features, ctx.event = passes, features.to(event.dtype), event
         scores = ctx.passes.forward(ctx.features, event)
         ctx.gradient = ctx.passes.adjoint()
         precise = ctx.gradient.to(torch.promote_types(event.dtype, torch.float32))
@@ -119,28 +129,11 @@ class _Muons(torch.autograd.Function):
         return None, None, None, d_event, *gradients
 
 
-class _Weights:
-    """A network's weights by name, in one dtype; those of a part of it by the names they have there."""
-
-    def __init__(self, named: Mapping[str, Tensor], prefix: str = "") -> None:
-        self.named, self.prefix = named, prefix
-
-    @classmethod
-    def of(cls, network: nn.Module, dtype: torch.dtype) -> "_Weights":
-        return cls({name: parameter.to(dtype) for name, parameter in network.named_parameters()})
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.named[self.prefix + name]
-
-    def part(self, name: str) -> "_Weights":
-        return _Weights(self.named, f"{self.prefix}{name}.")
-
-
-class _Critic:
+class _SetCritic:
     """One batch through the critic beyond its context; keeps slopes and signals."""
 
     def __init__(self, critic: SetCritic, ragged: Ragged, dtype: torch.dtype) -> None:
-        self.weights, self.ragged = _Weights.of(critic, dtype), ragged
+        self.weights, self.ragged = Weights.of(critic, dtype), ragged
         self.sets = _Sets(self.weights, len(critic.layers), ragged)
 
     def forward(self, features: Tensor, event: Tensor) -> Tensor:
@@ -153,7 +146,7 @@ class _Critic:
     def adjoint(self) -> Tensor:
         """The scores' gradient in the features."""
         w, ragged = self.weights, self.ragged
-        self.d_hidden = _sloped(w["head.2.weight"].expand_as(self.hidden), self.hidden)
+        self.d_hidden = sloped(w["head.2.weight"].expand_as(self.hidden), self.hidden)
         d_pooled, d_event = (self.d_hidden @ w["head.0.weight"]).chunk(2, dim=1)
         d_muons = ragged.spread(d_pooled / ragged.divisors.to(d_pooled.dtype))
         d_features, self.d_event = self.sets.adjoint(d_muons, d_event)
@@ -170,7 +163,7 @@ class _Critic:
         w = self.weights
         muons, event, gradients = self.sets.frozen(features, event, share)
         pooled = torch.cat([self.ragged.mean(muons), event], dim=1)
-        hidden = _sloped_((share * w["head.0.bias"]).addmm_(pooled, w["head.0.weight"].T), self.hidden)
+        hidden = sloped_((share * w["head.0.bias"]).addmm_(pooled, w["head.0.weight"].T), self.hidden)
         head = [self.d_hidden.T @ pooled, (self.d_hidden.T @ share)[:, 0], hidden.sum(0, keepdim=True), share.sum(0)]
         return gradients + head
 
@@ -179,7 +172,7 @@ class _Generator:
     """One batch through the generator beyond its context."""
 
     def __init__(self, generator: SetGenerator, ragged: Ragged, dtype: torch.dtype) -> None:
-        self.weights = _Weights.of(generator, dtype)
+        self.weights = Weights.of(generator, dtype)
         self.sets = _Sets(self.weights, len(generator.layers), ragged)
 
     def forward(self, noise: Tensor, event: Tensor) -> Tensor:
@@ -196,7 +189,7 @@ class _Generator:
 class _Sets:
     """What both networks share: the embedding of muons and event, and the set layers."""
 
-    def __init__(self, weights: _Weights, num_layers: int, ragged: Ragged) -> None:
+    def __init__(self, weights: Weights, num_layers: int, ragged: Ragged) -> None:
         self.weights, self.ragged = weights, ragged
         self.layers = [_Layer(weights.part(f"layers.{i}"), ragged) for i in range(num_layers)]
 
@@ -214,7 +207,7 @@ class _Sets:
         """Signals behind muons and events to those in front; takes d_muons over."""
         for layer in reversed(self.layers):
             d_muons, d_event = layer.adjoint(d_muons, d_event)
-        self.d_embedded = _sloped_(d_muons, self.embedded)
+        self.d_embedded = sloped_(d_muons, self.embedded)
         self.d_rows = self.ragged.sum(self.d_embedded)
         w = self.weights
         return self.d_embedded @ w["embed.weight"], d_event + self.d_rows @ w["embed_event.weight"]
@@ -224,7 +217,7 @@ class _Sets:
         gradients = self._embedding_gradients(features, event, share)
         w = self.weights
         rows = (share * (w["embed_event.bias"] + w["embed.bias"])).addmm_(event, w["embed_event.weight"].T)
-        muons = _sloped_(self.ragged.spread(rows).addmm_(features, w["embed.weight"].T), self.embedded)
+        muons = sloped_(self.ragged.spread(rows).addmm_(features, w["embed.weight"].T), self.embedded)
         for layer in self.layers:
             muons, event, more = layer.frozen(muons, event, share)
             gradients += more
@@ -244,7 +237,7 @@ class _Sets:
 class _Layer:
     """A SetLayer's passes."""
 
-    def __init__(self, weights: _Weights, ragged: Ragged) -> None:
+    def __init__(self, weights: Weights, ragged: Ragged) -> None:
         self.weights, self.ragged = weights, ragged
 
     def forward(self, muons: Tensor, event: Tensor) -> tuple[Tensor, Tensor]:
@@ -261,11 +254,11 @@ class _Layer:
 
     def adjoint(self, d_muons: Tensor, d_event: Tensor) -> tuple[Tensor, Tensor]:
         w, ragged = self.weights, self.ragged
-        self.d_out = _sloped(d_muons, self.out)
-        self.d_mixed = _sloped_(self.d_out @ w["out.weight"], self.mixed)
+        self.d_out = sloped(d_muons, self.out)
+        self.d_mixed = sloped_(self.d_out @ w["out.weight"], self.mixed)
         self.d_rows = ragged.sum(self.d_mixed)
         d_event = torch.addmm(d_event, self.d_rows, w["event_to_muon.weight"])
-        self.d_pooled = _sloped(d_event, self.pooled)
+        self.d_pooled = sloped(d_event, self.pooled)
         d_mean = self.d_pooled @ w["pool.weight"] / ragged.divisors.to(d_event.dtype)
         d_muons = d_muons.addmm_(self.d_mixed, w["muon.weight"]).add_(ragged.spread(d_mean))
         return d_muons, d_event.addmm_(self.d_pooled, w["event.weight"])
@@ -274,11 +267,11 @@ class _Layer:
         w, ragged = self.weights, self.ragged
         mean = ragged.mean(muons)
         pooled = (share * (w["pool.bias"] + w["event.bias"])).addmm_(mean, w["pool.weight"].T)
-        later = event + _sloped_(pooled.addmm_(event, w["event.weight"].T), self.pooled)
+        later = event + sloped_(pooled.addmm_(event, w["event.weight"].T), self.pooled)
         rows = (share * w["event_to_muon.bias"]).addmm_(later, w["event_to_muon.weight"].T)
-        mixed = _sloped_(ragged.spread(rows).addmm_(muons, w["muon.weight"].T), self.mixed)
+        mixed = sloped_(ragged.spread(rows).addmm_(muons, w["muon.weight"].T), self.mixed)
         gradients = self.gradients((muons, mean, event, later, mixed), share)
-        out = _sloped_(ragged.spread(share * w["out.bias"]).addmm_(mixed, w["out.weight"].T), self.out)
+        out = sloped_(ragged.spread(share * w["out.bias"]).addmm_(mixed, w["out.weight"].T), self.out)
         return muons.add_(out), later, gradients
 
     def gradients(self, inputs: tuple[Tensor, ...], share: Tensor) -> list[Tensor]:
@@ -291,15 +284,3 @@ class _Layer:
             *(d_rows @ later, (d_rows @ share)[:, 0], self.d_mixed.T @ muons),
             *(self.d_out.T @ mixed, (self.ragged.sum(self.d_out).T @ share)[:, 0]),
         ]
-
-
-def _sloped(values: Tensor, activation: Tensor) -> Tensor:
-    """Times the slope that LeakyReLU had where it gave this activation."""
-    result: Tensor = torch.ops.aten.leaky_relu_backward(values, activation, SLOPE, True)
-    return result
-
-
-def _sloped_(values: Tensor, activation: Tensor) -> Tensor:
-    """Likewise, in place."""
-    torch.ops.aten.leaky_relu_backward.grad_input(values, activation, SLOPE, True, grad_input=values)
-    return values

@@ -27,7 +27,7 @@ START = "start"  # Label of the bundle that a run kept at a URL begins with.
 # These may change when a run is continued; a change of any other setting is refused.
 MAY_CHANGE = re.compile(
     r"run\.(resume|max_failures|checkpoint_every|keep_checkpoints|storage_path|upload_seconds|name)"
-    r"|scaling\..*|tracking\..*|train\.(steps|max_seconds|log_every|validate_every|compile)"
+    r"|scaling\..*|tracking\..*|train\.(steps|max_seconds|log_every|validate_every)"
     r"|data\.(prefetch_batches|max_quarantined_share|staging\..*)"
 )
 

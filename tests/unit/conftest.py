@@ -11,7 +11,7 @@ from jaxtyping import install_import_hook
 # The shapes and dtypes in the annotations of these modules are checked at every call of the tests.
 CHECKED = (
     "batch", "checkpoint", "events", "features", "generate", "losses", "model", "models", "multiplicity", "optimization", "plan",
-    "pool", "prepared", "ragged", "reader", "runs", "schema", "stream", "trainer",
+    "pool", "prepared", "ragged", "reader", "runs", "schema", "sets", "stream", "trainer",
 )  # fmt: skip
 install_import_hook([f"crmuons.{name}" for name in CHECKED], "beartype.beartype")
 

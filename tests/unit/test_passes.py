@@ -54,6 +54,21 @@ def test_the_critics_pass_equals_autograd_with_double_backward(kind, layers, cou
         torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize("counts", [COUNTS, [1], []])
+def test_the_baseline_critics_pass_equals_autograd_with_double_backward(kind, counts):
+    torch.manual_seed(0)
+    critic = build_networks(config.Model(kind="baseline"), 3)[1].double()
+    ragged, condition, features = inputs(counts, 3)
+    condition.requires_grad_()
+    told = []
+    for function in (losses.gradient_norms, passes.scores_and_norms):
+        scores, norms = function(critic, features, condition, ragged)
+        told.append((scores, norms, *pulls(critic, LOSSES[kind](scores, norms), condition)))
+    for expected, value in zip(*told, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 def test_scores_pull_on_the_muons_as_autograd_says(layers):
     _, critic = networks(layers)
