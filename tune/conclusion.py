@@ -67,7 +67,8 @@ def tell_mlflow(tracker: Tracker, conductor: Conductor, rows: Sequence[Row], bes
         values["sweep/best_score"] = score
         tracker.tags({"best_trial": best.name})
         _register(tracker, conductor, best, score)
-    tracker.metrics(values, len(rows))
+    # A step that grows whenever a trial has gone on: a value logged twice for a step would stay as it was.
+    tracker.metrics(values, sum(row["step"] for row in rows))
 
 
 def _settle(trial: Trial, *, ran: bool) -> bool:

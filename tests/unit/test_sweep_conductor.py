@@ -67,7 +67,7 @@ def run(conductor, trial, *, ends_at=None):
     conductor.ended(trial.number, crashed=False)
 
 
-def test_a_killed_sweep_goes_on_with_the_trials_it_had_and_repeats_none(start):
+def test_a_killed_sweep_goes_on_with_the_trials_it_had_and_repeats_none(start, tmp_path):
     first = start()
     run(first, first.next_trial())
     killed = first.next_trial()
@@ -86,9 +86,27 @@ def test_a_killed_sweep_goes_on_with_the_trials_it_had_and_repeats_none(start):
     assert {number: again.trials[number].values(SPACE) for number in before} == before
     assert first.trials[0].run.done.stat().st_mtime_ns == done
     assert [line["step"] for line in lines(again.trials[1])] == list(range(5))
+    check_results(tmp_path, list(again.trials.values()))
     whole = start()
     assert whole.next_trial() is None
     assert [trial.state() for trial in whole.trials.values()] == ["finished"] * 2
+
+
+def check_results(tmp_path, trials):
+    """The table, and a preset that trains the best model again."""
+    rows, best = conclusion.write_results(tmp_path, trials, SPACE)
+    assert rows[0]["score"] == best.best_score() == min(row["score"] for row in rows)
+    assert {path.name for path in (tmp_path / "figures").iterdir()} >= {"parallel_coordinates.png", "scores.png"}
+    assert (tmp_path / "trials.csv").read_text().count("\n") == 3
+    assert json.loads((tmp_path / "trials.json").read_text()) == rows
+
+    again = config.load(tmp_path / "best.toml", [f"run.storage_path={tmp_path}/again", "run.name=x"])
+    ours, theirs = again.flat(), best.settings().flat()
+    assert {key for key in ours if ours[key] != theirs[key]} == {"run.storage_path", "run.name", "run.resume"}
+    repeated = Trial(0, dataclasses.replace(best.run, directory=tmp_path / "again" / "x"))
+    repeated.run.prepare(again, *Origins()(again))
+    worker.train(again, repeated.run, device=torch.device("cpu"), tracking_uri="")
+    assert repeated.best_score() == best.best_score()
 
 
 def lines(trial):
@@ -182,25 +200,6 @@ def test_a_trial_takes_over_another_ones_state_and_goes_on_with_settings_near_it
     run(conductor, trial)
     assert trial.state() == "finished"
     assert [line["step"] for line in lines(trial)] == list(range(5))
-
-
-def test_best_preset_trains_the_same_model_again(start, tmp_path):
-    conductor = start()
-    while (trial := conductor.next_trial()) is not None:
-        run(conductor, trial)
-    rows, best = conclusion.write_results(tmp_path, list(conductor.trials.values()), SPACE)
-    assert rows[0]["score"] == best.best_score() == min(row["score"] for row in rows)
-    assert {path.name for path in (tmp_path / "figures").iterdir()} >= {"parallel_coordinates.png", "scores.png"}
-    assert (tmp_path / "trials.csv").read_text().count("\n") == 3
-    assert json.loads((tmp_path / "trials.json").read_text()) == rows
-
-    again = config.load(tmp_path / "best.toml", [f"run.storage_path={tmp_path}/again", "run.name=x"])
-    ours, theirs = again.flat(), best.settings().flat()
-    assert {key for key in ours if ours[key] != theirs[key]} == {"run.storage_path", "run.name", "run.resume"}
-    repeated = Trial(0, dataclasses.replace(best.run, directory=tmp_path / "again" / "x"))
-    repeated.run.prepare(again, *Origins()(again))
-    worker.train(again, repeated.run, device=torch.device("cpu"), tracking_uri="")
-    assert repeated.best_score() == best.best_score()
 
 
 def test_preset_and_table_of_trials_that_never_reported(start, tmp_path):
