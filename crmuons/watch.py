@@ -36,6 +36,7 @@ def progress_of(run: Run, settings: config.Config) -> Iterator[None]:
 def _watch(run: Run, settings: config.Config, staging: StagingWatch, ended: threading.Event) -> None:
     newest = run.latest_metrics()
     seen, losses = (path.stat().st_size if path.is_file() else 0 for path in (run.metrics, run.losses))
+    said = {""}  # The metrics are read again from their start where the run went back to a checkpoint.
     timed = settings.train.steps is None
     begin = newest.get("progress/seconds" if timed else "step", 0)
     total = settings.train.max_seconds if timed else settings.train.steps
@@ -48,8 +49,9 @@ def _watch(run: Run, settings: config.Config, staging: StagingWatch, ended: thre
             seen, lines = _new_lines(run.metrics, seen)
             for line in lines:
                 newest |= (values := json.loads(line))
-                if "scaling/workers" in values:
-                    logger.warning("training on %.0f workers from step %d", values["scaling/workers"], values["step"])
+                if (sentence := _resized(values)) not in said:
+                    logger.warning(sentence)
+                    said.add(sentence)
             bar.set_postfix_str(_postfix(newest), refresh=False)
             bar.update(newest.get("progress/seconds" if timed else "step", begin) - bar.n)
 
@@ -65,6 +67,11 @@ def _new_lines(path: Path, seen: int) -> tuple[int, list[str]]:
         text = file.read()
     whole = text[: text.rfind(b"\n") + 1]
     return seen + len(whole), whole.decode().splitlines()
+
+
+def _resized(values: Metrics) -> str:
+    workers = values.get("scaling/workers")
+    return "" if workers is None else f"training on {workers:.0f} workers from step {values['step']}"
 
 
 def _loss(loss: dict[str, Any]) -> str:

@@ -105,6 +105,20 @@ def test_every_setting_has_a_path_a_default_and_a_meaning():
     assert described["train.steps"][0] == "unset"
 
 
+def test_an_elastic_run_has_a_least_and_a_most_number_of_workers():
+    scaling = load("scaling.num_workers=[2,8]").scaling
+    assert (scaling.min_workers, scaling.num_workers) == (2, 8)
+    assert load("scaling.num_workers=3").scaling.min_workers is None
+    assert config.from_dict(load("scaling.num_workers=[2,8]").model_dump(mode="json")).scaling == scaling
+    for pair, fault in (
+        ("[3,2]", "at least 3 and at most 2"),
+        ("[1,2,3]", "a number or a pair"),
+        ("[0,2]", "min_workers"),
+    ):
+        with pytest.raises(ValueError, match=fault):
+            load(f"scaling.num_workers={pair}")
+
+
 def test_settings_survive_json():
     settings = load("train.optimizer.betas=[0.1, 0.2]", "data.max_muons_per_event=9")
     assert config.from_dict(json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
