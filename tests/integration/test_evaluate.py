@@ -20,7 +20,7 @@ from crmuons.ray_evaluate import on_ray
 from crmuons.schema import EventArrays, write_events
 from crmuons.spectrum import Spectrum
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 def toy_events(number, seed):
