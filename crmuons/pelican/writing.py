@@ -10,6 +10,7 @@ from crmuons.pelican.sources import Fault, Patience, Source
 from crmuons.pelican.tokens import Token
 
 ANSWERS_TO_PUT, ANSWERS_TO_DELETE = (200, 201, 204), (200, 202, 204, 404)  # 404: the answer before was lost.
+LOCKED = 423
 
 
 class Writer:
@@ -108,6 +109,8 @@ class Writer:
                 sending.cancel()
                 await asyncio.wait([sending])  # It reads the file, which is closed next.
             status = sending.result()
+        if status == LOCKED:
+            raise Fault(source, "it has the file still open, for a cache that read what was there", status=status)
         if status not in ANSWERS_TO_PUT:
             msg = f"{self.servers.url(access.path)} cannot be written: {source.url} answered HTTP {status}"
             raise OSError(msg)
