@@ -10,7 +10,8 @@ if [ -e "${_CONDOR_CREDS:-}/scitokens.use" ]; then
 fi
 
 # HTCondor evicts with TERM: the run gets it, and saves a checkpoint.
-timeout --signal=TERM --preserve-status "${CHECKPOINT_SECONDS:-3600}" crmuons train "$@" run.resume=auto run.storage_path=runs & run=$!
+# In the foreground: `timeout` would otherwise signal twice, and the second one ends a run at once.
+timeout --foreground --signal=TERM --preserve-status "${CHECKPOINT_SECONDS:-3600}" crmuons train "$@" run.resume=auto run.storage_path=runs & run=$!
 trap 'kill -TERM "$run"' TERM
 code=0
 while wait "$run" && code=0 || code=$?; kill -0 "$run" 2> /dev/null; do :; done
