@@ -127,6 +127,23 @@ def event_files(urls: str | Sequence[str], places: Places = (0.0, 1.0)) -> list[
     return sorted([*raw, *(file for root in sorted(whole) for file in _shards(root, places))])
 
 
+def origins(urls: str | Sequence[str]) -> list[File]:
+    """The files of `event_files`, and those that prepared data sets among them were made from."""
+    found = event_files(urls)
+    roots = {_root(file) for file in found if is_shard(file)}
+    sources = [
+        File(*source)
+        for root in sorted(roots)
+        if files.exists(f"{root}/{MANIFEST}")
+        for source in Manifest.read(root).sources
+    ]
+    return [*found, *sources]
+
+
+def _root(shard: File) -> str:
+    return shard.url.rsplit("/", 2)[0]
+
+
 def _folders_of(name: str, found: list[File]) -> set[str]:
     return {file.url.removesuffix(f"/{name}") for file in found if file.url.endswith(f"/{name}")}
 
@@ -155,8 +172,8 @@ def features_of(listed: Sequence[File], places: Places) -> bytes | None:
         listed: as `event_files` gave them for these places.
         places: of the events to train on.
     """
-    roots = {file.url.rsplit("/", 2)[0] for file in listed if is_shard(file)}
-    if len(roots) != 1 or not all(map(is_shard, listed)):
+    roots = {_root(file) for file in listed if is_shard(file)}
+    if len(roots) != 1 or not all(map(is_shard, listed)) or not files.exists(f"{min(roots)}/{MANIFEST}"):
         return None
     (root,) = roots
     of_training = {shard.places for shard in Manifest.read(root).shards if shard.file.startswith("train/")}

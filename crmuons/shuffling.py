@@ -27,7 +27,7 @@ from crmuons.schema import EventArrays
 
 SHARD_BYTES = 96 * 2**20  # Of a finished shard: gathering it takes about four times as much memory.
 FLAT_BYTES_PER_RAW_BYTE = (
-    1.4  # 1.0 with 15 muons an event, 1.5 with 0.4: more or less makes the shards larger or smaller.
+    1.4  # 1.0 with 15 muons an event, 1.35 with 0.4: more or less makes the shards larger or smaller.
 )
 SCRATCH = ".scatter"
 QUARANTINE = "quarantine"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Literal
 
-from crmuons import config, files
+from crmuons import config, files, prepared
 from crmuons.evaluation import pairing
 from crmuons.evaluation.candidates import data_candidate, model_candidate
 from crmuons.evaluation.outline import Outline
@@ -14,6 +14,7 @@ from crmuons.evaluation.pieces import Pieces
 from crmuons.evaluation.protocol import Evaluation, evaluate
 from crmuons.evaluation.reading import Blocks, read
 from crmuons.evaluation.reference import Reference, Settings, prepare
+from crmuons.files import File
 from crmuons.generate import BundleGenerator, load_generator
 from crmuons.reader import Selection, Split, Tally, in_split
 from crmuons.stream import training_selection
@@ -187,7 +188,7 @@ def _training_warnings(request: Request, data: config.Data, truth: Outline) -> l
         return []
     try:
         of_training, of_truth = (
-            {_name(file) for file in files.list_files(urls)} for urls in (data.train, request.truth)
+            {_name(file) for file in prepared.origins(urls)} for urls in (data.train, request.truth)
         )
     except FileNotFoundError as error:
         return [f"whether the model was trained on these events cannot be told: {error}"]
@@ -200,6 +201,6 @@ def _training_warnings(request: Request, data: config.Data, truth: Outline) -> l
     return [warning]
 
 
-def _name(file: files.File) -> tuple[str, int]:
+def _name(file: File) -> tuple[str, int]:
     """What a file keeps when it is moved."""
     return PurePath(file.url).name, file.size

@@ -19,7 +19,7 @@ from crmuons.evaluation.pieces import Later, Pieces
 from crmuons.evaluation.reading import Side
 from crmuons.evaluation.reference import FLOOR, GENERATED, Reference, contender
 from crmuons.evaluation.summaries import Sample, primary_features, shower_numbers
-from crmuons.reader import take
+from crmuons.events import take
 from crmuons.schema import EventArrays
 
 SHOWN_EVENTS = 200_000  # In the figures, of each side: more change no line of them.

@@ -11,8 +11,9 @@ from jaxtyping import Int64
 from crmuons import prepared
 from crmuons.evaluation.outline import Outline
 from crmuons.evaluation.pieces import Later, Pieces
+from crmuons.events import concat, take
 from crmuons.plan import Unit, cut, permutation
-from crmuons.reader import Selection, Tally, concat, in_split, read_unit, take
+from crmuons.reader import Selection, Tally, in_split, read_unit
 from crmuons.schema import EventArrays
 
 Wanted = tuple[Selection, int]  # Events of a selection, at most so many.

@@ -12,7 +12,7 @@ from crmuons.evaluation.outline import Outline
 from crmuons.evaluation.pieces import Pieces
 from crmuons.evaluation.reading import Blocks, Side
 from crmuons.evaluation.summaries import Sample, primary_features, shower_numbers
-from crmuons.reader import concat
+from crmuons.events import concat
 from crmuons.schema import EventArrays
 
 GENERATED, FLOOR, NEAREST, PARAMETRIC = "generated", "truth", "nearest primary", "parametric"

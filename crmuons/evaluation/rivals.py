@@ -9,7 +9,7 @@ from scipy.spatial import KDTree
 from sklearn.linear_model import PoissonRegressor
 
 from crmuons.evaluation.summaries import muon_quantities, primary_features
-from crmuons.reader import take
+from crmuons.events import take
 from crmuons.schema import EventArrays
 
 MIN_TRAINING_EVENTS = 1_000

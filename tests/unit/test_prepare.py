@@ -331,6 +331,13 @@ def test_a_data_set_is_found_from_a_folder_above_a_glob_and_beside_raw_files(raw
     assert len(read_all(raw).counts) == 1200
 
 
+def test_where_prepared_events_come_from_is_known(raw, done):
+    # So that an evaluation sees that a model was trained on its truth, whichever of the two was prepared.
+    assert set(list_files(str(raw))) <= set(prepared.origins(str(done)))
+    assert prepared.origins(str(raw)) == list_files(str(raw))
+    assert prepared.origins(str(done / "train"))
+
+
 def test_shards_elsewhere_are_read_without_being_mapped(done):
     import fsspec
 

@@ -1,0 +1,109 @@
+"""Reading and preparing by Ray Data gives what reading and preparing in one process gives, across executions."""
+
+import threading
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from crmuons import plan, prepare, prepared, ray_cluster, ray_data, ray_prepare, reader, schema
+from crmuons.plan import Plan, Unit
+from crmuons.reader import Selection, Tally
+from crmuons.shuffling import Settings
+from tests.integration.conftest import Bench
+
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.timeout(400),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Ray's own, where it copies its context.
+]
+
+
+@pytest.fixture(scope="module")
+def cluster(bench: Bench) -> Iterator[None]:
+    """A cluster of this process's own, in the bench's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in bench.environment.items():
+            patch.setenv(name, value)
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        ray_cluster.set_environment()
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=bench.environment["RAY_TMPDIR"])
+        yield
+        ray.shutdown()
+
+
+def events_of(pieces: Iterator[reader.Piece]) -> list[bytes]:
+    """What was read, in order: the tallies, and the bytes of the events between them."""
+    said: list[bytes] = []
+    for piece in pieces:
+        if isinstance(piece, Tally):
+            said.append(repr(piece).encode())
+        else:
+            arrays = (piece.ids, piece.primaries, piece.counts, piece.muons)
+            said.append(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
+    return said
+
+
+def items_of(path: Path, number: int) -> list[plan.Item]:
+    file = prepared.event_files(str(path))[0]
+    reading = Plan(tuple(Unit(file, part, 16) for part in range(16)), 3, file.size // 8, 1)
+    return list(islice(reading.items(0), number))
+
+
+def test_executions_follow_each_other_and_give_the_items_in_order(bench: Bench, cluster: None, monkeypatch) -> None:
+    monkeypatch.setattr(ray_data, "ITEMS_PER_EXECUTION", 8)
+    monkeypatch.setattr(ray_data, "ITEMS_AHEAD", 4)
+    items = items_of(bench.folder / "data", 27)  # Three executions and a part of one; more than three epochs.
+    selection = Selection("train", 0.3, 0.2, muons_drawn=8)
+    waits, seen, last = [], [], time.monotonic()
+    for piece in ray_data.read_with_ray(iter(items), selection):
+        waits.append(time.monotonic() - last)
+        seen.append(piece)
+        time.sleep(0.25)  # A step; while it runs, the next execution starts.
+        last = time.monotonic()
+    print("longest waits in s:", sorted(waits)[-4:])
+    assert events_of(iter(seen)) == events_of(reader.read_here(iter(items), selection))
+    assert not [thread for thread in threading.enumerate() if thread.name == "ray-data" and thread.is_alive()]
+
+
+def test_an_item_without_events_is_counted_and_a_bad_row_is_kept(bench: Bench, cluster: None, tmp_path: Path) -> None:
+    table = pq.read_table(bench.folder / "data" / "events-00000.parquet").slice(0, 40)
+    arrays = schema.to_arrays(table)
+    arrays = schema.EventArrays(arrays.ids, np.array(arrays.primaries), arrays.counts, arrays.muons)
+    arrays.primaries[7, 0] = np.nan
+    schema.write_events(tmp_path / "e.parquet", [arrays.to_table()])
+    items = items_of(tmp_path / "e.parquet", 8)
+    selection = Selection("train", 0.0, 0.99, quarantine=str(tmp_path / "q"))  # Nearly no event is left.
+    here = events_of(reader.read_here(iter(items), selection))
+    assert events_of(ray_data.read_with_ray(iter(items), selection)) == here
+    assert pq.read_table(tmp_path / "q")["row"].to_pylist() == [7]
+
+
+def test_prepared_shards_are_read_where_they_are_used(bench: Bench, cluster: None, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(prepare, "GROUP_BYTES", 1)
+    source = str(bench.folder / "data")
+    made = [
+        prepare.prepare(prepare.begin(tmp_path / name, [source], Settings()), each)
+        for name, each in (("here", prepare.here), ("cluster", ray_prepare.each))
+    ]
+    assert made[0] == made[1]
+    items = items_of(tmp_path / "cluster", 8)
+    monkeypatch.setattr(ray_data, "_read_in_tasks", None)  # Not called.
+    selection = Selection("train", 0.05, 0.05)
+    assert events_of(ray_data.read_with_ray(iter(items), selection)) == events_of(
+        reader.read_here(iter(items), selection)
+    )
+
+
+def test_a_job_that_fails_raises_its_own_error(bench: Bench, cluster: None, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "bad.parquet").write_text("no Parquet at all")
+    begun = prepare.begin(tmp_path / "set", [str(tmp_path / "raw")], Settings())
+    with pytest.raises(ValueError, match=r"bad\.parquet is not a Parquet file") as caught:
+        prepare.prepare(begun, ray_prepare.each)
+    assert "Traceback" not in str(caught.value)
