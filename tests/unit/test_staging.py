@@ -294,6 +294,7 @@ def test_the_stager_removes_used_files_unless_they_are_about_to_be_used_again(tm
         for use in uses[:2]:
             stager.used(use, staged=True)
         wait_for(lambda: there(staging) == {"a"})
+        assert opened(files[0]) == 1
         stager.ahead(uses[2:3])
         stager.used(uses[2], staged=True)
         wait_for(lambda: there(staging) == set())
