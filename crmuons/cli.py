@@ -175,7 +175,7 @@ def _add_prepare(commands: Commands) -> None:
     )
     add = parser.add_argument
     add("data", nargs="+", help="files, directories, globs or URLs of event Parquet")
-    add("--out", type=Path, required=True, help="new directory, which all nodes share where there are several")
+    add("--out", type=_folder, required=True, help="new directory, which all nodes share where there are several")
     add("--validation-share", type=float, default=default.validation_share, help="of the showers")
     add("--test-share", type=float, default=default.test_share, help="of the showers")
     add(
@@ -186,6 +186,13 @@ def _add_prepare(commands: Commands) -> None:
     add("--seed", type=int, default=default.seed, help="of the shuffle")
     add("--max-quarantined-share", type=float, default=0.01, help="end where more of all rows cannot be used")
     parser.set_defaults(run=_prepare)
+
+
+def _folder(text: str) -> Path:
+    if "://" in text:
+        msg = f"'{text}' is a URL; shards are written to a directory, from which they can be copied"
+        raise argparse.ArgumentTypeError(msg)
+    return Path(text)
 
 
 def _prepare(arguments: argparse.Namespace) -> int:

@@ -14,12 +14,12 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from crmuons import files, provenance, shuffling
+from crmuons import provenance, shuffling
 from crmuons.events import concat, slice_events
 from crmuons.features import Features
 from crmuons.files import File
 from crmuons.plan import Unit, cut
-from crmuons.prepared import CLAIM, FEATURES, MANIFEST, Manifest, Shard, read_rows
+from crmuons.prepared import CLAIM, FEATURES, MANIFEST, Manifest, Shard, event_files, is_shard, read_rows
 from crmuons.progress import progress
 from crmuons.reader import Limit, Tally
 from crmuons.runs import write_text
@@ -68,7 +68,11 @@ def begin(out: Path, urls: Sequence[str], settings: Settings) -> Preparation:
         FileNotFoundError: if there is nothing to read.
         ValueError: if the directory holds other things, or was made from other files or with other settings.
     """
-    found = files.list_files(urls)
+    _check_apart(out, urls)
+    found = event_files(urls)
+    if shards := [file.url for file in found if is_shard(file)]:
+        msg = f"{shards[0]} is prepared already; give the raw files that it was made from"
+        raise ValueError(msg)
     request = {"settings": asdict(settings), "files": [[file.url, file.size, _changed(file)] for file in found]}
     claim = out / CLAIM
     if claim.is_file():
@@ -159,6 +163,14 @@ def _first_training_events(out: Path, shards: list[Shard]) -> EventArrays:
             pieces, _ = read_rows(Unit(File(str(out / shard.file), shard.size), 0, 1))
             parts.append(slice_events(concat(pieces), 0, wanted))
     return concat(parts)
+
+
+def _check_apart(out: Path, urls: Sequence[str]) -> None:
+    """The next listing of the data would find what was written among them."""
+    for url in urls:
+        if "://" not in url and out.is_relative_to(Path(url).absolute()):
+            msg = f"{out} lies in {url}, which holds the data; name a directory beside it with --out"
+            raise ValueError(msg)
 
 
 def _groups(found: list[File]) -> Iterator[tuple[Unit, ...]]:

@@ -50,6 +50,18 @@ class Settings:
     vertical_depth: bool = False
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse shares that leave nothing to train on, and a seed that numpy does not take."""
+        if min(self.validation_share, self.test_share) < 0 or self.validation_share + self.test_share >= 1:
+            msg = (
+                f"a validation share of {self.validation_share:g} and a test share of {self.test_share:g} leave nothing to train "
+                "on; both are at least 0, and less than 1 together"
+            )
+            raise ValueError(msg)
+        if self.seed < 0:
+            msg = f"the seed is {self.seed}; it is at least 0"
+            raise ValueError(msg)
+
     def selection(self, split: Split) -> Selection:
         """The events of a split."""
         return Selection(split, self.validation_share, self.test_share, self.vertical_depth)

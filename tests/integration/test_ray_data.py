@@ -1,5 +1,6 @@
 """Reading and preparing by Ray Data gives what reading and preparing in one process gives, across executions."""
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from crmuons import plan, prepare, prepared, ray_cluster, ray_data, ray_prepare,
 from crmuons.plan import Plan, Unit
 from crmuons.reader import Selection, Tally
 from crmuons.shuffling import Settings
-from tests.integration.conftest import Bench
+from tests.integration.conftest import Bench, output, wait_for
 
 pytestmark = [
     pytest.mark.ray,
@@ -107,3 +108,31 @@ def test_a_job_that_fails_raises_its_own_error(bench: Bench, cluster: None, tmp_
     with pytest.raises(ValueError, match=r"bad\.parquet is not a Parquet file") as caught:
         prepare.prepare(begun, ray_prepare.each)
     assert "Traceback" not in str(caught.value)
+
+
+PREPARE = """
+import sys
+from crmuons import prepare, shuffling
+prepare.GROUP_BYTES, prepare.GROUPS_IN_PROCESS, shuffling.SHARD_BYTES = 1, 99, 100_000
+from crmuons.cli import main
+sys.exit(main(["prepare", "parts", "--out", sys.argv[1]]))
+"""
+
+
+def test_a_killed_preparation_goes_on_to_the_same_data_set(bench: Bench) -> None:
+    table = pq.read_table(bench.folder / "data" / "events-00000.parquet")
+    for i in range(40):
+        (bench.folder / "parts").mkdir(exist_ok=True)
+        pq.write_table(table.slice(100 * i, 100), bench.folder / "parts" / f"{i:02}.parquet")
+    output(bench.start(sys.executable, "-c", PREPARE, "whole"), 0)
+    killed = bench.folder / "killed"
+    for stage in (".scatter/group-*.arrow", "train/*.arrow"):
+        process = bench.start(sys.executable, "-c", PREPARE, "killed")
+        wait_for(lambda stage=stage: list(killed.glob(stage)))
+        process.kill()
+        process.communicate()
+        assert not (killed / "manifest.json").exists()
+    output(bench.start(sys.executable, "-c", PREPARE, "killed"), 0)
+    for path in (bench.folder / "whole").rglob("*"):
+        if path.is_file():
+            assert path.read_bytes() == (killed / path.relative_to(bench.folder / "whole")).read_bytes(), path

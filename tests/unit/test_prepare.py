@@ -242,6 +242,21 @@ def test_other_settings_or_files_are_named(raw, tmp_path):
         make(tmp_path / "raw", tmp_path / "taken")
 
 
+def test_what_cannot_be_prepared_is_said_before_anything_is_written(raw, done, tmp_path):
+    with pytest.raises(ValueError, match=r"shard-00000\.arrow is prepared already; give the raw files"):
+        make(done, tmp_path / "set")
+    with pytest.raises(ValueError, match=r"ready lies in .*, which holds the data; name a directory beside it"):
+        make(raw, raw / "ready")
+    for shares in ({"validation_share": 0.6, "test_share": 0.4}, {"test_share": -0.1}):
+        with pytest.raises(
+            ValueError, match=r"leave nothing to train on; both are at least 0, and less than 1 together"
+        ):
+            make(raw, tmp_path / "set", **shares)
+    with pytest.raises(ValueError, match=r"the seed is -1; it is at least 0"):
+        make(raw, tmp_path / "set", seed=-1)
+    assert not (tmp_path / "set").exists()
+
+
 def spoil_rows(path, rows):
     table = pq.read_table(path)
     primaries = np.array(table["primary"].to_pylist(), np.float32)
