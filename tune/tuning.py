@@ -64,9 +64,9 @@ def run_trials(conductor: Conductor, room: Room, tracking_uri: str) -> None:
 
 
 def _resources(conductor: Conductor, room: Room) -> dict[str, float]:
-    """What Tune reserves; a group's workers reserve their own."""
+    """What Tune reserves. A group's workers reserve their own; Tune refuses a trial that takes nothing."""
     alone = conductor.settings.scaling.num_workers == 0
-    return {"cpu": room.cpus, "gpu": room.gpus} if alone else {"cpu": 0}
+    return {"cpu": room.cpus, "gpu": room.gpus} if alone else {"cpu": 0.01}
 
 
 class Proposer(Searcher):
