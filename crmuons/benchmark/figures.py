@@ -40,8 +40,9 @@ class Figure:
         if self.reference_times is not None:
             reference = self.reference_amount / self.reference_times.wall
             values |= _quartiles("reference_per_second", reference) | _quartiles("ratio", speed / reference)
-            cpu = (self.reference_times.cpu / self.reference_amount) / (self.times.cpu / self.amount)
-            values["ratio_of_cpu_seconds"] = float(np.median(cpu))
+            if self.times.cpu is not None and self.reference_times.cpu is not None:
+                cpu = (self.reference_times.cpu / self.reference_amount) / (self.times.cpu / self.amount)
+                values["ratio_of_cpu_seconds"] = float(np.median(cpu))
         return values | dict(self.details)
 
 
@@ -82,7 +83,7 @@ def _lines(figure: Figure, v: Mapping[str, float]) -> list[str]:
     line = f"{figure.name:44} {v['per_second']:11,.0f} {v['per_second_q1']:10,.0f}-{v['per_second_q3']:10,.0f}"
     if figure.reference:
         line += f"   {v['reference_per_second']:11,.0f} {v['ratio']:7.2f} {v['ratio_q1']:5.2f}-{v['ratio_q3']:6.2f}"
-        line += f"  {v['ratio_of_cpu_seconds']:.2f}"
+        line += f"  {v['ratio_of_cpu_seconds']:.2f}" if "ratio_of_cpu_seconds" in v else ""
     details = [f"    {name.replace('_', ' ')} {value:,.4g}" for name, value in figure.details.items()]
     against = f"; reference: {figure.reference}" if figure.reference else ""
     return [line, f"    {figure.unit} per second{against}", *details]

@@ -10,10 +10,10 @@ import torch
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of each round: by the clock, and of this process's threads on a CPU."""
+    """Seconds of each round: by the clock, and of this process's threads on a CPU where these did all the work."""
 
     wall: np.ndarray
-    cpu: np.ndarray
+    cpu: np.ndarray | None = None
 
 
 def alternate(rivals: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Times]:

@@ -45,7 +45,7 @@ def run(
     details = {"data_wait_share": float(np.median(waits[-rounds:])), "workers": float(workers)}
     return [
         Figure(
-            f"train, {workers} workers, events read", "events", 1.0, Times(taken, taken),
+            f"train, {workers} workers, events read", "events", 1.0, Times(taken),
             "the steps alone, afterwards, one worker with the same threads", read, alone, details,
         )
     ]  # fmt: skip

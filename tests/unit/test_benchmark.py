@@ -19,6 +19,7 @@ def test_a_figure_is_work_over_seconds_and_the_ratio_is_taken_round_by_round():
     assert (values["per_second"], values["per_second_q1"], values["per_second_q3"]) == (50, 37.5, 75)
     assert (values["ratio"], values["ratio_q1"], values["ratio_q3"]) == (20, 15, 30)
     assert values["ratio_of_cpu_seconds"] == 40  # Twice the wall time of the reference.
+    assert "ratio_of_cpu_seconds" not in Figure("a", "b", 1, Times(ours), "plain", 1, Times(theirs)).values()
     assert figures.metrics([figure])["a_b/gflop"] == 3.0
     assert "20.00" in figures.table([figure])
     told = json.loads(json.dumps(figures.as_json("step", {"cores": 2}, [figure])))
