@@ -91,7 +91,9 @@ def train_worker(payload: dict[str, Any]) -> None:
         if run.failure.exists():
             return
         try:
-            _train(payload, get_device(), read=ray_data.read_with_ray, report=_report_to_ray)
+            # Ray takes note of checkpoints below its own storage alone; of a run kept at a URL it needs to know of none.
+            report = _report_to_ray if run.url is None else None
+            _train(payload, get_device(), read=ray_data.read_with_ray, report=report)
         except (ValueError, OSError, NonFiniteError, ray.exceptions.RayTaskError) as error:
             run.directory.mkdir(parents=True, exist_ok=True)
             runs.write_json(run.failure, {"error": _sentence(error), "kind": type(error).__name__})

@@ -19,7 +19,7 @@ from tests.integration.conftest import wait_for
 from tests.integration.federation.federation import Federation, federation, what_is_missing
 
 MISSING = what_is_missing()
-pytestmark = [pytest.mark.pelican, pytest.mark.skipif(bool(MISSING), reason=MISSING), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.pelican, pytest.mark.skipif(bool(MISSING), reason=MISSING), pytest.mark.timeout(700)]
 
 PRESET = Path(__file__).parents[2] / "jobs" / "configs" / "baseline.toml"
 SMALL = (
@@ -139,7 +139,7 @@ def test_workers_on_another_node_have_the_renewed_token_and_write_where_only_it_
             monkeypatch.setenv(name, value)
         ended = subprocess.run(
             [sys.executable, "-m", "tests.integration.two_nodes", str(tmp_path / "machine-b"), url, str(tmp_path / "renewed"),
-             *command], check=False, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parents[2],
+             *command], check=False, capture_output=True, text=True, timeout=600, cwd=Path(__file__).parents[2],
         )  # fmt: skip
         said = ended.stdout + ended.stderr
         assert ended.returncode == 0, said
