@@ -132,9 +132,8 @@ class Run:
 
     def lowest(self, metric: str) -> tuple[int, float] | None:
         """The step at which a metric was lowest, and its value there; None where it was never a finite number."""
-        told = [
-            (line["step"], line[metric]) for line in self._metric_lines() if math.isfinite(line.get(metric, math.nan))
-        ]
+        lines = [line for line in self._metric_lines() if math.isfinite(line.get(metric, math.nan))]
+        told = [(int(line["step"]), float(line[metric])) for line in lines]
         return min(told, key=lambda entry: entry[1], default=None)
 
     def forget_metrics_after(self, step: int) -> None:
