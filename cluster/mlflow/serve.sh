@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# A tracking server for a group: runs in PostgreSQL, artifacts in a directory or bucket, a name and a password for everybody.
+#
+#     pip install 'crmuons[server]'
+#     createdb mlflow                                  # PostgreSQL 12 or newer, wherever it runs
+#     echo postgresql://mlflow:PASSWORD@db.example.org/mlflow > ~/.mlflow-server/database     (mode 0600)
+#     cluster/mlflow/serve.sh --artifacts-destination /data/mlflow
+#
+# It listens on this machine alone; --host and --port, and all other options of `mlflow server`, may follow. Put a proxy with TLS
+# in front of it (docs/security.md). The first start makes the account "admin" and keeps its password in
+# ~/.mlflow-server/admin-password. MLFLOW_SERVER_SECRETS names another directory.
+set -euo pipefail
+
+secrets=${MLFLOW_SERVER_SECRETS:-$HOME/.mlflow-server}
+umask 077
+mkdir -p "$secrets"
+chmod 700 "$secrets"
+if [ ! -s "$secrets/database" ]; then
+  echo "serve.sh: $secrets/database is missing: write the URI of a PostgreSQL database into it, postgresql://USER:PASSWORD@HOST/NAME" >&2
+  exit 1
+fi
+for name in admin-password cookie-key; do
+  [ -s "$secrets/$name" ] || python3 -c 'import secrets; print(secrets.token_urlsafe(24))' >"$secrets/$name"
+done
+
+# In files and in the environment, not in arguments: every user of the machine sees those.
+MLFLOW_BACKEND_STORE_URI=$(<"$secrets/database")
+MLFLOW_AUTH_ADMIN_PASSWORD=$(<"$secrets/admin-password")
+MLFLOW_FLASK_SERVER_SECRET_KEY=$(<"$secrets/cookie-key")
+MLFLOW_AUTH_CONFIG_PATH=$secrets/auth.ini
+export MLFLOW_BACKEND_STORE_URI MLFLOW_AUTH_ADMIN_PASSWORD MLFLOW_FLASK_SERVER_SECRET_KEY MLFLOW_AUTH_CONFIG_PATH
+# Accounts live in the same database. Passwords are hashed slowly on purpose: once a minute is enough.
+cat >"$MLFLOW_AUTH_CONFIG_PATH" <<INI
+[mlflow]
+default_permission = READ
+database_uri = $MLFLOW_BACKEND_STORE_URI
+admin_username = admin
+authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+grant_default_workspace_access = false
+auth_cache_ttl_seconds = 60
+INI
+
+exec mlflow server --app-name basic-auth --host 127.0.0.1 "$@"
