@@ -129,7 +129,3 @@ class EventBatch:
                 for tensor in (self.ids, self.primaries, self.counts, self.muons)
             )
         )
-
-    def pin_memory(self) -> "EventBatch":
-        """The same events in page-locked memory, from which a GPU copies without waiting."""
-        return EventBatch(*(tensor.pin_memory() for tensor in (self.ids, self.primaries, self.counts, self.muons)))
