@@ -7,7 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from crmuons import journal
+from crmuons.journal import Journal, num_unsent
 from crmuons.tracking import Status, Tracker, settle
 from tune import plots, results, search
 from tune.conductor import Conductor
@@ -16,6 +16,8 @@ from tune.spaces import Space
 from tune.trials import State, Trial
 
 logger = logging.getLogger(__name__)
+
+STATE_TAG = "sweep.state"
 
 # What MLflow is told of a trial that died before it could say so itself.
 STATUS: dict[State, Status] = {
@@ -74,9 +76,9 @@ def tell_mlflow(tracker: Tracker, conductor: Conductor, rows: Sequence[Row], bes
 def _settle(trial: Trial, *, ran: bool) -> bool:
     """Have MLflow know what became of a trial; False if it does not take it now."""
     directory = trial.run.directory
-    if not journal.Journal.exists(directory) or not (ran or journal.num_unsent(directory)):
+    if not Journal.exists(directory) or (_is_told(directory) and not ran):
         return True
-    tags = {"sweep.trial": str(trial.number), "sweep.state": trial.state(), "sweep.reason": trial.reason()}
+    tags = {"sweep.trial": str(trial.number), STATE_TAG: trial.state(), "sweep.reason": trial.reason()}
     try:
         settle(directory, STATUS[trial.state()], tags)
     except (ConnectionError, BlockingIOError) as error:
@@ -85,9 +87,17 @@ def _settle(trial: Trial, *, ran: bool) -> bool:
     return True
 
 
+def _is_told(directory: Path) -> bool:
+    """Whether MLflow knows all of a trial, and the sweep's word on it: the sweep may have been killed before that."""
+    opened = Journal(directory)
+    said = any(STATE_TAG in entry["values"] for _, entry in opened.entries() if entry["kind"] == "tags")
+    opened.close()
+    return said and not num_unsent(directory)
+
+
 def _register(tracker: Tracker, conductor: Conductor, best: Trial, score: float) -> None:
     """The best model becomes a version of the registered model that has the experiment's name."""
-    opened = journal.Journal(best.run.directory)
+    opened = Journal(best.run.directory)
     opened.close()
     validation = hashlib.sha256((best.run.directory / "validation.parquet").read_bytes()).hexdigest()[:16]
     tags = {"sweep": conductor.directory.name, "trial": best.name, "validation": validation}

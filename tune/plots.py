@@ -14,7 +14,7 @@ from tune.results import Row
 from tune.spaces import Dimension, Space
 from tune.trials import Trial
 
-COLOURS = "viridis_r"  # The best trials are the darkest.
+COLOURS = "viridis"  # The best trials are the darkest.
 
 
 def parallel_coordinates(rows: Sequence[Row], space: Space) -> Figure:
