@@ -29,9 +29,7 @@ ITEMS_AHEAD = 32  # Starting an execution costs 1-2 s: the next one begins while
 BLOCKS_AHEAD = 2
 READ_AHEAD_BYTES = 256 * 2**20  # Of the object store, per rank and execution.
 READS_AT_ONCE = 2  # Per rank; one decodes 15 million muons/s of the nested layout, a CPU trains on 0.2 million.
-CPUS_PER_READ = (
-    0.25  # So that two ranks can read with the one CPU that is kept free: a rank must not wait for another's.
-)
+CPUS_PER_READ = 0  # A read must never wait for a CPU: the workers of an elastic run take all there are.
 TALLY_COLUMN = "tally"
 
 # A block is a table of events. The first row of an item says what became of the item's rows; where no event is left, it is a
