@@ -22,7 +22,19 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from crmuons import checkpoint, config, files, ray_cluster, ray_data, ray_mirror, ray_tokens, remote_runs, runs, worker
+from crmuons import (
+    checkpoint,
+    config,
+    files,
+    ray_cluster,
+    ray_data,
+    ray_metrics,
+    ray_mirror,
+    ray_tokens,
+    remote_runs,
+    runs,
+    worker,
+)
 from crmuons.loop import Metrics, Outcome
 from crmuons.preparation import prepare, refuse_credentials
 from crmuons.ray_scaling import Losses, scaling_config
@@ -58,15 +70,15 @@ def run_training(settings: config.Config) -> Result:
         run.check_unchanged(settings)
     origin = None if started else prepare(settings)
     here = settings.scaling.num_workers == 0
-    with nullcontext() if here else ray_cluster.cluster():
-        scaling = None if here else scaling_config(settings.scaling)
+    data = run.load_files() if origin is None else origin[0]
+    urls = (*settings.data.train, *settings.data.validation, settings.run.storage_path)
+    with nullcontext() if here else ray_cluster.cluster(), nullcontext() if here else ray_tokens.shared(urls):
+        scaling = None if here else ray_preflight.check(settings, data, lambda: scaling_config(settings.scaling))
         if origin is not None:  # Only now is anything written: what was refused above can be tried again.
             run.prepare(settings, *origin)
         remote_runs.start(run)
         logger.info("%s run %s", "continuing" if started else "starting", run.place)
-        urls = (*settings.data.train, *settings.data.validation, settings.run.storage_path)
-        with nullcontext() if here else ray_tokens.shared(urls):
-            outcome = _attempt(settings, run, scaling)
+        outcome = _attempt(settings, run, scaling)
     return Result(run, outcome)
 
 
@@ -91,9 +103,7 @@ def train_worker(payload: dict[str, Any]) -> None:
         if run.failure.exists():
             return
         try:
-            # Ray takes note of checkpoints below its own storage alone; of a run kept at a URL it needs to know of none.
-            report = _report_to_ray if run.url is None else None
-            _train(payload, get_device(), read=ray_data.read_with_ray, report=report)
+            _train(payload, get_device(), read=ray_data.read_with_ray, report=_reporter(run))
         except (ValueError, OSError, NonFiniteError, ray.exceptions.RayTaskError) as error:
             run.directory.mkdir(parents=True, exist_ok=True)
             runs.write_json(run.failure, {"error": _sentence(error), "kind": type(error).__name__})
@@ -152,11 +162,19 @@ def _fit(scaling: ScalingConfig, how: config.Run, run: Run, payload: dict[str, A
     in_thread(trainer.fit)
 
 
-def _report_to_ray(metrics: Metrics, _step: int, saved: Path | None) -> None:
-    if saved is None:  # Ray drops metrics without a checkpoint, and takes one report in each health interval.
-        return
-    kept = ray.train.Checkpoint.from_directory(str(saved))
-    ray.train.report(metrics, kept, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
+def _reporter(run: Run) -> worker.Report:
+    show = ray_metrics.gauges(run.directory.name) if ray.train.get_context().get_world_rank() == 0 else None
+
+    def report(metrics: Metrics, _step: int, saved: Path | None) -> None:
+        if show is not None:
+            show(metrics)
+        # Ray drops metrics without a checkpoint, and takes one report in each health interval. It takes note of
+        # checkpoints below its own storage alone; of a run kept at a URL it needs to know of none.
+        if saved is not None and run.url is None:
+            kept = ray.train.Checkpoint.from_directory(str(saved))
+            ray.train.report(metrics, kept, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
+
+    return report
 
 
 def _tracking_base(settings: config.Config) -> Path:

@@ -18,7 +18,9 @@ from crmuons import config
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
-RECIPES = sorted(path for path in CLUSTER.rglob("*") if path.is_file())
+RECIPES = sorted(
+    path for path in CLUSTER.rglob("*") if path.is_file() and path.suffix != ".json"
+)  # JSON has no comments.
 SCRIPTS = [path for path in RECIPES if path.suffix in {".sh", ".sbatch"}]
 
 
@@ -29,7 +31,9 @@ def name(path: Path) -> str:
 @pytest.mark.parametrize("path", RECIPES, ids=name)
 def test_every_recipe_begins_with_the_command_that_uses_it(path: Path) -> None:
     first = next(line for line in path.read_text().splitlines() if not line.startswith("#!"))
-    assert re.match(r"# (kubectl|sbatch|srun|condor_submit|podman|apptainer|source|cluster/|\w+\.sh) ?", first), first
+    assert re.match(
+        r"# (kubectl|sbatch|srun|condor_submit|podman|apptainer|prometheus|source|cluster/|\w+\.sh) ?", first
+    ), first
     named = re.findall(r"\bcluster/[\w./-]*\.\w+", path.read_text())
     assert not [other for other in named if not (ROOT / other).is_file()]
 
