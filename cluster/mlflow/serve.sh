@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# A tracking server for a group: runs in PostgreSQL, artifacts in a directory or bucket, a name and a password for everybody.
+# cluster/mlflow/serve.sh --artifacts-destination /data/mlflow    # a tracking server for a group, until Ctrl-C
 #
+# Runs lie in PostgreSQL, artifacts in a directory or bucket, and everybody has a name and a password. Once, before:
 #     pip install 'crmuons[server]'
-#     createdb mlflow                                  # PostgreSQL 12 or newer, wherever it runs
-#     echo postgresql://mlflow:PASSWORD@db.example.org/mlflow > ~/.mlflow-server/database     (mode 0600)
-#     cluster/mlflow/serve.sh --artifacts-destination /data/mlflow
+#     createdb mlflow                                  # wherever PostgreSQL runs, 12 or newer
+#     mkdir -m 700 ~/.mlflow-server
+#     echo postgresql://mlflow:PASSWORD@db.example.org/mlflow > ~/.mlflow-server/database
 #
-# It listens on this machine alone; --host and --port, and all other options of `mlflow server`, may follow. Put a proxy with TLS
-# in front of it (docs/security.md). The first start makes the account "admin" and keeps its password in
+# It listens on this machine alone, at port 5000; --host, --port and all other options of `mlflow server` may follow. Put a proxy
+# with TLS in front of it (docs/security.md). The first start makes the account "admin" and keeps its password in
 # ~/.mlflow-server/admin-password. MLFLOW_SERVER_SECRETS names another directory.
 set -euo pipefail
 
