@@ -226,6 +226,8 @@ class Tracking(Section):
     """Send the run to MLflow."""
     experiment: str = "crmuons"
     """MLflow experiment."""
+    tensorboard: bool = False
+    """Write TensorBoard's event files too, in `tensorboard` below the run's directory."""
     parent: str = ""
     """The journal of the sweep that the run is a trial of; `crmuons sweep` sets it."""
 

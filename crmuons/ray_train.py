@@ -33,6 +33,7 @@ from crmuons import (
     ray_tokens,
     remote_runs,
     runs,
+    tensorboard,
     worker,
 )
 from crmuons.loop import Metrics, Outcome
@@ -61,6 +62,7 @@ def run_training(settings: config.Config) -> Result:
         RunFailedError: if the run stopped on the way. Its last checkpoint is intact.
     """
     refuse_credentials(settings)
+    tensorboard.check_installed(settings)
     if (url := runs.storage_url(settings)) is not None:
         files.check_writable(url)
     run = runs.find_run(settings)
@@ -70,15 +72,15 @@ def run_training(settings: config.Config) -> Result:
         run.check_unchanged(settings)
     origin = None if started else prepare(settings)
     here = settings.scaling.num_workers == 0
-    data = run.load_files() if origin is None else origin[0]
-    urls = (*settings.data.train, *settings.data.validation, settings.run.storage_path)
-    with nullcontext() if here else ray_cluster.cluster(), nullcontext() if here else ray_tokens.shared(urls):
-        scaling = None if here else ray_preflight.check(settings, data, lambda: scaling_config(settings.scaling))
+    with nullcontext() if here else ray_cluster.cluster():
+        scaling = None if here else scaling_config(settings.scaling)
         if origin is not None:  # Only now is anything written: what was refused above can be tried again.
             run.prepare(settings, *origin)
         remote_runs.start(run)
         logger.info("%s run %s", "continuing" if started else "starting", run.place)
-        outcome = _attempt(settings, run, scaling)
+        urls = (*settings.data.train, *settings.data.validation, settings.run.storage_path)
+        with nullcontext() if here else ray_tokens.shared(urls):
+            outcome = _attempt(settings, run, scaling)
     return Result(run, outcome)
 
 

@@ -64,6 +64,11 @@ class Run:
         return self.directory / "metrics.jsonl"
 
     @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files, where they are asked for."""
+        return self.directory / "tensorboard"
+
+    @property
     def losses(self) -> Path:
         """One JSON line for each time that workers were lost, with the reasons."""
         return self.directory / "losses.jsonl"

@@ -4,7 +4,8 @@ import io
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,7 @@ from crmuons.remote_runs import Uploads
 from crmuons.runs import Run
 from crmuons.sets import Sets
 from crmuons.staging import REPORT
+from crmuons.tensorboard import Board
 from crmuons.tracking import AnyTracker, NullTracker, Status, Tracker
 from crmuons.trainer import Trainer
 
@@ -61,9 +63,13 @@ def train(
     if distributed.rank() == 0:
         run.forget_metrics_after(-1 if state is None else state["trainer"]["num_steps"])
     tracker = _tracker(settings, run, tracking_uri) if distributed.rank() == 0 else NullTracker()
+    reports, at_the_end = [] if report is None else [report], ExitStack()
+    if settings.tracking.tensorboard and distributed.rank() == 0:
+        begun = 0 if state is None else state["trainer"]["num_steps"]
+        reports.append(at_the_end.enter_context(closing(Board(run.tensorboard, trainer.averaged, begun))))
     uploads = Uploads(run, settings.run.keep_checkpoints) if distributed.rank() == 0 and run.url else None
     hooks = Hooks(
-        report=_reporter(run, tracker, uploads, report),
+        report=_reporter(run, tracker, uploads, reports),
         validate=Validation(run, settings, device, tracker),
         wants_to_stop=run.stop_request.exists,
         about=lambda step: about(settings, run, step),
@@ -85,6 +91,7 @@ def train(
         status = "FINISHED" if outcome == "finished" else "KILLED"
     finally:
         batches.close()
+        at_the_end.close()
         if uploads is not None:
             uploads.wait(remote_runs.FAILURE_WAIT_S)
         tracker.finish(status)
@@ -192,7 +199,7 @@ def _tracker(settings: config.Config, run: Run, uri: str) -> AnyTracker:
 
 
 def _reporter(
-    run: Run, tracker: AnyTracker, uploads: Uploads | None, report: Report | None
+    run: Run, tracker: AnyTracker, uploads: Uploads | None, reports: Sequence[Report]
 ) -> Callable[[Metrics, int, Path | None], None]:
     def tell(values: Metrics, step: int, saved: Path | None) -> None:
         if uploads is not None and values:
@@ -204,7 +211,7 @@ def _reporter(
             tracker.metrics(values, step)
         if uploads is not None and saved is not None:
             uploads.add(saved)
-        if report is not None:
+        for report in reports:
             report(values, step, saved)
 
     return tell

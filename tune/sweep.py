@@ -8,7 +8,7 @@ from typing import Literal
 
 import ray
 
-from crmuons import config, ray_cluster, ray_train, runs
+from crmuons import config, ray_cluster, ray_train, runs, tensorboard
 from crmuons.preparation import refuse_credentials
 from crmuons.tracking import Status, Tracker, resolve_uri
 from tune import conclusion, results, trials, tuning
@@ -67,6 +67,7 @@ def run_sweep(settings: config.Config, space: Space, options: Options) -> Result
         BlockingIOError: if another process runs this sweep.
     """
     refuse_credentials(settings)
+    tensorboard.check_installed(settings)
     space.check(settings)
     options.check(space, settings)
     definition = define(settings, space, options)

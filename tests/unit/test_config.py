@@ -92,7 +92,13 @@ def test_presets_that_are_missing_or_not_toml_are_named(tmp_path):
 def test_the_digest_names_what_shapes_the_result():
     base = load()
     assert base.run.name == f"run-{base.digest()}"
-    same = ("scaling.num_workers=3", "tracking.enabled=false", "run.storage_path=elsewhere", "run.resume=auto")
+    same = (
+        "scaling.num_workers=3",
+        "tracking.enabled=false",
+        "tracking.tensorboard=true",
+        "run.storage_path=elsewhere",
+        "run.resume=auto",
+    )
     assert all(load(word).run.name == base.run.name for word in same)
     other = ("run.seed=1", "train.n_critic=5", "data.train=x", "model.width=32")
     assert len({base.digest(), *(load(word).digest() for word in other)}) == 5

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from crmuons import checkpoint, config, worker
+from crmuons import checkpoint, config, tensorboard, worker
 from crmuons.features import Features
 from crmuons.generate import load_generator
 from crmuons.runs import Run
@@ -163,3 +163,33 @@ def test_few_events_to_validate_with_leave_the_last_checkpoint_selected(tmp_path
     run.prepare(settings, files, Features().fit(toy_events(120, seed=2)), toy_events(3, seed=9))
     assert train(settings, run) == "finished"
     assert json.loads(run.done.read_text())["selected"] == f"step-{STEPS:08d}"
+
+
+def test_tensorboard_shows_every_metric_of_every_step_and_the_weights_at_validations(prepared):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    settings, run = prepared("shown")
+    settings = config.changed(settings, {"tracking.tensorboard": True})
+    assert train_until(settings, run, 5) == "interrupted"
+    train(settings, run)  # Goes on in a second event file.
+    read = accumulator.EventAccumulator(str(run.tensorboard), size_guidance={"histograms": 0})  # 0: all of them
+    read.Reload()
+    lines = list(run._metric_lines())
+    for name in ("train/critic_loss", "speed/events_per_second", "validation/score"):
+        told = [(line["step"], line[name]) for line in lines if name in line]
+        assert [(event.step, event.value) for event in read.Scalars(name)] == [
+            (step, pytest.approx(value, rel=1e-6)) for step, value in told
+        ]
+    assert {name for line in lines for name in line} - {"step"} == set(read.Tags()["scalars"])
+    weights = checkpoint.load_model(run.model)[0]
+    for name, values in weights.named_parameters():
+        shown = read.Histograms(f"weights/{name}")
+        assert [event.step for event in shown] == [0, 4, 6]
+        assert shown[-1].histogram_value.num == values.numel()
+
+
+def test_a_run_that_tensorboard_is_missing_for_does_not_start(tmp_path, monkeypatch):
+    settings = config.changed(settings_of(tmp_path), {"tracking.tensorboard": True})
+    tensorboard.check_installed(settings)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs the package tensorboard.*crmuons\[tensorboard\]"):
+        tensorboard.check_installed(settings)
