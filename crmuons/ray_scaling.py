@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.train import ScalingConfig, UserCallback
 
-from crmuons import config
+from crmuons import config, preflight
 
 
 def scaling_config(scaling: config.Scaling) -> ScalingConfig:
@@ -29,12 +29,19 @@ def scaling_config(scaling: config.Scaling) -> ScalingConfig:
                 f"the cluster has {have.get(kind, 0.0):g}; ask for fewer workers"
             )
             raise ValueError(msg)
+    each = {"CPU": _cpus_per_worker(scaling, have.get("CPU", 0.0))} | ({"GPU": 1.0} if use_gpu else {})
+    check_fit("workers", least, each)
     return ScalingConfig(
         num_workers=(least, scaling.num_workers) if elastic else least,  # type: ignore[arg-type]  # mypy sees version 1's
         use_gpu=use_gpu,
-        resources_per_worker={"CPU": _cpus_per_worker(scaling, have.get("CPU", 0.0))} | ({"GPU": 1} if use_gpu else {}),
+        resources_per_worker=each,
         elastic_resize_monitor_interval_s=scaling.resize_seconds,  # type: ignore[call-arg]
     )
+
+
+def check_fit(what: str, number: int, each: Mapping[str, float]) -> None:
+    """See `preflight.check_fit`; the nodes are the cluster's."""
+    preflight.check_fit(what, number, each, [node["Resources"] for node in ray.nodes() if node["Alive"]])
 
 
 def _cpus_per_worker(scaling: config.Scaling, cpus: float) -> float:

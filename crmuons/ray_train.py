@@ -30,6 +30,7 @@ from crmuons import (
     ray_data,
     ray_metrics,
     ray_mirror,
+    ray_preflight,
     ray_tokens,
     remote_runs,
     runs,

@@ -8,7 +8,7 @@ from typing import Literal
 
 import ray
 
-from crmuons import config, ray_cluster, ray_train, runs, tensorboard
+from crmuons import config, ray_cluster, ray_preflight, ray_scaling, ray_train, runs, tensorboard
 from crmuons.preparation import refuse_credentials
 from crmuons.tracking import Status, Tracker, resolve_uri
 from tune import conclusion, results, trials, tuning
@@ -73,10 +73,10 @@ def run_sweep(settings: config.Config, space: Space, options: Options) -> Result
     definition = define(settings, space, options)
     directory = find(settings, definition)
     origins = Origins()
-    if len(trials.load(directory)) < options.num_trials(space):
-        origins(settings)  # What is wrong with the data is said before a cluster starts.
+    trials_left = len(trials.load(directory)) < options.num_trials(space)
+    data = origins(settings)[0] if trials_left else []  # What is wrong with the data is said before a cluster starts.
     with ray_cluster.cluster():
-        room = Room.of(options, settings.scaling, ray.cluster_resources(), options.num_trials(space))
+        room = ray_preflight.check(settings, data, lambda: _room(options, settings.scaling, options.num_trials(space)))
         directory.mkdir(parents=True, exist_ok=True)
         with alone(directory):
             runs.write_json(directory / SWEEP_FILE, definition)
@@ -84,6 +84,15 @@ def run_sweep(settings: config.Config, space: Space, options: Options) -> Result
             tracker = _open_tracker(directory, settings, space, options) if settings.tracking.enabled else None
             settings = config.changed(settings, {"tracking.parent": "" if tracker is None else tracker.identity})
             return _run(Conductor(directory, settings, space, options, origins), room, tracker)
+
+
+def _room(options: Options, scaling: config.Scaling, num_trials: int) -> Room:
+    """What trials get, which at least one trial finds on the cluster's nodes, and all of a population."""
+    room, workers = Room.of(options, scaling, ray.cluster_resources(), num_trials), max(1, scaling.num_workers)
+    number = room.concurrency if options.scheduler == "pbt" else 1
+    what = "trials" if workers == 1 else "workers of trials"
+    ray_scaling.check_fit(what, number * workers, {"CPU": room.cpus / workers, "GPU": room.gpus / workers})
+    return room
 
 
 def _run(conductor: Conductor, room: Room, tracker: Tracker | None) -> Result:

@@ -1,0 +1,114 @@
+"""Before a run or a sweep starts on a cluster: what would fail on the way is found, and told all at once."""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any, TypeVar
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from crmuons import config, preflight, ray_tokens, runs
+from crmuons.files import File
+from crmuons.preflight import Errand, Findings
+from crmuons.tracking import resolve_uri
+from crmuons.tracking.reach import trouble
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S = 180.0  # A node that starts its first process, and imports torch and MLflow in it, from a slow disk.
+
+Planned = TypeVar("Planned")
+
+
+def check(settings: config.Config, data: Sequence[File], plan: Callable[[], Planned]) -> Planned:
+    """Look whether the cluster can do a run: its resources, and each node where a worker may be put.
+
+    The driver's own node is not tried: what it reads and writes itself was looked at before. So a cluster of one node
+    starts no task.
+
+    Args:
+        settings: of the run or the sweep. Its tokens are shared, where its URLs take any.
+        data: the training files, of which the first is opened.
+        plan: divides the cluster's resources.
+
+    Returns:
+        What `plan` gives.
+
+    Raises:
+        ValueError: all faults, a sentence a line.
+        OSError: if the driver cannot write to the directory of the runs.
+    """
+    faults = _faults_of_nodes(settings, data)
+    try:
+        planned = plan()
+    except ValueError as error:
+        raise ValueError("\n".join([str(error), *faults])) from error
+    if faults:
+        raise ValueError("\n".join(faults))
+    return planned
+
+
+def _faults_of_nodes(settings: config.Config, data: Sequence[File]) -> list[str]:
+    uri = resolve_uri(runs.storage_path(settings).parent) if settings.tracking.enabled else None
+    nodes = _other_nodes()
+    if not nodes:
+        if uri is not None:
+            _warn_of_tracking(uri, {"this node": trouble(uri)})
+        return []
+    url = runs.storage_url(settings)
+    storage = runs.storage_path(settings)
+    with nullcontext() if url is not None else preflight.marked(storage) as mark:
+        errand = Errand(url or str(storage), mark, data[0] if data else None, uri)
+        found, told = _try_on(nodes, errand)
+    ours = preflight.versions()
+    for node, findings in found.items():
+        told[node] = [*findings.faults, *preflight.compare_versions(ours, findings.versions)]
+    if uri is not None:
+        _warn_of_tracking(uri, {node: findings.tracking for node, findings in found.items()})
+    return preflight.by_node(told)
+
+
+def _other_nodes() -> dict[str, str]:
+    """Nodes where a worker may be put, but for this process's own: their names by their ids."""
+    here = ray.get_runtime_context().get_node_id()
+    return {
+        node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeName']})"
+        for node in ray.nodes()
+        if node["Alive"] and node["NodeID"] != here and (node["Resources"].keys() & {"CPU", "GPU"})
+    }
+
+
+def _try_on(nodes: dict[str, str], errand: Errand) -> tuple[dict[str, Findings], dict[str, list[str]]]:
+    """What was found on nodes, and why nothing was on others, by the nodes' names."""
+    task: Any = ray.remote(_run_errand)
+    names = {}
+    for node, name in nodes.items():
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        names[task.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(errand)] = name
+    ready, silent = ray.wait(list(names), num_returns=len(names), timeout=TIMEOUT_S)
+    found: dict[str, Findings] = {}
+    told = {names[each]: [f"no answer within {TIMEOUT_S:g} s; look at the node, or take it away"] for each in silent}
+    for each in ready:
+        try:
+            found[names[each]] = ray.get(each)
+        except ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[-1]
+            told[names[each]] = [f"the node cannot be tried ({reason}); install the driver's crmuons on it"]
+    return found, told
+
+
+def _run_errand(errand: Errand) -> Findings:
+    ray_tokens.receive()
+    return preflight.run_errand(errand)
+
+
+def _warn_of_tracking(uri: str, by_node: dict[str, str | None]) -> None:
+    """No fault: the run's journal keeps what cannot be sent (docs/tracking.md)."""
+    told = {node: [] if reason is None else [reason] for node, reason in by_node.items()}
+    for sentence in preflight.by_node(told):
+        logger.warning(
+            "the tracking server %s cannot be used %s; the run keeps what it would send, and `crmuons sync` sends it later",
+            uri,
+            sentence,
+        )
