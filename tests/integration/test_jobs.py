@@ -1,13 +1,17 @@
 """The same run as a Ray job: submitted from a copy of the working directory to a cluster with a token."""
 
+import re
 import secrets
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+from ray.util import get_node_ip_address
 
 from crmuons import checkpoint
 from tests.integration.conftest import Bench, output, wait_for
@@ -31,13 +35,14 @@ def head(bench: Bench) -> Iterator[dict[str, str]]:
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
     known = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_JOB_STOP_WAIT_TIME_S": "30"}
-    dashboard = free_port()
+    dashboard, port = free_port(), free_port()
     ray = str(Path(sys.executable).with_name("ray"))
-    words = ("--port", str(free_port()), "--dashboard-host=127.0.0.1", "--dashboard-port", str(dashboard))
+    words = ("--port", str(port), "--dashboard-host=127.0.0.1", "--dashboard-port", str(dashboard))
     started = bench.start(
         ray, "start", "--head", *words, "--num-cpus=2", "--disable-usage-stats", "--block",
         "--temp-dir", bench.environment["RAY_TMPDIR"], **known, MLFLOW_TRACKING_PASSWORD=SECRET,
     )  # fmt: skip
+    known["HEAD"] = f"{get_node_ip_address()}:{port}"  # For nodes that join.
     known["RAY_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
     wait_for(
         lambda: bench.start(ray, "job", "submit", "--", "true", **known).wait() == 0
@@ -108,3 +113,39 @@ def test_a_stopped_job_saves_a_checkpoint(bench: Bench, head, checkout: Path) ->
     output(bench.start(ray, "job", "stop", "stopped", **head), 0)
     job.communicate(timeout=60)
     assert checkpoint.latest(bench.run("stopped") / "checkpoints") is not None
+
+
+def can_hide_directories() -> bool:
+    unshare = shutil.which("unshare")
+    return unshare is not None and subprocess.run([unshare, "--mount", "true"], check=False).returncode == 0
+
+
+@pytest.fixture
+def stranger(bench: Bench, head: dict[str, str]) -> Iterator[None]:
+    """A second node, which sees directories of its own where the head has the data and the runs."""
+    hidden = [bench.folder / "data", bench.folder / "runs"]
+    hidden[1].mkdir(exist_ok=True)
+    ray = str(Path(sys.executable).with_name("ray"))
+    join = (ray, "start", "--address", head["HEAD"], "--node-ip-address=127.0.0.2", "--node-name=stranger", "--num-cpus=2",
+            "--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0", "--block")  # fmt: skip
+    hide = " && ".join(f"mount -t tmpfs none {path}" for path in hidden)
+    started = bench.start("unshare", "--mount", "sh", "-c", f'{hide} && exec "$@"', "sh", *join, **head)
+    known = head | {"RAY_ADDRESS": head["HEAD"]}
+    output(bench.start(sys.executable, "-m", "jobs.wait_for_nodes", "2", **known), 0)
+    yield
+    for process in (*psutil.Process(started.pid).children(recursive=True), started):
+        process.kill()
+
+
+@pytest.mark.skipif(not can_hide_directories(), reason="giving a node directories of its own needs root")
+def test_what_a_node_cannot_reach_is_told_before_the_run_starts(bench: Bench, head, stranger, checkout: Path) -> None:
+    words = (f"data.train={bench.folder}/data", "scaling.num_workers=2", "scaling.cpus_per_worker=1.5")
+    process = submit(bench, head, checkout, "strange", *words, "scaling.threads_per_worker=1")
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert f"(stranger): run.storage_path = {bench.folder}/runs is not the same directory as the driver's" in said
+    assert re.search(rf"\(stranger\): {bench.folder}/data/\S+ of data.train cannot be read", said)
+    assert "Traceback" not in said
+    assert "source" not in said  # The job's working directory brought the driver's crmuons.
+    assert not bench.run("strange").exists()
+    assert not list((bench.folder / "runs").glob(".preflight-*"))
