@@ -174,10 +174,20 @@ class Train(Section):
     """Steps between validations."""
     validation_events: int = Field(default=20_000, ge=100)
     """Events of a validation."""
+    profile_steps: tuple[int, int] | None = None
+    """[first,last]: steps of which rank 0 writes a trace of torch.profiler, in `profile` below the run's directory."""
     tf32: bool = False
     """Allow TF32 matrix products on NVIDIA GPUs."""
     bf16: bool = False
     """Run the networks in bfloat16; losses, penalties and features stay in float32."""
+
+    @field_validator("profile_steps")
+    @classmethod
+    def _in_order(cls, steps: tuple[int, int] | None) -> tuple[int, int] | None:
+        if steps is not None and not 1 <= steps[0] <= steps[1]:
+            msg = "the first and the last step to profile are numbers from 1 on, in this order"
+            raise ValueError(msg)
+        return steps
 
     @model_validator(mode="after")
     def _ends(self) -> Self:
@@ -250,6 +260,7 @@ class Config(Section):
             "scaling": True,
             "tracking": True,
             "data": {"staging"},
+            "train": {"profile_steps"},
             "run": {"name", "resume", "storage_path", "upload_seconds"},
         }
         kept = self.model_dump(mode="json", exclude=bookkeeping)

@@ -43,12 +43,14 @@ class Hooks:
         validate: the metrics of a model on held-out events, "score" among them; called on rank 0.
         wants_to_stop: whether the run was asked to end; called on rank 0.
         about: what model.json says of the model at a step.
+        stepped: told how many steps are done, before the first step and after each.
     """
 
     report: Callable[[Metrics, int, Path | None], None]
     validate: Callable[[BundleModel, int], Metrics]
     wants_to_stop: Callable[[], bool]
     about: Callable[[int], dict[str, Any]]
+    stepped: Callable[[int], None]
 
 
 class Loop:
@@ -76,10 +78,12 @@ class Loop:
             self.hooks.report(self._validate()[0], 0, None)
         batches = (batch.to(self.trainer.device, non_blocking=True) for batch in self.stream)
         stop = False
+        self.hooks.stepped(self.trainer.num_steps)
         while not stop and self._share_done() < 1:
             self.trainer.progress = self._share_done()
             terms = self.trainer.step(batches)
             step, metrics, improved = self.trainer.num_steps, Metrics(), False
+            self.hooks.stepped(step)
             if step % self.settings.log_every == 0 or step == self.settings.steps:
                 metrics, stop = self._log(terms)
             done = self._share_done() >= 1

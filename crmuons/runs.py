@@ -27,7 +27,7 @@ START = "start"  # Label of the bundle that a run kept at a URL begins with.
 # These may change when a run is continued; a change of any other setting is refused.
 MAY_CHANGE = re.compile(
     r"run\.(resume|max_failures|checkpoint_every|keep_checkpoints|storage_path|upload_seconds|name)"
-    r"|scaling\..*|tracking\..*|train\.(steps|max_seconds|log_every|validate_every)"
+    r"|scaling\..*|tracking\..*|train\.(steps|max_seconds|log_every|validate_every|profile_steps)"
     r"|data\.(prefetch_batches|max_quarantined_share|staging\..*)"
 )
 
@@ -67,6 +67,11 @@ class Run:
     def tensorboard(self) -> Path:
         """TensorBoard's event files, where they are asked for."""
         return self.directory / "tensorboard"
+
+    @property
+    def profile(self) -> Path:
+        """Traces of the steps that were profiled."""
+        return self.directory / "profile"
 
     @property
     def losses(self) -> Path:

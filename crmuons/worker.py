@@ -22,6 +22,7 @@ from crmuons.generate import BundleGenerator
 from crmuons.loop import Hooks, Loop, Metrics, Outcome
 from crmuons.memory import keep_freed_memory
 from crmuons.model import BundleModel
+from crmuons.profiling import StepProfiler
 from crmuons.reader import Tally
 from crmuons.remote_runs import Uploads
 from crmuons.runs import Run
@@ -73,6 +74,7 @@ def train(
         validate=Validation(run, settings, device, tracker),
         wants_to_stop=run.stop_request.exists,
         about=lambda step: about(settings, run, step),
+        stepped=_profiler(settings, run, tracker, at_the_end),
     )
     loop = Loop(trainer, batches, settings, run.checkpoints, hooks)
     if state is not None:
@@ -196,6 +198,14 @@ def _tracker(settings: config.Config, run: Run, uri: str) -> AnyTracker:
         tags={"dataset_fingerprint": run.fingerprint(), "num_workers": str(distributed.world_size())},
         parent=settings.tracking.parent,
     )
+
+
+def _profiler(settings: config.Config, run: Run, tracker: AnyTracker, at_the_end: ExitStack) -> Callable[[int], None]:
+    """What is told of the steps: on rank 0 the recorder of the chosen ones, where there are any."""
+    if settings.train.profile_steps is None or distributed.rank() != 0:
+        return lambda _: None
+    profiler = StepProfiler(settings.train.profile_steps, run.profile, lambda trace: tracker.artifact(trace, "profile"))
+    return at_the_end.enter_context(closing(profiler))
 
 
 def _reporter(

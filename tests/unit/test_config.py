@@ -96,6 +96,7 @@ def test_the_digest_names_what_shapes_the_result():
         "scaling.num_workers=3",
         "tracking.enabled=false",
         "tracking.tensorboard=true",
+        "train.profile_steps=[1,2]",
         "run.storage_path=elsewhere",
         "run.resume=auto",
     )

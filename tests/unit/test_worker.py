@@ -1,5 +1,6 @@
 """A run without Ray: stopped at any step and continued, it is the unbroken run to the last bit."""
 
+import gzip
 import json
 import math
 import shutil
@@ -11,6 +12,7 @@ from crmuons import checkpoint, config, tensorboard, worker
 from crmuons.features import Features
 from crmuons.generate import load_generator
 from crmuons.runs import Run
+from crmuons.tracking import NullTracker
 from crmuons.trainer import NonFiniteError
 
 STEPS = 6
@@ -193,3 +195,37 @@ def test_a_run_that_tensorboard_is_missing_for_does_not_start(tmp_path, monkeypa
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs the package tensorboard.*crmuons\[tensorboard\]"):
         tensorboard.check_installed(settings)
+
+
+def traced_steps(run, name):
+    """The numbers of the steps in a trace, and the names of all that was recorded."""
+    with gzip.open(run.profile / name) as file:
+        names = [event.get("name", "") for event in json.load(file)["traceEvents"]]
+    steps = {int(name.partition("#")[2]) for name in names if name.startswith("ProfilerStep#")}
+    return sorted(steps), set(names)
+
+
+def test_the_chosen_steps_are_traced_and_the_trace_is_an_artifact(prepared, monkeypatch):
+    sent = []
+    monkeypatch.setattr(NullTracker, "artifact", lambda self, path, folder="": sent.append((path, folder)))
+    settings, run = prepared("traced", profile_steps=[2, 4])
+    train(settings, run)
+    assert sent == [(run.profile / "steps-2-4.json.gz", "profile")]
+    steps, names = traced_steps(run, "steps-2-4.json.gz")
+    assert steps == [2, 3, 4]
+    assert "aten::addmm" in names
+
+
+def test_a_run_that_ends_or_goes_on_amid_the_chosen_steps_traces_those_it_does(prepared):
+    settings, run = prepared("broken", profile_steps=[2, 5])
+    train_until(settings, run, 3)
+    assert traced_steps(run, "steps-2-3.json.gz")[0] == [2, 3, 4]  # Of 4 what comes before the next step: saving.
+    train(settings, run)
+    assert traced_steps(run, "steps-4-5.json.gz")[0] == [4, 5]
+    assert len(list(run.profile.iterdir())) == 2
+
+
+@pytest.mark.parametrize("steps", [[0, 3], [4, 3]])
+def test_steps_to_trace_are_in_order(tmp_path, steps):
+    with pytest.raises(ValueError, match=r"train\.profile_steps: the first and the last step"):
+        settings_of(tmp_path, profile_steps=steps)
