@@ -73,15 +73,15 @@ def run_training(settings: config.Config) -> Result:
         run.check_unchanged(settings)
     origin = None if started else prepare(settings)
     here = settings.scaling.num_workers == 0
-    with nullcontext() if here else ray_cluster.cluster():
-        scaling = None if here else scaling_config(settings.scaling)
+    data = run.load_files() if origin is None else origin[0]
+    urls = (*settings.data.train, *settings.data.validation, settings.run.storage_path)
+    with nullcontext() if here else ray_cluster.cluster(), nullcontext() if here else ray_tokens.shared(urls):
+        scaling = None if here else ray_preflight.check(settings, data, lambda: scaling_config(settings.scaling))
         if origin is not None:  # Only now is anything written: what was refused above can be tried again.
             run.prepare(settings, *origin)
         remote_runs.start(run)
         logger.info("%s run %s", "continuing" if started else "starting", run.place)
-        urls = (*settings.data.train, *settings.data.validation, settings.run.storage_path)
-        with nullcontext() if here else ray_tokens.shared(urls):
-            outcome = _attempt(settings, run, scaling)
+        outcome = _attempt(settings, run, scaling)
     return Result(run, outcome)
 
 
