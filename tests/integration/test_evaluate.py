@@ -37,7 +37,7 @@ def request_of_a_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
     (folder / "data").mkdir()
     for part in range(3):
-        write_events(folder / "data" / f"{part}.parquet", [toy_events(1500, seed=part).to_table()])
+        write_events(folder / "data" / f"{part}.parquet", [toy_events(9000, seed=part).to_table()])
     models = []
     for seed in (1, 2):
         torch.manual_seed(seed)
