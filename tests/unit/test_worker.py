@@ -172,7 +172,8 @@ def test_tensorboard_shows_every_metric_of_every_step_and_the_weights_at_validat
     settings, run = prepared("shown")
     settings = config.changed(settings, {"tracking.tensorboard": True})
     assert train_until(settings, run, 5) == "interrupted"
-    train(settings, run)  # Goes on in a second event file.
+    shutil.rmtree(checkpoint.path(run.checkpoints, 5))
+    train(settings, run)  # Goes on from step 4 in a second event file, and repeats 5.
     read = accumulator.EventAccumulator(str(run.tensorboard), size_guidance={"histograms": 0})  # 0: all of them
     read.Reload()
     lines = list(run._metric_lines())
