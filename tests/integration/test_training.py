@@ -126,8 +126,8 @@ def test_a_killed_driver_and_interrupted_runs_are_continued_to_the_end(bench: Be
 
 
 REFUSED = {
-    ("scaling.num_workers=99",): "scaling.num_workers = 99 needs as many CPUs, the cluster has",
-    ("scaling.num_workers=1", "scaling.use_gpu=true"): "scaling.num_workers = 1 needs as many GPUs, the cluster has",
+    ("scaling.num_workers=99",): "scaling.num_workers = 99 needs 99 CPUs, the cluster has",
+    ("scaling.num_workers=1", "scaling.use_gpu=true"): "scaling.num_workers = 1 needs 1 GPUs, the cluster has",
     ("scaling.num_workers=1", "scaling.cpus_per_worker=999"): "leave less than one of the cluster's",
 }
 
