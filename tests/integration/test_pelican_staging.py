@@ -256,6 +256,7 @@ def test_read_tasks_of_two_ranks_download_each_file_once(
     place = Staging(Shelf(tmp_path / "staged", 10**9, 1000), files_ahead=4, began=time.time())
     staged = [Selection(staging=place.of_run(listed, tmp_path, f"rank-{rank}")) for rank in range(2)]
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # As the other modules: Ray reads it once a process.
     # Ray's sockets lie in its folder, and their paths must be short.
     with tempfile.TemporaryDirectory(prefix="ray-") as ray_folder:
         monkeypatch.setenv("RAY_TMPDIR", ray_folder)
