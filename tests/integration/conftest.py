@@ -105,6 +105,13 @@ def wait_for(happened: Callable[[], object], *, within: float = 120) -> None:
         time.sleep(0.1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c() -> None:
+    """Let commands hear Ctrl-C: what a shell starts in the background, the tests too, ignores it, and so would they."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope="session")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     folder = tmp_path_factory.mktemp("bench")
