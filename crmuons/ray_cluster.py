@@ -59,7 +59,8 @@ def cluster(*, num_cpus: int | None = None) -> Iterator[None]:
     set_environment()
     given = "RAY_ADDRESS" in os.environ
     ray.init(
-        None if given else "local",  # Otherwise Ray joins a cluster that anybody started on this machine, or a dead one's address.
+        # Without "local" Ray would join a cluster that anybody started on this machine, or the address of a dead one.
+        None if given else "local",
         num_cpus=None if given else num_cpus,
         include_dashboard=None if given else True,  # Tune needs its State API to free what a stopped trial held.
         dashboard_host="127.0.0.1",
