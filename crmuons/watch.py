@@ -22,7 +22,11 @@ def progress_of(run: Run, settings: config.Config) -> Iterator[None]:
     """Show a run's progress, as its metrics file tells it."""
     ended = threading.Event()
     staging = StagingWatch(run)
-    thread = threading.Thread(target=_watch, args=(run, settings, staging, ended), daemon=True)
+    # Looked at before the thread starts, which may be late: what is written from here on is new.
+    newest = run.latest_metrics()
+    seen, losses = (path.stat().st_size if path.is_file() else 0 for path in (run.metrics, run.losses))
+    told = newest, seen, losses
+    thread = threading.Thread(target=_watch, args=(run, settings, staging, ended, told), daemon=True)
     thread.start()
     try:
         yield
@@ -33,9 +37,14 @@ def progress_of(run: Run, settings: config.Config) -> Iterator[None]:
         staging.close()
 
 
-def _watch(run: Run, settings: config.Config, staging: StagingWatch, ended: threading.Event) -> None:
-    newest = run.latest_metrics()
-    seen, losses = (path.stat().st_size if path.is_file() else 0 for path in (run.metrics, run.losses))
+def _watch(
+    run: Run,
+    settings: config.Config,
+    staging: StagingWatch,
+    ended: threading.Event,
+    told: tuple[Metrics, int, int],
+) -> None:
+    newest, seen, losses = told
     said = {""}  # The metrics are read again from their start where the run went back to a checkpoint.
     timed = settings.train.steps is None
     begin = newest.get("progress/seconds" if timed else "step", 0)

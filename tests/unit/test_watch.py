@@ -44,6 +44,7 @@ def test_lost_workers_and_changed_numbers_of_them_are_said_once(tmp_path, caplog
         write(run.metrics, start, {"step": 41}, {"step": 42})
         wait_for(1, caplog)
         write(run.losses, loss)
+        wait_for(2, caplog)
         write(run.metrics, start, end)  # Shorter: the run went back to its checkpoint of step 40.
         wait_for(3, caplog)
     assert [record.message for record in caplog.records] == [
