@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(commands)
-    arguments = parser.parse_args(argv)
+    arguments = _parse(parser, argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("matplotlib").setLevel(logging.WARNING)  # It tells of its cache of fonts.
     try:
@@ -39,6 +39,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"crmuons {arguments.command}: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Settings may also stand after the options, where argparse by itself takes them for something unknown."""
+    arguments, left = parser.parse_known_args(argv)
+    if "words" in arguments:
+        arguments.words += [word for word in left if not word.startswith("-")]
+        left = [word for word in left if word.startswith("-")]
+    if left:
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    return arguments
 
 
 def _add_simulate(commands: Commands) -> None:

@@ -10,7 +10,7 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -110,6 +110,9 @@ class Model(Section):
     """Negative binomials in the mixture."""
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Optimizer(Section):
     kind: Literal["adam", "sgd"] = "adam"
     """Optimizer of generator and critic (the multiplicity model always uses Adam)."""
@@ -123,7 +126,7 @@ class Optimizer(Section):
     """Learning rate of the multiplicity model."""
     momentum: float = Field(default=0.5, ge=0, lt=1)
     """Momentum of SGD."""
-    betas: tuple[float, float] = (0.0, 0.99)
+    betas: tuple[Beta, Beta] = (0.0, 0.99)
     """Decay rates of Adam's moments."""
     warmup_steps: int = Field(default=100, ge=0)
     """Steps over which the learning rates rise from zero."""

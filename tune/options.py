@@ -73,10 +73,13 @@ class Options:
             if value is not None and not (value > 0 and math.isfinite(value)):
                 msg = f"{name} = {value}: a sweep needs a number above 0"
                 raise ValueError(msg)
-        if self.gpus_per_trial is not None and self.gpus_per_trial < 0:
-            msg = f"gpus_per_trial = {self.gpus_per_trial} is negative; 0 trains on CPUs"
+        if self.gpus_per_trial is not None and not (self.gpus_per_trial >= 0 and math.isfinite(self.gpus_per_trial)):
+            msg = f"gpus_per_trial = {self.gpus_per_trial}: a trial needs 0 or more; 0 trains on CPUs"
             raise ValueError(msg)
-        if not (0 < self.first_rung < 1 and self.reduction > 1):
+        if self.seed < 0:
+            msg = f"seed = {self.seed} is negative; the numbers that are drawn need one of 0 or more"
+            raise ValueError(msg)
+        if not (0 < self.first_rung < 1 and 1 < self.reduction < math.inf):
             msg = f"first_rung = {self.first_rung} and reduction = {self.reduction}: give a share below 1 and a number above 1"
             raise ValueError(msg)
         self.num_trials(space)
@@ -134,7 +137,7 @@ class Room:
         gpus = have.get("GPU", 0.0) if scaling.use_gpu is not False and options.gpus_per_trial != 0 else 0.0
         cpus = have.get("CPU", 0.0) - (1 if workers > 1 else 0)  # Groups of workers leave one to read the data.
         fit = gpus / (options.gpus_per_trial or workers) if gpus else cpus / (options.cpus_per_trial or workers)
-        concurrency = options.concurrency or max(1, min(num_trials, int(fit)))
+        concurrency = min(num_trials, options.concurrency or max(1, int(fit)))
         room = cls(
             concurrency,
             options.cpus_per_trial or _share(cpus, concurrency, workers),

@@ -63,6 +63,13 @@ class Dimension:
             return float(random.uniform(low, high))
         return min(max(math.exp(random.uniform(math.log(low), math.log(high))), low), high)  # exp(log(x)) rounds.
 
+    def between(self) -> tuple[float, ...]:
+        """A value of a range of real numbers that is no whole one, which a setting in whole numbers refuses."""
+        if self.kind not in ("uniform", "loguniform"):
+            return ()
+        low, high = self.values
+        return (low + (high - low) / math.pi,)
+
     def perturb(self, value: Any, random: np.random.Generator) -> Any:
         """A value near another: 0.8 or 1.25 times as much within the range, or a neighbour in the list.
 
@@ -107,7 +114,7 @@ class Space:
             raise FileNotFoundError(msg)
         try:
             return cls.from_dict(tomllib.loads(path.read_text()))
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             msg = f"{path} is not TOML: {error}"
             raise ValueError(msg) from error
         except ValueError as error:
@@ -152,7 +159,7 @@ class Space:
             ValueError: naming the path, and the nearest valid one if there is no such setting.
         """
         for each in self.dimensions:
-            for value in each.values:
+            for value in (*each.values, *each.between()):
                 config.changed(settings, {each.path: value})
             if SHARED.fullmatch(each.path):
                 msg = f"'{each.path}' cannot be swept: trials differ in what shapes the model, and share data, validation and machine"
@@ -178,6 +185,9 @@ def _checked(path: str, kind: str, values: Any) -> tuple[Any, ...]:
         raise ValueError(msg)
     if kind in RANGES:
         _check_range(what, kind, values)
+    elif any(value in values[:place] for place, value in enumerate(values)):
+        msg = f"{what} names a value twice; each once is enough"
+        raise ValueError(msg)
     return tuple(values)
 
 
@@ -189,6 +199,9 @@ def _check_range(what: str, kind: str, values: Sequence[Any]) -> None:
     low, high = values
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         msg = f"{what} is empty: {low} is not below {high}"
+        raise ValueError(msg)
+    if kind == "randint" and high >= 2**63:
+        msg = f"{what} reaches beyond {2**63 - 1}, the highest whole number that can be drawn"
         raise ValueError(msg)
     if kind == "loguniform" and low <= 0:
         msg = f"{what} has no logarithm at {low}; give a lowest value above 0"

@@ -112,13 +112,13 @@ def _run(conductor: Conductor, room: Room, tracker: Tracker | None) -> Result:
 
 
 def _run_trials(conductor: Conductor, room: Room) -> Outcome:
-    interrupted, max_seconds = threading.Event(), conductor.options.max_seconds
+    interrupted, max_seconds = threading.Event(), conductor.options.max_seconds or threading.TIMEOUT_MAX
 
     def stop() -> None:
         interrupted.set()
         conductor.stop()
 
-    timer = threading.Timer(threading.TIMEOUT_MAX if max_seconds is None else max_seconds, conductor.stop)
+    timer = threading.Timer(min(max_seconds, threading.TIMEOUT_MAX), conductor.stop)
     timer.daemon = True
     with ray_train.stop_on_signals(stop):
         timer.start()

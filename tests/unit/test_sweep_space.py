@@ -46,6 +46,10 @@ WRONG = {
     "train.n_critic = { randint = [1.5, 2] }": "give the lowest and the highest whole number",
     "train.n_critic = { randint = [0, 2] }": "train.n_critic: Input should be greater than or equal to 1 (got 0)",
     "train.n_critic = { choice = [] }": "train.n_critic = { choice = [] } is empty",
+    "train.n_critic = { choice = [1, 2, 1] }": "train.n_critic = { choice = [1, 2, 1] } names a value twice",
+    "train.n_critic = { uniform = [1, 4] }": "train.n_critic: Input should be a valid integer",
+    "train.n_critic = { randint = [1, 9223372036854775808] }": "reaches beyond 9223372036854775807",
+    "train.optimizer.betas = { choice = [[0.0, 1.5]] }": "train.optimizer.betas.1: Input should be less than 1 (got 1.5)",
     "train.n_critic = 3": "'train.n_critic = 3' is no dimension",
     "train.n_critic = { normal = [0, 1] }": "'train.n_critic.normal = [0, 1]' is no dimension",
     "train.optimizer.lr = { loguniform = [0.0, 1.0] }": "has no logarithm at 0.0",
@@ -67,13 +71,33 @@ def test_what_is_wrong_with_a_space_is_one_sentence_of_the_command(text, tmp_pat
     assert len(said.splitlines()) == 1
 
 
+def test_a_space_that_is_no_text_is_named(tmp_path, capsys):
+    (tmp_path / "preset.toml").write_text("[train]\nsteps = 10\n")
+    (tmp_path / "space.toml").write_bytes(b"\xff\xfe")
+    assert main(["sweep", str(tmp_path / "preset.toml"), "--space", str(tmp_path / "space.toml")]) == 1
+    assert "space.toml is not TOML" in capsys.readouterr().err
+
+
+def test_settings_may_stand_before_and_after_the_options(tmp_path, capsys):
+    (tmp_path / "preset.toml").write_text("[train]\nsteps = 10\n")
+    words = ["sweep", str(tmp_path / "preset.toml"), "train.log_every=1", "--samples", "2", "train.n_critic=0"]
+    assert main(words) == 1
+    assert "train.n_critic: Input should be greater than or equal to 1 (got 0)" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*words, "--sample-size", "3"])
+    assert "unrecognized arguments: --sample-size" in capsys.readouterr().err
+
+
 REFUSED = {
     Options(samples=0): "samples = 0: a sweep needs a number above 0",
     Options(search="grid", scheduler="asha", samples=0): "samples = 0",
     Options(search="grid"): "a grid needs lists, and train.optimizer.lr is a range (loguniform)",
     Options(concurrency=-1): "concurrency = -1",
     Options(max_seconds=math.nan): "max_seconds = nan",
-    Options(gpus_per_trial=-0.5): "gpus_per_trial = -0.5 is negative",
+    Options(gpus_per_trial=-0.5): "gpus_per_trial = -0.5: a trial needs 0 or more",
+    Options(gpus_per_trial=math.nan): "gpus_per_trial = nan: a trial needs 0 or more",
+    Options(seed=-1): "seed = -1 is negative",
+    Options(reduction=math.inf): "reduction = inf",
     Options(reduction=1.0): "reduction = 1.0",
     Options(scheduler="pbt", samples=1): "samples = 1 is no population",
 }
@@ -105,6 +129,7 @@ def test_schedulers_need_scores_before_the_end_and_populations_settings_that_can
         (Options(concurrency=3, cpus_per_trial=0.5), 1, {"CPU": 2}, Room(3, 0.5, 0.0)),
         (Options(concurrency=4), 1, {"CPU": 16, "GPU": 1}, Room(4, 4.0, 0.25)),
         (Options(gpus_per_trial=0.5), 1, {"CPU": 16, "GPU": 2}, Room(4, 4.0, 0.5)),
+        (Options(concurrency=50), 1, {"CPU": 20}, Room(20, 1.0, 0.0)),  # No more at once than there are.
         (Options(gpus_per_trial=0), 1, {"CPU": 4, "GPU": 8}, Room(4, 1.0, 0.0)),
         (Options(), 2, {"CPU": 9}, Room(4, 2.0, 0.0)),  # One CPU is left to read the data.
         (Options(), 2, {"CPU": 16, "GPU": 4}, Room(2, 2.0, 2.0)),
