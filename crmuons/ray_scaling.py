@@ -82,6 +82,6 @@ class Losses(UserCallback):
 
 
 def _last_line(error: BaseException) -> str:
-    """What an error says in the end: before it come the names and numbers of Ray's actors."""
-    said = str(error).strip()
+    """What an error says in the end, between the names and numbers of Ray's actors and Ray's guesses at the cause."""
+    said = str(error).strip().partition(" Some common causes include")[0]
     return said.splitlines()[-1].strip() if said else type(error).__name__
