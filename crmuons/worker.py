@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import platform
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -55,7 +56,11 @@ def train(
         tracking_uri: the MLflow server or store.
         read: reads the items of the plan.
         report: told of metrics, their step, and the checkpoint where one was saved, on every rank.
+
+    Raises:
+        ValueError: if the device is a GPU that torch does not see.
     """
+    _check_device(device)
     set_up_torch(settings)
     remote_runs.fetch_start(run)
     trainer = Trainer(settings, run.load_features(settings), device)
@@ -108,6 +113,15 @@ def set_up_torch(settings: config.Config) -> None:
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision("high" if settings.train.tf32 else "highest")
     keep_freed_memory()
+
+
+def _check_device(device: torch.device) -> None:
+    if device.type == "cuda" and not torch.cuda.is_available():
+        msg = (
+            f"Ray reserved a GPU for this worker, and torch {torch.__version__} sees none on {platform.node()}; install torch's "
+            "build for its GPUs, or train on CPUs (scaling.use_gpu=false, for sweeps --gpus-per-trial 0)"
+        )
+        raise ValueError(msg)
 
 
 class Validation:

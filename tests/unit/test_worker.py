@@ -230,3 +230,12 @@ def test_a_run_that_ends_or_goes_on_amid_the_chosen_steps_traces_those_it_does(p
 def test_steps_to_trace_are_in_order(tmp_path, steps):
     with pytest.raises(ValueError, match=r"train\.profile_steps: the first and the last step"):
         settings_of(tmp_path, profile_steps=steps)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_a_worker_that_was_given_a_gpu_torch_does_not_see_says_what_to_do(prepared):
+    settings, run = prepared("gpu")
+    with pytest.raises(
+        ValueError, match=r"torch .* sees none on .*; install torch's build for its GPUs, or train on CPUs"
+    ):
+        worker.train(settings, run, device=torch.device("cuda"), tracking_uri="")
