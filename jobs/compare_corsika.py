@@ -4,6 +4,7 @@ python -m jobs.compare_corsika FILES
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from crmuons import files
@@ -11,15 +12,20 @@ from crmuons.simulation.comparison import compare, table
 from crmuons.simulation.corsika import read_showers
 
 
-def main() -> None:
-    """Read the files, simulate their primaries, print the cells."""
+def main() -> int:
+    """Read the files, simulate their primaries, print the cells; exit code 1 and a sentence where a file cannot be read."""
     parser = argparse.ArgumentParser(description="Compare the simulator with CORSIKA 7 particle files.")
     parser.add_argument("files", nargs="+", help="files or globs")
     arguments = parser.parse_args()
-    found = files.list_files(arguments.files, suffixes=("",))
-    showers = [one for file in found for one in read_showers(Path(file.url))]
+    try:
+        found = files.list_files(arguments.files, suffixes=("",))
+        showers = [one for file in found for one in read_showers(Path(file.url))]
+    except (ValueError, OSError) as error:
+        print(f"compare_corsika: {error}", file=sys.stderr)
+        return 1
     print("\n".join(table(compare(showers))))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,5 +1,6 @@
 """The same run as a Ray job: submitted from a copy of the working directory to a cluster with a token."""
 
+import json
 import re
 import secrets
 import shutil
@@ -66,7 +67,7 @@ def checkout(bench: Bench) -> Path:
     return copy
 
 
-def submit(bench: Bench, head: dict[str, str], checkout: Path, name: str, *words: str):
+def submit(bench: Bench, head: dict[str, str], checkout: Path, name: str, *words: str, submission: str = ""):
     ray = str(Path(sys.executable).with_name("ray"))
     run = (
         "train.steps=20",
@@ -79,7 +80,7 @@ def submit(bench: Bench, head: dict[str, str], checkout: Path, name: str, *words
     bench.environment, before = environment, bench.environment
     try:
         return bench.start(
-            ray, "job", "submit", "--submission-id", name, "--working-dir", ".", "--",
+            ray, "job", "submit", "--submission-id", submission or name, "--working-dir", ".", "--",
             sys.executable, "-m", "jobs.train", str(bench.folder / "small.toml"), *run, cwd=checkout, **head,
         )  # fmt: skip
     finally:
@@ -104,15 +105,23 @@ def test_a_job_that_fails_ends_with_the_reason(bench: Bench, head, checkout: Pat
     assert "Traceback" not in said
 
 
-def test_a_stopped_job_saves_a_checkpoint(bench: Bench, head, checkout: Path) -> None:
-    words = (f"data.train={bench.folder}/data", "train.steps=100000", "run.checkpoint_every=100000")
-    job = submit(bench, head, checkout, "stopped", *words)
+def test_a_stopped_job_saves_a_checkpoint_from_which_the_same_job_goes_on(bench: Bench, head, checkout: Path) -> None:
+    words = (f"data.train={bench.folder}/data", "train.steps=100000", "run.checkpoint_every=100000", "run.resume=auto")
     metrics = bench.run("stopped") / "metrics.jsonl"
-    wait_for(lambda: metrics.is_file() and metrics.read_text().count("\n") > 2)
-    ray = str(Path(sys.executable).with_name("ray"))
-    output(bench.start(ray, "job", "stop", "stopped", **head), 0)
-    job.communicate(timeout=60)
-    assert checkpoint.latest(bench.run("stopped") / "checkpoints") is not None
+
+    def is_past(step: int) -> bool:
+        lines = metrics.read_text().rpartition("\n")[0].splitlines() if metrics.is_file() else []
+        return bool(lines) and json.loads(lines[-1])["step"] > step
+
+    stopped_at = [0]
+    for name in ("stopped", "stopped-again"):
+        job = submit(bench, head, checkout, "stopped", *words, submission=name)
+        wait_for(lambda: is_past(stopped_at[-1]))
+        output(bench.start(str(Path(sys.executable).with_name("ray")), "job", "stop", name, **head), 0)
+        said, _ = job.communicate(timeout=60)
+        assert ("continuing run" in said) == (name == "stopped-again")
+        stopped_at.append(max(checkpoint.steps(bench.run("stopped") / "checkpoints")))
+    assert 0 < stopped_at[1] < stopped_at[2]
 
 
 def can_hide_directories() -> bool:
