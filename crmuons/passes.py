@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu_, linear
 
+from crmuons.baseline_generator import draw
 from crmuons.baseline_passes import BaselinePasses
 from crmuons.frozen import Weights, sloped, sloped_
-from crmuons.models import SLOPE, BaselineGenerator, Critic, Generator, SetCritic, SetGenerator
+from crmuons.models import SLOPE, BaselineCritic, BaselineGenerator, Critic, Generator, SetCritic, SetGenerator
 from crmuons.ragged import Ragged
 
 
@@ -31,24 +32,25 @@ def scores_and_norms(critic: Critic, features: Tensor, condition: Tensor, ragged
 
     Differentiable once: in the critic's weights and in the condition; the scores in the features also.
     """
-    if isinstance(critic, SetCritic):
-        event = critic.context(condition)
-    else:
-        kind = features.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else features.dtype
-        event = condition[:, :4].to(dtype)
+    event = critic.context(condition) if isinstance(critic, SetCritic) else _primaries(condition)
     result: tuple[Tensor, Tensor] = _Scores.apply(critic, ragged, features, event, *_beyond_context(critic))  # type: ignore[no-untyped-call]
     return result
 
 
 def scores(critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged) -> Tensor:
     """Score of each event, differentiable in weights, condition and features."""
-    if not isinstance(
-        critic, SetCritic
-    ):  # Without norms autograd takes three products a weight, fewer than the four here.
-        result: Tensor = critic(features, condition, ragged)
-        return result
-    return scores_and_norms(critic, features, condition, ragged)[0]
+    if isinstance(critic, SetCritic):
+        return scores_and_norms(critic, features, condition, ragged)[0]
+    event = _primaries(condition)
+    result: Tensor = _BaselineScores.apply(critic, ragged, features, event, *critic.parameters())  # type: ignore[no-untyped-call]
+    return result
+
+
+def _primaries(condition: Tensor) -> Tensor:
+    """What the baseline critic knows of the events, in the dtype of its passes."""
+    kind = condition.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else condition.dtype
+    return condition[:, :4].to(dtype)
 
 
 def generate(
@@ -56,7 +58,8 @@ def generate(
 ) -> Tensor:
     """The muon features that `generator(...)` gives, differentiable once in the weights and in the condition."""
     if isinstance(generator, BaselineGenerator):
-        return _generate_baseline(generator, torch.cat([condition, shower_noise], dim=1), muon_noise, ragged)
+        generate = _generate_baseline if torch.is_grad_enabled() else draw
+        return generate(generator, torch.cat([condition, shower_noise], dim=1), muon_noise, ragged)
     event = generator.context(torch.cat([condition, shower_noise], dim=1))
     result: Tensor = _Muons.apply(generator, ragged, muon_noise, event, *_beyond_context(generator))  # type: ignore[no-untyped-call]
     return result
@@ -109,7 +112,30 @@ class _Scores(torch.autograd.Function):
             weight = (2 * d_norms * ragged.counts)[:, None].to(event.dtype)
             muons += ragged.spread(weight) * ctx.gradient
         gradients = ctx.passes.weight_gradients(muons, share * event, share)
-        return None, None, d_features, share * ctx.passes.d_event, *gradients
+        d_event = share * ctx.passes.d_event if ctx.needs_input_grad[3] else None
+        return None, None, d_features, d_event, *gradients
+
+
+class _BaselineScores(torch.autograd.Function):
+    """Scores [events] alone, of the baseline critic: three products a weight, where those with norms take four."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, critic: BaselineCritic, ragged: Ragged, features: Tensor, event: Tensor, *weights: Tensor
+    ) -> Tensor:
+        del weights
+        ctx.passes = BaselinePasses(critic, ragged, event.dtype)
+        return ctx.passes.forward(features.to(event.dtype), event)
+
+    @staticmethod
+    def backward(ctx: Any, d_scores: Tensor) -> tuple[Tensor | None, ...]:
+        passes, needed = ctx.passes, ctx.needs_input_grad
+        passes.signals(d_scores[:, None])
+        gradients = passes.gradients(passes.values) if any(needed[4:]) else [None] * len(needed[4:])
+        return (
+            *(None, None, passes.d_features if needed[2] else None, passes.d_event if needed[3] else None),
+            *gradients,
+        )
 
 
 class _Muons(torch.autograd.Function):

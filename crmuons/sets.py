@@ -39,7 +39,7 @@ class Sets:
         events = batch.with_muons()
         if train.muons_per_event is not None:
             events = events.at_most(train.muons_per_event)
-        ragged = Ragged(events.counts, events.num_muons)
+        ragged = Ragged.from_counts(events.counts)
         chosen = _num_penalised(train.penalty, len(events))
         part = ragged if chosen == len(events) else Ragged.from_counts(events.counts[:chosen])
         return cls(batch.primaries, batch.counts, batch.counts.nonzero()[:, 0], events.muons, ragged, part)

@@ -69,6 +69,37 @@ def test_the_baseline_critics_pass_equals_autograd_with_double_backward(kind, co
         torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("counts", [COUNTS, [1, 4, 1, 1, 2], [1], []])
+def test_the_baseline_critics_scores_alone_equal_autograd(counts):
+    torch.manual_seed(0)
+    critic = build_networks(config.Model(kind="baseline"), 3)[1].double()
+    ragged, condition, features = inputs(counts, 3)
+    condition.requires_grad_()
+    features.requires_grad_()
+    told = []
+    for function in (critic, lambda *given: passes.scores(critic, *given)):
+        scores = function(features, condition, ragged)
+        told.append((scores, *pulls(critic, scores.exp().sum(), condition, features)))
+    for expected, value in zip(*told, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_muons_that_share_the_maximum_share_the_baseline_critics_signal():
+    # Two events of the same muon, once and thrice: the same score, and the same pull in total.
+    torch.manual_seed(0)
+    critic = build_networks(config.Model(kind="baseline"), 3)[1].double()
+    muon, condition = torch.randn(1, 3).double(), torch.randn(1, 5).double()
+    told = []
+    for number in (1, 3):
+        ragged = Ragged.from_counts(torch.tensor([number]))
+        features = muon.repeat(number, 1).requires_grad_()
+        scores = passes.scores(critic, features, condition, ragged)
+        *of_weights, of_muons = pulls(critic, scores.sum(), features)
+        told.append((scores, *of_weights, of_muons.sum(0)))
+    for expected, value in zip(*told, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 def test_scores_pull_on_the_muons_as_autograd_says(layers):
     _, critic = networks(layers)
@@ -108,6 +139,22 @@ def test_the_baseline_generators_first_layer_in_two_parts_is_the_same():
         told.append((muons, *pulls(generator, (muons.sin() * muons).sum())))
     for expected, value in zip(*told, strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("counts", [COUNTS, []])
+def test_the_baseline_generator_without_gradients_draws_the_same(counts):
+    torch.manual_seed(0)
+    generator = build_networks(config.Model(kind="baseline"), 3)[0].double()
+    torch.nn.init.normal_(generator.context[3].weight)  # 1 and 0 at the start.
+    torch.nn.init.normal_(generator.context[3].bias)
+    ragged, condition, noise = inputs(counts, 16)
+    shower = torch.randn(len(counts), 32, dtype=torch.float64)
+    with torch.no_grad():
+        expected, drawn = (
+            generator(condition, shower, noise, ragged),
+            passes.generate(generator, condition, shower, noise, ragged),
+        )
+    torch.testing.assert_close(drawn, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_in_bfloat16_the_pass_is_as_exact_as_autograd():
