@@ -89,7 +89,7 @@ class Bench:
             return False
 
 
-def output(process: subprocess.Popen[str], code: int, *, within: float = 150) -> str:
+def output(process: subprocess.Popen[str], code: int, *, within: float = 400) -> str:
     """What a command said, once it ended with the code that is due and without a traceback."""
     said, _ = process.communicate(timeout=within)
     assert process.returncode == code, said
@@ -97,7 +97,7 @@ def output(process: subprocess.Popen[str], code: int, *, within: float = 150) ->
     return said
 
 
-def wait_for(happened: Callable[[], object], *, within: float = 120) -> None:
+def wait_for(happened: Callable[[], object], *, within: float = 400) -> None:
     """Wait until something is the case."""
     deadline = time.monotonic() + within
     while not happened():
@@ -110,6 +110,20 @@ def ctrl_c() -> None:
     """Let commands hear Ctrl-C: what a shell starts in the background, the tests too, ignores it, and so would they."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ray_here() -> Iterator[None]:
+    """Ray in this process, where a test uses it: a home and a folder of its own, and nobody's cluster.
+
+    Without a token, for all modules alike: Ray reads that once a process.
+    """
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="r-", dir="/tmp") as folder:
+        for name in [name for name in os.environ if name.startswith("RAY_")]:
+            patch.delenv(name)
+        for name, value in {"HOME": folder, "RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture(scope="session")

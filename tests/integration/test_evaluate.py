@@ -1,7 +1,5 @@
 """An evaluation as Ray tasks gives the numbers of one process, and the errors too."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -21,9 +19,8 @@ from crmuons.model import BundleModel
 from crmuons.ray_evaluate import on_ray
 from crmuons.schema import EventArrays, write_events
 from crmuons.spectrum import Spectrum
-from tests.integration.conftest import Bench
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 def toy_events(number, seed):
@@ -32,16 +29,6 @@ def toy_events(number, seed):
     counts = rng.poisson(5.0, number)
     muons = np.stack([10 ** rng.normal(2.5, 0.5, counts.sum()), *rng.normal(0, 10, (2, counts.sum()))], axis=1)
     return EventArrays(drawn.ids, drawn.values, counts, muons.astype(np.float32))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home(bench: Bench) -> Iterator[None]:
-    """The bench's home, and no token: Ray reads that setting once a process, and the next module goes without."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in bench.environment.items():
-            patch.setenv(name, value)
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        yield
 
 
 @pytest.fixture(scope="module")

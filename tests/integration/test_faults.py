@@ -198,7 +198,7 @@ def test_a_file_that_turns_bad_on_the_way_stops_the_run_and_mended_it_goes_on(be
 def test_a_learning_rate_beyond_reason_leaves_no_nan_in_a_checkpoint(bench: Bench) -> None:
     words = ("train.optimizer.lr=1e30", "train.optimizer.warmup_steps=0", "train.steps=40", "run.checkpoint_every=1")
     process = bench.train(*words, "run.name=wild", "tracking.enabled=false")
-    said, _ = process.communicate(timeout=150)
+    said, _ = process.communicate(timeout=400)
     assert "Traceback" not in said
     assert process.returncode == 0 or "is NaN or infinite" in said, said
     for saved in checkpoint.steps(bench.run("wild") / "checkpoints").values():
@@ -270,8 +270,8 @@ def test_ctrl_c_ends_a_command_in_one_line(bench: Bench, command: tuple[str, ...
         if not copy.exists():
             copy.hardlink_to(bench.folder / "data" / "events-00000.parquet")
     process = bench.crmuons(*command)
-    wait_for(lambda: sum(psutil.Process(process.pid).cpu_times()[:2]) > 2, within=30)  # Past its imports.
+    wait_for(lambda: sum(psutil.Process(process.pid).cpu_times()[:2]) > 2, within=120)  # Past its imports.
     os.killpg(process.pid, signal.SIGINT)
-    said = output(process, 130, within=30)
+    said = output(process, 130, within=120)
     assert said.strip().splitlines()[-1].startswith(f"crmuons {command[0]}: interrupted")
     assert not Path(bench.folder / "evaluation").exists()

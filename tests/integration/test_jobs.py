@@ -17,7 +17,7 @@ from ray.util import get_node_ip_address
 from crmuons import checkpoint
 from tests.integration.conftest import Bench, output, wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 SECRET = "hush-hush"
@@ -98,7 +98,7 @@ def test_a_job_trains_and_says_where_the_results_are(bench: Bench, head, checkou
 
 def test_a_job_that_fails_ends_with_the_reason(bench: Bench, head, checkout: Path) -> None:
     process = submit(bench, head, checkout, "relative", "data.train=data/sim")
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=400)
     assert process.returncode == 1
     assert "crmuons train: nothing to read at 'data/sim': no such file or directory" in said
     assert "give absolute paths" in said
@@ -118,7 +118,7 @@ def test_a_stopped_job_saves_a_checkpoint_from_which_the_same_job_goes_on(bench:
         job = submit(bench, head, checkout, "stopped", *words, submission=name)
         wait_for(lambda: is_past(stopped_at[-1]))
         output(bench.start(str(Path(sys.executable).with_name("ray")), "job", "stop", name, **head), 0)
-        said, _ = job.communicate(timeout=60)
+        said, _ = job.communicate(timeout=400)
         assert ("continuing run" in said) == (name == "stopped-again")
         stopped_at.append(max(checkpoint.steps(bench.run("stopped") / "checkpoints")))
     assert 0 < stopped_at[1] < stopped_at[2]
@@ -150,7 +150,7 @@ def stranger(bench: Bench, head: dict[str, str]) -> Iterator[None]:
 def test_what_a_node_cannot_reach_is_told_before_the_run_starts(bench: Bench, head, stranger, checkout: Path) -> None:
     words = (f"data.train={bench.folder}/data", "scaling.num_workers=2", "scaling.cpus_per_worker=1.5")
     process = submit(bench, head, checkout, "strange", *words, "scaling.threads_per_worker=1")
-    said, _ = process.communicate(timeout=240)
+    said, _ = process.communicate(timeout=400)
     assert process.returncode == 1
     assert f"(stranger): run.storage_path = {bench.folder}/runs is not the same directory as the driver's" in said
     assert re.search(rf"\(stranger\): {bench.folder}/data/\S+ of data.train cannot be read", said)

@@ -36,7 +36,7 @@ train.penalty.lambda_gp = { loguniform = [1.0, 20.0] }
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(not (POSTGRES / "initdb").exists(), reason="needs PostgreSQL (Debian: postgresql)"),
 ]
 
@@ -109,10 +109,10 @@ def server(bench: Bench, database: str) -> Iterator[Server]:
     words = ("--port", str(port), "--artifacts-destination", str(bench.folder / "artifacts"), "--workers", "1")
     started = bench.start(str(ROOT / "cluster" / "mlflow" / "serve.sh"), *words, PATH=path)
     server = Server(f"http://127.0.0.1:{port}", secrets, started)
-    wait_for(server.is_up, within=180)
+    wait_for(server.is_up, within=400)
     yield server
     os.killpg(started.pid, signal.SIGTERM)
-    started.communicate(timeout=60)
+    started.communicate(timeout=400)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tests.integration.conftest import wait_for
 from tests.integration.federation.federation import Federation, federation, what_is_missing
 
 MISSING = what_is_missing()
-pytestmark = [pytest.mark.pelican, pytest.mark.skipif(bool(MISSING), reason=MISSING), pytest.mark.timeout(700)]
+pytestmark = [pytest.mark.pelican, pytest.mark.skipif(bool(MISSING), reason=MISSING), pytest.mark.timeout(900)]
 
 PRESET = Path(__file__).parents[2] / "jobs" / "configs" / "baseline.toml"
 SMALL = (
@@ -131,11 +131,7 @@ def test_workers_on_another_node_have_the_renewed_token_and_write_where_only_it_
     url = fed.url("/private/runs")
     command = words(fed, url, "nodes", "scaling.num_workers=1", f"data.train={fed.url('/private/sim/*.parquet')}")
     with tempfile.TemporaryDirectory(prefix="ray-") as ray_folder:
-        for name, value in {
-            "RAY_TMPDIR": ray_folder,
-            "RAY_AUTH_MODE": "disabled",
-            "HOME": str(tmp_path / "machine-a"),
-        }.items():
+        for name, value in {"RAY_TMPDIR": ray_folder, "HOME": str(tmp_path / "machine-a")}.items():
             monkeypatch.setenv(name, value)
         ended = subprocess.run(
             [sys.executable, "-m", "tests.integration.two_nodes", str(tmp_path / "machine-b"), url, str(tmp_path / "renewed"),

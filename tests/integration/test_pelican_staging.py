@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -247,21 +246,14 @@ def test_a_directory_that_cannot_be_written_is_said_at_the_start(
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Data's of its own settings.
-def test_read_tasks_of_two_ranks_download_each_file_once(
-    fed: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_read_tasks_of_two_ranks_download_each_file_once(fed: Federation, tmp_path: Path) -> None:
     listed = files.list_files(fed.url("/public/sim/*/*.parquet"))
     reading = Plan(tuple(cut(listed)), seed=0, segment_bytes=2**20, world=2)
     items = [list(islice(reading.items(rank), 8)) for rank in range(2)]  # Two epochs of eight segments.
     place = Staging(Shelf(tmp_path / "staged", 10**9, 1000), files_ahead=4, began=time.time())
     staged = [Selection(staging=place.of_run(listed, tmp_path, f"rank-{rank}")) for rank in range(2)]
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # As the other modules: Ray reads it once a process.
-    # Ray's sockets lie in its folder, and their paths must be short.
-    with tempfile.TemporaryDirectory(prefix="ray-") as ray_folder:
-        monkeypatch.setenv("RAY_TMPDIR", ray_folder)
-        with ray_cluster.cluster(num_cpus=2), concurrent.futures.ThreadPoolExecutor(2) as pool:
-            pieces = list(pool.map(lambda rank: list(read_with_ray(iter(items[rank]), staged[rank])), range(2)))
+    with ray_cluster.cluster(num_cpus=2), concurrent.futures.ThreadPoolExecutor(2) as pool:
+        pieces = list(pool.map(lambda rank: list(read_with_ray(iter(items[rank]), staged[rank])), range(2)))
     assert sorted(downloads(fed).values()) == [1] * NUM_FILES
     for rank in range(2):
         assert ids(pieces[rank]) == ids(reader.read_here(iter(items[rank]), Selection()))

@@ -82,7 +82,7 @@ def test_two_workers_outlive_a_killed_cache_and_show_no_token(
         try:
             words = arguments(fed.url("/private/sim/*/*.parquet"), tmp_path, "ray", "scaling.num_workers=2")
             ended = subprocess.run(
-                [sys.executable, "-m", "crmuons.cli", *words], check=False, capture_output=True, text=True, timeout=200
+                [sys.executable, "-m", "crmuons.cli", *words], check=False, capture_output=True, text=True, timeout=400
             )
         finally:
             done.set()

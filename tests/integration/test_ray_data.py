@@ -20,22 +20,18 @@ from tests.integration.conftest import Bench, output, wait_for
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Ray's own, where it copies its context.
 ]
 
 
 @pytest.fixture(scope="module")
-def cluster(bench: Bench) -> Iterator[None]:
-    """A cluster of this process's own, in the bench's home."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in bench.environment.items():
-            patch.setenv(name, value)
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        ray_cluster.set_environment()
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=bench.environment["RAY_TMPDIR"])
-        yield
-        ray.shutdown()
+def cluster() -> Iterator[None]:
+    """A cluster of this process's own."""
+    ray_cluster.set_environment()
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
 
 
 def events_of(pieces: Iterator[reader.Piece]) -> list[bytes]:

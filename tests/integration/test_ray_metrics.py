@@ -12,7 +12,7 @@ import pytest
 from crmuons import ray_metrics
 from tests.integration.conftest import Bench, output, wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 def scraped(listed: Path) -> str:
@@ -40,7 +40,7 @@ def test_a_run_on_ray_shows_its_metrics_to_prometheus(bench: Bench) -> None:
             seen[name] = float(value)
         return seen.keys() >= {ray_metrics.gauge_name(metric) for metric in ray_metrics.SHOWN}
 
-    wait_for(all_are_shown, within=180)
+    wait_for(all_are_shown, within=400)
     run.send_signal(signal.SIGINT)
     output(run, 130)
     assert seen["crmuons_speed_events_per_second"] > 0

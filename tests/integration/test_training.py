@@ -15,7 +15,7 @@ import torch
 from crmuons import checkpoint
 from tests.integration.conftest import Bench, output, wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 def workers(bench: Bench) -> list[psutil.Process]:
@@ -56,7 +56,7 @@ def test_two_workers_finish_although_one_is_killed_before_and_after_the_first_ch
     kill_a_worker(bench)
     wait_for(lambda: checkpoint.latest(run / "checkpoints"))
     kill_a_worker(bench)
-    assert "finished after 60 steps" in output(process, 0, within=250)
+    assert "finished after 60 steps" in output(process, 0, within=400)
     assert [line["step"] for line in metrics(run)] == [0, *range(2, 61, 2)]
     assert json.loads((run / "done.json").read_text())["steps"] == 60
     assert not bench.ray_processes()
@@ -98,14 +98,14 @@ def test_a_killed_driver_and_interrupted_runs_are_continued_to_the_end(bench: Be
     wait_for(lambda: checkpoint.latest(run / "checkpoints"))
     driver.kill()  # SIGKILL: it can tidy nothing up.
     driver.communicate()
-    wait_for(lambda: not bench.ray_processes(), within=20)  # What it started goes with it, and writes no more.
+    wait_for(lambda: not bench.ray_processes(), within=120)  # What it started goes with it, and writes no more.
     reached = last_step(run)
 
     resumed = bench.train(*words, "scaling.num_workers=1")
     wait_for(lambda: last_step(run) > reached)
     os.killpg(resumed.pid, signal.SIGINT)  # As a terminal does: to the whole group.
     begin = time.monotonic()
-    said = output(resumed, 130, within=60)
+    said = output(resumed, 130, within=120)
     assert time.monotonic() - begin < 30
     assert "the same command with run.resume=auto continues" in said
     assert not (run / "done.json").exists()
@@ -116,7 +116,7 @@ def test_a_killed_driver_and_interrupted_runs_are_continued_to_the_end(bench: Be
     again = bench.train(*words)
     wait_for(lambda: last_step(run) > stopped)
     again.terminate()  # SIGTERM, to the driver alone.
-    assert "run.resume=auto continues" in output(again, 130, within=30)
+    assert "run.resume=auto continues" in output(again, 130, within=120)
 
     end = int(last_step(run)) + 20
     assert f"finished after {end} steps" in output(bench.train(*words, f"train.steps={end}"), 0)

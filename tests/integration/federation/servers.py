@@ -44,7 +44,7 @@ def wait_for_port(port: int, process: "subprocess.Popen[bytes]", log: Path) -> N
     Raises:
         RuntimeError: if it ends instead, with the end of its log.
     """
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline and process.poll() is None:
         with socket.socket() as probe:
             probe.settimeout(1)
