@@ -1,11 +1,15 @@
-"""An iterator that a thread runs ahead of, so that what it waits for is ready when it is asked for."""
+"""Iterators that threads run ahead of, so that what they wait for is ready when it is asked for."""
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from itertools import islice
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+Given = TypeVar("Given")
 
 
 class _Ended:
@@ -68,3 +72,38 @@ class Ahead(Iterator[T], Generic[T]):
                 continue
             return True
         return False
+
+
+def in_order(work: Callable[[Given], T], entries: Iterable[Given], at_once: int, name: str) -> Iterator[T]:
+    """What work makes of each entry, in the entries' order, with so many of them in hand at once.
+
+    An error of the work is raised where its result was due. The threads do not keep the process from ending, as those of a
+    ThreadPoolExecutor would.
+    """
+    source, due = iter(entries), deque[Future[T]]()
+    waiting: queue.SimpleQueue[tuple[Future[T], Given] | None] = queue.SimpleQueue()
+
+    def begin(number: int) -> None:
+        for entry in islice(source, number):
+            due.append(Future())
+            waiting.put((due[-1], entry))
+
+    def run() -> None:
+        while (task := waiting.get()) is not None:
+            future, entry = task
+            try:
+                future.set_result(work(entry))
+            except Exception as error:  # noqa: BLE001 - raised where the result is due
+                future.set_exception(error)
+
+    for _ in range(at_once):
+        threading.Thread(target=run, name=name, daemon=True).start()
+    try:
+        begin(at_once)
+        while due:
+            result = due.popleft().result()
+            begin(1)
+            yield result
+    finally:
+        for _ in range(at_once):
+            waiting.put(None)

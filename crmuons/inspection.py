@@ -73,7 +73,7 @@ def inspect(urls: list[str], *, max_rows: int | None) -> Inspection:
 def _has_ids(file: File) -> bool:
     if prepared.is_shard(file):
         return True
-    with files.open_file(file.url) as opened:
+    with files.open_file(file.url, file.size) as opened:
         return schema.check_schema(pq.read_schema(opened), file.url)
 
 

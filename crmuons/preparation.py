@@ -54,17 +54,18 @@ def prepare(settings: config.Config) -> tuple[list[File], Features, EventArrays]
         train.staging.check()
         train = replace(train, staging=train.staging.keeping())
     listed = _list_files(data, train)
+    to_validate = prepared.event_files(data.validation) if data.validation else []
     _say_if_without_ids(listed[0])
     held_out = Selection("validation", data.validation_share, data.test_share, vertical_depth=train.vertical_depth)
     held_out_too = [] if data.validation else [(held_out, settings.train.validation_events)]
     limit = data.max_quarantined_share
-    (sample, *rest), read = sample_events(
-        data.train, [(train, FEATURE_EVENTS), *held_out_too], max_quarantined_share=limit
-    )
+    # A shard holds one split's events: those to validate with lie in others than those to train on.
+    found = prepared.event_files(data.train) if any(map(prepared.is_shard, listed)) else listed
+    (sample, *rest), read = sample_events(found, [(train, FEATURE_EVENTS), *held_out_too], max_quarantined_share=limit)
     if data.validation:
         every = Selection(vertical_depth=train.vertical_depth)
         wanted = [(every, settings.train.validation_events)]
-        rest, read_too = sample_events(data.validation, wanted, max_quarantined_share=limit)
+        rest, read_too = sample_events(to_validate, wanted, max_quarantined_share=limit)
         read += read_too
     (validation,) = rest
     _check_sample(read, len(sample.counts), len(validation.counts), data)

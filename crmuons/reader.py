@@ -5,11 +5,11 @@ Rows that cannot be used go to the quarantine data set with the reason, events a
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +17,17 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float64, Int64, UInt64
 
 from crmuons import prepared, schema, set_aside
+from crmuons.ahead import in_order
 from crmuons.events import NONE, concat, draw_first, shuffle_runs, slice_events, take, turn
-from crmuons.plan import Item, Unit, cut, permutation
+from crmuons.files import File
+from crmuons.plan import MAX_UNIT_BYTES, Item, Unit, cut, permutation
 from crmuons.schema import EventArrays
 from crmuons.stager import with_own_stager
-from crmuons.staging import Staging, open_unit
+from crmuons.staging import Staging, is_remote, open_unit
 
+Read = TypeVar("Read")
 Split = Literal["train", "validation", "test", "all"]
+READS_AT_ONCE = 16  # Of remote files: a small one is one or two round trips, in which nothing else happens.
 EARTH_RADIUS_M = 6_374_134.0  # To the surface of the ice at the South Pole, as Muonitron takes it.
 
 
@@ -130,7 +134,7 @@ def read_item(item: Item, selection: Selection) -> tuple[Tally, EventArrays]:
     """
     if selection.staging is not None:
         selection.staging.begin()
-    parts = [part for unit in item.units for part in _read_parts(unit, selection)]
+    parts = [part for read in in_turn(_read_parts, item.units, selection) for part in read]
     # A position inside an item was saved with a tally that holds the item's rows: they are not counted twice.
     tally = Tally() if item.start else sum((part.tally for part in parts), Tally())
     random = np.random.default_rng([item.seed, item.epoch, item.segment])
@@ -139,6 +143,16 @@ def read_item(item: Item, selection: Selection) -> tuple[Tally, EventArrays]:
     if selection.muons_drawn is not None:
         (turn if in_random_order else draw_first)(events, selection.muons_drawn, random)
     return tally, slice_events(events, item.start, len(events.counts))
+
+
+def in_turn(read: Callable[[Unit, Selection], Read], units: Sequence[Unit], selection: Selection) -> Iterator[Read]:
+    """What reading units gives, in their order: remote ones several at once, as far as they take no more memory than one may."""
+    # Staged files are local, and a stager brings them several at once.
+    far = selection.staging is None and any(is_remote(unit.file.url) for unit in units)
+    at_once = min(READS_AT_ONCE, MAX_UNIT_BYTES // max(1, *(unit.size for unit in units)), len(units)) if far else 1
+    if at_once < 2:
+        return (read(unit, selection) for unit in units)
+    return in_order(lambda unit: read(unit, selection), units, at_once, "read")
 
 
 def _shuffle(parts: list[_Part], random: np.random.Generator) -> EventArrays:
@@ -183,7 +197,7 @@ class Limit:
 
 
 def sample_events(
-    urls: str | Sequence[str],
+    found: Sequence[File],
     wanted: Sequence[tuple[Selection, int]],
     seed: int = 0,
     max_quarantined_share: float = 1.0,
@@ -191,7 +205,7 @@ def sample_events(
     """Up to so many events of several selections, in one pass over units in random order.
 
     Args:
-        urls: paths, directories, globs or URLs.
+        found: the files.
         wanted: selections, and how many events of each.
         seed: of the order.
         max_quarantined_share: of all rows there are.
@@ -200,26 +214,26 @@ def sample_events(
         The events of each selection, fewer where the files hold fewer, and what became of the rows read.
 
     Raises:
-        FileNotFoundError: if there is nothing to read.
         ValueError: if a file is not one of events, or too many rows cannot be used.
     """
-    units = permutation(cut(prepared.event_files(urls)), seed, 0)
+    units = permutation(cut(found), seed, 0)
     limit = Limit(max_quarantined_share, sum(unit.size for unit in units))
     parts: list[list[EventArrays]] = [[] for _ in wanted]
     tally = Tally()
-    for unit in units:
-        missing = [
-            number - sum(len(part.counts) for part in got) for (_, number), got in zip(wanted, parts, strict=True)
-        ]
-        if max(missing) <= 0:
-            break
-        events, read = read_unit(unit, replace(wanted[0][0], split="all"))
+    for unit, (events, read) in zip(units, in_turn(read_unit, units, replace(wanted[0][0], split="all")), strict=False):
         tally += read
         limit.count(read.rows, unit.size)
         _check_sample(limit, tally)
-        for (selection, _), got, number in zip(wanted, parts, missing, strict=True):
-            got.append(take(events, np.flatnonzero(in_split(events.ids, selection))[: max(number, 0)]))
+        for (selection, number), got in zip(wanted, parts, strict=True):
+            missing = max(number - _num_events(got), 0)
+            got.append(take(events, np.flatnonzero(in_split(events.ids, selection))[:missing]))
+        if all(_num_events(got) >= number for (_, number), got in zip(wanted, parts, strict=True)):
+            break
     return [concat(got) for got in parts], tally
+
+
+def _num_events(parts: Sequence[EventArrays]) -> int:
+    return sum(len(part.counts) for part in parts)
 
 
 def _check_sample(limit: Limit, tally: Tally) -> None:

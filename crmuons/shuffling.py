@@ -131,7 +131,7 @@ def scatter(work: Work, job: tuple[int, Sequence[Unit]]) -> Tally:
         return Tally(*json.loads(_open(path).schema.metadata[TALLY_KEY]))
     memory.keep_freed_memory()
     selection = replace(work.settings.selection("all"), quarantine=str(work.out / QUARANTINE))
-    parts = [reader.read_unit(unit, selection) for unit in units]
+    parts = list(reader.in_turn(reader.read_unit, units, selection))
     tally = sum((tally for _, tally in parts), Tally())
     _write_group(work, group, concat([events for events, _ in parts]), tally)
     return tally

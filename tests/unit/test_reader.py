@@ -1,15 +1,17 @@
 """Reading: every row is an event, in quarantine or among the outliers, exactly once, and bad files are named."""
 
+import threading
 from collections import Counter
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from crmuons import plan, reader, schema
-from crmuons.files import File
+from crmuons.files import File, list_files
 from crmuons.plan import Item, Unit
 from crmuons.reader import Selection, Tally
 from crmuons.schema import EventArrays
@@ -323,7 +325,7 @@ def test_a_sample_is_of_the_splits_asked_for_and_no_larger(tmp_path, write_toy):
     for i in range(4):
         write_toy(tmp_path / f"{i}.parquet", numbered(300, first=300 * i))
     wanted = [(Selection("train", 0.3, 0.2), 400), (Selection("validation", 0.3, 0.2), 10_000)]
-    (train, validation), tally = reader.sample_events(str(tmp_path), wanted)
+    (train, validation), tally = reader.sample_events(list_files(str(tmp_path)), wanted)
     assert len(train.counts) == 400
     assert tally == Tally(rows=1200)
     expected = np.flatnonzero(reader.in_split(numbered(1200).ids, wanted[1][0]))
@@ -334,8 +336,34 @@ def test_a_sample_is_of_the_splits_asked_for_and_no_larger(tmp_path, write_toy):
 def test_a_sample_reads_no_more_than_it_needs(tmp_path, write_toy):
     for i in range(70):
         write_toy(tmp_path / f"{i:02}.parquet", numbered(10, first=10 * i))
-    (some,), tally = reader.sample_events(str(tmp_path / "*.parquet"), [(Selection(), 25)])
+    (some,), tally = reader.sample_events(list_files(str(tmp_path / "*.parquet")), [(Selection(), 25)])
     assert len(some.counts) == 25
     assert tally.rows == 30
     assert Counter(number // 10 for number in numbers(some)).most_common(1)[0][1] == 10
     assert not list(Path(tmp_path).glob(".*"))
+
+
+def test_remote_files_are_read_several_at_once():
+    units = [Unit(File(f"memory://far/{number}", 2**20), 0, 1) for number in range(8)]
+    together = threading.Barrier(4)  # Broken where fewer are read at once.
+
+    def read(unit, selection):
+        together.wait(30)
+        return unit
+
+    assert list(reader.in_turn(read, units, Selection())) == units
+
+
+def test_a_remote_item_is_the_local_one(tmp_path):
+    far, near = [], []
+    for number in range(20):
+        path = tmp_path / f"{number}.parquet"
+        schema.write_events(path, [numbered(30, first=30 * number).to_table()])
+        fsspec.filesystem("memory").pipe_file(f"/item/{number}.parquet", path.read_bytes())
+        near.append(whole(File(str(path), path.stat().st_size)))
+        far.append(whole(File(f"memory://item/{number}.parquet", path.stat().st_size)))
+    (tally, events), (wanted_tally, wanted) = (reader.read_item(item_of(each), Selection()) for each in (far, near))
+    assert tally == wanted_tally == Tally(600)
+    for name in ("ids", "primaries", "counts", "muons"):
+        np.testing.assert_array_equal(getattr(events, name), getattr(wanted, name))
+    fsspec.filesystem("memory").rm("/item", recursive=True)
