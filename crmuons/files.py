@@ -307,7 +307,14 @@ def _is_data(name: str, root: str, suffixes: tuple[str, ...]) -> bool:
 def _filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if url.startswith(FEDERATED):
         return pelican.filesystem(url), pelican.split_url(url)[1]
-    fs, path = url_to_fs(url)
+    try:
+        fs, path = url_to_fs(url)
+    except ValueError as error:
+        if "://" not in url or "Protocol not known" not in str(error):
+            raise
+        scheme = url.partition("://")[0]
+        msg = f"'{url}': nobody knows how to read '{scheme}://'; for a federation write pelican://HOST/path, for others s3://, https://, ..."
+        raise ValueError(msg) from error
     return fs, path
 
 

@@ -3,6 +3,7 @@
 import re
 
 OSDF = "osg-htc.org"
+HOST = re.compile(r"[\w.-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?")
 
 
 def split_url(url: str) -> tuple[str, str]:
@@ -18,8 +19,9 @@ def split_url(url: str) -> tuple[str, str]:
     if re.search(r"[?&](authz|access_token)=", path):
         msg = f"a URL of {scheme}://{host} carries a token, which logs would show; put it in a file and name that file in BEARER_TOKEN_FILE"
         raise ValueError(msg)
-    if scheme not in ("pelican", "osdf") or not host or not path.strip("/"):
-        msg = f"'{url}' is no address in a federation; it looks like pelican://HOST/namespace/path"
+    port = int(host.rpartition(":")[2]) if re.search(r":\d+$", host) else 1
+    if scheme not in ("pelican", "osdf") or not HOST.fullmatch(host) or not 0 < port < 2**16 or not path.strip("/"):
+        msg = f"'{url}' is no address in a federation; it looks like pelican://HOST/namespace/path or pelican://HOST:PORT/namespace/path"
         raise ValueError(msg)
     return host, "/" + re.sub("/+", "/", path).strip("/")
 

@@ -21,6 +21,7 @@ from crmuons.pelican.addresses import split_pattern, split_url
 from crmuons.pelican.ranges import check_range
 from crmuons.pelican.servers import DENIED, Access, Namespace, Servers
 from crmuons.pelican.sources import Fault, Patience, Source, Sources
+from crmuons.pelican.tokens import Token
 from crmuons.pelican.waits import Waits
 from crmuons.pelican.webdav import parse_listing
 from crmuons.pelican.writing import Writer
@@ -91,21 +92,24 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
             assert namespace.caches is not None
             access = Access(namespace, path)
             source = await patience.next(namespace.caches)
+            token = await self.servers.token(access)
             try:
-                async for piece in self._range(access, source, range(start, end), size):
+                async for piece in self._range(access, source, token, range(start, end), size):
                     pieces.append(piece)
                     start += len(piece)
                     patience.progress()
+                    access.accepted(token)
                     namespace.caches.worked(source)  # Also if it breaks off later: it is worth asking again soon.
             except Fault as fault:
                 await self._judge(fault, access, namespace.caches, size, patience)
                 patience.record(namespace.caches, fault)
         return b"".join(pieces)
 
-    async def _range(self, access: Access, source: Source, span: range, size: int) -> AsyncIterator[bytes]:
+    async def _range(
+        self, access: Access, source: Source, token: Token | None, span: range, size: int
+    ) -> AsyncIterator[bytes]:
         """What one server gives of a range: all of it, or a Fault after the last good piece."""
         headers = {"Range": f"bytes={span[0]}-{span[-1]}", "Accept-Encoding": "identity"}
-        token = await self.servers.token(access)
         async with self.servers.exchange("GET", source, access.path, token=token, headers=headers) as answer:
             check_range(answer, source, span[0], size)
             left = len(span)

@@ -3,11 +3,14 @@
 import asyncio
 import json
 import logging
+import os
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
@@ -42,6 +45,7 @@ class Namespace:
         scope_depth: how many folders deep its issuer lets scopes go, None for any number.
         origin: where listings are asked for, None where there are none.
         caches: where files are read, None until somebody asked.
+        accepted: the token that a server took last.
     """
 
     prefix: str
@@ -51,6 +55,7 @@ class Namespace:
     scope_depth: int | None
     origin: Sources | None
     caches: Sources | None
+    accepted: Token | None = None
     asked_at: float = field(default_factory=time.monotonic)
 
 
@@ -61,6 +66,11 @@ class Access:
     namespace: Namespace | None
     path: str
     operation: Operation = "read"
+
+    def accepted(self, token: Token | None) -> None:
+        """A server answered a request with this token."""
+        if token is not None and self.namespace is not None:
+            self.namespace.accepted = token
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,10 @@ class Servers:
 
     def __init__(self, host: str, session: Callable[[], Awaitable[aiohttp.ClientSession]], waits: Waits) -> None:
         self.host, self.waits, self._session = host, waits, session
+        named = os.environ.get("SSL_CERT_FILE")
+        if named and not Path(named).is_file():  # OpenSSL passes over it in silence.
+            msg = f"SSL_CERT_FILE is '{named}', and there is no such file; give your authority's PEM file, or unset it"
+            raise ValueError(msg)
         self._trust = ssl.create_default_context()  # Reads SSL_CERT_FILE now; aiohttp's own did when it was imported.
         self._namespaces: dict[str, Namespace] = {}
         self._director: Sources | None = None
@@ -146,6 +160,7 @@ class Servers:
                 ) as answer:
                     body = await answer.read()
                 sources.worked(source)
+                access.accepted(token)
                 return Answer(answer.status, answer.headers, body)
             except Fault as fault:
                 if fault.status in DENIED:
@@ -205,7 +220,7 @@ class Servers:
             raise PermissionError(msg)
         if not isinstance(sent, Token):
             namespace.needs_token = True
-            if await self.token(access) is None:
+            if await self.token(access) is None and not self._may_come_back(fault, namespace, patience):
                 raise PermissionError(self.no_token(patience.what, namespace))
         elif sent.expired():
             if patience.since_first("token expired") > self.waits.token_s:
@@ -216,9 +231,17 @@ class Servers:
             fault.retry_after_s = 1.0
         else:
             patience.refused.add((fault.source.url, sent))
-            if all((source.url, sent) in patience.refused for source in sources.sources):
+            everywhere = all((source.url, sent) in patience.refused for source in sources.sources)
+            if everywhere and (sent == namespace.accepted or not self._may_come_back(fault, namespace, patience)):
                 msg = f"{patience.what}: permission denied ({fault}) with {sent}; {_remedy(patience.what)}"
                 raise PermissionError(msg)
+
+    def _may_come_back(self, fault: Fault, namespace: Namespace, patience: Patience) -> bool:
+        """Whether to wait for a good token: there was one, and whoever renews it may be in the middle of it."""
+        if namespace.accepted is None or patience.since_first("token replaced") > self.waits.token_s:
+            return False
+        fault.retry_after_s = 1.0
+        return True
 
     def no_token(self, what: str, namespace: Namespace) -> str:
         """The sentence that says that no token fits."""
@@ -270,11 +293,12 @@ class Servers:
         """The namespace that a director's answer names, with what was known of it before."""
         response = parse_director_response(answer.headers)
         said = response.x_pel_ns_hdr
-        if said is None or not response.object_servers:
+        object_servers = _linked(answer.headers.get("Link", ""))
+        if said is None or not object_servers:
             return None
         old = self._namespaces.get(said.namespace)
         old_origin, old_caches = (old.origin, old.caches) if old else (None, None)
-        caches = old_caches if listing else Sources.of(map(_server, response.object_servers), old_caches)
+        caches = old_caches if listing else Sources.of(map(_server, object_servers), old_caches)
         return Namespace(
             prefix=said.namespace,
             needs_token=said.require_token,
@@ -283,6 +307,7 @@ class Servers:
             scope_depth=min(map(int, _said_of_tokens(answer, "max-scope-depth")), default=None),
             origin=Sources.of([_server(said.collections_url)], old_origin) if said.collections_url else None,
             caches=caches,
+            accepted=old.accepted if old else None,
         )
 
 
@@ -302,6 +327,17 @@ async def _fault(source: Source, answer: aiohttp.ClientResponse, token: Token | 
         retry_after_s=retry_after_s(answer.headers.get("Retry-After")),
         credential=token,
     )
+
+
+def _linked(header: str) -> list[str]:
+    """The URLs of a Link header (RFC 8288), the preferred first; pelicanfs' parser takes commas in a path for its end."""
+    links = re.findall(r"<([^>]*)>((?:\s*;[^,;]*)*)", header)
+    priority = [re.search(r"pri=\"?(\d+)", parameters) for _, parameters in links]
+    ranked = sorted(
+        zip((int(each[1]) if each else 99 for each in priority), (url for url, _ in links), strict=True),
+        key=lambda link: link[0],
+    )
+    return [url for _, url in ranked]
 
 
 def _server(url: str) -> str:

@@ -8,6 +8,7 @@ import base64
 import binascii
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ SCOPES: dict[Operation, tuple[str, ...]] = {
     "write": ("storage.modify", "storage.create", "write"),
     "overwrite": ("storage.modify", "write"),  # Removing too.
 }
+
+TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")  # RFC 6750, 2.1; anything else is no token, and might break a header.
 
 shares: "list[Callable[[], list[Token]]]" = []
 """Where else to look: what other processes share with this one (ray_tokens.py)."""
@@ -41,14 +44,14 @@ class Token:
 
     @classmethod
     def from_text(cls, text: str, place: str) -> "Token | None":
-        """A token as it stands in a variable or a file, bare or as JSON with `access_token`; None for an empty one."""
+        """A token as it stands in a variable or a file, bare or as JSON with `access_token`; None where there is none."""
         value = text.strip()
         if value.startswith("{"):
             try:
-                value = str(json.loads(value).get("access_token", ""))
+                value = str(json.loads(value).get("access_token") or "")
             except json.JSONDecodeError:  # Half written: whoever renews it is not done.
                 return None
-        return cls(value, place, _claims(value)) if value else None
+        return cls(value, place, _claims(value)) if TOKEN.fullmatch(value) else None
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be pickled: pickles go to other nodes and to disk."""
@@ -143,10 +146,17 @@ def choose(
 
 def places() -> str:
     """Where tokens are looked for, and how it stands with each place; for error messages."""
-    names = ["BEARER_TOKEN (set)" if os.environ.get("BEARER_TOKEN") else "BEARER_TOKEN (not set)"]
+    variable = os.environ.get("BEARER_TOKEN", "")
+    names = [f"BEARER_TOKEN ({_state(variable) if variable else 'not set'})"]
     if not os.environ.get("BEARER_TOKEN_FILE"):
         names.append("BEARER_TOKEN_FILE (not set)")
-    names += [f"{path} ({'present' if path.exists() else 'missing'})" for path in _files()]
+    for path in _files():
+        try:
+            names.append(f"{path} ({_state(_content(path))})")
+        except FileNotFoundError:
+            names.append(f"{path} (missing)")
+        except OSError as error:
+            names.append(f"{path} (cannot be read: {error.strerror})")
     return ", ".join(names)
 
 
@@ -169,9 +179,17 @@ def _files() -> list[Path]:
 
 def _read(path: Path) -> Token | None:
     try:
-        return Token.from_text(path.read_text(), str(path))
-    except FileNotFoundError:
+        return Token.from_text(_content(path), str(path))
+    except OSError:  # `places` says why; another place may have one.
         return None
+
+
+def _content(path: Path) -> str:
+    return path.read_bytes().decode(errors="replace")
+
+
+def _state(text: str) -> str:
+    return "holds no token" if Token.from_text(text, "") is None else "has one that is not for it"
 
 
 def _claims(value: str) -> Mapping[str, Any]:

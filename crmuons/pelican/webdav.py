@@ -31,7 +31,9 @@ def parse_listing(xml: bytes) -> list[dict[str, Any]]:
 
 
 def _entry(response: ET.Element) -> dict[str, Any]:
-    name = unquote(urlsplit(response.findtext(f"{DAV}href", "")).path).rstrip("/") or "/"
+    href = response.findtext(f"{DAV}href", "")
+    # urlsplit would drop tabs, which XRootD leaves as they are.
+    name = unquote(href if href.startswith("/") else urlsplit(href).path).rstrip("/") or "/"
     size = response.findtext(f".//{DAV}getcontentlength")
     entry: dict[str, Any] = {"name": name, "type": "file"}
     if response.find(f".//{DAV}resourcetype/{DAV}collection") is not None:

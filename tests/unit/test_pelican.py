@@ -9,7 +9,7 @@ import pytest
 from crmuons.pelican.addresses import split_pattern, split_url
 from crmuons.pelican.issuer import Issuer
 from crmuons.pelican.scopes import folder, scope_path
-from crmuons.pelican.servers import Namespace
+from crmuons.pelican.servers import Namespace, _linked
 from crmuons.pelican.sources import LONGEST_WAIT_S, Fault, Patience, Sources, retry_after_s
 from crmuons.pelican.waits import Waits
 from crmuons.pelican.webdav import parse_listing
@@ -152,6 +152,30 @@ def test_a_listing_that_cannot_be_trusted_is_refused(answer: bytes, message: str
 )
 def test_urls_name_a_federation_and_a_path(url: str, host: str, path: str) -> None:
     assert split_url(url) == (host, path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["pelican://localhost:abc/x", "pelican://localhost:99999/x", "pelican://a b/x", "pelican:///x", "pelican://h:1"],
+)
+def test_what_is_no_address_is_named(url: str) -> None:
+    with pytest.raises(ValueError, match=f"'{url}' is no address in a federation; it looks like pelican://HOST/"):
+        split_url(url)
+
+
+def test_names_in_a_listing_keep_their_characters() -> None:
+    names = ("/a b", "/tab%09x", "/tab\tx", "/per%2520cent", "/hash%231", "/q%3Fx")
+    responses = "".join(
+        f"<response><href>{name}</href><getcontentlength>1</getcontentlength></response>" for name in names
+    )
+    found = parse_listing(f'<multistatus xmlns="DAV:">{responses}</multistatus>'.encode())
+    assert [entry["name"] for entry in found] == ["/a b", "/tab\tx", "/tab\tx", "/per%20cent", "/hash#1", "/q?x"]
+
+
+def test_the_servers_that_a_director_names_come_by_priority_whatever_the_path() -> None:
+    header = '<https://b/x,y;z>; rel="duplicate"; pri=2; depth=1, <https://a/x,y;z>; rel="duplicate"; pri=1; depth=1'
+    assert _linked(header) == ["https://a/x,y;z", "https://b/x,y;z"]
+    assert _linked("") == []
 
 
 def test_patterns_are_matched_from_the_first_wildcard_on() -> None:

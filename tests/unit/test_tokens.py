@@ -59,9 +59,28 @@ def test_a_file_that_is_empty_half_written_or_gone_is_no_token(places: Path, mon
     for content in ("", "\n", '{"access_tok', '{"expires_in": 5}'):
         file.write_text(content)
         assert tokens.find_tokens() == []
+        assert f"{file} (holds no token)" in tokens.places()
     file.unlink()
     assert tokens.find_tokens() == []
     assert f"{file} (missing)" in tokens.places()
+
+
+@pytest.mark.parametrize(
+    "content", [b"abc\ndef", b"abc\r\nX-Evil: 1", "tök€n".encode(), b"\x93\x00\xff", b"[1]", b'{"access_token": null}']
+)
+def test_what_could_not_be_sent_is_no_token(places: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    (places / "named").write_bytes(content)
+    monkeypatch.setenv("BEARER_TOKEN_FILE", str(places / "named"))
+    assert tokens.find_tokens() == []
+    assert f"{places / 'named'} (holds no token)" in tokens.places()
+
+
+def test_a_file_that_cannot_be_read_is_passed_over_and_said(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (places / "named").mkdir()
+    monkeypatch.setenv("BEARER_TOKEN_FILE", str(places / "named"))
+    (places / f"bt_u{os.geteuid()}").write_text("default")
+    assert [token.value for token in tokens.find_tokens()] == ["default"]
+    assert f"{places / 'named'} (cannot be read: Is a directory)" in tokens.places()
 
 
 def test_renewing_the_file_renews_the_token(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
