@@ -60,7 +60,10 @@ def save(directory: Path, step: int, model: BundleModel, about: Mapping[str, Any
         partial.rename(target)
     except (OSError, RuntimeError) as error:  # torch says RuntimeError where a write falls short
         shutil.rmtree(partial, ignore_errors=True)
-        msg = f"checkpoint of step {step} could not be written to {directory} ({error}); earlier ones are intact"
+        msg = (
+            f"checkpoint of step {step} could not be written to {directory} ({error}); free space there where the disk is full: "
+            "earlier ones are intact"
+        )
         raise OSError(msg) from error
     return target
 

@@ -116,7 +116,10 @@ class Run:
             partial.rename(self.directory)
         except (OSError, RuntimeError) as error:  # torch says RuntimeError where a write falls short
             shutil.rmtree(partial, ignore_errors=True)
-            msg = f"the run's directory {self.directory} cannot be written ({error}); choose another run.storage_path"
+            msg = (
+                f"the run's directory {self.directory} cannot be written ({error}); free space there where the disk is full, or "
+                "choose another run.storage_path"
+            )
             raise OSError(msg) from error
 
     def load_features(self, settings: config.Config) -> Features:

@@ -2,8 +2,8 @@
 
 import os
 import signal
-import subprocess
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -214,16 +214,12 @@ def fill(ballast: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs root")
-def test_a_full_disk_stops_the_run_and_freeing_space_continues_it(bench: Bench) -> None:
+def test_a_full_disk_stops_the_run_and_freeing_space_continues_it(
+    bench: Bench, small_disk: Callable[[Path, str], AbstractContextManager[None]]
+) -> None:
     disk = bench.folder / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.decode().strip()}")
     words = ("run.storage_path=disk", "run.name=full", "tracking.enabled=false", "train.steps=200")
-    try:
+    with small_disk(disk, "3m"):
         process = bench.train(*words)
         wait_for(lambda: checkpoint.steps(disk / "full" / "checkpoints"))
         ballast = disk / "ballast"
@@ -235,8 +231,6 @@ def test_a_full_disk_stops_the_run_and_freeing_space_continues_it(bench: Bench) 
         assert checkpoint.load_model(last)
         ballast.unlink()
         assert "finished after 200 steps" in output(bench.train(*words, "run.resume=auto"), 0)
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_a_dead_mlflow_server_loses_nothing_and_sync_sends_it(bench: Bench) -> None:

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 
@@ -40,6 +40,7 @@ SMALL = (
     "train.validation_events=100",
     "train.log_every=2",
     "tracking.enabled=false",
+    "scaling.threads_per_worker=1",  # Threads that wait for each other crawl on a busy machine.
     "scaling.num_workers=0",
 )
 
@@ -203,22 +204,13 @@ def test_a_cache_that_holds_another_content_is_not_believed(fed: Federation, tmp
     assert not is_staged(there, file)
 
 
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[None]:
-    folder.mkdir()
-    words = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    mounted = subprocess.run(words, check=False, capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {mounted.stderr.decode().strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs root")
 def test_a_full_staging_disk_is_said_once_and_training_goes_on(
-    fed: Federation, tmp_path: Path, streamed: bytes, caplog: pytest.LogCaptureFixture
+    fed: Federation,
+    tmp_path: Path,
+    streamed: bytes,
+    caplog: pytest.LogCaptureFixture,
+    small_disk: Callable[[Path, str], AbstractContextManager[None]],
 ) -> None:
     folder = tmp_path / "disk"
     with small_disk(folder, "120k"):

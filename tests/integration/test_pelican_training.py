@@ -1,5 +1,7 @@
 """Training straight from pelican:// against a real XRootD federation, with faults on the way."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -7,11 +9,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from crmuons import config, preparation, reader
 from crmuons.cli import main
 from crmuons.pelican import federation as client
 from crmuons.simulation.simulate import Settings, simulate
@@ -21,12 +26,14 @@ MISSING = what_is_missing()
 pytestmark = [pytest.mark.pelican, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
 
 PRESET = Path(__file__).parents[2] / "jobs" / "configs" / "baseline.toml"
+NUM_FILES, EVENTS_PER_FILE = 12, 500
 SMALL = (
-    "train.steps=6",
+    "train.steps=24",  # More than an epoch.
     "train.events_per_worker=256",
     "train.validation_events=500",
     "train.log_every=2",
     "tracking.enabled=false",
+    "scaling.threads_per_worker=1",  # Threads that wait for each other crawl on a busy machine.
 )
 
 
@@ -36,10 +43,14 @@ def fed() -> Iterator[Federation]:
         patch.setenv("SSL_CERT_FILE", str(running.ca))
         patch.setattr(client, "_federations", {})
         patch.delenv("BEARER_TOKEN", raising=False)
-        for seed, runs in enumerate(("0000000-0000999", "0001000-0001999")):
-            folder = running.data / "public" / "sim" / runs
-            simulate(Settings(), num_events=3000, out=folder, seed=seed)
-            shutil.copytree(folder, running.data / "private" / "sim" / runs)
+        patch.setenv("CRMUONS_PELICAN_READ_S", "3")  # Of a cache that stalls; 60 otherwise.
+        for seed in range(NUM_FILES):
+            folder = running.data / "public" / "sim" / ("0000000-0000999", "0001000-0001999")[seed % 2]
+            simulate(Settings(), num_events=EVENTS_PER_FILE, out=folder / f"{seed}", seed=seed)
+            (written,) = (folder / f"{seed}").iterdir()
+            written.rename(folder / f"{seed}.parquet")
+            (folder / f"{seed}").rmdir()
+        shutil.copytree(running.data / "public" / "sim", running.data / "private" / "sim")
         yield running
 
 
@@ -48,13 +59,174 @@ def arguments(data: str, storage: Path, name: str, *words: str) -> list[str]:
     return ["train", str(PRESET), f"data.train={data}", *place, *SMALL, *words]
 
 
-def test_the_model_is_that_of_local_files_bitwise(fed: Federation, tmp_path: Path) -> None:
-    fed.fault(*fed.caches, status=503, every=3)
-    assert main(arguments(str(fed.data / "public/sim/*/*.parquet"), tmp_path, "local", "scaling.num_workers=0")) == 0
-    assert main(arguments(fed.url("/public/sim/*/*.parquet"), tmp_path, "federation", "scaling.num_workers=0")) == 0
-    weights = [(tmp_path / name / "model" / "weights.pt").read_bytes() for name in ("local", "federation")]
-    assert weights[0] == weights[1]
-    assert any(entry["fault"] for entry in fed.log(*fed.caches))
+@pytest.fixture(scope="module")
+def wanted(fed: Federation, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, int]:
+    """The model trained from local files, and the rows that it read."""
+    storage = tmp_path_factory.mktemp("local")
+    assert main(arguments(str(fed.data / "public/sim/*/*.parquet"), storage, "run", "scaling.num_workers=0")) == 0
+    rows = rows_read(storage / "run")
+    assert rows > NUM_FILES * EVENTS_PER_FILE
+    return (storage / "run/model/weights.pt").read_bytes(), rows
+
+
+def rows_read(run: Path) -> int:
+    return int(json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["data/rows"])
+
+
+@contextmanager
+def once(happened: Callable[[], object], then: Callable[[], Any]) -> Iterator[None]:
+    """Do something during the block, as soon as something is the case; it must come to that."""
+    over, did = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            if happened():
+                then()
+                did.set()
+                return
+            time.sleep(0.02)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+    assert did.is_set()
+
+
+def gets(fed: Federation, *names: str) -> int:
+    return sum(entry["method"] == "GET" for entry in fed.log(*names))
+
+
+CACHES = Federation.caches
+SURVIVED: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "no fault": ((), {}),
+    "503 on every third request": (CACHES, {"status": 503, "every": 3}),
+    "connection resets": (CACHES, {"reset": True, "every": 3}),
+    "bodies cut in the middle": (CACHES, {"cut": 3000, "every": 3}),
+    "bodies short but consistent": (CACHES, {"short": 3000, "every": 3}),
+    "a stalled cache": (CACHES[:1], {"stall": 3000}),
+    "a director that fails": (("director",), {"status": 500, "first": 2}),
+    "a director that asks for a pause": (("director",), {"status": 429, "first": 2, "headers": {"Retry-After": "1"}}),
+}
+
+
+@pytest.mark.parametrize("fault", SURVIVED)
+def test_whatever_happens_the_model_is_that_of_local_files_bitwise(
+    fed: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: tuple[bytes, int], fault: str
+) -> None:
+    monkeypatch.setattr(client, "_federations", {})
+    fed.clear()
+    where, what = SURVIVED[fault]
+    fed.fault(*where, **what)
+    train_as_wanted(fed, "/public/sim/*/*.parquet", tmp_path, wanted)
+    assert any(entry["fault"] for entry in fed.log()) == bool(where)
+
+
+def train_as_wanted(fed: Federation, data: str, storage: Path, wanted: tuple[bytes, int]) -> None:
+    """Equal weights, to the bit, say that every event came, unchanged and where it was due; the rows that none came twice."""
+    assert main(arguments(fed.url(data), storage, "run", "scaling.num_workers=0")) == 0
+    assert ((storage / "run/model/weights.pt").read_bytes(), rows_read(storage / "run")) == wanted
+
+
+def test_all_caches_may_be_down_for_a_while(
+    fed: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: tuple[bytes, int]
+) -> None:
+    monkeypatch.setattr(client, "_federations", {})
+    fed.clear()
+
+    def outage() -> None:
+        fed.fault(*CACHES, reset=True)
+        time.sleep(float(os.environ.get("CRMUONS_TEST_OUTAGE_S", "4")))
+        fed.fault(*CACHES)
+
+    with once(lambda: gets(fed, *CACHES) > NUM_FILES, outage):
+        train_as_wanted(fed, "/public/sim/*/*.parquet", tmp_path, wanted)
+    assert "reset" in {entry["status"] for entry in fed.log(*CACHES)}
+
+
+def test_a_token_may_expire_in_the_middle_until_it_is_renewed(
+    fed: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: tuple[bytes, int]
+) -> None:
+    monkeypatch.setattr(client, "_federations", {})
+    fed.clear()
+    token = tmp_path / "token"
+    token.write_text(fed.token())
+    monkeypatch.setenv("BEARER_TOKEN_FILE", str(token))
+
+    def expire() -> None:
+        token.write_text(fed.token(lifetime_s=-60))
+        while 403 not in {entry["status"] for entry in fed.log(*CACHES)}:
+            time.sleep(0.05)
+        token.write_text(fed.token())
+
+    with once(lambda: gets(fed, *CACHES) > NUM_FILES, expire):
+        train_as_wanted(fed, "/private/sim/*/*.parquet", tmp_path, wanted)
+
+
+def test_a_cache_may_be_killed_in_the_middle(
+    fed: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: tuple[bytes, int]
+) -> None:
+    monkeypatch.setattr(client, "_federations", {})
+    fed.clear()
+    try:
+        with once(lambda: gets(fed, CACHES[0]) > NUM_FILES, lambda: fed.kill(CACHES[0])):
+            train_as_wanted(fed, "/public/sim/*/*.parquet", tmp_path, wanted)
+        assert fed.processes[CACHES[0]].returncode == -9
+        assert gets(fed, CACHES[1]) > 0
+    finally:
+        fed.start_cache(CACHES[0])
+
+
+FULL = {
+    "8k": r"the run's directory (DISK/full) cannot be written .*No space left on device.*; free space there",
+    "600k": r"run full stopped: checkpoint of step 5 could not be written to (DISK/full)/checkpoints .*No space left on device.*; free",
+}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs root")
+@pytest.mark.parametrize("size", FULL)
+def test_a_full_disk_ends_in_one_sentence(
+    fed: Federation,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    small_disk: Callable[[Path, str], AbstractContextManager[None]],
+    size: str,
+) -> None:
+    fed.clear()
+    disk = tmp_path / "disk"
+    words = arguments(fed.url("/public/sim/*/*.parquet"), disk, "full", "scaling.num_workers=0", "train.steps=100000")
+    with small_disk(disk, size):
+        assert main([*words, "run.checkpoint_every=5"]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.match(f"crmuons train: {FULL[size].replace('DISK', str(disk))}", said), said
+
+
+def test_reading_of_a_thousand_files_begins_once_they_are_listed(
+    fed: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_federations", {})
+    monkeypatch.setattr(preparation, "FEATURE_EVENTS", 2 * EVENTS_PER_FILE)
+    source = fed.data / "public/sim/0000000-0000999/0.parquet"
+    for number in range(1000):
+        link = fed.data / f"public/many/{number // 250}/{number}.parquet"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.hardlink_to(source)
+    fed.clear()
+    settings = config.load(PRESET, [f"data.train={fed.url('/public/many/*/*.parquet')}", "train.validation_events=100"])
+    listed, _, _ = preparation.prepare(settings)
+    assert len(listed) == 1000
+    seen = [(entry["who"], entry["method"]) for entry in fed.log()]
+    first = next(number for number, (who, method) in enumerate(seen) if who in CACHES and method == "GET")
+    # The folder above, looked at and listed, and four folders; nothing is asked of the files.
+    assert sorted(seen[:first]) == sorted(
+        [("discovery", "GET"), ("director", "PROPFIND"), *[("origin", "PROPFIND")] * 6, ("director", "GET")]
+    )
+    # The sample and what was begun beside it, at two requests a file, and the footer of the first file.
+    assert {who for who, _ in seen[first:]} <= set(CACHES)
+    assert len(seen) - first <= 2 * (2 + 2 * reader.READS_AT_ONCE) + 1
 
 
 @pytest.mark.ray

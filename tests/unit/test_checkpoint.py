@@ -64,7 +64,9 @@ def test_a_full_disk_is_an_os_error_and_the_earlier_checkpoint_is_intact(tmp_pat
         resource.setrlimit(
             resource.RLIMIT_FSIZE, (4096, limits[1])
         )  # Longer files fail to be written, as on a full disk.
-        with pytest.raises(OSError, match=r"checkpoint of step 2 could not be written to .* earlier ones are intact"):
+        with pytest.raises(
+            OSError, match=r"checkpoint of step 2 could not be written to .* free space .* earlier ones are intact"
+        ):
             save(tmp_path, 2, model)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
