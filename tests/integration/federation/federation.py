@@ -6,6 +6,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -49,6 +50,8 @@ class Federation:
         self.ca = self.pki / "ca.pem"
         self.lifetime_s = lifetime_s
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.wanted: set[str] = set()  # XRootD servers that are to run.
+        self.lock, self.stopping = threading.Lock(), threading.Event()
         names = ("origin", *self.caches)
         ports = free_ports(2 * len(names) + 2)
         self.director, issuer = ports[:2]
@@ -58,9 +61,7 @@ class Federation:
 
     def start(self) -> None:
         """Start everything; returns once all listen."""
-        self.processes["origin"] = start_origin(
-            self.base / "origin", self.fronts["origin"][1], self.data, self.pki, self.issuer
-        )
+        self._start_origin()
         for name in self.caches:
             self.start_cache(name)
         config = {
@@ -78,19 +79,24 @@ class Federation:
         wait_for_port(self.director, self.processes["director"], self.base / "director.log")
         port = urllib.parse.urlsplit(self.issuer).port
         wait_for_port(port, self.processes["issuer"], self.base / "issuer.log")
+        threading.Thread(target=self._restart_what_crashes, daemon=True).start()
 
     def start_cache(self, name: str) -> None:
         """Start a cache, or start it again."""
         origin = self.fronts["origin"][1]
         self.processes[name] = start_cache(self.base / name, self.fronts[name][1], origin, self.pki, self.issuer)
+        self.wanted.add(name)
 
     def kill(self, name: str) -> None:
-        """SIGKILL a server."""
+        """SIGKILL a server, which stays away."""
+        with self.lock:
+            self.wanted.discard(name)
         self.processes[name].kill()
         self.processes[name].wait()
 
     def stop(self) -> None:
         """Stop everything."""
+        self.stopping.set()
         for process in self.processes.values():
             process.terminate()
         for process in self.processes.values():
@@ -142,6 +148,19 @@ class Federation:
 
     def control(self, **wanted: Any) -> None:
         self._call("POST", "/_control", json.dumps(wanted).encode())
+
+    def _start_origin(self) -> None:
+        port = self.fronts["origin"][1]
+        self.processes["origin"] = start_origin(self.base / "origin", port, self.data, self.pki, self.issuer)
+        self.wanted.add("origin")
+
+    def _restart_what_crashes(self) -> None:
+        """Do what systemd does for a real server: XRootD 5.5.3 dies now and then of a segmentation fault in libXrdPfc or
+        libXrdHttpUtils, and who reads waits for it."""
+        while not self.stopping.wait(0.2):
+            with self.lock:
+                for name in [name for name in self.wanted if self.processes[name].poll() is not None]:
+                    self._start_origin() if name == "origin" else self.start_cache(name)
 
     def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
         return self._open(f"https://localhost:{self.director}{path}", method, body)
