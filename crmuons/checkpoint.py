@@ -61,11 +61,16 @@ def save(directory: Path, step: int, model: BundleModel, about: Mapping[str, Any
     except (OSError, RuntimeError) as error:  # torch says RuntimeError where a write falls short
         shutil.rmtree(partial, ignore_errors=True)
         msg = (
-            f"checkpoint of step {step} could not be written to {directory} ({error}); free space there where the disk is full: "
+            f"checkpoint of step {step} could not be written to {directory} ({_reason(error)}); free space there where the disk is full: "
             "earlier ones are intact"
         )
         raise OSError(msg) from error
     return target
+
+
+def _reason(error: Exception) -> str:
+    """What torch means where it says at which position of its archive it should be and is."""
+    return "No space left on device: a write fell short" if "inline_container" in str(error) else str(error)
 
 
 def save_model(directory: Path, model: BundleModel, about: Mapping[str, Any]) -> Path:

@@ -1,8 +1,11 @@
 """A run from the outside: prepare it, start its workers on Ray Train, watch it, and say how it ended."""
 
+import errno
 import json
 import logging
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -51,6 +54,9 @@ logger = logging.getLogger(__name__)
 COLLECTIVE_TIMEOUT_S = 600  # Longer than rank 0's longest validation; a rank that hangs is noticed after this.
 
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
 class RunFailedError(RuntimeError):
     """The run stopped; the message says why and what to do."""
 
@@ -88,6 +94,7 @@ def run_training(settings: config.Config) -> Result:
 def _attempt(settings: config.Config, run: Run, scaling: ScalingConfig | None) -> Outcome:
     for left_over in (run.failure, run.stop_request):
         left_over.unlink(missing_ok=True)
+    run.reserve_failure()
     payload = {
         "settings": settings.model_dump(mode="json"),
         "place": run.place,
@@ -109,13 +116,24 @@ def train_worker(payload: dict[str, Any]) -> None:
             _train(payload, get_device(), read=ray_data.read_with_ray, report=_reporter(run))
         except (ValueError, OSError, NonFiniteError, ray.exceptions.RayTaskError) as error:
             run.directory.mkdir(parents=True, exist_ok=True)
-            runs.write_json(run.failure, {"error": _sentence(error), "kind": type(error).__name__})
+            run.fail({"error": _sentence(error), "kind": type(error).__name__})
             raise
 
 
 def _train(payload: dict[str, Any], device: torch.device, **how: Any) -> Outcome:
     settings, run = config.from_dict(payload["settings"]), Run.at(payload["place"])
-    return worker.train(settings, run, device=device, tracking_uri=payload["tracking_uri"], **how)
+    try:
+        return worker.train(settings, run, device=device, tracking_uri=payload["tracking_uri"], **how)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise OSError(_which_disk(error, run)) from error
+
+
+def _which_disk(error: OSError, run: Run) -> str:
+    """The sentence for a write that found no room; Python names the file where it was opened, not where it was written."""
+    here = run.directory if shutil.disk_usage(run.directory).free < 2**20 else tempfile.gettempdir()
+    return f"{error.filename or here} cannot be written ({error.strerror}); free space there"
 
 
 def _train_here(payload: dict[str, Any]) -> Outcome:

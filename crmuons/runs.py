@@ -22,6 +22,7 @@ from crmuons.schema import EventArrays
 
 logger = logging.getLogger(__name__)
 
+FAILURE_BYTES = 4096
 START = "start"  # Label of the bundle that a run kept at a URL begins with.
 
 # These may change when a run is continued; a change of any other setting is refused.
@@ -121,6 +122,30 @@ class Run:
                 "choose another run.storage_path"
             )
             raise OSError(msg) from error
+
+    def reserve_failure(self) -> None:
+        """Take the room for `failure` while there is some: a full disk is what it may have to tell."""
+        try:
+            self._reserved.write_text(" " * FAILURE_BYTES)
+        except OSError as error:
+            msg = f"the run's directory {self.directory} cannot be written ({error}); free space there where the disk is full"
+            raise OSError(msg) from error
+
+    def fail(self, reason: dict[str, str]) -> None:
+        """Write down why the run cannot go on, in the room that was taken for it where the disk is full."""
+        try:
+            write_json(self.failure, reason)
+        except OSError as error:
+            if not self._reserved.exists():  # On another node than the driver's, or another worker was first.
+                logger.warning("%s cannot be written: %s", self.failure, error)
+                return
+            with self._reserved.open("r+") as file:
+                file.write(json.dumps(reason))
+            self._reserved.rename(self.failure)
+
+    @property
+    def _reserved(self) -> Path:
+        return self.directory / ".failure"
 
     def load_features(self, settings: config.Config) -> Features:
         """The features that were fitted when the run started."""

@@ -1,9 +1,10 @@
 """What a user can do wrong, and what can go wrong, from the command line: one clear sentence, exit code 1, nothing lost."""
 
+import json
 import os
 import signal
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ import torch
 
 from crmuons import checkpoint
 from crmuons.cli import main
-from tests.integration.conftest import Bench, output, wait_for
+from crmuons.runs import Run
+from tests.integration.conftest import Bench, fill, output, wait_for
 
 
 def rows(bench: Bench) -> pa.Table:
@@ -206,13 +208,6 @@ def test_a_learning_rate_beyond_reason_leaves_no_nan_in_a_checkpoint(bench: Benc
         assert all(torch.isfinite(value).all() for value in weights.values() if value.is_floating_point())
 
 
-def fill(ballast: Path) -> None:
-    """Write until the disk is full."""
-    with ballast.open("wb", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(bytes(1024))
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs root")
 def test_a_full_disk_stops_the_run_and_freeing_space_continues_it(
     bench: Bench, small_disk: Callable[[Path, str], AbstractContextManager[None]]
@@ -231,6 +226,19 @@ def test_a_full_disk_stops_the_run_and_freeing_space_continues_it(
         assert checkpoint.load_model(last)
         ballast.unlink()
         assert "finished after 200 steps" in output(bench.train(*words, "run.resume=auto"), 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs root")
+def test_why_a_worker_failed_is_written_down_on_a_full_disk(
+    tmp_path: Path, small_disk: Callable[[Path, str], AbstractContextManager[None]]
+) -> None:
+    with small_disk(tmp_path / "disk", "200k"):
+        run = Run(tmp_path / "disk" / "run")
+        run.directory.mkdir()
+        run.reserve_failure()
+        fill(tmp_path / "disk" / "ballast")
+        run.fail({"error": "no room"})
+        assert json.loads(run.failure.read_text()) == {"error": "no room"}
 
 
 def test_a_dead_mlflow_server_loses_nothing_and_sync_sends_it(bench: Bench) -> None:

@@ -20,6 +20,7 @@ from crmuons import config, preparation, reader
 from crmuons.cli import main
 from crmuons.pelican import federation as client
 from crmuons.simulation.simulate import Settings, simulate
+from tests.integration.conftest import fill
 from tests.integration.federation.federation import Federation, federation, what_is_missing
 
 MISSING = what_is_missing()
@@ -202,6 +203,25 @@ def test_a_full_disk_ends_in_one_sentence(
         assert main([*words, "run.checkpoint_every=5"]) == 1
     said = capsys.readouterr().err.splitlines()[-1]
     assert re.match(f"crmuons train: {FULL[size].replace('DISK', str(disk))}", said), said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a tmpfs needs root")
+def test_a_disk_that_fills_up_between_checkpoints_is_named(
+    fed: Federation,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    small_disk: Callable[[Path, str], AbstractContextManager[None]],
+) -> None:
+    fed.clear()
+    disk = tmp_path / "disk"
+    words = arguments(fed.url("/public/sim/*/*.parquet"), disk, "full", "scaling.num_workers=0", "train.steps=100000")
+    metrics = disk / "full" / "metrics.jsonl"
+    with small_disk(disk, "3m"), once(metrics.is_file, lambda: fill(disk / "ballast")):
+        assert main([*words, "run.checkpoint_every=100000"]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert re.match(
+        f"crmuons train: run full stopped: {disk}/full cannot be written .No space left on device.; free space", said
+    ), said
 
 
 def test_reading_of_a_thousand_files_begins_once_they_are_listed(
