@@ -86,10 +86,12 @@ class BundleGenerator:
         seed: int,
         ids: UInt64[np.ndarray, "events 2"] | None = None,
         counts: Int64[np.ndarray, " events"] | None = None,
+        max_muons: int | None = None,
         first_event: int = 0,
     ) -> EventArrays:
         """Draw one event for each primary; arguments and errors are those of `pieces`."""
-        return concat(list(self.pieces(primaries, seed=seed, ids=ids, counts=counts, first_event=first_event))).events
+        how: dict[str, Any] = {"ids": ids, "counts": counts, "max_muons": max_muons, "first_event": first_event}
+        return concat(list(self.pieces(primaries, seed=seed, **how))).events
 
     def pieces(
         self,

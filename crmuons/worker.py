@@ -19,7 +19,7 @@ import torch
 from crmuons import checkpoint, config, distributed, plan, provenance, reader, remote_runs, runs, schema, stager, stream
 from crmuons.batch import EventBatch
 from crmuons.evaluation import figures, metrics
-from crmuons.generate import BundleGenerator
+from crmuons.generate import MAX_MUONS_PER_EVENT, BundleGenerator
 from crmuons.loop import Hooks, Loop, Metrics, Outcome
 from crmuons.memory import keep_freed_memory
 from crmuons.model import BundleModel
@@ -34,6 +34,8 @@ from crmuons.tracking import AnyTracker, NullTracker, Status, Tracker
 from crmuons.trainer import Trainer
 
 logger = logging.getLogger(__name__)
+
+CAP = 10  # Of a generated event's muons in validations, in units of the largest true event's.
 
 Report = Callable[[Metrics, int, Path | None], None]
 
@@ -130,13 +132,16 @@ class Validation:
     def __init__(self, run: Run, settings: config.Config, device: torch.device, tracker: AnyTracker) -> None:
         self.truth = run.load_validation()
         self.seed, self.device, self.tracker = settings.run.seed, device, tracker
+        # A multiplicity model that has hardly learned draws millions of muons now and then: that is a bad score, no failed run.
+        self.max_muons = min(CAP * max(1, int(self.truth.counts.max())), MAX_MUONS_PER_EVENT)
 
     def __call__(self, model: BundleModel, step: int) -> Metrics:
         """Metrics of a model; "score" is the mean W1/sigma (docs/metrics.md)."""
         generator = BundleGenerator(model, {}, self.device)
-        generated = generator.bundles(self.truth.primaries, seed=self.seed, ids=self.truth.ids)
-        self.tracker.figure(figures.marginals(self.truth, generated), "marginals", step)
-        return metrics.fidelity(self.truth, generated)
+        truth = self.truth
+        generated = generator.bundles(truth.primaries, seed=self.seed, ids=truth.ids, max_muons=self.max_muons)
+        self.tracker.figure(figures.marginals(truth, generated), "marginals", step)
+        return metrics.fidelity(truth, generated)
 
 
 def about(settings: config.Config, run: Run, step: int) -> dict[str, object]:

@@ -13,7 +13,7 @@ from crmuons.features import Features
 from crmuons.generate import load_generator
 from crmuons.runs import Run
 from crmuons.tracking import NullTracker
-from crmuons.trainer import NonFiniteError
+from crmuons.trainer import NonFiniteError, Trainer
 
 STEPS = 6
 TINY = {"width": 8, "multiplicity_width": 8, "multiplicity_components": 2}
@@ -157,6 +157,16 @@ def test_a_nan_leaves_the_last_checkpoint_good(prepared, monkeypatch):
     with pytest.raises(NonFiniteError, match="step 3: a loss or a gradient on rank 0 is NaN"):
         train(settings, run)
     assert list(checkpoint.steps(run.checkpoints)) == [2, 3]
+
+
+def test_a_multiplicity_beyond_reason_is_a_bad_score_and_no_failed_run(prepared):
+    settings, run = prepared("many")
+    model = Trainer(settings, run.load_features(settings), torch.device("cpu")).averaged
+    validate = worker.Validation(run, settings, torch.device("cpu"), NullTracker())
+    before = validate(model, 0)["score"]
+    with torch.no_grad():
+        model.multiplicity.network[-1].bias[2:4] += 6.0  # The log means' third: exp(18) muons an event.
+    assert before < validate(model, 0)["score"] < math.inf
 
 
 def test_few_events_to_validate_with_leave_the_last_checkpoint_selected(tmp_path, toy_events, write_toy):
