@@ -4,7 +4,8 @@ import json
 import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -63,6 +64,7 @@ class Conductor:
         self.trials = {trial.number: trial for trial in trials.load(directory)}
         self.scheduler = options.make_scheduler(space)
         self.touched: set[int] = set()  # Trials that ran under this conductor.
+        self.trouble: OSError | None = None  # Why the sweep's directory could not be written.
         self._origin_of = origin_of
         self._live: set[int] = set()
         self._waiting = [trial for trial in self.trials.values() if not trial.is_over()]
@@ -95,14 +97,15 @@ class Conductor:
         """Have the scheduler decide; what it decides is written where the trial's process looks."""
         trial = self.trials[number]
         decision = self.scheduler.judge(number, score.share, _worst_if_not_finite(score.score))
-        match decision:
-            case Stop(reason) if score.share < 1:
-                runs.write_json(trial.stopped, {"reason": reason, **asdict(score)})
-                trial.run.stop_request.touch()
-            case TakeOver(donor):
-                self._ask_to_take_over(trial, self.trials[donor])
-            case _:
-                assert isinstance(decision, GoOn | Stop)
+        with self._noting_trouble():
+            match decision:
+                case Stop(reason) if score.share < 1:
+                    runs.write_json(trial.stopped, {"reason": reason, **asdict(score)})
+                    trial.run.stop_request.touch()
+                case TakeOver(donor):
+                    self._ask_to_take_over(trial, self.trials[donor])
+                case _:
+                    assert isinstance(decision, GoOn | Stop)
 
     def ended(self, number: int, *, crashed: bool) -> None:
         """A trial's process is done with it, or died more often than is tried again."""
@@ -110,7 +113,8 @@ class Conductor:
         self._live.discard(number)
         if crashed and not trial.is_over():
             reason = f"its process died more than run.max_failures = {self.settings.run.max_failures} times"
-            runs.write_json(trial.run.failure, {"error": reason, "kind": "died"})
+            with self._noting_trouble():
+                runs.write_json(trial.run.failure, {"error": reason, "kind": "died"})
         score = trial.best_score()
         shown = "no score" if score is None else f"score {score:.4f}"
         reason = f" ({trial.reason()})" if trial.reason() else ""
@@ -123,6 +127,14 @@ class Conductor:
             (self.directory / STOP_FILE).touch()
             for number in self._live:
                 self.trials[number].run.stop_request.touch()
+
+    @contextmanager
+    def _noting_trouble(self) -> Iterator[None]:
+        """Where nothing can be written any more no other trial begins; Tune, from which this is called, would end in the middle."""
+        try:
+            yield
+        except OSError as error:
+            self.trouble, self._ending = error, True
 
     def _new(self) -> Trial:
         number = len(self.trials)

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -107,7 +108,8 @@ def _run(conductor: Conductor, room: Room, tracker: Tracker | None) -> Result:
         status = "KILLED" if outcome == "interrupted" else "FINISHED"
     finally:
         if tracker is not None:
-            tracker.finish(status)
+            with nullcontext() if conductor.trouble is None else suppress(OSError):  # One says it.
+                tracker.finish(status)
     return Result(directory, space, outcome, rows, None if best is None else best.name)
 
 

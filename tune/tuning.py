@@ -7,6 +7,7 @@ from typing import Any
 
 import ray.tune
 from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -33,13 +34,12 @@ def run_trials(conductor: Conductor, room: Room, tracking_uri: str) -> None:
     the placement group of a group of workers behind (ray-project/ray#54305).
 
     Raises:
-        OSError, ValueError: if a new trial cannot be prepared.
+        OSError, ValueError: if a new trial cannot be prepared, or what becomes of one cannot be written.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("ray.tune").setLevel(
-        logging.ERROR
-    )  # It warns of what is meant to be so: no metric, no snapshots.
+    # It warns of what is meant to be so (no metric, no snapshots), and shows tracebacks of what the conductor tells of.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     storage = conductor.directory / ".tune"
     shutil.rmtree(storage, ignore_errors=True)
     tuner = ray.tune.Tuner(
@@ -56,17 +56,31 @@ def run_trials(conductor: Conductor, room: Room, tracking_uri: str) -> None:
             name="trials",
             storage_path=str(storage),
             verbose=0,
+            callbacks=[Silence()],
             failure_config=ray.tune.FailureConfig(max_failures=conductor.settings.run.max_failures),
         ),
     )
     tuner.fit()
     shutil.rmtree(storage, ignore_errors=True)
+    if conductor.trouble is not None:
+        msg = (
+            f"{conductor.directory} cannot be written ({conductor.trouble}); what is done is kept: mend it, and the same "
+            "command with run.resume=auto continues"
+        )
+        raise OSError(msg) from conductor.trouble
 
 
 def _resources(conductor: Conductor, room: Room) -> dict[str, float]:
     """What Tune reserves. A group's workers reserve their own; Tune refuses a trial that takes nothing."""
     alone = conductor.settings.scaling.num_workers == 0
     return {"cpu": room.cpus, "gpu": room.gpus} if alone else {"cpu": 0.01}
+
+
+class Silence(TrialProgressCallback):
+    """Tune's own lines about trials, which the conductor tells of in its words."""
+
+    def _print(self, msg: str) -> None:
+        pass
 
 
 class Proposer(Searcher):

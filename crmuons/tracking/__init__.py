@@ -3,6 +3,7 @@
 The only package that imports mlflow. See docs/tracking.md.
 """
 
+import logging
 import os
 import warnings
 
@@ -23,6 +24,9 @@ with warnings.catch_warnings():
     # Of a type hint in MLflow itself, in colour, once for every process that saves or loads a model.
     warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType", category=UserWarning)
     import mlflow.pyfunc  # noqa: F401
+
+# It shows a traceback for each entry that a database does not take, which the sender tells of in a sentence.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 from crmuons.tracking.results import add_results
 from crmuons.tracking.sender import Status, settle, sync

@@ -39,7 +39,11 @@ class SystemMetrics(threading.Thread):
 
     def run(self) -> None:
         while True:
-            self._journal.append_metrics(dict(self._sample()), self._step)
+            try:
+                self._journal.append_metrics(dict(self._sample()), self._step)
+            except OSError as error:  # The run's own entries stop the run; these are a by-product.
+                logger.warning("no more system metrics: %s", error)
+                return
             self._step += 1
             if self._ending.wait(SECONDS_BETWEEN_SAMPLES):
                 return

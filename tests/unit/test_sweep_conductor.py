@@ -144,6 +144,17 @@ def test_a_request_to_stop_reaches_every_trial_and_no_other_one_begins(start):
     assert not start().next_trial().run.stop_request.exists()
 
 
+def test_where_nothing_can_be_written_no_other_trial_begins_and_the_reason_is_kept(start):
+    conductor = start()
+    trial = conductor.next_trial()
+    trial.run.failure.mkdir()  # Stands in the way of the note that the trial died.
+    conductor.ended(trial.number, crashed=True)
+    assert isinstance(conductor.trouble, IsADirectoryError)
+    assert conductor.next_trial() is None
+    trial.run.failure.rmdir()
+    assert start().next_trial().number == trial.number
+
+
 def test_data_are_prepared_once_for_all_trials(start):
     made = []
     origins = Origins()
