@@ -156,13 +156,16 @@ class Train(Section):
     """The run ends after this many generator steps."""
     max_seconds: float | None = Field(default=None, gt=0)
     """The run ends after this much training time."""
-    events_per_worker: int = Field(default=1024, ge=1)
+    events_per_worker: int = Field(default=2048, ge=1)
     """Events in one worker's batch (an optimizer step sees this times the workers times grad_accumulation)."""
     grad_accumulation: int = Field(default=1, ge=1)
     """Batches whose gradients are summed before an optimizer moves."""
     muons_per_event: int | None = Field(default=128, ge=1)
     """The kinematics learn from at most so many muons of an event, drawn at random; N remains the event's own.
     Muons of an event are exchangeable, and the largest events would otherwise take most of the time."""
+    weight_power: float = Field(default=0.25, ge=0, le=1)
+    """Generator and critic give an event the weight of its number of muons (as capped) to this power. With 0, all events alike,
+    large bundles are too rare for their energies and radii to vary from shower to shower as they should."""
     n_critic: int = Field(default=1, ge=1)
     """Critic steps per generator step."""
     loss: Literal["wasserstein", "relativistic"] = "relativistic"
@@ -175,7 +178,7 @@ class Train(Section):
     """Steps between metrics."""
     validate_every: int = Field(default=500, ge=1)
     """Steps between validations."""
-    validation_events: int = Field(default=20_000, ge=100)
+    validation_events: int = Field(default=50_000, ge=100)
     """Events of a validation."""
     profile_steps: tuple[int, int] | None = None
     """[first,last]: steps of which rank 0 writes a trace of torch.profiler, in `profile` below the run's directory."""

@@ -66,7 +66,12 @@ class SetGenerator(nn.Module):
 
 
 class SetCritic(nn.Module):
-    """Muon features of events to one unbounded score per event."""
+    """Muon features of events to one unbounded score per event.
+
+    The head compares the mean over an event's muons with what it expects of the event, in units of that mean's statistical
+    error: its first layer is multiplied by sqrt(N). Otherwise a bundle of a thousand muons, whose mean varies by a
+    thirtieth of what one muon does, would be judged as coarsely as a single muon.
+    """
 
     def __init__(self, model: Model, num_features: int) -> None:
         super().__init__()
@@ -85,7 +90,8 @@ class SetCritic(nn.Module):
         muons = self.act(self.embed(features) + ragged.spread(self.embed_event(event)))
         for layer in self.layers:
             muons, event = layer(muons, event, ragged)
-        result: Tensor = self.head(torch.cat([ragged.mean(muons), event], dim=1))[:, 0]
+        deviation = self.head[0](torch.cat([ragged.mean(muons), event], dim=1)) * ragged.divisors.sqrt()
+        result: Tensor = self.head[1:](deviation)[:, 0]
         return result
 
 

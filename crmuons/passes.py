@@ -98,7 +98,7 @@ class _Scores(torch.autograd.Function):
         ctx.gradient = ctx.passes.adjoint()
         precise = ctx.gradient.to(torch.promote_types(event.dtype, torch.float32))
         squared = ragged.sum((precise**2).sum(dim=1, keepdim=True))[:, 0]
-        return scores, squared * ragged.counts
+        return scores, squared
 
     @staticmethod
     def backward(ctx: Any, d_scores: Tensor | None, d_norms: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -109,7 +109,7 @@ class _Scores(torch.autograd.Function):
             return (None, None, d_features, *(None for _ in ctx.needs_input_grad[3:]))
         muons = ragged.spread(share) * ctx.features
         if d_norms is not None:
-            weight = (2 * d_norms * ragged.counts)[:, None].to(event.dtype)
+            weight = (2 * d_norms)[:, None].to(event.dtype)
             muons += ragged.spread(weight) * ctx.gradient
         gradients = ctx.passes.weight_gradients(muons, share * event, share)
         d_event = share * ctx.passes.d_event if ctx.needs_input_grad[3] else None
@@ -161,18 +161,19 @@ class _SetCritic:
     def __init__(self, critic: SetCritic, ragged: Ragged, dtype: torch.dtype) -> None:
         self.weights, self.ragged = Weights.of(critic, dtype), ragged
         self.sets = _Sets(self.weights, len(critic.layers), ragged)
+        self.scale = ragged.divisors.sqrt().to(dtype)
 
     def forward(self, features: Tensor, event: Tensor) -> Tensor:
         w = self.weights
         muons, event = self.sets.forward(features, event)
         pooled = torch.cat([self.ragged.mean(muons), event], dim=1)
-        self.hidden = leaky_relu_(linear(pooled, w["head.0.weight"], w["head.0.bias"]), SLOPE)
+        self.hidden = leaky_relu_(linear(pooled, w["head.0.weight"], w["head.0.bias"]).mul_(self.scale), SLOPE)
         return linear(self.hidden, w["head.2.weight"], w["head.2.bias"])[:, 0]
 
     def adjoint(self) -> Tensor:
         """The scores' gradient in the features."""
         w, ragged = self.weights, self.ragged
-        self.d_hidden = sloped(w["head.2.weight"].expand_as(self.hidden), self.hidden)
+        self.d_hidden = sloped(w["head.2.weight"].expand_as(self.hidden), self.hidden).mul_(self.scale)
         d_pooled, d_event = (self.d_hidden @ w["head.0.weight"]).chunk(2, dim=1)
         d_muons = ragged.spread(d_pooled / ragged.divisors.to(d_pooled.dtype))
         d_features, self.d_event = self.sets.adjoint(d_muons, d_event)
@@ -189,7 +190,8 @@ class _SetCritic:
         w = self.weights
         muons, event, gradients = self.sets.frozen(features, event, share)
         pooled = torch.cat([self.ragged.mean(muons), event], dim=1)
-        hidden = sloped_((share * w["head.0.bias"]).addmm_(pooled, w["head.0.weight"].T), self.hidden)
+        hidden = (share * w["head.0.bias"]).addmm_(pooled, w["head.0.weight"].T)
+        hidden = sloped_(hidden.mul_(self.scale), self.hidden)
         head = [self.d_hidden.T @ pooled, (self.d_hidden.T @ share)[:, 0], hidden.sum(0, keepdim=True), share.sum(0)]
         return gradients + head
 

@@ -22,6 +22,7 @@ class Sets:
         primaries, counts: of all events, the empty ones included, which the multiplicity model learns from.
         filled: the numbers of the events that have muons; the kinematics learn from these alone.
         muons: theirs, no more than `train.muons_per_event` of each: energy_gev, x_m, y_m.
+        weights: of the filled events in the losses of generator and critic: their muons to the power `train.weight_power`.
         ragged: which muon belongs to which of the filled events.
         penalised: the layout of the first filled events, those whose gradients are penalised.
     """
@@ -30,6 +31,7 @@ class Sets:
     counts: Int64[Tensor, " all"]
     filled: Int64[Tensor, " events"]
     muons: Float32[Tensor, "muons 3"]
+    weights: Float32[Tensor, " events"]
     ragged: Ragged
     penalised: Ragged
 
@@ -42,7 +44,8 @@ class Sets:
         ragged = Ragged.from_counts(events.counts)
         chosen = _num_penalised(train.penalty, len(events))
         part = ragged if chosen == len(events) else Ragged.from_counts(events.counts[:chosen])
-        return cls(batch.primaries, batch.counts, batch.counts.nonzero()[:, 0], events.muons, ragged, part)
+        filled, weights = batch.counts.nonzero()[:, 0], events.counts.float() ** train.weight_power
+        return cls(batch.primaries, batch.counts, filled, events.muons, weights, ragged, part)
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "Sets":
         """The same events on a device."""
@@ -55,9 +58,9 @@ class Sets:
     def _each(self, change: Callable[[Any], Any]) -> "Sets":
         ragged = change(self.ragged)
         penalised = ragged if self.penalised is self.ragged else change(self.penalised)
-        tensors = (self.primaries, self.counts, self.filled, self.muons)
-        primaries, counts, filled, muons = (change(tensor) for tensor in tensors)
-        return Sets(primaries, counts, filled, muons, ragged, penalised)
+        tensors = (self.primaries, self.counts, self.filled, self.muons, self.weights)
+        primaries, counts, filled, muons, weights = (change(tensor) for tensor in tensors)
+        return Sets(primaries, counts, filled, muons, weights, ragged, penalised)
 
 
 def _num_penalised(penalty: config.Penalty, events: int) -> int:

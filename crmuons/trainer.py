@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from crmuons import config, distributed, losses, optimization, passes
 from crmuons.batch import EventBatch
@@ -87,7 +87,7 @@ class Trainer:
         real_scores, fake_scores, penalties = self._score_and_penalise(real, fake, condition, sets)
         loss = losses.critic_loss(real_scores, fake_scores, self.settings.loss)
         if len(penalties):
-            loss = loss + self.settings.penalty.lambda_gp * self.settings.penalty.every * penalties.mean()
+            loss = loss + self.settings.penalty.lambda_gp * self.settings.penalty.every * _for_all(penalties, len(loss))
         return {
             "critic_loss": loss,
             "wasserstein_estimate": real_scores - fake_scores,
@@ -109,11 +109,12 @@ class Trainer:
         }
 
     def _update(self, terms_of: Callable[[Sets], Terms], batches: Iterator[Sets], *names: str) -> Terms:
-        """Move some networks by their loss's mean gradient over all events of all batches and all ranks."""
+        """Move some networks by their loss's mean gradient over all events of all batches and all ranks, each with its weight."""
         totals: dict[str, Total] = {}
         for _ in range(self.settings.grad_accumulation):
-            terms = terms_of(next(batches))
-            torch.stack([terms[f"{name}_loss"].sum() for name in names]).sum().backward()
+            sets = next(batches)
+            terms = terms_of(sets)
+            torch.stack([_weigh(terms[f"{name}_loss"], name, sets) for name in names]).sum().backward()
             _accumulate(totals, terms)
         networks = [self.networks[name] for name in names]
         gradients, totals, faults = optimization.exchange(networks, totals)
@@ -229,6 +230,16 @@ class Trainer:
         for name, network in self.networks.items():
             network.optimizer.load_state_dict(state["optimizers"][name])
         self.num_steps, self.num_critic_updates = state["num_steps"], state["num_critic_updates"]
+
+
+def _weigh(losses_of_events: Tensor, name: str, sets: Sets) -> Tensor:
+    """A network's loss, summed over events with their weights; the multiplicity model takes all events alike."""
+    return losses_of_events.sum() if name == "multiplicity" else losses_of_events @ sets.weights
+
+
+def _for_all(penalties: Tensor, num_events: int) -> Tensor:
+    """The penalties of the first events, scaled so that their sum stands for that of all; the other events carry none."""
+    return nn.functional.pad(penalties * (num_events / len(penalties)), (0, num_events - len(penalties)))
 
 
 def _accumulate(totals: dict[str, Total], terms: Terms) -> None:

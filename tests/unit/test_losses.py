@@ -46,28 +46,27 @@ def test_penalties_of_one_muon_and_a_linear_critic():
     assert losses.zero_centred_penalty(squared).item() == pytest.approx(9.0)
 
 
-def test_the_norm_of_a_mean_does_not_depend_on_the_number_of_muons():
-    # Each of N muons has the gradient 3 / N: N x (N x 9 / N^2) = 9. An event without muons has no gradient.
+def test_a_shift_of_all_muons_counts_by_the_root_of_their_number():
+    # The mean of N muons has the gradient 3 / N in each: N x 9 / N^2 = 9 / N. An event without muons has no gradient.
     _, squared = norms(Linear(3.0), [1, 0, 2, 50])
-    assert squared.tolist() == pytest.approx([9.0, 0.0, 9.0, 9.0])
-
-
-def test_the_norm_of_a_sum_grows_with_the_number_of_muons():
-    # N muons with the gradient 3: N x (N x 9) = 9 N^2.
+    assert squared.tolist() == pytest.approx([9.0, 0.0, 9 / 2, 9 / 50])
+    # A sum has the gradient 3 in each: 9 N.
     _, squared = norms(Linear(3.0, "sum"), [1, 2, 10])
-    assert squared.tolist() == pytest.approx([9.0, 36.0, 900.0])
+    assert squared.tolist() == pytest.approx([9.0, 18.0, 90.0])
 
 
 def test_the_norm_is_each_events_own():
-    # Score = mean |x|^2 / 2: gradient x / N, so N x sum x^2 / N^2 = mean |x|^2.
+    # Score = mean |x|^2 / 2: gradient x / N in each muon, so sum x^2 / N^2.
     features = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.0, 4.0]])
     _, squared = norms(Quadratic(), [1, 2], features)
-    assert squared.tolist() == pytest.approx([5.0, (9 + 16) / 2])
+    assert squared.tolist() == pytest.approx([5.0, (9 + 16) / 4])
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("one", 2 * (3 - 1)), ("zero", 2 * 3)])
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("one", (2 * (3 - 1) + (3 / 2 - 1)) / 2), ("zero", (2 * 3 + 2 * 3 / 4) / 2)]
+)
 def test_penalties_pull_on_the_critics_weights(kind, expected):
-    # (w - 1)^2 and w^2: their derivatives at w = 3 are 4 and 6. They need the second derivative of the score.
+    # Of events with 1 and 4 muons (w - 1)^2 and (w / 2 - 1)^2, or w^2 and w^2 / 4: the mean of their derivatives at w = 3.
     critic = Linear(3.0)
     _, squared = norms(critic, [1, 4])
     penalty = losses.one_centred_penalty(squared) if kind == "one" else losses.zero_centred_penalty(squared)

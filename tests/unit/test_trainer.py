@@ -200,6 +200,16 @@ def test_gradients_are_of_the_mean_over_events(make, batch):
         assert relative(double.gradients[name], gradient) < (2e-6 if name != "generator" else 1e-3), name
 
 
+def test_an_event_has_the_weight_of_its_muons_as_capped(make):
+    given = {"weight_power": 0.5, "muons_per_event": 4}
+    assert make(**given).prepare(events_with([0, 1, 2, 100])).weights.tolist() == pytest.approx([1, math.sqrt(2), 2])
+    alike, weighed = make(kind=Recorder, weight_power=0, muons_per_event=4), make(kind=Recorder, **given)
+    for trainer in (alike, weighed):
+        step(trainer, events_with([0, *[100] * 6]))
+    for name, times in (("critic", 2), ("generator", 2), ("multiplicity", 1)):
+        assert relative(weighed.gradients[name], times * alike.gradients[name]) < 1e-3, name
+
+
 @pytest.mark.parametrize("kind", ["zero_centred", "one_centred"])
 @pytest.mark.parametrize(("given", "chosen"), [
     ({}, 15), ({"sample_fraction": 0.5}, 8), ({"max_pairs": 4}, 4), ({"sample_fraction": 0.1, "max_pairs": 4}, 2),
@@ -210,8 +220,9 @@ def test_a_sample_of_the_penalties_has_the_weight_of_all(make, kind, given, chos
     terms = trainer.critic_terms(trainer.prepare(events))
     assert len(terms["gradient_penalty"]) == chosen
     added = terms["critic_loss"] + terms["wasserstein_estimate"]  # fake - real is minus the estimate.
-    # Every event carries the mean penalty: the sum over events is N x 7 x the mean, whatever the sample.
-    assert added.tolist() == pytest.approx([7.0 * terms["gradient_penalty"].mean().item()] * 15, rel=1e-4)
+    # Each of the sample carries its own penalty, 15 / chosen times: the sum stands for all 15 events.
+    expected = 7.0 * 15 / chosen * terms["gradient_penalty"]
+    torch.testing.assert_close(added, torch.cat([expected, torch.zeros(15 - chosen)]), rtol=1e-4, atol=1e-5)
 
 
 def test_a_penalty_every_third_update_is_three_times_as_heavy(make, batch):
