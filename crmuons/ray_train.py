@@ -51,6 +51,7 @@ from crmuons.watch import progress_of
 
 logger = logging.getLogger(__name__)
 
+RAYS_RECORD = "checkpoint_manager_snapshot.json"
 COLLECTIVE_TIMEOUT_S = 600  # Longer than rank 0's longest validation; a rank that hangs is noticed after this.
 
 
@@ -167,6 +168,8 @@ def _train_on_ray(scaling: ScalingConfig, how: config.Run, run: Run, payload: di
 
 
 def _fit(scaling: ScalingConfig, how: config.Run, run: Run, payload: dict[str, Any]) -> None:
+    # Ray's own record of an earlier command names checkpoints that were pruned since, and it would refuse to go on.
+    (run.directory / RAYS_RECORD).unlink(missing_ok=True)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=payload,
