@@ -106,22 +106,22 @@ def test_a_job_that_fails_ends_with_the_reason(bench: Bench, head, checkout: Pat
 
 
 def test_a_stopped_job_saves_a_checkpoint_from_which_the_same_job_goes_on(bench: Bench, head, checkout: Path) -> None:
-    words = (f"data.train={bench.folder}/data", "train.steps=100000", "run.checkpoint_every=100000", "run.resume=auto")
+    words = (f"data.train={bench.folder}/data", "train.steps=100000", "run.checkpoint_every=10", "run.resume=auto")
     metrics = bench.run("stopped") / "metrics.jsonl"
 
-    def is_past(step: int) -> bool:
+    def step() -> int:
         lines = metrics.read_text().rpartition("\n")[0].splitlines() if metrics.is_file() else []
-        return bool(lines) and json.loads(lines[-1])["step"] > step
+        return json.loads(lines[-1])["step"] if lines else 0
 
     stopped_at = [0]
     for name in ("stopped", "stopped-again"):
         job = submit(bench, head, checkout, "stopped", *words, submission=name)
-        wait_for(lambda: is_past(stopped_at[-1]))
+        wait_for(lambda: step() > stopped_at[-1] + 60)  # Some of the checkpoints that Ray knows are pruned by then.
         output(bench.start(str(Path(sys.executable).with_name("ray")), "job", "stop", name, **head), 0)
         said, _ = job.communicate(timeout=400)
         assert ("continuing run" in said) == (name == "stopped-again")
         stopped_at.append(max(checkpoint.steps(bench.run("stopped") / "checkpoints")))
-    assert 0 < stopped_at[1] < stopped_at[2]
+        assert stopped_at[-1] == step()
 
 
 def can_hide_directories() -> bool:
