@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 SECRET = "hush-hush"
+BEARER = "eyJhbGciOiJub25lIn0.dG9rZW4gb2YgdGhlIHN1Ym1pdHRlcg.c2lnbmF0dXJl"
 
 
 def free_port() -> int:
@@ -41,8 +42,9 @@ def head(bench: Bench) -> Iterator[dict[str, str]]:
     words = ("--port", str(port), "--dashboard-host=127.0.0.1", "--dashboard-port", str(dashboard))
     started = bench.start(
         ray, "start", "--head", *words, "--num-cpus=2", "--disable-usage-stats", "--block",
-        "--temp-dir", bench.environment["RAY_TMPDIR"], **known, MLFLOW_TRACKING_PASSWORD=SECRET,
+        "--temp-dir", bench.environment["RAY_TMPDIR"], **known, MLFLOW_TRACKING_PASSWORD=SECRET, BEARER_TOKEN=BEARER,
     )  # fmt: skip
+    known["BEARER_TOKEN"] = BEARER
     known["HEAD"] = f"{get_node_ip_address()}:{port}"  # For nodes that join.
     known["RAY_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
     wait_for(
@@ -94,6 +96,16 @@ def test_a_job_trains_and_says_where_the_results_are(bench: Bench, head, checkou
     shipped = [path for path in Path(bench.environment["RAY_TMPDIR"]).rglob("working_dir_files/*") if path.is_dir()]
     assert shipped
     assert not list(Path(bench.environment["RAY_TMPDIR"]).rglob("heavy"))
+    listed = output(bench.start(str(Path(sys.executable).with_name("ray")), "job", "list", **head), 0)
+    assert "submission_id='job'" in listed
+    assert BEARER not in listed
+    assert BEARER not in said
+    kept = [
+        bench.folder / "mlflow.db",
+        *bench.run("job").rglob("*"),
+        *Path(bench.environment["RAY_TMPDIR"]).rglob("*.log"),
+    ]
+    assert not [path for path in kept if path.is_file() and BEARER.encode() in path.read_bytes()]
 
 
 def test_a_job_that_fails_ends_with_the_reason(bench: Bench, head, checkout: Path) -> None:
