@@ -33,6 +33,9 @@ prefetch_batches = 2
 num_workers = 0
 """
 
+# Of `ray start`, whose own choice meets those of other clusters on the machine: other tests', say.
+RAY_PORTS = ("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0")
+
 
 @dataclass
 class Bench:

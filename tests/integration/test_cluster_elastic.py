@@ -20,7 +20,7 @@ import ray
 
 from crmuons import checkpoint, config, plan, reader, stream
 from crmuons.runs import Run
-from tests.integration.conftest import Bench, output, wait_for
+from tests.integration.conftest import RAY_PORTS, Bench, output, wait_for
 from tests.integration.federation.servers import free_ports
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
@@ -71,7 +71,7 @@ class Cluster:
         One after the other: of two that start at once on a machine one often gives up.
         """
         for name in names:
-            words = (f"--address={self.here}:{self.port}", "--num-cpus=1", "--dashboard-agent-listen-port=0")
+            words = (f"--address={self.here}:{self.port}", "--num-cpus=1")
             self._start_node(name, ADDRESSES[name], f"--node-ip-address={ADDRESSES[name]}", *words)
             self.wait_for(name)
 
@@ -102,8 +102,7 @@ class Cluster:
 
     def _start_node(self, name: str, address: str, *words: str) -> None:
         script = 'exec "$0" -m ray.scripts.scripts start "$@" >"$LOG" 2>&1'
-        ports = ("--min-worker-port=0", "--max-worker-port=0")
-        command = ("bash", "-c", script, sys.executable, "--block", f"--node-name={name}", *ports, *words)
+        command = ("bash", "-c", script, sys.executable, "--block", f"--node-name={name}", *RAY_PORTS, *words)
         self.nodes[name] = psutil.Process(self.start(address, *command, LOG=str(self._log(name))).pid)
 
     def _log(self, name: str) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.conftest import Bench, output, wait_for
+from tests.integration.conftest import RAY_PORTS, Bench, output, wait_for
 from tests.integration.federation.servers import free_ports
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
@@ -25,7 +25,16 @@ RAY = str(Path(sys.executable).with_name("ray"))
 def dashboard(bench: Bench) -> Iterator[str]:
     """The dashboard's address while the script runs; Ctrl-C ends it then, and leaves nothing behind."""
     port, dashboard, client = map(str, free_ports(3))
-    words = ("--port", port, "--dashboard-port", dashboard, "--ray-client-server-port", client, "--num-cpus=1")
+    words = (
+        "--port",
+        port,
+        "--dashboard-port",
+        dashboard,
+        "--ray-client-server-port",
+        client,
+        "--num-cpus=1",
+        *RAY_PORTS,
+    )
     started = bench.start(str(ROOT / "cluster" / "local" / "start.sh"), *words)
     address = f"http://127.0.0.1:{dashboard}"
     wait_for(lambda: submit(bench, address, "true").wait() == 0, within=400)  # The agent that takes jobs comes up last.

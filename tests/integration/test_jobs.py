@@ -15,7 +15,7 @@ import pytest
 from ray.util import get_node_ip_address
 
 from crmuons import checkpoint
-from tests.integration.conftest import Bench, output, wait_for
+from tests.integration.conftest import RAY_PORTS, Bench, output, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -39,7 +39,7 @@ def head(bench: Bench) -> Iterator[dict[str, str]]:
     known = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_JOB_STOP_WAIT_TIME_S": "30"}
     dashboard, port = free_port(), free_port()
     ray = str(Path(sys.executable).with_name("ray"))
-    words = ("--port", str(port), "--dashboard-host=127.0.0.1", "--dashboard-port", str(dashboard))
+    words = ("--port", str(port), "--dashboard-host=127.0.0.1", "--dashboard-port", str(dashboard), *RAY_PORTS)
     started = bench.start(
         ray, "start", "--head", *words, "--num-cpus=2", "--disable-usage-stats", "--block",
         "--temp-dir", bench.environment["RAY_TMPDIR"], **known, MLFLOW_TRACKING_PASSWORD=SECRET, BEARER_TOKEN=BEARER,
@@ -148,7 +148,7 @@ def stranger(bench: Bench, head: dict[str, str]) -> Iterator[None]:
     hidden[1].mkdir(exist_ok=True)
     ray = str(Path(sys.executable).with_name("ray"))
     join = (ray, "start", "--address", head["HEAD"], "--node-ip-address=127.0.0.2", "--node-name=stranger", "--num-cpus=2",
-            "--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0", "--block")  # fmt: skip
+            *RAY_PORTS, "--block")  # fmt: skip
     hide = " && ".join(f"mount -t tmpfs none {path}" for path in hidden)
     started = bench.start("unshare", "--mount", "sh", "-c", f'{hide} && exec "$@"', "sh", *join, **head)
     known = head | {"RAY_ADDRESS": head["HEAD"]}
