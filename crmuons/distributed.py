@@ -6,15 +6,35 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+_joined = False  # Whether this process has been one of several.
+
 
 def rank() -> int:
     """This process's number, 0 to world_size() - 1."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if _is_one_of_several() else 0
 
 
 def world_size() -> int:
     """How many processes train together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if _is_one_of_several() else 1
+
+
+def _is_one_of_several() -> bool:
+    """Whether there is a process group.
+
+    Raises:
+        RuntimeError: if there was one. Ray Train takes it down under a running worker when it changes the number of workers of
+            an elastic run; a rank that went on alone would save a state in which the others' data are missing.
+    """
+    global _joined  # noqa: PLW0603 - torch's process group is the process's too
+    if dist.is_initialized():
+        _joined = True
+    elif _joined:
+        msg = (
+            "the process group of this worker was taken down while it trained; the run goes on from its last checkpoint"
+        )
+        raise RuntimeError(msg)
+    return _joined
 
 
 def sum_over_ranks(buffer: Tensor) -> Tensor:

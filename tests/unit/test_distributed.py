@@ -112,6 +112,10 @@ def two_ranks(rank, port, batch, features, directory):
     result["gathered"] = distributed.gather(torch.tensor([rank, 7]))
     result["self"] = (distributed.rank(), distributed.world_size())
     dist.destroy_process_group()
+    try:
+        trainer.step(repeat(trainer.prepare(batch)))
+    except RuntimeError as error:
+        result["taken down"] = str(error)
     torch.save(result, f"{directory}/{rank}.pt")
 
 
@@ -207,6 +211,11 @@ def test_what_ranks_tell_each_other(ranks):
         assert result["self"] == (rank, 2)
         assert result["told"] == [0.1, math.inf]
         assert result["gathered"].tolist() == [[0, 7], [1, 7]]
+
+
+def test_no_rank_goes_on_alone_when_the_group_is_taken_down(ranks):
+    for result in ranks:
+        assert "process group of this worker was taken down while it trained" in result["taken down"]
 
 
 def test_one_process_needs_no_group():
