@@ -1,5 +1,6 @@
 """Reading and preparing by Ray Data gives what reading and preparing in one process gives, across executions."""
 
+import signal
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ from crmuons import plan, prepare, prepared, ray_cluster, ray_data, ray_prepare,
 from crmuons.plan import Plan, Unit
 from crmuons.reader import Selection, Tally
 from crmuons.shuffling import Settings
-from tests.integration.conftest import Bench, output, wait_for
+from tests.integration.conftest import Bench, output
 
 pytestmark = [
     pytest.mark.ray,
@@ -107,9 +108,18 @@ def test_a_job_that_fails_raises_its_own_error(bench: Bench, cluster: None, tmp_
 
 
 PREPARE = """
-import sys
+import os, signal, sys, threading, time
+from pathlib import Path
 from crmuons import prepare, shuffling
 prepare.GROUP_BYTES, prepare.GROUPS_IN_PROCESS, shuffling.SHARD_BYTES = 1, 99, 100_000
+
+def die_at(stage):  # From within: who looks from outside may look too late.
+    while not list(Path(sys.argv[1]).glob(stage)):
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+for stage in sys.argv[2:]:
+    threading.Thread(target=die_at, args=[stage], daemon=True).start()
 from crmuons.cli import main
 sys.exit(main(["prepare", "parts", "--out", sys.argv[1]]))
 """
@@ -123,10 +133,7 @@ def test_a_killed_preparation_goes_on_to_the_same_data_set(bench: Bench) -> None
     output(bench.start(sys.executable, "-c", PREPARE, "whole"), 0)
     killed = bench.folder / "killed"
     for stage in (".scatter/group-*.arrow", "train/*.arrow"):
-        process = bench.start(sys.executable, "-c", PREPARE, "killed")
-        wait_for(lambda stage=stage: list(killed.glob(stage)))
-        process.kill()
-        process.communicate()
+        output(bench.start(sys.executable, "-c", PREPARE, "killed", stage), -signal.SIGKILL)
         assert not (killed / "manifest.json").exists()
     output(bench.start(sys.executable, "-c", PREPARE, "killed"), 0)
     for path in (bench.folder / "whole").rglob("*"):
