@@ -56,6 +56,8 @@ def items_of(path: Path, number: int) -> list[plan.Item]:
 def test_executions_follow_each_other_and_give_the_items_in_order(bench: Bench, cluster: None, monkeypatch) -> None:
     monkeypatch.setattr(ray_data, "ITEMS_PER_EXECUTION", 8)
     monkeypatch.setattr(ray_data, "ITEMS_AHEAD", 4)
+    rounds, pause = [], ray_data.Pause.on_execution_step
+    monkeypatch.setattr(ray_data.Pause, "on_execution_step", lambda *given: rounds.append(pause(*given)))
     items = items_of(bench.folder / "data", 27)  # Three executions and a part of one; more than three epochs.
     selection = Selection("train", 0.3, 0.2, muons_drawn=8)
     waits, seen, last = [], [], time.monotonic()
@@ -67,6 +69,7 @@ def test_executions_follow_each_other_and_give_the_items_in_order(bench: Bench, 
     print("longest waits in s:", sorted(waits)[-4:])
     assert events_of(iter(seen)) == events_of(reader.read_here(iter(items), selection))
     assert not [thread for thread in threading.enumerate() if thread.name == "ray-data" and thread.is_alive()]
+    assert rounds  # Ray's scheduler rests; it would hold the interpreter's lock while the step runs.
 
 
 def test_an_item_without_events_is_counted_and_a_bad_row_is_kept(bench: Bench, cluster: None, tmp_path: Path) -> None:
