@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Int64
+import pyarrow as pa
+from jaxtyping import Float32
 
 from crmuons.schema import EventArrays
 
-EVENTS_PER_RUN = 512  # Of prepared shards; copying a run costs as much as copying 100 events more.
+BYTES_PER_RUN = 96 * 2**10  # Of prepared shards; a run costs 10 us beside its bytes, which take 20.
 
 NONE = EventArrays(
     np.empty((0, 2), np.uint64), np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty((0, 3), np.float32)
@@ -18,11 +19,12 @@ NONE = EventArrays(
 def take(events: EventArrays, chosen: np.ndarray) -> EventArrays:
     """The chosen events in the order given, each with its muons."""
     # np.take copies rows four times as fast as indexing does.
+    counts = np.take(events.counts, chosen)
     return EventArrays(
         np.take(events.ids, chosen, axis=0),
         np.take(events.primaries, chosen, axis=0),
-        events.counts[chosen],
-        np.take(events.muons, _muons_of(events.counts, chosen), axis=0),
+        counts,
+        _muons_of(events, chosen[counts > 0]),
     )
 
 
@@ -53,13 +55,16 @@ def concat(parts: Sequence[EventArrays]) -> EventArrays:
     )
 
 
-def _muons_of(counts: Int64[np.ndarray, " events"], chosen: np.ndarray) -> Int64[np.ndarray, " muons"]:
-    """The rows of the muons of the chosen events, in the order given."""
-    starts, taken = np.cumsum(counts) - counts, counts[chosen]
-    ends = np.cumsum(taken)
-    rows = np.repeat(starts[chosen] - (ends - taken), taken)
-    rows += np.arange(len(rows))
-    return rows
+def _muons_of(events: EventArrays, chosen: np.ndarray) -> Float32[np.ndarray, "muons 3"]:
+    """The muons of the chosen events, in the order given."""
+    # To Arrow an event's muons are one string of bytes, copied at once: 0.9 ms for 340,000 muons of 25,000 events, where row by
+    # row it took 2.0.
+    offsets = np.zeros(len(events.counts) + 1, np.int64)
+    np.cumsum(events.counts, out=offsets[1:])
+    offsets *= events.muons.itemsize * events.muons.shape[1]
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(events.muons))]
+    strings = pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(events.counts), buffers)
+    return np.frombuffer(strings.take(pa.array(chosen)).buffers()[2], np.float32).reshape(-1, events.muons.shape[1])
 
 
 def draw_first(events: EventArrays, number: int, random: np.random.Generator) -> None:
@@ -99,20 +104,38 @@ def shuffle_muons(events: EventArrays, random: np.random.Generator) -> EventArra
     return EventArrays(events.ids, events.primaries, events.counts, np.take(events.muons, order, axis=0))
 
 
+def shuffle(parts: Sequence[tuple[EventArrays, np.ndarray]], random: np.random.Generator) -> EventArrays:
+    """Of each part the chosen events, all in random order."""
+    order = random.permutation(sum(len(chosen) for _, chosen in parts))
+    events = concat([events for events, _ in parts])
+    if len(order) < len(events.counts):
+        starts = np.cumsum([0, *(len(events.counts) for events, _ in parts)])
+        chosen = np.concatenate([start + chosen for start, (_, chosen) in zip(starts[:-1], parts, strict=True)])
+        order = np.take(chosen, order)
+    return take(events, order)
+
+
 def shuffle_runs(parts: Sequence[EventArrays], random: np.random.Generator) -> EventArrays:
     """Events that are in random order already, in short runs whose order is random.
 
     Whole runs are copied in a fifth of the time that single events take. They are cut at other places each time.
     """
-    first = int(random.integers(1, EVENTS_PER_RUN, endpoint=True))
-    runs = [run for part in parts for run in _runs(part, first)]
+    length = _events_per_run(parts)
+    first = int(random.integers(1, length, endpoint=True))
+    runs = [run for part in parts for run in _runs(part, length, first)]
     return concat([runs[index] for index in random.permutation(len(runs))])
 
 
-def _runs(events: EventArrays, first: int) -> list[EventArrays]:
-    """Events cut into runs of EVENTS_PER_RUN, the first of them shorter."""
+def _events_per_run(parts: Sequence[EventArrays]) -> int:
+    size = sum(array.nbytes for part in parts for array in vars(part).values())
+    number = sum(len(part.counts) for part in parts)
+    return max(1, number * BYTES_PER_RUN // max(size, 1))
+
+
+def _runs(events: EventArrays, length: int, first: int) -> list[EventArrays]:
+    """Events cut into runs of a length, the first of them shorter."""
     number = len(events.counts)
-    bounds = [0, *range(min(first, number), number, EVENTS_PER_RUN), number]
+    bounds = [0, *range(min(first, number), number, length), number]
     muon_bounds = np.concatenate([[0], np.cumsum(events.counts)])[bounds].tolist()
     spans = zip(pairwise(bounds), pairwise(muon_bounds), strict=True)
     return [view(events, *of_events, *of_muons) for of_events, of_muons in spans]

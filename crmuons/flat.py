@@ -1,6 +1,7 @@
 """Events as flat Arrow columns: written and read without a pass over the muons. Ray moves them so, and prepared shards hold them.
 
-The columns are the contract's with lists of fixed size inside: every muon list has offsets, the muons themselves have none.
+The columns are the contract's with lists of fixed size inside: every muon list has offsets, the muons themselves have none. Both
+shower ids are one column, so that they too are used where they lie.
 """
 
 import numpy as np
@@ -9,10 +10,10 @@ import pyarrow as pa
 from crmuons import schema
 from crmuons.schema import EventArrays
 
+IDS_COLUMN = "primary_ids"
 FLAT_SCHEMA = pa.schema(
     [
-        pa.field(schema.ID_COLUMNS[0], pa.uint64(), nullable=False),
-        pa.field(schema.ID_COLUMNS[1], pa.uint64(), nullable=False),
+        pa.field(IDS_COLUMN, pa.list_(pa.uint64(), len(schema.ID_COLUMNS)), nullable=False),
         pa.field(schema.PRIMARY_COLUMN, pa.list_(pa.float32(), len(schema.PRIMARY_FEATURES)), nullable=False),
         pa.field(schema.MUONS_COLUMN, pa.list_(pa.list_(pa.float32(), len(schema.MUON_FEATURES))), nullable=False),
     ]
@@ -31,8 +32,7 @@ def to_flat(events: EventArrays) -> pa.RecordBatch:
     offsets = np.zeros(len(events.counts) + 1, np.int32)
     np.cumsum(events.counts, out=offsets[1:])
     columns = [
-        pa.array(np.ascontiguousarray(events.ids[:, 0])),
-        pa.array(np.ascontiguousarray(events.ids[:, 1])),
+        _fixed(events.ids),
         _fixed(events.primaries),
         pa.ListArray.from_arrays(pa.array(offsets), _fixed(events.muons)),
     ]
@@ -42,14 +42,12 @@ def to_flat(events: EventArrays) -> pa.RecordBatch:
 def from_flat(batch: pa.RecordBatch) -> EventArrays:
     """The events of columns that `to_flat` made, in the same memory where it can be; that is read-only."""
     muons = batch[schema.MUONS_COLUMN]
-    ids = np.empty((batch.num_rows, 2), np.uint64)
-    for place, name in enumerate(schema.ID_COLUMNS):
-        ids[:, place] = batch[name].to_numpy()
+    offsets = muons.offsets.to_numpy()
     return EventArrays(
-        ids=ids,
-        primaries=_rows(batch[schema.PRIMARY_COLUMN]),
-        counts=np.diff(muons.offsets.to_numpy()).astype(np.int64),
-        muons=_rows(muons.flatten()),
+        ids=_rows(batch[IDS_COLUMN], 0, batch.num_rows),
+        primaries=_rows(batch[schema.PRIMARY_COLUMN], 0, batch.num_rows),
+        counts=np.diff(offsets).astype(np.int64),
+        muons=_rows(muons.values, *offsets[[0, -1]].tolist()),
     )
 
 
@@ -57,5 +55,7 @@ def _fixed(rows: np.ndarray) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(rows).reshape(-1)), rows.shape[1])
 
 
-def _rows(array: pa.FixedSizeListArray) -> np.ndarray:
-    return array.flatten().to_numpy().reshape(len(array), array.type.list_size)
+def _rows(array: pa.FixedSizeListArray, start: int, stop: int) -> np.ndarray:
+    """Some lists as rows. `flatten` gives the same, and takes 20 us instead of 2."""
+    rows = array.values.to_numpy().reshape(-1, array.type.list_size)
+    return rows[array.offset + start : array.offset + stop]

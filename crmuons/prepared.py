@@ -215,7 +215,7 @@ def read_rows(unit: Unit, staging: Staging | None = None) -> tuple[list[EventArr
         about = json.loads(shard.schema.metadata[ABOUT_KEY])
         rows = unit.rows(about["events"])
         pieces = [_piece(shard, number, rows, (*state, number), about["checksums"]) for number in _batches(rows)]
-    return pieces, tuple(about["places"])
+        return pieces, tuple(about["places"])
 
 
 @contextmanager

@@ -140,8 +140,12 @@ def _read_block(item: Item, selection: Selection) -> Block:
 
 
 def _placeholder(tally: Tally) -> pa.Table:
-    row: dict[str, list[Any]] = {name: [0] for name in schema.ID_COLUMNS}
-    row |= {schema.PRIMARY_COLUMN: [[0.0] * 4], schema.MUONS_COLUMN: [None], TALLY_COLUMN: [list(astuple(tally))]}
+    row: dict[str, list[Any]] = {
+        flat.IDS_COLUMN: [[0, 0]],
+        schema.PRIMARY_COLUMN: [[0.0] * 4],
+        schema.MUONS_COLUMN: [None],
+        TALLY_COLUMN: [list(astuple(tally))],
+    }
     return pa.table(row, schema=BLOCK_SCHEMA)
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float64, Int64, UInt64
 
 from crmuons import prepared, schema, set_aside
 from crmuons.ahead import in_order
-from crmuons.events import NONE, concat, draw_first, shuffle_runs, slice_events, take, turn
+from crmuons.events import NONE, concat, draw_first, shuffle, shuffle_runs, slice_events, take, turn
 from crmuons.files import File
 from crmuons.plan import MAX_UNIT_BYTES, Item, Unit, cut, permutation
 from crmuons.schema import EventArrays
@@ -139,10 +139,17 @@ def read_item(item: Item, selection: Selection) -> tuple[Tally, EventArrays]:
     tally = Tally() if item.start else sum((part.tally for part in parts), Tally())
     random = np.random.default_rng([item.seed, item.epoch, item.segment])
     in_random_order = all(prepared.is_shard(unit.file) for unit in item.units)
-    events = (_shuffle_shards if in_random_order else _shuffle)(parts, random)
+    if in_random_order:
+        events = shuffle_runs([_wanted(part) for part in parts], random)
+    else:
+        events = shuffle([(part.events, part.wanted) for part in parts], random)
     if selection.muons_drawn is not None:
         (turn if in_random_order else draw_first)(events, selection.muons_drawn, random)
     return tally, slice_events(events, item.start, len(events.counts))
+
+
+def _wanted(part: _Part) -> EventArrays:
+    return part.events if len(part.wanted) == len(part.events.counts) else take(part.events, part.wanted)
 
 
 def in_turn(read: Callable[[Unit, Selection], Read], units: Sequence[Unit], selection: Selection) -> Iterator[Read]:
@@ -153,20 +160,6 @@ def in_turn(read: Callable[[Unit, Selection], Read], units: Sequence[Unit], sele
     if at_once < 2:
         return (read(unit, selection) for unit in units)
     return in_order(lambda unit: read(unit, selection), units, at_once, "read")
-
-
-def _shuffle(parts: list[_Part], random: np.random.Generator) -> EventArrays:
-    """The wanted events in random order."""
-    starts = np.cumsum([0, *(len(part.events.counts) for part in parts)])
-    wanted = np.concatenate([start + part.wanted for start, part in zip(starts[:-1], parts, strict=True)])
-    return take(concat([part.events for part in parts]), np.take(wanted, random.permutation(len(wanted))))
-
-
-def _shuffle_shards(parts: list[_Part], random: np.random.Generator) -> EventArrays:
-    """The wanted events of prepared shards, which are in random order there."""
-    whole = [len(part.wanted) == len(part.events.counts) for part in parts]
-    wanted = [part.events if all_ else take(part.events, part.wanted) for all_, part in zip(whole, parts, strict=True)]
-    return shuffle_runs(wanted, random)
 
 
 @dataclass
@@ -253,7 +246,7 @@ def read_unit(unit: Unit, selection: Selection) -> tuple[EventArrays, Tally]:
             names the file.
     """
     parts = _read_parts(unit, selection)
-    return concat([take(part.events, part.wanted) for part in parts]), sum((part.tally for part in parts), Tally())
+    return concat([_wanted(part) for part in parts]), sum((part.tally for part in parts), Tally())
 
 
 def _read_parts(unit: Unit, selection: Selection) -> list[_Part]:
@@ -357,8 +350,7 @@ def read_rows(unit: Unit, staging: Staging | None = None) -> Rows:
         parquet = pq.ParquetFile(opened, pre_buffer=True)
         has_ids = schema.check_schema(parquet.schema_arrow, url)
         file_id = None if has_ids else _file_id(opened, url, parquet.metadata.serialized_size)
-        rows = unit.rows(parquet.metadata.num_rows)
-        groups, first = _row_groups(parquet.metadata, rows)
+        rows, groups, first = _row_groups(parquet.metadata, unit)
         table = parquet.read_row_groups(groups, columns=schema.columns_to_read(has_ids), use_threads=False)
     return Rows(table.slice(rows.start - first, len(rows)), rows.start, file_id)
 
@@ -386,12 +378,28 @@ def _file_id(opened: IO[bytes], url: str, footer_bytes: int) -> int:
     return int.from_bytes(digest[:8], "little")
 
 
-def _row_groups(metadata: pq.FileMetaData, rows: range) -> tuple[list[int], int]:
-    """The row groups that hold some rows, and the number of the first row in the first of them."""
-    ends = np.cumsum([metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)], dtype=np.int64)
-    starts = np.concatenate([[0], ends[:-1]]) if len(ends) else ends
-    groups = np.flatnonzero((ends > rows.start) & (starts < rows.stop))
-    return groups.tolist(), int(starts[groups[0]]) if len(groups) else rows.start
+def _row_groups(metadata: pq.FileMetaData, unit: Unit) -> tuple[range, list[int], int]:
+    """The unit's rows, the row groups that hold some of them, and the number of the first row in the first of these.
+
+    A unit ends where the nearest row group does, so that none is decoded twice, unless row groups are larger than units.
+    """
+    sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    bounds = np.cumsum([0, *sizes], dtype=np.int64)
+    rows = unit.rows(metadata.num_rows)
+    start, stop = (_group_bound(bounds, row, metadata.num_rows // unit.parts) for row in (rows.start, rows.stop))
+    groups = np.flatnonzero((bounds[1:] > start) & (bounds[:-1] < stop))
+    return range(start, stop), groups.tolist(), int(bounds[groups[0]]) if len(groups) else start
+
+
+def _group_bound(bounds: Int64[np.ndarray, " bounds"], row: int, largest: int) -> int:
+    """The bound of row groups nearest to a row, or the row where its group holds more rows than `largest`."""
+    above = int(np.searchsorted(bounds, row))
+    if bounds[above] == row:
+        return row
+    low, high = int(bounds[above - 1]), int(bounds[above])
+    if high - low > largest:
+        return row
+    return low if row - low <= high - row else high
 
 
 def _mix(values: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:

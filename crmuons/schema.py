@@ -189,7 +189,9 @@ def _flat_arrays(
 ) -> EventArrays:
     """Lists of the right widths, without them."""
     if ID_COLUMNS[0] in table.column_names:
-        ids = np.stack([_uint64(table[name]) for name in ID_COLUMNS], axis=1)
+        ids = np.empty((table.num_rows, len(ID_COLUMNS)), np.uint64)
+        for place, name in enumerate(ID_COLUMNS):
+            ids[:, place] = _uint64(table[name])
     elif missing_ids is None:
         msg = f"the table has no columns {' and '.join(ID_COLUMNS)}, and no ids were given in their place"
         raise ValueError(msg)
@@ -232,8 +234,9 @@ def _all_in_range(events: EventArrays) -> bool:
 
 
 def _all_finite(values: np.ndarray) -> bool:
-    with np.errstate(invalid="ignore"):  # A NaN among the values is the answer, not a warning.
-        return not values.size or bool(np.isfinite(values.min()) and np.isfinite(values.max()))
+    with np.errstate(invalid="ignore", over="ignore"):  # A NaN among the values is the answer, not a warning.
+        # A sum of squares is one pass; that of large numbers is infinite, and then the numbers themselves are looked at.
+        return bool(np.isfinite(np.vdot(values, values)) or np.isfinite(values).all())
 
 
 def _is_nested_float(found: pa.DataType, depth: int) -> bool:
@@ -246,7 +249,7 @@ def _is_nested_float(found: pa.DataType, depth: int) -> bool:
 
 def _one_array(column: pa.ChunkedArray) -> pa.Array:
     """A column as one variable-size list array (fixed-size lists are the same contract)."""
-    array = column.combine_chunks()
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # Which copies a single one, too.
     if isinstance(array, pa.ChunkedArray):  # No chunk at all, or more than one array can hold.
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
     wanted = _variable_size(array.type)

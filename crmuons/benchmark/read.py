@@ -33,7 +33,7 @@ def _read(found: Sequence[File]) -> tuple[int, int]:
     events = muons = 0
     for piece in reader.read_here(items, reader.Selection()):
         if not isinstance(piece, reader.Tally):
-            batch = EventBatch.from_arrays(piece)
+            batch = EventBatch.from_arrays(piece, copy=False)
             events, muons = events + len(batch), muons + batch.num_muons
     return events, muons
 
@@ -41,4 +41,5 @@ def _read(found: Sequence[File]) -> tuple[int, int]:
 def _decode(found: Sequence[File]) -> None:
     for file in found:
         with files.open_file(file.url) as opened:
-            pq.read_table(opened, columns=COLUMNS, use_threads=False)
+            # pq.read_table has threads of its own beside, whatever it is told.
+            pq.ParquetFile(opened).read(columns=COLUMNS, use_threads=False)

@@ -67,6 +67,23 @@ def test_units_give_every_row_once_however_row_groups_lie(tmp_path, row_group_ro
     assert sum((tally for _, tally in read), Tally()) == Tally(rows=100)
 
 
+def test_no_row_group_is_decoded_for_two_units_unless_it_is_larger_than_they_are(tmp_path, monkeypatch):
+    decoded = []
+    read_row_groups = pq.ParquetFile.read_row_groups
+
+    def spy(self, groups, **options):
+        decoded.extend(groups)
+        return read_row_groups(self, groups, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_groups", spy)
+    for rows, parts, wanted in ((16, 4, list(range(7))), (30, 4, [0, 0, 1, 1, 2, 2, 3])):
+        schema.write_events(tmp_path / "e.parquet", [numbered(100).to_table()], row_group_rows=rows)
+        decoded.clear()
+        for part in range(parts):
+            reader.read_unit(Unit(File(str(tmp_path / "e.parquet"), 1), part, parts), Selection())
+        assert decoded == wanted
+
+
 def test_an_item_is_its_units_rows_shuffled_and_is_continued_where_it_was_left(tmp_path, write_toy):
     file = write_toy(tmp_path / "e.parquet", numbered(100))
     units = [Unit(file, part, 4) for part in (2, 0)]
