@@ -168,6 +168,9 @@ class Train(Section):
     large bundles are too rare for their energies and radii to vary from shower to shower as they should."""
     n_critic: int = Field(default=1, ge=1)
     """Critic steps per generator step."""
+    reuse_batch: bool = False
+    """All updates of a step are made on the same events and the same generated muons: less is read and generated, and less is
+    learned from a step. Unset: each update takes new ones."""
     loss: Literal["wasserstein", "relativistic"] = "relativistic"
     """relativistic: softplus of the difference of paired scores."""
     optimizer: Optimizer = Field(default_factory=Optimizer)

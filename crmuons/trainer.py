@@ -3,6 +3,8 @@
 import copy
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -47,12 +49,14 @@ class Trainer:
         self.newest_penalty = torch.full((), math.nan, device=device)  # A metric; it is not taken in every update.
         self.progress = 0.0  # Share of the run that is done; the learning rates follow it.
         self.fault = torch.full((2,), -1, device=device)  # Step and rank of the first non-finite number.
+        self._drawn: dict[int, Tensor] = {}  # Of the step's batches, by their identity, with train.reuse_batch.
 
     def step(self, batches: Iterator[Sets]) -> Terms:
         """One WGAN step (Gulrajani et al. 2017, arXiv:1704.00028, Alg. 1).
 
         Args:
-            batches: endless, made by `prepare`; (n_critic + 1) x grad_accumulation of them are taken.
+            batches: endless, made by `prepare`; (n_critic + 1) x grad_accumulation of them are taken, with
+                train.reuse_batch grad_accumulation.
 
         Returns:
             Metrics, means over all ranks' events, as tensors on the device: reading one waits for the device.
@@ -61,6 +65,8 @@ class Trainer:
             NonFiniteError: on a CPU at once. On a GPU `check_finite` raises it; the optimizers stand still until then.
         """
         self._start_step()
+        if self.settings.reuse_batch:
+            batches = cycle([replace(sets) for sets in islice(batches, self.settings.grad_accumulation)])
         for _ in range(self.settings.n_critic):
             critic = self._update(self.critic_terms, batches, "critic")
             if self._is_penalty_due():
@@ -69,6 +75,7 @@ class Trainer:
         self.critic.requires_grad_(requires_grad=False)  # The generator's loss must leave no gradient in the critic.
         generator = self._update(self.generator_terms, batches, "generator", "multiplicity")
         self.critic.requires_grad_(requires_grad=True)
+        self._drawn.clear()
         self._average()
         self.num_steps += 1
         return critic | generator | {"gradient_penalty": self.newest_penalty}
@@ -83,7 +90,7 @@ class Trainer:
         _, condition = self._conditions(sets)
         real = self.model.features.muons(sets.muons)
         with torch.no_grad():
-            fake = self._generate(condition, sets.ragged)
+            fake = self._draw(condition, sets).detach()
         real_scores, fake_scores, penalties = self._score_and_penalise(real, fake, condition, sets)
         loss = losses.critic_loss(real_scores, fake_scores, self.settings.loss)
         if len(penalties):
@@ -98,7 +105,7 @@ class Trainer:
         """Losses of the generator, whose muons take the real events' primaries and numbers of muons, and of the
         multiplicity model, which alone sees the empty events."""
         primaries, condition = self._conditions(sets)
-        fake = self._score(self._generate(condition, sets.ragged), condition, sets.ragged)
+        fake = self._score(self._draw(condition, sets), condition, sets.ragged)
         real = None
         if self.settings.loss == "relativistic":
             with torch.no_grad(), self._precision():  # Of the real scores the value alone is needed.
@@ -160,6 +167,15 @@ class Trainer:
         primaries = self.model.features.condition(sets.primaries)
         log_counts = self.model.features.log_count(sets.counts.index_select(0, sets.filled))
         return primaries, torch.cat([primaries.index_select(0, sets.filled), log_counts], dim=1)
+
+    def _draw(self, condition: Tensor, sets: Sets) -> Tensor:
+        """Muons for a batch; with train.reuse_batch those of the step's first update on it, ready for the generator's own."""
+        if not self.settings.reuse_batch:
+            return self._generate(condition, sets.ragged)
+        if id(sets) not in self._drawn:
+            with torch.enable_grad():
+                self._drawn[id(sets)] = self._generate(condition, sets.ragged)
+        return self._drawn[id(sets)]
 
     def _generate(self, condition: Tensor, ragged: Ragged) -> Tensor:
         noise = self.model.noise(ragged, self.noise)

@@ -71,7 +71,7 @@ def equal_layers(penalised: bool, device: torch.device) -> Trainer:
     """Our step with the predecessor's networks and recipe: 5 critic updates, SGD, all muons, penalty on interpolates."""
     penalty = {"kind": "one_centred" if penalised else "none", "lambda_gp": LAMBDA_GP}
     train = {
-        "steps": 1, "n_critic": N_CRITIC, "loss": "wasserstein", "muons_per_event": None, "penalty": penalty,
+        "steps": 1, "n_critic": N_CRITIC, "reuse_batch": True, "loss": "wasserstein", "muons_per_event": None, "penalty": penalty,
         "optimizer": {"kind": "sgd", "lr": 1e-4, "momentum": 0.5},
     }  # fmt: skip
     model = {"kind": "baseline", "multiplicity": "regressor"}

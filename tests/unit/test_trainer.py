@@ -76,6 +76,8 @@ VARIANTS = {
     "bf16": {"bf16": True},
     "bf16_one_centred": {"bf16": True, "penalty": {"kind": "one_centred"}},
     "accumulated": {"grad_accumulation": 3},
+    "reused": {"reuse_batch": True, "n_critic": 3, "grad_accumulation": 2},
+    "baseline_reused": {"model": {"kind": "baseline"}, "reuse_batch": True, "n_critic": 2, "loss": "wasserstein"},
     "few_muons": {"muons_per_event": 1},
     "all_muons": {"muons_per_event": None},
     "baseline": {"model": {"kind": "baseline"}},
@@ -274,6 +276,37 @@ def test_the_generators_loss_leaves_no_gradient_in_the_critic(make, batch):
     for one in (alone, both):
         step(one, batch)
     assert torch.equal(alone.gradients["critic"], both.gradients["critic"])
+
+
+@pytest.mark.parametrize("model", ["set", "baseline"])
+def test_a_reused_batch_is_read_and_drawn_once_and_moves_the_networks_as_it_would_again_and_again(make, batch, model):
+    parts = [batch.slice(0, 3), batch.slice(3, len(batch))]
+    # The recorder's noise is that of the events: a plain step on the same batches draws the same muons each time.
+    plain, reusing = (
+        make(
+            {"kind": model},
+            kind=Recorder,
+            n_critic=3,
+            grad_accumulation=2,
+            reuse_batch=reuse,
+            optimizer={"kind": "sgd"},
+        )
+        for reuse in (False, True)
+    )
+    drawn = []
+    for trainer in (plain, reusing):
+        generate = trainer._generate
+        trainer._generate = lambda *given, trainer=trainer, generate=generate: drawn.append(trainer) or generate(*given)
+    batches = cycle([plain.prepare(part) for part in parts])
+    first = plain.step(batches)
+    once = iter([reusing.prepare(part) for part in parts])
+    second = reusing.step(once)
+    assert next(once, None) is None
+    assert [drawn.count(trainer) for trainer in (plain, reusing)] == [2 * (3 + 1), 2]
+    for name, was in weights(plain).items():
+        assert relative(weights(reusing)[name], was) < 1e-6, name
+    for name, value in first.items():
+        assert second[name].item() == pytest.approx(value.item(), rel=1e-4, abs=1e-6), name
 
 
 @pytest.mark.parametrize("counts", [[3, 1], [0], []])
