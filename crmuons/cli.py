@@ -566,7 +566,7 @@ def _add_benchmark(commands: Commands) -> None:
         "benchmark",
         help="measure the speed on this machine",
         description="Time a part beside its reference, in turns; print medians and quartiles as a table and as JSON, and log "
-        "them to MLflow (docs/speed.md).",
+        "them to MLflow (docs/performance.md).",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
@@ -581,7 +581,7 @@ def _add_benchmark(commands: Commands) -> None:
         metavar="DATA",
         help="event Parquet for read and train; simulated where not given",
     )
-    add("--workers", type=int, default=1, help="Ray Train workers of train; 0: in this process")
+    add("--workers", type=int, default=1, help="Ray Train workers of train; 0: no Ray, in train and in read")
     add(
         "--out",
         type=Path,
@@ -591,6 +591,7 @@ def _add_benchmark(commands: Commands) -> None:
 
 
 def _benchmark(arguments: argparse.Namespace) -> None:
+    from crmuons.benchmark import read_through_ray
     from crmuons.benchmark.command import Options, run
     from crmuons.ray_train import run_training
 
@@ -605,6 +606,7 @@ def _benchmark(arguments: argparse.Namespace) -> None:
             workers=arguments.workers,
             out=arguments.out or Path("benchmarks") / f"{arguments.suite}-{now}",
             start=run_training,
+            read_through_ray=read_through_ray.run,
         ),
     )
     print(results.pop("table"))

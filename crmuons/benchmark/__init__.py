@@ -1,1 +1,1 @@
-"""`crmuons benchmark`: figures of speed, each beside its reference in the same run. docs/speed.md says what they mean."""
+"""`crmuons benchmark`: figures of speed, each beside its reference in the same run. docs/performance.md says what they mean."""

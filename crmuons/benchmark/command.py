@@ -28,9 +28,10 @@ class Options:
         threads: of torch in this process.
         device: of the suites `step` and `generate`.
         data: event Parquet for `read` and `train`; simulated where there is none.
-        workers: of the suite `train`.
+        workers: of the suite `train`; 0 leaves Ray out of it and of `read`.
         out: new directory for results.json, the MLflow journal and what the suite needs.
         start: trains as settings say.
+        read_through_ray: the part of `read` that needs Ray.
     """
 
     rounds: int
@@ -40,15 +41,21 @@ class Options:
     workers: int
     out: Path
     start: Callable[[config.Config], Any]
+    read_through_ray: Callable[[int, Sequence[str]], list[Figure]]
 
 
 SUITES: Mapping[str, Callable[[Options], list[Figure]]] = {
     "step": lambda options: step.run(options.rounds, torch.device(options.device)),
-    "read": lambda options: read.run(options.rounds, _data(options)),
+    "read": lambda options: _read(options, _data(options)),
     "train": lambda options: train.run(options.rounds, _data(options), options.workers, options.out, options.start),
     "generate": lambda options: generate.run(options.rounds, torch.device(options.device)),
     "scale": lambda options: scale.run(options.rounds),
 }
+
+
+def _read(options: Options, data: Sequence[str]) -> list[Figure]:
+    found = read.run(options.rounds, data)
+    return found + options.read_through_ray(options.rounds, data) if options.workers else found
 
 
 def run(suite: str, options: Options) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def run(rounds: int, data: Sequence[str]) -> list[Figure]:
     """Events and muons per second of one epoch: read, checked, shuffled, made into batches, in one thread."""
     found = files.list_files(data)
     events, muons = _read(found)
-    times = timing.alternate({"ours": lambda: _read(found), "pyarrow": lambda: _decode(found)}, rounds)
+    times = timing.alternate({"ours": lambda: _read(found), "pyarrow": lambda: decode(found)}, rounds)
     against = "pyarrow decoding of the same columns, one thread"
     return [
         Figure(f"read, {unit}", unit, amount, times["ours"], against, amount, times["pyarrow"])
@@ -38,7 +38,7 @@ def _read(found: Sequence[File]) -> tuple[int, int]:
     return events, muons
 
 
-def _decode(found: Sequence[File]) -> None:
+def decode(found: Sequence[File]) -> None:
     for file in found:
         with files.open_file(file.url) as opened:
             # pq.read_table has threads of its own beside, whatever it is told.

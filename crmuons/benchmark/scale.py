@@ -1,6 +1,6 @@
 """Suite `scale`: processes that train together, what they exchange, and what that predicts for many GPUs.
 
-The prediction and its assumptions are in docs/speed.md.
+The prediction and its assumptions are in docs/performance.md.
 """
 
 import math
@@ -23,7 +23,7 @@ from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.timing import Times
 from crmuons.memory import keep_freed_memory
 
-EVENTS, MEAN_MUONS = 1_024, 13.5
+EVENTS, MEAN_MUONS = 2_048, 13.5  # As many events a worker as the default settings take.
 NUM_BATCHES = 8
 
 
@@ -40,17 +40,25 @@ LINKS = (Link(8, 5e-6, 200e9), Link(64, 15e-6, 25e9))
 
 
 def run(rounds: int, workers: Sequence[int] = (1, 2)) -> list[Figure]:
-    """Events per second of each number of worker processes with one thread each, against one worker."""
-    measured = {number: _measure(number, rounds) for number in workers}
-    alone = measured[workers[0]][0]
+    """Events per second of each number of worker processes with one thread each, against one worker.
+
+    As many processes that exchange nothing show what the machine's cores, caches and memory leave of perfect scaling.
+    """
+    cases = [(number, together) for number in workers for together in (True, False) if together or number > 1]
+    measured = {case: _measure(*case, rounds) for case in cases}
+    alone = measured[workers[0], True][0]
     return [
         Figure(
-            f"scale, {number} worker{'s' if number > 1 else ''}", "events", EVENTS * number, times,
+            _title(*case), "events", EVENTS * case[0], times,
             "the first line, workers started one after another", EVENTS * workers[0], alone,
-            {"collectives_a_step": calls, "bytes_a_step": exchanged, **predict(times.wall, calls, exchanged)},
+            {"collectives_a_step": calls, "bytes_a_step": sent, **predict(times.wall, calls, sent)} if case[1] else {},
         )
-        for number, (times, calls, exchanged) in measured.items()
+        for case, (times, calls, sent) in measured.items()
     ]  # fmt: skip
+
+
+def _title(workers: int, together: bool) -> str:
+    return f"scale, {workers} worker{'s' if workers > 1 else ''}{'' if together else ' that exchange nothing'}"
 
 
 def predict(seconds: np.ndarray, collectives: float, exchanged: float) -> dict[str, float]:
@@ -70,19 +78,23 @@ def predict(seconds: np.ndarray, collectives: float, exchanged: float) -> dict[s
     return shares
 
 
-def _measure(workers: int, rounds: int) -> tuple[Times, float, float]:
+def _measure(workers: int, together: bool, rounds: int) -> tuple[Times, float, float]:
     """Times of a step, collectives and bytes of a step."""
     with TemporaryDirectory() as folder:
-        arguments = workers, rounds, _free_port(), folder
+        arguments = (workers, together), rounds, _free_port(), folder
         torch.multiprocessing.spawn(_worker, arguments, nprocs=workers)  # type: ignore[attr-defined, no-untyped-call]
         told = np.load(Path(folder) / "told.npz")
         return Times(told["wall"]), float(told["calls"]), float(told["bytes"])
 
 
-def _worker(rank: int, world: int, rounds: int, port: int, folder: str) -> None:
+def _worker(rank: int, case: tuple[int, bool], rounds: int, port: int, folder: str) -> None:
+    world, together = case
     keep_freed_memory()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    if not together:
+        dist.barrier()
+        dist.destroy_process_group()
     trainer = step.default(torch.device("cpu"))
     seeds = range(rank * NUM_BATCHES, (rank + 1) * NUM_BATCHES)
     batches = cycle([trainer.prepare(events.batch(EVENTS, MEAN_MUONS, seed)) for seed in seeds])
@@ -93,7 +105,8 @@ def _worker(rank: int, world: int, rounds: int, port: int, folder: str) -> None:
         begin = time.perf_counter()
         trainer.step(batches)
         taken.append(time.perf_counter() - begin)
-    dist.destroy_process_group()
+    if together:
+        dist.destroy_process_group()
     if rank == 0:
         calls, sent = len(exchanged) / rounds, sum(exchanged) / rounds
         np.savez(Path(folder) / "told.npz", wall=np.asarray(taken), calls=calls, bytes=sent)

@@ -5,6 +5,8 @@ import json
 import mlflow
 import pytest
 
+from crmuons import schema
+from crmuons.benchmark import events, read_through_ray
 from crmuons.cli import main
 
 
@@ -17,9 +19,11 @@ def test_a_suite_prints_a_table_and_json_and_is_tracked(suite, tmp_path, monkeyp
     *table, told = capsys.readouterr().out.splitlines()
     results = json.loads(told)
     assert json.loads((tmp_path / "results" / "results.json").read_text()) == results
-    assert [figure["name"] for figure in results["figures"]] == ["scale, 1 worker", "scale, 2 workers"]
+    assert [figure["name"] for figure in results["figures"]] == [
+        *("scale, 1 worker", "scale, 2 workers", "scale, 2 workers that exchange nothing"),
+    ]
     # One sum over ranks an update, and two updates a step.
-    assert [figure["collectives_a_step"] for figure in results["figures"]] == [2, 2]
+    assert [figure.get("collectives_a_step") for figure in results["figures"]] == [2, 2, None]
     assert any(line.startswith("scale, 2 workers") for line in table)
     (run,) = mlflow.MlflowClient(uri).search_runs(
         [mlflow.MlflowClient(uri).get_experiment_by_name("crmuons benchmark").experiment_id]
@@ -27,3 +31,15 @@ def test_a_suite_prints_a_table_and_json_and_is_tracked(suite, tmp_path, monkeyp
     assert run.data.metrics["scale__2_workers/ratio"] == pytest.approx(results["figures"][1]["ratio"])
     assert main(["benchmark", suite, "--out", "results"]) == 1
     assert "results is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, where it copies its context.
+def test_reading_through_ray_is_told_beside_as_many_threads_of_pyarrow(tmp_path, monkeypatch):
+    monkeypatch.setattr(read_through_ray, "STEADY_BYTES", 1)
+    path = tmp_path / "e.parquet"
+    schema.write_events(path, [events.draw(200, 3.0, seed=0).to_table()])
+    one, two = read_through_ray.run(2, [str(path)])
+    assert (one.amount, two.amount) == (8 * 200, 8 * 200)  # Each of the segments is the whole file.
+    assert (one.reference_amount, two.reference_amount) == (200, 2 * 200)
+    assert (one.times.wall > 0).all()
+    assert len(one.times.wall) == len(two.reference_times.wall) == 2

@@ -1,0 +1,56 @@
+"""Suite `read`, the way of a run with workers: through Ray Data, against pyarrow's plain decoding."""
+
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from crmuons import config, files, plan, ray_cluster, ray_data, reader
+from crmuons.batch import EventBatch
+from crmuons.benchmark import timing
+from crmuons.benchmark.figures import Figure
+from crmuons.benchmark.read import decode
+from crmuons.files import File
+
+STEADY_BYTES = 512 * 2**20  # So many give segments of the usual size.
+ITEMS_PER_ROUND = 8
+
+
+def run(rounds: int, data: Sequence[str]) -> list[Figure]:
+    """Events per second that reach a training process through Ray Data once it runs, in `rounds` of some segments.
+
+    The files are read again and again, as often as it takes for segments of the usual size. The reference decodes afterwards, in
+    as many threads as Ray Data has read tasks: what is read ahead would be given away in a burst after a pause.
+    """
+    found = files.list_files(data)
+    many = found * math.ceil(STEADY_BYTES / sum(file.size for file in found))
+    reading = plan.Plan(tuple(plan.cut(many)), 0, config.Data().shuffle_bytes, 1)
+    items = islice(reading.items(0), ITEMS_PER_ROUND * (rounds + 1))
+    ends, events = [], [0]
+    with ray_cluster.cluster():
+        for piece in ray_data.read_with_ray(items, reader.Selection()):
+            if not isinstance(piece, reader.Tally):
+                events.append(events[-1] + len(EventBatch.from_arrays(piece, copy=False)))
+                ends.append(time.perf_counter())
+    seconds = np.diff(ends[ITEMS_PER_ROUND - 1 :: ITEMS_PER_ROUND])
+    read = np.diff(events[ITEMS_PER_ROUND::ITEMS_PER_ROUND])
+    amount, in_all = float(read.mean()), sum(pq.read_metadata(file.url).num_rows for file in found)
+    ours = timing.Times(seconds * amount / read)
+    return [
+        Figure(
+            "read through Ray Data, events", "events", amount, ours,
+            f"pyarrow decoding of the same columns, afterwards, threads: {threads}", in_all * threads,
+            timing.alternate({"": partial(_decode, found, threads)}, rounds)[""],
+        )
+        for threads in (1, ray_data.READS_AT_ONCE)
+    ]  # fmt: skip
+
+
+def _decode(found: Sequence[File], threads: int) -> None:
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda file: decode([file]), list(found) * threads))
