@@ -582,6 +582,7 @@ def _add_benchmark(commands: Commands) -> None:
         help="event Parquet for read and train; simulated where not given",
     )
     add("--workers", type=int, default=1, help="Ray Train workers of train; 0: no Ray, in train and in read")
+    add("--events", type=int, default=2048, help="of a worker's batch in train")
     add(
         "--out",
         type=Path,
@@ -604,6 +605,7 @@ def _benchmark(arguments: argparse.Namespace) -> None:
             device=arguments.device,
             data=arguments.data,
             workers=arguments.workers,
+            events=arguments.events,
             out=arguments.out or Path("benchmarks") / f"{arguments.suite}-{now}",
             start=run_training,
             read_through_ray=read_through_ray.run,

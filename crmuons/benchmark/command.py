@@ -29,6 +29,7 @@ class Options:
         device: of the suites `step` and `generate`.
         data: event Parquet for `read` and `train`; simulated where there is none.
         workers: of the suite `train`; 0 leaves Ray out of it and of `read`.
+        events: of a worker's batch in the suite `train`.
         out: new directory for results.json, the MLflow journal and what the suite needs.
         start: trains as settings say.
         read_through_ray: the part of `read` that needs Ray.
@@ -39,6 +40,7 @@ class Options:
     device: str
     data: Sequence[str]
     workers: int
+    events: int
     out: Path
     start: Callable[[config.Config], Any]
     read_through_ray: Callable[[int, Sequence[str]], list[Figure]]
@@ -47,10 +49,14 @@ class Options:
 SUITES: Mapping[str, Callable[[Options], list[Figure]]] = {
     "step": lambda options: step.run(options.rounds, torch.device(options.device)),
     "read": lambda options: _read(options, _data(options)),
-    "train": lambda options: train.run(options.rounds, _data(options), options.workers, options.out, options.start),
+    "train": lambda options: train.run(options.rounds, _settings(options, _data(options)), options.start),
     "generate": lambda options: generate.run(options.rounds, torch.device(options.device)),
     "scale": lambda options: scale.run(options.rounds),
 }
+
+
+def _settings(options: Options, data: Sequence[str]) -> config.Config:
+    return train.settings_of(options.rounds, data, options.workers, options.events, options.out)
 
 
 def _read(options: Options, data: Sequence[str]) -> list[Figure]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from crmuons import config, files, plan, reader
+from crmuons import config, plan, prepared, reader
 from crmuons.batch import EventBatch
 from crmuons.benchmark import timing
 from crmuons.benchmark.figures import Figure
@@ -22,25 +22,21 @@ LOG_EVERY = 10
 NUM_BATCHES = 20
 
 
-def run(
-    rounds: int, data: Sequence[str], workers: int, out: Path, start: Callable[[config.Config], Any]
-) -> list[Figure]:
+def run(rounds: int, settings: config.Config, start: Callable[[config.Config], Any]) -> list[Figure]:
     """Events per second of a run of `rounds` log intervals.
 
     Args:
         rounds: intervals that count; the first ones, while the readers start, do not.
-        data: event Parquet.
-        workers: of Ray Train; 0: in this process.
-        out: a directory for the run.
+        settings: see `settings_of`.
         start: trains as settings say and returns the result (ray_train.run_training).
     """
-    settings = _settings(rounds, data, workers, out)
+    workers = settings.scaling.num_workers
     trained: Run = start(settings).run
     lines = [json.loads(line) for line in trained.metrics.read_text().splitlines()]
     speeds = np.asarray([line["speed/events_per_second"] for line in lines if "speed/events_per_second" in line])
     waits = [line["speed/data_wait_share"] for line in lines if "speed/data_wait_share" in line]
     taken = 1 / speeds[-rounds:]  # Seconds an event: in a step, a worker takes n_critic + 1 batches.
-    alone = _steps_alone(settings, trained.load_features(settings), data, rounds)
+    alone = _steps_alone(settings, trained.load_features(settings), rounds)
     read = settings.train.events_per_worker * (settings.train.n_critic + 1)
     details = {"data_wait_share": float(np.median(waits[-rounds:])), "workers": float(workers)}
     return [
@@ -51,30 +47,47 @@ def run(
     ]  # fmt: skip
 
 
-def _settings(rounds: int, data: Sequence[str], workers: int, out: Path) -> config.Config:
+def settings_of(rounds: int, data: Sequence[str], workers: int, events: int, out: Path) -> config.Config:
+    """A run of `rounds` log intervals that count.
+
+    Args:
+        rounds: see `run`.
+        data: event Parquet.
+        workers: of Ray Train; 0: in this process.
+        events: of a worker's batch.
+        out: a directory for the run.
+    """
     steps = LOG_EVERY * (rounds + 5)
     return config.from_dict(
         {
             "run": {"name": "train", "storage_path": str(out), "checkpoint_every": 10 * steps},
             "data": {"train": list(data)},
-            "train": {"steps": steps, "log_every": LOG_EVERY, "validate_every": 10 * steps, "validation_events": 1000},
+            "train": {
+                "steps": steps, "events_per_worker": events, "log_every": LOG_EVERY, "validate_every": 10 * steps,
+                "validation_events": 1000,
+            },
             "scaling": {"num_workers": workers},
             "tracking": {"enabled": False},
         }
-    )
+    )  # fmt: skip
 
 
-def _steps_alone(settings: config.Config, features: Features, data: Sequence[str], rounds: int) -> Times:
-    trainer = Trainer(settings, features, torch.device("cpu"))
-    batches = cycle([trainer.prepare(batch) for batch in _batches(data, settings.train.events_per_worker)])
+def _steps_alone(settings: config.Config, features: Features, rounds: int) -> Times:
+    trainer = Trainer(settings, features, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    batches = cycle([trainer.prepare(batch).to(trainer.device) for batch in _batches(settings)])
     return timing.alternate({"step": lambda: trainer.step(batches)}, rounds)["step"]
 
 
-def _batches(data: Sequence[str], size: int) -> list[EventBatch]:
-    units = plan.Plan(tuple(plan.cut(files.list_files(data))), 0, config.Data().shuffle_bytes, 1)
-    pieces = reader.read_here(
-        islice(units.items(0), 1), reader.Selection(muons_drawn=config.Train(steps=1).muons_per_event)
-    )
-    read = EventBatch.concat([EventBatch.from_arrays(piece) for piece in pieces if not isinstance(piece, reader.Tally)])
-    number = min(NUM_BATCHES, len(read) // size)
-    return [read.slice(i * size, (i + 1) * size) for i in range(number)]
+def _batches(settings: config.Config) -> list[EventBatch]:
+    """Some of the first batches of the data, one at least, which is smaller where there are not as many events."""
+    found = prepared.event_files(settings.data.train)
+    units = plan.Plan(tuple(plan.cut(found)), 0, settings.data.shuffle_bytes, 1)
+    items = islice(units.items(0), len(units.segments(0)))
+    size, read = settings.train.events_per_worker, list[EventBatch]()
+    for piece in reader.read_here(items, reader.Selection(muons_drawn=settings.train.muons_per_event)):
+        if not isinstance(piece, reader.Tally):
+            read.append(EventBatch.from_arrays(piece))
+            if sum(map(len, read)) >= NUM_BATCHES * size:
+                break
+    events = EventBatch.concat(read)
+    return [events.slice(i * size, min((i + 1) * size, len(events))) for i in range(max(1, len(events) // size))]
