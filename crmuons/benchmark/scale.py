@@ -3,11 +3,13 @@
 The prediction and its assumptions are in docs/performance.md.
 """
 
+import json
 import math
 import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,26 +41,34 @@ class Link:
 LINKS = (Link(8, 5e-6, 200e9), Link(64, 15e-6, 25e9))
 
 
+@dataclass(frozen=True)
+class Case:
+    """So many workers, which exchange their gradients or nothing."""
+
+    workers: int
+    together: bool
+
+    def __str__(self) -> str:
+        workers = f"{self.workers} worker{'s' if self.workers > 1 else ''}"
+        return workers if self.together else f"{workers} that exchange nothing"
+
+
 def run(rounds: int, workers: Sequence[int] = (1, 2)) -> list[Figure]:
-    """Events per second of each number of worker processes with one thread each, against one worker.
+    """Events per second of each number of worker processes with one thread each, against one worker, in turns.
 
     As many processes that exchange nothing show what the machine's cores, caches and memory leave of perfect scaling.
     """
-    cases = [(number, together) for number in workers for together in (True, False) if together or number > 1]
-    measured = {case: _measure(*case, rounds) for case in cases}
-    alone = measured[workers[0], True][0]
+    cases = [Case(number, together) for number in workers for together in (True, False) if together or number > 1]
+    measured, exchanged = _measure(cases, rounds)
+    alone = measured[0]
     return [
         Figure(
-            _title(*case), "events", EVENTS * case[0], times,
-            "the first line, workers started one after another", EVENTS * workers[0], alone,
-            {"collectives_a_step": calls, "bytes_a_step": sent, **predict(times.wall, calls, sent)} if case[1] else {},
+            f"scale, {case}", "events", EVENTS * case.workers, times, f"{cases[0]}, in turns", EVENTS * cases[0].workers, alone,
+            {"collectives_a_step": len(sent), "bytes_a_step": sum(sent), **predict(times.wall, len(sent), sum(sent))}
+            if case.together else {},
         )
-        for case, (times, calls, sent) in measured.items()
+        for case, times, sent in zip(cases, measured, exchanged, strict=True)
     ]  # fmt: skip
-
-
-def _title(workers: int, together: bool) -> str:
-    return f"scale, {workers} worker{'s' if workers > 1 else ''}{'' if together else ' that exchange nothing'}"
 
 
 def predict(seconds: np.ndarray, collectives: float, exchanged: float) -> dict[str, float]:
@@ -78,51 +88,53 @@ def predict(seconds: np.ndarray, collectives: float, exchanged: float) -> dict[s
     return shares
 
 
-def _measure(workers: int, together: bool, rounds: int) -> tuple[Times, float, float]:
-    """Times of a step, collectives and bytes of a step."""
+def _measure(cases: Sequence[Case], rounds: int) -> tuple[list[Times], list[list[int]]]:
+    """For each case the times of a step, and the bytes of each sum over ranks in one."""
     with TemporaryDirectory() as folder:
-        arguments = (workers, together), rounds, _free_port(), folder
-        torch.multiprocessing.spawn(_worker, arguments, nprocs=workers)  # type: ignore[attr-defined, no-untyped-call]
-        told = np.load(Path(folder) / "told.npz")
-        return Times(told["wall"]), float(told["calls"]), float(told["bytes"])
+        arguments = cases, rounds, _free_port(), folder
+        torch.multiprocessing.spawn(_worker, arguments, nprocs=_world(cases))  # type: ignore[attr-defined, no-untyped-call]
+        seconds = np.load(Path(folder) / "seconds.npy")
+        exchanged = json.loads((Path(folder) / "exchanged.json").read_text())
+    return [Times(taken) for taken in seconds], exchanged
 
 
-def _worker(rank: int, case: tuple[int, bool], rounds: int, port: int, folder: str) -> None:
-    world, together = case
+def _world(cases: Sequence[Case]) -> int:
+    return max(case.workers for case in cases)
+
+
+def _worker(rank: int, cases: Sequence[Case], rounds: int, port: int, folder: str) -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    if not together:
-        dist.barrier()
-        dist.destroy_process_group()
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=_world(cases))
+    groups = {case.workers: dist.new_group(range(case.workers)) for case in cases}
     trainer = step.default(torch.device("cpu"))
     seeds = range(rank * NUM_BATCHES, (rank + 1) * NUM_BATCHES)
     batches = cycle([trainer.prepare(events.batch(EVENTS, MEAN_MUONS, seed)) for seed in seeds])
-    trainer.step(batches)
-    exchanged = _count_exchanges()
-    taken = []
-    for _ in range(rounds):
-        begin = time.perf_counter()
-        trainer.step(batches)
-        taken.append(time.perf_counter() - begin)
-    if together:
-        dist.destroy_process_group()
+    seconds, exchanged = torch.zeros(len(cases), rounds + 1, dtype=torch.float64), []
+    for turn in range(rounds + 1):
+        for place, case in enumerate(cases):
+            sent: list[int] = []
+            distributed.sum_over_ranks = partial(_add_up, groups[case.workers] if case.together else None, sent)
+            dist.barrier()
+            if rank < case.workers:
+                begin = time.perf_counter()
+                trainer.step(batches)
+                seconds[place, turn] = (time.perf_counter() - begin) / case.workers
+            if not turn:
+                exchanged.append(sent)
+    dist.all_reduce(seconds)  # The mean of a case's workers.
+    dist.destroy_process_group()
     if rank == 0:
-        calls, sent = len(exchanged) / rounds, sum(exchanged) / rounds
-        np.savez(Path(folder) / "told.npz", wall=np.asarray(taken), calls=calls, bytes=sent)
+        np.save(Path(folder) / "seconds.npy", seconds[:, 1:].numpy())
+        (Path(folder) / "exchanged.json").write_text(json.dumps(exchanged))
 
 
-def _count_exchanges() -> list[int]:
-    """From here on, the bytes of every sum over ranks, in a list that grows."""
-    exchanged: list[int] = []
-    add_up = distributed.sum_over_ranks
-
-    def counted(buffer: torch.Tensor) -> torch.Tensor:
-        exchanged.append(buffer.nbytes)
-        return add_up(buffer)
-
-    distributed.sum_over_ranks = counted
-    return exchanged
+def _add_up(group: dist.ProcessGroup | None, sent: list[int], buffer: torch.Tensor) -> torch.Tensor:
+    """Sum over the ranks of a group, in place of the sum over all; notes the bytes."""
+    sent.append(buffer.nbytes)
+    if group is not None:
+        dist.all_reduce(buffer, group=group)
+    return buffer
 
 
 def _free_port() -> int:
