@@ -30,8 +30,8 @@ ITEMS_PER_EXECUTION = 256  # The list of an execution's tasks costs memory.
 ITEMS_AHEAD = 32  # Starting an execution costs 1-2 s: the next one begins while so many items are still to come.
 BLOCKS_AHEAD = 2
 READ_AHEAD_BYTES = 256 * 2**20  # Of the object store, per rank and execution.
-READS_AT_ONCE = 2  # Per rank; one decodes 15 million muons/s of the nested layout, a CPU trains on 0.2 million.
-SCHEDULER_PAUSE_S = 0.05  # Three or four rounds of the scheduler read an item: half a million events of 32 MiB, say.
+READS_AT_ONCE = 3  # Per rank: two for two cores, and one more whose result waits for a round of the scheduler.
+SCHEDULER_PAUSE_S = 0.05  # An item takes three or four rounds of the scheduler: 150,000 events of 13.5 muons, say.
 CPUS_PER_READ = 0  # A read must never wait for a CPU: the workers of an elastic run take all there are.
 TALLY_COLUMN = "tally"
 
