@@ -115,6 +115,7 @@ def test_fixed_number_of_muons_per_event_is_a_list_too():
         ((primary_with(depth_m=1.95), []), "looks like kilometres"),
         ((PRIMARY, [MUON, [1.0, np.nan, 0.0]]), "a muon holds NaN"),
         ((PRIMARY, [MUON, [1.0, None, 0.0]]), "a muon holds NaN"),
+        ((PRIMARY, [[1.0, np.inf, -np.inf]]), "a muon holds NaN"),
         ((PRIMARY, [MUON, [-1.0, 0.0, 0.0]]), "a muon's energy_gev is not positive"),
         ((PRIMARY, [MUON, [0.0, 0.0, 0.0]]), "a muon's energy_gev is not positive"),
     ],
@@ -142,6 +143,7 @@ def test_limits_of_the_contract_are_legal():
     edge = [primary_with(zenith_rad=float(np.pi / 2)), primary_with(zenith_rad=0.0), primary_with(depth_m=10.0)]
     assert not schema.faults(table(edge, [[[1e-30, 0.0, 0.0]]] * 3)).any()
     assert schema.legal_arrays(table(edge, [[[1e-30, 0.0, 0.0]]] * 3)) is not None
+    assert schema.legal_arrays(table([PRIMARY], [[[3e38, 3e38, 3e38]]])) is not None  # Their sum is infinite.
 
 
 def test_double_precision_too_large_for_single_is_not_finite():
