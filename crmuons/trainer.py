@@ -66,6 +66,7 @@ class Trainer:
         """
         self._start_step()
         if self.settings.reuse_batch:
+            self._drawn.clear()  # A step that failed may have left some.
             batches = cycle([replace(sets) for sets in islice(batches, self.settings.grad_accumulation)])
         for _ in range(self.settings.n_critic):
             critic = self._update(self.critic_terms, batches, "critic")
