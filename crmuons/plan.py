@@ -50,14 +50,16 @@ class Item:
     units: tuple[Unit, ...]
 
 
-def cut(files: Sequence[File]) -> list[Unit]:
-    """Cut files into MIN_UNITS units or more, of MIN_UNIT_BYTES to MAX_UNIT_BYTES; smaller files stay whole."""
-    return [Unit(file, part, parts) for file in files for parts in [_parts(file, len(files))] for part in range(parts)]
+def cut(files: Sequence[File], most: int = MAX_UNIT_BYTES) -> list[Unit]:
+    """Cut files into MIN_UNITS units or more, of MIN_UNIT_BYTES to `most` bytes; smaller files stay whole."""
+    return [
+        Unit(file, part, parts) for file in files for parts in [_parts(file, len(files), most)] for part in range(parts)
+    ]
 
 
-def _parts(file: File, num_files: int) -> int:
+def _parts(file: File, num_files: int, most: int) -> int:
     wanted = math.ceil(MIN_UNITS / num_files) if num_files < MIN_UNITS else 1
-    least = math.ceil(file.size / MAX_UNIT_BYTES)
+    least = math.ceil(file.size / most)
     return max(min(wanted, file.size // MIN_UNIT_BYTES), least, 1)
 
 

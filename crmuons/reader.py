@@ -28,6 +28,9 @@ from crmuons.staging import Staging, is_remote, open_unit
 Read = TypeVar("Read")
 Split = Literal["train", "validation", "test", "all"]
 READS_AT_ONCE = 16  # Of remote files: a small one is one or two round trips, in which nothing else happens.
+SAMPLE_SHARD_BYTES = (
+    8 * 2**20
+)  # Of shards in a sample: of 64 MB the driver's memory was twice as large for some seconds.
 EARTH_RADIUS_M = 6_374_134.0  # To the surface of the ice at the South Pole, as Muonitron takes it.
 
 
@@ -209,7 +212,10 @@ def sample_events(
     Raises:
         ValueError: if a file is not one of events, or too many rows cannot be used.
     """
-    units = permutation(cut(found), seed, 0)
+    shards = [file for file in found if prepared.is_shard(file)]
+    # Raw files may be one row group, which is decoded for each unit: they are not cut more finely.
+    units = [*cut([file for file in found if not prepared.is_shard(file)]), *cut(shards, SAMPLE_SHARD_BYTES)]
+    units = permutation(units, seed, 0)
     limit = Limit(max_quarantined_share, sum(unit.size for unit in units))
     parts: list[list[EventArrays]] = [[] for _ in wanted]
     tally = Tally()

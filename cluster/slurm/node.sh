@@ -9,7 +9,8 @@ options=(--block --temp-dir="$folder" --num-cpus="$SLURM_CPUS_PER_TASK" --min-wo
 rm -rf "$folder"  # Of a killed attempt.
 
 if [ "$SLURM_PROCID" = 0 ]; then
-  options+=(--head --node-ip-address="${address%:*}" --port="$port" --ray-client-server-port="$((port + 10000))" --dashboard-host=127.0.0.1)
+  options+=(--head --node-ip-address="${address%:*}" --port="$port" --ray-client-server-port="$((port + 10000))" \
+    --dashboard-host=127.0.0.1 --dashboard-port="$((port - 10000))")
 else
   wait_for_port "$address"
   options+=(--address="$address")

@@ -5,7 +5,7 @@ import json
 import mlflow
 import pytest
 
-from crmuons import schema
+from crmuons import ray_data, schema
 from crmuons.benchmark import events, read_through_ray
 from crmuons.cli import main
 
@@ -38,8 +38,8 @@ def test_reading_through_ray_is_told_beside_as_many_threads_of_pyarrow(tmp_path,
     monkeypatch.setattr(read_through_ray, "STEADY_BYTES", 1)
     path = tmp_path / "e.parquet"
     schema.write_events(path, [events.draw(200, 3.0, seed=0).to_table()])
-    one, two = read_through_ray.run(2, [str(path)])
-    assert (one.amount, two.amount) == (8 * 200, 8 * 200)  # Each of the segments is the whole file.
-    assert (one.reference_amount, two.reference_amount) == (200, 2 * 200)
+    one, several = read_through_ray.run(2, [str(path)])
+    assert (one.amount, several.amount) == (8 * 200, 8 * 200)  # Each of the segments is the whole file.
+    assert (one.reference_amount, several.reference_amount) == (200, ray_data.READS_AT_ONCE * 200)
     assert (one.times.wall > 0).all()
-    assert len(one.times.wall) == len(two.reference_times.wall) == 2
+    assert len(one.times.wall) == len(several.reference_times.wall) == 2

@@ -72,14 +72,19 @@ class Cluster:
         """
         for name in names:
             words = (f"--address={self.here}:{self.port}", "--num-cpus=1")
-            self._start_node(name, ADDRESSES[name], f"--node-ip-address={ADDRESSES[name]}", *words)
+            for attempt in range(3):
+                self._start_node(name, ADDRESSES[name], f"--node-ip-address={ADDRESSES[name]}", *words)
+                wait_for(lambda name=name: name in self._alive() or self._has_ended(name), within=240)
+                # On a busy machine Ray gives a node up that takes more than 30 s to start.
+                if not self._has_ended(name) or attempt == 2 or "timed out during startup" not in self._said(name):
+                    break
             self.wait_for(name)
 
     def wait_for(self, name: str) -> None:
         """Wait until a node is alive."""
 
         def is_there() -> bool:
-            assert self.nodes[name].status() != psutil.STATUS_ZOMBIE, self._log(name).read_text()
+            assert not self._has_ended(name), self._said(name)
             return name in self._alive()
 
         wait_for(is_there, within=240)
@@ -105,8 +110,14 @@ class Cluster:
         command = ("bash", "-c", script, sys.executable, "--block", f"--node-name={name}", *RAY_PORTS, *words)
         self.nodes[name] = psutil.Process(self.start(address, *command, LOG=str(self._log(name))).pid)
 
+    def _has_ended(self, name: str) -> bool:
+        return self.nodes[name].status() == psutil.STATUS_ZOMBIE
+
     def _log(self, name: str) -> Path:
         return self.bench.folder / f"node-{name}.log"
+
+    def _said(self, name: str) -> str:
+        return self._log(name).read_text()
 
     def _alive(self) -> set[str]:
         """The names of the nodes that the dashboard knows to be alive."""

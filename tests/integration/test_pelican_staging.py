@@ -238,6 +238,7 @@ def test_a_directory_that_cannot_be_written_is_said_at_the_start(
 
 @pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Data's of its own settings.
+@pytest.mark.filterwarnings("ignore:.*ray-data-dataset")  # Of two executions side by side it leaves one's log open.
 def test_read_tasks_of_two_ranks_download_each_file_once(fed: Federation, tmp_path: Path) -> None:
     listed = files.list_files(fed.url("/public/sim/*/*.parquet"))
     reading = Plan(tuple(cut(listed)), seed=0, segment_bytes=2**20, world=2)
