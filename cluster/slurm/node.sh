@@ -15,9 +15,16 @@ else
   wait_for_port "$address"
   options+=(--address="$address")
 fi
-ray start "${options[@]}" & ray=$!
+# Ray gives a node up that takes more than half a minute to start, as where much else runs on it: it is started again.
+attempts=3
+[ "$SLURM_PROCID" != 0 ] || attempts=1  # With another head it would be another cluster.
 # At its end Slurm sends TERM to all processes of the step. `ray start` would then wait half a minute for a head that is gone.
-trap 'kill -KILL "$ray"' TERM
-while wait "$ray" || true; kill -0 "$ray" 2> /dev/null; do :; done
-sleep 2  # Ray's reaper ends the others within a second.
-rm -rf "$folder"
+ended=
+trap 'ended=1; kill -KILL "$ray"' TERM
+while [ -z "$ended" ] && [ "$attempts" -gt 0 ]; do
+  attempts=$((attempts - 1))
+  ray start "${options[@]}" & ray=$!
+  while wait "$ray" && attempts=0 || true; kill -0 "$ray" 2> /dev/null; do :; done
+  sleep 2  # Ray's reaper ends the others within a second.
+  rm -rf "$folder"
+done
