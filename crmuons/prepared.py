@@ -211,7 +211,7 @@ def read_rows(unit: Unit, staging: Staging | None = None) -> tuple[list[EventArr
     Raises:
         ValueError: if the file is not a shard or is damaged. What was found right in this process is not checked again.
     """
-    with _opened(unit, staging) as (shard, state), named_if_damaged(unit.file.url):
+    with _opened(unit, staging) as (shard, state):
         about = json.loads(shard.schema.metadata[ABOUT_KEY])
         rows = unit.rows(about["events"])
         pieces = [_piece(shard, number, rows, (*state, number), about["checksums"]) for number in _batches(rows)]

@@ -185,7 +185,7 @@ class Staging:
                 opened.close()
             else:
                 self._download(file, lock)
-        except BaseException:
+        except BaseException:  # Ctrl-C too must not leave a file that others wait for.
             with suppress(OSError):  # What went wrong first is said.
                 lock.remove()
             raise

@@ -66,7 +66,6 @@ class Trainer:
         """
         self._start_step()
         if self.settings.reuse_batch:
-            self._drawn.clear()  # A step that failed may have left some.
             batches = cycle([replace(sets) for sets in islice(batches, self.settings.grad_accumulation)])
         for _ in range(self.settings.n_critic):
             critic = self._update(self.critic_terms, batches, "critic")
@@ -76,7 +75,6 @@ class Trainer:
         self.critic.requires_grad_(requires_grad=False)  # The generator's loss must leave no gradient in the critic.
         generator = self._update(self.generator_terms, batches, "generator", "multiplicity")
         self.critic.requires_grad_(requires_grad=True)
-        self._drawn.clear()
         self._average()
         self.num_steps += 1
         return critic | generator | {"gradient_penalty": self.newest_penalty}
@@ -196,6 +194,7 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16)
 
     def _start_step(self) -> None:
+        self._drawn = {}
         # The noise depends on (seed, step, rank) alone: no generator state to save, and resume is exact.
         self.noise.manual_seed(((self.seed * 1_000_003 + self.num_steps) * 65_537 + distributed.rank()) % 2**63)
         share = optimization.lr_share(self.settings.optimizer, self.num_steps, self.progress)

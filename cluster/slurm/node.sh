@@ -20,7 +20,7 @@ attempts=3
 [ "$SLURM_PROCID" != 0 ] || attempts=1  # With another head it would be another cluster.
 # At its end Slurm sends TERM to all processes of the step. `ray start` would then wait half a minute for a head that is gone.
 ended=
-trap 'ended=1; kill -KILL "$ray"' TERM
+trap 'ended=1; kill -KILL "$ray" 2> /dev/null || true' TERM
 while [ -z "$ended" ] && [ "$attempts" -gt 0 ]; do
   attempts=$((attempts - 1))
   ray start "${options[@]}" & ray=$!

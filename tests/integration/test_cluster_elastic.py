@@ -72,11 +72,10 @@ class Cluster:
         """
         for name in names:
             words = (f"--address={self.here}:{self.port}", "--num-cpus=1")
-            for attempt in range(3):
+            for _ in range(3):  # On a busy machine Ray gives a node up that takes more than 30 s to start.
                 self._start_node(name, ADDRESSES[name], f"--node-ip-address={ADDRESSES[name]}", *words)
                 wait_for(lambda name=name: name in self._alive() or self._has_ended(name), within=240)
-                # On a busy machine Ray gives a node up that takes more than 30 s to start.
-                if not self._has_ended(name) or attempt == 2 or "timed out during startup" not in self._said(name):
+                if not self._has_ended(name) or "timed out during startup" not in self._said(name):
                     break
             self.wait_for(name)
 
