@@ -311,7 +311,7 @@ def test_damage_anywhere_in_a_shard_is_named_or_harmless(done, tmp_path):
             assert identities(read_all(path)) == right  # Padding, or a name.
         except ValueError as error:
             said = str(error).split("shard-00000.arrow is not a shard of a prepared data set, or is damaged (")
-            assert len(said) == 2  # noqa: PT017 - told, and told once
+            assert len(said) == 2  # Told, and told once.
             named += 1
     assert named > 40
 
