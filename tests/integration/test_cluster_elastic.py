@@ -37,6 +37,7 @@ KNOWN = {
     "RAY_AUTH_MODE": "token",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",  # Ray takes a lost node's CPUs for free until then.
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "5",
+    "RAY_worker_niceness": "5",  # A node that starts goes before the training: Ray gives it up after 30 s.
     "RAY_health_check_period_ms": "1000",  # A dead node is known after five periods; default 3000.
 }
 
