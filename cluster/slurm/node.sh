@@ -6,7 +6,16 @@ address=$1 port=${1##*:}
 # A folder and ports of its own: jobs that share a node must not meet. (/tmp, since the paths of Ray's sockets must be short.)
 folder=/tmp/ray-$SLURM_JOB_ID-$SLURM_PROCID
 options=(--block --temp-dir="$folder" --num-cpus="$SLURM_CPUS_PER_TASK" --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0)
-rm -rf "$folder"  # Of a killed attempt.
+# What is left of an attempt, running processes too: while they write, a folder cannot be removed.
+clean_up() {
+  for _ in {1..10}; do
+    pkill -KILL -f "$folder/" || true
+    rm -rf "$folder" 2> /dev/null || true
+    [ -e "$folder" ] || return 0
+    sleep 0.5
+  done
+}
+clean_up
 
 if [ "$SLURM_PROCID" = 0 ]; then
   options+=(--head --node-ip-address="${address%:*}" --port="$port" --ray-client-server-port="$((port + 10000))" \
@@ -25,6 +34,5 @@ while [ -z "$ended" ] && [ "$attempts" -gt 0 ]; do
   attempts=$((attempts - 1))
   ray start "${options[@]}" & ray=$!
   while wait "$ray" && attempts=0 || true; kill -0 "$ray" 2> /dev/null; do :; done
-  sleep 2  # Ray's reaper ends the others within a second.
-  rm -rf "$folder"
+  clean_up
 done
