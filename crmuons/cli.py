@@ -29,8 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for add in COMMANDS:
         add(commands)
     arguments = _parse(parser, argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # It tells of its cache of fonts.
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    for ours in ("crmuons", "tune"):  # Of libraries, warnings alone: torch tells of its caches when it ends, say.
+        logging.getLogger(ours).setLevel(logging.INFO)
     try:
         return int(arguments.run(arguments) or 0)
     except (ValueError, OSError, ImportError) as error:
@@ -111,7 +112,7 @@ def _add_sync(commands: Commands) -> None:
 
 
 def _sync(arguments: argparse.Namespace) -> None:
-    from crmuons.tracking import sync
+    from crmuons.tracking.sender import sync
 
     num_sent, run_id = sync(arguments.run_dir)
     print(f"{num_sent} entries of {arguments.run_dir} sent to MLflow run {run_id}")
@@ -420,7 +421,7 @@ def _pieces(workers: int | None) -> "AbstractContextManager[Pieces]":
 def _track_evaluation(run: Path, evaluation: "Evaluation", out: Path) -> None:
     """Add the evaluation of a run to the run in MLflow; a server that is down is no failure of the evaluation."""
     from crmuons.journal import Journal
-    from crmuons.tracking import add_results
+    from crmuons.tracking.results import add_results
 
     if not Journal.exists(run):
         return

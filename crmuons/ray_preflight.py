@@ -11,8 +11,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from crmuons import config, preflight, ray_tokens, runs
 from crmuons.files import File
 from crmuons.preflight import Errand, Findings
-from crmuons.tracking import resolve_uri
 from crmuons.tracking.reach import trouble
+from crmuons.tracking.uri import resolve_uri
 
 logger = logging.getLogger(__name__)
 

@@ -45,7 +45,7 @@ from crmuons.preparation import prepare, refuse_credentials
 from crmuons.ray_scaling import Losses, scaling_config
 from crmuons.result import Result
 from crmuons.runs import Run
-from crmuons.tracking import resolve_uri
+from crmuons.tracking.uri import resolve_uri
 from crmuons.trainer import NonFiniteError
 from crmuons.watch import progress_of
 

@@ -12,13 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
 
-from crmuons import checkpoint, config, distributed, plan, provenance, reader, remote_runs, runs, schema, stager, stream
+from crmuons import checkpoint, config, distributed, plan, provenance, reader, remote_runs, runs, stager, stream
 from crmuons.batch import EventBatch
-from crmuons.evaluation import figures, metrics
+from crmuons.evaluation import metrics
 from crmuons.generate import MAX_MUONS_PER_EVENT, BundleGenerator
 from crmuons.loop import Hooks, Loop, Metrics, Outcome
 from crmuons.memory import keep_freed_memory
@@ -30,7 +28,7 @@ from crmuons.runs import Run
 from crmuons.sets import Sets
 from crmuons.staging import REPORT
 from crmuons.tensorboard import Board
-from crmuons.tracking import AnyTracker, NullTracker, Status, Tracker
+from crmuons.tracking.interface import AnyTracker, NullTracker, Status
 from crmuons.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -140,7 +138,10 @@ class Validation:
         generator = BundleGenerator(model, {}, self.device)
         truth = self.truth
         generated = generator.bundles(truth.primaries, seed=self.seed, ids=truth.ids, max_muons=self.max_muons)
-        self.tracker.figure(figures.marginals(truth, generated), "marginals", step)
+        if not isinstance(self.tracker, NullTracker):
+            from crmuons.evaluation import figures  # noqa: PLC0415  # Matplotlib, 0.8 CPU-seconds: so for it.
+
+            self.tracker.figure(figures.marginals(truth, generated), "marginals", step)
         return metrics.fidelity(truth, generated)
 
 
@@ -208,6 +209,8 @@ def _stream(
 def _tracker(settings: config.Config, run: Run, uri: str) -> AnyTracker:
     if not settings.tracking.enabled:
         return NullTracker()
+    from crmuons.tracking.tracker import Tracker  # noqa: PLC0415  # MLflow, 1.6 CPU-seconds: rank 0 alone needs it.
+
     return Tracker.open(
         run.directory,
         uri=uri,
@@ -252,6 +255,5 @@ def _deliver(run: Run, tracker: AnyTracker, steps: int) -> None:
     assert chosen is not None  # The last step was saved.
     model, said = checkpoint.load_model(chosen)
     checkpoint.save_model(run.model, model, said)
-    example = run.load_validation().primaries[:3].astype(np.float64)
-    tracker.model(run.model, pd.DataFrame(example, columns=list(schema.PRIMARY_FEATURES)))
+    tracker.model(run.model, run.load_validation().primaries[:3])
     runs.write_json(run.done, {"steps": steps, "model": str(run.model), "selected": chosen.name})

@@ -8,7 +8,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from crmuons.journal import Journal, num_unsent
-from crmuons.tracking import Status, Tracker, settle
+from crmuons.tracking.interface import Status
+from crmuons.tracking.sender import settle
+from crmuons.tracking.tracker import Tracker
 from tune import plots, results, search
 from tune.conductor import Conductor
 from tune.results import Row

@@ -11,7 +11,9 @@ import ray
 
 from crmuons import config, ray_cluster, ray_preflight, ray_scaling, ray_train, runs, tensorboard
 from crmuons.preparation import refuse_credentials
-from crmuons.tracking import Status, Tracker, resolve_uri
+from crmuons.tracking.interface import Status
+from crmuons.tracking.tracker import Tracker
+from crmuons.tracking.uri import resolve_uri
 from tune import conclusion, results, trials, tuning
 from tune.conductor import Conductor, Origins
 from tune.directory import SWEEP_FILE, alone, define, find

@@ -16,7 +16,8 @@ from crmuons.benchmark import figures, generate, read, scale, step, train
 from crmuons.benchmark.figures import Figure
 from crmuons.memory import keep_freed_memory
 from crmuons.simulation.simulate import Settings, simulate
-from crmuons.tracking import Tracker, resolve_uri
+from crmuons.tracking.tracker import Tracker
+from crmuons.tracking.uri import resolve_uri
 
 
 @dataclass(frozen=True)

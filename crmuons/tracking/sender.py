@@ -7,18 +7,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 from mlflow.exceptions import MlflowException
 
 from crmuons.journal import Journal
 from crmuons.progress import progress
+from crmuons.tracking.interface import Status
 from crmuons.tracking.server import Server, say
 from crmuons.tracking.uri import bare_uri
 
 logger = logging.getLogger(__name__)
 
-Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 SECONDS_BETWEEN_BATCHES = 2.0
 SECONDS_BEFORE_LAST_ATTEMPT = 0.5

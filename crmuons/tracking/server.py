@@ -4,6 +4,7 @@ import fcntl
 import logging
 import re
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,11 @@ from mlflow.models import Model
 from crmuons.journal import Entry, Journal, Sent, without_credentials
 from crmuons.tracking import registry
 from crmuons.tracking.uri import database
+
+with warnings.catch_warnings():
+    # Of a type hint in MLflow itself, in colour, once for every process that saves or loads a model.
+    warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType", category=UserWarning)
+    import mlflow.pyfunc
 
 logger = logging.getLogger(__name__)
 
@@ -241,6 +247,15 @@ def _has_run(client: mlflow.MlflowClient, run_id: str) -> bool:
             return False
         raise
     return True
+
+
+def refusal(uri: str) -> str | None:
+    """Why a server does not answer this process, in one line; None if it does."""
+    try:
+        mlflow.MlflowClient(uri).search_experiments(max_results=1)
+    except MlflowException as error:
+        return say(error)
+    return None
 
 
 def say(error: BaseException) -> str:

@@ -8,10 +8,12 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import mlflow
+import numpy as np
 import pandas as pd
+from jaxtyping import Float32
 from matplotlib.figure import Figure
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
@@ -21,7 +23,8 @@ from PIL import Image
 from crmuons import schema
 from crmuons.journal import Journal, without_credentials
 from crmuons.provenance import code_tags
-from crmuons.tracking.sender import Sender, Status
+from crmuons.tracking.interface import Status
+from crmuons.tracking.sender import Sender
 from crmuons.tracking.server import Server
 from crmuons.tracking.system_metrics import SystemMetrics
 from crmuons.tracking.uri import bare_uri
@@ -44,46 +47,6 @@ MODEL_SIGNATURE = ModelSignature(
     ),
     params=ParamSchema([ParamSpec("seed", DataType.long, 0)]),
 )
-
-
-class AnyTracker(Protocol):
-    """What a run says of itself: a `Tracker` sends it to MLflow, a `NullTracker` nowhere."""
-
-    @property
-    def run_id(self) -> str | None: ...
-    @property
-    def unsent(self) -> int: ...
-    def metrics(self, values: Mapping[str, float], step: int) -> None: ...
-    def figure(self, figure: Figure, name: str, step: int | None = None) -> None: ...
-    def artifact(self, path: Path, folder: str = "") -> None: ...
-    def model(self, directory: Path, input_example: pd.DataFrame) -> None: ...
-    def tags(self, values: Mapping[str, str]) -> None: ...
-    def finish(self, status: Status) -> None: ...
-
-
-class NullTracker:
-    """The tracker of a run that is not tracked."""
-
-    run_id: str | None = None
-    unsent = 0
-
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Nothing."""
-
-    def figure(self, figure: Figure, name: str, step: int | None = None) -> None:
-        """Nothing."""
-
-    def artifact(self, path: Path, folder: str = "") -> None:
-        """Nothing."""
-
-    def model(self, directory: Path, input_example: pd.DataFrame) -> None:
-        """Nothing."""
-
-    def tags(self, values: Mapping[str, str]) -> None:
-        """Nothing."""
-
-    def finish(self, status: Status) -> None:
-        """Nothing."""
 
 
 class Tracker:
@@ -186,15 +149,15 @@ class Tracker:
         """A file or a directory, as it is now, below the given folder of the run's artifacts."""
         self._journal.append("artifact", file=self._journal.keep_file(path), folder=folder)
 
-    def model(self, directory: Path, input_example: pd.DataFrame) -> None:
+    def model(self, directory: Path, primaries: Float32[np.ndarray, "primaries 4"]) -> None:
         """A trained generator, for `mlflow.pyfunc.load_model`.
 
         Args:
             directory: a model directory (`checkpoint.save_model`). A run or a checkpoint would do, with all that it holds.
-            input_example: a few primaries, columns energy_gev, zenith_rad, mass_gev, depth_m.
+            primaries: a few, as an example of its input: energy (GeV), zenith (rad), mass (GeV), depth (m).
         """
         path = self._journal.new_folder() / "model"
-        example = input_example[list(schema.PRIMARY_FEATURES)].astype("float64")  # MLflow refuses whole numbers.
+        example = pd.DataFrame(primaries.astype(np.float64), columns=list(schema.PRIMARY_FEATURES))
         mlflow.pyfunc.save_model(
             path=path,
             loader_module="crmuons.tracking.pyfunc",

@@ -20,7 +20,9 @@ import mlflow
 import psutil
 import pytest
 
-from crmuons.tracking import Tracker, default_uri, sync
+from crmuons.tracking.sender import sync
+from crmuons.tracking.tracker import Tracker
+from crmuons.tracking.uri import default_uri
 
 SETTINGS = {"experiment": "tests", "run_name": "bundle", "params": {"train.steps": 1}, "tags": {}}
 
@@ -171,7 +173,7 @@ def test_server_of_errors_ends_the_run_in_bounded_time(tmp_path, caplog):
 TRAINER = """
 import sys, time
 from pathlib import Path
-from crmuons.tracking import Tracker
+from crmuons.tracking.tracker import Tracker
 directory, uri, first = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 tracker = Tracker.open(directory, uri=uri, experiment="tests", run_name="trainer", params={}, tags={})
 for step in range(first, first + 100):

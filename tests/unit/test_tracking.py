@@ -19,8 +19,10 @@ from crmuons.generate import load_generator
 from crmuons.journal import Journal, without_credentials
 from crmuons.model import BundleModel
 from crmuons.provenance import git_commit
-from crmuons.tracking import Tracker, add_results, default_uri, resolve_uri, sync
-from crmuons.tracking.uri import bare_uri
+from crmuons.tracking.results import add_results
+from crmuons.tracking.sender import sync
+from crmuons.tracking.tracker import Tracker
+from crmuons.tracking.uri import bare_uri, default_uri, resolve_uri
 
 NOBODY = "http://127.0.0.1:9"  # The discard port: nobody listens, connections are refused at once.
 
@@ -320,7 +322,7 @@ def test_logged_model_generates_bundles_through_mlflow(start, client, model_dir,
         {"energy_gev": [1e6, 5e6], "zenith_rad": [0.1, 0.4], "mass_gev": [0.938, 52.1], "depth_m": [1600, 2000]}
     )
     tracker = start(tmp_path / "run", uri=NOBODY)
-    tracker.model(model_dir, primaries)
+    tracker.model(model_dir, primaries.to_numpy(np.float32))
     tracker.finish("FINISHED")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
@@ -347,7 +349,7 @@ def test_journal_sent_twice_is_stored_once(start, client, model_dir, tmp_path, m
         tracker.metrics({"loss": float(step)}, step)
         tracker.figure(figure, "marginals", step)
     plt.close(figure)
-    tracker.model(model_dir, pd.DataFrame({name: [1.0] for name in schema.PRIMARY_FEATURES}))
+    tracker.model(model_dir, np.ones((1, 4), np.float32))
     tracker.finish("FINISHED")
     (tmp_path / "run" / "tracking" / "sent.json").unlink()
     num_sent, run_id = sync(tmp_path / "run")
@@ -392,7 +394,7 @@ def test_server_that_lost_the_run_gets_all_of_it_again(start, client, tmp_path):
 def test_best_model_is_registered_once_its_run_is_known_and_keeps_the_alias_from_worse_ones(
     start, client, model_dir, tmp_path, monkeypatch
 ):
-    example = pd.DataFrame({name: [1.0] for name in schema.PRIMARY_FEATURES})
+    example = np.ones((1, 4), np.float32)
     sweep, trials = start(tmp_path / "sweep", uri=NOBODY), {}
     for name, score in (("good", 0.1), ("worse", 0.2), ("other", 0.3)):
         trials[name] = start(tmp_path / name, uri=NOBODY, run_name=name, parent=sweep.identity)

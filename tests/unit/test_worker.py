@@ -12,7 +12,7 @@ from crmuons import checkpoint, config, tensorboard, worker
 from crmuons.features import Features
 from crmuons.generate import load_generator
 from crmuons.runs import Run
-from crmuons.tracking import NullTracker
+from crmuons.tracking.interface import NullTracker
 from crmuons.trainer import NonFiniteError, Trainer
 
 STEPS = 6
@@ -34,9 +34,8 @@ def settings_of(tmp_path, **train):
 
 
 @pytest.fixture
-def prepared(tmp_path, toy_events, write_toy, monkeypatch):
-    """A prepared run in a directory, and its settings. The figure of a validation costs more than the run."""
-    monkeypatch.setattr("crmuons.evaluation.figures.marginals", lambda truth, generated: None)
+def prepared(tmp_path, toy_events, write_toy):
+    """A prepared run in a directory, and its settings."""
     events = toy_events(120, seed=2)
     files = [write_toy(tmp_path / "data" / f"{i}.parquet", toy_events(40, seed=i)) for i in range(3)]
 
