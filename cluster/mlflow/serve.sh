@@ -30,6 +30,8 @@ MLFLOW_AUTH_ADMIN_PASSWORD=$(<"$secrets/admin-password")
 MLFLOW_FLASK_SERVER_SECRET_KEY=$(<"$secrets/cookie-key")
 MLFLOW_AUTH_CONFIG_PATH=$secrets/auth.ini
 export MLFLOW_BACKEND_STORE_URI MLFLOW_AUTH_ADMIN_PASSWORD MLFLOW_FLASK_SERVER_SECRET_KEY MLFLOW_AUTH_CONFIG_PATH
+# Jobs judge answers of language models, in eight processes of their own.
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION="${MLFLOW_SERVER_ENABLE_JOB_EXECUTION:-false}"
 # Accounts live in the same database. Passwords are hashed slowly on purpose: once a minute is enough.
 cat >"$MLFLOW_AUTH_CONFIG_PATH" <<INI
 [mlflow]

@@ -24,6 +24,7 @@ from crmuons.tracking.sender import sync
 from crmuons.tracking.tracker import Tracker
 from crmuons.tracking.uri import default_uri
 
+FEW = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # Eight processes less, which judge answers of language models.
 SETTINGS = {"experiment": "tests", "run_name": "bundle", "params": {"train.steps": 1}, "tags": {}}
 
 
@@ -43,7 +44,7 @@ class MlflowServer:
         command = [sys.executable, "-m", "mlflow", *self._words, "--port", str(self.port), "--workers", "1"]
         with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, cwd=self._directory, stdout=log, stderr=log, start_new_session=True
+                command, cwd=self._directory, env=os.environ | FEW, stdout=log, stderr=log, start_new_session=True
             )
         deadline = time.monotonic() + 120
         while not self._answers():
