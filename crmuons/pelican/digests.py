@@ -1,6 +1,8 @@
 """Checksums that an origin keeps of its files, asked for as RFC 3230 says. XRootD caches answer such requests with 405."""
 
+import asyncio
 import logging
+import time
 
 from fsspec.asyn import sync
 
@@ -9,6 +11,8 @@ from crmuons.pelican.servers import Access
 from crmuons.pelican.sources import Patience
 
 logger = logging.getLogger(__name__)
+
+PAUSE_S = 600.0  # After a request that was not answered. XRootD 5.5.3 sometimes answers no such request any more.
 
 
 def digest(federation: Federation, path: str, wanted: str) -> str:
@@ -26,11 +30,23 @@ async def _digest(federation: Federation, path: str, wanted: str) -> str:
     namespace = await federation.servers.namespace(path, listing=True)
     if namespace.origin is None:
         return ""
-    once = Patience(0, federation.url(path))
+    servers = federation.servers
     try:
-        answer = await federation.servers.request(
-            "HEAD", namespace.origin, Access(namespace, path), once, headers={"Want-Digest": wanted}
-        )
+        async with servers.digesting, asyncio.timeout(servers.waits.digest_s):
+            if time.monotonic() < servers.no_digest_before:
+                return ""
+            once = Patience(0, federation.url(path))
+            answer = await servers.request(
+                "HEAD", namespace.origin, Access(namespace, path), once, headers={"Want-Digest": wanted}
+            )
+    except TimeoutError:
+        servers.no_digest_before = time.monotonic() + PAUSE_S
+        logger.warning(
+            "%s: the origin told no checksum within %g s (CRMUONS_PELICAN_DIGEST_S), and is asked for none in the next %.0f min:"
+            " of files staged by then the size alone is checked",
+            federation.url(path), servers.waits.digest_s, PAUSE_S / 60,
+        )  # fmt: skip
+        return ""
     except OSError as error:  # Whatever keeps the file from being read as well is found by reading it.
         logger.debug("no checksum: %s", error)
         return ""

@@ -14,6 +14,8 @@ class Waits:
     """For the next byte of an answer; there is no limit on the whole answer."""
     patience_s: float = 300.0
     """For progress, over all servers and attempts."""
+    digest_s: float = 40.0
+    """For a file's checksum, which an origin may have to compute; XRootD puts off the answer by 30 s when it is busy."""
     start_s: float = 30.0
     """For the federation's discovery, which a mistyped name never answers."""
     token_s: float = 30.0

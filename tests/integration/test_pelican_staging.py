@@ -50,6 +50,7 @@ def running() -> Iterator[Federation]:
     with pytest.MonkeyPatch.context() as patch, federation() as running:
         patch.setenv("SSL_CERT_FILE", str(running.ca))
         patch.delenv("BEARER_TOKEN", raising=False)
+        patch.setenv("CRMUONS_PELICAN_DIGEST_S", "10")  # XRootD's origin sometimes answers none any more; 40 otherwise.
         for seed in range(NUM_FILES):
             simulate(Settings(), num_events=200, out=running.data / "public" / "sim" / f"{seed:07d}", seed=seed)
         yield running
@@ -145,6 +146,19 @@ def test_the_next_run_uses_what_lies_there_and_looks_at_its_checksum(
     assert f"{spoiled} has changed on the disk" in caplog.text
     assert "good" not in caplog.text
     assert "HEAD" not in {entry["method"] for entry in fed.log("origin") if "good" in entry["path"]}
+
+
+def test_an_origin_that_answers_no_request_for_a_checksum_is_asked_once(
+    fed: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = [a_file(fed, f"silent-{i}.bin", os.urandom(10_000)) for i in range(3)]
+    monkeypatch.setenv("CRMUONS_PELICAN_DIGEST_S", "0.5")
+    fed.fault("origin", delay=30, methods=["HEAD"])
+    there = staging(tmp_path / "staged")
+    for file in wanted:
+        assert hold_and_read(there, file) == files.read_bytes(file.url)
+        assert is_staged(there, file)
+    assert caplog.text.count("told no checksum within 0.5 s") == 1
 
 
 def hold_and_read(there: Staging, file: File) -> bytes:
