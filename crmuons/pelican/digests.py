@@ -33,14 +33,14 @@ async def _digest(federation: Federation, path: str, wanted: str) -> str:
     servers = federation.servers
     try:
         async with servers.digesting, asyncio.timeout(servers.waits.digest_s):
-            if time.monotonic() < servers.no_digest_before:
+            if time.monotonic() < servers.no_digest_before.get(namespace.prefix, 0.0):
                 return ""
             once = Patience(0, federation.url(path))
             answer = await servers.request(
                 "HEAD", namespace.origin, Access(namespace, path), once, headers={"Want-Digest": wanted}
             )
     except TimeoutError:
-        servers.no_digest_before = time.monotonic() + PAUSE_S
+        servers.no_digest_before[namespace.prefix] = time.monotonic() + PAUSE_S
         logger.warning(
             "%s: the origin told no checksum within %g s (CRMUONS_PELICAN_DIGEST_S), and is asked for none in the next %.0f min:"
             " of files staged by then the size alone is checked",

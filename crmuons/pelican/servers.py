@@ -102,7 +102,7 @@ class Servers:
         self._director: Sources | None = None
         self._asking = asyncio.Lock()
         self.digesting = asyncio.Lock()  # XRootD makes who asks for a third checksum at once wait for 30 s.
-        self.no_digest_before = 0.0  # By time.monotonic(): the origin left a request for one unanswered.
+        self.no_digest_before: dict[str, float] = {}  # By namespace; time.monotonic().
         self._refreshing: set[asyncio.Task[None]] = set()  # Tasks live only as long as somebody holds them.
 
     def url(self, path: str) -> str:
