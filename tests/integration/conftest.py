@@ -31,7 +31,10 @@ checkpoint_every = 10
 prefetch_batches = 2
 [scaling]
 num_workers = 0
+[tracking]
+enabled = false
 """
+TRACKED = "tracking.enabled=true"  # For the tests that look: it costs some 9 CPU-seconds a process.
 
 # Of `ray start`, whose own choice meets those of other clusters on the machine: other tests', say.
 RAY_PORTS = ("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0")
@@ -106,7 +109,7 @@ def wait_for(happened: Callable[[], object], *, within: float = 400) -> None:
     deadline = time.monotonic() + within
     while not happened():
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.1)
+        time.sleep(0.25)  # What is looked at costs milliseconds too, which what is waited for needs.
 
 
 def fill(ballast: Path) -> None:
@@ -135,6 +138,19 @@ def ray_here() -> Iterator[None]:
         for name, value in {"HOME": folder, "RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}.items():
             patch.setenv(name, value)
         yield
+
+
+@pytest.fixture(scope="module")
+def cluster(ray_here: None) -> Iterator[None]:
+    """A cluster of two CPUs for all tests of a module that use Ray in this process: each start costs seconds."""
+    import ray
+
+    from crmuons import ray_cluster
+
+    ray_cluster.set_environment()
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

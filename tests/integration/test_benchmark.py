@@ -33,6 +33,7 @@ def test_a_suite_prints_a_table_and_json_and_is_tracked(suite, tmp_path, monkeyp
     assert "results is not empty" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("cluster")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, where it copies its context.
 def test_reading_through_ray_is_told_beside_as_many_threads_of_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setattr(read_through_ray, "STEADY_BYTES", 1)

@@ -218,7 +218,7 @@ def test_nodes_come_and_go_and_the_run_goes_on(bench: Bench, cluster: Cluster) -
     elastic = ("scaling.num_workers=[1,2]", "scaling.resize_seconds=5", "run.max_failures=-1")
     command = (sys.executable, "-m", "crmuons.cli", "train", "small.toml", "data.train=data", "run.name=elastic")
     address = f"{cluster.here}:{cluster.port}"
-    driver = cluster.start(cluster.here, *command, *words, *elastic, "tracking.enabled=false", RAY_ADDRESS=address)
+    driver = cluster.start(cluster.here, *command, *words, *elastic, RAY_ADDRESS=address)
     wait_for(goes_on_with(run, 2, since=0), within=300)
 
     def after(change: Callable[[], object], workers: int) -> None:

@@ -30,7 +30,7 @@ def start(bench: Bench, scratch: Path, *words: str) -> "subprocess.Popen[str]":
 
 def test_an_evicted_job_goes_on_where_it_was(bench: Bench, scratch: Path) -> None:
     run = Run(scratch / "runs" / "first")
-    words = ("small.toml", f"data.train={bench.folder}/data", "run.name=first", "tracking.enabled=false")
+    words = ("small.toml", f"data.train={bench.folder}/data", "run.name=first")
     evicted = start(bench, scratch, *words, "train.steps=100000")
     wait_for(lambda: run.latest_metrics().get("step", 0) > 0)
     evicted.terminate()

@@ -31,7 +31,7 @@ def submit(queue: Slurm, bench: Bench, *words: str) -> tuple[str, Path]:
     """Submit the recipe as its first line says, from a checkout; gives the job's number and its output."""
     log = queue.folder / "job.log"
     options = ("--parsable", "--cpus-per-task=2", f"--output={log}")
-    run = (f"data.train={bench.folder}/data", f"run.storage_path={bench.folder}/runs", "tracking.enabled=false")
+    run = (f"data.train={bench.folder}/data", f"run.storage_path={bench.folder}/runs")
     command = ("train", str(bench.folder / "small.toml"), "run.resume=auto", *run, *words)
     number = queue.command("sbatch", *options, "cluster/slurm/job.sbatch", *command, cwd=ROOT)
     return number, log

@@ -20,7 +20,12 @@ from crmuons.ray_evaluate import on_ray
 from crmuons.schema import EventArrays, write_events
 from crmuons.spectrum import Spectrum
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.ray,
+    pytest.mark.timeout(900),
+    pytest.mark.usefixtures("cluster"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Ray's own, where it copies its context.
+]
 
 
 def toy_events(number, seed):

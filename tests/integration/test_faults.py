@@ -17,7 +17,7 @@ import torch
 from crmuons import checkpoint
 from crmuons.cli import main
 from crmuons.runs import Run
-from tests.integration.conftest import Bench, fill, output, wait_for
+from tests.integration.conftest import TRACKED, Bench, fill, output, wait_for
 
 
 def rows(bench: Bench) -> pa.Table:
@@ -80,7 +80,7 @@ def refused(bench: Bench, monkeypatch, capsys, caplog):
 
     def command(*words: str) -> str:
         monkeypatch.chdir(bench.folder)
-        assert main(["train", "small.toml", "data.train=data", "train.steps=2", "tracking.enabled=false", *words]) == 1
+        assert main(["train", "small.toml", "data.train=data", "train.steps=2", *words]) == 1
         (sentence,) = capsys.readouterr().err.splitlines()
         assert sentence.startswith("crmuons train: ")
         return f"{caplog.text}\n{sentence}"
@@ -141,7 +141,6 @@ def test_a_few_bad_rows_and_large_events_are_set_aside_counted_and_said(bench: B
         "data.max_muons_per_event=50",
         "train.steps=20",
         "run.name=few",
-        "tracking.enabled=false",
     )
     said = output(bench.train(*words), 0)
     run = bench.run("few")
@@ -162,7 +161,6 @@ def test_validation_data_of_their_own_files_without_ids_and_less_than_a_batch(be
         "data.validation=data",
         "train.steps=8",
         "run.name=short",
-        "tracking.enabled=false",
     )
     output(bench.train(*words), 0)
     assert (bench.run("short") / "model").is_dir()
@@ -185,7 +183,7 @@ def test_a_file_that_turns_bad_on_the_way_stops_the_run_and_mended_it_goes_on(be
     good = (bench.folder / "data" / "events-00000.parquet").read_bytes()
     path.write_bytes(good)
     run = bench.run("turning")
-    words = ("data.train=turning.parquet", "run.name=turning", "tracking.enabled=false", "run.resume=auto")
+    words = ("data.train=turning.parquet", "run.name=turning", "run.resume=auto")
     process = bench.train(*words, "train.steps=100000")
     wait_for(lambda: checkpoint.latest(run / "checkpoints"))
     path.write_bytes(bytes(len(good)))
@@ -199,7 +197,7 @@ def test_a_file_that_turns_bad_on_the_way_stops_the_run_and_mended_it_goes_on(be
 
 def test_a_learning_rate_beyond_reason_leaves_no_nan_in_a_checkpoint(bench: Bench) -> None:
     words = ("train.optimizer.lr=1e30", "train.optimizer.warmup_steps=0", "train.steps=40", "run.checkpoint_every=1")
-    process = bench.train(*words, "run.name=wild", "tracking.enabled=false")
+    process = bench.train(*words, "run.name=wild")
     said, _ = process.communicate(timeout=400)
     assert "Traceback" not in said
     assert process.returncode == 0 or "is NaN or infinite" in said, said
@@ -213,7 +211,7 @@ def test_a_full_disk_stops_the_run_and_freeing_space_continues_it(
     bench: Bench, small_disk: Callable[[Path, str], AbstractContextManager[None]]
 ) -> None:
     disk = bench.folder / "disk"
-    words = ("run.storage_path=disk", "run.name=full", "tracking.enabled=false", "train.steps=200")
+    words = ("run.storage_path=disk", "run.name=full", "train.steps=200")
     with small_disk(disk, "3m"):
         process = bench.train(*words)
         wait_for(lambda: checkpoint.steps(disk / "full" / "checkpoints"))
@@ -242,14 +240,15 @@ def test_why_a_worker_failed_is_written_down_on_a_full_disk(
 
 
 def test_a_dead_mlflow_server_loses_nothing_and_sync_sends_it(bench: Bench) -> None:
+    words = ("train.steps=10", "run.name=dead", TRACKED)
     dead = {"MLFLOW_TRACKING_URI": "http://user:hush@127.0.0.1:9", "MLFLOW_TRACKING_PASSWORD": "hush-too"}
-    said = output(bench.train("train.steps=10", "run.name=dead", **dead), 0)
+    said = output(bench.train(*words, **dead), 0)
     assert f"crmuons sync {bench.run('dead')}" in said
     assert "entries of this run; they are kept" in said
     store = f"sqlite:///{bench.folder}/later.db"
     sent = output(bench.crmuons("sync", str(bench.run("dead")), MLFLOW_TRACKING_URI=store), 0)
     assert "sent to MLflow run" in sent
-    again = output(bench.train("train.steps=10", "run.name=dead", "run.resume=auto", MLFLOW_TRACKING_URI=store), 0)
+    again = output(bench.train(*words, "run.resume=auto", MLFLOW_TRACKING_URI=store), 0)
     assert "crmuons sync" not in again
     written = [path for path in bench.run("dead").rglob("*") if path.is_file()]
     assert len(written) > 10

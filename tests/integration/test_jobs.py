@@ -15,7 +15,7 @@ import pytest
 from ray.util import get_node_ip_address
 
 from crmuons import checkpoint
-from tests.integration.conftest import RAY_PORTS, Bench, output, wait_for
+from tests.integration.conftest import RAY_PORTS, TRACKED, Bench, output, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -90,7 +90,7 @@ def submit(bench: Bench, head: dict[str, str], checkout: Path, name: str, *words
 
 
 def test_a_job_trains_and_says_where_the_results_are(bench: Bench, head, checkout: Path) -> None:
-    said = output(submit(bench, head, checkout, "job", f"data.train={bench.folder}/data"), 0)
+    said = output(submit(bench, head, checkout, "job", f"data.train={bench.folder}/data", TRACKED), 0)
     assert f"model    {bench.run('job')}/model" in said
     assert (bench.run("job") / "model" / "weights.pt").is_file()
     shipped = [path for path in Path(bench.environment["RAY_TMPDIR"]).rglob("working_dir_files/*") if path.is_dir()]

@@ -21,7 +21,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.integration.conftest import Bench, output, wait_for
+from tests.integration.conftest import TRACKED, Bench, output, wait_for
 from tests.integration.federation.servers import free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -122,7 +122,7 @@ def swept(bench: Bench, server: Server) -> None:
     account = {"username": "physicist", "password": PASSWORD}
     assert server.status("/api/2.0/mlflow/users/create", admin, account) == 200
     (bench.folder / "pair.toml").write_text(SPACE)
-    words = ("data.train=data", "run.name=to-server", "train.steps=40", "train.validate_every=20")
+    words = ("data.train=data", "run.name=to-server", "train.steps=40", "train.validate_every=20", TRACKED)
     options = (
         "--space",
         "pair.toml",

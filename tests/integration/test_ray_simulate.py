@@ -7,6 +7,7 @@ from crmuons.simulation import simulate
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
 def test_ray_tasks_write_the_same_files_as_one_process(tmp_path):
     settings = simulate.Settings(energy_gev=(1e4, 1e6))
     arguments = {"num_events": 120_000, "seed": 11}

@@ -6,7 +6,7 @@ import re
 import mlflow
 import pytest
 
-from tests.integration.conftest import Bench, output, wait_for
+from tests.integration.conftest import TRACKED, Bench, output, wait_for
 from tune.trials import load
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
@@ -27,7 +27,7 @@ def sweep(bench: Bench, *words: str):
 def start(bench: Bench, name: str, *words: str):
     """Start a sweep over a space of two settings."""
     (bench.folder / "space.toml").write_text(SPACE)
-    settings = ("data.train=data", f"run.name={name}", "run.resume=auto", "train.steps=60")
+    settings = ("data.train=data", f"run.name={name}", "run.resume=auto", "train.steps=60", TRACKED)
     return bench.crmuons("sweep", "small.toml", *settings, "--space", "space.toml", *words)
 
 

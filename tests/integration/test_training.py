@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from crmuons import checkpoint
-from tests.integration.conftest import Bench, output, wait_for
+from crmuons.cli import main
+from tests.integration.conftest import TRACKED, Bench, output, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -50,7 +51,8 @@ def kill_a_worker(bench: Bench) -> None:
 
 def test_two_workers_finish_although_one_is_killed_before_and_after_the_first_checkpoint(bench: Bench) -> None:
     run = bench.run("killed")
-    process = bench.train("train.steps=60", "scaling.num_workers=2", "run.checkpoint_every=20", "run.name=killed")
+    words = ("train.steps=60", "scaling.num_workers=2", "run.checkpoint_every=20", "run.name=killed", TRACKED)
+    process = bench.train(*words)
     wait_for(lambda: 2 <= last_step(run) < 20)
     assert checkpoint.latest(run / "checkpoints") is None
     kill_a_worker(bench)
@@ -133,9 +135,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("words", REFUSED, ids=" ".join)
-def test_more_than_the_cluster_has_is_refused_at_once(bench: Bench, words: tuple[str, ...]) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_more_than_the_cluster_has_is_refused_at_once(
+    bench: Bench, monkeypatch, capsys, words: tuple[str, ...]
+) -> None:
     if "scaling.use_gpu=true" in words and torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    said = output(bench.train("train.steps=2", "run.name=refused", *words), 1)
-    assert REFUSED[words] in said
+    monkeypatch.chdir(bench.folder)
+    assert main(["train", "small.toml", "data.train=data", "train.steps=2", "run.name=refused", *words]) == 1
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert REFUSED[words] in sentence
     assert not bench.run("refused").exists()
