@@ -19,9 +19,11 @@ def marginals(truth: EventArrays, generated: EventArrays, *, names: tuple[str, s
     All are per event, so a wrong multiplicity shows in the muons' panels too. Bands are the truth's statistical errors,
     in which the muons of an event count as one fluctuation.
     """
-    figure = Figure(figsize=(11, 8.4), layout="constrained")
-    for panel, name in zip(figure.subfigures(2, 2, squeeze=False).flat, MARGINALS, strict=True):
-        upper, lower = panel.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    figure = Figure(figsize=(11, 8.4))
+    # Fixed margins: to find them ("constrained") takes half of the 1.4 CPU-seconds that each validation's figure costs.
+    panels = figure.add_gridspec(2, 2, left=0.09, right=0.99, bottom=0.07, top=0.985, wspace=0.24, hspace=0.2)
+    for panel, name in zip(panels, MARGINALS, strict=True):
+        upper, lower = panel.subgridspec(2, 1, height_ratios=(3, 1), hspace=0.06).subplots(sharex=True)
         _draw_ratio_pair(upper, lower, *(_marginal(events, name) for events in (truth, generated)), names=names)
         lower.set_xlabel(MARGINALS[name][0])
         upper.set_ylabel(MARGINALS[name][1])
