@@ -1,4 +1,4 @@
-"""Reading and preparing by Ray Data gives what reading and preparing in one process gives, across executions."""
+"""Reading and preparing by Ray Data gives what reading and preparing in one process gives, across executions; and how fast."""
 
 import signal
 import sys
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from crmuons import plan, prepare, prepared, ray_data, ray_prepare, reader, schema
+from crmuons.benchmark import events, read_through_ray
 from crmuons.plan import Plan, Unit
 from crmuons.reader import Selection, Tally
 from crmuons.shuffling import Settings
@@ -48,8 +49,13 @@ def items_of(path: Path, number: int) -> list[plan.Item]:
 def test_executions_follow_each_other_and_give_the_items_in_order(bench: Bench, cluster: None, monkeypatch) -> None:
     monkeypatch.setattr(ray_data, "ITEMS_PER_EXECUTION", 8)
     monkeypatch.setattr(ray_data, "ITEMS_AHEAD", 4)
-    rounds, pause = [], ray_data.Pause.on_execution_step
-    monkeypatch.setattr(ray_data.Pause, "on_execution_step", lambda *given: rounds.append(pause(*given)))
+    patience, pause = [], ray_data.Pause.on_execution_step
+
+    def on_step(callback: ray_data.Pause, executor) -> None:
+        patience.append(executor._data_context.execution_no_progress_timeout_s)
+        pause(callback, executor)
+
+    monkeypatch.setattr(ray_data.Pause, "on_execution_step", on_step)
     items = items_of(bench.folder / "data", 27)  # Three executions and a part of one; more than three epochs.
     selection = Selection("train", 0.3, 0.2, muons_drawn=8)
     waits, seen, last = [], [], time.monotonic()
@@ -61,7 +67,8 @@ def test_executions_follow_each_other_and_give_the_items_in_order(bench: Bench, 
     print("longest waits in s:", sorted(waits)[-4:])
     assert events_of(iter(seen)) == events_of(reader.read_here(iter(items), selection))
     assert not [thread for thread in threading.enumerate() if thread.name == "ray-data" and thread.is_alive()]
-    assert rounds  # Ray's scheduler rests; it would hold the interpreter's lock while the step runs.
+    # Ray's scheduler rests (it would hold the interpreter's lock while the step runs), and gives no slow training up.
+    assert set(patience) == {-1}
 
 
 def test_an_item_without_events_is_counted_and_a_bad_row_is_kept(bench: Bench, cluster: None, tmp_path: Path) -> None:
@@ -134,3 +141,16 @@ def test_a_killed_preparation_goes_on_to_the_same_data_set(bench: Bench) -> None
     for path in (bench.folder / "whole").rglob("*"):
         if path.is_file():
             assert path.read_bytes() == (killed / path.relative_to(bench.folder / "whole")).read_bytes(), path
+
+
+def test_reading_through_ray_is_told_beside_as_many_threads_of_pyarrow(
+    cluster: None, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(read_through_ray, "STEADY_BYTES", 1)
+    path = tmp_path / "e.parquet"
+    schema.write_events(path, [events.draw(200, 3.0, seed=0).to_table()])
+    one, several = read_through_ray.run(2, [str(path)])
+    assert (one.amount, several.amount) == (8 * 200, 8 * 200)  # Each of the segments is the whole file.
+    assert (one.reference_amount, several.reference_amount) == (200, ray_data.READS_AT_ONCE * 200)
+    assert (one.times.wall > 0).all()
+    assert len(one.times.wall) == len(several.reference_times.wall) == 2
