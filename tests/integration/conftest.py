@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -38,6 +39,9 @@ TRACKED = "tracking.enabled=true"  # For the tests that look: it costs some 9 CP
 
 # Of `ray start`, whose own choice meets those of other clusters on the machine: other tests', say.
 RAY_PORTS = ("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0")
+
+# Ray gives its workers the lowest priority but for 4: beside other work on the machine they would hardly run.
+NICENESS = {"RAY_worker_niceness": "0"}
 
 
 @dataclass
@@ -112,6 +116,19 @@ def wait_for(happened: Callable[[], object], *, within: float = 400) -> None:
         time.sleep(0.25)  # What is looked at costs milliseconds too, which what is waited for needs.
 
 
+def takes_jobs(address: str, token: Path) -> bool:
+    """Whether a cluster takes a job, which it can last of all. `ray job submit` would spend seconds on each answer."""
+    if not token.is_file():
+        return False
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token.read_text()}"}
+    try:
+        asked = urllib.request.Request(f"{address}/api/jobs/", b'{"entrypoint": "true"}', headers)
+        with urllib.request.urlopen(asked, timeout=60):
+            return True
+    except OSError:
+        return False
+
+
 def fill(ballast: Path) -> None:
     """Write until the disk is full."""
     with ballast.open("wb", buffering=0) as file, suppress(OSError):
@@ -135,7 +152,7 @@ def ray_here() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="r-", dir="/tmp") as folder:
         for name in [name for name in os.environ if name.startswith("RAY_")]:
             patch.delenv(name)
-        for name, value in {"HOME": folder, "RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}.items():
+        for name, value in {**NICENESS, "HOME": folder, "RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}.items():
             patch.setenv(name, value)
         yield
 
@@ -160,8 +177,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     (folder / "small.toml").write_text(PRESET)
     sockets = tempfile.mkdtemp(prefix="r-", dir="/tmp")  # the paths of Ray's sockets must be short
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MLFLOW_", "RAY_"))}
-    # Ray gives its workers the lowest priority but for 4: beside other work on the machine they would hardly run.
-    mine = {"HOME": str(folder / "home"), "RAY_TMPDIR": sockets, "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
+    mine = {"HOME": str(folder / "home"), "RAY_TMPDIR": sockets, "OMP_NUM_THREADS": "1", **NICENESS}
     root = str(Path(__file__).parents[2])
     bench = Bench(folder, kept | mine | {"PYTHONPATH": root, "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "false"})
     words = ("--events", "4000", "--energy-range", "1e5", "1e7")

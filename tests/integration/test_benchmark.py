@@ -5,8 +5,6 @@ import json
 import mlflow
 import pytest
 
-from crmuons import ray_data, schema
-from crmuons.benchmark import events, read_through_ray
 from crmuons.cli import main
 
 
@@ -31,16 +29,3 @@ def test_a_suite_prints_a_table_and_json_and_is_tracked(suite, tmp_path, monkeyp
     assert run.data.metrics["scale__2_workers/ratio"] == pytest.approx(results["figures"][1]["ratio"])
     assert main(["benchmark", suite, "--out", "results"]) == 1
     assert "results is not empty" in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("cluster")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, where it copies its context.
-def test_reading_through_ray_is_told_beside_as_many_threads_of_pyarrow(tmp_path, monkeypatch):
-    monkeypatch.setattr(read_through_ray, "STEADY_BYTES", 1)
-    path = tmp_path / "e.parquet"
-    schema.write_events(path, [events.draw(200, 3.0, seed=0).to_table()])
-    one, several = read_through_ray.run(2, [str(path)])
-    assert (one.amount, several.amount) == (8 * 200, 8 * 200)  # Each of the segments is the whole file.
-    assert (one.reference_amount, several.reference_amount) == (200, ray_data.READS_AT_ONCE * 200)
-    assert (one.times.wall > 0).all()
-    assert len(one.times.wall) == len(several.reference_times.wall) == 2

@@ -99,12 +99,6 @@ class Cluster:
         """Tell a node to go, as Kubernetes does: it tells the others and leaves a little later."""
         self.nodes.pop(name).send_signal(signal.SIGTERM)
 
-    def worker(self, name: str) -> psutil.Process:
-        """The training worker on a node."""
-        children = self.nodes[name].children(recursive=True)
-        (worker,) = [process for process in children if "RayTrainWorker" in " ".join(process.cmdline())]
-        return worker
-
     def _start_node(self, name: str, address: str, *words: str) -> None:
         script = 'exec "$0" -m ray.scripts.scripts start "$@" >"$LOG" 2>&1'
         options = (f"--node-name={name}", "--include-log-monitor=false", *RAY_PORTS)  # 25 CPU-seconds of four nodes.
@@ -227,7 +221,6 @@ def test_nodes_come_and_go_and_the_run_goes_on(bench: Bench, cluster: Cluster) -
         wait_for(goes_on_with(run, workers, since=since), within=300)
         assert sizes(run)[since][0] >= saved  # No more is lost than what came after the last checkpoint.
 
-    after(cluster.worker("b").kill, 2)
     after(lambda: cluster.kill("b"), 1)
     after(lambda: cluster.join("c"), 2)
     after(lambda: cluster.drain("c"), 1)

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.conftest import RAY_PORTS, Bench, output, wait_for
+from tests.integration.conftest import RAY_PORTS, Bench, output, takes_jobs, wait_for
 from tests.integration.federation.servers import free_ports
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
@@ -37,7 +37,7 @@ def dashboard(bench: Bench) -> Iterator[str]:
     )
     started = bench.start(str(ROOT / "cluster" / "local" / "start.sh"), *words)
     address = f"http://127.0.0.1:{dashboard}"
-    wait_for(lambda: submit(bench, address, "true").wait() == 0, within=400)  # The agent that takes jobs comes up last.
+    wait_for(lambda: takes_jobs(address, token_file(bench)))
     yield address
     of_ray = psutil.Process(started.pid).children(recursive=True)
     assert of_ray
@@ -45,6 +45,11 @@ def dashboard(bench: Bench) -> Iterator[str]:
     started.communicate(timeout=400)
     _, alive = psutil.wait_procs(of_ray, timeout=120)
     assert not alive
+
+
+def token_file(bench: Bench) -> Path:
+    """Where the script keeps the cluster's token."""
+    return Path(bench.environment["HOME"]) / ".ray" / "auth_token"
 
 
 def submit(bench: Bench, address: str, *command: str) -> "subprocess.Popen[str]":
@@ -66,7 +71,7 @@ def answer(url: str, token: str | None = None, body: bytes | None = None) -> int
 def test_jobs_run_for_those_who_hold_the_token(bench: Bench, dashboard: str) -> None:
     said = output(submit(bench, dashboard, "echo", "it", "runs"), 0)
     assert "it runs" in said
-    token = Path(bench.environment["HOME"]) / ".ray" / "auth_token"
+    token = token_file(bench)
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
     assert answer(f"{dashboard}/api/jobs/", token.read_text()) == 200
 

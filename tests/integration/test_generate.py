@@ -1,4 +1,4 @@
-"""Generation on Ray gives what one process gives; a killed run goes on; ONNX graphs give what torch gives."""
+"""Generation and simulation on Ray give what one process gives; a killed run goes on; ONNX graphs give what torch gives."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from crmuons import checkpoint, config, portable, ray_generate, shards
+from crmuons import checkpoint, config, portable, ray_generate, ray_simulate, shards
 from crmuons.export import INPUTS, export, worst_difference
 from crmuons.features import Features
 from crmuons.generate import load_generator
@@ -20,6 +20,7 @@ from crmuons.output import Output
 from crmuons.portable import Bundles
 from crmuons.request import Options
 from crmuons.schema import EventArrays
+from crmuons.simulation import simulate
 from crmuons.spectrum import Spectrum
 
 EVENTS_PER_BLOCK = portable.EVENTS_PER_BLOCK["cpu"]
@@ -56,6 +57,7 @@ def contents(folder):
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
 def test_tasks_write_the_same_shards_as_one_process_and_keep_finished_ones(model_dir, tmp_path):
     generator, source = load_generator(model_dir), Spectrum(6 * EVENTS_PER_BLOCK - 100)
     options = Options(seed=3, counts=30, events_per_shard=EVENTS_PER_BLOCK)
@@ -99,6 +101,7 @@ def test_the_job_goes_on_after_a_kill_with_the_same_events(model_dir, tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
 def test_an_error_in_a_task_is_the_error_itself(model_dir, tmp_path):
     generator, source = load_generator(model_dir), Spectrum(2 * EVENTS_PER_BLOCK)
     work = shards.prepare(
@@ -110,6 +113,19 @@ def test_an_error_in_a_task_is_the_error_itself(model_dir, tmp_path):
     ) as error:
         ray_generate.generate(generator, source, work)
     assert "Traceback" not in str(error.value)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_ray_tasks_write_the_same_files_as_one_process(tmp_path):
+    settings = simulate.Settings(energy_gev=(1e4, 1e6))
+    arguments = {"num_events": 120_000, "seed": 11}
+    simulate.simulate(settings, out=tmp_path / "process", **arguments)
+    ray_simulate.simulate(settings, out=tmp_path / "tasks", **arguments)
+    names = sorted(path.name for path in (tmp_path / "process").iterdir())
+    assert len(names) == 3
+    assert sorted(path.name for path in (tmp_path / "tasks").iterdir()) == names
+    assert all((tmp_path / "tasks" / name).read_bytes() == (tmp_path / "process" / name).read_bytes() for name in names)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 from ray.util import get_node_ip_address
 
 from crmuons import checkpoint
-from tests.integration.conftest import RAY_PORTS, TRACKED, Bench, output, wait_for
+from tests.integration.conftest import RAY_PORTS, TRACKED, Bench, output, takes_jobs, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -47,9 +47,7 @@ def head(bench: Bench) -> Iterator[dict[str, str]]:
     known["BEARER_TOKEN"] = BEARER
     known["HEAD"] = f"{get_node_ip_address()}:{port}"  # For nodes that join.
     known["RAY_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
-    wait_for(
-        lambda: bench.start(ray, "job", "submit", "--", "true", **known).wait() == 0
-    )  # Its job agent comes up last.
+    wait_for(lambda: takes_jobs(known["RAY_ADDRESS"], token))
     yield known
     started.kill()  # A graceful end takes half a minute.
     for process in bench.ray_processes():
