@@ -22,8 +22,9 @@ def marginals(truth: EventArrays, generated: EventArrays, *, names: tuple[str, s
     figure = Figure(figsize=(11, 8.4))
     # Fixed margins: to find them ("constrained") takes half of the 1.4 CPU-seconds that each validation's figure costs.
     panels = figure.add_gridspec(2, 2, left=0.09, right=0.99, bottom=0.07, top=0.985, wspace=0.24, hspace=0.2)
-    for panel, name in zip(panels, MARGINALS, strict=True):
-        upper, lower = panel.subgridspec(2, 1, height_ratios=(3, 1), hspace=0.06).subplots(sharex=True)
+    for number, name in enumerate(MARGINALS):
+        pair = panels[number].subgridspec(2, 1, height_ratios=(3, 1), hspace=0.06)
+        upper, lower = pair.subplots(sharex=True, squeeze=False)[:, 0]
         _draw_ratio_pair(upper, lower, *(_marginal(events, name) for events in (truth, generated)), names=names)
         lower.set_xlabel(MARGINALS[name][0])
         upper.set_ylabel(MARGINALS[name][1])
