@@ -1,0 +1,65 @@
+"""Make shuffled, checked shards of a data set, which training reads much faster."""
+
+import argparse
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from crmuons.commands import INTERRUPTED
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    from crmuons.shuffling import Settings
+
+    default = Settings()
+    parser.description = (
+        "Check and shuffle a whole data set once, and write shards that training maps into memory "
+        "(docs/data-contract.md says when it pays). The same command goes on where it was interrupted."
+    )
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    add = parser.add_argument
+    add("data", nargs="+", help="files, directories, globs or URLs of event Parquet")
+    add("--out", type=_folder, required=True, help="new directory, which all nodes share where there are several")
+    add("--validation-share", type=float, default=default.validation_share, help="of the showers")
+    add("--test-share", type=float, default=default.test_share, help="of the showers")
+    add(
+        "--vertical",
+        action="store_true",
+        help="the files' depth_m is the vertical depth; the shards hold the slant one",
+    )
+    add("--seed", type=int, default=default.seed, help="of the shuffle")
+    add("--max-quarantined-share", type=float, default=0.01, help="end where more of all rows cannot be used")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    from crmuons import prepare
+    from crmuons.shuffling import QUARANTINE, Settings
+
+    settings = Settings(arguments.validation_share, arguments.test_share, arguments.vertical, arguments.seed)
+    out = arguments.out.absolute()
+    begun = prepare.begin(out, arguments.data, settings)
+    each: prepare.Each = prepare.here
+    cluster: AbstractContextManager[None] = nullcontext()
+    if begun.is_large:
+        from crmuons import ray_cluster, ray_prepare
+
+        each, cluster = ray_prepare.each, ray_cluster.cluster()
+    try:
+        with cluster:
+            manifest = prepare.prepare(begun, each, arguments.max_quarantined_share)
+    except KeyboardInterrupt:
+        print("crmuons prepare: interrupted; the same command goes on from what is done", file=sys.stderr)
+        return INTERRUPTED
+    print(f"{manifest.describe()} in {arguments.out}")
+    if manifest.quarantined:
+        print(f"{manifest.quarantined} rows that cannot be used: {arguments.out / QUARANTINE}")
+    return 0
+
+
+def _folder(text: str) -> Path:
+    if "://" in text:
+        msg = f"'{text}' is a URL; shards are written to a directory, from which they can be copied"
+        raise argparse.ArgumentTypeError(msg)
+    return Path(text)

@@ -1,0 +1,21 @@
+"""Send to MLflow what a run could not send."""
+
+import argparse
+from pathlib import Path
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.description = (
+        "Send what is left in a run's journal to the server the run was meant for, or to MLFLOW_TRACKING_URI. "
+        "What the server has is not sent again."
+    )
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="directory of the run")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the command."""
+    from crmuons.tracking.sender import sync
+
+    num_sent, run_id = sync(arguments.run_dir)
+    print(f"{num_sent} entries of {arguments.run_dir} sent to MLflow run {run_id}")

@@ -1,0 +1,31 @@
+"""Train a generator on Ray Train workers."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from crmuons.commands import INTERRUPTED
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.description = "Train a generator. Settings: a TOML preset, then words of the form section.key=value."
+    parser.epilog = "`crmuons settings` lists every setting."
+    parser.add_argument("preset", type=Path, help="TOML file; those that come along are in jobs/configs")
+    parser.add_argument("words", nargs="*", metavar="section.key=value", help="settings that override the preset's")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    from crmuons import config
+
+    settings = config.load(arguments.preset, arguments.words)  # Before Ray, whose import takes seconds.
+    from crmuons.ray_train import RunFailedError, run_training
+
+    try:
+        result = run_training(settings)
+    except RunFailedError as error:
+        print(f"crmuons train: {error}", file=sys.stderr)
+        return 1
+    print(result.describe())
+    return 0 if result.outcome == "finished" else INTERRUPTED
