@@ -79,7 +79,8 @@ class Federation:
         wait_for_port(self.director, self.processes["director"], self.base / "director.log")
         port = urllib.parse.urlsplit(self.issuer).port
         wait_for_port(port, self.processes["issuer"], self.base / "issuer.log")
-        threading.Thread(target=self._restart_what_crashes, daemon=True).start()
+        for work in (self._restart_what_crashes, self._kill_what_hangs):
+            threading.Thread(target=work, daemon=True).start()
 
     def start_cache(self, name: str) -> None:
         """Start a cache, or start it again."""
@@ -161,6 +162,19 @@ class Federation:
             with self.lock:
                 for name in [name for name in self.wanted if self.processes[name].poll() is not None]:
                     self._start_origin() if name == "origin" else self.start_cache(name)
+
+    def _kill_what_hangs(self) -> None:
+        """End a server that runs on but answers nobody any more, as XRootD 5.5.3 does now and then after it was asked for a
+        checksum: readers would wait for it to the end of their patience."""
+        while not self.stopping.wait(2):
+            for name in list(self.wanted):
+                process = self.processes[name]
+                try:
+                    self._open(f"https://localhost:{self.fronts[name][1]}/", "OPTIONS", None)
+                except OSError as error:  # Any other answer, or none while it starts, is no hang.
+                    if isinstance(getattr(error, "reason", error), TimeoutError):
+                        print(f"{name} answers nobody: it is started again", file=sys.stderr)
+                        process.kill()
 
     def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
         return self._open(f"https://localhost:{self.director}{path}", method, body)
