@@ -95,9 +95,8 @@ class Pause(ExecutionCallback):
     ready): the step then ran at a sixth of its speed. While a block is waited for there is no rest.
     """
 
-    waiting: ClassVar = (
-        threading.Event()
-    )  # The class's: Ray sends its callbacks to the tasks too, and an event cannot travel.
+    # The class's: Ray sends its callbacks to the tasks too, and an event cannot travel.
+    waiting: ClassVar = threading.Event()
 
     def on_execution_step(self, executor: object) -> None:
         """Called by Ray after each round."""
