@@ -5,7 +5,6 @@ The prediction and its assumptions are in docs/performance.md.
 
 import json
 import math
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -91,7 +90,7 @@ def predict(seconds: np.ndarray, collectives: float, exchanged: float) -> dict[s
 def _measure(cases: Sequence[Case], rounds: int) -> tuple[list[Times], list[list[int]]]:
     """For each case the times of a step, and the bytes of each sum over ranks in one."""
     with TemporaryDirectory() as folder:
-        arguments = cases, rounds, _free_port(), folder
+        arguments = cases, rounds, folder
         torch.multiprocessing.spawn(_worker, arguments, nprocs=_world(cases))  # type: ignore[attr-defined, no-untyped-call]
         seconds = np.load(Path(folder) / "seconds.npy")
         exchanged = json.loads((Path(folder) / "exchanged.json").read_text())
@@ -102,10 +101,11 @@ def _world(cases: Sequence[Case]) -> int:
     return max(case.workers for case in cases)
 
 
-def _worker(rank: int, cases: Sequence[Case], rounds: int, port: int, folder: str) -> None:
+def _worker(rank: int, cases: Sequence[Case], rounds: int, folder: str) -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=_world(cases))
+    # They meet in a file: a port that is free now may be taken when they come to listen on it.
+    dist.init_process_group("gloo", init_method=f"file://{folder}/ranks", rank=rank, world_size=_world(cases))
     groups = {case.workers: dist.new_group(range(case.workers)) for case in cases}
     trainer = step.default(torch.device("cpu"))
     seeds = range(rank * NUM_BATCHES, (rank + 1) * NUM_BATCHES)
@@ -135,10 +135,3 @@ def _add_up(group: dist.ProcessGroup | None, sent: list[int], buffer: torch.Tens
     if group is not None:
         dist.all_reduce(buffer, group=group)
     return buffer
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port

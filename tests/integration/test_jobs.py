@@ -4,7 +4,6 @@ import json
 import re
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,18 +15,13 @@ from ray.util import get_node_ip_address
 
 from crmuons import checkpoint
 from tests.integration.conftest import RAY_PORTS, TRACKED, Bench, output, takes_jobs, wait_for
+from tests.integration.federation.servers import free_ports
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 SECRET = "hush-hush"
 BEARER = "eyJhbGciOiJub25lIn0.dG9rZW4gb2YgdGhlIHN1Ym1pdHRlcg.c2lnbmF0dXJl"
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +31,7 @@ def head(bench: Bench) -> Iterator[dict[str, str]]:
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
     known = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_JOB_STOP_WAIT_TIME_S": "30"}
-    dashboard, port = free_port(), free_port()
+    dashboard, port = free_ports(2)
     ray = str(Path(sys.executable).with_name("ray"))
     words = ("--port", str(port), "--dashboard-host=127.0.0.1", "--dashboard-port", str(dashboard), *RAY_PORTS)
     started = bench.start(

@@ -4,7 +4,6 @@ import http.server
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +22,7 @@ import pytest
 from crmuons.tracking.sender import sync
 from crmuons.tracking.tracker import Tracker
 from crmuons.tracking.uri import default_uri
+from tests.integration.federation.servers import free_ports
 
 FEW = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # Eight processes less, which judge answers of language models.
 SETTINGS = {"experiment": "tests", "run_name": "bundle", "params": {"train.steps": 1}, "tags": {}}
@@ -34,9 +34,7 @@ class MlflowServer:
     def __init__(self, directory: Path, *words: str) -> None:
         self._directory = directory
         self._words = words
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        (self.port,) = free_ports(1)
         self.uri = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -1,7 +1,6 @@
 """Two processes train as one would on the union of their events: gradients, exchanges, faults, told numbers."""
 
 import math
-import socket
 from itertools import chain, product, repeat
 
 import pytest
@@ -91,10 +90,10 @@ def count_exchanges(calls):
     distributed.dist.all_reduce = counted
 
 
-def two_ranks(rank, port, batch, features, directory):
+def two_ranks(rank, batch, features, directory):
     """Everything that needs two processes, in one start of them; the results go to a file of each rank."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{directory}/ranks", rank=rank, world_size=2)
     calls, result = [], {}
     count_exchanges(calls)
     original = fix_interpolates()
@@ -142,12 +141,6 @@ def noise(batch, features):
     return torch.rand(3, generator=trainer.noise), flat_weights(trainer)
 
 
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def events(toy_events):
     """A batch of 16 events, and features."""
@@ -157,7 +150,7 @@ def events(toy_events):
 @pytest.fixture(scope="module")
 def ranks(events, tmp_path_factory):
     directory = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(two_ranks, (free_port(), *events, str(directory)), nprocs=2)
+    torch.multiprocessing.spawn(two_ranks, (*events, str(directory)), nprocs=2)
     return [torch.load(directory / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 

@@ -1,11 +1,13 @@
 """The XRootD servers of a test federation: an origin and its caches."""
 
 import os
+import random
 import shutil
 import socket
 import string
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from tests.integration.federation.pki import AUDIENCE, preload_keys
@@ -15,14 +17,16 @@ USER = "xrootd"  # XRootD refuses to run as root.
 
 
 def free_ports(number: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(number)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """Ports that nobody listens on now, and that the system gives to nobody's connections before a server listens on them."""
+    found: set[int] = set()
+    while len(found) < number:
+        # Below net.ipv4.ip_local_port_range; beside the ports of Ray and of Slurm jobs.
+        port = random.randrange(21_000, 30_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("", port))
+            found.add(port)
+    return list(found)
 
 
 def start_origin(run: Path, port: int, data: Path, pki: Path, issuer: str) -> "subprocess.Popen[bytes]":
