@@ -1,9 +1,10 @@
-"""The group's tracking server as cluster/mlflow/serve.sh starts it, on a PostgreSQL of the test's own: accounts, a sweep, a browser."""
+"""The group's tracking server as cluster/mlflow/serve.sh starts it, on a PostgreSQL of the test's own: accounts, a population, a browser."""
 
 import base64
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import stat
@@ -14,7 +15,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from pathlib import Path
+from typing import Any
 
 import pytest
 from selenium import webdriver
@@ -23,6 +26,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.integration.conftest import TRACKED, Bench, output, wait_for
 from tests.integration.federation.servers import free_ports
+from tune.trials import load
 
 ROOT = Path(__file__).parents[2]
 POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=Path("none/initdb")).parent
@@ -33,6 +37,7 @@ SPACE = """
 train.optimizer.lr = { loguniform = [3e-4, 3e-3] }
 train.penalty.lambda_gp = { loguniform = [1.0, 20.0] }
 """
+TRIALS, STEPS = 4, 30
 
 pytestmark = [
     pytest.mark.ray,
@@ -79,17 +84,25 @@ class Server:
     secrets: Path
     process: "subprocess.Popen[str]"
 
+    def ask(self, path: str, body: dict[str, object] | None = None) -> Any:
+        """What the API answers the physicist."""
+        with self._open(f"/api/2.0/mlflow/{path}", ("physicist", PASSWORD), body) as answered:
+            return json.load(answered)
+
     def status(self, path: str, account: tuple[str, str] | None = None, body: dict[str, object] | None = None) -> int:
         """The status with which it answers."""
+        try:
+            with self._open(path, account, body) as answered:
+                return answered.status
+        except urllib.error.HTTPError as refused:
+            return refused.code
+
+    def _open(self, path: str, account: tuple[str, str] | None, body: dict[str, object] | None) -> HTTPResponse:
         headers = {"Content-Type": "application/json"}
         if account:
             headers["Authorization"] = "Basic " + base64.b64encode(":".join(account).encode()).decode()
         data = None if body is None else json.dumps(body).encode()
-        try:
-            with urllib.request.urlopen(urllib.request.Request(self.uri + path, data, headers), timeout=60) as answered:
-                return answered.status
-        except urllib.error.HTTPError as refused:
-            return refused.code
+        return urllib.request.urlopen(urllib.request.Request(self.uri + path, data, headers), timeout=60)
 
     def is_up(self) -> bool:
         assert self.process.poll() is None, self.process.communicate()[0]
@@ -116,32 +129,24 @@ def server(bench: Bench, database: str) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def swept(bench: Bench, server: Server) -> None:
-    """A sweep of three short trials that a physicist with an account sends to the server."""
+def said(bench: Bench, server: Server) -> str:
+    """What a population of short trials said, which a physicist with an account sends to the server."""
     admin = ("admin", (server.secrets / "admin-password").read_text().strip())
     account = {"username": "physicist", "password": PASSWORD}
     assert server.status("/api/2.0/mlflow/users/create", admin, account) == 200
-    (bench.folder / "pair.toml").write_text(SPACE)
-    words = ("data.train=data", "run.name=to-server", "train.steps=20", "train.validate_every=20", TRACKED)
-    options = (
-        "--space",
-        "pair.toml",
-        "--samples",
-        "2",
-        "--concurrency",
-        "1",
-        "--scheduler",
-        "none",
-        "--search",
-        "random",
-    )
+    (bench.folder / "space.toml").write_text(SPACE)
+    settings = (
+        "data.train=data", "run.name=population", f"train.steps={STEPS}", "train.validate_every=6", "run.checkpoint_every=6",
+        TRACKED,
+    )  # fmt: skip
+    options = ("--scheduler", "pbt", "--samples", str(TRIALS), "--concurrency", str(TRIALS), "--cpus-per-trial", "0.25")
     known = {
         "MLFLOW_TRACKING_URI": server.uri,
         "MLFLOW_TRACKING_USERNAME": "physicist",
         "MLFLOW_TRACKING_PASSWORD": PASSWORD,
     }
-    said = output(bench.crmuons("sweep", "small.toml", *words, *options, **known), 0, within=400)
-    assert PASSWORD not in said
+    command = ("sweep", "small.toml", *settings, "--space", "space.toml", *options)
+    return output(bench.crmuons(*command, **known), 0, within=400)
 
 
 def test_nobody_gets_in_without_an_account_and_secrets_are_the_owners_alone(server: Server) -> None:
@@ -156,8 +161,31 @@ def test_nobody_gets_in_without_an_account_and_secrets_are_the_owners_alone(serv
     assert "between-the-servers" not in arguments
 
 
+def test_in_a_population_the_worst_go_on_from_the_best_with_settings_near_theirs(
+    bench: Bench, server: Server, said: str
+) -> None:
+    assert PASSWORD not in said
+    taken = {int(trial): int(donor) for trial, donor in re.findall(r"trial-(\d+) takes over trial-(\d+): ", said)}
+    assert taken
+    trials = load(bench.run("population"))
+    assert [trial.state() for trial in trials] == ["finished"] * TRIALS
+    for trial in trials:
+        steps = [json.loads(line)["step"] for line in trial.run.metrics.read_text().splitlines()]
+        assert steps == sorted(set(steps))
+        assert steps[-1] == STEPS
+    runs = runs_of(server, experiment(server))
+    tags = {name: {tag["key"]: tag["value"] for tag in run["data"]["tags"]} for name, run in runs.items()}
+    parent = runs.pop("population")
+    assert tags["population"]["kind"] == "sweep"
+    assert sorted(runs) == [f"trial-{number:04d}" for number in range(TRIALS)]
+    assert {run["info"]["status"] for run in (parent, *runs.values())} == {"FINISHED"}
+    assert {tags[name]["mlflow.parentRunId"] for name in runs} == {parent["info"]["run_id"]}
+    changed = {name for name in runs if any(tag.startswith("changed.") for tag in tags[name])}
+    assert changed == {f"trial-{number:04d}" for number in taken}
+
+
 def test_a_browser_shows_the_sweep_its_comparison_and_a_figure(
-    server: Server, swept: None, tmp_path: Path, open_page: Callable[[str, str], webdriver.Chrome]
+    server: Server, said: str, tmp_path: Path, open_page: Callable[[str, str], webdriver.Chrome]
 ) -> None:
     page = open_page(server.uri, "/#/experiments")
     pictures = Path(SCREENSHOTS or tmp_path)
@@ -168,22 +196,21 @@ def test_a_browser_shows_the_sweep_its_comparison_and_a_figure(
         )
 
     shows("crmuons")
-    number = page.find_element(By.LINK_TEXT, "crmuons").get_attribute("href").split("/experiments/")[1].split("/")[0]
+    number = experiment(server)
+    assert page.find_element(By.LINK_TEXT, "crmuons").get_attribute("href").split("/experiments/")[1].startswith(number)
     runs = runs_of(server, number)
     trials = {name: run for name, run in runs.items() if name.startswith("trial-")}
-    assert sorted(trials) == ["trial-0000", "trial-0001"]
-    assert {run["info"]["status"] for run in runs.values()} == {"FINISHED"}
 
     page.get(f"{server.uri}/#/experiments/{number}/runs")
-    shows("to-server")
+    shows("population")
     page.save_screenshot(pictures / "mlflow_runs.png")
 
     chosen = json.dumps([run["info"]["run_id"] for run in trials.values()])
     page.get(f'{server.uri}/#/compare-runs?runs={chosen}&experiments=["{number}"]')
-    shows("Comparing 2 Runs", "trial-0001", "train.optimizer.lr", "train.penalty.lambda_gp")
+    shows(f"Comparing {TRIALS} Runs", "trial-0001", "train.optimizer.lr", "train.penalty.lambda_gp")
     page.save_screenshot(pictures / "mlflow_comparison.png")
 
-    parent = runs["to-server"]["info"]["run_id"]
+    parent = runs["population"]["info"]["run_id"]
     page.get(f"{server.uri}/#/experiments/{number}/runs/{parent}/artifacts/figures/scores.png")
     page.refresh()  # Otherwise the page keeps what it showed.
     shows("figures", "scores.png")
@@ -192,14 +219,14 @@ def test_a_browser_shows_the_sweep_its_comparison_and_a_figure(
     page.save_screenshot(pictures / "mlflow_artifact.png")
 
 
-def runs_of(server: Server, experiment: str) -> dict[str, dict[str, dict[str, str]]]:
+def experiment(server: Server) -> str:
+    """The number of the experiment that the sweep is part of."""
+    return server.ask("experiments/get-by-name?experiment_name=crmuons")["experiment"]["experiment_id"]
+
+
+def runs_of(server: Server, experiment: str) -> dict[str, dict[str, Any]]:
     """The runs of an experiment by name."""
-    body = json.dumps({"experiment_ids": [experiment]}).encode()
-    account = base64.b64encode(f"physicist:{PASSWORD}".encode()).decode()
-    headers = {"Authorization": f"Basic {account}", "Content-Type": "application/json"}
-    request = urllib.request.Request(f"{server.uri}/api/2.0/mlflow/runs/search", body, headers)
-    with urllib.request.urlopen(request, timeout=60) as answered:
-        return {run["info"]["run_name"]: run for run in json.load(answered)["runs"]}
+    return {run["info"]["run_name"]: run for run in server.ask("runs/search", {"experiment_ids": [experiment]})["runs"]}
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
-"""`crmuons sweep` on a Ray cluster of its own: killed and continued, as a population, and read back from MLflow."""
+"""`crmuons sweep` on a Ray cluster of its own: killed and continued, and read back from MLflow."""
 
 import json
-import re
 
 import mlflow
 import pytest
@@ -18,17 +17,18 @@ train.optimizer.betas = { choice = [[0.0, 0.9], [0.5, 0.99]] }
 TRIALS, STEPS = 4, 30
 
 
-def sweep(bench: Bench, *words: str):
+def sweep(bench: Bench):
     """Start a sweep of some trials, two at a time."""
-    options = ("--samples", str(TRIALS), "--concurrency", "2", "--cpus-per-trial", "0.5")
-    return start(bench, "swept", "train.validate_every=10", *options, *words)
-
-
-def start(bench: Bench, name: str, *words: str):
-    """Start a sweep over a space of two settings."""
     (bench.folder / "space.toml").write_text(SPACE)
-    settings = ("data.train=data", f"run.name={name}", "run.resume=auto", f"train.steps={STEPS}", TRACKED)
-    return bench.crmuons("sweep", "small.toml", *settings, "--space", "space.toml", *words)
+    settings = (
+        "data.train=data",
+        "run.name=swept",
+        "run.resume=auto",
+        f"train.steps={STEPS}",
+        "train.validate_every=10",
+    )
+    options = ("--space", "space.toml", "--samples", str(TRIALS), "--concurrency", "2", "--cpus-per-trial", "0.5")
+    return bench.crmuons("sweep", "small.toml", *settings, TRACKED, *options)
 
 
 def ended(bench: Bench) -> dict[str, int]:
@@ -72,31 +72,6 @@ def test_a_killed_sweep_is_continued_without_repeating_anything_and_its_best_pre
     ]
     assert min(score for score in scores if score is not None) == best
     check_mlflow(bench, rows)
-
-
-def test_in_a_population_the_worst_go_on_from_the_best_with_settings_near_theirs(bench: Bench) -> None:
-    words = ("train.validate_every=6", "run.checkpoint_every=6", "tracking.experiment=population")
-    options = ("--scheduler", "pbt", "--samples", "4", "--concurrency", "4", "--cpus-per-trial", "0.25")
-    said = output(start(bench, "population", *words, *options), 0, within=350)
-    taken = {int(trial): int(donor) for trial, donor in re.findall(r"trial-(\d+) takes over trial-(\d+): ", said)}
-    assert taken
-    trials = load(bench.run("population"))
-    assert [trial.state() for trial in trials] == ["finished"] * 4
-    for trial in trials:
-        steps = [json.loads(line)["step"] for line in trial.run.metrics.read_text().splitlines()]
-        assert steps == sorted(set(steps))
-        assert steps[-1] == STEPS
-    client = mlflow.MlflowClient(f"sqlite:///{bench.folder}/mlflow.db")
-    experiment = client.get_experiment_by_name("population").experiment_id
-    (parent,) = client.search_runs([experiment], "tags.kind = 'sweep'")
-    children = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
-    assert [child.info.status for child in children] == ["FINISHED"] * 4
-    changed = {
-        int(child.data.tags["sweep.trial"])
-        for child in children
-        if any(tag.startswith("changed.train.optimizer.") for tag in child.data.tags)
-    }
-    assert changed == set(taken)
 
 
 def check_mlflow(bench: Bench, rows: list[dict[str, object]]) -> None:

@@ -1,10 +1,13 @@
-"""`crmuons train` on Ray clusters of its own, with workers and drivers that are killed and interrupted."""
+"""`crmuons train` on Ray clusters of its own: workers and drivers killed and interrupted, and what Prometheus reads meanwhile."""
 
 import json
 import os
+import re
 import signal
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import mlflow
@@ -12,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from crmuons import checkpoint
+from crmuons import checkpoint, ray_metrics
 from crmuons.cli import main
 from tests.integration.conftest import TRACKED, Bench, output, wait_for
 
@@ -93,11 +96,35 @@ def check_mlflow(bench: Bench, run: Path) -> None:
     assert said.splitlines()[-1] == "['primary_major_id', 'primary_minor_id', 'primary', 'muons']"
 
 
+def shown_to_prometheus(bench: Bench, run: Path) -> dict[str, float]:
+    """The run's metrics on every page in Ray's list that answers without a token."""
+    listed = Path(bench.environment["RAY_TMPDIR"]) / "ray" / "prom_metrics_service_discovery.json"
+    if not listed.is_file():
+        return {}
+    (entry,) = json.loads(listed.read_text())
+    found = {}
+    for target in entry["targets"]:
+        try:
+            with urllib.request.urlopen(f"http://{target}/metrics", timeout=10) as answer:
+                page = answer.read().decode()
+        except (urllib.error.URLError, ConnectionError):  # Not up yet, or asks for the token.
+            continue
+        samples = re.findall(rf'^ray_(\w+)\{{[^}}]*\brun="{run.name}"[^}}]*\}} (\S+)$', page, re.MULTILINE)
+        found |= {name: float(value) for name, value in samples}
+    return found
+
+
 def test_a_killed_driver_and_interrupted_runs_are_continued_to_the_end(bench: Bench) -> None:
     run = bench.run("broken")
     words = ("train.steps=100000", "run.name=broken", "run.resume=auto", "scaling.threads_per_worker=1")
     driver = bench.train(*words, "scaling.num_workers=1")
     wait_for(lambda: checkpoint.latest(run / "checkpoints"))
+    all_metrics = {ray_metrics.gauge_name(metric) for metric in ray_metrics.SHOWN}
+    wait_for(lambda: shown_to_prometheus(bench, run).keys() >= all_metrics)
+    shown = shown_to_prometheus(bench, run)
+    assert shown["crmuons_speed_events_per_second"] > 0
+    assert 0 <= shown["crmuons_speed_data_wait_share"] <= 1
+
     driver.kill()  # SIGKILL: it can tidy nothing up.
     driver.communicate()
     wait_for(lambda: not bench.ray_processes(), within=120)  # What it started goes with it, and writes no more.
