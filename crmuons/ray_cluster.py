@@ -4,9 +4,11 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import psutil
 import ray
 from ray._raylet import Config  # type: ignore[attr-defined]  # a compiled module
 
@@ -22,8 +24,14 @@ ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "0",
 }
 
-# Of a cluster of our own, which nobody preempts: the watcher is a process that costs 2 CPU-seconds at the start.
-OWN_ENVIRONMENT = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+# Of the nodes of a cluster of our own. cluster/environment.sh has what given clusters need of this.
+OWN_ENVIRONMENT = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # Nobody preempts it: a process that costs 2 CPU-seconds at the start.
+    # A process that rests between two reads is kept: Ray ends it after 1 s, and the next read would start another.
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",
+}
+
+STARTS, TIMED_OUT = 3, "timed out during startup"
 
 
 def set_environment() -> None:
@@ -57,20 +65,44 @@ def cluster(*, num_cpus: int | None = None) -> Iterator[None]:
         yield
         return
     set_environment()
-    given = "RAY_ADDRESS" in os.environ
-    ray.init(
-        # Without "local" Ray would join a cluster that anybody started on this machine, or the address of a dead one.
-        None if given else "local",
-        num_cpus=None if given else num_cpus,
-        include_dashboard=None if given else True,  # Tune needs its State API to free what a stopped trial held.
-        dashboard_host="127.0.0.1",
-        log_to_driver=False,  # Ray's own talk; what a run has to say is in its metrics and its errors.
-        logging_level=logging.WARNING,
-    )
+    # Ray's own talk is left out; what a run has to say is in its metrics and its errors.
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(**quiet)
+    else:
+        _start(
+            num_cpus=num_cpus,
+            include_dashboard=True,  # Tune needs its State API to free what a stopped trial held.
+            dashboard_host="127.0.0.1",
+            **quiet,
+        )
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start(**options: Any) -> None:
+    """Start a cluster on this machine, where Ray gives a node up that needs more than 30 s: again, up to three times.
+
+    Raises:
+        TimeoutError: if none came up.
+    """
+    others = set(psutil.Process().children(recursive=True))
+    for _ in range(STARTS):
+        try:
+            # Without "local" Ray would join a cluster that anybody started on this machine, or the address of a dead one.
+            ray.init("local", **options)
+        except Exception as error:  # Ray has no class for it.
+            if TIMED_OUT not in str(error):
+                raise
+            for process in set(psutil.Process().children(recursive=True)) - others:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        else:
+            return
+    msg = f"Ray did not start on this machine in {STARTS} times half a minute; try again when less else runs on it"
+    raise TimeoutError(msg)
 
 
 def _keep_private_token(token: Path) -> None:

@@ -1,0 +1,56 @@
+"""A cluster of our own that does not start at once."""
+
+import subprocess
+import sys
+
+import pytest
+import ray
+
+from crmuons import ray_cluster
+
+LATE = "The current node timed out during startup. This could happen because some of the raylet failed to startup."
+
+
+@pytest.fixture
+def starting(monkeypatch):
+    """Lets Ray fail with each of some errors, None for a start that succeeds; gives the processes that each start left."""
+    left = []
+
+    def fail_with(*errors):
+        todo = iter(errors)
+
+        def init(address, **_):
+            assert address == "local"
+            left.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+            if (error := next(todo)) is not None:
+                raise error
+
+        monkeypatch.setattr(ray, "init", init)
+        return left
+
+    yield fail_with
+    for process in left:
+        process.kill()
+        process.wait()
+
+
+def test_a_start_that_takes_too_long_is_begun_again_and_leaves_nothing(starting):
+    left = starting(Exception(LATE), None)
+    with ray_cluster.cluster():
+        first, second = left
+        assert first.wait(timeout=60) < 0
+        assert second.poll() is None
+
+
+def test_the_third_start_in_vain_is_told(starting):
+    left = starting(*[Exception(LATE)] * 3)
+    with pytest.raises(TimeoutError, match="try again when less else runs on it"), ray_cluster.cluster():
+        pass
+    assert len(left) == 3
+
+
+def test_another_error_is_rays_to_tell(starting):
+    left = starting(Exception("no room for sockets"))
+    with pytest.raises(Exception, match="no room for sockets"), ray_cluster.cluster():
+        pass
+    assert len(left) == 1
