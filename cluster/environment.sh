@@ -5,6 +5,7 @@
 export RAY_AUTH_MODE=token
 export RAY_AUTH_TOKEN_PATH="${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}"
 export RAY_USAGE_STATS_ENABLED=0  # Ray would report the cluster to its makers every hour.
+export RAY_idle_worker_killing_time_threshold_ms=600000  # Keeps the processes that read: 1 s, and each read starts another.
 export RAY_JOB_STOP_WAIT_TIME_S=60  # `ray job stop` kills after 3 s otherwise, too soon for a checkpoint.
 
 if [ ! -s "$RAY_AUTH_TOKEN_PATH" ]; then (

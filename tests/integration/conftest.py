@@ -40,8 +40,9 @@ TRACKED = "tracking.enabled=true"  # For the tests that look: it costs some 9 CP
 # Of `ray start`, whose own choice meets those of other clusters on the machine: other tests', say.
 RAY_PORTS = ("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0")
 
-# Ray gives its workers the lowest priority but for 4: beside other work on the machine they would hardly run.
-NICENESS = {"RAY_worker_niceness": "0"}
+# What Ray's nodes read where a test starts them: its workers have the lowest priority but for 4 otherwise, and would hardly run
+# beside other work on the machine; the other is cluster/environment.sh's.
+OF_NODES = {"RAY_worker_niceness": "0", "RAY_idle_worker_killing_time_threshold_ms": "600000"}
 
 
 @dataclass
@@ -108,12 +109,23 @@ def output(process: subprocess.Popen[str], code: int, *, within: float = 400) ->
     return said
 
 
-def wait_for(happened: Callable[[], object], *, within: float = 400) -> None:
-    """Wait until something is the case."""
+def wait_for(happened: Callable[[], object], *, within: float = 400, by: "subprocess.Popen[str] | None" = None) -> None:
+    """Wait until something is the case, which a command does that is still running; otherwise tell what it said."""
     deadline = time.monotonic() + within
     while not happened():
-        assert time.monotonic() < deadline, "waited in vain"
+        if time.monotonic() > deadline or (by is not None and by.poll() is not None):
+            pytest.fail(f"waited in vain{'' if by is None else f': {_said(by)}'}")
         time.sleep(0.25)  # What is looked at costs milliseconds too, which what is waited for needs.
+
+
+def _said(process: subprocess.Popen[str]) -> str:
+    """What a command said, which is ended."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGABRT)  # A Python that has faulthandler tells where it is.
+    with suppress(subprocess.TimeoutExpired):
+        return process.communicate(timeout=10)[0]
+    process.kill()
+    return process.communicate()[0]
 
 
 def takes_jobs(address: str, token: Path) -> bool:
@@ -152,7 +164,7 @@ def ray_here() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="r-", dir="/tmp") as folder:
         for name in [name for name in os.environ if name.startswith("RAY_")]:
             patch.delenv(name)
-        for name, value in {**NICENESS, "HOME": folder, "RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}.items():
+        for name, value in {**OF_NODES, "HOME": folder, "RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}.items():
             patch.setenv(name, value)
         yield
 
@@ -177,7 +189,13 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     (folder / "small.toml").write_text(PRESET)
     sockets = tempfile.mkdtemp(prefix="r-", dir="/tmp")  # the paths of Ray's sockets must be short
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MLFLOW_", "RAY_"))}
-    mine = {"HOME": str(folder / "home"), "RAY_TMPDIR": sockets, "OMP_NUM_THREADS": "1", **NICENESS}
+    mine = {
+        "HOME": str(folder / "home"),
+        "RAY_TMPDIR": sockets,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONFAULTHANDLER": "1",
+        **OF_NODES,
+    }
     root = str(Path(__file__).parents[2])
     bench = Bench(folder, kept | mine | {"PYTHONPATH": root, "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "false"})
     words = ("--events", "4000", "--energy-range", "1e5", "1e7")
