@@ -5,6 +5,7 @@ Every process that reads imports this module: without torch that takes 1.2 CPU-s
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import astuple, replace
 from itertools import groupby, islice
 from typing import Any, ClassVar
@@ -69,17 +70,19 @@ def _read_in_tasks(items: Iterator[Item], selection: Selection) -> Iterator[Piec
 
 def _read_in_order(reads: Iterator[Read]) -> Iterator[Piece]:
     following = _begin(reads)
-    while following is not None:
-        (num_items, blocks), following = following, None
-        given = 0
-        try:
-            for piece in (piece for block in Pause.none_while_waiting(blocks) for piece in _unpack(block)):
-                given += isinstance(piece, Tally)
-                if following is None and num_items - given <= ITEMS_AHEAD:
-                    following = _begin(reads)
-                yield piece
-        finally:
-            blocks.close()
+    try:
+        while following is not None:
+            (num_items, blocks), following = following, None
+            given = 0
+            with closing(blocks):
+                for piece in (piece for block in Pause.none_while_waiting(blocks) for piece in _unpack(block)):
+                    given += isinstance(piece, Tally)
+                    if following is None and num_items - given <= ITEMS_AHEAD:
+                        following = _begin(reads)
+                    yield piece
+    finally:
+        if following is not None:
+            following[1].close()
 
 
 def _begin(reads: Iterator[Read]) -> tuple[int, Ahead[pa.Table]] | None:
