@@ -15,6 +15,7 @@ from crmuons import config, provenance
 from crmuons.benchmark import figures, generate, read, scale, step, train
 from crmuons.benchmark.figures import Figure
 from crmuons.memory import keep_freed_memory
+from crmuons.result import Result
 from crmuons.simulation.simulate import Settings, simulate
 from crmuons.tracking.tracker import Tracker
 from crmuons.tracking.uri import resolve_uri
@@ -26,9 +27,9 @@ class Options:
 
     Attributes:
         rounds: of each measurement.
-        threads: of torch in this process.
-        device: of the suites `step` and `generate`.
-        data: event Parquet for `read` and `train`; simulated where there is none.
+        threads: of torch, in the suites `step` and `generate`, and in all workers of `train` together.
+        device: of the suites `step` and `generate`; `train` takes a GPU where there is one.
+        data: events for `read` and `train`; simulated where there are none.
         workers: of the suite `train`; 0 leaves Ray out of it and of `read`.
         events: of a worker's batch in the suite `train`.
         out: new directory for results.json, the MLflow journal and what the suite needs.
@@ -43,7 +44,7 @@ class Options:
     workers: int
     events: int
     out: Path
-    start: Callable[[config.Config], Any]
+    start: Callable[[config.Config], Result]
     read_through_ray: Callable[[int, Sequence[str]], list[Figure]]
 
 
@@ -57,11 +58,12 @@ SUITES: Mapping[str, Callable[[Options], list[Figure]]] = {
 
 
 def _settings(options: Options, data: Sequence[str]) -> config.Config:
-    return train.settings_of(options.rounds, data, options.workers, options.events, options.out)
+    given = {"workers": options.workers, "threads": options.threads, "events": options.events}
+    return train.settings_of(options.rounds, data, options.out, **given)
 
 
 def _read(options: Options, data: Sequence[str]) -> list[Figure]:
-    found = read.run(options.rounds, data)
+    found = read.run(options.rounds, data, options.out / "prepared")
     return found + options.read_through_ray(options.rounds, data) if options.workers else found
 
 
@@ -81,7 +83,7 @@ def run(suite: str, options: Options) -> dict[str, Any]:
     keep_freed_memory()
     torch.set_num_threads(options.threads)
     found = SUITES[suite](options)
-    results = figures.as_json(suite, _machine(options), found)
+    results = figures.as_json(suite, _machine(suite, options), found)
     (options.out / "results.json").write_text(json.dumps(results, indent=1))
     _track(suite, results["machine"], found, options.out)
     return results | {"table": figures.table(found)}
@@ -101,12 +103,13 @@ def _track(suite: str, machine: Mapping[str, Any], found: Sequence[Figure], out:
     tracker.finish("FINISHED")
 
 
-def _machine(options: Options) -> dict[str, Any]:
-    on_gpu = torch.device(options.device).type == "cuda"
+def _machine(suite: str, options: Options) -> dict[str, Any]:
+    takes_device = suite in {"step", "generate"}
+    on_gpu = options.device == "cuda" if takes_device else suite == "train" and torch.cuda.is_available()
     return {
         "processor": torch.cuda.get_device_name() if on_gpu else _processor(),
         "cores": os.cpu_count() or 0,
-        "threads": options.threads,
+        "threads": options.threads if takes_device or suite == "train" else 1,
         "load_average": round(os.getloadavg()[0], 1),
         "rounds": options.rounds,
         "torch": torch.__version__,

@@ -1,28 +1,56 @@
 """Suite `read`: from Parquet to batches, against pyarrow's plain decoding of the same columns with as many threads."""
 
 from collections.abc import Sequence
-from itertools import islice
+from itertools import accumulate, islice
+from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from crmuons import config, files, plan, reader, schema
+from crmuons import config, files, plan, prepare, prepared, reader, schema
 from crmuons.batch import EventBatch
 from crmuons.benchmark import timing
 from crmuons.benchmark.figures import Figure
 from crmuons.files import File
+from crmuons.shuffling import Settings
 
+MAX_BYTES = 512 * 2**20  # More takes longer and tells nothing more.
 COLUMNS = [*schema.ID_COLUMNS, schema.PRIMARY_COLUMN, schema.MUONS_COLUMN]
 
 
-def run(rounds: int, data: Sequence[str]) -> list[Figure]:
-    """Events and muons per second of one epoch: read, checked, shuffled, made into batches, in one thread."""
-    found = files.list_files(data)
+def raw_files(data: Sequence[str]) -> list[File]:
+    """The first files of raw data, up to MAX_BYTES.
+
+    Raises:
+        ValueError: if the data are prepared.
+    """
+    found = prepared.event_files(data)
+    if shards := [file.url for file in found if prepared.is_shard(file)]:
+        msg = f"{shards[0]} is prepared: give the suite read raw files, which it prepares itself to compare the two"
+        raise ValueError(msg)
+    sizes = accumulate(file.size for file in found)
+    return [file for file, size in zip(found, sizes, strict=True) if size <= MAX_BYTES] or found[:1]
+
+
+def run(rounds: int, data: Sequence[str], shards: Path) -> list[Figure]:
+    """Events and muons per second of one epoch: read, checked, shuffled, made into batches, in one thread.
+
+    Args:
+        rounds: of each.
+        data: event Parquet.
+        shards: new directory for the same events prepared, which are read in their turn.
+    """
+    found = raw_files(data)
+    begun = prepare.begin(shards, [file.url for file in found], Settings())
+    prepare.prepare(begun, prepare.here, max_quarantined_share=1.0)
+    ready = prepared.event_files([str(shards)])
     events, muons = _read(found)
-    times = timing.alternate({"ours": lambda: _read(found), "pyarrow": lambda: decode(found)}, rounds)
-    against = "pyarrow decoding of the same columns, one thread"
+    rivals = {"ours": lambda: _read(found), "pyarrow": lambda: decode(found), "prepared": lambda: _read(ready)}
+    times = timing.alternate(rivals, rounds)
+    plain, raw = "pyarrow decoding of the same columns, one thread", "the same events in raw files"
     return [
-        Figure(f"read, {unit}", unit, amount, times["ours"], against, amount, times["pyarrow"])
-        for unit, amount in (("events", events), ("muons", muons))
+        Figure("read, events", "events", events, times["ours"], plain, events, times["pyarrow"]),
+        Figure("read, muons", "muons", muons, times["ours"], plain, muons, times["pyarrow"]),
+        Figure("read, prepared shards", "events", _read(ready)[0], times["prepared"], raw, events, times["ours"]),
     ]
 
 

@@ -14,7 +14,7 @@ from crmuons import config, files, plan, ray_cluster, ray_data, reader
 from crmuons.batch import EventBatch
 from crmuons.benchmark import timing
 from crmuons.benchmark.figures import Figure
-from crmuons.benchmark.read import decode
+from crmuons.benchmark.read import decode, raw_files
 from crmuons.files import File
 
 STEADY_BYTES = 512 * 2**20  # So many give segments of the usual size.
@@ -27,7 +27,7 @@ def run(rounds: int, data: Sequence[str]) -> list[Figure]:
     The files are read again and again, as often as it takes for segments of the usual size. The reference decodes afterwards, in
     one thread and in as many as Ray Data has read tasks: what is read ahead would be given away in a burst after a pause.
     """
-    found = files.list_files(data)
+    found = raw_files(data)
     many = found * math.ceil(STEADY_BYTES / sum(file.size for file in found))
     reading = plan.Plan(tuple(plan.cut(many)), 0, config.Data().shuffle_bytes, 1)
     items = islice(reading.items(0), ITEMS_PER_ROUND * (rounds + 1))
@@ -43,7 +43,7 @@ def run(rounds: int, data: Sequence[str]) -> list[Figure]:
     ours = timing.Times(seconds * amount / read)
     return [
         Figure(
-            "read through Ray Data, events", "events", amount, ours,
+            f"read through Ray Data, against {threads} thread{'s' * (threads > 1)}", "events", amount, ours,
             f"pyarrow decoding of the same columns, afterwards, threads: {threads}", in_all * threads,
             timing.alternate({"": partial(_decode, found, threads)}, rounds)[""],
         )

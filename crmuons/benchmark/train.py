@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,23 +14,30 @@ from crmuons.benchmark import timing
 from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.timing import Times
 from crmuons.features import Features
-from crmuons.runs import Run
+from crmuons.result import Result
 from crmuons.trainer import Trainer
+from crmuons.worker import set_up_torch
 
 LOG_EVERY = 10
 NUM_BATCHES = 20
 
 
-def run(rounds: int, settings: config.Config, start: Callable[[config.Config], Any]) -> list[Figure]:
+def run(rounds: int, settings: config.Config, start: Callable[[config.Config], Result]) -> list[Figure]:
     """Events per second of a run of `rounds` log intervals.
 
     Args:
         rounds: intervals that count; the first ones, while the readers start, do not.
         settings: see `settings_of`.
-        start: trains as settings say and returns the result (ray_train.run_training).
+        start: trains as settings say (ray_train.run_training).
+
+    Raises:
+        KeyboardInterrupt: if the run was interrupted.
     """
     workers = settings.scaling.num_workers
-    trained: Run = start(settings).run
+    result = start(settings)
+    if result.outcome != "finished":
+        raise KeyboardInterrupt
+    trained = result.run
     lines = [json.loads(line) for line in trained.metrics.read_text().splitlines()]
     speeds = np.asarray([line["speed/events_per_second"] for line in lines if "speed/events_per_second" in line])
     waits = [line["speed/data_wait_share"] for line in lines if "speed/data_wait_share" in line]
@@ -47,15 +53,18 @@ def run(rounds: int, settings: config.Config, start: Callable[[config.Config], A
     ]  # fmt: skip
 
 
-def settings_of(rounds: int, data: Sequence[str], workers: int, events: int, out: Path) -> config.Config:
+def settings_of(
+    rounds: int, data: Sequence[str], out: Path, *, workers: int, threads: int, events: int
+) -> config.Config:
     """A run of `rounds` log intervals that count.
 
     Args:
         rounds: see `run`.
         data: event Parquet.
-        workers: of Ray Train; 0: in this process.
-        events: of a worker's batch.
         out: a directory for the run.
+        workers: of Ray Train; 0: in this process.
+        threads: of torch, in all workers together.
+        events: of a worker's batch.
     """
     steps = LOG_EVERY * (rounds + 5)
     return config.from_dict(
@@ -66,13 +75,14 @@ def settings_of(rounds: int, data: Sequence[str], workers: int, events: int, out
                 "steps": steps, "events_per_worker": events, "log_every": LOG_EVERY, "validate_every": 10 * steps,
                 "validation_events": 1000,
             },
-            "scaling": {"num_workers": workers},
+            "scaling": {"num_workers": workers, "threads_per_worker": max(1, threads // max(1, workers))},
             "tracking": {"enabled": False},
         }
     )  # fmt: skip
 
 
 def _steps_alone(settings: config.Config, features: Features, rounds: int) -> Times:
+    set_up_torch(settings)
     trainer = Trainer(settings, features, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     batches = cycle([trainer.prepare(batch).to(trainer.device) for batch in _batches(settings)])
     return timing.alternate({"step": lambda: trainer.step(batches)}, rounds)["step"]

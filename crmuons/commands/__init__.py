@@ -4,4 +4,15 @@ What takes long to import is imported by `add` and `run`, of which the others' a
 for what `crmuons simulate` needs.
 """
 
+import argparse
+
 INTERRUPTED = 130  # What a shell makes of a command that Ctrl-C ended: what should follow it does not.
+
+
+class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds each option's default to its help, unless there is none or the help tells it in words."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, ()) or "(default: " in (action.help or ""):
+            return action.help
+        return super()._get_help_string(action)

@@ -3,31 +3,41 @@
 import argparse
 import json
 import os
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
+
+from crmuons.commands import HelpWithDefaults
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     parser.description = (
-        "Time a part beside its reference, in turns; print medians and quartiles as a table and as JSON, and log "
-        "them to MLflow (docs/performance.md)."
+        "Time a part beside its reference; print medians and quartiles as a table and as JSON, and log them to MLflow "
+        "(docs/performance.md)."
     )
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.formatter_class = HelpWithDefaults
     add = parser.add_argument
     add("suite", choices=("step", "read", "train", "generate", "scale"), help="what is measured")
-    add("--rounds", type=int, default=5, help="times that each of the rivals runs")
-    add("--threads", type=int, default=os.cpu_count() or 1, help="torch threads of this process")
-    add("--device", default="cpu", help="of step and generate: cpu or cuda")
+    add("--rounds", type=_positive, default=5, help="times that each of the rivals runs")
+    add(
+        "--threads",
+        type=_positive,
+        default=os.cpu_count() or 1,
+        help="of torch, in step and generate, and of all workers of train together",
+    )
+    add(
+        "--device", default="cpu", help="of step and generate: cpu, cuda, or auto; train takes a GPU where there is one"
+    )
     add(
         "--data",
         nargs="+",
         default=(),
         metavar="DATA",
-        help="event Parquet for read and train; simulated where not given",
+        help="events for read (raw files) and train (raw or prepared ones); simulated where not given",
     )
     add("--workers", type=int, default=1, help="Ray Train workers of train; 0: no Ray, in train and in read")
-    add("--events", type=int, default=2048, help="of a worker's batch in train")
+    add("--events", type=_positive, default=2048, help="of a worker's batch in train")
     add(
         "--out",
         type=Path,
@@ -35,26 +45,37 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from crmuons.benchmark import read_through_ray
     from crmuons.benchmark.command import Options, run
-    from crmuons.ray_train import run_training
+    from crmuons.generate import choose_device
+    from crmuons.ray_train import RunFailedError, run_training
 
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    results = run(
-        arguments.suite,
-        Options(
-            rounds=arguments.rounds,
-            threads=arguments.threads,
-            device=arguments.device,
-            data=arguments.data,
-            workers=arguments.workers,
-            events=arguments.events,
-            out=arguments.out or Path("benchmarks") / f"{arguments.suite}-{now}",
-            start=run_training,
-            read_through_ray=read_through_ray.run,
-        ),
+    options = Options(
+        rounds=arguments.rounds,
+        threads=arguments.threads,
+        device=choose_device(arguments.device, elsewhere=False),
+        data=arguments.data,
+        workers=arguments.workers,
+        events=arguments.events,
+        out=arguments.out or Path("benchmarks") / f"{arguments.suite}-{now}",
+        start=run_training,
+        read_through_ray=read_through_ray.run,
     )
+    try:
+        results = run(arguments.suite, options)
+    except RunFailedError as error:
+        print(f"crmuons benchmark: {error}", file=sys.stderr)
+        return 1
     print(results.pop("table"))
     print(json.dumps(results))
+    return 0
+
+
+def _positive(text: str) -> int:
+    if text.isdecimal() and int(text):
+        return int(text)
+    msg = f"'{text}' is not a number from 1 up"
+    raise argparse.ArgumentTypeError(msg)

@@ -5,7 +5,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from crmuons.commands import INTERRUPTED
+from crmuons.commands import INTERRUPTED, HelpWithDefaults
 
 if TYPE_CHECKING:
     from crmuons.primaries import Source
@@ -16,7 +16,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Draw one event for each primary (docs/generation.md). The same command goes on where it was interrupted."
     )
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.formatter_class = HelpWithDefaults
     add = parser.add_argument
     add("--model", required=True, help="a run, a checkpoint or a model directory; a path or a URL")
     source = parser.add_mutually_exclusive_group(required=True)

@@ -5,7 +5,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-from crmuons.commands import INTERRUPTED
+from crmuons.commands import INTERRUPTED, HelpWithDefaults
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "Check and shuffle a whole data set once, and write shards that training maps into memory "
         "(docs/data-contract.md says when it pays). The same command goes on where it was interrupted."
     )
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.formatter_class = HelpWithDefaults
     add = parser.add_argument
     add("data", nargs="+", help="files, directories, globs or URLs of event Parquet")
     add("--out", type=_folder, required=True, help="new directory, which all nodes share where there are several")

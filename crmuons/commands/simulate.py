@@ -2,6 +2,8 @@
 
 import argparse
 
+from crmuons.commands import HelpWithDefaults
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
@@ -9,7 +11,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
     default = Settings()
     parser.description = "Draw muon bundles in South Pole ice from published parametrisations (docs/simulator.md)."
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.formatter_class = HelpWithDefaults
     add = parser.add_argument
     add("--events", type=int, required=True, help="rows to write: a shower counts once per depth")
     add("--out", required=True, help="new directory for the Parquet files, or a URL (then in this process alone)")

@@ -150,6 +150,7 @@ def test_reading_through_ray_is_told_beside_as_many_threads_of_pyarrow(
     path = tmp_path / "e.parquet"
     schema.write_events(path, [events.draw(200, 3.0, seed=0).to_table()])
     one, several = read_through_ray.run(2, [str(path)])
+    assert one.name != several.name  # MLflow knows figures by their names.
     assert (one.amount, several.amount) == (8 * 200, 8 * 200)  # Each of the segments is the whole file.
     assert (one.reference_amount, several.reference_amount) == (200, ray_data.READS_AT_ONCE * 200)
     assert (one.times.wall > 0).all()

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from crmuons.benchmark import events, figures, read, reference, roofline, scale, step, timing
+from crmuons.benchmark import events, figures, read, reference, roofline, scale, step, timing, train
 from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.timing import Times
+from crmuons.result import Result
+from crmuons.runs import Run
 
 
 def test_a_figure_is_work_over_seconds_and_the_ratio_is_taken_round_by_round():
@@ -92,8 +94,33 @@ def test_the_suites_step_and_read_give_figures_with_references(toy_events, write
     assert all(figure.details["gflop"] > 0 and figure.values()["ratio"] > 0 for figure in told)
     toy = toy_events(50)
     file = write_toy(tmp_path / "data" / "a.parquet", toy)
-    events_read, muons_read = read.run(1, [file.url])
-    assert (events_read.amount, muons_read.amount) == (len(toy.counts), len(toy.muons))
+    of_events, of_muons, of_shards = read.run(1, [file.url], tmp_path / "shards")
+    assert (of_events.amount, of_muons.amount, of_shards.amount) == (len(toy.counts), len(toy.muons), len(toy.counts))
+    assert of_shards.reference_times is of_events.times
+
+
+def test_the_suite_read_takes_raw_files_and_no_more_than_it_needs(toy_events, write_toy, tmp_path, monkeypatch):
+    urls = [write_toy(tmp_path / "data" / name, toy_events(50)).url for name in ("a.parquet", "b.parquet")]
+    assert [file.url for file in read.raw_files(urls)] == urls
+    monkeypatch.setattr(read, "MAX_BYTES", 1)
+    assert [file.url for file in read.raw_files(urls)] == urls[:1]
+    read.run(1, urls, tmp_path / "shards")
+    with pytest.raises(ValueError, match="is prepared: give the suite read raw files"):
+        read.raw_files([str(tmp_path / "shards")])
+
+
+def test_threads_are_those_of_all_workers_together(tmp_path):
+    given = {"events": 64, "threads": 5}
+    shares = [
+        train.settings_of(1, ["d"], tmp_path, workers=n, **given).scaling.threads_per_worker for n in (0, 1, 2, 8)
+    ]
+    assert shares == [5, 5, 2, 1]
+
+
+def test_an_interrupted_run_tells_no_speed(tmp_path):
+    settings = train.settings_of(1, ["d"], tmp_path, workers=0, threads=1, events=64)
+    with pytest.raises(KeyboardInterrupt):
+        train.run(1, settings, lambda _: Result(Run(tmp_path), "interrupted"))
 
 
 def test_the_prediction_in_closed_form():
