@@ -49,10 +49,6 @@ class Ahead(Iterator[T], Generic[T]):
             self._ready.get_nowait()
         self._thread.join(timeout=10)
 
-    def is_running(self) -> bool:
-        """Whether the thread still asks the source."""
-        return self._thread.is_alive()
-
     def _run(self, source: Iterable[T]) -> None:
         end = _Ended(None)
         try:

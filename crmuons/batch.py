@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import pyarrow as pa
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
@@ -74,15 +73,6 @@ class EventBatch:
             counts=self.counts.cpu().numpy(),
             muons=self.muons.cpu().numpy(),
         )
-
-    @classmethod
-    def from_arrow(cls, table: pa.Table) -> "EventBatch":
-        """Events of a table that carries shower ids."""
-        return cls.from_arrays(schema.to_arrays(table))
-
-    def to_arrow(self) -> pa.Table:
-        """The same events as a table in the contract's schema."""
-        return self.to_arrays().to_table()
 
     @classmethod
     def concat(cls, batches: Sequence["EventBatch"]) -> "EventBatch":

@@ -30,13 +30,6 @@ def primary_to_network(primaries: Float[Tensor, "events 4"]) -> Float[Tensor, "e
     return torch.stack(columns, dim=1)
 
 
-def primary_from_network(network: Float[Tensor, "events 4"]) -> Float[Tensor, "events 4"]:
-    """The inverse of primary_to_network."""
-    energy, cos_zenith, mass, depth = network.unbind(1)
-    columns = [10**energy * GEV_PER_PEV, torch.acos(cos_zenith), 10**mass, depth * METRES_PER_KM]
-    return torch.stack(columns, dim=1)
-
-
 def muon_to_network(muons: Float[Tensor, "muons 3"]) -> Float[Tensor, "muons 3"]:
     """energy_gev, x_m, y_m -> log10(E/PeV), x/500 m, y/500 m."""
     energy = torch.log10(muons[:, :1] / GEV_PER_PEV)  # 1 GeV .. 1 EeV becomes -6 .. 3.

@@ -45,15 +45,6 @@ def gradient_norms(
     return scores, squared
 
 
-def zero_centred_penalty(squared_norms: Float[Tensor, " events"]) -> Float[Tensor, " events"]:
-    """The squared norm itself, to be taken on real and on fake events.
-
-    Mescheder et al. 2018 (arXiv:1801.04406), eqs. 9 and 10: with it the training converges where the one-centred
-    penalty circles its equilibrium.
-    """
-    return squared_norms
-
-
 def one_centred_penalty(squared_norms: Float[Tensor, " events"]) -> Float[Tensor, " events"]:
     """(norm - 1)^2, to be taken on interpolates (Gulrajani et al. 2017, arXiv:1704.00028, eq. 3)."""
     return (torch.sqrt(squared_norms + 1e-12) - 1) ** 2

@@ -151,7 +151,11 @@ class Trainer:
         return self.settings.penalty.kind != "none" and self.num_critic_updates % self.settings.penalty.every == 0
 
     def _penalties(self, real: Tensor, fake: Tensor, condition: Tensor, part: Ragged) -> Tensor:
-        """Penalties of the first events: a random sample, since batches are shuffled."""
+        """Penalties of the first events: a random sample, since batches are shuffled.
+
+        The zero-centred one is the squared norm itself, on real and on fake events (Mescheder et al. 2018, arXiv:1801.04406, eqs.
+        9 and 10): with it the training converges where the one-centred penalty circles its equilibrium.
+        """
         real, fake, condition = real[: part.num_muons], fake[: part.num_muons], condition[: len(part.counts)]
         if self.settings.penalty.kind == "one_centred":
             share = torch.rand(len(condition), generator=self.noise, device=self.device)

@@ -1,5 +1,7 @@
 """An evaluation as Ray tasks gives the numbers of one process, and the errors too."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,7 @@ from crmuons.model import BundleModel
 from crmuons.ray_evaluate import on_ray
 from crmuons.schema import EventArrays, write_events
 from crmuons.spectrum import Spectrum
+from tests.integration.conftest import Bench, output
 
 pytestmark = [
     pytest.mark.ray,
@@ -80,9 +83,9 @@ def test_classifiers_in_tasks_give_the_scores_of_one_process():
         assert (found[0][name] == found[1][name]).all(), name
 
 
-def test_a_file_that_a_task_cannot_read_is_named_without_a_traceback(tmp_path, request_of_a_model):
+def test_a_file_that_a_task_of_the_command_cannot_read_is_named(bench: Bench, tmp_path, request_of_a_model):
     (tmp_path / "cut.parquet").write_bytes(b"PAR1")
-    request = Request([str(tmp_path)], "all", request_of_a_model.models)
-    with on_ray(num_cpus=1) as pieces, pytest.raises(ValueError, match=r"cut\.parquet is not a Parquet file") as error:
-        next(evaluate_request(request, pieces))
-    assert "Traceback" not in str(error.value)
+    words = ("--truth", str(tmp_path), "--split", "all", "--model", request_of_a_model.models[0], "--out", "out")
+    said = output(bench.crmuons("evaluate", *words, "--workers", "1"), 1)
+    assert "cut.parquet is not a Parquet file" in said
+    assert list(Path(bench.environment["RAY_TMPDIR"]).glob("ray/session_2*"))  # It started a cluster.

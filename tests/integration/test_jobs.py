@@ -20,6 +20,7 @@ from tests.integration.federation.servers import free_ports
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
+RAY = str(Path(sys.executable).with_name("ray"))
 SECRET = "hush-hush"
 BEARER = "eyJhbGciOiJub25lIn0.dG9rZW4gb2YgdGhlIHN1Ym1pdHRlcg.c2lnbmF0dXJl"
 
@@ -32,10 +33,9 @@ def head(bench: Bench) -> Iterator[dict[str, str]]:
     token.chmod(0o600)
     known = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "RAY_JOB_STOP_WAIT_TIME_S": "30"}
     dashboard, port = free_ports(2)
-    ray = str(Path(sys.executable).with_name("ray"))
     words = ("--port", str(port), "--dashboard-host=127.0.0.1", "--dashboard-port", str(dashboard), *RAY_PORTS)
     started = bench.start(
-        ray, "start", "--head", *words, "--num-cpus=2", "--disable-usage-stats", "--block",
+        RAY, "start", "--head", *words, "--num-cpus=2", "--disable-usage-stats", "--block",
         "--temp-dir", bench.environment["RAY_TMPDIR"], **known, MLFLOW_TRACKING_PASSWORD=SECRET, BEARER_TOKEN=BEARER,
     )  # fmt: skip
     known["BEARER_TOKEN"] = BEARER
@@ -62,7 +62,6 @@ def checkout(bench: Bench) -> Path:
 
 
 def submit(bench: Bench, head: dict[str, str], checkout: Path, name: str, *words: str, submission: str = ""):
-    ray = str(Path(sys.executable).with_name("ray"))
     run = (
         "train.steps=20",
         f"run.storage_path={bench.folder}/runs",
@@ -74,22 +73,46 @@ def submit(bench: Bench, head: dict[str, str], checkout: Path, name: str, *words
     bench.environment, before = environment, bench.environment
     try:
         return bench.start(
-            ray, "job", "submit", "--submission-id", submission or name, "--working-dir", ".", "--",
+            RAY, "job", "submit", "--submission-id", submission or name, "--working-dir", ".", "--",
             sys.executable, "-m", "jobs.train", str(bench.folder / "small.toml"), *run, cwd=checkout, **head,
         )  # fmt: skip
     finally:
         bench.environment = before
 
 
-def test_a_job_trains_and_says_where_the_results_are(bench: Bench, head, checkout: Path) -> None:
-    said = output(submit(bench, head, checkout, "job", f"data.train={bench.folder}/data", TRACKED), 0)
-    assert f"model    {bench.run('job')}/model" in said
-    assert (bench.run("job") / "model" / "weights.pt").is_file()
+def test_a_stopped_job_saves_a_checkpoint_from_which_the_same_job_goes_on_to_the_end(
+    bench: Bench, head, checkout: Path
+) -> None:
+    run = bench.run("job")
+    words = (f"data.train={bench.folder}/data", "run.checkpoint_every=10", "run.resume=auto", TRACKED)
+
+    def step() -> int:
+        metrics = run / "metrics.jsonl"
+        lines = metrics.read_text().rpartition("\n")[0].splitlines() if metrics.is_file() else []
+        return json.loads(lines[-1])["step"] if lines else 0
+
+    first = submit(bench, head, checkout, "job", *words, "train.steps=100000", submission="first")
+    wait_for(lambda: step() > 60, by=first)  # Some of the checkpoints that Ray knows are pruned by then.
+    output(bench.start(RAY, "job", "stop", "first", **head), 0)
+    assert "continuing run" not in first.communicate(timeout=400)[0]
+    stopped_at = max(checkpoint.steps(run / "checkpoints"))
+    assert stopped_at == step()
+
+    end = stopped_at + 60
+    said = output(submit(bench, head, checkout, "job", *words, f"train.steps={end}", submission="second"), 0)
+    assert "continuing run" in said
+    assert f"run      {run} (finished after {end} steps)\nmodel    {run}/model" in said
+    assert (run / "model" / "weights.pt").is_file()
+    check_what_travelled_and_what_is_kept(bench, head, said)
+
+
+def check_what_travelled_and_what_is_kept(bench: Bench, head, said: str) -> None:
+    """The code alone went to the cluster, and the token of those who submit is in no list, log or file."""
     shipped = [path for path in Path(bench.environment["RAY_TMPDIR"]).rglob("working_dir_files/*") if path.is_dir()]
     assert shipped
     assert not list(Path(bench.environment["RAY_TMPDIR"]).rglob("heavy"))
-    listed = output(bench.start(str(Path(sys.executable).with_name("ray")), "job", "list", **head), 0)
-    assert "submission_id='job'" in listed
+    listed = output(bench.start(RAY, "job", "list", **head), 0)
+    assert "submission_id='second'" in listed
     assert BEARER not in listed
     assert BEARER not in said
     kept = [
@@ -109,25 +132,6 @@ def test_a_job_that_fails_ends_with_the_reason(bench: Bench, head, checkout: Pat
     assert "Traceback" not in said
 
 
-def test_a_stopped_job_saves_a_checkpoint_from_which_the_same_job_goes_on(bench: Bench, head, checkout: Path) -> None:
-    words = (f"data.train={bench.folder}/data", "train.steps=100000", "run.checkpoint_every=10", "run.resume=auto")
-    metrics = bench.run("stopped") / "metrics.jsonl"
-
-    def step() -> int:
-        lines = metrics.read_text().rpartition("\n")[0].splitlines() if metrics.is_file() else []
-        return json.loads(lines[-1])["step"] if lines else 0
-
-    stopped_at = [0]
-    for name in ("stopped", "stopped-again"):
-        job = submit(bench, head, checkout, "stopped", *words, submission=name)
-        wait_for(lambda: step() > stopped_at[-1] + 60)  # Some of the checkpoints that Ray knows are pruned by then.
-        output(bench.start(str(Path(sys.executable).with_name("ray")), "job", "stop", name, **head), 0)
-        said, _ = job.communicate(timeout=400)
-        assert ("continuing run" in said) == (name == "stopped-again")
-        stopped_at.append(max(checkpoint.steps(bench.run("stopped") / "checkpoints")))
-        assert stopped_at[-1] == step()
-
-
 def can_hide_directories() -> bool:
     unshare = shutil.which("unshare")
     return unshare is not None and subprocess.run([unshare, "--mount", "true"], check=False).returncode == 0
@@ -138,8 +142,7 @@ def stranger(bench: Bench, head: dict[str, str]) -> Iterator[None]:
     """A second node, which sees directories of its own where the head has the data and the runs."""
     hidden = [bench.folder / "data", bench.folder / "runs"]
     hidden[1].mkdir(exist_ok=True)
-    ray = str(Path(sys.executable).with_name("ray"))
-    join = (ray, "start", "--address", head["HEAD"], "--node-ip-address=127.0.0.2", "--node-name=stranger", "--num-cpus=2",
+    join = (RAY, "start", "--address", head["HEAD"], "--node-ip-address=127.0.0.2", "--node-name=stranger", "--num-cpus=2",
             *RAY_PORTS, "--block")  # fmt: skip
     hide = " && ".join(f"mount -t tmpfs none {path}" for path in hidden)
     started = bench.start("unshare", "--mount", "sh", "-c", f'{hide} && exec "$@"', "sh", *join, **head)

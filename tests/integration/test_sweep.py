@@ -41,8 +41,8 @@ def test_a_killed_sweep_is_continued_without_repeating_anything_and_its_best_pre
     bench: Bench,
 ) -> None:
     killed = sweep(bench)
-    wait_for(lambda: ended(bench), within=400)
-    wait_for(lambda: len(load(bench.run("swept"))) >= 3)
+    wait_for(lambda: ended(bench), by=killed)
+    wait_for(lambda: len(load(bench.run("swept"))) >= 3, by=killed)
     killed.kill()  # SIGKILL: it can tidy nothing up.
     killed.communicate()
     wait_for(lambda: not bench.ray_processes(), within=120)

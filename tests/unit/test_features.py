@@ -10,7 +10,6 @@ from crmuons.features import (
     Features,
     muon_from_network,
     muon_to_network,
-    primary_from_network,
     primary_to_network,
 )
 from crmuons.schema import EventArrays
@@ -24,16 +23,12 @@ def events_of(muons, primaries=None):
     return EventArrays(np.zeros((len(primaries), 2), np.uint64), primaries, counts, muons)
 
 
-def test_primaries_in_network_space_and_back():
+def test_primaries_in_network_space():
     # 1 EeV is 1e9 GeV = 1e3 PeV; cos 60 = 1/2; iron's 52.09 GeV; 1950 m are 1.95 km.
     primaries = torch.tensor([[1e9, math.pi / 3, 52.09, 1950.0], [1e3, 0.0, 0.938, 10.0], [1e12, 1.57, 1.0, 1e5]])
     network = primary_to_network(primaries)
     assert network[0].tolist() == pytest.approx([3.0, 0.5, math.log10(52.09), 1.95], rel=1e-6)
     assert network[1, :2].tolist() == pytest.approx([-3.0, 1.0])
-    back = primary_from_network(network)
-    # log10 and back: float32's 6e-8 of |log| <= 6, times ln 10. A zenith near 0 hides in 1 - cos: sqrt(2 x 6e-8).
-    torch.testing.assert_close(back[:, [0, 2, 3]], primaries[:, [0, 2, 3]], rtol=2e-6, atol=0)
-    torch.testing.assert_close(back[:, 1], primaries[:, 1], rtol=1e-6, atol=3.5e-4)
 
 
 def test_muons_in_network_space_and_back():

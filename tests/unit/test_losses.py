@@ -43,7 +43,7 @@ def test_penalties_of_one_muon_and_a_linear_critic():
     scores, squared = norms(Linear(3.0), [1], torch.tensor([[2.0, 5.0]]))
     assert scores.item() == pytest.approx(6.0)
     assert losses.one_centred_penalty(squared).item() == pytest.approx(4.0)
-    assert losses.zero_centred_penalty(squared).item() == pytest.approx(9.0)
+    assert squared.item() == pytest.approx(9.0)
 
 
 def test_a_shift_of_all_muons_counts_by_the_root_of_their_number():
@@ -69,7 +69,7 @@ def test_penalties_pull_on_the_critics_weights(kind, expected):
     # Of events with 1 and 4 muons (w - 1)^2 and (w / 2 - 1)^2, or w^2 and w^2 / 4: the mean of their derivatives at w = 3.
     critic = Linear(3.0)
     _, squared = norms(critic, [1, 4])
-    penalty = losses.one_centred_penalty(squared) if kind == "one" else losses.zero_centred_penalty(squared)
+    penalty = losses.one_centred_penalty(squared) if kind == "one" else squared
     penalty.mean().backward()
     assert critic.weight.grad.item() == pytest.approx(expected, rel=1e-5)
 

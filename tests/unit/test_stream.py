@@ -268,7 +268,7 @@ def test_close_ends_the_reading(files):
     stream = open_stream(files, prefetch_batches=1)
     next(stream)
     stream.close()
-    assert not stream._ready.is_running()
+    assert not stream._ready._thread.is_alive()
 
 
 def test_training_reads_its_split_and_the_smaller_cap():
