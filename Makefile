@@ -47,7 +47,6 @@ demo: setup
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto --dist loadfile
 
-# The longest modules come early in the alphabet, so that none of them is left alone at the end.
 integration: setup
 	$(BIN)/python -m pytest tests/integration -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -45,6 +45,22 @@ RAY_PORTS = ("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-li
 OF_NODES = {"RAY_worker_niceness": "0", "RAY_idle_worker_killing_time_threshold_ms": "600000"}
 
 
+# 100 to 300 s each: begun last, one would run while nothing else is left.
+FIRST = (
+    "test_training",
+    "test_cluster_elastic",
+    "test_cluster_slurm",
+    "test_jobs",
+    "test_mlflow_postgres",
+    "test_sweep",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest modules come first."""
+    items.sort(key=lambda item: item.path.stem not in FIRST)
+
+
 @dataclass
 class Bench:
     """A place to run commands as a user does: `crmuons` in a folder that holds `data/` and `small.toml`."""
