@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from crmuons import files, flat
 from crmuons.files import File
-from crmuons.plan import Unit
+from crmuons.plan import Unit, cut
 from crmuons.schema import EventArrays
 from crmuons.staging import Staging, open_unit
 
@@ -28,6 +28,7 @@ FEATURES = "features.pt"  # Fitted on training events.
 SUFFIX = ".arrow"
 EVENTS_PER_BATCH = 16_384  # Large against what a record batch costs (50 us to open), small against a unit.
 ABOUT_KEY = b"crmuons.shard"
+MAPPED_BYTES = 8 * 2**20  # Of mapped shards that are read together; a worker holds three or four times as much.
 
 Places = tuple[float, float]  # From the first up to but not including the second.
 
@@ -183,6 +184,17 @@ def features_of(listed: Sequence[File], places: Places) -> bytes | None:
 def is_shard(file: File) -> bool:
     """Whether a file is a prepared shard; everything else is Parquet."""
     return file.url.endswith(SUFFIX)
+
+
+def units_and_segment_bytes(files: Sequence[File], shuffle_bytes: int) -> tuple[list[Unit], int]:
+    """How files to train on are cut, and how much of them is read and shuffled together.
+
+    Shards hold their events in random order: of mapped ones small pieces do, so that a large data set takes no more memory than one
+    of a million events.
+    """
+    if all(is_mapped(file) for file in files):
+        return cut(files, MAPPED_BYTES), min(shuffle_bytes, MAPPED_BYTES)
+    return cut(files), shuffle_bytes
 
 
 def is_mapped(file: File) -> bool:

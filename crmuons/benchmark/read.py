@@ -56,7 +56,8 @@ def run(rounds: int, data: Sequence[str], shards: Path) -> list[Figure]:
 
 def _read(found: Sequence[File]) -> tuple[int, int]:
     """Read an epoch; returns the numbers of events and muons."""
-    reading = plan.Plan(tuple(plan.cut(found)), 0, config.Data().shuffle_bytes, 1)
+    units, segment_bytes = prepared.units_and_segment_bytes(found, config.Data().shuffle_bytes)
+    reading = plan.Plan(tuple(units), 0, segment_bytes, 1)
     items = islice(reading.items(0), len(reading.segments(0)))
     events = muons = 0
     for piece in reader.read_here(items, reader.Selection()):

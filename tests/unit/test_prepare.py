@@ -14,7 +14,7 @@ from crmuons import config, plan, preparation, prepare, prepared, reader, shuffl
 from crmuons.cli import main
 from crmuons.events import concat
 from crmuons.features import Features
-from crmuons.files import list_files
+from crmuons.files import File, list_files
 from crmuons.plan import Plan, Unit
 from crmuons.reader import Selection
 from crmuons.shuffling import Settings
@@ -397,3 +397,15 @@ def test_the_command_says_what_it_made_and_inspect_reads_it(raw, tmp_path, capsy
     assert "seed was 0, is 3" in capsys.readouterr().err
     assert main(["prepare", str(tmp_path / "nothing"), "--out", str(tmp_path / "new")]) == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_large_mapped_shards_are_read_in_small_pieces_and_others_are_not():
+    shards = [File(f"/data/train-{i}.arrow", 100 * 2**20) for i in range(4)]
+    units, segment_bytes = prepared.units_and_segment_bytes(shards, 32 * 2**20)
+    assert max(unit.size for unit in units) <= prepared.MAPPED_BYTES == segment_bytes
+    largest = max(sum(unit.size for unit in segment) for segment in Plan(tuple(units), 0, segment_bytes, 1).segments(0))
+    assert largest <= 2 * prepared.MAPPED_BYTES
+    assert prepared.units_and_segment_bytes(shards, 1000)[1] == 1000
+    for url in ("pelican://host/train.arrow", "/data/events.parquet"):
+        mixed = [*shards, File(url, 100 * 2**20)]
+        assert prepared.units_and_segment_bytes(mixed, 32 * 2**20) == (plan.cut(mixed), 32 * 2**20)
