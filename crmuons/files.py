@@ -231,7 +231,9 @@ def _try_writing(url: str) -> None:
         except Exception as error:  # Each storage's library has errors of its own.
             msg = f"'{url}' cannot be written: {type(error).__name__}: {error}; give another place, or the credentials it takes"
             raise PermissionError(msg) from error
-    with suppress(OSError, NotImplementedError):  # May write and not remove: some places are like that.
+    with suppress(
+        OSError, NotImplementedError
+    ):  # May write and not remove, or (fsspec's NotImplementedError) never can.
         fs.rm_file(path)
 
 

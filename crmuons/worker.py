@@ -46,6 +46,9 @@ from crmuons.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
+# The step lets go of the interpreter's lock at each operation, and gets it back from the thread that makes batches ready after this
+# time at the latest. Python's 5 ms: 0.85 of the speed on two cores without Ray, 0.94 with (few noisy runs, docs/log.md).
+SWITCH_INTERVAL_S = 0.0005
 CAP = 10  # Of a generated event's muons in validations, in units of the largest true event's.
 
 Report = Callable[[Metrics, int, Path | None], None]
@@ -116,11 +119,6 @@ def train(
             uploads.wait(remote_runs.FAILURE_WAIT_S)
         tracker.finish(status)
     return outcome
-
-
-# The step lets go of the interpreter's lock at each operation, and gets it back from the thread that makes batches ready after this
-# time at the latest. Python's 5 ms took a sixth of the speed on two cores.
-SWITCH_INTERVAL_S = 0.0005
 
 
 def set_up_torch(settings: config.Config) -> None:
