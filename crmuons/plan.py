@@ -133,11 +133,25 @@ class Plan:
 
     def state(self) -> dict[str, Any]:
         """What resume needs beside the files and the settings."""
-        return {"world": self.world, "base_epoch": self.base_epoch, "backlog": [list(item) for item in self.backlog]}
+        shape = {"units": len(self.units), "segment_bytes": self.segment_bytes}
+        return shape | {
+            "world": self.world,
+            "base_epoch": self.base_epoch,
+            "backlog": [list(item) for item in self.backlog],
+        }
 
     @classmethod
     def from_state(cls, units: Sequence[Unit], seed: int, segment_bytes: int, state: dict[str, Any]) -> "Plan":
-        """The plan whose `state` was saved."""
+        """The plan whose `state` was saved.
+
+        Raises:
+            ValueError: if its segments were others, so that a position in them would mean other events.
+        """
+        shape = {"units": len(units), "segment_bytes": segment_bytes}
+        saved = {name: state.get(name, now) for name, now in shape.items()}  # Runs begun before it was kept have none.
+        if saved != shape:
+            msg = f"the checkpoint's position is one of {saved}, and the data make {shape}: go on with the version that began the run"
+            raise ValueError(msg)
         backlog = tuple((int(epoch), int(segment), int(start)) for epoch, segment, start in state["backlog"])
         return cls(tuple(units), seed, segment_bytes, state["world"], state["base_epoch"], backlog)
 

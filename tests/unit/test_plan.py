@@ -151,3 +151,11 @@ def test_a_plan_survives_its_state(world):
     reading, _ = small_plan(2).continued(world, [(2, 1), (9, 0)])
     again = Plan.from_state(reading.units, reading.seed, reading.segment_bytes, reading.state())
     assert again == reading
+
+
+def test_a_position_in_other_segments_is_refused():
+    units = plan.cut([File("f", 40 * plan.MIN_UNIT_BYTES)])
+    state = Plan(tuple(units), 0, 2**20, 1).state()
+    for others, segment_bytes in ((units[1:], 2**20), (units, 2**21)):
+        with pytest.raises(ValueError, match="go on with the version that began the run"):
+            Plan.from_state(others, 0, segment_bytes, state)
