@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crmuons import checkpoint, files, portable
+from crmuons import checkpoint, portable
 from crmuons.generate import BundleGenerator, load_generator
-from crmuons.output import Output
 from crmuons.portable import Bundles, Network
 from crmuons.ragged import Ragged
+from crmuons.storage import files
+from crmuons.storage.output import Output
 
 logger = logging.getLogger(__name__)
 

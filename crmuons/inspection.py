@@ -8,12 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crmuons import files, prepared, reader, schema
+from crmuons import prepared, reader, schema
 from crmuons.events import concat, take
-from crmuons.files import File
 from crmuons.plan import Unit, cut, permutation
 from crmuons.progress import progress
 from crmuons.schema import EventArrays
+from crmuons.storage import files
+from crmuons.storage.files import File
 
 MULTIPLICITY_QUANTILES = (0.5, 0.9, 0.99, 1.0)
 MUONS_SHOWN = 3

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from crmuons.files import File
+from crmuons.storage.files import File
 
 MIN_UNITS = 64  # Few files are cut, so that there is something to permute and every rank gets a share,
 MIN_UNIT_BYTES = 4 * 2**20  # but not into crumbs: a unit decodes every row group that it touches.

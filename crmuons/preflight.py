@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from crmuons import files, runs
-from crmuons.files import File
+from crmuons import runs
+from crmuons.storage import files
+from crmuons.storage.files import File
 from crmuons.tracking.reach import trouble
 
 NAMED = 3  # Nodes that a sentence names, of many with the same fault.

@@ -17,7 +17,6 @@ import torch
 from crmuons import provenance, shuffling
 from crmuons.events import concat, slice_events
 from crmuons.features import Features
-from crmuons.files import File
 from crmuons.plan import Unit, cut
 from crmuons.prepared import CLAIM, FEATURES, MANIFEST, Manifest, Shard, event_files, is_shard, read_rows
 from crmuons.progress import progress
@@ -25,6 +24,7 @@ from crmuons.reader import Limit, Tally
 from crmuons.runs import write_text
 from crmuons.schema import EventArrays
 from crmuons.shuffling import QUARANTINE, SCRATCH, SPLITS, Settings, Work
+from crmuons.storage.files import File
 
 logger = logging.getLogger(__name__)
 

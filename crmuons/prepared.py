@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from crmuons import files, flat
-from crmuons.files import File
+from crmuons import flat
 from crmuons.plan import Unit, cut
 from crmuons.schema import EventArrays
-from crmuons.staging import Staging, open_unit
+from crmuons.storage import files
+from crmuons.storage.files import File
+from crmuons.storage.staging.download import Staging, open_unit
 
 MANIFEST = "manifest.json"
 CLAIM = "preparation.json"  # What is being prepared; it is there before the first shard, the manifest after the last.

@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64, UInt64
 
-from crmuons import files, reader, schema
+from crmuons import reader, schema
 from crmuons.schema import ID_COLUMNS, MUONS_COLUMN, PRIMARY_COLUMN, PRIMARY_FEATURES
+from crmuons.storage import files
 
 COUNT_COLUMN = "num_muons"
 ROWS_AT_ONCE = 65_536

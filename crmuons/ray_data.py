@@ -24,7 +24,7 @@ from crmuons.ahead import Ahead
 from crmuons.plan import Item
 from crmuons.reader import Piece, Selection, Tally
 from crmuons.schema import EventArrays
-from crmuons.stager import with_stager
+from crmuons.storage.staging.stager import with_stager
 
 Read = tuple[Item, Selection]
 ITEMS_PER_EXECUTION = 256  # The list of an execution's tasks costs memory.

@@ -9,8 +9,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from crmuons import config, preflight, ray_tokens, runs
-from crmuons.files import File
 from crmuons.preflight import Errand, Findings
+from crmuons.storage.files import File
 from crmuons.tracking.reach import trouble
 from crmuons.tracking.uri import resolve_uri
 

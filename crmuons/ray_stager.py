@@ -9,8 +9,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from crmuons import ray_tokens
-from crmuons.stager import Reading, Stager, Use
-from crmuons.staging import Staging
+from crmuons.storage.staging.download import Staging
+from crmuons.storage.staging.stager import Reading, Stager, Use
 
 
 @dataclass(frozen=True)

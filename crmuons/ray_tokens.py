@@ -15,11 +15,12 @@ from typing import Any
 
 import ray
 
-from crmuons import pelican, ray_desk
-from crmuons.files import FEDERATED
-from crmuons.pelican import login, tokens
-from crmuons.pelican.scopes import folder
-from crmuons.pelican.tokens import Token
+from crmuons import ray_desk
+from crmuons.storage import pelican
+from crmuons.storage.files import FEDERATED
+from crmuons.storage.pelican import login, tokens
+from crmuons.storage.pelican.scopes import folder
+from crmuons.storage.pelican.tokens import Token
 
 logger = logging.getLogger(__name__)
 

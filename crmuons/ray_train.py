@@ -28,7 +28,6 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from crmuons import (
     checkpoint,
     config,
-    files,
     ray_cluster,
     ray_data,
     ray_metrics,
@@ -45,6 +44,7 @@ from crmuons.preparation import prepare, refuse_credentials
 from crmuons.ray_scaling import Losses, scaling_config
 from crmuons.result import Result
 from crmuons.runs import Run
+from crmuons.storage import files
 from crmuons.tracking.uri import resolve_uri
 from crmuons.trainer import NonFiniteError
 from crmuons.watch import progress_of

@@ -19,11 +19,11 @@ from jaxtyping import Bool, Float64, Int64, UInt64
 from crmuons import prepared, schema, set_aside
 from crmuons.ahead import in_order
 from crmuons.events import NONE, concat, draw_first, shuffle, shuffle_runs, slice_events, take, turn
-from crmuons.files import File
 from crmuons.plan import MAX_UNIT_BYTES, Item, Unit, cut, permutation
 from crmuons.schema import EventArrays
-from crmuons.stager import with_own_stager
-from crmuons.staging import Staging, is_remote, open_unit
+from crmuons.storage.files import File
+from crmuons.storage.staging.download import Staging, is_remote, open_unit
+from crmuons.storage.staging.stager import with_own_stager
 
 Read = TypeVar("Read")
 Split = Literal["train", "validation", "test", "all"]

@@ -5,8 +5,8 @@ import re
 import shutil
 from pathlib import Path
 
-from crmuons import bundles, files
 from crmuons.runs import caches
+from crmuons.storage import artifacts, files
 
 
 def local(place: str | Path) -> Path:
@@ -29,7 +29,7 @@ def local(place: str | Path) -> Path:
         files.get_tree(url, copies)
         return copies
     if not (copies / name).is_dir():
-        bundles.get(storage, name, copies / name)
+        artifacts.get(storage, name, copies / name)
     return copies / name
 
 
@@ -39,7 +39,7 @@ def _bundle(url: str) -> tuple[str, str | None]:
     if re.fullmatch(r"(?:model|step)-\d{8}-[0-9a-f]{16}", last):
         return above, last
     for label in (r"model-\d{8}", r"step-\d{8}"):
-        for name in reversed(bundles.find(url, label)):
-            if bundles.is_whole(url, name):
+        for name in reversed(artifacts.find(url, label)):
+            if artifacts.is_whole(url, name):
                 return url, name
     return url, None

@@ -25,8 +25,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from crmuons import bundles, checkpoint, files, runs
+from crmuons import checkpoint, runs
 from crmuons.runs import START, Run
+from crmuons.storage import artifacts, files
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def start(run: Run) -> None:
     if run.url is None:
         return
     with _start_folder(run) as folder:
-        bundles.put(run.url, folder, START, {})
+        artifacts.put(run.url, folder, START, {})
 
 
 def fetch_start(run: Run) -> None:
@@ -93,12 +94,12 @@ def fetch_start(run: Run) -> None:
     with run.directory.with_name(f".{run.directory.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = _there(run, START, go_on=run.has_started())
-        there = [name for name in found if bundles.is_whole(run.url, name)]  # Otherwise it never began to train.
+        there = [name for name in found if artifacts.is_whole(run.url, name)]  # Otherwise it never began to train.
         if run.has_started():
             _check_same(run, there)
         elif there:
             folder = run.directory / ".start"
-            bundles.get(run.url, there[0], folder)
+            artifacts.get(run.url, there[0], folder)
             for name in START_FILES:
                 (folder / name).replace(run.directory / name)
             folder.rmdir()
@@ -118,7 +119,7 @@ def fetch_newest(run: Run) -> None:
             return
         try:
             best = _fetch_checkpoint(run, name).about["best"]
-        except bundles.DamagedError as error:
+        except artifacts.DamagedError as error:
             logger.warning("%s; going on from the checkpoint before it", error)
             continue
         if best is not None:
@@ -131,7 +132,7 @@ def _there(run: Run, label: str, *, go_on: bool) -> list[str]:
     """The bundles at a run's URL; none, where it cannot be asked and the run can go on without."""
     assert run.url is not None
     try:
-        return bundles.find(run.url, label)
+        return artifacts.find(run.url, label)
     except ConnectionError as error:
         if not go_on:
             raise
@@ -139,9 +140,9 @@ def _there(run: Run, label: str, *, go_on: bool) -> list[str]:
         return []
 
 
-def _fetch_checkpoint(run: Run, name: str) -> bundles.Manifest:
+def _fetch_checkpoint(run: Run, name: str) -> artifacts.Manifest:
     assert run.url is not None
-    return bundles.get(run.url, name, checkpoint.path(run.checkpoints, checkpoint.step(name)))
+    return artifacts.get(run.url, name, checkpoint.path(run.checkpoints, checkpoint.step(name)))
 
 
 def _fetch_best(run: Run, step: int) -> None:
@@ -163,7 +164,7 @@ def _unpack(run: Run, saved: Path) -> None:
 
 def _check_same(run: Run, there: list[str]) -> None:
     with _start_folder(run) as folder:
-        ours = bundles.Manifest.of(START, folder, {}).name
+        ours = artifacts.Manifest.of(START, folder, {}).name
     if there and ours not in there:
         msg = (
             f"{run.directory} is this machine's copy of another run than the one at {run.url}; move it away, or choose "
@@ -294,7 +295,7 @@ class Uploads:
     def _send(self, label: str) -> None:
         name = self._find_whole(label) if label == self._resumed else None
         if name is None:
-            name = bundles.put(self.url, self._outbox / label, label, self._waiting[label])
+            name = artifacts.put(self.url, self._outbox / label, label, self._waiting[label])
         about = self._waiting[label]
         with self._guard:
             self._drop(label)
@@ -306,13 +307,13 @@ class Uploads:
         self._prune(about["best"])
 
     def _find_whole(self, label: str) -> str | None:
-        return next((name for name in bundles.find(self.url, label) if bundles.is_whole(self.url, name)), None)
+        return next((name for name in artifacts.find(self.url, label) if artifacts.is_whole(self.url, name)), None)
 
     def _prune(self, best: int | None) -> None:
         """Remove what is no longer needed and older than the newest, unfinished ones too."""
         newest, kept = checkpoint.step(self._sent[-1]), self._sent[-self.keep :]
         try:
-            for name in bundles.find(self.url, STEPS):
+            for name in artifacts.find(self.url, STEPS):
                 if checkpoint.step(name) < newest and checkpoint.step(name) != best and name not in kept:
                     files.remove_tree(f"{self.url}/{name}")
         except Exception as error:  # noqa: BLE001 - as above; it costs room, and no result

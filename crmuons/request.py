@@ -14,8 +14,8 @@ import numpy as np
 
 from crmuons import portable, schema
 from crmuons.generate import BundleGenerator, check_counts
-from crmuons.output import Output
 from crmuons.primaries import Counts, Primaries, Source
+from crmuons.storage.output import Output
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import torch
 
-from crmuons import bundles, config, files, schema
+from crmuons import config, schema
 from crmuons.features import Features
-from crmuons.files import File
 from crmuons.schema import EventArrays
+from crmuons.storage import artifacts, files
+from crmuons.storage.files import File
 
 logger = logging.getLogger(__name__)
 
@@ -239,7 +240,7 @@ def find_run(settings: config.Config) -> Run:
 
 def has_started(run: Run) -> bool:
     """Whether a run can be continued, here or from where it is kept."""
-    return run.has_started() or (run.url is not None and bool(bundles.find(run.url, START)))
+    return run.has_started() or (run.url is not None and bool(artifacts.find(run.url, START)))
 
 
 def storage_path(settings: config.Config) -> Path:

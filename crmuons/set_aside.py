@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crmuons import files, schema
+from crmuons import schema
 from crmuons.plan import Unit
 from crmuons.schema import EventArrays
+from crmuons.storage import files
 
 logger = logging.getLogger(__name__)
 

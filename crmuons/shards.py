@@ -20,10 +20,10 @@ import torch
 from crmuons import generate as bundles
 from crmuons import memory, provenance, schema
 from crmuons.generate import BundleGenerator, Piece
-from crmuons.output import Output
 from crmuons.primaries import Primaries, Source
 from crmuons.progress import progress
 from crmuons.request import OUTSIDE_COLUMN, Options, Request, as_before, claim, survey
+from crmuons.storage.output import Output
 
 logger = logging.getLogger(__name__)
 

@@ -15,10 +15,11 @@ from typing import Any, Self
 import numpy as np
 import pyarrow.parquet as pq
 
-from crmuons import files, schema
-from crmuons.output import Output
+from crmuons import schema
 from crmuons.primaries import Primaries
 from crmuons.simulation import propagation, shower
+from crmuons.storage import files
+from crmuons.storage.output import Output
 
 NUCLEI = {  # Z and A; of the names, simweights' fluxes know p, He, N, Al, Fe (Gaisser H3a and H4a) and all of them (Hoerandel).
     "p": (1, 1), "He": (2, 4), "C": (6, 12), "N": (7, 14), "O": (8, 16), "Mg": (12, 24), "Al": (13, 27), "Si": (14, 28),

@@ -11,7 +11,7 @@ from crmuons.batch import EventBatch
 from crmuons.plan import Item, Plan
 from crmuons.pool import Pool
 from crmuons.reader import Limit, Piece, Selection, Tally
-from crmuons.staging import Staging
+from crmuons.storage.staging.download import Staging
 
 Batch = TypeVar("Batch")
 Read = Callable[[Iterator[Item], Selection], Iterator[Piece]]

@@ -8,8 +8,8 @@ from tqdm import tqdm
 
 from crmuons.progress import progress
 from crmuons.runs import Run
-from crmuons.stager import read_progress
-from crmuons.staging import REPORT, WARNING
+from crmuons.storage.staging.download import REPORT, WARNING
+from crmuons.storage.staging.stager import read_progress
 
 logger = logging.getLogger(__name__)
 

@@ -15,19 +15,7 @@ from typing import Any
 
 import torch
 
-from crmuons import (
-    checkpoint,
-    config,
-    distributed,
-    plan,
-    prepared,
-    provenance,
-    reader,
-    remote_runs,
-    runs,
-    stager,
-    stream,
-)
+from crmuons import checkpoint, config, distributed, plan, prepared, provenance, reader, remote_runs, runs, stream
 from crmuons.batch import EventBatch
 from crmuons.evaluation import metrics
 from crmuons.generate import MAX_MUONS_PER_EVENT, BundleGenerator
@@ -39,7 +27,8 @@ from crmuons.reader import Tally
 from crmuons.remote_runs import Uploads
 from crmuons.runs import Run
 from crmuons.sets import Sets
-from crmuons.staging import REPORT
+from crmuons.storage.staging import stager
+from crmuons.storage.staging.download import REPORT
 from crmuons.tensorboard import Board
 from crmuons.tracking.interface import AnyTracker, NullTracker, Status
 from crmuons.trainer import Trainer

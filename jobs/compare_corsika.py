@@ -7,9 +7,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from crmuons import files
 from crmuons.simulation.comparison import compare, table
 from crmuons.simulation.corsika import read_showers
+from crmuons.storage import files
 
 
 def main() -> int:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from crmuons import config, runs
 from crmuons.features import Features
-from crmuons.files import File
 from crmuons.preparation import prepare
 from crmuons.schema import EventArrays
+from crmuons.storage.files import File
 from tune import forks, search, trials
 from tune.options import Options
 from tune.schedulers import GoOn, Stop, TakeOver

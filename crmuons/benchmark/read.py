@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from crmuons import config, files, plan, prepare, prepared, reader, schema
+from crmuons import config, plan, prepare, prepared, reader, schema
 from crmuons.batch import EventBatch
 from crmuons.benchmark import timing
 from crmuons.benchmark.figures import Figure
-from crmuons.files import File
 from crmuons.shuffling import Settings
+from crmuons.storage import files
+from crmuons.storage.files import File
 
 MAX_BYTES = 512 * 2**20  # More takes longer and tells nothing more.
 COLUMNS = [*schema.ID_COLUMNS, schema.PRIMARY_COLUMN, schema.MUONS_COLUMN]

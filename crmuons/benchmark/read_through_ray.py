@@ -10,12 +10,13 @@ from itertools import islice
 import numpy as np
 import pyarrow.parquet as pq
 
-from crmuons import config, files, plan, ray_cluster, ray_data, reader
+from crmuons import config, plan, ray_cluster, ray_data, reader
 from crmuons.batch import EventBatch
 from crmuons.benchmark import timing
 from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.read import decode, raw_files
-from crmuons.files import File
+from crmuons.storage import files
+from crmuons.storage.files import File
 
 STEADY_BYTES = 512 * 2**20  # So many give segments of the usual size.
 ITEMS_PER_ROUND = 8

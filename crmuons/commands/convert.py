@@ -24,8 +24,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from crmuons.output import folder_at
     from crmuons.simulation.corsika import DEPTHS_M, THRESHOLD_GEV, convert
+    from crmuons.storage.output import folder_at
 
     with folder_at(arguments.out, new=True) as out:
         left_out = convert(

@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
     from crmuons.evaluation.inputs import Request, evaluate_request
     from crmuons.evaluation.reference import Settings
     from crmuons.evaluation.report import summary, write_report
-    from crmuons.output import folder_at
+    from crmuons.storage.output import folder_at
 
     request = Request(
         truth=arguments.truth,

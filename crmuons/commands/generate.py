@@ -55,8 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from crmuons import shards
     from crmuons.generate import choose_device, load_generator
-    from crmuons.output import Output
     from crmuons.request import Options
+    from crmuons.storage.output import Output
 
     options = Options(
         device=choose_device(arguments.device, elsewhere="RAY_ADDRESS" in os.environ),

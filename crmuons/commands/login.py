@@ -17,8 +17,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     import segno
 
-    from crmuons.pelican.login import log_in
-    from crmuons.pelican.scopes import scopes_by_issuer
+    from crmuons.storage.pelican.login import log_in
+    from crmuons.storage.pelican.scopes import scopes_by_issuer
 
     def show(url: str, code: str) -> None:
         segno.make(url).terminal(compact=True)

@@ -28,8 +28,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
-    from crmuons.output import folder_at
     from crmuons.simulation.simulate import FILES_IN_PROCESS, Settings, num_files, simulate
+    from crmuons.storage.output import folder_at
 
     settings = Settings(
         energy_gev=tuple(arguments.energy_range),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Literal
 
-from crmuons import config, files, prepared
+from crmuons import config, prepared
 from crmuons.evaluation import pairing
 from crmuons.evaluation.candidates import data_candidate, model_candidate
 from crmuons.evaluation.outline import Outline
@@ -14,9 +14,10 @@ from crmuons.evaluation.pieces import Pieces
 from crmuons.evaluation.protocol import Evaluation, evaluate
 from crmuons.evaluation.reading import Blocks, read
 from crmuons.evaluation.reference import Reference, Settings, prepare
-from crmuons.files import File
 from crmuons.generate import BundleGenerator, load_generator
 from crmuons.reader import Selection, Split, Tally, in_split
+from crmuons.storage import files
+from crmuons.storage.files import File
 from crmuons.stream import training_selection
 
 logger = logging.getLogger(__name__)

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from crmuons import files, schema
+from crmuons import schema
 from crmuons.progress import progress
 from crmuons.schema import EventArrays
 from crmuons.simulation import propagation, shower
 from crmuons.simulation.simulate import follow, make_new_directory
+from crmuons.storage import files
 
 try:
     import corsikaio

@@ -16,12 +16,12 @@ from crmuons.export import INPUTS, export, worst_difference
 from crmuons.features import Features
 from crmuons.generate import load_generator
 from crmuons.model import BundleModel
-from crmuons.output import Output
 from crmuons.portable import Bundles
 from crmuons.request import Options
 from crmuons.schema import EventArrays
 from crmuons.simulation import simulate
 from crmuons.spectrum import Spectrum
+from crmuons.storage.output import Output
 
 EVENTS_PER_BLOCK = portable.EVENTS_PER_BLOCK["cpu"]
 

@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crmuons import bundles, files, pelican
 from crmuons.cli import main
-from crmuons.pelican import federation as client
-from crmuons.pelican import login, servers
-from crmuons.pelican.scopes import scopes_by_issuer
 from crmuons.schema import EventArrays, write_events
+from crmuons.storage import artifacts, files, pelican
+from crmuons.storage.pelican import federation as client
+from crmuons.storage.pelican import login, servers
+from crmuons.storage.pelican.scopes import scopes_by_issuer
 from tests.integration.federation.federation import Federation, federation, what_is_missing
 
 MISSING = what_is_missing()
@@ -482,9 +482,9 @@ def test_writing_survives_faults(
     local.write_bytes(os.urandom(300_000))
     url = fed.url(f"/private/results/{scope}-{'-'.join(fault)}")
     fed.fault("origin", methods=["PUT"], first=1, **fault)
-    name = bundles.put(url, local.parent, "x", {})
+    name = artifacts.put(url, local.parent, "x", {})
     assert any(entry["fault"] for entry in fed.log("origin"))
-    bundles.get(url, name, tmp_path / "back")
+    artifacts.get(url, name, tmp_path / "back")
     assert (tmp_path / "back/local").read_bytes() == local.read_bytes()
 
 

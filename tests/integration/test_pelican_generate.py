@@ -6,9 +6,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from crmuons import files
 from crmuons.cli import main
-from crmuons.pelican import federation as client
+from crmuons.storage import files
+from crmuons.storage.pelican import federation as client
 from tests.integration.federation.federation import Federation, federation, what_is_missing
 from tests.integration.test_generate import save
 

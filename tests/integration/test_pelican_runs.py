@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from crmuons.cli import main
-from crmuons.pelican import federation as client
 from crmuons.simulation.simulate import Settings, simulate
+from crmuons.storage.pelican import federation as client
 from tests.integration.conftest import wait_for
 from tests.integration.federation.federation import Federation, federation, what_is_missing
 

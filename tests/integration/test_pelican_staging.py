@@ -15,18 +15,19 @@ from pathlib import Path
 
 import pytest
 
-from crmuons import files, ray_cluster, reader
+from crmuons import ray_cluster, reader
 from crmuons.cli import main
-from crmuons.files import File
-from crmuons.pelican import federation as client
 from crmuons.plan import Plan, cut
 from crmuons.ray_data import read_with_ray
 from crmuons.reader import Selection
 from crmuons.schema import EventArrays
-from crmuons.shelf import Shelf
 from crmuons.simulation.simulate import Settings, simulate
-from crmuons.stager import read_progress
-from crmuons.staging import BLOCK_BYTES, Staging
+from crmuons.storage import files
+from crmuons.storage.files import File
+from crmuons.storage.pelican import federation as client
+from crmuons.storage.staging.cache_dir import Shelf
+from crmuons.storage.staging.download import BLOCK_BYTES, Staging
+from crmuons.storage.staging.stager import read_progress
 from tests.integration.federation.federation import Federation, federation, what_is_missing
 
 MISSING = what_is_missing()

@@ -18,8 +18,8 @@ import pytest
 
 from crmuons import config, preparation, reader
 from crmuons.cli import main
-from crmuons.pelican import federation as client
 from crmuons.simulation.simulate import Settings, simulate
+from crmuons.storage.pelican import federation as client
 from tests.integration.conftest import fill
 from tests.integration.federation.federation import Federation, federation, what_is_missing
 

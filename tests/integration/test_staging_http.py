@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from crmuons.files import File, list_files
-from crmuons.shelf import Shelf
-from crmuons.staging import BLOCK_BYTES, Staging
+from crmuons.storage.files import File, list_files
+from crmuons.storage.staging.cache_dir import Shelf
+from crmuons.storage.staging.download import BLOCK_BYTES, Staging
 
 SIZE = BLOCK_BYTES + 1000
 

@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 
 from crmuons import ray_tokens
 from crmuons.cli import main
-from crmuons.pelican import tokens
+from crmuons.storage.pelican import tokens
 
 
 def signatures() -> tuple[list[str], list[str]]:

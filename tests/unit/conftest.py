@@ -71,7 +71,7 @@ def make_events(showers=200, *, seed=0, depths=(1500.0, 1950.0, 2450.0), mean=6.
 def write_file(path, events):
     """Write events as one Parquet file."""
     from crmuons import schema
-    from crmuons.files import File
+    from crmuons.storage.files import File
 
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     schema.write_events(Path(path), [events.to_table()])

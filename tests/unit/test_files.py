@@ -7,9 +7,9 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from crmuons import files
-from crmuons.files import File
-from crmuons.output import folder_at
+from crmuons.storage import files
+from crmuons.storage.files import File
+from crmuons.storage.output import folder_at
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def imports_of(path):
 
 
 @pytest.mark.parametrize(
-    ("library", "homes"), [("ray", "ray_*.py"), ("mlflow", "tracking/*.py"), ("pelicanfs", "pelican/*.py")]
+    ("library", "homes"), [("ray", "ray_*.py"), ("mlflow", "tracking/*.py"), ("pelicanfs", "storage/pelican/*.py")]
 )
 def test_a_library_lives_in_its_own_modules_alone(library, homes):
     users = {path for path in PACKAGE.rglob("*.py") if any(name.split(".")[0] == library for name in imports_of(path))}

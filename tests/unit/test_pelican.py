@@ -6,13 +6,13 @@ from email.utils import format_datetime
 
 import pytest
 
-from crmuons.pelican.addresses import split_pattern, split_url
-from crmuons.pelican.issuer import Issuer
-from crmuons.pelican.scopes import folder, scope_path
-from crmuons.pelican.servers import Namespace, _linked
-from crmuons.pelican.sources import LONGEST_WAIT_S, Fault, Patience, Sources, retry_after_s
-from crmuons.pelican.waits import Waits
-from crmuons.pelican.webdav import parse_listing
+from crmuons.storage.pelican.addresses import split_pattern, split_url
+from crmuons.storage.pelican.issuer import Issuer
+from crmuons.storage.pelican.scopes import folder, scope_path
+from crmuons.storage.pelican.servers import Namespace, _linked
+from crmuons.storage.pelican.sources import LONGEST_WAIT_S, Fault, Patience, Sources, retry_after_s
+from crmuons.storage.pelican.waits import Waits
+from crmuons.storage.pelican.webdav import parse_listing
 
 
 class Clock:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crmuons import plan
-from crmuons.files import File
 from crmuons.plan import Plan, Unit
+from crmuons.storage.files import File
 
 FILES = st.lists(st.integers(0, 200), min_size=1, max_size=90).map(
     lambda sizes: [File(f"f{i:03}.parquet", size) for i, size in enumerate(sizes)]

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import pytest
 
 from crmuons import preflight
-from crmuons.files import File
 from crmuons.preflight import Errand
+from crmuons.storage.files import File
 from crmuons.tracking.reach import trouble
 
 

@@ -14,10 +14,10 @@ from crmuons import config, plan, preparation, prepare, prepared, reader, shuffl
 from crmuons.cli import main
 from crmuons.events import concat
 from crmuons.features import Features
-from crmuons.files import File, list_files
 from crmuons.plan import Plan, Unit
 from crmuons.reader import Selection
 from crmuons.shuffling import Settings
+from crmuons.storage.files import File, list_files
 
 SHARES = {"validation_share": 0.2, "test_share": 0.1}
 

@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from crmuons import plan, reader, schema
-from crmuons.files import File, list_files
 from crmuons.plan import Item, Unit
 from crmuons.reader import Selection, Tally
 from crmuons.schema import EventArrays
+from crmuons.storage.files import File, list_files
 
 
 def numbered(number, counts=None, first=0):

@@ -5,9 +5,9 @@ import torch
 
 from crmuons import config, runs
 from crmuons.features import Features
-from crmuons.files import File
 from crmuons.result import Result
 from crmuons.runs import Run
+from crmuons.storage.files import File
 
 
 def load(tmp_path, *words):

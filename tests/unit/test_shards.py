@@ -10,16 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from crmuons import checkpoint, config, files, portable, reader, schema, shards
+from crmuons import checkpoint, config, portable, reader, schema, shards
 from crmuons.cli import main
 from crmuons.features import Features
-from crmuons.files import File
 from crmuons.generate import load_generator
 from crmuons.model import BundleModel
-from crmuons.output import Output
 from crmuons.plan import Unit
 from crmuons.primaries import PrimaryFiles
 from crmuons.request import Options
+from crmuons.storage import files
+from crmuons.storage.files import File
+from crmuons.storage.output import Output
 
 EVENTS_PER_BLOCK = portable.EVENTS_PER_BLOCK["cpu"]
 NUM_EVENTS = 3000  # Three blocks, the last one not full.

@@ -13,14 +13,14 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from crmuons import staging as module
-from crmuons.checksums import Checksum
-from crmuons.files import File
-from crmuons.locks import FileLock
 from crmuons.plan import Item, Unit
-from crmuons.shelf import Shelf
-from crmuons.stager import Stager, Use, read_progress, with_own_stager, with_windows
-from crmuons.staging import Staging
+from crmuons.storage.files import File
+from crmuons.storage.staging import download as module
+from crmuons.storage.staging.cache_dir import Shelf
+from crmuons.storage.staging.checksums import Checksum
+from crmuons.storage.staging.download import Staging
+from crmuons.storage.staging.locks import FileLock
+from crmuons.storage.staging.stager import Stager, Use, read_progress, with_own_stager, with_windows
 
 
 class CountingFileSystem(MemoryFileSystem):
@@ -230,7 +230,7 @@ def test_a_directory_that_disappears_on_the_way_is_made_again(tmp_path):
 
 
 def test_a_process_that_is_stuck_with_a_lock_blocks_nobody_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr("crmuons.shelf.STALLED_S", 0.2)
+    monkeypatch.setattr("crmuons.storage.staging.cache_dir.STALLED_S", 0.2)
     staging, file = place(tmp_path), remote("a")
     staging.check()
     stuck = FileLock(staging.shelf.path(file).with_suffix(".lock"))

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from crmuons.pelican import login, tokens
-from crmuons.pelican.tokens import Token
+from crmuons.storage.pelican import login, tokens
+from crmuons.storage.pelican.tokens import Token
 
 
 def jwt(**claims: Any) -> str:

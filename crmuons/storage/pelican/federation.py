@@ -17,14 +17,14 @@ from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.spec import AbstractBufferedFile
 from pelicanfs.core import PelicanFileSystem
 
-from crmuons.pelican.addresses import split_pattern, split_url
-from crmuons.pelican.ranges import check_range
-from crmuons.pelican.servers import DENIED, Access, Namespace, Servers
-from crmuons.pelican.sources import Fault, Patience, Source, Sources
-from crmuons.pelican.tokens import Token
-from crmuons.pelican.waits import Waits
-from crmuons.pelican.webdav import parse_listing
-from crmuons.pelican.writing import Writer
+from crmuons.storage.pelican.addresses import split_pattern, split_url
+from crmuons.storage.pelican.ranges import check_range
+from crmuons.storage.pelican.servers import DENIED, Access, Namespace, Servers
+from crmuons.storage.pelican.sources import Fault, Patience, Source, Sources
+from crmuons.storage.pelican.tokens import Token
+from crmuons.storage.pelican.waits import Waits
+from crmuons.storage.pelican.webdav import parse_listing
+from crmuons.storage.pelican.writing import Writer
 
 LISTINGS_AT_ONCE = 16
 COPY_BYTES = 32 * 2**20

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
-from crmuons.files import File
 from crmuons.plan import Item, Unit
-from crmuons.staging import Held, Staging
+from crmuons.storage.files import File
+from crmuons.storage.staging.download import Held, Staging
 
 logger = logging.getLogger(__name__)
 

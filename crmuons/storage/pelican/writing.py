@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import IO
 
-from crmuons.pelican.servers import DENIED, Access, Namespace, Servers
-from crmuons.pelican.sources import Fault, Patience, Source
-from crmuons.pelican.tokens import Token
+from crmuons.storage.pelican.servers import DENIED, Access, Namespace, Servers
+from crmuons.storage.pelican.sources import Fault, Patience, Source
+from crmuons.storage.pelican.tokens import Token
 
 ANSWERS_TO_PUT, ANSWERS_TO_DELETE = (200, 201, 204), (200, 202, 204, 404)  # 404: the answer before was lost.
 LOCKED = 423

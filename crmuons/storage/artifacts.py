@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crmuons import files
+from crmuons.storage import files
 
 logger = logging.getLogger(__name__)
 

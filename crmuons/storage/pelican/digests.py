@@ -6,9 +6,9 @@ import time
 
 from fsspec.asyn import sync
 
-from crmuons.pelican.federation import Federation
-from crmuons.pelican.servers import Access
-from crmuons.pelican.sources import Patience
+from crmuons.storage.pelican.federation import Federation
+from crmuons.storage.pelican.servers import Access
+from crmuons.storage.pelican.sources import Patience
 
 logger = logging.getLogger(__name__)
 

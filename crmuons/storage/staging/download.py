@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
-from crmuons import files
-from crmuons.checksums import OURS, Checksum
-from crmuons.files import File
-from crmuons.locks import FileLock
 from crmuons.plan import Unit, cut
-from crmuons.shelf import CannotStageError, NoRoomError, Shelf, part_of, whole_of
+from crmuons.storage import files
+from crmuons.storage.files import File
+from crmuons.storage.staging.cache_dir import CannotStageError, NoRoomError, Shelf, part_of, whole_of
+from crmuons.storage.staging.checksums import OURS, Checksum
+from crmuons.storage.staging.locks import FileLock
 
 if TYPE_CHECKING:  # Every process that reads imports this module, and none of them makes settings.
     from crmuons import config

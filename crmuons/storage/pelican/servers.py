@@ -18,10 +18,10 @@ import aiohttp
 from pelicanfs.dir_header_parser import parse_director_response
 from yarl import URL
 
-from crmuons.pelican import login
-from crmuons.pelican.sources import Fault, Patience, Source, Sources, retry_after_s
-from crmuons.pelican.tokens import Operation, Token, choose, find_tokens, is_below, places
-from crmuons.pelican.waits import Waits
+from crmuons.storage.pelican import login
+from crmuons.storage.pelican.sources import Fault, Patience, Source, Sources, retry_after_s
+from crmuons.storage.pelican.tokens import Operation, Token, choose, find_tokens, is_below, places
+from crmuons.storage.pelican.waits import Waits
 
 logger = logging.getLogger(__name__)
 

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterable
 
-from crmuons.pelican.addresses import split_url
-from crmuons.pelican.federation import filesystem
-from crmuons.pelican.servers import Namespace
-from crmuons.pelican.tokens import is_below
+from crmuons.storage.pelican.addresses import split_url
+from crmuons.storage.pelican.federation import filesystem
+from crmuons.storage.pelican.servers import Namespace
+from crmuons.storage.pelican.tokens import is_below
 
 
 def scopes_by_issuer(read: Iterable[str], write: Iterable[str]) -> dict[str, list[str]]:

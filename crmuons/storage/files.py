@@ -19,7 +19,7 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from crmuons import pelican
+from crmuons.storage import pelican
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from crmuons import files
+from crmuons.storage import files
 
 
 @dataclass(frozen=True)

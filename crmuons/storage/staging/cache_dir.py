@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from crmuons.files import File
-from crmuons.locks import FileLock
+from crmuons.storage.files import File
+from crmuons.storage.staging.locks import FileLock
 
 SPARE_SHARE = 0.02  # Of the disk, which checkpoints may share: left free.
 STALLED_S = 60.0  # A process that has something locked and gets nothing done is waited for no longer.

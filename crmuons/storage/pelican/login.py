@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from crmuons.pelican.issuer import Client, Issuer
-from crmuons.pelican.tokens import Token
+from crmuons.storage.pelican.issuer import Client, Issuer
+from crmuons.storage.pelican.tokens import Token
 
 logger = logging.getLogger(__name__)
 

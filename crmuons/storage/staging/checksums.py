@@ -12,7 +12,7 @@ from typing import Any
 from fsspec.core import url_to_fs
 from fsspec.implementations.http import HTTPFileSystem
 
-from crmuons import files, pelican
+from crmuons.storage import files, pelican
 
 OURS = "sha-256"  # Where the server has none.
 WANTED = (
