@@ -8,7 +8,6 @@ import fcntl
 import json
 import logging
 import os
-import re
 import shutil
 import tempfile
 import threading
@@ -19,20 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from crmuons.storage.redact import without_credentials
+
 logger = logging.getLogger(__name__)
 
 FOLDER = "tracking"
 Entry = dict[str, Any]
-
-_USERINFO = re.compile(r'(?<=://)[^/\s?#"]*@')
-_QUERY_SECRET = re.compile(
-    r'([?&](?:authz|access_token|token|password|sig|signature|X-Amz-\w[\w-]*)=)[^&\s"#]+', re.IGNORECASE
-)
-
-
-def without_credentials(text: str) -> str:
-    """The text with user, password and tokens taken out of the URLs in it."""
-    return _QUERY_SECRET.sub(r"\1***", _USERINFO.sub("", text))
 
 
 def num_unsent(directory: Path) -> int:

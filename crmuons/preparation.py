@@ -10,11 +10,11 @@ import torch
 from crmuons import config, prepared, runs, schema
 from crmuons.evaluation import metrics
 from crmuons.features import Features
-from crmuons.journal import without_credentials
 from crmuons.reader import Selection, Tally, named_if_damaged, sample_events
 from crmuons.schema import EventArrays
 from crmuons.storage import files
 from crmuons.storage.files import File
+from crmuons.storage.redact import without_credentials
 from crmuons.stream import training_selection
 
 logger = logging.getLogger(__name__)

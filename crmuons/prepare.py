@@ -21,9 +21,9 @@ from crmuons.plan import Unit, cut
 from crmuons.prepared import CLAIM, FEATURES, MANIFEST, Manifest, Shard, event_files, is_shard, read_rows
 from crmuons.progress import progress
 from crmuons.reader import Limit, Tally
-from crmuons.runs import write_text
 from crmuons.schema import EventArrays
 from crmuons.shuffling import QUARANTINE, SCRATCH, SPLITS, Settings, Work
+from crmuons.storage.atomic import write_text
 from crmuons.storage.files import File
 
 logger = logging.getLogger(__name__)

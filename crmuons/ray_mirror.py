@@ -15,8 +15,9 @@ from typing import Any
 
 import ray
 
-from crmuons import ray_desk, runs
+from crmuons import ray_desk
 from crmuons.runs import Run
+from crmuons.storage import atomic
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ def of_driver(run: Run) -> Iterator[Mirror | None]:
         return
     desk = ray_desk.desk()
     key = secrets.token_hex(8)
-    runs.write_text(run.directory / MARK, key)
+    atomic.write_text(run.directory / MARK, key)
     seen = 0
 
     def look() -> None:
@@ -57,7 +58,7 @@ def of_driver(run: Run) -> Iterator[Mirror | None]:
             desk.tell.remote(STOP, True)
         seen, told = ray.get(desk.since.remote(seen), timeout=TIMEOUT_S)
         for name in told.keys() - {STOP}:
-            runs.write_text(run.directory / name, told[name].decode())
+            atomic.write_text(run.directory / name, told[name].decode())
 
     try:
         with _again_and_again(look):
@@ -99,7 +100,7 @@ def _begin(run: Run, desk: Any) -> None:
         left_over.unlink(missing_ok=True)
     failure: bytes | None = ray.get(desk.get.remote(run.failure.name), timeout=TIMEOUT_S)
     if failure is not None:
-        runs.write_text(run.failure, failure.decode())
+        atomic.write_text(run.failure, failure.decode())
 
 
 @contextmanager

@@ -21,8 +21,8 @@ from crmuons.ahead import in_order
 from crmuons.events import NONE, concat, draw_first, shuffle, shuffle_runs, slice_events, take, turn
 from crmuons.plan import MAX_UNIT_BYTES, Item, Unit, cut, permutation
 from crmuons.schema import EventArrays
-from crmuons.storage.files import File
-from crmuons.storage.staging.download import Staging, is_remote, open_unit
+from crmuons.storage.files import File, is_remote
+from crmuons.storage.staging.download import Staging, open_unit
 from crmuons.storage.staging.stager import with_own_stager
 
 Read = TypeVar("Read")

@@ -25,9 +25,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from crmuons import checkpoint, runs
+from crmuons import checkpoint
 from crmuons.runs import START, Run
-from crmuons.storage import artifacts, files
+from crmuons.storage import artifacts, atomic, files
 
 logger = logging.getLogger(__name__)
 
@@ -231,7 +231,7 @@ class Uploads:
         with self._guard:
             self._put_out(self.run.model, label, (self.run.metrics.name,))
             done = json.loads(self.run.done.read_text()) | {"model": "."}
-            runs.write_json(self._outbox / label / self.run.done.name, done)
+            atomic.write_json(self._outbox / label / self.run.done.name, done)
             self._waiting[label] = {"step": step}
             self._guard.notify()
 
@@ -323,7 +323,7 @@ class Uploads:
 
     def _note(self, **changed: Any) -> None:
         self.stored = replace(self.stored, **changed)
-        runs.write_json(_record(self.run), asdict(self.stored))
+        atomic.write_json(_record(self.run), asdict(self.stored))
 
 
 def _record(run: Run) -> Path:

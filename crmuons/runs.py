@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import torch
@@ -19,6 +18,7 @@ from crmuons import config, schema
 from crmuons.features import Features
 from crmuons.schema import EventArrays
 from crmuons.storage import artifacts, files
+from crmuons.storage.atomic import write_json, write_text
 from crmuons.storage.files import File
 
 logger = logging.getLogger(__name__)
@@ -278,18 +278,6 @@ def caches() -> Path:
 def in_ray_job() -> bool:
     """Whether this process was started by `ray job submit`."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a small file that appears whole."""
-    write_text(path, json.dumps(content, indent=1))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file that appears whole."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def _numbered(base: str, names: Iterable[str]) -> dict[int, str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from crmuons import checkpoint, config, distributed, plan, prepared, provenance, reader, remote_runs, runs, stream
+from crmuons import checkpoint, config, distributed, plan, prepared, provenance, reader, remote_runs, stream
 from crmuons.batch import EventBatch
 from crmuons.evaluation import metrics
 from crmuons.generate import MAX_MUONS_PER_EVENT, BundleGenerator
@@ -27,6 +27,7 @@ from crmuons.reader import Tally
 from crmuons.remote_runs import Uploads
 from crmuons.runs import Run
 from crmuons.sets import Sets
+from crmuons.storage import atomic
 from crmuons.storage.staging import stager
 from crmuons.storage.staging.download import REPORT
 from crmuons.tensorboard import Board
@@ -262,4 +263,4 @@ def _deliver(run: Run, tracker: AnyTracker, steps: int) -> None:
     model, said = checkpoint.load_model(chosen)
     checkpoint.save_model(run.model, model, said)
     tracker.model(run.model, run.load_validation().primaries[:3])
-    runs.write_json(run.done, {"steps": steps, "model": str(run.model), "selected": chosen.name})
+    atomic.write_json(run.done, {"steps": steps, "model": str(run.model), "selected": chosen.name})

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from crmuons import config, runs
+from crmuons import config
 from crmuons.features import Features
 from crmuons.preparation import prepare
 from crmuons.schema import EventArrays
+from crmuons.storage import atomic
 from crmuons.storage.files import File
 from tune import forks, search, trials
 from tune.options import Options
@@ -100,7 +101,7 @@ class Conductor:
         with self._noting_trouble():
             match decision:
                 case Stop(reason) if score.share < 1:
-                    runs.write_json(trial.stopped, {"reason": reason, **asdict(score)})
+                    atomic.write_json(trial.stopped, {"reason": reason, **asdict(score)})
                     trial.run.stop_request.touch()
                 case TakeOver(donor):
                     self._ask_to_take_over(trial, self.trials[donor])
@@ -114,7 +115,7 @@ class Conductor:
         if crashed and not trial.is_over():
             reason = f"its process died more than run.max_failures = {self.settings.run.max_failures} times"
             with self._noting_trouble():
-                runs.write_json(trial.run.failure, {"error": reason, "kind": "died"})
+                atomic.write_json(trial.run.failure, {"error": reason, "kind": "died"})
         score = trial.best_score()
         shown = "no score" if score is None else f"score {score:.4f}"
         reason = f" ({trial.reason()})" if trial.reason() else ""
@@ -151,7 +152,7 @@ class Conductor:
         """The trial, with the scaling and the server of today."""
         tree = json.loads((trial.run.directory / "config.json").read_text())
         now = self.settings.model_dump(mode="json")
-        runs.write_json(
+        atomic.write_json(
             trial.run.directory / "config.json", tree | {"scaling": now["scaling"], "tracking": now["tracking"]}
         )
         return trial
@@ -163,7 +164,7 @@ class Conductor:
         values = self.space.perturb(donor.values(self.space), random)
         settings = config.changed(trial.settings(), values)
         asked = {"donor": str(donor.run.directory), "settings": settings.model_dump(mode="json")}
-        runs.write_json(trial.takeover, asked)
+        atomic.write_json(trial.takeover, asked)
         trial.run.stop_request.touch()
         logger.info("%s takes over %s: %s", trial.name, donor.name, values)
 

@@ -4,8 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
-from crmuons import checkpoint, config, runs
+from crmuons import checkpoint, config
 from crmuons.runs import Run
+from crmuons.storage import atomic
 from tune.trials import Trial, scores
 
 ATTEMPTS = 10  # The donor trains on, and deletes old checkpoints while they are copied.
@@ -33,7 +34,7 @@ def take_over(trial: Trial) -> None:
     copy.rename(trial.run.checkpoints)
     shutil.copyfile(donor.metrics, trial.run.metrics)
     trial.run.forget_metrics_after(step)
-    runs.write_json(trial.run.directory / "config.json", wanted["settings"])
+    atomic.write_json(trial.run.directory / "config.json", wanted["settings"])
     trial.takeover.unlink()
 
 

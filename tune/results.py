@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from crmuons import runs
+from crmuons.storage import atomic
 from tune.conductor import shown
 from tune.spaces import Space
 from tune.trials import Trial
@@ -37,8 +37,8 @@ def write_table(directory: Path, rows: Sequence[Row]) -> None:
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
     writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-    runs.write_text(directory / "trials.csv", text.getvalue())
-    runs.write_json(directory / "trials.json", rows)
+    atomic.write_text(directory / "trials.csv", text.getvalue())
+    atomic.write_json(directory / "trials.json", rows)
 
 
 def lines(rows: Sequence[Row], space: Space) -> list[str]:
@@ -57,7 +57,7 @@ def write_preset(path: Path, trial: Trial, about: str) -> None:
     )
     for split in ("train", "validation"):
         tree["data"][split] = [url if "://" in url else str(Path(url).absolute()) for url in tree["data"][split]]
-    runs.write_text(path, f"# {about}\n{_toml(tree)}")
+    atomic.write_text(path, f"# {about}\n{_toml(tree)}")
 
 
 def _row(trial: Trial, space: Space) -> Row:

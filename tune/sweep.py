@@ -11,6 +11,7 @@ import ray
 
 from crmuons import config, ray_cluster, ray_preflight, ray_scaling, ray_train, runs, tensorboard
 from crmuons.preparation import refuse_credentials
+from crmuons.storage import atomic
 from crmuons.tracking.interface import Status
 from crmuons.tracking.tracker import Tracker
 from crmuons.tracking.uri import resolve_uri
@@ -82,7 +83,7 @@ def run_sweep(settings: config.Config, space: Space, options: Options) -> Result
         room = ray_preflight.check(settings, data, lambda: _room(options, settings.scaling, options.num_trials(space)))
         directory.mkdir(parents=True, exist_ok=True)
         with alone(directory):
-            runs.write_json(directory / SWEEP_FILE, definition)
+            atomic.write_json(directory / SWEEP_FILE, definition)
             settings = config.changed(settings, room.scaling(settings.scaling))
             tracker = _open_tracker(directory, settings, space, options) if settings.tracking.enabled else None
             settings = config.changed(settings, {"tracking.parent": "" if tracker is None else tracker.identity})

@@ -10,8 +10,9 @@ from typing import Any
 import ray.tune
 import torch
 
-from crmuons import config, ray_train, runs, worker
+from crmuons import config, ray_train, worker
 from crmuons.loop import Metrics
+from crmuons.storage import atomic
 from crmuons.trainer import NonFiniteError
 from tune import forks
 from tune.trials import STOP_FILE, Trial, scores
@@ -36,7 +37,7 @@ def train_trial(payload: dict[str, Any]) -> None:
             _train(trial, payload)
     except (ValueError, OSError, NonFiniteError, torch.OutOfMemoryError, ray_train.RunFailedError) as error:
         if not trial.run.failure.exists():  # The workers of a group have written it themselves.
-            runs.write_json(trial.run.failure, {"error": str(error), "kind": type(error).__name__})
+            atomic.write_json(trial.run.failure, {"error": str(error), "kind": type(error).__name__})
 
 
 def _train(trial: Trial, payload: dict[str, Any]) -> None:

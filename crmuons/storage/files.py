@@ -324,3 +324,8 @@ def _with_scheme(fs: fsspec.AbstractFileSystem, name: str) -> str:
     if isinstance(fs, pelican.Federation):
         return fs.url(name)
     return name if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(name))
+
+
+def is_remote(url: str) -> bool:
+    """Whether a file is anywhere but on a disk that is mounted here."""
+    return "://" in url and not url.startswith(("file://", "local://"))

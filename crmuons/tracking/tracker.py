@@ -21,8 +21,9 @@ from mlflow.types.schema import Array
 from PIL import Image
 
 from crmuons import schema
-from crmuons.journal import Journal, without_credentials
+from crmuons.journal import Journal
 from crmuons.provenance import code_tags
+from crmuons.storage.redact import without_credentials
 from crmuons.tracking.interface import Status
 from crmuons.tracking.sender import Sender
 from crmuons.tracking.server import Server

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from crmuons.journal import without_credentials
+from crmuons.storage.redact import without_credentials
 
 
 def default_uri(base: Path) -> str:

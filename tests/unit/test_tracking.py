@@ -16,9 +16,10 @@ from crmuons import checkpoint, config, schema
 from crmuons.cli import main
 from crmuons.features import Features
 from crmuons.generate import load_generator
-from crmuons.journal import Journal, without_credentials
+from crmuons.journal import Journal
 from crmuons.model import BundleModel
 from crmuons.provenance import git_commit
+from crmuons.storage.redact import without_credentials
 from crmuons.tracking.results import add_results
 from crmuons.tracking.sender import sync
 from crmuons.tracking.tracker import Tracker

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from crmuons.plan import Unit, cut
 from crmuons.storage import files
-from crmuons.storage.files import File
+from crmuons.storage.files import File, is_remote
 from crmuons.storage.staging.cache_dir import CannotStageError, NoRoomError, Shelf, part_of, whole_of
 from crmuons.storage.staging.checksums import OURS, Checksum
 from crmuons.storage.staging.locks import FileLock
@@ -273,11 +273,6 @@ def open_unit(unit: Unit, staging: Staging | None) -> AbstractContextManager[IO[
 
 
 _paused_until: dict[Path, float] = {}
-
-
-def is_remote(url: str) -> bool:
-    """Whether a file is anywhere but on a disk that is mounted here."""
-    return "://" in url and not url.startswith(("file://", "local://"))
 
 
 def _is_as_recorded(path: Path, file: File, lock: FileLock) -> bool:
