@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from crmuons import schema
+from crmuons.data import schema
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ shower ids are one column, so that they too are used where they lie.
 import numpy as np
 import pyarrow as pa
 
-from crmuons import schema
-from crmuons.schema import EventArrays
+from crmuons.data import schema
+from crmuons.data.schema import EventArrays
 
 IDS_COLUMN = "primary_ids"
 FLAT_SCHEMA = pa.schema(

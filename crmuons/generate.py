@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64, UInt64
 
-from crmuons import checkpoint, portable, remote_models, schema
+from crmuons import checkpoint, portable, remote_models
+from crmuons.data import schema
+from crmuons.data.schema import EventArrays
 from crmuons.model import BundleModel
 from crmuons.portable import Network
-from crmuons.schema import EventArrays
 
 RANGE_MARGIN = 0.01
 MAX_MUONS_PER_EVENT = 2**21  # An event is made in one piece: 2 GB of hidden numbers.

@@ -15,10 +15,10 @@ from typing import Any, Literal
 import torch
 
 from crmuons import checkpoint, config, distributed
+from crmuons.data.loader import Stream
+from crmuons.data.reader import Tally
 from crmuons.model import BundleModel
-from crmuons.reader import Tally
 from crmuons.sets import Sets
-from crmuons.stream import Stream
 from crmuons.trainer import Terms, Trainer
 
 Metrics = dict[str, float]

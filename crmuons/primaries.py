@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64, UInt64
 
-from crmuons import reader, schema
-from crmuons.schema import ID_COLUMNS, MUONS_COLUMN, PRIMARY_COLUMN, PRIMARY_FEATURES
+from crmuons.data import reader, schema
+from crmuons.data.schema import ID_COLUMNS, MUONS_COLUMN, PRIMARY_COLUMN, PRIMARY_FEATURES
 from crmuons.storage import files
 
 COUNT_COLUMN = "num_muons"

@@ -19,11 +19,12 @@ from ray.data._internal.execution.interfaces import ExecutionResources
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import ReadTask
 
-from crmuons import flat, memory, prepared, ray_stager, ray_tokens, reader, schema
-from crmuons.ahead import Ahead
-from crmuons.plan import Item
-from crmuons.reader import Piece, Selection, Tally
-from crmuons.schema import EventArrays
+from crmuons import flat, memory, ray_stager, ray_tokens
+from crmuons.data import reader, schema, shards
+from crmuons.data.prefetch import Ahead
+from crmuons.data.reader import Piece, Selection, Tally
+from crmuons.data.sampler import Item
+from crmuons.data.schema import EventArrays
 from crmuons.storage.staging.stager import with_stager
 
 Read = tuple[Item, Selection]
@@ -55,7 +56,7 @@ def read_with_ray(items: Iterator[Item], selection: Selection) -> Iterator[Piece
 
 
 def _is_mapped(item: Item) -> bool:
-    return all(prepared.is_mapped(unit.file) for unit in item.units)
+    return all(shards.is_mapped(unit.file) for unit in item.units)
 
 
 def _read_in_tasks(items: Iterator[Item], selection: Selection) -> Iterator[Piece]:

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from crmuons import portable, schema
+from crmuons import portable
+from crmuons.data import schema
 from crmuons.generate import BundleGenerator, check_counts
 from crmuons.primaries import Counts, Primaries, Source
 from crmuons.storage.output import Output

@@ -14,9 +14,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 
-from crmuons import config, schema
+from crmuons import config
+from crmuons.data import schema
+from crmuons.data.schema import EventArrays
 from crmuons.features import Features
-from crmuons.schema import EventArrays
 from crmuons.storage import artifacts, files
 from crmuons.storage.atomic import write_json, write_text
 from crmuons.storage.files import File

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import torch
 
 from crmuons import generate as bundles
-from crmuons import memory, provenance, schema
+from crmuons import memory, provenance
+from crmuons.data import schema
 from crmuons.generate import BundleGenerator, Piece
 from crmuons.primaries import Primaries, Source
 from crmuons.progress import progress

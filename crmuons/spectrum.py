@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow.parquet as pq
 
-from crmuons import schema
+from crmuons.data import schema
 from crmuons.primaries import Primaries
 from crmuons.simulation import propagation, shower
 from crmuons.storage import files

@@ -15,15 +15,16 @@ from typing import Any
 
 import torch
 
-from crmuons import checkpoint, config, distributed, plan, prepared, provenance, reader, remote_runs, stream
+from crmuons import checkpoint, config, distributed, provenance, remote_runs
 from crmuons.batch import EventBatch
+from crmuons.data import loader, reader, sampler, shards
+from crmuons.data.reader import Tally
 from crmuons.evaluation import metrics
 from crmuons.generate import MAX_MUONS_PER_EVENT, BundleGenerator
 from crmuons.loop import Hooks, Loop, Metrics, Outcome
 from crmuons.memory import keep_freed_memory
 from crmuons.model import BundleModel
 from crmuons.profiling import StepProfiler
-from crmuons.reader import Tally
 from crmuons.remote_runs import Uploads
 from crmuons.runs import Run
 from crmuons.sets import Sets
@@ -50,7 +51,7 @@ def train(
     *,
     device: torch.device,
     tracking_uri: str,
-    read: stream.Read = reader.read_here,
+    read: loader.Read = reader.read_here,
     report: Report | None = None,
 ) -> Outcome:
     """Train from the run's last checkpoint, or from the start, to the end.
@@ -180,27 +181,27 @@ def _stream(
     settings: config.Config,
     run: Run,
     state: dict[str, object] | None,
-    read: stream.Read,
+    read: loader.Read,
     prepare: Callable[[EventBatch], Sets],
-) -> stream.Stream[Sets]:
+) -> loader.Stream[Sets]:
     """The rank's batches, from where a checkpoint left off; ranks may have become more or fewer since."""
     files = run.load_files()
-    units, segment_bytes = prepared.units_and_segment_bytes(files, settings.data.shuffle_bytes)
+    units, segment_bytes = shards.units_and_segment_bytes(files, settings.data.shuffle_bytes)
     rank, world = distributed.rank(), distributed.world_size()
     if state is None:
-        reading = plan.Plan(tuple(units), settings.run.seed, segment_bytes, world)
+        reading = sampler.Plan(tuple(units), settings.run.seed, segment_bytes, world)
         positions, tally = [(0, 0)] * world, Tally()
     else:
         saved: list[list[int]] = state["positions"]  # type: ignore[assignment]
-        before = plan.Plan.from_state(units, settings.run.seed, segment_bytes, state["plan"])  # type: ignore[arg-type]
+        before = sampler.Plan.from_state(units, settings.run.seed, segment_bytes, state["plan"])  # type: ignore[arg-type]
         reading, positions = before.continued(world, [(item, taken) for item, taken, *_ in saved])
         tallies = [Tally(*tally) for _, _, *tally in saved]
         same = world == before.world
         tally = tallies[rank] if same else sum(tallies, Tally()) if rank == 0 else Tally()
-    selection = stream.training_selection(settings.data, run.place, settings.train.muons_per_event)
+    selection = loader.training_selection(settings.data, run.place, settings.train.muons_per_event)
     if selection.staging is not None:
         selection = replace(selection, staging=selection.staging.of_run(files, run.directory, f"rank-{rank}"))
-    return stream.Stream(
+    return loader.Stream(
         reading,
         rank,
         position=positions[rank],

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from crmuons import config
+from crmuons.data.schema import EventArrays
 from crmuons.features import Features
 from crmuons.preparation import prepare
-from crmuons.schema import EventArrays
 from crmuons.storage import atomic
 from crmuons.storage.files import File
 from tune import forks, search, trials

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from crmuons import config, plan, prepare, prepared, reader, schema
+from crmuons import config
 from crmuons.batch import EventBatch
 from crmuons.benchmark import timing
 from crmuons.benchmark.figures import Figure
-from crmuons.shuffling import Settings
+from crmuons.data import reader, sampler, schema
+from crmuons.data.prepare import build
+from crmuons.data.prepare.shuffle import Settings
+from crmuons.data.shards import event_files, is_shard, units_and_segment_bytes
 from crmuons.storage import files
 from crmuons.storage.files import File
 
@@ -24,8 +27,8 @@ def raw_files(data: Sequence[str]) -> list[File]:
     Raises:
         ValueError: if the data are prepared.
     """
-    found = prepared.event_files(data)
-    if shards := [file.url for file in found if prepared.is_shard(file)]:
+    found = event_files(data)
+    if shards := [file.url for file in found if is_shard(file)]:
         msg = f"{shards[0]} is prepared: give the suite read raw files, which it prepares itself to compare the two"
         raise ValueError(msg)
     sizes = accumulate(file.size for file in found)
@@ -41,9 +44,9 @@ def run(rounds: int, data: Sequence[str], shards: Path) -> list[Figure]:
         shards: new directory for the same events prepared, which are read in their turn.
     """
     found = raw_files(data)
-    begun = prepare.begin(shards, [file.url for file in found], Settings())
-    prepare.prepare(begun, prepare.here, max_quarantined_share=1.0)
-    ready = prepared.event_files([str(shards)])
+    begun = build.begin(shards, [file.url for file in found], Settings())
+    build.prepare(begun, build.here, max_quarantined_share=1.0)
+    ready = event_files([str(shards)])
     events, muons = _read(found)
     rivals = {"ours": lambda: _read(found), "pyarrow": lambda: decode(found), "prepared": lambda: _read(ready)}
     times = timing.alternate(rivals, rounds)
@@ -57,8 +60,8 @@ def run(rounds: int, data: Sequence[str], shards: Path) -> list[Figure]:
 
 def _read(found: Sequence[File]) -> tuple[int, int]:
     """Read an epoch; returns the numbers of events and muons."""
-    units, segment_bytes = prepared.units_and_segment_bytes(found, config.Data().shuffle_bytes)
-    reading = plan.Plan(tuple(units), 0, segment_bytes, 1)
+    units, segment_bytes = units_and_segment_bytes(found, config.Data().shuffle_bytes)
+    reading = sampler.Plan(tuple(units), 0, segment_bytes, 1)
     items = islice(reading.items(0), len(reading.segments(0)))
     events = muons = 0
     for piece in reader.read_here(items, reader.Selection()):

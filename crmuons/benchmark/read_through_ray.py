@@ -10,11 +10,12 @@ from itertools import islice
 import numpy as np
 import pyarrow.parquet as pq
 
-from crmuons import config, plan, ray_cluster, ray_data, reader
+from crmuons import config, ray_cluster, ray_data
 from crmuons.batch import EventBatch
 from crmuons.benchmark import timing
 from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.read import decode, raw_files
+from crmuons.data import reader, sampler
 from crmuons.storage import files
 from crmuons.storage.files import File
 
@@ -30,7 +31,7 @@ def run(rounds: int, data: Sequence[str]) -> list[Figure]:
     """
     found = raw_files(data)
     many = found * math.ceil(STEADY_BYTES / sum(file.size for file in found))
-    reading = plan.Plan(tuple(plan.cut(many)), 0, config.Data().shuffle_bytes, 1)
+    reading = sampler.Plan(tuple(sampler.cut(many)), 0, config.Data().shuffle_bytes, 1)
     items = islice(reading.items(0), ITEMS_PER_ROUND * (rounds + 1))
     ends, events = [], [0]
     with ray_cluster.cluster():

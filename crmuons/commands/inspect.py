@@ -13,7 +13,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from crmuons.inspection import inspect
+    from crmuons.data.inspection import inspect
 
     found = inspect(arguments.data, max_rows=arguments.rows or None)
     for line in found.lines(arguments.preview):

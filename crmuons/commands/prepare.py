@@ -10,7 +10,7 @@ from crmuons.commands import INTERRUPTED, HelpWithDefaults
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    from crmuons.shuffling import Settings
+    from crmuons.data.prepare.shuffle import Settings
 
     default = Settings()
     parser.description = (
@@ -34,13 +34,13 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from crmuons import prepare
-    from crmuons.shuffling import QUARANTINE, Settings
+    from crmuons.data.prepare import build
+    from crmuons.data.prepare.shuffle import QUARANTINE, Settings
 
     settings = Settings(arguments.validation_share, arguments.test_share, arguments.vertical, arguments.seed)
     out = arguments.out.absolute()
-    begun = prepare.begin(out, arguments.data, settings)
-    each: prepare.Each = prepare.here
+    begun = build.begin(out, arguments.data, settings)
+    each: build.Each = build.here
     cluster: AbstractContextManager[None] = nullcontext()
     if begun.is_large:
         from crmuons import ray_cluster, ray_prepare
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         each, cluster = ray_prepare.each, ray_cluster.cluster()
     try:
         with cluster:
-            manifest = prepare.prepare(begun, each, arguments.max_quarantined_share)
+            manifest = build.prepare(begun, each, arguments.max_quarantined_share)
     except KeyboardInterrupt:
         print("crmuons prepare: interrupted; the same command goes on from what is done", file=sys.stderr)
         return INTERRUPTED

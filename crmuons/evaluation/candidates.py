@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
+from crmuons.data.schema import EventArrays
 from crmuons.evaluation import calibration, pairing
 from crmuons.evaluation.calibration import Calibration
 from crmuons.evaluation.outline import Outline
@@ -14,7 +15,6 @@ from crmuons.evaluation.reference import EVENTS_PER_PIECE, Reference, parts, tog
 from crmuons.evaluation.summaries import primary_features, shower_numbers
 from crmuons.evaluation.training_statistics import training_warnings
 from crmuons.generate import BundleGenerator
-from crmuons.schema import EventArrays
 
 
 @dataclass(frozen=True)

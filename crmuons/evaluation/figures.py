@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from crmuons.data.schema import EventArrays
 from crmuons.evaluation.summaries import muon_quantities, primary_features
-from crmuons.schema import EventArrays
 
 TRUE_COLOUR, GENERATED_COLOUR = "#4d4d4d", "#c8412b"
 RATIO_RANGE = (0.5, 1.5)

@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Literal
 
-from crmuons import config, prepared
+from crmuons import config
+from crmuons.data import shards
+from crmuons.data.loader import training_selection
+from crmuons.data.reader import Selection, Split, Tally, in_split
 from crmuons.evaluation import pairing
 from crmuons.evaluation.candidates import data_candidate, model_candidate
 from crmuons.evaluation.outline import Outline
@@ -15,10 +18,8 @@ from crmuons.evaluation.protocol import Evaluation, evaluate
 from crmuons.evaluation.reading import Blocks, read
 from crmuons.evaluation.reference import Reference, Settings, prepare
 from crmuons.generate import BundleGenerator, load_generator
-from crmuons.reader import Selection, Split, Tally, in_split
 from crmuons.storage import files
 from crmuons.storage.files import File
-from crmuons.stream import training_selection
 
 logger = logging.getLogger(__name__)
 
@@ -188,9 +189,7 @@ def _training_warnings(request: Request, data: config.Data, truth: Outline) -> l
     if not trained.any():
         return []
     try:
-        of_training, of_truth = (
-            {_name(file) for file in prepared.origins(urls)} for urls in (data.train, request.truth)
-        )
+        of_training, of_truth = ({_name(file) for file in shards.origins(urls)} for urls in (data.train, request.truth))
     except FileNotFoundError as error:
         return [f"whether the model was trained on these events cannot be told: {error}"]
     if not of_training & of_truth:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from crmuons.data.schema import PRIMARY_FEATURES
 from crmuons.evaluation.outline import Outline
 from crmuons.evaluation.summaries import primary_features, shower_numbers
-from crmuons.schema import PRIMARY_FEATURES
 
 SHARED_SHARE = 0.5  # Two data sets that have half of their events' primaries in common were not drawn independently.
 

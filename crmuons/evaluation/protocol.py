@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from crmuons.data.events import take
+from crmuons.data.schema import EventArrays
 from crmuons.evaluation import calibration, regions
 from crmuons.evaluation.breakdown import Bin, Breakdown, CaseFigures, worst_cell
 from crmuons.evaluation.calibration import Calibration
@@ -19,8 +21,6 @@ from crmuons.evaluation.pieces import Later, Pieces
 from crmuons.evaluation.reading import Side
 from crmuons.evaluation.reference import FLOOR, GENERATED, Reference, contender
 from crmuons.evaluation.summaries import Sample, primary_features, shower_numbers
-from crmuons.events import take
-from crmuons.schema import EventArrays
 
 SHOWN_EVENTS = 200_000  # In the figures, of each side: more change no line of them.
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Int64
 
-from crmuons import prepared
+from crmuons.data import shards
+from crmuons.data.events import concat, take
+from crmuons.data.reader import Selection, Tally, in_split, read_unit
+from crmuons.data.sampler import Unit, cut, permutation
+from crmuons.data.schema import EventArrays
 from crmuons.evaluation.outline import Outline
 from crmuons.evaluation.pieces import Later, Pieces
-from crmuons.events import concat, take
-from crmuons.plan import Unit, cut, permutation
-from crmuons.reader import Selection, Tally, in_split, read_unit
-from crmuons.schema import EventArrays
 
 Wanted = tuple[Selection, int]  # Events of a selection, at most so many.
 Block = tuple[tuple[EventArrays, ...], Tally]  # Of each selection what is wanted, and what became of the rows read.
@@ -80,7 +80,7 @@ def read(pieces: Pieces, urls: Sequence[str], wanted: Sequence[Wanted], seed: in
     outlines: list[list[Outline]] = [[] for _ in wanted]
     blocks: list[Later[Block]] = []
     tally = Tally()
-    for block, looked in _reads(pieces, permutation(cut(prepared.event_files(urls)), seed, 0), wanted, missing):
+    for block, looked in _reads(pieces, permutation(cut(shards.event_files(urls)), seed, 0), wanted, missing):
         found, read_here = pieces.get(looked)
         tally += read_here
         blocks.append(block)

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from crmuons.data.events import concat
+from crmuons.data.schema import EventArrays
 from crmuons.evaluation import regions, rivals
 from crmuons.evaluation.comparison import Comparison, Contender, Frame, compare, compare_truth
 from crmuons.evaluation.outline import Outline
 from crmuons.evaluation.pieces import Pieces
 from crmuons.evaluation.reading import Blocks, Side
 from crmuons.evaluation.summaries import Sample, primary_features, shower_numbers
-from crmuons.events import concat
-from crmuons.schema import EventArrays
 
 GENERATED, FLOOR, NEAREST, PARAMETRIC = "generated", "truth", "nearest primary", "parametric"
 EVENTS_PER_PIECE = 2**14  # Of generation and of the rivals. A multiple of the blocks that share a random stream.

@@ -9,10 +9,10 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from crmuons.data.schema import EventArrays
 from crmuons.evaluation import rates
 from crmuons.evaluation.metrics import Absent, Number
 from crmuons.evaluation.summaries import Counted, Sample, event_of_muon, shower_numbers
-from crmuons.schema import EventArrays
 
 MAX_MASSES = 12  # More different masses than this are cut into MASS_GROUPS groups.
 MASS_GROUPS = ANGLE_GROUPS = DEPTH_GROUPS = 4

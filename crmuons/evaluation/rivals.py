@@ -8,9 +8,9 @@ from jaxtyping import Float32, Float64, Int64, UInt64
 from scipy.spatial import KDTree
 from sklearn.linear_model import PoissonRegressor
 
+from crmuons.data.events import take
+from crmuons.data.schema import EventArrays
 from crmuons.evaluation.summaries import muon_quantities, primary_features
-from crmuons.events import take
-from crmuons.schema import EventArrays
 
 MIN_TRAINING_EVENTS = 1_000
 MAX_MUONS_FITTED = 500_000  # Of 15 coefficients, each is then known to about a thousandth of the spread.

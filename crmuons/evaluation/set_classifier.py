@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor, nn
 
+from crmuons.data.schema import EventArrays
 from crmuons.evaluation.classifiers import held_out, labels
 from crmuons.evaluation.summaries import Counted, muon_quantities, primary_features
-from crmuons.schema import EventArrays
 
 MAX_MUONS = 64  # Of a larger bundle, this many drawn at random: its N is a feature in its own right.
 FOLDS = 2

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from crmuons.data.schema import EventArrays
 from crmuons.evaluation.summaries import muon_quantities
 from crmuons.generate import BundleGenerator
-from crmuons.schema import EventArrays
 
 MAX_SHIFT = 0.3  # Of the median, in decades: a factor of two. Other spectra of primaries shift it by about 0.1.
 WHAT = {"log_energy": ("muon energies", "GeV"), "log_radius": ("distances of muons from the axis", "m")}

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from crmuons import schema
+from crmuons.data import schema
+from crmuons.data.schema import EventArrays
 from crmuons.progress import progress
-from crmuons.schema import EventArrays
 from crmuons.simulation import propagation, shower
 from crmuons.simulation.simulate import follow, make_new_directory
 from crmuons.storage import files

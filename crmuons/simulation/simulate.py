@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int64
 
-from crmuons import schema
+from crmuons.data import schema
+from crmuons.data.schema import EventArrays
 from crmuons.progress import progress
-from crmuons.schema import EventArrays
 from crmuons.simulation import propagation, shower
 from crmuons.simulation.atmosphere import Values
 

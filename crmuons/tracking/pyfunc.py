@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from crmuons import schema
+from crmuons.data import schema
 from crmuons.generate import BundleGenerator, load_generator
 
 

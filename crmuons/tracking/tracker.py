@@ -20,7 +20,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 from PIL import Image
 
-from crmuons import schema
+from crmuons.data import schema
 from crmuons.journal import Journal
 from crmuons.provenance import code_tags
 from crmuons.storage.redact import without_credentials

@@ -18,7 +18,8 @@ import psutil
 import pytest
 import ray
 
-from crmuons import checkpoint, config, plan, reader, stream
+from crmuons import checkpoint, config
+from crmuons.data import loader, reader, sampler
 from crmuons.runs import Run
 from tests.integration.conftest import RAY_PORTS, Bench, output, wait_for
 from tests.integration.federation.servers import free_ports
@@ -182,9 +183,9 @@ def goes_on_with(run: Run, workers: int, *, since: int) -> Callable[[], bool]:
     return happened
 
 
-def count(items: list[plan.Item], settings: config.Config) -> int:
+def count(items: list[sampler.Item], settings: config.Config) -> int:
     """How many events to train on are left in items."""
-    pieces = reader.read_here(iter(items), stream.training_selection(settings.data, None))
+    pieces = reader.read_here(iter(items), loader.training_selection(settings.data, None))
     return sum(len(piece.counts) for piece in pieces if not isinstance(piece, reader.Tally))
 
 
@@ -197,11 +198,11 @@ def check_that_every_event_is_read_once(run: Run) -> None:
     history = [*sizes(run), (state["trainer"]["num_steps"], 0)]
     num_batches = BATCHES_PER_STEP * sum((later - step) * workers for (step, workers), (later, _) in pairwise(history))
 
-    shared = (plan.cut(run.load_files()), settings.run.seed, settings.data.shuffle_bytes)
-    before = plan.Plan.from_state(*shared, state["stream"]["plan"])
+    shared = (sampler.cut(run.load_files()), settings.run.seed, settings.data.shuffle_bytes)
+    before = sampler.Plan.from_state(*shared, state["stream"]["plan"])
     after, _ = before.continued(before.world + 1, [(item, taken) for item, taken, *_ in state["stream"]["positions"]])
-    left = [plan.Item(*entry, settings.run.seed, after.segments(entry[0])[entry[1]]) for entry in after.backlog]
-    epoch = [plan.Item(0, i, 0, settings.run.seed, units) for i, units in enumerate(after.segments(0))]
+    left = [sampler.Item(*entry, settings.run.seed, after.segments(entry[0])[entry[1]]) for entry in after.backlog]
+    epoch = [sampler.Item(0, i, 0, settings.run.seed, units) for i, units in enumerate(after.segments(0))]
     assert num_batches * EVENTS_PER_BATCH + count(left, settings) == after.base_epoch * count(epoch, settings)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from crmuons import checkpoint, config
+from crmuons.data.schema import EventArrays, write_events
 from crmuons.evaluation import comparison
 from crmuons.evaluation.comparison import Contender
 from crmuons.evaluation.inputs import Request, evaluate_request
@@ -19,7 +20,6 @@ from crmuons.evaluation.summaries import Sample
 from crmuons.features import Features
 from crmuons.model import BundleModel
 from crmuons.ray_evaluate import on_ray
-from crmuons.schema import EventArrays, write_events
 from crmuons.spectrum import Spectrum
 from tests.integration.conftest import Bench, output
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from crmuons import checkpoint, config, portable, ray_generate, ray_simulate, shards
+from crmuons.data.schema import EventArrays
 from crmuons.export import INPUTS, export, worst_difference
 from crmuons.features import Features
 from crmuons.generate import load_generator
 from crmuons.model import BundleModel
 from crmuons.portable import Bundles
 from crmuons.request import Options
-from crmuons.schema import EventArrays
 from crmuons.simulation import simulate
 from crmuons.spectrum import Spectrum
 from crmuons.storage.output import Output

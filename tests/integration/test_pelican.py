@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from crmuons.cli import main
-from crmuons.schema import EventArrays, write_events
+from crmuons.data.schema import EventArrays, write_events
 from crmuons.storage import artifacts, files, pelican
 from crmuons.storage.pelican import federation as client
 from crmuons.storage.pelican import login, servers

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from crmuons import ray_cluster, reader
+from crmuons import ray_cluster
 from crmuons.cli import main
-from crmuons.plan import Plan, cut
+from crmuons.data import reader
+from crmuons.data.reader import Selection
+from crmuons.data.sampler import Plan, cut
+from crmuons.data.schema import EventArrays
 from crmuons.ray_data import read_with_ray
-from crmuons.reader import Selection
-from crmuons.schema import EventArrays
 from crmuons.simulation.simulate import Settings, simulate
 from crmuons.storage import files
 from crmuons.storage.files import File

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from crmuons import config, preparation, reader
+from crmuons import config, preparation
 from crmuons.cli import main
+from crmuons.data import reader
 from crmuons.simulation.simulate import Settings, simulate
 from crmuons.storage.pelican import federation as client
 from tests.integration.conftest import fill

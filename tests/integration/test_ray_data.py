@@ -12,11 +12,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from crmuons import plan, prepare, prepared, ray_data, ray_prepare, reader, schema
+from crmuons import ray_data, ray_prepare
 from crmuons.benchmark import events, read_through_ray
-from crmuons.plan import Plan, Unit
-from crmuons.reader import Selection, Tally
-from crmuons.shuffling import Settings
+from crmuons.data import reader, sampler, schema, shards
+from crmuons.data.prepare import build
+from crmuons.data.prepare.shuffle import Settings
+from crmuons.data.reader import Selection, Tally
+from crmuons.data.sampler import Plan, Unit
 from tests.integration.conftest import Bench, output
 
 pytestmark = [
@@ -40,8 +42,8 @@ def events_of(pieces: Iterator[reader.Piece]) -> list[bytes]:
     return said
 
 
-def items_of(path: Path, number: int) -> list[plan.Item]:
-    file = prepared.event_files(str(path))[0]
+def items_of(path: Path, number: int) -> list[sampler.Item]:
+    file = shards.event_files(str(path))[0]
     reading = Plan(tuple(Unit(file, part, 16) for part in range(16)), 3, file.size // 8, 1)
     return list(islice(reading.items(0), number))
 
@@ -85,11 +87,11 @@ def test_an_item_without_events_is_counted_and_a_bad_row_is_kept(bench: Bench, c
 
 
 def test_prepared_shards_are_read_where_they_are_used(bench: Bench, cluster: None, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(prepare, "GROUP_BYTES", 1)
+    monkeypatch.setattr(build, "GROUP_BYTES", 1)
     source = str(bench.folder / "data")
     made = [
-        prepare.prepare(prepare.begin(tmp_path / name, [source], Settings()), each)
-        for name, each in (("here", prepare.here), ("cluster", ray_prepare.each))
+        build.prepare(build.begin(tmp_path / name, [source], Settings()), each)
+        for name, each in (("here", build.here), ("cluster", ray_prepare.each))
     ]
     assert made[0] == made[1]
     items = items_of(tmp_path / "cluster", 8)
@@ -103,9 +105,9 @@ def test_prepared_shards_are_read_where_they_are_used(bench: Bench, cluster: Non
 def test_a_job_that_fails_raises_its_own_error(bench: Bench, cluster: None, tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "bad.parquet").write_text("no Parquet at all")
-    begun = prepare.begin(tmp_path / "set", [str(tmp_path / "raw")], Settings())
+    begun = build.begin(tmp_path / "set", [str(tmp_path / "raw")], Settings())
     with pytest.raises(ValueError, match=r"bad\.parquet is not a Parquet file") as caught:
-        prepare.prepare(begun, ray_prepare.each)
+        build.prepare(begun, ray_prepare.each)
     assert "Traceback" not in str(caught.value)
 
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from crmuons.ahead import in_order
+from crmuons.data.prefetch import in_order
 
 
 def test_results_come_in_the_entries_order_while_several_are_in_hand() -> None:

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crmuons import schema
 from crmuons.batch import EventBatch
-from crmuons.schema import EventArrays
+from crmuons.data import schema
+from crmuons.data.schema import EventArrays
 
 COUNTS = st.lists(st.integers(0, 4), max_size=8)
 

@@ -11,7 +11,8 @@ from corsikaio.subblocks.data import particle_data_dtype
 from corsikaio.subblocks.event_header import get_event_header_dtype
 from corsikaio.subblocks.run_header import get_run_header_dtype
 
-from crmuons import cli, schema
+from crmuons import cli
+from crmuons.data import schema
 from crmuons.simulation import corsika
 from crmuons.simulation.comparison import LEAST_SHOWERS, compare
 from crmuons.simulation.corsika import convert, read_showers

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from crmuons import checkpoint, config
+from crmuons.data.reader import take
+from crmuons.data.schema import EventArrays, write_events
 from crmuons.evaluation import breakdown, pairing, protocol, regions, report, rivals
 from crmuons.evaluation.candidates import data_candidate
 from crmuons.evaluation.inputs import Request, evaluate_request
@@ -20,8 +22,6 @@ from crmuons.evaluation.summaries import Sample
 from crmuons.evaluation.verdicts import HEADLINES, judge, show
 from crmuons.features import Features
 from crmuons.model import BundleModel
-from crmuons.reader import take
-from crmuons.schema import EventArrays, write_events
 
 
 def toy_events(showers: int, seed: int, *, depths: int = 2, first_id: int = 0) -> EventArrays:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from crmuons.data.schema import EventArrays
 from crmuons.features import (
     Features,
     muon_from_network,
     muon_to_network,
     primary_to_network,
 )
-from crmuons.schema import EventArrays
 
 
 def events_of(muons, primaries=None):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from crmuons import checkpoint, config, portable, schema
+from crmuons import checkpoint, config, portable
+from crmuons.data import schema
 from crmuons.features import Features
 from crmuons.generate import BundleGenerator, choose_device, load_generator
 from crmuons.model import BundleModel

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import wasserstein_distance
 
+from crmuons.data.schema import EventArrays
 from crmuons.evaluation import classifiers, comparison, metrics, multivariate, rates
 from crmuons.evaluation.classifiers import Scores, area_under_curve
 from crmuons.evaluation.comparison import Contender
@@ -16,7 +17,6 @@ from crmuons.evaluation.pieces import in_process
 from crmuons.evaluation.reading import Side
 from crmuons.evaluation.regions import numbered
 from crmuons.evaluation.summaries import Sample, bundle_summaries, muon_quantities
-from crmuons.schema import EventArrays
 
 
 def toy_events(

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crmuons import plan
-from crmuons.plan import Plan, Unit
+from crmuons.data import sampler
+from crmuons.data.sampler import Plan, Unit
 from crmuons.storage.files import File
 
 FILES = st.lists(st.integers(0, 200), min_size=1, max_size=90).map(
@@ -33,7 +33,7 @@ def reading_is_backlog(reading, item):
 @settings(max_examples=30)
 @given(FILES, st.integers(1, 400), st.integers(0, 5))
 def test_every_unit_is_in_exactly_one_segment_of_every_epoch(files, segment_bytes, epoch):
-    units = plan.cut(files)
+    units = sampler.cut(files)
     segments = Plan(tuple(units), 3, segment_bytes, 1).segments(epoch)
     assert Counter(unit for segment in segments for unit in segment) == Counter(units)
     assert all(segments)  # A segment without units would be read for nothing.
@@ -42,22 +42,22 @@ def test_every_unit_is_in_exactly_one_segment_of_every_epoch(files, segment_byte
 @settings(max_examples=30)
 @given(FILES, st.integers(1, 20), st.integers(0, 10_000))
 def test_units_cover_every_row_of_every_file_once(files, segment_bytes, rows):
-    units = plan.cut(files)
+    units = sampler.cut(files)
     for file in files[:3]:
         assert [row for unit in units if unit.file == file for row in unit.rows(rows)] == list(range(rows))
 
 
 def test_few_files_are_cut_but_not_into_crumbs():
-    (unit,) = plan.cut([File("small", plan.MIN_UNIT_BYTES)])
+    (unit,) = sampler.cut([File("small", sampler.MIN_UNIT_BYTES)])
     assert unit.parts == 1
     # 8 files of 40 MB: 64 / 8 = 8 parts each, of 5 MB.
-    assert len(plan.cut([File(f"f{i}", 10 * plan.MIN_UNIT_BYTES) for i in range(8)])) == plan.MIN_UNITS
+    assert len(sampler.cut([File(f"f{i}", 10 * sampler.MIN_UNIT_BYTES) for i in range(8)])) == sampler.MIN_UNITS
 
 
 def test_large_files_are_cut_into_units_that_fit_in_memory():
-    units = plan.cut([File("big", 10 * plan.MAX_UNIT_BYTES + 1)] + [File(f"f{i}", 10) for i in range(64)])
+    units = sampler.cut([File("big", 10 * sampler.MAX_UNIT_BYTES + 1)] + [File(f"f{i}", 10) for i in range(64)])
     assert Counter(unit.file.url for unit in units)["big"] == 11
-    assert all(unit.size <= plan.MAX_UNIT_BYTES for unit in units)
+    assert all(unit.size <= sampler.MAX_UNIT_BYTES for unit in units)
 
 
 @settings(max_examples=30)
@@ -89,7 +89,7 @@ def test_epochs_and_seeds_differ_in_order_and_repeat_exactly():
 
 def test_the_order_of_the_files_is_the_seeds_on_every_machine():
     # A checkpoint's position means something only in this order: it must never change between versions.
-    names = [unit.file.url for unit in plan.permutation(small_plan(1, units=8).units, seed=1, epoch=2)]
+    names = [unit.file.url for unit in sampler.permutation(small_plan(1, units=8).units, seed=1, epoch=2)]
     assert names == ["f6", "f0", "f7", "f5", "f1", "f4", "f3", "f2"]
 
 
@@ -154,7 +154,7 @@ def test_a_plan_survives_its_state(world):
 
 
 def test_a_position_in_other_segments_is_refused():
-    units = plan.cut([File("f", 40 * plan.MIN_UNIT_BYTES)])
+    units = sampler.cut([File("f", 40 * sampler.MIN_UNIT_BYTES)])
     state = Plan(tuple(units), 0, 2**20, 1).state()
     for others, segment_bytes in ((units[1:], 2**20), (units, 2**21)):
         with pytest.raises(ValueError, match="go on with the version that began the run"):

@@ -10,13 +10,24 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from crmuons import config, plan, preparation, prepare, prepared, reader, shuffling, stream
+from crmuons import config, preparation
 from crmuons.cli import main
-from crmuons.events import concat
+from crmuons.data import loader, reader, sampler
+from crmuons.data.events import concat
+from crmuons.data.prepare import build, shuffle
+from crmuons.data.prepare.shuffle import Settings
+from crmuons.data.reader import Selection
+from crmuons.data.sampler import Plan, Unit
+from crmuons.data.shards import (
+    MAPPED_BYTES,
+    Manifest,
+    event_files,
+    is_mapped,
+    is_shard,
+    origins,
+    units_and_segment_bytes,
+)
 from crmuons.features import Features
-from crmuons.plan import Plan, Unit
-from crmuons.reader import Selection
-from crmuons.shuffling import Settings
 from crmuons.storage.files import File, list_files
 
 SHARES = {"validation_share": 0.2, "test_share": 0.1}
@@ -36,15 +47,15 @@ def raw(tmp_path_factory, toy_events, write_toy):
 def small_pieces():
     """A group for each file, several shards for each split, several batches for each shard."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepare, "GROUP_BYTES", 1)
-        patch.setattr(shuffling, "SHARD_BYTES", 40_000)
+        patch.setattr(build, "GROUP_BYTES", 1)
+        patch.setattr(shuffle, "SHARD_BYTES", 40_000)
         patch.setattr(prepared, "EVENTS_PER_BATCH", 64)
         yield
 
 
 def make(raw, out, **settings):
-    begun = prepare.begin(out, [str(raw)], Settings(**(SHARES | settings)))
-    return prepare.prepare(begun)
+    begun = build.begin(out, [str(raw)], Settings(**(SHARES | settings)))
+    return build.prepare(begun)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +68,7 @@ def done(raw, tmp_path_factory):
 
 def read_all(urls, selection=None):
     selection = selection or Selection()
-    units = plan.cut(prepared.event_files(str(urls), selection.bounds))
+    units = sampler.cut(event_files(str(urls), selection.bounds))
     return concat([reader.read_unit(unit, selection)[0] for unit in units])
 
 
@@ -73,7 +84,7 @@ def content(folder):
 
 
 def test_every_event_is_in_one_shard_of_its_split_with_its_own_muons(raw, done):
-    manifest = prepared.Manifest.read(str(done))
+    manifest = Manifest.read(str(done))
     assert len(manifest.shards) == len(list(done.rglob("*.arrow"))) > 4
     assert sum(shard.events for shard in manifest.shards) == manifest.rows == 1200
     assert sorted(identities(read_all(raw))) == sorted(identities(read_all(done)))
@@ -87,7 +98,7 @@ def test_every_event_is_in_one_shard_of_its_split_with_its_own_muons(raw, done):
 
 def test_the_shuffle_is_global(done):
     # 840 training events, 210 of each file, in shards of the same size: each shard has some of each file.
-    for file in prepared.event_files(str(done), Selection("train", **SHARES).bounds):
+    for file in event_files(str(done), Selection("train", **SHARES).bounds):
         showers = read_all(file.url).ids[:, 1].astype(int)  # Files hold showers 0..99, 100..199, ...
         assert set(showers // 100) == {0, 1, 2, 3}
         steps = np.diff(showers)
@@ -107,12 +118,12 @@ def test_other_shares_than_those_of_the_preparation_give_the_same_events_as_raw_
 
 def test_training_reads_every_prepared_event_once_an_epoch_in_another_order(raw, done):
     data = config.Data(train=[str(done)], **SHARES)
-    selection = stream.training_selection(data, None, 128)
-    listed = prepared.event_files(str(done), selection.bounds)
+    selection = loader.training_selection(data, None, 128)
+    listed = event_files(str(done), selection.bounds)
     units = tuple(Unit(file, part, 3) for file in listed for part in range(3))
     reading = Plan(units, 0, 30_000, 1)
     wanted = sorted(identities(read_all(raw, selection)))
-    opened = stream.Stream(
+    opened = loader.Stream(
         reading, 0, selection=selection, data=data, events_per_batch=len(wanted), prepare=lambda batch: batch
     )
     first, second = (next(opened).to_arrays() for _ in range(2))
@@ -122,9 +133,9 @@ def test_training_reads_every_prepared_event_once_an_epoch_in_another_order(raw,
 
 
 def test_training_meets_other_muons_of_a_large_event_in_every_epoch(done):
-    units = tuple(plan.cut(prepared.event_files(str(done))))
+    units = tuple(sampler.cut(event_files(str(done))))
     first, second, stored = (
-        reader.read_item(plan.Item(epoch, 0, 0, 0, units), Selection(muons_drawn=drawn))[1]
+        reader.read_item(sampler.Item(epoch, 0, 0, 0, units), Selection(muons_drawn=drawn))[1]
         for epoch, drawn in ((0, 2), (1, 2), (0, None))
     )
     assert sorted(identities(first)) == sorted(identities(second)) == sorted(identities(stored))
@@ -152,10 +163,10 @@ def test_muons_are_shuffled_among_themselves(raw, done):
 
 
 def test_a_position_inside_prepared_data_is_found_again(done):
-    units = tuple(plan.cut(prepared.event_files(str(done))))
-    item = plan.Item(1, 0, 0, 0, units)
+    units = tuple(sampler.cut(event_files(str(done))))
+    item = sampler.Item(1, 0, 0, 0, units)
     whole = reader.read_item(item, Selection(muons_drawn=3))[1]
-    rest = reader.read_item(plan.Item(1, 0, 700, 0, units), Selection(muons_drawn=3))[1]
+    rest = reader.read_item(sampler.Item(1, 0, 700, 0, units), Selection(muons_drawn=3))[1]
     assert identities(rest) == identities(whole)[700:]
 
 
@@ -184,14 +195,14 @@ def test_what_was_interrupted_goes_on_and_keeps_what_is_finished(raw, done, tmp_
             tasks -= 1
             yield do(job)
 
-    begun = prepare.begin(tmp_path / "set", [str(raw)], Settings(**SHARES))
+    begun = build.begin(tmp_path / "set", [str(raw)], Settings(**SHARES))
     with pytest.raises(KilledError):
-        prepare.prepare(begun, some)
+        build.prepare(begun, some)
     (tmp_path / "set" / ".scatter" / ".group-00000.arrow.partial").write_bytes(b"half")
     with pytest.raises(
         ValueError, match=r"set is not prepared to its end; the `crmuons prepare` that made it, once more"
     ):
-        prepared.event_files(str(tmp_path / "set"))
+        event_files(str(tmp_path / "set"))
     finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").rglob("*.arrow") if path.name[0] != "."}
     made = {}
 
@@ -200,24 +211,24 @@ def test_what_was_interrupted_goes_on_and_keeps_what_is_finished(raw, done, tmp_
             yield do(job)
         made.update({path: path.stat().st_mtime_ns for path in finished if path.exists()})
 
-    prepare.prepare(prepare.begin(tmp_path / "set", [str(raw)], Settings(**SHARES)), watched)
+    build.prepare(build.begin(tmp_path / "set", [str(raw)], Settings(**SHARES)), watched)
     assert made == finished
     assert content(tmp_path / "set") == content(done)
 
 
 def test_a_shard_without_its_note_is_made_again(raw, done, tmp_path):
     # The kill came between the shard and the note of its checksum.
-    begun = prepare.begin(tmp_path / "set", [str(raw)], Settings(**SHARES))
+    begun = build.begin(tmp_path / "set", [str(raw)], Settings(**SHARES))
 
     def without_notes(do, jobs):
         results = [do(job) for job in jobs]
-        if do.func is shuffling.gather:
+        if do.func is shuffle.gather:
             begun.work.note(begun.work.targets[0]).unlink()
             raise KilledError
         return results
 
     with pytest.raises(KilledError):
-        prepare.prepare(begun, without_notes)
+        build.prepare(begun, without_notes)
     make(raw, tmp_path / "set")
     assert content(tmp_path / "set") == content(done)
 
@@ -268,16 +279,16 @@ def spoil_rows(path, rows):
 def test_rows_that_cannot_be_used_are_kept_and_counted_and_too_many_are_refused(raw, tmp_path, toy_events):
     shutil.copytree(raw, tmp_path / "raw")
     spoil_rows(tmp_path / "raw" / "1" / "events.parquet", [3, 5])
-    begun = prepare.begin(tmp_path / "set", [str(tmp_path / "raw")], Settings(**SHARES))
+    begun = build.begin(tmp_path / "set", [str(tmp_path / "raw")], Settings(**SHARES))
     with pytest.raises(
         ValueError, match=r"2 of the first \d+ rows read cannot be used, more than --max-quarantined-share 0\.001"
     ):
-        prepare.prepare(begun, max_quarantined_share=0.001)
-    manifest = prepare.prepare(begun)
+        build.prepare(begun, max_quarantined_share=0.001)
+    manifest = build.prepare(begun)
     assert (manifest.rows, manifest.quarantined) == (1200, 2)
     assert sum(shard.events for shard in manifest.shards) == 1198
     assert sorted(pq.read_table(tmp_path / "set" / "quarantine")["row"].to_pylist()) == [3, 5]
-    assert not any(prepared.is_shard(file) is False for file in prepared.event_files(str(tmp_path / "set")))
+    assert not any(is_shard(file) is False for file in event_files(str(tmp_path / "set")))
 
 
 def test_vertical_depths_are_converted_once(raw, tmp_path):
@@ -324,34 +335,34 @@ def test_a_missing_a_shortened_and_a_foreign_shard_are_named(done, tmp_path):
     with pytest.raises(
         ValueError, match=rf"shard-00001\.arrow has {len(whole) - 100} bytes, and was written with {len(whole)}"
     ):
-        prepared.event_files(str(copy))
+        event_files(str(copy))
     with pytest.raises(ValueError, match=r"shard-00001\.arrow is not a shard of a prepared data set, or is damaged"):
         read_all(path)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"shard-00001\.arrow is missing, and the manifest names it"):
-        prepared.event_files(str(copy))
+        event_files(str(copy))
     with pa.ipc.new_file(str(path), pa.schema([("a", pa.int64())])) as writer:
         writer.write_batch(pa.record_batch({"a": [1]}))
     with pytest.raises(ValueError, match=r"or is damaged \(it does not say what it holds\)"):
         read_all(path)
     (copy / "manifest.json").write_text("{")
     with pytest.raises(ValueError, match=r"manifest\.json is not the manifest of a prepared data set, or is damaged"):
-        prepared.event_files(str(copy))
+        event_files(str(copy))
 
 
 def test_a_data_set_is_found_from_a_folder_above_a_glob_and_beside_raw_files(raw, done):
-    shards = prepared.event_files(str(done))
-    assert all(prepared.is_shard(file) for file in shards)
-    assert prepared.event_files(str(done.parent)) == prepared.event_files(f"{done}/*") == shards
-    assert prepared.event_files([str(raw), str(done)]) == sorted([*list_files(str(raw)), *shards])
+    shards = event_files(str(done))
+    assert all(is_shard(file) for file in shards)
+    assert event_files(str(done.parent)) == event_files(f"{done}/*") == shards
+    assert event_files([str(raw), str(done)]) == sorted([*list_files(str(raw)), *shards])
     assert len(read_all(raw).counts) == 1200
 
 
 def test_where_prepared_events_come_from_is_known(raw, done):
     # So that an evaluation sees that a model was trained on its truth, whichever of the two was prepared.
-    assert set(list_files(str(raw))) <= set(prepared.origins(str(done)))
-    assert prepared.origins(str(raw)) == list_files(str(raw))
-    assert prepared.origins(str(done / "train"))
+    assert set(list_files(str(raw))) <= set(origins(str(done)))
+    assert origins(str(raw)) == list_files(str(raw))
+    assert origins(str(done / "train"))
 
 
 def test_shards_elsewhere_are_read_without_being_mapped(done):
@@ -361,7 +372,7 @@ def test_shards_elsewhere_are_read_without_being_mapped(done):
     store.put(str(done), "/far", recursive=True)
     try:
         assert sorted(identities(read_all("memory://far"))) == sorted(identities(read_all(done)))
-        assert not any(prepared.is_mapped(file) for file in prepared.event_files("memory://far"))
+        assert not any(is_mapped(file) for file in event_files("memory://far"))
     finally:
         store.rm("/far", recursive=True)
 
@@ -401,11 +412,11 @@ def test_the_command_says_what_it_made_and_inspect_reads_it(raw, tmp_path, capsy
 
 def test_large_mapped_shards_are_read_in_small_pieces_and_others_are_not():
     shards = [File(f"/data/train-{i}.arrow", 100 * 2**20) for i in range(4)]
-    units, segment_bytes = prepared.units_and_segment_bytes(shards, 32 * 2**20)
-    assert max(unit.size for unit in units) <= prepared.MAPPED_BYTES == segment_bytes
+    units, segment_bytes = units_and_segment_bytes(shards, 32 * 2**20)
+    assert max(unit.size for unit in units) <= MAPPED_BYTES == segment_bytes
     largest = max(sum(unit.size for unit in segment) for segment in Plan(tuple(units), 0, segment_bytes, 1).segments(0))
-    assert largest <= 2 * prepared.MAPPED_BYTES
-    assert prepared.units_and_segment_bytes(shards, 1000)[1] == 1000
+    assert largest <= 2 * MAPPED_BYTES
+    assert units_and_segment_bytes(shards, 1000)[1] == 1000
     for url in ("pelican://host/train.arrow", "/data/events.parquet"):
         mixed = [*shards, File(url, 100 * 2**20)]
-        assert prepared.units_and_segment_bytes(mixed, 32 * 2**20) == (plan.cut(mixed), 32 * 2**20)
+        assert units_and_segment_bytes(mixed, 32 * 2**20) == (sampler.cut(mixed), 32 * 2**20)

@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crmuons import plan, reader, schema
-from crmuons.plan import Item, Unit
-from crmuons.reader import Selection, Tally
-from crmuons.schema import EventArrays
+from crmuons.data import reader, sampler, schema
+from crmuons.data.reader import Selection, Tally
+from crmuons.data.sampler import Item, Unit
+from crmuons.data.schema import EventArrays
 from crmuons.storage.files import File, list_files
 
 
@@ -326,7 +326,7 @@ def test_a_row_with_a_null_id_goes_to_quarantine(tmp_path):
 @pytest.mark.parametrize("rows", [0, 1])
 def test_files_of_no_row_or_one_are_read_in_any_number_of_parts(tmp_path, write_toy, rows):
     file = write_toy(tmp_path / "e.parquet", numbered(rows, counts=[2] * rows))
-    read = [reader.read_unit(unit, Selection()) for unit in plan.cut([file])]
+    read = [reader.read_unit(unit, Selection()) for unit in sampler.cut([file])]
     assert [number for events, _ in read for number in numbers(events)] == list(range(rows))
 
 

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crmuons import schema
-from crmuons.schema import EVENT_SCHEMA, FAULTS, EventArrays
+from crmuons.data import schema
+from crmuons.data.schema import EVENT_SCHEMA, FAULTS, EventArrays
 
 PRIMARY = [1e6, 0.5, 0.938, 1950.0]
 MUON = [500.0, 1.0, -2.0]

@@ -10,12 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from crmuons import checkpoint, config, portable, reader, schema, shards
+from crmuons import checkpoint, config, portable, shards
 from crmuons.cli import main
+from crmuons.data import reader, schema
+from crmuons.data.sampler import Unit
 from crmuons.features import Features
 from crmuons.generate import load_generator
 from crmuons.model import BundleModel
-from crmuons.plan import Unit
 from crmuons.primaries import PrimaryFiles
 from crmuons.request import Options
 from crmuons.storage import files

@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from crmuons import cli, schema
+from crmuons import cli
+from crmuons.data import schema
 from crmuons.simulation import propagation, shower, simulate
 from crmuons.simulation.simulate import Settings, draw_block
 

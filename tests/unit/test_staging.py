@@ -13,7 +13,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from crmuons.plan import Item, Unit
+from crmuons.data.sampler import Item, Unit
 from crmuons.storage.files import File
 from crmuons.storage.staging import download as module
 from crmuons.storage.staging.cache_dir import Shelf

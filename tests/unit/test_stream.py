@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from crmuons import config, plan, reader, schema
-from crmuons.plan import Plan, Unit
-from crmuons.reader import Selection, Tally
-from crmuons.schema import EventArrays
-from crmuons.stream import Stream, training_selection
+from crmuons import config
+from crmuons.data import reader, sampler, schema
+from crmuons.data.loader import Stream, training_selection
+from crmuons.data.reader import Selection, Tally
+from crmuons.data.sampler import Plan, Unit
+from crmuons.data.schema import EventArrays
 
 SEGMENT_BYTES = 2_000
 
@@ -247,7 +248,7 @@ def test_one_bad_file_read_early_does_not_stop_a_run_that_is_fine_on_the_whole(t
 
 
 def test_data_without_an_event_to_train_on_are_said_instead_of_read_for_ever(tmp_path, streams, write_toy, monkeypatch):
-    monkeypatch.setattr("crmuons.stream.MAX_EMPTY_ITEMS", 10)
+    monkeypatch.setattr("crmuons.data.loader.MAX_EMPTY_ITEMS", 10)
     file = write_toy(tmp_path / "e.parquet", numbered(1))
     (split,) = [
         s for s in ("train", "validation", "test") if reader.in_split(numbered(1).ids, Selection(s, 0.3, 0.3))[0]
@@ -259,7 +260,7 @@ def test_data_without_an_event_to_train_on_are_said_instead_of_read_for_ever(tmp
 
 def test_an_error_of_the_reader_reaches_the_training_thread(tmp_path, streams):
     (tmp_path / "bad.parquet").write_text("no Parquet")
-    file = plan.File(str(tmp_path / "bad.parquet"), 10)
+    file = sampler.File(str(tmp_path / "bad.parquet"), 10)
     with pytest.raises(ValueError, match=r"bad\.parquet is not a Parquet file"):
         next(streams([file]))
 

@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crmuons import checkpoint, config, schema
+from crmuons import checkpoint, config
 from crmuons.cli import main
+from crmuons.data import schema
 from crmuons.features import Features
 from crmuons.generate import load_generator
 from crmuons.journal import Journal

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from crmuons import config, distributed, losses
 from crmuons.batch import EventBatch
+from crmuons.data.schema import EventArrays
 from crmuons.features import Features
-from crmuons.schema import EventArrays
 from crmuons.trainer import NonFiniteError, Trainer
 
 TINY = {"width": 8, "multiplicity_width": 8, "multiplicity_components": 2, "shower_latents": 2, "muon_latents": 2}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
-from crmuons.plan import Unit, cut
+from crmuons.data.sampler import Unit, cut
 from crmuons.storage import files
 from crmuons.storage.files import File, is_remote
 from crmuons.storage.staging.cache_dir import CannotStageError, NoRoomError, Shelf, part_of, whole_of

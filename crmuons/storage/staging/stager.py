@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
-from crmuons.plan import Item, Unit
+from crmuons.data.sampler import Item, Unit
 from crmuons.storage.files import File
 from crmuons.storage.staging.download import Held, Staging
 

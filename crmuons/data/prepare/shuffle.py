@@ -18,12 +18,13 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
-from crmuons import flat, memory, prepared, reader
-from crmuons.events import concat, shuffle_muons, take
-from crmuons.plan import Unit
-from crmuons.prepared import Places, Shard
-from crmuons.reader import Selection, Split, Tally
-from crmuons.schema import EventArrays
+from crmuons import flat, memory
+from crmuons.data import reader, shards
+from crmuons.data.events import concat, shuffle_muons, take
+from crmuons.data.reader import Selection, Split, Tally
+from crmuons.data.sampler import Unit
+from crmuons.data.schema import EventArrays
+from crmuons.data.shards import Places, Shard
 
 SHARD_BYTES = 96 * 2**20  # Of a finished shard: gathering it takes about four times as much memory.
 FLAT_BYTES_PER_RAW_BYTE = (
@@ -85,7 +86,7 @@ class Target:
     @property
     def file(self) -> str:
         """Its path in the data set."""
-        return f"{self.split}/shard-{self.number:05d}{prepared.SUFFIX}"
+        return f"{self.split}/shard-{self.number:05d}{shards.SUFFIX}"
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Work:
 
     def group_file(self, group: int) -> Path:
         """What a group leaves for the shards."""
-        return self.out / SCRATCH / f"group-{group:05d}{prepared.SUFFIX}"
+        return self.out / SCRATCH / f"group-{group:05d}{shards.SUFFIX}"
 
     def note(self, target: Target) -> Path:
         """What the manifest will say of a finished shard."""
@@ -152,7 +153,7 @@ def gather(work: Work, target: Target) -> Shard:
     random = np.random.default_rng([work.settings.seed, 1, target.index])
     events = shuffle_muons(take(events, random.permutation(len(events.counts))), random)
     path.unlink(missing_ok=True)  # Its note, without which it does not count, was never written.
-    prepared.write_shard(path, events, target.places)
+    shards.write_shard(path, events, target.places)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     size = path.stat().st_size

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crmuons import prepared, reader, schema
-from crmuons.events import concat, take
-from crmuons.plan import Unit, cut, permutation
+from crmuons.data import reader, schema, shards
+from crmuons.data.events import concat, take
+from crmuons.data.sampler import Unit, cut, permutation
+from crmuons.data.schema import EventArrays
 from crmuons.progress import progress
-from crmuons.schema import EventArrays
 from crmuons.storage import files
 from crmuons.storage.files import File
 
@@ -59,7 +59,7 @@ def inspect(urls: list[str], *, max_rows: int | None) -> Inspection:
         FileNotFoundError: if there is nothing to read.
         ValueError: if a file is not one of events.
     """
-    listed = prepared.event_files(urls)
+    listed = shards.event_files(urls)
     units = cut(listed) if max_rows is None else permutation(cut(listed), seed=0, epoch=0)
     found = Inspection(listed, has_ids=_has_ids(listed[0]))
     with progress(None, unit="rows", what="inspect") as bar:
@@ -72,14 +72,14 @@ def inspect(urls: list[str], *, max_rows: int | None) -> Inspection:
 
 
 def _has_ids(file: File) -> bool:
-    if prepared.is_shard(file):
+    if shards.is_shard(file):
         return True
     with files.open_file(file.url, file.size) as opened:
         return schema.check_schema(pq.read_schema(opened), file.url)
 
 
 def _look(unit: Unit, found: Inspection) -> int:
-    if prepared.is_shard(unit.file):  # Its events were checked when it was written.
+    if shards.is_shard(unit.file):  # Its events were checked when it was written.
         events, tally = reader.read_unit(unit, reader.Selection())
         found.rows += tally.rows
         found.events.append(events)

@@ -5,12 +5,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-from crmuons import config, reader
-from crmuons.ahead import Ahead
+from crmuons import config
 from crmuons.batch import EventBatch
-from crmuons.plan import Item, Plan
-from crmuons.pool import Pool
-from crmuons.reader import Limit, Piece, Selection, Tally
+from crmuons.data import reader
+from crmuons.data.batcher import Pool
+from crmuons.data.prefetch import Ahead
+from crmuons.data.reader import Limit, Piece, Selection, Tally
+from crmuons.data.sampler import Item, Plan
 from crmuons.storage.staging.download import Staging
 
 Batch = TypeVar("Batch")

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from crmuons import flat
-from crmuons.plan import Unit, cut
-from crmuons.schema import EventArrays
+from crmuons.data.sampler import Unit, cut
+from crmuons.data.schema import EventArrays
 from crmuons.storage import files
 from crmuons.storage.files import File
 from crmuons.storage.staging.download import Staging, open_unit

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crmuons import schema
-from crmuons.plan import Unit
-from crmuons.schema import EventArrays
+from crmuons.data import schema
+from crmuons.data.sampler import Unit
+from crmuons.data.schema import EventArrays
 from crmuons.storage import files
 
 logger = logging.getLogger(__name__)

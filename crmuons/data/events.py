@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32
 
-from crmuons.schema import EventArrays
+from crmuons.data.schema import EventArrays
 
 BYTES_PER_RUN = 96 * 2**10  # Of prepared shards; a run costs 10 us beside its bytes, which take 20.
 

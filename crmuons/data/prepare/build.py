@@ -14,15 +14,16 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from crmuons import provenance, shuffling
-from crmuons.events import concat, slice_events
+from crmuons import provenance
+from crmuons.data.events import concat, slice_events
+from crmuons.data.prepare import shuffle
+from crmuons.data.prepare.shuffle import QUARANTINE, SCRATCH, SPLITS, Settings, Work
+from crmuons.data.reader import Limit, Tally
+from crmuons.data.sampler import Unit, cut
+from crmuons.data.schema import EventArrays
+from crmuons.data.shards import CLAIM, FEATURES, MANIFEST, Manifest, Shard, event_files, is_shard, read_rows
 from crmuons.features import Features
-from crmuons.plan import Unit, cut
-from crmuons.prepared import CLAIM, FEATURES, MANIFEST, Manifest, Shard, event_files, is_shard, read_rows
 from crmuons.progress import progress
-from crmuons.reader import Limit, Tally
-from crmuons.schema import EventArrays
-from crmuons.shuffling import QUARANTINE, SCRATCH, SPLITS, Settings, Work
 from crmuons.storage.atomic import write_text
 from crmuons.storage.files import File
 
@@ -84,7 +85,7 @@ def begin(out: Path, urls: Sequence[str], settings: Settings) -> Preparation:
         out.mkdir(parents=True, exist_ok=True)
         write_text(claim, json.dumps(request, indent=1))
     groups = tuple(_groups(found))
-    targets = shuffling.targets(settings, sum(file.size for file in found))
+    targets = shuffle.targets(settings, sum(file.size for file in found))
     return Preparation(Work(out, settings, len(groups), targets), tuple(found), groups)
 
 
@@ -110,7 +111,7 @@ def prepare(preparation: Preparation, each: Each = here, max_quarantined_share: 
     tally = _scatter(preparation, each, max_quarantined_share)
     with progress(len(work.targets), unit="shards", what="shuffle") as bar:
         shards = []
-        for shard in each(partial(shuffling.gather, work), work.targets):
+        for shard in each(partial(shuffle.gather, work), work.targets):
             shards.append(shard)
             bar.update(1)
     return _finish(preparation, tally, sorted(shards, key=lambda shard: shard.file))
@@ -136,7 +137,7 @@ def _scatter(preparation: Preparation, each: Each, max_quarantined_share: float)
 
 
 def _scatter_one(work: Work, job: tuple[int, Sequence[Unit]]) -> tuple[int, Tally]:
-    return job[0], shuffling.scatter(work, job)
+    return job[0], shuffle.scatter(work, job)
 
 
 def _finish(preparation: Preparation, tally: Tally, shards: list[Shard]) -> Manifest:

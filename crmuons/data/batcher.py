@@ -4,8 +4,8 @@ from collections import deque
 
 import numpy as np
 
-from crmuons.events import concat, view
-from crmuons.schema import EventArrays
+from crmuons.data.events import concat, view
+from crmuons.data.schema import EventArrays
 
 
 class Pool:

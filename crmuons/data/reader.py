@@ -16,11 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float64, Int64, UInt64
 
-from crmuons import prepared, schema, set_aside
-from crmuons.ahead import in_order
-from crmuons.events import NONE, concat, draw_first, shuffle, shuffle_runs, slice_events, take, turn
-from crmuons.plan import MAX_UNIT_BYTES, Item, Unit, cut, permutation
-from crmuons.schema import EventArrays
+from crmuons.data import schema
+from crmuons.data.events import NONE, concat, draw_first, shuffle, shuffle_runs, slice_events, take, turn
+from crmuons.data.prefetch import in_order
+from crmuons.data.quarantine import outliers as quarantine_outliers
+from crmuons.data.quarantine import quarantine as quarantine_quarantine
+from crmuons.data.sampler import MAX_UNIT_BYTES, Item, Unit, cut, permutation
+from crmuons.data.schema import EventArrays
+from crmuons.data.shards import is_shard
+from crmuons.data.shards import read_rows as shards_read_rows
 from crmuons.storage.files import File, is_remote
 from crmuons.storage.staging.download import Staging, open_unit
 from crmuons.storage.staging.stager import with_own_stager
@@ -139,7 +143,7 @@ def read_item(item: Item, selection: Selection) -> tuple[Tally, EventArrays]:
     # A position inside an item was saved with a tally that holds the item's rows: they are not counted twice.
     tally = Tally() if item.start else sum((part.tally for part in parts), Tally())
     random = np.random.default_rng([item.seed, item.epoch, item.segment])
-    in_random_order = all(prepared.is_shard(unit.file) for unit in item.units)
+    in_random_order = all(is_shard(unit.file) for unit in item.units)
     if in_random_order:
         events = shuffle_runs([_wanted(part) for part in parts], random)
     else:
@@ -210,9 +214,9 @@ def sample_events(
     Raises:
         ValueError: if a file is not one of events, or too many rows cannot be used.
     """
-    shards = [file for file in found if prepared.is_shard(file)]
+    shards = [file for file in found if is_shard(file)]
     # Raw files may be one row group, which is decoded for each unit: they are not cut more finely.
-    units = [*cut([file for file in found if not prepared.is_shard(file)]), *cut(shards, SAMPLE_SHARD_BYTES)]
+    units = [*cut([file for file in found if not is_shard(file)]), *cut(shards, SAMPLE_SHARD_BYTES)]
     units = permutation(units, seed, 0)
     limit = Limit(max_quarantined_share, sum(unit.size for unit in units))
     parts: list[list[EventArrays]] = [[] for _ in wanted]
@@ -254,8 +258,8 @@ def read_unit(unit: Unit, selection: Selection) -> tuple[EventArrays, Tally]:
 
 
 def _read_parts(unit: Unit, selection: Selection) -> list[_Part]:
-    if prepared.is_shard(unit.file):
-        pieces, places_between = prepared.read_rows(unit, selection.staging)
+    if is_shard(unit.file):
+        pieces, places_between = shards_read_rows(unit, selection.staging)
         return [_select(events, Tally(len(events.counts)), places_between, unit, selection) for events in pieces]
     pieces, tally = _read_raw(unit, selection)
     parts = [_select(events, Tally(), (0.0, 1.0), unit, selection) for events in pieces]
@@ -269,7 +273,7 @@ def _select(
     wanted = _in_bounds(events.ids, selection.bounds, places_between)
     if selection.max_muons is not None and (above := events.counts > selection.max_muons).any():
         outliers = take(events, np.flatnonzero(above & wanted))
-        set_aside.outliers(outliers, unit, selection.outliers)
+        quarantine_outliers(outliers, unit, selection.outliers)
         tally += Tally(outliers=len(outliers.counts), outlier_muons=len(outliers.muons))
         wanted &= ~above
     return _Part(events, np.flatnonzero(wanted), tally)
@@ -283,7 +287,7 @@ def _read_raw(unit: Unit, selection: Selection) -> tuple[list[EventArrays], Tall
     if legal is None:
         fault = schema.faults(rows.table)
         quarantined = int((fault > 0).sum())
-        set_aside.quarantine(rows.table, fault, rows.first, unit, selection.quarantine)
+        quarantine_quarantine(rows.table, fault, rows.first, unit, selection.quarantine)
         kept = rows.table.filter(pa.array(fault == 0))
         legal = [schema.to_arrays(kept, missing_ids=rows.ids(np.flatnonzero(fault == 0)))]
     if selection.vertical_depth:

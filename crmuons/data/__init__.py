@@ -1,0 +1,1 @@
+"""Event Parquet in the data contract: checked, selected, shuffled, batched."""

@@ -1,0 +1,1 @@
+"""`crmuons prepare`: raw files to shuffled shards in one pass."""
