@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from crmuons.data import schema
+from crmuons.data.events import EventArrays
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class EventBatch:
         return torch.repeat_interleave(events, self.counts, output_size=self.num_muons)
 
     @classmethod
-    def from_arrays(cls, arrays: schema.EventArrays, *, copy: bool = True) -> "EventBatch":
+    def from_arrays(cls, arrays: EventArrays, *, copy: bool = True) -> "EventBatch":
         """Flat arrays as tensors.
 
         Args:
@@ -65,9 +65,9 @@ class EventBatch:
             muons=torch.from_numpy(muons),
         )
 
-    def to_arrays(self) -> schema.EventArrays:
+    def to_arrays(self) -> EventArrays:
         """The same events as numpy arrays on the host."""
-        return schema.EventArrays(
+        return EventArrays(
             ids=self.ids.cpu().numpy().view(np.uint64),
             primaries=self.primaries.cpu().numpy(),
             counts=self.counts.cpu().numpy(),

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from crmuons.data.schema import EventArrays
+from crmuons.data.events import EventArrays
 
 GEV_PER_PEV = 1e6
 METRES_PER_LENGTH = 500.0

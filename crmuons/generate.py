@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float32, Int64, UInt64
 
 from crmuons import checkpoint, portable, remote_models
 from crmuons.data import schema
-from crmuons.data.schema import EventArrays
+from crmuons.data.arrow import to_table
+from crmuons.data.events import EventArrays
 from crmuons.model import BundleModel
 from crmuons.portable import Network
 
@@ -221,9 +222,9 @@ def check_primaries(primaries: Float32[np.ndarray, "events 4"]) -> None:
         msg = f"primaries have shape {primaries.shape}, wanted (events, 4): {', '.join(schema.PRIMARY_FEATURES)}"
         raise ValueError(msg)
     none = np.zeros(len(primaries), np.int64)
-    table = EventArrays(
-        np.zeros((len(primaries), 2), np.uint64), primaries, none, np.empty((0, 3), np.float32)
-    ).to_table()
+    table = to_table(
+        EventArrays(np.zeros((len(primaries), 2), np.uint64), primaries, none, np.empty((0, 3), np.float32))
+    )
     fault = schema.faults(table)
     if fault.any():
         row = int(np.flatnonzero(fault)[0])

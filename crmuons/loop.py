@@ -16,7 +16,7 @@ import torch
 
 from crmuons import checkpoint, config, distributed
 from crmuons.data.loader import Stream
-from crmuons.data.reader import Tally
+from crmuons.data.quarantine import Tally
 from crmuons.model import BundleModel
 from crmuons.sets import Sets
 from crmuons.trainer import Terms, Trainer

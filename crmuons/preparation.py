@@ -8,10 +8,12 @@ import pyarrow.parquet as pq
 import torch
 
 from crmuons import config, runs
-from crmuons.data import schema, shards
-from crmuons.data.loader import training_selection
-from crmuons.data.reader import Selection, Tally, named_if_damaged, sample_events
-from crmuons.data.schema import EventArrays
+from crmuons.data import manifest, schema
+from crmuons.data.events import EventArrays
+from crmuons.data.parquet import named_if_damaged
+from crmuons.data.quarantine import Tally
+from crmuons.data.sample import sample_events
+from crmuons.data.selection import Selection, training_selection
 from crmuons.evaluation import metrics
 from crmuons.features import Features
 from crmuons.storage import files
@@ -56,13 +58,13 @@ def prepare(settings: config.Config) -> tuple[list[File], Features, EventArrays]
         train.staging.check()
         train = replace(train, staging=train.staging.keeping())
     listed = _list_files(data, train)
-    to_validate = shards.event_files(data.validation) if data.validation else []
+    to_validate = manifest.event_files(data.validation) if data.validation else []
     _say_if_without_ids(listed[0])
     held_out = Selection("validation", data.validation_share, data.test_share, vertical_depth=train.vertical_depth)
     held_out_too = [] if data.validation else [(held_out, settings.train.validation_events)]
     limit = data.max_quarantined_share
     # A shard holds one split's events: those to validate with lie in others than those to train on.
-    found = shards.event_files(data.train) if any(map(shards.is_shard, listed)) else listed
+    found = manifest.event_files(data.train) if any(map(manifest.is_shard, listed)) else listed
     (sample, *rest), read = sample_events(found, [(train, FEATURE_EVENTS), *held_out_too], max_quarantined_share=limit)
     if data.validation:
         every = Selection(vertical_depth=train.vertical_depth)
@@ -82,7 +84,7 @@ def prepare(settings: config.Config) -> tuple[list[File], Features, EventArrays]
 
 
 def _say_if_without_ids(file: File) -> None:
-    if shards.is_shard(file):
+    if manifest.is_shard(file):
         return
     with files.open_file(file.url, file.size) as opened, named_if_damaged(file.url):
         has_ids = schema.check_schema(pq.read_schema(opened), file.url)
@@ -95,7 +97,7 @@ def _say_if_without_ids(file: File) -> None:
 
 def _list_files(data: config.Data, train: Selection) -> list[File]:
     try:
-        listed = shards.event_files(data.train, train.bounds)
+        listed = manifest.event_files(data.train, train.bounds)
     except FileNotFoundError as error:
         if not runs.in_ray_job():
             raise
@@ -106,7 +108,7 @@ def _list_files(data: config.Data, train: Selection) -> list[File]:
     if not listed:
         msg = f"{', '.join(data.train)} was prepared without showers of the training split; set data.test_share lower"
         raise ValueError(msg)
-    if data.depth == "vertical" and any(map(shards.is_shard, listed)):
+    if data.depth == "vertical" and any(map(manifest.is_shard, listed)):
         msg = (
             f"data.depth=vertical is of raw files, and {', '.join(data.train)} holds prepared shards, whose depths are slant; "
             "`crmuons prepare --vertical` converts them"
@@ -118,7 +120,7 @@ def _list_files(data: config.Data, train: Selection) -> list[File]:
 def _features(listed: list[File], sample: EventArrays, train: Selection, *, cartesian: bool) -> Features:
     """Those that were fitted when the data were prepared, if they are of the events to train on; fitted on a sample if not."""
     features = Features(cartesian=cartesian)
-    content = shards.features_of(listed, train.bounds) if train.max_muons is None else None
+    content = manifest.features_of(listed, train.bounds) if train.max_muons is None else None
     if content is None:
         return features.fit(sample)
     features.load_state_dict(torch.load(io.BytesIO(content), weights_only=True))

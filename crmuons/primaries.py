@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64, UInt64
 
-from crmuons.data import reader, schema
+from crmuons.data import arrow, geometry, schema
 from crmuons.data.schema import ID_COLUMNS, MUONS_COLUMN, PRIMARY_COLUMN, PRIMARY_FEATURES
 from crmuons.storage import files
 
@@ -102,9 +102,9 @@ class PrimaryFiles:
             msg = f"{url}, row {row + bad}: {schema.FAULTS[fault[bad]]} (found {found}); mend the row or leave it out"
             raise ValueError(msg)
         numbers = np.arange(first, first + table.num_rows, dtype=np.uint64)
-        arrays = schema.to_arrays(events, np.stack([numbers, np.zeros_like(numbers)], axis=1))
+        arrays = arrow.to_arrays(events, np.stack([numbers, np.zeros_like(numbers)], axis=1))
         if self.vertical_depth:
-            arrays = reader.with_slant_depth(arrays)
+            arrays = geometry.with_slant_depth(arrays)
         counts = _counts(table, columns, url, row) if self.with_counts else None
         return Primaries(arrays.ids, arrays.primaries, counts)
 

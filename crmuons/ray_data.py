@@ -19,13 +19,15 @@ from ray.data._internal.execution.interfaces import ExecutionResources
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import ReadTask
 
-from crmuons import flat, memory, ray_stager, ray_tokens
-from crmuons.data import reader, schema, shards
+from crmuons import memory, ray_stager, ray_tokens
+from crmuons.data import arrow, reader, schema, shards
+from crmuons.data.events import EventArrays
 from crmuons.data.prefetch import Ahead
-from crmuons.data.reader import Piece, Selection, Tally
+from crmuons.data.quarantine import Tally
+from crmuons.data.reader import Piece
 from crmuons.data.sampler import Item
-from crmuons.data.schema import EventArrays
-from crmuons.storage.staging.stager import with_stager
+from crmuons.data.selection import Selection
+from crmuons.data.staged_reading import with_stager
 
 Read = tuple[Item, Selection]
 ITEMS_PER_EXECUTION = 256  # The list of an execution's tasks costs memory.
@@ -39,9 +41,9 @@ TALLY_COLUMN = "tally"
 
 # A block is a table of events. The first row of an item says what became of the item's rows; where no event is left, it is a
 # row without one, whose muons are null.
-BLOCK_SCHEMA = flat.FLAT_SCHEMA.set(
-    flat.FLAT_SCHEMA.get_field_index(schema.MUONS_COLUMN),
-    flat.FLAT_SCHEMA.field(schema.MUONS_COLUMN).with_nullable(nullable=True),
+BLOCK_SCHEMA = arrow.FLAT_SCHEMA.set(
+    arrow.FLAT_SCHEMA.get_field_index(schema.MUONS_COLUMN),
+    arrow.FLAT_SCHEMA.field(schema.MUONS_COLUMN).with_nullable(nullable=True),
 ).append(pa.field(TALLY_COLUMN, pa.list_(pa.int64())))
 
 
@@ -156,12 +158,12 @@ def _read_block(item: Item, selection: Selection) -> Block:
     ends[0] = 0
     empty = np.arange(len(events.counts)) > 0
     tallies = pa.ListArray.from_arrays(pa.array(ends), pa.array(astuple(tally)), mask=pa.array(empty))
-    return pa.Table.from_arrays([*flat.to_flat(events).columns, tallies], schema=BLOCK_SCHEMA)
+    return pa.Table.from_arrays([*arrow.to_flat(events).columns, tallies], schema=BLOCK_SCHEMA)
 
 
 def _placeholder(tally: Tally) -> pa.Table:
     row: dict[str, list[Any]] = {
-        flat.IDS_COLUMN: [[0, 0]],
+        arrow.IDS_COLUMN: [[0, 0]],
         schema.PRIMARY_COLUMN: [[0.0] * 4],
         schema.MUONS_COLUMN: [None],
         TALLY_COLUMN: [list(astuple(tally))],
@@ -200,4 +202,4 @@ def _unpack(block: pa.Table) -> Iterator[Piece]:
 
 
 def _events(batch: pa.RecordBatch, start: int, stop: int) -> EventArrays:
-    return flat.from_flat(batch.slice(start, stop - start))
+    return arrow.from_flat(batch.slice(start, stop - start))

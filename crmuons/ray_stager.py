@@ -9,8 +9,9 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from crmuons import ray_tokens
+from crmuons.data.staged_reading import Reading
 from crmuons.storage.staging.download import Staging
-from crmuons.storage.staging.stager import Reading, Stager, Use
+from crmuons.storage.staging.stager import Stager, Use
 
 
 @dataclass(frozen=True)

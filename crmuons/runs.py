@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import torch
 
 from crmuons import config
-from crmuons.data import schema
-from crmuons.data.schema import EventArrays
+from crmuons.data import arrow
+from crmuons.data.events import EventArrays
 from crmuons.features import Features
 from crmuons.storage import artifacts, files
 from crmuons.storage.atomic import write_json, write_text
@@ -113,7 +113,7 @@ class Run:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             torch.save(features.state_dict(), partial / "features.pt")
-            schema.write_events(partial / "validation.parquet", [validation.to_table()])
+            arrow.write_events(partial / "validation.parquet", [arrow.to_table(validation)])
             write_json(partial / "files.json", [[file.url, file.size] for file in files])
             write_json(partial / "config.json", settings.model_dump(mode="json"))
             partial.rename(self.directory)
@@ -157,7 +157,7 @@ class Run:
 
     def load_validation(self) -> EventArrays:
         """The held-out events that validations use."""
-        return schema.to_arrays(pq.read_table(self.directory / "validation.parquet"))
+        return arrow.to_arrays(pq.read_table(self.directory / "validation.parquet"))
 
     def load_files(self) -> list[File]:
         """The training files, as they were when the run started: the plan of its reading rests on them."""

@@ -20,6 +20,7 @@ import torch
 from crmuons import generate as bundles
 from crmuons import memory, provenance
 from crmuons.data import schema
+from crmuons.data.arrow import to_table
 from crmuons.generate import BundleGenerator, Piece
 from crmuons.primaries import Primaries, Source
 from crmuons.progress import progress
@@ -234,7 +235,7 @@ def _write(path: str, request: Request, groups: Iterator[Piece], generator: Bund
     ) as writer:
         for group in groups:
             outside = generator.outside_training(group.events.primaries)
-            columns = [*group.events.to_table().columns, pa.array(outside), pa.array(group.drawn)]
+            columns = [*to_table(group.events).columns, pa.array(outside), pa.array(group.drawn)]
             writer.write_table(pa.Table.from_arrays(columns, schema=OUTPUT_SCHEMA), row_group_size=len(outside))
             capped = int((group.drawn > group.events.counts).sum())
             tally += Tally(len(outside), len(group.events.muons), int(outside.sum()), capped)

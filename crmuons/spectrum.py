@@ -15,9 +15,9 @@ from typing import Any, Self
 import numpy as np
 import pyarrow.parquet as pq
 
-from crmuons.data import schema
+from crmuons.data import geometry, schema
 from crmuons.primaries import Primaries
-from crmuons.simulation import propagation, shower
+from crmuons.simulation import shower
 from crmuons.storage import files
 from crmuons.storage.output import Output
 
@@ -118,7 +118,7 @@ class Spectrum:
         shares = np.array([share for _, share in self.composition])
         mass = self.masses_gev[rng.choice(len(shares), EVENTS_PER_DRAW, p=shares / shares.sum())]
         energy = _inside(_power_law(*self.energy_gev, self.gamma, uniform[0]), *self.energy_gev)
-        values = np.stack([energy, zenith, mass, propagation.slant_depth_m(vertical, np.cos(zenith))], axis=1)
+        values = np.stack([energy, zenith, mass, geometry.slant_depth_m(vertical, np.cos(zenith))], axis=1)
         numbers = np.arange(first, first + EVENTS_PER_DRAW, dtype=np.uint64)
         return Primaries(np.stack([numbers, np.zeros_like(numbers)], axis=1), values.astype(np.float32))
 

@@ -18,7 +18,8 @@ import torch
 from crmuons import checkpoint, config, distributed, provenance, remote_runs
 from crmuons.batch import EventBatch
 from crmuons.data import loader, reader, sampler, shards
-from crmuons.data.reader import Tally
+from crmuons.data.quarantine import Tally
+from crmuons.data.selection import training_selection
 from crmuons.evaluation import metrics
 from crmuons.generate import MAX_MUONS_PER_EVENT, BundleGenerator
 from crmuons.loop import Hooks, Loop, Metrics, Outcome
@@ -198,7 +199,7 @@ def _stream(
         tallies = [Tally(*tally) for _, _, *tally in saved]
         same = world == before.world
         tally = tallies[rank] if same else sum(tallies, Tally()) if rank == 0 else Tally()
-    selection = loader.training_selection(settings.data, run.place, settings.train.muons_per_event)
+    selection = training_selection(settings.data, run.place, settings.train.muons_per_event)
     if selection.staging is not None:
         selection = replace(selection, staging=selection.staging.of_run(files, run.directory, f"rank-{rank}"))
     return loader.Stream(

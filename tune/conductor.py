@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from crmuons import config
-from crmuons.data.schema import EventArrays
+from crmuons.data.events import EventArrays
 from crmuons.features import Features
 from crmuons.preparation import prepare
 from crmuons.storage import atomic

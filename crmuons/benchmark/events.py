@@ -3,7 +3,7 @@
 import numpy as np
 
 from crmuons.batch import EventBatch
-from crmuons.data.schema import EventArrays
+from crmuons.data.events import EventArrays
 
 
 def draw(events: int, mean_muons: float, seed: int) -> EventArrays:

@@ -10,10 +10,11 @@ from crmuons import config
 from crmuons.batch import EventBatch
 from crmuons.benchmark import timing
 from crmuons.benchmark.figures import Figure
-from crmuons.data import reader, sampler, schema
+from crmuons.data import quarantine, reader, sampler, schema, selection
+from crmuons.data.manifest import event_files, is_shard
 from crmuons.data.prepare import build
 from crmuons.data.prepare.shuffle import Settings
-from crmuons.data.shards import event_files, is_shard, units_and_segment_bytes
+from crmuons.data.shards import units_and_segment_bytes
 from crmuons.storage import files
 from crmuons.storage.files import File
 
@@ -64,8 +65,8 @@ def _read(found: Sequence[File]) -> tuple[int, int]:
     reading = sampler.Plan(tuple(units), 0, segment_bytes, 1)
     items = islice(reading.items(0), len(reading.segments(0)))
     events = muons = 0
-    for piece in reader.read_here(items, reader.Selection()):
-        if not isinstance(piece, reader.Tally):
+    for piece in reader.read_here(items, selection.Selection()):
+        if not isinstance(piece, quarantine.Tally):
             batch = EventBatch.from_arrays(piece, copy=False)
             events, muons = events + len(batch), muons + batch.num_muons
     return events, muons

@@ -15,7 +15,7 @@ from crmuons.batch import EventBatch
 from crmuons.benchmark import timing
 from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.read import decode, raw_files
-from crmuons.data import reader, sampler
+from crmuons.data import quarantine, sampler, selection
 from crmuons.storage import files
 from crmuons.storage.files import File
 
@@ -35,8 +35,8 @@ def run(rounds: int, data: Sequence[str]) -> list[Figure]:
     items = islice(reading.items(0), ITEMS_PER_ROUND * (rounds + 1))
     ends, events = [], [0]
     with ray_cluster.cluster():
-        for piece in ray_data.read_with_ray(items, reader.Selection()):
-            if not isinstance(piece, reader.Tally):
+        for piece in ray_data.read_with_ray(items, selection.Selection()):
+            if not isinstance(piece, quarantine.Tally):
                 events.append(events[-1] + len(EventBatch.from_arrays(piece, copy=False)))
                 ends.append(time.perf_counter())
     seconds = np.diff(ends[ITEMS_PER_ROUND - 1 :: ITEMS_PER_ROUND])

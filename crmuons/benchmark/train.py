@@ -13,7 +13,7 @@ from crmuons.batch import EventBatch
 from crmuons.benchmark import timing
 from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.timing import Times
-from crmuons.data import reader, sampler, shards
+from crmuons.data import manifest, quarantine, reader, sampler, selection
 from crmuons.features import Features
 from crmuons.result import Result
 from crmuons.trainer import Trainer
@@ -91,12 +91,12 @@ def _steps_alone(settings: config.Config, features: Features, rounds: int) -> Ti
 
 def _batches(settings: config.Config) -> list[EventBatch]:
     """Some of the first batches of the data, one at least, which is smaller where there are not as many events."""
-    found = shards.event_files(settings.data.train)
+    found = manifest.event_files(settings.data.train)
     units = sampler.Plan(tuple(sampler.cut(found)), 0, settings.data.shuffle_bytes, 1)
     items = islice(units.items(0), len(units.segments(0)))
     size, read = settings.train.events_per_worker, list[EventBatch]()
-    for piece in reader.read_here(items, reader.Selection(muons_drawn=settings.train.muons_per_event)):
-        if not isinstance(piece, reader.Tally):
+    for piece in reader.read_here(items, selection.Selection(muons_drawn=settings.train.muons_per_event)):
+        if not isinstance(piece, quarantine.Tally):
             read.append(EventBatch.from_arrays(piece))
             if sum(map(len, read)) >= NUM_BATCHES * size:
                 break

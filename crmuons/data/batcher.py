@@ -4,8 +4,7 @@ from collections import deque
 
 import numpy as np
 
-from crmuons.data.events import concat, view
-from crmuons.data.schema import EventArrays
+from crmuons.data.events import EventArrays, concat, view
 
 
 class Pool:

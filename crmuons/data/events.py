@@ -1,15 +1,25 @@
 """Whole events as flat arrays: taken, cut, joined and shuffled, so that muons cannot part from their primary."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float32
-
-from crmuons.data.schema import EventArrays
+from jaxtyping import Float32, Int64, UInt64
 
 BYTES_PER_RUN = 96 * 2**10  # Of prepared shards; a run costs 10 us beside its bytes, which take 20.
+
+
+@dataclass(frozen=True)
+class EventArrays:
+    """Events as flat arrays: the muons of event i are the rows sum(counts[:i]) .. sum(counts[:i + 1])."""
+
+    ids: UInt64[np.ndarray, "events 2"]
+    primaries: Float32[np.ndarray, "events 4"]
+    counts: Int64[np.ndarray, " events"]
+    muons: Float32[np.ndarray, "muons 3"]
+
 
 NONE = EventArrays(
     np.empty((0, 2), np.uint64), np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty((0, 3), np.float32)

@@ -8,10 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crmuons.data import reader, schema, shards
-from crmuons.data.events import concat, take
+from crmuons.data import arrow, manifest, parquet, reader, schema, selection
+from crmuons.data.events import EventArrays, concat, take
 from crmuons.data.sampler import Unit, cut, permutation
-from crmuons.data.schema import EventArrays
 from crmuons.progress import progress
 from crmuons.storage import files
 from crmuons.storage.files import File
@@ -59,7 +58,7 @@ def inspect(urls: list[str], *, max_rows: int | None) -> Inspection:
         FileNotFoundError: if there is nothing to read.
         ValueError: if a file is not one of events.
     """
-    listed = shards.event_files(urls)
+    listed = manifest.event_files(urls)
     units = cut(listed) if max_rows is None else permutation(cut(listed), seed=0, epoch=0)
     found = Inspection(listed, has_ids=_has_ids(listed[0]))
     with progress(None, unit="rows", what="inspect") as bar:
@@ -72,24 +71,24 @@ def inspect(urls: list[str], *, max_rows: int | None) -> Inspection:
 
 
 def _has_ids(file: File) -> bool:
-    if shards.is_shard(file):
+    if manifest.is_shard(file):
         return True
     with files.open_file(file.url, file.size) as opened:
         return schema.check_schema(pq.read_schema(opened), file.url)
 
 
 def _look(unit: Unit, found: Inspection) -> int:
-    if shards.is_shard(unit.file):  # Its events were checked when it was written.
-        events, tally = reader.read_unit(unit, reader.Selection())
+    if manifest.is_shard(unit.file):  # Its events were checked when it was written.
+        events, tally = reader.read_unit(unit, selection.Selection())
         found.rows += tally.rows
         found.events.append(events)
         return tally.rows
-    rows = reader.read_rows(unit)
+    rows = parquet.read_rows(unit)
     fault = schema.faults(rows.table)
     found.faults.update(schema.FAULTS[code] for code in fault[fault > 0])
     found.rows += rows.table.num_rows
     legal = rows.table.filter(pa.array(fault == 0))
-    found.events.append(schema.to_arrays(legal, missing_ids=rows.ids(np.flatnonzero(fault == 0))))
+    found.events.append(arrow.to_arrays(legal, missing_ids=rows.ids(np.flatnonzero(fault == 0))))
     return rows.table.num_rows
 
 

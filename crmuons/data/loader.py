@@ -10,31 +10,15 @@ from crmuons.batch import EventBatch
 from crmuons.data import reader
 from crmuons.data.batcher import Pool
 from crmuons.data.prefetch import Ahead
-from crmuons.data.reader import Limit, Piece, Selection, Tally
+from crmuons.data.quarantine import Limit, Tally
+from crmuons.data.reader import Piece
 from crmuons.data.sampler import Item, Plan
-from crmuons.storage.staging.download import Staging
+from crmuons.data.selection import Selection
 
 Batch = TypeVar("Batch")
 Read = Callable[[Iterator[Item], Selection], Iterator[Piece]]
 Entry = tuple[EventBatch, tuple[int, int], Tally]
 MAX_EMPTY_ITEMS = 1000  # So many segments without an event: the data hold none of this split.
-
-
-def training_selection(data: config.Data, run_directory: str | None, muons_drawn: int | None = None) -> Selection:
-    """The events to train on."""
-    caps = [cap for cap in (data.max_muons_per_event, data.max_muons_per_batch) if cap is not None]
-    return Selection(
-        split="train",
-        # Where validation data are given, every shower of the training files may be trained on.
-        validation_share=0.0 if data.validation else data.validation_share,
-        test_share=data.test_share,
-        vertical_depth=data.depth == "vertical",
-        max_muons=min(caps, default=None),
-        quarantine=None if run_directory is None else f"{run_directory}/quarantine",
-        outliers=None if run_directory is None else f"{run_directory}/outliers",
-        muons_drawn=muons_drawn,
-        staging=Staging.of(data.staging),
-    )
 
 
 class Stream(Generic[Batch]):

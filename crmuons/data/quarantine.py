@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crmuons.data import schema
+from crmuons.data.arrow import to_table
+from crmuons.data.events import EventArrays
 from crmuons.data.sampler import Unit
-from crmuons.data.schema import EventArrays
 from crmuons.storage import files
 
 logger = logging.getLogger(__name__)
 
 
-def quarantine(table: pa.Table, fault: np.ndarray, first_row: int, unit: Unit, directory: str | None) -> None:
+def keep_quarantined(table: pa.Table, fault: np.ndarray, first_row: int, unit: Unit, directory: str | None) -> None:
     """Warn of the rows that have a fault, and keep them with the columns `source`, `row` and `reason`.
 
     Args:
@@ -44,10 +46,10 @@ def quarantine(table: pa.Table, fault: np.ndarray, first_row: int, unit: Unit, d
     _write_once(rows, directory, unit)
 
 
-def outliers(events: EventArrays, unit: Unit, directory: str | None) -> None:
+def keep_outliers(events: EventArrays, unit: Unit, directory: str | None) -> None:
     """Keep events above the cap, in the contract's schema; None as the directory keeps none."""
     if len(events.counts) and directory is not None:
-        _write_once(events.to_table(), directory, unit)
+        _write_once(to_table(events), directory, unit)
 
 
 def _write_once(table: pa.Table, directory: str, unit: Unit) -> None:
@@ -59,3 +61,48 @@ def _write_once(table: pa.Table, directory: str, unit: Unit) -> None:
         written = Path(folder) / "rows.parquet"
         pq.write_table(table, written)
         files.put(written, target)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What became of the rows read."""
+
+    rows: int = 0
+    quarantined: int = 0
+    outliers: int = 0
+    outlier_muons: int = 0
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(
+            self.rows + other.rows,
+            self.quarantined + other.quarantined,
+            self.outliers + other.outliers,
+            self.outlier_muons + other.outlier_muons,
+        )
+
+
+@dataclass
+class Limit:
+    """Whether more of all rows there are than a given share cannot be used, told before all are read.
+
+    One bad file read early does not make it so: the bad rows are held against all rows, whose number follows from the rows
+    and bytes read and from all bytes.
+
+    Attributes:
+        share: what may be unusable.
+        total_bytes: of the files.
+    """
+
+    share: float
+    total_bytes: int
+    _rows: int = 0
+    _bytes: int = 0
+
+    def count(self, rows: int, size: int) -> None:
+        """Some rows were read from so many bytes."""
+        self._rows, self._bytes = self._rows + rows, self._bytes + size
+
+    def is_exceeded(self, tally: Tally) -> bool:
+        """Whether the bad rows of a tally are too many, even if none is bad among those not read yet."""
+        expected = self._rows * self.total_bytes / self._bytes if self._bytes else 0
+        return tally.quarantined > self.share * max(tally.rows, expected)

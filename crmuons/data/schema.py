@@ -3,15 +3,11 @@
 One row is one event: a primary seen at one slant depth. See docs/data-contract.md.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from jaxtyping import Bool, Float32, Int64, UInt8, UInt64
+from jaxtyping import Bool, Int64, UInt8
 
 PRIMARY_FEATURES = ("energy_gev", "zenith_rad", "mass_gev", "depth_m")
 MUON_FEATURES = ("energy_gev", "x_m", "y_m")
@@ -44,25 +40,6 @@ FAULTS = (
     "a muon's energy_gev is not positive",
     "a shower id is null",
 )
-
-
-@dataclass(frozen=True)
-class EventArrays:
-    """Events as flat arrays: the muons of event i are the rows sum(counts[:i]) .. sum(counts[:i + 1])."""
-
-    ids: UInt64[np.ndarray, "events 2"]
-    primaries: Float32[np.ndarray, "events 4"]
-    counts: Int64[np.ndarray, " events"]
-    muons: Float32[np.ndarray, "muons 3"]
-
-    def to_table(self) -> pa.Table:
-        """The same events as a table in EVENT_SCHEMA."""
-        num_events, num_muons = len(self.counts), len(self.muons)
-        primary = _lists(np.arange(num_events + 1) * len(PRIMARY_FEATURES), pa.array(self.primaries.ravel()))
-        inner = _lists(np.arange(num_muons + 1) * len(MUON_FEATURES), pa.array(self.muons.ravel()))
-        muons = _lists(np.concatenate([[0], np.cumsum(self.counts)]), inner)
-        columns = [pa.array(self.ids[:, 0]), pa.array(self.ids[:, 1]), primary, muons]
-        return pa.Table.from_arrays(columns, schema=EVENT_SCHEMA)
 
 
 def check_schema(schema: pa.Schema, source: str) -> bool:
@@ -107,25 +84,25 @@ def columns_to_read(has_ids: bool) -> list[str]:
 def faults(table: pa.Table) -> UInt8[np.ndarray, " events"]:
     """The fault of each row, as an index into FAULTS; 0 where the row is a legal event."""
     num_rows = table.num_rows
-    primary, muons = _one_array(table[PRIMARY_COLUMN]), _one_array(table[MUONS_COLUMN])
+    primary, muons = one_array(table[PRIMARY_COLUMN]), one_array(table[MUONS_COLUMN])
     fault = np.zeros(num_rows, np.uint8)
 
     def blame(rows: Any, reason: int) -> None:  # numpy types `array == array` as possibly one bool
         fault[rows & (fault == 0)] = reason
 
     width = len(PRIMARY_FEATURES)
-    good: Bool[np.ndarray, " events"] = _list_lengths(primary) == width
+    good: Bool[np.ndarray, " events"] = list_lengths(primary) == width
     child = primary.flatten()
-    good_values = _float32(child).reshape(-1, width) if good.all() else _ragged_rows(primary, good, width)
+    good_values = float32_values(child).reshape(-1, width) if good.all() else _ragged_rows(primary, good, width)
     blame(~good, 1)
     values = np.ones((num_rows, width), np.float32)
     values[good] = good_values
 
-    counts = _list_lengths(muons)
+    counts = list_lengths(muons)
     blame(counts < 0, 2)  # A null where a list is due.
     inner = muons.flatten()
-    widths = _list_lengths(inner)
-    floats = _float32(inner.flatten())
+    widths = list_lengths(inner)
+    floats = float32_values(inner.flatten())
     lengths = np.maximum(widths, 0)
     energies = floats[:: len(MUON_FEATURES)]
     if not (lengths == len(MUON_FEATURES)).all():
@@ -146,99 +123,6 @@ def faults(table: pa.Table) -> UInt8[np.ndarray, " events"]:
     return fault
 
 
-def legal_arrays(table: pa.Table, missing_ids: UInt64[np.ndarray, "events 2"] | None = None) -> EventArrays | None:
-    """Flatten a table if every row is a legal event; None if not, and `faults` says which rows.
-
-    It asks for the lowest and the highest values, where `faults` looks at each: 4 ns a muon instead of 16.
-
-    Args:
-        table: rows of a file that `check_schema` took.
-        missing_ids: shower ids for a table without id columns.
-    """
-    primary, muons = _one_array(table[PRIMARY_COLUMN]), _one_array(table[MUONS_COLUMN])
-    inner = muons.flatten()
-    lists = (primary, muons, inner, primary.flatten(), inner.flatten())
-    if any(array.null_count for array in lists) or any(
-        table[name].null_count for name in ID_COLUMNS if name in table.column_names
-    ):
-        return None
-    if not (_all_wide(primary, len(PRIMARY_FEATURES)) and _all_wide(inner, len(MUON_FEATURES))):
-        return None
-    events = _flat_arrays(table, primary, muons, missing_ids)
-    return events if _all_in_range(events) else None
-
-
-def to_arrays(table: pa.Table, missing_ids: UInt64[np.ndarray, "events 2"] | None = None) -> EventArrays:
-    """Flatten a table of legal events, by offsets and without Python objects.
-
-    Args:
-        table: rows for which `faults` is 0.
-        missing_ids: shower ids for a table without id columns.
-
-    Raises:
-        ValueError: if a row's width is wrong, naming column and row.
-    """
-    primary, muons = _one_array(table[PRIMARY_COLUMN]), _one_array(table[MUONS_COLUMN])
-    _check_widths(primary, len(PRIMARY_FEATURES), PRIMARY_COLUMN, PRIMARY_FEATURES)
-    _check_widths(muons.flatten(), len(MUON_FEATURES), MUONS_COLUMN, MUON_FEATURES)
-    return _flat_arrays(table, primary, muons, missing_ids)
-
-
-def _flat_arrays(
-    table: pa.Table, primary: pa.Array, muons: pa.Array, missing_ids: UInt64[np.ndarray, "events 2"] | None
-) -> EventArrays:
-    """Lists of the right widths, without them."""
-    if ID_COLUMNS[0] in table.column_names:
-        ids = np.empty((table.num_rows, len(ID_COLUMNS)), np.uint64)
-        for place, name in enumerate(ID_COLUMNS):
-            ids[:, place] = _uint64(table[name])
-    elif missing_ids is None:
-        msg = f"the table has no columns {' and '.join(ID_COLUMNS)}, and no ids were given in their place"
-        raise ValueError(msg)
-    else:
-        ids = missing_ids
-    return EventArrays(
-        ids=ids,
-        primaries=_float32(primary.flatten()).reshape(table.num_rows, len(PRIMARY_FEATURES)),
-        counts=_list_lengths(muons),
-        muons=_float32(muons.flatten().flatten()).reshape(-1, len(MUON_FEATURES)),
-    )
-
-
-def write_events(path: Path, tables: Sequence[pa.Table], *, row_group_rows: int = 16_384) -> None:
-    """Write one Parquet file of events; it appears under its name only once it is whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    with pq.ParquetWriter(partial, EVENT_SCHEMA, compression="zstd") as writer:
-        for table in tables:
-            writer.write_table(table, row_group_size=row_group_rows)
-    partial.replace(path)
-
-
-def _all_wide(array: pa.Array, width: int) -> bool:
-    return bool((np.diff(array.offsets.to_numpy()) == width).all())
-
-
-def _all_in_range(events: EventArrays) -> bool:
-    """Whether all numbers are finite and within the contract's limits."""
-    if not (_all_finite(events.primaries) and _all_finite(events.muons)):
-        return False
-    energy, zenith, mass, depth = events.primaries.T
-    return not len(energy) or bool(
-        energy.min() > 0
-        and mass.min() > 0
-        and zenith.min() >= 0
-        and zenith.max() <= np.float32(np.pi / 2)
-        and depth.min() >= MIN_DEPTH_M
-        and (not len(events.muons) or events.muons[:, 0].min() > 0)
-    )
-
-
-def _all_finite(values: np.ndarray) -> bool:
-    with np.errstate(invalid="ignore", over="ignore"):  # A NaN among the values is the answer, not a warning.
-        # A sum is one pass; that of huge numbers is infinite, and then the numbers themselves are looked at.
-        return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
-
-
 def _is_nested_float(found: pa.DataType, depth: int) -> bool:
     for _ in range(depth):
         if not (pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found)):
@@ -247,7 +131,7 @@ def _is_nested_float(found: pa.DataType, depth: int) -> bool:
     return bool(pa.types.is_floating(found))
 
 
-def _one_array(column: pa.ChunkedArray) -> pa.Array:
+def one_array(column: pa.ChunkedArray) -> pa.Array:
     """A column as one variable-size list array (fixed-size lists are the same contract)."""
     array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # Which copies a single one, too.
     if isinstance(array, pa.ChunkedArray):  # No chunk at all, or more than one array can hold.
@@ -264,7 +148,7 @@ def _variable_size(found: pa.DataType) -> pa.DataType:
     return found
 
 
-def _list_lengths(array: pa.Array) -> Int64[np.ndarray, " rows"]:
+def list_lengths(array: pa.Array) -> Int64[np.ndarray, " rows"]:
     """The length of each list, -1 for a null."""
     lengths = np.diff(array.offsets.to_numpy()).astype(np.int64)
     if array.null_count:
@@ -272,22 +156,14 @@ def _list_lengths(array: pa.Array) -> Int64[np.ndarray, " rows"]:
     return lengths
 
 
-def _float32(array: pa.Array) -> np.ndarray:
+def float32_values(array: pa.Array) -> np.ndarray:
     """Flat values; a null number reads as NaN, one that single precision cannot hold as infinity."""
     with np.errstate(over="ignore"):
         return array.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
 
 
-def _uint64(column: pa.ChunkedArray) -> UInt64[np.ndarray, " rows"]:
-    values = column.to_numpy()
-    if values.dtype.kind not in "iu":  # Nulls turn integers into floats.
-        msg = "a shower id is null; every row carries both ids, or the file carries neither column"
-        raise ValueError(msg)
-    return values.astype(np.uint64, copy=False)
-
-
 def _ragged_rows(array: pa.Array, rows: np.ndarray, width: int) -> np.ndarray:
-    return _float32(array.take(pa.array(np.flatnonzero(rows))).flatten()).reshape(-1, width)
+    return float32_values(array.take(pa.array(np.flatnonzero(rows))).flatten()).reshape(-1, width)
 
 
 def _rows_with(bad: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -297,18 +173,3 @@ def _rows_with(bad: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     if found.size:
         hit[np.searchsorted(np.cumsum(np.maximum(lengths, 0)), found, side="right")] = True
     return hit
-
-
-def _check_widths(array: pa.Array, width: int, column: str, names: tuple[str, ...]) -> None:
-    wrong = np.flatnonzero(_list_lengths(array) != width)
-    if wrong.size:
-        found = _list_lengths(array)[wrong[0]]
-        msg = f"column '{column}', list {wrong[0]}: width {found}, expected {width} ({', '.join(names)})"
-        raise ValueError(msg)
-
-
-def _lists(offsets: np.ndarray, values: pa.Array) -> pa.ListArray:
-    if offsets[-1] > np.iinfo(np.int32).max:
-        msg = f"{offsets[-1]} values in one table; a list column holds 2^31 at most: write in smaller tables"
-        raise ValueError(msg)
-    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)

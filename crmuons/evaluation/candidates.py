@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
-from crmuons.data.schema import EventArrays
+from crmuons.data.events import EventArrays
 from crmuons.evaluation import calibration, pairing
 from crmuons.evaluation.calibration import Calibration
 from crmuons.evaluation.outline import Outline

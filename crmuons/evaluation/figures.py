@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from crmuons.data.schema import EventArrays
+from crmuons.data.events import EventArrays
 from crmuons.evaluation.summaries import muon_quantities, primary_features
 
 TRUE_COLOUR, GENERATED_COLOUR = "#4d4d4d", "#c8412b"

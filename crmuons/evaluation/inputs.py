@@ -7,9 +7,9 @@ from pathlib import PurePath
 from typing import Literal
 
 from crmuons import config
-from crmuons.data import shards
-from crmuons.data.loader import training_selection
-from crmuons.data.reader import Selection, Split, Tally, in_split
+from crmuons.data import manifest
+from crmuons.data.quarantine import Tally
+from crmuons.data.selection import Selection, Split, in_split, training_selection
 from crmuons.evaluation import pairing
 from crmuons.evaluation.candidates import data_candidate, model_candidate
 from crmuons.evaluation.outline import Outline
@@ -189,7 +189,9 @@ def _training_warnings(request: Request, data: config.Data, truth: Outline) -> l
     if not trained.any():
         return []
     try:
-        of_training, of_truth = ({_name(file) for file in shards.origins(urls)} for urls in (data.train, request.truth))
+        of_training, of_truth = (
+            {_name(file) for file in manifest.origins(urls)} for urls in (data.train, request.truth)
+        )
     except FileNotFoundError as error:
         return [f"whether the model was trained on these events cannot be told: {error}"]
     if not of_training & of_truth:

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 from jaxtyping import Float32, Int64, UInt64
 
-from crmuons.data.schema import EventArrays
+from crmuons.data.events import EventArrays
 from crmuons.evaluation.summaries import Counted, primary_features
 
 

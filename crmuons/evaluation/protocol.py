@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from crmuons.data.events import take
-from crmuons.data.schema import EventArrays
+from crmuons.data.events import EventArrays, take
 from crmuons.evaluation import calibration, regions
 from crmuons.evaluation.breakdown import Bin, Breakdown, CaseFigures, worst_cell
 from crmuons.evaluation.calibration import Calibration

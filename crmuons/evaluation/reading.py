@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Int64
 
-from crmuons.data import shards
-from crmuons.data.events import concat, take
-from crmuons.data.reader import Selection, Tally, in_split, read_unit
+from crmuons.data import manifest
+from crmuons.data.events import EventArrays, concat, take
+from crmuons.data.quarantine import Tally
+from crmuons.data.reader import read_unit
 from crmuons.data.sampler import Unit, cut, permutation
-from crmuons.data.schema import EventArrays
+from crmuons.data.selection import Selection, in_split
 from crmuons.evaluation.outline import Outline
 from crmuons.evaluation.pieces import Later, Pieces
 
@@ -80,7 +81,7 @@ def read(pieces: Pieces, urls: Sequence[str], wanted: Sequence[Wanted], seed: in
     outlines: list[list[Outline]] = [[] for _ in wanted]
     blocks: list[Later[Block]] = []
     tally = Tally()
-    for block, looked in _reads(pieces, permutation(cut(shards.event_files(urls)), seed, 0), wanted, missing):
+    for block, looked in _reads(pieces, permutation(cut(manifest.event_files(urls)), seed, 0), wanted, missing):
         found, read_here = pieces.get(looked)
         tally += read_here
         blocks.append(block)

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from crmuons.data.events import concat
-from crmuons.data.schema import EventArrays
+from crmuons.data.events import EventArrays, concat
 from crmuons.evaluation import regions, rivals
 from crmuons.evaluation.comparison import Comparison, Contender, Frame, compare, compare_truth
 from crmuons.evaluation.outline import Outline

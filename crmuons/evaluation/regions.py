@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from crmuons.data.schema import EventArrays
+from crmuons.data.events import EventArrays
 from crmuons.evaluation import rates
 from crmuons.evaluation.metrics import Absent, Number
 from crmuons.evaluation.summaries import Counted, Sample, event_of_muon, shower_numbers

@@ -8,8 +8,7 @@ from jaxtyping import Float32, Float64, Int64, UInt64
 from scipy.spatial import KDTree
 from sklearn.linear_model import PoissonRegressor
 
-from crmuons.data.events import take
-from crmuons.data.schema import EventArrays
+from crmuons.data.events import EventArrays, take
 from crmuons.evaluation.summaries import muon_quantities, primary_features
 
 MIN_TRAINING_EVENTS = 1_000

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor, nn
 
-from crmuons.data.schema import EventArrays
+from crmuons.data.events import EventArrays
 from crmuons.evaluation.classifiers import held_out, labels
 from crmuons.evaluation.summaries import Counted, muon_quantities, primary_features
 

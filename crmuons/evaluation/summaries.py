@@ -10,7 +10,7 @@ from typing import Self
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt64
 
-from crmuons.data.schema import EventArrays
+from crmuons.data.events import EventArrays
 
 MIN_RADIUS_M = 1e-3  # A muon on the axis has no logarithm; no detector resolves a millimetre.
 

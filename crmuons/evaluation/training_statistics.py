@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from crmuons.data.schema import EventArrays
+from crmuons.data.events import EventArrays
 from crmuons.evaluation.summaries import muon_quantities
 from crmuons.generate import BundleGenerator
 

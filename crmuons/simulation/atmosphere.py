@@ -1,11 +1,9 @@
 """The atmosphere above a site: where a slant depth of air lies, and how far from there to the detector's surface."""
 
 import numpy as np
-from jaxtyping import Float64
 
-Values = Float64[np.ndarray, "*shape"]
+from crmuons.data.geometry import EARTH_RADIUS_M, Values
 
-EARTH_RADIUS_M = 6_371_315.0  # South Pole value used by IceCube's self-veto code.
 SCALE_HEIGHT_M = 6_900.0  # With the next: US standard heights within 3 % for 8 .. 150 g/cm^2, where muons are made.
 AIR_AT_SEA_LEVEL = 1_030.0  # g/cm^2
 

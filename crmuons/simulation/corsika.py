@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from crmuons.data import schema
-from crmuons.data.schema import EventArrays
+from crmuons.data import arrow, geometry, schema
+from crmuons.data.events import EventArrays
 from crmuons.progress import progress
 from crmuons.simulation import propagation, shower
 from crmuons.simulation.simulate import follow, make_new_directory
@@ -118,7 +118,7 @@ def convert(
                 if showers and url == found[0]:
                     _say_cutoff(showers[0], depths_m, vertical, threshold_gev)
                 events = [_events(one, depths_m, vertical, threshold_gev, seed) for one in showers]
-                schema.write_events(out / f"{Path(url).name}.parquet", [each.to_table() for each in events])
+                arrow.write_events(out / f"{Path(url).name}.parquet", [arrow.to_table(each) for each in events])
             bar.update()
     return left_out
 
@@ -228,7 +228,7 @@ def _slant_and_water(one: CorsikaShower, depths_m: Sequence[float], vertical: bo
     cosine = np.array([np.cos(one.zenith_rad)])
     slant = np.sort(np.array(depths_m, np.float64))
     if vertical:
-        slant = propagation.slant_depth_m(slant, cosine, one.altitude_m)
+        slant = geometry.slant_depth_m(slant, cosine, one.altitude_m)
     return slant[None], propagation.water_equivalent_m(slant, cosine)[None]
 
 

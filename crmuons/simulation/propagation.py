@@ -7,9 +7,8 @@ same distribution as one followed at once. Source of a and b: Chirkin and Rhode 
 
 import numpy as np
 
-from crmuons.simulation.atmosphere import EARTH_RADIUS_M, Values
+from crmuons.data.geometry import Values, slant_depth_m
 
-ICE_SURFACE_M = 2_835.0  # Altitude of the South Pole's surface.
 ICE_DENSITY = 0.917  # g/cm^3
 FIRN_DENSITY = 0.832  # g/cm^3, mean of the top 200 m (MuonGun, IceCube)
 FIRN_M = 200.0
@@ -20,21 +19,6 @@ SOFT_RADIATION = 0.15e-3  # The share of b in losses too small to fluctuate; cal
 FLUCTUATION_LENGTH = (
     3_000.0  # Of the gamma process, m of water: fitted, 0.15e-3 with it, to `median_surface_energy_gev`.
 )
-
-
-def slant_depth_m(vertical_depth_m: Values, cosine: Values, altitude_m: float = ICE_SURFACE_M) -> Values:
-    """Distance along the track from the surface to a vertical depth, over a round Earth.
-
-    Args:
-        vertical_depth_m: depth of the point below the surface.
-        cosine: cosine of the zenith at that point.
-        altitude_m: altitude of the surface above sea level.
-    """
-    radius = EARTH_RADIUS_M + altitude_m
-    below = radius - vertical_depth_m
-    square = 2 * radius * vertical_depth_m + (cosine * below) ** 2 - vertical_depth_m**2
-    slant: Values = np.sqrt(square) - below * cosine
-    return slant
 
 
 def water_equivalent_m(slant_m: Values, cosine: Values) -> Values:

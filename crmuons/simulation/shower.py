@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Int64
 from scipy.special import gammaincinv, ndtr
 
-from crmuons.simulation.atmosphere import Values, effective_cosine, height_m, path_m
+from crmuons.data.geometry import Values
+from crmuons.simulation.atmosphere import effective_cosine, height_m, path_m
 
 PROTON_MASS_GEV = 0.938272
 ATOMIC_MASS_UNIT_GEV = 0.931494

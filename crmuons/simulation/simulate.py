@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int64
 
-from crmuons.data import schema
-from crmuons.data.schema import EventArrays
+from crmuons.data import arrow, geometry
+from crmuons.data.events import EventArrays
+from crmuons.data.geometry import Values
 from crmuons.progress import progress
 from crmuons.simulation import propagation, shower
-from crmuons.simulation.atmosphere import Values
 
 logger = logging.getLogger(__name__)
 
@@ -88,11 +88,11 @@ def draw_block(settings: Settings, seed: int, block: int) -> EventArrays:
     rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence((seed, block))))
     energy, mass, zenith, vertical = _draw_primaries(settings, rng)
     cosine = np.cos(zenith)
-    slant = propagation.slant_depth_m(vertical, cosine[:, None])
+    slant = geometry.slant_depth_m(vertical, cosine[:, None])
     water = propagation.water_equivalent_m(slant, cosine[:, None])
     least = propagation.least_surface_energy_gev(water[:, 0], settings.threshold_gev)
     surface = shower.draw_showers(
-        energy, shower.mass_number(mass), cosine, least, altitude_m=propagation.ICE_SURFACE_M, rng=rng
+        energy, shower.mass_number(mass), cosine, least, altitude_m=geometry.ICE_SURFACE_M, rng=rng
     )
     counts, muons = follow(surface, slant, water, settings.threshold_gev, rng)
     ids = np.empty((counts.size, 2), np.uint64)
@@ -174,9 +174,9 @@ def write_file(out: Path, settings: Settings, seed: int, num_events: int, number
     rows_per_block = SHOWERS_PER_BLOCK * settings.rows_per_shower
     first = number * BLOCKS_PER_FILE
     last = min(first + BLOCKS_PER_FILE, -(-num_events // rows_per_block))
-    blocks = [draw_block(settings, seed, block).to_table() for block in range(first, last)]
+    blocks = [arrow.to_table(draw_block(settings, seed, block)) for block in range(first, last)]
     table = pa.concat_tables(blocks).slice(0, num_events - first * rows_per_block)
-    schema.write_events(out / f"events-{number:05d}.parquet", [table])
+    arrow.write_events(out / f"events-{number:05d}.parquet", [table])
     return int(table.num_rows)
 
 

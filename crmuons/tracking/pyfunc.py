@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from crmuons.data import schema
+from crmuons.data.arrow import to_table
 from crmuons.generate import BundleGenerator, load_generator
 
 
@@ -27,7 +28,7 @@ class PrimariesToBundles:
         """
         values = primaries[list(schema.PRIMARY_FEATURES)].to_numpy(np.float32)
         events = self._generator.bundles(values, seed=int((params or {}).get("seed", 0)))
-        return pd.DataFrame(events.to_table().to_pydict())
+        return pd.DataFrame(to_table(events).to_pydict())
 
 
 def _load_pyfunc(path: str) -> PrimariesToBundles:

@@ -19,7 +19,7 @@ import pytest
 import ray
 
 from crmuons import checkpoint, config
-from crmuons.data import loader, reader, sampler
+from crmuons.data import quarantine, reader, sampler, selection
 from crmuons.runs import Run
 from tests.integration.conftest import RAY_PORTS, Bench, output, wait_for
 from tests.integration.federation.servers import free_ports
@@ -185,8 +185,8 @@ def goes_on_with(run: Run, workers: int, *, since: int) -> Callable[[], bool]:
 
 def count(items: list[sampler.Item], settings: config.Config) -> int:
     """How many events to train on are left in items."""
-    pieces = reader.read_here(iter(items), loader.training_selection(settings.data, None))
-    return sum(len(piece.counts) for piece in pieces if not isinstance(piece, reader.Tally))
+    pieces = reader.read_here(iter(items), selection.training_selection(settings.data, None))
+    return sum(len(piece.counts) for piece in pieces if not isinstance(piece, quarantine.Tally))
 
 
 def check_that_every_event_is_read_once(run: Run) -> None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from crmuons import checkpoint, config
-from crmuons.data.schema import EventArrays, write_events
+from crmuons.data.arrow import to_table, write_events
+from crmuons.data.events import EventArrays
 from crmuons.evaluation import comparison
 from crmuons.evaluation.comparison import Contender
 from crmuons.evaluation.inputs import Request, evaluate_request
@@ -45,7 +46,7 @@ def request_of_a_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
     (folder / "data").mkdir()
     for part in range(3):
-        write_events(folder / "data" / f"{part}.parquet", [toy_events(9000, seed=part).to_table()])
+        write_events(folder / "data" / f"{part}.parquet", [to_table(toy_events(9000, seed=part))])
     models = []
     for seed in (1, 2):
         torch.manual_seed(seed)

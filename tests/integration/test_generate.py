@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from crmuons import checkpoint, config, portable, ray_generate, ray_simulate, shards
-from crmuons.data.schema import EventArrays
+from crmuons.data.events import EventArrays
 from crmuons.export import INPUTS, export, worst_difference
 from crmuons.features import Features
 from crmuons.generate import load_generator

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from crmuons.cli import main
-from crmuons.data.schema import EventArrays, write_events
+from crmuons.data.arrow import to_table, write_events
+from crmuons.data.events import EventArrays
 from crmuons.storage import artifacts, files, pelican
 from crmuons.storage.pelican import federation as client
 from crmuons.storage.pelican import login, servers
@@ -41,7 +42,7 @@ def events(seed: int) -> pa.Table:
     primaries = rng.uniform((1e3, 0, 0.9, 1500), (1e7, 1.5, 56, 2500), (2000, 4)).astype(np.float32)
     ids = np.stack([np.full(2000, seed), np.arange(2000)], axis=1).astype(np.uint64)
     muons = rng.uniform((1, -50, -50), (1e4, 50, 50), (counts.sum(), 3)).astype(np.float32)
-    return EventArrays(ids, primaries, counts.astype(np.int64), muons).to_table()
+    return to_table(EventArrays(ids, primaries, counts.astype(np.int64), muons))
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ import pytest
 from crmuons import ray_cluster
 from crmuons.cli import main
 from crmuons.data import reader
-from crmuons.data.reader import Selection
+from crmuons.data.events import EventArrays
 from crmuons.data.sampler import Plan, cut
-from crmuons.data.schema import EventArrays
+from crmuons.data.selection import Selection
 from crmuons.ray_data import read_with_ray
 from crmuons.simulation.simulate import Settings, simulate
 from crmuons.storage import files

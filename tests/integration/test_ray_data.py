@@ -14,11 +14,13 @@ import pytest
 
 from crmuons import ray_data, ray_prepare
 from crmuons.benchmark import events, read_through_ray
-from crmuons.data import reader, sampler, schema, shards
+from crmuons.data import arrow, manifest, reader, sampler
+from crmuons.data.events import EventArrays
 from crmuons.data.prepare import build
 from crmuons.data.prepare.shuffle import Settings
-from crmuons.data.reader import Selection, Tally
+from crmuons.data.quarantine import Tally
 from crmuons.data.sampler import Plan, Unit
+from crmuons.data.selection import Selection
 from tests.integration.conftest import Bench, output
 
 pytestmark = [
@@ -43,7 +45,7 @@ def events_of(pieces: Iterator[reader.Piece]) -> list[bytes]:
 
 
 def items_of(path: Path, number: int) -> list[sampler.Item]:
-    file = shards.event_files(str(path))[0]
+    file = manifest.event_files(str(path))[0]
     reading = Plan(tuple(Unit(file, part, 16) for part in range(16)), 3, file.size // 8, 1)
     return list(islice(reading.items(0), number))
 
@@ -75,10 +77,10 @@ def test_executions_follow_each_other_and_give_the_items_in_order(bench: Bench, 
 
 def test_an_item_without_events_is_counted_and_a_bad_row_is_kept(bench: Bench, cluster: None, tmp_path: Path) -> None:
     table = pq.read_table(bench.folder / "data" / "events-00000.parquet").slice(0, 40)
-    arrays = schema.to_arrays(table)
-    arrays = schema.EventArrays(arrays.ids, np.array(arrays.primaries), arrays.counts, arrays.muons)
+    arrays = arrow.to_arrays(table)
+    arrays = EventArrays(arrays.ids, np.array(arrays.primaries), arrays.counts, arrays.muons)
     arrays.primaries[7, 0] = np.nan
-    schema.write_events(tmp_path / "e.parquet", [arrays.to_table()])
+    arrow.write_events(tmp_path / "e.parquet", [arrow.to_table(arrays)])
     items = items_of(tmp_path / "e.parquet", 8)
     selection = Selection("train", 0.0, 0.99, quarantine=str(tmp_path / "q"))  # Nearly no event is left.
     here = events_of(reader.read_here(iter(items), selection))
@@ -150,7 +152,7 @@ def test_reading_through_ray_is_told_beside_as_many_threads_of_pyarrow(
 ) -> None:
     monkeypatch.setattr(read_through_ray, "STEADY_BYTES", 1)
     path = tmp_path / "e.parquet"
-    schema.write_events(path, [events.draw(200, 3.0, seed=0).to_table()])
+    arrow.write_events(path, [arrow.to_table(events.draw(200, 3.0, seed=0))])
     one, several = read_through_ray.run(2, [str(path)])
     assert one.name != several.name  # MLflow knows figures by their names.
     assert (one.amount, several.amount) == (8 * 200, 8 * 200)  # Each of the segments is the whole file.

@@ -47,7 +47,7 @@ def make_events(showers=200, *, seed=0, depths=(1500.0, 1950.0, 2450.0), mean=6.
 
     Energies, masses and radii are of the order of the field's; N falls with depth, so that some events are empty.
     """
-    from crmuons.data.schema import EventArrays
+    from crmuons.data.events import EventArrays
 
     rng = np.random.default_rng(seed)
     depth = np.tile(np.asarray(depths), showers)
@@ -70,9 +70,9 @@ def make_events(showers=200, *, seed=0, depths=(1500.0, 1950.0, 2450.0), mean=6.
 
 def write_file(path, events):
     """Write events as one Parquet file."""
-    from crmuons.data import schema
+    from crmuons.data import arrow
     from crmuons.storage.files import File
 
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    schema.write_events(Path(path), [events.to_table()])
+    arrow.write_events(Path(path), [arrow.to_table(events)])
     return File(str(path), Path(path).stat().st_size)

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crmuons.batch import EventBatch
-from crmuons.data import schema
-from crmuons.data.schema import EventArrays
+from crmuons.data import arrow
+from crmuons.data.events import EventArrays
 
 COUNTS = st.lists(st.integers(0, 4), max_size=8)
 
@@ -82,7 +82,7 @@ def test_offsets_and_event_of_muon_say_whose_a_muon_is(counts):
 @given(COUNTS)
 def test_a_batch_survives_arrow(counts):
     batch = numbered(counts, first=3)
-    again = EventBatch.from_arrays(schema.to_arrays(batch.to_arrays().to_table()))
+    again = EventBatch.from_arrays(arrow.to_arrays(arrow.to_table(batch.to_arrays())))
     assert events_of(again) == events_of(batch)  # Ids above 2^63 among them.
     for name in ("ids", "primaries", "counts", "muons"):
         assert torch.equal(getattr(again, name), getattr(batch, name))
@@ -90,13 +90,13 @@ def test_a_batch_survives_arrow(counts):
 
 def test_a_batch_does_not_write_into_the_arrays_it_came_from(toy_events):
     # Arrow's buffers are read-only and shared: torch may not alias them.
-    table = toy_events(5).to_table()
+    table = arrow.to_table(toy_events(5))
     before = table.slice(0)
-    batch = EventBatch.from_arrays(schema.to_arrays(table))
+    batch = EventBatch.from_arrays(arrow.to_arrays(table))
     batch.muons.mul_(2)
     batch.primaries.zero_()
     assert table.equals(before)
-    assert not np.array_equal(schema.to_arrays(table).muons, batch.to_arrays().muons)
+    assert not np.array_equal(arrow.to_arrays(table).muons, batch.to_arrays().muons)
 
 
 @settings(max_examples=20)

@@ -12,7 +12,7 @@ from corsikaio.subblocks.event_header import get_event_header_dtype
 from corsikaio.subblocks.run_header import get_run_header_dtype
 
 from crmuons import cli
-from crmuons.data import schema
+from crmuons.data import arrow, schema
 from crmuons.simulation import corsika
 from crmuons.simulation.comparison import LEAST_SHOWERS, compare
 from crmuons.simulation.corsika import convert, read_showers
@@ -93,7 +93,7 @@ def test_muons_follow_straight_lines_to_the_plane_across_the_axis(dat, tmp_path)
     muon = (5001.0, *momentum, 4_000.0, -7_000.0, 0.0)
     path = dat(event_blocks(1, [muon], zenith=zenith, azimuth=azimuth))
     assert convert([str(path)], tmp_path / "out", depths_m=[depth]) == {}
-    (found,) = schema.to_arrays(pq.read_table(tmp_path / "out")).muons.astype(float)
+    (found,) = arrow.to_arrays(pq.read_table(tmp_path / "out")).muons.astype(float)
     # The muon's line meets the plane at `depth` along the axis; its distance from the axis there, without any basis.
     start = np.array([40.0, -70.0, 0.0])
     point = start + momentum * (depth - start @ axis) / (momentum @ axis)
@@ -106,7 +106,7 @@ def test_muons_follow_straight_lines_to_the_plane_across_the_axis(dat, tmp_path)
 )
 def test_primaries_have_their_mass_in_gev(dat, tmp_path, particle_id, mass_gev):
     convert([str(dat(event_blocks(1, [MUON], particle_id=particle_id)))], tmp_path / "out")
-    primaries = schema.to_arrays(pq.read_table(tmp_path / "out")).primaries
+    primaries = arrow.to_arrays(pq.read_table(tmp_path / "out")).primaries
     assert primaries[:, 2] == pytest.approx(mass_gev, rel=2.5e-3)
     assert primaries[:, 3].tolist() == [1_500, 2_000, 2_500]
 
@@ -114,14 +114,14 @@ def test_primaries_have_their_mass_in_gev(dat, tmp_path, particle_id, mass_gev):
 def test_vertical_depths_become_slant_ones(dat, tmp_path):
     path = dat(event_blocks(1, [MUON], zenith=np.pi / 3))
     convert([str(path)], tmp_path / "out", depths_m=[1_000.0], vertical=True)
-    (primary,) = schema.to_arrays(pq.read_table(tmp_path / "out")).primaries
+    (primary,) = arrow.to_arrays(pq.read_table(tmp_path / "out")).primaries
     assert primary[3] == pytest.approx(2_000, rel=1e-3)
 
 
 def test_showers_without_muons_are_events_too(dat, tmp_path):
     path = dat(event_blocks(1, []), event_blocks(2, [MUON]))
     convert([str(path)], tmp_path / "out", depths_m=[600.0])
-    events = schema.to_arrays(pq.read_table(tmp_path / "out"))
+    events = arrow.to_arrays(pq.read_table(tmp_path / "out"))
     assert events.ids.tolist() == [[1, 1], [1, 2]]
     assert events.counts.tolist() == [0, 1]
 
@@ -133,12 +133,12 @@ def test_losses_depend_on_the_seed_and_the_shower_alone(dat, tmp_path):
 
     def energies(path, out, seed):
         convert([str(path)], tmp_path / out, seed=seed)
-        events = schema.to_arrays(pq.read_table(tmp_path / out))
+        events = arrow.to_arrays(pq.read_table(tmp_path / out))
         return events.muons[np.repeat(events.ids[:, 1], events.counts) == 2, 0].tolist()
 
     assert energies(both, "a", 0) == energies(alone, "b", 0)
     assert energies(alone, "c", 1) != energies(alone, "d", 0)
-    showers = schema.to_arrays(pq.read_table(tmp_path / "a")).muons[:, 0]
+    showers = arrow.to_arrays(pq.read_table(tmp_path / "a")).muons[:, 0]
     assert len(set(showers.tolist())) == len(showers)  # Two showers of like muons, but no two like losses.
 
 
@@ -223,7 +223,7 @@ def test_real_files_convert_and_keep_the_contract(tmp_path):
     assert convert(paths, tmp_path / "out") == {}
     table = pq.read_table(tmp_path / "out")
     assert not schema.faults(table).any()
-    events = schema.to_arrays(table)
+    events = arrow.to_arrays(table)
     assert events.counts.shape == (30,)
     assert set(events.ids[:, 0].tolist()) == {20, 44}
     assert (np.diff(events.counts.reshape(-1, 3), axis=1) <= 0).all()

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from crmuons import checkpoint, config
+from crmuons.data.arrow import to_table, write_events
+from crmuons.data.events import EventArrays
 from crmuons.data.reader import take
-from crmuons.data.schema import EventArrays, write_events
 from crmuons.evaluation import breakdown, pairing, protocol, regions, report, rivals
 from crmuons.evaluation.candidates import data_candidate
 from crmuons.evaluation.inputs import Request, evaluate_request
@@ -233,7 +234,7 @@ def test_a_truth_without_muons_is_refused():
 
 
 def test_an_empty_split_says_what_to_do(tmp_path):
-    write_events(tmp_path / "few.parquet", [toy_events(1, seed=0).to_table()])
+    write_events(tmp_path / "few.parquet", [to_table(toy_events(1, seed=0))])
     with pytest.raises(ValueError, match="--split says which part"):
         evaluated(Request([str(tmp_path)], generated=[str(tmp_path)]))
 
@@ -243,7 +244,7 @@ def saved_model(tmp_path):
     """An untrained model whose settings say that it was trained on tmp_path/data."""
     (tmp_path / "data").mkdir()
     events = toy_events(1200, seed=0)
-    write_events(tmp_path / "data" / "events.parquet", [events.to_table()])
+    write_events(tmp_path / "data" / "events.parquet", [to_table(events)])
     settings = config.load(
         None, ["train.steps=1", f"data.train={tmp_path / 'data'}", "model.width=8", "model.multiplicity_width=8"]
     )
@@ -269,6 +270,6 @@ def test_a_model_held_against_its_own_training_split_is_warned_about(saved_model
 def test_primaries_outside_the_trained_range_are_counted(saved_model, tmp_path):
     events = toy_events(300, seed=1, first_id=50_000)
     high = EventArrays(events.ids, events.primaries * np.float32([1000, 1, 1, 1]), events.counts, events.muons)
-    write_events(tmp_path / "high.parquet", [high.to_table()])
+    write_events(tmp_path / "high.parquet", [to_table(high)])
     request = Request([str(tmp_path / "high.parquet")], "all", [saved_model], settings=Settings(max_events=100))
     assert any("true primaries lie outside the range" in text for text in evaluated(request).warnings)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from crmuons.data.schema import EventArrays
+from crmuons.data.events import EventArrays
 from crmuons.features import (
     Features,
     muon_from_network,

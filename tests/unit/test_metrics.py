@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import wasserstein_distance
 
-from crmuons.data.schema import EventArrays
+from crmuons.data.events import EventArrays
 from crmuons.evaluation import classifiers, comparison, metrics, multivariate, rates
 from crmuons.evaluation.classifiers import Scores, area_under_curve
 from crmuons.evaluation.comparison import Contender

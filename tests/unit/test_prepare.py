@@ -13,20 +13,14 @@ import torch
 from crmuons import config, preparation
 from crmuons.cli import main
 from crmuons.data import loader, reader, sampler
+from crmuons.data import shards as data_shards
 from crmuons.data.events import concat
+from crmuons.data.manifest import Manifest, event_files, is_shard, origins
 from crmuons.data.prepare import build, shuffle
 from crmuons.data.prepare.shuffle import Settings
-from crmuons.data.reader import Selection
 from crmuons.data.sampler import Plan, Unit
-from crmuons.data.shards import (
-    MAPPED_BYTES,
-    Manifest,
-    event_files,
-    is_mapped,
-    is_shard,
-    origins,
-    units_and_segment_bytes,
-)
+from crmuons.data.selection import Selection, training_selection
+from crmuons.data.shards import MAPPED_BYTES, is_mapped, units_and_segment_bytes
 from crmuons.features import Features
 from crmuons.storage.files import File, list_files
 
@@ -49,7 +43,7 @@ def small_pieces():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "GROUP_BYTES", 1)
         patch.setattr(shuffle, "SHARD_BYTES", 40_000)
-        patch.setattr(prepared, "EVENTS_PER_BATCH", 64)
+        patch.setattr(data_shards, "EVENTS_PER_BATCH", 64)
         yield
 
 
@@ -118,7 +112,7 @@ def test_other_shares_than_those_of_the_preparation_give_the_same_events_as_raw_
 
 def test_training_reads_every_prepared_event_once_an_epoch_in_another_order(raw, done):
     data = config.Data(train=[str(done)], **SHARES)
-    selection = loader.training_selection(data, None, 128)
+    selection = training_selection(data, None, 128)
     listed = event_files(str(done), selection.bounds)
     units = tuple(Unit(file, part, 3) for file in listed for part in range(3))
     reading = Plan(units, 0, 30_000, 1)

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from crmuons.simulation import atmosphere, propagation
+from crmuons.data import geometry
+from crmuons.data.geometry import slant_depth_m
+from crmuons.simulation import atmosphere
 from crmuons.simulation.propagation import (
     FLUCTUATION_LENGTH,
     IONISATION,
@@ -12,7 +14,6 @@ from crmuons.simulation.propagation import (
     least_surface_energy_gev,
     median_surface_energy_gev,
     propagate,
-    slant_depth_m,
     water_equivalent_m,
 )
 
@@ -20,7 +21,7 @@ from crmuons.simulation.propagation import (
 def test_slant_depth_closes_the_triangle_with_the_earths_centre():
     depth, cosine = np.array([500.0, 1_950.0, 2_500.0, 1_950.0]), np.array([1.0, 0.9, 0.5, 0.1])
     slant = slant_depth_m(depth, cosine)
-    surface = atmosphere.EARTH_RADIUS_M + propagation.ICE_SURFACE_M
+    surface = geometry.EARTH_RADIUS_M + geometry.ICE_SURFACE_M
     # Law of cosines: from radius r - d, a path s at the zenith angle ends at radius r.
     below = surface - depth
     assert below**2 + slant**2 + 2 * below * slant * cosine == pytest.approx(np.full(4, surface**2), rel=1e-12)

@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crmuons.data import reader, sampler, schema
-from crmuons.data.reader import Selection, Tally
+from crmuons.data import arrow, geometry, reader, sample, sampler, schema
+from crmuons.data.events import EventArrays
+from crmuons.data.quarantine import Tally
 from crmuons.data.sampler import Item, Unit
-from crmuons.data.schema import EventArrays
+from crmuons.data.selection import Selection, in_split
 from crmuons.storage.files import File, list_files
 
 
@@ -60,7 +61,7 @@ def item_of(units, start=0, seed=0):
 @pytest.mark.parametrize("parts", [1, 3, 64])
 def test_units_give_every_row_once_however_row_groups_lie(tmp_path, row_group_rows, parts):
     events = numbered(100)
-    schema.write_events(tmp_path / "e.parquet", [events.to_table()], row_group_rows=row_group_rows)
+    arrow.write_events(tmp_path / "e.parquet", [arrow.to_table(events)], row_group_rows=row_group_rows)
     file = File(str(tmp_path / "e.parquet"), 1)
     read = [reader.read_unit(Unit(file, part, parts), Selection()) for part in range(parts)]
     assert [number for events, _ in read for number in numbers(events)] == list(range(100))
@@ -77,7 +78,7 @@ def test_no_row_group_is_decoded_for_two_units_unless_it_is_larger_than_they_are
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_groups", spy)
     for rows, parts, wanted in ((16, 4, list(range(7))), (30, 4, [0, 0, 1, 1, 2, 2, 3])):
-        schema.write_events(tmp_path / "e.parquet", [numbered(100).to_table()], row_group_rows=rows)
+        arrow.write_events(tmp_path / "e.parquet", [arrow.to_table(numbered(100))], row_group_rows=rows)
         decoded.clear()
         for part in range(parts):
             reader.read_unit(Unit(File(str(tmp_path / "e.parquet"), 1), part, parts), Selection())
@@ -148,9 +149,7 @@ def test_the_split_of_a_shower_never_changes():
     # A shower that changes sides between two versions makes the held-out data known.
     ids = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [7, 42], [2**64 - 1, 2**63], [10001, 3], [10001, 4]], np.uint64)
     selection = {split: Selection(split, 0.3, 0.3) for split in ("train", "validation", "test")}
-    names = [
-        next(name for name, chosen in selection.items() if reader.in_split(ids[i : i + 1], chosen)[0]) for i in range(8)
-    ]
+    names = [next(name for name, chosen in selection.items() if in_split(ids[i : i + 1], chosen)[0]) for i in range(8)]
     assert names == ["train", "test", "validation", "train", "validation", "train", "validation", "test"]
 
 
@@ -158,15 +157,15 @@ def test_a_larger_validation_share_takes_showers_from_training_alone():
     ids = np.stack([np.zeros(500), np.arange(500)], axis=1).astype(np.uint64)
     for share in (0.1, 0.4):
         np.testing.assert_array_equal(
-            reader.in_split(ids, Selection("test", share, 0.2)), reader.in_split(ids, Selection("test", 0.0, 0.2))
+            in_split(ids, Selection("test", share, 0.2)), in_split(ids, Selection("test", 0.0, 0.2))
         )
-    small, large = (reader.in_split(ids, Selection("validation", share, 0.2)) for share in (0.1, 0.4))
+    small, large = (in_split(ids, Selection("validation", share, 0.2)) for share in (0.1, 0.4))
     assert (large | ~small).all()
 
 
 def table_with_faults():
     """Ten events, of which rows 1, 4, 5, 7, 8 and 9 cannot be used."""
-    rows = [(row.as_py(), muons.as_py()) for row, muons in zip(*numbered(10).to_table().columns[2:], strict=True)]
+    rows = [(row.as_py(), muons.as_py()) for row, muons in zip(*arrow.to_table(numbered(10)).columns[2:], strict=True)]
     rows[1] = ([np.nan, *rows[1][0][1:]], rows[1][1])
     rows[4] = (rows[4][0], [[-1.0, 0.0, 0.0], *rows[4][1]])
     rows[5] = ([*rows[5][0][:2], 0.0, 1950.0], [])
@@ -211,7 +210,7 @@ def test_events_above_the_cap_go_to_the_outliers_whole(tmp_path, write_toy):
     (path,) = (tmp_path / "outliers").iterdir()
     table = pq.read_table(path)
     assert table.schema.equals(schema.EVENT_SCHEMA)
-    assert numbers(schema.to_arrays(table)) == [2, 5, 7, 11]
+    assert numbers(arrow.to_arrays(table)) == [2, 5, 7, 11]
 
 
 def test_outliers_are_those_of_the_split_alone(tmp_path, write_toy):
@@ -220,14 +219,14 @@ def test_outliers_are_those_of_the_split_alone(tmp_path, write_toy):
     for split in ("train", "validation"):
         selection = Selection(split, 0.5, 0.0, max_muons=2, outliers=str(tmp_path / split))
         kept, tally = read_all(file, selection)
-        outliers = schema.to_arrays(pq.read_table(tmp_path / split))
+        outliers = arrow.to_arrays(pq.read_table(tmp_path / split))
         rest[split] = numbers(kept) + numbers(outliers)
         assert tally.outliers == len(outliers.counts)
     assert sorted(rest["train"] + rest["validation"]) == list(range(300))
 
 
 def test_rows_without_ids_are_named_by_file_and_row(tmp_path):
-    bare = numbered(30).to_table().select(["primary", "muons"])
+    bare = arrow.to_table(numbered(30)).select(["primary", "muons"])
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         pq.write_table(bare, tmp_path / folder / "e.parquet")
@@ -244,7 +243,7 @@ def test_files_of_one_name_in_two_folders_are_other_showers(tmp_path):
     for folder, first in (("a", 0), ("b", 30)):
         (tmp_path / folder).mkdir()
         pq.write_table(
-            numbered(30, first=first).to_table().select(["primary", "muons"]), tmp_path / folder / "part0.parquet"
+            arrow.to_table(numbered(30, first=first)).select(["primary", "muons"]), tmp_path / folder / "part0.parquet"
         )
     both = [read_all(File(str(tmp_path / folder / "part0.parquet"), 1))[0].ids for folder in ("a", "b")]
     assert len(np.unique(np.concatenate(both), axis=0)) == 60
@@ -263,7 +262,7 @@ def test_a_vertical_depth_becomes_the_path_through_the_ice():
     depth = np.array([1950.0, 1950.0, 10.0, 1950.0])
     primaries = np.stack([1e6 + 0 * depth, zenith, 0.938 + 0 * depth, depth], axis=1).astype(np.float32)
     events = EventArrays(np.zeros((4, 2), np.uint64), primaries, np.zeros(4, np.int64), np.empty((0, 3), np.float32))
-    slant = reader.with_slant_depth(events).primaries[:, 3]
+    slant = geometry.with_slant_depth(events).primaries[:, 3]
     assert slant[0] == 1950.0  # Straight down.
     # A flat Earth gives d / cos 60 = 3900; the curved one is shorter by 3/2 d^2 tan^2 / (... R): 0.07 % here.
     assert slant[1] == pytest.approx(3900, rel=1.5e-3)
@@ -283,7 +282,7 @@ def test_vertical_depths_are_converted_only_where_they_are_said_to_be(tmp_path, 
 
 def broken_files(tmp_path):
     right = numbered(500)
-    schema.write_events(tmp_path / "right.parquet", [right.to_table()])
+    arrow.write_events(tmp_path / "right.parquet", [arrow.to_table(right)])
     content = (tmp_path / "right.parquet").read_bytes()
     yield "empty", b""
     yield "text", b"energy,zenith\n1,2\n" * 50
@@ -308,14 +307,14 @@ def test_files_that_are_not_parquet_or_not_whole_are_refused_by_name(tmp_path):
 
 
 def test_a_file_of_another_schema_is_refused_by_name(tmp_path):
-    pq.write_table(numbered(3).to_table().drop_columns(["muons"]), tmp_path / "e.parquet")
+    pq.write_table(arrow.to_table(numbered(3)).drop_columns(["muons"]), tmp_path / "e.parquet")
     with pytest.raises(ValueError, match=r"e\.parquet: no column 'muons'"):
         read_all(File(str(tmp_path / "e.parquet"), 1))
 
 
 def test_a_row_with_a_null_id_goes_to_quarantine(tmp_path):
     # Every other row keeps its ids to the last of their 64 bits.
-    table = numbered(3).to_table().set_column(0, "primary_major_id", pa.array([1, None, 2**64 - 1], pa.uint64()))
+    table = arrow.to_table(numbered(3)).set_column(0, "primary_major_id", pa.array([1, None, 2**64 - 1], pa.uint64()))
     pq.write_table(table, tmp_path / "e.parquet")
     events, tally = read_all(File(str(tmp_path / "e.parquet"), 1), Selection(quarantine=str(tmp_path / "q")))
     assert events.ids[:, 0].tolist() == [1, 2**64 - 1]
@@ -331,7 +330,7 @@ def test_files_of_no_row_or_one_are_read_in_any_number_of_parts(tmp_path, write_
 
 
 def test_odd_columns_and_list_types_do_not_matter(tmp_path):
-    table = numbered(20).to_table()
+    table = arrow.to_table(numbered(20))
     fixed = table.set_column(2, "primary", table["primary"].cast(pa.list_(pa.float32(), 4)))
     odd = fixed.add_column(0, "weight", pa.array(np.ones(20))).select(["muons", "weight", *fixed.column_names[:3]])
     pq.write_table(odd, tmp_path / "e.parquet")
@@ -342,10 +341,10 @@ def test_a_sample_is_of_the_splits_asked_for_and_no_larger(tmp_path, write_toy):
     for i in range(4):
         write_toy(tmp_path / f"{i}.parquet", numbered(300, first=300 * i))
     wanted = [(Selection("train", 0.3, 0.2), 400), (Selection("validation", 0.3, 0.2), 10_000)]
-    (train, validation), tally = reader.sample_events(list_files(str(tmp_path)), wanted)
+    (train, validation), tally = sample.sample_events(list_files(str(tmp_path)), wanted)
     assert len(train.counts) == 400
     assert tally == Tally(rows=1200)
-    expected = np.flatnonzero(reader.in_split(numbered(1200).ids, wanted[1][0]))
+    expected = np.flatnonzero(in_split(numbered(1200).ids, wanted[1][0]))
     assert sorted(numbers(validation)) == expected.tolist()  # All there are.
     assert not set(numbers(train)) & set(expected.tolist())
 
@@ -353,7 +352,7 @@ def test_a_sample_is_of_the_splits_asked_for_and_no_larger(tmp_path, write_toy):
 def test_a_sample_reads_no_more_than_it_needs(tmp_path, write_toy):
     for i in range(70):
         write_toy(tmp_path / f"{i:02}.parquet", numbered(10, first=10 * i))
-    (some,), tally = reader.sample_events(list_files(str(tmp_path / "*.parquet")), [(Selection(), 25)])
+    (some,), tally = sample.sample_events(list_files(str(tmp_path / "*.parquet")), [(Selection(), 25)])
     assert len(some.counts) == 25
     assert tally.rows == 30
     assert Counter(number // 10 for number in numbers(some)).most_common(1)[0][1] == 10
@@ -375,7 +374,7 @@ def test_a_remote_item_is_the_local_one(tmp_path):
     far, near = [], []
     for number in range(20):
         path = tmp_path / f"{number}.parquet"
-        schema.write_events(path, [numbered(30, first=30 * number).to_table()])
+        arrow.write_events(path, [arrow.to_table(numbered(30, first=30 * number))])
         fsspec.filesystem("memory").pipe_file(f"/item/{number}.parquet", path.read_bytes())
         near.append(whole(File(str(path), path.stat().st_size)))
         far.append(whole(File(f"memory://item/{number}.parquet", path.stat().st_size)))

@@ -90,7 +90,7 @@ def copied() -> dict[str, set[str]]:
 @pytest.mark.parametrize("image", ["Containerfile", "crmuons.def"])
 def test_images_hold_all_that_the_package_needs_and_the_lock_file(image: str) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    packages = {package.split(".")[0] for package in project["tool"]["setuptools"]["packages"]}
+    packages = {package.rstrip("*") for package in project["tool"]["setuptools"]["packages"]["find"]["include"]}
     needed = {"pyproject.toml", "requirements.lock", "README.md", "LICENSE", "cluster/container/install.sh"}
     assert copied()[image] >= packages | needed
     assert all((ROOT / path).exists() for path in copied()[image])

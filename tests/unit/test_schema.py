@@ -5,8 +5,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crmuons.data import schema
-from crmuons.data.schema import EVENT_SCHEMA, FAULTS, EventArrays
+from crmuons.data import arrow, schema
+from crmuons.data.events import EventArrays
+from crmuons.data.schema import EVENT_SCHEMA, FAULTS
 
 PRIMARY = [1e6, 0.5, 0.938, 1950.0]
 MUON = [500.0, 1.0, -2.0]
@@ -37,17 +38,17 @@ def primary_with(**values):
 
 def test_events_survive_the_way_to_a_file_and_back_bit_for_bit(tmp_path, toy_events):
     events = toy_events()
-    schema.write_events(tmp_path / "e.parquet", [events.to_table()], row_group_rows=7)
+    arrow.write_events(tmp_path / "e.parquet", [arrow.to_table(events)], row_group_rows=7)
     read = pq.read_table(tmp_path / "e.parquet")
     assert read.schema.equals(EVENT_SCHEMA)
     assert not schema.faults(read).any()
-    assert_same(schema.to_arrays(read), events)
+    assert_same(arrow.to_arrays(read), events)
 
 
 def test_a_slice_of_a_table_gives_its_own_rows(toy_events):
     # An Arrow slice shares its parent's buffers: reading these from their start gives other events' muons.
     events = toy_events()
-    arrays = schema.to_arrays(events.to_table().slice(5, 3))
+    arrays = arrow.to_arrays(arrow.to_table(events).slice(5, 3))
     start, stop = events.counts[:5].sum(), events.counts[:8].sum()
     np.testing.assert_array_equal(arrays.counts, events.counts[5:8])
     np.testing.assert_array_equal(arrays.muons, events.muons[start:stop])
@@ -55,19 +56,19 @@ def test_a_slice_of_a_table_gives_its_own_rows(toy_events):
 
 
 def test_many_chunks_read_as_one(toy_events):
-    events = toy_events().to_table()
+    events = arrow.to_table(toy_events())
     cut = pa.concat_tables([events.slice(0, 1), events.slice(1, 0), events.slice(1, 9), events.slice(10)])
     assert cut["muons"].num_chunks > 1
-    assert_same(schema.to_arrays(cut), schema.to_arrays(events))
+    assert_same(arrow.to_arrays(cut), arrow.to_arrays(events))
 
 
 @pytest.mark.parametrize("empty", [EVENT_SCHEMA.empty_table(), EVENT_SCHEMA.empty_table().slice(0)])
 def test_no_rows_are_no_events(empty):
     assert schema.faults(empty).shape == (0,)
-    assert schema.legal_arrays(empty) is not None
-    arrays = schema.to_arrays(empty)
+    assert arrow.legal_arrays(empty) is not None
+    arrays = arrow.to_arrays(empty)
     assert (arrays.ids.shape, arrays.primaries.shape, arrays.muons.shape) == ((0, 2), (0, 4), (0, 3))
-    assert_same(schema.to_arrays(arrays.to_table()), arrays)
+    assert_same(arrow.to_arrays(arrow.to_table(arrays)), arrays)
 
 
 @pytest.mark.parametrize(
@@ -85,14 +86,14 @@ def test_other_list_types_are_the_same_contract(primary_type, muons_type):
     odd = table(*given, primary_type, muons_type)
     assert schema.check_schema(odd.schema, "f") is True
     assert not schema.faults(odd).any()
-    assert_same(schema.to_arrays(odd), schema.to_arrays(table(*given)))
-    assert_same(schema.legal_arrays(odd.slice(1)), schema.to_arrays(table(*given).slice(1)))
-    assert_same(schema.to_arrays(odd.slice(1)), schema.to_arrays(table(*given).slice(1)))
+    assert_same(arrow.to_arrays(odd), arrow.to_arrays(table(*given)))
+    assert_same(arrow.legal_arrays(odd.slice(1)), arrow.to_arrays(table(*given).slice(1)))
+    assert_same(arrow.to_arrays(odd.slice(1)), arrow.to_arrays(table(*given).slice(1)))
 
 
 def test_fixed_number_of_muons_per_event_is_a_list_too():
     odd = table([PRIMARY] * 2, [[MUON, MUON]] * 2, muons_type=pa.list_(pa.list_(pa.float32(), 3), 2))
-    np.testing.assert_array_equal(schema.to_arrays(odd).counts, [2, 2])
+    np.testing.assert_array_equal(arrow.to_arrays(odd).counts, [2, 2])
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_an_illegal_row_is_named_with_its_reason_and_spares_its_neighbours(bad, 
     fault = schema.faults(table(*zip(*neighbours, strict=True)))
     np.testing.assert_array_equal(fault > 0, [False, False, True, False, False])
     assert reason in FAULTS[fault[2]]
-    assert schema.legal_arrays(table(*zip(*neighbours, strict=True))) is None
+    assert arrow.legal_arrays(table(*zip(*neighbours, strict=True))) is None
     alone = schema.faults(table([bad[0]], [bad[1]]))
     assert FAULTS[alone[0]] == FAULTS[fault[2]]
 
@@ -142,8 +143,8 @@ def test_each_of_many_bad_rows_gets_its_own_reason():
 def test_limits_of_the_contract_are_legal():
     edge = [primary_with(zenith_rad=float(np.pi / 2)), primary_with(zenith_rad=0.0), primary_with(depth_m=10.0)]
     assert not schema.faults(table(edge, [[[1e-30, 0.0, 0.0]]] * 3)).any()
-    assert schema.legal_arrays(table(edge, [[[1e-30, 0.0, 0.0]]] * 3)) is not None
-    assert schema.legal_arrays(table([PRIMARY], [[[3e38, 3e38, 3e38]]])) is not None  # Their sum is infinite.
+    assert arrow.legal_arrays(table(edge, [[[1e-30, 0.0, 0.0]]] * 3)) is not None
+    assert arrow.legal_arrays(table([PRIMARY], [[[3e38, 3e38, 3e38]]])) is not None  # Their sum is infinite.
 
 
 def test_double_precision_too_large_for_single_is_not_finite():
@@ -178,36 +179,36 @@ def test_a_file_without_ids_is_legal_and_gets_the_ids_it_is_given():
     bare = table([PRIMARY] * 2, [[MUON], []]).select(["primary", "muons"])
     assert schema.check_schema(bare.schema, "f") is False
     with pytest.raises(ValueError, match="no columns primary_major_id and primary_minor_id"):
-        schema.to_arrays(bare)
+        arrow.to_arrays(bare)
     ids = np.array([[1, 2], [3, 2**64 - 1]], np.uint64)
-    np.testing.assert_array_equal(schema.to_arrays(bare, ids).ids, ids)
+    np.testing.assert_array_equal(arrow.to_arrays(bare, ids).ids, ids)
 
 
 def test_ids_of_64_bits_are_kept_and_a_null_id_is_refused(toy_events):
     ids = np.array([[2**64 - 1, 2**53 + 1], [0, 2**63]], np.uint64)
     kept = EventArrays(ids, np.array([PRIMARY] * 2, np.float32), np.zeros(2, np.int64), np.empty((0, 3), np.float32))
-    np.testing.assert_array_equal(schema.to_arrays(kept.to_table()).ids, ids)
+    np.testing.assert_array_equal(arrow.to_arrays(arrow.to_table(kept)).ids, ids)
     rows = table([PRIMARY] * 2, [[], []])
     holed = rows.set_column(1, "primary_minor_id", pa.array([1, None], pa.uint64()))
-    assert schema.legal_arrays(holed) is None
+    assert arrow.legal_arrays(holed) is None
     with pytest.raises(ValueError, match="a shower id is null"):
-        schema.to_arrays(holed)
+        arrow.to_arrays(holed)
 
 
 def test_wrong_widths_never_pass_as_other_muons():
     # Two muons of widths 2 and 4 are 6 numbers, which would reshape into two muons of others' values.
     with pytest.raises(ValueError, match="column 'muons', list 0: width 2, expected 3"):
-        schema.to_arrays(table([PRIMARY], [[[1.0, 2.0], [3.0, 4.0, 5.0, 6.0]]]))
+        arrow.to_arrays(table([PRIMARY], [[[1.0, 2.0], [3.0, 4.0, 5.0, 6.0]]]))
     with pytest.raises(ValueError, match="column 'primary', list 1: width 5, expected 4"):
-        schema.to_arrays(table([PRIMARY, [*PRIMARY, 1.0], PRIMARY[:3]], [[]] * 3))
+        arrow.to_arrays(table([PRIMARY, [*PRIMARY, 1.0], PRIMARY[:3]], [[]] * 3))
 
 
 def test_a_file_appears_only_once_it_is_whole(tmp_path, toy_events):
-    events = toy_events().to_table()
+    events = arrow.to_table(toy_events())
     with pytest.raises(ValueError, match="schema"):
-        schema.write_events(tmp_path / "e.parquet", [events, events.drop_columns(["muons"])])
+        arrow.write_events(tmp_path / "e.parquet", [events, events.drop_columns(["muons"])])
     assert not list(tmp_path.glob("*.parquet"))
-    schema.write_events(tmp_path / "e.parquet", [events, events])  # The left-over of the failure is no obstacle.
+    arrow.write_events(tmp_path / "e.parquet", [events, events])  # The left-over of the failure is no obstacle.
     assert pq.read_table(tmp_path / "e.parquet").num_rows == 2 * events.num_rows
 
 
@@ -215,6 +216,6 @@ def test_a_null_in_a_fixed_size_list_is_a_fault_of_its_row_alone():
     fixed = pa.list_(pa.float32(), 4), pa.list_(pa.list_(pa.float32(), 3))
     rows = table([PRIMARY, None, PRIMARY, PRIMARY], [[MUON], [MUON], [MUON, None], [MUON]], *fixed)
     assert schema.faults(rows).tolist() == [0, 1, 2, 0]
-    kept = schema.to_arrays(rows.filter(pa.array(schema.faults(rows) == 0)))
-    assert_same(kept, schema.to_arrays(rows.take([0, 3])))
+    kept = arrow.to_arrays(rows.filter(pa.array(schema.faults(rows) == 0)))
+    assert_same(kept, arrow.to_arrays(rows.take([0, 3])))
     np.testing.assert_array_equal(kept.counts, [1, 1])

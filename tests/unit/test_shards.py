@@ -12,7 +12,7 @@ import torch
 
 from crmuons import checkpoint, config, portable, shards
 from crmuons.cli import main
-from crmuons.data import reader, schema
+from crmuons.data import reader, schema, selection
 from crmuons.data.sampler import Unit
 from crmuons.features import Features
 from crmuons.generate import load_generator
@@ -78,7 +78,7 @@ def test_the_shards_are_what_the_generator_makes_and_the_contracts_reader_accept
 ):
     generate(model_dir, primaries_file, tmp_path, seed=4)
     path = tmp_path / "events-00000.parquet"
-    found, tally = reader.read_unit(Unit(File(str(path), path.stat().st_size), 0, 1), reader.Selection())
+    found, tally = reader.read_unit(Unit(File(str(path), path.stat().st_size), 0, 1), selection.Selection())
     wanted = load_generator(model_dir).bundles(events.primaries, seed=4, ids=events.ids)
     assert tally.quarantined == 0
     for name in ("ids", "primaries", "counts", "muons"):

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from crmuons import cli
-from crmuons.data import schema
-from crmuons.simulation import propagation, shower, simulate
+from crmuons.data import arrow, geometry, schema
+from crmuons.simulation import shower, simulate
 from crmuons.simulation.simulate import Settings, draw_block
 
 
@@ -153,7 +153,7 @@ def test_deeper_events_of_a_shower_hold_fewer_muons_and_none_of_more_energy():
 def test_depths_are_slant_depths_of_the_drawn_vertical_ones():
     events = draw_block(Settings(depths_m=(2_000.0, 1_500.0)), seed=0, block=0)
     cosine = np.cos(events.primaries[:, 1].astype(float)).reshape(-1, 2)
-    expected = propagation.slant_depth_m(np.array([1_500.0, 2_000.0]), cosine)
+    expected = geometry.slant_depth_m(np.array([1_500.0, 2_000.0]), cosine)
     assert events.primaries[:, 3].reshape(-1, 2) == pytest.approx(expected, rel=1e-6)
 
 
@@ -198,7 +198,7 @@ def test_a_data_set_keeps_the_contract_and_names_its_showers(tmp_path, small_fil
     table = pq.read_table(tmp_path / "sim")
     assert table.num_rows == 10_000
     assert not schema.faults(table).any()
-    ids = schema.to_arrays(table).ids
+    ids = arrow.to_arrays(table).ids
     showers, rows = np.unique(ids, axis=0, return_counts=True)
     assert len(showers) == 3_334  # 3333 showers at three depths, and one at its first
     assert np.bincount(rows).tolist() == [0, 1, 0, 3_333]
@@ -221,7 +221,7 @@ def test_the_command_writes_what_it_was_asked_for(tmp_path, capsys):
     words = ["--events", "30", "--seed", "3", "--energy-range", "1e5", "1e6", "--masses", "0.938", "--depths", "1500"]
     assert cli.main(["simulate", *words, "--out", str(tmp_path / "new")]) == 0
     assert "30 events" in capsys.readouterr().out
-    primaries = schema.to_arrays(pq.read_table(tmp_path / "new")).primaries
+    primaries = arrow.to_arrays(pq.read_table(tmp_path / "new")).primaries
     assert primaries.shape == (30, 4)
     assert (primaries[:, 2] == np.float32(0.938)).all()
     assert (primaries[:, 3] >= 1_500).all()

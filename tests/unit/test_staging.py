@@ -14,13 +14,14 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from crmuons.data.sampler import Item, Unit
+from crmuons.data.staged_reading import with_own_stager, with_windows
 from crmuons.storage.files import File
 from crmuons.storage.staging import download as module
 from crmuons.storage.staging.cache_dir import Shelf
 from crmuons.storage.staging.checksums import Checksum
 from crmuons.storage.staging.download import Staging
 from crmuons.storage.staging.locks import FileLock
-from crmuons.storage.staging.stager import Stager, Use, read_progress, with_own_stager, with_windows
+from crmuons.storage.staging.stager import Stager, Use, read_progress
 
 
 class CountingFileSystem(MemoryFileSystem):

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from crmuons import config
-from crmuons.data import reader, sampler, schema
-from crmuons.data.loader import Stream, training_selection
-from crmuons.data.reader import Selection, Tally
+from crmuons.data import arrow, reader, sampler, schema
+from crmuons.data.events import EventArrays
+from crmuons.data.loader import Stream
+from crmuons.data.quarantine import Tally
 from crmuons.data.sampler import Plan, Unit
-from crmuons.data.schema import EventArrays
+from crmuons.data.selection import Selection, in_split, training_selection
 
 SEGMENT_BYTES = 2_000
 
@@ -147,7 +148,7 @@ def test_events_above_the_cap_are_in_the_outliers_and_nowhere_else(files, stream
     counts = numbered(200).counts
     got = read_epoch(stream, 2 * int((counts <= 4).sum()))
     assert set(got) == set(np.flatnonzero(counts <= 4).tolist())
-    outliers = [schema.to_arrays(schema_table(path)) for path in (tmp_path / "outliers").iterdir()]
+    outliers = [arrow.to_arrays(schema_table(path)) for path in (tmp_path / "outliers").iterdir()]
     kept = reader.concat(outliers)
     assert sorted(kept.primaries[:, 0] - 1) == np.flatnonzero(counts > 4).tolist()
     np.testing.assert_array_equal(kept.muons[:, 1], np.repeat(kept.primaries[:, 0] - 1, kept.counts))
@@ -250,9 +251,7 @@ def test_one_bad_file_read_early_does_not_stop_a_run_that_is_fine_on_the_whole(t
 def test_data_without_an_event_to_train_on_are_said_instead_of_read_for_ever(tmp_path, streams, write_toy, monkeypatch):
     monkeypatch.setattr("crmuons.data.loader.MAX_EMPTY_ITEMS", 10)
     file = write_toy(tmp_path / "e.parquet", numbered(1))
-    (split,) = [
-        s for s in ("train", "validation", "test") if reader.in_split(numbered(1).ids, Selection(s, 0.3, 0.3))[0]
-    ]
+    (split,) = [s for s in ("train", "validation", "test") if in_split(numbered(1).ids, Selection(s, 0.3, 0.3))[0]]
     other = "test" if split != "test" else "train"
     with pytest.raises(ValueError, match=r"no event to train on in 11 segments of the data \(\d+ rows read\)"):
         next(streams([file], selection=Selection(other, 0.3, 0.3)))

@@ -15,6 +15,8 @@ import pytest
 from crmuons import checkpoint, config
 from crmuons.cli import main
 from crmuons.data import schema
+from crmuons.data.arrow import to_table
+from crmuons.data.events import EventArrays
 from crmuons.features import Features
 from crmuons.generate import load_generator
 from crmuons.journal import Journal
@@ -309,7 +311,7 @@ def model_dir(tmp_path: Path) -> Path:
     random, settings = np.random.default_rng(0), config.Model()
     events, muons = 200, 10
     primaries = random.uniform([1e5, 0.0, 0.9, 1500], [1e7, 1.0, 52, 2500], (events, 4)).astype(np.float32)
-    sample = schema.EventArrays(
+    sample = EventArrays(
         ids=np.zeros((events, 2), np.uint64),
         primaries=primaries,
         counts=np.full(events, muons),
@@ -333,7 +335,7 @@ def test_logged_model_generates_bundles_through_mlflow(start, client, model_dir,
         loaded = mlflow.pyfunc.load_model(f"runs:/{run_id}/model")
     bundles = loaded.predict(primaries.astype(float), params={"seed": 7})
 
-    wanted = load_generator(model_dir).bundles(primaries.to_numpy(np.float32), seed=7).to_table().to_pydict()
+    wanted = to_table(load_generator(model_dir).bundles(primaries.to_numpy(np.float32), seed=7)).to_pydict()
     assert bundles.to_dict("list") == wanted
     assert loaded.metadata.signature.inputs.input_names() == list(schema.PRIMARY_FEATURES)
     assert loaded.input_example is not None

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from crmuons import config, distributed, losses
 from crmuons.batch import EventBatch
-from crmuons.data.schema import EventArrays
+from crmuons.data.events import EventArrays
 from crmuons.features import Features
 from crmuons.trainer import NonFiniteError, Trainer
 

@@ -15,13 +15,13 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from crmuons import provenance
-from crmuons.data.events import concat, slice_events
+from crmuons.data.events import EventArrays, concat, slice_events
+from crmuons.data.manifest import CLAIM, FEATURES, MANIFEST, Manifest, Shard, event_files, is_shard
 from crmuons.data.prepare import shuffle
 from crmuons.data.prepare.shuffle import QUARANTINE, SCRATCH, SPLITS, Settings, Work
-from crmuons.data.reader import Limit, Tally
+from crmuons.data.quarantine import Limit, Tally
 from crmuons.data.sampler import Unit, cut
-from crmuons.data.schema import EventArrays
-from crmuons.data.shards import CLAIM, FEATURES, MANIFEST, Manifest, Shard, event_files, is_shard, read_rows
+from crmuons.data.shards import read_shard_rows
 from crmuons.features import Features
 from crmuons.progress import progress
 from crmuons.storage.atomic import write_text
@@ -161,7 +161,7 @@ def _first_training_events(out: Path, shards: list[Shard]) -> EventArrays:
     for shard in (shard for shard in shards if shard.file.startswith("train/")):
         wanted = FEATURE_EVENTS - sum(len(part.counts) for part in parts)
         if wanted > 0:
-            pieces, _ = read_rows(Unit(File(str(out / shard.file), shard.size), 0, 1))
+            pieces, _ = read_shard_rows(Unit(File(str(out / shard.file), shard.size), 0, 1))
             parts.append(slice_events(concat(pieces), 0, wanted))
     return concat(parts)
 

@@ -18,13 +18,13 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
-from crmuons import flat, memory
-from crmuons.data import reader, shards
-from crmuons.data.events import concat, shuffle_muons, take
-from crmuons.data.reader import Selection, Split, Tally
+from crmuons import memory
+from crmuons.data import arrow, manifest, reader, shards
+from crmuons.data.events import EventArrays, concat, shuffle_muons, take
+from crmuons.data.manifest import Places, Shard
+from crmuons.data.quarantine import Tally
 from crmuons.data.sampler import Unit
-from crmuons.data.schema import EventArrays
-from crmuons.data.shards import Places, Shard
+from crmuons.data.selection import Selection, Split, split_coordinates
 
 SHARD_BYTES = 96 * 2**20  # Of a finished shard: gathering it takes about four times as much memory.
 FLAT_BYTES_PER_RAW_BYTE = (
@@ -86,7 +86,7 @@ class Target:
     @property
     def file(self) -> str:
         """Its path in the data set."""
-        return f"{self.split}/shard-{self.number:05d}{shards.SUFFIX}"
+        return f"{self.split}/shard-{self.number:05d}{manifest.SUFFIX}"
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Work:
 
     def group_file(self, group: int) -> Path:
         """What a group leaves for the shards."""
-        return self.out / SCRATCH / f"group-{group:05d}{shards.SUFFIX}"
+        return self.out / SCRATCH / f"group-{group:05d}{manifest.SUFFIX}"
 
     def note(self, target: Target) -> Path:
         """What the manifest will say of a finished shard."""
@@ -173,8 +173,8 @@ def _write_group(work: Work, group: int, events: EventArrays, tally: Tally) -> N
     metadata = {TALLY_KEY: json.dumps(astuple(tally))}
     path = work.group_file(group)
     partial = _partial(path)
-    with pa.ipc.new_file(str(partial), flat.FLAT_SCHEMA.with_metadata(metadata)) as writer:
-        whole = flat.to_flat(events)
+    with pa.ipc.new_file(str(partial), arrow.FLAT_SCHEMA.with_metadata(metadata)) as writer:
+        whole = arrow.to_flat(events)
         for low, high in pairwise(bounds.tolist()):
             writer.write_batch(whole.slice(low, high - low))
     partial.replace(path)
@@ -182,7 +182,7 @@ def _write_group(work: Work, group: int, events: EventArrays, tally: Tally) -> N
 
 def _indices(events: EventArrays, work: Work, random: np.random.Generator) -> Int64[np.ndarray, " events"]:
     """The shard of each event: of its shower's split, and drawn among these."""
-    place, drawn = reader.places(events.ids), random.random(len(events.ids))
+    place, drawn = split_coordinates(events.ids), random.random(len(events.ids))
     index = np.zeros(len(place), np.int64)
     for split in SPLITS:
         mine = [target for target in work.targets if target.split == split]
@@ -195,7 +195,7 @@ def _indices(events: EventArrays, work: Work, random: np.random.Generator) -> In
 
 def _slice(path: Path, target: Target) -> EventArrays:
     """What a group has for a shard."""
-    return flat.from_flat(_open(path).get_batch(target.index))
+    return arrow.from_flat(_open(path).get_batch(target.index))
 
 
 def _open(path: Path) -> pa.RecordBatchFileReader:

@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
@@ -265,11 +265,6 @@ class Staging:
             logger.debug("%s", sentence)
         except OSError as error:
             logger.warning("%s; this cannot be written to %s either: %s", sentence, self.report, error)
-
-
-def open_unit(unit: Unit, staging: Staging | None) -> AbstractContextManager[IO[bytes]]:
-    """Open a unit's file: by way of a staging directory, or where it lies."""
-    return files.open_file(unit.file.url, unit.file.size) if staging is None else staging.open(unit)
 
 
 _paused_until: dict[Path, float] = {}

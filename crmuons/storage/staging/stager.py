@@ -5,14 +5,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain, islice
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
-from crmuons.data.sampler import Item, Unit
 from crmuons.storage.files import File
 from crmuons.storage.staging.download import Held, Staging
 
@@ -46,56 +44,6 @@ class Follower(Protocol):
 
     def used(self, use: Use, staged: bool) -> bool:
         """A file was read, in the directory or where it lies; whether the stager sees to what becomes of it now."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Tells a stager how the reading of an item gets on (a Staging's helper)."""
-
-    stager: Follower
-    epoch: int
-    window: list[Use]
-
-    def begin(self) -> None:
-        """The item is read now."""
-        self.stager.ahead(self.window)
-
-    def used(self, unit: Unit, staged: bool) -> bool:
-        """A unit was read; whether the stager sees to what becomes of its file now."""
-        return self.stager.used(_use(self.epoch, unit), staged)
-
-
-def with_stager(items: Iterable[Item], staging: Staging, stager: Follower) -> Iterator[tuple[Item, Staging]]:
-    """Each item with the staging to read it by, so that the stager brings its files, and those that come next, before."""
-    for number, (item, window) in enumerate(with_windows(items, staging)):
-        if number == 0:  # Whoever reads may need seconds to start.
-            stager.ahead(window)
-        yield item, replace(staging, helper=Reading(stager, item.epoch, window))
-
-
-def with_own_stager(items: Iterable[Item], staging: Staging | None) -> Iterator[tuple[Item, Staging | None]]:
-    """Like `with_stager`, with a stager in this process; without staging the items alone."""
-    if staging is None:
-        yield from ((item, None) for item in items)
-        return
-    with Stager(staging) as stager:
-        yield from with_stager(items, staging, stager)
-
-
-def with_windows(items: Iterable[Item], staging: Staging) -> Iterator[tuple[Item, list[Use]]]:
-    """Each item with its files to stage and, after them, `files_ahead` that come next (fewer at the end)."""
-    source, coming, wanted = iter(items), deque[tuple[Item, list[Use]]](), staging.files_ahead
-    while True:
-        # So many items at most: those of local files have nothing to stage.
-        while len(coming) <= wanted and sum(len(uses) for _, uses in islice(coming, 1, None)) < wanted:
-            if (item := next(source, None)) is None:
-                break
-            coming.append((item, _uses(item, staging)))
-        if not coming:
-            return
-        item, own = coming.popleft()
-        later = islice(chain.from_iterable(uses for _, uses in coming), wanted)
-        yield item, list(dict.fromkeys(chain(own, later)))
 
 
 class Stager:
@@ -236,11 +184,3 @@ def metrics(report: Path) -> dict[str, float]:
     """How far staging is, as metrics; nothing where nothing is staged."""
     num_files, num_bytes = read_progress(report)
     return {"staging/files": num_files, "staging/gigabytes": num_bytes / 1e9} if num_files else {}
-
-
-def _uses(item: Item, staging: Staging) -> list[Use]:
-    return list(dict.fromkeys(_use(item.epoch, unit) for unit in item.units if staging.takes(unit)))
-
-
-def _use(epoch: int, unit: Unit) -> Use:
-    return Use(epoch, unit.file, unit.parts == 1)

@@ -1,0 +1,203 @@
+"""Arrow tables to events and back: nested as in files of the contract, or flat.
+
+The flat columns are the contract's with lists of fixed size inside: every muon list has offsets, the muons themselves have none.
+Both shower ids are one column. Ray moves events so, and prepared shards hold them: neither needs a pass over the muons.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import UInt64
+
+from crmuons.data.events import EventArrays
+from crmuons.data.schema import (
+    EVENT_SCHEMA,
+    ID_COLUMNS,
+    MIN_DEPTH_M,
+    MUON_FEATURES,
+    MUONS_COLUMN,
+    PRIMARY_COLUMN,
+    PRIMARY_FEATURES,
+    float32_values,
+    list_lengths,
+    one_array,
+)
+
+IDS_COLUMN = "primary_ids"
+FLAT_SCHEMA = pa.schema(
+    [
+        pa.field(IDS_COLUMN, pa.list_(pa.uint64(), len(ID_COLUMNS)), nullable=False),
+        pa.field(PRIMARY_COLUMN, pa.list_(pa.float32(), len(PRIMARY_FEATURES)), nullable=False),
+        pa.field(MUONS_COLUMN, pa.list_(pa.list_(pa.float32(), len(MUON_FEATURES))), nullable=False),
+    ]
+)
+
+
+def to_table(events: EventArrays) -> pa.Table:
+    """Convert events to a table in EVENT_SCHEMA."""
+    num_events, num_muons = len(events.counts), len(events.muons)
+    primary = _lists(np.arange(num_events + 1) * len(PRIMARY_FEATURES), pa.array(events.primaries.ravel()))
+    inner = _lists(np.arange(num_muons + 1) * len(MUON_FEATURES), pa.array(events.muons.ravel()))
+    muons = _lists(np.concatenate([[0], np.cumsum(events.counts)]), inner)
+    columns = [pa.array(events.ids[:, 0]), pa.array(events.ids[:, 1]), primary, muons]
+    return pa.Table.from_arrays(columns, schema=EVENT_SCHEMA)
+
+
+def legal_arrays(table: pa.Table, missing_ids: UInt64[np.ndarray, "events 2"] | None = None) -> EventArrays | None:
+    """Flatten a table if every row is a legal event; None if not, and `faults` says which rows.
+
+    It asks for the lowest and the highest values, where `faults` looks at each: 4 ns a muon instead of 16.
+
+    Args:
+        table: rows of a file that `check_schema` took.
+        missing_ids: shower ids for a table without id columns.
+    """
+    primary, muons = one_array(table[PRIMARY_COLUMN]), one_array(table[MUONS_COLUMN])
+    inner = muons.flatten()
+    lists = (primary, muons, inner, primary.flatten(), inner.flatten())
+    if any(array.null_count for array in lists) or any(
+        table[name].null_count for name in ID_COLUMNS if name in table.column_names
+    ):
+        return None
+    if not (_all_wide(primary, len(PRIMARY_FEATURES)) and _all_wide(inner, len(MUON_FEATURES))):
+        return None
+    events = _flat_arrays(table, primary, muons, missing_ids)
+    return events if _all_in_range(events) else None
+
+
+def to_arrays(table: pa.Table, missing_ids: UInt64[np.ndarray, "events 2"] | None = None) -> EventArrays:
+    """Flatten a table of legal events, by offsets and without Python objects.
+
+    Args:
+        table: rows for which `faults` is 0.
+        missing_ids: shower ids for a table without id columns.
+
+    Raises:
+        ValueError: if a row's width is wrong, naming column and row.
+    """
+    primary, muons = one_array(table[PRIMARY_COLUMN]), one_array(table[MUONS_COLUMN])
+    _check_widths(primary, len(PRIMARY_FEATURES), PRIMARY_COLUMN, PRIMARY_FEATURES)
+    _check_widths(muons.flatten(), len(MUON_FEATURES), MUONS_COLUMN, MUON_FEATURES)
+    return _flat_arrays(table, primary, muons, missing_ids)
+
+
+def _flat_arrays(
+    table: pa.Table, primary: pa.Array, muons: pa.Array, missing_ids: UInt64[np.ndarray, "events 2"] | None
+) -> EventArrays:
+    """Lists of the right widths, without them."""
+    if ID_COLUMNS[0] in table.column_names:
+        ids = np.empty((table.num_rows, len(ID_COLUMNS)), np.uint64)
+        for place, name in enumerate(ID_COLUMNS):
+            ids[:, place] = _uint64(table[name])
+    elif missing_ids is None:
+        msg = f"the table has no columns {' and '.join(ID_COLUMNS)}, and no ids were given in their place"
+        raise ValueError(msg)
+    else:
+        ids = missing_ids
+    return EventArrays(
+        ids=ids,
+        primaries=float32_values(primary.flatten()).reshape(table.num_rows, len(PRIMARY_FEATURES)),
+        counts=list_lengths(muons),
+        muons=float32_values(muons.flatten().flatten()).reshape(-1, len(MUON_FEATURES)),
+    )
+
+
+def write_events(path: Path, tables: Sequence[pa.Table], *, row_group_rows: int = 16_384) -> None:
+    """Write one Parquet file of events; it appears under its name only once it is whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    with pq.ParquetWriter(partial, EVENT_SCHEMA, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table, row_group_size=row_group_rows)
+    partial.replace(path)
+
+
+def _all_wide(array: pa.Array, width: int) -> bool:
+    return bool((np.diff(array.offsets.to_numpy()) == width).all())
+
+
+def _all_in_range(events: EventArrays) -> bool:
+    """Whether all numbers are finite and within the contract's limits."""
+    if not (_all_finite(events.primaries) and _all_finite(events.muons)):
+        return False
+    energy, zenith, mass, depth = events.primaries.T
+    return not len(energy) or bool(
+        energy.min() > 0
+        and mass.min() > 0
+        and zenith.min() >= 0
+        and zenith.max() <= np.float32(np.pi / 2)
+        and depth.min() >= MIN_DEPTH_M
+        and (not len(events.muons) or events.muons[:, 0].min() > 0)
+    )
+
+
+def _all_finite(values: np.ndarray) -> bool:
+    with np.errstate(invalid="ignore", over="ignore"):  # A NaN among the values is the answer, not a warning.
+        # A sum is one pass; that of huge numbers is infinite, and then the numbers themselves are looked at.
+        return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
+
+
+def _uint64(column: pa.ChunkedArray) -> UInt64[np.ndarray, " rows"]:
+    values = column.to_numpy()
+    if values.dtype.kind not in "iu":  # Nulls turn integers into floats.
+        msg = "a shower id is null; every row carries both ids, or the file carries neither column"
+        raise ValueError(msg)
+    return values.astype(np.uint64, copy=False)
+
+
+def _check_widths(array: pa.Array, width: int, column: str, names: tuple[str, ...]) -> None:
+    wrong = np.flatnonzero(list_lengths(array) != width)
+    if wrong.size:
+        found = list_lengths(array)[wrong[0]]
+        msg = f"column '{column}', list {wrong[0]}: width {found}, expected {width} ({', '.join(names)})"
+        raise ValueError(msg)
+
+
+def _lists(offsets: np.ndarray, values: pa.Array) -> pa.ListArray:
+    if offsets[-1] > np.iinfo(np.int32).max:
+        msg = f"{offsets[-1]} values in one table; a list column holds 2^31 at most: write in smaller tables"
+        raise ValueError(msg)
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)
+
+
+def to_flat(events: EventArrays) -> pa.RecordBatch:
+    """The events in FLAT_SCHEMA, sharing memory with the arrays where these are contiguous.
+
+    Raises:
+        ValueError: for more muons than a list column's 32-bit offsets count.
+    """
+    if len(events.muons) > np.iinfo(np.int32).max:
+        msg = f"{len(events.muons)} muons in one table; a list column holds 2^31 at most: write in smaller tables"
+        raise ValueError(msg)
+    offsets = np.zeros(len(events.counts) + 1, np.int32)
+    np.cumsum(events.counts, out=offsets[1:])
+    columns = [
+        _fixed(events.ids),
+        _fixed(events.primaries),
+        pa.ListArray.from_arrays(pa.array(offsets), _fixed(events.muons)),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=FLAT_SCHEMA)
+
+
+def from_flat(batch: pa.RecordBatch) -> EventArrays:
+    """The events of columns that `to_flat` made, in the same memory where it can be; that is read-only."""
+    muons = batch[MUONS_COLUMN]
+    offsets = muons.offsets.to_numpy()
+    return EventArrays(
+        ids=_rows(batch[IDS_COLUMN], 0, batch.num_rows),
+        primaries=_rows(batch[PRIMARY_COLUMN], 0, batch.num_rows),
+        counts=np.diff(offsets).astype(np.int64),
+        muons=_rows(muons.values, *offsets[[0, -1]].tolist()),
+    )
+
+
+def _fixed(rows: np.ndarray) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(rows).reshape(-1)), rows.shape[1])
+
+
+def _rows(array: pa.FixedSizeListArray, start: int, stop: int) -> np.ndarray:
+    """Some lists as rows. `flatten` gives the same, and takes 20 us instead of 2."""
+    rows = array.values.to_numpy().reshape(-1, array.type.list_size)
+    return rows[array.offset + start : array.offset + stop]

@@ -1,0 +1,37 @@
+"""Slant depth of a point in ice below a curved surface."""
+
+import numpy as np
+from jaxtyping import Float64
+
+from crmuons.data.events import EventArrays
+
+Values = Float64[np.ndarray, "*shape"]
+
+EARTH_RADIUS_M = 6_371_315.0  # At sea level at the South Pole, as IceCube's self-veto code takes it.
+ICE_SURFACE_M = 2_835.0  # Altitude of the ice's surface at the South Pole.
+
+
+def slant_depth_m(vertical_depth_m: Values, cosine: Values, altitude_m: float = ICE_SURFACE_M) -> Values:
+    """Compute the distance along the track from the surface to a vertical depth, over a round Earth.
+
+    With the radius R of the surface and r = R - d: slant = sqrt(R^2 - r^2 sin^2) - r cos. The square is written as
+    2 R d + r^2 cos^2 - d^2, so that nothing large cancels.
+
+    Args:
+        vertical_depth_m: depth d of the point below the surface.
+        cosine: cosine of the zenith at that point.
+        altitude_m: altitude of the surface above sea level.
+    """
+    radius = EARTH_RADIUS_M + altitude_m
+    below = radius - vertical_depth_m
+    square = 2 * radius * vertical_depth_m + (cosine * below) ** 2 - vertical_depth_m**2
+    slant: Values = np.sqrt(square) - below * cosine
+    return slant
+
+
+def with_slant_depth(events: EventArrays) -> EventArrays:
+    """Turn the events' vertical depths into slant depths."""
+    primaries = events.primaries.copy()
+    zenith, depth = primaries[:, 1].astype(np.float64), primaries[:, 3].astype(np.float64)
+    primaries[:, 3] = slant_depth_m(depth, np.cos(zenith))
+    return EventArrays(events.ids, primaries, events.counts, events.muons)

@@ -1,0 +1,76 @@
+"""Reading files through a staging directory."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from typing import IO
+
+from crmuons.data.sampler import Item, Unit
+from crmuons.storage import files
+from crmuons.storage.staging.download import Staging
+from crmuons.storage.staging.stager import Follower, Stager, Use
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Tells a stager how the reading of an item gets on (a Staging's helper)."""
+
+    stager: Follower
+    epoch: int
+    window: list[Use]
+
+    def begin(self) -> None:
+        """The item is read now."""
+        self.stager.ahead(self.window)
+
+    def used(self, unit: Unit, staged: bool) -> bool:
+        """A unit was read; whether the stager sees to what becomes of its file now."""
+        return self.stager.used(_use(self.epoch, unit), staged)
+
+
+def with_stager(items: Iterable[Item], staging: Staging, stager: Follower) -> Iterator[tuple[Item, Staging]]:
+    """Each item with the staging to read it by, so that the stager brings its files, and those that come next, before."""
+    for number, (item, window) in enumerate(with_windows(items, staging)):
+        if number == 0:  # Whoever reads may need seconds to start.
+            stager.ahead(window)
+        yield item, replace(staging, helper=Reading(stager, item.epoch, window))
+
+
+def with_own_stager(items: Iterable[Item], staging: Staging | None) -> Iterator[tuple[Item, Staging | None]]:
+    """Like `with_stager`, with a stager in this process; without staging the items alone."""
+    if staging is None:
+        yield from ((item, None) for item in items)
+        return
+    with Stager(staging) as stager:
+        yield from with_stager(items, staging, stager)
+
+
+def with_windows(items: Iterable[Item], staging: Staging) -> Iterator[tuple[Item, list[Use]]]:
+    """Each item with its files to stage and, after them, `files_ahead` that come next (fewer at the end)."""
+    source, coming, wanted = iter(items), deque[tuple[Item, list[Use]]](), staging.files_ahead
+    while True:
+        # So many items at most: those of local files have nothing to stage.
+        while len(coming) <= wanted and sum(len(uses) for _, uses in islice(coming, 1, None)) < wanted:
+            if (item := next(source, None)) is None:
+                break
+            coming.append((item, _uses(item, staging)))
+        if not coming:
+            return
+        item, own = coming.popleft()
+        later = islice(chain.from_iterable(uses for _, uses in coming), wanted)
+        yield item, list(dict.fromkeys(chain(own, later)))
+
+
+def _uses(item: Item, staging: Staging) -> list[Use]:
+    return list(dict.fromkeys(_use(item.epoch, unit) for unit in item.units if staging.takes(unit)))
+
+
+def _use(epoch: int, unit: Unit) -> Use:
+    return Use(epoch, unit.file, unit.parts == 1)
+
+
+def open_unit(unit: Unit, staging: Staging | None) -> AbstractContextManager[IO[bytes]]:
+    """Open a unit's file: by way of a staging directory, or where it lies."""
+    return files.open_file(unit.file.url, unit.file.size) if staging is None else staging.open(unit)
