@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, relu_
 
-from crmuons.models import BaselineGenerator
-from crmuons.ragged import Ragged
+from crmuons.models.networks import BaselineGenerator
+from crmuons.models.ragged import Ragged
 
 
 def draw(generator: BaselineGenerator, given: Tensor, muon_noise: Tensor, ragged: Ragged) -> Tensor:

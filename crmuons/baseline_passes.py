@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import leaky_relu_, linear
 
-from crmuons.frozen import Weights, sloped, sloped_
-from crmuons.models import SLOPE, BaselineCritic
-from crmuons.ragged import Ragged
+from crmuons.models.gradients.linearized import Weights, sloped, sloped_
+from crmuons.models.networks import SLOPE, BaselineCritic
+from crmuons.models.ragged import Ragged
 
 PRIMARY = 4  # Numbers of a primary; in front of a muon's own ones.
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from crmuons import config
-from crmuons.features import Features
-from crmuons.model import BundleModel
+from crmuons.models.bundle_model import BundleModel
+from crmuons.models.features import Features
 
 SETTINGS_FILE, WEIGHTS_FILE, TRAINING_FILE, BEST_FILE = "model.json", "weights.pt", "training.pt", "best"
 FORMAT = 1

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crmuons import checkpoint, portable
+from crmuons import checkpoint
 from crmuons.generate import BundleGenerator, load_generator
-from crmuons.portable import Bundles, Network
-from crmuons.ragged import Ragged
+from crmuons.models import standalone
+from crmuons.models.ragged import Ragged
+from crmuons.models.standalone import Bundles, Network
 from crmuons.storage import files
 from crmuons.storage.output import Output
 
@@ -75,7 +76,7 @@ def _export(generator: BundleGenerator, out: Path, *, onnx: bool) -> None:
     partial = out.with_name(f".{out.name}.exporting")
     try:
         checkpoint.save_model(partial, generator.model, generator.about)
-        shutil.copyfile(portable.__file__, partial / "bundles.py")
+        shutil.copyfile(standalone.__file__, partial / "bundles.py")
         bundles = Bundles(partial)
         (partial / "README.txt").write_text(
             README + (ONNX_README.format(latents=bundles.network.latents) if onnx else "")
@@ -141,7 +142,7 @@ def worst_difference(muons: np.ndarray, wanted: np.ndarray) -> float:
     """The largest relative difference of energies, and of positions against the radius + 1 mm [muons, 3]."""
     muons, wanted = muons.astype(np.float64), wanted.astype(np.float64)
     energy = np.abs(muons[:, 0] / wanted[:, 0] - 1)
-    distance = np.hypot(*(muons - wanted)[:, 1:].T) / (np.hypot(*wanted[:, 1:].T) + portable.RADIUS_OFFSET_M)
+    distance = np.hypot(*(muons - wanted)[:, 1:].T) / (np.hypot(*wanted[:, 1:].T) + standalone.RADIUS_OFFSET_M)
     return float(np.max(np.concatenate([energy, distance]), initial=0.0))
 
 

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64, UInt64
 
-from crmuons import checkpoint, portable, remote_models
+from crmuons import checkpoint, remote_models
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
 from crmuons.data.events import EventArrays
-from crmuons.model import BundleModel
-from crmuons.portable import Network
+from crmuons.models import standalone
+from crmuons.models.bundle_model import BundleModel
+from crmuons.models.standalone import Network
 
 RANGE_MARGIN = 0.01
 MAX_MUONS_PER_EVENT = 2**21  # An event is made in one piece: 2 GB of hidden numbers.
@@ -57,7 +58,7 @@ class BundleGenerator:
     @property
     def events_per_block(self) -> int:
         """Events that share a random stream."""
-        return portable.EVENTS_PER_BLOCK[self.device.type]
+        return standalone.EVENTS_PER_BLOCK[self.device.type]
 
     @property
     def training_ranges(self) -> dict[str, tuple[float, float]]:
@@ -175,8 +176,8 @@ def choose_device(wanted: str, *, elsewhere: bool) -> str:
     Raises:
         ValueError: if it is none of these, or if a GPU is wanted and torch sees none.
     """
-    if wanted not in {"auto", *portable.EVENTS_PER_BLOCK}:
-        msg = f"--device {wanted}: wanted auto, {' or '.join(portable.EVENTS_PER_BLOCK)}"
+    if wanted not in {"auto", *standalone.EVENTS_PER_BLOCK}:
+        msg = f"--device {wanted}: wanted auto, {' or '.join(standalone.EVENTS_PER_BLOCK)}"
         raise ValueError(msg)
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

@@ -17,7 +17,7 @@ import torch
 from crmuons import checkpoint, config, distributed
 from crmuons.data.loader import Stream
 from crmuons.data.quarantine import Tally
-from crmuons.model import BundleModel
+from crmuons.models.bundle_model import BundleModel
 from crmuons.sets import Sets
 from crmuons.trainer import Terms, Trainer
 

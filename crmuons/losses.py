@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from crmuons.models import Critic
-from crmuons.ragged import Ragged
+from crmuons.models.networks import Critic
+from crmuons.models.ragged import Ragged
 
 
 def critic_loss(

@@ -15,7 +15,7 @@ from crmuons.data.quarantine import Tally
 from crmuons.data.sample import sample_events
 from crmuons.data.selection import Selection, training_selection
 from crmuons.evaluation import metrics
-from crmuons.features import Features
+from crmuons.models.features import Features
 from crmuons.storage import files
 from crmuons.storage.files import File
 from crmuons.storage.redact import without_credentials

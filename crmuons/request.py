@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from crmuons import portable
 from crmuons.data import schema
 from crmuons.generate import BundleGenerator, check_counts
+from crmuons.models import standalone
 from crmuons.primaries import Counts, Primaries, Source
 from crmuons.storage.output import Output
 
@@ -54,7 +54,7 @@ class Options:
             _require(self.counts >= 0, f"--counts {self.counts}: wanted predict, column, or a number of muons from 0")
         cap, size = self.max_muons_per_event, self.events_per_shard
         _require(cap is None or cap >= 1, f"--max-muons-per-event {cap}: wanted at least 1")
-        block = portable.EVENTS_PER_BLOCK[self.device]
+        block = standalone.EVENTS_PER_BLOCK[self.device]
         _require(
             size is None or (size > 0 and size % block == 0), f"--events-per-shard {size}: wanted a multiple of {block}"
         )
@@ -125,7 +125,8 @@ def survey(generator: BundleGenerator, source: Source, options: Options) -> tupl
         seed=options.seed,
         counts=options.counts,
         max_muons_per_event=options.max_muons_per_event,
-        events_per_shard=options.events_per_shard or _events_per_shard(mean, portable.EVENTS_PER_BLOCK[options.device]),
+        events_per_shard=options.events_per_shard
+        or _events_per_shard(mean, standalone.EVENTS_PER_BLOCK[options.device]),
         device=options.device,
     )
     return request, mean

@@ -17,7 +17,7 @@ import torch
 from crmuons import config
 from crmuons.data import arrow
 from crmuons.data.events import EventArrays
-from crmuons.features import Features
+from crmuons.models.features import Features
 from crmuons.storage import artifacts, files
 from crmuons.storage.atomic import write_json, write_text
 from crmuons.storage.files import File

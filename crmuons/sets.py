@@ -11,7 +11,7 @@ from torch import Tensor
 
 from crmuons import config
 from crmuons.batch import EventBatch
-from crmuons.ragged import Ragged
+from crmuons.models.ragged import Ragged
 
 
 @dataclass(frozen=True)

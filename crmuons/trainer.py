@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crmuons import config, distributed, losses, optimization, passes
+from crmuons import config, distributed, losses, optimization
 from crmuons.batch import EventBatch
-from crmuons.features import Features
-from crmuons.model import BundleModel
-from crmuons.models import build_networks
+from crmuons.models.bundle_model import BundleModel
+from crmuons.models.features import Features
+from crmuons.models.gradients import functions
+from crmuons.models.networks import build_networks
+from crmuons.models.ragged import Ragged
 from crmuons.optimization import Total
-from crmuons.ragged import Ragged
 from crmuons.sets import Sets
 
 Terms = dict[str, Tensor]  # A loss or metric -> its value for each event. "critic_loss" is what moves the critic.
@@ -183,15 +184,15 @@ class Trainer:
     def _generate(self, condition: Tensor, ragged: Ragged) -> Tensor:
         noise = self.model.noise(ragged, self.noise)
         with self._precision():
-            return passes.generate(self.model.generator, condition, *noise, ragged).float()
+            return functions.generate(self.model.generator, condition, *noise, ragged).float()
 
     def _score(self, features: Tensor, condition: Tensor, ragged: Ragged) -> Tensor:
         with self._precision():
-            return passes.scores(self.critic, features, condition, ragged).float()
+            return functions.scores(self.critic, features, condition, ragged).float()
 
     def _scores_and_norms(self, features: Tensor, condition: Tensor, ragged: Ragged) -> tuple[Tensor, Tensor]:
         with self._precision():
-            scores, squared_norms = passes.scores_and_norms(self.critic, features, condition, ragged)
+            scores, squared_norms = functions.scores_and_norms(self.critic, features, condition, ragged)
         return scores.float(), squared_norms
 
     def _precision(self) -> torch.autocast:

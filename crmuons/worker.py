@@ -24,7 +24,7 @@ from crmuons.evaluation import metrics
 from crmuons.generate import MAX_MUONS_PER_EVENT, BundleGenerator
 from crmuons.loop import Hooks, Loop, Metrics, Outcome
 from crmuons.memory import keep_freed_memory
-from crmuons.model import BundleModel
+from crmuons.models.bundle_model import BundleModel
 from crmuons.profiling import StepProfiler
 from crmuons.remote_runs import Uploads
 from crmuons.runs import Run

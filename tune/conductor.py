@@ -11,7 +11,7 @@ from pathlib import Path
 
 from crmuons import config
 from crmuons.data.events import EventArrays
-from crmuons.features import Features
+from crmuons.models.features import Features
 from crmuons.preparation import prepare
 from crmuons.storage import atomic
 from crmuons.storage.files import File

@@ -7,9 +7,9 @@ from crmuons import config
 from crmuons.benchmark import events, timing
 from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.reference import ReferenceGenerator
-from crmuons.features import Features
 from crmuons.generate import BundleGenerator
-from crmuons.model import BundleModel
+from crmuons.models.bundle_model import BundleModel
+from crmuons.models.features import Features
 
 
 def run(rounds: int, device: torch.device, number: int = 20_000, mean: float = 13.5) -> list[Figure]:

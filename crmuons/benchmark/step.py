@@ -10,7 +10,7 @@ from crmuons.benchmark import events, roofline, timing
 from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.reference import ReferenceStep
 from crmuons.benchmark.timing import Times
-from crmuons.features import Features
+from crmuons.models.features import Features
 from crmuons.sets import Sets
 from crmuons.trainer import Trainer
 

@@ -14,7 +14,7 @@ from crmuons.benchmark import timing
 from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.timing import Times
 from crmuons.data import manifest, quarantine, reader, sampler, selection
-from crmuons.features import Features
+from crmuons.models.features import Features
 from crmuons.result import Result
 from crmuons.trainer import Trainer
 from crmuons.worker import set_up_torch

@@ -12,8 +12,8 @@ from scipy.stats import kstwobign
 
 from crmuons.evaluation import regions
 from crmuons.evaluation.metrics import MIN_SHOWERS, Absent, Estimate, Number
-from crmuons.model import BundleModel
-from crmuons.multiplicity import MixtureMultiplicity, RegressorMultiplicity
+from crmuons.models.bundle_model import BundleModel
+from crmuons.models.multiplicity import MixtureMultiplicity, RegressorMultiplicity
 
 HALVES = 2  # Of cos zenith and of depth, in each mass and decade of the energy: 100 cells need 10,000 showers.
 

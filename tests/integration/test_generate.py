@@ -11,19 +11,20 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from crmuons import checkpoint, config, portable, ray_generate, ray_simulate, shards
+from crmuons import checkpoint, config, ray_generate, ray_simulate, shards
 from crmuons.data.events import EventArrays
 from crmuons.export import INPUTS, export, worst_difference
-from crmuons.features import Features
 from crmuons.generate import load_generator
-from crmuons.model import BundleModel
-from crmuons.portable import Bundles
+from crmuons.models import standalone
+from crmuons.models.bundle_model import BundleModel
+from crmuons.models.features import Features
+from crmuons.models.standalone import Bundles
 from crmuons.request import Options
 from crmuons.simulation import simulate
 from crmuons.spectrum import Spectrum
 from crmuons.storage.output import Output
 
-EVENTS_PER_BLOCK = portable.EVENTS_PER_BLOCK["cpu"]
+EVENTS_PER_BLOCK = standalone.EVENTS_PER_BLOCK["cpu"]
 
 
 def toy_events():

@@ -9,8 +9,8 @@ from crmuons import config
 from crmuons.evaluation import calibration
 from crmuons.evaluation.calibration import Calibration
 from crmuons.evaluation.metrics import Absent
-from crmuons.features import Features
-from crmuons.model import BundleModel
+from crmuons.models.bundle_model import BundleModel
+from crmuons.models.features import Features
 
 
 def test_distribution_of_a_mixture_is_the_weighted_sum_of_its_components():

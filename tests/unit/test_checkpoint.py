@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from crmuons import checkpoint, config
-from crmuons.features import Features
 from crmuons.generate import load_generator
-from crmuons.model import BundleModel
+from crmuons.models.bundle_model import BundleModel
+from crmuons.models.features import Features
 
 MODEL = config.Model(width=8, multiplicity_width=8, multiplicity_components=2)
 ABOUT = {"model": MODEL.model_dump(mode="json"), "step": 3}

@@ -10,7 +10,7 @@ import torch.multiprocessing
 
 from crmuons import config, distributed, losses
 from crmuons.batch import EventBatch
-from crmuons.features import Features
+from crmuons.models.features import Features
 from crmuons.trainer import NonFiniteError, Trainer
 
 SIZES = {"4/12": (4, 12), "0/16": (0, 16), "empty/16": ("empty", 16)}

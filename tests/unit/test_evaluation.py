@@ -21,8 +21,8 @@ from crmuons.evaluation.reading import Blocks
 from crmuons.evaluation.reference import FLOOR, GENERATED, Settings, prepare
 from crmuons.evaluation.summaries import Sample
 from crmuons.evaluation.verdicts import HEADLINES, judge, show
-from crmuons.features import Features
-from crmuons.model import BundleModel
+from crmuons.models.bundle_model import BundleModel
+from crmuons.models.features import Features
 
 
 def toy_events(showers: int, seed: int, *, depths: int = 2, first_id: int = 0) -> EventArrays:

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from crmuons import checkpoint, config, portable
+from crmuons import checkpoint, config
 from crmuons.export import export, worst_difference
-from crmuons.features import Features
 from crmuons.generate import load_generator
-from crmuons.model import BundleModel
-from crmuons.ragged import Ragged
+from crmuons.models import standalone
+from crmuons.models.bundle_model import BundleModel
+from crmuons.models.features import Features
+from crmuons.models.ragged import Ragged
 
 KINDS = {
     "set": config.Model(width=16, layers=3, shower_latents=3, muon_latents=2, multiplicity_width=8),
@@ -84,7 +85,7 @@ COUNTS = torch.tensor([1, 10_000, 2, 1, 300, 7, 4096, 64])
 def test_the_networks_stated_for_speed_are_those_that_are_trained(model_dir, primaries):
     model, _ = checkpoint.load_model(model_dir)
     network, given, ragged = (
-        portable.Network(model.state_dict()),
+        standalone.Network(model.state_dict()),
         torch.from_numpy(primaries),
         Ragged.from_counts(COUNTS),
     )
@@ -107,7 +108,7 @@ def test_scores_become_the_quantiles_of_the_trained_features_without_a_search(to
     model = BundleModel(KINDS["set"], Features().fit(toy_events()))
     if knots_at == "equal probabilities":  # As in models of before.
         model.features.scores.copy_(torch.special.ndtri((torch.arange(257) + 0.5) / 257))
-    network = portable.Network(model.state_dict())
+    network = standalone.Network(model.state_dict())
     assert network.even is (knots_at == "even distances")
     scores = torch.cat([torch.linspace(-7, 7, 200_001), model.features.scores])  # Beyond the last knots too.
     azimuth = torch.zeros(len(scores))
@@ -120,13 +121,13 @@ def test_a_network_that_is_not_stated_is_not_drawn_from(model_dir):
     model, _ = checkpoint.load_model(model_dir)
     weights = model.state_dict() | {"generator.layers.0.gate.weight": torch.ones(1)}
     with pytest.raises(ValueError, match=r"knows no weights named 'generator\.layers\.0\.gate\.weight'"):
-        portable.Network(weights)
+        standalone.Network(weights)
 
 
 def test_the_exported_file_generates_what_crmuons_generates(model_dir, primaries):
     counts = np.arange(len(primaries)) % 40
     wanted = load_generator(model_dir).bundles(primaries, seed=2, counts=counts)
-    drawn, muons = portable.Bundles(model_dir).generate(primaries, seed=2, counts=counts)
+    drawn, muons = standalone.Bundles(model_dir).generate(primaries, seed=2, counts=counts)
     np.testing.assert_array_equal(drawn, counts)
     np.testing.assert_array_equal(muons, wanted.muons)
 
@@ -135,7 +136,7 @@ def test_both_say_alike_what_lies_outside_the_trained_range(model_dir, primaries
     far = primaries.copy()
     far[3, 0] *= 1e4
     far[7, 3] = 9e4
-    generator, bundles = load_generator(model_dir), portable.Bundles(model_dir)
+    generator, bundles = load_generator(model_dir), standalone.Bundles(model_dir)
     np.testing.assert_array_equal(bundles.outside_training(far), generator.outside_training(far))
     assert {3, 7} <= set(np.flatnonzero(bundles.outside_training(far)))
     assert not bundles.outside_training(primaries).all()
@@ -146,19 +147,19 @@ def test_both_say_alike_what_lies_outside_the_trained_range(model_dir, primaries
 )
 def test_illegal_primaries_are_refused(model_dir, primary):
     with pytest.raises(ValueError, match=r"primary 1 is .*wanted energy_gev > 0"):
-        portable.Bundles(model_dir).generate(np.array([[1e5, 0.1, 1, 2000], primary]))
+        standalone.Bundles(model_dir).generate(np.array([[1e5, 0.1, 1, 2000], primary]))
     with pytest.raises(ValueError, match=r"shape \(3,\), wanted \(events, 4\)"):
-        portable.Bundles(model_dir).generate(np.ones(3))
+        standalone.Bundles(model_dir).generate(np.ones(3))
 
 
 def test_the_exported_file_is_python_3_8():
-    ast.parse(Path(portable.__file__).read_text(), feature_version=(3, 8))
+    ast.parse(Path(standalone.__file__).read_text(), feature_version=(3, 8))
 
 
 def test_an_export_that_generates_something_else_is_refused_and_leaves_nothing(model_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(portable, "SLOPE", 0.3)
-    monkeypatch.setattr(portable, "RADIUS_OFFSET_M", 0.01)
-    monkeypatch.setattr(portable, "relu", torch.nn.functional.softplus)
+    monkeypatch.setattr(standalone, "SLOPE", 0.3)
+    monkeypatch.setattr(standalone, "RADIUS_OFFSET_M", 0.01)
+    monkeypatch.setattr(standalone, "relu", torch.nn.functional.softplus)
     with pytest.raises(ValueError, match="nothing was exported"):
         export(model_dir, tmp_path / "exported")
     assert {entry.name for entry in tmp_path.iterdir()} == {"model"}

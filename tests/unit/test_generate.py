@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from crmuons import checkpoint, config, portable
+from crmuons import checkpoint, config
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
-from crmuons.features import Features
 from crmuons.generate import BundleGenerator, choose_device, load_generator
-from crmuons.model import BundleModel
+from crmuons.models import standalone
+from crmuons.models.bundle_model import BundleModel
+from crmuons.models.features import Features
 
-EVENTS_PER_BLOCK = portable.EVENTS_PER_BLOCK["cpu"]
+EVENTS_PER_BLOCK = standalone.EVENTS_PER_BLOCK["cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_no_primaries_are_no_events(generator, primaries):
 
 def test_the_largest_events_are_made_in_pieces_that_are_never_cut(generator, primaries, monkeypatch):
     counts = np.array([0, 5, 700, 0, 3, 90, 1000, 2, 0])
-    monkeypatch.setitem(portable.MUONS_PER_PIECE, "cpu", 100)
+    monkeypatch.setitem(standalone.MUONS_PER_PIECE, "cpu", 100)
     pieces = list(generator.pieces(primaries[:9], seed=1, counts=counts))
     assert len(pieces) > 2
     assert np.concatenate([piece.events.counts for piece in pieces]).tolist() == counts.tolist()

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from crmuons import losses
-from crmuons.models import SetCritic
-from crmuons.ragged import Ragged
+from crmuons.models.networks import SetCritic
+from crmuons.models.ragged import Ragged
 
 
 class Linear(SetCritic):

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from crmuons import config
-from crmuons.features import Features
-from crmuons.model import BundleModel
-from crmuons.models import build_networks
-from crmuons.ragged import Ragged
+from crmuons.models.bundle_model import BundleModel
+from crmuons.models.features import Features
+from crmuons.models.networks import build_networks
+from crmuons.models.ragged import Ragged
 
 KINDS = ["set", "baseline"]
 COUNTS = torch.tensor([3, 1, 5])

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from crmuons import config
-from crmuons.multiplicity import MAX_SHAPE, MixtureMultiplicity, RegressorMultiplicity, build_multiplicity
+from crmuons.models.multiplicity import MAX_SHAPE, MixtureMultiplicity, RegressorMultiplicity, build_multiplicity
 
 CONDITION = torch.tensor([[0.5, -1.0, 0.3, 2.0]])
 

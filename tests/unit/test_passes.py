@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.nn.functional import softplus
 
-from crmuons import config, losses, passes
-from crmuons.models import build_networks
-from crmuons.ragged import Ragged
+from crmuons import config, losses
+from crmuons.models.gradients import functions
+from crmuons.models.networks import build_networks
+from crmuons.models.ragged import Ragged
 
 COUNTS = [3, 1, 5, 40, 2]
 
@@ -47,7 +48,7 @@ def test_the_critics_pass_equals_autograd_with_double_backward(kind, layers, cou
     ragged, condition, features = inputs(counts, 2)
     condition.requires_grad_()
     told = []
-    for function in (losses.gradient_norms, passes.scores_and_norms):
+    for function in (losses.gradient_norms, functions.scores_and_norms):
         scores, norms = function(critic, features, condition, ragged)
         told.append((scores, norms, *pulls(critic, LOSSES[kind](scores, norms), condition)))
     for expected, value in zip(*told, strict=True):
@@ -62,7 +63,7 @@ def test_the_baseline_critics_pass_equals_autograd_with_double_backward(kind, co
     ragged, condition, features = inputs(counts, 3)
     condition.requires_grad_()
     told = []
-    for function in (losses.gradient_norms, passes.scores_and_norms):
+    for function in (losses.gradient_norms, functions.scores_and_norms):
         scores, norms = function(critic, features, condition, ragged)
         told.append((scores, norms, *pulls(critic, LOSSES[kind](scores, norms), condition)))
     for expected, value in zip(*told, strict=True):
@@ -77,7 +78,7 @@ def test_the_baseline_critics_scores_alone_equal_autograd(counts):
     condition.requires_grad_()
     features.requires_grad_()
     told = []
-    for function in (critic, lambda *given: passes.scores(critic, *given)):
+    for function in (critic, lambda *given: functions.scores(critic, *given)):
         scores = function(features, condition, ragged)
         told.append((scores, *pulls(critic, scores.exp().sum(), condition, features)))
     for expected, value in zip(*told, strict=True):
@@ -93,7 +94,7 @@ def test_muons_that_share_the_maximum_share_the_baseline_critics_signal():
     for number in (1, 3):
         ragged = Ragged.from_counts(torch.tensor([number]))
         features = muon.repeat(number, 1).requires_grad_()
-        scores = passes.scores(critic, features, condition, ragged)
+        scores = functions.scores(critic, features, condition, ragged)
         *of_weights, of_muons = pulls(critic, scores.sum(), features)
         told.append((scores, *of_weights, of_muons.sum(0)))
     for expected, value in zip(*told, strict=True):
@@ -106,12 +107,12 @@ def test_scores_pull_on_the_muons_as_autograd_says(layers):
     ragged, condition, features = inputs(COUNTS, 2)
     features.requires_grad_()
     expected, value = (pulls(critic, f.exp().sum(), features) for f in (
-        critic(features, condition, ragged), passes.scores(critic, features, condition, ragged)
+        critic(features, condition, ragged), functions.scores(critic, features, condition, ragged)
     ))  # fmt: skip
     for one, other in zip(value, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
     critic.requires_grad_(requires_grad=False)  # As in the generator's update.
-    (alone,) = torch.autograd.grad(passes.scores(critic, features, condition, ragged).exp().sum(), features)
+    (alone,) = torch.autograd.grad(functions.scores(critic, features, condition, ragged).exp().sum(), features)
     torch.testing.assert_close(alone, expected[-1], rtol=1e-10, atol=1e-12)
 
 
@@ -122,7 +123,7 @@ def test_the_generators_pass_equals_autograd(layers, counts):
     ragged, condition, noise = inputs(counts, 2)
     shower = condition[:, :3].cos().requires_grad_()
     told = []
-    for function in (generator, lambda *given: passes.generate(generator, *given)):
+    for function in (generator, lambda *given: functions.generate(generator, *given)):
         muons = function(condition, shower, noise, ragged)
         told.append((muons, *pulls(generator, (muons.sin() * muons).sum(), shower)))
     for expected, value in zip(*told, strict=True):
@@ -134,7 +135,7 @@ def test_the_baseline_generators_first_layer_in_two_parts_is_the_same():
     ragged, condition, noise = inputs(COUNTS, 16)
     shower = torch.randn(len(COUNTS), 32, dtype=torch.float64)
     told = []
-    for function in (generator.double(), lambda *given: passes.generate(generator, *given)):
+    for function in (generator.double(), lambda *given: functions.generate(generator, *given)):
         muons = function(condition, shower, noise, ragged)
         told.append((muons, *pulls(generator, (muons.sin() * muons).sum())))
     for expected, value in zip(*told, strict=True):
@@ -152,7 +153,7 @@ def test_the_baseline_generator_without_gradients_draws_the_same(counts):
     with torch.no_grad():
         expected, drawn = (
             generator(condition, shower, noise, ragged),
-            passes.generate(generator, condition, shower, noise, ragged),
+            functions.generate(generator, condition, shower, noise, ragged),
         )
     torch.testing.assert_close(drawn, expected, rtol=1e-10, atol=1e-12)
 
@@ -164,7 +165,7 @@ def test_in_bfloat16_the_pass_is_as_exact_as_autograd():
     exact = pulls(critic, LOSSES["both"](*losses.gradient_norms(critic, features, condition, ragged)))
     critic.float()
     with torch.autocast("cpu", torch.bfloat16):
-        scores, norms = passes.scores_and_norms(critic, features.float(), condition.float(), ragged)
+        scores, norms = functions.scores_and_norms(critic, features.float(), condition.float(), ragged)
     assert (scores.dtype, norms.dtype) == (torch.bfloat16, torch.float32)
     rounded = pulls(critic, LOSSES["both"](scores.float(), norms))
     exact, rounded = (torch.cat([g.flatten().double() for g in gradients]) for gradients in (exact, rounded))

@@ -21,7 +21,7 @@ from crmuons.data.prepare.shuffle import Settings
 from crmuons.data.sampler import Plan, Unit
 from crmuons.data.selection import Selection, training_selection
 from crmuons.data.shards import MAPPED_BYTES, is_mapped, units_and_segment_bytes
-from crmuons.features import Features
+from crmuons.models.features import Features
 from crmuons.storage.files import File, list_files
 
 SHARES = {"validation_share": 0.2, "test_share": 0.1}

@@ -5,7 +5,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from crmuons.batch import EventBatch
-from crmuons.ragged import Ragged
+from crmuons.models.ragged import Ragged
 
 LAYOUTS = [[3, 1, 2], [0, 2, 0, 1, 0], [0, 0], [], [5], [0, 4]]
 

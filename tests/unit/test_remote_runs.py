@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from crmuons import checkpoint, config, remote_runs, runs, worker
-from crmuons.features import Features
 from crmuons.generate import load_generator
-from crmuons.model import BundleModel
+from crmuons.models.bundle_model import BundleModel
+from crmuons.models.features import Features
 from crmuons.remote_runs import NotStoredError, Stored, Uploads
 from crmuons.runs import Run
 from crmuons.storage import artifacts, files

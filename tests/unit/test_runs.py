@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from crmuons import config, runs
-from crmuons.features import Features
+from crmuons.models.features import Features
 from crmuons.result import Result
 from crmuons.runs import Run
 from crmuons.storage.files import File

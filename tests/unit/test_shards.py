@@ -10,20 +10,21 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from crmuons import checkpoint, config, portable, shards
+from crmuons import checkpoint, config, shards
 from crmuons.cli import main
 from crmuons.data import reader, schema, selection
 from crmuons.data.sampler import Unit
-from crmuons.features import Features
 from crmuons.generate import load_generator
-from crmuons.model import BundleModel
+from crmuons.models import standalone
+from crmuons.models.bundle_model import BundleModel
+from crmuons.models.features import Features
 from crmuons.primaries import PrimaryFiles
 from crmuons.request import Options
 from crmuons.storage import files
 from crmuons.storage.files import File
 from crmuons.storage.output import Output
 
-EVENTS_PER_BLOCK = portable.EVENTS_PER_BLOCK["cpu"]
+EVENTS_PER_BLOCK = standalone.EVENTS_PER_BLOCK["cpu"]
 NUM_EVENTS = 3000  # Three blocks, the last one not full.
 
 

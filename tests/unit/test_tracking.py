@@ -17,10 +17,10 @@ from crmuons.cli import main
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
 from crmuons.data.events import EventArrays
-from crmuons.features import Features
 from crmuons.generate import load_generator
 from crmuons.journal import Journal
-from crmuons.model import BundleModel
+from crmuons.models.bundle_model import BundleModel
+from crmuons.models.features import Features
 from crmuons.provenance import git_commit
 from crmuons.storage.redact import without_credentials
 from crmuons.tracking.results import add_results

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from crmuons import checkpoint, config, tensorboard, worker
-from crmuons.features import Features
 from crmuons.generate import load_generator
+from crmuons.models.features import Features
 from crmuons.runs import Run
 from crmuons.tracking.interface import NullTracker
 from crmuons.trainer import NonFiniteError, Trainer

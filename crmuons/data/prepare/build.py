@@ -22,7 +22,7 @@ from crmuons.data.prepare.shuffle import QUARANTINE, SCRATCH, SPLITS, Settings, 
 from crmuons.data.quarantine import Limit, Tally
 from crmuons.data.sampler import Unit, cut
 from crmuons.data.shards import read_shard_rows
-from crmuons.features import Features
+from crmuons.models.features import Features
 from crmuons.progress import progress
 from crmuons.storage.atomic import write_text
 from crmuons.storage.files import File

@@ -22,9 +22,9 @@ from torch.nn.functional import leaky_relu_, linear
 
 from crmuons.baseline_generator import draw
 from crmuons.baseline_passes import BaselinePasses
-from crmuons.frozen import Weights, sloped, sloped_
-from crmuons.models import SLOPE, BaselineCritic, BaselineGenerator, Critic, Generator, SetCritic, SetGenerator
-from crmuons.ragged import Ragged
+from crmuons.models.gradients.linearized import Weights, sloped, sloped_
+from crmuons.models.networks import SLOPE, BaselineCritic, BaselineGenerator, Critic, Generator, SetCritic, SetGenerator
+from crmuons.models.ragged import Ragged
 
 
 def scores_and_norms(critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged) -> tuple[Tensor, Tensor]:

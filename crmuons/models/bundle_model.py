@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor, nn
 
-from crmuons import config, models, multiplicity
-from crmuons.features import Features
-from crmuons.ragged import Ragged
+from crmuons import config
+from crmuons.models import multiplicity, networks
+from crmuons.models.features import Features
+from crmuons.models.ragged import Ragged
 
 
 class BundleModel(nn.Module):
@@ -18,7 +19,7 @@ class BundleModel(nn.Module):
         super().__init__()
         self.features = features if features is not None else Features(cartesian=settings.kind == "baseline")
         self.multiplicity = multiplicity.build_multiplicity(settings)
-        self.generator, _ = models.build_networks(settings, self.features.num_muon_features)
+        self.generator, _ = networks.build_networks(settings, self.features.num_muon_features)
 
     def condition(self, primaries: Float32[Tensor, "events 4"], counts: Int64[Tensor, " events"]) -> Tensor:
         """What generator and critic know of an event: the primary and log10 N, standardised [events, 5]."""

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crmuons.config import Model
-from crmuons.ragged import Ragged
+from crmuons.models.ragged import Ragged
 
 SLOPE = 0.2  # LeakyReLU: piecewise linear, so that the critic's second derivatives stay bounded.
 

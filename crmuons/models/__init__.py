@@ -1,0 +1,1 @@
+"""The generative model: features, multiplicity, generator and critic."""

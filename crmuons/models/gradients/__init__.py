@@ -1,0 +1,1 @@
+"""The critic's and the generator's gradients, written by hand."""
