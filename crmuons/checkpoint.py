@@ -4,8 +4,6 @@ A model directory holds `model.json` (settings and provenance) and `weights.pt`;
 directory with `training.pt` beside it: everything else that resume needs.
 """
 
-import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -15,12 +13,10 @@ from typing import Any
 
 import torch
 
-from crmuons import config
 from crmuons.models.bundle_model import BundleModel
-from crmuons.models.features import Features
+from crmuons.models.saved_model import remove_atomically, write_model_files, write_tensors
 
-SETTINGS_FILE, WEIGHTS_FILE, TRAINING_FILE, BEST_FILE = "model.json", "weights.pt", "training.pt", "best"
-FORMAT = 1
+TRAINING_FILE, BEST_FILE = "training.pt", "best"
 _NAME = re.compile(r"step-(\d{8})")
 
 
@@ -52,11 +48,11 @@ def save(directory: Path, step: int, model: BundleModel, about: Mapping[str, Any
     target = path(directory, step)
     partial = directory / f".{target.name}.partial"
     try:
-        _clear(partial)
+        remove_atomically(partial)
         partial.mkdir(parents=True)
-        _write_model(partial, model, about)
-        _write_tensors(partial / TRAINING_FILE, training)
-        _clear(target)  # Of a run that was continued from an earlier checkpoint.
+        write_model_files(partial, model, about)
+        write_tensors(partial / TRAINING_FILE, training)
+        remove_atomically(target)  # Of a run that was continued from an earlier checkpoint.
         partial.rename(target)
     except (OSError, RuntimeError) as error:  # torch says RuntimeError where a write falls short
         shutil.rmtree(partial, ignore_errors=True)
@@ -71,38 +67,6 @@ def save(directory: Path, step: int, model: BundleModel, about: Mapping[str, Any
 def _reason(error: Exception) -> str:
     """What torch means where it says at which position of its archive it should be and is."""
     return "No space left on device: a write fell short" if "inline_container" in str(error) else str(error)
-
-
-def save_model(directory: Path, model: BundleModel, about: Mapping[str, Any]) -> Path:
-    """Write a model directory, replacing an earlier one of the same name."""
-    partial = directory.with_name(f".{directory.name}.partial")
-    _clear(partial)
-    partial.mkdir(parents=True)
-    _write_model(partial, model, about)
-    _clear(directory)
-    partial.rename(directory)
-    return directory
-
-
-def load_model(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
-    """Read a model directory: the model, ready to generate, and what model.json says about it.
-
-    Raises:
-        FileNotFoundError: if it is no model directory.
-        ValueError: if it was written by another version's format.
-    """
-    settings_file = directory / SETTINGS_FILE
-    if not settings_file.is_file():
-        msg = f"no model at {directory}: it has no {SETTINGS_FILE}; give a run, a checkpoint or a model directory"
-        raise FileNotFoundError(msg)
-    about: dict[str, Any] = json.loads(settings_file.read_text())
-    if about.get("format") != FORMAT:
-        msg = f"{settings_file} has format {about.get('format')}, this crmuons reads format {FORMAT}"
-        raise ValueError(msg)
-    settings = config.Model.model_validate(about["model"])
-    model = BundleModel(settings, Features(cartesian=settings.kind == "baseline"))
-    model.load_state_dict(torch.load(directory / WEIGHTS_FILE, map_location="cpu", weights_only=True))
-    return model.eval().requires_grad_(requires_grad=False), about
 
 
 def load_training(checkpoint: Path | BytesIO) -> dict[str, Any]:
@@ -147,30 +111,6 @@ def prune(directory: Path, keep: int) -> None:
     kept = {*list(steps(directory).values())[-keep:], best(directory)}
     for saved in steps(directory).values():
         if saved not in kept:
-            _clear(saved)
+            remove_atomically(saved)
     for left_over in directory.glob(".step-*"):
         shutil.rmtree(left_over)
-
-
-def _write_model(directory: Path, model: BundleModel, about: Mapping[str, Any]) -> None:
-    _write_tensors(directory / WEIGHTS_FILE, model.state_dict())
-    with (directory / SETTINGS_FILE).open("w") as file:
-        json.dump({"format": FORMAT, **about}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _write_tensors(target: Path, state: Mapping[str, Any]) -> None:
-    with target.open("wb") as file:
-        torch.save(dict(state), file)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _clear(directory: Path) -> None:
-    """Remove a directory; what is half removed no longer bears its name."""
-    if directory.exists():
-        doomed = directory.with_name(f".{directory.name}.old")
-        shutil.rmtree(doomed, ignore_errors=True)
-        directory.rename(doomed)
-        shutil.rmtree(doomed)

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crmuons import checkpoint
 from crmuons.generate import BundleGenerator, load_generator
-from crmuons.models import standalone
+from crmuons.models import saved_model, standalone
 from crmuons.models.ragged import Ragged
 from crmuons.models.standalone import Bundles, Network
 from crmuons.storage import files
@@ -75,7 +74,7 @@ def export(model: str | Path, out: str | Path, *, onnx: bool = False) -> None:
 def _export(generator: BundleGenerator, out: Path, *, onnx: bool) -> None:
     partial = out.with_name(f".{out.name}.exporting")
     try:
-        checkpoint.save_model(partial, generator.model, generator.about)
+        saved_model.save_model(partial, generator.model, generator.about)
         shutil.copyfile(standalone.__file__, partial / "bundles.py")
         bundles = Bundles(partial)
         (partial / "README.txt").write_text(

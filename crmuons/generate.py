@@ -16,7 +16,7 @@ from crmuons import checkpoint, remote_models
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
 from crmuons.data.events import EventArrays
-from crmuons.models import standalone
+from crmuons.models import saved_model, standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.standalone import Network
 
@@ -197,14 +197,14 @@ def load_generator(path: str | Path, device: torch.device | str = "cpu") -> Bund
     directory = remote_models.local(path)
     selected = checkpoint.best(directory / "checkpoints")
     for candidate in (directory, selected):
-        if candidate is not None and (candidate / checkpoint.SETTINGS_FILE).is_file():
+        if candidate is not None and (candidate / saved_model.SETTINGS_FILE).is_file():
             return BundleGenerator(*_load(candidate), device)
     return BundleGenerator(*_load(directory), device)  # Says what is missing.
 
 
 def _load(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
     try:
-        return checkpoint.load_model(directory)
+        return saved_model.load_model(directory)
     except FileNotFoundError:
         raise
     except (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:  # Torch, of damaged files.

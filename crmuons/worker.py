@@ -24,6 +24,7 @@ from crmuons.evaluation import metrics
 from crmuons.generate import MAX_MUONS_PER_EVENT, BundleGenerator
 from crmuons.loop import Hooks, Loop, Metrics, Outcome
 from crmuons.memory import keep_freed_memory
+from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.profiling import StepProfiler
 from crmuons.remote_runs import Uploads
@@ -173,7 +174,7 @@ def _last_state(run: Run, device: torch.device) -> dict[str, Any] | None:
     last = checkpoint.latest(run.checkpoints)
     if run.url is None:
         return None if last is None else checkpoint.load_training(last)
-    ours = b"" if last is None else (last / checkpoint.TRAINING_FILE).read_bytes()
+    ours = b"" if last is None else (last / saved_model.TRAINING_FILE).read_bytes()
     content = distributed.bytes_from_rank_zero(ours, device)
     return checkpoint.load_training(io.BytesIO(content)) if content else None
 
@@ -262,7 +263,7 @@ def _deliver(run: Run, tracker: AnyTracker, steps: int) -> None:
     """Put the selected model where people look for it."""
     chosen = checkpoint.best(run.checkpoints)
     assert chosen is not None  # The last step was saved.
-    model, said = checkpoint.load_model(chosen)
-    checkpoint.save_model(run.model, model, said)
+    model, said = saved_model.load_model(chosen)
+    saved_model.save_model(run.model, model, said)
     tracker.model(run.model, run.load_validation().primaries[:3])
     atomic.write_json(run.done, {"steps": steps, "model": str(run.model), "selected": chosen.name})

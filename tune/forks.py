@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from crmuons import checkpoint, config
+from crmuons.models import saved_model
 from crmuons.runs import Run
 from crmuons.storage import atomic
 from tune.trials import Trial, scores
@@ -51,7 +52,7 @@ def _copy_checkpoints(donor: Path, copy: Path, settings: config.Config) -> int:
     assert best is not None
     shutil.copytree(best, copy / best.name)
     checkpoint.choose_best(copy, copy / best.name)
-    model, about = checkpoint.load_model(newest)
+    model, about = saved_model.load_model(newest)
     training = checkpoint.load_training(newest)
     for name in ("generator", "critic"):
         group = training["trainer"]["optimizers"][name]["param_groups"][0]

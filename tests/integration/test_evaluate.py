@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from crmuons import checkpoint, config
+from crmuons import config
 from crmuons.data.arrow import to_table, write_events
 from crmuons.data.events import EventArrays
 from crmuons.evaluation import comparison
@@ -18,6 +18,7 @@ from crmuons.evaluation.reading import Side
 from crmuons.evaluation.reference import FLOOR, GENERATED, NEAREST, PARAMETRIC, Settings
 from crmuons.evaluation.report import to_json
 from crmuons.evaluation.summaries import Sample
+from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 from crmuons.ray_evaluate import on_ray
@@ -52,7 +53,7 @@ def request_of_a_model(tmp_path_factory):
         torch.manual_seed(seed)
         settings = config.Model(width=8, multiplicity_width=8)
         model = BundleModel(settings, Features().fit(toy_events(2000, seed=9)))
-        models.append(str(checkpoint.save_model(folder / f"model-{seed}", model, {"model": settings.model_dump()})))
+        models.append(str(saved_model.save_model(folder / f"model-{seed}", model, {"model": settings.model_dump()})))
     return Request([str(folder / "data")], "validation", models, settings=Settings(max_events=600))
 
 

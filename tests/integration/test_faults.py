@@ -16,6 +16,7 @@ import torch
 
 from crmuons import checkpoint
 from crmuons.cli import main
+from crmuons.models import saved_model
 from crmuons.runs import Run
 from tests.integration.conftest import TRACKED, Bench, fill, output, wait_for
 
@@ -221,7 +222,7 @@ def test_a_full_disk_stops_the_run_and_freeing_space_continues_it(
         assert "No space left on device" in said
         assert "run.resume=auto continues" in said
         last = checkpoint.latest(disk / "full" / "checkpoints")
-        assert checkpoint.load_model(last)
+        assert saved_model.load_model(last)
         ballast.unlink()
         assert "finished after 200 steps" in output(bench.train(*words, "run.resume=auto"), 0)
 

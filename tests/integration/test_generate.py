@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from crmuons import checkpoint, config, ray_generate, ray_simulate, shards
+from crmuons import config, ray_generate, ray_simulate, shards
 from crmuons.data.events import EventArrays
 from crmuons.export import INPUTS, export, worst_difference
 from crmuons.generate import load_generator
-from crmuons.models import standalone
+from crmuons.models import saved_model, standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 from crmuons.models.standalone import Bundles
@@ -50,7 +50,7 @@ def save(folder, kind):
     torch.manual_seed(3)
     settings = config.Model(kind=kind, multiplicity="regressor" if kind == "baseline" else "mixture")
     model = BundleModel(settings, Features(cartesian=kind == "baseline").fit(toy_events()))
-    return checkpoint.save_model(folder / "model", model, {"model": settings.model_dump()})
+    return saved_model.save_model(folder / "model", model, {"model": settings.model_dump()})
 
 
 def contents(folder):

@@ -10,6 +10,7 @@ import torch
 
 from crmuons import checkpoint, config
 from crmuons.generate import load_generator
+from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 
@@ -30,7 +31,7 @@ def save(directory, step, model, value=0):
 def test_a_model_is_loaded_as_it_was_saved(tmp_path, model):
     saved = save(tmp_path, 3, model, value=7)
     assert saved.name == "step-00000003"
-    loaded, about = checkpoint.load_model(saved)
+    loaded, about = saved_model.load_model(saved)
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
     assert not loaded.training
@@ -40,7 +41,7 @@ def test_a_model_is_loaded_as_it_was_saved(tmp_path, model):
 
 def test_only_tensors_and_plain_values_are_loaded(tmp_path, model):
     saved = save(tmp_path, 1, model)
-    torch.save({"value": config.Model()}, saved / checkpoint.TRAINING_FILE)  # An object: its loading may run code.
+    torch.save({"value": config.Model()}, saved / saved_model.TRAINING_FILE)  # An object: its loading may run code.
     with pytest.raises(Exception, match=r"[Ww]eights.only"):
         checkpoint.load_training(saved)
 
@@ -72,7 +73,7 @@ def test_a_full_disk_is_an_os_error_and_the_earlier_checkpoint_is_intact(tmp_pat
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)
     assert [entry.name for entry in tmp_path.iterdir()] == [first.name]
-    checkpoint.load_model(first)
+    saved_model.load_model(first)
 
 
 def test_a_step_that_is_saved_again_replaces_the_first(tmp_path, model):
@@ -102,14 +103,14 @@ def test_without_a_selection_the_newest_is_the_best(tmp_path, model):
     save(tmp_path, 1, model)
     newest = save(tmp_path, 100_000_000 - 1, model)
     assert checkpoint.best(tmp_path) == newest
-    (tmp_path / checkpoint.BEST_FILE).write_text("step-00000777")  # Gone.
+    (tmp_path / saved_model.BEST_FILE).write_text("step-00000777")  # Gone.
     assert checkpoint.best(tmp_path) == newest
 
 
 def test_half_written_directories_are_no_checkpoints(tmp_path, model):
     save(tmp_path, 1, model)
     (tmp_path / ".step-00000002.partial").mkdir()
-    (tmp_path / ".step-00000002.partial" / checkpoint.WEIGHTS_FILE).write_bytes(b"half")
+    (tmp_path / ".step-00000002.partial" / saved_model.WEIGHTS_FILE).write_bytes(b"half")
     (tmp_path / "step-2").mkdir()
     assert list(checkpoint.steps(tmp_path)) == [1]
     assert save(tmp_path, 2, model).is_dir()
@@ -120,14 +121,14 @@ def test_what_cannot_be_loaded_is_named(tmp_path, model):
     with pytest.raises(FileNotFoundError, match=r"no model at .*nowhere: it has no model\.json; give a run"):
         load_generator(tmp_path / "nowhere")
     saved = save(tmp_path, 1, model)
-    about = json.loads((saved / checkpoint.SETTINGS_FILE).read_text())
-    (saved / checkpoint.SETTINGS_FILE).write_text(json.dumps(about | {"format": 99}))
+    about = json.loads((saved / saved_model.SETTINGS_FILE).read_text())
+    (saved / saved_model.SETTINGS_FILE).write_text(json.dumps(about | {"format": 99}))
     with pytest.raises(ValueError, match=r"model\.json has format 99, this crmuons reads format 1"):
-        checkpoint.load_model(saved)
+        saved_model.load_model(saved)
     wider = about | {"model": about["model"] | {"width": 9}}
-    (saved / checkpoint.SETTINGS_FILE).write_text(json.dumps(wider))
+    (saved / saved_model.SETTINGS_FILE).write_text(json.dumps(wider))
     with pytest.raises(RuntimeError, match="size mismatch"):
-        checkpoint.load_model(saved)
+        saved_model.load_model(saved)
 
 
 def test_a_generator_is_loaded_from_a_run_a_checkpoint_or_a_model_directory(tmp_path, model):
@@ -137,7 +138,7 @@ def test_a_generator_is_loaded_from_a_run_a_checkpoint_or_a_model_directory(tmp_
     checkpoint.choose_best(run / "checkpoints", first)
     assert load_generator(run).about["step"] == 1
     assert load_generator(checkpoint.path(run / "checkpoints", 2)).about["step"] == 2
-    copied = checkpoint.save_model(tmp_path / "model", model, ABOUT)
-    checkpoint.save_model(copied, model, ABOUT | {"step": 4})
+    copied = saved_model.save_model(tmp_path / "model", model, ABOUT)
+    saved_model.save_model(copied, model, ABOUT | {"step": 4})
     assert load_generator(str(copied)).about["step"] == 4
     assert sorted(os.listdir(tmp_path)) == ["model", "run"]  # noqa: PTH208 - names alone

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from crmuons import checkpoint, config
+from crmuons import config
 from crmuons.data.arrow import to_table, write_events
 from crmuons.data.events import EventArrays
 from crmuons.data.reader import take
@@ -23,6 +23,7 @@ from crmuons.evaluation.summaries import Sample
 from crmuons.evaluation.verdicts import HEADLINES, judge, show
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
+from crmuons.models.saved_model import save_model
 
 
 def toy_events(showers: int, seed: int, *, depths: int = 2, first_id: int = 0) -> EventArrays:
@@ -251,7 +252,7 @@ def saved_model(tmp_path):
     torch.manual_seed(0)
     model = BundleModel(settings.model, Features().fit(events))
     about = {"model": settings.model.model_dump(mode="json"), "config": settings.model_dump(mode="json"), "step": 1}
-    return str(checkpoint.save_model(tmp_path / "model", model, about))
+    return str(save_model(tmp_path / "model", model, about))
 
 
 def test_a_model_held_against_its_own_training_split_is_warned_about(saved_model, tmp_path):

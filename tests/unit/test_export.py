@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from crmuons import checkpoint, config
+from crmuons import config
 from crmuons.export import export, worst_difference
 from crmuons.generate import load_generator
-from crmuons.models import standalone
+from crmuons.models import saved_model, standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 from crmuons.models.ragged import Ragged
@@ -26,7 +26,7 @@ KINDS = {
 def save(kind, folder, events):
     torch.manual_seed(3)
     model = BundleModel(KINDS[kind], Features(cartesian=kind == "baseline").fit(events))
-    return checkpoint.save_model(folder / "model", model, {"model": KINDS[kind].model_dump()})
+    return saved_model.save_model(folder / "model", model, {"model": KINDS[kind].model_dump()})
 
 
 @pytest.fixture(params=KINDS)
@@ -83,7 +83,7 @@ COUNTS = torch.tensor([1, 10_000, 2, 1, 300, 7, 4096, 64])
 
 
 def test_the_networks_stated_for_speed_are_those_that_are_trained(model_dir, primaries):
-    model, _ = checkpoint.load_model(model_dir)
+    model, _ = saved_model.load_model(model_dir)
     network, given, ragged = (
         standalone.Network(model.state_dict()),
         torch.from_numpy(primaries),
@@ -118,7 +118,7 @@ def test_scores_become_the_quantiles_of_the_trained_features_without_a_search(to
 
 
 def test_a_network_that_is_not_stated_is_not_drawn_from(model_dir):
-    model, _ = checkpoint.load_model(model_dir)
+    model, _ = saved_model.load_model(model_dir)
     weights = model.state_dict() | {"generator.layers.0.gate.weight": torch.ones(1)}
     with pytest.raises(ValueError, match=r"knows no weights named 'generator\.layers\.0\.gate\.weight'"):
         standalone.Network(weights)

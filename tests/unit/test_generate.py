@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from crmuons import checkpoint, config
+from crmuons import config
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
 from crmuons.generate import BundleGenerator, choose_device, load_generator
-from crmuons.models import standalone
+from crmuons.models import saved_model, standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 
@@ -129,7 +129,7 @@ def test_n_beyond_all_integers_is_refused_or_capped(generator, primaries, monkey
 
 def test_a_damaged_model_is_said_to_be_one(generator, tmp_path):
     about = {"model": config.Model(width=8, multiplicity_width=8, multiplicity_components=2).model_dump()}
-    directory = checkpoint.save_model(tmp_path / "model", generator.model, about)
+    directory = saved_model.save_model(tmp_path / "model", generator.model, about)
     weights = directory / "weights.pt"
     whole = weights.read_bytes()
     for content in (b"", whole[: len(whole) // 2], b"x" * 1000):

@@ -10,6 +10,7 @@ import torch
 
 from crmuons import checkpoint, config, remote_runs, runs, worker
 from crmuons.generate import load_generator
+from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 from crmuons.remote_runs import NotStoredError, Stored, Uploads
@@ -242,5 +243,5 @@ def test_a_model_directory_at_a_url_is_fetched_as_it_is_now(url, tmp_path):
     for step in (3, STEPS):
         about = {"model": settings.model_dump(mode="json"), "step": step}
         files.remove_tree(url)
-        files.put_tree(checkpoint.save_model(tmp_path / "model", BundleModel(settings), about), url)
+        files.put_tree(saved_model.save_model(tmp_path / "model", BundleModel(settings), about), url)
         assert load_generator(url).about["step"] == step

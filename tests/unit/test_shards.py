@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from crmuons import checkpoint, config, shards
+from crmuons import config, shards
 from crmuons.cli import main
 from crmuons.data import reader, schema, selection
 from crmuons.data.sampler import Unit
 from crmuons.generate import load_generator
-from crmuons.models import standalone
+from crmuons.models import saved_model, standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 from crmuons.primaries import PrimaryFiles
@@ -38,7 +38,7 @@ def model_dir(tmp_path_factory, events):
     torch.manual_seed(3)
     settings = config.Model(width=16, multiplicity_width=8)
     model = BundleModel(settings, Features().fit(events))
-    return checkpoint.save_model(tmp_path_factory.mktemp("run") / "model", model, {"model": settings.model_dump()})
+    return saved_model.save_model(tmp_path_factory.mktemp("run") / "model", model, {"model": settings.model_dump()})
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +149,10 @@ def test_other_primaries_another_model_and_a_foreign_directory_are_refused(
     events.primaries[17, 0] /= 1.01
     with pytest.raises(ValueError, match="primaries was"):
         generate(model_dir, other, tmp_path / "out")
-    model, about = checkpoint.load_model(model_dir)
+    model, about = saved_model.load_model(model_dir)
     model.generator.out.bias += 0.1
     with pytest.raises(ValueError, match="model was"):
-        generate(checkpoint.save_model(tmp_path / "model", model, about), primaries_file, tmp_path / "out")
+        generate(saved_model.save_model(tmp_path / "model", model, about), primaries_file, tmp_path / "out")
     with pytest.raises(ValueError, match=r"holds other files and no request\.json"):
         generate(model_dir, primaries_file, tmp_path)
     (tmp_path / "out" / "request.json").write_text("{")

@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from crmuons import checkpoint, config
+from crmuons import config
 from crmuons.cli import main
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
 from crmuons.data.events import EventArrays
 from crmuons.generate import load_generator
 from crmuons.journal import Journal
+from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 from crmuons.provenance import git_commit
@@ -318,7 +319,7 @@ def model_dir(tmp_path: Path) -> Path:
         muons=random.lognormal(2.0, 1.0, (events * muons, 3)).astype(np.float32),
     )
     model = BundleModel(settings, Features().fit(sample))
-    return checkpoint.save_model(tmp_path / "model", model, {"format": 1, "model": settings.model_dump(mode="json")})
+    return saved_model.save_model(tmp_path / "model", model, {"format": 1, "model": settings.model_dump(mode="json")})
 
 
 def test_logged_model_generates_bundles_through_mlflow(start, client, model_dir, tmp_path):

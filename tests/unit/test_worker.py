@@ -10,6 +10,7 @@ import torch
 
 from crmuons import checkpoint, config, tensorboard, worker
 from crmuons.generate import load_generator
+from crmuons.models import saved_model
 from crmuons.models.features import Features
 from crmuons.runs import Run
 from crmuons.tracking.interface import NullTracker
@@ -92,7 +93,7 @@ def same(one, other, path=""):
 
 def states(run, step):
     saved = checkpoint.path(run.checkpoints, step)
-    return checkpoint.load_training(saved), torch.load(saved / checkpoint.WEIGHTS_FILE, weights_only=True)
+    return checkpoint.load_training(saved), torch.load(saved / saved_model.WEIGHTS_FILE, weights_only=True)
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 5])
@@ -114,10 +115,10 @@ def test_a_run_killed_while_it_saved_goes_on_from_the_checkpoint_before(prepared
     shutil.copytree(Run(killed.directory.parent / "whole").checkpoints, killed.checkpoints)
     for later in (4, STEPS):  # As if step 4 had been half written.
         shutil.rmtree(checkpoint.path(killed.checkpoints, later))
-    (killed.checkpoints / checkpoint.BEST_FILE).unlink(missing_ok=True)
+    (killed.checkpoints / saved_model.BEST_FILE).unlink(missing_ok=True)
     partial = killed.checkpoints / ".step-00000004.partial"
     partial.mkdir()
-    (partial / checkpoint.WEIGHTS_FILE).write_bytes(b"half of it")
+    (partial / saved_model.WEIGHTS_FILE).write_bytes(b"half of it")
     assert train(settings, killed) == "finished"
     for one, other in zip(states(Run(killed.directory.parent / "whole"), STEPS), states(killed, STEPS), strict=True):
         same(one, other)
@@ -152,7 +153,7 @@ def test_a_nan_leaves_the_last_checkpoint_good(prepared, monkeypatch):
     train_until(settings, run, 3)
     state = checkpoint.load_training(checkpoint.path(run.checkpoints, 3))
     next(iter(state["trainer"]["critic"].values()))[0] = math.nan  # As a run that went wrong would have it.
-    torch.save(state, checkpoint.path(run.checkpoints, 3) / checkpoint.TRAINING_FILE)
+    torch.save(state, checkpoint.path(run.checkpoints, 3) / saved_model.TRAINING_FILE)
     with pytest.raises(NonFiniteError, match="step 3: a loss or a gradient on rank 0 is NaN"):
         train(settings, run)
     assert list(checkpoint.steps(run.checkpoints)) == [2, 3]
@@ -192,7 +193,7 @@ def test_tensorboard_shows_every_metric_of_every_step_and_the_weights_at_validat
             (step, pytest.approx(value, rel=1e-6)) for step, value in told
         ]
     assert {name for line in lines for name in line} - {"step"} == set(read.Tags()["scalars"])
-    weights = checkpoint.load_model(run.model)[0]
+    weights = saved_model.load_model(run.model)[0]
     for name, values in weights.named_parameters():
         shown = read.Histograms(f"weights/{name}")
         assert [event.step for event in shown] == [0, 4, 6]

@@ -1,0 +1,75 @@
+"""Model directories: weights, settings and provenance, which torch alone loads."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crmuons import config
+from crmuons.models.bundle_model import BundleModel
+from crmuons.models.features import Features
+
+SETTINGS_FILE, WEIGHTS_FILE = "model.json", "weights.pt"
+
+
+FORMAT = 1
+
+
+def save_model(directory: Path, model: BundleModel, about: Mapping[str, Any]) -> Path:
+    """Write a model directory, replacing an earlier one of the same name."""
+    partial = directory.with_name(f".{directory.name}.partial")
+    remove_atomically(partial)
+    partial.mkdir(parents=True)
+    write_model_files(partial, model, about)
+    remove_atomically(directory)
+    partial.rename(directory)
+    return directory
+
+
+def load_model(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
+    """Read a model directory: the model, ready to generate, and what model.json says about it.
+
+    Raises:
+        FileNotFoundError: if it is no model directory.
+        ValueError: if it was written by another version's format.
+    """
+    settings_file = directory / SETTINGS_FILE
+    if not settings_file.is_file():
+        msg = f"no model at {directory}: it has no {SETTINGS_FILE}; give a run, a checkpoint or a model directory"
+        raise FileNotFoundError(msg)
+    about: dict[str, Any] = json.loads(settings_file.read_text())
+    if about.get("format") != FORMAT:
+        msg = f"{settings_file} has format {about.get('format')}, this crmuons reads format {FORMAT}"
+        raise ValueError(msg)
+    settings = config.Model.model_validate(about["model"])
+    model = BundleModel(settings, Features(cartesian=settings.kind == "baseline"))
+    model.load_state_dict(torch.load(directory / WEIGHTS_FILE, map_location="cpu", weights_only=True))
+    return model.eval().requires_grad_(requires_grad=False), about
+
+
+def write_model_files(directory: Path, model: BundleModel, about: Mapping[str, Any]) -> None:
+    write_tensors(directory / WEIGHTS_FILE, model.state_dict())
+    with (directory / SETTINGS_FILE).open("w") as file:
+        json.dump({"format": FORMAT, **about}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_tensors(target: Path, state: Mapping[str, Any]) -> None:
+    with target.open("wb") as file:
+        torch.save(dict(state), file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def remove_atomically(directory: Path) -> None:
+    """Remove a directory; what is half removed no longer bears its name."""
+    if directory.exists():
+        doomed = directory.with_name(f".{directory.name}.old")
+        shutil.rmtree(doomed, ignore_errors=True)
+        directory.rename(doomed)
+        shutil.rmtree(doomed)
