@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64, UInt64
 
-from crmuons import checkpoint, remote_models
+from crmuons import remote_models
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
 from crmuons.data.events import EventArrays
 from crmuons.models import saved_model, standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.standalone import Network
+from crmuons.runs import checkpoint
 
 RANGE_MARGIN = 0.01
 MAX_MUONS_PER_EVENT = 2**21  # An event is made in one piece: 2 GB of hidden numbers.

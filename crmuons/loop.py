@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 import torch
 
-from crmuons import checkpoint, config, distributed
+from crmuons import config, distributed
 from crmuons.data.loader import Stream
 from crmuons.data.quarantine import Tally
 from crmuons.models.bundle_model import BundleModel
+from crmuons.runs import checkpoint
 from crmuons.sets import Sets
 from crmuons.trainer import Terms, Trainer
 

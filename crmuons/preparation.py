@@ -7,7 +7,7 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import torch
 
-from crmuons import config, runs
+from crmuons import config
 from crmuons.data import manifest, schema
 from crmuons.data.events import EventArrays
 from crmuons.data.parquet import named_if_damaged
@@ -16,6 +16,7 @@ from crmuons.data.sample import sample_events
 from crmuons.data.selection import Selection, training_selection
 from crmuons.evaluation import metrics
 from crmuons.models.features import Features
+from crmuons.runs import directory
 from crmuons.storage import files
 from crmuons.storage.files import File
 from crmuons.storage.redact import without_credentials
@@ -99,7 +100,7 @@ def _list_files(data: config.Data, train: Selection) -> list[File]:
     try:
         listed = manifest.event_files(data.train, train.bounds)
     except FileNotFoundError as error:
-        if not runs.in_ray_job():
+        if not directory.in_ray_job():
             raise
         msg = (
             f"{error}; a Ray job runs in a copy of its working directory, without what git ignores: give absolute paths"

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 
 from crmuons import ray_desk
-from crmuons.runs import Run
+from crmuons.runs.directory import Run
 from crmuons.storage import atomic
 
 logger = logging.getLogger(__name__)

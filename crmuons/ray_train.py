@@ -26,7 +26,6 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from crmuons import (
-    checkpoint,
     config,
     ray_cluster,
     ray_data,
@@ -34,8 +33,6 @@ from crmuons import (
     ray_mirror,
     ray_preflight,
     ray_tokens,
-    remote_runs,
-    runs,
     tensorboard,
     worker,
 )
@@ -43,7 +40,8 @@ from crmuons.loop import Metrics, Outcome
 from crmuons.preparation import prepare, refuse_credentials
 from crmuons.ray_scaling import Losses, scaling_config
 from crmuons.result import Result
-from crmuons.runs import Run
+from crmuons.runs import checkpoint, directory, remote
+from crmuons.runs.directory import Run
 from crmuons.storage import files
 from crmuons.tracking.uri import resolve_uri
 from crmuons.trainer import NonFiniteError
@@ -71,10 +69,10 @@ def run_training(settings: config.Config) -> Result:
     """
     refuse_credentials(settings)
     tensorboard.check_installed(settings)
-    if (url := runs.storage_url(settings)) is not None:
+    if (url := directory.storage_url(settings)) is not None:
         files.check_writable(url)
-    run = runs.find_run(settings)
-    remote_runs.fetch_start(run)
+    run = directory.find_run(settings)
+    remote.fetch_start(run)
     started = run.has_started()
     if started:
         run.check_unchanged(settings)
@@ -86,7 +84,7 @@ def run_training(settings: config.Config) -> Result:
         scaling = None if here else ray_preflight.check(settings, data, lambda: scaling_config(settings.scaling))
         if origin is not None:  # Only now is anything written: what was refused above can be tried again.
             run.prepare(settings, *origin)
-        remote_runs.start(run)
+        remote.start(run)
         logger.info("%s run %s", "continuing" if started else "starting", run.place)
         outcome = _attempt(settings, run, scaling)
     return Result(run, outcome)
@@ -203,7 +201,7 @@ def _reporter(run: Run) -> worker.Report:
 
 def _tracking_base(settings: config.Config) -> Path:
     """Where a plain `mlflow ui` finds the runs: beside the directory of the runs."""
-    return runs.storage_path(settings).parent
+    return directory.storage_path(settings).parent
 
 
 def _sentence(error: BaseException) -> str:
@@ -217,7 +215,7 @@ def _sentence(error: BaseException) -> str:
 
 
 def _with_remedy(reason: str, run: Run) -> str:
-    last = max(remote_runs.Stored.of(run).step, *checkpoint.steps(run.checkpoints), -1)
+    last = max(remote.Stored.of(run).step, *checkpoint.steps(run.checkpoints), -1)
     where = (
         "no checkpoint was written"
         if last < 0

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from crmuons import checkpoint, journal
+from crmuons import journal
 from crmuons.loop import Outcome
-from crmuons.remote_runs import Stored
-from crmuons.runs import Run
+from crmuons.runs import checkpoint
+from crmuons.runs.directory import Run
+from crmuons.runs.remote import Stored
 
 
 @dataclass(frozen=True)

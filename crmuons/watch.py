@@ -11,7 +11,7 @@ from typing import Any
 from crmuons import config
 from crmuons.loop import Metrics
 from crmuons.progress import progress
-from crmuons.runs import Run
+from crmuons.runs.directory import Run
 from crmuons.watch_staging import StagingWatch
 
 logger = logging.getLogger(__name__)

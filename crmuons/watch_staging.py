@@ -7,7 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from crmuons.progress import progress
-from crmuons.runs import Run
+from crmuons.runs.directory import Run
 from crmuons.storage.staging.download import REPORT, WARNING
 from crmuons.storage.staging.stager import read_progress
 

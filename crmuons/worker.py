@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from crmuons import checkpoint, config, distributed, provenance, remote_runs
+from crmuons import config, distributed, provenance
 from crmuons.batch import EventBatch
 from crmuons.data import loader, reader, sampler, shards
 from crmuons.data.quarantine import Tally
@@ -27,8 +27,9 @@ from crmuons.memory import keep_freed_memory
 from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.profiling import StepProfiler
-from crmuons.remote_runs import Uploads
-from crmuons.runs import Run
+from crmuons.runs import checkpoint, remote
+from crmuons.runs.directory import Run
+from crmuons.runs.remote import Uploads
 from crmuons.sets import Sets
 from crmuons.storage import atomic
 from crmuons.storage.staging import stager
@@ -71,7 +72,7 @@ def train(
     """
     _check_device(device)
     set_up_torch(settings)
-    remote_runs.fetch_start(run)
+    remote.fetch_start(run)
     trainer = Trainer(settings, run.load_features(settings), device)
     state = _last_state(run, device)
     batches = _stream(settings, run, None if state is None else state["stream"], read, trainer.prepare)
@@ -109,7 +110,7 @@ def train(
         batches.close()
         at_the_end.close()
         if uploads is not None:
-            uploads.wait(remote_runs.FAILURE_WAIT_S)
+            uploads.wait(remote.FAILURE_WAIT_S)
         tracker.finish(status)
     return outcome
 
@@ -170,7 +171,7 @@ def about(settings: config.Config, run: Run, step: int) -> dict[str, object]:
 def _last_state(run: Run, device: torch.device) -> dict[str, Any] | None:
     """What the last checkpoint holds, None where there is none; of a run kept at a URL rank 0 says which is the last."""
     if distributed.rank() == 0:
-        remote_runs.fetch_newest(run)
+        remote.fetch_newest(run)
     last = checkpoint.latest(run.checkpoints)
     if run.url is None:
         return None if last is None else checkpoint.load_training(last)

@@ -10,7 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from crmuons import config, runs
+from crmuons import config
+from crmuons.runs.directory import storage_path, storage_url
 from tune.options import Options
 from tune.spaces import Space
 
@@ -34,7 +35,7 @@ def find(settings: config.Config, definition: Mapping[str, Any]) -> Path:
     Raises:
         ValueError: if there is one and it is not to be continued, or was started with something else.
     """
-    if runs.storage_url(settings) is not None:
+    if storage_url(settings) is not None:
         msg = f"run.storage_path = {settings.run.storage_path} is a URL; the trials of a sweep need a directory that all nodes reach"
         raise ValueError(msg)
     fixed = {path: value for path, value in _flat(definition).items() if not MAY_CHANGE.fullmatch(path)}
@@ -42,7 +43,7 @@ def find(settings: config.Config, definition: Mapping[str, Any]) -> Path:
     if name.endswith(settings.digest()):  # Not given by the user.
         digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:8]
         name = f"{name.removesuffix(settings.digest())}sweep-{digest}"
-    directory = runs.storage_path(settings) / name
+    directory = storage_path(settings) / name
     if not directory.exists() or {path.name for path in directory.iterdir()} <= {LOCK_FILE}:
         return directory
     if settings.run.resume == "never" or not (directory / SWEEP_FILE).is_file():

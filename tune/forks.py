@@ -4,9 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
-from crmuons import checkpoint, config
+from crmuons import config
 from crmuons.models import saved_model
-from crmuons.runs import Run
+from crmuons.runs import checkpoint
+from crmuons.runs.directory import Run
 from crmuons.storage import atomic
 from tune.trials import Trial, scores
 

@@ -9,8 +9,9 @@ from typing import Literal
 
 import ray
 
-from crmuons import config, ray_cluster, ray_preflight, ray_scaling, ray_train, runs, tensorboard
+from crmuons import config, ray_cluster, ray_preflight, ray_scaling, ray_train, tensorboard
 from crmuons.preparation import refuse_credentials
+from crmuons.runs.directory import storage_path
 from crmuons.storage import atomic
 from crmuons.tracking.interface import Status
 from crmuons.tracking.tracker import Tracker
@@ -151,4 +152,4 @@ def _open_tracker(directory: Path, settings: config.Config, space: Space, option
 
 def _tracking_uri(settings: config.Config) -> str:
     """As of a single run: beside the directory of the runs."""
-    return resolve_uri(runs.storage_path(settings).parent)
+    return resolve_uri(storage_path(settings).parent)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from crmuons import config
-from crmuons.runs import Run
+from crmuons.runs.directory import Run
 from crmuons.trainer import NonFiniteError
 from tune.search import Tried
 from tune.spaces import Space, Values

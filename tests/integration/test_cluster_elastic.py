@@ -18,9 +18,10 @@ import psutil
 import pytest
 import ray
 
-from crmuons import checkpoint, config
+from crmuons import config
 from crmuons.data import quarantine, reader, sampler, selection
-from crmuons.runs import Run
+from crmuons.runs import checkpoint
+from crmuons.runs.directory import Run
 from tests.integration.conftest import RAY_PORTS, Bench, output, wait_for
 from tests.integration.federation.servers import free_ports
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from crmuons import checkpoint
-from crmuons.runs import Run
+from crmuons.runs import checkpoint
+from crmuons.runs.directory import Run
 from tests.integration.conftest import Bench, output, wait_for
 
 ROOT = Path(__file__).parents[2]

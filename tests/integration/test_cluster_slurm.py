@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from crmuons import checkpoint
-from crmuons.runs import Run
+from crmuons.runs import checkpoint
+from crmuons.runs.directory import Run
 from tests.integration.conftest import Bench, wait_for
 from tests.integration.slurm.slurm import Slurm, missing, slurm
 

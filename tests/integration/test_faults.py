@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from crmuons import checkpoint
 from crmuons.cli import main
 from crmuons.models import saved_model
-from crmuons.runs import Run
+from crmuons.runs import checkpoint
+from crmuons.runs.directory import Run
 from tests.integration.conftest import TRACKED, Bench, fill, output, wait_for
 
 

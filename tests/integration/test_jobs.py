@@ -13,7 +13,7 @@ import psutil
 import pytest
 from ray.util import get_node_ip_address
 
-from crmuons import checkpoint
+from crmuons.runs import checkpoint
 from tests.integration.conftest import RAY_PORTS, TRACKED, Bench, output, takes_jobs, wait_for
 from tests.integration.federation.servers import free_ports
 

@@ -15,8 +15,9 @@ import psutil
 import pytest
 import torch
 
-from crmuons import checkpoint, ray_metrics
+from crmuons import ray_metrics
 from crmuons.cli import main
+from crmuons.runs import checkpoint
 from tests.integration.conftest import TRACKED, Bench, output, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]

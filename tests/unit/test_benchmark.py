@@ -10,7 +10,7 @@ from crmuons.benchmark import events, figures, read, reference, roofline, scale,
 from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.timing import Times
 from crmuons.result import Result
-from crmuons.runs import Run
+from crmuons.runs.directory import Run
 
 
 def test_a_figure_is_work_over_seconds_and_the_ratio_is_taken_round_by_round():

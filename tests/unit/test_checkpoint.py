@@ -8,11 +8,12 @@ import signal
 import pytest
 import torch
 
-from crmuons import checkpoint, config
+from crmuons import config
 from crmuons.generate import load_generator
 from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
+from crmuons.runs import checkpoint
 
 MODEL = config.Model(width=8, multiplicity_width=8, multiplicity_components=2)
 ABOUT = {"model": MODEL.model_dump(mode="json"), "step": 3}

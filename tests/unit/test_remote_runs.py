@@ -8,13 +8,14 @@ import fsspec
 import pytest
 import torch
 
-from crmuons import checkpoint, config, remote_runs, runs, worker
+from crmuons import config, worker
 from crmuons.generate import load_generator
 from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
-from crmuons.remote_runs import NotStoredError, Stored, Uploads
-from crmuons.runs import Run
+from crmuons.runs import checkpoint, directory, remote
+from crmuons.runs.directory import Run
+from crmuons.runs.remote import NotStoredError, Stored, Uploads
 from crmuons.storage import artifacts, files
 
 STEPS = 6
@@ -24,7 +25,7 @@ STEPS = 6
 def quick(monkeypatch, tmp_path):
     """A machine of its own, retries without waits, and no figures, which cost more than the run."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote_runs, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.01)
     monkeypatch.setattr("crmuons.evaluation.figures.marginals", lambda truth, generated: None)
 
 
@@ -56,9 +57,9 @@ def start(data, toy_events):
     """Start the run of these settings, as `crmuons train` does."""
 
     def start(settings):
-        run = runs.find_run(settings)
+        run = directory.find_run(settings)
         run.prepare(settings, data, Features().fit(toy_events(120, seed=2)), toy_events(110, seed=9))
-        remote_runs.start(run)
+        remote.start(run)
         return run
 
     return start
@@ -75,7 +76,7 @@ def on_another_machine(run):
 
 
 def steps_at(url):
-    return [checkpoint.step(name) for name in artifacts.find(f"{url}/r", remote_runs.STEPS)]
+    return [checkpoint.step(name) for name in artifacts.find(f"{url}/r", remote.STEPS)]
 
 
 def test_a_run_goes_on_elsewhere_and_ends_with_the_model_of_an_unbroken_one(tmp_path, url, start):
@@ -87,9 +88,9 @@ def test_a_run_goes_on_elsewhere_and_ends_with_the_model_of_an_unbroken_one(tmp_
     for written_later in artifacts.find(run.url, rf"(step|model)-{STEPS:08d}"):
         files.remove_tree(f"{run.url}/{written_later}")
     run = on_another_machine(run)
-    found = runs.find_run(settings)
+    found = directory.find_run(settings)
     assert found == run
-    remote_runs.fetch_start(found)
+    remote.fetch_start(found)
     found.check_unchanged(settings)
     assert train(settings, found) == "finished"
     (name,) = artifacts.find(run.url, rf"model-{STEPS:08d}")
@@ -110,7 +111,7 @@ def test_the_newest_and_the_best_stay(url, start, monkeypatch):
     train(settings, run)
     assert steps_at(url) == [2, STEPS]
     shutil.rmtree(run.directory)
-    remote_runs.fetch_newest(run)
+    remote.fetch_newest(run)
     assert list(checkpoint.steps(run.checkpoints)) == steps_at(url)
     assert checkpoint.selected(run.checkpoints).name == "step-00000002"
 
@@ -125,7 +126,7 @@ def test_a_half_written_checkpoint_and_a_damaged_one_are_passed_over(url, start,
         path = fsspec.core.url_to_fs(f"{run.url}/{name}/{file}")[1]
         memory.pipe_file(path, memory.cat_file(path)[:-1] + b"?")
     run = on_another_machine(run)
-    remote_runs.fetch_newest(run)
+    remote.fetch_newest(run)
     assert checkpoint.latest(run.checkpoints).name == "step-00000002"
     assert "going on from the checkpoint before it" in caplog.text
 
@@ -201,14 +202,14 @@ def test_a_copy_of_another_run_of_the_same_name_is_not_mixed_in(url, start, data
     shutil.rmtree(run.directory)
     shutil.move(run.directory.parent / "kept", run.directory)
     with pytest.raises(ValueError, match=r"this machine's copy of another run than the one at .*; move it away"):
-        remote_runs.fetch_start(run)
+        remote.fetch_start(run)
 
 
 def test_a_name_that_is_taken_at_the_url_is_taken_everywhere(url, start):
     run = on_another_machine(start(settings_of(url)))
     with pytest.raises(ValueError, match=rf"run 'r' exists in {url}; continue it with run\.resume=auto"):
-        runs.find_run(settings_of(url, "run.resume=never"))
-    assert runs.find_run(settings_of(f"{url}/")) == run
+        directory.find_run(settings_of(url, "run.resume=never"))
+    assert directory.find_run(settings_of(f"{url}/")) == run
 
 
 def test_a_run_whose_start_was_not_all_written_never_began_and_is_started_anew(url, start):
@@ -217,10 +218,10 @@ def test_a_run_whose_start_was_not_all_written_never_began_and_is_started_anew(u
     (half,) = artifacts.find(run.url, "start")
     fsspec.filesystem("memory").rm_file(fsspec.core.url_to_fs(f"{run.url}/{half}/manifest.json")[1])
     run = on_another_machine(run)
-    remote_runs.fetch_start(run)
+    remote.fetch_start(run)
     assert not run.has_started()
     assert start(settings) == run
-    remote_runs.fetch_start(run)
+    remote.fetch_start(run)
     assert run.has_started()
 
 

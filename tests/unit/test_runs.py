@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from crmuons import config, runs
+from crmuons import config
 from crmuons.models.features import Features
 from crmuons.result import Result
-from crmuons.runs import Run
+from crmuons.runs.directory import Path, Run, find_run, storage_path
 from crmuons.storage.files import File
 
 
@@ -23,37 +23,37 @@ def start(directory, settings, toy_events):
 def test_a_new_run_has_the_name_of_its_settings_and_repeats_are_numbered(tmp_path, toy_events):
     settings = load(tmp_path)
     for expected in ("", "-2", "-3"):
-        run = runs.find_run(settings)
+        run = find_run(settings)
         assert run.directory == tmp_path / f"{settings.run.name}{expected}"
         start(run.directory, settings, toy_events)
     for number in range(4, 12):
         (tmp_path / f"{settings.run.name}-{number}").mkdir()
-    assert runs.find_run(settings).directory.name == f"{settings.run.name}-12"  # By number: "-9" is not the last.
+    assert find_run(settings).directory.name == f"{settings.run.name}-12"  # By number: "-9" is not the last.
 
 
 def test_auto_continues_the_newest_run_that_was_started(tmp_path, toy_events):
     settings = load(tmp_path, "run.resume=auto")
-    assert runs.find_run(settings).directory.name == settings.run.name  # None yet: a new one.
+    assert find_run(settings).directory.name == settings.run.name  # None yet: a new one.
     for suffix in ("", "-2", "-10"):
         start(tmp_path / f"{settings.run.name}{suffix}", settings, toy_events)
     (tmp_path / f"{settings.run.name}-11").mkdir()  # Never started.
-    assert runs.find_run(settings).directory.name == f"{settings.run.name}-10"
+    assert find_run(settings).directory.name == f"{settings.run.name}-10"
 
 
 def test_a_name_that_was_chosen_is_used_once_or_continued(tmp_path, toy_events):
     settings = load(tmp_path, "run.name=mc")
-    start(runs.find_run(settings).directory, settings, toy_events)
+    start(find_run(settings).directory, settings, toy_events)
     with pytest.raises(ValueError, match=r"run 'mc' exists in .*run\.resume=auto, or choose another run\.name"):
-        runs.find_run(settings)
-    assert runs.find_run(load(tmp_path, "run.name=mc", "run.resume=auto")).directory == tmp_path / "mc"
+        find_run(settings)
+    assert find_run(load(tmp_path, "run.name=mc", "run.resume=auto")).directory == tmp_path / "mc"
 
 
 @pytest.mark.parametrize("other", ["mc-pions-3", "mc-3"])
 def test_a_run_whose_name_begins_alike_is_another_run(tmp_path, toy_events, other):
     settings = load(tmp_path, f"run.name={other}")
     start(tmp_path / other, settings, toy_events)
-    assert runs.find_run(load(tmp_path, "run.name=mc", "run.resume=auto")).directory == tmp_path / "mc"
-    assert runs.find_run(load(tmp_path, f"run.name={other}", "run.resume=auto")).directory == tmp_path / other
+    assert find_run(load(tmp_path, "run.name=mc", "run.resume=auto")).directory == tmp_path / "mc"
+    assert find_run(load(tmp_path, f"run.name={other}", "run.resume=auto")).directory == tmp_path / other
 
 
 def test_settings_that_make_another_run_are_refused_by_name(tmp_path, toy_events):
@@ -120,7 +120,7 @@ def test_the_lowest_value_of_a_metric_is_the_one_that_is_told(tmp_path):
 def test_runs_of_a_ray_job_outlive_its_working_directory(tmp_path, monkeypatch):
     settings = config.load(None, ["train.steps=5", "run.storage_path=here"])
     monkeypatch.chdir(tmp_path)
-    assert runs.storage_path(settings) == tmp_path / "here"
+    assert storage_path(settings) == tmp_path / "here"
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    assert runs.storage_path(settings) == runs.Path.home() / "here"
-    assert runs.storage_path(load(tmp_path)) == tmp_path
+    assert storage_path(settings) == Path.home() / "here"
+    assert storage_path(load(tmp_path)) == tmp_path

@@ -7,7 +7,8 @@ import tomllib
 import pytest
 import torch
 
-from crmuons import checkpoint, config, worker
+from crmuons import config, worker
+from crmuons.runs import checkpoint
 from crmuons.trainer import NonFiniteError
 from tune import conclusion, directory, forks, results
 from tune.conductor import Conductor, Origins

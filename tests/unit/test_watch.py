@@ -5,7 +5,7 @@ import logging
 import time
 
 from crmuons import config
-from crmuons.runs import Run
+from crmuons.runs.directory import Run
 from crmuons.watch import _new_lines, progress_of
 
 

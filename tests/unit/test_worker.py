@@ -8,11 +8,12 @@ import shutil
 import pytest
 import torch
 
-from crmuons import checkpoint, config, tensorboard, worker
+from crmuons import config, tensorboard, worker
 from crmuons.generate import load_generator
 from crmuons.models import saved_model
 from crmuons.models.features import Features
-from crmuons.runs import Run
+from crmuons.runs import checkpoint
+from crmuons.runs.directory import Run
 from crmuons.tracking.interface import NullTracker
 from crmuons.trainer import NonFiniteError, Trainer
 

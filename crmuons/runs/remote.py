@@ -25,8 +25,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from crmuons import checkpoint
-from crmuons.runs import START, Run
+from crmuons.runs import checkpoint
+from crmuons.runs.directory import START, Run
 from crmuons.storage import artifacts, atomic, files
 
 logger = logging.getLogger(__name__)
