@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from crmuons.runs import directory
+from crmuons.runs import location
 from crmuons.storage import files
 from crmuons.storage.files import File
 from crmuons.tracking.reach import trouble
@@ -139,7 +139,7 @@ def _storage_faults(errand: Errand) -> Iterator[str]:
     try:
         if errand.mark is None:
             files.check_writable(errand.storage)
-            files.check_writable(str(directory.caches()))  # The node's own copy of the run is there.
+            files.check_writable(str(location.caches()))  # The node's own copy of the run is there.
             return
         mark = Path(errand.storage, errand.mark)
         if not mark.is_file():

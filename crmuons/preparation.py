@@ -16,7 +16,7 @@ from crmuons.data.sample import sample_events
 from crmuons.data.selection import Selection, training_selection
 from crmuons.evaluation import metrics
 from crmuons.models.features import Features
-from crmuons.runs import directory
+from crmuons.runs import location
 from crmuons.storage import files
 from crmuons.storage.files import File
 from crmuons.storage.redact import without_credentials
@@ -100,7 +100,7 @@ def _list_files(data: config.Data, train: Selection) -> list[File]:
     try:
         listed = manifest.event_files(data.train, train.bounds)
     except FileNotFoundError as error:
-        if not directory.in_ray_job():
+        if not location.in_ray_job():
             raise
         msg = (
             f"{error}; a Ray job runs in a copy of its working directory, without what git ignores: give absolute paths"

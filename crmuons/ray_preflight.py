@@ -10,7 +10,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from crmuons import config, preflight, ray_tokens
 from crmuons.preflight import Errand, Findings
-from crmuons.runs import directory
+from crmuons.runs import location
 from crmuons.storage.files import File
 from crmuons.tracking.reach import trouble
 from crmuons.tracking.uri import resolve_uri
@@ -51,14 +51,14 @@ def check(settings: config.Config, data: Sequence[File], plan: Callable[[], Plan
 
 
 def _faults_of_nodes(settings: config.Config, data: Sequence[File]) -> list[str]:
-    uri = resolve_uri(directory.storage_path(settings).parent) if settings.tracking.enabled else None
+    uri = resolve_uri(location.storage_path(settings).parent) if settings.tracking.enabled else None
     nodes = _other_nodes()
     if not nodes:
         if uri is not None:
             _warn_of_tracking(uri, {"this node": trouble(uri)})
         return []
-    url = directory.storage_url(settings)
-    storage = directory.storage_path(settings)
+    url = location.storage_url(settings)
+    storage = location.storage_path(settings)
     with nullcontext() if url is not None else preflight.marked(storage) as mark:
         errand = Errand(url or str(storage), mark, data[0] if data else None, uri)
         found, told = _try_on(nodes, errand)

@@ -40,7 +40,7 @@ from crmuons.loop import Metrics, Outcome
 from crmuons.preparation import prepare, refuse_credentials
 from crmuons.ray_scaling import Losses, scaling_config
 from crmuons.result import Result
-from crmuons.runs import checkpoint, directory, remote
+from crmuons.runs import checkpoint, directory, location, remote
 from crmuons.runs.directory import Run
 from crmuons.storage import files
 from crmuons.tracking.uri import resolve_uri
@@ -69,7 +69,7 @@ def run_training(settings: config.Config) -> Result:
     """
     refuse_credentials(settings)
     tensorboard.check_installed(settings)
-    if (url := directory.storage_url(settings)) is not None:
+    if (url := location.storage_url(settings)) is not None:
         files.check_writable(url)
     run = directory.find_run(settings)
     remote.fetch_start(run)
@@ -201,7 +201,7 @@ def _reporter(run: Run) -> worker.Report:
 
 def _tracking_base(settings: config.Config) -> Path:
     """Where a plain `mlflow ui` finds the runs: beside the directory of the runs."""
-    return directory.storage_path(settings).parent
+    return location.storage_path(settings).parent
 
 
 def _sentence(error: BaseException) -> str:

@@ -5,7 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
-from crmuons.runs.directory import caches
+from crmuons.runs.location import caches
 from crmuons.storage import artifacts, files
 
 

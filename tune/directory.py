@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from crmuons import config
-from crmuons.runs.directory import storage_path, storage_url
+from crmuons.runs.location import storage_path, storage_url
 from tune.options import Options
 from tune.spaces import Space
 

@@ -11,7 +11,7 @@ import ray
 
 from crmuons import config, ray_cluster, ray_preflight, ray_scaling, ray_train, tensorboard
 from crmuons.preparation import refuse_credentials
-from crmuons.runs.directory import storage_path
+from crmuons.runs.location import storage_path
 from crmuons.storage import atomic
 from crmuons.tracking.interface import Status
 from crmuons.tracking.tracker import Tracker

@@ -6,7 +6,8 @@ import torch
 from crmuons import config
 from crmuons.models.features import Features
 from crmuons.result import Result
-from crmuons.runs.directory import Path, Run, find_run, storage_path
+from crmuons.runs.directory import Path, Run, find_run
+from crmuons.runs.location import storage_path
 from crmuons.storage.files import File
 
 
