@@ -5,11 +5,12 @@ import itertools
 import ray
 from ray.exceptions import RayTaskError
 
-from crmuons import ray_cluster, shards
-from crmuons.generate import BundleGenerator
-from crmuons.primaries import Source
+from crmuons import ray_cluster
+from crmuons.generation import writer
+from crmuons.generation.generator import BundleGenerator
+from crmuons.generation.primaries import Source
+from crmuons.generation.writer import Shard, Tally, Work
 from crmuons.progress import progress
-from crmuons.shards import Shard, Tally, Work
 
 GPU_SHARE = 0.125  # Of a task: one CPU writes less than a GPU makes.
 TASKS_AHEAD_PER_CPU = 2  # Enough to keep every CPU busy; each holds a shard's primaries, 10 MB at most.
@@ -30,7 +31,7 @@ def generate(generator: BundleGenerator, source: Source, work: Work) -> Tally:
         cpus = ray.cluster_resources().get("CPU", 1)
         ahead = TASKS_AHEAD_PER_CPU * max(1, int(cpus))
         model = ray.put(generator)
-        waiting = (_write.options(**options).remote(work, model, shard) for shard in shards.missing(source, work))
+        waiting = (_write.options(**options).remote(work, model, shard) for shard in writer.missing(source, work))
         running = list(itertools.islice(waiting, ahead))
         while running:
             done, running = ray.wait(running)
@@ -46,8 +47,8 @@ def generate(generator: BundleGenerator, source: Source, work: Work) -> Tally:
 
 @ray.remote
 def _write(work: Work, generator: BundleGenerator, shard: Shard) -> Tally:
-    shards.set_up_process()
-    return shards.write_shard(work.out, work.request, generator.on(work.request.device), shard)
+    writer.set_up_process()
+    return writer.write_shard(work.out, work.request, generator.on(work.request.device), shard)
 
 
 def _results(done: list["ray.ObjectRef[Tally]"]) -> list[Tally]:

@@ -21,7 +21,7 @@ from crmuons.data import loader, reader, sampler, shards
 from crmuons.data.quarantine import Tally
 from crmuons.data.selection import training_selection
 from crmuons.evaluation import metrics
-from crmuons.generate import MAX_MUONS_PER_EVENT, BundleGenerator
+from crmuons.generation.generator import MAX_MUONS_PER_EVENT, BundleGenerator
 from crmuons.loop import Hooks, Loop, Metrics, Outcome
 from crmuons.memory import keep_freed_memory
 from crmuons.models import saved_model

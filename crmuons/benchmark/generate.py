@@ -7,7 +7,7 @@ from crmuons import config
 from crmuons.benchmark import events, timing
 from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.reference import ReferenceGenerator
-from crmuons.generate import BundleGenerator
+from crmuons.generation.generator import BundleGenerator
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 

@@ -16,7 +16,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
-    from crmuons.export import export
+    from crmuons.generation.export import export
 
     export(arguments.model, arguments.out, onnx=arguments.onnx)
     print(f"model in {arguments.out}; its README.txt says how to use it")

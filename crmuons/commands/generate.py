@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from crmuons.commands import INTERRUPTED, HelpWithDefaults
 
 if TYPE_CHECKING:
-    from crmuons.primaries import Source
+    from crmuons.generation.primaries import Source
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -53,9 +53,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from crmuons import shards
-    from crmuons.generate import choose_device, load_generator
-    from crmuons.request import Options
+    from crmuons.generation import writer
+    from crmuons.generation.generator import choose_device, load_generator
+    from crmuons.generation.request import Options
     from crmuons.storage.output import Output
 
     options = Options(
@@ -69,11 +69,11 @@ def run(arguments: argparse.Namespace) -> int:
     generator = load_generator(arguments.model)
     source = _primaries(arguments)
     try:
-        work = shards.prepare(Output.at(arguments.out), generator, source, options)
+        work = writer.prepare(Output.at(arguments.out), generator, source, options)
         if work.is_for_ray:
             from crmuons.ray_generate import generate
         else:
-            from crmuons.shards import generate
+            from crmuons.generation.writer import generate
         tally = generate(generator, source, work)
     except KeyboardInterrupt:
         print("crmuons generate: interrupted; the same command goes on from the finished shards", file=sys.stderr)
@@ -84,8 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _primaries(arguments: argparse.Namespace) -> "Source":
-    from crmuons.primaries import PrimaryFiles
-    from crmuons.spectrum import Spectrum
+    from crmuons.generation.primaries import PrimaryFiles
+    from crmuons.generation.spectrum import Spectrum
 
     if arguments.primaries:
         return PrimaryFiles(

@@ -14,7 +14,7 @@ from crmuons.evaluation.reading import Blocks, Side
 from crmuons.evaluation.reference import EVENTS_PER_PIECE, Reference, parts, together
 from crmuons.evaluation.summaries import primary_features, shower_numbers
 from crmuons.evaluation.training_statistics import training_warnings
-from crmuons.generate import BundleGenerator
+from crmuons.generation.generator import BundleGenerator
 
 
 @dataclass(frozen=True)

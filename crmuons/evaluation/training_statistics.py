@@ -4,7 +4,7 @@ import numpy as np
 
 from crmuons.data.events import EventArrays
 from crmuons.evaluation.summaries import muon_quantities
-from crmuons.generate import BundleGenerator
+from crmuons.generation.generator import BundleGenerator
 
 MAX_SHIFT = 0.3  # Of the median, in decades: a factor of two. Other spectra of primaries shift it by about 0.1.
 WHAT = {"log_energy": ("muon energies", "GeV"), "log_radius": ("distances of muons from the axis", "m")}

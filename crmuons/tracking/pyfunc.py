@@ -7,7 +7,7 @@ import pandas as pd
 
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
-from crmuons.generate import BundleGenerator, load_generator
+from crmuons.generation.generator import BundleGenerator, load_generator
 
 
 class PrimariesToBundles:

@@ -18,11 +18,11 @@ from crmuons.evaluation.reading import Side
 from crmuons.evaluation.reference import FLOOR, GENERATED, NEAREST, PARAMETRIC, Settings
 from crmuons.evaluation.report import to_json
 from crmuons.evaluation.summaries import Sample
+from crmuons.generation.spectrum import Spectrum
 from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 from crmuons.ray_evaluate import on_ray
-from crmuons.spectrum import Spectrum
 from tests.integration.conftest import Bench, output
 
 pytestmark = [

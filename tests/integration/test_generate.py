@@ -11,17 +11,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from crmuons import config, ray_generate, ray_simulate, shards
+from crmuons import config, ray_generate, ray_simulate
 from crmuons.data.events import EventArrays
-from crmuons.export import INPUTS, export, worst_difference
-from crmuons.generate import load_generator
+from crmuons.generation import writer
+from crmuons.generation.export import INPUTS, export, worst_difference
+from crmuons.generation.generator import load_generator
+from crmuons.generation.request import Options
+from crmuons.generation.spectrum import Spectrum
 from crmuons.models import saved_model, standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 from crmuons.models.standalone import Bundles
-from crmuons.request import Options
 from crmuons.simulation import simulate
-from crmuons.spectrum import Spectrum
 from crmuons.storage.output import Output
 
 EVENTS_PER_BLOCK = standalone.EVENTS_PER_BLOCK["cpu"]
@@ -62,14 +63,14 @@ def contents(folder):
 def test_tasks_write_the_same_shards_as_one_process_and_keep_finished_ones(model_dir, tmp_path):
     generator, source = load_generator(model_dir), Spectrum(6 * EVENTS_PER_BLOCK - 100)
     options = Options(seed=3, counts=30, events_per_shard=EVENTS_PER_BLOCK)
-    here = shards.prepare(Output.at(tmp_path / "here"), generator, source, options)
-    there = shards.prepare(Output.at(tmp_path / "there"), generator, source, options)
-    kept = shards.write_shard(there.out, there.request, generator, next(shards.missing(source, there)))
+    here = writer.prepare(Output.at(tmp_path / "here"), generator, source, options)
+    there = writer.prepare(Output.at(tmp_path / "there"), generator, source, options)
+    kept = writer.write_shard(there.out, there.request, generator, next(writer.missing(source, there)))
     first = there.out.folder / "events-00000.parquet"
     stamp = first.stat().st_mtime_ns
-    there = shards.prepare(there.out, generator, source, options)
+    there = writer.prepare(there.out, generator, source, options)
     assert there.done == {0: kept}
-    assert shards.generate(generator, source, here) == ray_generate.generate(generator, source, there)
+    assert writer.generate(generator, source, here) == ray_generate.generate(generator, source, there)
     assert contents(here.out.folder) == contents(there.out.folder)
     assert len(contents(here.out.folder)) == 6
     assert first.stat().st_mtime_ns == stamp
@@ -95,9 +96,9 @@ def test_the_job_goes_on_after_a_kill_with_the_same_events(model_dir, tmp_path):
     assert sum(table.num_rows for table in found.values()) == 28_000
     assert all(found[name] == table for name, table in finished.items())
     generator, source = load_generator(model_dir), Spectrum(28_000, seed=1)
-    work = shards.prepare(Output.at(tmp_path / "one"), generator, source, Options(1, 300, events_per_shard=4096))
-    *_, last = shards.missing(source, work)
-    shards.write_shard(work.out, work.request, generator, last)
+    work = writer.prepare(Output.at(tmp_path / "one"), generator, source, Options(1, 300, events_per_shard=4096))
+    *_, last = writer.missing(source, work)
+    writer.write_shard(work.out, work.request, generator, last)
     assert contents(work.out.folder)["events-00006.parquet"] == found["events-00006.parquet"]
 
 
@@ -105,7 +106,7 @@ def test_the_job_goes_on_after_a_kill_with_the_same_events(model_dir, tmp_path):
 @pytest.mark.usefixtures("cluster")
 def test_an_error_in_a_task_is_the_error_itself(model_dir, tmp_path):
     generator, source = load_generator(model_dir), Spectrum(2 * EVENTS_PER_BLOCK)
-    work = shards.prepare(
+    work = writer.prepare(
         Output.at(tmp_path / "out"), generator, source, Options(counts=1, events_per_shard=EVENTS_PER_BLOCK)
     )
     (tmp_path / "out" / "events-00001.parquet").mkdir()  # A name that no file can take.

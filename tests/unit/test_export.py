@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from crmuons import config
-from crmuons.export import export, worst_difference
-from crmuons.generate import load_generator
+from crmuons.generation.export import export, worst_difference
+from crmuons.generation.generator import load_generator
 from crmuons.models import saved_model, standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features

@@ -5,8 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from crmuons.primaries import PrimaryFiles
-from crmuons.spectrum import Spectrum
+from crmuons.generation.primaries import PrimaryFiles
+from crmuons.generation.spectrum import Spectrum
 
 ROWS = 5
 FLAT = {

@@ -10,16 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from crmuons import config, shards
+from crmuons import config
 from crmuons.cli import main
 from crmuons.data import reader, schema, selection
 from crmuons.data.sampler import Unit
-from crmuons.generate import load_generator
+from crmuons.generation import writer
+from crmuons.generation.generator import load_generator
+from crmuons.generation.primaries import PrimaryFiles
+from crmuons.generation.request import Options
 from crmuons.models import saved_model, standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
-from crmuons.primaries import PrimaryFiles
-from crmuons.request import Options
 from crmuons.storage import files
 from crmuons.storage.files import File
 from crmuons.storage.output import Output
@@ -49,8 +50,8 @@ def primaries_file(tmp_path_factory, events, write_toy):
 def generate(model_dir, primaries_file, out, **options):
     generator = load_generator(model_dir)
     source = PrimaryFiles([str(primaries_file)], with_counts=options.get("counts") == "column")
-    work = shards.prepare(Output.at(out), generator, source, Options(**options))
-    return shards.generate(generator, source, work)
+    work = writer.prepare(Output.at(out), generator, source, Options(**options))
+    return writer.generate(generator, source, work)
 
 
 def read(out):
@@ -200,15 +201,15 @@ def test_large_requests_go_to_a_given_cluster_in_shards_of_bounded_size(
     model_dir, primaries_file, tmp_path, monkeypatch
 ):
     generator, source = load_generator(model_dir), PrimaryFiles([primaries_file])
-    small = shards.prepare(Output.at(tmp_path / "small"), generator, source, Options(counts=1))
-    large = shards.prepare(Output.at(tmp_path / "large"), generator, source, Options(counts=4000))
+    small = writer.prepare(Output.at(tmp_path / "small"), generator, source, Options(counts=1))
+    large = writer.prepare(Output.at(tmp_path / "large"), generator, source, Options(counts=4000))
     assert large.expected_muons == 4000 * NUM_EVENTS
     assert large.request.events_per_shard == EVENTS_PER_BLOCK  # 4 million muons, and no shard is smaller.
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert not large.is_for_ray
-    monkeypatch.setattr(shards, "CPUS", 64)
+    monkeypatch.setattr(writer, "CPUS", 64)
     assert (small.is_for_ray, large.is_for_ray) == (False, True)
-    monkeypatch.setattr(shards, "CPUS", 2)
+    monkeypatch.setattr(writer, "CPUS", 2)
     monkeypatch.setenv("RAY_ADDRESS", "there:6379")
     assert (small.is_for_ray, large.is_for_ray) == (False, True)
 
@@ -257,7 +258,7 @@ def test_no_primaries_at_all_are_refused(model_dir, tmp_path):
 
 def test_drawn_primaries_get_the_weights_that_simweights_gives_them(model_dir, tmp_path):
     simweights = pytest.importorskip("simweights")
-    from crmuons.spectrum import simweights_tables
+    from crmuons.generation.spectrum import simweights_tables
 
     words = ["events=20000", "gamma=2.0", "energy_gev=1e5:1e8", "composition=p:2,Fe:1", "zenith_deg=0:60"]
     out = tmp_path / "out"
@@ -277,7 +278,7 @@ def test_drawn_primaries_get_the_weights_that_simweights_gives_them(model_dir, t
 
 
 def test_primaries_of_files_have_no_weights(model_dir, primaries_file, tmp_path):
-    from crmuons.spectrum import simweights_tables
+    from crmuons.generation.spectrum import simweights_tables
 
     generate(model_dir, primaries_file, tmp_path, counts=0)
     with pytest.raises(ValueError, match="only those of --spectrum have a known generation probability"):
@@ -317,7 +318,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_primaries_are_read
 
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match=r"cannot be written: .*file is a file; take another name"):
-        shards.prepare(Output.at(tmp_path / "file" / "out"), load_generator(model_dir), Untouched(), Options())
+        writer.prepare(Output.at(tmp_path / "file" / "out"), load_generator(model_dir), Untouched(), Options())
 
 
 def test_what_a_kill_left_of_the_request_does_not_make_the_place_a_foreign_one(model_dir, primaries_file, tmp_path):
@@ -328,7 +329,7 @@ def test_what_a_kill_left_of_the_request_does_not_make_the_place_a_foreign_one(m
 
 def test_threads_make_the_shards_that_one_makes(model_dir, primaries_file, tmp_path, monkeypatch):
     for cpus in (1, 3):
-        monkeypatch.setattr(shards, "CPUS", cpus)
+        monkeypatch.setattr(writer, "CPUS", cpus)
         generate(model_dir, primaries_file, tmp_path / str(cpus), seed=4, events_per_shard=EVENTS_PER_BLOCK)
     assert read(tmp_path / "1").equals(read(tmp_path / "3"))
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64, UInt64
 
-from crmuons import remote_models
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
 from crmuons.data.events import EventArrays
+from crmuons.generation import load
 from crmuons.models import saved_model, standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.standalone import Network
@@ -195,7 +195,7 @@ def load_generator(path: str | Path, device: torch.device | str = "cpu") -> Bund
         FileNotFoundError: if there is no model.
         ValueError: if the model is damaged, or of another format.
     """
-    directory = remote_models.local(path)
+    directory = load.local(path)
     selected = checkpoint.best(directory / "checkpoints")
     for candidate in (directory, selected):
         if candidate is not None and (candidate / saved_model.SETTINGS_FILE).is_file():

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from crmuons.data import geometry, schema
-from crmuons.primaries import Primaries
+from crmuons.generation.primaries import Primaries
 from crmuons.simulation import shower
 from crmuons.storage import files
 from crmuons.storage.output import Output

@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from crmuons import generate as bundles
 from crmuons import memory, provenance
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
-from crmuons.generate import BundleGenerator, Piece
-from crmuons.primaries import Primaries, Source
+from crmuons.generation import generator as bundles
+from crmuons.generation.generator import BundleGenerator, Piece
+from crmuons.generation.primaries import Primaries, Source
+from crmuons.generation.request import OUTSIDE_COLUMN, Options, Request, as_before, claim, survey
 from crmuons.progress import progress
-from crmuons.request import OUTSIDE_COLUMN, Options, Request, as_before, claim, survey
 from crmuons.storage.output import Output
 
 logger = logging.getLogger(__name__)

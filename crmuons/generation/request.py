@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from crmuons.data import schema
-from crmuons.generate import BundleGenerator, check_counts
+from crmuons.generation.generator import BundleGenerator, check_counts
+from crmuons.generation.primaries import Counts, Primaries, Source
 from crmuons.models import standalone
-from crmuons.primaries import Counts, Primaries, Source
 from crmuons.storage.output import Output
 
 logger = logging.getLogger(__name__)
