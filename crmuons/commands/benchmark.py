@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from crmuons.benchmark import read_through_ray
     from crmuons.benchmark.command import Options, run
-    from crmuons.generation.generator import choose_device
+    from crmuons.generation.load import choose_device
     from crmuons.ray_train import RunFailedError, run_training
 
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")

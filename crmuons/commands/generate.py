@@ -54,7 +54,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from crmuons.generation import writer
-    from crmuons.generation.generator import choose_device, load_generator
+    from crmuons.generation.load import choose_device, load_generator
     from crmuons.generation.request import Options
     from crmuons.storage.output import Output
 

@@ -17,7 +17,8 @@ from crmuons.evaluation.pieces import Pieces
 from crmuons.evaluation.protocol import Evaluation, evaluate
 from crmuons.evaluation.reading import Blocks, read
 from crmuons.evaluation.reference import Reference, Settings, prepare
-from crmuons.generation.generator import BundleGenerator, load_generator
+from crmuons.generation.generator import BundleGenerator
+from crmuons.generation.load import load_generator
 from crmuons.storage import files
 from crmuons.storage.files import File
 

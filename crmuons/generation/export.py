@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from crmuons.generation.generator import BundleGenerator, load_generator
+from crmuons.generation.generator import BundleGenerator
+from crmuons.generation.load import load_generator
 from crmuons.models import saved_model, standalone
 from crmuons.models.ragged import Ragged
 from crmuons.models.standalone import Bundles, Network

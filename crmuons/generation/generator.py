@@ -1,11 +1,9 @@
 """Primaries in, muon bundles out: a saved model as a generator."""
 
 import itertools
-import pickle
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,11 +13,9 @@ from jaxtyping import Bool, Float32, Int64, UInt64
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
 from crmuons.data.events import EventArrays
-from crmuons.generation import load
-from crmuons.models import saved_model, standalone
+from crmuons.models import standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.standalone import Network
-from crmuons.runs import checkpoint
 
 RANGE_MARGIN = 0.01
 MAX_MUONS_PER_EVENT = 2**21  # An event is made in one piece: 2 GB of hidden numbers.
@@ -165,53 +161,6 @@ def concat(pieces: Sequence[Piece]) -> Piece:
         muons=np.concatenate([np.empty((0, 3), np.float32), *(part.muons for part in events)]),
     )
     return Piece(together, np.concatenate([np.empty(0, np.int64), *(piece.drawn for piece in pieces)]))
-
-
-def choose_device(wanted: str, *, elsewhere: bool) -> str:
-    """The device that `auto`, `cpu` or `cuda` means: with auto, a GPU where there is one here.
-
-    Args:
-        wanted: one of the three.
-        elsewhere: other machines may have a GPU where this one has none.
-
-    Raises:
-        ValueError: if it is none of these, or if a GPU is wanted and torch sees none.
-    """
-    if wanted not in {"auto", *standalone.EVENTS_PER_BLOCK}:
-        msg = f"--device {wanted}: wanted auto, {' or '.join(standalone.EVENTS_PER_BLOCK)}"
-        raise ValueError(msg)
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and not elsewhere and not torch.cuda.is_available():
-        msg = f"--device cuda: torch {torch.__version__} sees no GPU here; take --device cpu, or install torch for CUDA"
-        raise ValueError(msg)
-    return wanted
-
-
-def load_generator(path: str | Path, device: torch.device | str = "cpu") -> BundleGenerator:
-    """Load a run (its selected checkpoint), a checkpoint or a model directory; a path or a URL.
-
-    Raises:
-        FileNotFoundError: if there is no model.
-        ValueError: if the model is damaged, or of another format.
-    """
-    directory = load.local(path)
-    selected = checkpoint.best(directory / "checkpoints")
-    for candidate in (directory, selected):
-        if candidate is not None and (candidate / saved_model.SETTINGS_FILE).is_file():
-            return BundleGenerator(*_load(candidate), device)
-    return BundleGenerator(*_load(directory), device)  # Says what is missing.
-
-
-def _load(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
-    try:
-        return saved_model.load_model(directory)
-    except FileNotFoundError:
-        raise
-    except (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:  # Torch, of damaged files.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        msg = f"the model at {directory} is damaged or of another version ({reason}); export or copy it again"
-        raise ValueError(msg) from error
 
 
 def check_primaries(primaries: Float32[np.ndarray, "events 4"]) -> None:

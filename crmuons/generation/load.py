@@ -1,15 +1,23 @@
-"""Models at URLs, fetched to this machine: a run that is kept at a URL, one of its checkpoints, or a model directory."""
+"""Load a generator from a run, a checkpoint or a model directory, at a path or a URL."""
 
 import hashlib
+import pickle
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from crmuons.generation.generator import BundleGenerator
+from crmuons.models import saved_model, standalone
+from crmuons.models.bundle_model import BundleModel
+from crmuons.runs import checkpoint
 from crmuons.runs.location import caches
 from crmuons.storage import artifacts, files
 
 
-def local(place: str | Path) -> Path:
+def local_model(place: str | Path) -> Path:
     """The directory of a model; for a URL, of a copy.
 
     Of a run's URL this is the selected model, or before its end the newest checkpoint. What a run has written never changes, so
@@ -43,3 +51,50 @@ def _bundle(url: str) -> tuple[str, str | None]:
             if artifacts.is_whole(url, name):
                 return url, name
     return url, None
+
+
+def choose_device(wanted: str, *, elsewhere: bool) -> str:
+    """The device that `auto`, `cpu` or `cuda` means: with auto, a GPU where there is one here.
+
+    Args:
+        wanted: one of the three.
+        elsewhere: other machines may have a GPU where this one has none.
+
+    Raises:
+        ValueError: if it is none of these, or if a GPU is wanted and torch sees none.
+    """
+    if wanted not in {"auto", *standalone.EVENTS_PER_BLOCK}:
+        msg = f"--device {wanted}: wanted auto, {' or '.join(standalone.EVENTS_PER_BLOCK)}"
+        raise ValueError(msg)
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not elsewhere and not torch.cuda.is_available():
+        msg = f"--device cuda: torch {torch.__version__} sees no GPU here; take --device cpu, or install torch for CUDA"
+        raise ValueError(msg)
+    return wanted
+
+
+def load_generator(path: str | Path, device: torch.device | str = "cpu") -> BundleGenerator:
+    """Load a run (its selected checkpoint), a checkpoint or a model directory; a path or a URL.
+
+    Raises:
+        FileNotFoundError: if there is no model.
+        ValueError: if the model is damaged, or of another format.
+    """
+    directory = local_model(path)
+    selected = checkpoint.best(directory / "checkpoints")
+    for candidate in (directory, selected):
+        if candidate is not None and (candidate / saved_model.SETTINGS_FILE).is_file():
+            return BundleGenerator(*_load(candidate), device)
+    return BundleGenerator(*_load(directory), device)  # Says what is missing.
+
+
+def _load(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
+    try:
+        return saved_model.load_model(directory)
+    except FileNotFoundError:
+        raise
+    except (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:  # Torch, of damaged files.
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        msg = f"the model at {directory} is damaged or of another version ({reason}); export or copy it again"
+        raise ValueError(msg) from error

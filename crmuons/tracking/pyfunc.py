@@ -7,7 +7,8 @@ import pandas as pd
 
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
-from crmuons.generation.generator import BundleGenerator, load_generator
+from crmuons.generation.generator import BundleGenerator
+from crmuons.generation.load import load_generator
 
 
 class PrimariesToBundles:

@@ -15,7 +15,7 @@ from crmuons import config, ray_generate, ray_simulate
 from crmuons.data.events import EventArrays
 from crmuons.generation import writer
 from crmuons.generation.export import INPUTS, export, worst_difference
-from crmuons.generation.generator import load_generator
+from crmuons.generation.load import load_generator
 from crmuons.generation.request import Options
 from crmuons.generation.spectrum import Spectrum
 from crmuons.models import saved_model, standalone

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from crmuons import config
-from crmuons.generation.generator import load_generator
+from crmuons.generation.load import load_generator
 from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features

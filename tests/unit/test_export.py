@@ -11,7 +11,7 @@ import torch
 
 from crmuons import config
 from crmuons.generation.export import export, worst_difference
-from crmuons.generation.generator import load_generator
+from crmuons.generation.load import load_generator
 from crmuons.models import saved_model, standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features

@@ -9,7 +9,8 @@ import torch
 from crmuons import config
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
-from crmuons.generation.generator import BundleGenerator, choose_device, load_generator
+from crmuons.generation.generator import BundleGenerator
+from crmuons.generation.load import choose_device, load_generator
 from crmuons.models import saved_model, standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features

@@ -15,7 +15,7 @@ from crmuons.cli import main
 from crmuons.data import reader, schema, selection
 from crmuons.data.sampler import Unit
 from crmuons.generation import writer
-from crmuons.generation.generator import load_generator
+from crmuons.generation.load import load_generator
 from crmuons.generation.primaries import PrimaryFiles
 from crmuons.generation.request import Options
 from crmuons.models import saved_model, standalone

@@ -17,7 +17,7 @@ from crmuons.cli import main
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
 from crmuons.data.events import EventArrays
-from crmuons.generation.generator import load_generator
+from crmuons.generation.load import load_generator
 from crmuons.journal import Journal
 from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from crmuons import config, tensorboard, worker
-from crmuons.generation.generator import load_generator
+from crmuons.generation.load import load_generator
 from crmuons.models import saved_model
 from crmuons.models.features import Features
 from crmuons.runs import checkpoint
