@@ -7,8 +7,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from crmuons.journal import Journal, num_unsent
 from crmuons.tracking.interface import Status
+from crmuons.tracking.journal import Journal, num_unsent
 from crmuons.tracking.sender import settle
 from crmuons.tracking.tracker import Tracker
 from tune import plots, results, search

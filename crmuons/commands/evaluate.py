@@ -109,7 +109,7 @@ def _pieces(workers: int | None) -> "AbstractContextManager[Pieces]":
 
 def _track_evaluation(run: Path, evaluation: "Evaluation", out: Path) -> None:
     """Add the evaluation of a run to the run in MLflow; a server that is down is no failure of the evaluation."""
-    from crmuons.journal import Journal
+    from crmuons.tracking.journal import Journal
     from crmuons.tracking.results import add_results
 
     if not Journal.exists(run):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from crmuons.journal import Journal
+from crmuons.tracking.journal import Journal
 from crmuons.tracking.sender import sync
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
-from crmuons.journal import Journal
 from crmuons.progress import progress
 from crmuons.tracking.interface import Status
+from crmuons.tracking.journal import Journal
 from crmuons.tracking.server import Server, say
 from crmuons.tracking.uri import bare_uri
 

@@ -13,9 +13,9 @@ from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-from crmuons.journal import Entry, Journal, Sent
 from crmuons.storage.redact import without_credentials
 from crmuons.tracking import registry
+from crmuons.tracking.journal import Entry, Journal, Sent
 from crmuons.tracking.uri import database
 
 with warnings.catch_warnings():

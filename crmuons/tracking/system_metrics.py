@@ -11,7 +11,7 @@ from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 from mlflow.system_metrics.metrics.rocm_monitor import ROCMMonitor
 
-from crmuons.journal import Journal
+from crmuons.tracking.journal import Journal
 
 logger = logging.getLogger(__name__)
 

@@ -21,10 +21,10 @@ from mlflow.types.schema import Array
 from PIL import Image
 
 from crmuons.data import schema
-from crmuons.journal import Journal
 from crmuons.provenance import code_tags
 from crmuons.storage.redact import without_credentials
 from crmuons.tracking.interface import Status
+from crmuons.tracking.journal import Journal
 from crmuons.tracking.sender import Sender
 from crmuons.tracking.server import Server
 from crmuons.tracking.system_metrics import SystemMetrics

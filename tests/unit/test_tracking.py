@@ -18,12 +18,12 @@ from crmuons.data import schema
 from crmuons.data.arrow import to_table
 from crmuons.data.events import EventArrays
 from crmuons.generation.load import load_generator
-from crmuons.journal import Journal
 from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 from crmuons.provenance import git_commit
 from crmuons.storage.redact import without_credentials
+from crmuons.tracking.journal import Journal
 from crmuons.tracking.results import add_results
 from crmuons.tracking.sender import sync
 from crmuons.tracking.tracker import Tracker
