@@ -25,27 +25,18 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from crmuons import (
-    config,
-    ray_cluster,
-    ray_data,
-    ray_metrics,
-    ray_mirror,
-    ray_preflight,
-    ray_tokens,
-    tensorboard,
-    worker,
-)
-from crmuons.loop import Metrics, Outcome
-from crmuons.preparation import prepare, refuse_credentials
+from crmuons import config, ray_cluster, ray_data, ray_metrics, ray_mirror, ray_preflight, ray_tokens
 from crmuons.ray_scaling import Losses, scaling_config
-from crmuons.result import Result
 from crmuons.runs import checkpoint, directory, location, remote
 from crmuons.runs.directory import Run
 from crmuons.storage import files
 from crmuons.tracking.uri import resolve_uri
-from crmuons.trainer import NonFiniteError
-from crmuons.watch import progress_of
+from crmuons.training import tensorboard, worker
+from crmuons.training.loop import Metrics, Outcome
+from crmuons.training.progress_bar import progress_of
+from crmuons.training.setup import prepare, refuse_credentials
+from crmuons.training.summary import Result
+from crmuons.training.trainer import NonFiniteError
 
 logger = logging.getLogger(__name__)
 

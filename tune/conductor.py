@@ -12,9 +12,9 @@ from pathlib import Path
 from crmuons import config
 from crmuons.data.events import EventArrays
 from crmuons.models.features import Features
-from crmuons.preparation import prepare
 from crmuons.storage import atomic
 from crmuons.storage.files import File
+from crmuons.training.setup import prepare
 from tune import forks, search, trials
 from tune.options import Options
 from tune.schedulers import GoOn, Stop, TakeOver

@@ -9,13 +9,14 @@ from typing import Literal
 
 import ray
 
-from crmuons import config, ray_cluster, ray_preflight, ray_scaling, ray_train, tensorboard
-from crmuons.preparation import refuse_credentials
+from crmuons import config, ray_cluster, ray_preflight, ray_scaling, ray_train
 from crmuons.runs.location import storage_path
 from crmuons.storage import atomic
 from crmuons.tracking.interface import Status
 from crmuons.tracking.tracker import Tracker
 from crmuons.tracking.uri import resolve_uri
+from crmuons.training import tensorboard
+from crmuons.training.setup import refuse_credentials
 from tune import conclusion, results, trials, tuning
 from tune.conductor import Conductor, Origins
 from tune.directory import SWEEP_FILE, alone, define, find

@@ -10,10 +10,11 @@ from typing import Any
 import ray.tune
 import torch
 
-from crmuons import config, ray_train, worker
-from crmuons.loop import Metrics
+from crmuons import config, ray_train
 from crmuons.storage import atomic
-from crmuons.trainer import NonFiniteError
+from crmuons.training import worker
+from crmuons.training.loop import Metrics
+from crmuons.training.trainer import NonFiniteError
 from tune import forks
 from tune.trials import STOP_FILE, Trial, scores
 

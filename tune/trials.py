@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from crmuons import config
 from crmuons.runs.directory import Run
-from crmuons.trainer import NonFiniteError
+from crmuons.training.trainer import NonFiniteError
 from tune.search import Tried
 from tune.spaces import Space, Values
 

@@ -15,10 +15,10 @@ from crmuons import config, provenance
 from crmuons.benchmark import figures, generate, read, scale, step, train
 from crmuons.benchmark.figures import Figure
 from crmuons.memory import keep_freed_memory
-from crmuons.result import Result
 from crmuons.simulation.simulate import Settings, simulate
 from crmuons.tracking.tracker import Tracker
 from crmuons.tracking.uri import resolve_uri
+from crmuons.training.summary import Result
 
 
 @dataclass(frozen=True)

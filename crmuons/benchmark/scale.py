@@ -18,11 +18,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
-from crmuons import distributed
 from crmuons.benchmark import events, step
 from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.timing import Times
 from crmuons.memory import keep_freed_memory
+from crmuons.training import distributed
 
 EVENTS, MEAN_MUONS = 2_048, 13.5  # As many events a worker as the default settings take.
 NUM_BATCHES = 8

@@ -11,8 +11,8 @@ from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.reference import ReferenceStep
 from crmuons.benchmark.timing import Times
 from crmuons.models.features import Features
-from crmuons.sets import Sets
-from crmuons.trainer import Trainer
+from crmuons.training.batch import Sets
+from crmuons.training.trainer import Trainer
 
 N_CRITIC, LAMBDA_GP = 5, 10.0
 Shape = tuple[int, float, bool]

@@ -15,9 +15,9 @@ from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.timing import Times
 from crmuons.data import manifest, quarantine, reader, sampler, selection
 from crmuons.models.features import Features
-from crmuons.result import Result
-from crmuons.trainer import Trainer
-from crmuons.worker import set_up_torch
+from crmuons.training.summary import Result
+from crmuons.training.trainer import Trainer
+from crmuons.training.worker import set_up_torch
 
 LOG_EVERY = 10
 NUM_BATCHES = 20

@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
-from crmuons import config, preparation
+from crmuons import config
 from crmuons.cli import main
 from crmuons.data import reader
 from crmuons.simulation.simulate import Settings, simulate
 from crmuons.storage.pelican import federation as client
+from crmuons.training import setup
 from tests.integration.conftest import fill
 from tests.integration.federation.federation import Federation, federation, what_is_missing
 
@@ -229,7 +230,7 @@ def test_reading_of_a_thousand_files_begins_once_they_are_listed(
     fed: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "_federations", {})
-    monkeypatch.setattr(preparation, "FEATURE_EVENTS", 2 * EVENTS_PER_FILE)
+    monkeypatch.setattr(setup, "FEATURE_EVENTS", 2 * EVENTS_PER_FILE)
     source = fed.data / "public/sim/0000000-0000999/0.parquet"
     for number in range(1000):
         link = fed.data / f"public/many/{number // 250}/{number}.parquet"
@@ -237,7 +238,7 @@ def test_reading_of_a_thousand_files_begins_once_they_are_listed(
         link.hardlink_to(source)
     fed.clear()
     settings = config.load(PRESET, [f"data.train={fed.url('/public/many/*/*.parquet')}", "train.validation_events=100"])
-    listed, _, _ = preparation.prepare(settings)
+    listed, _, _ = setup.prepare(settings)
     assert len(listed) == 1000
     seen = [(entry["who"], entry["method"]) for entry in fed.log()]
     first = next(number for number, (who, method) in enumerate(seen) if who in CACHES and method == "GET")

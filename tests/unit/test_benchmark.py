@@ -9,8 +9,8 @@ import torch
 from crmuons.benchmark import events, figures, read, reference, roofline, scale, step, timing, train
 from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.timing import Times
-from crmuons.result import Result
 from crmuons.runs.directory import Run
+from crmuons.training.summary import Result
 
 
 def test_a_figure_is_work_over_seconds_and_the_ratio_is_taken_round_by_round():

@@ -8,10 +8,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
-from crmuons import config, distributed, losses
+from crmuons import config
 from crmuons.batch import EventBatch
 from crmuons.models.features import Features
-from crmuons.trainer import NonFiniteError, Trainer
+from crmuons.training import distributed, losses
+from crmuons.training.trainer import NonFiniteError, Trainer
 
 SIZES = {"4/12": (4, 12), "0/16": (0, 16), "empty/16": ("empty", 16)}
 PENALTIES = ("zero_centred", "one_centred")

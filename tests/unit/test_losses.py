@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from crmuons import losses
 from crmuons.models.networks import SetCritic
 from crmuons.models.ragged import Ragged
+from crmuons.training import losses
 
 
 class Linear(SetCritic):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from crmuons import config
-from crmuons.optimization import Total, build_networks, exchange, lr_share
+from crmuons.training.optimizers import Total, build_networks, exchange, lr_share
 
 
 def optimizer(**given):

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch.nn.functional import softplus
 
-from crmuons import config, losses
+from crmuons import config
 from crmuons.models.gradients import functions
 from crmuons.models.networks import build_networks
 from crmuons.models.ragged import Ragged
+from crmuons.training import losses
 
 COUNTS = [3, 1, 5, 40, 2]
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from crmuons import config, preparation
+from crmuons import config
 from crmuons.cli import main
 from crmuons.data import loader, reader, sampler
 from crmuons.data import shards as data_shards
@@ -23,6 +23,7 @@ from crmuons.data.selection import Selection, training_selection
 from crmuons.data.shards import MAPPED_BYTES, is_mapped, units_and_segment_bytes
 from crmuons.models.features import Features
 from crmuons.storage.files import File, list_files
+from crmuons.training import setup
 
 SHARES = {"validation_share": 0.2, "test_share": 0.1}
 
@@ -291,7 +292,7 @@ def test_vertical_depths_are_converted_once(raw, tmp_path):
     assert sorted(identities(read_all(tmp_path / "set", vertical))) == sorted(identities(read_all(raw, vertical)))
     settings = config.load(None, [f"data.train={tmp_path / 'set'}", "data.depth=vertical", "train.steps=1"])
     with pytest.raises(ValueError, match=r"holds prepared shards, whose depths are slant"):
-        preparation.prepare(settings)
+        setup.prepare(settings)
 
 
 def copy_of(done, tmp_path):
@@ -379,14 +380,14 @@ def test_a_run_starts_from_the_features_that_were_fitted(done):
         "train.steps=1",
         "train.validation_events=100",
     ]
-    listed, features, validation = preparation.prepare(config.load(None, words))
+    listed, features, validation = setup.prepare(config.load(None, words))
     stored = torch.load(done / "features.pt", weights_only=True)
     assert all(torch.equal(value, stored[name]) for name, value in features.state_dict().items())
     first = Features().fit(read_all(done, Selection("train", **SHARES)))  # All of them: fewer than are sampled.
     torch.testing.assert_close(first.state_dict(), stored, rtol=1e-5, atol=1e-5)
     assert all("/train/" in file.url for file in listed)
     assert 0 < len(validation.counts) <= 100
-    capped, *_ = preparation.prepare(config.load(None, [*words, "data.max_muons_per_event=5"]))[1:]
+    capped, *_ = setup.prepare(config.load(None, [*words, "data.max_muons_per_event=5"]))[1:]
     assert not torch.equal(capped.knots, stored["knots"])  # Of other events: fitted on a sample of them.
 
 

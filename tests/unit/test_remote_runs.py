@@ -8,7 +8,7 @@ import fsspec
 import pytest
 import torch
 
-from crmuons import config, worker
+from crmuons import config
 from crmuons.generation.load import load_generator
 from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
@@ -17,6 +17,7 @@ from crmuons.runs import checkpoint, directory, remote
 from crmuons.runs.directory import Run
 from crmuons.runs.remote import NotStoredError, Stored, Uploads
 from crmuons.storage import artifacts, files
+from crmuons.training import worker
 
 STEPS = 6
 

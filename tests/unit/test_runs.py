@@ -5,10 +5,10 @@ import torch
 
 from crmuons import config
 from crmuons.models.features import Features
-from crmuons.result import Result
 from crmuons.runs.directory import Path, Run, find_run
 from crmuons.runs.location import storage_path
 from crmuons.storage.files import File
+from crmuons.training.summary import Result
 
 
 def load(tmp_path, *words):

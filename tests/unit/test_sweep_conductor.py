@@ -7,9 +7,10 @@ import tomllib
 import pytest
 import torch
 
-from crmuons import config, worker
+from crmuons import config
 from crmuons.runs import checkpoint
-from crmuons.trainer import NonFiniteError
+from crmuons.training import worker
+from crmuons.training.trainer import NonFiniteError
 from tune import conclusion, directory, forks, results
 from tune.conductor import Conductor, Origins
 from tune.options import Options

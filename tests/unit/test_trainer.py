@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from crmuons import config, distributed, losses
+from crmuons import config
 from crmuons.batch import EventBatch
 from crmuons.data.events import EventArrays
 from crmuons.models.features import Features
-from crmuons.trainer import NonFiniteError, Trainer
+from crmuons.training import distributed, losses
+from crmuons.training.trainer import NonFiniteError, Trainer
 
 TINY = {"width": 8, "multiplicity_width": 8, "multiplicity_components": 2, "shower_latents": 2, "muon_latents": 2}
 

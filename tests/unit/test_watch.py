@@ -6,7 +6,7 @@ import time
 
 from crmuons import config
 from crmuons.runs.directory import Run
-from crmuons.watch import _new_lines, progress_of
+from crmuons.training.progress_bar import _new_lines, progress_of
 
 
 def test_lines_are_read_once_and_only_when_whole(tmp_path):

@@ -8,14 +8,15 @@ import shutil
 import pytest
 import torch
 
-from crmuons import config, tensorboard, worker
+from crmuons import config
 from crmuons.generation.load import load_generator
 from crmuons.models import saved_model
 from crmuons.models.features import Features
 from crmuons.runs import checkpoint
 from crmuons.runs.directory import Run
 from crmuons.tracking.interface import NullTracker
-from crmuons.trainer import NonFiniteError, Trainer
+from crmuons.training import tensorboard, worker
+from crmuons.training.trainer import NonFiniteError, Trainer
 
 STEPS = 6
 TINY = {"width": 8, "multiplicity_width": 8, "multiplicity_components": 2}

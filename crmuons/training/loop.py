@@ -14,13 +14,14 @@ from typing import Any, Literal
 
 import torch
 
-from crmuons import config, distributed
+from crmuons import config
 from crmuons.data.loader import Stream
 from crmuons.data.quarantine import Tally
 from crmuons.models.bundle_model import BundleModel
 from crmuons.runs import checkpoint
-from crmuons.sets import Sets
-from crmuons.trainer import Terms, Trainer
+from crmuons.training import distributed
+from crmuons.training.batch import Sets
+from crmuons.training.trainer import Terms, Trainer
 
 Metrics = dict[str, float]
 Outcome = Literal["finished", "interrupted"]

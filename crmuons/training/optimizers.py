@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from crmuons import config, distributed
+from crmuons import config
+from crmuons.training import distributed
 
 
 class Network:

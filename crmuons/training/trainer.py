@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crmuons import config, distributed, losses, optimization
+from crmuons import config
 from crmuons.batch import EventBatch
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 from crmuons.models.gradients import functions
 from crmuons.models.networks import build_networks
 from crmuons.models.ragged import Ragged
-from crmuons.optimization import Total
-from crmuons.sets import Sets
+from crmuons.training import distributed, losses, optimizers
+from crmuons.training.batch import Sets
+from crmuons.training.optimizers import Total
 
 Terms = dict[str, Tensor]  # A loss or metric -> its value for each event. "critic_loss" is what moves the critic.
 
@@ -43,7 +44,7 @@ class Trainer:
         self.critic = build_networks(settings.model, features.num_muon_features)[1].to(device)
         self.averaged = copy.deepcopy(self.model).requires_grad_(requires_grad=False)
         modules = {"generator": self.model.generator, "multiplicity": self.model.multiplicity, "critic": self.critic}
-        self.networks = optimization.build_networks(settings.train.optimizer, modules)
+        self.networks = optimizers.build_networks(settings.train.optimizer, modules)
         self.noise = torch.Generator(device)
         self.num_steps = 0
         self.num_critic_updates = 0
@@ -124,7 +125,7 @@ class Trainer:
             torch.stack([_weigh(terms[f"{name}_loss"], name, sets) for name in names]).sum().backward()
             _accumulate(totals, terms)
         networks = [self.networks[name] for name in names]
-        gradients, totals, faults = optimization.exchange(networks, totals)
+        gradients, totals, faults = optimizers.exchange(networks, totals)
         self._note_fault(faults)
         norms = {
             f"{name}_gradient_norm": self.networks[name].move(
@@ -202,7 +203,7 @@ class Trainer:
         self._drawn = {}
         # The noise depends on (seed, step, rank) alone: no generator state to save, and resume is exact.
         self.noise.manual_seed(((self.seed * 1_000_003 + self.num_steps) * 65_537 + distributed.rank()) % 2**63)
-        share = optimization.lr_share(self.settings.optimizer, self.num_steps, self.progress)
+        share = optimizers.lr_share(self.settings.optimizer, self.num_steps, self.progress)
         for network in self.networks.values():
             network.set_lr_share(share)
 

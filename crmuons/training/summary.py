@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from crmuons.loop import Outcome
 from crmuons.runs import checkpoint
 from crmuons.runs.directory import Run
 from crmuons.runs.remote import Stored
 from crmuons.tracking import journal
+from crmuons.training.loop import Outcome
 
 
 @dataclass(frozen=True)

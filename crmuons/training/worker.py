@@ -15,28 +15,29 @@ from typing import Any
 
 import torch
 
-from crmuons import config, distributed, provenance
+from crmuons import config, provenance
 from crmuons.batch import EventBatch
 from crmuons.data import loader, reader, sampler, shards
 from crmuons.data.quarantine import Tally
 from crmuons.data.selection import training_selection
 from crmuons.evaluation import metrics
 from crmuons.generation.generator import MAX_MUONS_PER_EVENT, BundleGenerator
-from crmuons.loop import Hooks, Loop, Metrics, Outcome
 from crmuons.memory import keep_freed_memory
 from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
-from crmuons.profiling import StepProfiler
 from crmuons.runs import checkpoint, remote
 from crmuons.runs.directory import Run
 from crmuons.runs.remote import Uploads
-from crmuons.sets import Sets
 from crmuons.storage import atomic
 from crmuons.storage.staging import stager
 from crmuons.storage.staging.download import REPORT
-from crmuons.tensorboard import Board
 from crmuons.tracking.interface import AnyTracker, NullTracker, Status
-from crmuons.trainer import Trainer
+from crmuons.training import distributed
+from crmuons.training.batch import Sets
+from crmuons.training.loop import Hooks, Loop, Metrics, Outcome
+from crmuons.training.profiling import StepProfiler
+from crmuons.training.tensorboard import Board
+from crmuons.training.trainer import Trainer
 
 logger = logging.getLogger(__name__)
 

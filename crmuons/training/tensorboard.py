@@ -6,7 +6,7 @@ from pathlib import Path
 from torch.nn import Module
 
 from crmuons import config
-from crmuons.loop import Metrics
+from crmuons.training.loop import Metrics
 
 
 def check_installed(settings: config.Config) -> None:

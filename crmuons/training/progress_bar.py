@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from crmuons import config
-from crmuons.loop import Metrics
 from crmuons.progress import progress
 from crmuons.runs.directory import Run
+from crmuons.training.loop import Metrics
 from crmuons.watch_staging import StagingWatch
 
 logger = logging.getLogger(__name__)
