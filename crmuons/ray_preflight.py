@@ -8,12 +8,11 @@ from typing import Any, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from crmuons import config, preflight, ray_tokens
+from crmuons import preflight, ray_tokens
 from crmuons.preflight import Errand, Findings
-from crmuons.runs import location
+from crmuons.runs.location import RunStorage
 from crmuons.storage.files import File
 from crmuons.tracking.reach import trouble
-from crmuons.tracking.uri import resolve_uri
 
 logger = logging.getLogger(__name__)
 
@@ -22,14 +21,15 @@ TIMEOUT_S = 180.0  # A node that starts its first process, and imports torch and
 Planned = TypeVar("Planned")
 
 
-def check(settings: config.Config, data: Sequence[File], plan: Callable[[], Planned]) -> Planned:
+def check(storage: RunStorage, tracking_uri: str | None, data: Sequence[File], plan: Callable[[], Planned]) -> Planned:
     """Look whether the cluster can do a run: its resources, and each node where a worker may be put.
 
     The driver's own node is not tried: what it reads and writes itself was looked at before. So a cluster of one node
     starts no task.
 
     Args:
-        settings: of the run or the sweep. Its tokens are shared, where its URLs take any.
+        storage: where the runs live. The tokens that its URL takes are shared.
+        tracking_uri: the MLflow server or store; None if tracking is off.
         data: the training files, of which the first is opened.
         plan: divides the cluster's resources.
 
@@ -40,7 +40,7 @@ def check(settings: config.Config, data: Sequence[File], plan: Callable[[], Plan
         ValueError: all faults, a sentence a line.
         OSError: if the driver cannot write to the directory of the runs.
     """
-    faults = _faults_of_nodes(settings, data)
+    faults = _faults_of_nodes(storage, tracking_uri, data)
     try:
         planned = plan()
     except ValueError as error:
@@ -50,17 +50,14 @@ def check(settings: config.Config, data: Sequence[File], plan: Callable[[], Plan
     return planned
 
 
-def _faults_of_nodes(settings: config.Config, data: Sequence[File]) -> list[str]:
-    uri = resolve_uri(location.storage_path(settings).parent) if settings.tracking.enabled else None
+def _faults_of_nodes(storage: RunStorage, uri: str | None, data: Sequence[File]) -> list[str]:
     nodes = _other_nodes()
     if not nodes:
         if uri is not None:
             _warn_of_tracking(uri, {"this node": trouble(uri)})
         return []
-    url = location.storage_url(settings)
-    storage = location.storage_path(settings)
-    with nullcontext() if url is not None else preflight.marked(storage) as mark:
-        errand = Errand(url or str(storage), mark, data[0] if data else None, uri)
+    with nullcontext() if storage.url is not None else preflight.marked(storage.directory) as mark:
+        errand = Errand(storage.url or str(storage.directory), mark, data[0] if data else None, uri)
         found, told = _try_on(nodes, errand)
     ours = preflight.versions()
     for node, findings in found.items():

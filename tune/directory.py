@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from crmuons import config
-from crmuons.runs.location import storage_path, storage_url
+from crmuons.runs.location import RunStorage
 from tune.options import Options
 from tune.spaces import Space
 
@@ -29,13 +29,13 @@ def define(settings: config.Config, space: Space, options: Options) -> dict[str,
     return {"settings": settings.model_dump(mode="json"), "space": space.to_dict(), "options": asdict(options)}
 
 
-def find(settings: config.Config, definition: Mapping[str, Any]) -> Path:
+def find(settings: config.Config, storage: RunStorage, definition: Mapping[str, Any]) -> Path:
     """The sweep's directory: named by run.name, or by the preset and a digest of all that shapes the sweep.
 
     Raises:
         ValueError: if there is one and it is not to be continued, or was started with something else.
     """
-    if storage_url(settings) is not None:
+    if storage.url is not None:
         msg = f"run.storage_path = {settings.run.storage_path} is a URL; the trials of a sweep need a directory that all nodes reach"
         raise ValueError(msg)
     fixed = {path: value for path, value in _flat(definition).items() if not MAY_CHANGE.fullmatch(path)}
@@ -43,7 +43,7 @@ def find(settings: config.Config, definition: Mapping[str, Any]) -> Path:
     if name.endswith(settings.digest()):  # Not given by the user.
         digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:8]
         name = f"{name.removesuffix(settings.digest())}sweep-{digest}"
-    directory = storage_path(settings) / name
+    directory = storage.directory / name
     if not directory.exists() or {path.name for path in directory.iterdir()} <= {LOCK_FILE}:
         return directory
     if settings.run.resume == "never" or not (directory / SWEEP_FILE).is_file():

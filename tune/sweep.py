@@ -9,13 +9,13 @@ from typing import Literal
 
 import ray
 
-from crmuons import config, ray_cluster, ray_preflight, ray_scaling, ray_train
-from crmuons.runs.location import storage_path
+from crmuons import config, ray_cluster, ray_preflight, ray_scaling
+from crmuons.runs.location import RunStorage
 from crmuons.storage import atomic
 from crmuons.tracking.interface import Status
 from crmuons.tracking.tracker import Tracker
 from crmuons.tracking.uri import resolve_uri
-from crmuons.training import tensorboard
+from crmuons.training import signals, tensorboard
 from crmuons.training.setup import refuse_credentials
 from tune import conclusion, results, trials, tuning
 from tune.conductor import Conductor, Origins
@@ -77,19 +77,28 @@ def run_sweep(settings: config.Config, space: Space, options: Options) -> Result
     space.check(settings)
     options.check(space, settings)
     definition = define(settings, space, options)
-    directory = find(settings, definition)
+    storage = RunStorage.of(settings)
+    directory = find(settings, storage, definition)
+    tracking_uri = resolve_uri(storage.directory.parent)  # As of a single run: beside the directory of the runs.
     origins = Origins()
     trials_left = len(trials.load(directory)) < options.num_trials(space)
     data = origins(settings)[0] if trials_left else []  # What is wrong with the data is said before a cluster starts.
     with ray_cluster.cluster():
-        room = ray_preflight.check(settings, data, lambda: _room(options, settings.scaling, options.num_trials(space)))
+        room = ray_preflight.check(
+            storage,
+            tracking_uri if settings.tracking.enabled else None,
+            data,
+            lambda: _room(options, settings.scaling, options.num_trials(space)),
+        )
         directory.mkdir(parents=True, exist_ok=True)
         with alone(directory):
             atomic.write_json(directory / SWEEP_FILE, definition)
             settings = config.changed(settings, room.scaling(settings.scaling))
-            tracker = _open_tracker(directory, settings, space, options) if settings.tracking.enabled else None
+            tracker = (
+                _open_tracker(directory, tracking_uri, settings, space, options) if settings.tracking.enabled else None
+            )
             settings = config.changed(settings, {"tracking.parent": "" if tracker is None else tracker.identity})
-            return _run(Conductor(directory, settings, space, options, origins), room, tracker)
+            return _run(Conductor(directory, settings, space, options, origins), room, tracker, tracking_uri)
 
 
 def _room(options: Options, scaling: config.Scaling, num_trials: int) -> Room:
@@ -101,12 +110,12 @@ def _room(options: Options, scaling: config.Scaling, num_trials: int) -> Room:
     return room
 
 
-def _run(conductor: Conductor, room: Room, tracker: Tracker | None) -> Result:
+def _run(conductor: Conductor, room: Room, tracker: Tracker | None, tracking_uri: str) -> Result:
     directory, space = conductor.directory, conductor.space
     logger.info("sweep %s: %d trials, %d at once", directory, conductor.num_trials, room.concurrency)
     status: Status = "FAILED"
     try:
-        outcome = _run_trials(conductor, room)
+        outcome = _run_trials(conductor, room, tracking_uri)
         rows, best = conclusion.write_results(directory, list(conductor.trials.values()), space)
         if tracker is not None:
             conclusion.tell_mlflow(tracker, conductor, rows, best)
@@ -118,7 +127,7 @@ def _run(conductor: Conductor, room: Room, tracker: Tracker | None) -> Result:
     return Result(directory, space, outcome, rows, None if best is None else best.name)
 
 
-def _run_trials(conductor: Conductor, room: Room) -> Outcome:
+def _run_trials(conductor: Conductor, room: Room, tracking_uri: str) -> Outcome:
     interrupted, max_seconds = threading.Event(), conductor.options.max_seconds or threading.TIMEOUT_MAX
 
     def stop() -> None:
@@ -127,30 +136,27 @@ def _run_trials(conductor: Conductor, room: Room) -> Outcome:
 
     timer = threading.Timer(min(max_seconds, threading.TIMEOUT_MAX), conductor.stop)
     timer.daemon = True
-    with ray_train.stop_on_signals(stop):
+    with signals.stop_on_signals(stop):
         timer.start()
         if not conductor.is_complete:
-            ray_train.in_thread(lambda: tuning.run_trials(conductor, room, _tracking_uri(conductor.settings)))
+            signals.in_thread(lambda: tuning.run_trials(conductor, room, tracking_uri))
         timer.cancel()
     if conductor.all_ended():
         return "complete"
     return "interrupted" if interrupted.is_set() else "out of time"
 
 
-def _open_tracker(directory: Path, settings: config.Config, space: Space, options: Options) -> Tracker:
+def _open_tracker(
+    directory: Path, tracking_uri: str, settings: config.Config, space: Space, options: Options
+) -> Tracker:
     """The parent of the trials' runs."""
     varied = {f"space.{each.path}": f"{each.kind} {list(each.values)}" for each in space.dimensions}
     asked = {f"sweep.{name}": value for name, value in asdict(options).items()}
     return Tracker.open(
         directory,
-        uri=_tracking_uri(settings),
+        uri=tracking_uri,
         experiment=settings.tracking.experiment,
         run_name=directory.name,
         params=settings.flat() | varied | asked,
         tags={"kind": "sweep"},
     )
-
-
-def _tracking_uri(settings: config.Config) -> str:
-    """As of a single run: beside the directory of the runs."""
-    return resolve_uri(storage_path(settings).parent)

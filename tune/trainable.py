@@ -10,9 +10,10 @@ from typing import Any
 import ray.tune
 import torch
 
-from crmuons import config, ray_train
+from crmuons import config
+from crmuons.ray_train import RayLauncher
 from crmuons.storage import atomic
-from crmuons.training import worker
+from crmuons.training import driver, worker
 from crmuons.training.loop import Metrics
 from crmuons.training.trainer import NonFiniteError
 from tune import forks
@@ -36,7 +37,7 @@ def train_trial(payload: dict[str, Any]) -> None:
             if (Path(payload["sweep"]) / STOP_FILE).exists():  # Looked at in this order: no request to stop gets lost.
                 break
             _train(trial, payload)
-    except (ValueError, OSError, NonFiniteError, torch.OutOfMemoryError, ray_train.RunFailedError) as error:
+    except (ValueError, OSError, NonFiniteError, torch.OutOfMemoryError, driver.RunFailedError) as error:
         if not trial.run.failure.exists():  # The workers of a group have written it themselves.
             atomic.write_json(trial.run.failure, {"error": str(error), "kind": type(error).__name__})
 
@@ -62,7 +63,7 @@ def _train_group(trial: Trial, settings: config.Config, tracking_uri: str) -> No
     """Train on a group of Ray Train workers, and report what appears in the run's metrics file."""
     reported = sum(1 for _ in scores(trial.run, settings.train))
     with ThreadPoolExecutor(1) as pool:
-        work = pool.submit(ray_train.train_group, settings, trial.run, tracking_uri)
+        work = pool.submit(RayLauncher().train, settings, trial.run, tracking_uri)
         while not work.done():
             time.sleep(SECONDS_BETWEEN_LOOKS)
             for each in list(scores(trial.run, settings.train))[reported:]:

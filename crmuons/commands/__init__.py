@@ -5,6 +5,11 @@ for what `crmuons simulate` needs.
 """
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from crmuons.config import Config
+    from crmuons.training.driver import Launcher
 
 INTERRUPTED = 130  # What a shell makes of a command that Ctrl-C ended: what should follow it does not.
 
@@ -16,3 +21,14 @@ class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
         if action.default in (None, ()) or "(default: " in (action.help or ""):
             return action.help
         return super()._get_help_string(action)
+
+
+def launcher_of(settings: "Config") -> "Launcher":
+    """Return the launcher for a run's workers. With scaling.num_workers=0 Ray is not imported."""
+    if settings.scaling.num_workers == 0:
+        from crmuons.training.driver import LocalLauncher
+
+        return LocalLauncher()
+    from crmuons.ray_train import RayLauncher
+
+    return RayLauncher()

@@ -49,8 +49,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from crmuons.benchmark import read_through_ray
     from crmuons.benchmark.command import Options, run
+    from crmuons.commands import launcher_of
     from crmuons.generation.load import choose_device
-    from crmuons.ray_train import RunFailedError, run_training
+    from crmuons.training.driver import RunFailedError, run_training
 
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     options = Options(
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         events=arguments.events,
         out=arguments.out or Path("benchmarks") / f"{arguments.suite}-{now}",
-        start=run_training,
+        start=lambda settings: run_training(settings, launcher_of(settings)),
         read_through_ray=read_through_ray.run,
     )
     try:

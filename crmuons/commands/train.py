@@ -20,10 +20,11 @@ def run(arguments: argparse.Namespace) -> int:
     from crmuons import config
 
     settings = config.load(arguments.preset, arguments.words)  # Before Ray, whose import takes seconds.
-    from crmuons.ray_train import RunFailedError, run_training
+    from crmuons.commands import launcher_of
+    from crmuons.training.driver import RunFailedError, run_training
 
     try:
-        result = run_training(settings)
+        result = run_training(settings, launcher_of(settings))
     except RunFailedError as error:
         print(f"crmuons train: {error}", file=sys.stderr)
         return 1

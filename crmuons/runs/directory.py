@@ -17,7 +17,7 @@ from crmuons import config
 from crmuons.data import arrow
 from crmuons.data.events import EventArrays
 from crmuons.models.features import Features
-from crmuons.runs.location import local_copy, storage_path, storage_url
+from crmuons.runs.location import RunStorage, local_copy
 from crmuons.storage import artifacts, files
 from crmuons.storage.atomic import write_json, write_text
 from crmuons.storage.files import File
@@ -213,20 +213,19 @@ class Run:
             raise ValueError(msg)
 
 
-def find_run(settings: config.Config) -> Run:
-    """The run that the settings name: the one to continue (run.resume=auto), or a new one.
+def find_run(settings: config.Config, storage: RunStorage) -> Run:
+    """Find the run that the settings name: the one to continue (run.resume=auto), or a new one.
 
     Raises:
         ValueError: if a run of the given name exists and is not to be continued.
         OSError: if the storage cannot be asked.
     """
-    storage, name = storage_path(settings), settings.run.name
-    url = storage_url(settings)
-    names = {path.name for path in storage.glob("*")} | set(files.names(url) if url else ())
+    name, url = settings.run.name, storage.url
+    names = {path.name for path in storage.directory.glob("*")} | set(files.names(url) if url else ())
     numbered = _numbered(name, names) if name.endswith(settings.digest()) else {}
 
     def run(name: str) -> Run:
-        return Run(storage / name, f"{url}/{name}" if url else None)
+        return Run(storage.directory / name, f"{url}/{name}" if url else None)
 
     if settings.run.resume == "auto":
         started = [each for each in map(run, (name, *numbered.values())) if has_started(each)]
@@ -234,7 +233,7 @@ def find_run(settings: config.Config) -> Run:
     if name not in names:
         return run(name)
     if not name.endswith(settings.digest()):
-        msg = f"run '{name}' exists in {url or storage}; continue it with run.resume=auto, or choose another run.name"
+        msg = f"run '{name}' exists in {url or storage.directory}; continue it with run.resume=auto, or choose another run.name"
         raise ValueError(msg)
     return run(f"{name}-{max(numbered, default=1) + 1}")
 

@@ -3,28 +3,36 @@
 import hashlib
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from crmuons import config
 
 
-def storage_path(settings: config.Config) -> Path:
-    """The directory of the runs on this machine: for a URL, of their local copies.
+@dataclass(frozen=True)
+class RunStorage:
+    """Where the runs of one command live. The driver resolves it once and hands it on.
 
-    A Ray job runs in a temporary copy of its working directory; there a relative path is below the home.
+    Attributes:
+        directory: parent of the runs' directories on this machine; for runs kept at a URL, of their local copies.
+        url: where the runs are kept; None if that is `directory`.
     """
-    if (url := storage_url(settings)) is not None:
-        return local_copy(f"{url}/name").parent
-    path = Path(settings.run.storage_path.removeprefix("file://")).expanduser()
-    if path.is_absolute() or not in_ray_job():
-        return path.absolute()
-    return Path.home() / path
 
+    directory: Path
+    url: str | None = None
 
-def storage_url(settings: config.Config) -> str | None:
-    """The URL where runs are kept; None where that is a directory."""
-    path = settings.run.storage_path
-    return path.rstrip("/") if "://" in path and not path.startswith("file://") else None
+    @classmethod
+    def of(cls, settings: config.Config) -> "RunStorage":
+        """Resolve run.storage_path.
+
+        A Ray job runs in a temporary copy of its working directory; there a relative path starts at the home.
+        """
+        place = settings.run.storage_path
+        if "://" in place and not place.startswith("file://"):
+            url = place.rstrip("/")
+            return cls(local_copy(f"{url}/name").parent, url)
+        path = Path(place.removeprefix("file://")).expanduser()
+        return cls(path.absolute() if path.is_absolute() or not in_ray_job() else Path.home() / path)
 
 
 def local_copy(url: str) -> Path:

@@ -20,11 +20,8 @@ from crmuons.batch import EventBatch
 from crmuons.data import loader, reader, sampler, shards
 from crmuons.data.quarantine import Tally
 from crmuons.data.selection import training_selection
-from crmuons.evaluation import metrics
-from crmuons.generation.generator import MAX_MUONS_PER_EVENT, BundleGenerator
 from crmuons.memory import keep_freed_memory
 from crmuons.models import saved_model
-from crmuons.models.bundle_model import BundleModel
 from crmuons.runs import checkpoint, remote
 from crmuons.runs.directory import Run
 from crmuons.runs.remote import Uploads
@@ -38,13 +35,13 @@ from crmuons.training.loop import Hooks, Loop, Metrics, Outcome
 from crmuons.training.profiling import StepProfiler
 from crmuons.training.tensorboard import Board
 from crmuons.training.trainer import Trainer
+from crmuons.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 
 # The step lets go of the interpreter's lock at each operation, and gets it back from the thread that makes batches ready after this
 # time at the latest. Python's 5 ms: 0.85 of the speed on two cores without Ray, 0.94 with (few noisy runs, docs/log.md).
 SWITCH_INTERVAL_S = 0.0005
-CAP = 10  # Of a generated event's muons in validations, in units of the largest true event's.
 
 Report = Callable[[Metrics, int, Path | None], None]
 
@@ -136,27 +133,6 @@ def _check_device(device: torch.device) -> None:
         raise ValueError(msg)
 
 
-class Validation:
-    """Compares a model with held-out events of the same primaries, in numbers and in a figure."""
-
-    def __init__(self, run: Run, settings: config.Config, device: torch.device, tracker: AnyTracker) -> None:
-        self.truth = run.load_validation()
-        self.seed, self.device, self.tracker = settings.run.seed, device, tracker
-        # A multiplicity model that has hardly learned draws millions of muons now and then: that is a bad score, no failed run.
-        self.max_muons = min(CAP * max(1, int(self.truth.counts.max())), MAX_MUONS_PER_EVENT)
-
-    def __call__(self, model: BundleModel, step: int) -> Metrics:
-        """Metrics of a model; "score" is the mean W1/sigma (docs/metrics.md)."""
-        generator = BundleGenerator(model, {}, self.device)
-        truth = self.truth
-        generated = generator.bundles(truth.primaries, seed=self.seed, ids=truth.ids, max_muons=self.max_muons)
-        if not isinstance(self.tracker, NullTracker):
-            from crmuons.evaluation import figures  # noqa: PLC0415  # Matplotlib, 0.8 CPU-seconds: so for it.
-
-            self.tracker.figure(figures.marginals(truth, generated), "marginals", step)
-        return metrics.fidelity(truth, generated)
-
-
 def about(settings: config.Config, run: Run, step: int) -> dict[str, object]:
     """What model.json says of a model: how it is built, and where it comes from."""
     return {
@@ -176,7 +152,7 @@ def _last_state(run: Run, device: torch.device) -> dict[str, Any] | None:
     last = checkpoint.latest(run.checkpoints)
     if run.url is None:
         return None if last is None else checkpoint.load_training(last)
-    ours = b"" if last is None else (last / saved_model.TRAINING_FILE).read_bytes()
+    ours = b"" if last is None else (last / checkpoint.TRAINING_FILE).read_bytes()
     content = distributed.bytes_from_rank_zero(ours, device)
     return checkpoint.load_training(io.BytesIO(content)) if content else None
 

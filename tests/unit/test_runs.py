@@ -5,8 +5,9 @@ import torch
 
 from crmuons import config
 from crmuons.models.features import Features
-from crmuons.runs.directory import Path, Run, find_run
-from crmuons.runs.location import storage_path
+from crmuons.runs import directory
+from crmuons.runs.directory import Path, Run
+from crmuons.runs.location import RunStorage
 from crmuons.storage.files import File
 from crmuons.training.summary import Result
 
@@ -15,8 +16,12 @@ def load(tmp_path, *words):
     return config.load(None, ["train.steps=5", f"run.storage_path={tmp_path}", *words])
 
 
-def start(directory, settings, toy_events):
-    run = Run(directory)
+def find_run(settings):
+    return directory.find_run(settings, RunStorage.of(settings))
+
+
+def start(folder, settings, toy_events):
+    run = Run(folder)
     run.prepare(settings, [File("a.parquet", 3)], Features().fit(toy_events(100)), toy_events(5))
     return run
 
@@ -121,7 +126,7 @@ def test_the_lowest_value_of_a_metric_is_the_one_that_is_told(tmp_path):
 def test_runs_of_a_ray_job_outlive_its_working_directory(tmp_path, monkeypatch):
     settings = config.load(None, ["train.steps=5", "run.storage_path=here"])
     monkeypatch.chdir(tmp_path)
-    assert storage_path(settings) == tmp_path / "here"
+    assert RunStorage.of(settings).directory == tmp_path / "here"
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    assert storage_path(settings) == Path.home() / "here"
-    assert storage_path(load(tmp_path)) == tmp_path
+    assert RunStorage.of(settings).directory == Path.home() / "here"
+    assert RunStorage.of(load(tmp_path)).directory == tmp_path

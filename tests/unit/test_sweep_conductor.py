@@ -9,6 +9,7 @@ import torch
 
 from crmuons import config
 from crmuons.runs import checkpoint
+from crmuons.runs.location import RunStorage
 from crmuons.training import worker
 from crmuons.training.trainer import NonFiniteError
 from tune import conclusion, directory, forks, results
@@ -244,7 +245,7 @@ def test_a_sweep_is_continued_with_what_it_was_started_with(settings, tmp_path):
 
     def find(settings=named, space=SPACE, options=RUN_ALL):
         definition = directory.define(settings, space, options)
-        return directory.find(settings, definition), definition
+        return directory.find(settings, RunStorage.of(settings), definition), definition
 
     place, definition = find()
     assert place == tmp_path / "mine"

@@ -15,7 +15,7 @@ from crmuons.models.features import Features
 from crmuons.runs import checkpoint
 from crmuons.runs.directory import Run
 from crmuons.tracking.interface import NullTracker
-from crmuons.training import tensorboard, worker
+from crmuons.training import tensorboard, validation, worker
 from crmuons.training.trainer import NonFiniteError, Trainer
 
 STEPS = 6
@@ -164,7 +164,7 @@ def test_a_nan_leaves_the_last_checkpoint_good(prepared, monkeypatch):
 def test_a_multiplicity_beyond_reason_is_a_bad_score_and_no_failed_run(prepared):
     settings, run = prepared("many")
     model = Trainer(settings, run.load_features(settings), torch.device("cpu")).averaged
-    validate = worker.Validation(run, settings, torch.device("cpu"), NullTracker())
+    validate = validation.Validation(run, settings, torch.device("cpu"), NullTracker())
     before = validate(model, 0)["score"]
     with torch.no_grad():
         model.multiplicity.network[-1].bias[2:4] += 6.0  # The log means' third: exp(18) muons an event.

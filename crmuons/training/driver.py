@@ -1,0 +1,156 @@
+"""A run from the outside: find it, set it up, launch its workers, say how it ended.
+
+The workers are started by a launcher. `LocalLauncher` trains in this process and needs no Ray;
+`ray_backend.train.RayLauncher` trains on Ray Train workers.
+"""
+
+import errno
+import logging
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+import torch
+
+from crmuons import config
+from crmuons.runs import checkpoint, remote
+from crmuons.runs.directory import Run, find_run
+from crmuons.runs.location import RunStorage
+from crmuons.storage import files
+from crmuons.storage.files import File
+from crmuons.tracking.uri import resolve_uri
+from crmuons.training import tensorboard, worker
+from crmuons.training.loop import Outcome
+from crmuons.training.progress_bar import progress_of
+from crmuons.training.setup import prepare, refuse_credentials
+from crmuons.training.signals import stop_on_signals
+from crmuons.training.summary import Result
+from crmuons.training.trainer import NonFiniteError
+
+logger = logging.getLogger(__name__)
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class RunFailedError(RuntimeError):
+    """The run stopped; the message says why and what to do."""
+
+
+class Launcher(Protocol):
+    """Starts the workers of a run."""
+
+    def connect(self, urls: Sequence[str]) -> AbstractContextManager[None]:
+        """Hold what the workers need while the block lasts: a cluster, and the tokens that these URLs take."""
+
+    def check(
+        self, settings: config.Config, storage: RunStorage, tracking_uri: str | None, data: Sequence[File]
+    ) -> None:
+        """Find out what would fail on the workers' machines.
+
+        Args:
+            settings: the run's settings.
+            storage: where runs live.
+            tracking_uri: the MLflow server or store; None if tracking is off.
+            data: the training files.
+
+        Raises:
+            ValueError, OSError: if the run cannot be done there.
+        """
+
+    def train(self, settings: config.Config, run: Run, tracking_uri: str) -> Outcome:
+        """Train a run that is set up.
+
+        Raises:
+            RunFailedError: if the run stopped on the way.
+        """
+
+
+class LocalLauncher:
+    """Trains in this process (scaling.num_workers=0)."""
+
+    def connect(self, urls: Sequence[str]) -> AbstractContextManager[None]:
+        """Hold nothing: this process has all it needs."""
+        del urls
+        return nullcontext()
+
+    def check(
+        self, settings: config.Config, storage: RunStorage, tracking_uri: str | None, data: Sequence[File]
+    ) -> None:
+        """Check nothing: the set-up has read the data on this machine."""
+
+    def train(self, settings: config.Config, run: Run, tracking_uri: str) -> Outcome:
+        """Train on the GPU if there is one, on the CPU otherwise."""
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            return train_worker(settings, run, device=device, tracking_uri=tracking_uri)
+        except (ValueError, OSError, NonFiniteError) as error:
+            raise RunFailedError(with_remedy(last_line(error), run)) from error
+
+
+def run_training(settings: config.Config, launcher: Launcher) -> Result:
+    """Train as the settings say, from the data's files to a delivered model.
+
+    Raises:
+        FileNotFoundError, ValueError: if the data or the settings do not allow it; nothing was started then.
+        RunFailedError: if the run stopped on the way. Its last checkpoint is intact.
+    """
+    refuse_credentials(settings)
+    tensorboard.check_installed(settings)
+    storage = RunStorage.of(settings)
+    if storage.url is not None:
+        files.check_writable(storage.url)
+    run = find_run(settings, storage)
+    remote.fetch_start(run)
+    started = run.has_started()
+    if started:
+        run.check_unchanged(settings)
+    origin = None if started else prepare(settings)
+    data = run.load_files() if origin is None else origin[0]
+    # A plain `mlflow ui`, typed beside the directory of the runs, finds them.
+    tracking_uri = resolve_uri(storage.directory.parent)
+    with launcher.connect((*settings.data.train, *settings.data.validation, settings.run.storage_path)):
+        launcher.check(settings, storage, tracking_uri if settings.tracking.enabled else None, data)
+        if origin is not None:  # Only now is anything written: what was refused above can be tried again.
+            run.prepare(settings, *origin)
+        remote.start(run)
+        logger.info("%s run %s", "continuing" if started else "starting", run.place)
+        for left_over in (run.failure, run.stop_request):
+            left_over.unlink(missing_ok=True)
+        run.reserve_failure()
+        with stop_on_signals(run.stop_request.touch), progress_of(run, settings):
+            outcome = launcher.train(settings, run, tracking_uri)
+    return Result(run, outcome)
+
+
+def train_worker(settings: config.Config, run: Run, **how: Any) -> Outcome:
+    """Run `worker.train`, and name the full disk if that is what stops it."""
+    try:
+        return worker.train(settings, run, **how)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise OSError(_which_disk(error, run)) from error
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error's message, or the name of its class if it has none."""
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+
+
+def with_remedy(reason: str, run: Run) -> str:
+    """Return the sentence that says why a run stopped and from which checkpoint it can continue."""
+    last = max(remote.Stored.of(run).step, *checkpoint.steps(run.checkpoints), -1)
+    where = (
+        "no checkpoint was written"
+        if last < 0
+        else f"the last checkpoint is {checkpoint.path(run.checkpoints, last).name}; run.resume=auto continues"
+    )
+    return f"run {run.directory.name} stopped: {reason} ({where})"
+
+
+def _which_disk(error: OSError, run: Run) -> str:
+    """Name the disk that is full. Python names the file where it was opened, not where it was written."""
+    place = run.directory if shutil.disk_usage(run.directory).free < 2**20 else tempfile.gettempdir()
+    return f"{error.filename or place} cannot be written ({error.strerror}); free space there"

@@ -1,0 +1,34 @@
+"""A model beside held-out events, in numbers and in a figure."""
+
+import torch
+
+from crmuons import config
+from crmuons.evaluation import metrics
+from crmuons.generation.generator import MAX_MUONS_PER_EVENT, BundleGenerator
+from crmuons.models.bundle_model import BundleModel
+from crmuons.runs.directory import Run
+from crmuons.tracking.interface import AnyTracker, NullTracker
+from crmuons.training.loop import Metrics
+
+CAP = 10  # Of a generated event's muons in validations, in units of the largest true event's.
+
+
+class Validation:
+    """Compares a model with held-out events of the same primaries, in numbers and in a figure."""
+
+    def __init__(self, run: Run, settings: config.Config, device: torch.device, tracker: AnyTracker) -> None:
+        self.truth = run.load_validation()
+        self.seed, self.device, self.tracker = settings.run.seed, device, tracker
+        # A multiplicity model that has hardly learned draws millions of muons now and then: that is a bad score, no failed run.
+        self.max_muons = min(CAP * max(1, int(self.truth.counts.max())), MAX_MUONS_PER_EVENT)
+
+    def __call__(self, model: BundleModel, step: int) -> Metrics:
+        """Metrics of a model; "score" is the mean W1/sigma (docs/metrics.md)."""
+        generator = BundleGenerator(model, {}, self.device)
+        truth = self.truth
+        generated = generator.bundles(truth.primaries, seed=self.seed, ids=truth.ids, max_muons=self.max_muons)
+        if not isinstance(self.tracker, NullTracker):
+            from crmuons.evaluation import figures  # noqa: PLC0415  # Matplotlib, 0.8 CPU-seconds: so for it.
+
+            self.tracker.figure(figures.marginals(truth, generated), "marginals", step)
+        return metrics.fidelity(truth, generated)
