@@ -5,8 +5,8 @@ from pathlib import Path
 
 import ray
 
-from crmuons import ray_cluster
 from crmuons.progress import progress
+from crmuons.ray_backend import cluster
 from crmuons.simulation.simulate import Settings, num_files, prepare, write_file
 
 TASKS_AHEAD_PER_CPU = 2  # Enough to keep every CPU busy; more would only fill the scheduler's queue.
@@ -19,7 +19,7 @@ def simulate(settings: Settings, *, num_events: int, out: Path, seed: int) -> No
         ValueError: for no events, a negative seed, or a directory that already holds something.
     """
     prepare(out, num_events, seed)
-    with ray_cluster.cluster(), progress(num_events, unit="events", what="simulate") as bar:
+    with cluster.cluster(), progress(num_events, unit="events", what="simulate") as bar:
         cpus = ray.cluster_resources().get("CPU", 1)
         ahead = TASKS_AHEAD_PER_CPU * max(1, int(cpus))
         write = ray.remote(write_file)

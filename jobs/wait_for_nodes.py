@@ -8,7 +8,7 @@ import time
 
 import ray
 
-from crmuons import ray_cluster
+from crmuons.ray_backend import cluster
 
 PAUSE_S = 1.0
 
@@ -54,7 +54,7 @@ def wait_for_nodes(number: int, end: float) -> None:
     Raises:
         TimeoutError: if fewer are by the end, a time of `time.monotonic`.
     """
-    with ray_cluster.cluster():
+    with cluster.cluster():
         while (alive := sum(node["Alive"] for node in ray.nodes())) < number:
             if time.monotonic() > end:
                 msg = f"{alive} of {number} Ray nodes are there; what the missing nodes' steps wrote says why"

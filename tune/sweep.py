@@ -9,7 +9,9 @@ from typing import Literal
 
 import ray
 
-from crmuons import config, ray_cluster, ray_preflight, ray_scaling
+from crmuons import config
+from crmuons.ray_backend import cluster, preflight
+from crmuons.ray_backend.scaling import check_fit
 from crmuons.runs.location import RunStorage
 from crmuons.storage import atomic
 from crmuons.tracking.interface import Status
@@ -83,8 +85,8 @@ def run_sweep(settings: config.Config, space: Space, options: Options) -> Result
     origins = Origins()
     trials_left = len(trials.load(directory)) < options.num_trials(space)
     data = origins(settings)[0] if trials_left else []  # What is wrong with the data is said before a cluster starts.
-    with ray_cluster.cluster():
-        room = ray_preflight.check(
+    with cluster.cluster():
+        room = preflight.check(
             storage,
             tracking_uri if settings.tracking.enabled else None,
             data,
@@ -106,7 +108,7 @@ def _room(options: Options, scaling: config.Scaling, num_trials: int) -> Room:
     room, workers = Room.of(options, scaling, ray.cluster_resources(), num_trials), max(1, scaling.num_workers)
     number = room.concurrency if options.scheduler == "pbt" else 1
     what = "trials" if workers == 1 else "workers of trials"
-    ray_scaling.check_fit(what, number * workers, {"CPU": room.cpus / workers, "GPU": room.gpus / workers})
+    check_fit(what, number * workers, {"CPU": room.cpus / workers, "GPU": room.gpus / workers})
     return room
 
 

@@ -11,7 +11,7 @@ import ray.tune
 import torch
 
 from crmuons import config
-from crmuons.ray_train import RayLauncher
+from crmuons.ray_backend.train import RayLauncher
 from crmuons.storage import atomic
 from crmuons.training import driver, worker
 from crmuons.training.loop import Metrics

@@ -10,12 +10,14 @@ from itertools import islice
 import numpy as np
 import pyarrow.parquet as pq
 
-from crmuons import config, ray_cluster, ray_data
+from crmuons import config
 from crmuons.batch import EventBatch
 from crmuons.benchmark import timing
 from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.read import decode, raw_files
 from crmuons.data import quarantine, sampler, selection
+from crmuons.ray_backend import cluster
+from crmuons.ray_backend.data import READS_AT_ONCE, read_with_ray
 from crmuons.storage import files
 from crmuons.storage.files import File
 
@@ -34,8 +36,8 @@ def run(rounds: int, data: Sequence[str]) -> list[Figure]:
     reading = sampler.Plan(tuple(sampler.cut(many)), 0, config.Data().shuffle_bytes, 1)
     items = islice(reading.items(0), ITEMS_PER_ROUND * (rounds + 1))
     ends, events = [], [0]
-    with ray_cluster.cluster():
-        for piece in ray_data.read_with_ray(items, selection.Selection()):
+    with cluster.cluster():
+        for piece in read_with_ray(items, selection.Selection()):
             if not isinstance(piece, quarantine.Tally):
                 events.append(events[-1] + len(EventBatch.from_arrays(piece, copy=False)))
                 ends.append(time.perf_counter())
@@ -49,7 +51,7 @@ def run(rounds: int, data: Sequence[str]) -> list[Figure]:
             f"pyarrow decoding of the same columns, afterwards, threads: {threads}", in_all * threads,
             timing.alternate({"": partial(_decode, found, threads)}, rounds)[""],
         )
-        for threads in (1, ray_data.READS_AT_ONCE)
+        for threads in (1, READS_AT_ONCE)
     ]  # fmt: skip
 
 

@@ -29,6 +29,6 @@ def launcher_of(settings: "Config") -> "Launcher":
         from crmuons.training.driver import LocalLauncher
 
         return LocalLauncher()
-    from crmuons.ray_train import RayLauncher
+    from crmuons.ray_backend.train import RayLauncher
 
     return RayLauncher()

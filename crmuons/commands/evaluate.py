@@ -102,7 +102,7 @@ def _pieces(workers: int | None) -> "AbstractContextManager[Pieces]":
         from crmuons.evaluation.pieces import in_process
 
         return in_process()
-    from crmuons.ray_evaluate import on_ray
+    from crmuons.ray_backend.evaluate import on_ray
 
     return on_ray(num_cpus=workers)
 

@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         work = writer.prepare(Output.at(arguments.out), generator, source, options)
         if work.is_for_ray:
-            from crmuons.ray_generate import generate
+            from crmuons.ray_backend.generate import generate
         else:
             from crmuons.generation.writer import generate
         tally = generate(generator, source, work)

@@ -41,13 +41,14 @@ def run(arguments: argparse.Namespace) -> int:
     out = arguments.out.absolute()
     begun = build.begin(out, arguments.data, settings)
     each: build.Each = build.here
-    cluster: AbstractContextManager[None] = nullcontext()
+    connection: AbstractContextManager[None] = nullcontext()
     if begun.is_large:
-        from crmuons import ray_cluster, ray_prepare
+        from crmuons.ray_backend import tasks
+        from crmuons.ray_backend.cluster import cluster
 
-        each, cluster = ray_prepare.each, ray_cluster.cluster()
+        each, connection = tasks.each, cluster()
     try:
-        with cluster:
+        with connection:
             manifest = build.prepare(begun, each, arguments.max_quarantined_share)
     except KeyboardInterrupt:
         print("crmuons prepare: interrupted; the same command goes on from what is done", file=sys.stderr)

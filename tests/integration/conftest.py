@@ -190,9 +190,9 @@ def cluster(ray_here: None) -> Iterator[None]:
     """A cluster of two CPUs for all tests of a module that use Ray in this process: each start costs seconds."""
     import ray
 
-    from crmuons import ray_cluster
+    from crmuons.ray_backend.cluster import set_environment
 
-    ray_cluster.set_environment()
+    set_environment()
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()

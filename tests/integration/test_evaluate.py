@@ -22,7 +22,7 @@ from crmuons.generation.spectrum import Spectrum
 from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
-from crmuons.ray_evaluate import on_ray
+from crmuons.ray_backend.evaluate import on_ray
 from tests.integration.conftest import Bench, output
 
 pytestmark = [

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from crmuons import config, ray_generate, ray_simulate
+from crmuons import config, ray_simulate
 from crmuons.data.events import EventArrays
 from crmuons.generation import writer
 from crmuons.generation.export import INPUTS, export, worst_difference
@@ -22,6 +22,7 @@ from crmuons.models import saved_model, standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 from crmuons.models.standalone import Bundles
+from crmuons.ray_backend import generate
 from crmuons.simulation import simulate
 from crmuons.storage.output import Output
 
@@ -70,7 +71,7 @@ def test_tasks_write_the_same_shards_as_one_process_and_keep_finished_ones(model
     stamp = first.stat().st_mtime_ns
     there = writer.prepare(there.out, generator, source, options)
     assert there.done == {0: kept}
-    assert writer.generate(generator, source, here) == ray_generate.generate(generator, source, there)
+    assert writer.generate(generator, source, here) == generate.generate(generator, source, there)
     assert contents(here.out.folder) == contents(there.out.folder)
     assert len(contents(here.out.folder)) == 6
     assert first.stat().st_mtime_ns == stamp
@@ -113,7 +114,7 @@ def test_an_error_in_a_task_is_the_error_itself(model_dir, tmp_path):
     with pytest.raises(
         OSError, match=r"events-00001\.parquet could not be written .*the same command goes on"
     ) as error:
-        ray_generate.generate(generator, source, work)
+        generate.generate(generator, source, work)
     assert "Traceback" not in str(error.value)
 
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from crmuons import ray_cluster
 from crmuons.cli import main
 from crmuons.data import reader
 from crmuons.data.events import EventArrays
 from crmuons.data.sampler import Plan, cut
 from crmuons.data.selection import Selection
-from crmuons.ray_data import read_with_ray
+from crmuons.ray_backend import cluster
+from crmuons.ray_backend.data import read_with_ray
 from crmuons.simulation.simulate import Settings, simulate
 from crmuons.storage import files
 from crmuons.storage.files import File
@@ -261,7 +261,7 @@ def test_read_tasks_of_two_ranks_download_each_file_once(fed: Federation, tmp_pa
     items = [list(islice(reading.items(rank), 8)) for rank in range(2)]  # Two epochs of eight segments.
     place = Staging(Shelf(tmp_path / "staged", 10**9, 1000), files_ahead=4, began=time.time())
     staged = [Selection(staging=place.of_run(listed, tmp_path, f"rank-{rank}")) for rank in range(2)]
-    with ray_cluster.cluster(num_cpus=2), concurrent.futures.ThreadPoolExecutor(2) as pool:
+    with cluster.cluster(num_cpus=2), concurrent.futures.ThreadPoolExecutor(2) as pool:
         pieces = list(pool.map(lambda rank: list(read_with_ray(iter(items[rank]), staged[rank])), range(2)))
     assert sorted(downloads(fed).values()) == [1] * NUM_FILES
     for rank in range(2):

@@ -6,7 +6,7 @@ import sys
 import pytest
 import ray
 
-from crmuons import ray_cluster
+from crmuons.ray_backend import cluster
 
 LATE = "The current node timed out during startup. This could happen because some of the raylet failed to startup."
 
@@ -36,7 +36,7 @@ def starting(monkeypatch):
 
 def test_a_start_that_takes_too_long_is_begun_again_and_leaves_nothing(starting):
     left = starting(Exception(LATE), None)
-    with ray_cluster.cluster():
+    with cluster.cluster():
         first, second = left
         assert first.wait(timeout=60) < 0
         assert second.poll() is None
@@ -44,13 +44,13 @@ def test_a_start_that_takes_too_long_is_begun_again_and_leaves_nothing(starting)
 
 def test_the_third_start_in_vain_is_told(starting):
     left = starting(*[Exception(LATE)] * 3)
-    with pytest.raises(TimeoutError, match="try again when less else runs on it"), ray_cluster.cluster():
+    with pytest.raises(TimeoutError, match="try again when less else runs on it"), cluster.cluster():
         pass
     assert len(left) == 3
 
 
 def test_another_error_is_rays_to_tell(starting):
     left = starting(Exception("no room for sockets"))
-    with pytest.raises(Exception, match="no room for sockets"), ray_cluster.cluster():
+    with pytest.raises(Exception, match="no room for sockets"), cluster.cluster():
         pass
     assert len(left) == 1

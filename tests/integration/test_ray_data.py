@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from crmuons import ray_data, ray_prepare
 from crmuons.benchmark import events, read_through_ray
 from crmuons.data import arrow, manifest, reader, sampler
 from crmuons.data.events import EventArrays
@@ -21,6 +20,7 @@ from crmuons.data.prepare.shuffle import Settings
 from crmuons.data.quarantine import Tally
 from crmuons.data.sampler import Plan, Unit
 from crmuons.data.selection import Selection
+from crmuons.ray_backend import data, tasks
 from tests.integration.conftest import Bench, output
 
 pytestmark = [
@@ -51,19 +51,19 @@ def items_of(path: Path, number: int) -> list[sampler.Item]:
 
 
 def test_executions_follow_each_other_and_give_the_items_in_order(bench: Bench, cluster: None, monkeypatch) -> None:
-    monkeypatch.setattr(ray_data, "ITEMS_PER_EXECUTION", 8)
-    monkeypatch.setattr(ray_data, "ITEMS_AHEAD", 4)
-    patience, pause = [], ray_data.Pause.on_execution_step
+    monkeypatch.setattr(data, "ITEMS_PER_EXECUTION", 8)
+    monkeypatch.setattr(data, "ITEMS_AHEAD", 4)
+    patience, pause = [], data.Pause.on_execution_step
 
-    def on_step(callback: ray_data.Pause, executor) -> None:
+    def on_step(callback: data.Pause, executor) -> None:
         patience.append(executor._data_context.execution_no_progress_timeout_s)
         pause(callback, executor)
 
-    monkeypatch.setattr(ray_data.Pause, "on_execution_step", on_step)
+    monkeypatch.setattr(data.Pause, "on_execution_step", on_step)
     items = items_of(bench.folder / "data", 27)  # Three executions and a part of one; more than three epochs.
     selection = Selection("train", 0.3, 0.2, muons_drawn=8)
     waits, seen, last = [], [], time.monotonic()
-    for piece in ray_data.read_with_ray(iter(items), selection):
+    for piece in data.read_with_ray(iter(items), selection):
         waits.append(time.monotonic() - last)
         seen.append(piece)
         time.sleep(0.25)  # A step; while it runs, the next execution starts.
@@ -84,7 +84,7 @@ def test_an_item_without_events_is_counted_and_a_bad_row_is_kept(bench: Bench, c
     items = items_of(tmp_path / "e.parquet", 8)
     selection = Selection("train", 0.0, 0.99, quarantine=str(tmp_path / "q"))  # Nearly no event is left.
     here = events_of(reader.read_here(iter(items), selection))
-    assert events_of(ray_data.read_with_ray(iter(items), selection)) == here
+    assert events_of(data.read_with_ray(iter(items), selection)) == here
     assert pq.read_table(tmp_path / "q")["row"].to_pylist() == [7]
 
 
@@ -93,15 +93,13 @@ def test_prepared_shards_are_read_where_they_are_used(bench: Bench, cluster: Non
     source = str(bench.folder / "data")
     made = [
         build.prepare(build.begin(tmp_path / name, [source], Settings()), each)
-        for name, each in (("here", build.here), ("cluster", ray_prepare.each))
+        for name, each in (("here", build.here), ("cluster", tasks.each))
     ]
     assert made[0] == made[1]
     items = items_of(tmp_path / "cluster", 8)
-    monkeypatch.setattr(ray_data, "_read_in_tasks", None)  # Not called.
+    monkeypatch.setattr(data, "_read_in_tasks", None)  # Not called.
     selection = Selection("train", 0.05, 0.05)
-    assert events_of(ray_data.read_with_ray(iter(items), selection)) == events_of(
-        reader.read_here(iter(items), selection)
-    )
+    assert events_of(data.read_with_ray(iter(items), selection)) == events_of(reader.read_here(iter(items), selection))
 
 
 def test_a_job_that_fails_raises_its_own_error(bench: Bench, cluster: None, tmp_path: Path) -> None:
@@ -109,7 +107,7 @@ def test_a_job_that_fails_raises_its_own_error(bench: Bench, cluster: None, tmp_
     (tmp_path / "raw" / "bad.parquet").write_text("no Parquet at all")
     begun = build.begin(tmp_path / "set", [str(tmp_path / "raw")], Settings())
     with pytest.raises(ValueError, match=r"bad\.parquet is not a Parquet file") as caught:
-        build.prepare(begun, ray_prepare.each)
+        build.prepare(begun, tasks.each)
     assert "Traceback" not in str(caught.value)
 
 
@@ -156,6 +154,6 @@ def test_reading_through_ray_is_told_beside_as_many_threads_of_pyarrow(
     one, several = read_through_ray.run(2, [str(path)])
     assert one.name != several.name  # MLflow knows figures by their names.
     assert (one.amount, several.amount) == (8 * 200, 8 * 200)  # Each of the segments is the whole file.
-    assert (one.reference_amount, several.reference_amount) == (200, ray_data.READS_AT_ONCE * 200)
+    assert (one.reference_amount, several.reference_amount) == (200, data.READS_AT_ONCE * 200)
     assert (one.times.wall > 0).all()
     assert len(one.times.wall) == len(several.reference_times.wall) == 2

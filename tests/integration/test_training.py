@@ -15,8 +15,8 @@ import psutil
 import pytest
 import torch
 
-from crmuons import ray_metrics
 from crmuons.cli import main
+from crmuons.ray_backend.metrics import SHOWN, gauge_name
 from crmuons.runs import checkpoint
 from tests.integration.conftest import TRACKED, Bench, output, wait_for
 
@@ -120,7 +120,7 @@ def test_a_killed_driver_and_interrupted_runs_are_continued_to_the_end(bench: Be
     words = ("train.steps=100000", "run.name=broken", "run.resume=auto", "scaling.threads_per_worker=1")
     driver = bench.train(*words, "scaling.num_workers=1")
     wait_for(lambda: checkpoint.latest(run / "checkpoints"))
-    all_metrics = {ray_metrics.gauge_name(metric) for metric in ray_metrics.SHOWN}
+    all_metrics = {gauge_name(metric) for metric in SHOWN}
     wait_for(lambda: shown_to_prometheus(bench, run).keys() >= all_metrics)
     shown = shown_to_prometheus(bench, run)
     assert shown["crmuons_speed_events_per_second"] > 0

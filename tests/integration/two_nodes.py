@@ -12,14 +12,14 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from crmuons import ray_tokens
 from crmuons.cli import main
+from crmuons.ray_backend.tokens import receive, shared
 from crmuons.storage.pelican import tokens
 
 
 def signatures() -> tuple[list[str], list[str]]:
     """The ends of the tokens that the other node finds by itself, and in all."""
-    ray_tokens.receive()
+    receive()
     return [each.value[-8:] for each in tokens.local_tokens()], [each.value[-8:] for each in tokens.find_tokens()]
 
 
@@ -31,7 +31,7 @@ def run(other_home: Path, url: str, renewed: Path, words: list[str]) -> int:
     ray.init(cluster.address, log_to_driver=False)
     seen = ray.remote(signatures)
     mine = Path(os.environ["BEARER_TOKEN_FILE"])
-    with ray_tokens.shared([url]):
+    with shared([url]):
         before = mine.read_text()[-8:]
         print("shared:", ray.get(seen.remote()) == ([], [before]))
         shutil.copyfile(renewed, mine)

@@ -10,8 +10,10 @@ from jaxtyping import install_import_hook
 
 # The shapes and dtypes in the annotations of these modules are checked at every call of the tests.
 CHECKED = (
-    "batch", "checkpoint", "events", "features", "generate", "losses", "model", "models", "multiplicity", "optimization", "plan",
-    "pool", "prepared", "ragged", "reader", "runs", "schema", "sets", "stream", "trainer",
+    "data.arrow", "data.batcher", "data.events", "data.geometry", "data.loader", "data.manifest", "data.parquet", "data.reader",
+    "data.sampler", "data.schema", "data.selection", "data.shards", "generation.generator", "models.bundle_model", "models.features",
+    "models.multiplicity", "models.networks", "models.ragged", "models.saved_model", "runs.checkpoint", "runs.directory",
+    "training.batch", "training.losses", "training.optimizers", "training.trainer",
 )  # fmt: skip
 install_import_hook([f"crmuons.{name}" for name in CHECKED], "beartype.beartype")
 

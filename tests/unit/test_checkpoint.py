@@ -42,7 +42,7 @@ def test_a_model_is_loaded_as_it_was_saved(tmp_path, model):
 
 def test_only_tensors_and_plain_values_are_loaded(tmp_path, model):
     saved = save(tmp_path, 1, model)
-    torch.save({"value": config.Model()}, saved / saved_model.TRAINING_FILE)  # An object: its loading may run code.
+    torch.save({"value": config.Model()}, saved / checkpoint.TRAINING_FILE)  # An object: its loading may run code.
     with pytest.raises(Exception, match=r"[Ww]eights.only"):
         checkpoint.load_training(saved)
 
@@ -104,7 +104,7 @@ def test_without_a_selection_the_newest_is_the_best(tmp_path, model):
     save(tmp_path, 1, model)
     newest = save(tmp_path, 100_000_000 - 1, model)
     assert checkpoint.best(tmp_path) == newest
-    (tmp_path / saved_model.BEST_FILE).write_text("step-00000777")  # Gone.
+    (tmp_path / checkpoint.BEST_FILE).write_text("step-00000777")  # Gone.
     assert checkpoint.best(tmp_path) == newest
 
 

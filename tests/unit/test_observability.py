@@ -8,11 +8,11 @@ import pytest
 import yaml
 from ray._private.ray_constants import PROMETHEUS_SERVICE_DISCOVERY_FILE
 
-from crmuons import ray_metrics
+from crmuons.ray_backend import metrics
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "cluster" / "observability"
-EXPORTED = {f"ray_{ray_metrics.gauge_name(metric)}" for metric in ray_metrics.SHOWN}
+EXPORTED = {f"ray_{metrics.gauge_name(metric)}" for metric in metrics.SHOWN}
 
 
 def drawn() -> set[str]:
@@ -39,6 +39,6 @@ def test_prometheus_reads_the_list_of_nodes_that_ray_writes() -> None:
     assert job["file_sd_configs"][0]["files"] == [f"/tmp/ray/{PROMETHEUS_SERVICE_DISCOVERY_FILE}"]
 
 
-@pytest.mark.parametrize("metric", ray_metrics.SHOWN)
+@pytest.mark.parametrize("metric", metrics.SHOWN)
 def test_every_exported_metric_is_one_that_runs_report_and_the_docs_define(metric: str) -> None:
     assert f"`{metric}`" in (ROOT / "docs" / "metrics.md").read_text()

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from crmuons import preflight
-from crmuons.preflight import Errand
+from crmuons.ray_backend import node_checks
+from crmuons.ray_backend.node_checks import Errand
 from crmuons.storage.files import File
 from crmuons.tracking.reach import trouble
 
@@ -19,30 +19,30 @@ def errand(storage, mark, data=None):
 def test_a_node_that_shares_storage_and_data_finds_no_fault_and_leaves_nothing_behind(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     storage = tmp_path / "new" / "runs"
-    with preflight.marked(storage) as mark:
-        found = preflight.run_errand(errand(storage, mark, File(str(tmp_path / "a.parquet"), 4)))
+    with node_checks.marked(storage) as mark:
+        found = node_checks.run_errand(errand(storage, mark, File(str(tmp_path / "a.parquet"), 4)))
         assert [each.name for each in storage.iterdir()] == [mark]
-    assert found == ([], preflight.versions(), None)
+    assert found == ([], node_checks.versions(), None)
     assert not list(storage.iterdir())
 
 
 def test_a_directory_of_the_same_name_that_is_another_one_is_told_from_the_drivers(tmp_path):
-    with preflight.marked(tmp_path / "driver") as mark:
-        (fault,) = preflight.run_errand(errand(tmp_path, mark)).faults  # There is a directory, without the mark.
+    with node_checks.marked(tmp_path / "driver") as mark:
+        (fault,) = node_checks.run_errand(errand(tmp_path, mark)).faults  # There is a directory, without the mark.
     assert f"run.storage_path = {tmp_path} is not the same directory as the driver's" in fault
     assert "or a URL" in fault
 
 
 def test_a_mark_that_is_seen_where_nothing_can_be_written_is_a_fault(tmp_path):
     # /proc refuses every new file, to root as well.
-    (fault,) = preflight.run_errand(errand("/proc", "version")).faults
+    (fault,) = node_checks.run_errand(errand("/proc", "version")).faults
     assert "run.storage_path = /proc cannot be written" in fault
     assert "every node may write to" in fault
 
 
 def test_storage_and_data_are_told_together(tmp_path):
     missing = File(str(tmp_path / "gone.parquet"), 4)
-    storage, data = preflight.run_errand(errand(tmp_path, "no-mark", missing)).faults
+    storage, data = node_checks.run_errand(errand(tmp_path, "no-mark", missing)).faults
     assert "run.storage_path" in storage
     assert f"{missing.url} of data.train cannot be read" in data
 
@@ -50,24 +50,24 @@ def test_storage_and_data_are_told_together(tmp_path):
 def test_a_url_and_the_nodes_own_copy_have_to_be_writable(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    (fault,) = preflight.run_errand(errand("memory://bucket/runs", None)).faults
+    (fault,) = node_checks.run_errand(errand("memory://bucket/runs", None)).faults
     assert f"{tmp_path / 'file'} is a file" in fault
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert preflight.run_errand(errand("memory://bucket/runs", None)).faults == []
+    assert node_checks.run_errand(errand("memory://bucket/runs", None)).faults == []
 
 
 def test_the_driver_refuses_a_storage_path_that_is_a_file(tmp_path):
     (tmp_path / "runs").touch()
-    with pytest.raises(NotADirectoryError, match="runs is a file"), preflight.marked(tmp_path / "runs"):
+    with pytest.raises(NotADirectoryError, match="runs is a file"), node_checks.marked(tmp_path / "runs"):
         pass
 
 
 def test_versions_that_differ_are_named_with_both_values():
     ours = {"Python": "3.11.7", "torch": "2.13.0", "crmuons": "0.1.0 (source aaaa)"}
-    assert preflight.compare_versions(ours, dict(ours)) == []
+    assert node_checks.compare_versions(ours, dict(ours)) == []
     theirs = ours | {"torch": "2.12.0"}
     del theirs["Python"]
-    python, torch = preflight.compare_versions(ours, theirs)
+    python, torch = node_checks.compare_versions(ours, theirs)
     assert python == "Python is missing, the driver's is 3.11.7; install the same on all nodes"
     assert torch == "torch is 2.12.0, the driver's is 2.13.0; install the same on all nodes"
 
@@ -75,29 +75,29 @@ def test_versions_that_differ_are_named_with_both_values():
 def test_what_has_to_be_the_same_is_independent_of_torchs_build(monkeypatch):
     version = {"ray": "2.60.0", "torch": "2.13.0+cpu", "crmuons": "0.1.0"}
     monkeypatch.setattr("importlib.metadata.version", version.__getitem__)
-    on_cpu = preflight.versions()
+    on_cpu = node_checks.versions()
     version["torch"] = "2.13.0+cu128"
-    assert preflight.versions() == on_cpu
+    assert node_checks.versions() == on_cpu
     version["torch"] = "2.12.0+cu128"
-    assert preflight.versions() != on_cpu
+    assert node_checks.versions() != on_cpu
 
 
 def test_a_fault_of_many_nodes_is_told_once():
     told = {f"n{number}": ["no data"] for number in range(5)} | {"other": ["no data", "old"], "good": []}
-    assert preflight.by_node(told) == ["on nodes n0, n1, n2 and 3 more: no data", "on node other: old"]
+    assert node_checks.by_node(told) == ["on nodes n0, n1, n2 and 3 more: no data", "on node other: old"]
 
 
 def test_workers_have_to_fit_on_nodes_not_in_the_sum_of_the_cluster():
     nodes = [{"CPU": 3.0}, {"CPU": 3.0}, {"GPU": 1.0}]
-    preflight.check_fit("workers", 6, {"CPU": 1.0, "GPU": 0.0}, nodes)
-    preflight.check_fit("workers", 6, {"CPU": 1 - 1e-12}, nodes)
-    preflight.check_fit("workers", 3, {"CPU": 1 / 3}, [{"CPU": 1.0}])
+    node_checks.check_fit("workers", 6, {"CPU": 1.0, "GPU": 0.0}, nodes)
+    node_checks.check_fit("workers", 6, {"CPU": 1 - 1e-12}, nodes)
+    node_checks.check_fit("workers", 3, {"CPU": 1 / 3}, [{"CPU": 1.0}])
     with pytest.raises(
         ValueError, match=r"3 workers of 2 CPU each do not fit: .* none with more than 3 CPU, have room for 2; ask"
     ):
-        preflight.check_fit("workers", 3, {"CPU": 2.0}, nodes)
+        node_checks.check_fit("workers", 3, {"CPU": 2.0}, nodes)
     with pytest.raises(ValueError, match="1 workers of 1 CPU and 1 GPU each"):  # No node has both.
-        preflight.check_fit("workers", 1, {"CPU": 1.0, "GPU": 1.0}, nodes)
+        node_checks.check_fit("workers", 1, {"CPU": 1.0, "GPU": 1.0}, nodes)
 
 
 @contextmanager

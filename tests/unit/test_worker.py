@@ -117,7 +117,7 @@ def test_a_run_killed_while_it_saved_goes_on_from_the_checkpoint_before(prepared
     shutil.copytree(Run(killed.directory.parent / "whole").checkpoints, killed.checkpoints)
     for later in (4, STEPS):  # As if step 4 had been half written.
         shutil.rmtree(checkpoint.path(killed.checkpoints, later))
-    (killed.checkpoints / saved_model.BEST_FILE).unlink(missing_ok=True)
+    (killed.checkpoints / checkpoint.BEST_FILE).unlink(missing_ok=True)
     partial = killed.checkpoints / ".step-00000004.partial"
     partial.mkdir()
     (partial / saved_model.WEIGHTS_FILE).write_bytes(b"half of it")
@@ -155,7 +155,7 @@ def test_a_nan_leaves_the_last_checkpoint_good(prepared, monkeypatch):
     train_until(settings, run, 3)
     state = checkpoint.load_training(checkpoint.path(run.checkpoints, 3))
     next(iter(state["trainer"]["critic"].values()))[0] = math.nan  # As a run that went wrong would have it.
-    torch.save(state, checkpoint.path(run.checkpoints, 3) / saved_model.TRAINING_FILE)
+    torch.save(state, checkpoint.path(run.checkpoints, 3) / checkpoint.TRAINING_FILE)
     with pytest.raises(NonFiniteError, match="step 3: a loss or a gradient on rank 0 is NaN"):
         train(settings, run)
     assert list(checkpoint.steps(run.checkpoints)) == [2, 3]

@@ -5,12 +5,12 @@ import itertools
 import ray
 from ray.exceptions import RayTaskError
 
-from crmuons import ray_cluster
 from crmuons.generation import writer
 from crmuons.generation.generator import BundleGenerator
 from crmuons.generation.primaries import Source
 from crmuons.generation.writer import Shard, Tally, Work
 from crmuons.progress import progress
+from crmuons.ray_backend import cluster
 
 GPU_SHARE = 0.125  # Of a task: one CPU writes less than a GPU makes.
 TASKS_AHEAD_PER_CPU = 2  # Enough to keep every CPU busy; each holds a shard's primaries, 10 MB at most.
@@ -24,7 +24,7 @@ def generate(generator: BundleGenerator, source: Source, work: Work) -> Tally:
     """
     total = sum(work.done.values(), Tally())
     with (
-        ray_cluster.cluster(),
+        cluster.cluster(),
         progress(work.request.num_events, unit="events", what="generate", initial=total.events) as bar,
     ):
         options = {"num_gpus": GPU_SHARE} if work.request.device == "cuda" else {}

@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 
-from crmuons import ray_desk
+from crmuons.ray_backend import mailbox
 from crmuons.storage import pelican
 from crmuons.storage.files import FEDERATED
 from crmuons.storage.pelican import login, tokens
@@ -38,7 +38,7 @@ def shared(urls: Iterable[str]) -> Iterator[None]:
     if not federated:
         yield
         return
-    desk, over, first = ray_desk.desk(NAME), threading.Event(), _ours(federated)
+    desk, over, first = mailbox.desk(NAME), threading.Event(), _ours(federated)
     ray.get(desk.tell.remote(NAME, first))
     thread = threading.Thread(target=_renew, args=(desk, federated, first, over), name="tokens", daemon=True)
     thread.start()

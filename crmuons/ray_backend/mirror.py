@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 
-from crmuons import ray_desk
+from crmuons.ray_backend import mailbox
 from crmuons.runs.directory import Run
 from crmuons.storage import atomic
 
@@ -47,7 +47,7 @@ def of_driver(run: Run) -> Iterator[Mirror | None]:
     if run.url is None:
         yield None
         return
-    desk = ray_desk.desk()
+    desk = mailbox.desk()
     key = secrets.token_hex(8)
     atomic.write_text(run.directory / MARK, key)
     seen = 0

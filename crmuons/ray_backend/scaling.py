@@ -9,7 +9,8 @@ from typing import Any
 import ray
 from ray.train import ScalingConfig, UserCallback
 
-from crmuons import config, preflight
+from crmuons import config
+from crmuons.ray_backend import node_checks
 
 
 def scaling_config(scaling: config.Scaling) -> ScalingConfig:
@@ -41,7 +42,7 @@ def scaling_config(scaling: config.Scaling) -> ScalingConfig:
 
 def check_fit(what: str, number: int, each: Mapping[str, float]) -> None:
     """See `preflight.check_fit`; the nodes are the cluster's."""
-    preflight.check_fit(what, number, each, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    node_checks.check_fit(what, number, each, [node["Resources"] for node in ray.nodes() if node["Alive"]])
 
 
 def _cpus_per_worker(scaling: config.Scaling, cpus: float) -> float:

@@ -19,8 +19,12 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from crmuons import config, ray_cluster, ray_data, ray_metrics, ray_mirror, ray_preflight, ray_tokens
-from crmuons.ray_scaling import Losses, scaling_config
+from crmuons import config
+from crmuons.ray_backend import cluster, preflight, tokens
+from crmuons.ray_backend.data import read_with_ray
+from crmuons.ray_backend.metrics import gauges
+from crmuons.ray_backend.mirror import of_driver, of_worker
+from crmuons.ray_backend.scaling import Losses, scaling_config
 from crmuons.runs.directory import Run
 from crmuons.runs.location import RunStorage
 from crmuons.storage.files import File
@@ -42,14 +46,14 @@ class RayLauncher:
     @contextmanager
     def connect(self, urls: Sequence[str]) -> Iterator[None]:
         """Connect to the cluster, and share the tokens that these URLs take with its nodes."""
-        with ray_cluster.cluster(), ray_tokens.shared(urls):
+        with cluster.cluster(), tokens.shared(urls):
             yield
 
     def check(
         self, settings: config.Config, storage: RunStorage, tracking_uri: str | None, data: Sequence[File]
     ) -> None:
         """See `ray_preflight.check`."""
-        ray_preflight.check(storage, tracking_uri, data, lambda: scaling_config(settings.scaling))
+        preflight.check(storage, tracking_uri, data, lambda: scaling_config(settings.scaling))
 
     def train(self, settings: config.Config, run: Run, tracking_uri: str) -> Outcome:
         """Train a run that is set up on Ray Train workers of the cluster that this process is connected to.
@@ -60,7 +64,7 @@ class RayLauncher:
         """
         payload = {"settings": settings.model_dump(mode="json"), "place": run.place, "tracking_uri": tracking_uri}
         try:
-            with ray_mirror.of_driver(run) as mirror:
+            with of_driver(run) as mirror:
                 _fit(scaling_config(settings.scaling), settings.run, run, payload | {"mirror": mirror})
         except TrainingFailedError as error:
             reason = json.loads(run.failure.read_text())["error"] if run.failure.exists() else _root_cause(error)
@@ -73,9 +77,9 @@ class RayLauncher:
 def _work(payload: dict[str, Any]) -> None:
     """Run one Ray Train worker. An error that another attempt would meet again is written down, so that the next attempt ends."""
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    ray_tokens.receive()
+    tokens.receive()
     run, settings = Run.at(payload["place"]), config.from_dict(payload["settings"])
-    with ray_mirror.of_worker(run, payload["mirror"], ray.train.get_context().get_world_rank()):
+    with of_worker(run, payload["mirror"], ray.train.get_context().get_world_rank()):
         if run.failure.exists():
             return
         try:
@@ -84,7 +88,7 @@ def _work(payload: dict[str, Any]) -> None:
                 run,
                 device=get_device(),
                 tracking_uri=payload["tracking_uri"],
-                read=ray_data.read_with_ray,
+                read=read_with_ray,
                 report=_reporter(run),
             )
         except (ValueError, OSError, NonFiniteError, ray.exceptions.RayTaskError) as error:
@@ -113,7 +117,7 @@ def _fit(scaling: ScalingConfig, how: config.Run, run: Run, payload: dict[str, A
 
 
 def _reporter(run: Run) -> worker.Report:
-    show = ray_metrics.gauges(run.directory.name) if ray.train.get_context().get_world_rank() == 0 else None
+    show = gauges(run.directory.name) if ray.train.get_context().get_world_rank() == 0 else None
 
     def report(metrics: Metrics, _step: int, saved: Path | None) -> None:
         if show is not None:

@@ -19,7 +19,7 @@ from ray.data._internal.execution.interfaces import ExecutionResources
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import ReadTask
 
-from crmuons import memory, ray_stager, ray_tokens
+from crmuons import memory
 from crmuons.data import arrow, reader, schema, shards
 from crmuons.data.events import EventArrays
 from crmuons.data.prefetch import Ahead
@@ -28,6 +28,7 @@ from crmuons.data.reader import Piece
 from crmuons.data.sampler import Item
 from crmuons.data.selection import Selection
 from crmuons.data.staged_reading import with_stager
+from crmuons.ray_backend import staging_actor, tokens
 
 Read = tuple[Item, Selection]
 ITEMS_PER_EXECUTION = 256  # The list of an execution's tasks costs memory.
@@ -66,7 +67,7 @@ def _read_in_tasks(items: Iterator[Item], selection: Selection) -> Iterator[Piec
     if selection.staging is None:
         yield from _read_in_order((item, selection) for item in items)
         return
-    with ray_stager.actor(selection.staging) as stager:
+    with staging_actor.actor(selection.staging) as stager:
         staged = with_stager(items, selection.staging, stager)
         yield from _read_in_order((item, replace(selection, staging=staging)) for item, staging in staged)
 
@@ -149,7 +150,7 @@ class ItemSource(Datasource):
 
 def _read_block(item: Item, selection: Selection) -> Block:
     memory.keep_freed_memory()
-    ray_tokens.receive()
+    tokens.receive()
     tally, events = reader.read_item(item, selection)
     if not len(events.counts):
         return _placeholder(tally)
@@ -178,7 +179,7 @@ def _execute(reads: list[Read]) -> Iterator[pa.Table]:
         override_num_blocks=len(reads),
         concurrency=READS_AT_ONCE,
         num_cpus=CPUS_PER_READ,
-        ray_remote_args=ray_stager.where_to_read(reads[0][1].staging),
+        ray_remote_args=staging_actor.where_to_read(reads[0][1].staging),
     )
     options = dataset.context.execution_options
     options.preserve_order = True

@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayTaskError
 
-from crmuons import memory, ray_cluster
+from crmuons import memory
 from crmuons.evaluation import pieces
 from crmuons.evaluation.pieces import Later, Pieces
+from crmuons.ray_backend import cluster
 
 T = TypeVar("T")
 
@@ -22,7 +23,7 @@ def on_ray(*, num_cpus: int | None = None) -> Iterator[Pieces]:
 
     The nodes read the data themselves: its paths and URLs mean the same on all of them.
     """
-    with ray_cluster.cluster(num_cpus=num_cpus):
+    with cluster.cluster(num_cpus=num_cpus):
         tasks = _Tasks()
         with tasks.bar:
             yield tasks

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import crmuons
 from crmuons.runs import location
 from crmuons.storage import files
 from crmuons.storage.files import File
@@ -167,7 +168,7 @@ def _data_faults(file: File | None) -> Iterator[str]:
 
 def _source_digest() -> str:
     """Eight hexadecimal digits of crmuons' Python files: checkouts differ under one version."""
-    folder = Path(__file__).parent
+    folder = Path(crmuons.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())

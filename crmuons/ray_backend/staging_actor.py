@@ -8,8 +8,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from crmuons import ray_tokens
 from crmuons.data.staged_reading import Reading
+from crmuons.ray_backend import tokens
 from crmuons.storage.staging.download import Staging
 from crmuons.storage.staging.stager import Stager, Use
 
@@ -43,7 +43,7 @@ class _Stager(Stager):
     """A stager in a process of its own, which has the driver's tokens."""
 
     def __init__(self, staging: Staging) -> None:
-        ray_tokens.receive()
+        tokens.receive()
         super().__init__(staging)
 
 

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from crmuons import preflight, ray_tokens
-from crmuons.preflight import Errand, Findings
+from crmuons.ray_backend import node_checks, tokens
+from crmuons.ray_backend.node_checks import Errand, Findings
 from crmuons.runs.location import RunStorage
 from crmuons.storage.files import File
 from crmuons.tracking.reach import trouble
@@ -56,15 +56,15 @@ def _faults_of_nodes(storage: RunStorage, uri: str | None, data: Sequence[File])
         if uri is not None:
             _warn_of_tracking(uri, {"this node": trouble(uri)})
         return []
-    with nullcontext() if storage.url is not None else preflight.marked(storage.directory) as mark:
+    with nullcontext() if storage.url is not None else node_checks.marked(storage.directory) as mark:
         errand = Errand(storage.url or str(storage.directory), mark, data[0] if data else None, uri)
         found, told = _try_on(nodes, errand)
-    ours = preflight.versions()
+    ours = node_checks.versions()
     for node, findings in found.items():
-        told[node] = [*findings.faults, *preflight.compare_versions(ours, findings.versions)]
+        told[node] = [*findings.faults, *node_checks.compare_versions(ours, findings.versions)]
     if uri is not None:
         _warn_of_tracking(uri, {node: findings.tracking for node, findings in found.items()})
-    return preflight.by_node(told)
+    return node_checks.by_node(told)
 
 
 def _other_nodes() -> dict[str, str]:
@@ -97,14 +97,14 @@ def _try_on(nodes: dict[str, str], errand: Errand) -> tuple[dict[str, Findings],
 
 
 def _run_errand(errand: Errand) -> Findings:
-    ray_tokens.receive()
-    return preflight.run_errand(errand)
+    tokens.receive()
+    return node_checks.run_errand(errand)
 
 
 def _warn_of_tracking(uri: str, by_node: dict[str, str | None]) -> None:
     """No fault: the run's journal keeps what cannot be sent (docs/tracking.md)."""
     told = {node: [] if reason is None else [reason] for node, reason in by_node.items()}
-    for sentence in preflight.by_node(told):
+    for sentence in node_checks.by_node(told):
         logger.warning(
             "the tracking server %s cannot be used %s; the run keeps what it would send, and `crmuons sync` sends it later",
             uri,
