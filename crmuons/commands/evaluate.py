@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from crmuons.evaluation.pieces import Pieces
-    from crmuons.evaluation.protocol import Evaluation
+    from crmuons.evaluation.evaluate import Evaluation
+    from crmuons.evaluation.tasks import Pieces
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -58,9 +58,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
-    from crmuons.evaluation.inputs import Request, evaluate_request
     from crmuons.evaluation.reference import Settings
-    from crmuons.evaluation.report import summary, write_report
+    from crmuons.evaluation.report.files import summary, write_report
+    from crmuons.evaluation.request import Request, evaluate_request
     from crmuons.storage.output import folder_at
 
     request = Request(
@@ -99,7 +99,7 @@ def _pieces(workers: int | None) -> "AbstractContextManager[Pieces]":
         msg = f"--workers {workers}: wanted 0 or more, and none where RAY_ADDRESS names a cluster, whose CPUs are all used"
         raise ValueError(msg)
     if workers == 0 or (workers is None and not cluster):
-        from crmuons.evaluation.pieces import in_process
+        from crmuons.evaluation.tasks import in_process
 
         return in_process()
     from crmuons.ray_backend.evaluate import on_ray

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crmuons.evaluation.calibration import PitCell
 from crmuons.evaluation.comparison import Numbers
-from crmuons.evaluation.metrics import Absent, Estimate, Number
-from crmuons.evaluation.regions import Cell, Region
+from crmuons.evaluation.metrics.calibration import PitCell
+from crmuons.evaluation.metrics.distances import Absent, Estimate, Number
+from crmuons.evaluation.metrics.regions import Cell, Region
 
 MAX_CELL_ERROR = 0.05  # A cell whose mean is less certain than the bar on it says nothing about the bar.
 

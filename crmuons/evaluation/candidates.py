@@ -6,13 +6,14 @@ import numpy as np
 from jaxtyping import Int64
 
 from crmuons.data.events import EventArrays
-from crmuons.evaluation import calibration, pairing
-from crmuons.evaluation.calibration import Calibration
-from crmuons.evaluation.outline import Outline
-from crmuons.evaluation.pieces import Later, Pieces
-from crmuons.evaluation.reading import Blocks, Side
+from crmuons.evaluation import pairing
+from crmuons.evaluation.datasets import Blocks, Side
+from crmuons.evaluation.headers import Outline
+from crmuons.evaluation.metrics import calibration
+from crmuons.evaluation.metrics.calibration import Calibration
+from crmuons.evaluation.metrics.quantities import primary_features, shower_numbers
 from crmuons.evaluation.reference import EVENTS_PER_PIECE, Reference, parts, together
-from crmuons.evaluation.summaries import primary_features, shower_numbers
+from crmuons.evaluation.tasks import Later, Pieces
 from crmuons.evaluation.training_statistics import training_warnings
 from crmuons.generation.generator import BundleGenerator
 

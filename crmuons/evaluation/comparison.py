@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 
-from crmuons.evaluation import classifiers, metrics, rates, set_classifier
-from crmuons.evaluation.classifiers import Scores, area_under_curve
-from crmuons.evaluation.metrics import Number
-from crmuons.evaluation.multivariate import multivariate
-from crmuons.evaluation.pieces import Later, Pieces
-from crmuons.evaluation.reading import Side
-from crmuons.evaluation.regions import HardCase, Region
-from crmuons.evaluation.summaries import Sample
+from crmuons.evaluation.datasets import Side
+from crmuons.evaluation.metrics import classifiers, distances, ratios, set_classifier
+from crmuons.evaluation.metrics.classifiers import Scores, area_under_curve
+from crmuons.evaluation.metrics.distances import Number
+from crmuons.evaluation.metrics.multivariate import multivariate
+from crmuons.evaluation.metrics.quantities import Sample
+from crmuons.evaluation.metrics.regions import HardCase, Region
+from crmuons.evaluation.tasks import Later, Pieces
 
 Numbers = dict[str, Number]
 Splits = Bool[np.ndarray, "splits showers"]
@@ -87,7 +87,7 @@ def compare_truth(pieces: Pieces, truth: Contender, control: Contender, frame: F
 
 def random_splits(pool: Sample, seed: int) -> Splits:
     """The splits of the truth that make the floor."""
-    return metrics.random_splits(int(pool.showers.max()) + 1, SPLITS, seed)
+    return distances.random_splits(int(pool.showers.max()) + 1, SPLITS, seed)
 
 
 def classify(pieces: Pieces, truth: Contender, other: Contender, seed: int) -> dict[str, Later[Scores]]:
@@ -113,8 +113,8 @@ def classify(pieces: Pieces, truth: Contender, other: Contender, seed: int) -> d
 
 def _marginal_numbers(truth: Sample, other: Sample) -> Numbers:
     if not len(truth) or not len(other):
-        return metrics.distances(truth, other)
-    return metrics.distances(truth, other) | rates.multiplicity(truth, other) | rates.tails(truth, other)
+        return distances.distances(truth, other)
+    return distances.distances(truth, other) | ratios.multiplicity(truth, other) | ratios.tails(truth, other)
 
 
 def _areas(num_true: int, num_other: int, names: tuple[str, ...], *scores: Scores) -> Numbers:
@@ -144,8 +144,8 @@ def _in_case(
     kept = np.concatenate(weights) > 0
     areas = {name: area_under_curve(each.where(kept)) for name, each in zip(names, scores, strict=True)}
     part = case.part(other)
-    rate = rates.tail_ratio(truth, other, *weights)
-    return len(part), {"rate": rate} | metrics.distances(case.part(truth), part) | areas
+    rate = ratios.tail_ratio(truth, other, *weights)
+    return len(part), {"rate": rate} | distances.distances(case.part(truth), part) | areas
 
 
 def _null_distances(where: Region | HardCase | None, truth: Sample, control: Sample, seed: int) -> Numbers:
@@ -156,7 +156,7 @@ def _null_distances(where: Region | HardCase | None, truth: Sample, control: Sam
         pool = pool.where(where.holds(pool.conditions))
     elif isinstance(where, HardCase):
         pool = where.part(pool)
-    return metrics.null_distances(pool, splits)
+    return distances.null_distances(pool, splits)
 
 
 def _with(numbers: Numbers, null: Numbers) -> Numbers:

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from crmuons.data.schema import PRIMARY_FEATURES
-from crmuons.evaluation.outline import Outline
-from crmuons.evaluation.summaries import primary_features, shower_numbers
+from crmuons.evaluation.headers import Outline
+from crmuons.evaluation.metrics.quantities import primary_features, shower_numbers
 
 SHARED_SHARE = 0.5  # Two data sets that have half of their events' primaries in common were not drawn independently.
 

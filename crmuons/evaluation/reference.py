@@ -7,12 +7,13 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from crmuons.data.events import EventArrays, concat
-from crmuons.evaluation import regions, rivals
+from crmuons.evaluation import baselines
 from crmuons.evaluation.comparison import Comparison, Contender, Frame, compare, compare_truth
-from crmuons.evaluation.outline import Outline
-from crmuons.evaluation.pieces import Pieces
-from crmuons.evaluation.reading import Blocks, Side
-from crmuons.evaluation.summaries import Sample, primary_features, shower_numbers
+from crmuons.evaluation.datasets import Blocks, Side
+from crmuons.evaluation.headers import Outline
+from crmuons.evaluation.metrics import regions
+from crmuons.evaluation.metrics.quantities import Sample, primary_features, shower_numbers
+from crmuons.evaluation.tasks import Pieces
 
 GENERATED, FLOOR, NEAREST, PARAMETRIC = "generated", "truth", "nearest primary", "parametric"
 EVENTS_PER_PIECE = 2**14  # Of generation and of the rivals. A multiple of the blocks that share a random stream.
@@ -121,15 +122,15 @@ def _rivals(
     theirs, ours = shower_numbers(training.outline.ids, known.ids)
     rows = np.flatnonzero(~np.isin(theirs, ours))
     muons = int(training.outline.counts[rows].sum())
-    if len(rows) < rivals.MIN_TRAINING_EVENTS or not muons:
+    if len(rows) < baselines.MIN_TRAINING_EVENTS or not muons:
         reason = f"{len(rows)} training events with {muons} muons share no shower with the truth"
-        return {}, [f"the cheap rivals are missing: {reason}, {rivals.MIN_TRAINING_EVENTS} events are needed"]
+        return {}, [f"the cheap rivals are missing: {reason}, {baselines.MIN_TRAINING_EVENTS} events are needed"]
     learned, control = training.gather(pieces, rows).events, halves[1].outline
-    nearest = pieces.later(rivals.NearestPrimary, learned)
-    parametric = pieces.later(rivals.ParametricSampler.fit, learned, seed)
-    copied = [pieces.later(rivals.NearestPrimary.bundles, nearest, *part) for _, part in parts(control)]
+    nearest = pieces.later(baselines.NearestPrimary, learned)
+    parametric = pieces.later(baselines.ParametricSampler.fit, learned, seed)
+    copied = [pieces.later(baselines.NearestPrimary.bundles, nearest, *part) for _, part in parts(control)]
     drawn = [
-        pieces.later(rivals.ParametricSampler.bundles, parametric, *part, (seed, start))
+        pieces.later(baselines.ParametricSampler.bundles, parametric, *part, (seed, start))
         for start, part in parts(control)
     ]
     return {

@@ -3,7 +3,7 @@
 import numpy as np
 
 from crmuons.data.events import EventArrays
-from crmuons.evaluation.summaries import muon_quantities
+from crmuons.evaluation.metrics.quantities import muon_quantities
 from crmuons.generation.generator import BundleGenerator
 
 MAX_SHIFT = 0.3  # Of the median, in decades: a factor of two. Other spectra of primaries shift it by about 0.1.

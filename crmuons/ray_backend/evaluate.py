@@ -8,8 +8,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from crmuons import memory
-from crmuons.evaluation import pieces
-from crmuons.evaluation.pieces import Later, Pieces
+from crmuons.evaluation.tasks import Later, Pieces, run
 from crmuons.ray_backend import cluster
 
 T = TypeVar("T")
@@ -65,4 +64,4 @@ class _Ref(Later[T]):
 @ray.remote
 def _run(function: Callable[..., T], *arguments: Any) -> T:
     memory.keep_freed_memory()
-    return pieces.run(function, *arguments)
+    return run(function, *arguments)

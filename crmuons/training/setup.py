@@ -14,7 +14,7 @@ from crmuons.data.parquet import named_if_damaged
 from crmuons.data.quarantine import Tally
 from crmuons.data.sample import sample_events
 from crmuons.data.selection import Selection, training_selection
-from crmuons.evaluation import metrics
+from crmuons.evaluation.metrics import distances
 from crmuons.models.features import Features
 from crmuons.runs import location
 from crmuons.storage import files
@@ -74,7 +74,7 @@ def prepare(settings: config.Config) -> tuple[list[File], Features, EventArrays]
         read += read_too
     (validation,) = rest
     _check_sample(read, len(sample.counts), len(validation.counts), data)
-    if "score" not in metrics.fidelity(validation, validation):
+    if "score" not in distances.fidelity(validation, validation):
         logger.warning(
             "%d events to validate with are too few to judge a model by: the last checkpoint will be the selected one. "
             "Give data.validation, or a larger data.validation_share",

@@ -3,7 +3,7 @@
 import torch
 
 from crmuons import config
-from crmuons.evaluation import metrics
+from crmuons.evaluation.metrics import distances
 from crmuons.generation.generator import MAX_MUONS_PER_EVENT, BundleGenerator
 from crmuons.models.bundle_model import BundleModel
 from crmuons.runs.directory import Run
@@ -28,7 +28,7 @@ class Validation:
         truth = self.truth
         generated = generator.bundles(truth.primaries, seed=self.seed, ids=truth.ids, max_muons=self.max_muons)
         if not isinstance(self.tracker, NullTracker):
-            from crmuons.evaluation import figures  # noqa: PLC0415  # Matplotlib, 0.8 CPU-seconds: so for it.
+            from crmuons.evaluation.report import figures  # noqa: PLC0415  # Matplotlib, 0.8 CPU-seconds: so for it.
 
             self.tracker.figure(figures.marginals(truth, generated), "marginals", step)
-        return metrics.fidelity(truth, generated)
+        return distances.fidelity(truth, generated)

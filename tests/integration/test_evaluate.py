@@ -11,13 +11,13 @@ from crmuons.data.arrow import to_table, write_events
 from crmuons.data.events import EventArrays
 from crmuons.evaluation import comparison
 from crmuons.evaluation.comparison import Contender
-from crmuons.evaluation.inputs import Request, evaluate_request
-from crmuons.evaluation.outline import Outline
-from crmuons.evaluation.pieces import in_process
-from crmuons.evaluation.reading import Side
+from crmuons.evaluation.datasets import Side
+from crmuons.evaluation.headers import Outline
+from crmuons.evaluation.metrics.quantities import Sample
 from crmuons.evaluation.reference import FLOOR, GENERATED, NEAREST, PARAMETRIC, Settings
-from crmuons.evaluation.report import to_json
-from crmuons.evaluation.summaries import Sample
+from crmuons.evaluation.report.files import to_json
+from crmuons.evaluation.request import Request, evaluate_request
+from crmuons.evaluation.tasks import in_process
 from crmuons.generation.spectrum import Spectrum
 from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel

@@ -6,9 +6,9 @@ import torch
 from scipy.stats import nbinom
 
 from crmuons import config
-from crmuons.evaluation import calibration
-from crmuons.evaluation.calibration import Calibration
-from crmuons.evaluation.metrics import Absent
+from crmuons.evaluation.metrics import calibration
+from crmuons.evaluation.metrics.calibration import Calibration
+from crmuons.evaluation.metrics.distances import Absent
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 

@@ -11,16 +11,19 @@ from crmuons import config
 from crmuons.data.arrow import to_table, write_events
 from crmuons.data.events import EventArrays
 from crmuons.data.reader import take
-from crmuons.evaluation import breakdown, pairing, protocol, regions, report, rivals
+from crmuons.evaluation import baselines, breakdown, pairing
 from crmuons.evaluation.candidates import data_candidate
-from crmuons.evaluation.inputs import Request, evaluate_request
-from crmuons.evaluation.metrics import Absent, Estimate
-from crmuons.evaluation.outline import Outline
-from crmuons.evaluation.pieces import in_process
-from crmuons.evaluation.reading import Blocks
+from crmuons.evaluation.datasets import Blocks
+from crmuons.evaluation.evaluate import evaluate as evaluate_evaluate
+from crmuons.evaluation.headers import Outline
+from crmuons.evaluation.metrics import regions
+from crmuons.evaluation.metrics.distances import Absent, Estimate
+from crmuons.evaluation.metrics.quantities import Sample
 from crmuons.evaluation.reference import FLOOR, GENERATED, Settings, prepare
-from crmuons.evaluation.summaries import Sample
-from crmuons.evaluation.verdicts import HEADLINES, judge, show
+from crmuons.evaluation.report import files
+from crmuons.evaluation.report.criteria import HEADLINES, judge, show
+from crmuons.evaluation.request import Request, evaluate_request
+from crmuons.evaluation.tasks import in_process
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 from crmuons.models.saved_model import save_model
@@ -54,7 +57,7 @@ def evaluate(truth, generated, training, settings):
         training = None if training is None else Blocks.of(pieces, training)
         pairs = pairing.pair_data(truth.outline, generated.outline, settings.max_events, settings.seed)
         reference = prepare(pieces, truth, training, settings, (pairs.truth, pairs.control))
-        return protocol.evaluate(pieces, reference, data_candidate(pieces, reference, truth, generated, pairs))
+        return evaluate_evaluate(pieces, reference, data_candidate(pieces, reference, truth, generated, pairs))
 
 
 def evaluated(request):
@@ -166,7 +169,7 @@ def test_only_masses_inside_the_trained_range_are_between_them():
 
 def test_nearest_primary_copies_the_bundle_of_the_training_event_at_hand():
     training = toy_events(50, seed=0, depths=1)
-    copied = rivals.NearestPrimary(training).bundles(training.primaries, training.ids)
+    copied = baselines.NearestPrimary(training).bundles(training.primaries, training.ids)
     assert (copied.counts == training.counts).all()
     assert (copied.muons == training.muons).all()
 
@@ -177,7 +180,7 @@ def test_parametric_sampler_reproduces_mean_and_overdispersion():
     counts = rng.poisson(20 * rng.gamma(2, 0.5, 20_000))  # Negative binomial: mean 20, variance 20 + 400 / 2.
     muons = np.tile(np.array([[100, 10, 0]], np.float32), (counts.sum(), 1))
     training = EventArrays(training.ids, training.primaries, counts, muons)
-    drawn = rivals.ParametricSampler.fit(training, 0).bundles(training.primaries, training.ids, 1)
+    drawn = baselines.ParametricSampler.fit(training, 0).bundles(training.primaries, training.ids, 1)
     assert drawn.counts.mean() == pytest.approx(20, rel=0.02)
     assert drawn.counts.var() == pytest.approx(220, rel=0.05)
     assert np.median(drawn.muons[:, 0]) == pytest.approx(100, rel=0.01)
@@ -188,8 +191,8 @@ def evaluation():
     """A small data set against another, small enough for some figures to be absent."""
     truth, generated = toy_events(900, seed=0), toy_events(450, seed=1, first_id=10_000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("crmuons.evaluation.set_classifier.STEPS", 20)
-        patch.setattr("crmuons.evaluation.classifiers.MIN_EVENTS", 400)
+        patch.setattr("crmuons.evaluation.metrics.set_classifier.STEPS", 20)
+        patch.setattr("crmuons.evaluation.metrics.classifiers.MIN_EVENTS", 400)
         yield evaluate(truth, generated, toy_events(700, seed=2, first_id=20_000), Settings(max_events=900))
 
 
@@ -210,7 +213,7 @@ def test_the_floor_is_told_with_its_spread_and_equal_sets_are_at_it(evaluation):
 
 
 def test_report_holds_all_figures_and_no_nan(evaluation, tmp_path):
-    report.write_report(evaluation, tmp_path)
+    files.write_report(evaluation, tmp_path)
     content = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
     assert content["numbers"]["generated"]["fpd"]["absent"].endswith("1000 needed")
     assert content["numbers"]["truth"]["score"]["value"] == evaluation.numbers[FLOOR]["score"].value

@@ -8,15 +8,16 @@ import pytest
 from scipy.stats import wasserstein_distance
 
 from crmuons.data.events import EventArrays
-from crmuons.evaluation import classifiers, comparison, metrics, multivariate, rates
-from crmuons.evaluation.classifiers import Scores, area_under_curve
+from crmuons.evaluation import comparison
 from crmuons.evaluation.comparison import Contender
-from crmuons.evaluation.metrics import Absent, Estimate
-from crmuons.evaluation.outline import Outline
-from crmuons.evaluation.pieces import in_process
-from crmuons.evaluation.reading import Side
-from crmuons.evaluation.regions import numbered
-from crmuons.evaluation.summaries import Sample, bundle_summaries, muon_quantities
+from crmuons.evaluation.datasets import Side
+from crmuons.evaluation.headers import Outline
+from crmuons.evaluation.metrics import classifiers, distances, multivariate, ratios
+from crmuons.evaluation.metrics.classifiers import Scores, area_under_curve
+from crmuons.evaluation.metrics.distances import Absent, Estimate
+from crmuons.evaluation.metrics.quantities import Sample, bundle_summaries, muon_quantities
+from crmuons.evaluation.metrics.regions import numbered
+from crmuons.evaluation.tasks import in_process
 
 
 def toy_events(
@@ -80,62 +81,62 @@ def test_correlation_is_pearson_s_and_absent_where_a_quantity_does_not_vary():
 def test_wasserstein_agrees_with_scipy_for_unequal_sizes():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=300), rng.exponential(size=700)
-    assert metrics.wasserstein(a, b) == pytest.approx(wasserstein_distance(a, b))
+    assert distances.wasserstein(a, b) == pytest.approx(wasserstein_distance(a, b))
 
 
 def test_a_shift_by_half_a_sigma_is_half():
     values = np.random.default_rng(1).normal(3, 2, 1000)
-    assert metrics.scaled_wasserstein(values, values + 0.5 * values.std()) == pytest.approx(0.5)
+    assert distances.scaled_wasserstein(values, values + 0.5 * values.std()) == pytest.approx(0.5)
 
 
 def test_fidelity_of_an_equal_set_is_zero_and_of_an_empty_one_infinite():
     truth = toy_events(500, seed=1)
-    assert metrics.fidelity(truth, truth)["score"] == 0
+    assert distances.fidelity(truth, truth)["score"] == 0
     empty = EventArrays(truth.ids, truth.primaries, 0 * truth.counts, truth.muons[:0])
-    found = metrics.fidelity(truth, empty)
+    found = distances.fidelity(truth, empty)
     assert found["w1_log_energy"] == math.inf
     assert found["mean_muons_ratio"] == 0
     assert found["empty_share_difference"] == pytest.approx((truth.counts > 0).mean())
 
 
 def test_fidelity_of_few_events_has_no_score():
-    found = metrics.fidelity(toy_events(10, seed=1), toy_events(10, seed=2))
+    found = distances.fidelity(toy_events(10, seed=1), toy_events(10, seed=2))
     assert set(found) == {"mean_muons_ratio", "empty_share_difference"}
 
 
 def test_too_few_events_give_a_reason_and_no_number():
     few, many = Sample.of(toy_events(60, seed=1)), Sample.of(toy_events(600, seed=2))
-    number = metrics.distances(few, many)["w1_log_num_muons"]
+    number = distances.distances(few, many)["w1_log_num_muons"]
     assert number == Absent("60 showers have it, 100 needed")
-    assert isinstance(metrics.distances(few, many)["score"], Absent)
+    assert isinstance(distances.distances(few, many)["score"], Absent)
     assert isinstance(multivariate.multivariate(few, many, 0)["fpd"], Absent)
 
 
 def test_rows_of_one_shower_count_as_one_fluctuation():
     values = np.array([1.0, 1, 1, 3, 3, 3])
-    _, independent = rates.mean_and_error(values, np.arange(6))
-    _, of_showers = rates.mean_and_error(values, np.array([0, 0, 0, 1, 1, 1]))
+    _, independent = ratios.mean_and_error(values, np.arange(6))
+    _, of_showers = ratios.mean_and_error(values, np.array([0, 0, 0, 1, 1, 1]))
     assert independent == pytest.approx(math.sqrt(6) / 6)  # Six deviations of 1.
     assert of_showers == pytest.approx(math.sqrt(18) / 6)  # Two deviations of 3.
 
 
 def test_a_tail_ratio_has_poisson_errors():
     truth, other = (Sample.of(events_of([[(10, 1, 1)]] * 50 + [[]] * 9950)) for _ in range(2))
-    number = rates.tail_ratio(truth, other, truth.counts > 0, other.counts > 0)
+    number = ratios.tail_ratio(truth, other, truth.counts > 0, other.counts > 0)
     assert number.value == pytest.approx(1)
     assert number.error == pytest.approx(math.sqrt(2 / 50), rel=0.01)
     few = Sample.of(events_of([[(10, 1, 1)]] * 3 + [[]] * 100))
-    assert rates.tail_ratio(few, few, few.counts > 0, few.counts > 0) == Absent("3 true events in the tail, 10 needed")
+    assert ratios.tail_ratio(few, few, few.counts > 0, few.counts > 0) == Absent("3 true events in the tail, 10 needed")
 
 
 def test_paired_ratio_is_exact_where_generated_counts_are_a_multiple():
     counts = np.array([1, 5, 20, 1000])
-    assert rates.paired_ratio(counts, 2 * counts, np.arange(4)) == Estimate(2.0, 0.0)
+    assert ratios.paired_ratio(counts, 2 * counts, np.arange(4)) == Estimate(2.0, 0.0)
 
 
 def test_nothing_drawn_where_one_shower_had_all_muons_is_no_certainty():
     counts = np.array([0, 0, 0, 7])
-    assert rates.paired_ratio(counts, 0 * counts, np.arange(4)) == Estimate(0.0, pytest.approx(0.87, abs=0.01))
+    assert ratios.paired_ratio(counts, 0 * counts, np.arange(4)) == Estimate(0.0, pytest.approx(0.87, abs=0.01))
 
 
 def test_frechet_distance_of_shifted_normals_is_the_squared_shift():
@@ -199,8 +200,8 @@ DISTORTIONS = {
 def flags(truth: EventArrays, control: EventArrays, other: EventArrays, names: Sequence[str]) -> set[str]:
     """The figures by which `other` lies more than four standard deviations beyond truth against truth."""
     a, b, c = numbered(truth, control, other)
-    floor = metrics.null_distances(Sample.concat([a, b]), comparison.random_splits(Sample.concat([a, b]), 0))
-    found = metrics.distances(a, c)
+    floor = distances.null_distances(Sample.concat([a, b]), comparison.random_splits(Sample.concat([a, b]), 0))
+    found = distances.distances(a, c)
     with in_process() as pieces:
         sides = [Side(Outline.of(events), pieces.given(events)) for events in (truth, other)]
         contenders = [Contender(side, pieces.given(sample)) for side, sample in zip(sides, (a, c), strict=True)]
@@ -212,8 +213,8 @@ def flags(truth: EventArrays, control: EventArrays, other: EventArrays, names: S
 
 @pytest.fixture
 def small_set_classifier(monkeypatch):
-    monkeypatch.setattr("crmuons.evaluation.set_classifier.STEPS", 100)
-    monkeypatch.setattr("crmuons.evaluation.set_classifier.EVENTS_PER_STEP", 256)
+    monkeypatch.setattr("crmuons.evaluation.metrics.set_classifier.STEPS", 100)
+    monkeypatch.setattr("crmuons.evaluation.metrics.set_classifier.EVENTS_PER_STEP", 256)
 
 
 @pytest.mark.parametrize("name", DISTORTIONS)

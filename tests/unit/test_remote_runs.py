@@ -28,7 +28,7 @@ def quick(monkeypatch, tmp_path):
     """A machine of its own, retries without waits, and no figures, which cost more than the run."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr("crmuons.evaluation.figures.marginals", lambda truth, generated: None)
+    monkeypatch.setattr("crmuons.evaluation.report.figures.marginals", lambda truth, generated: None)
 
 
 @pytest.fixture
@@ -107,7 +107,9 @@ def test_a_run_goes_on_elsewhere_and_ends_with_the_model_of_an_unbroken_one(tmp_
 
 def test_the_newest_and_the_best_stay(url, start, monkeypatch):
     scores = iter([9.0, 1.0, 5.0, 5.0])  # At the steps 0, 2, 4 and 6.
-    monkeypatch.setattr("crmuons.evaluation.metrics.fidelity", lambda truth, generated: {"score": next(scores)})
+    monkeypatch.setattr(
+        "crmuons.evaluation.metrics.distances.fidelity", lambda truth, generated: {"score": next(scores)}
+    )
     settings = settings_of(url, "run.keep_checkpoints=1", "run.checkpoint_every=1", "train.validate_every=2")
     run = start(settings)
     train(settings, run)

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 
 from crmuons.data.events import EventArrays, take
-from crmuons.evaluation import calibration, regions
 from crmuons.evaluation.breakdown import Bin, Breakdown, CaseFigures, worst_cell
-from crmuons.evaluation.calibration import Calibration
 from crmuons.evaluation.candidates import Candidate
 from crmuons.evaluation.comparison import Comparison, Numbers, compare
-from crmuons.evaluation.metrics import Estimate
-from crmuons.evaluation.outline import Outline
-from crmuons.evaluation.pieces import Later, Pieces
-from crmuons.evaluation.reading import Side
+from crmuons.evaluation.datasets import Side
+from crmuons.evaluation.headers import Outline
+from crmuons.evaluation.metrics import calibration, regions
+from crmuons.evaluation.metrics.calibration import Calibration
+from crmuons.evaluation.metrics.distances import Estimate
+from crmuons.evaluation.metrics.quantities import Sample, primary_features, shower_numbers
 from crmuons.evaluation.reference import FLOOR, GENERATED, Reference, contender
-from crmuons.evaluation.summaries import Sample, primary_features, shower_numbers
+from crmuons.evaluation.tasks import Later, Pieces
 
 SHOWN_EVENTS = 200_000  # In the figures, of each side: more change no line of them.
 

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from crmuons.data.events import EventArrays
-from crmuons.evaluation import rates
-from crmuons.evaluation.metrics import Absent, Number
-from crmuons.evaluation.summaries import Counted, Sample, event_of_muon, shower_numbers
+from crmuons.evaluation.metrics import ratios
+from crmuons.evaluation.metrics.distances import Absent, Number
+from crmuons.evaluation.metrics.quantities import Counted, Sample, event_of_muon, shower_numbers
 
 MAX_MASSES = 12  # More different masses than this are cut into MASS_GROUPS groups.
 MASS_GROUPS = ANGLE_GROUPS = DEPTH_GROUPS = 4
@@ -101,10 +101,10 @@ def _cell_ratio(truth: Counted, generated: Counted, here: Mask, there: Mask, *, 
     if min(showers) < MIN_CELL_SHOWERS:
         return Absent(f"{min(showers)} showers, {MIN_CELL_SHOWERS} needed")
     if paired:
-        return rates.paired_ratio(truth.counts[here], generated.counts[there], truth.showers[here])
-    return rates.quotient(
-        rates.mean_and_error(truth.counts[here], truth.showers[here]),
-        rates.mean_and_error(generated.counts[there], generated.showers[there]),
+        return ratios.paired_ratio(truth.counts[here], generated.counts[there], truth.showers[here])
+    return ratios.quotient(
+        ratios.mean_and_error(truth.counts[here], truth.showers[here]),
+        ratios.mean_and_error(generated.counts[there], generated.showers[there]),
     )
 
 

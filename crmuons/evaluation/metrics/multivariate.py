@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float64
 
-from crmuons.evaluation.metrics import Absent, Estimate, Number, wasserstein
-from crmuons.evaluation.summaries import BUNDLE_QUANTITIES, Sample
+from crmuons.evaluation.metrics.distances import Absent, Estimate, Number, wasserstein
+from crmuons.evaluation.metrics.quantities import BUNDLE_QUANTITIES, Sample
 
 MIN_EVENTS = 1_000  # Below, the line of the Frechet distance and the batches of the kernel distance show noise alone.
 FRECHET_MAX_EVENTS = 50_000

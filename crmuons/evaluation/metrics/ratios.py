@@ -5,8 +5,8 @@ import math
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from crmuons.evaluation.metrics import Absent, Estimate, Number
-from crmuons.evaluation.summaries import Sample, event_of_muon
+from crmuons.evaluation.metrics.distances import Absent, Estimate, Number
+from crmuons.evaluation.metrics.quantities import Sample, event_of_muon
 
 MIN_TAIL_EVENTS = 10  # A ratio to ten events is uncertain by a third.
 

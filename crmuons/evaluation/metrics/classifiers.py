@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from crmuons.evaluation.metrics import Absent, Estimate, Number
-from crmuons.evaluation.summaries import BUNDLE_QUANTITIES, Counted, Sample
+from crmuons.evaluation.metrics.distances import Absent, Estimate, Number
+from crmuons.evaluation.metrics.quantities import BUNDLE_QUANTITIES, Counted, Sample
 
 MIN_EVENTS = 1_000  # On each side: with fewer, the classifier learns little, and a low AUC means nothing.
 MIN_EVENTS_SCORED = 200  # On each side: the standard error of an AUC near 0.5 is then 0.029.

@@ -9,12 +9,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from crmuons.evaluation import breakdown_figures, figures
-from crmuons.evaluation.metrics import Absent, Number
-from crmuons.evaluation.page import page
-from crmuons.evaluation.protocol import Evaluation
+from crmuons.evaluation.evaluate import Evaluation
+from crmuons.evaluation.metrics.distances import Absent, Number
 from crmuons.evaluation.reference import FLOOR, GENERATED
-from crmuons.evaluation.verdicts import HEADLINES, judge, show
+from crmuons.evaluation.report import breakdown_figures, figures
+from crmuons.evaluation.report.criteria import HEADLINES, judge, show
+from crmuons.evaluation.report.html import page
 
 FORMAT = 1
 JSON_FILE, PAGE_FILE, FIGURES_DIRECTORY = "evaluation.json", "report.html", "figures"

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor, nn
 
 from crmuons.data.events import EventArrays
-from crmuons.evaluation.classifiers import held_out, labels
-from crmuons.evaluation.summaries import Counted, muon_quantities, primary_features
+from crmuons.evaluation.metrics.classifiers import held_out, labels
+from crmuons.evaluation.metrics.quantities import Counted, muon_quantities, primary_features
 
 MAX_MUONS = 64  # Of a larger bundle, this many drawn at random: its N is a feature in its own right.
 FOLDS = 2

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from crmuons.evaluation.breakdown import Bin
 from crmuons.evaluation.comparison import AREAS, Numbers
-from crmuons.evaluation.metrics import QUANTITIES, SCORED, Absent, Number
-from crmuons.evaluation.protocol import Evaluation
-from crmuons.evaluation.rates import EVENT_TAILS, MUON_TAILS
+from crmuons.evaluation.evaluate import Evaluation
+from crmuons.evaluation.metrics.distances import QUANTITIES, SCORED, Absent, Number
+from crmuons.evaluation.metrics.quantities import LABELS
+from crmuons.evaluation.metrics.ratios import EVENT_TAILS, MUON_TAILS
 from crmuons.evaluation.reference import FLOOR, GENERATED
-from crmuons.evaluation.summaries import LABELS
-from crmuons.evaluation.verdicts import AIM, BAR, HEADLINES, MISSED, UNDECIDED, describe_bar, judge, show
+from crmuons.evaluation.report.criteria import AIM, BAR, HEADLINES, MISSED, UNDECIDED, describe_bar, judge, show
 
 CLASSES = {AIM: "good", BAR: "good", UNDECIDED: "fair", MISSED: "bad"}
 DISTANCES = tuple(f"w1_{name}" for name in QUANTITIES)

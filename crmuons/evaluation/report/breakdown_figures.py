@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from crmuons.evaluation.breakdown import Bin
-from crmuons.evaluation.calibration import Calibration, PitCell
-from crmuons.evaluation.metrics import SCORED, Absent, Estimate, Number
+from crmuons.evaluation.metrics.calibration import Calibration, PitCell
+from crmuons.evaluation.metrics.distances import SCORED, Absent, Estimate, Number
+from crmuons.evaluation.metrics.regions import Cell
 from crmuons.evaluation.reference import FLOOR, GENERATED
-from crmuons.evaluation.regions import Cell
 
 PIT_BINS = 20
 

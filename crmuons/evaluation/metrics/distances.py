@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
 from crmuons.data.events import EventArrays
-from crmuons.evaluation.summaries import BUNDLE_QUANTITIES, MUON_QUANTITIES, Sample
+from crmuons.evaluation.metrics.quantities import BUNDLE_QUANTITIES, MUON_QUANTITIES, Sample
 
 # The list over which the score is a mean: two quantities of the muons, eight of the bundles.
 SCORED = (

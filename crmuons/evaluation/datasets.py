@@ -14,8 +14,8 @@ from crmuons.data.quarantine import Tally
 from crmuons.data.reader import read_unit
 from crmuons.data.sampler import Unit, cut, permutation
 from crmuons.data.selection import Selection, in_split
-from crmuons.evaluation.outline import Outline
-from crmuons.evaluation.pieces import Later, Pieces
+from crmuons.evaluation.headers import Outline
+from crmuons.evaluation.tasks import Later, Pieces
 
 Wanted = tuple[Selection, int]  # Events of a selection, at most so many.
 Block = tuple[tuple[EventArrays, ...], Tally]  # Of each selection what is wanted, and what became of the rows read.

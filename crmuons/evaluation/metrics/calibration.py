@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from scipy.special import betainc
 from scipy.stats import kstwobign
 
-from crmuons.evaluation import regions
-from crmuons.evaluation.metrics import MIN_SHOWERS, Absent, Estimate, Number
+from crmuons.evaluation.metrics import regions
+from crmuons.evaluation.metrics.distances import MIN_SHOWERS, Absent, Estimate, Number
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.multiplicity import MixtureMultiplicity, RegressorMultiplicity
 

@@ -9,7 +9,7 @@ from scipy.spatial import KDTree
 from sklearn.linear_model import PoissonRegressor
 
 from crmuons.data.events import EventArrays, take
-from crmuons.evaluation.summaries import muon_quantities, primary_features
+from crmuons.evaluation.metrics.quantities import muon_quantities, primary_features
 
 MIN_TRAINING_EVENTS = 1_000
 MAX_MUONS_FITTED = 500_000  # Of 15 coefficients, each is then known to about a thousandth of the spread.

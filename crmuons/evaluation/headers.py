@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt64
 
 from crmuons.data.events import EventArrays
-from crmuons.evaluation.summaries import Counted, primary_features
+from crmuons.evaluation.metrics.quantities import Counted, primary_features
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from crmuons.data.quarantine import Tally
 from crmuons.data.selection import Selection, Split, in_split, training_selection
 from crmuons.evaluation import pairing
 from crmuons.evaluation.candidates import data_candidate, model_candidate
-from crmuons.evaluation.outline import Outline
-from crmuons.evaluation.pieces import Pieces
-from crmuons.evaluation.protocol import Evaluation, evaluate
-from crmuons.evaluation.reading import Blocks, read
+from crmuons.evaluation.datasets import Blocks, read
+from crmuons.evaluation.evaluate import Evaluation, evaluate
+from crmuons.evaluation.headers import Outline
 from crmuons.evaluation.reference import Reference, Settings, prepare
+from crmuons.evaluation.tasks import Pieces
 from crmuons.generation.generator import BundleGenerator
 from crmuons.generation.load import load_generator
 from crmuons.storage import files

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from crmuons.evaluation.metrics import Absent, Number
-from crmuons.evaluation.protocol import Evaluation
+from crmuons.evaluation.evaluate import Evaluation
+from crmuons.evaluation.metrics.distances import Absent, Number
 from crmuons.evaluation.reference import FLOOR, GENERATED
 
 AIM, BAR, UNDECIDED, MISSED, UNJUDGED = "at the floor", "meets the bar", "undecided", "misses the bar", "—"

@@ -7,7 +7,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from crmuons.data.events import EventArrays
-from crmuons.evaluation.summaries import muon_quantities, primary_features
+from crmuons.evaluation.metrics.quantities import muon_quantities, primary_features
 
 TRUE_COLOUR, GENERATED_COLOUR = "#4d4d4d", "#c8412b"
 RATIO_RANGE = (0.5, 1.5)
