@@ -13,7 +13,7 @@ from typing import Any
 from crmuons import config
 from crmuons.runs.location import RunStorage
 from tune.options import Options
-from tune.spaces import Space
+from tune.space import Space
 
 SWEEP_FILE, LOCK_FILE = "sweep.json", "lock"
 

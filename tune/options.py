@@ -9,7 +9,7 @@ from typing import Any, Literal
 from crmuons import config
 from tune.schedulers import Asha, Population, RunAll, Scheduler
 from tune.search import Method, grid_size
-from tune.spaces import Space
+from tune.space import Space
 
 SAMPLES = 20  # where none are asked for
 

@@ -9,9 +9,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from tune.conductor import shown
+from tune.controller import shown
 from tune.results import Row
-from tune.spaces import Dimension, Space
+from tune.space import Dimension, Space
 from tune.trials import Trial
 
 COLOURS = "viridis"  # The best trials are the darkest.

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from crmuons.storage import atomic
-from tune.conductor import shown
-from tune.spaces import Space
+from tune.controller import shown
+from tune.space import Space
 from tune.trials import Trial
 
 Row = dict[str, Any]

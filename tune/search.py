@@ -13,7 +13,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tune.spaces import Dimension, Space, Values
+from tune.space import Dimension, Space, Values
 
 Method = Literal["random", "tpe", "grid"]
 

@@ -19,11 +19,12 @@ from crmuons.tracking.tracker import Tracker
 from crmuons.tracking.uri import resolve_uri
 from crmuons.training import signals, tensorboard
 from crmuons.training.setup import refuse_credentials
-from tune import conclusion, results, trials, tuning
-from tune.conductor import Conductor, Origins
+from tune import ray_tune, results, trials
+from tune.controller import Conductor, Origins
 from tune.directory import SWEEP_FILE, alone, define, find
 from tune.options import Options, Room
-from tune.spaces import Space
+from tune.outcome import tell_mlflow, write_results
+from tune.space import Space
 
 logger = logging.getLogger(__name__)
 
@@ -118,9 +119,9 @@ def _run(conductor: Conductor, room: Room, tracker: Tracker | None, tracking_uri
     status: Status = "FAILED"
     try:
         outcome = _run_trials(conductor, room, tracking_uri)
-        rows, best = conclusion.write_results(directory, list(conductor.trials.values()), space)
+        rows, best = write_results(directory, list(conductor.trials.values()), space)
         if tracker is not None:
-            conclusion.tell_mlflow(tracker, conductor, rows, best)
+            tell_mlflow(tracker, conductor, rows, best)
         status = "KILLED" if outcome == "interrupted" else "FINISHED"
     finally:
         if tracker is not None:
@@ -141,7 +142,7 @@ def _run_trials(conductor: Conductor, room: Room, tracking_uri: str) -> Outcome:
     with signals.stop_on_signals(stop):
         timer.start()
         if not conductor.is_complete:
-            signals.in_thread(lambda: tuning.run_trials(conductor, room, tracking_uri))
+            signals.in_thread(lambda: ray_tune.run_trials(conductor, room, tracking_uri))
         timer.cancel()
     if conductor.all_ended():
         return "complete"

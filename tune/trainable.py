@@ -16,7 +16,7 @@ from crmuons.storage import atomic
 from crmuons.training import driver, worker
 from crmuons.training.loop import Metrics
 from crmuons.training.trainer import NonFiniteError
-from tune import forks
+from tune import exploit
 from tune.trials import STOP_FILE, Trial, scores
 
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -44,7 +44,7 @@ def train_trial(payload: dict[str, Any]) -> None:
 
 def _train(trial: Trial, payload: dict[str, Any]) -> None:
     if trial.takeover.exists():
-        forks.take_over(trial)
+        exploit.take_over(trial)
     settings = trial.settings()
     if settings.scaling.num_workers:
         _train_group(trial, settings, payload["tracking_uri"])

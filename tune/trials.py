@@ -15,7 +15,7 @@ from crmuons import config
 from crmuons.runs.directory import Run
 from crmuons.training.trainer import NonFiniteError
 from tune.search import Tried
-from tune.spaces import Space, Values
+from tune.space import Space, Values
 
 State = Literal["finished", "stopped", "diverged", "failed", "unfinished"]
 STOPPED_FILE, TAKEOVER_FILE = "stopped.json", "takeover.json"

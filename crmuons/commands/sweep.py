@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from crmuons import config
     from tune.options import Options
-    from tune.spaces import Space
+    from tune.space import Space
 
     settings = config.load(arguments.preset, arguments.words)
     space = Space.default(settings) if arguments.space is None else Space.load(arguments.space)

@@ -12,10 +12,10 @@ from crmuons.runs import checkpoint
 from crmuons.runs.location import RunStorage
 from crmuons.training import worker
 from crmuons.training.trainer import NonFiniteError
-from tune import conclusion, directory, forks, results
-from tune.conductor import Conductor, Origins
+from tune import directory, exploit, outcome, results
+from tune.controller import Conductor, Origins
 from tune.options import Options
-from tune.spaces import Space
+from tune.space import Space
 from tune.trials import Trial
 
 SPACE = Space.from_dict(
@@ -97,7 +97,7 @@ def test_a_killed_sweep_goes_on_with_the_trials_it_had_and_repeats_none(start, t
 
 def check_results(tmp_path, trials):
     """The table, and a preset that trains the best model again."""
-    rows, best = conclusion.write_results(tmp_path, trials, SPACE)
+    rows, best = outcome.write_results(tmp_path, trials, SPACE)
     assert rows[0]["score"] == best.best_score() == min(row["score"] for row in rows)
     assert {path.name for path in (tmp_path / "figures").iterdir()} >= {"parallel_coordinates.png", "scores.png"}
     assert (tmp_path / "trials.csv").read_text().count("\n") == 3
@@ -196,7 +196,7 @@ def test_a_trial_takes_over_another_ones_state_and_goes_on_with_settings_near_it
     before = trial.values(SPACE)
     run(conductor, trial)  # It is the worse of the two, and told so half-way.
     asked = json.loads(trial.takeover.read_text())
-    forks.take_over(trial)
+    exploit.take_over(trial)
     trial.run.stop_request.unlink()
 
     assert not trial.takeover.exists()
@@ -219,7 +219,7 @@ def test_a_trial_takes_over_another_ones_state_and_goes_on_with_settings_near_it
 def test_preset_and_table_of_trials_that_never_reported(start, tmp_path):
     conductor = start()
     trial = conductor.next_trial()
-    rows, best = conclusion.write_results(tmp_path, [trial], SPACE)
+    rows, best = outcome.write_results(tmp_path, [trial], SPACE)
     assert best is None
     assert not (tmp_path / "best.toml").exists()
     assert [(row["state"], row["score"], row["step"]) for row in rows] == [("unfinished", None, 0)]

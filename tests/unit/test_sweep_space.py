@@ -11,7 +11,7 @@ from crmuons import config
 from crmuons.cli import main
 from tune.options import Options, Room
 from tune.search import Tried, importance, propose
-from tune.spaces import Space
+from tune.space import Space
 
 SETTINGS = config.from_dict({"train": {"steps": 1000, "validate_every": 100}})
 SPACE = Space.from_dict(

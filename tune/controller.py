@@ -15,10 +15,10 @@ from crmuons.models.features import Features
 from crmuons.storage import atomic
 from crmuons.storage.files import File
 from crmuons.training.setup import prepare
-from tune import forks, search, trials
+from tune import exploit, search, trials
 from tune.options import Options
 from tune.schedulers import GoOn, Stop, TakeOver
-from tune.spaces import Space
+from tune.space import Space
 from tune.trials import STOP_FILE, Score, Trial
 
 logger = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class Conductor:
         return trial
 
     def _ask_to_take_over(self, trial: Trial, donor: Trial) -> None:
-        if not forks.can_give(donor.run, self.settings.train):
+        if not exploit.can_give(donor.run, self.settings.train):
             return
         random = search.random_of(self.options.seed, trial.number, len(trial.scores()))
         values = self.space.perturb(donor.values(self.space), random)

@@ -11,7 +11,7 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from tune.conductor import Conductor
+from tune.controller import Conductor
 from tune.options import Room
 from tune.trainable import train_trial
 from tune.trials import Score

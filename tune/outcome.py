@@ -12,9 +12,9 @@ from crmuons.tracking.journal import Journal, num_unsent
 from crmuons.tracking.sender import settle
 from crmuons.tracking.tracker import Tracker
 from tune import plots, results, search
-from tune.conductor import Conductor
+from tune.controller import Conductor
 from tune.results import Row
-from tune.spaces import Space
+from tune.space import Space
 from tune.trials import State, Trial
 
 logger = logging.getLogger(__name__)
