@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from crmuons import config, provenance
+from crmuons.allocator import keep_freed_memory
 from crmuons.benchmark import figures, generate, read, scale, step, train
 from crmuons.benchmark.figures import Figure
-from crmuons.memory import keep_freed_memory
 from crmuons.simulation.simulate import Settings, simulate
 from crmuons.tracking.tracker import Tracker
 from crmuons.tracking.uri import resolve_uri

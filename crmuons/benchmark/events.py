@@ -2,11 +2,10 @@
 
 import numpy as np
 
-from crmuons.batch import EventBatch
 from crmuons.data.events import EventArrays
 
 
-def draw(events: int, mean_muons: float, seed: int) -> EventArrays:
+def draw(events: int, mean_muons: float, seed: int = 0) -> EventArrays:
     """Events whose N is a negative binomial of shape 0.5: most are small or empty, a few hold most muons."""
     random = np.random.default_rng(seed)
     counts = random.poisson(mean_muons * random.gamma(0.5, 2.0, events))
@@ -26,8 +25,3 @@ def draw(events: int, mean_muons: float, seed: int) -> EventArrays:
         counts.astype(np.int64),
         np.stack(columns, axis=1).astype(np.float32),
     )
-
-
-def batch(events: int, mean_muons: float, seed: int = 0) -> EventBatch:
-    """Likewise, as the step's side of the reader gets them."""
-    return EventBatch.from_arrays(draw(events, mean_muons, seed))

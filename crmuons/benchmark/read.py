@@ -7,7 +7,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from crmuons import config
-from crmuons.batch import EventBatch
 from crmuons.benchmark import timing
 from crmuons.benchmark.figures import Figure
 from crmuons.data import quarantine, reader, sampler, schema, selection
@@ -15,6 +14,7 @@ from crmuons.data.manifest import event_files, is_shard
 from crmuons.data.prepare import build
 from crmuons.data.prepare.shuffle import Settings
 from crmuons.data.shards import units_and_segment_bytes
+from crmuons.models.features import fit_to_file
 from crmuons.storage import files
 from crmuons.storage.files import File
 
@@ -46,7 +46,7 @@ def run(rounds: int, data: Sequence[str], shards: Path) -> list[Figure]:
     """
     found = raw_files(data)
     begun = build.begin(shards, [file.url for file in found], Settings())
-    build.prepare(begun, build.here, max_quarantined_share=1.0)
+    build.prepare(begun, fit_to_file, max_quarantined_share=1.0)
     ready = event_files([str(shards)])
     events, muons = _read(found)
     rivals = {"ours": lambda: _read(found), "pyarrow": lambda: decode(found), "prepared": lambda: _read(ready)}
@@ -67,8 +67,7 @@ def _read(found: Sequence[File]) -> tuple[int, int]:
     events = muons = 0
     for piece in reader.read_here(items, selection.Selection()):
         if not isinstance(piece, quarantine.Tally):
-            batch = EventBatch.from_arrays(piece, copy=False)
-            events, muons = events + len(batch), muons + batch.num_muons
+            events, muons = events + len(piece.counts), muons + len(piece.muons)
     return events, muons
 
 

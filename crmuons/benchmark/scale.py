@@ -18,10 +18,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
+from crmuons.allocator import keep_freed_memory
 from crmuons.benchmark import events, step
 from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.timing import Times
-from crmuons.memory import keep_freed_memory
 from crmuons.training import distributed
 
 EVENTS, MEAN_MUONS = 2_048, 13.5  # As many events a worker as the default settings take.
@@ -109,7 +109,7 @@ def _worker(rank: int, cases: Sequence[Case], rounds: int, folder: str) -> None:
     groups = {case.workers: dist.new_group(range(case.workers)) for case in cases}
     trainer = step.default(torch.device("cpu"))
     seeds = range(rank * NUM_BATCHES, (rank + 1) * NUM_BATCHES)
-    batches = cycle([trainer.prepare(events.batch(EVENTS, MEAN_MUONS, seed)) for seed in seeds])
+    batches = cycle([trainer.prepare(events.draw(EVENTS, MEAN_MUONS, seed)) for seed in seeds])
     seconds, exchanged = torch.zeros(len(cases), rounds + 1, dtype=torch.float64), []
     for turn in range(rounds + 1):
         for place, case in enumerate(cases):

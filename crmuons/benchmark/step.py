@@ -36,11 +36,14 @@ def compare(shape: Shape, rounds: int, device: torch.device, rates: tuple[float,
         rates: floating-point operations and bytes per second of the machine.
     """
     number, mean, penalised = shape
-    batch = events.batch(number, mean).to(device)
+    batch = events.draw(number, mean)
     ours = {"equal layer sizes": equal_layers(penalised, device), "default settings": default(device)}
-    ready = {name: trainer.prepare(batch.to("cpu")).to(device) for name, trainer in ours.items()}
+    ready = {name: trainer.prepare(batch).to(device) for name, trainer in ours.items()}
     reference, features = ReferenceStep(LAMBDA_GP if penalised else 0.0, N_CRITIC, device), _features(True).to(device)
-    given = features.condition(batch.primaries), batch.counts, features.muons(batch.muons)
+    primaries, counts, muons = (
+        torch.from_numpy(array).to(device) for array in (batch.primaries, batch.counts, batch.muons)
+    )
+    given = features.condition(primaries), counts, features.muons(muons)
     rivals = {name: _stepping(trainer, ready[name]) for name, trainer in ours.items()}
     times = timing.alternate({"reference": lambda: reference(*given), **rivals}, rounds)
     title = f"step, {number:,} x {mean:g}{' with penalty' if penalised else ''}"

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from crmuons import config
-from crmuons.batch import EventBatch
 from crmuons.benchmark import timing
 from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.timing import Times
 from crmuons.data import manifest, quarantine, reader, sampler, selection
+from crmuons.data.events import EventArrays, concat, slice_events
 from crmuons.models.features import Features
 from crmuons.training.summary import Result
 from crmuons.training.trainer import Trainer
@@ -89,16 +89,17 @@ def _steps_alone(settings: config.Config, features: Features, rounds: int) -> Ti
     return timing.alternate({"step": lambda: trainer.step(batches)}, rounds)["step"]
 
 
-def _batches(settings: config.Config) -> list[EventBatch]:
+def _batches(settings: config.Config) -> list[EventArrays]:
     """Some of the first batches of the data, one at least, which is smaller where there are not as many events."""
     found = manifest.event_files(settings.data.train)
     units = sampler.Plan(tuple(sampler.cut(found)), 0, settings.data.shuffle_bytes, 1)
     items = islice(units.items(0), len(units.segments(0)))
-    size, read = settings.train.events_per_worker, list[EventBatch]()
+    size, read = settings.train.events_per_worker, list[EventArrays]()
     for piece in reader.read_here(items, selection.Selection(muons_drawn=settings.train.muons_per_event)):
         if not isinstance(piece, quarantine.Tally):
-            read.append(EventBatch.from_arrays(piece))
-            if sum(map(len, read)) >= NUM_BATCHES * size:
+            read.append(piece)
+            if sum(len(piece.counts) for piece in read) >= NUM_BATCHES * size:
                 break
-    events = EventBatch.concat(read)
-    return [events.slice(i * size, min((i + 1) * size, len(events))) for i in range(max(1, len(events) // size))]
+    events = concat(read)
+    number = len(events.counts)
+    return [slice_events(events, i * size, min((i + 1) * size, number)) for i in range(max(1, number // size))]

@@ -36,6 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from crmuons.data.prepare import build
     from crmuons.data.prepare.shuffle import QUARANTINE, Settings
+    from crmuons.models.features import fit_to_file
 
     settings = Settings(arguments.validation_share, arguments.test_share, arguments.vertical, arguments.seed)
     out = arguments.out.absolute()
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         each, connection = tasks.each, cluster()
     try:
         with connection:
-            manifest = build.prepare(begun, each, arguments.max_quarantined_share)
+            manifest = build.prepare(begun, fit_to_file, each, arguments.max_quarantined_share)
     except KeyboardInterrupt:
         print("crmuons prepare: interrupted; the same command goes on from what is done", file=sys.stderr)
         return INTERRUPTED

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     # Tasks on other nodes would write to directories of their own, from which nothing is copied to a URL.
     if num_files(arguments.events, settings) > FILES_IN_PROCESS and "://" not in arguments.out:
-        from crmuons.ray_simulate import simulate
+        from crmuons.ray_backend.simulate import simulate
     with folder_at(arguments.out, new=True) as out:
         simulate(settings, num_events=arguments.events, out=out, seed=arguments.seed)
     print(f"{arguments.events} events in {arguments.out}")

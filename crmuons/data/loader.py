@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from crmuons import config
-from crmuons.batch import EventBatch
 from crmuons.data import reader
 from crmuons.data.batcher import Pool
+from crmuons.data.events import EventArrays
 from crmuons.data.prefetch import Ahead
 from crmuons.data.quarantine import Limit, Tally
 from crmuons.data.reader import Piece
@@ -17,7 +17,7 @@ from crmuons.data.selection import Selection
 
 Batch = TypeVar("Batch")
 Read = Callable[[Iterator[Item], Selection], Iterator[Piece]]
-Entry = tuple[EventBatch, tuple[int, int], Tally]
+Entry = tuple[EventArrays, tuple[int, int], Tally]
 MAX_EMPTY_ITEMS = 1000  # So many segments without an event: the data hold none of this split.
 
 
@@ -52,7 +52,7 @@ class Stream(Generic[Batch]):
         selection: Selection,
         data: config.Data,
         events_per_batch: int,
-        prepare: Callable[[EventBatch], Batch],
+        prepare: Callable[[EventArrays], Batch],
         read: Read = reader.read_here,
     ) -> None:
         self.plan, self.rank, self.position = plan, rank, position
@@ -63,7 +63,9 @@ class Stream(Generic[Batch]):
         self._sizes: deque[int] = deque()  # Bytes of the items being read, as far as their rows are counted.
         self._quarantine = selection.quarantine
         batches = self._batches(read(self._items(position), selection), events_per_batch, data.max_muons_per_batch)
-        ready = ((prepare(batch), (len(batch), batch.num_muons), position, at) for batch, position, at in batches)
+        ready = (
+            (prepare(batch), (len(batch.counts), len(batch.muons)), position, at) for batch, position, at in batches
+        )
         self._ready = Ahead(ready, data.prefetch_batches, "stream")
 
     def __iter__(self) -> "Stream[Batch]":
@@ -126,7 +128,7 @@ class Stream(Generic[Batch]):
             taken += len(piece.counts)
             pool.add(piece)
             while (cut := pool.cut(events, muons)) is not None:
-                yield EventBatch.from_arrays(cut, copy=False), *_advance(marks, len(cut.counts))
+                yield cut, *_advance(marks, len(cut.counts))
 
     def _check_item(self, tally: Tally, empty_items: int) -> None:
         self.check(tally)

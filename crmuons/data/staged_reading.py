@@ -1,14 +1,15 @@
 """Reading files through a staging directory."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import IO
 
-from crmuons.data.sampler import Item, Unit
+from crmuons.data.sampler import Item, Unit, cut
 from crmuons.storage import files
+from crmuons.storage.files import File
 from crmuons.storage.staging.download import Staging
 from crmuons.storage.staging.stager import Follower, Stager, Use
 
@@ -25,9 +26,9 @@ class Reading:
         """The item is read now."""
         self.stager.ahead(self.window)
 
-    def used(self, unit: Unit, staged: bool) -> bool:
-        """A unit was read; whether the stager sees to what becomes of its file now."""
-        return self.stager.used(_use(self.epoch, unit), staged)
+    def used(self, file: File, *, whole: bool, staged: bool) -> bool:
+        """Pass on that a file was read; returns whether the stager decides what becomes of it now."""
+        return self.stager.used(Use(self.epoch, file, whole), staged)
 
 
 def with_stager(items: Iterable[Item], staging: Staging, stager: Follower) -> Iterator[tuple[Item, Staging]]:
@@ -64,7 +65,9 @@ def with_windows(items: Iterable[Item], staging: Staging) -> Iterator[tuple[Item
 
 
 def _uses(item: Item, staging: Staging) -> list[Use]:
-    return list(dict.fromkeys(_use(item.epoch, unit) for unit in item.units if staging.takes(unit)))
+    return list(
+        dict.fromkeys(_use(item.epoch, unit) for unit in item.units if staging.takes(unit.file, whole=unit.parts == 1))
+    )
 
 
 def _use(epoch: int, unit: Unit) -> Use:
@@ -73,4 +76,13 @@ def _use(epoch: int, unit: Unit) -> Use:
 
 def open_unit(unit: Unit, staging: Staging | None) -> AbstractContextManager[IO[bytes]]:
     """Open a unit's file: by way of a staging directory, or where it lies."""
-    return files.open_file(unit.file.url, unit.file.size) if staging is None else staging.open(unit)
+    return (
+        files.open_file(unit.file.url, unit.file.size)
+        if staging is None
+        else staging.open(unit.file, whole=unit.parts == 1)
+    )
+
+
+def read_in_parts(data: Sequence[File]) -> set[File]:
+    """Return the files that are so large that each is read in several units."""
+    return {unit.file for unit in cut(data) if unit.parts > 1}

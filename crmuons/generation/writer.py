@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from crmuons import memory, provenance
+from crmuons import allocator, provenance
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
 from crmuons.generation import generator as bundles
@@ -119,7 +119,7 @@ def missing(source: Source, work: Work) -> Iterator[Shard]:
 def set_up_process() -> None:
     """Threads and memory of a process that makes shards."""
     torch.set_num_threads(1)  # The last bit of a sum depends on how many threads share it; shards are shared instead.
-    memory.keep_freed_memory()
+    allocator.keep_freed_memory()
 
 
 def write_shard(out: Output, request: Request, generator: BundleGenerator, shard: Shard) -> Tally:

@@ -6,6 +6,8 @@ model: primaries are standardised; muons are turned to (log energy, log radius) 
 quantiles. Azimuth is uniform in the data (the field's converters draw it), so it is drawn and not learned.
 """
 
+import io
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
@@ -130,6 +132,13 @@ class Features(nn.Module):
         radius_m = (10**radius - RADIUS_OFFSET_M).clamp(min=0)
         columns = [10**energy, radius_m * torch.cos(azimuth_rad), radius_m * torch.sin(azimuth_rad)]
         return torch.stack(columns, dim=1)
+
+
+def fit_to_file(events: EventArrays) -> bytes:
+    """Fit features to events; returns the content of a file that `load_state_dict` takes."""
+    content = io.BytesIO()
+    torch.save(Features().fit(events).state_dict(), content)
+    return content.getvalue()
 
 
 def _polar(muons: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from ray.data._internal.execution.interfaces import ExecutionResources
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import ReadTask
 
-from crmuons import memory
+from crmuons import allocator
 from crmuons.data import arrow, reader, schema, shards
 from crmuons.data.events import EventArrays
 from crmuons.data.prefetch import Ahead
@@ -149,7 +149,7 @@ class ItemSource(Datasource):
 
 
 def _read_block(item: Item, selection: Selection) -> Block:
-    memory.keep_freed_memory()
+    allocator.keep_freed_memory()
     tokens.receive()
     tally, events = reader.read_item(item, selection)
     if not len(events.counts):

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayTaskError
 
-from crmuons import memory
+from crmuons import allocator
 from crmuons.evaluation.tasks import Later, Pieces, run
 from crmuons.ray_backend import cluster
 
@@ -63,5 +63,5 @@ class _Ref(Later[T]):
 
 @ray.remote
 def _run(function: Callable[..., T], *arguments: Any) -> T:
-    memory.keep_freed_memory()
+    allocator.keep_freed_memory()
     return run(function, *arguments)

@@ -5,12 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from crmuons import config
-from crmuons.batch import EventBatch
+from crmuons.data.events import EventArrays
 from crmuons.models.ragged import Ragged
 
 
@@ -36,16 +37,26 @@ class Sets:
     penalised: Ragged
 
     @classmethod
-    def of(cls, batch: EventBatch, train: config.Train) -> "Sets":
-        """The sets of a batch on the host, in the batch's order."""
-        events = batch.with_muons()
+    def of(cls, events: EventArrays, train: config.Train) -> "Sets":
+        """Lay out events on the host, in their order.
+
+        Args:
+            events: a batch. Tensors share its memory where that can be written.
+            train: the cap on muons of an event, the weights and the share that is penalised.
+        """
+        nonempty = np.flatnonzero(events.counts)
+        kept, muons = events.counts[nonempty], events.muons
         if train.muons_per_event is not None:
-            events = events.at_most(train.muons_per_event)
-        ragged = Ragged.from_counts(events.counts)
-        chosen = _num_penalised(train.penalty, len(events))
-        part = ragged if chosen == len(events) else Ragged.from_counts(events.counts[:chosen])
-        filled, weights = batch.counts.nonzero()[:, 0], events.counts.float() ** train.weight_power
-        return cls(batch.primaries, batch.counts, filled, events.muons, weights, ragged, part)
+            muon_of_event = np.arange(len(muons)) - np.repeat(np.cumsum(kept) - kept, kept)
+            muons = muons[muon_of_event < train.muons_per_event]
+            kept = np.minimum(kept, train.muons_per_event)
+        counts = torch.from_numpy(kept)
+        ragged = Ragged.from_counts(counts)
+        chosen = _num_penalised(train.penalty, len(counts))
+        part = ragged if chosen == len(counts) else Ragged.from_counts(counts[:chosen])
+        weights = counts.float() ** train.weight_power
+        primaries, all_counts, muons = (_tensor(array) for array in (events.primaries, events.counts, muons))
+        return cls(primaries, all_counts, torch.from_numpy(nonempty), muons, weights, ragged, part)
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "Sets":
         """The same events on a device."""
@@ -65,3 +76,8 @@ class Sets:
 
 def _num_penalised(penalty: config.Penalty, events: int) -> int:
     return min(math.ceil(events * penalty.sample_fraction), penalty.max_pairs or events)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """Return an array as a tensor. It is copied if it is read-only, as Arrow's memory is."""
+    return torch.from_numpy(np.require(array, requirements=("C", "W")))

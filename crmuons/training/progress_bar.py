@@ -12,7 +12,7 @@ from crmuons import config
 from crmuons.progress import progress
 from crmuons.runs.directory import Run
 from crmuons.training.loop import Metrics
-from crmuons.watch_staging import StagingWatch
+from crmuons.training.staging_progress import StagingWatch
 
 logger = logging.getLogger(__name__)
 

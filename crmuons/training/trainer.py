@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from crmuons import config
-from crmuons.batch import EventBatch
+from crmuons.data.events import EventArrays
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 from crmuons.models.gradients import functions
@@ -81,7 +81,7 @@ class Trainer:
         self.num_steps += 1
         return critic | generator | {"gradient_penalty": self.newest_penalty}
 
-    def prepare(self, batch: EventBatch) -> Sets:
+    def prepare(self, batch: EventArrays) -> Sets:
         """What `step` takes, made of a batch on the host; meant for the thread that reads."""
         sets = Sets.of(batch, self.settings)
         return sets.pin_memory() if self.device.type == "cuda" else sets

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 
 from crmuons import config, provenance
-from crmuons.batch import EventBatch
+from crmuons.allocator import keep_freed_memory
 from crmuons.data import loader, reader, sampler, shards
+from crmuons.data.events import EventArrays
 from crmuons.data.quarantine import Tally
 from crmuons.data.selection import training_selection
-from crmuons.memory import keep_freed_memory
+from crmuons.data.staged_reading import read_in_parts
 from crmuons.models import saved_model
 from crmuons.runs import checkpoint, remote
 from crmuons.runs.directory import Run
@@ -162,7 +163,7 @@ def _stream(
     run: Run,
     state: dict[str, object] | None,
     read: loader.Read,
-    prepare: Callable[[EventBatch], Sets],
+    prepare: Callable[[EventArrays], Sets],
 ) -> loader.Stream[Sets]:
     """The rank's batches, from where a checkpoint left off; ranks may have become more or fewer since."""
     files = run.load_files()
@@ -180,7 +181,9 @@ def _stream(
         tally = tallies[rank] if same else sum(tallies, Tally()) if rank == 0 else Tally()
     selection = training_selection(settings.data, run.place, settings.train.muons_per_event)
     if selection.staging is not None:
-        selection = replace(selection, staging=selection.staging.of_run(files, run.directory, f"rank-{rank}"))
+        selection = replace(
+            selection, staging=selection.staging.of_run(files, read_in_parts(files), run.directory, f"rank-{rank}")
+        )
     return loader.Stream(
         reading,
         rank,

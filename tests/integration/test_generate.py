@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from crmuons import config, ray_simulate
+from crmuons import config
 from crmuons.data.events import EventArrays
 from crmuons.generation import writer
 from crmuons.generation.export import INPUTS, export, worst_difference
@@ -23,6 +23,7 @@ from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 from crmuons.models.standalone import Bundles
 from crmuons.ray_backend import generate
+from crmuons.ray_backend import simulate as ray_simulate
 from crmuons.simulation import simulate
 from crmuons.storage.output import Output
 

@@ -260,7 +260,7 @@ def test_read_tasks_of_two_ranks_download_each_file_once(fed: Federation, tmp_pa
     reading = Plan(tuple(cut(listed)), seed=0, segment_bytes=2**20, world=2)
     items = [list(islice(reading.items(rank), 8)) for rank in range(2)]  # Two epochs of eight segments.
     place = Staging(Shelf(tmp_path / "staged", 10**9, 1000), files_ahead=4, began=time.time())
-    staged = [Selection(staging=place.of_run(listed, tmp_path, f"rank-{rank}")) for rank in range(2)]
+    staged = [Selection(staging=place.of_run(listed, (), tmp_path, f"rank-{rank}")) for rank in range(2)]
     with cluster.cluster(num_cpus=2), concurrent.futures.ThreadPoolExecutor(2) as pool:
         pieces = list(pool.map(lambda rank: list(read_with_ray(iter(items[rank]), staged[rank])), range(2)))
     assert sorted(downloads(fed).values()) == [1] * NUM_FILES

@@ -20,6 +20,7 @@ from crmuons.data.prepare.shuffle import Settings
 from crmuons.data.quarantine import Tally
 from crmuons.data.sampler import Plan, Unit
 from crmuons.data.selection import Selection
+from crmuons.models.features import fit_to_file
 from crmuons.ray_backend import data, tasks
 from tests.integration.conftest import Bench, output
 
@@ -92,7 +93,7 @@ def test_prepared_shards_are_read_where_they_are_used(bench: Bench, cluster: Non
     monkeypatch.setattr(build, "GROUP_BYTES", 1)
     source = str(bench.folder / "data")
     made = [
-        build.prepare(build.begin(tmp_path / name, [source], Settings()), each)
+        build.prepare(build.begin(tmp_path / name, [source], Settings()), fit_to_file, each)
         for name, each in (("here", build.here), ("cluster", tasks.each))
     ]
     assert made[0] == made[1]
@@ -107,7 +108,7 @@ def test_a_job_that_fails_raises_its_own_error(bench: Bench, cluster: None, tmp_
     (tmp_path / "raw" / "bad.parquet").write_text("no Parquet at all")
     begun = build.begin(tmp_path / "set", [str(tmp_path / "raw")], Settings())
     with pytest.raises(ValueError, match=r"bad\.parquet is not a Parquet file") as caught:
-        build.prepare(begun, tasks.each)
+        build.prepare(begun, fit_to_file, tasks.each)
     assert "Traceback" not in str(caught.value)
 
 

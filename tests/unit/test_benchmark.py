@@ -59,8 +59,8 @@ def test_the_reference_step_moves_both_networks(lambda_gp):
     stepping = reference.ReferenceStep(lambda_gp, 2, torch.device("cpu"))
     networks = stepping.generator, stepping.critic
     before = [torch.cat([p.detach().flatten() for p in network.parameters()]) for network in networks]
-    drawn = events.batch(30, 2.0)
-    losses = stepping(torch.randn(30, 4), drawn.counts, torch.randn(drawn.num_muons, 3))
+    drawn = events.draw(30, 2.0)
+    losses = stepping(torch.randn(30, 4), torch.from_numpy(drawn.counts), torch.randn(len(drawn.muons), 3))
     assert len(losses) == 3
     assert all(np.isfinite(losses))
     for network, was in zip(networks, before, strict=True):

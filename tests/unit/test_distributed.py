@@ -3,13 +3,14 @@
 import math
 from itertools import chain, product, repeat
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
 from crmuons import config
-from crmuons.batch import EventBatch
+from crmuons.data.events import EventArrays, concat, slice_events
 from crmuons.models.features import Features
 from crmuons.training import distributed, losses
 from crmuons.training.trainer import NonFiniteError, Trainer
@@ -57,9 +58,9 @@ def halves(batch, sizes):
     """What each of two ranks holds: its share of the events; of "empty" ones, events without a muon."""
     first, second = sizes
     if first == "empty":
-        bare = EventBatch(batch.ids[:3], batch.primaries[:3], torch.zeros(3, dtype=torch.int64), batch.muons[:0])
-        return bare, batch.slice(0, second)
-    return batch.slice(0, first), batch.slice(first, first + second)
+        bare = EventArrays(batch.ids[:3], batch.primaries[:3], np.zeros(3, np.int64), batch.muons[:0])
+        return bare, slice_events(batch, 0, second)
+    return slice_events(batch, 0, first), slice_events(batch, first, first + second)
 
 
 def fixed_trainer(features, penalty, kind=Fixed, **train):
@@ -124,11 +125,11 @@ def fault(rank, batch, features):
     trainer = fixed_trainer(features, "zero_centred", kind=Trainer)
     trainer.step(repeat(trainer.prepare(batch)))
     before = flat_weights(trainer)
-    muons = batch.muons.clone()
+    muons = batch.muons.copy()
     if rank == 1:
         muons[3, 1] = math.nan
     try:
-        trainer.step(repeat(trainer.prepare(EventBatch(batch.ids, batch.primaries, batch.counts, muons))))
+        trainer.step(repeat(trainer.prepare(EventArrays(batch.ids, batch.primaries, batch.counts, muons))))
     except NonFiniteError as error:
         return str(error), torch.equal(flat_weights(trainer), before)
     return "nothing was raised", False
@@ -145,7 +146,7 @@ def noise(batch, features):
 @pytest.fixture(scope="module")
 def events(toy_events):
     """A batch of 16 events, and features."""
-    return EventBatch.from_arrays(toy_events(20, seed=4)).slice(0, 16), Features().fit(toy_events(200))
+    return slice_events(toy_events(20, seed=4), 0, 16), Features().fit(toy_events(200))
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +162,7 @@ def test_gradients_equal_those_of_one_process_on_the_union(ranks, events, sizes,
     monkeypatch.setattr(losses, "interpolate", losses.interpolate)  # Put back what the next line changes.
     fix_interpolates()
     single = fixed_trainer(features, penalty)
-    terms = single.step(repeat(single.prepare(EventBatch.concat(halves(batch, SIZES[sizes])))))
+    terms = single.step(repeat(single.prepare(concat(halves(batch, SIZES[sizes])))))
     assert [name for name, _ in single.gradients] == ["critic", "critic", "generator", "multiplicity"]
     for result in ranks:
         gradients, told = result[sizes, penalty]

@@ -14,7 +14,7 @@ from crmuons.data.reader import take
 from crmuons.evaluation import baselines, breakdown, pairing
 from crmuons.evaluation.candidates import data_candidate
 from crmuons.evaluation.datasets import Blocks
-from crmuons.evaluation.evaluate import evaluate as evaluate_evaluate
+from crmuons.evaluation.evaluate import evaluate
 from crmuons.evaluation.headers import Outline
 from crmuons.evaluation.metrics import regions
 from crmuons.evaluation.metrics.distances import Absent, Estimate
@@ -50,14 +50,14 @@ def redrawn(truth: EventArrays, seed: int) -> EventArrays:
     return EventArrays(truth.ids, truth.primaries, other.counts, other.muons)
 
 
-def evaluate(truth, generated, training, settings):
+def evaluate_arrays(truth, generated, training, settings):
     """Events against events, in this process."""
     with in_process() as pieces:
         truth, generated = Blocks.of(pieces, truth), Blocks.of(pieces, generated)
         training = None if training is None else Blocks.of(pieces, training)
         pairs = pairing.pair_data(truth.outline, generated.outline, settings.max_events, settings.seed)
         reference = prepare(pieces, truth, training, settings, (pairs.truth, pairs.control))
-        return evaluate_evaluate(pieces, reference, data_candidate(pieces, reference, truth, generated, pairs))
+        return evaluate(pieces, reference, data_candidate(pieces, reference, truth, generated, pairs))
 
 
 def evaluated(request):
@@ -193,7 +193,7 @@ def evaluation():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("crmuons.evaluation.metrics.set_classifier.STEPS", 20)
         patch.setattr("crmuons.evaluation.metrics.classifiers.MIN_EVENTS", 400)
-        yield evaluate(truth, generated, toy_events(700, seed=2, first_id=20_000), Settings(max_events=900))
+        yield evaluate_arrays(truth, generated, toy_events(700, seed=2, first_id=20_000), Settings(max_events=900))
 
 
 def test_every_contender_has_every_figure_or_its_reason(evaluation):
@@ -234,7 +234,7 @@ def test_a_truth_without_muons_is_refused():
     truth = toy_events(10, seed=0)
     empty = EventArrays(truth.ids, truth.primaries, 0 * truth.counts, truth.muons[:0])
     with pytest.raises(ValueError, match="has a muon"):
-        evaluate(empty, truth, None, Settings())
+        evaluate_arrays(empty, truth, None, Settings())
 
 
 def test_an_empty_split_says_what_to_do(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "crmuons"
 
 # From the top to the bottom: a package, or a module beside the packages, imports only what stands below it.
-LAYERS = ["cli", "commands", "benchmark", "ray_backend", "training", "evaluation", "generation", "tracking", "runs", "models",
+LAYERS = ["cli", "commands", "benchmark", "ray_backend", "training", "evaluation", "tracking", "generation", "runs", "models",
           "simulation", "data", "storage", "config", "provenance", "progress", "allocator"]  # fmt: skip
 TOP = ["__init__", "spectrum"]  # Neither a layer: the package itself, and a name that users import.
 
@@ -23,6 +23,18 @@ def loaded_by(module):
 
 def test_a_worker_loads_no_ray_and_only_what_every_rank_needs():
     assert not loaded_by("crmuons.training.loop, crmuons.training.worker") & {"ray", "mlflow", "matplotlib", "pandas"}
+
+
+def test_training_in_one_process_loads_no_ray():
+    launcher = "crmuons.commands.train, crmuons.config; crmuons.commands.launcher_of(crmuons.config.from_dict({'scaling': {'num_workers': 0}, 'train': {'steps': 1}}))"
+    assert not loaded_by(f"crmuons.training.driver, {launcher}") & {"ray", "mlflow"}
+
+
+@pytest.mark.parametrize("package", ["storage", "data"])
+def test_storage_and_data_load_no_torch(package):
+    modules = [path.relative_to(PACKAGE.parent).with_suffix("") for path in (PACKAGE / package).rglob("*.py")]
+    names = [".".join(module.parts).removesuffix(".__init__") for module in modules]
+    assert "torch" not in loaded_by(", ".join(sorted(names)))
 
 
 def imports_of(path):

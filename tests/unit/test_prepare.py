@@ -21,7 +21,7 @@ from crmuons.data.prepare.shuffle import Settings
 from crmuons.data.sampler import Plan, Unit
 from crmuons.data.selection import Selection, training_selection
 from crmuons.data.shards import MAPPED_BYTES, is_mapped, units_and_segment_bytes
-from crmuons.models.features import Features
+from crmuons.models.features import Features, fit_to_file
 from crmuons.storage.files import File, list_files
 from crmuons.training import setup
 
@@ -50,7 +50,7 @@ def small_pieces():
 
 def make(raw, out, **settings):
     begun = build.begin(out, [str(raw)], Settings(**(SHARES | settings)))
-    return build.prepare(begun)
+    return build.prepare(begun, fit_to_file)
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_training_reads_every_prepared_event_once_an_epoch_in_another_order(raw,
     opened = loader.Stream(
         reading, 0, selection=selection, data=data, events_per_batch=len(wanted), prepare=lambda batch: batch
     )
-    first, second = (next(opened).to_arrays() for _ in range(2))
+    first, second = (next(opened) for _ in range(2))
     opened.close()
     assert sorted(identities(first)) == sorted(identities(second)) == wanted
     assert identities(first) != identities(second)
@@ -192,7 +192,7 @@ def test_what_was_interrupted_goes_on_and_keeps_what_is_finished(raw, done, tmp_
 
     begun = build.begin(tmp_path / "set", [str(raw)], Settings(**SHARES))
     with pytest.raises(KilledError):
-        build.prepare(begun, some)
+        build.prepare(begun, fit_to_file, some)
     (tmp_path / "set" / ".scatter" / ".group-00000.arrow.partial").write_bytes(b"half")
     with pytest.raises(
         ValueError, match=r"set is not prepared to its end; the `crmuons prepare` that made it, once more"
@@ -206,7 +206,7 @@ def test_what_was_interrupted_goes_on_and_keeps_what_is_finished(raw, done, tmp_
             yield do(job)
         made.update({path: path.stat().st_mtime_ns for path in finished if path.exists()})
 
-    build.prepare(build.begin(tmp_path / "set", [str(raw)], Settings(**SHARES)), watched)
+    build.prepare(build.begin(tmp_path / "set", [str(raw)], Settings(**SHARES)), fit_to_file, watched)
     assert made == finished
     assert content(tmp_path / "set") == content(done)
 
@@ -223,7 +223,7 @@ def test_a_shard_without_its_note_is_made_again(raw, done, tmp_path):
         return results
 
     with pytest.raises(KilledError):
-        build.prepare(begun, without_notes)
+        build.prepare(begun, fit_to_file, without_notes)
     make(raw, tmp_path / "set")
     assert content(tmp_path / "set") == content(done)
 
@@ -278,8 +278,8 @@ def test_rows_that_cannot_be_used_are_kept_and_counted_and_too_many_are_refused(
     with pytest.raises(
         ValueError, match=r"2 of the first \d+ rows read cannot be used, more than --max-quarantined-share 0\.001"
     ):
-        build.prepare(begun, max_quarantined_share=0.001)
-    manifest = build.prepare(begun)
+        build.prepare(begun, fit_to_file, max_quarantined_share=0.001)
+    manifest = build.prepare(begun, fit_to_file)
     assert (manifest.rows, manifest.quarantined) == (1200, 2)
     assert sum(shard.events for shard in manifest.shards) == 1198
     assert sorted(pq.read_table(tmp_path / "set" / "quarantine")["row"].to_pylist()) == [3, 5]

@@ -66,7 +66,7 @@ def place(folder: Path, *, max_bytes=10**6, max_files=100, **how) -> Staging:
 
 
 def read(staging: Staging, file: File, part: int = 0, parts: int = 1) -> bytes:
-    with staging.open(Unit(file, part, parts)) as source:
+    with staging.open(file, whole=parts == 1) as source:
         return source.read()
 
 
@@ -99,7 +99,7 @@ def test_local_files_are_read_where_they_lie(tmp_path):
     path.write_bytes(b"local")
     assert read(place(tmp_path), File(str(path), 5)) == b"local"
     assert not (tmp_path / "staged").exists()
-    assert place(tmp_path).of_run([File(str(path), 5)], tmp_path, "rank-0") is None
+    assert place(tmp_path).of_run([File(str(path), 5)], (), tmp_path, "rank-0") is None
 
 
 def test_the_file_used_longest_ago_goes_and_one_that_is_read_stays(tmp_path):
@@ -188,9 +188,9 @@ def test_a_file_that_is_shorter_than_listed_is_named(tmp_path):
 def test_parts_of_large_files_are_staged_only_where_all_such_files_fit(tmp_path):
     mega = 2**20
     large = [File(f"counted:///{name}", 200 * mega) for name in "ab"]  # Read in parts of 64 MiB at most.
-    few, many = (place(tmp_path, max_bytes=size * mega).of_run(large, tmp_path, "rank-0") for size in (300, 500))
-    assert not few.takes(Unit(large[0], 0, 4))
-    assert many.takes(Unit(large[0], 0, 4))
+    few, many = (place(tmp_path, max_bytes=size * mega).of_run(large, large, tmp_path, "rank-0") for size in (300, 500))
+    assert not few.takes(large[0], whole=False)
+    assert many.takes(large[0], whole=False)
     file = remote("c")
     assert read(many, file, 1, 4) == b"c" * 1000  # Not waited for: read where it lies.
     assert not many.shelf.path(file).exists()

@@ -10,8 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from crmuons import config
-from crmuons.batch import EventBatch
-from crmuons.data.events import EventArrays
+from crmuons.data.events import EventArrays, concat, slice_events
 from crmuons.models.features import Features
 from crmuons.training import distributed, losses
 from crmuons.training.trainer import NonFiniteError, Trainer
@@ -41,7 +40,7 @@ def make(sample):
 
 @pytest.fixture
 def batch(toy_events):
-    return EventBatch.from_arrays(toy_events(8, seed=1))
+    return toy_events(8, seed=1)
 
 
 def weights(trainer):
@@ -55,13 +54,11 @@ def events_with(counts, first_muon=(300.0, 3.0, 4.0)):
     primaries = np.tile([1e6, 0.5, 0.938, 1950.0], (len(counts), 1))
     ids = np.arange(2 * len(counts)).reshape(-1, 2)
     muons = np.tile(first_muon, (sum(counts), 1))
-    return EventBatch.from_arrays(
-        EventArrays(
-            ids.astype(np.uint64),
-            primaries.astype(np.float32),
-            np.asarray(counts, np.int64),
-            muons.astype(np.float32).reshape(-1, 3),
-        )
+    return EventArrays(
+        ids.astype(np.uint64),
+        primaries.astype(np.float32),
+        np.asarray(counts, np.int64),
+        muons.astype(np.float32).reshape(-1, 3),
     )
 
 
@@ -182,7 +179,7 @@ def relative(one, other):
 def test_accumulated_gradients_are_those_of_one_batch(make, batch, monkeypatch, kind):
     interpolate = losses.interpolate  # The points between real and fake are random; here they are the same.
     monkeypatch.setattr(losses, "interpolate", lambda r, f, share, part: interpolate(r, f, 0 * share + 0.3, part))
-    parts = [batch.slice(0, 3), batch.slice(3, 4), batch.slice(4, len(batch))]
+    parts = [slice_events(batch, *bounds) for bounds in ((0, 3), (3, 4), (4, len(batch.counts)))]
     single, several = (
         make(kind=Recorder, penalty={"kind": kind}),
         make(kind=Recorder, grad_accumulation=3, penalty={"kind": kind}),
@@ -198,7 +195,7 @@ def test_gradients_are_of_the_mean_over_events(make, batch):
     # Twice the same events: twice the sum, over twice the number.
     single, double = make(kind=Recorder), make(kind=Recorder)
     step(single, batch)
-    step(double, EventBatch.concat([batch, batch]))
+    step(double, concat([batch, batch]))
     for name, gradient in single.gradients.items():
         assert relative(double.gradients[name], gradient) < (2e-6 if name != "generator" else 1e-3), name
 
@@ -281,7 +278,7 @@ def test_the_generators_loss_leaves_no_gradient_in_the_critic(make, batch):
 
 @pytest.mark.parametrize("model", ["set", "baseline"])
 def test_a_reused_batch_is_read_and_drawn_once_and_moves_the_networks_as_it_would_again_and_again(make, batch, model):
-    parts = [batch.slice(0, 3), batch.slice(3, len(batch))]
+    parts = [slice_events(batch, 0, 3), slice_events(batch, 3, len(batch.counts))]
     # The recorder's noise is that of the events: a plain step on the same batches draws the same muons each time.
     plain, reusing = (
         make(
@@ -352,9 +349,9 @@ def test_a_step_waits_for_its_device_nowhere(make, batch, monkeypatch, variant):
         trainer.step(repeat(ready))
     assert waits.seen == []
     with Waits() as waits:  # It does see them.
-        int(batch.counts.sum())
-        torch.repeat_interleave(batch.counts, batch.counts)
-        batch.counts[batch.counts > 0]
+        int(ready.counts.sum())
+        torch.repeat_interleave(ready.counts, ready.counts)
+        ready.counts[ready.counts > 0]
     assert len(waits.seen) == 3
 
 
@@ -363,8 +360,7 @@ def test_a_number_that_is_not_finite_stops_before_anything_moves(make, batch, wh
     trainer = make(n_critic=1)
     step(trainer, batch)
     before, states = weights(trainer), [str(n.optimizer.state_dict()["state"]) for n in trainer.networks.values()]
-    bad = batch.to("cpu")
-    poisoned = EventBatch(bad.ids, bad.primaries.clone(), bad.counts, bad.muons.clone())
+    poisoned = EventArrays(batch.ids, batch.primaries.copy(), batch.counts, batch.muons.copy())
     (poisoned.muons if where == "muon" else poisoned.primaries)[0, 0] = math.nan
     with pytest.raises(NonFiniteError, match="step 1: a loss or a gradient on rank 0 is NaN"):
         step(trainer, poisoned)

@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import torch
-
 from crmuons import provenance
 from crmuons.data.events import EventArrays, concat, slice_events
 from crmuons.data.manifest import CLAIM, FEATURES, MANIFEST, Manifest, Shard, event_files, is_shard
@@ -22,7 +20,6 @@ from crmuons.data.prepare.shuffle import QUARANTINE, SCRATCH, SPLITS, Settings, 
 from crmuons.data.quarantine import Limit, Tally
 from crmuons.data.sampler import Unit, cut
 from crmuons.data.shards import read_shard_rows
-from crmuons.models.features import Features
 from crmuons.progress import progress
 from crmuons.storage.atomic import write_text
 from crmuons.storage.files import File
@@ -35,6 +32,7 @@ FEATURE_EVENTS = 100_000  # Events on which the features are fitted, as before a
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+Fit = Callable[[EventArrays], bytes]
 
 
 class Each(Protocol):
@@ -89,12 +87,13 @@ def begin(out: Path, urls: Sequence[str], settings: Settings) -> Preparation:
     return Preparation(Work(out, settings, len(groups), targets), tuple(found), groups)
 
 
-def prepare(preparation: Preparation, each: Each = here, max_quarantined_share: float = 0.01) -> Manifest:
+def prepare(preparation: Preparation, fit: Fit, each: Each = here, max_quarantined_share: float = 0.01) -> Manifest:
     """Make what is not there yet.
 
     Args:
         preparation: see `begin`.
-        each: does the tasks; here, or ray_prepare.each on a cluster.
+        fit: fits the features to training events; returns the content of their file.
+        each: does the tasks; here, or ray_backend.tasks.each on a cluster.
         max_quarantined_share: of all rows.
 
     Raises:
@@ -114,7 +113,7 @@ def prepare(preparation: Preparation, each: Each = here, max_quarantined_share: 
         for shard in each(partial(shuffle.gather, work), work.targets):
             shards.append(shard)
             bar.update(1)
-    return _finish(preparation, tally, sorted(shards, key=lambda shard: shard.file))
+    return _finish(preparation, fit, tally, sorted(shards, key=lambda shard: shard.file))
 
 
 def _scatter(preparation: Preparation, each: Each, max_quarantined_share: float) -> Tally:
@@ -140,12 +139,12 @@ def _scatter_one(work: Work, job: tuple[int, Sequence[Unit]]) -> tuple[int, Tall
     return job[0], shuffle.scatter(work, job)
 
 
-def _finish(preparation: Preparation, tally: Tally, shards: list[Shard]) -> Manifest:
+def _finish(preparation: Preparation, fit: Fit, tally: Tally, shards: list[Shard]) -> Manifest:
     """Fit the features, write the manifest, remove what only the making needed."""
     work = preparation.work
     events = _first_training_events(work.out, shards)
     unfinished = work.out / SCRATCH / FEATURES
-    torch.save(Features().fit(events).state_dict(), unfinished)
+    unfinished.write_bytes(fit(events))
     unfinished.replace(work.out / FEATURES)
     sources = [(file.url, file.size) for file in preparation.files]
     settings = asdict(work.settings)

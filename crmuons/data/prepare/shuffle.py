@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
-from crmuons import memory
+from crmuons import allocator
 from crmuons.data import arrow, manifest, reader, shards
 from crmuons.data.events import EventArrays, concat, shuffle_muons, take
 from crmuons.data.manifest import Places, Shard
@@ -130,7 +130,7 @@ def scatter(work: Work, job: tuple[int, Sequence[Unit]]) -> Tally:
     path = work.group_file(group)
     if path.is_file():
         return Tally(*json.loads(_open(path).schema.metadata[TALLY_KEY]))
-    memory.keep_freed_memory()
+    allocator.keep_freed_memory()
     selection = replace(work.settings.selection("all"), quarantine=str(work.out / QUARANTINE))
     parts = list(reader.in_turn(reader.read_unit, units, selection))
     tally = sum((tally for _, tally in parts), Tally())
@@ -148,7 +148,7 @@ def gather(work: Work, target: Target) -> Shard:
     if path.is_file() and note.is_file():
         said = json.loads(note.read_text())
         return Shard(**said | {"places": target.places})
-    memory.keep_freed_memory()
+    allocator.keep_freed_memory()
     events = concat([_slice(work.group_file(group), target) for group in range(work.num_groups)])
     random = np.random.default_rng([work.settings.seed, 1, target.index])
     events = shuffle_muons(take(events, random.permutation(len(events.counts))), random)

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from crmuons.baseline_generator import draw
-from crmuons.baseline_passes import BaselinePasses
+from crmuons.models.gradients.baseline_generator import draw
+from crmuons.models.gradients.baseline_passes import BaselinePasses
 from crmuons.models.gradients.set import GeneratorPass, SetCriticPass
 from crmuons.models.networks import BaselineCritic, BaselineGenerator, Critic, Generator, SetCritic, SetGenerator
 from crmuons.models.ragged import Ragged

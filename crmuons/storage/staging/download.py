@@ -4,13 +4,12 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
-from crmuons.data.sampler import Unit, cut
 from crmuons.storage import files
 from crmuons.storage.files import File, is_remote
 from crmuons.storage.staging.cache_dir import CannotStageError, NoRoomError, Shelf, part_of, whole_of
@@ -35,8 +34,12 @@ class Helper(Protocol):
     def begin(self) -> None:
         """Reading begins."""
 
-    def used(self, unit: Unit, staged: bool) -> bool:
-        """A unit was read, in the directory or where it lies; whether somebody else sees to its file now."""
+    def used(self, file: File, *, whole: bool, staged: bool) -> bool:
+        """Take note that a file was read, whole or in part, from the directory (staged) or where it lies.
+
+        Returns:
+            Whether the listener decides what becomes of the file now.
+        """
 
 
 @dataclass
@@ -89,11 +92,17 @@ class Staging:
         shelf = Shelf(Path(settings.dir).expanduser().absolute(), settings.max_bytes, settings.max_files)
         return cls(shelf, settings.files_ahead, settings.delete_after_use, began=time.time())
 
-    def of_run(self, data: Sequence[File], directory: Path, name: str) -> "Staging | None":
-        """For one rank of a run in a directory, which reads these files; None if there is nothing to stage."""
+    def of_run(self, data: Sequence[File], in_parts: Collection[File], directory: Path, name: str) -> "Staging | None":
+        """Return the staging of one rank of a run; None if there is nothing to stage.
+
+        Args:
+            data: the files that the run reads.
+            in_parts: those of them that are read a part at a time.
+            directory: of the run.
+            name: of the rank.
+        """
         if not any(is_remote(file.url) for file in data):
             return None
-        in_parts = {unit.file for unit in cut(data) if unit.parts > 1}
         # Parts of a file are read all over an epoch: removed between, it would be downloaded for every part.
         fit = len(in_parts) <= self.shelf.max_files and sum(file.size for file in in_parts) <= self.shelf.max_bytes
         return replace(self, in_parts=fit, report=directory / REPORT, name=name)
@@ -108,22 +117,30 @@ class Staging:
             self.helper.begin()
 
     @contextmanager
-    def open(self, unit: Unit) -> Iterator[IO[bytes]]:
-        """Open a unit's file: staged, downloaded first where need be, or else where it lies."""
-        # Of a large file a part is wanted: it is not waited for until all of it is there.
-        held = self.hold(unit.file, download=unit.parts == 1) if self.takes(unit) else None
+    def open(self, file: File, *, whole: bool) -> Iterator[IO[bytes]]:
+        """Open a file from the staging directory, downloading it first if need be, or else where it lies.
+
+        Args:
+            file: the file.
+            whole: it is read whole. A file of which a part is read is not waited for until all of it is downloaded.
+        """
+        takes = self.takes(file, whole=whole)
+        held = self.hold(file, download=whole) if takes else None
         try:
-            with files.open_file(unit.file.url, unit.file.size) if held is None else held.file as opened:
+            with files.open_file(file.url, file.size) if held is None else held.file as opened:
                 yield opened
         finally:
             if held is not None:
                 held.release()
-            if self.takes(unit) and not (self.helper and self.helper.used(unit, held is not None)) and unit.parts == 1:
-                self.done_with(unit.file)
+            followed = (
+                takes and self.helper is not None and self.helper.used(file, whole=whole, staged=held is not None)
+            )
+            if takes and whole and not followed:
+                self.done_with(file)
 
-    def takes(self, unit: Unit) -> bool:
-        """Whether the file of a unit is one to stage."""
-        return is_remote(unit.file.url) and (unit.parts == 1 or self.in_parts)
+    def takes(self, file: File, *, whole: bool) -> bool:
+        """Whether a file is one to stage."""
+        return is_remote(file.url) and (whole or self.in_parts)
 
     def hold(self, file: File, *, download: bool = True) -> Held | None:
         """The staged file, downloaded if it is not there; while another process downloads it, that is waited for.
