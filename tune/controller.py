@@ -14,34 +14,34 @@ from crmuons.data.events import EventArrays
 from crmuons.models.features import Features
 from crmuons.storage import atomic
 from crmuons.storage.files import File
-from crmuons.training.setup import prepare
+from crmuons.training.setup import set_up_run
 from tune import exploit, search, trials
-from tune.options import Options
-from tune.schedulers import GoOn, Stop, TakeOver
+from tune.options import SweepOptions
+from tune.schedulers import Continue, Exploit, Stop
 from tune.space import Space
 from tune.trials import STOP_FILE, Score, Trial
 
 logger = logging.getLogger(__name__)
 
-Origin = tuple[list[File], Features, EventArrays]  # What a run starts from; see preparation.prepare.
+RunInputs = tuple[list[File], Features, EventArrays]  # What a run starts from; see preparation.prepare.
 
 
-class Origins:
+class SharedInputs:
     """What trials start from, made once for all that agree in what it is made from: data, kind of features, validation."""
 
     def __init__(self) -> None:
-        self._made: dict[str, Origin] = {}
+        self._made: dict[str, RunInputs] = {}
 
-    def __call__(self, settings: config.Config) -> Origin:
+    def __call__(self, settings: config.Config) -> RunInputs:
         """The origin of a trial with these settings; raises what `preparation.prepare` does."""
         what = [settings.data.model_dump(mode="json"), settings.model.kind, settings.train.validation_events]
         key = json.dumps(what, sort_keys=True)
         if key not in self._made:
-            self._made[key] = prepare(settings)
+            self._made[key] = set_up_run(settings)
         return self._made[key]
 
 
-class Conductor:
+class SweepController:
     """Proposes trials and judges them. All it knows is in the trials' directories, so that a killed sweep goes on.
 
     Args:
@@ -57,15 +57,15 @@ class Conductor:
         directory: Path,
         settings: config.Config,
         space: Space,
-        options: Options,
-        origin_of: Callable[[config.Config], Origin],
+        options: SweepOptions,
+        origin_of: Callable[[config.Config], RunInputs],
     ) -> None:
         self.directory, self.settings, self.space, self.options = directory, settings, space, options
         self.num_trials = options.num_trials(space)
         self.trials = {trial.number: trial for trial in trials.load(directory)}
         self.scheduler = options.make_scheduler(space)
-        self.touched: set[int] = set()  # Trials that ran under this conductor.
-        self.trouble: OSError | None = None  # Why the sweep's directory could not be written.
+        self.resumed: set[int] = set()  # Trials that ran under this controller.
+        self.write_error: OSError | None = None  # Why the sweep's directory could not be written.
         self._origin_of = origin_of
         self._live: set[int] = set()
         self._waiting = [trial for trial in self.trials.values() if not trial.is_over()]
@@ -91,7 +91,7 @@ class Conductor:
             for left_over in (trial.run.stop_request, trial.run.failure):
                 left_over.unlink(missing_ok=True)
             self._live.add(trial.number)
-            self.touched.add(trial.number)
+            self.resumed.add(trial.number)
         return trial
 
     def judge(self, number: int, score: Score) -> None:
@@ -103,10 +103,10 @@ class Conductor:
                 case Stop(reason) if score.share < 1:
                     atomic.write_json(trial.stopped, {"reason": reason, **asdict(score)})
                     trial.run.stop_request.touch()
-                case TakeOver(donor):
+                case Exploit(donor):
                     self._ask_to_take_over(trial, self.trials[donor])
                 case _:
-                    assert isinstance(decision, GoOn | Stop)
+                    assert isinstance(decision, Continue | Stop)
 
     def ended(self, number: int, *, crashed: bool) -> None:
         """A trial's process is done with it, or died more often than is tried again."""
@@ -119,7 +119,7 @@ class Conductor:
         score = trial.best_score()
         shown = "no score" if score is None else f"score {score:.4f}"
         reason = f" ({trial.reason()})" if trial.reason() else ""
-        logger.info("%s %s, %s%s: %s", trial.name, trial.state(), shown, reason, _say(trial, self.space))
+        logger.info("%s %s, %s%s: %s", trial.name, trial.state(), shown, reason, _describe(trial, self.space))
 
     def stop(self) -> None:
         """Ask all trials to save and end; no other one begins."""
@@ -135,7 +135,7 @@ class Conductor:
         try:
             yield
         except OSError as error:
-            self.trouble, self._ending = error, True
+            self.write_error, self._ending = error, True
 
     def _new(self) -> Trial:
         number = len(self.trials)
@@ -144,7 +144,7 @@ class Conductor:
         trial = Trial.at(self.directory, number)
         own = {"run.name": trial.name, "run.storage_path": str(self.directory), "run.resume": "auto"}
         settings = config.changed(self.settings, values | own)
-        trial.run.prepare(settings, *self._origin_of(settings))
+        trial.run.create(settings, *self._origin_of(settings))
         self.trials[number] = trial
         return trial
 
@@ -179,7 +179,7 @@ def _worst_if_not_finite(score: float) -> float:
     return score if math.isfinite(score) else math.inf
 
 
-def _say(trial: Trial, space: Space) -> str:
+def _describe(trial: Trial, space: Space) -> str:
     return ", ".join(f"{path.rpartition('.')[2]}={shown(value)}" for path, value in trial.values(space).items())
 
 

@@ -12,19 +12,19 @@ from typing import Any
 
 from crmuons import config
 from crmuons.runs.location import RunStorage
-from tune.options import Options
+from tune.options import SweepOptions
 from tune.space import Space
 
 SWEEP_FILE, LOCK_FILE = "sweep.json", "lock"
 
 # These may change when a sweep is continued; its trials have the same of everything else.
-MAY_CHANGE = re.compile(
+MUTABLE_SETTINGS = re.compile(
     r"settings\.(run\.(?!seed$).*|scaling\..*|tracking\..*)"
     r"|options\.(samples|concurrency|cpus_per_trial|gpus_per_trial|max_seconds)"
 )
 
 
-def define(settings: config.Config, space: Space, options: Options) -> dict[str, Any]:
+def define(settings: config.Config, space: Space, options: SweepOptions) -> dict[str, Any]:
     """All that a sweep is started with, as JSON can hold it."""
     return {"settings": settings.model_dump(mode="json"), "space": space.to_dict(), "options": asdict(options)}
 
@@ -38,7 +38,7 @@ def find(settings: config.Config, storage: RunStorage, definition: Mapping[str, 
     if storage.url is not None:
         msg = f"run.storage_path = {settings.run.storage_path} is a URL; the trials of a sweep need a directory that all nodes reach"
         raise ValueError(msg)
-    fixed = {path: value for path, value in _flat(definition).items() if not MAY_CHANGE.fullmatch(path)}
+    fixed = {path: value for path, value in _flat(definition).items() if not MUTABLE_SETTINGS.fullmatch(path)}
     name = settings.run.name
     if name.endswith(settings.digest()):  # Not given by the user.
         digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:8]
@@ -56,7 +56,7 @@ def find(settings: config.Config, storage: RunStorage, definition: Mapping[str, 
 
 
 def _check_unchanged(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    paths = sorted({path for path in before if not MAY_CHANGE.fullmatch(path)} | set(now))
+    paths = sorted({path for path in before if not MUTABLE_SETTINGS.fullmatch(path)} | set(now))
     changed = [
         f"{path} was {before.get(path, 'not there')}, is {now.get(path, 'not there')}"
         for path in paths
@@ -75,7 +75,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def alone(directory: Path) -> Iterator[None]:
+def exclusive(directory: Path) -> Iterator[None]:
     """Be the one process that runs the sweep; the kernel frees the lock of one that dies.
 
     Raises:

@@ -20,7 +20,7 @@ MAY_CHANGE_MIDWAY = re.compile(
 
 
 @dataclass(frozen=True)
-class Options:
+class SweepOptions:
     """What is asked of a sweep.
 
     Attributes:
@@ -108,7 +108,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Room:
+class TrialResources:
     """What trials get of the cluster.
 
     Attributes:
@@ -121,7 +121,9 @@ class Room:
     gpus: float
 
     @classmethod
-    def of(cls, options: Options, scaling: config.Scaling, have: Mapping[str, float], num_trials: int) -> "Room":
+    def of(
+        cls, options: SweepOptions, scaling: config.Scaling, have: Mapping[str, float], num_trials: int
+    ) -> "TrialResources":
         """Divide the cluster among trials.
 
         Args:

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 from crmuons.tracking.interface import Status
 from crmuons.tracking.journal import Journal, num_unsent
-from crmuons.tracking.sender import settle
+from crmuons.tracking.sender import finalize_run
 from crmuons.tracking.tracker import Tracker
 from tune import plots, results, search
-from tune.controller import Conductor
+from tune.controller import SweepController
 from tune.results import Row
 from tune.space import Space
 from tune.trials import State, Trial
@@ -54,12 +54,12 @@ def _figures(trials: Sequence[Trial], rows: Sequence[Row], space: Space) -> dict
     return figures
 
 
-def tell_mlflow(tracker: Tracker, conductor: Conductor, rows: Sequence[Row], best: Trial | None) -> None:
+def tell_mlflow(tracker: Tracker, controller: SweepController, rows: Sequence[Row], best: Trial | None) -> None:
     """Bring every trial's run to its end in MLflow, log what the sweep found, and register the best model."""
-    directory = conductor.directory
+    directory = controller.directory
     tracker.wait_for_run(10)  # Trials are shown below it.
     left = [
-        trial.name for trial in conductor.trials.values() if not _settle(trial, ran=trial.number in conductor.touched)
+        trial.name for trial in controller.trials.values() if not _settle(trial, ran=trial.number in controller.resumed)
     ]
     if left:
         logger.warning("MLflow does not have all of %s; send it with: crmuons sync TRIAL_DIRECTORY", ", ".join(left))
@@ -70,7 +70,7 @@ def tell_mlflow(tracker: Tracker, conductor: Conductor, rows: Sequence[Row], bes
     if best is not None and (score := best.best_score()) is not None:
         values["sweep/best_score"] = score
         tracker.tags({"best_trial": best.name})
-        _register(tracker, conductor, best, score)
+        _register(tracker, controller, best, score)
     # A step that grows whenever a trial has gone on: a value logged twice for a step would stay as it was.
     tracker.metrics(values, sum(row["step"] for row in rows))
 
@@ -82,7 +82,7 @@ def _settle(trial: Trial, *, ran: bool) -> bool:
         return True
     tags = {"sweep.trial": str(trial.number), STATE_TAG: trial.state(), "sweep.reason": trial.reason()}
     try:
-        settle(directory, STATUS[trial.state()], tags)
+        finalize_run(directory, STATUS[trial.state()], tags)
     except (ConnectionError, BlockingIOError) as error:
         logger.warning("%s", error)
         return False
@@ -97,10 +97,10 @@ def _is_told(directory: Path) -> bool:
     return said and not num_unsent(directory)
 
 
-def _register(tracker: Tracker, conductor: Conductor, best: Trial, score: float) -> None:
+def _register(tracker: Tracker, controller: SweepController, best: Trial, score: float) -> None:
     """The best model becomes a version of the registered model that has the experiment's name."""
     opened = Journal(best.run.directory)
     opened.close()
     validation = hashlib.sha256((best.run.directory / "validation.parquet").read_bytes()).hexdigest()[:16]
-    tags = {"sweep": conductor.directory.name, "trial": best.name, "validation": validation}
-    tracker.register(opened.identity, conductor.settings.tracking.experiment, score=score, tags=tags)
+    tags = {"sweep": controller.directory.name, "trial": best.name, "validation": validation}
+    tracker.register(opened.identity, controller.settings.tracking.experiment, score=score, tags=tags)

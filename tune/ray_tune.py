@@ -1,4 +1,4 @@
-"""Ray Tune runs the trials: processes, resources, retries. What to run and what to stop, the conductor says."""
+"""Ray Tune runs the trials: processes, resources, retries. What to run and what to stop, the controller says."""
 
 import logging
 import os
@@ -11,8 +11,8 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from tune.controller import Conductor
-from tune.options import Room
+from tune.controller import SweepController
+from tune.options import TrialResources
 from tune.trainable import train_trial
 from tune.trials import Score
 
@@ -26,8 +26,8 @@ ENVIRONMENT = {
 }
 
 
-def run_trials(conductor: Conductor, room: Room, tracking_uri: str) -> None:
-    """Run trials until the conductor has no more.
+def run_trials(controller: SweepController, room: TrialResources, tracking_uri: str) -> None:
+    """Run trials until the controller has no more.
 
     Tune's own restoring is not used: its snapshots lag behind by seconds, so that trials that had begun since would begin again.
     Trials end by themselves, also those that a scheduler stops: Tune would end a process in the middle of a write, and leave
@@ -38,15 +38,15 @@ def run_trials(conductor: Conductor, room: Room, tracking_uri: str) -> None:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # It warns of what is meant to be so (no metric, no snapshots), and shows tracebacks of what the conductor tells of.
+    # It warns of what is meant to be so (no metric, no snapshots), and shows tracebacks of what the controller tells of.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    storage = conductor.directory / ".tune"
+    storage = controller.directory / ".tune"
     shutil.rmtree(storage, ignore_errors=True)
     tuner = ray.tune.Tuner(
-        ray.tune.with_resources(train_trial, _resources(conductor, room)),
+        ray.tune.with_resources(train_trial, _resources(controller, room)),
         tune_config=ray.tune.TuneConfig(
-            search_alg=Proposer(conductor, {"tracking_uri": tracking_uri, "use_gpu": room.gpus > 0}),
-            scheduler=Judge(conductor),
+            search_alg=SweepSearcher(controller, {"tracking_uri": tracking_uri, "use_gpu": room.gpus > 0}),
+            scheduler=SweepScheduler(controller),
             num_samples=-1,
             max_concurrent_trials=room.concurrency,
             reuse_actors=True,  # A process starts in 4 to 6 s.
@@ -56,39 +56,39 @@ def run_trials(conductor: Conductor, room: Room, tracking_uri: str) -> None:
             name="trials",
             storage_path=str(storage),
             verbose=0,
-            callbacks=[Silence()],
-            failure_config=ray.tune.FailureConfig(max_failures=conductor.settings.run.max_failures),
+            callbacks=[QuietReporter()],
+            failure_config=ray.tune.FailureConfig(max_failures=controller.settings.run.max_failures),
         ),
     )
     tuner.fit()
     shutil.rmtree(storage, ignore_errors=True)
-    if conductor.trouble is not None:
+    if controller.write_error is not None:
         msg = (
-            f"{conductor.directory} cannot be written ({conductor.trouble}); what is done is kept: mend it, and the same "
+            f"{controller.directory} cannot be written ({controller.write_error}); what is done is kept: mend it, and the same "
             "command with run.resume=auto continues"
         )
-        raise OSError(msg) from conductor.trouble
+        raise OSError(msg) from controller.write_error
 
 
-def _resources(conductor: Conductor, room: Room) -> dict[str, float]:
+def _resources(controller: SweepController, room: TrialResources) -> dict[str, float]:
     """What Tune reserves. A group's workers reserve their own; Tune refuses a trial that takes nothing."""
-    alone = conductor.settings.scaling.num_workers == 0
+    alone = controller.settings.scaling.num_workers == 0
     return {"cpu": room.cpus, "gpu": room.gpus} if alone else {"cpu": 0.01}
 
 
-class Silence(TrialProgressCallback):
-    """Tune's own lines about trials, which the conductor tells of in its words."""
+class QuietReporter(TrialProgressCallback):
+    """Tune's own lines about trials, which the controller tells of in its words."""
 
     def _print(self, msg: str) -> None:
         pass
 
 
-class Proposer(Searcher):
-    """The conductor as Tune's search algorithm."""
+class SweepSearcher(Searcher):
+    """The controller as Tune's search algorithm."""
 
-    def __init__(self, conductor: Conductor, payload: dict[str, Any]) -> None:
+    def __init__(self, controller: SweepController, payload: dict[str, Any]) -> None:
         super().__init__()
-        self._conductor, self._payload = conductor, payload
+        self._controller, self._payload = controller, payload
         self._numbers: dict[str, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -96,16 +96,16 @@ class Proposer(Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         """What `train_trial` is given."""
-        trial = self._conductor.next_trial()
+        trial = self._controller.next_trial()
         if trial is None:
             return Searcher.FINISHED
         self._numbers[trial_id] = trial.number
-        return {"sweep": str(self._conductor.directory), "number": trial.number, **self._payload}
+        return {"sweep": str(self._controller.directory), "number": trial.number, **self._payload}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
         """A trial has ended."""
         del result
-        self._conductor.ended(self._numbers[trial_id], crashed=error)
+        self._controller.ended(self._numbers[trial_id], crashed=error)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: there is no state beside the directories."""
@@ -114,12 +114,12 @@ class Proposer(Searcher):
         """Nothing."""
 
 
-class Judge(FIFOScheduler):
-    """The conductor as Tune's scheduler. Tune goes on with every trial: those that are to end do so by themselves."""
+class SweepScheduler(FIFOScheduler):
+    """The controller as Tune's scheduler. Tune goes on with every trial: those that are to end do so by themselves."""
 
-    def __init__(self, conductor: Conductor) -> None:
+    def __init__(self, controller: SweepController) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._conductor = conductor
+        self._controller = controller
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -127,5 +127,5 @@ class Judge(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
         """Have a score judged."""
         score = Score(result["step"], result["share"], result["seconds"], result["score"])
-        self._conductor.judge(trial.config["number"], score)
+        self._controller.judge(trial.config["number"], score)
         return str(super().on_trial_result(tune_controller, trial, result))

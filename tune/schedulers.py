@@ -12,7 +12,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class GoOn:
+class Continue:
     """The trial goes on."""
 
 
@@ -24,13 +24,13 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class TakeOver:
+class Exploit:
     """The trial goes on from another one's state, with settings near that one's."""
 
     donor: int
 
 
-Decision = GoOn | Stop | TakeOver
+Decision = Continue | Stop | Exploit
 
 
 class Scheduler(Protocol):
@@ -47,7 +47,7 @@ class RunAll:
     def judge(self, trial: int, share: float, score: float) -> Decision:
         """Go on."""
         del trial, share, score
-        return GoOn()
+        return Continue()
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Asha:
     def judge(self, trial: int, share: float, score: float) -> Decision:
         """Stop a trial that falls behind at a rung it has come to."""
         self.best[trial] = score = min(score, self.best.get(trial, score))
-        decision: Decision = GoOn()
+        decision: Decision = Continue()
         for rung in self.rungs():
             reached = self.scores.setdefault(rung, {})
             if share < rung - 1e-9 or trial in reached:
@@ -118,15 +118,15 @@ class Population:
         self.newest[trial] = score
         if share > 1 - self.interval / 2:  # It has no time left to improve, and nothing to give to one that has.
             del self.newest[trial]
-            return GoOn()
+            return Continue()
         if share < self.due.setdefault(trial, self.interval) - 1e-9:
-            return GoOn()
+            return Continue()
         self.due[trial] = (share // self.interval + 1) * self.interval
         best, worst = self._ends()
         if trial not in worst:
-            return GoOn()
+            return Continue()
         random = np.random.default_rng([self.seed, trial, round(share * 1e6)])
-        return TakeOver(int(random.choice(best)))
+        return Exploit(int(random.choice(best)))
 
     def _ends(self) -> tuple[Sequence[int], Sequence[int]]:
         ranked = sorted(self.newest, key=self.newest.__getitem__)

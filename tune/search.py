@@ -13,7 +13,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tune.space import Dimension, Space, Values
+from tune.space import Dimension, SettingValues, Space
 
 Method = Literal["random", "tpe", "grid"]
 
@@ -22,14 +22,14 @@ MIN_TRIALS_TO_EXPLAIN = 4
 
 
 @dataclass(frozen=True)
-class Tried:
+class Observation:
     """A trial and what is known of it: its best score, infinite where it diverged, None before the first."""
 
-    values: Values
+    values: SettingValues
     score: float | None
 
 
-def propose(method: Method, space: Space, seed: int, number: int, tried: Sequence[Tried]) -> Values:
+def propose(method: Method, space: Space, seed: int, number: int, tried: Sequence[Observation]) -> SettingValues:
     """Values of the trial with a number, counted from 0."""
     if method == "grid":
         return _from_grid(space, seed, number)
@@ -57,14 +57,14 @@ def grid_size(space: Space) -> int:
     return math.prod(len(each.values) for each in space.dimensions)
 
 
-def _from_grid(space: Space, seed: int, number: int) -> Values:
+def _from_grid(space: Space, seed: int, number: int) -> SettingValues:
     """A combination. Their order is random: the first ones are spread over the grid."""
     place = np.random.default_rng(seed).permutation(grid_size(space))[number]
     places = np.unravel_index(place, [len(each.values) for each in space.dimensions])
     return {each.path: each.values[i] for each, i in zip(space.dimensions, places, strict=True)}
 
 
-def importance(space: Space, tried: Sequence[Tried], seed: int = 0) -> dict[str, float]:
+def importance(space: Space, tried: Sequence[Observation], seed: int = 0) -> dict[str, float]:
     """Share of the variance of the score that each dimension explains, from the highest (Hutter et al. 2014, fANOVA).
 
     Trials without a finite score are left out. Empty where there is nothing to explain: few trials, or none that differ.
@@ -78,14 +78,14 @@ def importance(space: Space, tried: Sequence[Tried], seed: int = 0) -> dict[str,
     return optuna.importance.get_param_importances(study, evaluator=evaluator)
 
 
-def _tpe(space: Space, tried: Sequence[Tried], seed: int) -> Values:
+def _tpe(space: Space, tried: Sequence[Observation], seed: int) -> SettingValues:
     """Tree-structured Parzen estimator (Bergstra et al. 2011), which takes running trials for bad ones."""
     study = _study(space, tried, seed)
     proposed = study.ask(_distributions(space)).params
     return {each.path: _decode(each, proposed[each.path]) for each in space.dimensions}
 
 
-def _study(space: Space, tried: Sequence[Tried], seed: int) -> optuna.Study:
+def _study(space: Space, tried: Sequence[Observation], seed: int) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True, n_startup_trials=0)
     study = optuna.create_study(sampler=sampler)
@@ -93,7 +93,7 @@ def _study(space: Space, tried: Sequence[Tried], seed: int) -> optuna.Study:
     return study
 
 
-def _frozen(space: Space, tried: Tried) -> FrozenTrial:
+def _frozen(space: Space, tried: Observation) -> FrozenTrial:
     params = {each.path: _encode(each, tried.values[each.path]) for each in space.dimensions}
     state = TrialState.RUNNING if tried.score is None else TrialState.COMPLETE
     return create_trial(params=params, distributions=_distributions(space), value=tried.score, state=state)

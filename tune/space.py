@@ -24,7 +24,7 @@ from crmuons import config
 RANGES, LISTS = ("uniform", "loguniform", "randint"), ("choice", "grid")
 KINDS = RANGES + LISTS
 
-Values = dict[str, Any]  # dotted path -> value
+SettingValues = dict[str, Any]  # dotted path -> value
 
 # Trials share the data, the validation events and the machine, and the sweep keeps the books.
 SHARED = re.compile(
@@ -139,15 +139,15 @@ class Space:
         """What `from_dict` reads, and JSON can hold."""
         return {each.path: {each.kind: list(each.values)} for each in self.dimensions}
 
-    def sample(self, random: np.random.Generator) -> Values:
+    def sample(self, random: np.random.Generator) -> SettingValues:
         """Draw each dimension."""
         return {each.path: each.sample(random) for each in self.dimensions}
 
-    def perturb(self, values: Values, random: np.random.Generator) -> Values:
+    def perturb(self, values: SettingValues, random: np.random.Generator) -> SettingValues:
         """Values near others."""
         return {each.path: each.perturb(values[each.path], random) for each in self.dimensions}
 
-    def values_of(self, settings: config.Config) -> Values:
+    def values_of(self, settings: config.Config) -> SettingValues:
         """The values that a run has in the dimensions."""
         flat = settings.flat()
         return {each.path: flat[each.path] for each in self.dimensions}

@@ -20,9 +20,9 @@ from crmuons.tracking.uri import resolve_uri
 from crmuons.training import signals, tensorboard
 from crmuons.training.setup import refuse_credentials
 from tune import ray_tune, results, trials
-from tune.controller import Conductor, Origins
-from tune.directory import SWEEP_FILE, alone, define, find
-from tune.options import Options, Room
+from tune.controller import SharedInputs, SweepController
+from tune.directory import SWEEP_FILE, define, exclusive, find
+from tune.options import SweepOptions, TrialResources
 from tune.outcome import tell_mlflow, write_results
 from tune.space import Space
 
@@ -32,7 +32,7 @@ Outcome = Literal["complete", "out of time", "interrupted"]
 
 
 @dataclass(frozen=True)
-class Result:
+class SweepSummary:
     """How a sweep ended.
 
     Attributes:
@@ -63,7 +63,7 @@ class Result:
         return "\n".join(text)
 
 
-def run_sweep(settings: config.Config, space: Space, options: Options) -> Result:
+def run_sweep(settings: config.Config, space: Space, options: SweepOptions) -> SweepSummary:
     """Run a sweep, or what is left of it.
 
     Args:
@@ -83,74 +83,77 @@ def run_sweep(settings: config.Config, space: Space, options: Options) -> Result
     storage = RunStorage.of(settings)
     directory = find(settings, storage, definition)
     tracking_uri = resolve_uri(storage.directory.parent)  # As of a single run: beside the directory of the runs.
-    origins = Origins()
+    origins = SharedInputs()
     trials_left = len(trials.load(directory)) < options.num_trials(space)
     data = origins(settings)[0] if trials_left else []  # What is wrong with the data is said before a cluster starts.
     with cluster.cluster():
-        room = preflight.check(
+        room = preflight.check_cluster(
             storage,
             tracking_uri if settings.tracking.enabled else None,
             data,
             lambda: _room(options, settings.scaling, options.num_trials(space)),
         )
         directory.mkdir(parents=True, exist_ok=True)
-        with alone(directory):
+        with exclusive(directory):
             atomic.write_json(directory / SWEEP_FILE, definition)
             settings = config.changed(settings, room.scaling(settings.scaling))
             tracker = (
                 _open_tracker(directory, tracking_uri, settings, space, options) if settings.tracking.enabled else None
             )
             settings = config.changed(settings, {"tracking.parent": "" if tracker is None else tracker.identity})
-            return _run(Conductor(directory, settings, space, options, origins), room, tracker, tracking_uri)
+            return _run(SweepController(directory, settings, space, options, origins), room, tracker, tracking_uri)
 
 
-def _room(options: Options, scaling: config.Scaling, num_trials: int) -> Room:
+def _room(options: SweepOptions, scaling: config.Scaling, num_trials: int) -> TrialResources:
     """What trials get, which at least one trial finds on the cluster's nodes, and all of a population."""
-    room, workers = Room.of(options, scaling, ray.cluster_resources(), num_trials), max(1, scaling.num_workers)
+    room, workers = (
+        TrialResources.of(options, scaling, ray.cluster_resources(), num_trials),
+        max(1, scaling.num_workers),
+    )
     number = room.concurrency if options.scheduler == "pbt" else 1
     what = "trials" if workers == 1 else "workers of trials"
     check_fit(what, number * workers, {"CPU": room.cpus / workers, "GPU": room.gpus / workers})
     return room
 
 
-def _run(conductor: Conductor, room: Room, tracker: Tracker | None, tracking_uri: str) -> Result:
-    directory, space = conductor.directory, conductor.space
-    logger.info("sweep %s: %d trials, %d at once", directory, conductor.num_trials, room.concurrency)
+def _run(controller: SweepController, room: TrialResources, tracker: Tracker | None, tracking_uri: str) -> SweepSummary:
+    directory, space = controller.directory, controller.space
+    logger.info("sweep %s: %d trials, %d at once", directory, controller.num_trials, room.concurrency)
     status: Status = "FAILED"
     try:
-        outcome = _run_trials(conductor, room, tracking_uri)
-        rows, best = write_results(directory, list(conductor.trials.values()), space)
+        outcome = _run_trials(controller, room, tracking_uri)
+        rows, best = write_results(directory, list(controller.trials.values()), space)
         if tracker is not None:
-            tell_mlflow(tracker, conductor, rows, best)
+            tell_mlflow(tracker, controller, rows, best)
         status = "KILLED" if outcome == "interrupted" else "FINISHED"
     finally:
         if tracker is not None:
-            with nullcontext() if conductor.trouble is None else suppress(OSError):  # One says it.
+            with nullcontext() if controller.write_error is None else suppress(OSError):  # One says it.
                 tracker.finish(status)
-    return Result(directory, space, outcome, rows, None if best is None else best.name)
+    return SweepSummary(directory, space, outcome, rows, None if best is None else best.name)
 
 
-def _run_trials(conductor: Conductor, room: Room, tracking_uri: str) -> Outcome:
-    interrupted, max_seconds = threading.Event(), conductor.options.max_seconds or threading.TIMEOUT_MAX
+def _run_trials(controller: SweepController, room: TrialResources, tracking_uri: str) -> Outcome:
+    interrupted, max_seconds = threading.Event(), controller.options.max_seconds or threading.TIMEOUT_MAX
 
     def stop() -> None:
         interrupted.set()
-        conductor.stop()
+        controller.stop()
 
-    timer = threading.Timer(min(max_seconds, threading.TIMEOUT_MAX), conductor.stop)
+    timer = threading.Timer(min(max_seconds, threading.TIMEOUT_MAX), controller.stop)
     timer.daemon = True
     with signals.stop_on_signals(stop):
         timer.start()
-        if not conductor.is_complete:
-            signals.in_thread(lambda: ray_tune.run_trials(conductor, room, tracking_uri))
+        if not controller.is_complete:
+            signals.in_thread(lambda: ray_tune.run_trials(controller, room, tracking_uri))
         timer.cancel()
-    if conductor.all_ended():
+    if controller.all_ended():
         return "complete"
     return "interrupted" if interrupted.is_set() else "out of time"
 
 
 def _open_tracker(
-    directory: Path, tracking_uri: str, settings: config.Config, space: Space, options: Options
+    directory: Path, tracking_uri: str, settings: config.Config, space: Space, options: SweepOptions
 ) -> Tracker:
     """The parent of the trials' runs."""
     varied = {f"space.{each.path}": f"{each.kind} {list(each.values)}" for each in space.dimensions}

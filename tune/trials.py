@@ -14,8 +14,8 @@ from typing import Any, Literal
 from crmuons import config
 from crmuons.runs.directory import Run
 from crmuons.training.trainer import NonFiniteError
-from tune.search import Tried
-from tune.space import Space, Values
+from tune.search import Observation
+from tune.space import SettingValues, Space
 
 State = Literal["finished", "stopped", "diverged", "failed", "unfinished"]
 STOPPED_FILE, TAKEOVER_FILE = "stopped.json", "takeover.json"
@@ -100,13 +100,13 @@ class Trial:
         """The score of the selected model; None before the first finite one."""
         return min((each.score for each in self.scores() if math.isfinite(each.score)), default=None)
 
-    def tried(self, space: Space) -> Tried:
+    def tried(self, space: Space) -> Observation:
         """What the search learns from it; an unfinished trial's score is not known yet."""
         state = self.state()
         score = {"diverged": math.inf, "unfinished": None, "failed": None}.get(state, self.best_score())
-        return Tried(space.values_of(self.settings()), score)
+        return Observation(space.values_of(self.settings()), score)
 
-    def values(self, space: Space) -> Values:
+    def values(self, space: Space) -> SettingValues:
         """Its settings in the dimensions of the space."""
         return space.values_of(self.settings())
 

@@ -15,14 +15,14 @@ from crmuons import config, provenance
 from crmuons.allocator import keep_freed_memory
 from crmuons.benchmark import figures, generate, read, scale, step, train
 from crmuons.benchmark.figures import Figure
-from crmuons.simulation.simulate import Settings, simulate
+from crmuons.simulation.simulate import SimulationSettings, simulate
 from crmuons.tracking.tracker import Tracker
 from crmuons.tracking.uri import resolve_uri
-from crmuons.training.summary import Result
+from crmuons.training.summary import RunSummary
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchmarkOptions:
     """How a suite is run.
 
     Attributes:
@@ -44,11 +44,11 @@ class Options:
     workers: int
     events: int
     out: Path
-    start: Callable[[config.Config], Result]
+    start: Callable[[config.Config], RunSummary]
     read_through_ray: Callable[[int, Sequence[str]], list[Figure]]
 
 
-SUITES: Mapping[str, Callable[[Options], list[Figure]]] = {
+SUITES: Mapping[str, Callable[[BenchmarkOptions], list[Figure]]] = {
     "step": lambda options: step.run(options.rounds, torch.device(options.device)),
     "read": lambda options: _read(options, _data(options)),
     "train": lambda options: train.run(options.rounds, _settings(options, _data(options)), options.start),
@@ -57,17 +57,17 @@ SUITES: Mapping[str, Callable[[Options], list[Figure]]] = {
 }
 
 
-def _settings(options: Options, data: Sequence[str]) -> config.Config:
+def _settings(options: BenchmarkOptions, data: Sequence[str]) -> config.Config:
     given = {"workers": options.workers, "threads": options.threads, "events": options.events}
     return train.settings_of(options.rounds, data, options.out, **given)
 
 
-def _read(options: Options, data: Sequence[str]) -> list[Figure]:
+def _read(options: BenchmarkOptions, data: Sequence[str]) -> list[Figure]:
     found = read.run(options.rounds, data, options.out / "prepared")
     return found + options.read_through_ray(options.rounds, data) if options.workers else found
 
 
-def run(suite: str, options: Options) -> dict[str, Any]:
+def run(suite: str, options: BenchmarkOptions) -> dict[str, Any]:
     """Run a suite; writes results.json and tracks the figures.
 
     Returns:
@@ -103,7 +103,7 @@ def _track(suite: str, machine: Mapping[str, Any], found: Sequence[Figure], out:
     tracker.finish("FINISHED")
 
 
-def _machine(suite: str, options: Options) -> dict[str, Any]:
+def _machine(suite: str, options: BenchmarkOptions) -> dict[str, Any]:
     takes_device = suite in {"step", "generate"}
     on_gpu = options.device == "cuda" if takes_device else suite == "train" and torch.cuda.is_available()
     return {
@@ -127,9 +127,9 @@ def _processor() -> str:
     return names[0].strip() if names else platform.processor()
 
 
-def _data(options: Options) -> Sequence[str]:
+def _data(options: BenchmarkOptions) -> Sequence[str]:
     if options.data:
         return options.data
     made = options.out / "data"
-    simulate(Settings(), num_events=200_000, out=made, seed=0)
+    simulate(SimulationSettings(), num_events=200_000, out=made, seed=0)
     return [str(made)]

@@ -23,7 +23,7 @@ def run(rounds: int, device: torch.device, number: int = 20_000, mean: float = 1
     def plain() -> np.ndarray:
         return reference(primaries, counts)[0].cpu().numpy()
 
-    rivals = {"ours": lambda: generator.bundles(drawn.primaries, seed=0, counts=drawn.counts), "reference": plain}
+    rivals = {"ours": lambda: generator.generate(drawn.primaries, seed=0, counts=drawn.counts), "reference": plain}
     times = timing.alternate(rivals, rounds)
     muons = len(drawn.muons)
     against = "the predecessor's generator, without a way back to physical units"

@@ -12,7 +12,7 @@ from crmuons.benchmark.figures import Figure
 from crmuons.data import quarantine, reader, sampler, schema, selection
 from crmuons.data.manifest import event_files, is_shard
 from crmuons.data.prepare import build
-from crmuons.data.prepare.shuffle import Settings
+from crmuons.data.prepare.shuffle import PrepareSettings
 from crmuons.data.shards import units_and_segment_bytes
 from crmuons.models.features import fit_to_file
 from crmuons.storage import files
@@ -45,8 +45,8 @@ def run(rounds: int, data: Sequence[str], shards: Path) -> list[Figure]:
         shards: new directory for the same events prepared, which are read in their turn.
     """
     found = raw_files(data)
-    begun = build.begin(shards, [file.url for file in found], Settings())
-    build.prepare(begun, fit_to_file, max_quarantined_share=1.0)
+    begun = build.claim_dataset(shards, [file.url for file in found], PrepareSettings())
+    build.prepare_dataset(begun, fit_to_file, max_quarantined_share=1.0)
     ready = event_files([str(shards)])
     events, muons = _read(found)
     rivals = {"ours": lambda: _read(found), "pyarrow": lambda: decode(found), "prepared": lambda: _read(ready)}
@@ -62,11 +62,11 @@ def run(rounds: int, data: Sequence[str], shards: Path) -> list[Figure]:
 def _read(found: Sequence[File]) -> tuple[int, int]:
     """Read an epoch; returns the numbers of events and muons."""
     units, segment_bytes = units_and_segment_bytes(found, config.Data().shuffle_bytes)
-    reading = sampler.Plan(tuple(units), 0, segment_bytes, 1)
+    reading = sampler.ReadPlan(tuple(units), 0, segment_bytes, 1)
     items = islice(reading.items(0), len(reading.segments(0)))
     events = muons = 0
-    for piece in reader.read_here(items, selection.Selection()):
-        if not isinstance(piece, quarantine.Tally):
+    for piece in reader.read_in_process(items, selection.Selection()):
+        if not isinstance(piece, quarantine.ReadCounts):
             events, muons = events + len(piece.counts), muons + len(piece.muons)
     return events, muons
 

@@ -32,12 +32,12 @@ def run(rounds: int, data: Sequence[str]) -> list[Figure]:
     """
     found = raw_files(data)
     many = found * math.ceil(STEADY_BYTES / sum(file.size for file in found))
-    reading = sampler.Plan(tuple(sampler.cut(many)), 0, config.Data().shuffle_bytes, 1)
+    reading = sampler.ReadPlan(tuple(sampler.cut_files(many)), 0, config.Data().shuffle_bytes, 1)
     items = islice(reading.items(0), ITEMS_PER_ROUND * (rounds + 1))
     ends, events = [], [0]
     with cluster.cluster():
         for piece in read_with_ray(items, selection.Selection()):
-            if not isinstance(piece, quarantine.Tally):
+            if not isinstance(piece, quarantine.ReadCounts):
                 events.append(events[-1] + len(piece.counts))
                 ends.append(time.perf_counter())
     seconds = np.diff(ends[ITEMS_PER_ROUND - 1 :: ITEMS_PER_ROUND])

@@ -13,7 +13,7 @@ FORMULAS = {**flop_registry, torch.ops.aten.addmm_: addmm_flop}
 
 
 @dataclass(frozen=True)
-class Work:
+class StepWork:
     """What one call did.
 
     Attributes:
@@ -29,11 +29,11 @@ class Work:
         return max(self.flops / flops_per_second, self.bytes / bytes_per_second)
 
 
-def work(run: Callable[[], object]) -> Work:
+def work(run: Callable[[], object]) -> StepWork:
     """Count the work of a call."""
     with _Counter() as counter:
         run()
-    return Work(counter.flops, counter.bytes)
+    return StepWork(counter.flops, counter.bytes)
 
 
 class _Counter(TorchDispatchMode):

@@ -11,7 +11,7 @@ from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.reference import ReferenceStep
 from crmuons.benchmark.timing import Times
 from crmuons.models.features import Features
-from crmuons.training.batch import Sets
+from crmuons.training.batch import TrainingBatch
 from crmuons.training.trainer import Trainer
 
 N_CRITIC, LAMBDA_GP = 5, 10.0
@@ -66,7 +66,7 @@ def _limits(step: Any, times: Times, rates: tuple[float, float]) -> dict[str, fl
     }  # fmt: skip
 
 
-def _stepping(trainer: Trainer, sets: Sets) -> Any:
+def _stepping(trainer: Trainer, sets: TrainingBatch) -> Any:
     return lambda: trainer.step(repeat(sets))
 
 

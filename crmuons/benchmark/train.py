@@ -15,7 +15,7 @@ from crmuons.benchmark.timing import Times
 from crmuons.data import manifest, quarantine, reader, sampler, selection
 from crmuons.data.events import EventArrays, concat, slice_events
 from crmuons.models.features import Features
-from crmuons.training.summary import Result
+from crmuons.training.summary import RunSummary
 from crmuons.training.trainer import Trainer
 from crmuons.training.worker import set_up_torch
 
@@ -23,7 +23,7 @@ LOG_EVERY = 10
 NUM_BATCHES = 20
 
 
-def run(rounds: int, settings: config.Config, start: Callable[[config.Config], Result]) -> list[Figure]:
+def run(rounds: int, settings: config.Config, start: Callable[[config.Config], RunSummary]) -> list[Figure]:
     """Events per second of a run of `rounds` log intervals.
 
     Args:
@@ -92,11 +92,11 @@ def _steps_alone(settings: config.Config, features: Features, rounds: int) -> Ti
 def _batches(settings: config.Config) -> list[EventArrays]:
     """Some of the first batches of the data, one at least, which is smaller where there are not as many events."""
     found = manifest.event_files(settings.data.train)
-    units = sampler.Plan(tuple(sampler.cut(found)), 0, settings.data.shuffle_bytes, 1)
+    units = sampler.ReadPlan(tuple(sampler.cut_files(found)), 0, settings.data.shuffle_bytes, 1)
     items = islice(units.items(0), len(units.segments(0)))
     size, read = settings.train.events_per_worker, list[EventArrays]()
-    for piece in reader.read_here(items, selection.Selection(muons_drawn=settings.train.muons_per_event)):
-        if not isinstance(piece, quarantine.Tally):
+    for piece in reader.read_in_process(items, selection.Selection(muons_per_event=settings.train.muons_per_event)):
+        if not isinstance(piece, quarantine.ReadCounts):
             read.append(piece)
             if sum(len(piece.counts) for piece in read) >= NUM_BATCHES * size:
                 break

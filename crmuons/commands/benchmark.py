@@ -48,13 +48,13 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from crmuons.benchmark import read_through_ray
-    from crmuons.benchmark.command import Options, run
+    from crmuons.benchmark.command import BenchmarkOptions, run
     from crmuons.commands import launcher_of
     from crmuons.generation.load import choose_device
     from crmuons.training.driver import RunFailedError, run_training
 
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    options = Options(
+    options = BenchmarkOptions(
         rounds=arguments.rounds,
         threads=arguments.threads,
         device=choose_device(arguments.device, elsewhere=False),

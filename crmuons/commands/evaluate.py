@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from crmuons.evaluation.evaluate import Evaluation
-    from crmuons.evaluation.tasks import Pieces
+    from crmuons.evaluation.tasks import Executor
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -58,19 +58,19 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
-    from crmuons.evaluation.reference import Settings
+    from crmuons.evaluation.reference import EvaluationSettings
     from crmuons.evaluation.report.files import summary, write_report
-    from crmuons.evaluation.request import Request, evaluate_request
+    from crmuons.evaluation.request import EvaluationRequest, evaluate_request
     from crmuons.storage.output import folder_at
 
-    request = Request(
+    request = EvaluationRequest(
         truth=arguments.truth,
         split=arguments.split,
         models=arguments.model,
         generated=arguments.generated,
         training=arguments.training,
         depth=arguments.depth,
-        settings=Settings(arguments.events, arguments.seed),
+        settings=EvaluationSettings(arguments.events, arguments.seed),
     )
     names = _report_names(request.models)
     with folder_at(arguments.out) as out, _pieces(arguments.workers) as pieces:
@@ -92,7 +92,7 @@ def _report_names(models: Sequence[str]) -> list[str]:
     return [name if names.count(name) == 1 else f"{number}-{name}" for number, name in enumerate(names, 1)]
 
 
-def _pieces(workers: int | None) -> "AbstractContextManager[Pieces]":
+def _pieces(workers: int | None) -> "AbstractContextManager[Executor]":
     """Where an evaluation's work is done: in this process, or in Ray tasks."""
     cluster = "RAY_ADDRESS" in os.environ
     if workers is not None and (workers < 0 or (workers and cluster)):

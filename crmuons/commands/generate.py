@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from crmuons.commands import INTERRUPTED, HelpWithDefaults
 
 if TYPE_CHECKING:
-    from crmuons.generation.primaries import Source
+    from crmuons.generation.primaries import PrimarySource
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -55,10 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from crmuons.generation import writer
     from crmuons.generation.load import choose_device, load_generator
-    from crmuons.generation.request import Options
+    from crmuons.generation.request import GenerationOptions
     from crmuons.storage.output import Output
 
-    options = Options(
+    options = GenerationOptions(
         device=choose_device(arguments.device, elsewhere="RAY_ADDRESS" in os.environ),
         seed=arguments.seed,
         counts=arguments.counts,
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     generator = load_generator(arguments.model)
     source = _primaries(arguments)
     try:
-        work = writer.prepare(Output.at(arguments.out), generator, source, options)
+        work = writer.plan_generation(Output.at(arguments.out), generator, source, options)
         if work.is_for_ray:
             from crmuons.ray_backend.generate import generate
         else:
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _primaries(arguments: argparse.Namespace) -> "Source":
+def _primaries(arguments: argparse.Namespace) -> "PrimarySource":
     from crmuons.generation.primaries import PrimaryFiles
     from crmuons.generation.spectrum import Spectrum
 

@@ -10,9 +10,9 @@ from crmuons.commands import INTERRUPTED, HelpWithDefaults
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    from crmuons.data.prepare.shuffle import Settings
+    from crmuons.data.prepare.shuffle import PrepareSettings
 
-    default = Settings()
+    default = PrepareSettings()
     parser.description = (
         "Check and shuffle a whole data set once, and write shards that training maps into memory "
         "(docs/data-contract.md says when it pays). The same command goes on where it was interrupted."
@@ -35,22 +35,22 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from crmuons.data.prepare import build
-    from crmuons.data.prepare.shuffle import QUARANTINE, Settings
+    from crmuons.data.prepare.shuffle import QUARANTINE, PrepareSettings
     from crmuons.models.features import fit_to_file
 
-    settings = Settings(arguments.validation_share, arguments.test_share, arguments.vertical, arguments.seed)
+    settings = PrepareSettings(arguments.validation_share, arguments.test_share, arguments.vertical, arguments.seed)
     out = arguments.out.absolute()
-    begun = build.begin(out, arguments.data, settings)
-    each: build.Each = build.here
+    begun = build.claim_dataset(out, arguments.data, settings)
+    each: build.TaskRunner = build.run_locally
     connection: AbstractContextManager[None] = nullcontext()
     if begun.is_large:
         from crmuons.ray_backend import tasks
         from crmuons.ray_backend.cluster import cluster
 
-        each, connection = tasks.each, cluster()
+        each, connection = tasks.run_tasks, cluster()
     try:
         with connection:
-            manifest = build.prepare(begun, fit_to_file, each, arguments.max_quarantined_share)
+            manifest = build.prepare_dataset(begun, fit_to_file, each, arguments.max_quarantined_share)
     except KeyboardInterrupt:
         print("crmuons prepare: interrupted; the same command goes on from what is done", file=sys.stderr)
         return INTERRUPTED

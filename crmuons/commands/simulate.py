@@ -7,9 +7,9 @@ from crmuons.commands import HelpWithDefaults
 
 def add(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
-    from crmuons.simulation.simulate import Settings
+    from crmuons.simulation.simulate import SimulationSettings
 
-    default = Settings()
+    default = SimulationSettings()
     parser.description = "Draw muon bundles in South Pole ice from published parametrisations (docs/simulator.md)."
     parser.formatter_class = HelpWithDefaults
     add = parser.add_argument
@@ -28,10 +28,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
-    from crmuons.simulation.simulate import FILES_IN_PROCESS, Settings, num_files, simulate
+    from crmuons.simulation.simulate import FILES_IN_PROCESS, SimulationSettings, num_files, simulate
     from crmuons.storage.output import folder_at
 
-    settings = Settings(
+    settings = SimulationSettings(
         energy_gev=tuple(arguments.energy_range),
         gamma=arguments.gamma,
         masses_gev=tuple(arguments.masses),

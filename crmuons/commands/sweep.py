@@ -50,12 +50,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from crmuons import config
-    from tune.options import Options
+    from tune.options import SweepOptions
     from tune.space import Space
 
     settings = config.load(arguments.preset, arguments.words)
     space = Space.default(settings) if arguments.space is None else Space.load(arguments.space)
-    options = Options(**{name: getattr(arguments, name) for name in Options.__dataclass_fields__})
+    options = SweepOptions(**{name: getattr(arguments, name) for name in SweepOptions.__dataclass_fields__})
     space.check(settings)
     options.check(space, settings)  # Before Ray, whose import takes seconds.
     from tune.sweep import run_sweep

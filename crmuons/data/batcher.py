@@ -7,7 +7,7 @@ import numpy as np
 from crmuons.data.events import EventArrays, concat, view
 
 
-class Pool:
+class Batcher:
     """A queue of events that come in pieces and leave in batches.
 
     Attributes:
@@ -24,7 +24,7 @@ class Pool:
         self._pieces.append((events, np.cumsum(events.counts)))
         self.num_events += len(events.counts)
 
-    def cut(self, events: int, max_muons: int | None) -> EventArrays | None:
+    def next_batch(self, events: int, max_muons: int | None) -> EventArrays | None:
         """Take the next batch: `events` events, or as many as have no more than `max_muons` muons together.
 
         Args:

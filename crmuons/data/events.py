@@ -21,7 +21,7 @@ class EventArrays:
     muons: Float32[np.ndarray, "muons 3"]
 
 
-NONE = EventArrays(
+NO_EVENTS = EventArrays(
     np.empty((0, 2), np.uint64), np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty((0, 3), np.float32)
 )
 
@@ -56,7 +56,7 @@ def view(events: EventArrays, start: int, stop: int, first_muon: int, last_muon:
 
 def concat(parts: Sequence[EventArrays]) -> EventArrays:
     """The events of several parts, in order."""
-    parts = parts or [NONE]
+    parts = parts or [NO_EVENTS]
     return EventArrays(
         np.concatenate([part.ids for part in parts]),
         np.concatenate([part.primaries for part in parts]),
@@ -77,7 +77,7 @@ def _muons_of(events: EventArrays, chosen: np.ndarray) -> Float32[np.ndarray, "m
     return np.frombuffer(strings.take(pa.array(chosen)).buffers()[2], np.float32).reshape(-1, events.muons.shape[1])
 
 
-def draw_first(events: EventArrays, number: int, random: np.random.Generator) -> None:
+def partial_shuffle(events: EventArrays, number: int, random: np.random.Generator) -> None:
     """Bring `number` muons drawn at random to the front of each event that has more, in place.
 
     The shuffle of Fisher and Yates, ended early, of all these events side by side: a tenth of what sorting by random keys takes.
@@ -92,7 +92,7 @@ def draw_first(events: EventArrays, number: int, random: np.random.Generator) ->
         muons[here], muons[drawn] = muons[drawn], muons[here]
 
 
-def turn(events: EventArrays, number: int, random: np.random.Generator) -> None:
+def rotate_muons(events: EventArrays, number: int, random: np.random.Generator) -> None:
     """Bring other muons to the front of each event that has more than `number`, in place, where all are in random order.
 
     Each list is turned by a random amount: a fifth of the time of `draw_first`, since memory is read in order.

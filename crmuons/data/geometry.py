@@ -5,13 +5,13 @@ from jaxtyping import Float64
 
 from crmuons.data.events import EventArrays
 
-Values = Float64[np.ndarray, "*shape"]
+FloatArray = Float64[np.ndarray, "..."]
 
 EARTH_RADIUS_M = 6_371_315.0  # At sea level at the South Pole, as IceCube's self-veto code takes it.
 ICE_SURFACE_M = 2_835.0  # Altitude of the ice's surface at the South Pole.
 
 
-def slant_depth_m(vertical_depth_m: Values, cosine: Values, altitude_m: float = ICE_SURFACE_M) -> Values:
+def slant_depth_m(vertical_depth_m: FloatArray, cosine: FloatArray, altitude_m: float = ICE_SURFACE_M) -> FloatArray:
     """Compute the distance along the track from the surface to a vertical depth, over a round Earth.
 
     With the radius R of the surface and r = R - d: slant = sqrt(R^2 - r^2 sin^2) - r cos. The square is written as
@@ -25,7 +25,7 @@ def slant_depth_m(vertical_depth_m: Values, cosine: Values, altitude_m: float = 
     radius = EARTH_RADIUS_M + altitude_m
     below = radius - vertical_depth_m
     square = 2 * radius * vertical_depth_m + (cosine * below) ** 2 - vertical_depth_m**2
-    slant: Values = np.sqrt(square) - below * cosine
+    slant: FloatArray = np.sqrt(square) - below * cosine
     return slant
 
 

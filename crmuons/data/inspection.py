@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from crmuons.data import arrow, manifest, parquet, reader, schema, selection
 from crmuons.data.events import EventArrays, concat, take
-from crmuons.data.sampler import Unit, cut, permutation
+from crmuons.data.sampler import FileSlice, cut_files, permutation
 from crmuons.progress import progress
 from crmuons.storage import files
 from crmuons.storage.files import File
@@ -59,7 +59,7 @@ def inspect(urls: list[str], *, max_rows: int | None) -> Inspection:
         ValueError: if a file is not one of events.
     """
     listed = manifest.event_files(urls)
-    units = cut(listed) if max_rows is None else permutation(cut(listed), seed=0, epoch=0)
+    units = cut_files(listed) if max_rows is None else permutation(cut_files(listed), seed=0, epoch=0)
     found = Inspection(listed, has_ids=_has_ids(listed[0]))
     with progress(None, unit="rows", what="inspect") as bar:
         for number, unit in enumerate(units):
@@ -77,9 +77,9 @@ def _has_ids(file: File) -> bool:
         return schema.check_schema(pq.read_schema(opened), file.url)
 
 
-def _look(unit: Unit, found: Inspection) -> int:
+def _look(unit: FileSlice, found: Inspection) -> int:
     if manifest.is_shard(unit.file):  # Its events were checked when it was written.
-        events, tally = reader.read_unit(unit, selection.Selection())
+        events, tally = reader.read_slice(unit, selection.Selection())
         found.rows += tally.rows
         found.events.append(events)
         return tally.rows

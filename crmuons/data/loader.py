@@ -7,21 +7,21 @@ from typing import Generic, TypeVar
 
 from crmuons import config
 from crmuons.data import reader
-from crmuons.data.batcher import Pool
+from crmuons.data.batcher import Batcher
 from crmuons.data.events import EventArrays
-from crmuons.data.prefetch import Ahead
-from crmuons.data.quarantine import Limit, Tally
-from crmuons.data.reader import Piece
-from crmuons.data.sampler import Item, Plan
+from crmuons.data.prefetch import Prefetcher
+from crmuons.data.quarantine import QuarantineLimit, ReadCounts
+from crmuons.data.reader import ReadResult
+from crmuons.data.sampler import ReadPlan, Segment
 from crmuons.data.selection import Selection
 
 Batch = TypeVar("Batch")
-Read = Callable[[Iterator[Item], Selection], Iterator[Piece]]
-Entry = tuple[EventArrays, tuple[int, int], Tally]
-MAX_EMPTY_ITEMS = 1000  # So many segments without an event: the data hold none of this split.
+ReadSegments = Callable[[Iterator[Segment], Selection], Iterator[ReadResult]]
+Entry = tuple[EventArrays, tuple[int, int], ReadCounts]
+MAX_EMPTY_SEGMENTS = 1000  # So many segments without an event: the data hold none of this split.
 
 
-class Stream(Generic[Batch]):
+class Loader(Generic[Batch]):
     """Batches without end, made ready in a thread.
 
     Args:
@@ -44,31 +44,31 @@ class Stream(Generic[Batch]):
 
     def __init__(
         self,
-        plan: Plan,
+        plan: ReadPlan,
         rank: int,
         *,
         position: tuple[int, int] = (0, 0),
-        tally: Tally | None = None,
+        tally: ReadCounts | None = None,
         selection: Selection,
         data: config.Data,
         events_per_batch: int,
         prepare: Callable[[EventArrays], Batch],
-        read: Read = reader.read_here,
+        read: ReadSegments = reader.read_in_process,
     ) -> None:
         self.plan, self.rank, self.position = plan, rank, position
-        self.tally = Tally() if tally is None else tally
+        self.tally = ReadCounts() if tally is None else tally
         self.num_events = self.num_muons = 0
         self.seconds_waited = 0.0
-        self._limit = Limit(data.max_quarantined_share, sum(unit.size for unit in plan.units))
+        self._limit = QuarantineLimit(data.max_quarantined_share, sum(unit.size for unit in plan.units))
         self._sizes: deque[int] = deque()  # Bytes of the items being read, as far as their rows are counted.
         self._quarantine = selection.quarantine
         batches = self._batches(read(self._items(position), selection), events_per_batch, data.max_muons_per_batch)
         ready = (
             (prepare(batch), (len(batch.counts), len(batch.muons)), position, at) for batch, position, at in batches
         )
-        self._ready = Ahead(ready, data.prefetch_batches, "stream")
+        self._ready = Prefetcher(ready, data.prefetch_batches, "stream")
 
-    def __iter__(self) -> "Stream[Batch]":
+    def __iter__(self) -> "Loader[Batch]":
         return self
 
     def __next__(self) -> Batch:
@@ -84,7 +84,7 @@ class Stream(Generic[Batch]):
         """Stop reading ahead."""
         self._ready.close()
 
-    def check(self, tally: Tally) -> None:
+    def check(self, tally: ReadCounts) -> None:
         """Stop where too many rows cannot be used.
 
         Args:
@@ -100,23 +100,25 @@ class Stream(Generic[Batch]):
             )
             raise ValueError(msg)
 
-    def _items(self, position: tuple[int, int]) -> Iterator[Item]:
+    def _items(self, position: tuple[int, int]) -> Iterator[Segment]:
         number, taken = position
         for i, item in enumerate(self.plan.items(self.rank)):
             if i < number:
                 continue
             start = item.start + (taken if i == number else 0)
             self._sizes.append(0 if start else sum(unit.size for unit in item.units))
-            yield Item(item.epoch, item.segment, start, item.seed, item.units)
+            yield Segment(item.epoch, item.segment, start, item.seed, item.units)
 
-    def _batches(self, pieces: Iterator[Piece], events: int, muons: int | None) -> Iterator[Entry]:
+    def _batches(self, pieces: Iterator[ReadResult], events: int, muons: int | None) -> Iterator[Entry]:
         """Cut pieces into batches of `events` events, fewer where these have more than `muons` muons."""
         number, taken = self.position[0] - 1, self.position[1]
         tally, empty_items = self.tally, 0
-        pool = Pool()
-        marks: deque[tuple[int, int, int, Tally]] = deque()  # Events in the pool: how many, item, taken before, tally.
+        batcher = Batcher()
+        marks: deque[tuple[int, int, int, ReadCounts]] = (
+            deque()
+        )  # Events in the pool: how many, item, taken before, tally.
         for piece in pieces:
-            if isinstance(piece, Tally):
+            if isinstance(piece, ReadCounts):
                 tally += piece
                 number, taken = number + 1, taken if number + 1 == self.position[0] else 0
                 empty_items += 1
@@ -126,18 +128,18 @@ class Stream(Generic[Batch]):
             empty_items = 0
             marks.append((len(piece.counts), number, taken, tally))
             taken += len(piece.counts)
-            pool.add(piece)
-            while (cut := pool.cut(events, muons)) is not None:
+            batcher.add(piece)
+            while (cut := batcher.next_batch(events, muons)) is not None:
                 yield cut, *_advance(marks, len(cut.counts))
 
-    def _check_item(self, tally: Tally, empty_items: int) -> None:
+    def _check_item(self, tally: ReadCounts, empty_items: int) -> None:
         self.check(tally)
-        if empty_items > MAX_EMPTY_ITEMS:
+        if empty_items > MAX_EMPTY_SEGMENTS:
             msg = f"no event to train on in {empty_items} segments of the data ({tally.rows} rows read)"
             raise ValueError(msg)
 
 
-def _advance(marks: deque[tuple[int, int, int, Tally]], events: int) -> tuple[tuple[int, int], Tally]:
+def _advance(marks: deque[tuple[int, int, int, ReadCounts]], events: int) -> tuple[tuple[int, int], ReadCounts]:
     """Take events off the marks; returns the position after them."""
     while True:
         length, number, taken, tally = marks.popleft()

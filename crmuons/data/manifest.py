@@ -20,11 +20,11 @@ FEATURES = "features.pt"  # Fitted on training events.
 SUFFIX = ".arrow"
 
 
-Places = tuple[float, float]  # From the first up to but not including the second.
+HashRange = tuple[float, float]  # From the first up to but not including the second.
 
 
 @dataclass(frozen=True)
-class Shard:
+class PreparedShard:
     """What the manifest says of a shard.
 
     Attributes:
@@ -36,7 +36,7 @@ class Shard:
     """
 
     file: str
-    places: Places
+    places: HashRange
     events: int
     muons: int
     size: int
@@ -55,7 +55,7 @@ class Manifest:
         code: versions, and the commit where there is one.
     """
 
-    shards: list[Shard]
+    shards: list[PreparedShard]
     rows: int
     quarantined: int
     settings: dict[str, Any]
@@ -85,7 +85,7 @@ class Manifest:
         """
         try:
             found = json.loads(files.read_bytes(f"{root}/{MANIFEST}"))
-            shards = [Shard(**shard | {"places": tuple(shard["places"])}) for shard in found.pop("shards")]
+            shards = [PreparedShard(**shard | {"places": tuple(shard["places"])}) for shard in found.pop("shards")]
             sources = [(url, size) for url, size in found.pop("sources")]
             return cls(shards=shards, sources=sources, **found)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -93,7 +93,7 @@ class Manifest:
             raise ValueError(msg) from error
 
 
-def event_files(urls: str | Sequence[str], places: Places = (0.0, 1.0)) -> list[File]:
+def event_files(urls: str | Sequence[str], places: HashRange = (0.0, 1.0)) -> list[File]:
     """The files that hold the events of paths, directories, globs or URLs: of prepared data sets the shards, others as they are.
 
     Args:
@@ -137,7 +137,7 @@ def _folders_of(name: str, found: list[File]) -> set[str]:
     return {file.url.removesuffix(f"/{name}") for file in found if file.url.endswith(f"/{name}")}
 
 
-def _shards(root: str, places: Places) -> Iterator[File]:
+def _shards(root: str, places: HashRange) -> Iterator[File]:
     there = {file.url: file for file in files.list_files(root, suffixes=(SUFFIX,))}
     for shard in Manifest.read(root).shards:
         file = there.get(f"{root}/{shard.file}")
@@ -154,7 +154,7 @@ def _shards(root: str, places: Places) -> Iterator[File]:
             yield file
 
 
-def features_of(listed: Sequence[File], places: Places) -> bytes | None:
+def features_of(listed: Sequence[File], places: HashRange) -> bytes | None:
     """The content of the file of features fitted on the events of some files and places; None if there is none.
 
     Args:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64, UInt64
 
 from crmuons.data import schema
-from crmuons.data.sampler import Unit
+from crmuons.data.sampler import FileSlice
 from crmuons.data.staged_reading import open_unit
 from crmuons.storage.staging.download import Staging
 
@@ -42,7 +42,7 @@ class Rows:
         return ids
 
 
-def read_rows(unit: Unit, staging: Staging | None = None) -> Rows:
+def read_rows(unit: FileSlice, staging: Staging | None = None) -> Rows:
     """The unit's rows of a Parquet file.
 
     Raises:
@@ -81,7 +81,7 @@ def _file_id(opened: IO[bytes], url: str, footer_bytes: int) -> int:
     return int.from_bytes(digest[:8], "little")
 
 
-def _row_groups(metadata: pq.FileMetaData, unit: Unit) -> tuple[range, list[int], int]:
+def _row_groups(metadata: pq.FileMetaData, unit: FileSlice) -> tuple[range, list[int], int]:
     """The unit's rows, the row groups that hold some of them, and the number of the first row in the first of these.
 
     A unit ends where the nearest row group does, so that none is decoded twice, unless row groups are larger than units.

@@ -19,7 +19,7 @@ class _Ended:
         self.error = error
 
 
-class Ahead(Iterator[T], Generic[T]):
+class Prefetcher(Iterator[T], Generic[T]):
     """The entries of a source, which a thread asks for up to `depth` of them before they are wanted.
 
     An error of the source is raised where the entry was due that it took the place of.
@@ -70,7 +70,7 @@ class Ahead(Iterator[T], Generic[T]):
         return False
 
 
-def in_order(work: Callable[[Given], T], entries: Iterable[Given], at_once: int, name: str) -> Iterator[T]:
+def ordered_map(work: Callable[[Given], T], entries: Iterable[Given], at_once: int, name: str) -> Iterator[T]:
     """What work makes of each entry, in the entries' order, with so many of them in hand at once.
 
     An error of the work is raised where its result was due. The threads do not keep the process from ending, as those of a

@@ -17,13 +17,15 @@ import pyarrow.parquet as pq
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
 from crmuons.data.events import EventArrays
-from crmuons.data.sampler import Unit
+from crmuons.data.sampler import FileSlice
 from crmuons.storage import files
 
 logger = logging.getLogger(__name__)
 
 
-def keep_quarantined(table: pa.Table, fault: np.ndarray, first_row: int, unit: Unit, directory: str | None) -> None:
+def keep_quarantined(
+    table: pa.Table, fault: np.ndarray, first_row: int, unit: FileSlice, directory: str | None
+) -> None:
     """Warn of the rows that have a fault, and keep them with the columns `source`, `row` and `reason`.
 
     Args:
@@ -46,13 +48,13 @@ def keep_quarantined(table: pa.Table, fault: np.ndarray, first_row: int, unit: U
     _write_once(rows, directory, unit)
 
 
-def keep_outliers(events: EventArrays, unit: Unit, directory: str | None) -> None:
+def keep_outliers(events: EventArrays, unit: FileSlice, directory: str | None) -> None:
     """Keep events above the cap, in the contract's schema; None as the directory keeps none."""
     if len(events.counts) and directory is not None:
         _write_once(to_table(events), directory, unit)
 
 
-def _write_once(table: pa.Table, directory: str, unit: Unit) -> None:
+def _write_once(table: pa.Table, directory: str, unit: FileSlice) -> None:
     name = hashlib.sha256(json.dumps([unit.file.url, unit.part, unit.parts]).encode()).hexdigest()[:16]
     target = f"{directory}/{Path(unit.file.url).stem}-{name}.parquet"
     if files.exists(target):
@@ -64,7 +66,7 @@ def _write_once(table: pa.Table, directory: str, unit: Unit) -> None:
 
 
 @dataclass(frozen=True)
-class Tally:
+class ReadCounts:
     """What became of the rows read."""
 
     rows: int = 0
@@ -72,8 +74,8 @@ class Tally:
     outliers: int = 0
     outlier_muons: int = 0
 
-    def __add__(self, other: "Tally") -> "Tally":
-        return Tally(
+    def __add__(self, other: "ReadCounts") -> "ReadCounts":
+        return ReadCounts(
             self.rows + other.rows,
             self.quarantined + other.quarantined,
             self.outliers + other.outliers,
@@ -82,7 +84,7 @@ class Tally:
 
 
 @dataclass
-class Limit:
+class QuarantineLimit:
     """Whether more of all rows there are than a given share cannot be used, told before all are read.
 
     One bad file read early does not make it so: the bad rows are held against all rows, whose number follows from the rows
@@ -102,7 +104,7 @@ class Limit:
         """Some rows were read from so many bytes."""
         self._rows, self._bytes = self._rows + rows, self._bytes + size
 
-    def is_exceeded(self, tally: Tally) -> bool:
+    def is_exceeded(self, tally: ReadCounts) -> bool:
         """Whether the bad rows of a tally are too many, even if none is bad among those not read yet."""
         expected = self._rows * self.total_bytes / self._bytes if self._bytes else 0
         return tally.quarantined > self.share * max(tally.rows, expected)

@@ -7,9 +7,9 @@ import numpy as np
 
 from crmuons.data.events import EventArrays, concat, take
 from crmuons.data.manifest import is_shard
-from crmuons.data.quarantine import Limit, Tally
-from crmuons.data.reader import in_turn, read_unit
-from crmuons.data.sampler import cut, permutation
+from crmuons.data.quarantine import QuarantineLimit, ReadCounts
+from crmuons.data.reader import read_ordered, read_slice
+from crmuons.data.sampler import cut_files, permutation
 from crmuons.data.selection import Selection, in_split
 from crmuons.storage.files import File
 
@@ -21,7 +21,7 @@ def sample_events(
     wanted: Sequence[tuple[Selection, int]],
     seed: int = 0,
     max_quarantined_share: float = 1.0,
-) -> tuple[list[EventArrays], Tally]:
+) -> tuple[list[EventArrays], ReadCounts]:
     """Up to so many events of several selections, in one pass over units in random order.
 
     Args:
@@ -38,12 +38,14 @@ def sample_events(
     """
     shards = [file for file in found if is_shard(file)]
     # Raw files may be one row group, which is decoded for each unit: they are not cut more finely.
-    units = [*cut([file for file in found if not is_shard(file)]), *cut(shards, SAMPLE_SHARD_BYTES)]
+    units = [*cut_files([file for file in found if not is_shard(file)]), *cut_files(shards, SAMPLE_SHARD_BYTES)]
     units = permutation(units, seed, 0)
-    limit = Limit(max_quarantined_share, sum(unit.size for unit in units))
+    limit = QuarantineLimit(max_quarantined_share, sum(unit.size for unit in units))
     parts: list[list[EventArrays]] = [[] for _ in wanted]
-    tally = Tally()
-    for unit, (events, read) in zip(units, in_turn(read_unit, units, replace(wanted[0][0], split="all")), strict=False):
+    tally = ReadCounts()
+    for unit, (events, read) in zip(
+        units, read_ordered(read_slice, units, replace(wanted[0][0], split="all")), strict=False
+    ):
         tally += read
         limit.count(read.rows, unit.size)
         _check_sample(limit, tally)
@@ -59,7 +61,7 @@ def _num_events(parts: Sequence[EventArrays]) -> int:
     return sum(len(part.counts) for part in parts)
 
 
-def _check_sample(limit: Limit, tally: Tally) -> None:
+def _check_sample(limit: QuarantineLimit, tally: ReadCounts) -> None:
     if limit.is_exceeded(tally):
         msg = (
             f"{tally.quarantined} of the first {tally.rows} rows read cannot be used, more than data.max_quarantined_share = "

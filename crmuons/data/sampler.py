@@ -15,14 +15,14 @@ import numpy as np
 
 from crmuons.storage.files import File
 
-MIN_UNITS = 64  # Few files are cut, so that there is something to permute and every rank gets a share,
-MIN_UNIT_BYTES = 4 * 2**20  # but not into crumbs: a unit decodes every row group that it touches.
+MIN_SLICES = 64  # Few files are cut, so that there is something to permute and every rank gets a share,
+MIN_SLICE_BYTES = 4 * 2**20  # but not into crumbs: a unit decodes every row group that it touches.
 MIN_SEGMENTS = 8
-MAX_UNIT_BYTES = 64 * 2**20
+MAX_SLICE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
-class Unit:
+class FileSlice:
     """Rows number * part / parts up to number * (part + 1) / parts of a file with `number` rows."""
 
     file: File
@@ -40,37 +40,40 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Item:
+class Segment:
     """A segment to read: its units, the seed of its order, and how many of its events were taken before."""
 
     epoch: int
     segment: int
     start: int
     seed: int
-    units: tuple[Unit, ...]
+    units: tuple[FileSlice, ...]
 
 
-def cut(files: Sequence[File], most: int = MAX_UNIT_BYTES) -> list[Unit]:
+def cut_files(files: Sequence[File], most: int = MAX_SLICE_BYTES) -> list[FileSlice]:
     """Cut files into MIN_UNITS units or more, of MIN_UNIT_BYTES to `most` bytes; smaller files stay whole."""
     return [
-        Unit(file, part, parts) for file in files for parts in [_parts(file, len(files), most)] for part in range(parts)
+        FileSlice(file, part, parts)
+        for file in files
+        for parts in [_parts(file, len(files), most)]
+        for part in range(parts)
     ]
 
 
 def _parts(file: File, num_files: int, most: int) -> int:
-    wanted = math.ceil(MIN_UNITS / num_files) if num_files < MIN_UNITS else 1
+    wanted = math.ceil(MIN_SLICES / num_files) if num_files < MIN_SLICES else 1
     least = math.ceil(file.size / most)
-    return max(min(wanted, file.size // MIN_UNIT_BYTES), least, 1)
+    return max(min(wanted, file.size // MIN_SLICE_BYTES), least, 1)
 
 
-def permutation(units: Sequence[Unit], seed: int, epoch: int) -> list[Unit]:
+def permutation(units: Sequence[FileSlice], seed: int, epoch: int) -> list[FileSlice]:
     """The order of the units in an epoch."""
     order = np.random.default_rng([seed, epoch]).permutation(len(units))
     return [units[index] for index in order]
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReadPlan:
     """The reading of all ranks, from the start or from where earlier ranks, possibly another number of them, stopped.
 
     Attributes:
@@ -82,14 +85,14 @@ class Plan:
         backlog: (epoch, segment, start) left over from the epochs before, taken first.
     """
 
-    units: tuple[Unit, ...]
+    units: tuple[FileSlice, ...]
     seed: int
     segment_bytes: int
     world: int
     base_epoch: int = 0
     backlog: tuple[tuple[int, int, int], ...] = field(default=())
 
-    def segments(self, epoch: int) -> list[tuple[Unit, ...]]:
+    def segments(self, epoch: int) -> list[tuple[FileSlice, ...]]:
         """The segments of an epoch: every unit in exactly one of them."""
         total = sum(unit.size for unit in self.units)
         number = min(len(self.units), max(MIN_SEGMENTS, math.ceil(total / self.segment_bytes)))
@@ -97,9 +100,9 @@ class Plan:
         bounds = [len(order) * i // number for i in range(number + 1)]
         return [tuple(order[low:high]) for low, high in pairwise(bounds)]
 
-    def items(self, rank: int) -> Iterator[Item]:
+    def items(self, rank: int) -> Iterator[Segment]:
         """Everything that a rank reads, without end."""
-        cache: dict[int, list[tuple[Unit, ...]]] = {}
+        cache: dict[int, list[tuple[FileSlice, ...]]] = {}
         for epoch, segment, start in self.backlog[rank :: self.world]:
             if epoch not in cache:
                 cache[epoch] = self.segments(epoch)
@@ -109,7 +112,7 @@ class Plan:
                 if self._reader(epoch, segment) == rank:
                     yield self._item(epoch, segment, 0, units)
 
-    def continued(self, world: int, positions: Sequence[tuple[int, int]]) -> tuple["Plan", list[tuple[int, int]]]:
+    def continued(self, world: int, positions: Sequence[tuple[int, int]]) -> tuple["ReadPlan", list[tuple[int, int]]]:
         """The plan and the positions of ranks that go on where others stopped.
 
         Args:
@@ -128,7 +131,7 @@ class Plan:
         left = sorted(
             item for rank, (number, taken) in enumerate(positions) for item in self._left(rank, number, taken, last)
         )
-        plan = Plan(self.units, self.seed, self.segment_bytes, world, last + 1, tuple(left))
+        plan = ReadPlan(self.units, self.seed, self.segment_bytes, world, last + 1, tuple(left))
         return plan, [(0, 0)] * world
 
     def state(self) -> dict[str, Any]:
@@ -141,7 +144,7 @@ class Plan:
         }
 
     @classmethod
-    def from_state(cls, units: Sequence[Unit], seed: int, segment_bytes: int, state: dict[str, Any]) -> "Plan":
+    def from_state(cls, units: Sequence[FileSlice], seed: int, segment_bytes: int, state: dict[str, Any]) -> "ReadPlan":
         """The plan whose `state` was saved.
 
         Raises:
@@ -155,8 +158,8 @@ class Plan:
         backlog = tuple((int(epoch), int(segment), int(start)) for epoch, segment, start in state["backlog"])
         return cls(tuple(units), seed, segment_bytes, state["world"], state["base_epoch"], backlog)
 
-    def _item(self, epoch: int, segment: int, start: int, units: tuple[Unit, ...]) -> Item:
-        return Item(epoch, segment, start, self.seed, units)
+    def _item(self, epoch: int, segment: int, start: int, units: tuple[FileSlice, ...]) -> Segment:
+        return Segment(epoch, segment, start, self.seed, units)
 
     def _reader(self, epoch: int, segment: int) -> int:
         """Ranks take turns, beginning with another one each epoch: fewer segments than ranks still reach all ranks."""

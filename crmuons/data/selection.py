@@ -22,7 +22,7 @@ class Selection:
         vertical_depth: the files' depth_m is the vertical depth.
         max_muons: events with more go to `outliers`.
         quarantine, outliers: directories; None to count without keeping.
-        muons_drawn: so many muons of an event that has more are drawn at random and come first. None: the file's order.
+        muons_per_event: so many muons of an event that has more are drawn at random and come first. None: the file's order.
         staging: where remote files are copied to before they are read; None to read them where they lie.
     """
 
@@ -33,7 +33,7 @@ class Selection:
     max_muons: int | None = None
     quarantine: str | None = None
     outliers: str | None = None
-    muons_drawn: int | None = None
+    muons_per_event: int | None = None
     staging: Staging | None = None
 
     @property
@@ -77,7 +77,7 @@ def _mix(values: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
     return values ^ (values >> np.uint64(31))
 
 
-def training_selection(data: config.Data, run_directory: str | None, muons_drawn: int | None = None) -> Selection:
+def training_selection(data: config.Data, run_directory: str | None, muons_per_event: int | None = None) -> Selection:
     """The events to train on."""
     caps = [cap for cap in (data.max_muons_per_event, data.max_muons_per_batch) if cap is not None]
     return Selection(
@@ -89,6 +89,6 @@ def training_selection(data: config.Data, run_directory: str | None, muons_drawn
         max_muons=min(caps, default=None),
         quarantine=None if run_directory is None else f"{run_directory}/quarantine",
         outliers=None if run_directory is None else f"{run_directory}/outliers",
-        muons_drawn=muons_drawn,
+        muons_per_event=muons_per_event,
         staging=Staging.of(data.staging),
     )

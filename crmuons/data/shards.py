@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from crmuons.data import arrow
 from crmuons.data.events import EventArrays
-from crmuons.data.manifest import Places, is_shard
-from crmuons.data.sampler import Unit, cut
+from crmuons.data.manifest import HashRange, is_shard
+from crmuons.data.sampler import FileSlice, cut_files
 from crmuons.data.staged_reading import open_unit
 from crmuons.storage.files import File
 from crmuons.storage.staging.download import Staging
@@ -30,15 +30,15 @@ MAPPED_BYTES = 8 * 2**20  # Of mapped shards that are read together; a worker ho
 _verified: set[tuple[str, int, int, int]] = set()  # Record batches whose checksums this process has found right.
 
 
-def units_and_segment_bytes(files: Sequence[File], shuffle_bytes: int) -> tuple[list[Unit], int]:
+def units_and_segment_bytes(files: Sequence[File], shuffle_bytes: int) -> tuple[list[FileSlice], int]:
     """How files to train on are cut, and how much of them is read and shuffled together.
 
     Shards hold their events in random order: of mapped ones small pieces do, so that a large data set takes no more memory than one
     of a million events.
     """
     if all(is_mapped(file) for file in files):
-        return cut(files, MAPPED_BYTES), min(shuffle_bytes, MAPPED_BYTES)
-    return cut(files), shuffle_bytes
+        return cut_files(files, MAPPED_BYTES), min(shuffle_bytes, MAPPED_BYTES)
+    return cut_files(files), shuffle_bytes
 
 
 def is_mapped(file: File) -> bool:
@@ -46,7 +46,7 @@ def is_mapped(file: File) -> bool:
     return is_shard(file) and "://" not in file.url  # As files.list_files gives local paths.
 
 
-def write_shard(path: Path, events: EventArrays, places: Places) -> None:
+def write_shard(path: Path, events: EventArrays, places: HashRange) -> None:
     """Write a shard; it appears under its name once it is whole and on the disk."""
     batches = pa.Table.from_batches([arrow.to_flat(events)]).to_batches(max_chunksize=EVENTS_PER_BATCH)
     about = {"places": places, "events": len(events.counts), "checksums": [_checksum(batch) for batch in batches]}
@@ -61,7 +61,7 @@ def write_shard(path: Path, events: EventArrays, places: Places) -> None:
     partial.replace(path)
 
 
-def read_shard_rows(unit: Unit, staging: Staging | None = None) -> tuple[list[EventArrays], Places]:
+def read_shard_rows(unit: FileSlice, staging: Staging | None = None) -> tuple[list[EventArrays], HashRange]:
     """A unit's events of a shard in pieces, in memory that cannot be written, and the places of the shard's showers.
 
     Raises:
@@ -88,7 +88,9 @@ def named_if_damaged(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(unit: Unit, staging: Staging | None) -> Iterator[tuple[pa.RecordBatchFileReader, tuple[str, int, int]]]:
+def _opened(
+    unit: FileSlice, staging: Staging | None
+) -> Iterator[tuple[pa.RecordBatchFileReader, tuple[str, int, int]]]:
     """The shard, and what changes where the file does: URL, size and time of the last change where it is a local one."""
     file = unit.file
     if is_mapped(file):

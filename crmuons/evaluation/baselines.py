@@ -29,7 +29,7 @@ class NearestPrimary:
         self.scale = np.where(spread > 0, spread, 1.0)
         self.tree = KDTree(features / self.scale)
 
-    def bundles(self, primaries: Float32[np.ndarray, "events 4"], ids: UInt64[np.ndarray, "events 2"]) -> EventArrays:
+    def generate(self, primaries: Float32[np.ndarray, "events 4"], ids: UInt64[np.ndarray, "events 2"]) -> EventArrays:
         """One event for each primary."""
         _, nearest = self.tree.query(primary_features(primaries) / self.scale)
         copied = take(self.training, nearest)
@@ -71,7 +71,7 @@ class ParametricSampler:
         coefficients, spreads = _fit_muons(training, terms, np.random.default_rng(seed))
         return cls(centre, scale, log_mean, masses, inverse_shapes, coefficients, spreads)
 
-    def bundles(
+    def generate(
         self, primaries: Float32[np.ndarray, "events 4"], ids: UInt64[np.ndarray, "events 2"], seed: int
     ) -> EventArrays:
         """One event for each primary."""

@@ -6,7 +6,7 @@ import numpy as np
 
 from crmuons.evaluation.comparison import Numbers
 from crmuons.evaluation.metrics.calibration import PitCell
-from crmuons.evaluation.metrics.distances import Absent, Estimate, Number
+from crmuons.evaluation.metrics.distances import Estimate, Missing, Number
 from crmuons.evaluation.metrics.regions import Cell, Region
 
 MAX_CELL_ERROR = 0.05  # A cell whose mean is less certain than the bar on it says nothing about the bar.
@@ -51,7 +51,7 @@ def worst_cell(cells: list[Cell], seed: int) -> tuple[Number, Number]:
     far = np.abs(ratios[:, 0] - 1) > 4 * ratios[:, 1]
     ratios = ratios[(ratios[:, 1] < MAX_CELL_ERROR) | far]
     if not len(ratios):
-        absent = Absent(f"no cell whose mean N is known to {MAX_CELL_ERROR:.0%}: more events are needed")
+        absent = Missing(f"no cell whose mean N is known to {MAX_CELL_ERROR:.0%}: more events are needed")
         return absent, absent
     errors = ratios[:, 1]
     chance = np.abs(np.random.default_rng(seed).normal(size=(1000, len(errors)))) * errors - errors

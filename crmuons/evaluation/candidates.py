@@ -7,13 +7,13 @@ from jaxtyping import Int64
 
 from crmuons.data.events import EventArrays
 from crmuons.evaluation import pairing
-from crmuons.evaluation.datasets import Blocks, Side
-from crmuons.evaluation.headers import Outline
+from crmuons.evaluation.datasets import BlockedEvents, EventSet
+from crmuons.evaluation.headers import EventHeaders
 from crmuons.evaluation.metrics import calibration
 from crmuons.evaluation.metrics.calibration import Calibration
 from crmuons.evaluation.metrics.quantities import primary_features, shower_numbers
-from crmuons.evaluation.reference import EVENTS_PER_PIECE, Reference, parts, together
-from crmuons.evaluation.tasks import Later, Pieces
+from crmuons.evaluation.reference import EVENTS_PER_PIECE, Reference, concat_samples, parts
+from crmuons.evaluation.tasks import Executor, Future
 from crmuons.evaluation.training_statistics import training_warnings
 from crmuons.generation.generator import BundleGenerator
 
@@ -30,23 +30,23 @@ class Candidate:
         warnings: what is to be said of it.
     """
 
-    side: Side
+    side: EventSet
     showers: Int64[np.ndarray, " events"]
-    paired: tuple[Outline, Int64[np.ndarray, " events"]] | None
+    paired: tuple[EventHeaders, Int64[np.ndarray, " events"]] | None
     calibration: Calibration | None
     warnings: list[str]
 
 
-def model_candidate(pieces: Pieces, reference: Reference, generator: BundleGenerator) -> Candidate:
+def model_candidate(pieces: Executor, reference: Reference, generator: BundleGenerator) -> Candidate:
     """A model's events for the primaries of the control, and its N for all true primaries."""
     model, seed = pieces.given(generator), reference.frame.seed
     truth, control = reference.truth.side.outline, reference.control.side.outline
     made = [pieces.later(_generate, model, *part, seed, start) for start, part in parts(control)]
-    events = pieces.later(together, *made)
+    events = pieces.later(concat_samples, *made)
     drawn = [pieces.later(_draw_counts, model, part[0], seed, start) for start, part in parts(truth)]
     warned = pieces.later(training_warnings, model, reference.truth.side.events)
     pit = _calibrate(pieces, model, reference.both, seed)
-    side = Side(Outline(control.ids, control.primaries, pieces.get(pieces.later(_counts, events))), events)
+    side = EventSet(EventHeaders(control.ids, control.primaries, pieces.get(pieces.later(_counts, events))), events)
     counts = np.concatenate([*(pieces.get(each) for each in drawn), side.outline.counts])
     outside = _outside_warnings(generator, reference.both)
     showers = _showers(reference, side.outline)
@@ -54,7 +54,7 @@ def model_candidate(pieces: Pieces, reference: Reference, generator: BundleGener
 
 
 def data_candidate(
-    pieces: Pieces, reference: Reference, truth: Blocks, generated: Blocks, pairs: pairing.Pairing
+    pieces: Executor, reference: Reference, truth: BlockedEvents, generated: BlockedEvents, pairs: pairing.Pairing
 ) -> Candidate:
     """A data set's events.
 
@@ -74,7 +74,7 @@ def data_candidate(
     return Candidate(side, _showers(reference, side.outline), paired, None, warnings)
 
 
-def _copy_warnings(paired: tuple[Outline, Int64[np.ndarray, " events"]] | None) -> list[str]:
+def _copy_warnings(paired: tuple[EventHeaders, Int64[np.ndarray, " events"]] | None) -> list[str]:
     if paired is None or (paired[0].counts != paired[1]).any():
         return []
     return [
@@ -85,7 +85,7 @@ def _copy_warnings(paired: tuple[Outline, Int64[np.ndarray, " events"]] | None) 
 def _generate(
     generator: BundleGenerator, primaries: np.ndarray, ids: np.ndarray, seed: int, first_event: int
 ) -> EventArrays:
-    return generator.bundles(primaries, seed=seed, ids=ids, first_event=first_event)
+    return generator.generate(primaries, seed=seed, ids=ids, first_event=first_event)
 
 
 def _draw_counts(generator: BundleGenerator, primaries: np.ndarray, seed: int, first_event: int) -> np.ndarray:
@@ -98,7 +98,7 @@ def _counts(events: EventArrays) -> Int64[np.ndarray, " events"]:
     return events.counts
 
 
-def _calibrate(pieces: Pieces, model: Later[BundleGenerator], truth: Outline, seed: int) -> Calibration:
+def _calibrate(pieces: Executor, model: Future[BundleGenerator], truth: EventHeaders, seed: int) -> Calibration:
     """The PIT of one event of every shower, so that uniform values are independent ones."""
     events = truth.take(pairing.one_per_shower(truth, seed))
     rows = [slice(start, start + EVENTS_PER_PIECE) for start in range(0, len(events), EVENTS_PER_PIECE)]
@@ -111,7 +111,7 @@ def _cumulative(generator: BundleGenerator, primaries: np.ndarray, counts: np.nd
     return calibration.cumulative(generator.model, primaries, counts)
 
 
-def _showers(reference: Reference, outline: Outline) -> Int64[np.ndarray, " events"]:
+def _showers(reference: Reference, outline: EventHeaders) -> Int64[np.ndarray, " events"]:
     """The numbers of showers as the reference numbers them; new numbers, after those, where it has none."""
     ids = reference.truth.side.outline.ids, reference.control.side.outline.ids
     known, found = shower_numbers(np.concatenate(ids), outline.ids)
@@ -123,7 +123,7 @@ def _showers(reference: Reference, outline: Outline) -> Int64[np.ndarray, " even
     return numbers
 
 
-def _outside_warnings(generator: BundleGenerator, truth: Outline) -> list[str]:
+def _outside_warnings(generator: BundleGenerator, truth: EventHeaders) -> list[str]:
     outside = int(generator.outside_training(truth.primaries).sum())
     if not outside:
         return []

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 
-from crmuons.evaluation.datasets import Side
+from crmuons.evaluation.datasets import EventSet
 from crmuons.evaluation.metrics import classifiers, distances, ratios, set_classifier
 from crmuons.evaluation.metrics.classifiers import Scores, area_under_curve
 from crmuons.evaluation.metrics.distances import Number
 from crmuons.evaluation.metrics.multivariate import multivariate
 from crmuons.evaluation.metrics.quantities import Sample
 from crmuons.evaluation.metrics.regions import HardCase, Region
-from crmuons.evaluation.tasks import Later, Pieces
+from crmuons.evaluation.tasks import Executor, Future
 
 Numbers = dict[str, Number]
 Splits = Bool[np.ndarray, "splits showers"]
@@ -23,7 +23,7 @@ AREAS = ("auc_bundles", "auc_multiplicity", "auc_muons")
 
 
 @dataclass(frozen=True)
-class Frame:
+class EvaluationPlan:
     """What is asked for beside the figures for all events."""
 
     regions: list[Region]
@@ -32,11 +32,11 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Contender:
+class EventSample:
     """A set of events and, where the pieces run, its quantities."""
 
-    side: Side
-    sample: Later[Sample]
+    side: EventSet
+    sample: Future[Sample]
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class Comparison:
         hard_cases: of each hard case of the frame: how many events, and the figures.
     """
 
-    numbers: list[Later[Numbers]]
-    bins: list[Later[Numbers]]
-    hard_cases: list[Later[tuple[int, Numbers]]]
+    numbers: list[Future[Numbers]]
+    bins: list[Future[Numbers]]
+    hard_cases: list[Future[tuple[int, Numbers]]]
 
 
-def compare(pieces: Pieces, truth: Contender, other: Contender, frame: Frame) -> Comparison:
+def compare(pieces: Executor, truth: EventSample, other: EventSample, frame: EvaluationPlan) -> Comparison:
     """All figures of the other events against the truth."""
     scores = classify(pieces, truth, other, frame.seed)
     names = tuple(scores)
@@ -69,7 +69,7 @@ def compare(pieces: Pieces, truth: Contender, other: Contender, frame: Frame) ->
     return Comparison(numbers, bins, cases)
 
 
-def compare_truth(pieces: Pieces, truth: Contender, control: Contender, frame: Frame) -> Comparison:
+def compare_truth(pieces: Executor, truth: EventSample, control: EventSample, frame: EvaluationPlan) -> Comparison:
     """The floor: `compare` of true events with true ones, whose W1/sigma are taken over many splits of both."""
     once = compare(pieces, truth, control, frame)
     both = truth.sample, control.sample
@@ -90,7 +90,7 @@ def random_splits(pool: Sample, seed: int) -> Splits:
     return distances.random_splits(int(pool.showers.max()) + 1, SPLITS, seed)
 
 
-def classify(pieces: Pieces, truth: Contender, other: Contender, seed: int) -> dict[str, Later[Scores]]:
+def classify(pieces: Executor, truth: EventSample, other: EventSample, seed: int) -> dict[str, Future[Scores]]:
     """The classifiers' scores by figure; none where there are too few events to train on."""
     if classifiers.too_few(len(truth.side), len(other.side)):
         return {}

@@ -10,30 +10,32 @@ from jaxtyping import Int64
 
 from crmuons.data import manifest
 from crmuons.data.events import EventArrays, concat, take
-from crmuons.data.quarantine import Tally
-from crmuons.data.reader import read_unit
-from crmuons.data.sampler import Unit, cut, permutation
+from crmuons.data.quarantine import ReadCounts
+from crmuons.data.reader import read_slice
+from crmuons.data.sampler import FileSlice, cut_files, permutation
 from crmuons.data.selection import Selection, in_split
-from crmuons.evaluation.headers import Outline
-from crmuons.evaluation.tasks import Later, Pieces
+from crmuons.evaluation.headers import EventHeaders
+from crmuons.evaluation.tasks import Executor, Future
 
 Wanted = tuple[Selection, int]  # Events of a selection, at most so many.
-Block = tuple[tuple[EventArrays, ...], Tally]  # Of each selection what is wanted, and what became of the rows read.
+Block = tuple[
+    tuple[EventArrays, ...], ReadCounts
+]  # Of each selection what is wanted, and what became of the rows read.
 
 
 @dataclass(frozen=True)
-class Side:
+class EventSet:
     """A set of events: their outline here, and the events where the pieces run."""
 
-    outline: Outline
-    events: Later[EventArrays]
+    outline: EventHeaders
+    events: Future[EventArrays]
 
     def __len__(self) -> int:
         return len(self.outline)
 
 
 @dataclass(frozen=True)
-class Blocks:
+class BlockedEvents:
     """Events in blocks.
 
     Attributes:
@@ -43,8 +45,8 @@ class Blocks:
         sizes: how many events of each block belong to these; any after them do not.
     """
 
-    outline: Outline
-    blocks: list[Later[Block]]
+    outline: EventHeaders
+    blocks: list[Future[Block]]
     which: int
     sizes: list[int]
 
@@ -52,11 +54,11 @@ class Blocks:
         return len(self.outline)
 
     @classmethod
-    def of(cls, pieces: Pieces, events: EventArrays) -> "Blocks":
+    def of(cls, pieces: Executor, events: EventArrays) -> "BlockedEvents":
         """Events that are at hand, as one block."""
-        return cls(Outline.of(events), [pieces.given(((events,), Tally()))], 0, [len(events.counts)])
+        return cls(EventHeaders.of(events), [pieces.given(((events,), ReadCounts()))], 0, [len(events.counts)])
 
-    def gather(self, pieces: Pieces, rows: Int64[np.ndarray, " rows"]) -> Side:
+    def gather(self, pieces: Executor, rows: Int64[np.ndarray, " rows"]) -> EventSet:
         """Some of the events, in ascending order, as one set."""
         rows = np.sort(rows)
         starts = np.cumsum([0, *self.sizes])
@@ -64,10 +66,12 @@ class Blocks:
         chosen = [number for number, part in enumerate(parts) if len(part)]
         blocks = (self.blocks[number] for number in chosen)
         events = pieces.later(_gather, self.which, [parts[number] for number in chosen], *blocks)
-        return Side(self.outline.take(rows), events)
+        return EventSet(self.outline.take(rows), events)
 
 
-def read(pieces: Pieces, urls: Sequence[str], wanted: Sequence[Wanted], seed: int) -> tuple[list[Blocks], Tally]:
+def read(
+    pieces: Executor, urls: Sequence[str], wanted: Sequence[Wanted], seed: int
+) -> tuple[list[BlockedEvents], ReadCounts]:
     """Up to so many events of several selections, in one pass over the files' units in random order.
 
     Returns:
@@ -78,10 +82,10 @@ def read(pieces: Pieces, urls: Sequence[str], wanted: Sequence[Wanted], seed: in
         ValueError: if a file is not one of events.
     """
     missing = [limit for _, limit in wanted]
-    outlines: list[list[Outline]] = [[] for _ in wanted]
-    blocks: list[Later[Block]] = []
-    tally = Tally()
-    for block, looked in _reads(pieces, permutation(cut(manifest.event_files(urls)), seed, 0), wanted, missing):
+    outlines: list[list[EventHeaders]] = [[] for _ in wanted]
+    blocks: list[Future[Block]] = []
+    tally = ReadCounts()
+    for block, looked in _reads(pieces, permutation(cut_files(manifest.event_files(urls)), seed, 0), wanted, missing):
         found, read_here = pieces.get(looked)
         tally += read_here
         blocks.append(block)
@@ -90,15 +94,16 @@ def read(pieces: Pieces, urls: Sequence[str], wanted: Sequence[Wanted], seed: in
             missing[number] -= len(outlines[number][-1])
     sets = enumerate(outlines)
     return [
-        Blocks(Outline.concat(parts), blocks, number, [len(part) for part in parts]) for number, parts in sets
+        BlockedEvents(EventHeaders.concat(parts), blocks, number, [len(part) for part in parts])
+        for number, parts in sets
     ], tally
 
 
 def _reads(
-    pieces: Pieces, units: Sequence[Unit], wanted: Sequence[Wanted], missing: list[int]
-) -> Iterator[tuple[Later[Block], Later[tuple[list[Outline], Tally]]]]:
+    pieces: Executor, units: Sequence[FileSlice], wanted: Sequence[Wanted], missing: list[int]
+) -> Iterator[tuple[Future[Block], Future[tuple[list[EventHeaders], ReadCounts]]]]:
     """Units being read, some ahead, until nothing is missing any more, of which the caller keeps account."""
-    waiting: deque[Later[Block]] = deque()
+    waiting: deque[Future[Block]] = deque()
     coming = iter(units)
     while max(missing) > 0:
         limits = [(selection, left) for (selection, _), left in zip(wanted, missing, strict=True)]
@@ -110,15 +115,15 @@ def _reads(
         yield block, pieces.later(_look, block)
 
 
-def _read_block(unit: Unit, wanted: Sequence[Wanted]) -> Block:
-    events, tally = read_unit(unit, replace(wanted[0][0], split="all"))
+def _read_block(unit: FileSlice, wanted: Sequence[Wanted]) -> Block:
+    events, tally = read_slice(unit, replace(wanted[0][0], split="all"))
     rows = (np.flatnonzero(in_split(events.ids, selection))[: max(limit, 0)] for selection, limit in wanted)
     return tuple(take(events, each) for each in rows), tally
 
 
-def _look(block: Block) -> tuple[list[Outline], Tally]:
+def _look(block: Block) -> tuple[list[EventHeaders], ReadCounts]:
     sets, tally = block
-    return [Outline.of(events) for events in sets], tally
+    return [EventHeaders.of(events) for events in sets], tally
 
 
 def _gather(which: int, rows: Sequence[Int64[np.ndarray, " rows"]], *blocks: Block) -> EventArrays:

@@ -12,14 +12,14 @@ from crmuons.data.events import EventArrays, take
 from crmuons.evaluation.breakdown import Bin, Breakdown, CaseFigures, worst_cell
 from crmuons.evaluation.candidates import Candidate
 from crmuons.evaluation.comparison import Comparison, Numbers, compare
-from crmuons.evaluation.datasets import Side
-from crmuons.evaluation.headers import Outline
+from crmuons.evaluation.datasets import EventSet
+from crmuons.evaluation.headers import EventHeaders
 from crmuons.evaluation.metrics import calibration, regions
 from crmuons.evaluation.metrics.calibration import Calibration
 from crmuons.evaluation.metrics.distances import Estimate
 from crmuons.evaluation.metrics.quantities import Sample, primary_features, shower_numbers
 from crmuons.evaluation.reference import FLOOR, GENERATED, Reference, contender
-from crmuons.evaluation.tasks import Later, Pieces
+from crmuons.evaluation.tasks import Executor, Future
 
 SHOWN_EVENTS = 200_000  # In the figures, of each side: more change no line of them.
 
@@ -54,7 +54,7 @@ class Evaluation:
         }
 
 
-def evaluate(pieces: Pieces, reference: Reference, candidate: Candidate) -> Evaluation:
+def evaluate(pieces: Executor, reference: Reference, candidate: Candidate) -> Evaluation:
     """Compare a candidate with the truth, and collect all figures."""
     truth, control, seed = reference.truth, reference.control, reference.frame.seed
     generated = contender(pieces, candidate.side, candidate.showers)
@@ -83,18 +83,18 @@ def evaluate(pieces: Pieces, reference: Reference, candidate: Candidate) -> Eval
     )
 
 
-def _some(pieces: Pieces, side: Side, seed: int) -> Later[EventArrays]:
+def _some(pieces: Executor, side: EventSet, seed: int) -> Future[EventArrays]:
     """At most SHOWN_EVENTS of the events, the same rows of both sides."""
     rows = np.random.default_rng(seed).permutation(len(side))[:SHOWN_EVENTS]
     return pieces.later(take, side.events, np.sort(rows))
 
 
-def _merge(pieces: Pieces, parts: list[Later[Numbers]]) -> Numbers:
+def _merge(pieces: Executor, parts: list[Future[Numbers]]) -> Numbers:
     return {name: number for part in parts for name, number in pieces.get(part).items()}
 
 
 def _bins(
-    pieces: Pieces, reference: Reference, comparisons: dict[str, Comparison], pit: Calibration | None
+    pieces: Executor, reference: Reference, comparisons: dict[str, Comparison], pit: Calibration | None
 ) -> list[Bin]:
     conditions = primary_features(reference.truth.side.outline.primaries)
     bins = []
@@ -105,7 +105,7 @@ def _bins(
     return bins
 
 
-def _hard_cases(pieces: Pieces, reference: Reference, comparisons: dict[str, Comparison]) -> list[CaseFigures]:
+def _hard_cases(pieces: Executor, reference: Reference, comparisons: dict[str, Comparison]) -> list[CaseFigures]:
     figures = []
     for place, case in enumerate(reference.frame.hard_cases):
         found = {who: pieces.get(each.hard_cases[place]) for who, each in comparisons.items()}
@@ -124,7 +124,7 @@ def _cells(reference: Reference, candidate: Candidate) -> list[regions.Cell]:
         truth, counts = candidate.paired
         (showers,) = shower_numbers(truth.ids)
         counted = truth.counted(showers)
-        return regions.cells(counted, Outline(truth.ids, truth.primaries, counts).counted(showers), paired=True)
+        return regions.cells(counted, EventHeaders(truth.ids, truth.primaries, counts).counted(showers), paired=True)
     both = reference.both
     here, there = shower_numbers(both.ids, candidate.side.outline.ids)
     return regions.cells(both.counted(here), candidate.side.outline.counted(there), paired=False)

@@ -12,7 +12,7 @@ from crmuons.evaluation.metrics.quantities import Counted, primary_features
 
 
 @dataclass(frozen=True)
-class Outline:
+class EventHeaders:
     """Ids, primary and N of each event: 40 bytes, where an event itself has hundreds."""
 
     ids: UInt64[np.ndarray, "events 2"]
@@ -28,7 +28,7 @@ class Outline:
         return cls(events.ids, events.primaries, events.counts)
 
     @classmethod
-    def concat(cls, parts: Sequence["Outline"]) -> Self:
+    def concat(cls, parts: Sequence["EventHeaders"]) -> Self:
         """The events of several parts, in order."""
         return cls(
             np.concatenate([part.ids for part in parts]),
@@ -36,9 +36,9 @@ class Outline:
             np.concatenate([part.counts for part in parts]),
         )
 
-    def take(self, rows: Int64[np.ndarray, " rows"]) -> "Outline":
+    def take(self, rows: Int64[np.ndarray, " rows"]) -> "EventHeaders":
         """Some of the events."""
-        return Outline(self.ids[rows], self.primaries[rows], self.counts[rows])
+        return EventHeaders(self.ids[rows], self.primaries[rows], self.counts[rows])
 
     def counted(self, showers: Int64[np.ndarray, " events"]) -> Counted:
         """The events with their showers' numbers."""

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from crmuons.data.schema import PRIMARY_FEATURES
-from crmuons.evaluation.headers import Outline
+from crmuons.evaluation.headers import EventHeaders
 from crmuons.evaluation.metrics.quantities import primary_features, shower_numbers
 
 SHARED_SHARE = 0.5  # Two data sets that have half of their events' primaries in common were not drawn independently.
@@ -35,7 +35,7 @@ class Pairing:
     paired: tuple[Rows, Rows] | None
 
 
-def halve(truth: Outline, max_events: int, seed: int) -> tuple[Rows, Rows]:
+def halve(truth: EventHeaders, max_events: int, seed: int) -> tuple[Rows, Rows]:
     """Two sets of at most so many events each, that share no shower.
 
     Raises:
@@ -55,7 +55,7 @@ def halve(truth: Outline, max_events: int, seed: int) -> tuple[Rows, Rows]:
     return np.sort(order[:size]), np.sort(order[first_of_second : first_of_second + size])
 
 
-def pair_data(truth: Outline, generated: Outline, max_events: int, seed: int) -> Pairing:
+def pair_data(truth: EventHeaders, generated: EventHeaders, max_events: int, seed: int) -> Pairing:
     """What to compare of two data sets, which may or may not hold the same primaries.
 
     Raises:
@@ -74,13 +74,13 @@ def pair_data(truth: Outline, generated: Outline, max_events: int, seed: int) ->
     return Pairing(in_truth[first], in_truth[second], np.sort(in_generated[second]), paired)
 
 
-def share_primaries(truth: Outline, generated: Outline) -> bool:
+def share_primaries(truth: EventHeaders, generated: EventHeaders) -> bool:
     """Whether generated events have the ids and primaries of true ones, as those have that were generated for them."""
     fewest = min(len(truth), len(generated))
     return fewest > 0 and len(_same_primaries(truth, generated)[0]) >= SHARED_SHARE * fewest
 
 
-def one_per_shower(events: Outline, seed: int = 0) -> Rows:
+def one_per_shower(events: EventHeaders, seed: int = 0) -> Rows:
     """One event of each shower, at random (the first may always be the shallowest): independent of each other."""
     order = np.random.default_rng(seed).permutation(len(events))
     (showers,) = shower_numbers(events.ids[order])
@@ -88,7 +88,7 @@ def one_per_shower(events: Outline, seed: int = 0) -> Rows:
     return rows
 
 
-def range_warnings(truth: Outline, generated: Outline) -> list[str]:
+def range_warnings(truth: EventHeaders, generated: EventHeaders) -> list[str]:
     """What is to be said where generated events have other primaries than true ones, quantity by quantity.
 
     Said where more than 1 % of either side lie outside the other's range, or where Kolmogorov's distance of one event per
@@ -114,20 +114,20 @@ def _next_shower(showers: Int64[np.ndarray, " events"], start: int) -> int:
     return int(begins[min(int(np.searchsorted(begins, start)), len(begins) - 1)])
 
 
-def _same_primaries(one: Outline, other: Outline) -> tuple[Rows, Rows]:
+def _same_primaries(one: EventHeaders, other: EventHeaders) -> tuple[Rows, Rows]:
     """Where events of the same ids and primary are in each set, in the first set's order."""
     _, at_one, at_other = np.intersect1d(_keys(one), _keys(other), return_indices=True)
     order = np.argsort(at_one)
     return at_one[order], at_other[order]
 
 
-def _keys(events: Outline) -> np.ndarray:
+def _keys(events: EventHeaders) -> np.ndarray:
     parts = [np.ascontiguousarray(part).view(np.uint8) for part in (events.ids, events.primaries)]
     rows = np.concatenate(parts, axis=1)
     return np.ascontiguousarray(rows).view(f"V{rows.shape[1]}").ravel()
 
 
-def _some_showers(events: Outline, size: int, seed: int) -> Rows:
+def _some_showers(events: EventHeaders, size: int, seed: int) -> Rows:
     (showers,) = shower_numbers(events.ids)
     order = np.argsort(np.random.default_rng(seed).permutation(int(showers.max()) + 1)[showers], kind="stable")
     return np.sort(order[:size])

@@ -8,12 +8,12 @@ from jaxtyping import Float64, Int64
 
 from crmuons.data.events import EventArrays, concat
 from crmuons.evaluation import baselines
-from crmuons.evaluation.comparison import Comparison, Contender, Frame, compare, compare_truth
-from crmuons.evaluation.datasets import Blocks, Side
-from crmuons.evaluation.headers import Outline
+from crmuons.evaluation.comparison import Comparison, EvaluationPlan, EventSample, compare, compare_truth
+from crmuons.evaluation.datasets import BlockedEvents, EventSet
+from crmuons.evaluation.headers import EventHeaders
 from crmuons.evaluation.metrics import regions
 from crmuons.evaluation.metrics.quantities import Sample, primary_features, shower_numbers
-from crmuons.evaluation.tasks import Pieces
+from crmuons.evaluation.tasks import Executor
 
 GENERATED, FLOOR, NEAREST, PARAMETRIC = "generated", "truth", "nearest primary", "parametric"
 EVENTS_PER_PIECE = 2**14  # Of generation and of the rivals. A multiple of the blocks that share a random stream.
@@ -21,7 +21,7 @@ ADVISED_EVENTS = 20_000
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvaluationSettings:
     """How many events are compared (on each side), and the seed of all that is drawn.
 
     Raises:
@@ -51,20 +51,24 @@ class Reference:
         warnings: why a rival is not there, and whether there are few events.
     """
 
-    truth: Contender
-    control: Contender
+    truth: EventSample
+    control: EventSample
     comparisons: dict[str, Comparison]
-    frame: Frame
+    frame: EvaluationPlan
     warnings: list[str]
 
     @property
-    def both(self) -> Outline:
+    def both(self) -> EventHeaders:
         """All true events that are used."""
-        return Outline.concat([self.truth.side.outline, self.control.side.outline])
+        return EventHeaders.concat([self.truth.side.outline, self.control.side.outline])
 
 
-def prepare(
-    pieces: Pieces, truth: Blocks, training: Blocks | None, settings: Settings, rows: tuple[np.ndarray, np.ndarray]
+def prepare_reference(
+    pieces: Executor,
+    truth: BlockedEvents,
+    training: BlockedEvents | None,
+    settings: EvaluationSettings,
+    rows: tuple[np.ndarray, np.ndarray],
 ) -> Reference:
     """Set floor and rivals going.
 
@@ -85,8 +89,8 @@ def prepare(
     here, there = shower_numbers(first.outline.ids, second.outline.ids)
     control_contender = contender(pieces, second, there)
     truth_contender = contender(pieces, first, here)
-    conditions = primary_features(Outline.concat([first.outline, second.outline]).primaries)
-    frame = Frame(list(regions.regions(conditions)), regions.hard_cases(_masses(training)), settings.seed)
+    conditions = primary_features(EventHeaders.concat([first.outline, second.outline]).primaries)
+    frame = EvaluationPlan(list(regions.regions(conditions)), regions.hard_cases(_masses(training)), settings.seed)
     others, warnings = _rivals(pieces, (first, second), training, settings.seed)
     comparisons = {FLOOR: compare_truth(pieces, truth_contender, control_contender, frame)}
     for name, side in others.items():
@@ -95,30 +99,30 @@ def prepare(
     return Reference(truth_contender, control_contender, comparisons, frame, warnings)
 
 
-def contender(pieces: Pieces, side: Side, showers: Int64[np.ndarray, " events"]) -> Contender:
+def contender(pieces: Executor, side: EventSet, showers: Int64[np.ndarray, " events"]) -> EventSample:
     """Events with their quantities."""
-    return Contender(side, pieces.later(Sample.of, side.events, showers))
+    return EventSample(side, pieces.later(Sample.of, side.events, showers))
 
 
-def parts(events: Outline) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
+def parts(events: EventHeaders) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
     """Primaries and ids of EVENTS_PER_PIECE events at a time, with the number of the first."""
     for start in range(0, len(events), EVENTS_PER_PIECE):
         rows = slice(start, start + EVENTS_PER_PIECE)
         yield start, (events.primaries[rows], events.ids[rows])
 
 
-def together(*parts: EventArrays) -> EventArrays:
+def concat_samples(*parts: EventArrays) -> EventArrays:
     """The events of several parts, in order."""
     return concat(parts)
 
 
 def _rivals(
-    pieces: Pieces, halves: tuple[Side, Side], training: Blocks | None, seed: int
-) -> tuple[dict[str, Side], list[str]]:
+    pieces: Executor, halves: tuple[EventSet, EventSet], training: BlockedEvents | None, seed: int
+) -> tuple[dict[str, EventSet], list[str]]:
     """The rivals' events for the control's primaries, and why a rival is not there."""
     if training is None:
         return {}, ["no training events were given, so the cheap rivals are missing"]
-    known = Outline.concat([half.outline for half in halves])
+    known = EventHeaders.concat([half.outline for half in halves])
     theirs, ours = shower_numbers(training.outline.ids, known.ids)
     rows = np.flatnonzero(~np.isin(theirs, ours))
     muons = int(training.outline.counts[rows].sum())
@@ -128,23 +132,24 @@ def _rivals(
     learned, control = training.gather(pieces, rows).events, halves[1].outline
     nearest = pieces.later(baselines.NearestPrimary, learned)
     parametric = pieces.later(baselines.ParametricSampler.fit, learned, seed)
-    copied = [pieces.later(baselines.NearestPrimary.bundles, nearest, *part) for _, part in parts(control)]
+    copied = [pieces.later(baselines.NearestPrimary.generate, nearest, *part) for _, part in parts(control)]
     drawn = [
-        pieces.later(baselines.ParametricSampler.bundles, parametric, *part, (seed, start))
+        pieces.later(baselines.ParametricSampler.generate, parametric, *part, (seed, start))
         for start, part in parts(control)
     ]
     return {
-        name: Side(control, pieces.later(together, *parts)) for name, parts in ((NEAREST, copied), (PARAMETRIC, drawn))
+        name: EventSet(control, pieces.later(concat_samples, *parts))
+        for name, parts in ((NEAREST, copied), (PARAMETRIC, drawn))
     }, []
 
 
-def _masses(training: Blocks | None) -> Float64[np.ndarray, " masses"] | None:
+def _masses(training: BlockedEvents | None) -> Float64[np.ndarray, " masses"] | None:
     if training is None or not len(training):
         return None
     return np.unique(training.outline.primaries[:, 2]).astype(np.float64)
 
 
-def _size_warnings(truth: Side) -> list[str]:
+def _size_warnings(truth: EventSet) -> list[str]:
     if len(truth) >= ADVISED_EVENTS:
         return []
     showers = len(np.unique(truth.outline.ids, axis=0))

@@ -8,15 +8,15 @@ from typing import Literal
 
 from crmuons import config
 from crmuons.data import manifest
-from crmuons.data.quarantine import Tally
+from crmuons.data.quarantine import ReadCounts
 from crmuons.data.selection import Selection, Split, in_split, training_selection
 from crmuons.evaluation import pairing
 from crmuons.evaluation.candidates import data_candidate, model_candidate
-from crmuons.evaluation.datasets import Blocks, read
+from crmuons.evaluation.datasets import BlockedEvents, read
 from crmuons.evaluation.evaluate import Evaluation, evaluate
-from crmuons.evaluation.headers import Outline
-from crmuons.evaluation.reference import Reference, Settings, prepare
-from crmuons.evaluation.tasks import Pieces
+from crmuons.evaluation.headers import EventHeaders
+from crmuons.evaluation.reference import EvaluationSettings, Reference, prepare_reference
+from crmuons.evaluation.tasks import Executor
 from crmuons.generation.generator import BundleGenerator
 from crmuons.generation.load import load_generator
 from crmuons.storage import files
@@ -30,7 +30,7 @@ Depth = Literal["slant", "vertical"]
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluationRequest:
     """What is to be evaluated.
 
     Attributes:
@@ -49,7 +49,7 @@ class Request:
     generated: Sequence[str] = ()
     training: Sequence[str] = ()
     depth: Depth | None = None
-    settings: Settings = field(default_factory=Settings)
+    settings: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     def __post_init__(self) -> None:
         if bool(self.models) == bool(self.generated):
@@ -58,7 +58,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Given:
+class LoadedData:
     """What was read.
 
     Attributes:
@@ -67,13 +67,13 @@ class Given:
         warnings: what is to be said about them.
     """
 
-    truth: Blocks
-    training: Blocks
-    tally: Tally
+    truth: BlockedEvents
+    training: BlockedEvents
+    tally: ReadCounts
     warnings: list[str]
 
 
-def evaluate_request(request: Request, pieces: Pieces) -> Iterator[Evaluation]:
+def evaluate_request(request: EvaluationRequest, pieces: Executor) -> Iterator[Evaluation]:
     """Read the events once, then evaluate one model after the other, or the data set.
 
     Raises:
@@ -84,37 +84,37 @@ def evaluate_request(request: Request, pieces: Pieces) -> Iterator[Evaluation]:
         yield _evaluate_data(request, pieces)
         return
     generators = [load_generator(model) for model in request.models]  # All: one that is missing is said at once.
-    references: dict[str, tuple[Given, Reference]] = {}
+    references: dict[str, tuple[LoadedData, Reference]] = {}
     for name, generator in zip(request.models, generators, strict=True):
         data = _data_settings(request, generator)
         key = f"{_selection(data, request.split)} {data.train}"
         if key not in references:
             given = _read(request, data, pieces)
             halves = pairing.halve(given.truth.outline, request.settings.max_events, request.settings.seed)
-            references[key] = given, prepare(pieces, given.truth, given.training, request.settings, halves)
+            references[key] = given, prepare_reference(pieces, given.truth, given.training, request.settings, halves)
         given, reference = references[key]
         result = evaluate(pieces, reference, model_candidate(pieces, reference, generator))
         about = {
             "candidate": name,
-            "model_step": generator.about.get("step"),
-            "model_written": generator.about.get("written"),
+            "model_step": generator.metadata.get("step"),
+            "model_written": generator.metadata.get("written"),
         }
         yield _describe(result, request, given, about, _training_warnings(request, data, given.truth.outline))
 
 
-def _evaluate_data(request: Request, pieces: Pieces) -> Evaluation:
+def _evaluate_data(request: EvaluationRequest, pieces: Executor) -> Evaluation:
     data = _data_settings(request, None)
     given = _read(request, data, pieces)
     generated = _read_generated(request, data, given.truth.outline, pieces)
     settings = request.settings
     pairs = pairing.pair_data(given.truth.outline, generated.outline, settings.max_events, settings.seed)
-    reference = prepare(pieces, given.truth, given.training, settings, (pairs.truth, pairs.control))
+    reference = prepare_reference(pieces, given.truth, given.training, settings, (pairs.truth, pairs.control))
     result = evaluate(pieces, reference, data_candidate(pieces, reference, given.truth, generated, pairs))
     return _describe(result, request, given, {"candidate": ", ".join(request.generated)}, [])
 
 
 def _describe(
-    result: Evaluation, request: Request, given: Given, about: dict[str, object], warnings: list[str]
+    result: Evaluation, request: EvaluationRequest, given: LoadedData, about: dict[str, object], warnings: list[str]
 ) -> Evaluation:
     about |= {"truth": f"{', '.join(request.truth)} ({request.split} split)", "rows_read": given.tally.rows}
     return Evaluation(
@@ -127,9 +127,9 @@ def _describe(
     )
 
 
-def _data_settings(request: Request, model: BundleGenerator | None) -> config.Data:
+def _data_settings(request: EvaluationRequest, model: BundleGenerator | None) -> config.Data:
     """How the model's training read its data; the defaults for data sets."""
-    settings = {} if model is None else model.about.get("config", {}).get("data", {})
+    settings = {} if model is None else model.metadata.get("config", {}).get("data", {})
     depth = {} if request.depth is None else {"depth": request.depth}
     return config.Data.model_validate(settings | depth)
 
@@ -139,7 +139,7 @@ def _selection(data: config.Data, split: Split) -> Selection:
     return Selection(split, data.validation_share, data.test_share, vertical_depth=vertical)
 
 
-def _read(request: Request, data: config.Data, pieces: Pieces) -> Given:
+def _read(request: EvaluationRequest, data: config.Data, pieces: Executor) -> LoadedData:
     """The true events, and the training events for the rivals."""
     wanted = (_selection(data, request.split), 2 * request.settings.max_events)
     for_rivals, seed = (_selection(data, "train"), TRAINING_EVENTS), request.settings.seed
@@ -161,10 +161,10 @@ def _read(request: Request, data: config.Data, pieces: Pieces) -> Given:
         warnings.append(
             f"{tally.quarantined} of {tally.rows} rows of the true files cannot be used and were left out; the log says why"
         )
-    return Given(truth, training, tally, warnings)
+    return LoadedData(truth, training, tally, warnings)
 
 
-def _training_files(request: Request, data: config.Data) -> tuple[Sequence[str], list[str]]:
+def _training_files(request: EvaluationRequest, data: config.Data) -> tuple[Sequence[str], list[str]]:
     """The files of training events that are not among the true ones; none to take the true files' training split."""
     if request.training or not data.train or sorted(data.train) == sorted(request.truth):
         return request.training, []
@@ -175,7 +175,9 @@ def _training_files(request: Request, data: config.Data) -> tuple[Sequence[str],
     return data.train, []
 
 
-def _read_generated(request: Request, data: config.Data, truth: Outline, pieces: Pieces) -> Blocks:
+def _read_generated(
+    request: EvaluationRequest, data: config.Data, truth: EventHeaders, pieces: Executor
+) -> BlockedEvents:
     """Generated events: of the truth's split where they have its primaries, any otherwise."""
     limit, slant = 2 * request.settings.max_events, data.model_copy(update={"depth": "slant"})
     # Generated events are written with slant depths.
@@ -184,7 +186,7 @@ def _read_generated(request: Request, data: config.Data, truth: Outline, pieces:
     return same_split if pairing.share_primaries(truth, same_split.outline) else any_split
 
 
-def _training_warnings(request: Request, data: config.Data, truth: Outline) -> list[str]:
+def _training_warnings(request: EvaluationRequest, data: config.Data, truth: EventHeaders) -> list[str]:
     """Whether the model was trained on what it is held against."""
     trained = in_split(truth.ids, training_selection(data, None))
     if not trained.any():

@@ -16,11 +16,11 @@ from crmuons.progress import progress
 T = TypeVar("T")
 
 
-class Later(Generic[T]):
+class Future(Generic[T]):
     """A value that is still to be made, or lies where the pieces run."""
 
 
-class Pieces(ABC):
+class Executor(ABC):
     """Runs pieces. What `later` gives may be an argument of other pieces; whoever wants the value here asks with `get`.
 
     Attributes:
@@ -33,22 +33,22 @@ class Pieces(ABC):
         self.asked = 0
         self.bar = progress(0, unit="pieces", what="evaluate")
 
-    def later(self, function: Callable[..., T], *arguments: Any) -> Later[T]:
+    def later(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
         """The result of a function; later values among the arguments reach it as values."""
         self.asked += 1
         self.bar.total = self.asked
         return self._start(function, arguments)
 
     @abstractmethod
-    def given(self, value: T) -> Later[T]:
+    def given(self, value: T) -> Future[T]:
         """A value that several pieces need, brought to where they run once."""
 
     @abstractmethod
-    def get(self, later: Later[T]) -> T:
+    def get(self, later: Future[T]) -> T:
         """The value; waits for it, or makes it."""
 
     @abstractmethod
-    def _start(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> Later[T]: ...
+    def _start(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> Future[T]: ...
 
 
 def run(function: Callable[..., T], *arguments: Any) -> T:
@@ -62,33 +62,33 @@ def run(function: Callable[..., T], *arguments: Any) -> T:
 
 
 @contextmanager
-def in_process() -> Iterator[Pieces]:
+def in_process() -> Iterator[Executor]:
     """Pieces that run in this process, each when its value is asked for."""
     pieces = _InProcess()
     with pieces.bar:
         yield pieces
 
 
-class _InProcess(Pieces):
+class _InProcess(Executor):
     ahead = 1
 
-    def given(self, value: T) -> Later[T]:
+    def given(self, value: T) -> Future[T]:
         return _Here(value)
 
-    def get(self, later: Later[T]) -> T:
+    def get(self, later: Future[T]) -> T:
         assert isinstance(later, _Here)
         if later.work is not None:
             function, arguments = later.work
-            later.value = run(function, *(self.get(each) if isinstance(each, Later) else each for each in arguments))
+            later.value = run(function, *(self.get(each) if isinstance(each, Future) else each for each in arguments))
             later.work = None  # What it was made from can go.
             self.bar.update()
         value: T = later.value
         return value
 
-    def _start(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> Later[T]:
+    def _start(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> Future[T]:
         return _Here(None, (function, arguments))
 
 
-class _Here(Later[T]):
+class _Here(Future[T]):
     def __init__(self, value: Any, work: tuple[Callable[..., T], tuple[Any, ...]] | None = None) -> None:
         self.value, self.work = value, work

@@ -17,7 +17,7 @@ from crmuons.generation.generator import BundleGenerator
 from crmuons.generation.load import load_generator
 from crmuons.models import saved_model, standalone
 from crmuons.models.ragged import Ragged
-from crmuons.models.standalone import Bundles, Network
+from crmuons.models.standalone import Bundles, StandaloneModel
 from crmuons.storage import files
 from crmuons.storage.output import Output
 
@@ -75,7 +75,7 @@ def export(model: str | Path, out: str | Path, *, onnx: bool = False) -> None:
 def _export(generator: BundleGenerator, out: Path, *, onnx: bool) -> None:
     partial = out.with_name(f".{out.name}.exporting")
     try:
-        saved_model.save_model(partial, generator.model, generator.about)
+        saved_model.save_model(partial, generator.model, generator.metadata)
         shutil.copyfile(standalone.__file__, partial / "bundles.py")
         bundles = Bundles(partial)
         (partial / "README.txt").write_text(
@@ -92,7 +92,7 @@ def _export(generator: BundleGenerator, out: Path, *, onnx: bool) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-class _OnnxNetwork(Network):
+class _OnnxNetwork(StandaloneModel):
     """The networks in operators that give the same on any number of threads."""
 
     def mean(self, muons: Tensor, counts: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class _OnnxNetwork(Network):
 class MultiplicityGraph(nn.Module):
     """Primaries to the distribution of N."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: StandaloneModel) -> None:
         super().__init__()
         self.network = network
         self.outputs = ("log_weights", "log_means", "shapes") if network.components else ("log10_num_muons_plus_1",)
@@ -122,7 +122,7 @@ class GeneratorGraph(nn.Module):
 
     outputs = ("muons",)
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: StandaloneModel) -> None:
         super().__init__()
         self.network = network
 
@@ -168,7 +168,7 @@ def _check_portable(generator: BundleGenerator, bundles: Bundles, primaries: np.
     _compare("the exported model", worst_difference(GeneratorGraph(network)(*inputs.values()).numpy(), trained.numpy()))
 
 
-def _write_onnx(network: Network, primaries: np.ndarray, folder: Path) -> None:
+def _write_onnx(network: StandaloneModel, primaries: np.ndarray, folder: Path) -> None:
     folder.mkdir()
     portable_graph, values = _OnnxNetwork(network.weights), torch.from_numpy(primaries)
     graph = MultiplicityGraph(portable_graph)
@@ -181,11 +181,11 @@ def _write_onnx(network: Network, primaries: np.ndarray, folder: Path) -> None:
     _compare("generator.onnx", worst_difference(muons, GeneratorGraph(network)(*inputs.values()).numpy()))
 
 
-def _inputs(network: Network, primaries: Tensor) -> dict[str, Tensor]:
+def _inputs(network: StandaloneModel, primaries: Tensor) -> dict[str, Tensor]:
     source = torch.Generator().manual_seed(0)
     counts = torch.randint(1, 2 * CHECK_MUONS_PER_EVENT, (len(primaries),), generator=source)
     event = torch.repeat_interleave(counts)
-    noise = network.noise(len(primaries), len(event), source)
+    noise = network.latents(len(primaries), len(event), source)
     return dict(zip(INPUTS, (primaries, counts, event, *noise), strict=True))
 
 

@@ -15,14 +15,14 @@ from crmuons.data.arrow import to_table
 from crmuons.data.events import EventArrays
 from crmuons.models import standalone
 from crmuons.models.bundle_model import BundleModel
-from crmuons.models.standalone import Network
+from crmuons.models.standalone import StandaloneModel
 
 RANGE_MARGIN = 0.01
 MAX_MUONS_PER_EVENT = 2**21  # An event is made in one piece: 2 GB of hidden numbers.
 
 
 @dataclass(frozen=True)
-class Piece:
+class GeneratedBlock:
     """Some consecutive events of a block.
 
     Attributes:
@@ -45,12 +45,12 @@ class BundleGenerator:
     def __init__(self, model: BundleModel, about: dict[str, Any], device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device)
-        self.network = Network(self.model.state_dict())
-        self.about = about
+        self.network = StandaloneModel(self.model.state_dict())
+        self.metadata = about
 
-    def on(self, device: torch.device | str) -> "BundleGenerator":
+    def to(self, device: torch.device | str) -> "BundleGenerator":
         """The same model on a device."""
-        return self if self.device == torch.device(device) else BundleGenerator(self.model, self.about, device)
+        return self if self.device == torch.device(device) else BundleGenerator(self.model, self.metadata, device)
 
     @property
     def events_per_block(self) -> int:
@@ -79,7 +79,7 @@ class BundleGenerator:
         """Draw N alone, for each primary: the N of `bundles`."""
         return self.network.draw_counts(primaries, seed)
 
-    def bundles(
+    def generate(
         self,
         primaries: Float32[np.ndarray, "events 4"],
         *,
@@ -89,11 +89,11 @@ class BundleGenerator:
         max_muons: int | None = None,
         first_event: int = 0,
     ) -> EventArrays:
-        """Draw one event for each primary; arguments and errors are those of `pieces`."""
+        """Draw one event for each primary; arguments and errors are those of `generate_blocks`."""
         how: dict[str, Any] = {"ids": ids, "counts": counts, "max_muons": max_muons, "first_event": first_event}
-        return concat(list(self.pieces(primaries, seed=seed, **how))).events
+        return concat(list(self.generate_blocks(primaries, seed=seed, **how))).events
 
-    def pieces(
+    def generate_blocks(
         self,
         primaries: Float32[np.ndarray, "events 4"],
         *,
@@ -102,7 +102,7 @@ class BundleGenerator:
         counts: Int64[np.ndarray, " events"] | None = None,
         max_muons: int | None = None,
         first_event: int = 0,
-    ) -> Iterator[Piece]:
+    ) -> Iterator[GeneratedBlock]:
         """Draw one event for each primary, some events at a time.
 
         On a GPU, the next piece is being made and copied while the caller works on one.
@@ -128,7 +128,7 @@ class BundleGenerator:
         check_counts(kept, primaries)
         made = self.network.draw_muons(primaries, kept, seed, first_event)
         for rows, muons in _one_ahead((rows, _Copy(muons)) for rows, muons in made):
-            yield Piece(EventArrays(ids[rows], primaries[rows], kept[rows], muons.on_host()), drawn[rows])
+            yield GeneratedBlock(EventArrays(ids[rows], primaries[rows], kept[rows], muons.on_host()), drawn[rows])
 
 
 class _Copy:
@@ -151,16 +151,16 @@ class _Copy:
         return self.values.numpy()
 
 
-def concat(pieces: Sequence[Piece]) -> Piece:
-    """The events of several pieces, in order."""
-    events = [piece.events for piece in pieces]
+def concat(blocks: Sequence[GeneratedBlock]) -> GeneratedBlock:
+    """Join the events of several blocks, in order."""
+    events = [block.events for block in blocks]
     together = EventArrays(
         ids=np.concatenate([np.empty((0, 2), np.uint64), *(part.ids for part in events)]),
         primaries=np.concatenate([np.empty((0, 4), np.float32), *(part.primaries for part in events)]),
         counts=np.concatenate([np.empty(0, np.int64), *(part.counts for part in events)]),
         muons=np.concatenate([np.empty((0, 3), np.float32), *(part.muons for part in events)]),
     )
-    return Piece(together, np.concatenate([np.empty(0, np.int64), *(piece.drawn for piece in pieces)]))
+    return GeneratedBlock(together, np.concatenate([np.empty(0, np.int64), *(block.drawn for block in blocks)]))
 
 
 def check_primaries(primaries: Float32[np.ndarray, "events 4"]) -> None:

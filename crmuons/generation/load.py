@@ -37,7 +37,7 @@ def local_model(place: str | Path) -> Path:
         files.get_tree(url, copies)
         return copies
     if not (copies / name).is_dir():
-        artifacts.get(storage, name, copies / name)
+        artifacts.download(storage, name, copies / name)
     return copies / name
 
 

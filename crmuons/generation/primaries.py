@@ -44,7 +44,7 @@ class Primaries:
         return Primaries(self.ids[start:stop], self.values[start:stop], counts)
 
 
-class Source(Protocol):
+class PrimarySource(Protocol):
     """Where primaries come from. It can be gone through more than once, and gives the same each time."""
 
     def __iter__(self) -> Iterator[Primaries]: ...

@@ -14,7 +14,7 @@ import numpy as np
 
 from crmuons.data import schema
 from crmuons.generation.generator import BundleGenerator, check_counts
-from crmuons.generation.primaries import Counts, Primaries, Source
+from crmuons.generation.primaries import Counts, Primaries, PrimarySource
 from crmuons.models import standalone
 from crmuons.storage.output import Output
 
@@ -28,7 +28,7 @@ SAMPLE_EVERY = 64  # Events whose N is drawn to estimate the mean.
 
 
 @dataclass(frozen=True)
-class Options:
+class GenerationOptions:
     """What a user asks for beside model and primaries.
 
     Attributes:
@@ -61,7 +61,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Request:
+class GenerationRequest:
     """Everything that decides what a shard holds. Two requests with the same values make the same shards, bit by bit.
 
     Attributes:
@@ -91,7 +91,7 @@ class Request:
         return f"events-{number:05d}.parquet"
 
 
-def as_before(out: Output, options: Options) -> Options:
+def with_previous_shard_size(out: Output, options: GenerationOptions) -> GenerationOptions:
     """With the shard size of an earlier run into the directory, where none is asked for."""
     if options.events_per_shard is None and REQUEST_FILE in out.names():
         before = _read_request(out)
@@ -100,7 +100,9 @@ def as_before(out: Output, options: Options) -> Options:
     return options
 
 
-def survey(generator: BundleGenerator, source: Source, options: Options) -> tuple[Request, float]:
+def scan_primaries(
+    generator: BundleGenerator, source: PrimarySource, options: GenerationOptions
+) -> tuple[GenerationRequest, float]:
     """Go through all primaries once: the request, and about how many muons an event will have."""
     seen, outside, sampled, muons = 0, 0, 0, 0.0
     content = hashlib.sha256()
@@ -118,7 +120,7 @@ def survey(generator: BundleGenerator, source: Source, options: Options) -> tupl
     _require(seen > 0, "the primaries have no rows; give at least one primary")
     _report_outside(generator, options, seen, outside, first_outside)
     mean = muons / sampled
-    request = Request(
+    request = GenerationRequest(
         model=model_digest(generator),
         primaries=content.hexdigest()[:16],
         num_events=seen,
@@ -132,12 +134,12 @@ def survey(generator: BundleGenerator, source: Source, options: Options) -> tupl
     return request, mean
 
 
-def _given_counts(primaries: Primaries, options: Options) -> np.ndarray | None:
+def _given_counts(primaries: Primaries, options: GenerationOptions) -> np.ndarray | None:
     """N of each event before the cap, where it is not drawn."""
     return np.full(len(primaries), options.counts) if isinstance(options.counts, int) else primaries.counts
 
 
-def _sample_counts(generator: BundleGenerator, primaries: Primaries, options: Options) -> np.ndarray:
+def _sample_counts(generator: BundleGenerator, primaries: Primaries, options: GenerationOptions) -> np.ndarray:
     """N of some events; those that are given are checked all."""
     cap, given = options.max_muons_per_event, _given_counts(primaries, options)
     if given is None:
@@ -154,7 +156,9 @@ def _events_per_shard(mean_muons: float, block: int) -> int:
     return int(2 ** np.clip(np.floor(np.log2(wanted)), np.log2(block), np.log2(MAX_EVENTS_PER_SHARD)))
 
 
-def _report_outside(generator: BundleGenerator, options: Options, seen: int, outside: int, first: list[float]) -> None:
+def _report_outside(
+    generator: BundleGenerator, options: GenerationOptions, seen: int, outside: int, first: list[float]
+) -> None:
     if not outside:
         return
     ranges = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in generator.training_ranges.items())
@@ -164,7 +168,7 @@ def _report_outside(generator: BundleGenerator, options: Options, seen: int, out
     logger.warning("%s; they are generated, with %s true", what, OUTSIDE_COLUMN)
 
 
-def claim(out: Output, request: Request, about: dict[str, object]) -> None:
+def claim_directory(out: Output, request: GenerationRequest, about: dict[str, object]) -> None:
     """Claim a place, or find that it is claimed by the same request."""
     there = out.names()
     if REQUEST_FILE in there:
@@ -184,7 +188,7 @@ def _read_request(out: Output) -> dict[str, Any]:
     return found
 
 
-def _check_same(out: Output, request: Request) -> None:
+def _check_same(out: Output, request: GenerationRequest) -> None:
     found, wanted = _read_request(out), asdict(request)
     differing = [
         f"{name} was {found.get(name)}, now {value}" for name, value in wanted.items() if found.get(name) != value

@@ -21,9 +21,16 @@ from crmuons import allocator, provenance
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
 from crmuons.generation import generator as bundles
-from crmuons.generation.generator import BundleGenerator, Piece
-from crmuons.generation.primaries import Primaries, Source
-from crmuons.generation.request import OUTSIDE_COLUMN, Options, Request, as_before, claim, survey
+from crmuons.generation.generator import BundleGenerator, GeneratedBlock
+from crmuons.generation.primaries import Primaries, PrimarySource
+from crmuons.generation.request import (
+    OUTSIDE_COLUMN,
+    GenerationOptions,
+    GenerationRequest,
+    claim_directory,
+    scan_primaries,
+    with_previous_shard_size,
+)
 from crmuons.progress import progress
 from crmuons.storage.output import Output
 
@@ -48,7 +55,7 @@ _FLOATS = ["primary.list.element", "muons.list.element.list.element"]
 
 
 @dataclass(frozen=True)
-class Tally:
+class WriteCounts:
     """What became of some events."""
 
     events: int = 0
@@ -56,12 +63,12 @@ class Tally:
     outside_training: int = 0
     capped: int = 0
 
-    def __add__(self, other: "Tally") -> "Tally":
-        return Tally(*(mine + theirs for mine, theirs in zip(_values(self), _values(other), strict=True)))
+    def __add__(self, other: "WriteCounts") -> "WriteCounts":
+        return WriteCounts(*(mine + theirs for mine, theirs in zip(_values(self), _values(other), strict=True)))
 
 
 @dataclass(frozen=True)
-class Shard:
+class OutputShard:
     """The primaries of one file to be made."""
 
     number: int
@@ -69,7 +76,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Work:
+class GenerationJob:
     """A request, and what an interrupted run has done of it.
 
     Attributes:
@@ -78,9 +85,9 @@ class Work:
         expected_muons: about how many muons are left to make.
     """
 
-    request: Request
+    request: GenerationRequest
     out: Output
-    done: dict[int, Tally]
+    done: dict[int, WriteCounts]
     expected_muons: float
 
     @property
@@ -92,7 +99,9 @@ class Work:
         return large and ("RAY_ADDRESS" in os.environ or CPUS > MAX_THREADS)
 
 
-def prepare(out: Output, generator: BundleGenerator, source: Source, options: Options) -> Work:
+def plan_generation(
+    out: Output, generator: BundleGenerator, source: PrimarySource, options: GenerationOptions
+) -> GenerationJob:
     """Look at all primaries, write down the request, or find what is done of it.
 
     Raises:
@@ -101,19 +110,21 @@ def prepare(out: Output, generator: BundleGenerator, source: Source, options: Op
         PermissionError, NotADirectoryError: if the place cannot be written.
     """
     out.check_writable()
-    request, mean = survey(generator, source, as_before(out, options))
-    claim(out, request, {"primaries": source.about(), "model": generator.about, "code": provenance.code_tags()})
-    done = finished(out, request)
+    request, mean = scan_primaries(generator, source, with_previous_shard_size(out, options))
+    claim_directory(
+        out, request, {"primaries": source.about(), "model": generator.metadata, "code": provenance.code_tags()}
+    )
+    done = finished_shards(out, request)
     if done:
         logger.info("%d of %d shards were finished before and are kept", len(done), request.num_shards)
-    return Work(request, out, done, mean * (request.num_events - sum(tally.events for tally in done.values())))
+    return GenerationJob(request, out, done, mean * (request.num_events - sum(tally.events for tally in done.values())))
 
 
-def missing(source: Source, work: Work) -> Iterator[Shard]:
+def pending_shards(source: PrimarySource, work: GenerationJob) -> Iterator[OutputShard]:
     """The shards that are still to be made, in order."""
     for number, primaries in enumerate(_cut(source, work.request.events_per_shard)):
         if number not in work.done:
-            yield Shard(number, primaries)
+            yield OutputShard(number, primaries)
 
 
 def set_up_process() -> None:
@@ -122,7 +133,7 @@ def set_up_process() -> None:
     allocator.keep_freed_memory()
 
 
-def write_shard(out: Output, request: Request, generator: BundleGenerator, shard: Shard) -> Tally:
+def write_shard(out: Output, request: GenerationRequest, generator: BundleGenerator, shard: OutputShard) -> WriteCounts:
     """Generate the events of a shard and write them; the file appears under its name once it is whole.
 
     Raises:
@@ -137,7 +148,7 @@ def write_shard(out: Output, request: Request, generator: BundleGenerator, shard
         raise OSError(msg) from error
 
 
-def finished(out: Output, request: Request) -> dict[int, Tally]:
+def finished_shards(out: Output, request: GenerationRequest) -> dict[int, WriteCounts]:
     """What the shards hold that are whole and of this request."""
     there = set(out.names())
     numbers = [number for number in range(request.num_shards) if request.shard(number) in there]
@@ -146,7 +157,7 @@ def finished(out: Output, request: Request) -> dict[int, Tally]:
         return {number: tally for number, tally in zip(numbers, found, strict=True) if tally is not None}
 
 
-def _finished(out: Output, request: Request, number: int) -> Tally | None:
+def _finished(out: Output, request: GenerationRequest, number: int) -> WriteCounts | None:
     name = request.shard(number)
     try:
         with out.open(name) as file:
@@ -157,20 +168,20 @@ def _finished(out: Output, request: Request, number: int) -> Tally | None:
     if metadata.get(DIGEST_KEY) != request.digest.encode():
         logger.warning("%s is of another request and is made again", out.of(name))
         return None
-    return Tally(**json.loads(metadata[TALLY_KEY]))
+    return WriteCounts(**json.loads(metadata[TALLY_KEY]))
 
 
-def generate(generator: BundleGenerator, source: Source, work: Work) -> Tally:
+def generate(generator: BundleGenerator, source: PrimarySource, work: GenerationJob) -> WriteCounts:
     """Make what is missing in this process, a shard in each of some threads: torch and Arrow leave Python's lock alone."""
     set_up_process()
-    generator = generator.on(work.request.device)
-    total = sum(work.done.values(), Tally())
+    generator = generator.to(work.request.device)
+    total = sum(work.done.values(), WriteCounts())
     with (
         progress(work.request.num_events, unit="events", what="generate", initial=total.events) as bar,
         ThreadPoolExecutor(min(CPUS, MAX_THREADS)) as threads,
     ):
         write = partial(write_shard, work.out, work.request, generator)
-        for tally in _as_completed(threads, write, missing(source, work)):
+        for tally in _as_completed(threads, write, pending_shards(source, work)):
             total += tally
             bar.set_postfix_str(f"{total.muons:,} muons", refresh=False)
             bar.update(tally.events)
@@ -179,8 +190,8 @@ def generate(generator: BundleGenerator, source: Source, work: Work) -> Tally:
 
 
 def _as_completed(
-    threads: ThreadPoolExecutor, write: Callable[[Shard], Tally], shards: Iterator[Shard]
-) -> Iterator[Tally]:
+    threads: ThreadPoolExecutor, write: Callable[[OutputShard], WriteCounts], shards: Iterator[OutputShard]
+) -> Iterator[WriteCounts]:
     """Have shards written, one for each thread and one ahead; after an error or Ctrl-C no other is begun."""
     running = {threads.submit(write, shard) for shard in islice(shards, min(CPUS, MAX_THREADS) + 1)}
     try:
@@ -192,12 +203,12 @@ def _as_completed(
         threads.shutdown(cancel_futures=True)
 
 
-def _pieces(request: Request, generator: BundleGenerator, shard: Shard) -> Iterator[Piece]:
+def _pieces(request: GenerationRequest, generator: BundleGenerator, shard: OutputShard) -> Iterator[GeneratedBlock]:
     primaries = shard.primaries
     counts = primaries.counts
     if isinstance(request.counts, int):
         counts = np.full(len(primaries), request.counts, np.int64)
-    return generator.pieces(
+    return generator.generate_blocks(
         primaries.values,
         seed=request.seed,
         ids=primaries.ids,
@@ -207,9 +218,9 @@ def _pieces(request: Request, generator: BundleGenerator, shard: Shard) -> Itera
     )
 
 
-def _groups(pieces: Iterable[Piece]) -> Iterator[Piece]:
+def _groups(pieces: Iterable[GeneratedBlock]) -> Iterator[GeneratedBlock]:
     """Put pieces together to row groups."""
-    waiting: list[Piece] = []
+    waiting: list[GeneratedBlock] = []
     muons = events = 0
     for piece in pieces:
         waiting.append(piece)
@@ -222,8 +233,10 @@ def _groups(pieces: Iterable[Piece]) -> Iterator[Piece]:
         yield bundles.concat(waiting)
 
 
-def _write(path: str, request: Request, groups: Iterator[Piece], generator: BundleGenerator) -> Tally:
-    tally = Tally()
+def _write(
+    path: str, request: GenerationRequest, groups: Iterator[GeneratedBlock], generator: BundleGenerator
+) -> WriteCounts:
+    tally = WriteCounts()
     with pq.ParquetWriter(
         path,
         OUTPUT_SCHEMA,
@@ -238,12 +251,12 @@ def _write(path: str, request: Request, groups: Iterator[Piece], generator: Bund
             columns = [*to_table(group.events).columns, pa.array(outside), pa.array(group.drawn)]
             writer.write_table(pa.Table.from_arrays(columns, schema=OUTPUT_SCHEMA), row_group_size=len(outside))
             capped = int((group.drawn > group.events.counts).sum())
-            tally += Tally(len(outside), len(group.events.muons), int(outside.sum()), capped)
+            tally += WriteCounts(len(outside), len(group.events.muons), int(outside.sum()), capped)
         writer.add_key_value_metadata({DIGEST_KEY: request.digest, TALLY_KEY: json.dumps(asdict(tally))})
     return tally
 
 
-def _cut(source: Source, size: int) -> Iterator[Primaries]:
+def _cut(source: PrimarySource, size: int) -> Iterator[Primaries]:
     """Primaries in runs of `size`, the last one shorter."""
     waiting: list[Primaries] = []
     held = 0
@@ -268,5 +281,5 @@ def _concat(parts: list[Primaries]) -> Primaries:
     )
 
 
-def _values(tally: Tally) -> tuple[int, int, int, int]:
+def _values(tally: WriteCounts) -> tuple[int, int, int, int]:
     return tally.events, tally.muons, tally.outside_training, tally.capped

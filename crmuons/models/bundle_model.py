@@ -25,7 +25,7 @@ class BundleModel(nn.Module):
         """What generator and critic know of an event: the primary and log10 N, standardised [events, 5]."""
         return torch.cat([self.features.condition(primaries), self.features.log_count(counts)], dim=1)
 
-    def noise(self, ragged: Ragged, source: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    def latents(self, ragged: Ragged, source: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Latent variables of the showers and of the muons."""
         events, muons, device = len(ragged.counts), len(ragged.event_of_muon), ragged.counts.device
         shower = torch.randn(events, self.generator.shower_latents, generator=source, device=device)
@@ -51,6 +51,6 @@ class BundleModel(nn.Module):
         if not len(ragged.counts):
             return primaries.new_zeros(0, 3)
         condition = self.condition(primaries[kept], ragged.counts)
-        features = self.generator(condition, *self.noise(ragged, source), ragged).float()
+        features = self.generator(condition, *self.latents(ragged, source), ragged).float()
         azimuth = torch.rand(len(features), generator=source, device=features.device) * (2 * math.pi)
         return self.features.to_muons(features, azimuth)

@@ -30,7 +30,7 @@ class SetLayer(nn.Module):
         self, muons: Float[Tensor, "muons width"], event: Float[Tensor, "events width"], ragged: Ragged
     ) -> tuple[Float[Tensor, "muons width"], Float[Tensor, "events width"]]:
         event = event + self.act(self.pool(ragged.mean(muons)) + self.event(event))
-        mixed = self.act(self.muon(muons) + ragged.spread(self.event_to_muon(event)))
+        mixed = self.act(self.muon(muons) + ragged.broadcast(self.event_to_muon(event)))
         return muons + self.act(self.out(mixed)), event
 
 
@@ -58,7 +58,7 @@ class SetGenerator(nn.Module):
         ragged: Ragged,
     ) -> Float[Tensor, "muons features"]:
         event = self.context(torch.cat([condition, shower_noise], dim=1))
-        muons = self.act(self.embed(muon_noise) + ragged.spread(self.embed_event(event)))
+        muons = self.act(self.embed(muon_noise) + ragged.broadcast(self.embed_event(event)))
         for layer in self.layers:
             muons, event = layer(muons, event, ragged)
         result: Tensor = self.out(muons)
@@ -87,7 +87,7 @@ class SetCritic(nn.Module):
         self, features: Float[Tensor, "muons features"], condition: Float[Tensor, "events 5"], ragged: Ragged
     ) -> Float[Tensor, " events"]:
         event = self.context(condition)
-        muons = self.act(self.embed(features) + ragged.spread(self.embed_event(event)))
+        muons = self.act(self.embed(features) + ragged.broadcast(self.embed_event(event)))
         for layer in self.layers:
             muons, event = layer(muons, event, ragged)
         deviation = self.head[0](torch.cat([ragged.mean(muons), event], dim=1)) * ragged.divisors.sqrt()
@@ -113,7 +113,7 @@ class BaselineGenerator(nn.Module):
         muon_noise: Float[Tensor, "muons m"],
         ragged: Ragged,
     ) -> Float[Tensor, "muons features"]:
-        context = ragged.spread(self.context(torch.cat([condition, shower_noise], dim=1)))
+        context = ragged.broadcast(self.context(torch.cat([condition, shower_noise], dim=1)))
         result: Tensor = self.local(torch.cat([context, muon_noise], dim=1))
         return result
 
@@ -131,7 +131,7 @@ class BaselineCritic(nn.Module):
         self, features: Float[Tensor, "muons features"], condition: Float[Tensor, "events 5"], ragged: Ragged
     ) -> Float[Tensor, " events"]:
         primaries = condition[:, :4]
-        local = self.local(torch.cat([ragged.spread(primaries), features], dim=1))
+        local = self.local(torch.cat([ragged.broadcast(primaries), features], dim=1))
         highest = ragged.max(local)
         result: Tensor = self.out(self.decision(torch.cat([highest, primaries], dim=1)))[:, 0]
         return result

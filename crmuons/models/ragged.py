@@ -41,14 +41,14 @@ class Ragged:
         return Ragged(torch.cat([self.counts] * 2), 2 * self.num_muons, 2 * self.num_single)
 
     @cached_property
-    def singles_first(self) -> "SinglesFirst":
+    def singletons_first(self) -> "SingletonFirstOrder":
         """Another order of the events, all of which have muons."""
         events = torch.argsort(self.counts > 1, stable=True)
         counts = self.counts.index_select(0, events)
         shifts = self.starts.index_select(0, events) - (counts.cumsum(0) - counts)
         muons = self.muons + torch.repeat_interleave(shifts, counts, output_size=self.num_muons)
         several = Ragged(counts[self.num_single :], self.num_muons - self.num_single, 0)
-        return SinglesFirst(events, muons, self.num_single, several)
+        return SingletonFirstOrder(events, muons, self.num_single, several)
 
     @cached_property
     def divisors(self) -> Float[Tensor, "events 1"]:
@@ -73,9 +73,9 @@ class Ragged:
         """Mean over the muons of each event; 0 for an event without muons."""
         return self.sum(values) / self.divisors.to(values.dtype)
 
-    def spread(self, values: Float[Tensor, "events features"]) -> Float[Tensor, "muons features"]:
+    def broadcast(self, values: Float[Tensor, "events features"]) -> Float[Tensor, "muons features"]:
         """Give every muon its event's row."""
-        result: Tensor = _Spread.apply(values, self)  # type: ignore[no-untyped-call]
+        result: Tensor = _Broadcast.apply(values, self)  # type: ignore[no-untyped-call]
         return result
 
     def argmax(self, values: Float[Tensor, "muons features"]) -> Int64[Tensor, "events features"]:
@@ -87,12 +87,12 @@ class Ragged:
     def max(self, values: Float[Tensor, "muons features"]) -> Float[Tensor, "events features"]:
         """Maximum over the muons of each event, all of which have some."""
         # Its backward pass writes each number once; that of a scatter's maximum took 60 ms for 27,000 muons x 128, this 4.
-        result: Tensor = _Pick.apply(values, self.argmax(values))  # type: ignore[no-untyped-call]
+        result: Tensor = _GatherRows.apply(values, self.argmax(values))  # type: ignore[no-untyped-call]
         return result
 
 
 @dataclass(frozen=True)
-class SinglesFirst:
+class SingletonFirstOrder:
     """The order of a layout's events that has those of one muon first.
 
     Attributes:
@@ -107,7 +107,7 @@ class SinglesFirst:
     several: Ragged
 
 
-class _Pick(torch.autograd.Function):
+class _GatherRows(torch.autograd.Function):
     """Of every column some rows."""
 
     @staticmethod
@@ -117,10 +117,10 @@ class _Pick(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Place.apply(grad, ctx.rows, ctx.num_rows), None  # type: ignore[no-untyped-call]
+        return _ScatterRows.apply(grad, ctx.rows, ctx.num_rows), None  # type: ignore[no-untyped-call]
 
 
-class _Place(torch.autograd.Function):
+class _ScatterRows(torch.autograd.Function):
     """The adjoint of _Pick: rows differ within a column."""
 
     @staticmethod
@@ -130,7 +130,7 @@ class _Place(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _Pick.apply(grad, ctx.rows), None, None  # type: ignore[no-untyped-call]
+        return _GatherRows.apply(grad, ctx.rows), None, None  # type: ignore[no-untyped-call]
 
 
 class _Sum(torch.autograd.Function):
@@ -147,10 +147,10 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Spread.apply(grad, ctx.ragged), None  # type: ignore[no-untyped-call]
+        return _Broadcast.apply(grad, ctx.ragged), None  # type: ignore[no-untyped-call]
 
 
-class _Spread(torch.autograd.Function):
+class _Broadcast(torch.autograd.Function):
     """The adjoint of _Sum."""
 
     @staticmethod

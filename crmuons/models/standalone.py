@@ -37,7 +37,7 @@ KNOWN = re.compile(
 )
 
 
-class Network:
+class StandaloneModel:
     """The networks of a trained model, as functions of their weights.
 
     Args:
@@ -102,9 +102,9 @@ class Network:
             return torch.empty((0, 3), device=self.device)
         numbers = self._on_device(counts)
         event = torch.repeat_interleave(numbers, output_size=int(counts.sum()))
-        return self.muons_of(self._on_device(primaries), numbers, event, self.noise(len(counts), len(event), source))
+        return self.muons_of(self._on_device(primaries), numbers, event, self.latents(len(counts), len(event), source))
 
-    def noise(self, events: int, muons: int, source: torch.Generator) -> "tuple[Tensor, Tensor, Tensor]":
+    def latents(self, events: int, muons: int, source: torch.Generator) -> "tuple[Tensor, Tensor, Tensor]":
         """Normal latents of the events and of the muons, and azimuths in radians."""
         given: Any = {"generator": source, "device": self.device}
         shower, muon = self.latents
@@ -250,7 +250,7 @@ class Bundles:
         """Load the model of a directory, by default the one in which this file is."""
         folder = Path(__file__).parent if directory is None else Path(directory)
         self.about = json.loads((folder / "model.json").read_text())
-        self.network = Network(torch.load(folder / "weights.pt", map_location=device, weights_only=True))
+        self.network = StandaloneModel(torch.load(folder / "weights.pt", map_location=device, weights_only=True))
 
     def outside_training(self, primaries: np.ndarray) -> np.ndarray:
         """Which primaries lie outside the range of the training data (by more than 1 % of its width)."""

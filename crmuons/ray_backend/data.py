@@ -22,17 +22,17 @@ from ray.data.datasource import ReadTask
 from crmuons import allocator
 from crmuons.data import arrow, reader, schema, shards
 from crmuons.data.events import EventArrays
-from crmuons.data.prefetch import Ahead
-from crmuons.data.quarantine import Tally
-from crmuons.data.reader import Piece
-from crmuons.data.sampler import Item
+from crmuons.data.prefetch import Prefetcher
+from crmuons.data.quarantine import ReadCounts
+from crmuons.data.reader import ReadResult
+from crmuons.data.sampler import Segment
 from crmuons.data.selection import Selection
 from crmuons.data.staged_reading import with_stager
 from crmuons.ray_backend import staging_actor, tokens
 
-Read = tuple[Item, Selection]
-ITEMS_PER_EXECUTION = 256  # The list of an execution's tasks costs memory.
-ITEMS_AHEAD = 32  # Starting an execution costs 1-2 s: the next one begins while so many items are still to come.
+Read = tuple[Segment, Selection]
+SEGMENTS_PER_EXECUTION = 256  # The list of an execution's tasks costs memory.
+SEGMENTS_AHEAD = 32  # Starting an execution costs 1-2 s: the next one begins while so many items are still to come.
 BLOCKS_AHEAD = 2
 READ_AHEAD_BYTES = 256 * 2**20  # Of the object store, per rank and execution.
 READS_AT_ONCE = 2  # Per rank; one decodes 15 million muons/s of the nested layout, a CPU trains on 0.2 million.
@@ -48,21 +48,21 @@ BLOCK_SCHEMA = arrow.FLAT_SCHEMA.set(
 ).append(pa.field(TALLY_COLUMN, pa.list_(pa.int64())))
 
 
-def read_with_ray(items: Iterator[Item], selection: Selection) -> Iterator[Piece]:
+def read_with_ray(items: Iterator[Segment], selection: Selection) -> Iterator[ReadResult]:
     """Give the content of items in order, read ahead of what is asked for.
 
     Ray Data tasks read the items, but for those of prepared shards in reach: these are mapped into memory here, since moving
     them through the object store would take longer than reading them.
     """
     for mapped, group in groupby(items, _is_mapped):
-        yield from (reader.read_here if mapped else _read_in_tasks)(group, selection)
+        yield from (reader.read_in_process if mapped else _read_in_tasks)(group, selection)
 
 
-def _is_mapped(item: Item) -> bool:
+def _is_mapped(item: Segment) -> bool:
     return all(shards.is_mapped(unit.file) for unit in item.units)
 
 
-def _read_in_tasks(items: Iterator[Item], selection: Selection) -> Iterator[Piece]:
+def _read_in_tasks(items: Iterator[Segment], selection: Selection) -> Iterator[ReadResult]:
     """Read items in executions of Ray Data, of which the next one begins before the current one ends."""
     if selection.staging is None:
         yield from _read_in_order((item, selection) for item in items)
@@ -72,16 +72,16 @@ def _read_in_tasks(items: Iterator[Item], selection: Selection) -> Iterator[Piec
         yield from _read_in_order((item, replace(selection, staging=staging)) for item, staging in staged)
 
 
-def _read_in_order(reads: Iterator[Read]) -> Iterator[Piece]:
+def _read_in_order(reads: Iterator[Read]) -> Iterator[ReadResult]:
     following = _begin(reads)
     try:
         while following is not None:
             (num_items, blocks), following = following, None
             given = 0
             with closing(blocks):
-                for piece in (piece for block in Pause.none_while_waiting(blocks) for piece in _unpack(block)):
-                    given += isinstance(piece, Tally)
-                    if following is None and num_items - given <= ITEMS_AHEAD:
+                for piece in (piece for block in SchedulerThrottle.unthrottled(blocks) for piece in _unpack(block)):
+                    given += isinstance(piece, ReadCounts)
+                    if following is None and num_items - given <= SEGMENTS_AHEAD:
                         following = _begin(reads)
                     yield piece
     finally:
@@ -89,13 +89,13 @@ def _read_in_order(reads: Iterator[Read]) -> Iterator[Piece]:
             following[1].close()
 
 
-def _begin(reads: Iterator[Read]) -> tuple[int, Ahead[pa.Table]] | None:
+def _begin(reads: Iterator[Read]) -> tuple[int, Prefetcher[pa.Table]] | None:
     """Start to read the next items; None if there are no more."""
-    batch = list(islice(reads, ITEMS_PER_EXECUTION))
-    return (len(batch), Ahead(_execute(batch), BLOCKS_AHEAD, "ray-data")) if batch else None
+    batch = list(islice(reads, SEGMENTS_PER_EXECUTION))
+    return (len(batch), Prefetcher(_execute(batch), BLOCKS_AHEAD, "ray-data")) if batch else None
 
 
-class Pause(ExecutionCallback):
+class SchedulerThrottle(ExecutionCallback):
     """Rest after each round of Ray Data's scheduler, whose thread shares the worker's interpreter lock with the training step.
 
     While read blocks wait for room, its rounds follow each other without a pause (ray.wait returns at once for what is
@@ -111,7 +111,7 @@ class Pause(ExecutionCallback):
         self.waiting.wait(SCHEDULER_PAUSE_S)
 
     @classmethod
-    def none_while_waiting(cls, blocks: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    def unthrottled(cls, blocks: Iterator[pa.Table]) -> Iterator[pa.Table]:
         """The blocks, without a rest of the scheduler's from when one is asked for until it comes."""
         while True:
             cls.waiting.set()
@@ -124,7 +124,7 @@ class Pause(ExecutionCallback):
             yield block
 
 
-class ItemSource(Datasource):
+class SegmentSource(Datasource):
     """A Ray Data source with one read task for each item of the plan."""
 
     def __init__(self, reads: list[Read]) -> None:
@@ -142,16 +142,16 @@ class ItemSource(Datasource):
         """Twice the Parquet's size, roughly."""
         return 2 * sum(unit.size for item, _ in self.reads for unit in item.units)
 
-    def _task(self, item: Item, selection: Selection) -> ReadTask:
+    def _task(self, item: Segment, selection: Selection) -> ReadTask:
         size = 2 * sum(unit.size for unit in item.units)
         metadata = BlockMetadata(num_rows=None, size_bytes=size, exec_stats=None, input_files=None)
         return ReadTask(lambda: [_read_block(item, selection)], metadata)
 
 
-def _read_block(item: Item, selection: Selection) -> Block:
+def _read_block(item: Segment, selection: Selection) -> Block:
     allocator.keep_freed_memory()
     tokens.receive()
-    tally, events = reader.read_item(item, selection)
+    tally, events = reader.read_segment(item, selection)
     if not len(events.counts):
         return _placeholder(tally)
     # One list in the first row, null in the others.
@@ -162,7 +162,7 @@ def _read_block(item: Item, selection: Selection) -> Block:
     return pa.Table.from_arrays([*arrow.to_flat(events).columns, tallies], schema=BLOCK_SCHEMA)
 
 
-def _placeholder(tally: Tally) -> pa.Table:
+def _placeholder(tally: ReadCounts) -> pa.Table:
     row: dict[str, list[Any]] = {
         arrow.IDS_COLUMN: [[0, 0]],
         schema.PRIMARY_COLUMN: [[0.0] * 4],
@@ -175,7 +175,7 @@ def _placeholder(tally: Tally) -> pa.Table:
 def _execute(reads: list[Read]) -> Iterator[pa.Table]:
     # Ray's defaults would cut and rename: one block an item's table, in order, and a bounded read-ahead.
     dataset = ray.data.read_datasource(
-        ItemSource(reads),
+        SegmentSource(reads),
         override_num_blocks=len(reads),
         concurrency=READS_AT_ONCE,
         num_cpus=CPUS_PER_READ,
@@ -186,18 +186,18 @@ def _execute(reads: list[Read]) -> Iterator[pa.Table]:
     options.resource_limits = ExecutionResources(object_store_memory=READ_AHEAD_BYTES)
     dataset.context.enable_progress_bars = False
     dataset.context.execution_no_progress_timeout_s = -1  # On a given cluster no worker has what ray_cluster.py sets.
-    dataset.context.custom_execution_callback_classes.append(Pause)
+    dataset.context.custom_execution_callback_classes.append(SchedulerThrottle)
     yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
 
 
-def _unpack(block: pa.Table) -> Iterator[Piece]:
+def _unpack(block: pa.Table) -> Iterator[ReadResult]:
     """Tallies and events of a block, which Ray may have put together from several or cut; the events' memory is the block's."""
     for batch in block.to_batches():
         starts = np.flatnonzero(batch[TALLY_COLUMN].is_valid().to_numpy(zero_copy_only=False)).tolist()
         if not starts or starts[0]:
             yield _events(batch, 0, starts[0] if starts else batch.num_rows)
         for start, stop in zip(starts, [*starts[1:], batch.num_rows], strict=True):
-            yield Tally(*batch[TALLY_COLUMN][start].as_py())
+            yield ReadCounts(*batch[TALLY_COLUMN][start].as_py())
             if batch[schema.MUONS_COLUMN][start].is_valid:
                 yield _events(batch, start, stop)
 

@@ -8,7 +8,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from crmuons import allocator
-from crmuons.evaluation.tasks import Later, Pieces, run
+from crmuons.evaluation.tasks import Executor, Future, run
 from crmuons.ray_backend import cluster
 
 T = TypeVar("T")
@@ -17,7 +17,7 @@ READS_AHEAD_PER_CPU = 2  # Units of files being read; what is read beyond the ev
 
 
 @contextmanager
-def on_ray(*, num_cpus: int | None = None) -> Iterator[Pieces]:
+def on_ray(*, num_cpus: int | None = None) -> Iterator[Executor]:
     """Pieces that run as tasks, on the cluster of RAY_ADDRESS or on one started here with so many CPUs.
 
     The nodes read the data themselves: its paths and URLs mean the same on all of them.
@@ -28,16 +28,16 @@ def on_ray(*, num_cpus: int | None = None) -> Iterator[Pieces]:
             yield tasks
 
 
-class _Tasks(Pieces):
+class _Tasks(Executor):
     def __init__(self) -> None:
         super().__init__()
         self.ahead = READS_AHEAD_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
         self.running: list[ray.ObjectRef[Any]] = []
 
-    def given(self, value: T) -> Later[T]:
+    def given(self, value: T) -> Future[T]:
         return _Ref(ray.put(value))
 
-    def get(self, later: Later[T]) -> T:
+    def get(self, later: Future[T]) -> T:
         assert isinstance(later, _Ref)
         while later.ref in self.running:
             done, self.running = ray.wait(self.running)
@@ -48,7 +48,7 @@ class _Tasks(Pieces):
             raise error.cause from error  # The error itself, without the worker's traceback in its message.
         return value
 
-    def _start(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> Later[T]:
+    def _start(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> Future[T]:
         given = (each.ref if isinstance(each, _Ref) else each for each in arguments)
         task = _run.options(name=getattr(function, "__name__", "piece"))
         reference = task.remote(function, *given)
@@ -56,7 +56,7 @@ class _Tasks(Pieces):
         return _Ref(reference)
 
 
-class _Ref(Later[T]):
+class _Ref(Future[T]):
     def __init__(self, ref: "ray.ObjectRef[T]") -> None:
         self.ref = ref
 

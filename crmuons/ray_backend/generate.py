@@ -7,8 +7,8 @@ from ray.exceptions import RayTaskError
 
 from crmuons.generation import writer
 from crmuons.generation.generator import BundleGenerator
-from crmuons.generation.primaries import Source
-from crmuons.generation.writer import Shard, Tally, Work
+from crmuons.generation.primaries import PrimarySource
+from crmuons.generation.writer import GenerationJob, OutputShard, WriteCounts
 from crmuons.progress import progress
 from crmuons.ray_backend import cluster
 
@@ -16,13 +16,13 @@ GPU_SHARE = 0.125  # Of a task: one CPU writes less than a GPU makes.
 TASKS_AHEAD_PER_CPU = 2  # Enough to keep every CPU busy; each holds a shard's primaries, 10 MB at most.
 
 
-def generate(generator: BundleGenerator, source: Source, work: Work) -> Tally:
+def generate(generator: BundleGenerator, source: PrimarySource, work: GenerationJob) -> WriteCounts:
     """Make the same files as `crmuons.shards.generate`, on a cluster.
 
     Raises:
         OSError: if a shard cannot be written, or is not seen here once it is: the directory is then not a shared one.
     """
-    total = sum(work.done.values(), Tally())
+    total = sum(work.done.values(), WriteCounts())
     with (
         cluster.cluster(),
         progress(work.request.num_events, unit="events", what="generate", initial=total.events) as bar,
@@ -31,7 +31,9 @@ def generate(generator: BundleGenerator, source: Source, work: Work) -> Tally:
         cpus = ray.cluster_resources().get("CPU", 1)
         ahead = TASKS_AHEAD_PER_CPU * max(1, int(cpus))
         model = ray.put(generator)
-        waiting = (_write.options(**options).remote(work, model, shard) for shard in writer.missing(source, work))
+        waiting = (
+            _write.options(**options).remote(work, model, shard) for shard in writer.pending_shards(source, work)
+        )
         running = list(itertools.islice(waiting, ahead))
         while running:
             done, running = ray.wait(running)
@@ -46,19 +48,19 @@ def generate(generator: BundleGenerator, source: Source, work: Work) -> Tally:
 
 
 @ray.remote
-def _write(work: Work, generator: BundleGenerator, shard: Shard) -> Tally:
+def _write(work: GenerationJob, generator: BundleGenerator, shard: OutputShard) -> WriteCounts:
     writer.set_up_process()
-    return writer.write_shard(work.out, work.request, generator.on(work.request.device), shard)
+    return writer.write_shard(work.out, work.request, generator.to(work.request.device), shard)
 
 
-def _results(done: list["ray.ObjectRef[Tally]"]) -> list[Tally]:
+def _results(done: list["ray.ObjectRef[WriteCounts]"]) -> list[WriteCounts]:
     try:
         return ray.get(done)
     except RayTaskError as error:
         raise error.cause from error  # The error itself, without the worker's traceback in its message.
 
 
-def _check_shared(work: Work) -> None:
+def _check_shared(work: GenerationJob) -> None:
     there = set(work.out.names())
     for number in range(work.request.num_shards):
         name = work.request.shard(number)

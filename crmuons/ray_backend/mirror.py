@@ -25,11 +25,11 @@ PERIOD_S = 1.0
 TIMEOUT_S = 30.0
 FROM_RANK_ZERO = ("metrics.jsonl", "upload.json", "done.json")
 STOP = "stop"  # Told by the driver.
-MARK = ".driver"  # Holds the mirror's key where a directory is the driver's own.
+DRIVER_MARKER = ".driver"  # Holds the mirror's key where a directory is the driver's own.
 
 
 @dataclass(frozen=True)
-class Mirror:
+class SyncHandle:
     """How a worker reaches the driver.
 
     Attributes:
@@ -42,36 +42,36 @@ class Mirror:
 
 
 @contextmanager
-def of_driver(run: Run) -> Iterator[Mirror | None]:
+def driver_sync(run: Run) -> Iterator[SyncHandle | None]:
     """Keep the driver's copy of a run up to date while workers train elsewhere; None where all see one directory."""
     if run.url is None:
         yield None
         return
-    desk = mailbox.desk()
+    desk = mailbox.start_key_value_actor()
     key = secrets.token_hex(8)
-    atomic.write_text(run.directory / MARK, key)
+    atomic.write_text(run.directory / DRIVER_MARKER, key)
     seen = 0
 
     def look() -> None:
         nonlocal seen
         if run.stop_request.exists():
-            desk.tell.remote(STOP, True)
-        seen, told = ray.get(desk.since.remote(seen), timeout=TIMEOUT_S)
+            desk.put.remote(STOP, True)
+        seen, told = ray.get(desk.changes_since.remote(seen), timeout=TIMEOUT_S)
         for name in told.keys() - {STOP}:
             atomic.write_text(run.directory / name, told[name].decode())
 
     try:
-        with _again_and_again(look):
-            yield Mirror(desk, key)
+        with _poll(look):
+            yield SyncHandle(desk, key)
     finally:
-        (run.directory / MARK).unlink(missing_ok=True)
+        (run.directory / DRIVER_MARKER).unlink(missing_ok=True)
         ray.kill(desk)
 
 
 @contextmanager
-def of_worker(run: Run, mirror: Mirror | None, rank: int) -> Iterator[None]:
+def worker_sync(run: Run, mirror: SyncHandle | None, rank: int) -> Iterator[None]:
     """Tell the driver how it goes, and hear from it; nothing where this directory is the driver's."""
-    mark = run.directory / MARK
+    mark = run.directory / DRIVER_MARKER
     if mirror is None or (mark.is_file() and mark.read_text() == mirror.key):
         yield
         return
@@ -86,10 +86,10 @@ def of_worker(run: Run, mirror: Mirror | None, rank: int) -> Iterator[None]:
         for name in names:
             path = run.directory / name
             if (state := _state(path)) != told[name] and path.is_file():
-                ray.get(desk.tell.remote(name, path.read_bytes()), timeout=TIMEOUT_S)
+                ray.get(desk.put.remote(name, path.read_bytes()), timeout=TIMEOUT_S)
                 told[name] = state
 
-    with _again_and_again(look):
+    with _poll(look):
         yield
 
 
@@ -104,7 +104,7 @@ def _begin(run: Run, desk: Any) -> None:
 
 
 @contextmanager
-def _again_and_again(look: Callable[[], None]) -> Iterator[None]:
+def _poll(look: Callable[[], None]) -> Iterator[None]:
     """Look every PERIOD_S while the block lasts, and once after it."""
     over = threading.Event()
 

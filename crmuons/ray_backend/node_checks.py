@@ -14,13 +14,13 @@ import crmuons
 from crmuons.runs import location
 from crmuons.storage import files
 from crmuons.storage.files import File
-from crmuons.tracking.reach import trouble
+from crmuons.tracking.health import unreachable_reason
 
 NAMED = 3  # Nodes that a sentence names, of many with the same fault.
 
 
 @dataclass(frozen=True)
-class Errand:
+class NodeCheck:
     """What a node is to try.
 
     Attributes:
@@ -36,7 +36,7 @@ class Errand:
     tracking_uri: str | None
 
 
-class Findings(NamedTuple):
+class NodeReport(NamedTuple):
     """What came of it.
 
     Attributes:
@@ -50,14 +50,16 @@ class Findings(NamedTuple):
     tracking: str | None
 
 
-def run_errand(errand: Errand) -> Findings:
+def run_node_check(errand: NodeCheck) -> NodeReport:
     """Try, on the node of this process, what a worker will do."""
     faults = [*_storage_faults(errand), *_data_faults(errand.data)]
-    return Findings(faults, versions(), None if errand.tracking_uri is None else trouble(errand.tracking_uri))
+    return NodeReport(
+        faults, versions(), None if errand.tracking_uri is None else unreachable_reason(errand.tracking_uri)
+    )
 
 
 @contextmanager
-def marked(storage: Path) -> Iterator[str]:
+def marker_file(storage: Path) -> Iterator[str]:
     """Have a file in the directory of the runs, which is made, by which other nodes know it; gives the file's name.
 
     Raises:
@@ -136,7 +138,7 @@ def check_fit(what: str, number: int, each: Mapping[str, float], nodes: Sequence
         raise ValueError(msg)
 
 
-def _storage_faults(errand: Errand) -> Iterator[str]:
+def _storage_faults(errand: NodeCheck) -> Iterator[str]:
     try:
         if errand.mark is None:
             files.check_writable(errand.storage)

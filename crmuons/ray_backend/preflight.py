@@ -9,10 +9,10 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from crmuons.ray_backend import node_checks, tokens
-from crmuons.ray_backend.node_checks import Errand, Findings
+from crmuons.ray_backend.node_checks import NodeCheck, NodeReport
 from crmuons.runs.location import RunStorage
 from crmuons.storage.files import File
-from crmuons.tracking.reach import trouble
+from crmuons.tracking.health import unreachable_reason
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,9 @@ TIMEOUT_S = 180.0  # A node that starts its first process, and imports torch and
 Planned = TypeVar("Planned")
 
 
-def check(storage: RunStorage, tracking_uri: str | None, data: Sequence[File], plan: Callable[[], Planned]) -> Planned:
+def check_cluster(
+    storage: RunStorage, tracking_uri: str | None, data: Sequence[File], plan: Callable[[], Planned]
+) -> Planned:
     """Look whether the cluster can do a run: its resources, and each node where a worker may be put.
 
     The driver's own node is not tried: what it reads and writes itself was looked at before. So a cluster of one node
@@ -54,10 +56,10 @@ def _faults_of_nodes(storage: RunStorage, uri: str | None, data: Sequence[File])
     nodes = _other_nodes()
     if not nodes:
         if uri is not None:
-            _warn_of_tracking(uri, {"this node": trouble(uri)})
+            _warn_of_tracking(uri, {"this node": unreachable_reason(uri)})
         return []
-    with nullcontext() if storage.url is not None else node_checks.marked(storage.directory) as mark:
-        errand = Errand(storage.url or str(storage.directory), mark, data[0] if data else None, uri)
+    with nullcontext() if storage.url is not None else node_checks.marker_file(storage.directory) as mark:
+        errand = NodeCheck(storage.url or str(storage.directory), mark, data[0] if data else None, uri)
         found, told = _try_on(nodes, errand)
     ours = node_checks.versions()
     for node, findings in found.items():
@@ -77,15 +79,15 @@ def _other_nodes() -> dict[str, str]:
     }
 
 
-def _try_on(nodes: dict[str, str], errand: Errand) -> tuple[dict[str, Findings], dict[str, list[str]]]:
+def _try_on(nodes: dict[str, str], errand: NodeCheck) -> tuple[dict[str, NodeReport], dict[str, list[str]]]:
     """What was found on nodes, and why nothing was on others, by the nodes' names."""
-    task: Any = ray.remote(_run_errand)
+    task: Any = ray.remote(_run_node_check)
     names = {}
     for node, name in nodes.items():
         there = NodeAffinitySchedulingStrategy(node, soft=False)
         names[task.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(errand)] = name
     ready, silent = ray.wait(list(names), num_returns=len(names), timeout=TIMEOUT_S)
-    found: dict[str, Findings] = {}
+    found: dict[str, NodeReport] = {}
     told = {names[each]: [f"no answer within {TIMEOUT_S:g} s; look at the node, or take it away"] for each in silent}
     for each in ready:
         try:
@@ -96,9 +98,9 @@ def _try_on(nodes: dict[str, str], errand: Errand) -> tuple[dict[str, Findings],
     return found, told
 
 
-def _run_errand(errand: Errand) -> Findings:
+def _run_node_check(errand: NodeCheck) -> NodeReport:
     tokens.receive()
-    return node_checks.run_errand(errand)
+    return node_checks.run_node_check(errand)
 
 
 def _warn_of_tracking(uri: str, by_node: dict[str, str | None]) -> None:

@@ -60,7 +60,7 @@ def _cpus_per_worker(scaling: config.Scaling, cpus: float) -> float:
     return each
 
 
-class Losses(UserCallback):
+class WorkerLossLog(UserCallback):
     """Writes down which workers were lost and why, one JSON line a loss; Ray Train calls it on the controller's node.
 
     Args:

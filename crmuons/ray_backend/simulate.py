@@ -7,18 +7,18 @@ import ray
 
 from crmuons.progress import progress
 from crmuons.ray_backend import cluster
-from crmuons.simulation.simulate import Settings, num_files, prepare, write_file
+from crmuons.simulation.simulate import SimulationSettings, make_output_directory, num_files, write_file
 
 TASKS_AHEAD_PER_CPU = 2  # Enough to keep every CPU busy; more would only fill the scheduler's queue.
 
 
-def simulate(settings: Settings, *, num_events: int, out: Path, seed: int) -> None:
+def simulate(settings: SimulationSettings, *, num_events: int, out: Path, seed: int) -> None:
     """Write the same files as `crmuons.simulation.simulate.simulate`, by tasks on a cluster that shares the output directory.
 
     Raises:
         ValueError: for no events, a negative seed, or a directory that already holds something.
     """
-    prepare(out, num_events, seed)
+    make_output_directory(out, num_events, seed)
     with cluster.cluster(), progress(num_events, unit="events", what="simulate") as bar:
         cpus = ray.cluster_resources().get("CPU", 1)
         ahead = TASKS_AHEAD_PER_CPU * max(1, int(cpus))

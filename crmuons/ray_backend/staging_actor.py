@@ -8,14 +8,14 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from crmuons.data.staged_reading import Reading
+from crmuons.data.staged_reading import ReadNotifier
 from crmuons.ray_backend import tokens
 from crmuons.storage.staging.download import Staging
-from crmuons.storage.staging.stager import Stager, Use
+from crmuons.storage.staging.stager import FileUse, Stager
 
 
 @dataclass(frozen=True)
-class Door:
+class RemoteStager:
     """Tells an actor what is read on its node; a task on another node stages for itself, there.
 
     Attributes:
@@ -26,12 +26,12 @@ class Door:
     actor: Any
     node: str
 
-    def ahead(self, window: Sequence[Use]) -> None:
+    def ahead(self, window: Sequence[FileUse]) -> None:
         """See Stager.ahead."""
         if _node() == self.node:
             self.actor.ahead.remote(window)
 
-    def used(self, use: Use, staged: bool) -> bool:
+    def used(self, use: FileUse, staged: bool) -> bool:
         """See Stager.used."""
         if _node() != self.node:
             return False
@@ -48,13 +48,13 @@ class _Stager(Stager):
 
 
 @contextmanager
-def actor(staging: Staging) -> Iterator[Door]:
+def actor(staging: Staging) -> Iterator[RemoteStager]:
     """A stager on this node for as long as the block lasts; one that is killed is started again."""
     here = NodeAffinitySchedulingStrategy(_node(), soft=False)
     stager: Any = ray.remote(_Stager)
     remote = stager.options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote(staging)
     try:
-        yield Door(remote, _node())
+        yield RemoteStager(remote, _node())
     finally:
         ray.kill(remote)
 
@@ -62,7 +62,7 @@ def actor(staging: Staging) -> Iterator[Door]:
 def where_to_read(staging: Staging | None) -> dict[str, Any]:
     """Ray's arguments for a read task: where files are staged, the stager's node, and another where it has no CPU left."""
     helper = None if staging is None else staging.helper
-    if not isinstance(helper, Reading) or not isinstance(helper.stager, Door):
+    if not isinstance(helper, ReadNotifier) or not isinstance(helper.stager, RemoteStager):
         return {}
     near = NodeAffinitySchedulingStrategy(helper.stager.node, soft=True, _spill_on_unavailable=True)
     return {"scheduling_strategy": near}

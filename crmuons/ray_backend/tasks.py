@@ -11,11 +11,11 @@ from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import ReadTask
 from ray.exceptions import RayTaskError
 
-Job = TypeVar("Job")
+Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def each(do: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
+def run_tasks(do: Callable[[Task], Result], jobs: Sequence[Task]) -> Iterator[Result]:
     """Do jobs in tasks, one a CPU, and give the results as they come.
 
     Raises:
@@ -33,7 +33,7 @@ def each(do: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
 class _Jobs(Datasource):
     """A Ray Data source whose read tasks do the jobs; each gives a row with the pickled result."""
 
-    def __init__(self, do: Callable[[Job], Result], jobs: Sequence[Job]) -> None:
+    def __init__(self, do: Callable[[Task], Result], jobs: Sequence[Task]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.do, self.jobs = do, jobs
 
@@ -50,5 +50,5 @@ class _Jobs(Datasource):
         return 1024 * len(self.jobs)
 
 
-def _task(do: Callable[[Job], Result], job: Job) -> Callable[[], list[Block]]:
+def _task(do: Callable[[Task], Result], job: Task) -> Callable[[], list[Block]]:
     return lambda: [pa.table({"result": [pickle.dumps(do(job))]})]

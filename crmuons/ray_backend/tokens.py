@@ -38,8 +38,8 @@ def shared(urls: Iterable[str]) -> Iterator[None]:
     if not federated:
         yield
         return
-    desk, over, first = mailbox.desk(NAME), threading.Event(), _ours(federated)
-    ray.get(desk.tell.remote(NAME, first))
+    desk, over, first = mailbox.start_key_value_actor(NAME), threading.Event(), _ours(federated)
+    ray.get(desk.put.remote(NAME, first))
     thread = threading.Thread(target=_renew, args=(desk, federated, first, over), name="tokens", daemon=True)
     thread.start()
     try:
@@ -60,7 +60,7 @@ def _renew(desk: Any, urls: list[str], before: Shared, over: threading.Event) ->
     while not over.wait(SECONDS_BETWEEN_LOOKS):
         try:
             if (now := _ours(urls)) != before:
-                ray.get(desk.tell.remote(NAME, now), timeout=TIMEOUT_S)
+                ray.get(desk.put.remote(NAME, now), timeout=TIMEOUT_S)
                 before = now
         except (OSError, ray.exceptions.RayError) as error:  # What was shared holds for a while yet.
             logger.warning("renewed tokens could not be shared with the cluster, which is tried again: %s", error)

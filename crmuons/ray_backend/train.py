@@ -23,8 +23,8 @@ from crmuons import config
 from crmuons.ray_backend import cluster, preflight, tokens
 from crmuons.ray_backend.data import read_with_ray
 from crmuons.ray_backend.metrics import gauges
-from crmuons.ray_backend.mirror import of_driver, of_worker
-from crmuons.ray_backend.scaling import Losses, scaling_config
+from crmuons.ray_backend.mirror import driver_sync, worker_sync
+from crmuons.ray_backend.scaling import WorkerLossLog, scaling_config
 from crmuons.runs.directory import Run
 from crmuons.runs.location import RunStorage
 from crmuons.storage.files import File
@@ -53,7 +53,7 @@ class RayLauncher:
         self, settings: config.Config, storage: RunStorage, tracking_uri: str | None, data: Sequence[File]
     ) -> None:
         """See `ray_preflight.check`."""
-        preflight.check(storage, tracking_uri, data, lambda: scaling_config(settings.scaling))
+        preflight.check_cluster(storage, tracking_uri, data, lambda: scaling_config(settings.scaling))
 
     def train(self, settings: config.Config, run: Run, tracking_uri: str) -> Outcome:
         """Train a run that is set up on Ray Train workers of the cluster that this process is connected to.
@@ -62,9 +62,9 @@ class RayLauncher:
             ValueError: if the cluster has too few resources.
             RunFailedError: if the run stopped on the way.
         """
-        payload = {"settings": settings.model_dump(mode="json"), "place": run.place, "tracking_uri": tracking_uri}
+        payload = {"settings": settings.model_dump(mode="json"), "place": run.uri, "tracking_uri": tracking_uri}
         try:
-            with of_driver(run) as mirror:
+            with driver_sync(run) as mirror:
                 _fit(scaling_config(settings.scaling), settings.run, run, payload | {"mirror": mirror})
         except TrainingFailedError as error:
             reason = json.loads(run.failure.read_text())["error"] if run.failure.exists() else _root_cause(error)
@@ -78,8 +78,8 @@ def _work(payload: dict[str, Any]) -> None:
     """Run one Ray Train worker. An error that another attempt would meet again is written down, so that the next attempt ends."""
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     tokens.receive()
-    run, settings = Run.at(payload["place"]), config.from_dict(payload["settings"])
-    with of_worker(run, payload["mirror"], ray.train.get_context().get_world_rank()):
+    run, settings = Run.open(payload["place"]), config.from_dict(payload["settings"])
+    with worker_sync(run, payload["mirror"], ray.train.get_context().get_world_rank()):
         if run.failure.exists():
             return
         try:
@@ -110,7 +110,7 @@ def _fit(scaling: ScalingConfig, how: config.Run, run: Run, payload: dict[str, A
             storage_path=str(run.directory.parent),
             failure_config=FailureConfig(max_failures=how.max_failures),
             checkpoint_config=CheckpointConfig(),  # Checkpoints are written, chosen and pruned by checkpoint.py.
-            callbacks=[Losses(run.losses)],  # type: ignore[list-item]  # mypy sees version 1's
+            callbacks=[WorkerLossLog(run.losses)],  # type: ignore[list-item]  # mypy sees version 1's
         ),
     )
     in_thread(trainer.fit)

@@ -99,7 +99,7 @@ def selected(directory: Path) -> Path | None:
     return named if named is not None and named.is_dir() else None
 
 
-def choose_best(directory: Path, checkpoint: Path) -> None:
+def mark_best(directory: Path, checkpoint: Path) -> None:
     """Select a checkpoint."""
     partial = directory / f".{BEST_FILE}.partial"
     partial.write_text(checkpoint.name)

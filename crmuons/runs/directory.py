@@ -28,7 +28,7 @@ FAILURE_BYTES = 4096
 START = "start"  # Label of the bundle that a run kept at a URL begins with.
 
 # These may change when a run is continued; a change of any other setting is refused.
-MAY_CHANGE = re.compile(
+MUTABLE_SETTINGS = re.compile(
     r"run\.(resume|max_failures|checkpoint_every|keep_checkpoints|storage_path|upload_seconds|name)"
     r"|scaling\..*|tracking\..*|train\.(steps|max_seconds|log_every|validate_every|profile_steps)"
     r"|data\.(prefetch_batches|max_quarantined_share|staging\..*)"
@@ -43,12 +43,12 @@ class Run:
     url: str | None = None
 
     @classmethod
-    def at(cls, place: str) -> "Run":
-        """The run of a directory or a URL; see `place`."""
-        return cls(local_copy(place), place) if "://" in place else cls(Path(place))
+    def open(cls, uri: str) -> "Run":
+        """Return the run of a directory or a URL; see `uri`."""
+        return cls(local_copy(uri), uri) if "://" in uri else cls(Path(uri))
 
     @property
-    def place(self) -> str:
+    def uri(self) -> str:
         """Where the run is, the same for every machine."""
         return self.url or str(self.directory)
 
@@ -100,7 +100,7 @@ class Run:
         """Whether it was prepared far enough to be continued."""
         return (self.directory / "config.json").is_file()
 
-    def prepare(
+    def create(
         self, settings: config.Config, files: Sequence[File], features: Features, validation: EventArrays
     ) -> None:
         """Write what every worker, and every later attempt, starts from; the directory appears once it is whole.
@@ -203,7 +203,7 @@ class Run:
         changed = [
             f"{path} was {before.get(path)!r}, is {value!r}"
             for path, value in settings.flat().items()
-            if before.get(path) != value and not MAY_CHANGE.fullmatch(path)
+            if before.get(path) != value and not MUTABLE_SETTINGS.fullmatch(path)
         ]
         if changed:
             msg = (

@@ -47,7 +47,7 @@ class NotStoredError(OSError):
 
 
 @dataclass(frozen=True)
-class Stored:
+class UploadStatus:
     """How far a run's results are where it is kept, as `upload.json` in its directory tells.
 
     Attributes:
@@ -63,7 +63,7 @@ class Stored:
     kept: str | None = None
 
     @classmethod
-    def of(cls, run: Run) -> "Stored":
+    def of(cls, run: Run) -> "UploadStatus":
         """What is known on this machine."""
         path = _record(run)
         return cls(**json.loads(path.read_text())) if path.is_file() else cls()
@@ -78,7 +78,7 @@ def start(run: Run) -> None:
     if run.url is None:
         return
     with _start_folder(run) as folder:
-        artifacts.put(run.url, folder, START, {})
+        artifacts.upload(run.url, folder, START, {})
 
 
 def fetch_start(run: Run) -> None:
@@ -99,7 +99,7 @@ def fetch_start(run: Run) -> None:
             _check_same(run, there)
         elif there:
             folder = run.directory / ".start"
-            artifacts.get(run.url, there[0], folder)
+            artifacts.download(run.url, there[0], folder)
             for name in START_FILES:
                 (folder / name).replace(run.directory / name)
             folder.rmdir()
@@ -140,9 +140,9 @@ def _there(run: Run, label: str, *, go_on: bool) -> list[str]:
         return []
 
 
-def _fetch_checkpoint(run: Run, name: str) -> artifacts.Manifest:
+def _fetch_checkpoint(run: Run, name: str) -> artifacts.ArtifactManifest:
     assert run.url is not None
-    return artifacts.get(run.url, name, checkpoint.path(run.checkpoints, checkpoint.step(name)))
+    return artifacts.download(run.url, name, checkpoint.path(run.checkpoints, checkpoint.step(name)))
 
 
 def _fetch_best(run: Run, step: int) -> None:
@@ -151,7 +151,7 @@ def _fetch_best(run: Run, step: int) -> None:
         if not target.is_dir():
             _fetch_checkpoint(run, name)
     if target.is_dir():
-        checkpoint.choose_best(run.checkpoints, target)
+        checkpoint.mark_best(run.checkpoints, target)
 
 
 def _unpack(run: Run, saved: Path) -> None:
@@ -164,7 +164,7 @@ def _unpack(run: Run, saved: Path) -> None:
 
 def _check_same(run: Run, there: list[str]) -> None:
     with _start_folder(run) as folder:
-        ours = artifacts.Manifest.of(START, folder, {}).name
+        ours = artifacts.ArtifactManifest.of(START, folder, {}).name
     if there and ours not in there:
         msg = (
             f"{run.directory} is this machine's copy of another run than the one at {run.url}; move it away, or choose "
@@ -195,7 +195,7 @@ class Uploads:
     def __init__(self, run: Run, keep: int) -> None:
         assert run.url is not None
         self.run, self.url, self.keep = run, run.url, keep
-        self.stored = replace(Stored.of(run), trouble=None, kept=None)
+        self.stored = replace(UploadStatus.of(run), trouble=None, kept=None)
         self._guard = threading.Condition()
         self._waiting: dict[str, dict[str, int | None]] = {}  # Labels, and what the manifest says of each.
         self._sending: str | None = None
@@ -218,7 +218,7 @@ class Uploads:
         """Take a checkpoint that was saved, with the metrics up to it."""
         best = checkpoint.selected(self.run.checkpoints)
         with self._guard:
-            self._put_out(saved, saved.name, KEPT_WITH_STEPS)
+            self._snapshot(saved, saved.name, KEPT_WITH_STEPS)
             self._waiting[saved.name] = {"best": None if best is None else checkpoint.step(best.name)}
             wanted = {saved.name, self._sending, None if best is None else best.name}
             for overtaken in self._waiting.keys() - wanted:
@@ -229,7 +229,7 @@ class Uploads:
         """Take the model that was delivered, and the mark that the run is done."""
         label = f"model-{step:08d}"
         with self._guard:
-            self._put_out(self.run.model, label, (self.run.metrics.name,))
+            self._snapshot(self.run.model, label, (self.run.metrics.name,))
             done = json.loads(self.run.done.read_text()) | {"model": "."}
             atomic.write_json(self._outbox / label / self.run.done.name, done)
             self._waiting[label] = {"step": step}
@@ -259,7 +259,7 @@ class Uploads:
         self._thread.join(seconds)
         return not self._waiting
 
-    def _put_out(self, source: Path, label: str, beside: Sequence[str]) -> None:
+    def _snapshot(self, source: Path, label: str, beside: Sequence[str]) -> None:
         """Links to a directory's files, which stay when it is pruned, and copies of what grows on."""
         target = self._outbox / label
         shutil.rmtree(target, ignore_errors=True)
@@ -295,7 +295,7 @@ class Uploads:
     def _send(self, label: str) -> None:
         name = self._find_whole(label) if label == self._resumed else None
         if name is None:
-            name = artifacts.put(self.url, self._outbox / label, label, self._waiting[label])
+            name = artifacts.upload(self.url, self._outbox / label, label, self._waiting[label])
         about = self._waiting[label]
         with self._guard:
             self._drop(label)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from crmuons.data.geometry import EARTH_RADIUS_M, Values
+from crmuons.data.geometry import EARTH_RADIUS_M, FloatArray
 
 SCALE_HEIGHT_M = 6_900.0  # With the next: US standard heights within 3 % for 8 .. 150 g/cm^2, where muons are made.
 AIR_AT_SEA_LEVEL = 1_030.0  # g/cm^2
@@ -11,19 +11,19 @@ AIR_AT_SEA_LEVEL = 1_030.0  # g/cm^2
 _CHIRKIN = (0.102573, -0.068287, 0.958633, 0.0407253, 0.817285)
 
 
-def effective_cosine(cosine: Values) -> Values:
+def effective_cosine(cosine: FloatArray) -> FloatArray:
     """Cosine of the zenith where muons are made; `cosine` is the one at the surface (Chirkin, hep-ph/0407078)."""
     p0, p1, p2, p3, p4 = _CHIRKIN
     square = (cosine**2 + p0**2 + p1 * cosine**p2 + p3 * cosine**p4) / (1 + p0**2 + p1 + p3)
     return np.sqrt(square)
 
 
-def height_m(vertical_air: Values) -> Values:
+def height_m(vertical_air: FloatArray) -> FloatArray:
     """Height above sea level below which the air above weighs `vertical_air` g/cm^2, in an isothermal atmosphere."""
     return SCALE_HEIGHT_M * np.log(AIR_AT_SEA_LEVEL / vertical_air)
 
 
-def path_m(rise_m: Values, cosine: Values, altitude_m: float) -> Values:
+def path_m(rise_m: FloatArray, cosine: FloatArray, altitude_m: float) -> FloatArray:
     """Length of a straight line from a site up to a point `rise_m` higher, over a round Earth.
 
     Args:

@@ -15,7 +15,7 @@ REPLICAS = (40, 2_000)  # Simulated showers for each of CORSIKA's: fewest, most.
 
 
 @dataclass(frozen=True)
-class Sample:
+class ShowerSample:
     """Showers of one kind of primary: N of each, and all muons' distances from the axis."""
 
     counts: Int64[np.ndarray, " showers"]
@@ -48,8 +48,8 @@ class Cell:
 
     mass_number: int
     decade: int
-    corsika: Sample
-    simulated: Sample
+    corsika: ShowerSample
+    simulated: ShowerSample
 
     @property
     def num_showers(self) -> int:
@@ -101,20 +101,20 @@ def _ratio(simulated: float, real: float) -> str:
     return f"{simulated / real:.2f}" if real > 0 else "-"
 
 
-def _corsika(showers: Sequence[CorsikaShower]) -> Sample:
+def _corsika(showers: Sequence[CorsikaShower]) -> ShowerSample:
     counts = np.array([int(one.surface.counts[0]) for one in showers])
     radius = np.concatenate([np.hypot(one.surface.x_m, one.surface.y_m) for one in showers])
-    return Sample(counts, radius)
+    return ShowerSample(counts, radius)
 
 
-def _simulated(showers: Sequence[CorsikaShower], rng: np.random.Generator) -> Sample:
+def _simulated(showers: Sequence[CorsikaShower], rng: np.random.Generator) -> ShowerSample:
     energy, mass_number, cosine, cutoff = _primaries(showers)
     expected = shower.mean_yield(cutoff, energy, mass_number, cosine).sum()
     replicas = int(np.clip(NUM_MUONS / max(expected, 1e-9), *REPLICAS))
     energy, mass_number, cosine, cutoff = (np.tile(values, replicas) for values in _primaries(showers))
     altitude_m = showers[0].altitude_m
     drawn = shower.draw_showers(energy, mass_number, cosine, cutoff, altitude_m=altitude_m, rng=rng)
-    return Sample(drawn.counts, np.hypot(drawn.x_m, drawn.y_m))
+    return ShowerSample(drawn.counts, np.hypot(drawn.x_m, drawn.y_m))
 
 
 def _primaries(showers: Sequence[CorsikaShower]) -> tuple[Float64[np.ndarray, " showers"], ...]:

@@ -7,7 +7,7 @@ same distribution as one followed at once. Source of a and b: Chirkin and Rhode 
 
 import numpy as np
 
-from crmuons.data.geometry import Values, slant_depth_m
+from crmuons.data.geometry import FloatArray, slant_depth_m
 
 ICE_DENSITY = 0.917  # g/cm^3
 FIRN_DENSITY = 0.832  # g/cm^3, mean of the top 200 m (MuonGun, IceCube)
@@ -21,14 +21,14 @@ FLUCTUATION_LENGTH = (
 )
 
 
-def water_equivalent_m(slant_m: Values, cosine: Values) -> Values:
+def water_equivalent_m(slant_m: FloatArray, cosine: FloatArray) -> FloatArray:
     """Metres of water that weigh as much as the firn and ice along `slant_m` metres of track."""
     firn = np.minimum(slant_m, slant_depth_m(np.full_like(cosine, FIRN_M), cosine))
-    water: Values = ICE_DENSITY * slant_m - (ICE_DENSITY - FIRN_DENSITY) * firn
+    water: FloatArray = ICE_DENSITY * slant_m - (ICE_DENSITY - FIRN_DENSITY) * firn
     return water
 
 
-def propagate(energy_gev: Values, water_m: Values, rng: np.random.Generator) -> Values:
+def propagate(energy_gev: FloatArray, water_m: FloatArray, rng: np.random.Generator) -> FloatArray:
     """Energies after some metres of water; zero for muons that stopped.
 
     Args:
@@ -44,13 +44,13 @@ def propagate(energy_gev: Values, water_m: Values, rng: np.random.Generator) -> 
     return np.maximum(energy_gev * np.exp(-radiated) - IONISATION * water_m * spread, 0.0)
 
 
-def least_surface_energy_gev(water_m: Values, threshold_gev: float) -> Values:
+def least_surface_energy_gev(water_m: FloatArray, threshold_gev: float) -> FloatArray:
     """No muon below this energy keeps `threshold_gev` over `water_m` metres, even without a hard loss."""
     floor = IONISATION / SOFT_RADIATION
     return (threshold_gev + floor) * np.exp(SOFT_RADIATION * water_m) - floor
 
 
-def median_surface_energy_gev(ice_m: Values) -> Values:
+def median_surface_energy_gev(ice_m: FloatArray) -> FloatArray:
     """Energy at which half of the muons keep 1 TeV over `ice_m` metres of ice: the reference for our loss.
 
     From IceCube's self-veto code (`minimum_muon_energy`), which fitted it to MMC.

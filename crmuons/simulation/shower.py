@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 from scipy.special import gammaincinv, ndtr
 
-from crmuons.data.geometry import Values
+from crmuons.data.geometry import FloatArray
 from crmuons.simulation.atmosphere import effective_cosine, height_m, path_m
 
 PROTON_MASS_GEV = 0.938272
@@ -55,17 +55,19 @@ HARD_SHARE, HARD_PT_GEV, HARD_POWER = 0.03, 1.0, 4.0  # P(>pT) = (pT / 1 GeV)^-4
 LEAST_RISE_M = 100.0  # No muon is born nearer above the surface.
 
 
-def mass_gev(mass_number: Values) -> Values:
+def mass_gev(mass_number: FloatArray) -> FloatArray:
     """Mass of a nucleus: the proton's, or A atomic mass units (true to 0.2 %)."""
     return np.where(mass_number == 1, PROTON_MASS_GEV, ATOMIC_MASS_UNIT_GEV * mass_number)
 
 
-def mass_number(mass_gev: Values) -> Values:
+def mass_number(mass_gev: FloatArray) -> FloatArray:
     """Nucleons in a nucleus of some mass."""
     return np.round(mass_gev / ATOMIC_MASS_UNIT_GEV)
 
 
-def mean_yield(energy_gev: Values, primary_gev: Values, mass_number: Values, cosine: Values) -> Values:
+def mean_yield(
+    energy_gev: FloatArray, primary_gev: FloatArray, mass_number: FloatArray, cosine: FloatArray
+) -> FloatArray:
     """Mean number of muons above an energy at the surface, conventional and prompt.
 
     Args:
@@ -75,32 +77,34 @@ def mean_yield(energy_gev: Values, primary_gev: Values, mass_number: Values, cos
         cosine: cosine of the zenith at the surface.
     """
     conventional = mean_conventional(energy_gev, primary_gev, mass_number, cosine)
-    total: Values = conventional + mean_prompt(energy_gev, primary_gev, mass_number)
+    total: FloatArray = conventional + mean_prompt(energy_gev, primary_gev, mass_number)
     return total
 
 
-def mean_conventional(energy_gev: Values, primary_gev: Values, mass_number: Values, cosine: Values) -> Values:
+def mean_conventional(
+    energy_gev: FloatArray, primary_gev: FloatArray, mass_number: FloatArray, cosine: FloatArray
+) -> FloatArray:
     """The muons of pions and kaons in `mean_yield`."""
     nucleon_gev = primary_gev / mass_number
     decaying = CONVENTIONAL.scale_gev * mass_number / (nucleon_gev * effective_cosine(cosine))
-    mean: Values = decaying * np.exp(_log_shape(np.log(np.minimum(energy_gev / nucleon_gev, 1.0)), CONVENTIONAL))
+    mean: FloatArray = decaying * np.exp(_log_shape(np.log(np.minimum(energy_gev / nucleon_gev, 1.0)), CONVENTIONAL))
     return mean
 
 
-def mean_prompt(energy_gev: Values, primary_gev: Values, mass_number: Values) -> Values:
+def mean_prompt(energy_gev: FloatArray, primary_gev: FloatArray, mass_number: FloatArray) -> FloatArray:
     """The muons of charm in `mean_yield`."""
     log_x = np.log(np.minimum(energy_gev * mass_number / primary_gev, 1.0))
-    mean: Values = PROMPT.scale_gev * mass_number * np.exp(_log_shape(log_x, PROMPT))
+    mean: FloatArray = PROMPT.scale_gev * mass_number * np.exp(_log_shape(log_x, PROMPT))
     return mean
 
 
-def _log_shape(log_x: Values, form: Yield) -> Values:
+def _log_shape(log_x: FloatArray, form: Yield) -> FloatArray:
     with np.errstate(divide="ignore"):  # No muon has more than a nucleon's energy: log 0 at x = 1.
-        log_shape: Values = -form.p1 * log_x + form.p2 * np.log(-np.expm1(form.p3 * log_x))
+        log_shape: FloatArray = -form.p1 * log_x + form.p2 * np.log(-np.expm1(form.p3 * log_x))
     return log_shape
 
 
-def gamma_shape(mass_number: Values) -> Values:
+def gamma_shape(mass_number: FloatArray) -> FloatArray:
     """Shape k of the shower-wide factor on the multiplicity: Var N = mu + mu^2 / k."""
     return GAMMA_SHAPE * mass_number**GAMMA_MASS_POWER
 
@@ -117,18 +121,18 @@ class Showers:
     """
 
     counts: Int64[np.ndarray, " showers"]
-    energy_gev: Values
-    x_m: Values
-    y_m: Values
-    angle_x: Values
-    angle_y: Values
+    energy_gev: FloatArray
+    x_m: FloatArray
+    y_m: FloatArray
+    angle_x: FloatArray
+    angle_y: FloatArray
 
 
 def draw_showers(
-    primary_gev: Values,
-    mass_number: Values,
-    cosine: Values,
-    threshold_gev: Values,
+    primary_gev: FloatArray,
+    mass_number: FloatArray,
+    cosine: FloatArray,
+    threshold_gev: FloatArray,
     *,
     altitude_m: float,
     rng: np.random.Generator,
@@ -160,7 +164,7 @@ def draw_showers(
     return Showers(counts, energy, angle_x * path, angle_y * path, angle_x, angle_y)
 
 
-def _shower_factors(mass_number: Values, rng: np.random.Generator) -> tuple[Values, Values]:
+def _shower_factors(mass_number: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
     """What a shower's muons share: depth of the first interaction in g/cm^2, and the factor on their number, of mean 1."""
     height, other = rng.standard_normal((2, len(mass_number)))
     normal = HEIGHT_CORRELATION * height + np.sqrt(1 - HEIGHT_CORRELATION**2) * other
@@ -169,14 +173,14 @@ def _shower_factors(mass_number: Values, rng: np.random.Generator) -> tuple[Valu
     return first_air, gammaincinv(shape, ndtr(normal)) / shape
 
 
-def _further_air(mass_number: Values, log_x: Values) -> Values:
+def _further_air(mass_number: FloatArray, log_x: FloatArray) -> FloatArray:
     """Mean air, g/cm^2, between the shower's first interaction and the birth of a muon."""
     own_interaction = INTERACTION_LENGTH * (1 - mass_number**-INTERACTION_MASS_POWER)
-    further: Values = own_interaction + CASCADE_LENGTH * (-log_x / np.log(10)) ** CASCADE_POWER
+    further: FloatArray = own_interaction + CASCADE_LENGTH * (-log_x / np.log(10)) ** CASCADE_POWER
     return further
 
 
-def _draw_pt_gev(log_x: Values, rng: np.random.Generator) -> Values:
+def _draw_pt_gev(log_x: FloatArray, rng: np.random.Generator) -> FloatArray:
     mean = MEAN_PT_GEV * (1 + PT_RISE * np.exp(PT_RISE_POWER * log_x))
     soft = rng.standard_gamma(2.0, len(log_x)) * (mean / 2)
     hard = HARD_PT_GEV * (1 - rng.random(len(log_x))) ** (-1 / HARD_POWER)
@@ -197,20 +201,22 @@ class _InverseYield:
         grid = np.arange(self.start, log_g[0], _TABLE_STEP)
         self.table = np.interp(grid, log_g[::-1], log_x[::-1])
 
-    def __call__(self, log_least: Values, log_survival: Values) -> Values:
+    def __call__(self, log_least: FloatArray, log_survival: FloatArray) -> FloatArray:
         """ln x at which the yield has fallen by `log_survival` from its value at `log_least`."""
         at = (_log_shape(log_least, self.form) + log_survival - self.start) / _TABLE_STEP
         at = np.clip(at, 0, len(self.table) - 1.001)
         index = at.astype(np.int64)
         low = self.table[index]
-        log_x: Values = low + (at - index) * (self.table[index + 1] - low)
+        log_x: FloatArray = low + (at - index) * (self.table[index + 1] - low)
         return log_x
 
 
 _INVERSES = {form: _InverseYield(form) for form in (CONVENTIONAL, PROMPT)}
 
 
-def _draw_log_x(least_x: Values, of_shower: np.ndarray, is_prompt: np.ndarray, rng: np.random.Generator) -> Values:
+def _draw_log_x(
+    least_x: FloatArray, of_shower: np.ndarray, is_prompt: np.ndarray, rng: np.random.Generator
+) -> FloatArray:
     """ln x of each muon above its shower's least x, with the shower's tilt of the spectrum."""
     log_least = np.log(np.minimum(least_x, 1.0))[of_shower]
     tilt = rng.standard_gamma(TILT_SHAPE, len(least_x)) / TILT_SHAPE

@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int64
 
 from crmuons.data import arrow, geometry
 from crmuons.data.events import EventArrays
-from crmuons.data.geometry import Values
+from crmuons.data.geometry import FloatArray
 from crmuons.progress import progress
 from crmuons.simulation import propagation, shower
 
@@ -31,7 +31,7 @@ LEAST_DEPTH_M = 500.0  # Above it, muons of less than 100 GeV arrive, for which 
 
 
 @dataclass(frozen=True)
-class Settings:
+class SimulationSettings:
     """What is drawn.
 
     Attributes:
@@ -83,7 +83,7 @@ def _require(holds: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def draw_block(settings: Settings, seed: int, block: int) -> EventArrays:
+def draw_block(settings: SimulationSettings, seed: int, block: int) -> EventArrays:
     """Draw the events of one block: SHOWERS_PER_BLOCK showers, each at all its depths, neighbours in order of depth."""
     rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence((seed, block))))
     energy, mass, zenith, vertical = _draw_primaries(settings, rng)
@@ -103,7 +103,9 @@ def draw_block(settings: Settings, seed: int, block: int) -> EventArrays:
     return EventArrays(ids=ids, primaries=primaries, counts=counts, muons=muons)
 
 
-def _draw_primaries(settings: Settings, rng: np.random.Generator) -> tuple[Values, Values, Values, Values]:
+def _draw_primaries(
+    settings: SimulationSettings, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Energies, masses and zeniths of a block's primaries, rounded to what the contract keeps, and vertical depths."""
     num = SHOWERS_PER_BLOCK
     energy = _draw_power_law(*settings.energy_gev, settings.gamma, rng.random(num))
@@ -118,17 +120,17 @@ def _draw_primaries(settings: Settings, rng: np.random.Generator) -> tuple[Value
     return energy, mass, zenith, vertical
 
 
-def _draw_power_law(low: float, high: float, gamma: float, uniform: Values) -> Values:
+def _draw_power_law(low: float, high: float, gamma: float, uniform: FloatArray) -> FloatArray:
     """Quantiles of E^-gamma between two energies."""
     if gamma == 1:
         return np.asarray(low * np.exp(uniform * np.log(high / low)))
     power = 1 - gamma
-    energy: Values = (low**power + uniform * (high**power - low**power)) ** (1 / power)
+    energy: FloatArray = (low**power + uniform * (high**power - low**power)) ** (1 / power)
     return energy
 
 
 def follow(
-    surface: shower.Showers, slant_m: Values, water_m: Values, threshold_gev: float, rng: np.random.Generator
+    surface: shower.Showers, slant_m: FloatArray, water_m: FloatArray, threshold_gev: float, rng: np.random.Generator
 ) -> tuple[Counts, Muons]:
     """Follow muons from the surface to one depth after the other.
 
@@ -163,13 +165,13 @@ def follow(
     return counts, np.concatenate(found)[np.argsort(event, kind="stable")]
 
 
-def num_files(num_events: int, settings: Settings) -> int:
+def num_files(num_events: int, settings: SimulationSettings) -> int:
     """Files that hold this many events."""
     per_file = BLOCKS_PER_FILE * SHOWERS_PER_BLOCK * settings.rows_per_shower
     return -(-num_events // per_file)
 
 
-def write_file(out: Path, settings: Settings, seed: int, num_events: int, number: int) -> int:
+def write_file(out: Path, settings: SimulationSettings, seed: int, num_events: int, number: int) -> int:
     """Draw and write one file of a data set of `num_events` events; return how many of them it holds."""
     rows_per_block = SHOWERS_PER_BLOCK * settings.rows_per_shower
     first = number * BLOCKS_PER_FILE
@@ -180,19 +182,19 @@ def write_file(out: Path, settings: Settings, seed: int, num_events: int, number
     return int(table.num_rows)
 
 
-def simulate(settings: Settings, *, num_events: int, out: Path, seed: int) -> None:
+def simulate(settings: SimulationSettings, *, num_events: int, out: Path, seed: int) -> None:
     """Write a data set of events, in this process.
 
     Raises:
         ValueError: for no events, a negative seed, or a directory that already holds something.
     """
-    prepare(out, num_events, seed)
+    make_output_directory(out, num_events, seed)
     with progress(num_events, unit="events", what="simulate") as bar:
         for number in range(num_files(num_events, settings)):
             bar.update(write_file(out, settings, seed, num_events, number))
 
 
-def prepare(out: Path, num_events: int, seed: int) -> None:
+def make_output_directory(out: Path, num_events: int, seed: int) -> None:
     """Check what is asked for, and make the output directory.
 
     Raises:

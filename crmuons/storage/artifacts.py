@@ -28,7 +28,7 @@ class DamagedError(OSError):
 
 
 @dataclass(frozen=True)
-class Manifest:
+class ArtifactManifest:
     """What a bundle holds.
 
     Attributes:
@@ -42,7 +42,7 @@ class Manifest:
     about: Mapping[str, Any]
 
     @classmethod
-    def of(cls, label: str, folder: Path, about: Mapping[str, Any]) -> "Manifest":
+    def of(cls, label: str, folder: Path, about: Mapping[str, Any]) -> "ArtifactManifest":
         """The manifest of a local folder."""
         found = sorted(path for path in folder.rglob("*") if path.is_file())
         entries = {path.relative_to(folder).as_posix(): (path.stat().st_size, _sha256(path)) for path in found}
@@ -60,7 +60,7 @@ def find(url: str, label: str) -> list[str]:
     return [name for name in files.names(url) if re.fullmatch(rf"(?:{label})-[0-9a-f]{{16}}", name)]
 
 
-def put(url: str, folder: Path, label: str, about: Mapping[str, Any]) -> str:
+def upload(url: str, folder: Path, label: str, about: Mapping[str, Any]) -> str:
     """Copy a local folder; what is there of it from an earlier attempt is not sent again.
 
     Args:
@@ -75,7 +75,7 @@ def put(url: str, folder: Path, label: str, about: Mapping[str, Any]) -> str:
     Raises:
         OSError: see `files.put`. What is there by then is not taken for a bundle, and the next attempt goes on from it.
     """
-    manifest = Manifest.of(label, folder, about)
+    manifest = ArtifactManifest.of(label, folder, about)
     target = f"{url}/{manifest.name}"
     there = files.sizes(target)
     places = {name: _put(folder / name, target, name, there) for name in manifest.files}
@@ -86,7 +86,7 @@ def put(url: str, folder: Path, label: str, about: Mapping[str, Any]) -> str:
     return manifest.name
 
 
-def get(url: str, name: str, folder: Path) -> Manifest:
+def download(url: str, name: str, folder: Path) -> ArtifactManifest:
     """Copy a bundle to a local folder, which appears once it is whole and found to be what its name says.
 
     Raises:
@@ -123,14 +123,14 @@ def is_whole(url: str, name: str) -> bool:
     return all(there.get(places[path]) == size for path, (size, _) in manifest.files.items())
 
 
-def _read_manifest(url: str, name: str) -> tuple[Manifest, dict[str, str]]:
+def _read_manifest(url: str, name: str) -> tuple[ArtifactManifest, dict[str, str]]:
     """The manifest of a bundle, and where in the bundle each file lies."""
     for each in sorted(each for each in files.names(url) if re.fullmatch(r"manifest\.json(\.\d+)?", each)):
         try:
             content = json.loads(files.read_bytes(f"{url}/{each}"))
             places = content.pop("places")
             content["files"] = {path: tuple(entry) for path, entry in content["files"].items()}
-            if (manifest := Manifest(**content)).name == name:
+            if (manifest := ArtifactManifest(**content)).name == name:
                 return manifest, places
         except (ValueError, KeyError, TypeError, AttributeError):  # An upload that broke off leaves the half of one.
             continue

@@ -37,7 +37,7 @@ def num_unsent(directory: Path) -> int:
 
 
 @dataclass
-class Sent:
+class DeliveryState:
     """How far one server knows the journal.
 
     Attributes:
@@ -137,18 +137,18 @@ class Journal:
         """An empty folder below `files`, for files that an entry will name."""
         return Path(tempfile.mkdtemp(prefix=f"{self.num_entries:06d}-", dir=self.files))
 
-    def load_sent(self, uri: str) -> Sent:
+    def load_sent(self, uri: str) -> DeliveryState:
         """How far a server knows the journal; a server never met before knows nothing, and gets all of it."""
         record = self.last_sent()
         clean = without_credentials(uri)
-        return record if record is not None and record.uri == clean else Sent(uri=clean)
+        return record if record is not None and record.uri == clean else DeliveryState(uri=clean)
 
-    def last_sent(self) -> Sent | None:
+    def last_sent(self) -> DeliveryState | None:
         """How far the server that was last sent to knows the journal."""
         path = self._path.with_name("sent.json")
-        return Sent(**json.loads(path.read_text())) if path.is_file() else None
+        return DeliveryState(**json.loads(path.read_text())) if path.is_file() else None
 
-    def save_sent(self, sent: Sent) -> None:
+    def save_sent(self, sent: DeliveryState) -> None:
         """Keep how far the server knows the journal."""
         partial = self._path.with_name(".sent.json.partial")
         with partial.open("w") as file:

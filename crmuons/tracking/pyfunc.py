@@ -28,7 +28,7 @@ class PrimariesToBundles:
             The contract's columns: shower ids (the row's number), primary, and muons as a list of [energy_gev, x_m, y_m].
         """
         values = primaries[list(schema.PRIMARY_FEATURES)].to_numpy(np.float32)
-        events = self._generator.bundles(values, seed=int((params or {}).get("seed", 0)))
+        events = self._generator.generate(values, seed=int((params or {}).get("seed", 0)))
         return pd.DataFrame(to_table(events).to_pydict())
 
 

@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 from crmuons.progress import progress
 from crmuons.tracking.interface import Status
 from crmuons.tracking.journal import Journal
-from crmuons.tracking.server import Server, say
+from crmuons.tracking.server import Server, describe
 from crmuons.tracking.uri import bare_uri
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def sync(directory: Path) -> tuple[int, str]:
         return server.sent.entries - before, server.run_id
 
 
-def settle(directory: Path, status: Status, tags: Mapping[str, str]) -> None:
+def finalize_run(directory: Path, status: Status, tags: Mapping[str, str]) -> None:
     """Have MLflow know how a run ended whose processes are gone, and all else that its journal holds.
 
     Args:
@@ -93,7 +93,7 @@ def _send(journal: Journal, server: Server, tell: Callable[[int], object]) -> No
         for done in server.send_all():
             tell(done)
     except MlflowException as error:
-        msg = f"{server.sent.uri} takes no results of {journal.directory}: {say(error)}"
+        msg = f"{server.sent.uri} takes no results of {journal.directory}: {describe(error)}"
         raise ConnectionError(msg) from error
 
 
@@ -144,8 +144,10 @@ class Sender(threading.Thread):
         except Exception as error:  # noqa: BLE001 - an artifact store is a plug-in (S3, GCS, SFTP) with errors of its own;
             # none of them may end the sending, and each is said here and by `finish`.
             if not self.trouble:
-                logger.info("MLflow at %s takes no results now, they are kept: %s", self.server.sent.uri, say(error))
-            self.trouble = say(error)
+                logger.info(
+                    "MLflow at %s takes no results now, they are kept: %s", self.server.sent.uri, describe(error)
+                )
+            self.trouble = describe(error)
             return False
         if self.trouble:
             logger.info("MLflow at %s takes results again", self.server.sent.uri)

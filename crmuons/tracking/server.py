@@ -15,7 +15,7 @@ from mlflow.models import Model
 
 from crmuons.storage.redact import without_credentials
 from crmuons.tracking import registry
-from crmuons.tracking.journal import Entry, Journal, Sent
+from crmuons.tracking.journal import DeliveryState, Entry, Journal
 from crmuons.tracking.uri import database
 
 with warnings.catch_warnings():
@@ -73,7 +73,7 @@ class Server:
         self._journal.save_sent(self.sent)
 
     def _say_refused(self, entry: Entry, error: Exception) -> None:
-        logger.warning("MLflow refused an entry (%s) for good: %s", entry["kind"], say(error))
+        logger.warning("MLflow refused an entry (%s) for good: %s", entry["kind"], describe(error))
 
     def _deliver(self, entries: Sequence[Entry]) -> None:
         """Send entries of one kind. Every request may be repeated without harm: its answer can get lost."""
@@ -112,7 +112,7 @@ class Server:
         client = mlflow.MlflowClient(self._uri)
         if self.sent.run_id is not None and not _has_run(client, self.sent.run_id):
             logger.warning("MLflow at %s has lost run %s: it gets all of it again", self.sent.uri, self.sent.run_id)
-            self.sent = Sent(uri=self.sent.uri)
+            self.sent = DeliveryState(uri=self.sent.uri)
         self._client = client
 
     @property
@@ -250,16 +250,16 @@ def _has_run(client: mlflow.MlflowClient, run_id: str) -> bool:
     return True
 
 
-def refusal(uri: str) -> str | None:
+def connection_error(uri: str) -> str | None:
     """Why a server does not answer this process, in one line; None if it does."""
     try:
         mlflow.MlflowClient(uri).search_experiments(max_results=1)
     except MlflowException as error:
-        return say(error)
+        return describe(error)
     return None
 
 
-def say(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """The error in one line. What set off a chain of errors says most: "connection refused", "database is locked"."""
     while (earlier := error.__cause__ or error.__context__) is not None:
         error = earlier

@@ -16,33 +16,33 @@ from crmuons.models.ragged import Ragged
 
 
 @dataclass(frozen=True)
-class Sets:
+class TrainingBatch:
     """Made on the host, off the training thread; a step on it never asks a device for a size.
 
     Attributes:
         primaries, counts: of all events, the empty ones included, which the multiplicity model learns from.
-        filled: the numbers of the events that have muons; the kinematics learn from these alone.
+        nonempty: the numbers of the events that have muons; the kinematics learn from these alone.
         muons: theirs, no more than `train.muons_per_event` of each: energy_gev, x_m, y_m.
-        weights: of the filled events in the losses of generator and critic: their muons to the power `train.weight_power`.
-        ragged: which muon belongs to which of the filled events.
-        penalised: the layout of the first filled events, those whose gradients are penalised.
+        weights: of the nonempty events in the losses of generator and critic: their muons to the power `train.weight_power`.
+        ragged: which muon belongs to which of the nonempty events.
+        penalty_layout: the layout of the first nonempty events, whose gradients are penalty_layout.
     """
 
     primaries: Float32[Tensor, "all 4"]
     counts: Int64[Tensor, " all"]
-    filled: Int64[Tensor, " events"]
+    nonempty: Int64[Tensor, " events"]
     muons: Float32[Tensor, "muons 3"]
     weights: Float32[Tensor, " events"]
     ragged: Ragged
-    penalised: Ragged
+    penalty_layout: Ragged
 
     @classmethod
-    def of(cls, events: EventArrays, train: config.Train) -> "Sets":
+    def from_events(cls, events: EventArrays, train: config.Train) -> "TrainingBatch":
         """Lay out events on the host, in their order.
 
         Args:
             events: a batch. Tensors share its memory where that can be written.
-            train: the cap on muons of an event, the weights and the share that is penalised.
+            train: the cap on muons of an event, the weights and the share of the events that is penalty_layout.
         """
         nonempty = np.flatnonzero(events.counts)
         kept, muons = events.counts[nonempty], events.muons
@@ -55,23 +55,23 @@ class Sets:
         chosen = _num_penalised(train.penalty, len(counts))
         part = ragged if chosen == len(counts) else Ragged.from_counts(counts[:chosen])
         weights = counts.float() ** train.weight_power
-        primaries, all_counts, muons = (_tensor(array) for array in (events.primaries, events.counts, muons))
-        return cls(primaries, all_counts, torch.from_numpy(nonempty), muons, weights, ragged, part)
+        primaries, all_counts, kept_muons = (_tensor(array) for array in (events.primaries, events.counts, muons))
+        return cls(primaries, all_counts, torch.from_numpy(nonempty), kept_muons, weights, ragged, part)
 
-    def to(self, device: torch.device, *, non_blocking: bool = False) -> "Sets":
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> "TrainingBatch":
         """The same events on a device."""
         return self._each(lambda part: part.to(device, non_blocking=non_blocking))
 
-    def pin_memory(self) -> "Sets":
+    def pin_memory(self) -> "TrainingBatch":
         """The same events in page-locked memory, from which a GPU copies without waiting."""
         return self._each(lambda part: part.pin_memory())
 
-    def _each(self, change: Callable[[Any], Any]) -> "Sets":
+    def _each(self, change: Callable[[Any], Any]) -> "TrainingBatch":
         ragged = change(self.ragged)
-        penalised = ragged if self.penalised is self.ragged else change(self.penalised)
-        tensors = (self.primaries, self.counts, self.filled, self.muons, self.weights)
-        primaries, counts, filled, muons, weights = (change(tensor) for tensor in tensors)
-        return Sets(primaries, counts, filled, muons, weights, ragged, penalised)
+        penalty_layout = ragged if self.penalty_layout is self.ragged else change(self.penalty_layout)
+        tensors = (self.primaries, self.counts, self.nonempty, self.muons, self.weights)
+        primaries, counts, nonempty, muons, weights = (change(tensor) for tensor in tensors)
+        return TrainingBatch(primaries, counts, nonempty, muons, weights, ragged, penalty_layout)
 
 
 def _num_penalised(penalty: config.Penalty, events: int) -> int:

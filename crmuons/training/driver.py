@@ -24,9 +24,9 @@ from crmuons.tracking.uri import resolve_uri
 from crmuons.training import tensorboard, worker
 from crmuons.training.loop import Outcome
 from crmuons.training.progress_bar import progress_of
-from crmuons.training.setup import prepare, refuse_credentials
+from crmuons.training.setup import refuse_credentials, set_up_run
 from crmuons.training.signals import stop_on_signals
-from crmuons.training.summary import Result
+from crmuons.training.summary import RunSummary
 from crmuons.training.trainer import NonFiniteError
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class LocalLauncher:
             raise RunFailedError(with_remedy(last_line(error), run)) from error
 
 
-def run_training(settings: config.Config, launcher: Launcher) -> Result:
+def run_training(settings: config.Config, launcher: Launcher) -> RunSummary:
     """Train as the settings say, from the data's files to a delivered model.
 
     Raises:
@@ -106,22 +106,22 @@ def run_training(settings: config.Config, launcher: Launcher) -> Result:
     started = run.has_started()
     if started:
         run.check_unchanged(settings)
-    origin = None if started else prepare(settings)
+    origin = None if started else set_up_run(settings)
     data = run.load_files() if origin is None else origin[0]
     # A plain `mlflow ui`, typed beside the directory of the runs, finds them.
     tracking_uri = resolve_uri(storage.directory.parent)
     with launcher.connect((*settings.data.train, *settings.data.validation, settings.run.storage_path)):
         launcher.check(settings, storage, tracking_uri if settings.tracking.enabled else None, data)
         if origin is not None:  # Only now is anything written: what was refused above can be tried again.
-            run.prepare(settings, *origin)
+            run.create(settings, *origin)
         remote.start(run)
-        logger.info("%s run %s", "continuing" if started else "starting", run.place)
+        logger.info("%s run %s", "continuing" if started else "starting", run.uri)
         for left_over in (run.failure, run.stop_request):
             left_over.unlink(missing_ok=True)
         run.reserve_failure()
         with stop_on_signals(run.stop_request.touch), progress_of(run, settings):
             outcome = launcher.train(settings, run, tracking_uri)
-    return Result(run, outcome)
+    return RunSummary(run, outcome)
 
 
 def train_worker(settings: config.Config, run: Run, **how: Any) -> Outcome:
@@ -141,7 +141,7 @@ def last_line(error: BaseException) -> str:
 
 def with_remedy(reason: str, run: Run) -> str:
     """Return the sentence that says why a run stopped and from which checkpoint it can continue."""
-    last = max(remote.Stored.of(run).step, *checkpoint.steps(run.checkpoints), -1)
+    last = max(remote.UploadStatus.of(run).step, *checkpoint.steps(run.checkpoints), -1)
     where = (
         "no checkpoint was written"
         if last < 0

@@ -15,13 +15,13 @@ from typing import Any, Literal
 import torch
 
 from crmuons import config
-from crmuons.data.loader import Stream
-from crmuons.data.quarantine import Tally
+from crmuons.data.loader import Loader
+from crmuons.data.quarantine import ReadCounts
 from crmuons.models.bundle_model import BundleModel
 from crmuons.runs import checkpoint
 from crmuons.training import distributed
-from crmuons.training.batch import Sets
-from crmuons.training.trainer import Terms, Trainer
+from crmuons.training.batch import TrainingBatch
+from crmuons.training.trainer import LossTerms, Trainer
 
 Metrics = dict[str, float]
 Outcome = Literal["finished", "interrupted"]
@@ -43,19 +43,19 @@ class Hooks:
     Attributes:
         report: takes metrics, the step and the checkpoint where one was saved; called by every rank at the same steps.
         validate: the metrics of a model on held-out events, "score" among them; called on rank 0.
-        wants_to_stop: whether the run was asked to end; called on rank 0.
-        about: what model.json says of the model at a step.
-        stepped: told how many steps are done, before the first step and after each.
+        should_stop: whether the run was asked to end; called on rank 0.
+        model_metadata: what model.json says of the model at a step.
+        on_step: told how many steps are done, before the first step and after each.
     """
 
     report: Callable[[Metrics, int, Path | None], None]
     validate: Callable[[BundleModel, int], Metrics]
-    wants_to_stop: Callable[[], bool]
-    about: Callable[[int], dict[str, Any]]
-    stepped: Callable[[int], None]
+    should_stop: Callable[[], bool]
+    model_metadata: Callable[[int], dict[str, Any]]
+    on_step: Callable[[int], None]
 
 
-class Loop:
+class TrainingLoop:
     """One rank's training, from the first or the last saved step to the end.
 
     Args:
@@ -67,7 +67,7 @@ class Loop:
     """
 
     def __init__(
-        self, trainer: Trainer, stream: Stream[Sets], settings: config.Config, directory: Path, hooks: Hooks
+        self, trainer: Trainer, stream: Loader[TrainingBatch], settings: config.Config, directory: Path, hooks: Hooks
     ) -> None:
         self.trainer, self.stream, self.hooks, self.directory = trainer, stream, hooks, directory
         self.settings, self.run = settings.train, settings.run
@@ -80,12 +80,12 @@ class Loop:
             self.hooks.report(self._validate()[0], 0, None)
         batches = (batch.to(self.trainer.device, non_blocking=True) for batch in self.stream)
         stop = False
-        self.hooks.stepped(self.trainer.num_steps)
+        self.hooks.on_step(self.trainer.num_steps)
         while not stop and self._share_done() < 1:
             self.trainer.progress = self._share_done()
             terms = self.trainer.step(batches)
             step, metrics, improved = self.trainer.num_steps, Metrics(), False
-            self.hooks.stepped(step)
+            self.hooks.on_step(step)
             if step % self.settings.log_every == 0 or step == self.settings.steps:
                 metrics, stop = self._log(terms)
             done = self._share_done() >= 1
@@ -104,7 +104,7 @@ class Loop:
         self.progress = Progress(**state["progress"])
         best = checkpoint.path(self.directory, self.progress.best_step)
         if distributed.rank() == 0 and best.is_dir():  # A kill may have come between saving it and selecting it.
-            checkpoint.choose_best(self.directory, best)
+            checkpoint.mark_best(self.directory, best)
 
     def _share_done(self) -> float:
         """Share of the run that is done; the same on every rank, since `seconds` is rank 0's at the last log step."""
@@ -112,20 +112,20 @@ class Loop:
         by_steps = 0.0 if steps is None else self.trainer.num_steps / steps
         return max(by_steps, 0.0 if seconds is None else self.progress.seconds / seconds)
 
-    def _log(self, terms: Terms) -> tuple[Metrics, bool]:
+    def _log(self, terms: LossTerms) -> tuple[Metrics, bool]:
         """Read the step's metrics off the device, and learn from rank 0 how late it is and whether to stop."""
         values = torch.stack(list(terms.values())).tolist()  # device sync
         self.trainer.check_finite()
         metrics = {f"train/{name}": value for name, value in zip(terms, values, strict=True) if not math.isnan(value)}
         before, self._last_log = self._last_log, self._counters()
         events, muons, waited, seconds = (now - then for now, then in zip(self._last_log, before, strict=True))
-        stop = distributed.rank() == 0 and self.hooks.wants_to_stop()
+        stop = distributed.rank() == 0 and self.hooks.should_stop()
         seconds, stopping = distributed.from_rank_zero([seconds, float(stop)], self.trainer.device)
         self.progress.seconds += seconds
         ours = torch.tensor([events, muons, waited, *astuple(self.stream.tally)], dtype=torch.float64)
         events, muons, waited, *tally = distributed.gather(ours.to(self.trainer.device)).sum(0).tolist()  # device sync
-        self.stream.check(Tally(*map(int, tally)))  # Of all ranks together.
-        metrics |= {f"data/{name}": value for name, value in zip(asdict(Tally()), tally, strict=True)}
+        self.stream.check(ReadCounts(*map(int, tally)))  # Of all ranks together.
+        metrics |= {f"data/{name}": value for name, value in zip(asdict(ReadCounts()), tally, strict=True)}
         metrics |= {
             "speed/events_per_second": events / seconds,
             "speed/muons_per_second": muons / seconds,
@@ -160,9 +160,11 @@ class Loop:
                 "progress": asdict(self.progress),
                 "stream": {"plan": stream.plan.state(), "positions": positions},
             }
-            saved = checkpoint.save(self.directory, step, self.trainer.averaged, self.hooks.about(step), training)
+            saved = checkpoint.save(
+                self.directory, step, self.trainer.averaged, self.hooks.model_metadata(step), training
+            )
             if best:
-                checkpoint.choose_best(self.directory, saved)
+                checkpoint.mark_best(self.directory, saved)
             checkpoint.prune(self.directory, self.run.keep_checkpoints)
         return checkpoint.path(self.directory, step)
 

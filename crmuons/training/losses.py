@@ -57,5 +57,5 @@ def interpolate(
     ragged: Ragged,
 ) -> Float[Tensor, "muons features"]:
     """Points between real and fake muons, paired within an event, with one share per event."""
-    weight = ragged.spread(share[:, None])
+    weight = ragged.broadcast(share[:, None])
     return weight * real + (1 - weight) * fake

@@ -11,7 +11,7 @@ from crmuons import config
 from crmuons.training import distributed
 
 
-class Network:
+class NetworkOptimizer:
     """A module and the optimizer that moves it by one flat gradient."""
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float | None) -> None:
@@ -21,13 +21,13 @@ class Network:
         self.lr = float(optimizer.param_groups[0]["lr"])
         self.sizes = [parameter.numel() for parameter in self.parameters]
 
-    def take_gradient(self) -> Tensor:
+    def pop_flat_gradient(self) -> Tensor:
         """The accumulated gradient as one vector; zero where no event of this rank contributed."""
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         self.optimizer.zero_grad()
         return torch.cat([part.flatten() for part in parts])
 
-    def move(self, gradient: Tensor, frozen: Tensor) -> Tensor:
+    def step(self, gradient: Tensor, frozen: Tensor) -> Tensor:
         """Take one optimizer step, unless `frozen` (on the device, so that nothing waits for it); returns the norm."""
         norm = gradient.norm()
         if self.max_grad_norm is not None:
@@ -46,7 +46,7 @@ class Network:
             group["lr"] = self.lr * share
 
 
-def build_networks(settings: config.Optimizer, modules: Mapping[str, nn.Module]) -> dict[str, Network]:
+def build_optimizers(settings: config.Optimizer, modules: Mapping[str, nn.Module]) -> dict[str, NetworkOptimizer]:
     """One Network for each of generator, critic and multiplicity."""
     rates = {
         "generator": settings.lr if settings.generator_lr is None else settings.generator_lr,
@@ -62,7 +62,7 @@ def build_networks(settings: config.Optimizer, modules: Mapping[str, nn.Module])
             optimizer = torch.optim.SGD(parameters, rates[name], momentum=settings.momentum, fused=True)
         else:
             optimizer = torch.optim.Adam(parameters, rates[name], betas=settings.betas, fused=True)
-        networks[name] = Network(module, optimizer, settings.max_grad_norm)
+        networks[name] = NetworkOptimizer(module, optimizer, settings.max_grad_norm)
     return networks
 
 
@@ -80,7 +80,7 @@ def lr_share(settings: config.Optimizer, step: int, progress: float) -> float:
 
 
 @dataclass
-class Total:
+class WeightedSum:
     """A quantity summed over events: of one rank, or after the exchange of all."""
 
     total: Tensor
@@ -92,7 +92,9 @@ class Total:
         return self.total / self.events
 
 
-def exchange(networks: Sequence[Network], totals: Mapping[str, Total]) -> tuple[list[Tensor], dict[str, Total], Tensor]:
+def all_reduce_gradients(
+    networks: Sequence[NetworkOptimizer], totals: Mapping[str, WeightedSum]
+) -> tuple[list[Tensor], dict[str, WeightedSum], Tensor]:
     """Add up gradients and totals over all ranks, in one all-reduce.
 
     A rank's gradient is a sum over its events, and so is the result: ranks may hold unequal numbers of events, or none.
@@ -100,7 +102,7 @@ def exchange(networks: Sequence[Network], totals: Mapping[str, Total]) -> tuple[
     Returns:
         The gradient sums, the totals, and for each rank a number above 0, highest for a rank that sent what is not finite.
     """
-    gradients = [network.take_gradient() for network in networks]
+    gradients = [network.pop_flat_gradient() for network in networks]
     pairs = [torch.stack([total.total, total.events]) for total in totals.values()]
     local = torch.cat([*gradients, *pairs])
     faults = local.new_zeros(distributed.world_size())
@@ -110,5 +112,5 @@ def exchange(networks: Sequence[Network], totals: Mapping[str, Total]) -> tuple[
     *parts, faults = buffer.split(sizes)
     # Sums of finite numbers can overflow: then no rank is to blame, and all are named.
     faults = faults + (~torch.isfinite(buffer[: len(local)])).any()
-    summed = {name: Total(*part.unbind()) for name, part in zip(totals, parts[len(gradients) :], strict=True)}
+    summed = {name: WeightedSum(*part.unbind()) for name, part in zip(totals, parts[len(gradients) :], strict=True)}
     return parts[: len(gradients)], summed, faults

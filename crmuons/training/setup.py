@@ -11,7 +11,7 @@ from crmuons import config
 from crmuons.data import manifest, schema
 from crmuons.data.events import EventArrays
 from crmuons.data.parquet import named_if_damaged
-from crmuons.data.quarantine import Tally
+from crmuons.data.quarantine import ReadCounts
 from crmuons.data.sample import sample_events
 from crmuons.data.selection import Selection, training_selection
 from crmuons.evaluation.metrics import distances
@@ -41,7 +41,7 @@ def refuse_credentials(settings: config.Config) -> None:
             raise ValueError(msg)
 
 
-def prepare(settings: config.Config) -> tuple[list[File], Features, EventArrays]:
+def set_up_run(settings: config.Config) -> tuple[list[File], Features, EventArrays]:
     """List the files, look at a sample of the events, fit the features; nothing is written.
 
     Returns:
@@ -57,7 +57,7 @@ def prepare(settings: config.Config) -> tuple[list[File], Features, EventArrays]
     train = training_selection(data, None)
     if train.staging is not None:
         train.staging.check()
-        train = replace(train, staging=train.staging.keeping())
+        train = replace(train, staging=train.staging.without_eviction())
     listed = _list_files(data, train)
     to_validate = manifest.event_files(data.validation) if data.validation else []
     _say_if_without_ids(listed[0])
@@ -128,7 +128,7 @@ def _features(listed: list[File], sample: EventArrays, train: Selection, *, cart
     return features
 
 
-def _check_sample(read: Tally, train: int, validation: int, data: config.Data) -> None:
+def _check_sample(read: ReadCounts, train: int, validation: int, data: config.Data) -> None:
     if not read.rows:
         msg = f"the files at {', '.join(data.train)} have no rows"
         raise ValueError(msg)

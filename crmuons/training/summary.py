@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from crmuons.runs import checkpoint
 from crmuons.runs.directory import Run
-from crmuons.runs.remote import Stored
+from crmuons.runs.remote import UploadStatus
 from crmuons.tracking import journal
 from crmuons.training.loop import Outcome
 
 
 @dataclass(frozen=True)
-class Result:
+class RunSummary:
     """How a run ended.
 
     Attributes:
@@ -28,8 +28,8 @@ class Result:
 
     def _lines(self) -> Iterator[str]:
         run, metrics = self.run, self.run.latest_metrics()
-        yield f"run      {run.place} ({self.outcome} after {metrics.get('step', 0):.0f} steps)"
-        stored, saved = Stored.of(run), checkpoint.latest(run.checkpoints)
+        yield f"run      {run.uri} ({self.outcome} after {metrics.get('step', 0):.0f} steps)"
+        stored, saved = UploadStatus.of(run), checkpoint.latest(run.checkpoints)
         if self.outcome == "finished":
             yield f"model    {run.model if run.url is None else f'{run.url}/{stored.model}'}"
         elif saved is None:
@@ -41,9 +41,9 @@ class Result:
         if selected := run.lowest("validation/score"):
             yield f"score    mean W1/sigma {selected[1]:.4f} on held-out events, at step {selected[0]}, which is the one selected"
         if left_out := metrics.get("data/quarantined"):
-            yield f"left out {left_out:.0f} of {metrics['data/rows']:.0f} rows that cannot be used: {run.place}/quarantine"
+            yield f"left out {left_out:.0f} of {metrics['data/rows']:.0f} rows that cannot be used: {run.uri}/quarantine"
         if left_out := metrics.get("data/outliers"):
             muons = metrics["data/outlier_muons"]
-            yield f"left out {left_out:.0f} events with {muons:.0f} muons, above the cap: {run.place}/outliers"
+            yield f"left out {left_out:.0f} events with {muons:.0f} muons, above the cap: {run.uri}/outliers"
         if unsent := journal.num_unsent(run.directory):
             yield f"MLflow   does not have {unsent} entries of this run; they are kept: crmuons sync {run.directory}"

@@ -18,10 +18,10 @@ from crmuons.models.gradients import functions
 from crmuons.models.networks import build_networks
 from crmuons.models.ragged import Ragged
 from crmuons.training import distributed, losses, optimizers
-from crmuons.training.batch import Sets
-from crmuons.training.optimizers import Total
+from crmuons.training.batch import TrainingBatch
+from crmuons.training.optimizers import WeightedSum
 
-Terms = dict[str, Tensor]  # A loss or metric -> its value for each event. "critic_loss" is what moves the critic.
+LossTerms = dict[str, Tensor]  # A loss or metric -> its value for each event. "critic_loss" is what moves the critic.
 
 
 class NonFiniteError(RuntimeError):
@@ -44,16 +44,16 @@ class Trainer:
         self.critic = build_networks(settings.model, features.num_muon_features)[1].to(device)
         self.averaged = copy.deepcopy(self.model).requires_grad_(requires_grad=False)
         modules = {"generator": self.model.generator, "multiplicity": self.model.multiplicity, "critic": self.critic}
-        self.networks = optimizers.build_networks(settings.train.optimizer, modules)
+        self.networks = optimizers.build_optimizers(settings.train.optimizer, modules)
         self.noise = torch.Generator(device)
         self.num_steps = 0
         self.num_critic_updates = 0
         self.newest_penalty = torch.full((), math.nan, device=device)  # A metric; it is not taken in every update.
         self.progress = 0.0  # Share of the run that is done; the learning rates follow it.
-        self.fault = torch.full((2,), -1, device=device)  # Step and rank of the first non-finite number.
+        self.nonfinite = torch.full((2,), -1, device=device)  # Step and rank of the first non-finite number.
         self._drawn: dict[int, Tensor] = {}  # Of the step's batches, by their identity, with train.reuse_batch.
 
-    def step(self, batches: Iterator[Sets]) -> Terms:
+    def step(self, batches: Iterator[TrainingBatch]) -> LossTerms:
         """One WGAN step (Gulrajani et al. 2017, arXiv:1704.00028, Alg. 1).
 
         Args:
@@ -81,17 +81,17 @@ class Trainer:
         self.num_steps += 1
         return critic | generator | {"gradient_penalty": self.newest_penalty}
 
-    def prepare(self, batch: EventArrays) -> Sets:
+    def prepare(self, batch: EventArrays) -> TrainingBatch:
         """What `step` takes, made of a batch on the host; meant for the thread that reads."""
-        sets = Sets.of(batch, self.settings)
+        sets = TrainingBatch.from_events(batch, self.settings)
         return sets.pin_memory() if self.device.type == "cuda" else sets
 
-    def critic_terms(self, sets: Sets) -> Terms:
+    def critic_terms(self, sets: TrainingBatch) -> LossTerms:
         """Loss of the critic, with its penalty."""
         _, condition = self._conditions(sets)
         real = self.model.features.muons(sets.muons)
         with torch.no_grad():
-            fake = self._draw(condition, sets).detach()
+            fake = self._cached_fake_muons(condition, sets).detach()
         real_scores, fake_scores, penalties = self._score_and_penalise(real, fake, condition, sets)
         loss = losses.critic_loss(real_scores, fake_scores, self.settings.loss)
         if len(penalties):
@@ -102,11 +102,11 @@ class Trainer:
             "gradient_penalty": penalties,
         }
 
-    def generator_terms(self, sets: Sets) -> Terms:
+    def generator_terms(self, sets: TrainingBatch) -> LossTerms:
         """Losses of the generator, whose muons take the real events' primaries and numbers of muons, and of the
         multiplicity model, which alone sees the empty events."""
         primaries, condition = self._conditions(sets)
-        fake = self._score(self._draw(condition, sets), condition, sets.ragged)
+        fake = self._score(self._cached_fake_muons(condition, sets), condition, sets.ragged)
         real = None
         if self.settings.loss == "relativistic":
             with torch.no_grad(), self._precision():  # Of the real scores the value alone is needed.
@@ -116,37 +116,39 @@ class Trainer:
             "multiplicity_loss": self.model.multiplicity.loss(primaries, sets.counts),
         }
 
-    def _update(self, terms_of: Callable[[Sets], Terms], batches: Iterator[Sets], *names: str) -> Terms:
+    def _update(
+        self, terms_of: Callable[[TrainingBatch], LossTerms], batches: Iterator[TrainingBatch], *names: str
+    ) -> LossTerms:
         """Move some networks by their loss's mean gradient over all events of all batches and all ranks, each with its weight."""
-        totals: dict[str, Total] = {}
+        totals: dict[str, WeightedSum] = {}
         for _ in range(self.settings.grad_accumulation):
             sets = next(batches)
             terms = terms_of(sets)
             torch.stack([_weigh(terms[f"{name}_loss"], name, sets) for name in names]).sum().backward()
             _accumulate(totals, terms)
         networks = [self.networks[name] for name in names]
-        gradients, totals, faults = optimizers.exchange(networks, totals)
-        self._note_fault(faults)
+        gradients, totals, faults = optimizers.all_reduce_gradients(networks, totals)
+        self._record_nonfinite(faults)
         norms = {
-            f"{name}_gradient_norm": self.networks[name].move(
-                gradient / totals[f"{name}_loss"].events.clamp(min=1), frozen=self.fault[0] >= 0
+            f"{name}_gradient_norm": self.networks[name].step(
+                gradient / totals[f"{name}_loss"].events.clamp(min=1), frozen=self.nonfinite[0] >= 0
             )
             for name, gradient in zip(names, gradients, strict=True)
         }
         return norms | {name: total.mean for name, total in totals.items()}
 
     def _score_and_penalise(
-        self, real: Tensor, fake: Tensor, condition: Tensor, sets: Sets
+        self, real: Tensor, fake: Tensor, condition: Tensor, sets: TrainingBatch
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores of real and fake events, from one pass of the critic, and penalties of those that are penalised."""
+        """Scores of real and fake events, from one pass of the critic, and penalties of those that are penalty_layout."""
         both, conditions, twice = torch.cat([real, fake]), torch.cat([condition, condition]), sets.ragged.twice
         due = self._is_penalty_due()
-        if due and self.settings.penalty.kind == "zero_centred" and sets.penalised is sets.ragged:
+        if due and self.settings.penalty.kind == "zero_centred" and sets.penalty_layout is sets.ragged:
             scores, squared_norms = self._scores_and_norms(both, conditions, twice)
             real_norms, fake_norms = squared_norms.chunk(2)
             return *scores.chunk(2), real_norms + fake_norms  # type: ignore[return-value]
         scores = self._score(both, conditions, twice)
-        penalties = self._penalties(real, fake, condition, sets.penalised) if due else scores.new_zeros(0)
+        penalties = self._penalties(real, fake, condition, sets.penalty_layout) if due else scores.new_zeros(0)
         return *scores.chunk(2), penalties  # type: ignore[return-value]
 
     def _is_penalty_due(self) -> bool:
@@ -167,25 +169,25 @@ class Trainer:
         real_norms, fake_norms = self._scores_and_norms(both, conditions, part.twice)[1].chunk(2)
         return real_norms + fake_norms
 
-    def _conditions(self, sets: Sets) -> tuple[Tensor, Tensor]:
-        """Standardised primaries of all events [all, 4]; with log10 N, what the networks know of the filled ones [events, 5]."""
+    def _conditions(self, sets: TrainingBatch) -> tuple[Tensor, Tensor]:
+        """Standardised primaries of all events [all, 4]; with log10 N, what the networks know of the nonempty ones [events, 5]."""
         primaries = self.model.features.condition(sets.primaries)
-        log_counts = self.model.features.log_count(sets.counts.index_select(0, sets.filled))
-        return primaries, torch.cat([primaries.index_select(0, sets.filled), log_counts], dim=1)
+        log_counts = self.model.features.log_count(sets.counts.index_select(0, sets.nonempty))
+        return primaries, torch.cat([primaries.index_select(0, sets.nonempty), log_counts], dim=1)
 
-    def _draw(self, condition: Tensor, sets: Sets) -> Tensor:
+    def _cached_fake_muons(self, condition: Tensor, sets: TrainingBatch) -> Tensor:
         """Muons for a batch; with train.reuse_batch those of the step's first update on it, ready for the generator's own."""
         if not self.settings.reuse_batch:
-            return self._generate(condition, sets.ragged)
+            return self._fake_muons(condition, sets.ragged)
         if id(sets) not in self._drawn:
             with torch.enable_grad():
-                self._drawn[id(sets)] = self._generate(condition, sets.ragged)
+                self._drawn[id(sets)] = self._fake_muons(condition, sets.ragged)
         return self._drawn[id(sets)]
 
-    def _generate(self, condition: Tensor, ragged: Ragged) -> Tensor:
-        noise = self.model.noise(ragged, self.noise)
+    def _fake_muons(self, condition: Tensor, ragged: Ragged) -> Tensor:
+        noise = self.model.latents(ragged, self.noise)
         with self._precision():
-            return functions.generate(self.model.generator, condition, *noise, ragged).float()
+            return functions.generator_forward(self.model.generator, condition, *noise, ragged).float()
 
     def _score(self, features: Tensor, condition: Tensor, ragged: Ragged) -> Tensor:
         with self._precision():
@@ -193,7 +195,7 @@ class Trainer:
 
     def _scores_and_norms(self, features: Tensor, condition: Tensor, ragged: Ragged) -> tuple[Tensor, Tensor]:
         with self._precision():
-            scores, squared_norms = functions.scores_and_norms(self.critic, features, condition, ragged)
+            scores, squared_norms = functions.scores_and_sq_grad_norms(self.critic, features, condition, ragged)
         return scores.float(), squared_norms
 
     def _precision(self) -> torch.autocast:
@@ -213,9 +215,9 @@ class Trainer:
         decay = min(self.settings.ema_decay, (1 + self.num_steps) / (10 + self.num_steps))
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay)
 
-    def _note_fault(self, faults: Tensor) -> None:
-        here = torch.stack([torch.full_like(self.fault[0], self.num_steps), faults.argmax()])
-        self.fault = torch.where((self.fault[0] < 0) & (faults.max() > 0), here, self.fault)
+    def _record_nonfinite(self, faults: Tensor) -> None:
+        here = torch.stack([torch.full_like(self.nonfinite[0], self.num_steps), faults.argmax()])
+        self.nonfinite = torch.where((self.nonfinite[0] < 0) & (faults.max() > 0), here, self.nonfinite)
         if self.device.type == "cpu":
             self.check_finite()
 
@@ -225,7 +227,7 @@ class Trainer:
         Raises:
             NonFiniteError: with the step and the rank where it was seen first.
         """
-        step, rank = self.fault.tolist()  # device sync
+        step, rank = self.nonfinite.tolist()  # device sync
         if step >= 0:
             msg = (
                 f"step {step}: a loss or a gradient on rank {rank} is NaN or infinite; nothing was moved by it. "
@@ -254,7 +256,7 @@ class Trainer:
         self.num_steps, self.num_critic_updates = state["num_steps"], state["num_critic_updates"]
 
 
-def _weigh(losses_of_events: Tensor, name: str, sets: Sets) -> Tensor:
+def _weigh(losses_of_events: Tensor, name: str, sets: TrainingBatch) -> Tensor:
     """A network's loss, summed over events with their weights; the multiplicity model takes all events alike."""
     return losses_of_events.sum() if name == "multiplicity" else losses_of_events @ sets.weights
 
@@ -264,9 +266,9 @@ def _for_all(penalties: Tensor, num_events: int) -> Tensor:
     return nn.functional.pad(penalties * (num_events / len(penalties)), (0, num_events - len(penalties)))
 
 
-def _accumulate(totals: dict[str, Total], terms: Terms) -> None:
+def _accumulate(totals: dict[str, WeightedSum], terms: LossTerms) -> None:
     for name, values in terms.items():
         total, events = values.detach().sum().float(), values.new_full((), len(values), dtype=torch.float32)
         if name in totals:
             total, events = total + totals[name].total, events + totals[name].events
-        totals[name] = Total(total, events)
+        totals[name] = WeightedSum(total, events)

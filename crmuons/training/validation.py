@@ -10,7 +10,7 @@ from crmuons.runs.directory import Run
 from crmuons.tracking.interface import AnyTracker, NullTracker
 from crmuons.training.loop import Metrics
 
-CAP = 10  # Of a generated event's muons in validations, in units of the largest true event's.
+VALIDATION_MUON_CAP = 10  # Of a generated event's muons in validations, in units of the largest true event's.
 
 
 class Validation:
@@ -20,13 +20,13 @@ class Validation:
         self.truth = run.load_validation()
         self.seed, self.device, self.tracker = settings.run.seed, device, tracker
         # A multiplicity model that has hardly learned draws millions of muons now and then: that is a bad score, no failed run.
-        self.max_muons = min(CAP * max(1, int(self.truth.counts.max())), MAX_MUONS_PER_EVENT)
+        self.max_muons = min(VALIDATION_MUON_CAP * max(1, int(self.truth.counts.max())), MAX_MUONS_PER_EVENT)
 
     def __call__(self, model: BundleModel, step: int) -> Metrics:
         """Metrics of a model; "score" is the mean W1/sigma (docs/metrics.md)."""
         generator = BundleGenerator(model, {}, self.device)
         truth = self.truth
-        generated = generator.bundles(truth.primaries, seed=self.seed, ids=truth.ids, max_muons=self.max_muons)
+        generated = generator.generate(truth.primaries, seed=self.seed, ids=truth.ids, max_muons=self.max_muons)
         if not isinstance(self.tracker, NullTracker):
             from crmuons.evaluation.report import figures  # noqa: PLC0415  # Matplotlib, 0.8 CPU-seconds: so for it.
 

@@ -19,7 +19,7 @@ from crmuons import config, provenance
 from crmuons.allocator import keep_freed_memory
 from crmuons.data import loader, reader, sampler, shards
 from crmuons.data.events import EventArrays
-from crmuons.data.quarantine import Tally
+from crmuons.data.quarantine import ReadCounts
 from crmuons.data.selection import training_selection
 from crmuons.data.staged_reading import read_in_parts
 from crmuons.models import saved_model
@@ -31,8 +31,8 @@ from crmuons.storage.staging import stager
 from crmuons.storage.staging.download import REPORT
 from crmuons.tracking.interface import AnyTracker, NullTracker, Status
 from crmuons.training import distributed
-from crmuons.training.batch import Sets
-from crmuons.training.loop import Hooks, Loop, Metrics, Outcome
+from crmuons.training.batch import TrainingBatch
+from crmuons.training.loop import Hooks, Metrics, Outcome, TrainingLoop
 from crmuons.training.profiling import StepProfiler
 from crmuons.training.tensorboard import Board
 from crmuons.training.trainer import Trainer
@@ -53,7 +53,7 @@ def train(
     *,
     device: torch.device,
     tracking_uri: str,
-    read: loader.Read = reader.read_here,
+    read: loader.ReadSegments = reader.read_in_process,
     report: Report | None = None,
 ) -> Outcome:
     """Train from the run's last checkpoint, or from the start, to the end.
@@ -78,19 +78,19 @@ def train(
     if distributed.rank() == 0:
         run.forget_metrics_after(-1 if state is None else state["trainer"]["num_steps"])
     tracker = _tracker(settings, run, tracking_uri) if distributed.rank() == 0 else NullTracker()
-    reports, at_the_end = [] if report is None else [report], ExitStack()
+    reports, exit_stack = [] if report is None else [report], ExitStack()
     if settings.tracking.tensorboard and distributed.rank() == 0:
-        begun = 0 if state is None else state["trainer"]["num_steps"]
-        reports.append(at_the_end.enter_context(closing(Board(run.tensorboard, trainer.averaged, begun))))
+        first_step = 0 if state is None else state["trainer"]["num_steps"]
+        reports.append(exit_stack.enter_context(closing(Board(run.tensorboard, trainer.averaged, first_step))))
     uploads = Uploads(run, settings.run.keep_checkpoints) if distributed.rank() == 0 and run.url else None
     hooks = Hooks(
         report=_reporter(run, tracker, uploads, reports),
         validate=Validation(run, settings, device, tracker),
-        wants_to_stop=run.stop_request.exists,
-        about=lambda step: about(settings, run, step),
-        stepped=_profiler(settings, run, tracker, at_the_end),
+        should_stop=run.stop_request.exists,
+        model_metadata=lambda step: model_metadata(settings, run, step),
+        on_step=_profiler(settings, run, tracker, exit_stack),
     )
-    loop = Loop(trainer, batches, settings, run.checkpoints, hooks)
+    loop = TrainingLoop(trainer, batches, settings, run.checkpoints, hooks)
     if state is not None:
         loop.resume(state)
     if settings.scaling.min_workers is not None:
@@ -107,7 +107,7 @@ def train(
         status = "FINISHED" if outcome == "finished" else "KILLED"
     finally:
         batches.close()
-        at_the_end.close()
+        exit_stack.close()
         if uploads is not None:
             uploads.wait(remote.FAILURE_WAIT_S)
         tracker.finish(status)
@@ -134,7 +134,7 @@ def _check_device(device: torch.device) -> None:
         raise ValueError(msg)
 
 
-def about(settings: config.Config, run: Run, step: int) -> dict[str, object]:
+def model_metadata(settings: config.Config, run: Run, step: int) -> dict[str, object]:
     """What model.json says of a model: how it is built, and where it comes from."""
     return {
         "model": settings.model.model_dump(mode="json"),
@@ -162,29 +162,29 @@ def _stream(
     settings: config.Config,
     run: Run,
     state: dict[str, object] | None,
-    read: loader.Read,
-    prepare: Callable[[EventArrays], Sets],
-) -> loader.Stream[Sets]:
+    read: loader.ReadSegments,
+    prepare: Callable[[EventArrays], TrainingBatch],
+) -> loader.Loader[TrainingBatch]:
     """The rank's batches, from where a checkpoint left off; ranks may have become more or fewer since."""
     files = run.load_files()
     units, segment_bytes = shards.units_and_segment_bytes(files, settings.data.shuffle_bytes)
     rank, world = distributed.rank(), distributed.world_size()
     if state is None:
-        reading = sampler.Plan(tuple(units), settings.run.seed, segment_bytes, world)
-        positions, tally = [(0, 0)] * world, Tally()
+        reading = sampler.ReadPlan(tuple(units), settings.run.seed, segment_bytes, world)
+        positions, tally = [(0, 0)] * world, ReadCounts()
     else:
         saved: list[list[int]] = state["positions"]  # type: ignore[assignment]
-        before = sampler.Plan.from_state(units, settings.run.seed, segment_bytes, state["plan"])  # type: ignore[arg-type]
+        before = sampler.ReadPlan.from_state(units, settings.run.seed, segment_bytes, state["plan"])  # type: ignore[arg-type]
         reading, positions = before.continued(world, [(item, taken) for item, taken, *_ in saved])
-        tallies = [Tally(*tally) for _, _, *tally in saved]
+        tallies = [ReadCounts(*tally) for _, _, *tally in saved]
         same = world == before.world
-        tally = tallies[rank] if same else sum(tallies, Tally()) if rank == 0 else Tally()
-    selection = training_selection(settings.data, run.place, settings.train.muons_per_event)
+        tally = tallies[rank] if same else sum(tallies, ReadCounts()) if rank == 0 else ReadCounts()
+    selection = training_selection(settings.data, run.uri, settings.train.muons_per_event)
     if selection.staging is not None:
         selection = replace(
             selection, staging=selection.staging.of_run(files, read_in_parts(files), run.directory, f"rank-{rank}")
         )
-    return loader.Stream(
+    return loader.Loader(
         reading,
         rank,
         position=positions[rank],
@@ -213,12 +213,12 @@ def _tracker(settings: config.Config, run: Run, uri: str) -> AnyTracker:
     )
 
 
-def _profiler(settings: config.Config, run: Run, tracker: AnyTracker, at_the_end: ExitStack) -> Callable[[int], None]:
+def _profiler(settings: config.Config, run: Run, tracker: AnyTracker, exit_stack: ExitStack) -> Callable[[int], None]:
     """What is told of the steps: on rank 0 the recorder of the chosen ones, where there are any."""
     if settings.train.profile_steps is None or distributed.rank() != 0:
         return lambda _: None
     profiler = StepProfiler(settings.train.profile_steps, run.profile, lambda trace: tracker.artifact(trace, "profile"))
-    return at_the_end.enter_context(closing(profiler))
+    return exit_stack.enter_context(closing(profiler))
 
 
 def _reporter(

@@ -184,10 +184,10 @@ def goes_on_with(run: Run, workers: int, *, since: int) -> Callable[[], bool]:
     return happened
 
 
-def count(items: list[sampler.Item], settings: config.Config) -> int:
+def count(items: list[sampler.Segment], settings: config.Config) -> int:
     """How many events to train on are left in items."""
-    pieces = reader.read_here(iter(items), selection.training_selection(settings.data, None))
-    return sum(len(piece.counts) for piece in pieces if not isinstance(piece, quarantine.Tally))
+    pieces = reader.read_in_process(iter(items), selection.training_selection(settings.data, None))
+    return sum(len(piece.counts) for piece in pieces if not isinstance(piece, quarantine.ReadCounts))
 
 
 def check_that_every_event_is_read_once(run: Run) -> None:
@@ -199,11 +199,11 @@ def check_that_every_event_is_read_once(run: Run) -> None:
     history = [*sizes(run), (state["trainer"]["num_steps"], 0)]
     num_batches = BATCHES_PER_STEP * sum((later - step) * workers for (step, workers), (later, _) in pairwise(history))
 
-    shared = (sampler.cut(run.load_files()), settings.run.seed, settings.data.shuffle_bytes)
-    before = sampler.Plan.from_state(*shared, state["stream"]["plan"])
+    shared = (sampler.cut_files(run.load_files()), settings.run.seed, settings.data.shuffle_bytes)
+    before = sampler.ReadPlan.from_state(*shared, state["stream"]["plan"])
     after, _ = before.continued(before.world + 1, [(item, taken) for item, taken, *_ in state["stream"]["positions"]])
-    left = [sampler.Item(*entry, settings.run.seed, after.segments(entry[0])[entry[1]]) for entry in after.backlog]
-    epoch = [sampler.Item(0, i, 0, settings.run.seed, units) for i, units in enumerate(after.segments(0))]
+    left = [sampler.Segment(*entry, settings.run.seed, after.segments(entry[0])[entry[1]]) for entry in after.backlog]
+    epoch = [sampler.Segment(0, i, 0, settings.run.seed, units) for i, units in enumerate(after.segments(0))]
     assert num_batches * EVENTS_PER_BATCH + count(left, settings) == after.base_epoch * count(epoch, settings)
 
 

@@ -10,13 +10,13 @@ from crmuons import config
 from crmuons.data.arrow import to_table, write_events
 from crmuons.data.events import EventArrays
 from crmuons.evaluation import comparison
-from crmuons.evaluation.comparison import Contender
-from crmuons.evaluation.datasets import Side
-from crmuons.evaluation.headers import Outline
+from crmuons.evaluation.comparison import EventSample
+from crmuons.evaluation.datasets import EventSet
+from crmuons.evaluation.headers import EventHeaders
 from crmuons.evaluation.metrics.quantities import Sample
-from crmuons.evaluation.reference import FLOOR, GENERATED, NEAREST, PARAMETRIC, Settings
+from crmuons.evaluation.reference import FLOOR, GENERATED, NEAREST, PARAMETRIC, EvaluationSettings
 from crmuons.evaluation.report.files import to_json
-from crmuons.evaluation.request import Request, evaluate_request
+from crmuons.evaluation.request import EvaluationRequest, evaluate_request
 from crmuons.evaluation.tasks import in_process
 from crmuons.generation.spectrum import Spectrum
 from crmuons.models import saved_model
@@ -54,7 +54,7 @@ def request_of_a_model(tmp_path_factory):
         settings = config.Model(width=8, multiplicity_width=8)
         model = BundleModel(settings, Features().fit(toy_events(2000, seed=9)))
         models.append(str(saved_model.save_model(folder / f"model-{seed}", model, {"model": settings.model_dump()})))
-    return Request([str(folder / "data")], "validation", models, settings=Settings(max_events=600))
+    return EvaluationRequest([str(folder / "data")], "validation", models, settings=EvaluationSettings(max_events=600))
 
 
 def test_tasks_give_the_numbers_of_one_process(request_of_a_model):
@@ -75,9 +75,9 @@ def test_classifiers_in_tasks_give_the_scores_of_one_process():
     found = []
     for run in (in_process, lambda: on_ray(num_cpus=2)):
         with run() as pieces:
-            sides = [Side(Outline.of(each), pieces.given(each)) for each in events]
+            sides = [EventSet(EventHeaders.of(each), pieces.given(each)) for each in events]
             samples = [Sample.of(each, 1100 * number + np.arange(1100)) for number, each in enumerate(events)]
-            contenders = [Contender(side, pieces.given(each)) for side, each in zip(sides, samples, strict=True)]
+            contenders = [EventSample(side, pieces.given(each)) for side, each in zip(sides, samples, strict=True)]
             scores = comparison.classify(pieces, *contenders, 0)
             found.append({name: pieces.get(each).score for name, each in scores.items()})
     assert set(found[0]) == set(comparison.AREAS)

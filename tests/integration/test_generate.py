@@ -16,7 +16,7 @@ from crmuons.data.events import EventArrays
 from crmuons.generation import writer
 from crmuons.generation.export import INPUTS, export, worst_difference
 from crmuons.generation.load import load_generator
-from crmuons.generation.request import Options
+from crmuons.generation.request import GenerationOptions
 from crmuons.generation.spectrum import Spectrum
 from crmuons.models import saved_model, standalone
 from crmuons.models.bundle_model import BundleModel
@@ -64,13 +64,13 @@ def contents(folder):
 @pytest.mark.usefixtures("cluster")
 def test_tasks_write_the_same_shards_as_one_process_and_keep_finished_ones(model_dir, tmp_path):
     generator, source = load_generator(model_dir), Spectrum(6 * EVENTS_PER_BLOCK - 100)
-    options = Options(seed=3, counts=30, events_per_shard=EVENTS_PER_BLOCK)
-    here = writer.prepare(Output.at(tmp_path / "here"), generator, source, options)
-    there = writer.prepare(Output.at(tmp_path / "there"), generator, source, options)
-    kept = writer.write_shard(there.out, there.request, generator, next(writer.missing(source, there)))
+    options = GenerationOptions(seed=3, counts=30, events_per_shard=EVENTS_PER_BLOCK)
+    here = writer.plan_generation(Output.at(tmp_path / "here"), generator, source, options)
+    there = writer.plan_generation(Output.at(tmp_path / "there"), generator, source, options)
+    kept = writer.write_shard(there.out, there.request, generator, next(writer.pending_shards(source, there)))
     first = there.out.folder / "events-00000.parquet"
     stamp = first.stat().st_mtime_ns
-    there = writer.prepare(there.out, generator, source, options)
+    there = writer.plan_generation(there.out, generator, source, options)
     assert there.done == {0: kept}
     assert writer.generate(generator, source, here) == generate.generate(generator, source, there)
     assert contents(here.out.folder) == contents(there.out.folder)
@@ -98,8 +98,10 @@ def test_the_job_goes_on_after_a_kill_with_the_same_events(model_dir, tmp_path):
     assert sum(table.num_rows for table in found.values()) == 28_000
     assert all(found[name] == table for name, table in finished.items())
     generator, source = load_generator(model_dir), Spectrum(28_000, seed=1)
-    work = writer.prepare(Output.at(tmp_path / "one"), generator, source, Options(1, 300, events_per_shard=4096))
-    *_, last = writer.missing(source, work)
+    work = writer.plan_generation(
+        Output.at(tmp_path / "one"), generator, source, GenerationOptions(1, 300, events_per_shard=4096)
+    )
+    *_, last = writer.pending_shards(source, work)
     writer.write_shard(work.out, work.request, generator, last)
     assert contents(work.out.folder)["events-00006.parquet"] == found["events-00006.parquet"]
 
@@ -108,8 +110,8 @@ def test_the_job_goes_on_after_a_kill_with_the_same_events(model_dir, tmp_path):
 @pytest.mark.usefixtures("cluster")
 def test_an_error_in_a_task_is_the_error_itself(model_dir, tmp_path):
     generator, source = load_generator(model_dir), Spectrum(2 * EVENTS_PER_BLOCK)
-    work = writer.prepare(
-        Output.at(tmp_path / "out"), generator, source, Options(counts=1, events_per_shard=EVENTS_PER_BLOCK)
+    work = writer.plan_generation(
+        Output.at(tmp_path / "out"), generator, source, GenerationOptions(counts=1, events_per_shard=EVENTS_PER_BLOCK)
     )
     (tmp_path / "out" / "events-00001.parquet").mkdir()  # A name that no file can take.
     with pytest.raises(
@@ -122,7 +124,7 @@ def test_an_error_in_a_task_is_the_error_itself(model_dir, tmp_path):
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
 def test_ray_tasks_write_the_same_files_as_one_process(tmp_path):
-    settings = simulate.Settings(energy_gev=(1e4, 1e6))
+    settings = simulate.SimulationSettings(energy_gev=(1e4, 1e6))
     arguments = {"num_events": 120_000, "seed": 11}
     simulate.simulate(settings, out=tmp_path / "process", **arguments)
     ray_simulate.simulate(settings, out=tmp_path / "tasks", **arguments)

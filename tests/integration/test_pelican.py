@@ -483,9 +483,9 @@ def test_writing_survives_faults(
     local.write_bytes(os.urandom(300_000))
     url = fed.url(f"/private/results/{scope}-{'-'.join(fault)}")
     fed.fault("origin", methods=["PUT"], first=1, **fault)
-    name = artifacts.put(url, local.parent, "x", {})
+    name = artifacts.upload(url, local.parent, "x", {})
     assert any(entry["fault"] for entry in fed.log("origin"))
-    artifacts.get(url, name, tmp_path / "back")
+    artifacts.download(url, name, tmp_path / "back")
     assert (tmp_path / "back/local").read_bytes() == local.read_bytes()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from crmuons.cli import main
-from crmuons.simulation.simulate import Settings, simulate
+from crmuons.simulation.simulate import SimulationSettings, simulate
 from crmuons.storage.pelican import federation as client
 from tests.integration.conftest import wait_for
 from tests.integration.federation.federation import Federation, federation, what_is_missing
@@ -32,7 +32,7 @@ SMALL = (
 def running() -> Iterator[Federation]:
     with pytest.MonkeyPatch.context() as patch, federation() as running:
         patch.setenv("SSL_CERT_FILE", str(running.ca))
-        simulate(Settings(), num_events=2000, out=running.data / "public" / "sim", seed=1)
+        simulate(SimulationSettings(), num_events=2000, out=running.data / "public" / "sim", seed=1)
         yield running
 
 

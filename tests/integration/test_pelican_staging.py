@@ -18,15 +18,15 @@ import pytest
 from crmuons.cli import main
 from crmuons.data import reader
 from crmuons.data.events import EventArrays
-from crmuons.data.sampler import Plan, cut
+from crmuons.data.sampler import ReadPlan, cut_files
 from crmuons.data.selection import Selection
 from crmuons.ray_backend import cluster
 from crmuons.ray_backend.data import read_with_ray
-from crmuons.simulation.simulate import Settings, simulate
+from crmuons.simulation.simulate import SimulationSettings, simulate
 from crmuons.storage import files
 from crmuons.storage.files import File
 from crmuons.storage.pelican import federation as client
-from crmuons.storage.staging.cache_dir import Shelf
+from crmuons.storage.staging.cache_dir import CacheDir
 from crmuons.storage.staging.download import BLOCK_BYTES, Staging
 from crmuons.storage.staging.stager import read_progress
 from tests.integration.federation.federation import Federation, federation, what_is_missing
@@ -54,7 +54,9 @@ def running() -> Iterator[Federation]:
         patch.delenv("BEARER_TOKEN", raising=False)
         patch.setenv("CRMUONS_PELICAN_DIGEST_S", "10")  # XRootD's origin sometimes answers none any more; 40 otherwise.
         for seed in range(NUM_FILES):
-            simulate(Settings(), num_events=200, out=running.data / "public" / "sim" / f"{seed:07d}", seed=seed)
+            simulate(
+                SimulationSettings(), num_events=200, out=running.data / "public" / "sim" / f"{seed:07d}", seed=seed
+            )
         yield running
 
 
@@ -67,7 +69,7 @@ def fed(running: Federation, monkeypatch: pytest.MonkeyPatch) -> Federation:
 
 
 def staging(folder: Path, *, max_bytes: int = 10**9, max_files: int = 1000, began: float = 0.0) -> Staging:
-    return Staging(Shelf(folder, max_bytes, max_files), files_ahead=4, began=began)
+    return Staging(CacheDir(folder, max_bytes, max_files), files_ahead=4, began=began)
 
 
 def arguments(data: str, storage: Path, name: str, *words: str) -> list[str]:
@@ -257,18 +259,18 @@ def test_a_directory_that_cannot_be_written_is_said_at_the_start(
 @pytest.mark.filterwarnings("ignore:.*ray-data-dataset")  # Of two executions side by side it leaves one's log open.
 def test_read_tasks_of_two_ranks_download_each_file_once(fed: Federation, tmp_path: Path) -> None:
     listed = files.list_files(fed.url("/public/sim/*/*.parquet"))
-    reading = Plan(tuple(cut(listed)), seed=0, segment_bytes=2**20, world=2)
+    reading = ReadPlan(tuple(cut_files(listed)), seed=0, segment_bytes=2**20, world=2)
     items = [list(islice(reading.items(rank), 8)) for rank in range(2)]  # Two epochs of eight segments.
-    place = Staging(Shelf(tmp_path / "staged", 10**9, 1000), files_ahead=4, began=time.time())
+    place = Staging(CacheDir(tmp_path / "staged", 10**9, 1000), files_ahead=4, began=time.time())
     staged = [Selection(staging=place.of_run(listed, (), tmp_path, f"rank-{rank}")) for rank in range(2)]
     with cluster.cluster(num_cpus=2), concurrent.futures.ThreadPoolExecutor(2) as pool:
         pieces = list(pool.map(lambda rank: list(read_with_ray(iter(items[rank]), staged[rank])), range(2)))
     assert sorted(downloads(fed).values()) == [1] * NUM_FILES
     for rank in range(2):
-        assert ids(pieces[rank]) == ids(reader.read_here(iter(items[rank]), Selection()))
+        assert ids(pieces[rank]) == ids(reader.read_in_process(iter(items[rank]), Selection()))
     assert read_progress(tmp_path / "staging")[0] > 0  # The stagers had their part in it.
 
 
-def ids(pieces: Iterable[reader.Piece]) -> list[list[int]]:
+def ids(pieces: Iterable[reader.ReadResult]) -> list[list[int]]:
     """The ids of the events, in order."""
     return [row for piece in pieces if isinstance(piece, EventArrays) for row in piece.ids.tolist()]

@@ -19,7 +19,7 @@ import pytest
 from crmuons import config
 from crmuons.cli import main
 from crmuons.data import reader
-from crmuons.simulation.simulate import Settings, simulate
+from crmuons.simulation.simulate import SimulationSettings, simulate
 from crmuons.storage.pelican import federation as client
 from crmuons.training import setup
 from tests.integration.conftest import fill
@@ -49,7 +49,7 @@ def fed() -> Iterator[Federation]:
         patch.setenv("CRMUONS_PELICAN_READ_S", "3")  # Of a cache that stalls; 60 otherwise.
         for seed in range(NUM_FILES):
             folder = running.data / "public" / "sim" / ("0000000-0000999", "0001000-0001999")[seed % 2]
-            simulate(Settings(), num_events=EVENTS_PER_FILE, out=folder / f"{seed}", seed=seed)
+            simulate(SimulationSettings(), num_events=EVENTS_PER_FILE, out=folder / f"{seed}", seed=seed)
             (written,) = (folder / f"{seed}").iterdir()
             written.rename(folder / f"{seed}.parquet")
             (folder / f"{seed}").rmdir()
@@ -238,7 +238,7 @@ def test_reading_of_a_thousand_files_begins_once_they_are_listed(
         link.hardlink_to(source)
     fed.clear()
     settings = config.load(PRESET, [f"data.train={fed.url('/public/many/*/*.parquet')}", "train.validation_events=100"])
-    listed, _, _ = setup.prepare(settings)
+    listed, _, _ = setup.set_up_run(settings)
     assert len(listed) == 1000
     seen = [(entry["who"], entry["method"]) for entry in fed.log()]
     first = next(number for number, (who, method) in enumerate(seen) if who in CACHES and method == "GET")
@@ -356,7 +356,7 @@ def test_a_file_that_is_removed_on_the_way_is_named(
     monkeypatch.setattr(client, "_federations", {})
     folder = fed.data / "public" / "leaving"
     for number in range(4):
-        simulate(Settings(), num_events=300, out=folder / str(number), seed=number)
+        simulate(SimulationSettings(), num_events=300, out=folder / str(number), seed=number)
     url = fed.url("/public/leaving/*/*.parquet")
     (leaving,) = (folder / "3").glob("*.parquet")
 

@@ -16,9 +16,9 @@ from crmuons.benchmark import events, read_through_ray
 from crmuons.data import arrow, manifest, reader, sampler
 from crmuons.data.events import EventArrays
 from crmuons.data.prepare import build
-from crmuons.data.prepare.shuffle import Settings
-from crmuons.data.quarantine import Tally
-from crmuons.data.sampler import Plan, Unit
+from crmuons.data.prepare.shuffle import PrepareSettings
+from crmuons.data.quarantine import ReadCounts
+from crmuons.data.sampler import FileSlice, ReadPlan
 from crmuons.data.selection import Selection
 from crmuons.models.features import fit_to_file
 from crmuons.ray_backend import data, tasks
@@ -33,11 +33,11 @@ pytestmark = [
 ]
 
 
-def events_of(pieces: Iterator[reader.Piece]) -> list[bytes]:
+def events_of(pieces: Iterator[reader.ReadResult]) -> list[bytes]:
     """What was read, in order: the tallies, and the bytes of the events between them."""
     said: list[bytes] = []
     for piece in pieces:
-        if isinstance(piece, Tally):
+        if isinstance(piece, ReadCounts):
             said.append(repr(piece).encode())
         else:
             arrays = (piece.ids, piece.primaries, piece.counts, piece.muons)
@@ -45,24 +45,24 @@ def events_of(pieces: Iterator[reader.Piece]) -> list[bytes]:
     return said
 
 
-def items_of(path: Path, number: int) -> list[sampler.Item]:
+def items_of(path: Path, number: int) -> list[sampler.Segment]:
     file = manifest.event_files(str(path))[0]
-    reading = Plan(tuple(Unit(file, part, 16) for part in range(16)), 3, file.size // 8, 1)
+    reading = ReadPlan(tuple(FileSlice(file, part, 16) for part in range(16)), 3, file.size // 8, 1)
     return list(islice(reading.items(0), number))
 
 
 def test_executions_follow_each_other_and_give_the_items_in_order(bench: Bench, cluster: None, monkeypatch) -> None:
-    monkeypatch.setattr(data, "ITEMS_PER_EXECUTION", 8)
-    monkeypatch.setattr(data, "ITEMS_AHEAD", 4)
-    patience, pause = [], data.Pause.on_execution_step
+    monkeypatch.setattr(data, "SEGMENTS_PER_EXECUTION", 8)
+    monkeypatch.setattr(data, "SEGMENTS_AHEAD", 4)
+    patience, pause = [], data.SchedulerThrottle.on_execution_step
 
-    def on_step(callback: data.Pause, executor) -> None:
+    def on_step(callback: data.SchedulerThrottle, executor) -> None:
         patience.append(executor._data_context.execution_no_progress_timeout_s)
         pause(callback, executor)
 
-    monkeypatch.setattr(data.Pause, "on_execution_step", on_step)
+    monkeypatch.setattr(data.SchedulerThrottle, "on_execution_step", on_step)
     items = items_of(bench.folder / "data", 27)  # Three executions and a part of one; more than three epochs.
-    selection = Selection("train", 0.3, 0.2, muons_drawn=8)
+    selection = Selection("train", 0.3, 0.2, muons_per_event=8)
     waits, seen, last = [], [], time.monotonic()
     for piece in data.read_with_ray(iter(items), selection):
         waits.append(time.monotonic() - last)
@@ -70,7 +70,7 @@ def test_executions_follow_each_other_and_give_the_items_in_order(bench: Bench, 
         time.sleep(0.25)  # A step; while it runs, the next execution starts.
         last = time.monotonic()
     print("longest waits in s:", sorted(waits)[-4:])
-    assert events_of(iter(seen)) == events_of(reader.read_here(iter(items), selection))
+    assert events_of(iter(seen)) == events_of(reader.read_in_process(iter(items), selection))
     assert not [thread for thread in threading.enumerate() if thread.name == "ray-data" and thread.is_alive()]
     # Ray's scheduler rests (it would hold the interpreter's lock while the step runs), and gives no slow training up.
     assert set(patience) == {-1}
@@ -84,7 +84,7 @@ def test_an_item_without_events_is_counted_and_a_bad_row_is_kept(bench: Bench, c
     arrow.write_events(tmp_path / "e.parquet", [arrow.to_table(arrays)])
     items = items_of(tmp_path / "e.parquet", 8)
     selection = Selection("train", 0.0, 0.99, quarantine=str(tmp_path / "q"))  # Nearly no event is left.
-    here = events_of(reader.read_here(iter(items), selection))
+    here = events_of(reader.read_in_process(iter(items), selection))
     assert events_of(data.read_with_ray(iter(items), selection)) == here
     assert pq.read_table(tmp_path / "q")["row"].to_pylist() == [7]
 
@@ -93,22 +93,24 @@ def test_prepared_shards_are_read_where_they_are_used(bench: Bench, cluster: Non
     monkeypatch.setattr(build, "GROUP_BYTES", 1)
     source = str(bench.folder / "data")
     made = [
-        build.prepare(build.begin(tmp_path / name, [source], Settings()), fit_to_file, each)
-        for name, each in (("here", build.here), ("cluster", tasks.each))
+        build.prepare_dataset(build.claim_dataset(tmp_path / name, [source], PrepareSettings()), fit_to_file, each)
+        for name, each in (("here", build.run_locally), ("cluster", tasks.run_tasks))
     ]
     assert made[0] == made[1]
     items = items_of(tmp_path / "cluster", 8)
     monkeypatch.setattr(data, "_read_in_tasks", None)  # Not called.
     selection = Selection("train", 0.05, 0.05)
-    assert events_of(data.read_with_ray(iter(items), selection)) == events_of(reader.read_here(iter(items), selection))
+    assert events_of(data.read_with_ray(iter(items), selection)) == events_of(
+        reader.read_in_process(iter(items), selection)
+    )
 
 
 def test_a_job_that_fails_raises_its_own_error(bench: Bench, cluster: None, tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "bad.parquet").write_text("no Parquet at all")
-    begun = build.begin(tmp_path / "set", [str(tmp_path / "raw")], Settings())
+    begun = build.claim_dataset(tmp_path / "set", [str(tmp_path / "raw")], PrepareSettings())
     with pytest.raises(ValueError, match=r"bad\.parquet is not a Parquet file") as caught:
-        build.prepare(begun, fit_to_file, tasks.each)
+        build.prepare_dataset(begun, fit_to_file, tasks.run_tasks)
     assert "Traceback" not in str(caught.value)
 
 

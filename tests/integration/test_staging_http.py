@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from crmuons.storage.files import File, list_files
-from crmuons.storage.staging.cache_dir import Shelf
+from crmuons.storage.staging.cache_dir import CacheDir
 from crmuons.storage.staging.download import BLOCK_BYTES, Staging
 
 SIZE = BLOCK_BYTES + 1000
@@ -76,7 +76,7 @@ def test_a_file_comes_in_blocks_and_once(server: Server, tmp_path: Path) -> None
     (file,) = list_files(server.url)
     assert file == File(server.url, SIZE)
     server.ranges.clear()
-    there = Staging(Shelf(tmp_path / "staged", 10**9, 10), 4)
+    there = Staging(CacheDir(tmp_path / "staged", 10**9, 10), 4)
     for _ in range(2):
         held = there.hold(file)
         assert held.file.read() == server.path.read_bytes()
@@ -90,7 +90,7 @@ def test_a_file_comes_in_blocks_and_once(server: Server, tmp_path: Path) -> None
 def test_a_part_is_continued_where_a_checksum_vouches_for_it(server: Server, tmp_path: Path, stated: bool) -> None:
     server.digest = md5(server.path) if stated else ""
     file = File(server.url, SIZE)
-    there = Staging(Shelf(tmp_path / "staged", 10**9, 10), 4)
+    there = Staging(CacheDir(tmp_path / "staged", 10**9, 10), 4)
     there.check()
     part = there.shelf.path(file).with_suffix(".part")
     part.write_bytes(server.path.read_bytes()[:BLOCK_BYTES] if stated else b"x" * BLOCK_BYTES)
@@ -105,7 +105,7 @@ def test_what_does_not_have_the_stated_checksum_is_fetched_again_and_then_refuse
 ) -> None:
     server.digest = md5(server.path)
     file = File(server.url, SIZE)
-    there = Staging(Shelf(tmp_path / "staged", 10**9, 10), 4)
+    there = Staging(CacheDir(tmp_path / "staged", 10**9, 10), 4)
     there.check()
     part = there.shelf.path(file).with_suffix(".part")
     part.write_bytes(b"x" * BLOCK_BYTES)  # Of another version: only the whole shows it.

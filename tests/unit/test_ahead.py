@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from crmuons.data.prefetch import in_order
+from crmuons.data.prefetch import ordered_map
 
 
 def test_results_come_in_the_entries_order_while_several_are_in_hand() -> None:
@@ -16,12 +16,12 @@ def test_results_come_in_the_entries_order_while_several_are_in_hand() -> None:
         time.sleep(0.001 * (7 - number))
         return number**2
 
-    assert list(in_order(work, range(8), 4, "work")) == [number**2 for number in range(8)]
+    assert list(ordered_map(work, range(8), 4, "work")) == [number**2 for number in range(8)]
 
 
 def test_no_more_are_begun_than_may_be_in_hand() -> None:
     begun: list[int] = []
-    results = in_order(lambda number: begun.append(number) or number, range(100), 3, "work")
+    results = ordered_map(lambda number: begun.append(number) or number, range(100), 3, "work")
     assert next(results) == 0
     results.close()
     assert len(begun) <= 4
@@ -34,7 +34,7 @@ def test_an_error_comes_where_its_result_was_due_and_ends_the_threads() -> None:
             raise ValueError(msg)
         return number
 
-    results = in_order(work, range(100), 4, "failing")
+    results = ordered_map(work, range(100), 4, "failing")
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ValueError, match="no 2"):
         next(results)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from crmuons import config
 from crmuons.data import arrow
 from crmuons.data.events import EventArrays, concat, slice_events, take
-from crmuons.training.batch import Sets
+from crmuons.training.batch import TrainingBatch
 
 COUNTS = st.lists(st.integers(0, 4), max_size=8)
 
@@ -41,7 +41,7 @@ def expected(number, count):
 
 
 def batch_of(events, **train):
-    return Sets.of(events, config.from_dict({"train": {"steps": 1, **train}}).train)
+    return TrainingBatch.from_events(events, config.from_dict({"train": {"steps": 1, **train}}).train)
 
 
 @settings(max_examples=40)
@@ -89,11 +89,11 @@ def test_a_training_batch_keeps_the_first_muons_of_every_event_that_has_some(cou
     batch = batch_of(numbered(counts), muons_per_event=cap)
     assert batch.primaries[:, 0].tolist() == [1 + event for event in range(len(counts))]
     assert batch.counts.tolist() == counts
-    assert batch.filled.tolist() == [event for event, count in enumerate(counts) if count]
+    assert batch.nonempty.tolist() == [event for event, count in enumerate(counts) if count]
     kept = [min(count, cap or count) for count in counts if count]
-    muons = [(event, muon) for event, count in zip(batch.filled.tolist(), kept, strict=True) for muon in range(count)]
+    muons = [(event, muon) for event, count in zip(batch.nonempty.tolist(), kept, strict=True) for muon in range(count)]
     assert [tuple(muon) for muon in batch.muons[:, 1:].int().tolist()] == muons
     assert batch.ragged.counts.tolist() == kept
     # Each muon belongs to the event that it carries.
-    assert torch.equal(batch.filled[batch.ragged.event_of_muon], batch.muons[:, 1].long())
+    assert torch.equal(batch.nonempty[batch.ragged.event_of_muon], batch.muons[:, 1].long())
     assert batch.weights.tolist() == [np.float32(count) ** np.float32(0.25) for count in kept]

@@ -10,7 +10,7 @@ from crmuons.benchmark import events, figures, read, reference, roofline, scale,
 from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.timing import Times
 from crmuons.runs.directory import Run
-from crmuons.training.summary import Result
+from crmuons.training.summary import RunSummary
 
 
 def test_a_figure_is_work_over_seconds_and_the_ratio_is_taken_round_by_round():
@@ -42,7 +42,7 @@ def test_work_is_counted_forwards_and_backwards():
     assert roofline.work(lambda: torch.zeros(4, 20).addmm_(x[:4], weight.detach())).flops == 2 * 4 * 10 * 20
     copied = torch.empty(1000)
     assert roofline.work(lambda: copied.add_(1.0)).bytes == 2 * 4000  # Read and written.
-    assert roofline.Work(flops=100, bytes=10).seconds(50, 1) == 10
+    assert roofline.StepWork(flops=100, bytes=10).seconds(50, 1) == 10
 
 
 def test_events_have_the_mean_asked_for_and_are_legal():
@@ -120,7 +120,7 @@ def test_threads_are_those_of_all_workers_together(tmp_path):
 def test_an_interrupted_run_tells_no_speed(tmp_path):
     settings = train.settings_of(1, ["d"], tmp_path, workers=0, threads=1, events=64)
     with pytest.raises(KeyboardInterrupt):
-        train.run(1, settings, lambda _: Result(Run(tmp_path), "interrupted"))
+        train.run(1, settings, lambda _: RunSummary(Run(tmp_path), "interrupted"))
 
 
 def test_the_prediction_in_closed_form():

@@ -24,20 +24,20 @@ def folder(tmp_path):
 
 
 def test_a_bundle_comes_back_as_it_was(url, folder, tmp_path):
-    name = artifacts.put(url, folder, "step-00000005", {"best": 3})
+    name = artifacts.upload(url, folder, "step-00000005", {"best": 3})
     assert artifacts.find(url, r"step-\d{8}") == [name]
     assert artifacts.is_whole(url, name)
-    manifest = artifacts.get(url, name, tmp_path / "back")
+    manifest = artifacts.download(url, name, tmp_path / "back")
     assert (manifest.label, manifest.about) == ("step-00000005", {"best": 3})
     assert (tmp_path / "back/weights").read_bytes() == b"w" * 1000
     assert (tmp_path / "back/below/metrics").read_text() == "{}\n"
 
 
 def test_the_same_content_has_one_name_and_other_content_another(url, folder):
-    first = artifacts.put(url, folder, "model-00000001", {})
-    assert artifacts.put(url, folder, "model-00000001", {}) == first
+    first = artifacts.upload(url, folder, "model-00000001", {})
+    assert artifacts.upload(url, folder, "model-00000001", {}) == first
     (folder / "weights").write_bytes(b"v" * 1000)
-    assert artifacts.put(url, folder, "model-00000001", {}) != first
+    assert artifacts.upload(url, folder, "model-00000001", {}) != first
     assert len(artifacts.find(url, "model-00000001")) == 2
     assert artifacts.find(url, "model") == []  # Labels are matched whole.
 
@@ -60,12 +60,12 @@ def test_what_broke_off_is_no_bundle_and_is_completed_by_the_next_attempt(url, f
     with monkeypatch.context() as patch:
         break_off_at(patch, at)
         with pytest.raises(ConnectionError):
-            artifacts.put(url, folder, "start", {})
+            artifacts.upload(url, folder, "start", {})
     (name,) = artifacts.find(url, "start")
     assert not artifacts.is_whole(url, name)
     with pytest.raises(artifacts.DamagedError, match=r"start-\w{16} has no manifest .* its upload broke off"):
-        artifacts.get(url, name, tmp_path / "back")
-    assert artifacts.put(url, folder, "start", {}) == name
+        artifacts.download(url, name, tmp_path / "back")
+    assert artifacts.upload(url, folder, "start", {}) == name
     assert artifacts.is_whole(url, name)
 
 
@@ -91,25 +91,25 @@ DAMAGE = {
 @pytest.mark.parametrize("case", DAMAGE)
 def test_what_does_not_fit_its_name_is_not_believed(url, folder, tmp_path, case):
     file, change, message = DAMAGE[case]
-    name = artifacts.put(url, folder, "start", {})
+    name = artifacts.upload(url, folder, "start", {})
     overwrite(f"{url}/{name}/{file}", change)
     with pytest.raises(artifacts.DamagedError, match=message):
-        artifacts.get(url, name, tmp_path / "back")
+        artifacts.download(url, name, tmp_path / "back")
     assert not (tmp_path / "back").exists()
     assert not list(tmp_path.glob(".back*"))
 
 
 def test_a_file_that_is_gone_is_damage(url, folder, tmp_path):
-    name = artifacts.put(url, folder, "start", {})
+    name = artifacts.upload(url, folder, "start", {})
     fsspec.filesystem("memory").rm_file(fsspec.core.url_to_fs(f"{url}/{name}/weights")[1])
     assert not artifacts.is_whole(url, name)
     with pytest.raises(artifacts.DamagedError, match="weights"):
-        artifacts.get(url, name, tmp_path / "back")
+        artifacts.download(url, name, tmp_path / "back")
 
 
 def test_what_cannot_be_overwritten_takes_the_next_name(url, folder, tmp_path, monkeypatch):
     """A federation keeps what an upload that broke off left: an empty file, in the case of XRootD."""
-    name = artifacts.Manifest.of("start", folder, {}).name
+    name = artifacts.ArtifactManifest.of("start", folder, {}).name
     for left in ("weights", "weights.1", "manifest.json"):
         fsspec.filesystem("memory").pipe_file(fsspec.core.url_to_fs(f"{url}/{name}/{left}")[1], b"")
     put = files.put
@@ -120,7 +120,7 @@ def test_what_cannot_be_overwritten_takes_the_next_name(url, folder, tmp_path, m
         put(local, target)
 
     monkeypatch.setattr(files, "put", put_once)
-    assert artifacts.put(url, folder, "start", {}) == name
+    assert artifacts.upload(url, folder, "start", {}) == name
     assert {"weights.2", "manifest.json.1"} <= files.sizes(f"{url}/{name}").keys()
-    artifacts.get(url, name, tmp_path / "back")
+    artifacts.download(url, name, tmp_path / "back")
     assert (tmp_path / "back/weights").read_bytes() == b"w" * 1000

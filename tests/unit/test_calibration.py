@@ -8,7 +8,7 @@ from scipy.stats import nbinom
 from crmuons import config
 from crmuons.evaluation.metrics import calibration
 from crmuons.evaluation.metrics.calibration import Calibration
-from crmuons.evaluation.metrics.distances import Absent
+from crmuons.evaluation.metrics.distances import Missing
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 
@@ -71,4 +71,4 @@ def test_a_cell_that_is_off_is_the_worst_one_and_chance_is_allowed_for():
 
 def test_uniformity_of_equally_spaced_values_is_half_a_step():
     assert calibration.uniformity((np.arange(100) + 0.5) / 100).value == pytest.approx(0.005)
-    assert calibration.uniformity(np.zeros(99)) == Absent("99 showers, 100 needed")
+    assert calibration.uniformity(np.zeros(99)) == Missing("99 showers, 100 needed")

@@ -88,12 +88,12 @@ def test_the_newest_and_the_best_are_kept(tmp_path, model):
     for step in (10, 20, 30, 40):
         saved = save(tmp_path, step, model)
         if step == 20:
-            checkpoint.choose_best(tmp_path, saved)
+            checkpoint.mark_best(tmp_path, saved)
         checkpoint.prune(tmp_path, 2)
     assert list(checkpoint.steps(tmp_path)) == [20, 30, 40]
     assert checkpoint.latest(tmp_path) == checkpoint.path(tmp_path, 40)
     assert checkpoint.best(tmp_path) == checkpoint.path(tmp_path, 20)
-    checkpoint.choose_best(tmp_path, checkpoint.path(tmp_path, 40))
+    checkpoint.mark_best(tmp_path, checkpoint.path(tmp_path, 40))
     checkpoint.prune(tmp_path, 1)
     assert list(checkpoint.steps(tmp_path)) == [40]
 
@@ -136,10 +136,10 @@ def test_a_generator_is_loaded_from_a_run_a_checkpoint_or_a_model_directory(tmp_
     run = tmp_path / "run"
     first = save(run / "checkpoints", 1, model)
     save(run / "checkpoints", 2, model)
-    checkpoint.choose_best(run / "checkpoints", first)
-    assert load_generator(run).about["step"] == 1
-    assert load_generator(checkpoint.path(run / "checkpoints", 2)).about["step"] == 2
+    checkpoint.mark_best(run / "checkpoints", first)
+    assert load_generator(run).metadata["step"] == 1
+    assert load_generator(checkpoint.path(run / "checkpoints", 2)).metadata["step"] == 2
     copied = saved_model.save_model(tmp_path / "model", model, ABOUT)
     saved_model.save_model(copied, model, ABOUT | {"step": 4})
-    assert load_generator(str(copied)).about["step"] == 4
+    assert load_generator(str(copied)).metadata["step"] == 4
     assert sorted(os.listdir(tmp_path)) == ["model", "run"]  # noqa: PTH208 - names alone

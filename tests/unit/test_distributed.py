@@ -26,9 +26,9 @@ class Fixed(Trainer):
     def __init__(self, *args):
         super().__init__(*args)
         self.gradients = []
-        self.model.noise = self._noise_of_events
+        self.model.latents = self._noise_of_events
         for name, network in self.networks.items():
-            network.move = self._keeping(name, network.move)
+            network.step = self._keeping(name, network.step)
 
     def critic_terms(self, sets):
         self.sets = sets
@@ -39,7 +39,7 @@ class Fixed(Trainer):
         return super().generator_terms(sets)
 
     def _noise_of_events(self, ragged, source):
-        primaries = self.sets.primaries[self.sets.filled]
+        primaries = self.sets.primaries[self.sets.nonempty]
         shower = primaries[:, :1].log() + primaries[:, 3:] / 1000
         muon = self.sets.muons.sum(1, keepdim=True)
         numbers = 1 + torch.arange(8)

@@ -13,16 +13,16 @@ from crmuons.data.events import EventArrays
 from crmuons.data.reader import take
 from crmuons.evaluation import baselines, breakdown, pairing
 from crmuons.evaluation.candidates import data_candidate
-from crmuons.evaluation.datasets import Blocks
+from crmuons.evaluation.datasets import BlockedEvents
 from crmuons.evaluation.evaluate import evaluate
-from crmuons.evaluation.headers import Outline
+from crmuons.evaluation.headers import EventHeaders
 from crmuons.evaluation.metrics import regions
-from crmuons.evaluation.metrics.distances import Absent, Estimate
+from crmuons.evaluation.metrics.distances import Estimate, Missing
 from crmuons.evaluation.metrics.quantities import Sample
-from crmuons.evaluation.reference import FLOOR, GENERATED, Settings, prepare
+from crmuons.evaluation.reference import FLOOR, GENERATED, EvaluationSettings, prepare_reference
 from crmuons.evaluation.report import files
 from crmuons.evaluation.report.criteria import HEADLINES, judge, show
-from crmuons.evaluation.request import Request, evaluate_request
+from crmuons.evaluation.request import EvaluationRequest, evaluate_request
 from crmuons.evaluation.tasks import in_process
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
@@ -53,10 +53,10 @@ def redrawn(truth: EventArrays, seed: int) -> EventArrays:
 def evaluate_arrays(truth, generated, training, settings):
     """Events against events, in this process."""
     with in_process() as pieces:
-        truth, generated = Blocks.of(pieces, truth), Blocks.of(pieces, generated)
-        training = None if training is None else Blocks.of(pieces, training)
+        truth, generated = BlockedEvents.of(pieces, truth), BlockedEvents.of(pieces, generated)
+        training = None if training is None else BlockedEvents.of(pieces, training)
         pairs = pairing.pair_data(truth.outline, generated.outline, settings.max_events, settings.seed)
-        reference = prepare(pieces, truth, training, settings, (pairs.truth, pairs.control))
+        reference = prepare_reference(pieces, truth, training, settings, (pairs.truth, pairs.control))
         return evaluate(pieces, reference, data_candidate(pieces, reference, truth, generated, pairs))
 
 
@@ -72,28 +72,28 @@ def showers_of(events: EventArrays) -> set[bytes]:
 
 
 def test_halves_are_equal_in_size_and_share_no_shower():
-    truth = Outline.of(toy_events(101, seed=0, depths=3))
+    truth = EventHeaders.of(toy_events(101, seed=0, depths=3))
     first, second = (truth.take(rows) for rows in pairing.halve(truth, 60_000, seed=1))
     assert len(first) == len(second) >= 148
     assert not showers_of(first) & showers_of(second)
 
 
 def test_halves_are_cut_to_the_wanted_size():
-    first, second = pairing.halve(Outline.of(toy_events(100, seed=0)), 50, seed=1)
+    first, second = pairing.halve(EventHeaders.of(toy_events(100, seed=0)), 50, seed=1)
     assert (len(first), len(second)) == (50, 50)
 
 
 def test_one_shower_cannot_be_held_against_itself():
     with pytest.raises(ValueError, match="2 true events of 1 shower are too few"):
-        pairing.halve(Outline.of(toy_events(1, seed=0)), 50, seed=1)
+        pairing.halve(EventHeaders.of(toy_events(1, seed=0)), 50, seed=1)
 
 
 def test_generated_events_of_the_same_primaries_are_compared_with_other_showers():
     events = toy_events(100, seed=0)
-    generated = Outline.of(
+    generated = EventHeaders.of(
         redrawn(take(events, np.random.default_rng(0).permutation(200)), seed=2)
     )  # In another order.
-    truth = Outline.of(events)
+    truth = EventHeaders.of(events)
     pairs = pairing.pair_data(truth, generated, 60_000, seed=1)
     control, candidate = truth.take(pairs.control), generated.take(pairs.generated)
     assert not showers_of(truth.take(pairs.truth)) & showers_of(candidate)
@@ -104,17 +104,19 @@ def test_generated_events_of_the_same_primaries_are_compared_with_other_showers(
 
 
 def test_independent_events_with_the_same_ids_are_not_taken_for_paired_ones():
-    pairs = pairing.pair_data(Outline.of(toy_events(100, seed=0)), Outline.of(toy_events(100, seed=5)), 60_000, seed=1)
+    pairs = pairing.pair_data(
+        EventHeaders.of(toy_events(100, seed=0)), EventHeaders.of(toy_events(100, seed=5)), 60_000, seed=1
+    )
     assert pairs.paired is None
     assert len(pairs.generated) == len(pairs.truth)
 
 
 def test_other_primaries_are_said_and_equal_ones_are_not():
-    truth = Outline.of(toy_events(2000, seed=0))
-    higher = Outline(truth.ids, truth.primaries * np.float32([3, 1, 1, 1]), truth.counts)
+    truth = EventHeaders.of(toy_events(2000, seed=0))
+    higher = EventHeaders(truth.ids, truth.primaries * np.float32([3, 1, 1, 1]), truth.counts)
     (warning,) = pairing.range_warnings(truth, higher)
     assert "differ from the true ones in energy_gev" in warning
-    assert pairing.range_warnings(truth, Outline.of(toy_events(2000, seed=1))) == []
+    assert pairing.range_warnings(truth, EventHeaders.of(toy_events(2000, seed=1))) == []
 
 
 def test_cell_ratio_is_the_factor_by_which_counts_were_multiplied():
@@ -169,7 +171,7 @@ def test_only_masses_inside_the_trained_range_are_between_them():
 
 def test_nearest_primary_copies_the_bundle_of_the_training_event_at_hand():
     training = toy_events(50, seed=0, depths=1)
-    copied = baselines.NearestPrimary(training).bundles(training.primaries, training.ids)
+    copied = baselines.NearestPrimary(training).generate(training.primaries, training.ids)
     assert (copied.counts == training.counts).all()
     assert (copied.muons == training.muons).all()
 
@@ -180,7 +182,7 @@ def test_parametric_sampler_reproduces_mean_and_overdispersion():
     counts = rng.poisson(20 * rng.gamma(2, 0.5, 20_000))  # Negative binomial: mean 20, variance 20 + 400 / 2.
     muons = np.tile(np.array([[100, 10, 0]], np.float32), (counts.sum(), 1))
     training = EventArrays(training.ids, training.primaries, counts, muons)
-    drawn = baselines.ParametricSampler.fit(training, 0).bundles(training.primaries, training.ids, 1)
+    drawn = baselines.ParametricSampler.fit(training, 0).generate(training.primaries, training.ids, 1)
     assert drawn.counts.mean() == pytest.approx(20, rel=0.02)
     assert drawn.counts.var() == pytest.approx(220, rel=0.05)
     assert np.median(drawn.muons[:, 0]) == pytest.approx(100, rel=0.01)
@@ -193,15 +195,17 @@ def evaluation():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("crmuons.evaluation.metrics.set_classifier.STEPS", 20)
         patch.setattr("crmuons.evaluation.metrics.classifiers.MIN_EVENTS", 400)
-        yield evaluate_arrays(truth, generated, toy_events(700, seed=2, first_id=20_000), Settings(max_events=900))
+        yield evaluate_arrays(
+            truth, generated, toy_events(700, seed=2, first_id=20_000), EvaluationSettings(max_events=900)
+        )
 
 
 def test_every_contender_has_every_figure_or_its_reason(evaluation):
     assert set(evaluation.numbers) == {GENERATED, FLOOR, "nearest primary", "parametric"}
     for headline in HEADLINES:
-        assert isinstance(evaluation.numbers[GENERATED][headline.name], Estimate | Absent)
+        assert isinstance(evaluation.numbers[GENERATED][headline.name], Estimate | Missing)
         assert judge(evaluation, headline) in {"at the floor", "meets the bar", "undecided", "misses the bar", "—"}
-    assert isinstance(evaluation.numbers[GENERATED]["pit"], Absent)
+    assert isinstance(evaluation.numbers[GENERATED]["pit"], Missing)
     assert evaluation.numbers[GENERATED]["fpd"].reason.endswith("1000 needed")
 
 
@@ -227,20 +231,20 @@ def test_report_holds_all_figures_and_no_nan(evaluation, tmp_path):
 def test_numbers_are_shown_to_two_digits_of_their_error():
     assert show(Estimate(0.50931, 0.00213)) == "0.5093 ± 0.0021"
     assert show(Estimate(1.2345, 0.21)) == "1.23 ± 0.21"
-    assert show(Absent("why")) == "absent"
+    assert show(Missing("why")) == "absent"
 
 
 def test_a_truth_without_muons_is_refused():
     truth = toy_events(10, seed=0)
     empty = EventArrays(truth.ids, truth.primaries, 0 * truth.counts, truth.muons[:0])
     with pytest.raises(ValueError, match="has a muon"):
-        evaluate_arrays(empty, truth, None, Settings())
+        evaluate_arrays(empty, truth, None, EvaluationSettings())
 
 
 def test_an_empty_split_says_what_to_do(tmp_path):
     write_events(tmp_path / "few.parquet", [to_table(toy_events(1, seed=0))])
     with pytest.raises(ValueError, match="--split says which part"):
-        evaluated(Request([str(tmp_path)], generated=[str(tmp_path)]))
+        evaluated(EvaluationRequest([str(tmp_path)], generated=[str(tmp_path)]))
 
 
 @pytest.fixture
@@ -259,7 +263,9 @@ def saved_model(tmp_path):
 
 
 def test_a_model_held_against_its_own_training_split_is_warned_about(saved_model, tmp_path):
-    request = Request([str(tmp_path / "data")], models=[saved_model], settings=Settings(max_events=200))
+    request = EvaluationRequest(
+        [str(tmp_path / "data")], models=[saved_model], settings=EvaluationSettings(max_events=200)
+    )
     unseen = evaluated(request)
     assert not any("was trained on" in warning for warning in unseen.warnings)
     seen = evaluated(replace(request, split="train"))
@@ -275,5 +281,7 @@ def test_primaries_outside_the_trained_range_are_counted(saved_model, tmp_path):
     events = toy_events(300, seed=1, first_id=50_000)
     high = EventArrays(events.ids, events.primaries * np.float32([1000, 1, 1, 1]), events.counts, events.muons)
     write_events(tmp_path / "high.parquet", [to_table(high)])
-    request = Request([str(tmp_path / "high.parquet")], "all", [saved_model], settings=Settings(max_events=100))
+    request = EvaluationRequest(
+        [str(tmp_path / "high.parquet")], "all", [saved_model], settings=EvaluationSettings(max_events=100)
+    )
     assert any("true primaries lie outside the range" in text for text in evaluated(request).warnings)

@@ -73,7 +73,7 @@ def test_the_exported_directory_generates_the_same_bundles_with_torch_and_numpy_
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found, wanted = np.load(tmp_path / "o.npz"), load_generator(model_dir).bundles(primaries, seed=5)
+    found, wanted = np.load(tmp_path / "o.npz"), load_generator(model_dir).generate(primaries, seed=5)
     np.testing.assert_array_equal(found["primaries"], primaries)
     np.testing.assert_array_equal(found["counts"], wanted.counts)
     np.testing.assert_array_equal(found["muons"], wanted.muons)
@@ -85,12 +85,12 @@ COUNTS = torch.tensor([1, 10_000, 2, 1, 300, 7, 4096, 64])
 def test_the_networks_stated_for_speed_are_those_that_are_trained(model_dir, primaries):
     model, _ = saved_model.load_model(model_dir)
     network, given, ragged = (
-        standalone.Network(model.state_dict()),
+        standalone.StandaloneModel(model.state_dict()),
         torch.from_numpy(primaries),
         Ragged.from_counts(COUNTS),
     )
     some = given[: len(COUNTS)]
-    noise = network.noise(len(COUNTS), int(COUNTS.sum()), torch.Generator().manual_seed(1))
+    noise = network.latents(len(COUNTS), int(COUNTS.sum()), torch.Generator().manual_seed(1))
     features = model.generator(model.condition(some, COUNTS), noise[0], noise[1], ragged)
     wanted = model.features.to_muons(features, noise[2])
     assert worst_difference(network.muons_of(some, COUNTS, ragged.event_of_muon, noise).numpy(), wanted.numpy()) < 1e-5
@@ -108,7 +108,7 @@ def test_scores_become_the_quantiles_of_the_trained_features_without_a_search(to
     model = BundleModel(KINDS["set"], Features().fit(toy_events()))
     if knots_at == "equal probabilities":  # As in models of before.
         model.features.scores.copy_(torch.special.ndtri((torch.arange(257) + 0.5) / 257))
-    network = standalone.Network(model.state_dict())
+    network = standalone.StandaloneModel(model.state_dict())
     assert network.even is (knots_at == "even distances")
     scores = torch.cat([torch.linspace(-7, 7, 200_001), model.features.scores])  # Beyond the last knots too.
     azimuth = torch.zeros(len(scores))
@@ -121,12 +121,12 @@ def test_a_network_that_is_not_stated_is_not_drawn_from(model_dir):
     model, _ = saved_model.load_model(model_dir)
     weights = model.state_dict() | {"generator.layers.0.gate.weight": torch.ones(1)}
     with pytest.raises(ValueError, match=r"knows no weights named 'generator\.layers\.0\.gate\.weight'"):
-        standalone.Network(weights)
+        standalone.StandaloneModel(weights)
 
 
 def test_the_exported_file_generates_what_crmuons_generates(model_dir, primaries):
     counts = np.arange(len(primaries)) % 40
-    wanted = load_generator(model_dir).bundles(primaries, seed=2, counts=counts)
+    wanted = load_generator(model_dir).generate(primaries, seed=2, counts=counts)
     drawn, muons = standalone.Bundles(model_dir).generate(primaries, seed=2, counts=counts)
     np.testing.assert_array_equal(drawn, counts)
     np.testing.assert_array_equal(muons, wanted.muons)

@@ -37,7 +37,7 @@ def assert_same(one, other):
 
 
 def test_events_are_legal_and_belong_to_their_primaries(generator, primaries):
-    events = generator.bundles(primaries, seed=1)
+    events = generator.generate(primaries, seed=1)
     np.testing.assert_array_equal(events.primaries, primaries)
     np.testing.assert_array_equal(events.ids[:, 0], np.arange(len(primaries)))
     assert events.counts.sum() == len(events.muons)
@@ -45,55 +45,55 @@ def test_events_are_legal_and_belong_to_their_primaries(generator, primaries):
 
 
 def test_the_same_seed_makes_the_same_bundles_however_the_calls_are_cut(generator, primaries):
-    whole = generator.bundles(primaries, seed=1)
-    assert_same(generator.bundles(primaries, seed=1), whole)
+    whole = generator.generate(primaries, seed=1)
+    assert_same(generator.generate(primaries, seed=1), whole)
     start = 0
     for stop in (EVENTS_PER_BLOCK, len(primaries)):
-        part = generator.bundles(primaries[start:stop], seed=1, first_event=start)
+        part = generator.generate(primaries[start:stop], seed=1, first_event=start)
         first, last = whole.counts[:start].sum(), whole.counts[:stop].sum()
         np.testing.assert_array_equal(part.ids, whole.ids[start:stop])
         np.testing.assert_array_equal(part.counts, whole.counts[start:stop])
         np.testing.assert_array_equal(part.muons, whole.muons[first:last])
         start = stop
-    assert not np.array_equal(generator.bundles(primaries, seed=2).counts, whole.counts)
+    assert not np.array_equal(generator.generate(primaries, seed=2).counts, whole.counts)
     with pytest.raises(ValueError, match="first_event 100 is not a multiple of 1024"):
-        generator.bundles(primaries, seed=1, first_event=100)
+        generator.generate(primaries, seed=1, first_event=100)
 
 
 def test_blocks_are_independent(generator, primaries):
     alike = np.tile(primaries[:1], (2 * EVENTS_PER_BLOCK, 1))
-    counts = generator.bundles(alike, seed=1).counts
+    counts = generator.generate(alike, seed=1).counts
     assert not np.array_equal(counts[:EVENTS_PER_BLOCK], counts[EVENTS_PER_BLOCK:])
 
 
 def test_counts_that_are_given_are_honoured(generator, primaries):
     counts = np.arange(40) % 4
-    events = generator.bundles(primaries[:40], seed=1, counts=counts)
+    events = generator.generate(primaries[:40], seed=1, counts=counts)
     np.testing.assert_array_equal(events.counts, counts)
     assert len(events.muons) == counts.sum()
-    none = generator.bundles(primaries[:3], seed=1, counts=np.zeros(3, np.int64))
+    none = generator.generate(primaries[:3], seed=1, counts=np.zeros(3, np.int64))
     assert none.muons.shape == (0, 3)
 
 
 def test_ids_that_are_given_are_kept(generator, primaries):
     ids = np.array([[2**64 - 1, 5], [7, 2**63]], np.uint64)
-    np.testing.assert_array_equal(generator.bundles(primaries[:2], seed=1, ids=ids).ids, ids)
+    np.testing.assert_array_equal(generator.generate(primaries[:2], seed=1, ids=ids).ids, ids)
 
 
 def test_no_primaries_are_no_events(generator, primaries):
-    events = generator.bundles(primaries[:0], seed=1)
+    events = generator.generate(primaries[:0], seed=1)
     assert (events.ids.shape, events.counts.shape, events.muons.shape) == ((0, 2), (0,), (0, 3))
 
 
 def test_the_largest_events_are_made_in_pieces_that_are_never_cut(generator, primaries, monkeypatch):
     counts = np.array([0, 5, 700, 0, 3, 90, 1000, 2, 0])
     monkeypatch.setitem(standalone.MUONS_PER_PIECE, "cpu", 100)
-    pieces = list(generator.pieces(primaries[:9], seed=1, counts=counts))
+    pieces = list(generator.generate_blocks(primaries[:9], seed=1, counts=counts))
     assert len(pieces) > 2
     assert np.concatenate([piece.events.counts for piece in pieces]).tolist() == counts.tolist()
     for piece in pieces:
         assert len(piece.events.muons) == piece.events.counts.sum()
-    again = list(generator.pieces(primaries[:9], seed=1, counts=counts))
+    again = list(generator.generate_blocks(primaries[:9], seed=1, counts=counts))
     for one, other in zip(pieces, again, strict=True):
         assert_same(one.events, other.events)
 
@@ -107,7 +107,7 @@ def test_primaries_that_are_not_legal_are_refused_with_row_and_reason(generator,
     bad = primaries[:10].copy()
     bad[7, column] = value
     with pytest.raises(ValueError, match=rf"primary 7 is \[.*\]: .*{reason}"):
-        generator.bundles(bad, seed=1)
+        generator.generate(bad, seed=1)
 
 
 def test_primaries_far_outside_the_training_ranges_are_told(generator, primaries, toy_events):
@@ -124,8 +124,8 @@ def test_n_beyond_all_integers_is_refused_or_capped(generator, primaries, monkey
     far[1, 0] = 1e38
     monkeypatch.setitem(generator.network.weights, "features.primary_std", torch.full((4,), 1e-4))
     with pytest.raises(ValueError, match=r"event \d with primary .* muons, wanted 0 to 2097152: limit them"):
-        generator.bundles(far, seed=1)
-    assert all(len(piece.events.muons) <= 30 for piece in generator.pieces(far, seed=1, max_muons=10))
+        generator.generate(far, seed=1)
+    assert all(len(piece.events.muons) <= 30 for piece in generator.generate_blocks(far, seed=1, max_muons=10))
 
 
 def test_a_damaged_model_is_said_to_be_one(generator, tmp_path):
@@ -158,7 +158,7 @@ def test_a_gpu_makes_the_same_bundles_however_calls_are_cut(generator, toy_event
     there = BundleGenerator(copy.deepcopy(generator.model), {}, "cuda")
     block = there.events_per_block
     primaries = np.tile(toy_events(300).primaries, (block // 100, 1))[: 2 * block]
-    whole, second = there.bundles(primaries, seed=1), there.bundles(primaries[block:], seed=1, first_event=block)
+    whole, second = there.generate(primaries, seed=1), there.generate(primaries[block:], seed=1, first_event=block)
     np.testing.assert_array_equal(second.counts, whole.counts[block:])
     np.testing.assert_array_equal(second.muons, whole.muons[whole.counts[:block].sum() :])
     network, here = there.network, generator.network

@@ -9,12 +9,12 @@ from scipy.stats import wasserstein_distance
 
 from crmuons.data.events import EventArrays
 from crmuons.evaluation import comparison
-from crmuons.evaluation.comparison import Contender
-from crmuons.evaluation.datasets import Side
-from crmuons.evaluation.headers import Outline
+from crmuons.evaluation.comparison import EventSample
+from crmuons.evaluation.datasets import EventSet
+from crmuons.evaluation.headers import EventHeaders
 from crmuons.evaluation.metrics import classifiers, distances, multivariate, ratios
 from crmuons.evaluation.metrics.classifiers import Scores, area_under_curve
-from crmuons.evaluation.metrics.distances import Absent, Estimate
+from crmuons.evaluation.metrics.distances import Estimate, Missing
 from crmuons.evaluation.metrics.quantities import Sample, bundle_summaries, muon_quantities
 from crmuons.evaluation.metrics.regions import numbered
 from crmuons.evaluation.tasks import in_process
@@ -107,9 +107,9 @@ def test_fidelity_of_few_events_has_no_score():
 def test_too_few_events_give_a_reason_and_no_number():
     few, many = Sample.of(toy_events(60, seed=1)), Sample.of(toy_events(600, seed=2))
     number = distances.distances(few, many)["w1_log_num_muons"]
-    assert number == Absent("60 showers have it, 100 needed")
-    assert isinstance(distances.distances(few, many)["score"], Absent)
-    assert isinstance(multivariate.multivariate(few, many, 0)["fpd"], Absent)
+    assert number == Missing("60 showers have it, 100 needed")
+    assert isinstance(distances.distances(few, many)["score"], Missing)
+    assert isinstance(multivariate.multivariate(few, many, 0)["fpd"], Missing)
 
 
 def test_rows_of_one_shower_count_as_one_fluctuation():
@@ -126,7 +126,9 @@ def test_a_tail_ratio_has_poisson_errors():
     assert number.value == pytest.approx(1)
     assert number.error == pytest.approx(math.sqrt(2 / 50), rel=0.01)
     few = Sample.of(events_of([[(10, 1, 1)]] * 3 + [[]] * 100))
-    assert ratios.tail_ratio(few, few, few.counts > 0, few.counts > 0) == Absent("3 true events in the tail, 10 needed")
+    assert ratios.tail_ratio(few, few, few.counts > 0, few.counts > 0) == Missing(
+        "3 true events in the tail, 10 needed"
+    )
 
 
 def test_paired_ratio_is_exact_where_generated_counts_are_a_multiple():
@@ -184,7 +186,7 @@ def test_auc_of_known_scores():
     is_other = np.repeat([False, True], 600)
     number = area_under_curve(Scores(score, is_other, np.zeros(1200, int), np.arange(1200)))
     assert number.value == pytest.approx(0.75)  # 1/2 for the ties, 1 for the rest.
-    assert area_under_curve(Scores(score[:700], is_other[:700], np.zeros(700, int), np.arange(700))) == Absent(
+    assert area_under_curve(Scores(score[:700], is_other[:700], np.zeros(700, int), np.arange(700))) == Missing(
         "100 events on one side, 200 needed"
     )
 
@@ -203,8 +205,8 @@ def flags(truth: EventArrays, control: EventArrays, other: EventArrays, names: S
     floor = distances.null_distances(Sample.concat([a, b]), comparison.random_splits(Sample.concat([a, b]), 0))
     found = distances.distances(a, c)
     with in_process() as pieces:
-        sides = [Side(Outline.of(events), pieces.given(events)) for events in (truth, other)]
-        contenders = [Contender(side, pieces.given(sample)) for side, sample in zip(sides, (a, c), strict=True)]
+        sides = [EventSet(EventHeaders.of(events), pieces.given(events)) for events in (truth, other)]
+        contenders = [EventSample(side, pieces.given(sample)) for side, sample in zip(sides, (a, c), strict=True)]
         scores = comparison.classify(pieces, *contenders, 0)
         found |= {name: area_under_curve(pieces.get(scores[name])) for name in names}
     floor |= {name: Estimate(0.5, number.error) for name, number in found.items() if name.startswith("auc")}

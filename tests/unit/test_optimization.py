@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from crmuons import config
-from crmuons.training.optimizers import Total, build_networks, exchange, lr_share
+from crmuons.training.optimizers import WeightedSum, all_reduce_gradients, build_optimizers, lr_share
 
 
 def optimizer(**given):
@@ -18,11 +18,11 @@ def network(kind="sgd", **given):
     """One weight of value 1 under the name of the generator."""
     module = nn.Linear(1, 1, bias=False)
     nn.init.ones_(module.weight)
-    return build_networks(optimizer(kind=kind, **given), {"generator": module})["generator"]
+    return build_optimizers(optimizer(kind=kind, **given), {"generator": module})["generator"]
 
 
 def moved(one, gradient, frozen=False):
-    norm = one.move(torch.tensor([gradient]), frozen=torch.tensor(frozen))
+    norm = one.step(torch.tensor([gradient]), frozen=torch.tensor(frozen))
     return one.parameters[0].item(), norm.item()
 
 
@@ -82,10 +82,10 @@ def flat(state):
 def test_every_network_has_its_own_learning_rate():
     modules = {name: nn.Linear(2, 1) for name in ("generator", "critic", "multiplicity")}
     given = optimizer(lr=0.3, critic_lr=0.1, multiplicity_lr=0.02, betas=(0.5, 0.9))
-    networks = build_networks(given, modules)
+    networks = build_optimizers(given, modules)
     assert {name: one.lr for name, one in networks.items()} == {"generator": 0.3, "critic": 0.1, "multiplicity": 0.02}
     assert networks["critic"].optimizer.param_groups[0]["betas"] == (0.5, 0.9)
-    sgd = build_networks(optimizer(kind="sgd", generator_lr=0.7), modules)
+    sgd = build_optimizers(optimizer(kind="sgd", generator_lr=0.7), modules)
     assert isinstance(sgd["generator"].optimizer, torch.optim.SGD)
     assert isinstance(sgd["multiplicity"].optimizer, torch.optim.Adam)
     assert (sgd["generator"].lr, sgd["critic"].lr) == (0.7, config.Optimizer().lr)
@@ -93,10 +93,13 @@ def test_every_network_has_its_own_learning_rate():
 
 def test_an_exchange_keeps_gradients_and_totals_apart():
     modules = {"generator": nn.Linear(3, 2), "critic": nn.Linear(2, 1)}
-    networks = build_networks(optimizer(), modules)
+    networks = build_optimizers(optimizer(), modules)
     networks["generator"].parameters[0].grad = torch.arange(6.0).reshape(2, 3)  # The bias has none: zeros.
-    totals = {"a": Total(torch.tensor(3.0), torch.tensor(2.0)), "b": Total(torch.tensor(0.0), torch.tensor(0.0))}
-    gradients, summed, faults = exchange(list(networks.values()), totals)
+    totals = {
+        "a": WeightedSum(torch.tensor(3.0), torch.tensor(2.0)),
+        "b": WeightedSum(torch.tensor(0.0), torch.tensor(0.0)),
+    }
+    gradients, summed, faults = all_reduce_gradients(list(networks.values()), totals)
     assert [gradient.tolist() for gradient in gradients] == [[0, 1, 2, 3, 4, 5, 0, 0], [0, 0, 0]]
     assert summed["a"].mean.item() == 1.5
     assert math.isnan(summed["b"].mean.item())
@@ -107,7 +110,9 @@ def test_an_exchange_keeps_gradients_and_totals_apart():
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("where", ["gradient", "loss"])
 def test_an_exchange_says_who_was_not_finite(bad, where):
-    networks = build_networks(optimizer(), {"critic": nn.Linear(2, 1)})
+    networks = build_optimizers(optimizer(), {"critic": nn.Linear(2, 1)})
     networks["critic"].parameters[0].grad = torch.tensor([[1.0, bad if where == "gradient" else 0.0]])
-    total = Total(torch.tensor(bad if where == "loss" else 0.0), torch.tensor(1.0))
-    assert exchange(list(networks.values()), {"critic_loss": total})[2].tolist() == [2.0]  # what was sent, and the sum
+    total = WeightedSum(torch.tensor(bad if where == "loss" else 0.0), torch.tensor(1.0))
+    assert all_reduce_gradients(list(networks.values()), {"critic_loss": total})[2].tolist() == [
+        2.0
+    ]  # what was sent, and the sum

@@ -49,7 +49,7 @@ def test_the_critics_pass_equals_autograd_with_double_backward(kind, layers, cou
     ragged, condition, features = inputs(counts, 2)
     condition.requires_grad_()
     told = []
-    for function in (losses.gradient_norms, functions.scores_and_norms):
+    for function in (losses.gradient_norms, functions.scores_and_sq_grad_norms):
         scores, norms = function(critic, features, condition, ragged)
         told.append((scores, norms, *pulls(critic, LOSSES[kind](scores, norms), condition)))
     for expected, value in zip(*told, strict=True):
@@ -64,7 +64,7 @@ def test_the_baseline_critics_pass_equals_autograd_with_double_backward(kind, co
     ragged, condition, features = inputs(counts, 3)
     condition.requires_grad_()
     told = []
-    for function in (losses.gradient_norms, functions.scores_and_norms):
+    for function in (losses.gradient_norms, functions.scores_and_sq_grad_norms):
         scores, norms = function(critic, features, condition, ragged)
         told.append((scores, norms, *pulls(critic, LOSSES[kind](scores, norms), condition)))
     for expected, value in zip(*told, strict=True):
@@ -124,7 +124,7 @@ def test_the_generators_pass_equals_autograd(layers, counts):
     ragged, condition, noise = inputs(counts, 2)
     shower = condition[:, :3].cos().requires_grad_()
     told = []
-    for function in (generator, lambda *given: functions.generate(generator, *given)):
+    for function in (generator, lambda *given: functions.generator_forward(generator, *given)):
         muons = function(condition, shower, noise, ragged)
         told.append((muons, *pulls(generator, (muons.sin() * muons).sum(), shower)))
     for expected, value in zip(*told, strict=True):
@@ -136,7 +136,7 @@ def test_the_baseline_generators_first_layer_in_two_parts_is_the_same():
     ragged, condition, noise = inputs(COUNTS, 16)
     shower = torch.randn(len(COUNTS), 32, dtype=torch.float64)
     told = []
-    for function in (generator.double(), lambda *given: functions.generate(generator, *given)):
+    for function in (generator.double(), lambda *given: functions.generator_forward(generator, *given)):
         muons = function(condition, shower, noise, ragged)
         told.append((muons, *pulls(generator, (muons.sin() * muons).sum())))
     for expected, value in zip(*told, strict=True):
@@ -154,7 +154,7 @@ def test_the_baseline_generator_without_gradients_draws_the_same(counts):
     with torch.no_grad():
         expected, drawn = (
             generator(condition, shower, noise, ragged),
-            functions.generate(generator, condition, shower, noise, ragged),
+            functions.generator_forward(generator, condition, shower, noise, ragged),
         )
     torch.testing.assert_close(drawn, expected, rtol=1e-10, atol=1e-12)
 
@@ -166,7 +166,7 @@ def test_in_bfloat16_the_pass_is_as_exact_as_autograd():
     exact = pulls(critic, LOSSES["both"](*losses.gradient_norms(critic, features, condition, ragged)))
     critic.float()
     with torch.autocast("cpu", torch.bfloat16):
-        scores, norms = functions.scores_and_norms(critic, features.float(), condition.float(), ragged)
+        scores, norms = functions.scores_and_sq_grad_norms(critic, features.float(), condition.float(), ragged)
     assert (scores.dtype, norms.dtype) == (torch.bfloat16, torch.float32)
     rounded = pulls(critic, LOSSES["both"](scores.float(), norms))
     exact, rounded = (torch.cat([g.flatten().double() for g in gradients]) for gradients in (exact, rounded))

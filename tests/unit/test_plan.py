@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crmuons.data import sampler
-from crmuons.data.sampler import Plan, Unit
+from crmuons.data.sampler import FileSlice, ReadPlan
 from crmuons.storage.files import File
 
 FILES = st.lists(st.integers(0, 200), min_size=1, max_size=90).map(
@@ -18,8 +18,8 @@ FILES = st.lists(st.integers(0, 200), min_size=1, max_size=90).map(
 
 def small_plan(world, *, units=24, seed=0):
     """Units of one byte in segments of two: 12 segments an epoch."""
-    cut = tuple(Unit(File(f"f{i}", 1), 0, 1) for i in range(units))
-    return Plan(cut, seed, 2, world)
+    cut = tuple(FileSlice(File(f"f{i}", 1), 0, 1) for i in range(units))
+    return ReadPlan(cut, seed, 2, world)
 
 
 def items_before(reading, rank, epoch):
@@ -33,8 +33,8 @@ def reading_is_backlog(reading, item):
 @settings(max_examples=30)
 @given(FILES, st.integers(1, 400), st.integers(0, 5))
 def test_every_unit_is_in_exactly_one_segment_of_every_epoch(files, segment_bytes, epoch):
-    units = sampler.cut(files)
-    segments = Plan(tuple(units), 3, segment_bytes, 1).segments(epoch)
+    units = sampler.cut_files(files)
+    segments = ReadPlan(tuple(units), 3, segment_bytes, 1).segments(epoch)
     assert Counter(unit for segment in segments for unit in segment) == Counter(units)
     assert all(segments)  # A segment without units would be read for nothing.
 
@@ -42,22 +42,22 @@ def test_every_unit_is_in_exactly_one_segment_of_every_epoch(files, segment_byte
 @settings(max_examples=30)
 @given(FILES, st.integers(1, 20), st.integers(0, 10_000))
 def test_units_cover_every_row_of_every_file_once(files, segment_bytes, rows):
-    units = sampler.cut(files)
+    units = sampler.cut_files(files)
     for file in files[:3]:
         assert [row for unit in units if unit.file == file for row in unit.rows(rows)] == list(range(rows))
 
 
 def test_few_files_are_cut_but_not_into_crumbs():
-    (unit,) = sampler.cut([File("small", sampler.MIN_UNIT_BYTES)])
+    (unit,) = sampler.cut_files([File("small", sampler.MIN_SLICE_BYTES)])
     assert unit.parts == 1
     # 8 files of 40 MB: 64 / 8 = 8 parts each, of 5 MB.
-    assert len(sampler.cut([File(f"f{i}", 10 * sampler.MIN_UNIT_BYTES) for i in range(8)])) == sampler.MIN_UNITS
+    assert len(sampler.cut_files([File(f"f{i}", 10 * sampler.MIN_SLICE_BYTES) for i in range(8)])) == sampler.MIN_SLICES
 
 
 def test_large_files_are_cut_into_units_that_fit_in_memory():
-    units = sampler.cut([File("big", 10 * sampler.MAX_UNIT_BYTES + 1)] + [File(f"f{i}", 10) for i in range(64)])
+    units = sampler.cut_files([File("big", 10 * sampler.MAX_SLICE_BYTES + 1)] + [File(f"f{i}", 10) for i in range(64)])
     assert Counter(unit.file.url for unit in units)["big"] == 11
-    assert all(unit.size <= sampler.MAX_UNIT_BYTES for unit in units)
+    assert all(unit.size <= sampler.MAX_SLICE_BYTES for unit in units)
 
 
 @settings(max_examples=30)
@@ -107,7 +107,7 @@ def test_events_of_begun_epochs_are_read_exactly_once_however_often_the_number_o
         positions = positions or [(0, 0)] * reading.world
         stops = [read_some(reading.items(rank), start, sizes, seen, data) for rank, start in enumerate(positions)]
         reading, positions = reading.continued(data.draw(st.integers(1, 5)), stops)
-        reading = Plan.from_state(reading.units, reading.seed, reading.segment_bytes, reading.state())
+        reading = ReadPlan.from_state(reading.units, reading.seed, reading.segment_bytes, reading.state())
     last = max((epoch for epoch, _, _ in seen), default=0) + 1
     for rank, start in enumerate(positions or []):
         for i, item in enumerate(reading.items(rank)):
@@ -149,13 +149,13 @@ def test_epochs_already_in_the_backlog_are_not_read_whole_again():
 @pytest.mark.parametrize("world", [1, 3])
 def test_a_plan_survives_its_state(world):
     reading, _ = small_plan(2).continued(world, [(2, 1), (9, 0)])
-    again = Plan.from_state(reading.units, reading.seed, reading.segment_bytes, reading.state())
+    again = ReadPlan.from_state(reading.units, reading.seed, reading.segment_bytes, reading.state())
     assert again == reading
 
 
 def test_a_position_in_other_segments_is_refused():
-    units = sampler.cut([File("f", 40 * sampler.MIN_UNIT_BYTES)])
-    state = Plan(tuple(units), 0, 2**20, 1).state()
+    units = sampler.cut_files([File("f", 40 * sampler.MIN_SLICE_BYTES)])
+    state = ReadPlan(tuple(units), 0, 2**20, 1).state()
     for others, segment_bytes in ((units[1:], 2**20), (units, 2**21)):
         with pytest.raises(ValueError, match="go on with the version that began the run"):
-            Plan.from_state(others, 0, segment_bytes, state)
+            ReadPlan.from_state(others, 0, segment_bytes, state)

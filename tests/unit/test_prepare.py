@@ -17,8 +17,8 @@ from crmuons.data import shards as data_shards
 from crmuons.data.events import concat
 from crmuons.data.manifest import Manifest, event_files, is_shard, origins
 from crmuons.data.prepare import build, shuffle
-from crmuons.data.prepare.shuffle import Settings
-from crmuons.data.sampler import Plan, Unit
+from crmuons.data.prepare.shuffle import PrepareSettings
+from crmuons.data.sampler import FileSlice, ReadPlan
 from crmuons.data.selection import Selection, training_selection
 from crmuons.data.shards import MAPPED_BYTES, is_mapped, units_and_segment_bytes
 from crmuons.models.features import Features, fit_to_file
@@ -49,8 +49,8 @@ def small_pieces():
 
 
 def make(raw, out, **settings):
-    begun = build.begin(out, [str(raw)], Settings(**(SHARES | settings)))
-    return build.prepare(begun, fit_to_file)
+    begun = build.claim_dataset(out, [str(raw)], PrepareSettings(**(SHARES | settings)))
+    return build.prepare_dataset(begun, fit_to_file)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +63,8 @@ def done(raw, tmp_path_factory):
 
 def read_all(urls, selection=None):
     selection = selection or Selection()
-    units = sampler.cut(event_files(str(urls), selection.bounds))
-    return concat([reader.read_unit(unit, selection)[0] for unit in units])
+    units = sampler.cut_files(event_files(str(urls), selection.bounds))
+    return concat([reader.read_slice(unit, selection)[0] for unit in units])
 
 
 def identities(events):
@@ -115,10 +115,10 @@ def test_training_reads_every_prepared_event_once_an_epoch_in_another_order(raw,
     data = config.Data(train=[str(done)], **SHARES)
     selection = training_selection(data, None, 128)
     listed = event_files(str(done), selection.bounds)
-    units = tuple(Unit(file, part, 3) for file in listed for part in range(3))
-    reading = Plan(units, 0, 30_000, 1)
+    units = tuple(FileSlice(file, part, 3) for file in listed for part in range(3))
+    reading = ReadPlan(units, 0, 30_000, 1)
     wanted = sorted(identities(read_all(raw, selection)))
-    opened = loader.Stream(
+    opened = loader.Loader(
         reading, 0, selection=selection, data=data, events_per_batch=len(wanted), prepare=lambda batch: batch
     )
     first, second = (next(opened) for _ in range(2))
@@ -128,9 +128,9 @@ def test_training_reads_every_prepared_event_once_an_epoch_in_another_order(raw,
 
 
 def test_training_meets_other_muons_of_a_large_event_in_every_epoch(done):
-    units = tuple(sampler.cut(event_files(str(done))))
+    units = tuple(sampler.cut_files(event_files(str(done))))
     first, second, stored = (
-        reader.read_item(sampler.Item(epoch, 0, 0, 0, units), Selection(muons_drawn=drawn))[1]
+        reader.read_segment(sampler.Segment(epoch, 0, 0, 0, units), Selection(muons_per_event=drawn))[1]
         for epoch, drawn in ((0, 2), (1, 2), (0, None))
     )
     assert sorted(identities(first)) == sorted(identities(second)) == sorted(identities(stored))
@@ -158,10 +158,10 @@ def test_muons_are_shuffled_among_themselves(raw, done):
 
 
 def test_a_position_inside_prepared_data_is_found_again(done):
-    units = tuple(sampler.cut(event_files(str(done))))
-    item = sampler.Item(1, 0, 0, 0, units)
-    whole = reader.read_item(item, Selection(muons_drawn=3))[1]
-    rest = reader.read_item(sampler.Item(1, 0, 700, 0, units), Selection(muons_drawn=3))[1]
+    units = tuple(sampler.cut_files(event_files(str(done))))
+    item = sampler.Segment(1, 0, 0, 0, units)
+    whole = reader.read_segment(item, Selection(muons_per_event=3))[1]
+    rest = reader.read_segment(sampler.Segment(1, 0, 700, 0, units), Selection(muons_per_event=3))[1]
     assert identities(rest) == identities(whole)[700:]
 
 
@@ -190,9 +190,9 @@ def test_what_was_interrupted_goes_on_and_keeps_what_is_finished(raw, done, tmp_
             tasks -= 1
             yield do(job)
 
-    begun = build.begin(tmp_path / "set", [str(raw)], Settings(**SHARES))
+    begun = build.claim_dataset(tmp_path / "set", [str(raw)], PrepareSettings(**SHARES))
     with pytest.raises(KilledError):
-        build.prepare(begun, fit_to_file, some)
+        build.prepare_dataset(begun, fit_to_file, some)
     (tmp_path / "set" / ".scatter" / ".group-00000.arrow.partial").write_bytes(b"half")
     with pytest.raises(
         ValueError, match=r"set is not prepared to its end; the `crmuons prepare` that made it, once more"
@@ -206,14 +206,16 @@ def test_what_was_interrupted_goes_on_and_keeps_what_is_finished(raw, done, tmp_
             yield do(job)
         made.update({path: path.stat().st_mtime_ns for path in finished if path.exists()})
 
-    build.prepare(build.begin(tmp_path / "set", [str(raw)], Settings(**SHARES)), fit_to_file, watched)
+    build.prepare_dataset(
+        build.claim_dataset(tmp_path / "set", [str(raw)], PrepareSettings(**SHARES)), fit_to_file, watched
+    )
     assert made == finished
     assert content(tmp_path / "set") == content(done)
 
 
 def test_a_shard_without_its_note_is_made_again(raw, done, tmp_path):
     # The kill came between the shard and the note of its checksum.
-    begun = build.begin(tmp_path / "set", [str(raw)], Settings(**SHARES))
+    begun = build.claim_dataset(tmp_path / "set", [str(raw)], PrepareSettings(**SHARES))
 
     def without_notes(do, jobs):
         results = [do(job) for job in jobs]
@@ -223,7 +225,7 @@ def test_a_shard_without_its_note_is_made_again(raw, done, tmp_path):
         return results
 
     with pytest.raises(KilledError):
-        build.prepare(begun, fit_to_file, without_notes)
+        build.prepare_dataset(begun, fit_to_file, without_notes)
     make(raw, tmp_path / "set")
     assert content(tmp_path / "set") == content(done)
 
@@ -274,12 +276,12 @@ def spoil_rows(path, rows):
 def test_rows_that_cannot_be_used_are_kept_and_counted_and_too_many_are_refused(raw, tmp_path, toy_events):
     shutil.copytree(raw, tmp_path / "raw")
     spoil_rows(tmp_path / "raw" / "1" / "events.parquet", [3, 5])
-    begun = build.begin(tmp_path / "set", [str(tmp_path / "raw")], Settings(**SHARES))
+    begun = build.claim_dataset(tmp_path / "set", [str(tmp_path / "raw")], PrepareSettings(**SHARES))
     with pytest.raises(
         ValueError, match=r"2 of the first \d+ rows read cannot be used, more than --max-quarantined-share 0\.001"
     ):
-        build.prepare(begun, fit_to_file, max_quarantined_share=0.001)
-    manifest = build.prepare(begun, fit_to_file)
+        build.prepare_dataset(begun, fit_to_file, max_quarantined_share=0.001)
+    manifest = build.prepare_dataset(begun, fit_to_file)
     assert (manifest.rows, manifest.quarantined) == (1200, 2)
     assert sum(shard.events for shard in manifest.shards) == 1198
     assert sorted(pq.read_table(tmp_path / "set" / "quarantine")["row"].to_pylist()) == [3, 5]
@@ -292,7 +294,7 @@ def test_vertical_depths_are_converted_once(raw, tmp_path):
     assert sorted(identities(read_all(tmp_path / "set", vertical))) == sorted(identities(read_all(raw, vertical)))
     settings = config.load(None, [f"data.train={tmp_path / 'set'}", "data.depth=vertical", "train.steps=1"])
     with pytest.raises(ValueError, match=r"holds prepared shards, whose depths are slant"):
-        setup.prepare(settings)
+        setup.set_up_run(settings)
 
 
 def copy_of(done, tmp_path):
@@ -380,14 +382,14 @@ def test_a_run_starts_from_the_features_that_were_fitted(done):
         "train.steps=1",
         "train.validation_events=100",
     ]
-    listed, features, validation = setup.prepare(config.load(None, words))
+    listed, features, validation = setup.set_up_run(config.load(None, words))
     stored = torch.load(done / "features.pt", weights_only=True)
     assert all(torch.equal(value, stored[name]) for name, value in features.state_dict().items())
     first = Features().fit(read_all(done, Selection("train", **SHARES)))  # All of them: fewer than are sampled.
     torch.testing.assert_close(first.state_dict(), stored, rtol=1e-5, atol=1e-5)
     assert all("/train/" in file.url for file in listed)
     assert 0 < len(validation.counts) <= 100
-    capped, *_ = setup.prepare(config.load(None, [*words, "data.max_muons_per_event=5"]))[1:]
+    capped, *_ = setup.set_up_run(config.load(None, [*words, "data.max_muons_per_event=5"]))[1:]
     assert not torch.equal(capped.knots, stored["knots"])  # Of other events: fitted on a sample of them.
 
 
@@ -409,9 +411,11 @@ def test_large_mapped_shards_are_read_in_small_pieces_and_others_are_not():
     shards = [File(f"/data/train-{i}.arrow", 100 * 2**20) for i in range(4)]
     units, segment_bytes = units_and_segment_bytes(shards, 32 * 2**20)
     assert max(unit.size for unit in units) <= MAPPED_BYTES == segment_bytes
-    largest = max(sum(unit.size for unit in segment) for segment in Plan(tuple(units), 0, segment_bytes, 1).segments(0))
+    largest = max(
+        sum(unit.size for unit in segment) for segment in ReadPlan(tuple(units), 0, segment_bytes, 1).segments(0)
+    )
     assert largest <= 2 * MAPPED_BYTES
     assert units_and_segment_bytes(shards, 1000)[1] == 1000
     for url in ("pelican://host/train.arrow", "/data/events.parquet"):
         mixed = [*shards, File(url, 100 * 2**20)]
-        assert units_and_segment_bytes(mixed, 32 * 2**20) == (sampler.cut(mixed), 32 * 2**20)
+        assert units_and_segment_bytes(mixed, 32 * 2**20) == (sampler.cut_files(mixed), 32 * 2**20)

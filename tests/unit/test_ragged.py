@@ -30,7 +30,7 @@ def test_sum_mean_and_spread_equal_loops(counts):
     torch.testing.assert_close(ragged.mean(values), means, rtol=1e-14, atol=1e-14)
     rows = torch.arange(2.0 * len(counts), dtype=torch.float64).reshape(-1, 2)
     spread = [row for row, count in zip(rows, counts, strict=True) for _ in range(count)]
-    assert torch.equal(ragged.spread(rows), torch.stack(spread) if spread else rows[:0])
+    assert torch.equal(ragged.broadcast(rows), torch.stack(spread) if spread else rows[:0])
 
 
 @pytest.mark.parametrize("counts", LAYOUTS)
@@ -43,7 +43,7 @@ def test_first_and_second_derivatives(counts):
         return ragged.sum(x**2) * ragged.mean(x) ** 2
 
     def to_muons(x):
-        return ragged.spread(x**2) * ragged.spread(x.sin())
+        return ragged.broadcast(x**2) * ragged.broadcast(x.sin())
 
     for function, x in ((to_events, values), (to_muons, rows)):
         assert gradcheck(function, (x,))
@@ -66,7 +66,7 @@ def test_without_muons_or_events_there_are_gradients_of_no_muons(counts):
     ragged = layout(counts)
     values = torch.zeros(0, 3, requires_grad=True)
     rows = torch.ones(len(counts), 3, requires_grad=True)
-    (ragged.sum(values).sum() + ragged.mean(values).sum() + ragged.spread(rows).sum()).backward()
+    (ragged.sum(values).sum() + ragged.mean(values).sum() + ragged.broadcast(rows).sum()).backward()
     assert values.grad.shape == (0, 3)
     assert torch.equal(rows.grad, torch.zeros(len(counts), 3))
 
@@ -79,7 +79,7 @@ def test_sums_in_bfloat16_do_not_stop_growing():
     assert ragged.sum(ones).tolist() == [[1000.0], [0.0], [1.0]]
     assert ragged.mean(ones).tolist() == [[1.0], [0.0], [1.0]]
     rows = torch.ones(3, 1, dtype=torch.bfloat16, requires_grad=True)
-    ragged.spread(rows).sum().backward()
+    ragged.broadcast(rows).sum().backward()
     assert rows.grad.tolist() == [[1000.0], [0.0], [1.0]]
 
 
@@ -100,7 +100,7 @@ def test_the_layout_of_a_batch_and_of_twice_its_events(toy_events):
 
 
 def test_events_of_one_muon_come_first_and_keep_their_muons():
-    first = layout([2, 1, 3, 1]).singles_first
+    first = layout([2, 1, 3, 1]).singletons_first
     assert (first.num_single, first.several.counts.tolist()) == (2, [2, 3])
     assert first.events.tolist() == [1, 3, 0, 2]
     assert first.muons.tolist() == [2, 6, 0, 1, 3, 4, 5]

@@ -16,7 +16,7 @@ from crmuons.models.features import Features
 from crmuons.runs import checkpoint, directory, remote
 from crmuons.runs.directory import Run
 from crmuons.runs.location import RunStorage
-from crmuons.runs.remote import NotStoredError, Stored, Uploads
+from crmuons.runs.remote import NotStoredError, Uploads, UploadStatus
 from crmuons.storage import artifacts, files
 from crmuons.training import worker
 
@@ -60,7 +60,7 @@ def start(data, toy_events):
 
     def start(settings):
         run = directory.find_run(settings, RunStorage.of(settings))
-        run.prepare(settings, data, Features().fit(toy_events(120, seed=2)), toy_events(110, seed=9))
+        run.create(settings, data, Features().fit(toy_events(120, seed=2)), toy_events(110, seed=9))
         remote.start(run)
         return run
 
@@ -74,7 +74,7 @@ def train(settings, run):
 def on_another_machine(run):
     """Lose this machine's copy."""
     shutil.rmtree(run.directory.parent)
-    return Run.at(run.url)
+    return Run.open(run.url)
 
 
 def steps_at(url):
@@ -96,13 +96,13 @@ def test_a_run_goes_on_elsewhere_and_ends_with_the_model_of_an_unbroken_one(tmp_
     found.check_unchanged(settings)
     assert train(settings, found) == "finished"
     (name,) = artifacts.find(run.url, rf"model-{STEPS:08d}")
-    artifacts.get(run.url, name, tmp_path / "model")
+    artifacts.download(run.url, name, tmp_path / "model")
     assert (tmp_path / "model/weights.pt").read_bytes() == (whole.model / "weights.pt").read_bytes()
     assert {"model.json", "weights.pt", "metrics.jsonl", "done.json"} == {
         p.name for p in (tmp_path / "model").iterdir()
     }
     assert [line["step"] for line in Run(tmp_path / "model")._metric_lines()] == list(range(STEPS + 1))
-    assert Stored.of(run).step == STEPS
+    assert UploadStatus.of(run).step == STEPS
 
 
 def test_the_newest_and_the_best_stay(url, start, monkeypatch):
@@ -158,13 +158,13 @@ def test_a_storage_that_is_down_at_the_end_loses_nothing(url, start, down):
     with pytest.raises(NotStoredError, match=r"step-00000006 and model-00000006 could not be copied to memory://.*/r within "
                        r"run.upload_seconds = 0.2 \(storage is down\); all of it is in .*/cache/.* on \w+.*run.resume=auto"):  # fmt: skip
         train(settings, run)
-    assert Stored.of(run).trouble == "storage is down"
+    assert UploadStatus.of(run).trouble == "storage is down"
     assert run.done.exists()
     down.set()
     assert train(settings, run) == "finished"  # The same command again.
     assert steps_at(url) == [STEPS]
     assert len(artifacts.find(run.url, r"model-\d{8}")) == 1
-    assert Stored.of(run).trouble is None
+    assert UploadStatus.of(run).trouble is None
 
 
 def test_training_does_not_wait_for_a_slow_storage_and_what_is_overtaken_is_left_out(url, start, down):
@@ -192,7 +192,7 @@ def test_what_may_not_be_removed_stays_and_is_said_once(url, start, monkeypatch,
     settings = settings_of(url, "run.keep_checkpoints=1", "run.checkpoint_every=1", "train.validate_every=100")
     run = start(settings)
     train(settings, run)
-    assert "takes storage.modify" in Stored.of(run).kept
+    assert "takes storage.modify" in UploadStatus.of(run).kept
     assert caplog.text.count("old checkpoints stay there") == 1
 
 
@@ -236,9 +236,9 @@ def test_the_model_of_a_run_at_a_url_is_fetched_once(url, start, monkeypatch):
         load_generator(f"{url}/other")
     train(settings, run)
     model = load_generator(run.url)
-    assert model.about["step"] == STEPS
-    assert load_generator(f"{run.url}/{artifacts.find(run.url, 'step-00000006')[0]}").about["step"] == STEPS
-    monkeypatch.setattr(artifacts, "get", None)
+    assert model.metadata["step"] == STEPS
+    assert load_generator(f"{run.url}/{artifacts.find(run.url, 'step-00000006')[0]}").metadata["step"] == STEPS
+    monkeypatch.setattr(artifacts, "download", None)
     again = load_generator(run.url)
     assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in model.model.state_dict().items())
 
@@ -249,4 +249,4 @@ def test_a_model_directory_at_a_url_is_fetched_as_it_is_now(url, tmp_path):
         about = {"model": settings.model_dump(mode="json"), "step": step}
         files.remove_tree(url)
         files.put_tree(saved_model.save_model(tmp_path / "model", BundleModel(settings), about), url)
-        assert load_generator(url).about["step"] == step
+        assert load_generator(url).metadata["step"] == step

@@ -9,7 +9,7 @@ from crmuons.runs import directory
 from crmuons.runs.directory import Path, Run
 from crmuons.runs.location import RunStorage
 from crmuons.storage.files import File
-from crmuons.training.summary import Result
+from crmuons.training.summary import RunSummary
 
 
 def load(tmp_path, *words):
@@ -22,7 +22,7 @@ def find_run(settings):
 
 def start(folder, settings, toy_events):
     run = Run(folder)
-    run.prepare(settings, [File("a.parquet", 3)], Features().fit(toy_events(100)), toy_events(5))
+    run.create(settings, [File("a.parquet", 3)], Features().fit(toy_events(100)), toy_events(5))
     return run
 
 
@@ -78,14 +78,14 @@ def test_a_run_gives_back_what_it_was_prepared_with(tmp_path, toy_events):
     settings, features, events = load(tmp_path), Features().fit(toy_events(100)), toy_events(5)
     run = Run(tmp_path / "r")
     assert not run.has_started()
-    run.prepare(settings, [File("a.parquet", 3), File("pelican://x/b.parquet", 4)], features, events)
+    run.create(settings, [File("a.parquet", 3), File("pelican://x/b.parquet", 4)], features, events)
     assert run.has_started()
     loaded = run.load_features(settings).state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in features.state_dict().items())
     assert (run.load_validation().muons == events.muons).all()
     assert run.load_files() == [File("a.parquet", 3), File("pelican://x/b.parquet", 4)]
     other = Run(tmp_path / "s")
-    other.prepare(settings, [File("a.parquet", 5)], features, events)
+    other.create(settings, [File("a.parquet", 5)], features, events)
     assert run.fingerprint() != other.fingerprint()
 
 
@@ -119,7 +119,7 @@ def test_the_lowest_value_of_a_metric_is_the_one_that_is_told(tmp_path):
         '{"step": 6, "a": 0.0}\n{"step": 10, "validation/score": NaN}\n{"step": 15, "validation/score": 0.3}\n'
     )
     assert run.lowest("validation/score") == (5, 0.2)
-    said = Result(run, "finished").describe()
+    said = RunSummary(run, "finished").describe()
     assert "mean W1/sigma 0.2000 on held-out events, at step 5" in said
 
 

@@ -13,11 +13,11 @@ import torch
 from crmuons import config
 from crmuons.cli import main
 from crmuons.data import reader, schema, selection
-from crmuons.data.sampler import Unit
+from crmuons.data.sampler import FileSlice
 from crmuons.generation import writer
 from crmuons.generation.load import load_generator
 from crmuons.generation.primaries import PrimaryFiles
-from crmuons.generation.request import Options
+from crmuons.generation.request import GenerationOptions
 from crmuons.models import saved_model, standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
@@ -50,7 +50,7 @@ def primaries_file(tmp_path_factory, events, write_toy):
 def generate(model_dir, primaries_file, out, **options):
     generator = load_generator(model_dir)
     source = PrimaryFiles([str(primaries_file)], with_counts=options.get("counts") == "column")
-    work = writer.prepare(Output.at(out), generator, source, Options(**options))
+    work = writer.plan_generation(Output.at(out), generator, source, GenerationOptions(**options))
     return writer.generate(generator, source, work)
 
 
@@ -80,8 +80,8 @@ def test_the_shards_are_what_the_generator_makes_and_the_contracts_reader_accept
 ):
     generate(model_dir, primaries_file, tmp_path, seed=4)
     path = tmp_path / "events-00000.parquet"
-    found, tally = reader.read_unit(Unit(File(str(path), path.stat().st_size), 0, 1), selection.Selection())
-    wanted = load_generator(model_dir).bundles(events.primaries, seed=4, ids=events.ids)
+    found, tally = reader.read_slice(FileSlice(File(str(path), path.stat().st_size), 0, 1), selection.Selection())
+    wanted = load_generator(model_dir).generate(events.primaries, seed=4, ids=events.ids)
     assert tally.quarantined == 0
     for name in ("ids", "primaries", "counts", "muons"):
         np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), err_msg=name)
@@ -201,8 +201,8 @@ def test_large_requests_go_to_a_given_cluster_in_shards_of_bounded_size(
     model_dir, primaries_file, tmp_path, monkeypatch
 ):
     generator, source = load_generator(model_dir), PrimaryFiles([primaries_file])
-    small = writer.prepare(Output.at(tmp_path / "small"), generator, source, Options(counts=1))
-    large = writer.prepare(Output.at(tmp_path / "large"), generator, source, Options(counts=4000))
+    small = writer.plan_generation(Output.at(tmp_path / "small"), generator, source, GenerationOptions(counts=1))
+    large = writer.plan_generation(Output.at(tmp_path / "large"), generator, source, GenerationOptions(counts=4000))
     assert large.expected_muons == 4000 * NUM_EVENTS
     assert large.request.events_per_shard == EVENTS_PER_BLOCK  # 4 million muons, and no shard is smaller.
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -233,7 +233,7 @@ def test_the_request_says_where_everything_comes_from(model_dir, primaries_file,
 )
 def test_options_out_of_range_are_refused(options, says):
     with pytest.raises(ValueError, match=says):
-        Options(**options)
+        GenerationOptions(**options)
 
 
 def test_the_command_generates_says_where_and_refuses_in_one_sentence(model_dir, primaries_file, tmp_path, capsys):
@@ -318,7 +318,9 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_primaries_are_read
 
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match=r"cannot be written: .*file is a file; take another name"):
-        writer.prepare(Output.at(tmp_path / "file" / "out"), load_generator(model_dir), Untouched(), Options())
+        writer.plan_generation(
+            Output.at(tmp_path / "file" / "out"), load_generator(model_dir), Untouched(), GenerationOptions()
+        )
 
 
 def test_what_a_kill_left_of_the_request_does_not_make_the_place_a_foreign_one(model_dir, primaries_file, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from crmuons import cli
 from crmuons.data import arrow, geometry, schema
 from crmuons.simulation import shower, simulate
-from crmuons.simulation.simulate import Settings, draw_block
+from crmuons.simulation.simulate import SimulationSettings, draw_block
 
 
 def draw(energy_gev=1e6, mass_number=1.0, threshold_gev=1e3, num=20_000):
@@ -134,14 +134,14 @@ def test_a_muon_that_stopped_does_not_come_back_deeper():
 
 
 def test_the_same_depth_twice_is_the_same_event_twice():
-    events = draw_block(Settings(energy_gev=(1e6, 1e7), depths_m=(1_500.0, 1_500.0)), seed=0, block=0)
+    events = draw_block(SimulationSettings(energy_gev=(1e6, 1e7), depths_m=(1_500.0, 1_500.0)), seed=0, block=0)
     counts = events.counts.reshape(-1, 2)
     assert counts.sum() > 1_000
     assert (counts[:, 0] == counts[:, 1]).all()
 
 
 def test_deeper_events_of_a_shower_hold_fewer_muons_and_none_of_more_energy():
-    events = draw_block(Settings(gamma=1.0), seed=0, block=0)
+    events = draw_block(SimulationSettings(gamma=1.0), seed=0, block=0)
     counts = events.counts.reshape(-1, 3)
     assert (np.diff(counts, axis=1) <= 0).all()
     top = np.zeros(len(events.counts))
@@ -151,7 +151,7 @@ def test_deeper_events_of_a_shower_hold_fewer_muons_and_none_of_more_energy():
 
 
 def test_depths_are_slant_depths_of_the_drawn_vertical_ones():
-    events = draw_block(Settings(depths_m=(2_000.0, 1_500.0)), seed=0, block=0)
+    events = draw_block(SimulationSettings(depths_m=(2_000.0, 1_500.0)), seed=0, block=0)
     cosine = np.cos(events.primaries[:, 1].astype(float)).reshape(-1, 2)
     expected = geometry.slant_depth_m(np.array([1_500.0, 2_000.0]), cosine)
     assert events.primaries[:, 3].reshape(-1, 2) == pytest.approx(expected, rel=1e-6)
@@ -159,7 +159,7 @@ def test_depths_are_slant_depths_of_the_drawn_vertical_ones():
 
 @pytest.mark.parametrize("gamma", [1.0, 2.0])
 def test_primaries_follow_the_spectrum_and_are_uniform_in_cosine(gamma):
-    settings = Settings(energy_gev=(1e4, 1e6), gamma=gamma, max_zenith_deg=60)
+    settings = SimulationSettings(energy_gev=(1e4, 1e6), gamma=gamma, max_zenith_deg=60)
     primaries = np.concatenate([draw_block(settings, 0, block).primaries[::3] for block in range(16)])
     # Share below 1e5: 1/2 for E^-1; (1e-4 - 1e-5) / (1e-4 - 1e-6) = 10/11 for E^-2. 8192 draws: 0.55 % at most.
     assert (primaries[:, 0] < 1e5).mean() == pytest.approx({1.0: 0.5, 2.0: 10 / 11}[gamma], abs=0.025)
@@ -179,7 +179,7 @@ def small_files(monkeypatch):
     monkeypatch.setattr(simulate, "BLOCKS_PER_FILE", 1)
 
 
-SETTINGS = Settings(energy_gev=(1e4, 1e7))
+SETTINGS = SimulationSettings(energy_gev=(1e4, 1e7))
 
 
 def test_files_do_not_depend_on_who_writes_them_or_when(tmp_path, small_files):
@@ -244,11 +244,11 @@ def test_the_command_writes_what_it_was_asked_for(tmp_path, capsys):
 )
 def test_settings_out_of_range_are_refused_with_their_value(changed, message):
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(Settings(), **changed)
+        dataclasses.replace(SimulationSettings(), **changed)
 
 
 @pytest.mark.parametrize(("num_events", "seed", "message"), [(0, 0, "--events 0: wanted at"), (1, -1, "--seed -1")])
 def test_no_events_and_negative_seeds_are_refused(tmp_path, num_events, seed, message):
     with pytest.raises(ValueError, match=message):
-        simulate.simulate(Settings(), num_events=num_events, out=tmp_path / "new", seed=seed)
+        simulate.simulate(SimulationSettings(), num_events=num_events, out=tmp_path / "new", seed=seed)
     assert not (tmp_path / "new").exists()

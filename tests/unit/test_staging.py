@@ -13,15 +13,15 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from crmuons.data.sampler import Item, Unit
+from crmuons.data.sampler import FileSlice, Segment
 from crmuons.data.staged_reading import with_own_stager, with_windows
 from crmuons.storage.files import File
 from crmuons.storage.staging import download as module
-from crmuons.storage.staging.cache_dir import Shelf
+from crmuons.storage.staging.cache_dir import CacheDir
 from crmuons.storage.staging.checksums import Checksum
 from crmuons.storage.staging.download import Staging
 from crmuons.storage.staging.locks import FileLock
-from crmuons.storage.staging.stager import Stager, Use, read_progress
+from crmuons.storage.staging.stager import FileUse, Stager, read_progress
 
 
 class CountingFileSystem(MemoryFileSystem):
@@ -62,7 +62,7 @@ def opened(file: File) -> int:
 
 
 def place(folder: Path, *, max_bytes=10**6, max_files=100, **how) -> Staging:
-    return Staging(Shelf(folder / "staged", max_bytes, max_files), how.pop("files_ahead", 4), **how)
+    return Staging(CacheDir(folder / "staged", max_bytes, max_files), how.pop("files_ahead", 4), **how)
 
 
 def read(staging: Staging, file: File, part: int = 0, parts: int = 1) -> bytes:
@@ -75,8 +75,8 @@ def there(staging: Staging) -> set[str]:
     return {p.name.split("-", 2)[2] for p in staging.shelf.folder.glob("*-*-*") if p.suffix != ".lock"}
 
 
-def item(number: int, *files: File, epoch: int = 0, parts: int = 1) -> Item:
-    return Item(epoch, number, 0, 0, tuple(Unit(file, 0, parts) for file in files))
+def item(number: int, *files: File, epoch: int = 0, parts: int = 1) -> Segment:
+    return Segment(epoch, number, 0, 0, tuple(FileSlice(file, 0, parts) for file in files))
 
 
 def wait_for(happened) -> None:
@@ -189,8 +189,8 @@ def test_parts_of_large_files_are_staged_only_where_all_such_files_fit(tmp_path)
     mega = 2**20
     large = [File(f"counted:///{name}", 200 * mega) for name in "ab"]  # Read in parts of 64 MiB at most.
     few, many = (place(tmp_path, max_bytes=size * mega).of_run(large, large, tmp_path, "rank-0") for size in (300, 500))
-    assert not few.takes(large[0], whole=False)
-    assert many.takes(large[0], whole=False)
+    assert not few.should_stage(large[0], whole=False)
+    assert many.should_stage(large[0], whole=False)
     file = remote("c")
     assert read(many, file, 1, 4) == b"c" * 1000  # Not waited for: read where it lies.
     assert not many.shelf.path(file).exists()
@@ -289,7 +289,7 @@ def test_the_stager_removes_used_files_unless_they_are_about_to_be_used_again(tm
     files = [remote(name) for name in "ab"]
     staging = place(tmp_path, files_ahead=2, delete_after_use=True)
     with Stager(staging) as stager:
-        uses = [Use(epoch, file, True) for epoch in (0, 1) for file in files]
+        uses = [FileUse(epoch, file, True) for epoch in (0, 1) for file in files]
         stager.ahead(uses[:3])  # The first is used again in the next epoch.
         wait_for(lambda: there(staging) == {"a", "b"})
         for use in uses[:2]:

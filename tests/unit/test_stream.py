@@ -9,9 +9,9 @@ import pytest
 from crmuons import config
 from crmuons.data import arrow, reader, sampler, schema
 from crmuons.data.events import EventArrays
-from crmuons.data.loader import Stream
-from crmuons.data.quarantine import Tally
-from crmuons.data.sampler import Plan, Unit
+from crmuons.data.loader import Loader
+from crmuons.data.quarantine import ReadCounts
+from crmuons.data.sampler import FileSlice, ReadPlan
 from crmuons.data.selection import Selection, in_split, training_selection
 
 SEGMENT_BYTES = 2_000
@@ -53,7 +53,7 @@ def files(tmp_path_factory, write_toy):
 
 def cut(files, parts=3):
     """Units of a few rows: small files are not cut by plan.cut."""
-    return tuple(Unit(file, part, parts) for file in files for part in range(parts))
+    return tuple(FileSlice(file, part, parts) for file in files for part in range(parts))
 
 
 def whole(batch):
@@ -62,9 +62,9 @@ def whole(batch):
 
 def open_stream(files, rank=0, world=1, *, reading=None, events=16, selection=None, **given):
     data = config.Data(**{key: given.pop(key) for key in list(given) if key in config.Data.model_fields})
-    reading = reading or Plan(cut(files), 5, SEGMENT_BYTES, world)
+    reading = reading or ReadPlan(cut(files), 5, SEGMENT_BYTES, world)
     selection = selection or Selection(max_muons=data.max_muons_per_batch)
-    return Stream(reading, rank, selection=selection, data=data, events_per_batch=events, prepare=whole, **given)
+    return Loader(reading, rank, selection=selection, data=data, events_per_batch=events, prepare=whole, **given)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def read_epoch(stream, events):
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("max_muons", [None, 7])
 def test_every_event_comes_once_an_epoch_with_its_own_muons(files, streams, world, max_muons):
-    reading = Plan(cut(files), 5, SEGMENT_BYTES, world)
+    reading = ReadPlan(cut(files), 5, SEGMENT_BYTES, world)
     events_of = epoch_sizes(reading, world)
     seen = [[], []]
     for rank in range(world):
@@ -112,7 +112,7 @@ def epoch_sizes(reading, world):
         for item in reading.items(rank):
             if item.epoch > 1:
                 break
-            rows = sum(len(reader.read_unit(unit, Selection())[0].counts) for unit in item.units)
+            rows = sum(len(reader.read_slice(unit, Selection())[0].counts) for unit in item.units)
             sizes[rank][item.epoch] += rows
     return sizes
 
@@ -189,7 +189,7 @@ def test_no_event_is_lost_or_repeated_where_the_number_of_ranks_changes(files, s
     for rank, position in enumerate(positions):
         stream = streams(files, rank, reading=reading, position=position)
         mine = sum(
-            sum(len(reader.read_unit(unit, Selection())[0].counts) for unit in item.units) - item.start
+            sum(len(reader.read_slice(unit, Selection())[0].counts) for unit in item.units) - item.start
             for item in islice(reading.items(rank), len(reading.backlog[rank::after]))
         )
         seen += read_epoch(stream, mine)[:mine]
@@ -202,7 +202,7 @@ def test_no_event_is_lost_or_repeated_where_the_number_of_ranks_changes(files, s
 def test_the_tally_holds_what_was_read_up_to_the_batch_given_last(tmp_path, streams, write_toy):
     events = numbered(256)  # 64 units of 4 rows in 8 segments of 32: whatever is read ahead, 32 rows at a time count.
     file = write_toy(tmp_path / "e.parquet", events)
-    stream = streams([file], events=16, reading=Plan(cut([file], 64), 0, 1 << 30, 1))
+    stream = streams([file], events=16, reading=ReadPlan(cut([file], 64), 0, 1 << 30, 1))
     rows = []
     for _ in range(6):
         next(stream)
@@ -220,7 +220,7 @@ def spoiled(rows):
 def test_too_many_bad_rows_stop_the_run_and_say_where_they_are(tmp_path, streams, write_toy):
     file = write_toy(tmp_path / "e.parquet", spoiled(np.arange(0, 256, 4)))  # A quarter of the rows.
     selection = Selection(quarantine=str(tmp_path / "q"))
-    reading = Plan(cut([file], 64), 0, 1 << 30, 1)  # 8 segments of 32 rows, of which 8 are bad.
+    reading = ReadPlan(cut([file], 64), 0, 1 << 30, 1)  # 8 segments of 32 rows, of which 8 are bad.
     stream = streams([file], max_quarantined_share=0.2, selection=selection, reading=reading)
     # 0.2 of 256 rows are 51.2: 48 of the first 6 segments might be all there are, the 56 of 7 are too many.
     with pytest.raises(
@@ -235,7 +235,7 @@ def test_too_many_bad_rows_stop_the_run_and_say_where_they_are(tmp_path, streams
 @pytest.mark.parametrize("world", [1, 2])
 def test_one_bad_file_read_early_does_not_stop_a_run_that_is_fine_on_the_whole(tmp_path, streams, write_toy, world):
     made = [write_toy(tmp_path / f"{i}.parquet", numbered(32, 32 * i)) for i in range(8)]
-    reading = Plan(cut(made, 1), 0, 1, world)
+    reading = ReadPlan(cut(made, 1), 0, 1, world)
     (first,) = reading.segments(0)[0]
     bad = numbered(32)
     bad.primaries[:, 2] = 0.0
@@ -244,11 +244,11 @@ def test_one_bad_file_read_early_does_not_stop_a_run_that_is_fine_on_the_whole(t
     read_epoch(stream, 300)
     assert stream.tally.quarantined >= 32
     with pytest.raises(ValueError, match=r"60 of 256 rows cannot be used"):
-        stream.check(Tally(256, 60))  # Of all ranks together: 0.23.
+        stream.check(ReadCounts(256, 60))  # Of all ranks together: 0.23.
 
 
 def test_data_without_an_event_to_train_on_are_said_instead_of_read_for_ever(tmp_path, streams, write_toy, monkeypatch):
-    monkeypatch.setattr("crmuons.data.loader.MAX_EMPTY_ITEMS", 10)
+    monkeypatch.setattr("crmuons.data.loader.MAX_EMPTY_SEGMENTS", 10)
     file = write_toy(tmp_path / "e.parquet", numbered(1))
     (split,) = [s for s in ("train", "validation", "test") if in_split(numbered(1).ids, Selection(s, 0.3, 0.3))[0]]
     other = "test" if split != "test" else "train"
@@ -273,18 +273,18 @@ def test_close_ends_the_reading(files):
 def test_training_reads_its_split_and_the_smaller_cap():
     selection = training_selection(config.Data(max_muons_per_event=10, max_muons_per_batch=7, depth="vertical"), "run")
     assert selection == Selection("train", 0.05, 0.05, True, 7, "run/quarantine", "run/outliers")
-    assert training_selection(config.Data(), "run", 128).muons_drawn == 128
+    assert training_selection(config.Data(), "run", 128).muons_per_event == 128
     # With validation files of their own, only the test share of the training files is left out.
     selection = training_selection(config.Data(validation=["v.parquet"]), None)
     assert selection == Selection("train", 0.0, 0.05)
 
 
 def test_every_rank_counts_its_own_rows(files, streams):
-    total = Tally()
+    total = ReadCounts()
     for rank in range(2):
         stream = streams(files, rank, 2, events=1)
         reading = stream.plan
         mine = epoch_sizes(reading, 2)[rank][0]
         read_epoch(stream, mine)
         total += stream.tally
-    assert total == Tally(rows=200)
+    assert total == ReadCounts(rows=200)

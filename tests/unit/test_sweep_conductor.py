@@ -13,15 +13,15 @@ from crmuons.runs.location import RunStorage
 from crmuons.training import worker
 from crmuons.training.trainer import NonFiniteError
 from tune import directory, exploit, outcome, results
-from tune.controller import Conductor, Origins
-from tune.options import Options
+from tune.controller import SharedInputs, SweepController
+from tune.options import SweepOptions
 from tune.space import Space
 from tune.trials import Trial
 
 SPACE = Space.from_dict(
     {"train": {"optimizer": {"lr": {"loguniform": [1e-4, 1e-1]}, "betas": {"grid": [[0.0, 0.9], [0.5, 0.99]]}}}}
 )
-RUN_ALL = Options(search="random", scheduler="none", samples=2)
+RUN_ALL = SweepOptions(search="random", scheduler="none", samples=2)
 
 
 @pytest.fixture(scope="module")
@@ -48,26 +48,26 @@ def settings(tmp_path_factory, toy_events, write_toy):
 
 @pytest.fixture
 def start(tmp_path, settings):
-    """A conductor on one directory, as each process that sweeps makes it."""
+    """A controller on one directory, as each process that sweeps makes it."""
 
     def make(options=RUN_ALL, origin_of=None, **changes):
         changed = config.changed(settings, changes)
-        return Conductor(tmp_path, changed, SPACE, options, origin_of or Origins())
+        return SweepController(tmp_path, changed, SPACE, options, origin_of or SharedInputs())
 
     return make
 
 
-def run(conductor, trial, *, ends_at=None):
+def run(controller, trial, *, ends_at=None):
     """Train a trial as its process does; at the given step the process is killed."""
 
     def report(metrics, step, _saved):
         if "validation/score" in metrics:
-            conductor.judge(trial.number, trial.scores()[-1])
+            controller.judge(trial.number, trial.scores()[-1])
         if step == ends_at:
             raise KeyboardInterrupt
 
     worker.train(trial.settings(), trial.run, device=torch.device("cpu"), tracking_uri="", report=report)
-    conductor.ended(trial.number, crashed=False)
+    controller.ended(trial.number, crashed=False)
 
 
 def test_a_killed_sweep_goes_on_with_the_trials_it_had_and_repeats_none(start, tmp_path):
@@ -107,7 +107,7 @@ def check_results(tmp_path, trials):
     ours, theirs = again.flat(), best.settings().flat()
     assert {key for key in ours if ours[key] != theirs[key]} == {"run.storage_path", "run.name", "run.resume"}
     repeated = Trial(0, dataclasses.replace(best.run, directory=tmp_path / "again" / "x"))
-    repeated.run.prepare(again, *Origins()(again))
+    repeated.run.create(again, *SharedInputs()(again))
     worker.train(again, repeated.run, device=torch.device("cpu"), tracking_uri="")
     assert repeated.best_score() == best.best_score()
 
@@ -117,18 +117,18 @@ def lines(trial):
 
 
 def test_interrupted_and_mendable_trials_are_tried_again_diverged_ones_not(start, settings):
-    conductor = start(dataclasses.replace(RUN_ALL, samples=3))
-    trials = [conductor.next_trial() for _ in range(3)]
+    controller = start(dataclasses.replace(RUN_ALL, samples=3))
+    trials = [controller.next_trial() for _ in range(3)]
     errors = [NonFiniteError("step 3: NaN"), OSError("no space left on device")]
     for trial, error in zip(trials, errors, strict=False):
         trial.run.failure.write_text(json.dumps({"error": str(error), "kind": type(error).__name__}))
-        conductor.ended(trial.number, crashed=False)
-    conductor.ended(2, crashed=True)  # Its process died too often.
+        controller.ended(trial.number, crashed=False)
+    controller.ended(2, crashed=True)  # Its process died too often.
     states = {trial.number: (trial.state(), trial.reason()) for trial in trials}
     assert states[0] == ("diverged", "step 3: NaN")
     assert states[1] == ("failed", "no space left on device")
     assert states[2] == ("failed", "its process died more than run.max_failures = 3 times")
-    assert conductor.all_ended()
+    assert controller.all_ended()
     again = start(dataclasses.replace(RUN_ALL, samples=3))
     assert [again.next_trial().number for _ in range(2)] == [1, 2]
     assert again.next_trial() is None
@@ -136,52 +136,52 @@ def test_interrupted_and_mendable_trials_are_tried_again_diverged_ones_not(start
 
 
 def test_a_request_to_stop_reaches_every_trial_and_no_other_one_begins(start):
-    conductor = start()
-    trials = [conductor.next_trial() for _ in range(2)]
-    conductor.ended(0, crashed=False)
-    conductor.stop()
+    controller = start()
+    trials = [controller.next_trial() for _ in range(2)]
+    controller.ended(0, crashed=False)
+    controller.stop()
     assert not trials[0].run.stop_request.exists()
     assert trials[1].run.stop_request.exists()
-    assert conductor.next_trial() is None
-    assert not conductor.all_ended()
+    assert controller.next_trial() is None
+    assert not controller.all_ended()
     assert not start().next_trial().run.stop_request.exists()
 
 
 def test_where_nothing_can_be_written_no_other_trial_begins_and_the_reason_is_kept(start):
-    conductor = start()
-    trial = conductor.next_trial()
+    controller = start()
+    trial = controller.next_trial()
     trial.run.failure.mkdir()  # Stands in the way of the note that the trial died.
-    conductor.ended(trial.number, crashed=True)
-    assert isinstance(conductor.trouble, IsADirectoryError)
-    assert conductor.next_trial() is None
+    controller.ended(trial.number, crashed=True)
+    assert isinstance(controller.write_error, IsADirectoryError)
+    assert controller.next_trial() is None
     trial.run.failure.rmdir()
     assert start().next_trial().number == trial.number
 
 
 def test_data_are_prepared_once_for_all_trials(start):
     made = []
-    origins = Origins()
+    origins = SharedInputs()
 
     def counted(settings):
         made.append(origins(settings))
         return made[-1]
 
-    conductor = start(origin_of=counted)
+    controller = start(origin_of=counted)
     for _ in range(2):
-        conductor.next_trial()
+        controller.next_trial()
     assert len(made) == 2
     assert made[0] is made[1]
 
 
 def test_halving_stops_a_trial_and_says_why(start):
     """The third trial learns nothing (its rate is the space's lowest by far): two others were better."""
-    conductor = start(dataclasses.replace(RUN_ALL, samples=3, scheduler="asha", first_rung=0.5, reduction=2))
-    trials = [conductor.next_trial() for _ in range(3)]
+    controller = start(dataclasses.replace(RUN_ALL, samples=3, scheduler="asha", first_rung=0.5, reduction=2))
+    trials = [controller.next_trial() for _ in range(3)]
     for trial, lr in zip(trials, (3e-2, 1e-2, 1e-9), strict=True):
         tree = trial.settings().model_dump(mode="json")
         tree["train"]["optimizer"] |= {"lr": lr, "multiplicity_lr": lr, "warmup_steps": 0}
         (trial.run.directory / "config.json").write_text(json.dumps(tree))
-        run(conductor, trial)
+        run(controller, trial)
     assert [trial.state() for trial in trials][::2] == ["finished", "stopped"]
     assert trials[2].reason().endswith("where 2 of 2 trials were better")
     assert checkpoint.latest(trials[2].run.checkpoints).name < "step-00000004"
@@ -189,12 +189,12 @@ def test_halving_stops_a_trial_and_says_why(start):
 
 
 def test_a_trial_takes_over_another_ones_state_and_goes_on_with_settings_near_its(start, settings):
-    conductor = start(Options(search="random", scheduler="pbt", samples=2, seed=1), **{"train.ema_decay": 0.5})
-    donor, trial = conductor.next_trial(), conductor.next_trial()
+    controller = start(SweepOptions(search="random", scheduler="pbt", samples=2, seed=1), **{"train.ema_decay": 0.5})
+    donor, trial = controller.next_trial(), controller.next_trial()
     with pytest.raises(KeyboardInterrupt):
-        run(conductor, donor, ends_at=2)
+        run(controller, donor, ends_at=2)
     before = trial.values(SPACE)
-    run(conductor, trial)  # It is the worse of the two, and told so half-way.
+    run(controller, trial)  # It is the worse of the two, and told so half-way.
     asked = json.loads(trial.takeover.read_text())
     exploit.take_over(trial)
     trial.run.stop_request.unlink()
@@ -211,14 +211,14 @@ def test_a_trial_takes_over_another_ones_state_and_goes_on_with_settings_near_it
     assert all(torch.equal(value, theirs["model"][name]) for name, value in taken["model"].items())
     group = taken["optimizers"]["critic"]["param_groups"][0]
     assert list(group["betas"]) == asked["settings"]["train"]["optimizer"]["betas"]
-    run(conductor, trial)
+    run(controller, trial)
     assert trial.state() == "finished"
     assert [line["step"] for line in lines(trial)] == list(range(5))
 
 
 def test_preset_and_table_of_trials_that_never_reported(start, tmp_path):
-    conductor = start()
-    trial = conductor.next_trial()
+    controller = start()
+    trial = controller.next_trial()
     rows, best = outcome.write_results(tmp_path, [trial], SPACE)
     assert best is None
     assert not (tmp_path / "best.toml").exists()
@@ -272,10 +272,10 @@ def test_a_sweep_is_continued_with_what_it_was_started_with(settings, tmp_path):
 
 def test_a_sweep_is_run_by_one_process_at_a_time(tmp_path):
     with (
-        directory.alone(tmp_path),
+        directory.exclusive(tmp_path),
         pytest.raises(BlockingIOError, match="being swept by a process that is alive"),
-        directory.alone(tmp_path),
+        directory.exclusive(tmp_path),
     ):
         pass
-    with directory.alone(tmp_path):
+    with directory.exclusive(tmp_path):
         pass

@@ -9,8 +9,8 @@ import pytest
 
 from crmuons import config
 from crmuons.cli import main
-from tune.options import Options, Room
-from tune.search import Tried, importance, propose
+from tune.options import SweepOptions, TrialResources
+from tune.search import Observation, importance, propose
 from tune.space import Space
 
 SETTINGS = config.from_dict({"train": {"steps": 1000, "validate_every": 100}})
@@ -89,17 +89,17 @@ def test_settings_may_stand_before_and_after_the_options(tmp_path, capsys):
 
 
 REFUSED = {
-    Options(samples=0): "samples = 0: a sweep needs a number above 0",
-    Options(search="grid", scheduler="asha", samples=0): "samples = 0",
-    Options(search="grid"): "a grid needs lists, and train.optimizer.lr is a range (loguniform)",
-    Options(concurrency=-1): "concurrency = -1",
-    Options(max_seconds=math.nan): "max_seconds = nan",
-    Options(gpus_per_trial=-0.5): "gpus_per_trial = -0.5: a trial needs 0 or more",
-    Options(gpus_per_trial=math.nan): "gpus_per_trial = nan: a trial needs 0 or more",
-    Options(seed=-1): "seed = -1 is negative",
-    Options(reduction=math.inf): "reduction = inf",
-    Options(reduction=1.0): "reduction = 1.0",
-    Options(scheduler="pbt", samples=1): "samples = 1 is no population",
+    SweepOptions(samples=0): "samples = 0: a sweep needs a number above 0",
+    SweepOptions(search="grid", scheduler="asha", samples=0): "samples = 0",
+    SweepOptions(search="grid"): "a grid needs lists, and train.optimizer.lr is a range (loguniform)",
+    SweepOptions(concurrency=-1): "concurrency = -1",
+    SweepOptions(max_seconds=math.nan): "max_seconds = nan",
+    SweepOptions(gpus_per_trial=-0.5): "gpus_per_trial = -0.5: a trial needs 0 or more",
+    SweepOptions(gpus_per_trial=math.nan): "gpus_per_trial = nan: a trial needs 0 or more",
+    SweepOptions(seed=-1): "seed = -1 is negative",
+    SweepOptions(reduction=math.inf): "reduction = inf",
+    SweepOptions(reduction=1.0): "reduction = 1.0",
+    SweepOptions(scheduler="pbt", samples=1): "samples = 1 is no population",
 }
 
 
@@ -114,47 +114,52 @@ def test_schedulers_need_scores_before_the_end_and_populations_settings_that_can
     with pytest.raises(
         ValueError, match=r"asha compares trials before their end.* = 1000 validates none of train.steps = 1000"
     ):
-        Options().check(SPACE, late)
-    Options(scheduler="none").check(SPACE, late)
+        SweepOptions().check(SPACE, late)
+    SweepOptions(scheduler="none").check(SPACE, late)
     wide = Space.from_dict({"model": {"width": {"grid": [16, 32]}}})
     with pytest.raises(ValueError, match=r"pbt changes settings in the middle of a run, and model\.width cannot"):
-        Options(scheduler="pbt").check(wide, SETTINGS)
+        SweepOptions(scheduler="pbt").check(wide, SETTINGS)
 
 
 @pytest.mark.parametrize(
     ("options", "workers", "have", "room"),
     [
-        (Options(), 1, {"CPU": 2}, Room(2, 1.0, 0.0)),
-        (Options(concurrency=2), 1, {"CPU": 16}, Room(2, 8.0, 0.0)),
-        (Options(concurrency=3, cpus_per_trial=0.5), 1, {"CPU": 2}, Room(3, 0.5, 0.0)),
-        (Options(concurrency=4), 1, {"CPU": 16, "GPU": 1}, Room(4, 4.0, 0.25)),
-        (Options(gpus_per_trial=0.5), 1, {"CPU": 16, "GPU": 2}, Room(4, 4.0, 0.5)),
-        (Options(concurrency=50), 1, {"CPU": 20}, Room(20, 1.0, 0.0)),  # No more at once than there are.
-        (Options(gpus_per_trial=0), 1, {"CPU": 4, "GPU": 8}, Room(4, 1.0, 0.0)),
-        (Options(), 2, {"CPU": 9}, Room(4, 2.0, 0.0)),  # One CPU is left to read the data.
-        (Options(), 2, {"CPU": 16, "GPU": 4}, Room(2, 2.0, 2.0)),
+        (SweepOptions(), 1, {"CPU": 2}, TrialResources(2, 1.0, 0.0)),
+        (SweepOptions(concurrency=2), 1, {"CPU": 16}, TrialResources(2, 8.0, 0.0)),
+        (SweepOptions(concurrency=3, cpus_per_trial=0.5), 1, {"CPU": 2}, TrialResources(3, 0.5, 0.0)),
+        (SweepOptions(concurrency=4), 1, {"CPU": 16, "GPU": 1}, TrialResources(4, 4.0, 0.25)),
+        (SweepOptions(gpus_per_trial=0.5), 1, {"CPU": 16, "GPU": 2}, TrialResources(4, 4.0, 0.5)),
+        (SweepOptions(concurrency=50), 1, {"CPU": 20}, TrialResources(20, 1.0, 0.0)),  # No more at once than there are.
+        (SweepOptions(gpus_per_trial=0), 1, {"CPU": 4, "GPU": 8}, TrialResources(4, 1.0, 0.0)),
+        (SweepOptions(), 2, {"CPU": 9}, TrialResources(4, 2.0, 0.0)),  # One CPU is left to read the data.
+        (SweepOptions(), 2, {"CPU": 16, "GPU": 4}, TrialResources(2, 2.0, 2.0)),
     ],
 )
 def test_trials_share_the_cluster(options, workers, have, room):
     scaling = config.Scaling(num_workers=workers)
-    assert Room.of(options, scaling, have, 20) == room
+    assert TrialResources.of(options, scaling, have, 20) == room
 
 
 @pytest.mark.parametrize(
     ("options", "workers", "have", "said"),
     [
         (
-            Options(concurrency=3),
+            SweepOptions(concurrency=3),
             1,
             {"CPU": 2},
             r"concurrency = 3 trials with 1 CPUs each need 3, and the cluster has 2",
         ),
-        (Options(cpus_per_trial=4), 1, {"CPU": 2}, r"concurrency = 1 trials with 4 CPUs each"),
-        (Options(concurrency=2, gpus_per_trial=1), 1, {"CPU": 8, "GPU": 1}, "2 trials with 1 GPUs each need 2"),
-        (Options(gpus_per_trial=0.5), 2, {"CPU": 8, "GPU": 1}, "each of scaling.num_workers = 2 takes a whole GPU"),
-        (Options(gpus_per_trial=1), 1, {"CPU": 8}, "trials with 1 GPUs each need"),
+        (SweepOptions(cpus_per_trial=4), 1, {"CPU": 2}, r"concurrency = 1 trials with 4 CPUs each"),
+        (SweepOptions(concurrency=2, gpus_per_trial=1), 1, {"CPU": 8, "GPU": 1}, "2 trials with 1 GPUs each need 2"),
         (
-            Options(scheduler="pbt"),
+            SweepOptions(gpus_per_trial=0.5),
+            2,
+            {"CPU": 8, "GPU": 1},
+            "each of scaling.num_workers = 2 takes a whole GPU",
+        ),
+        (SweepOptions(gpus_per_trial=1), 1, {"CPU": 8}, "trials with 1 GPUs each need"),
+        (
+            SweepOptions(scheduler="pbt"),
             1,
             {"CPU": 2},
             "pbt runs its whole population at once: 20 trials, and concurrency is 2",
@@ -163,7 +168,7 @@ def test_trials_share_the_cluster(options, workers, have, room):
 )
 def test_more_than_there_is_is_refused(options, workers, have, said):
     with pytest.raises(ValueError, match=said):
-        Room.of(options, config.Scaling(num_workers=workers), have, 20)
+        TrialResources.of(options, config.Scaling(num_workers=workers), have, 20)
 
 
 def test_samples_lie_in_the_space_and_fill_it():
@@ -180,19 +185,21 @@ def test_samples_lie_in_the_space_and_fill_it():
 def test_grid_has_each_combination_once():
     seen = [propose("grid", GRID, 5, number, []) for number in range(6)]
     assert len({tuple(values.values()) for values in seen}) == 6
-    assert Options(search="grid").num_trials(GRID) == 6
-    assert Options(search="grid", samples=4).num_trials(GRID) == 4
+    assert SweepOptions(search="grid").num_trials(GRID) == 6
+    assert SweepOptions(search="grid", samples=4).num_trials(GRID) == 4
 
 
 def test_tpe_comes_nearer_to_the_best_than_chance_and_repeats_itself():
     """Score: how far the learning rate is from 1e-3, in decades; diverged above 5e-3. One trial runs still."""
 
     def run(method):
-        tried: list[Tried] = []
+        tried: list[Observation] = []
         for number in range(40):
             values = propose(method, SPACE, 3, number, tried)
             lr = values["train.optimizer.lr"]
-            tried.append(Tried(values, math.inf if lr > 5e-3 else None if number == 20 else abs(math.log10(lr / 1e-3))))
+            tried.append(
+                Observation(values, math.inf if lr > 5e-3 else None if number == 20 else abs(math.log10(lr / 1e-3)))
+            )
         return tried
 
     tpe, chance = run("tpe"), run("random")

@@ -336,7 +336,7 @@ def test_logged_model_generates_bundles_through_mlflow(start, client, model_dir,
         loaded = mlflow.pyfunc.load_model(f"runs:/{run_id}/model")
     bundles = loaded.predict(primaries.astype(float), params={"seed": 7})
 
-    wanted = to_table(load_generator(model_dir).bundles(primaries.to_numpy(np.float32), seed=7)).to_pydict()
+    wanted = to_table(load_generator(model_dir).generate(primaries.to_numpy(np.float32), seed=7)).to_pydict()
     assert bundles.to_dict("list") == wanted
     assert loaded.metadata.signature.inputs.input_names() == list(schema.PRIMARY_FEATURES)
     assert loaded.input_example is not None

@@ -141,9 +141,9 @@ class Recorder(Trainer):
     def __init__(self, *args):
         super().__init__(*args)
         self.gradients = {}
-        self.model.noise = self._noise_of_events
+        self.model.latents = self._noise_of_events
         for name, network in self.networks.items():
-            network.move = self._keeping(name, network.move)
+            network.step = self._keeping(name, network.step)
 
     def critic_terms(self, sets):
         self.sets = sets
@@ -154,7 +154,7 @@ class Recorder(Trainer):
         return super().generator_terms(sets)
 
     def _noise_of_events(self, ragged, source):
-        primaries = self.sets.primaries[self.sets.filled]
+        primaries = self.sets.primaries[self.sets.nonempty]
         shower = primaries[:, :1].log() + primaries[:, 3:] / 1000
         generator = self.model.generator
         frequencies = 1 + torch.arange(max(generator.shower_latents, generator.muon_latents))
@@ -293,8 +293,10 @@ def test_a_reused_batch_is_read_and_drawn_once_and_moves_the_networks_as_it_woul
     )
     drawn = []
     for trainer in (plain, reusing):
-        generate = trainer._generate
-        trainer._generate = lambda *given, trainer=trainer, generate=generate: drawn.append(trainer) or generate(*given)
+        generate = trainer._fake_muons
+        trainer._fake_muons = lambda *given, trainer=trainer, generate=generate: (
+            drawn.append(trainer) or generate(*given)
+        )
     batches = cycle([plain.prepare(part) for part in parts])
     first = plain.step(batches)
     once = iter([reusing.prepare(part) for part in parts])
@@ -372,7 +374,7 @@ def test_the_fault_is_kept_for_a_device_that_is_asked_later(make, batch):
     # On a GPU nothing waits for the flag: weights stand still and the first fault is told at the next log step.
     trainer = make(n_critic=1)
     trainer.num_steps = 5
-    trainer.fault = torch.tensor([3, 1])
+    trainer.nonfinite = torch.tensor([3, 1])
     before = weights(trainer)
     with pytest.raises(NonFiniteError, match="step 3: a loss or a gradient on rank 1"):
         step(trainer, batch)
@@ -412,8 +414,8 @@ def test_seeds_make_weights_and_noise(make, batch):
 
 def test_noise_differs_between_steps(make, batch):
     trainer, seen = make(), []
-    noise = trainer.model.noise
-    trainer.model.noise = lambda ragged, source: seen.append(noise(ragged, source)) or seen[-1]
+    noise = trainer.model.latents
+    trainer.model.latents = lambda ragged, source: seen.append(noise(ragged, source)) or seen[-1]
     for _ in range(2):
         step(trainer, batch)
     assert len({tuple(muon[0].tolist()) for _, muon in seen}) == len(seen)

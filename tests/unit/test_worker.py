@@ -44,7 +44,7 @@ def prepared(tmp_path, toy_events, write_toy):
 
     def prepare(name, **train):
         settings, run = settings_of(tmp_path, **train), Run(tmp_path / name)
-        run.prepare(settings, files, Features().fit(events), toy_events(110, seed=9))
+        run.create(settings, files, Features().fit(events), toy_events(110, seed=9))
         return settings, run
 
     return prepare
@@ -131,7 +131,7 @@ def test_a_finished_run_leaves_a_model_metrics_and_a_mark(prepared):
     settings, run = prepared("run")
     train(settings, run)
     model = load_generator(run.model)
-    assert model.about["config"] == settings.model_dump(mode="json")
+    assert model.metadata["config"] == settings.model_dump(mode="json")
     done = json.loads(run.done.read_text())
     assert done["steps"] == STEPS
     assert done["selected"] == checkpoint.best(run.checkpoints).name
@@ -174,7 +174,7 @@ def test_a_multiplicity_beyond_reason_is_a_bad_score_and_no_failed_run(prepared)
 def test_few_events_to_validate_with_leave_the_last_checkpoint_selected(tmp_path, toy_events, write_toy):
     settings, run = settings_of(tmp_path), Run(tmp_path / "few")
     files = [write_toy(tmp_path / "data" / "0.parquet", toy_events(40, seed=0))]
-    run.prepare(settings, files, Features().fit(toy_events(120, seed=2)), toy_events(3, seed=9))
+    run.create(settings, files, Features().fit(toy_events(120, seed=2)), toy_events(3, seed=9))
     assert train(settings, run) == "finished"
     assert json.loads(run.done.read_text())["selected"] == f"step-{STEPS:08d}"
 

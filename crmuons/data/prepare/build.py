@@ -14,11 +14,11 @@ from typing import Any, Protocol, TypeVar
 
 from crmuons import provenance
 from crmuons.data.events import EventArrays, concat, slice_events
-from crmuons.data.manifest import CLAIM, FEATURES, MANIFEST, Manifest, Shard, event_files, is_shard
+from crmuons.data.manifest import CLAIM, FEATURES, MANIFEST, Manifest, PreparedShard, event_files, is_shard
 from crmuons.data.prepare import shuffle
-from crmuons.data.prepare.shuffle import QUARANTINE, SCRATCH, SPLITS, Settings, Work
-from crmuons.data.quarantine import Limit, Tally
-from crmuons.data.sampler import Unit, cut
+from crmuons.data.prepare.shuffle import QUARANTINE, SCRATCH, SPLITS, PrepareSettings, ShufflePlan
+from crmuons.data.quarantine import QuarantineLimit, ReadCounts
+from crmuons.data.sampler import FileSlice, cut_files
 from crmuons.data.shards import read_shard_rows
 from crmuons.progress import progress
 from crmuons.storage.atomic import write_text
@@ -30,18 +30,18 @@ GROUP_BYTES = 32 * 2**20  # Of raw files that one task reads: it takes about ten
 GROUPS_IN_PROCESS = 8  # Starting Ray takes as long as one core needs for about so many.
 FEATURE_EVENTS = 100_000  # Events on which the features are fitted, as before a run.
 
-Job = TypeVar("Job")
+Task = TypeVar("Task")
 Result = TypeVar("Result")
 Fit = Callable[[EventArrays], bytes]
 
 
-class Each(Protocol):
+class TaskRunner(Protocol):
     """Does jobs, somewhere, and gives the results in any order."""
 
-    def __call__(self, do: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterable[Result]: ...
+    def __call__(self, do: Callable[[Task], Result], jobs: Sequence[Task]) -> Iterable[Result]: ...
 
 
-def here(do: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
+def run_locally(do: Callable[[Task], Result], jobs: Sequence[Task]) -> Iterator[Result]:
     """Do jobs in this process, one after the other."""
     return map(do, jobs)
 
@@ -50,9 +50,9 @@ def here(do: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
 class Preparation:
     """What is to be prepared, claimed in its directory."""
 
-    work: Work
+    work: ShufflePlan
     files: tuple[File, ...]
-    groups: tuple[tuple[Unit, ...], ...]
+    groups: tuple[tuple[FileSlice, ...], ...]
 
     @property
     def is_large(self) -> bool:
@@ -60,7 +60,7 @@ class Preparation:
         return len(self.groups) > GROUPS_IN_PROCESS
 
 
-def begin(out: Path, urls: Sequence[str], settings: Settings) -> Preparation:
+def claim_dataset(out: Path, urls: Sequence[str], settings: PrepareSettings) -> Preparation:
     """List the files, and claim a directory, or find what was begun or finished in it.
 
     Raises:
@@ -83,11 +83,13 @@ def begin(out: Path, urls: Sequence[str], settings: Settings) -> Preparation:
         out.mkdir(parents=True, exist_ok=True)
         write_text(claim, json.dumps(request, indent=1))
     groups = tuple(_groups(found))
-    targets = shuffle.targets(settings, sum(file.size for file in found))
-    return Preparation(Work(out, settings, len(groups), targets), tuple(found), groups)
+    targets = shuffle.shard_specs(settings, sum(file.size for file in found))
+    return Preparation(ShufflePlan(out, settings, len(groups), targets), tuple(found), groups)
 
 
-def prepare(preparation: Preparation, fit: Fit, each: Each = here, max_quarantined_share: float = 0.01) -> Manifest:
+def prepare_dataset(
+    preparation: Preparation, fit: Fit, each: TaskRunner = run_locally, max_quarantined_share: float = 0.01
+) -> Manifest:
     """Make what is not there yet.
 
     Args:
@@ -116,9 +118,9 @@ def prepare(preparation: Preparation, fit: Fit, each: Each = here, max_quarantin
     return _finish(preparation, fit, tally, sorted(shards, key=lambda shard: shard.file))
 
 
-def _scatter(preparation: Preparation, each: Each, max_quarantined_share: float) -> Tally:
-    limit = Limit(max_quarantined_share, sum(unit.size for group in preparation.groups for unit in group))
-    tally = Tally()
+def _scatter(preparation: Preparation, each: TaskRunner, max_quarantined_share: float) -> ReadCounts:
+    limit = QuarantineLimit(max_quarantined_share, sum(unit.size for group in preparation.groups for unit in group))
+    tally = ReadCounts()
     with progress(None, unit="rows", what="read") as bar:
         jobs = list(enumerate(preparation.groups))
         for group, read in each(partial(_scatter_one, preparation.work), jobs):
@@ -135,11 +137,11 @@ def _scatter(preparation: Preparation, each: Each, max_quarantined_share: float)
     return tally
 
 
-def _scatter_one(work: Work, job: tuple[int, Sequence[Unit]]) -> tuple[int, Tally]:
+def _scatter_one(work: ShufflePlan, job: tuple[int, Sequence[FileSlice]]) -> tuple[int, ReadCounts]:
     return job[0], shuffle.scatter(work, job)
 
 
-def _finish(preparation: Preparation, fit: Fit, tally: Tally, shards: list[Shard]) -> Manifest:
+def _finish(preparation: Preparation, fit: Fit, tally: ReadCounts, shards: list[PreparedShard]) -> Manifest:
     """Fit the features, write the manifest, remove what only the making needed."""
     work = preparation.work
     events = _first_training_events(work.out, shards)
@@ -154,13 +156,13 @@ def _finish(preparation: Preparation, fit: Fit, tally: Tally, shards: list[Shard
     return manifest
 
 
-def _first_training_events(out: Path, shards: list[Shard]) -> EventArrays:
+def _first_training_events(out: Path, shards: list[PreparedShard]) -> EventArrays:
     """Some of the shuffled training events."""
     parts: list[EventArrays] = []
     for shard in (shard for shard in shards if shard.file.startswith("train/")):
         wanted = FEATURE_EVENTS - sum(len(part.counts) for part in parts)
         if wanted > 0:
-            pieces, _ = read_shard_rows(Unit(File(str(out / shard.file), shard.size), 0, 1))
+            pieces, _ = read_shard_rows(FileSlice(File(str(out / shard.file), shard.size), 0, 1))
             parts.append(slice_events(concat(pieces), 0, wanted))
     return concat(parts)
 
@@ -173,10 +175,10 @@ def _check_apart(out: Path, urls: Sequence[str]) -> None:
             raise ValueError(msg)
 
 
-def _groups(found: list[File]) -> Iterator[tuple[Unit, ...]]:
+def _groups(found: list[File]) -> Iterator[tuple[FileSlice, ...]]:
     """Units that one task reads, in the order of the files."""
-    group: list[Unit] = []
-    for unit in cut(found):
+    group: list[FileSlice] = []
+    for unit in cut_files(found):
         group.append(unit)
         if sum(each.size for each in group) >= GROUP_BYTES:
             yield tuple(group)

@@ -21,9 +21,9 @@ from jaxtyping import Int64
 from crmuons import allocator
 from crmuons.data import arrow, manifest, reader, shards
 from crmuons.data.events import EventArrays, concat, shuffle_muons, take
-from crmuons.data.manifest import Places, Shard
-from crmuons.data.quarantine import Tally
-from crmuons.data.sampler import Unit
+from crmuons.data.manifest import HashRange, PreparedShard
+from crmuons.data.quarantine import ReadCounts
+from crmuons.data.sampler import FileSlice
 from crmuons.data.selection import Selection, Split, split_coordinates
 
 SHARD_BYTES = 96 * 2**20  # Of a finished shard: gathering it takes about four times as much memory.
@@ -37,7 +37,7 @@ TALLY_KEY = b"crmuons.tally"
 
 
 @dataclass(frozen=True)
-class Settings:
+class PrepareSettings:
     """How data are prepared.
 
     Attributes:
@@ -69,7 +69,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Target:
+class ShardSpec:
     """A shard to be made.
 
     Attributes:
@@ -81,7 +81,7 @@ class Target:
     index: int
     split: Split
     number: int
-    places: Places
+    places: HashRange
 
     @property
     def file(self) -> str:
@@ -90,34 +90,34 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Work:
+class ShufflePlan:
     """What all tasks of a shuffle know: where it goes, how, from how many groups, to which shards."""
 
     out: Path
-    settings: Settings
+    settings: PrepareSettings
     num_groups: int
-    targets: tuple[Target, ...]
+    targets: tuple[ShardSpec, ...]
 
     def group_file(self, group: int) -> Path:
         """What a group leaves for the shards."""
         return self.out / SCRATCH / f"group-{group:05d}{manifest.SUFFIX}"
 
-    def note(self, target: Target) -> Path:
+    def note(self, target: ShardSpec) -> Path:
         """What the manifest will say of a finished shard."""
         return self.out / SCRATCH / f"shard-{target.index:05d}.json"
 
 
-def targets(settings: Settings, raw_bytes: int) -> tuple[Target, ...]:
+def shard_specs(settings: PrepareSettings, raw_bytes: int) -> tuple[ShardSpec, ...]:
     """The shards to be made: of each split as many as its share of the data fills, none of an empty share."""
-    found: list[Target] = []
+    found: list[ShardSpec] = []
     for split in SPLITS:
         low, high = settings.selection(split).bounds
         number = math.ceil(FLAT_BYTES_PER_RAW_BYTE * raw_bytes * (high - low) / SHARD_BYTES)
-        found += [Target(len(found) + i, split, i, (low, high)) for i in range(max(number, int(high > low)))]
+        found += [ShardSpec(len(found) + i, split, i, (low, high)) for i in range(max(number, int(high > low)))]
     return tuple(found)
 
 
-def scatter(work: Work, job: tuple[int, Sequence[Unit]]) -> Tally:
+def scatter(work: ShufflePlan, job: tuple[int, Sequence[FileSlice]]) -> ReadCounts:
     """Read a group of units and write its events, those of each shard together.
 
     Returns:
@@ -129,16 +129,16 @@ def scatter(work: Work, job: tuple[int, Sequence[Unit]]) -> Tally:
     group, units = job
     path = work.group_file(group)
     if path.is_file():
-        return Tally(*json.loads(_open(path).schema.metadata[TALLY_KEY]))
+        return ReadCounts(*json.loads(_open(path).schema.metadata[TALLY_KEY]))
     allocator.keep_freed_memory()
     selection = replace(work.settings.selection("all"), quarantine=str(work.out / QUARANTINE))
-    parts = list(reader.in_turn(reader.read_unit, units, selection))
-    tally = sum((tally for _, tally in parts), Tally())
+    parts = list(reader.read_ordered(reader.read_slice, units, selection))
+    tally = sum((tally for _, tally in parts), ReadCounts())
     _write_group(work, group, concat([events for events, _ in parts]), tally)
     return tally
 
 
-def gather(work: Work, target: Target) -> Shard:
+def gather(work: ShufflePlan, target: ShardSpec) -> PreparedShard:
     """Put a shard together from all groups, shuffle it and write it.
 
     Returns:
@@ -147,7 +147,7 @@ def gather(work: Work, target: Target) -> Shard:
     path, note = work.out / target.file, work.note(target)
     if path.is_file() and note.is_file():
         said = json.loads(note.read_text())
-        return Shard(**said | {"places": target.places})
+        return PreparedShard(**said | {"places": target.places})
     allocator.keep_freed_memory()
     events = concat([_slice(work.group_file(group), target) for group in range(work.num_groups)])
     random = np.random.default_rng([work.settings.seed, 1, target.index])
@@ -157,14 +157,14 @@ def gather(work: Work, target: Target) -> Shard:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     size = path.stat().st_size
-    shard = Shard(target.file, target.places, len(events.counts), len(events.muons), size, digest)
+    shard = PreparedShard(target.file, target.places, len(events.counts), len(events.muons), size, digest)
     partial = _partial(note)
     partial.write_text(json.dumps(asdict(shard)))
     partial.replace(note)
     return shard
 
 
-def _write_group(work: Work, group: int, events: EventArrays, tally: Tally) -> None:
+def _write_group(work: ShufflePlan, group: int, events: EventArrays, tally: ReadCounts) -> None:
     random = np.random.default_rng([work.settings.seed, 0, group])
     index = _indices(events, work, random)
     order = np.argsort(index, kind="stable")
@@ -180,7 +180,7 @@ def _write_group(work: Work, group: int, events: EventArrays, tally: Tally) -> N
     partial.replace(path)
 
 
-def _indices(events: EventArrays, work: Work, random: np.random.Generator) -> Int64[np.ndarray, " events"]:
+def _indices(events: EventArrays, work: ShufflePlan, random: np.random.Generator) -> Int64[np.ndarray, " events"]:
     """The shard of each event: of its shower's split, and drawn among these."""
     place, drawn = split_coordinates(events.ids), random.random(len(events.ids))
     index = np.zeros(len(place), np.int64)
@@ -193,7 +193,7 @@ def _indices(events: EventArrays, work: Work, random: np.random.Generator) -> In
     return index
 
 
-def _slice(path: Path, target: Target) -> EventArrays:
+def _slice(path: Path, target: ShardSpec) -> EventArrays:
     """What a group has for a shard."""
     return arrow.from_flat(_open(path).get_batch(target.index))
 

@@ -11,7 +11,7 @@ from scipy.special import betainc
 from scipy.stats import kstwobign
 
 from crmuons.evaluation.metrics import regions
-from crmuons.evaluation.metrics.distances import MIN_SHOWERS, Absent, Estimate, Number
+from crmuons.evaluation.metrics.distances import MIN_SHOWERS, Estimate, Missing, Number
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.multiplicity import MixtureMultiplicity, RegressorMultiplicity
 
@@ -109,7 +109,7 @@ def randomised_pit(
 def uniformity(pit: Float64[np.ndarray, " events"]) -> Number:
     """Kolmogorov's distance of values from the uniform distribution on [0, 1]: 0.87 / sqrt(n) if they are uniform."""
     if len(pit) < MIN_SHOWERS:
-        return Absent(f"{len(pit)} showers, {MIN_SHOWERS} needed")
+        return Missing(f"{len(pit)} showers, {MIN_SHOWERS} needed")
     ordered, steps = np.sort(pit), np.arange(len(pit) + 1) / len(pit)
     return Estimate(float(max((steps[1:] - ordered).max(), (ordered - steps[:-1]).max())))
 
@@ -122,11 +122,11 @@ def uniformity_floor(events: int) -> Estimate:
 def pit_numbers(calibration: Calibration | None, region: regions.Region | None = None) -> tuple[Number, Number]:
     """Kolmogorov's distance of the PIT from uniform, in all or in a region, and what chance gives."""
     if calibration is None:
-        absent = Absent("a data set has one draw per primary; the PIT needs a model, whose distribution is known")
+        absent = Missing("a data set has one draw per primary; the PIT needs a model, whose distribution is known")
         return absent, absent
     part = calibration if region is None else calibration.where(region.holds(calibration.conditions))
     distance = uniformity(part.pit)
-    return distance, distance if isinstance(distance, Absent) else uniformity_floor(len(part.pit))
+    return distance, distance if isinstance(distance, Missing) else uniformity_floor(len(part.pit))
 
 
 def pit_cells(calibration: Calibration) -> list[PitCell]:
@@ -149,7 +149,7 @@ def worst_pit_cell(cells: list[PitCell], seed: int) -> tuple[Number, Number]:
     """The largest scaled distance of a cell, and what chance gives for the largest of as many (mean and spread)."""
     found = [cell.distance.value for cell in cells if isinstance(cell.distance, Estimate)]
     if not found:
-        absent = Absent(f"no cell of (log E, mass, cos zenith, depth) with {MIN_SHOWERS} showers of a model's events")
+        absent = Missing(f"no cell of (log E, mass, cos zenith, depth) with {MIN_SHOWERS} showers of a model's events")
         return absent, absent
     # The largest of m uniform values is one uniform value to the power 1/m.
     chance = kstwobign.ppf(np.random.default_rng(seed).random(2000) ** (1 / len(found)))

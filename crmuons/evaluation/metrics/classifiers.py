@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from crmuons.evaluation.metrics.distances import Absent, Estimate, Number
+from crmuons.evaluation.metrics.distances import Estimate, Missing, Number
 from crmuons.evaluation.metrics.quantities import BUNDLE_QUANTITIES, Counted, Sample
 
 MIN_EVENTS = 1_000  # On each side: with fewer, the classifier learns little, and a low AUC means nothing.
@@ -73,7 +73,7 @@ def area_under_curve(scores: Scores, *, seed: int = 0) -> Number:
     others = int(scores.is_other.sum())
     fewest = min(others, len(scores.is_other) - others)
     if fewest < MIN_EVENTS_SCORED:
-        return Absent(f"{fewest} events on one side, {MIN_EVENTS_SCORED} needed")
+        return Missing(f"{fewest} events on one side, {MIN_EVENTS_SCORED} needed")
     rng = np.random.default_rng(seed)
     _, shower = np.unique(scores.showers, return_inverse=True)
     shower = shower.ravel()
@@ -85,10 +85,10 @@ def area_under_curve(scores: Scores, *, seed: int = 0) -> Number:
     return Estimate(float(value), float(np.sqrt(2) * np.std(redrawn, ddof=1)))
 
 
-def too_few(truth: int, other: int) -> Absent | None:
+def too_few(truth: int, other: int) -> Missing | None:
     """Why no classifier can be trained on so many events of each set; None where one can."""
     fewest = min(truth, other)
-    return Absent(f"{fewest} events on one side, {MIN_EVENTS} needed") if fewest < MIN_EVENTS else None
+    return Missing(f"{fewest} events on one side, {MIN_EVENTS} needed") if fewest < MIN_EVENTS else None
 
 
 def labels(truth: Counted, other: Counted) -> Bool[np.ndarray, " events"]:

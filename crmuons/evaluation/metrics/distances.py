@@ -35,13 +35,13 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Absent:
+class Missing:
     """Why there is no number."""
 
     reason: str
 
 
-Number = Estimate | Absent
+Number = Estimate | Missing
 
 
 def fidelity(truth: EventArrays, generated: EventArrays) -> dict[str, float]:
@@ -111,12 +111,12 @@ def distances(truth: Sample, other: Sample) -> dict[str, Number]:
     return numbers | {"score": score(numbers)}
 
 
-def lacking(sample: Sample, name: str, needed: int = MIN_SHOWERS) -> Absent | None:
+def lacking(sample: Sample, name: str, needed: int = MIN_SHOWERS) -> Missing | None:
     """Why a quantity cannot be compared by W1/sigma; None where it can."""
     showers = sample.num_showers(name)
     if showers < needed:
-        return Absent(f"{showers} showers have it, {needed} needed")
-    return None if np.ptp(sample.values(name)) > 0 else Absent("all values are the same")
+        return Missing(f"{showers} showers have it, {needed} needed")
+    return None if np.ptp(sample.values(name)) > 0 else Missing("all values are the same")
 
 
 def score(numbers: dict[str, Number]) -> Number:
@@ -124,8 +124,8 @@ def score(numbers: dict[str, Number]) -> Number:
     values = []
     for name in SCORED:
         number = numbers[f"w1_{name}"]
-        if isinstance(number, Absent):
-            return Absent(f"w1_{name}: {number.reason}")
+        if isinstance(number, Missing):
+            return Missing(f"w1_{name}: {number.reason}")
         values.append(number.value)
     return Estimate(float(np.mean(values)))
 

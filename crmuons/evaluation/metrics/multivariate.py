@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float64
 
-from crmuons.evaluation.metrics.distances import Absent, Estimate, Number, wasserstein
+from crmuons.evaluation.metrics.distances import Estimate, Missing, Number, wasserstein
 from crmuons.evaluation.metrics.quantities import BUNDLE_QUANTITIES, Sample
 
 MIN_EVENTS = 1_000  # Below, the line of the Frechet distance and the batches of the kernel distance show noise alone.
@@ -14,10 +14,10 @@ FRECHET_SIZES, FRECHET_BOOTSTRAPS = 10, 10
 KERNEL_BATCHES, KERNEL_BATCH, KERNEL_TILE = 10, 5_000, 64
 PROJECTIONS = 64
 
-Features = Float64[np.ndarray, "events features"]
+JointFeatures = Float64[np.ndarray, "events features"]
 
 
-def joint_features(sample: Sample) -> Features:
+def joint_features(sample: Sample) -> JointFeatures:
     """Primary and bundle quantities of the events that have muons; a spread or correlation that is undefined is 0."""
     filled = sample.counts > 0
     bundles = [np.nan_to_num(sample.bundles[name][filled], nan=0.0) for name in BUNDLE_QUANTITIES]
@@ -29,7 +29,7 @@ def multivariate(truth: Sample, other: Sample, seed: int, *, kernel_batch: int =
     x, y = joint_features(truth), joint_features(other)
     fewest = min(len(x), len(y))
     if fewest < MIN_EVENTS:
-        absent = Absent(f"{fewest} events with muons, {MIN_EVENTS} needed")
+        absent = Missing(f"{fewest} events with muons, {MIN_EVENTS} needed")
         return {"sliced_w1": absent, "fpd": absent, "kpd": absent}
     return {
         "sliced_w1": sliced_wasserstein(x, y, seed),
@@ -38,7 +38,7 @@ def multivariate(truth: Sample, other: Sample, seed: int, *, kernel_batch: int =
     }
 
 
-def sliced_wasserstein(truth: Features, other: Features, seed: int) -> Estimate:
+def sliced_wasserstein(truth: JointFeatures, other: JointFeatures, seed: int) -> Estimate:
     """Mean W1 over random directions of the features, each in units of the truth's standard deviation.
 
     Bonneel, Rabin, Peyre, Pfister 2015 (J. Math. Imaging Vis. 51, 22). The error is that of the choice of directions.
@@ -51,7 +51,7 @@ def sliced_wasserstein(truth: Features, other: Features, seed: int) -> Estimate:
     return Estimate(float(distances.mean()), float(distances.std(ddof=1) / np.sqrt(PROJECTIONS)))
 
 
-def frechet_distance(truth: Features, other: Features, seed: int) -> Estimate:
+def frechet_distance(truth: JointFeatures, other: JointFeatures, seed: int) -> Estimate:
     """FPD: the Frechet distance between normal distributions fitted to the features, extrapolated to infinite samples.
 
     Kansal et al. 2023 (Phys. Rev. D 107, 076017, arXiv:2211.10295), section III: features divided by the truth's largest
@@ -72,7 +72,7 @@ def frechet_distance(truth: Features, other: Features, seed: int) -> Estimate:
     return Estimate(float(coefficients[1]), float(np.sqrt(covariance[1, 1])))
 
 
-def kernel_distance(truth: Features, other: Features, seed: int, *, batch: int = KERNEL_BATCH) -> Estimate:
+def kernel_distance(truth: JointFeatures, other: JointFeatures, seed: int, *, batch: int = KERNEL_BATCH) -> Estimate:
     """KPD: the squared maximum mean discrepancy with the kernel (x.y / d + 1)^4, unbiased, so it may be negative.
 
     Kansal et al. 2023 (arXiv:2211.10295), section III: features as for `frechet_distance`; median, and half the range
@@ -96,11 +96,11 @@ def _or_one(scale: Float64[np.ndarray, " features"]) -> Float64[np.ndarray, " fe
     return divisor
 
 
-def _draw(x: Features, size: int, rng: np.random.Generator) -> Features:
+def _draw(x: JointFeatures, size: int, rng: np.random.Generator) -> JointFeatures:
     return x[rng.integers(len(x), size=size)]
 
 
-def _normal_distance(x: Features, y: Features) -> float:
+def _normal_distance(x: JointFeatures, y: JointFeatures) -> float:
     """|mean difference|^2 + trace of (S_x + S_y - 2 (S_x S_y)^(1/2)); Dowson, Landau 1982 (J. Multivar. Anal. 12, 450)."""
     shift = x.mean(0) - y.mean(0)
     cov_x, cov_y = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
@@ -109,7 +109,7 @@ def _normal_distance(x: Features, y: Features) -> float:
     return float(shift @ shift + np.trace(cov_x) + np.trace(cov_y) - 2 * roots.sum())
 
 
-def _squared_discrepancy(x: Features, y: Features) -> float:
+def _squared_discrepancy(x: JointFeatures, y: JointFeatures) -> float:
     n, m = len(x), len(y)
     # A column of ones makes the matrix product x.y / d + 1.
     x, y = (np.column_stack([part / np.sqrt(part.shape[1]), np.ones(len(part))]) for part in (x, y))
@@ -117,17 +117,17 @@ def _squared_discrepancy(x: Features, y: Features) -> float:
     return float(within[0] / (n * (n - 1)) + within[1] / (m * (m - 1)) - 2 * _kernel_sum(x, y) / (n * m))
 
 
-def _kernel_sum(x: Features, y: Features) -> float:
+def _kernel_sum(x: JointFeatures, y: JointFeatures) -> float:
     """The sum of (x.y)^4 over all pairs, tile by tile: a tile stays in the cache (5,000 events: 0.05 s instead of 0.4)."""
     return sum(float(np.vdot(square, square)) for square in _squared_products(x, y))
 
 
-def _squared_products(x: Features, y: Features) -> Iterator[Float64[np.ndarray, "tile m"]]:
+def _squared_products(x: JointFeatures, y: JointFeatures) -> Iterator[Float64[np.ndarray, "tile m"]]:
     for start in range(0, len(x), KERNEL_TILE):
         product = x[start : start + KERNEL_TILE] @ y.T
         yield np.square(product, out=product)
 
 
-def _self_sum(x: Features) -> float:
+def _self_sum(x: JointFeatures) -> float:
     """The sum of (x.x)^4 over the events."""
     return float(((x * x).sum(1) ** 4).sum())

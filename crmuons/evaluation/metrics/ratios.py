@@ -5,7 +5,7 @@ import math
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from crmuons.evaluation.metrics.distances import Absent, Estimate, Number
+from crmuons.evaluation.metrics.distances import Estimate, Missing, Number
 from crmuons.evaluation.metrics.quantities import Sample, event_of_muon
 
 MIN_TAIL_EVENTS = 10  # A ratio to ten events is uncertain by a third.
@@ -71,7 +71,7 @@ def tail_ratio(truth: Sample, other: Sample, true_values: np.ndarray, values: np
     """`ratio`, absent where fewer than MIN_TAIL_EVENTS true events have any."""
     events = int(np.count_nonzero(true_values))
     if events < MIN_TAIL_EVENTS:
-        return Absent(f"{events} true events in the tail, {MIN_TAIL_EVENTS} needed")
+        return Missing(f"{events} true events in the tail, {MIN_TAIL_EVENTS} needed")
     return ratio(truth, other, true_values, values)
 
 
@@ -79,7 +79,7 @@ def quotient(truth: tuple[float, float], other: tuple[float, float]) -> Number:
     """The second value over the first, each with its standard error; absent where the first is zero."""
     (true_value, true_error), (value, error) = truth, other
     if true_value == 0:
-        return Absent("the true value is zero")
+        return Missing("the true value is zero")
     return Estimate(value / true_value, math.hypot(error, true_error * value / true_value) / true_value)
 
 
@@ -87,7 +87,7 @@ def paired_ratio(true_values: np.ndarray, values: np.ndarray, showers: Int64[np.
     """Ratio of the means over events with the same primaries in the same order; what the primaries do cancels."""
     true_mean, mean = float(true_values.mean()), float(values.mean())
     if true_mean == 0:
-        return Absent("the true mean is zero")
+        return Missing("the true mean is zero")
     # Below one, the error is that of a perfect generator: where it drew nothing at all, its own spread says nothing.
     _, error = mean_and_error(values - max(mean / true_mean, 1.0) * true_values, showers)
     return Estimate(mean / true_mean, error / true_mean)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from crmuons.data.events import EventArrays
 from crmuons.evaluation.metrics import ratios
-from crmuons.evaluation.metrics.distances import Absent, Number
+from crmuons.evaluation.metrics.distances import Missing, Number
 from crmuons.evaluation.metrics.quantities import Counted, Sample, event_of_muon, shower_numbers
 
 MAX_MASSES = 12  # More different masses than this are cut into MASS_GROUPS groups.
@@ -99,7 +99,7 @@ def cells(truth: Counted, generated: Counted, *, paired: bool) -> list[Cell]:
 def _cell_ratio(truth: Counted, generated: Counted, here: Mask, there: Mask, *, paired: bool) -> Number:
     showers = [len(np.unique(s.showers[mask])) for s, mask in ((truth, here), (generated, there))]
     if min(showers) < MIN_CELL_SHOWERS:
-        return Absent(f"{min(showers)} showers, {MIN_CELL_SHOWERS} needed")
+        return Missing(f"{min(showers)} showers, {MIN_CELL_SHOWERS} needed")
     if paired:
         return ratios.paired_ratio(truth.counts[here], generated.counts[there], truth.showers[here])
     return ratios.quotient(

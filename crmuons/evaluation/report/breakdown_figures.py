@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from crmuons.evaluation.breakdown import Bin
 from crmuons.evaluation.metrics.calibration import Calibration, PitCell
-from crmuons.evaluation.metrics.distances import SCORED, Absent, Estimate, Number
+from crmuons.evaluation.metrics.distances import SCORED, Estimate, Missing, Number
 from crmuons.evaluation.metrics.regions import Cell
 from crmuons.evaluation.reference import FLOOR, GENERATED
 
@@ -56,7 +56,7 @@ def cell_map(cells: list[Cell]) -> Figure:
     axis = figure.subplots()
     for cell in cells:
         row, column = masses.index(cell.mass), energies.index(cell.energy)
-        if isinstance(cell.ratio, Absent):
+        if isinstance(cell.ratio, Missing):
             text = "too few"
         else:
             ratios[row, column] = cell.ratio.value

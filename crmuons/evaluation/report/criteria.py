@@ -4,10 +4,10 @@ import math
 from dataclasses import dataclass
 
 from crmuons.evaluation.evaluate import Evaluation
-from crmuons.evaluation.metrics.distances import Absent, Number
+from crmuons.evaluation.metrics.distances import Missing, Number
 from crmuons.evaluation.reference import FLOOR, GENERATED
 
-AIM, BAR, UNDECIDED, MISSED, UNJUDGED = "at the floor", "meets the bar", "undecided", "misses the bar", "—"
+AT_FLOOR, PASS, UNDECIDED, MISSED, NOT_APPLICABLE = "at the floor", "meets the bar", "undecided", "misses the bar", "—"
 CERTAIN = 2.0  # Standard errors beyond the bar from which on it is missed.
 
 
@@ -51,16 +51,16 @@ HEADLINES = (
 
 
 def judge(evaluation: Evaluation, headline: Headline) -> str:
-    """AIM, BAR, MISSED, UNDECIDED (beyond the bar, but by less than chance may do), or UNJUDGED (no bar, or no number)."""
+    """AT_FLOOR, PASS, MISSED, UNDECIDED (beyond the bar, but by less than chance may do), or NOT_APPLICABLE (no bar, or no number)."""
     number, floor = (evaluation.numbers[who][headline.name] for who in (GENERATED, FLOOR))
-    if isinstance(number, Absent) or isinstance(floor, Absent) or headline.aim is None:
-        return UNJUDGED
+    if isinstance(number, Missing) or isinstance(floor, Missing) or headline.aim is None:
+        return NOT_APPLICABLE
     # Chance alone takes a perfect generator beyond the floor by a standard deviation now and then.
     if number.value <= floor.value + max(headline.aim, floor.error or 0):
-        return AIM
+        return AT_FLOOR
     limit = headline.limit if headline.limit is not None else floor.value + (headline.beyond or 0)
     if number.value <= limit:
-        return BAR
+        return PASS
     error = math.hypot(number.error or 0, floor.error or 0)
     return UNDECIDED if number.value <= limit + CERTAIN * error else MISSED
 
@@ -69,14 +69,14 @@ def describe_bar(headline: Headline, floor: Number) -> str:
     """The bar in words."""
     if headline.limit is not None:
         return f"≤ {headline.limit:g}"
-    if headline.beyond is None or isinstance(floor, Absent):
+    if headline.beyond is None or isinstance(floor, Missing):
         return ""
     return f"≤ {floor.value + headline.beyond:.4f} (floor + {headline.beyond:g})"
 
 
 def show(number: Number) -> str:
     """A number with as many digits as its error warrants (two of the error's); four decimals where it has none."""
-    if isinstance(number, Absent):
+    if isinstance(number, Missing):
         return "absent"
     if not number.error or not math.isfinite(number.value):
         return f"{number.value:.4f}" if abs(number.value) >= 1e-3 else f"{number.value:.2g}"

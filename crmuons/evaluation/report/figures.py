@@ -40,10 +40,10 @@ MARGINALS = {
     "total_energy": ("total energy of a bundle: log$_{10}$(ΣE / GeV)", "share of the events per bin"),
 }
 
-Values = tuple[Float64[np.ndarray, " values"], Float64[np.ndarray, " values"], int]
+Column = tuple[Float64[np.ndarray, " values"], Float64[np.ndarray, " values"], int]
 
 
-def _marginal(events: EventArrays, name: str) -> Values:
+def _marginal(events: EventArrays, name: str) -> Column:
     """Values to count, the event that each belongs to, and the number of events."""
     counts = events.counts
     if name == "multiplicity":
@@ -58,7 +58,7 @@ def _marginal(events: EventArrays, name: str) -> Values:
 Histogram = tuple[Float64[np.ndarray, " bins"], Float64[np.ndarray, " bins"]]
 
 
-def _draw_ratio_pair(upper: Axes, lower: Axes, truth: Values, other: Values, *, names: tuple[str, str]) -> None:
+def _draw_ratio_pair(upper: Axes, lower: Axes, truth: Column, other: Column, *, names: tuple[str, str]) -> None:
     edges = _edges(truth[0], other[0])
     histograms = [_per_event_histogram(*values, edges) for values in (truth, other)]
     _draw_ratio_histograms(upper, lower, edges, *histograms, widths=np.ones(len(edges) - 1), names=names)

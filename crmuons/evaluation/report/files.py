@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from crmuons.evaluation.evaluate import Evaluation
-from crmuons.evaluation.metrics.distances import Absent, Number
+from crmuons.evaluation.metrics.distances import Missing, Number
 from crmuons.evaluation.reference import FLOOR, GENERATED
 from crmuons.evaluation.report import breakdown_figures, figures
 from crmuons.evaluation.report.criteria import HEADLINES, judge, show
@@ -101,7 +101,7 @@ def _numbers(numbers: dict[str, Number]) -> dict[str, Any]:
 
 
 def _number(number: Number) -> dict[str, Any]:
-    if isinstance(number, Absent):
+    if isinstance(number, Missing):
         return {"absent": number.reason}
     if not math.isfinite(number.value):
         return {"absent": "infinite"}

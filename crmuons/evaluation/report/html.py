@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from crmuons.evaluation.breakdown import Bin
 from crmuons.evaluation.comparison import AREAS, Numbers
 from crmuons.evaluation.evaluate import Evaluation
-from crmuons.evaluation.metrics.distances import QUANTITIES, SCORED, Absent, Number
+from crmuons.evaluation.metrics.distances import QUANTITIES, SCORED, Missing, Number
 from crmuons.evaluation.metrics.quantities import LABELS
 from crmuons.evaluation.metrics.ratios import EVENT_TAILS, MUON_TAILS
 from crmuons.evaluation.reference import FLOOR, GENERATED
-from crmuons.evaluation.report.criteria import AIM, BAR, HEADLINES, MISSED, UNDECIDED, describe_bar, judge, show
+from crmuons.evaluation.report.criteria import AT_FLOOR, HEADLINES, MISSED, PASS, UNDECIDED, describe_bar, judge, show
 
-CLASSES = {AIM: "good", BAR: "good", UNDECIDED: "fair", MISSED: "bad"}
+CLASSES = {AT_FLOOR: "good", PASS: "good", UNDECIDED: "fair", MISSED: "bad"}
 DISTANCES = tuple(f"w1_{name}" for name in QUANTITIES)
 RATES = ("mean_muons_ratio", "log_multiplicity_variance_ratio", "empty_share_difference", *EVENT_TAILS, *MUON_TAILS)
 IN_BINS = ("score", *DISTANCES, *RATES, "sliced_w1", "fpd", "kpd", *AREAS, "pit")
@@ -166,7 +166,7 @@ def _title(name: str) -> str:
 
 def _reasons(numbers: dict[str, Number | None]) -> str:
     """Why numbers are absent, in words: a page on paper has no pointer to rest."""
-    reasons = {name: number.reason for name, number in numbers.items() if isinstance(number, Absent)}
+    reasons = {name: number.reason for name, number in numbers.items() if isinstance(number, Missing)}
     if not reasons:
         return ""
     lines = "".join(f"<li>{html.escape(_title(name))}: {html.escape(reason)}</li>" for name, reason in reasons.items())
@@ -176,7 +176,7 @@ def _reasons(numbers: dict[str, Number | None]) -> str:
 def _cell(number: Number | None) -> str:
     if number is None:
         return _td("")
-    if isinstance(number, Absent):
+    if isinstance(number, Missing):
         return f"<td class='absent' title='{html.escape(number.reason, quote=True)}'>absent</td>"
     return _td(show(number))
 

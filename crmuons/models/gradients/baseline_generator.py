@@ -31,7 +31,7 @@ def draw(generator: BaselineGenerator, given: Tensor, muon_noise: Tensor, ragged
     rows, centred = rows.tensor_split([len(of_noise)], dim=1)
     scale = torch.rsqrt(centred.square().sum(dim=1, keepdim=True) / len(norm.weight) + norm.eps)
     rows = rows * scale + linear(norm.bias, of_context, bias)
-    hidden = relu_(ragged.spread(rows) + linear(muon_noise, of_noise))
+    hidden = relu_(ragged.broadcast(rows) + linear(muon_noise, of_noise))
     hidden = relu_(generator.local[2](hidden))
     result: Tensor = generator.local[4](hidden)
     return result

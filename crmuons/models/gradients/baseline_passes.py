@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import leaky_relu_, linear
 
-from crmuons.models.gradients.linearized import Weights, sloped, sloped_
+from crmuons.models.gradients.linearized import Weights, leaky_relu_grad, leaky_relu_grad_
 from crmuons.models.networks import SLOPE, BaselineCritic
 from crmuons.models.ragged import Ragged
 
@@ -44,7 +44,7 @@ class BaselinePasses:
 
     def __init__(self, critic: BaselineCritic, ragged: Ragged, dtype: torch.dtype) -> None:
         self.weights = w = Weights.of(critic, dtype)
-        self.ragged, self.layout = ragged, ragged.singles_first
+        self.ragged, self.layout = ragged, ragged.singletons_first
         self.of_highest, self.of_event = w["decision.0.weight"].split([len(w["local.2.bias"]), PRIMARY], dim=1)
         self.of_one = self.of_highest @ w["local.2.weight"]  # Through the maximum of one muon.
 
@@ -59,14 +59,14 @@ class BaselinePasses:
         """What comes back to each layer where a score pulls by its seed [events, 1]."""
         w, singles, values = self.weights, self.layout.num_single, self.values
         self.seed = seed.index_select(0, self.layout.events)
-        self.d_two = sloped(self.seed * w["out.weight"], values.two)
-        self.d_one = sloped_(self.d_two @ w["decision.2.weight"], values.one)
+        self.d_two = leaky_relu_grad(self.seed * w["out.weight"], values.two)
+        self.d_one = leaky_relu_grad_(self.d_two @ w["decision.2.weight"], values.one)
         d_highest = (self.d_one[singles:] @ self.of_highest) / self.holders
-        self.d_local = self.layout.several.spread(d_highest).mul_(self.holds)
+        self.d_local = self.layout.several.broadcast(d_highest).mul_(self.holds)
         self.d_hidden = torch.empty_like(values.hidden)
         torch.mm(self.d_one[:singles], self.of_one, out=self.d_hidden[:singles])
         torch.mm(self.d_local, w["local.2.weight"], out=self.d_hidden[singles:])
-        sloped_(self.d_hidden, values.hidden)
+        leaky_relu_grad_(self.d_hidden, values.hidden)
 
     def adjoint(self) -> Tensor:
         """The scores' gradient in the features."""
@@ -92,7 +92,7 @@ class BaselinePasses:
             features,
             event,
             share,
-            lambda name, values: sloped_(values, getattr(self.values, name)),
+            lambda name, values: leaky_relu_grad_(values, getattr(self.values, name)),
             self._frozen_highest,
         )
         return self.gradients(frozen)
@@ -125,7 +125,7 @@ class BaselinePasses:
     ) -> Values:
         w, layout, singles = self.weights, self.layout, self.layout.num_single
         event = torch.cat([event, share], dim=1).index_select(0, layout.events)
-        of_muons = torch.cat([event[:singles], layout.several.spread(event[singles:])])
+        of_muons = torch.cat([event[:singles], layout.several.broadcast(event[singles:])])
         muons = torch.cat([of_muons, features.index_select(0, layout.muons)], dim=1)
         first, bias = w["local.0.weight"], w["local.0.bias"][:, None]
         hidden = bend("hidden", muons @ torch.cat([first[:, :PRIMARY], bias, first[:, PRIMARY:]], dim=1).T)
@@ -146,7 +146,7 @@ class BaselinePasses:
         rows = several.event_of_muon[:, None].expand_as(local)
         highest = local.new_empty(len(several.counts), local.shape[1])
         highest.scatter_reduce_(0, rows, local, "amax", include_self=False)
-        self.holds = local.ge_(several.spread(highest))
+        self.holds = local.ge_(several.broadcast(highest))
         self.holders = several.sum(self.holds)
         return highest
 

@@ -27,7 +27,9 @@ from crmuons.models.networks import BaselineCritic, BaselineGenerator, Critic, G
 from crmuons.models.ragged import Ragged
 
 
-def scores_and_norms(critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged) -> tuple[Tensor, Tensor]:
+def scores_and_sq_grad_norms(
+    critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged
+) -> tuple[Tensor, Tensor]:
     """Score and squared gradient norm of each event: the numbers of `losses.gradient_norms`.
 
     Differentiable once: in the critic's weights and in the condition; the scores in the features also.
@@ -40,7 +42,7 @@ def scores_and_norms(critic: Critic, features: Tensor, condition: Tensor, ragged
 def scores(critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged) -> Tensor:
     """Score of each event, differentiable in weights, condition and features."""
     if isinstance(critic, SetCritic):
-        return scores_and_norms(critic, features, condition, ragged)[0]
+        return scores_and_sq_grad_norms(critic, features, condition, ragged)[0]
     event = _primaries(condition)
     result: Tensor = _BaselineScores.apply(critic, ragged, features, event, *critic.parameters())  # type: ignore[no-untyped-call]
     return result
@@ -53,7 +55,7 @@ def _primaries(condition: Tensor) -> Tensor:
     return condition[:, :4].to(dtype)
 
 
-def generate(
+def generator_forward(
     generator: Generator, condition: Tensor, shower_noise: Tensor, muon_noise: Tensor, ragged: Ragged
 ) -> Tensor:
     """The muon features that `generator(...)` gives, differentiable once in the weights and in the condition."""
@@ -70,7 +72,7 @@ def _generate_baseline(generator: BaselineGenerator, given: Tensor, muon_noise: 
     context = generator.context(given)
     weight, bias = generator.local[0].parameters()
     of_context, of_noise = weight.split([context.shape[1], muon_noise.shape[1]], dim=1)
-    hidden = ragged.spread(linear(context, of_context, bias)) + linear(muon_noise, of_noise)
+    hidden = ragged.broadcast(linear(context, of_context, bias)) + linear(muon_noise, of_noise)
     result: Tensor = generator.local[1:](hidden)
     return result
 
@@ -104,13 +106,13 @@ class _Scores(torch.autograd.Function):
     def backward(ctx: Any, d_scores: Tensor | None, d_norms: Tensor | None) -> tuple[Tensor | None, ...]:
         ragged, event = ctx.passes.ragged, ctx.event
         share = event.new_zeros(len(event), 1) if d_scores is None else d_scores[:, None]
-        d_features = ragged.spread(share) * ctx.gradient if ctx.needs_input_grad[2] else None
+        d_features = ragged.broadcast(share) * ctx.gradient if ctx.needs_input_grad[2] else None
         if not any(ctx.needs_input_grad[3:]):
             return (None, None, d_features, *(None for _ in ctx.needs_input_grad[3:]))
-        muons = ragged.spread(share) * ctx.features
+        muons = ragged.broadcast(share) * ctx.features
         if d_norms is not None:
             weight = (2 * d_norms)[:, None].to(event.dtype)
-            muons += ragged.spread(weight) * ctx.gradient
+            muons += ragged.broadcast(weight) * ctx.gradient
         gradients = ctx.passes.weight_gradients(muons, share * event, share)
         d_event = share * ctx.passes.d_event if ctx.needs_input_grad[3] else None
         return None, None, d_features, d_event, *gradients

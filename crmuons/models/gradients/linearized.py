@@ -27,13 +27,13 @@ class Weights:
         return Weights(self.named, f"{self.prefix}{name}.")
 
 
-def sloped(values: Tensor, activation: Tensor) -> Tensor:
+def leaky_relu_grad(values: Tensor, activation: Tensor) -> Tensor:
     """Times the slope that LeakyReLU had where it gave this activation."""
     result: Tensor = torch.ops.aten.leaky_relu_backward(values, activation, SLOPE, True)
     return result
 
 
-def sloped_(values: Tensor, activation: Tensor) -> Tensor:
+def leaky_relu_grad_(values: Tensor, activation: Tensor) -> Tensor:
     """Likewise, in place."""
     torch.ops.aten.leaky_relu_backward.grad_input(values, activation, SLOPE, True, grad_input=values)
     return values

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import leaky_relu_, linear
 
-from crmuons.models.gradients.linearized import Weights, sloped, sloped_
+from crmuons.models.gradients.linearized import Weights, leaky_relu_grad, leaky_relu_grad_
 from crmuons.models.networks import SLOPE, SetCritic, SetGenerator
 from crmuons.models.ragged import Ragged
 
@@ -27,9 +27,9 @@ class SetCriticPass:
     def adjoint(self) -> Tensor:
         """The scores' gradient in the features."""
         w, ragged = self.weights, self.ragged
-        self.d_hidden = sloped(w["head.2.weight"].expand_as(self.hidden), self.hidden).mul_(self.scale)
+        self.d_hidden = leaky_relu_grad(w["head.2.weight"].expand_as(self.hidden), self.hidden).mul_(self.scale)
         d_pooled, d_event = (self.d_hidden @ w["head.0.weight"]).chunk(2, dim=1)
-        d_muons = ragged.spread(d_pooled / ragged.divisors.to(d_pooled.dtype))
+        d_muons = ragged.broadcast(d_pooled / ragged.divisors.to(d_pooled.dtype))
         d_features, self.d_event = self.sets.adjoint(d_muons, d_event)
         return d_features
 
@@ -45,7 +45,7 @@ class SetCriticPass:
         muons, event, gradients = self.sets.frozen(features, event, share)
         pooled = torch.cat([self.ragged.mean(muons), event], dim=1)
         hidden = (share * w["head.0.bias"]).addmm_(pooled, w["head.0.weight"].T)
-        hidden = sloped_(hidden.mul_(self.scale), self.hidden)
+        hidden = leaky_relu_grad_(hidden.mul_(self.scale), self.hidden)
         head = [self.d_hidden.T @ pooled, (self.d_hidden.T @ share)[:, 0], hidden.sum(0, keepdim=True), share.sum(0)]
         return gradients + head
 
@@ -79,7 +79,7 @@ class _Sets:
         self.inputs = features, event
         w = self.weights
         rows = linear(event, w["embed_event.weight"], w["embed_event.bias"] + w["embed.bias"])
-        self.embedded = leaky_relu_(self.ragged.spread(rows).addmm_(features, w["embed.weight"].T), SLOPE)
+        self.embedded = leaky_relu_(self.ragged.broadcast(rows).addmm_(features, w["embed.weight"].T), SLOPE)
         muons = self.embedded
         for layer in self.layers:
             muons, event = layer.forward(muons, event)
@@ -89,7 +89,7 @@ class _Sets:
         """Signals behind muons and events to those in front; takes d_muons over."""
         for layer in reversed(self.layers):
             d_muons, d_event = layer.adjoint(d_muons, d_event)
-        self.d_embedded = sloped_(d_muons, self.embedded)
+        self.d_embedded = leaky_relu_grad_(d_muons, self.embedded)
         self.d_rows = self.ragged.sum(self.d_embedded)
         w = self.weights
         return self.d_embedded @ w["embed.weight"], d_event + self.d_rows @ w["embed_event.weight"]
@@ -99,7 +99,7 @@ class _Sets:
         gradients = self._embedding_gradients(features, event, share)
         w = self.weights
         rows = (share * (w["embed_event.bias"] + w["embed.bias"])).addmm_(event, w["embed_event.weight"].T)
-        muons = sloped_(self.ragged.spread(rows).addmm_(features, w["embed.weight"].T), self.embedded)
+        muons = leaky_relu_grad_(self.ragged.broadcast(rows).addmm_(features, w["embed.weight"].T), self.embedded)
         for layer in self.layers:
             muons, event, more = layer.frozen(muons, event, share)
             gradients += more
@@ -128,7 +128,7 @@ class _Layer:
         bias = w["pool.bias"] + w["event.bias"]
         self.pooled = leaky_relu_(linear(mean, w["pool.weight"], bias).addmm_(event, w["event.weight"].T), SLOPE)
         later = event + self.pooled
-        rows = ragged.spread(linear(later, w["event_to_muon.weight"], w["event_to_muon.bias"]))
+        rows = ragged.broadcast(linear(later, w["event_to_muon.weight"], w["event_to_muon.bias"]))
         self.mixed = leaky_relu_(rows.addmm_(muons, w["muon.weight"].T), SLOPE)
         self.out = leaky_relu_(linear(self.mixed, w["out.weight"], w["out.bias"]), SLOPE)
         self.inputs = muons, mean, event, later, self.mixed
@@ -136,24 +136,24 @@ class _Layer:
 
     def adjoint(self, d_muons: Tensor, d_event: Tensor) -> tuple[Tensor, Tensor]:
         w, ragged = self.weights, self.ragged
-        self.d_out = sloped(d_muons, self.out)
-        self.d_mixed = sloped_(self.d_out @ w["out.weight"], self.mixed)
+        self.d_out = leaky_relu_grad(d_muons, self.out)
+        self.d_mixed = leaky_relu_grad_(self.d_out @ w["out.weight"], self.mixed)
         self.d_rows = ragged.sum(self.d_mixed)
         d_event = torch.addmm(d_event, self.d_rows, w["event_to_muon.weight"])
-        self.d_pooled = sloped(d_event, self.pooled)
+        self.d_pooled = leaky_relu_grad(d_event, self.pooled)
         d_mean = self.d_pooled @ w["pool.weight"] / ragged.divisors.to(d_event.dtype)
-        d_muons = d_muons.addmm_(self.d_mixed, w["muon.weight"]).add_(ragged.spread(d_mean))
+        d_muons = d_muons.addmm_(self.d_mixed, w["muon.weight"]).add_(ragged.broadcast(d_mean))
         return d_muons, d_event.addmm_(self.d_pooled, w["event.weight"])
 
     def frozen(self, muons: Tensor, event: Tensor, share: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         w, ragged = self.weights, self.ragged
         mean = ragged.mean(muons)
         pooled = (share * (w["pool.bias"] + w["event.bias"])).addmm_(mean, w["pool.weight"].T)
-        later = event + sloped_(pooled.addmm_(event, w["event.weight"].T), self.pooled)
+        later = event + leaky_relu_grad_(pooled.addmm_(event, w["event.weight"].T), self.pooled)
         rows = (share * w["event_to_muon.bias"]).addmm_(later, w["event_to_muon.weight"].T)
-        mixed = sloped_(ragged.spread(rows).addmm_(muons, w["muon.weight"].T), self.mixed)
+        mixed = leaky_relu_grad_(ragged.broadcast(rows).addmm_(muons, w["muon.weight"].T), self.mixed)
         gradients = self.gradients((muons, mean, event, later, mixed), share)
-        out = sloped_(ragged.spread(share * w["out.bias"]).addmm_(mixed, w["out.weight"].T), self.out)
+        out = leaky_relu_grad_(ragged.broadcast(share * w["out.bias"]).addmm_(mixed, w["out.weight"].T), self.out)
         return muons.add_(out), later, gradients
 
     def gradients(self, inputs: tuple[Tensor, ...], share: Tensor) -> list[Tensor]:

@@ -32,7 +32,7 @@ class CannotStageError(Exception):
 
 
 @dataclass(frozen=True)
-class Shelf:
+class CacheDir:
     """A directory with bounds on what is in it.
 
     Attributes:

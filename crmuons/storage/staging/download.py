@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from crmuons.storage import files
 from crmuons.storage.files import File, is_remote
-from crmuons.storage.staging.cache_dir import CannotStageError, NoRoomError, Shelf, part_of, whole_of
+from crmuons.storage.staging.cache_dir import CacheDir, CannotStageError, NoRoomError, part_of, whole_of
 from crmuons.storage.staging.checksums import OURS, Checksum
 from crmuons.storage.staging.locks import FileLock
 
@@ -28,7 +28,7 @@ REPORT = "staging"  # Folder in a run's directory: how far each rank is, and a w
 WARNING = "warning.txt"
 
 
-class Helper(Protocol):
+class StagingListener(Protocol):
     """Who stages files ahead of their use, and wants to know what is read."""
 
     def begin(self) -> None:
@@ -43,7 +43,7 @@ class Helper(Protocol):
 
 
 @dataclass
-class Held:
+class CachedFile:
     """A staged file, open, which stays until it is released.
 
     Attributes:
@@ -75,21 +75,21 @@ class Staging:
         helper: told what is read.
     """
 
-    shelf: Shelf
+    shelf: CacheDir
     files_ahead: int
     delete_after_use: bool = False
     in_parts: bool = False
     began: float = 0.0
     report: Path | None = None
     name: str = "rank-0"
-    helper: Helper | None = None
+    helper: StagingListener | None = None
 
     @classmethod
     def of(cls, settings: "config.Staging") -> "Staging | None":
         """As the settings say; None without a directory."""
         if settings.dir is None:
             return None
-        shelf = Shelf(Path(settings.dir).expanduser().absolute(), settings.max_bytes, settings.max_files)
+        shelf = CacheDir(Path(settings.dir).expanduser().absolute(), settings.max_bytes, settings.max_files)
         return cls(shelf, settings.files_ahead, settings.delete_after_use, began=time.time())
 
     def of_run(self, data: Sequence[File], in_parts: Collection[File], directory: Path, name: str) -> "Staging | None":
@@ -107,7 +107,7 @@ class Staging:
         fit = len(in_parts) <= self.shelf.max_files and sum(file.size for file in in_parts) <= self.shelf.max_bytes
         return replace(self, in_parts=fit, report=directory / REPORT, name=name)
 
-    def keeping(self) -> "Staging":
+    def without_eviction(self) -> "Staging":
         """For a sample of what will be read again."""
         return replace(self, delete_after_use=False)
 
@@ -124,7 +124,7 @@ class Staging:
             file: the file.
             whole: it is read whole. A file of which a part is read is not waited for until all of it is downloaded.
         """
-        takes = self.takes(file, whole=whole)
+        takes = self.should_stage(file, whole=whole)
         held = self.hold(file, download=whole) if takes else None
         try:
             with files.open_file(file.url, file.size) if held is None else held.file as opened:
@@ -136,13 +136,13 @@ class Staging:
                 takes and self.helper is not None and self.helper.used(file, whole=whole, staged=held is not None)
             )
             if takes and whole and not followed:
-                self.done_with(file)
+                self.evict(file)
 
-    def takes(self, file: File, *, whole: bool) -> bool:
+    def should_stage(self, file: File, *, whole: bool) -> bool:
         """Whether a file is one to stage."""
         return is_remote(file.url) and (whole or self.in_parts)
 
-    def hold(self, file: File, *, download: bool = True) -> Held | None:
+    def hold(self, file: File, *, download: bool = True) -> CachedFile | None:
         """The staged file, downloaded if it is not there; while another process downloads it, that is waited for.
 
         Returns:
@@ -162,7 +162,7 @@ class Staging:
             self._tell(str(reason))
         return None
 
-    def done_with(self, file: File) -> None:
+    def evict(self, file: File) -> None:
         """Remove a file after its use, if that is wanted and nobody holds it."""
         if self.delete_after_use:
             with suppress(CannotStageError):  # Said when the next file is staged.
@@ -180,14 +180,14 @@ class Staging:
             msg = f"data.staging.dir = {self.shelf.folder} cannot be used: {error.__cause__}; give a directory that can be written"
             raise OSError(msg) from error
 
-    def _hold(self, file: File, *, download: bool) -> Held | None:
+    def _hold(self, file: File, *, download: bool) -> CachedFile | None:
         path = self.shelf.path(file)
         lock = FileLock(path.with_suffix(".lock"))
         while download or path.exists():
             if not self.shelf.lock(lock, shared=True):
                 return None
             if (opened := self._open_whole(file, lock)) is not None:
-                return Held(opened, lock)
+                return CachedFile(opened, lock)
             lock.release()
             if download and not self._make_whole(file, lock):
                 return None

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import NamedTuple, Protocol
 
 from crmuons.storage.files import File
-from crmuons.storage.staging.download import Held, Staging
+from crmuons.storage.staging.download import CachedFile, Staging
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ RETRY_S = 1.0  # After there was no room.
 SECONDS_BETWEEN_RECORDS = 1.0
 
 
-class Use(NamedTuple):
+class FileUse(NamedTuple):
     """A file in an epoch.
 
     Attributes:
@@ -36,13 +36,13 @@ class Use(NamedTuple):
     whole: bool
 
 
-class Follower(Protocol):
+class StagerClient(Protocol):
     """Whom a reader tells what it reads: a Stager in this process, or the door to one in another."""
 
-    def ahead(self, window: Sequence[Use]) -> None:
+    def ahead(self, window: Sequence[FileUse]) -> None:
         """The uses that come now, in their order."""
 
-    def used(self, use: Use, staged: bool) -> bool:
+    def used(self, use: FileUse, staged: bool) -> bool:
         """A file was read, in the directory or where it lies; whether the stager sees to what becomes of it now."""
 
 
@@ -57,11 +57,11 @@ class Stager:
         self.staging = staging
         self._record = None if staging.report is None else staging.report / f"{staging.name}.json"
         self._changed = threading.Condition()
-        self._windows: deque[Sequence[Use]] = deque(maxlen=WINDOWS)
-        self._held: dict[Use, Held] = {}
-        self._active: set[Use] = set()
-        self._past: set[Use] = set()  # Used, and still in a window.
-        self._counted: set[Use] = set()
+        self._windows: deque[Sequence[FileUse]] = deque(maxlen=WINDOWS)
+        self._held: dict[FileUse, CachedFile] = {}
+        self._active: set[FileUse] = set()
+        self._past: set[FileUse] = set()  # Used, and still in a window.
+        self._counted: set[FileUse] = set()
         self._done = self._said = (0, 0)  # Files and bytes that are staged, or were.
         self._next_record = 0.0
         self._closed = False
@@ -75,25 +75,25 @@ class Stager:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
 
-    def ahead(self, window: Sequence[Use]) -> None:
+    def ahead(self, window: Sequence[FileUse]) -> None:
         """Stage what comes next; what is in no recent window any more is let go."""
         with self._changed:
             self._windows.append(window)
             wanted = set(chain.from_iterable(self._windows))
             for use in self._held.keys() - wanted:
-                self._let_go(use)
+                self._release(use)
             self._past &= wanted
             self._counted &= wanted
             self._changed.notify_all()
 
-    def used(self, use: Use, staged: bool) -> bool:
+    def used(self, use: FileUse, staged: bool) -> bool:
         """Let a file go once it was read."""
         with self._changed:
             self._past.add(use)
             if staged:
                 self._count(use)
-            self._let_go(use)
-            self._after(use)
+            self._release(use)
+            self._maybe_evict(use)
             self._changed.notify_all()
         return True
 
@@ -112,20 +112,20 @@ class Stager:
                 self._active.discard(use)
                 if held is None:
                     self._changed.wait(RETRY_S)
-                elif self._closed or use not in self._coming():
+                elif self._closed or use not in self._pending():
                     held.release()
-                    self._after(use)
+                    self._maybe_evict(use)
                 else:
                     self._held[use] = held
                     self._count(use)
 
-    def _next(self) -> Use | None:
+    def _next(self) -> FileUse | None:
         """The next use to stage, waited for; None at the end."""
         with self._changed:
             while not self._closed:
                 if len(self._held) + len(self._active) < self.staging.files_ahead:
                     begun = self._held.keys() | self._active
-                    use = next((each for each in self._coming() if each not in begun), None)
+                    use = next((each for each in self._pending() if each not in begun), None)
                     if use is not None:
                         self._active.add(use)
                         return use
@@ -133,28 +133,28 @@ class Stager:
                 self._changed.wait(SECONDS_BETWEEN_RECORDS)
         return None
 
-    def _coming(self) -> Iterator[Use]:
+    def _pending(self) -> Iterator[FileUse]:
         """What the recent windows hold and was not used yet, in order."""
         return (use for use in chain.from_iterable(self._windows) if use not in self._past)
 
-    def _hold(self, file: File) -> Held | None:
+    def _hold(self, file: File) -> CachedFile | None:
         try:
             return self.staging.hold(file)
         except Exception as error:  # noqa: BLE001  whoever reads the file meets it again, and raises it
             logger.debug("%s", error)
             return None
 
-    def _let_go(self, use: Use) -> None:
+    def _release(self, use: FileUse) -> None:
         held = self._held.pop(use, None)
         if held is not None:
             held.release()
 
-    def _after(self, use: Use) -> None:
+    def _maybe_evict(self, use: FileUse) -> None:
         """Remove a file that was used, if that is wanted, unless it is about to be used again."""
-        if use in self._past and use.whole and not any(use.file == other.file for other in self._coming()):
-            self.staging.done_with(use.file)
+        if use in self._past and use.whole and not any(use.file == other.file for other in self._pending()):
+            self.staging.evict(use.file)
 
-    def _count(self, use: Use) -> None:
+    def _count(self, use: FileUse) -> None:
         if use not in self._counted:
             self._counted.add(use)
             self._done = self._done[0] + 1, self._done[1] + use.file.size

@@ -4,7 +4,7 @@ import argparse
 import signal
 import sys
 
-from crmuons.simulation.simulate import Settings, simulate
+from crmuons.simulation.simulate import SimulationSettings, simulate
 from tests.integration.federation.federation import federation, what_is_missing
 
 
@@ -20,7 +20,9 @@ def main() -> int:
     with federation() as running:
         for seed, runs in enumerate(("0000000-0000999", "0001000-0001999", "0002000-0002999")):
             for namespace in ("public", "private"):
-                simulate(Settings(), num_events=events, out=running.data / namespace / "sim" / runs, seed=seed)
+                simulate(
+                    SimulationSettings(), num_events=events, out=running.data / namespace / "sim" / runs, seed=seed
+                )
         print(f"export SSL_CERT_FILE={running.ca}")
         print(f"export BEARER_TOKEN='{running.token('storage.read:/ storage.create:/ storage.modify:/', 86400)}'")
         print(f"without a token: {running.url('/public/sim/*/*.parquet')}")

@@ -1,7 +1,7 @@
 """Whether a tracking server answers, asked before a run that would send to it."""
 
 
-def trouble(uri: str) -> str | None:
+def unreachable_reason(uri: str) -> str | None:
     """Why this process could not send to a tracking server now, by one small request with its credentials.
 
     Args:
@@ -12,6 +12,6 @@ def trouble(uri: str) -> str | None:
     """
     if not uri.startswith(("http://", "https://")):
         return None
-    from crmuons.tracking.server import refusal  # noqa: PLC0415  # MLflow, 1.6 CPU-seconds: a file needs no asking.
+    from crmuons.tracking.server import connection_error  # noqa: PLC0415  # MLflow, 1.6 CPU-seconds: a file needs no asking.
 
-    return refusal(uri)
+    return connection_error(uri)
