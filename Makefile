@@ -51,7 +51,7 @@ integration: setup
 	$(BIN)/python -m pytest tests/integration -n 2 --dist loadfile --no-loadscope-reorder
 
 federation: setup
-	$(BIN)/python -m tests.integration.federation
+	$(BIN)/python -m tests.integration.pelican.federation
 
 lint: setup
 	$(BIN)/ruff check .

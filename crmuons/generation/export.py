@@ -185,7 +185,7 @@ def _inputs(network: StandaloneModel, primaries: Tensor) -> dict[str, Tensor]:
     source = torch.Generator().manual_seed(0)
     counts = torch.randint(1, 2 * CHECK_MUONS_PER_EVENT, (len(primaries),), generator=source)
     event = torch.repeat_interleave(counts)
-    noise = network.latents(len(primaries), len(event), source)
+    noise = network.noise(len(primaries), len(event), source)
     return dict(zip(INPUTS, (primaries, counts, event, *noise), strict=True))
 
 

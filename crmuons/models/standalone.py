@@ -102,9 +102,9 @@ class StandaloneModel:
             return torch.empty((0, 3), device=self.device)
         numbers = self._on_device(counts)
         event = torch.repeat_interleave(numbers, output_size=int(counts.sum()))
-        return self.muons_of(self._on_device(primaries), numbers, event, self.latents(len(counts), len(event), source))
+        return self.muons_of(self._on_device(primaries), numbers, event, self.noise(len(counts), len(event), source))
 
-    def latents(self, events: int, muons: int, source: torch.Generator) -> "tuple[Tensor, Tensor, Tensor]":
+    def noise(self, events: int, muons: int, source: torch.Generator) -> "tuple[Tensor, Tensor, Tensor]":
         """Normal latents of the events and of the muons, and azimuths in radians."""
         given: Any = {"generator": source, "device": self.device}
         shower, muon = self.latents

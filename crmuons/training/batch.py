@@ -25,7 +25,7 @@ class TrainingBatch:
         muons: theirs, no more than `train.muons_per_event` of each: energy_gev, x_m, y_m.
         weights: of the nonempty events in the losses of generator and critic: their muons to the power `train.weight_power`.
         ragged: which muon belongs to which of the nonempty events.
-        penalty_layout: the layout of the first nonempty events, whose gradients are penalty_layout.
+        penalty_layout: the layout of the first nonempty events, whose gradients are penalised.
     """
 
     primaries: Float32[Tensor, "all 4"]
@@ -42,7 +42,7 @@ class TrainingBatch:
 
         Args:
             events: a batch. Tensors share its memory where that can be written.
-            train: the cap on muons of an event, the weights and the share of the events that is penalty_layout.
+            train: the cap on muons of an event, the weights and the share of the events that is penalised.
         """
         nonempty = np.flatnonzero(events.counts)
         kept, muons = events.counts[nonempty], events.muons

@@ -140,7 +140,7 @@ class Trainer:
     def _score_and_penalise(
         self, real: Tensor, fake: Tensor, condition: Tensor, sets: TrainingBatch
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores of real and fake events, from one pass of the critic, and penalties of those that are penalty_layout."""
+        """Scores of real and fake events, from one pass of the critic, and penalties of those that are penalised."""
         both, conditions, twice = torch.cat([real, fake]), torch.cat([condition, condition]), sets.ragged.twice
         due = self._is_penalty_due()
         if due and self.settings.penalty.kind == "zero_centred" and sets.penalty_layout is sets.ragged:

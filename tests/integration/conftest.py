@@ -47,18 +47,19 @@ OF_NODES = {"RAY_worker_niceness": "0", "RAY_idle_worker_killing_time_threshold_
 
 # 100 to 300 s each: begun last, one would run while nothing else is left.
 FIRST = (
-    "test_training",
-    "test_cluster_elastic",
-    "test_cluster_slurm",
-    "test_jobs",
-    "test_mlflow_postgres",
-    "test_sweep",
+    "ray/test_training",
+    "ray/test_cluster_elastic",
+    "slurm/test_cluster",
+    "ray/test_jobs",
+    "mlflow/test_postgres",
+    "ray/test_sweep",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest modules come first."""
-    items.sort(key=lambda item: item.path.stem not in FIRST)
+    here = Path(__file__).parent
+    items.sort(key=lambda item: item.path.relative_to(here).with_suffix("").as_posix() not in FIRST)
 
 
 @dataclass

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.integration.federation.servers import free_ports
+from tests.integration.ports import free_ports
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CLIENTS = ("sbatch", "scancel", "scontrol", "squeue", "sinfo")

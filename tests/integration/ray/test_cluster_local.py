@@ -1,0 +1,99 @@
+"""The cluster of one machine, as cluster/local/start.sh starts it: its dashboard answers nobody without the token."""
+
+import signal
+import stat
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.integration.conftest import RAY_PORTS, Bench, output, takes_jobs, wait_for
+from tests.integration.ports import free_ports
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).parents[3]
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+@pytest.fixture(scope="module")
+def dashboard(bench: Bench) -> Iterator[str]:
+    """The dashboard's address while the script runs; Ctrl-C ends it then, and leaves nothing behind."""
+    port, dashboard, client = map(str, free_ports(3))
+    words = (
+        "--port",
+        port,
+        "--dashboard-port",
+        dashboard,
+        "--ray-client-server-port",
+        client,
+        "--num-cpus=1",
+        *RAY_PORTS,
+    )
+    started = bench.start(str(ROOT / "cluster" / "local" / "start.sh"), *words)
+    address = f"http://127.0.0.1:{dashboard}"
+    wait_for(lambda: takes_jobs(address, token_file(bench)))
+    yield address
+    of_ray = psutil.Process(started.pid).children(recursive=True)
+    assert of_ray
+    started.send_signal(signal.SIGINT)
+    started.communicate(timeout=400)
+    _, alive = psutil.wait_procs(of_ray, timeout=120)
+    assert not alive
+
+
+def token_file(bench: Bench) -> Path:
+    """Where the script keeps the cluster's token."""
+    return Path(bench.environment["HOME"]) / ".ray" / "auth_token"
+
+
+def submit(bench: Bench, address: str, *command: str) -> "subprocess.Popen[str]":
+    """Submit a job as the script's first lines say."""
+    words = f'source cluster/environment.sh && exec "$0" job submit --address {address} -- "$@"'
+    return bench.start("bash", "-c", words, RAY, *command, cwd=ROOT)
+
+
+def answer(url: str, token: str | None = None, body: bytes | None = None) -> int:
+    """The status with which a server answers."""
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=30) as answered:
+            return answered.status
+    except urllib.error.HTTPError as refused:
+        return refused.code
+
+
+def test_jobs_run_for_those_who_hold_the_token(bench: Bench, dashboard: str) -> None:
+    said = output(submit(bench, dashboard, "echo", "it", "runs"), 0)
+    assert "it runs" in said
+    token = token_file(bench)
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert answer(f"{dashboard}/api/jobs/", token.read_text()) == 200
+
+
+def test_nobody_else_is_answered(bench: Bench, dashboard: str) -> None:
+    job = b'{"entrypoint": "true"}'
+    for token in (None, "f" * 64):
+        for path in ("/api/jobs/", "/api/version", "/nodes?view=summary", "/api/v0/tasks", "/logs", "/metrics"):
+            assert answer(dashboard + path, token) in {401, 403}, path
+        assert answer(f"{dashboard}/api/jobs/", token, job) in {401, 403}
+    refused = bench.start(RAY, "job", "submit", "--address", dashboard, "--", "true", RAY_AUTH_MODE="disabled")
+    said, _ = refused.communicate(timeout=400)
+    assert refused.returncode != 0
+    assert "401" in said or "nauthorized" in said or "uthenticat" in said
+
+
+def test_the_dashboard_listens_on_this_machine_alone(bench: Bench, dashboard: str) -> None:
+    port = int(dashboard.rpartition(":")[2])
+    listening = {
+        connection.laddr.ip
+        for process in bench.ray_processes()
+        for connection in process.net_connections(kind="tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+    }
+    assert listening == {"127.0.0.1"}

@@ -1,0 +1,170 @@
+"""An exported model generates what the model generates, without any package but torch and numpy."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from crmuons import config
+from crmuons.generation.export import export, worst_difference
+from crmuons.generation.load import load_generator
+from crmuons.models import saved_model, standalone
+from crmuons.models.bundle_model import BundleModel
+from crmuons.models.features import Features
+from crmuons.models.ragged import Ragged
+
+KINDS = {
+    "set": config.Model(width=16, layers=3, shower_latents=3, muon_latents=2, multiplicity_width=8),
+    "baseline": config.Model(kind="baseline", multiplicity="regressor"),
+}
+
+
+def save(kind, folder, events):
+    torch.manual_seed(3)
+    model = BundleModel(KINDS[kind], Features(cartesian=kind == "baseline").fit(events))
+    return saved_model.save_model(folder / "model", model, {"model": KINDS[kind].model_dump()})
+
+
+@pytest.fixture(params=KINDS)
+def model_dir(tmp_path, toy_events, request):
+    return save(request.param, tmp_path, toy_events())
+
+
+@pytest.fixture
+def primaries(toy_events):
+    return toy_events(700, seed=1).primaries  # 2100 events: more than two blocks.
+
+
+# Runs the exported file as a command; a finder before all others refuses everything but what comes with torch and numpy.
+LONELY = """
+import sys
+ALLOWED = set(sys.stdlib_module_names) | {"torch", "torchgen", "functorch", "numpy", "typing_extensions", "sympy", "mpmath"}
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] not in ALLOWED:
+            raise ModuleNotFoundError(f"{name} is not installed here", name=name)
+sys.meta_path.insert(0, Refuse())
+try:
+    import crmuons
+except ModuleNotFoundError:
+    import runpy
+    del sys.argv[0]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+else:
+    sys.exit("the hook does not work")
+"""
+
+
+def test_the_exported_directory_generates_the_same_bundles_with_torch_and_numpy_alone(tmp_path, toy_events):
+    model_dir = save("set", tmp_path, toy_events())
+    primaries = toy_events(700, seed=1).primaries  # 2100 events: more than two blocks.
+    out = tmp_path / "exported"
+    export(model_dir, out)
+    np.savetxt(
+        tmp_path / "p.csv", primaries, fmt="%.9g", delimiter=",", header="energy_gev, zenith_rad, mass_gev, depth_m"
+    )
+    words = [out / "bundles.py", tmp_path / "p.csv", tmp_path / "o.npz", "--seed", "5"]
+    done = subprocess.run(
+        [sys.executable, "-c", LONELY, *words], cwd=out, env={"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found, wanted = np.load(tmp_path / "o.npz"), load_generator(model_dir).generate(primaries, seed=5)
+    np.testing.assert_array_equal(found["primaries"], primaries)
+    np.testing.assert_array_equal(found["counts"], wanted.counts)
+    np.testing.assert_array_equal(found["muons"], wanted.muons)
+
+
+COUNTS = torch.tensor([1, 10_000, 2, 1, 300, 7, 4096, 64])
+
+
+def test_the_networks_stated_for_speed_are_those_that_are_trained(model_dir, primaries):
+    model, _ = saved_model.load_model(model_dir)
+    network, given, ragged = (
+        standalone.StandaloneModel(model.state_dict()),
+        torch.from_numpy(primaries),
+        Ragged.from_counts(COUNTS),
+    )
+    some = given[: len(COUNTS)]
+    noise = network.noise(len(COUNTS), int(COUNTS.sum()), torch.Generator().manual_seed(1))
+    features = model.generator(model.condition(some, COUNTS), noise[0], noise[1], ragged)
+    wanted = model.features.to_muons(features, noise[2])
+    assert worst_difference(network.muons_of(some, COUNTS, ragged.event_of_muon, noise).numpy(), wanted.numpy()) < 1e-5
+    counts = network.sample_counts(given, torch.Generator().manual_seed(1))
+    assert torch.equal(counts, model.sample_counts(given, torch.Generator().manual_seed(1)))
+    if network.components:
+        condition = model.features.condition(given)
+        for one, other in zip(network.mixture(given), model.multiplicity.parameters_of(condition), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    assert network.latents == (model.generator.shower_latents, model.generator.muon_latents)
+
+
+@pytest.mark.parametrize("knots_at", ["even distances", "equal probabilities"])
+def test_scores_become_the_quantiles_of_the_trained_features_without_a_search(toy_events, knots_at):
+    model = BundleModel(KINDS["set"], Features().fit(toy_events()))
+    if knots_at == "equal probabilities":  # As in models of before.
+        model.features.scores.copy_(torch.special.ndtri((torch.arange(257) + 0.5) / 257))
+    network = standalone.StandaloneModel(model.state_dict())
+    assert network.even is (knots_at == "even distances")
+    scores = torch.cat([torch.linspace(-7, 7, 200_001), model.features.scores])  # Beyond the last knots too.
+    azimuth = torch.zeros(len(scores))
+    wanted = model.features.to_muons(torch.stack([scores, scores], dim=1), azimuth)
+    found = network._physical(torch.stack([scores, scores]), azimuth)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-8)
+
+
+def test_a_network_that_is_not_stated_is_not_drawn_from(model_dir):
+    model, _ = saved_model.load_model(model_dir)
+    weights = model.state_dict() | {"generator.layers.0.gate.weight": torch.ones(1)}
+    with pytest.raises(ValueError, match=r"knows no weights named 'generator\.layers\.0\.gate\.weight'"):
+        standalone.StandaloneModel(weights)
+
+
+def test_the_exported_file_generates_what_crmuons_generates(model_dir, primaries):
+    counts = np.arange(len(primaries)) % 40
+    wanted = load_generator(model_dir).generate(primaries, seed=2, counts=counts)
+    drawn, muons = standalone.Bundles(model_dir).generate(primaries, seed=2, counts=counts)
+    np.testing.assert_array_equal(drawn, counts)
+    np.testing.assert_array_equal(muons, wanted.muons)
+
+
+def test_both_say_alike_what_lies_outside_the_trained_range(model_dir, primaries):
+    far = primaries.copy()
+    far[3, 0] *= 1e4
+    far[7, 3] = 9e4
+    generator, bundles = load_generator(model_dir), standalone.Bundles(model_dir)
+    np.testing.assert_array_equal(bundles.outside_training(far), generator.outside_training(far))
+    assert {3, 7} <= set(np.flatnonzero(bundles.outside_training(far)))
+    assert not bundles.outside_training(primaries).all()
+
+
+@pytest.mark.parametrize(
+    "primary", [[-1, 0, 1, 2000], [1e5, 2, 1, 2000], [1e5, 0, 0, 2000], [1e5, 0, 1, 2], [np.nan, 0, 1, 20]]
+)
+def test_illegal_primaries_are_refused(model_dir, primary):
+    with pytest.raises(ValueError, match=r"primary 1 is .*wanted energy_gev > 0"):
+        standalone.Bundles(model_dir).generate(np.array([[1e5, 0.1, 1, 2000], primary]))
+    with pytest.raises(ValueError, match=r"shape \(3,\), wanted \(events, 4\)"):
+        standalone.Bundles(model_dir).generate(np.ones(3))
+
+
+def test_the_exported_file_is_python_3_8():
+    ast.parse(Path(standalone.__file__).read_text(), feature_version=(3, 8))
+
+
+def test_an_export_that_generates_something_else_is_refused_and_leaves_nothing(model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(standalone, "SLOPE", 0.3)
+    monkeypatch.setattr(standalone, "RADIUS_OFFSET_M", 0.01)
+    monkeypatch.setattr(standalone, "relu", torch.nn.functional.softplus)
+    with pytest.raises(ValueError, match="nothing was exported"):
+        export(model_dir, tmp_path / "exported")
+    assert {entry.name for entry in tmp_path.iterdir()} == {"model"}
+
+
+def test_a_directory_that_holds_something_is_not_overwritten(model_dir):
+    with pytest.raises(ValueError, match=r"model is not empty; name a new directory with --out"):
+        export(model_dir, model_dir)

@@ -1,0 +1,71 @@
+"""The training loop is torch and numpy alone: Ray, MLflow's server side and the tuner stay outside."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[3] / "crmuons"
+
+# From the top to the bottom: a package, or a module beside the packages, imports only what stands below it.
+LAYERS = ["cli", "commands", "benchmark", "ray_backend", "training", "evaluation", "tracking", "generation", "runs", "models",
+          "simulation", "data", "storage", "config", "provenance", "progress", "allocator"]  # fmt: skip
+TOP = ["__init__", "spectrum"]  # Neither a layer: the package itself, and a name that users import.
+
+
+def loaded_by(module):
+    script = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    ran = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=PACKAGE.parent)
+    return set(ran.stdout.split())
+
+
+def test_a_worker_loads_no_ray_and_only_what_every_rank_needs():
+    assert not loaded_by("crmuons.training.loop, crmuons.training.worker") & {"ray", "mlflow", "matplotlib", "pandas"}
+
+
+def test_training_in_one_process_loads_no_ray():
+    launcher = "crmuons.commands.train, crmuons.config; crmuons.commands.launcher_of(crmuons.config.from_dict({'scaling': {'num_workers': 0}, 'train': {'steps': 1}}))"
+    assert not loaded_by(f"crmuons.training.driver, {launcher}") & {"ray", "mlflow"}
+
+
+@pytest.mark.parametrize("package", ["storage", "data"])
+def test_storage_and_data_load_no_torch(package):
+    modules = [path.relative_to(PACKAGE.parent).with_suffix("") for path in (PACKAGE / package).rglob("*.py")]
+    names = [".".join(module.parts).removesuffix(".__init__") for module in modules]
+    assert "torch" not in loaded_by(", ".join(sorted(names)))
+
+
+def imports_of(path):
+    """Every module that a file imports at its top level or inside its functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("library", "homes"),
+    [("ray", "ray_backend/*.py"), ("mlflow", "tracking/*.py"), ("pelicanfs", "storage/pelican/*.py")],
+)
+def test_a_library_lives_in_its_own_modules_alone(library, homes):
+    users = {path for path in PACKAGE.rglob("*.py") if any(name.split(".")[0] == library for name in imports_of(path))}
+    assert users
+    assert users <= set(PACKAGE.glob(homes))
+
+
+def test_packages_import_from_the_layers_below_alone():
+    upwards = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        package = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if package in TOP:
+            continue
+        imported = {module.split(".")[1] for module in imports_of(path) if module.startswith("crmuons.")}
+        upwards += [
+            f"{path.relative_to(PACKAGE)} imports {name}" for name in imported & set(LAYERS[: LAYERS.index(package)])
+        ]
+    assert upwards == []

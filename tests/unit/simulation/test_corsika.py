@@ -1,0 +1,229 @@
+"""The CORSIKA reader on files written here to the format's letter, and on real ones."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from corsikaio.subblocks.data import particle_data_dtype
+from corsikaio.subblocks.event_header import get_event_header_dtype
+from corsikaio.subblocks.run_header import get_run_header_dtype
+
+from crmuons import cli
+from crmuons.data import arrow, schema
+from crmuons.simulation import corsika
+from crmuons.simulation.comparison import LEAST_SHOWERS, compare
+from crmuons.simulation.corsika import convert, read_showers
+
+SHARED = Path(__file__).parents[3].parent / "shared" / "data" / "corsika"
+BLOCK = 273 * 4  # bytes
+VERSION = 7.75
+
+
+def header(dtype, name, **fields):
+    block = np.zeros(1, dtype)
+    block[dtype.names[0]] = name
+    for field, value in fields.items():
+        block[field] = value
+    return block.tobytes().ljust(BLOCK, b"\0")
+
+
+def event_blocks(event, particles, *, run=1, particle_id=14, zenith=0.0, azimuth=0.0, energy=1e6):
+    """An event's blocks. particles: description, px, py, pz (downward), x, y (cm), t."""
+    direction = np.array([np.sin(zenith) * np.cos(azimuth), np.sin(zenith) * np.sin(azimuth), np.cos(zenith)])
+    momenta = dict(zip(("momentum_x", "momentum_y", "momentum_minus_z"), energy * direction, strict=True))
+    start = header(
+        get_event_header_dtype(VERSION), b"EVTH", event_number=event, particle_id=particle_id, total_energy=energy,
+        zenith=zenith, azimuth=azimuth, run_number=run, version=VERSION, n_observation_levels=1,
+        observation_height=[[283_500.0, *[0.0] * 9]], energy_cutoff_muons=300.0, **momenta,
+    )  # fmt: skip
+    records = np.array([tuple(row) for row in particles], particle_data_dtype).tobytes()
+    blocks = [records[at : at + BLOCK].ljust(BLOCK, b"\0") for at in range(0, len(records), BLOCK)]
+    return b"".join([start, *blocks, b"EVTE".ljust(BLOCK, b"\0")])
+
+
+def dat_bytes(*events, run=1):
+    start = header(get_run_header_dtype(VERSION), b"RUNH", run_number=run, version=VERSION)
+    return b"".join([start, *events, b"RUNE".ljust(BLOCK, b"\0")])
+
+
+MUON = (5001.0, 0.0, 0.0, 5e3, 0.0, 0.0, 0.0)
+
+
+@pytest.fixture
+def dat(tmp_path):
+    """Write a file of events."""
+
+    def write(*events, name="DAT000001", run=1):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(dat_bytes(*events, run=run))
+        return path
+
+    return write
+
+
+def test_muons_alone_are_read(dat):
+    parents = [(-5004.0, *MUON[1:]), (75001.0, *MUON[1:]), (14001.0, *MUON[1:])]
+    (found,) = read_showers(dat(event_blocks(3, [parents[0], MUON, parents[1], (6001.0, *MUON[1:]), parents[2]])))
+    assert (found.run, found.event, found.mass_number) == (1, 3, 1)
+    assert found.altitude_m == 2_835
+    assert found.surface.counts.tolist() == [2]
+    assert found.surface.energy_gev == pytest.approx(5e3)
+
+
+def test_positions_are_across_the_axis_of_an_inclined_shower(dat):
+    zenith, azimuth = np.pi / 3, 0.0
+    axis = np.array([np.sin(zenith), 0.0, np.cos(zenith)])
+    parallel_x = (5001.0, *(5e3 * axis), 1_000.0, 0.0, 0.0)
+    parallel_y = (6001.0, *(5e3 * axis), 0.0, 1_000.0, 0.0)
+    (found,) = read_showers(dat(event_blocks(1, [parallel_x, parallel_y], zenith=zenith, azimuth=azimuth)))
+    # 10 m along the azimuth are 10 cos 60 = 5 m across the axis; 10 m beside it stay 10 m.
+    assert found.surface.x_m == pytest.approx([5.0, 0.0], abs=1e-5)
+    assert found.surface.y_m == pytest.approx([0.0, 10.0], abs=1e-5)
+    assert found.surface.angle_x == pytest.approx([0.0, 0.0], abs=1e-6)
+
+
+def test_muons_follow_straight_lines_to_the_plane_across_the_axis(dat, tmp_path):
+    zenith, azimuth, depth = 0.9, 2.0, 2_000.0
+    axis = np.array([np.sin(zenith) * np.cos(azimuth), np.sin(zenith) * np.sin(azimuth), np.cos(zenith)])
+    momentum = 5e4 * axis + np.array([30.0, -20.0, 10.0])
+    muon = (5001.0, *momentum, 4_000.0, -7_000.0, 0.0)
+    path = dat(event_blocks(1, [muon], zenith=zenith, azimuth=azimuth))
+    assert convert([str(path)], tmp_path / "out", depths_m=[depth]) == {}
+    (found,) = arrow.to_arrays(pq.read_table(tmp_path / "out")).muons.astype(float)
+    # The muon's line meets the plane at `depth` along the axis; its distance from the axis there, without any basis.
+    start = np.array([40.0, -70.0, 0.0])
+    point = start + momentum * (depth - start @ axis) / (momentum @ axis)
+    assert np.hypot(*found[1:]) == pytest.approx(np.linalg.norm(point - depth * axis), rel=1e-5)
+    assert found[0] < np.linalg.norm(momentum)
+
+
+@pytest.mark.parametrize(
+    ("particle_id", "mass_gev"), [(14, 0.93827), (402, 3.7274), (1206, 11.175), (2814, 26.053), (5626, 52.09)]
+)
+def test_primaries_have_their_mass_in_gev(dat, tmp_path, particle_id, mass_gev):
+    convert([str(dat(event_blocks(1, [MUON], particle_id=particle_id)))], tmp_path / "out")
+    primaries = arrow.to_arrays(pq.read_table(tmp_path / "out")).primaries
+    assert primaries[:, 2] == pytest.approx(mass_gev, rel=2.5e-3)
+    assert primaries[:, 3].tolist() == [1_500, 2_000, 2_500]
+
+
+def test_vertical_depths_become_slant_ones(dat, tmp_path):
+    path = dat(event_blocks(1, [MUON], zenith=np.pi / 3))
+    convert([str(path)], tmp_path / "out", depths_m=[1_000.0], vertical=True)
+    (primary,) = arrow.to_arrays(pq.read_table(tmp_path / "out")).primaries
+    assert primary[3] == pytest.approx(2_000, rel=1e-3)
+
+
+def test_showers_without_muons_are_events_too(dat, tmp_path):
+    path = dat(event_blocks(1, []), event_blocks(2, [MUON]))
+    convert([str(path)], tmp_path / "out", depths_m=[600.0])
+    events = arrow.to_arrays(pq.read_table(tmp_path / "out"))
+    assert events.ids.tolist() == [[1, 1], [1, 2]]
+    assert events.counts.tolist() == [0, 1]
+
+
+def test_losses_depend_on_the_seed_and_the_shower_alone(dat, tmp_path):
+    first, second = event_blocks(1, [MUON] * 9), event_blocks(2, [MUON] * 9)
+    both = dat(first, second)
+    alone = dat(second, name="DAT000002")
+
+    def energies(path, out, seed):
+        convert([str(path)], tmp_path / out, seed=seed)
+        events = arrow.to_arrays(pq.read_table(tmp_path / out))
+        return events.muons[np.repeat(events.ids[:, 1], events.counts) == 2, 0].tolist()
+
+    assert energies(both, "a", 0) == energies(alone, "b", 0)
+    assert energies(alone, "c", 1) != energies(alone, "d", 0)
+    showers = arrow.to_arrays(pq.read_table(tmp_path / "a")).muons[:, 0]
+    assert len(set(showers.tolist())) == len(showers)  # Two showers of like muons, but no two like losses.
+
+
+def damaged(folder):
+    whole = dat_bytes(event_blocks(1, [MUON]), event_blocks(2, [MUON]), run=9)
+    folder.mkdir()
+    (folder / "empty").write_bytes(b"")
+    (folder / "text").write_text("Not a shower.\n" * 500)
+    (folder / "two-bytes").write_bytes(b"ab")
+    (folder / "within-a-block").write_bytes(whole[: 2 * BLOCK + 100])
+    (folder / "within-an-event").write_bytes(whole[: 5 * BLOCK])
+    (folder / "between-events").write_bytes(whole[: 4 * BLOCK])
+    (folder / "within-the-run-header").write_bytes(whole[:500])
+    (folder / "run-header-alone").write_bytes(whole[:BLOCK])
+    (folder / "photon-primary").write_bytes(dat_bytes(event_blocks(1, [MUON], run=8, particle_id=1), run=8))
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_damaged_files_are_named_and_left_out_whole(dat, tmp_path, capsys):
+    names = damaged(tmp_path / "bad")
+    good = dat(event_blocks(1, [MUON]))
+    out = tmp_path / "out"
+    assert cli.main(["convert", "corsika", str(tmp_path / "bad"), str(good), "--out", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert f"{len(names)} files left out:" in said
+    listed = said.split("files left out:")[1]
+    assert all(f"{tmp_path}/bad/{name}: " in listed for name in names)
+    assert [path.name for path in out.iterdir()] == ["DAT000001.parquet"]
+
+
+def test_two_files_of_one_run_are_not_both_converted(dat, tmp_path):
+    paths = [str(dat(event_blocks(1, [MUON]), name=name)) for name in ("DAT000001", "copy")]
+    left_out = convert(paths, tmp_path / "out")
+    assert list(left_out) == [paths[1]]
+    assert f"run 1 is also in {paths[0]}" in left_out[paths[1]]
+
+
+def test_whole_files_convert_with_exit_code_0(dat, tmp_path, capsys):
+    path = dat(event_blocks(1, [MUON]))
+    assert cli.main(["convert", "corsika", str(path), "--out", str(tmp_path / "out"), "--depths", "600"]) == 0
+    assert cli.main(["convert", "corsika", str(path), "--out", str(tmp_path / "out")]) == 1
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_depths_in_kilometres_are_refused(dat, tmp_path):
+    path = dat(event_blocks(1, [MUON]))
+    with pytest.raises(ValueError, match=r"--depths 1\.5: depths are in metres, 10 or more; is it in kilometres"):
+        convert([str(path)], tmp_path / "out", depths_m=[1.5])
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_corsikaio_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "corsikaio", None)
+    monkeypatch.delitem(sys.modules, "crmuons.simulation.corsika")
+    with pytest.raises(ImportError, match=r"pip install 'crmuons\[corsika\]'"):
+        importlib.import_module("crmuons.simulation.corsika")
+    monkeypatch.undo()
+    assert sys.modules["crmuons.simulation.corsika"] is corsika
+
+
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the CORSIKA files in ../shared/data/corsika")
+
+
+@pytest.mark.shared
+@needs_shared
+def test_the_simulator_agrees_with_real_corsika():
+    showers = [one for path in sorted(SHARED.glob("DAT*")) for one in read_showers(path)]
+    cells = [cell for cell in compare(showers) if cell.num_showers >= LEAST_SHOWERS]
+    assert len(cells) == 6
+    for cell in cells:
+        real, model = cell.corsika, cell.simulated
+        assert abs(model.mean - real.mean) <= 0.2 * real.mean + real.mean_error
+        assert model.median_radius_m == pytest.approx(real.median_radius_m, rel=0.3)
+        if cell.mass_number == 1:
+            assert model.width == pytest.approx(real.width, rel=0.25)
+
+
+@pytest.mark.shared
+@needs_shared
+def test_real_files_convert_and_keep_the_contract(tmp_path):
+    paths = [str(SHARED / name) for name in ("DAT000020", "DAT000044")]  # Carbon and Fe-54, 5 showers each.
+    assert convert(paths, tmp_path / "out") == {}
+    table = pq.read_table(tmp_path / "out")
+    assert not schema.faults(table).any()
+    events = arrow.to_arrays(table)
+    assert events.counts.shape == (30,)
+    assert set(events.ids[:, 0].tolist()) == {20, 44}
+    assert (np.diff(events.counts.reshape(-1, 3), axis=1) <= 0).all()
