@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+OLD_KIND, NEW_KIND = "baseline", "predecessor"  # Of model.kind; runs and models made before 0.2 hold the old name.
+
 
 class Section(BaseModel):
     """A group of settings; an unknown key is an error."""
@@ -90,8 +92,8 @@ class Data(Section):
 
 
 class Model(Section):
-    kind: Literal["set", "baseline"] = "set"
-    """set: generator and critic whose muons see each other. baseline: the predecessor's networks."""
+    kind: Literal["set", "predecessor"] = "set"
+    """set: generator and critic whose muons see each other. predecessor: the predecessor's networks."""
     width: int = Field(default=64, ge=1)
     """Width of the hidden layers."""
     layers: int = Field(default=2, ge=1)
@@ -296,6 +298,10 @@ def load(preset: Path | None, words: Sequence[str] = ()) -> Config:
             msg = f"'{word}' is not of the form section.key=value"
             raise ValueError(msg)
         _set(tree, path.strip(), _value(text))
+    model = tree.get("model")
+    if isinstance(model, dict) and model.get("kind") == OLD_KIND:
+        msg = f"model.kind = '{OLD_KIND}' is '{NEW_KIND}' now, the predecessor's networks; the default is 'set'"
+        raise ValueError(msg)
     tree = _named(tree, preset)
     return from_dict(tree)
 
@@ -306,6 +312,19 @@ def from_dict(tree: Mapping[str, Any]) -> Config:
         return Config.model_validate(tree)
     except ValidationError as error:
         raise ValueError("; ".join(_say(fault) for fault in error.errors())) from error
+
+
+def from_stored(tree: Mapping[str, Any]) -> Config:
+    """Read settings that a run keeps, in the names of the crmuons that wrote them."""
+    return from_dict(with_new_names(tree))
+
+
+def with_new_names(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return stored settings with values that have other names today under these."""
+    model = tree.get("model", {})
+    if model.get("kind") == OLD_KIND:
+        return {**tree, "model": {**model, "kind": NEW_KIND}}
+    return dict(tree)
 
 
 def changed(settings: Config, values: Mapping[str, Any]) -> Config:
@@ -327,7 +346,9 @@ def settings() -> dict[str, tuple[str, str]]:
 
 def _read_preset(preset: Path) -> dict[str, Any]:
     if not preset.is_file():
-        msg = f"no preset at {preset}; the ones that come along are in jobs/configs"
+        new = preset.with_name("default.toml")
+        hint = f"it is {new} now" if preset.name == "baseline.toml" else "the ones that come along are in jobs/configs"
+        msg = f"no preset at {preset}; {hint}"
         raise FileNotFoundError(msg)
     try:
         return tomllib.loads(preset.read_text())

@@ -51,7 +51,9 @@ def find(settings: config.Config, storage: RunStorage, definition: Mapping[str, 
             f"'{name}' exists in {directory.parent}; continue a sweep with run.resume=auto, or choose another run.name"
         )
         raise ValueError(msg)
-    _check_unchanged(name, _flat(json.loads((directory / SWEEP_FILE).read_text())), fixed)
+    before = json.loads((directory / SWEEP_FILE).read_text())
+    before["settings"] = config.with_new_names(before["settings"])
+    _check_unchanged(name, _flat(before), fixed)
     return directory
 
 

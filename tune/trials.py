@@ -67,7 +67,7 @@ class Trial:
 
     def settings(self) -> config.Config:
         """The run's settings."""
-        return config.from_dict(json.loads((self.run.directory / "config.json").read_text()))
+        return config.from_stored(json.loads((self.run.directory / "config.json").read_text()))
 
     def state(self) -> State:
         """What has become of it."""

@@ -4,7 +4,7 @@
 # From another terminal, in the same checkout (`make setup` has made its .venv):
 #     source cluster/environment.sh; source .venv/bin/activate
 #     ray job submit --address http://127.0.0.1:8265 --working-dir . -- \
-#         python -m jobs.train jobs/configs/baseline.toml data.train=$PWD/data/sim run.storage_path=$PWD/runs scaling.num_workers=8
+#         python -m jobs.train jobs/configs/default.toml data.train=$PWD/data/sim run.storage_path=$PWD/runs scaling.num_workers=8
 #
 # The dashboard is at http://127.0.0.1:8265 and asks for the token. Words after start.sh are options of `ray start`.
 # It listens on this machine alone: for a machine elsewhere, ssh -L 8265:127.0.0.1:8265 MACHINE. Ray's other ports do not; they ask for

@@ -77,7 +77,7 @@ def equal_layers(penalised: bool, device: torch.device) -> Trainer:
         "steps": 1, "n_critic": N_CRITIC, "reuse_batch": True, "loss": "wasserstein", "muons_per_event": None, "penalty": penalty,
         "optimizer": {"kind": "sgd", "lr": 1e-4, "momentum": 0.5},
     }  # fmt: skip
-    model = {"kind": "baseline", "multiplicity": "regressor"}
+    model = {"kind": "predecessor", "multiplicity": "regressor"}
     return Trainer(config.from_dict({"model": model, "train": train}), _features(True), device)
 
 

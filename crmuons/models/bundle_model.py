@@ -17,7 +17,7 @@ class BundleModel(nn.Module):
 
     def __init__(self, settings: config.Model, features: Features | None = None) -> None:
         super().__init__()
-        self.features = features if features is not None else Features(cartesian=settings.kind == "baseline")
+        self.features = features if features is not None else Features(cartesian=settings.kind == "predecessor")
         self.multiplicity = multiplicity.build_multiplicity(settings)
         self.generator, _ = networks.build_networks(settings, self.features.num_muon_features)
 

@@ -95,7 +95,7 @@ class SetCritic(nn.Module):
         return result
 
 
-class BaselineGenerator(nn.Module):
+class PredecessorGenerator(nn.Module):
     """The predecessor's generator: an event context, then each muon by itself."""
 
     def __init__(self, num_features: int) -> None:
@@ -118,7 +118,7 @@ class BaselineGenerator(nn.Module):
         return result
 
 
-class BaselineCritic(nn.Module):
+class PredecessorCritic(nn.Module):
     """The predecessor's critic: each muon with its primary, the maximum over muons, a decision."""
 
     def __init__(self, num_features: int) -> None:
@@ -137,12 +137,12 @@ class BaselineCritic(nn.Module):
         return result
 
 
-Generator = SetGenerator | BaselineGenerator
-Critic = SetCritic | BaselineCritic
+Generator = SetGenerator | PredecessorGenerator
+Critic = SetCritic | PredecessorCritic
 
 
 def build_networks(model: Model, num_features: int) -> tuple[Generator, Critic]:
     """The generator and the critic that the settings name."""
-    if model.kind == "baseline":
-        return BaselineGenerator(num_features), BaselineCritic(num_features)
+    if model.kind == "predecessor":
+        return PredecessorGenerator(num_features), PredecessorCritic(num_features)
     return SetGenerator(model, num_features), SetCritic(model, num_features)

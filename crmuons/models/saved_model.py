@@ -45,8 +45,8 @@ def load_model(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
     if about.get("format") != FORMAT:
         msg = f"{settings_file} has format {about.get('format')}, this crmuons reads format {FORMAT}"
         raise ValueError(msg)
-    settings = config.Model.model_validate(about["model"])
-    model = BundleModel(settings, Features(cartesian=settings.kind == "baseline"))
+    settings = config.Model.model_validate(config.with_new_names({"model": about["model"]})["model"])
+    model = BundleModel(settings, Features(cartesian=settings.kind == "predecessor"))
     model.load_state_dict(torch.load(directory / WEIGHTS_FILE, map_location="cpu", weights_only=True))
     return model.eval().requires_grad_(requires_grad=False), about
 

@@ -151,7 +151,7 @@ class Run:
 
     def load_features(self, settings: config.Config) -> Features:
         """The features that were fitted when the run started."""
-        features = Features(cartesian=settings.model.kind == "baseline")
+        features = Features(cartesian=settings.model.kind == "predecessor")
         features.load_state_dict(torch.load(self.directory / "features.pt", weights_only=True))
         return features
 
@@ -199,7 +199,7 @@ class Run:
         Raises:
             ValueError: naming the settings that differ.
         """
-        before = config.from_dict(json.loads((self.directory / "config.json").read_text())).flat()
+        before = config.from_stored(json.loads((self.directory / "config.json").read_text())).flat()
         changed = [
             f"{path} was {before.get(path)!r}, is {value!r}"
             for path, value in settings.flat().items()

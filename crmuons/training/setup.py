@@ -80,7 +80,7 @@ def set_up_run(settings: config.Config) -> tuple[list[File], Features, EventArra
             "Give data.validation, or a larger data.validation_share",
             len(validation.counts),
         )
-    features = _features(listed, sample, train, cartesian=settings.model.kind == "baseline")
+    features = _features(listed, sample, train, cartesian=settings.model.kind == "predecessor")
     return listed, features, validation
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, relu_
 
-from crmuons.models.networks import BaselineGenerator
+from crmuons.models.networks import PredecessorGenerator
 from crmuons.models.ragged import Ragged
 
 
-def draw(generator: BaselineGenerator, given: Tensor, muon_noise: Tensor, ragged: Ragged) -> Tensor:
+def draw(generator: PredecessorGenerator, given: Tensor, muon_noise: Tensor, ragged: Ragged) -> Tensor:
     """The muon features that the generator makes.
 
     Args:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import leaky_relu_, linear
 
 from crmuons.models.gradients.linearized import Weights, leaky_relu_grad, leaky_relu_grad_
-from crmuons.models.networks import SLOPE, BaselineCritic
+from crmuons.models.networks import SLOPE, PredecessorCritic
 from crmuons.models.ragged import Ragged
 
 PRIMARY = 4  # Numbers of a primary; in front of a muon's own ones.
@@ -42,7 +42,7 @@ class Values(NamedTuple):
 class BaselinePasses:
     """One batch through the baseline critic; see passes.py, whose names these are. `event` is the primary."""
 
-    def __init__(self, critic: BaselineCritic, ragged: Ragged, dtype: torch.dtype) -> None:
+    def __init__(self, critic: PredecessorCritic, ragged: Ragged, dtype: torch.dtype) -> None:
         self.weights = w = Weights.of(critic, dtype)
         self.ragged, self.layout = ragged, ragged.singletons_first
         self.of_highest, self.of_event = w["decision.0.weight"].split([len(w["local.2.bias"]), PRIMARY], dim=1)

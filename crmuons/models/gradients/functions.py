@@ -23,7 +23,7 @@ from torch.nn.functional import linear
 from crmuons.models.gradients.baseline_generator import draw
 from crmuons.models.gradients.baseline_passes import BaselinePasses
 from crmuons.models.gradients.set import GeneratorPass, SetCriticPass
-from crmuons.models.networks import BaselineCritic, BaselineGenerator, Critic, Generator, SetCritic, SetGenerator
+from crmuons.models.networks import Critic, Generator, PredecessorCritic, PredecessorGenerator, SetCritic, SetGenerator
 from crmuons.models.ragged import Ragged
 
 
@@ -59,7 +59,7 @@ def generator_forward(
     generator: Generator, condition: Tensor, shower_noise: Tensor, muon_noise: Tensor, ragged: Ragged
 ) -> Tensor:
     """The muon features that `generator(...)` gives, differentiable once in the weights and in the condition."""
-    if isinstance(generator, BaselineGenerator):
+    if isinstance(generator, PredecessorGenerator):
         generate = _generate_baseline if torch.is_grad_enabled() else draw
         return generate(generator, torch.cat([condition, shower_noise], dim=1), muon_noise, ragged)
     event = generator.context(torch.cat([condition, shower_noise], dim=1))
@@ -67,7 +67,7 @@ def generator_forward(
     return result
 
 
-def _generate_baseline(generator: BaselineGenerator, given: Tensor, muon_noise: Tensor, ragged: Ragged) -> Tensor:
+def _generate_baseline(generator: PredecessorGenerator, given: Tensor, muon_noise: Tensor, ragged: Ragged) -> Tensor:
     """The first layer of a muon's 256 + 16 inputs, its 256 columns of the event's context once an event."""
     context = generator.context(given)
     weight, bias = generator.local[0].parameters()
@@ -123,7 +123,7 @@ class _BaselineScores(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, critic: BaselineCritic, ragged: Ragged, features: Tensor, event: Tensor, *weights: Tensor
+        ctx: Any, critic: PredecessorCritic, ragged: Ragged, features: Tensor, event: Tensor, *weights: Tensor
     ) -> Tensor:
         del weights
         ctx.passes = BaselinePasses(critic, ragged, event.dtype)

@@ -21,7 +21,7 @@ from tests.integration.pelican.federation.federation import Federation, federati
 MISSING = what_is_missing()
 pytestmark = [pytest.mark.pelican, pytest.mark.skipif(bool(MISSING), reason=MISSING), pytest.mark.timeout(900)]
 
-PRESET = Path(__file__).parents[3] / "jobs" / "configs" / "baseline.toml"
+PRESET = Path(__file__).parents[3] / "jobs" / "configs" / "default.toml"
 SMALL = (
     *("train.steps=6", "run.checkpoint_every=2", "train.events_per_worker=128", "train.validation_events=200"),
     *("train.log_every=2", "tracking.enabled=false", "scaling.num_workers=0", "scaling.threads_per_worker=1"),

@@ -34,7 +34,7 @@ from tests.integration.pelican.federation.federation import Federation, federati
 MISSING = what_is_missing()
 pytestmark = [pytest.mark.pelican, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
 
-PRESET = Path(__file__).parents[3] / "jobs" / "configs" / "baseline.toml"
+PRESET = Path(__file__).parents[3] / "jobs" / "configs" / "default.toml"
 NUM_FILES = 10
 SMALL = (
     "train.steps=24",  # 128 events each: about two epochs.

@@ -28,7 +28,7 @@ from tests.integration.pelican.federation.federation import Federation, federati
 MISSING = what_is_missing()
 pytestmark = [pytest.mark.pelican, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
 
-PRESET = Path(__file__).parents[3] / "jobs" / "configs" / "baseline.toml"
+PRESET = Path(__file__).parents[3] / "jobs" / "configs" / "default.toml"
 NUM_FILES, EVENTS_PER_FILE = 12, 500
 SMALL = (
     "train.steps=24",  # More than an epoch.

@@ -39,7 +39,7 @@ def toy_events():
     return EventArrays(drawn.ids, drawn.values, counts, muons.astype(np.float32))
 
 
-@pytest.fixture(scope="module", params=["set", "baseline"])
+@pytest.fixture(scope="module", params=["set", "predecessor"])
 def any_model(tmp_path_factory, request):
     return save(tmp_path_factory.mktemp("any"), request.param)
 
@@ -51,8 +51,8 @@ def model_dir(tmp_path_factory):
 
 def save(folder, kind):
     torch.manual_seed(3)
-    settings = config.Model(kind=kind, multiplicity="regressor" if kind == "baseline" else "mixture")
-    model = BundleModel(settings, Features(cartesian=kind == "baseline").fit(toy_events()))
+    settings = config.Model(kind=kind, multiplicity="regressor" if kind == "predecessor" else "mixture")
+    model = BundleModel(settings, Features(cartesian=kind == "predecessor").fit(toy_events()))
     return saved_model.save_model(folder / "model", model, {"model": settings.model_dump()})
 
 

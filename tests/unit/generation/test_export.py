@@ -19,13 +19,13 @@ from crmuons.models.ragged import Ragged
 
 KINDS = {
     "set": config.Model(width=16, layers=3, shower_latents=3, muon_latents=2, multiplicity_width=8),
-    "baseline": config.Model(kind="baseline", multiplicity="regressor"),
+    "predecessor": config.Model(kind="predecessor", multiplicity="regressor"),
 }
 
 
 def save(kind, folder, events):
     torch.manual_seed(3)
-    model = BundleModel(KINDS[kind], Features(cartesian=kind == "baseline").fit(events))
+    model = BundleModel(KINDS[kind], Features(cartesian=kind == "predecessor").fit(events))
     return saved_model.save_model(folder / "model", model, {"model": KINDS[kind].model_dump()})
 
 

@@ -60,7 +60,7 @@ def test_the_critics_pass_equals_autograd_with_double_backward(kind, layers, cou
 @pytest.mark.parametrize("counts", [COUNTS, [1], []])
 def test_the_baseline_critics_pass_equals_autograd_with_double_backward(kind, counts):
     torch.manual_seed(0)
-    critic = build_networks(config.Model(kind="baseline"), 3)[1].double()
+    critic = build_networks(config.Model(kind="predecessor"), 3)[1].double()
     ragged, condition, features = inputs(counts, 3)
     condition.requires_grad_()
     told = []
@@ -74,7 +74,7 @@ def test_the_baseline_critics_pass_equals_autograd_with_double_backward(kind, co
 @pytest.mark.parametrize("counts", [COUNTS, [1, 4, 1, 1, 2], [1], []])
 def test_the_baseline_critics_scores_alone_equal_autograd(counts):
     torch.manual_seed(0)
-    critic = build_networks(config.Model(kind="baseline"), 3)[1].double()
+    critic = build_networks(config.Model(kind="predecessor"), 3)[1].double()
     ragged, condition, features = inputs(counts, 3)
     condition.requires_grad_()
     features.requires_grad_()
@@ -89,7 +89,7 @@ def test_the_baseline_critics_scores_alone_equal_autograd(counts):
 def test_muons_that_share_the_maximum_share_the_baseline_critics_signal():
     # Two events of the same muon, once and thrice: the same score, and the same pull in total.
     torch.manual_seed(0)
-    critic = build_networks(config.Model(kind="baseline"), 3)[1].double()
+    critic = build_networks(config.Model(kind="predecessor"), 3)[1].double()
     muon, condition = torch.randn(1, 3).double(), torch.randn(1, 5).double()
     told = []
     for number in (1, 3):
@@ -132,7 +132,7 @@ def test_the_generators_pass_equals_autograd(layers, counts):
 
 
 def test_the_baseline_generators_first_layer_in_two_parts_is_the_same():
-    generator, _ = build_networks(config.Model(kind="baseline"), 3)
+    generator, _ = build_networks(config.Model(kind="predecessor"), 3)
     ragged, condition, noise = inputs(COUNTS, 16)
     shower = torch.randn(len(COUNTS), 32, dtype=torch.float64)
     told = []
@@ -146,7 +146,7 @@ def test_the_baseline_generators_first_layer_in_two_parts_is_the_same():
 @pytest.mark.parametrize("counts", [COUNTS, []])
 def test_the_baseline_generator_without_gradients_draws_the_same(counts):
     torch.manual_seed(0)
-    generator = build_networks(config.Model(kind="baseline"), 3)[0].double()
+    generator = build_networks(config.Model(kind="predecessor"), 3)[0].double()
     torch.nn.init.normal_(generator.context[3].weight)  # 1 and 0 at the start.
     torch.nn.init.normal_(generator.context[3].bias)
     ragged, condition, noise = inputs(counts, 16)

@@ -9,7 +9,7 @@ from crmuons.models.features import Features
 from crmuons.models.networks import build_networks
 from crmuons.models.ragged import Ragged
 
-KINDS = ["set", "baseline"]
+KINDS = ["set", "predecessor"]
 COUNTS = torch.tensor([3, 1, 5])
 
 
@@ -75,7 +75,7 @@ def test_networks_take_no_events(kind):
 
 
 def test_muons_of_a_set_see_each_other_and_those_of_the_baseline_do_not():
-    for kind, expected in (("set", True), ("baseline", False)):
+    for kind, expected in (("set", True), ("predecessor", False)):
         generator, _ = networks(kind)
         shower, muon = noise(generator, 1, 2)
         ragged, condition = Ragged.from_counts(torch.tensor([2])), torch.zeros(1, 5)
@@ -98,7 +98,7 @@ def test_second_derivatives_of_the_critic_exist(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_draws_physical_muons_in_the_order_of_their_events(kind, toy_events):
     events = toy_events(200)
-    model = BundleModel(config.Model(kind=kind, width=8), Features(cartesian=kind == "baseline").fit(events))
+    model = BundleModel(config.Model(kind=kind, width=8), Features(cartesian=kind == "predecessor").fit(events))
     primaries = torch.from_numpy(events.primaries[:50])
     counts = torch.arange(50) % 3
     muons = model.sample_muons(primaries, counts, torch.Generator().manual_seed(0))

@@ -32,7 +32,7 @@ def sample(toy_events):
 def make(sample):
     def trainer(model=(), seed=0, kind=Trainer, **train):
         settings = settings_of(model, seed, **train)
-        features = Features(cartesian=settings.model.kind == "baseline").fit(sample)
+        features = Features(cartesian=settings.model.kind == "predecessor").fit(sample)
         return kind(settings, features, torch.device("cpu"))
 
     return trainer
@@ -75,11 +75,11 @@ VARIANTS = {
     "bf16_one_centred": {"bf16": True, "penalty": {"kind": "one_centred"}},
     "accumulated": {"grad_accumulation": 3},
     "reused": {"reuse_batch": True, "n_critic": 3, "grad_accumulation": 2},
-    "baseline_reused": {"model": {"kind": "baseline"}, "reuse_batch": True, "n_critic": 2, "loss": "wasserstein"},
+    "baseline_reused": {"model": {"kind": "predecessor"}, "reuse_batch": True, "n_critic": 2, "loss": "wasserstein"},
     "few_muons": {"muons_per_event": 1},
     "all_muons": {"muons_per_event": None},
-    "baseline": {"model": {"kind": "baseline"}},
-    "baseline_bf16": {"model": {"kind": "baseline"}, "bf16": True},
+    "baseline": {"model": {"kind": "predecessor"}},
+    "baseline_bf16": {"model": {"kind": "predecessor"}, "bf16": True},
     "regressor": {"model": {"multiplicity": "regressor"}},
     "no_shower_noise": {"model": {"shower_latents": 0}},
 }
@@ -106,7 +106,7 @@ def test_a_step_moves_every_network_to_finite_weights(make, batch, variant):
 
 
 @pytest.mark.parametrize("kind", ["zero_centred", "one_centred"])
-@pytest.mark.parametrize("model", ["set", "baseline"])
+@pytest.mark.parametrize("model", ["set", "predecessor"])
 @pytest.mark.parametrize("counts", [[], [0], [0, 0, 0], [0, 5, 0], [3000, 1]])
 def test_any_batch_makes_a_step(make, counts, model, kind):
     # A rank whose batch holds no muon, or no event, still takes part in every exchange.
@@ -276,7 +276,7 @@ def test_the_generators_loss_leaves_no_gradient_in_the_critic(make, batch):
     assert torch.equal(alone.gradients["critic"], both.gradients["critic"])
 
 
-@pytest.mark.parametrize("model", ["set", "baseline"])
+@pytest.mark.parametrize("model", ["set", "predecessor"])
 def test_a_reused_batch_is_read_and_drawn_once_and_moves_the_networks_as_it_would_again_and_again(make, batch, model):
     parts = [slice_events(batch, 0, 3), slice_events(batch, 3, len(batch.counts))]
     # The recorder's noise is that of the events: a plain step on the same batches draws the same muons each time.
