@@ -9,13 +9,13 @@ import hashlib
 import json
 import logging
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from crmuons.storage import files
+from crmuons.storage.atomic import atomic_directory
 
 logger = logging.getLogger(__name__)
 
@@ -93,10 +93,7 @@ def download(url: str, name: str, folder: Path) -> ArtifactManifest:
         DamagedError: if it is incomplete or not what its manifest says.
     """
     manifest, places = _read_manifest(f"{url}/{name}", name)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with atomic_directory(folder, replace=True) as partial:
         for path, (_, digest) in manifest.files.items():
             try:
                 files.get(f"{url}/{name}/{places[path]}", partial / path)
@@ -105,11 +102,6 @@ def download(url: str, name: str, folder: Path) -> ArtifactManifest:
             if _sha256(partial / path) != digest:
                 msg = f"{url}/{name}/{places[path]} is not what its manifest says: it was changed or damaged"
                 raise DamagedError(msg)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return manifest
 
 

@@ -20,6 +20,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from crmuons.storage import pelican
+from crmuons.storage.atomic import atomic_file
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +97,8 @@ def get(url: str, local: Path) -> None:
     """Copy a file to a local name, under which it appears once it is whole; folders are made."""
     fs, path = _filesystem(url)
     local.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(local)
-    fs.get_file(path, str(partial))
-    partial.replace(local)
+    with atomic_file(local, shared=True) as partial:
+        fs.get_file(path, str(partial))
 
 
 def remove(url: str) -> None:
@@ -143,9 +143,8 @@ def put(local: Path, url: str) -> None:
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial(target)
-    shutil.copyfile(local, partial)
-    partial.replace(target)
+    with atomic_file(target, shared=True) as partial:
+        shutil.copyfile(local, partial)
 
 
 def put_tree(folder: Path, url: str) -> list[str]:
@@ -293,11 +292,6 @@ def _sizes(fs: fsspec.AbstractFileSystem, root: str) -> dict[str, int]:
     if not fs.isdir(root):
         return {}
     return {name: int(entry["size"]) for name, entry in fs.find(root, detail=True).items()}
-
-
-def _partial(target: Path) -> Path:
-    """A name beside a file's that no other writer takes."""
-    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
 
 
 def _is_data(name: str, root: str, suffixes: tuple[str, ...]) -> bool:

@@ -1,9 +1,6 @@
 """Where a generated data set goes: a directory, or a URL to which whole files are copied (every scheme of crmuons.files)."""
 
-import os
-import socket
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from crmuons.storage import files
+from crmuons.storage.atomic import atomic_file
 
 
 @dataclass(frozen=True)
@@ -77,14 +75,8 @@ class Output:
                 files.put(Path(folder) / name, self.of(name))
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}"
-        partial = self.folder / f".{name}.{writer}.partial"
-        try:
+        with atomic_file(self.folder / name, fsync=True, shared=True) as partial:
             yield partial
-            _to_disk(partial)
-            partial.replace(self.folder / name)
-        finally:
-            partial.unlink(missing_ok=True)
 
     def remove_partials(self) -> None:
         """Remove what killed processes left, once everything is there and nothing is being written."""
@@ -114,9 +106,3 @@ def folder_at(place: str, *, new: bool = False) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="crmuons-") as folder:
         yield Path(folder)
         files.put_tree(Path(folder), place)
-
-
-def _to_disk(path: Path) -> None:
-    """Without this, a power cut may leave a file that has its name and not all of its content."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

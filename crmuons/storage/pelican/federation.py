@@ -17,6 +17,7 @@ from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.spec import AbstractBufferedFile
 from pelicanfs.core import PelicanFileSystem
 
+from crmuons.storage.atomic import atomic_file
 from crmuons.storage.pelican.addresses import split_pattern, split_url
 from crmuons.storage.pelican.ranges import check_range
 from crmuons.storage.pelican.servers import DENIED, Access, Namespace, Servers
@@ -143,11 +144,9 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
             target.mkdir(parents=True, exist_ok=True)
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        with partial.open("wb") as file:
+        with atomic_file(target) as partial, partial.open("wb") as file:
             for start in range(0, info["size"], COPY_BYTES):
                 file.write(await self._cat_file(path, start, start + COPY_BYTES, size=info["size"]))
-        partial.replace(target)
 
     async def _put_file(self, lpath: str | Path, rpath: str, **_: Any) -> None:
         """Copy a local file to a name that is new; see Writer.put."""

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from crmuons.storage.atomic import atomic_file
 from crmuons.storage.pelican.issuer import Client, Issuer
 from crmuons.storage.pelican.tokens import Token
 
@@ -124,10 +125,11 @@ def _load() -> dict[str, Login]:
 
 def _save(logins: dict[str, Login]) -> None:
     """Replace the file at once, readable by its owner alone from the first byte on."""
-    partial = store().with_suffix(".partial")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    with (
+        atomic_file(store()) as partial,
+        os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file,
+    ):
         json.dump({url: asdict(login) for url, login in logins.items()}, file)
-    partial.replace(store())
 
 
 @contextmanager

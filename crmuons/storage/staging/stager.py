@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
+from crmuons.storage.atomic import atomic_file
 from crmuons.storage.files import File
 from crmuons.storage.staging.download import CachedFile, Staging
 
@@ -165,11 +166,10 @@ class Stager:
         if self._record is None or self._said == self._done or time.monotonic() < self._next_record:
             return
         self._said, self._next_record = self._done, time.monotonic() + SECONDS_BETWEEN_RECORDS
-        partial = self._record.with_suffix(".partial")
         try:
-            partial.parent.mkdir(exist_ok=True)
-            partial.write_text(json.dumps(self._done))
-            partial.replace(self._record)
+            self._record.parent.mkdir(exist_ok=True)
+            with atomic_file(self._record) as partial:
+                partial.write_text(json.dumps(self._done))
         except OSError as error:
             logger.debug("%s: %s", self._record, error)
 
