@@ -15,6 +15,7 @@ import torch
 from crmuons import config
 from crmuons.data import arrow
 from crmuons.data.events import EventArrays
+from crmuons.differences import differences
 from crmuons.models.features import Features
 from crmuons.runs.location import RunStorage, local_copy
 from crmuons.storage import artifacts, files
@@ -195,11 +196,9 @@ class Run:
             ValueError: naming the settings that differ.
         """
         before = config.from_stored(json.loads((self.directory / "config.json").read_text())).flat()
-        changed = [
-            f"{path} was {before.get(path)!r}, is {value!r}"
-            for path, value in settings.flat().items()
-            if before.get(path) != value and not MUTABLE_SETTINGS.fullmatch(path)
-        ]
+        now = settings.flat()
+        fixed = [path for path in now if not MUTABLE_SETTINGS.fullmatch(path)]
+        changed = differences(before, now, keys=fixed, show=repr)
         if changed:
             msg = (
                 f"run '{self.directory.name}' was started with other settings: {'; '.join(changed)}. "
