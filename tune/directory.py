@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from crmuons import config
-from crmuons.differences import differences
 from crmuons.runs.location import RunStorage
+from crmuons.storage.differences import differences
 from tune.options import SweepOptions
 from tune.space import Space
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from crmuons.data import schema
-from crmuons.differences import differences
 from crmuons.generation.generator import BundleGenerator, check_counts
 from crmuons.generation.primaries import Counts, Primaries, PrimarySource
 from crmuons.models import standalone
+from crmuons.storage.differences import differences
 from crmuons.storage.output import Output
 
 logger = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ import torch
 from crmuons import config
 from crmuons.data import arrow
 from crmuons.data.events import EventArrays
-from crmuons.differences import differences
 from crmuons.models.features import Features
 from crmuons.runs.location import RunStorage, local_copy
 from crmuons.storage import artifacts, files
 from crmuons.storage.atomic import atomic_directory, write_json, write_text
+from crmuons.storage.differences import differences
 from crmuons.storage.files import File
 
 logger = logging.getLogger(__name__)

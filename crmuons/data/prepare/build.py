@@ -20,9 +20,9 @@ from crmuons.data.prepare.shuffle import QUARANTINE, SCRATCH, SPLITS, PrepareSet
 from crmuons.data.quarantine import QuarantineLimit, ReadCounts
 from crmuons.data.sampler import FileSlice, cut_files
 from crmuons.data.shards import read_shard_rows
-from crmuons.differences import differences
 from crmuons.progress import progress
 from crmuons.storage.atomic import write_text
+from crmuons.storage.differences import differences
 from crmuons.storage.files import File
 
 logger = logging.getLogger(__name__)
