@@ -7,7 +7,7 @@ import time
 from fsspec.asyn import sync
 
 from crmuons.storage.pelican.federation import Federation
-from crmuons.storage.pelican.servers import Access
+from crmuons.storage.pelican.refusals import Access
 from crmuons.storage.pelican.sources import Patience
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,6 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Callable
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,12 @@ from fsspec.spec import AbstractBufferedFile
 from pelicanfs.core import PelicanFileSystem
 
 from crmuons.storage.atomic import atomic_file
-from crmuons.storage.pelican.addresses import split_pattern, split_url
+from crmuons.storage.pelican.addresses import split_url
+from crmuons.storage.pelican.director import Namespace
+from crmuons.storage.pelican.globs import glob
 from crmuons.storage.pelican.ranges import check_range
-from crmuons.storage.pelican.servers import DENIED, Access, Namespace, Servers
+from crmuons.storage.pelican.refusals import DENIED, Access, judge_refusal
+from crmuons.storage.pelican.servers import Servers
 from crmuons.storage.pelican.sources import Fault, Patience, Source, Sources
 from crmuons.storage.pelican.tokens import Token
 from crmuons.storage.pelican.waits import Waits
@@ -93,7 +95,7 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
             assert namespace.caches is not None
             access = Access(namespace, path)
             source = await patience.next(namespace.caches)
-            token = await self.servers.token(access)
+            token = await access.token()
             try:
                 async for piece in self._range(access, source, token, range(start, end), size):
                     pieces.append(piece)
@@ -125,7 +127,7 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
     async def _judge(self, fault: Fault, access: Access, caches: Sources, size: int, patience: Patience) -> None:
         """Raise if a fault is final: a refusal that waiting does not mend, or what the origin confirms."""
         if fault.status in DENIED:
-            await self.servers.refused(fault, access, caches, patience)
+            await judge_refusal(fault, access, caches, patience, self.waits.token_s)
         if not fault.doubtful:
             return
         found = (await self._info(access.path))["size"]
@@ -171,7 +173,7 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         path = self._check_fspath(path)
         if (await self.servers.namespace(path, listing=True)).origin is None:
             return await self._head(path)
-        return (await self._propfind(path, depth=0))[0] | {"name": path}
+        return await self._entry(path) | {"name": path}
 
     async def _head(self, path: str) -> dict[str, Any]:
         """What the caches say of a file, where the namespace gives no listings."""
@@ -227,35 +229,12 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
     open_async = AsyncFileSystem.open_async
 
     async def _glob(self, path: str, maxdepth: int | None = None, **options: Any) -> Any:
-        """Match component by component, so that only folders that can hold a match are listed.
-
-        `*`, `?` and `[...]` match within a component; a component `**` matches any number of folders.
-        """
         assert maxdepth is None, "a pattern says itself how deep it goes"
-        fixed, patterns = split_pattern(self._check_fspath(path))
-        try:
-            found = {fixed: (await self._propfind(fixed, depth=0))[0]}
-        except FileNotFoundError:
-            found = {}
-        for i, pattern in enumerate(patterns):
-            step = self._below if pattern == "**" else self._matching
-            folders = [name for name, entry in found.items() if entry["type"] == "directory"]
-            files_too = i == len(patterns) - 1
-            matches = await asyncio.gather(*(step(folder, pattern, files_too) for folder in folders))
-            found = {entry["name"]: entry for entries in matches for entry in entries}
-        return dict(sorted(found.items())) if options.get("detail") else sorted(found)
+        found = await glob(self._check_fspath(path), self._entry, self._ls)
+        return found if options.get("detail") else list(found)
 
-    async def _matching(self, folder: str, pattern: str, files_too: bool) -> list[dict[str, Any]]:
-        entries = [entry for entry in await self._ls(folder) if files_too or entry["type"] == "directory"]
-        return [entry for entry in entries if fnmatchcase(entry["name"].rpartition("/")[2], pattern)]
-
-    async def _below(self, folder: str, pattern: str, files_too: bool) -> list[dict[str, Any]]:
-        entries = await self._ls(folder)
-        folders = [entry["name"] for entry in entries if entry["type"] == "directory"]
-        deeper = await asyncio.gather(*(self._below(each, pattern, files_too) for each in folders))
-        here: list[dict[str, Any]] = [{"name": folder, "type": "directory", "size": 0}]
-        here += [entry for entry in entries if files_too and entry["type"] == "file"]
-        return here + [entry for below in deeper for entry in below]
+    async def _entry(self, path: str) -> dict[str, Any]:
+        return (await self._propfind(path, depth=0))[0]
 
     async def _propfind(self, path: str, depth: int) -> list[dict[str, Any]]:
         """The entry of a path at the origin, and with depth 1 those inside."""

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterable
 
 from crmuons.storage.pelican.addresses import split_url
+from crmuons.storage.pelican.director import Namespace
 from crmuons.storage.pelican.federation import filesystem
-from crmuons.storage.pelican.servers import Namespace
 from crmuons.storage.pelican.tokens import is_below
 
 

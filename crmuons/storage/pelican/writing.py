@@ -5,7 +5,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import IO
 
-from crmuons.storage.pelican.servers import DENIED, Access, Namespace, Servers
+from crmuons.storage.pelican.director import Namespace
+from crmuons.storage.pelican.refusals import DENIED, Access, judge_refusal, no_token
+from crmuons.storage.pelican.servers import Servers
 from crmuons.storage.pelican.sources import Fault, Patience, Source
 from crmuons.storage.pelican.tokens import Token
 
@@ -59,7 +61,7 @@ class Writer:
             if not arrived and found is not None:
                 await self._check_overwritable(access, found)
             if not arrived and fault.status in DENIED:
-                await self.servers.refused(fault, access, origin, patience)
+                await judge_refusal(fault, access, origin, patience, self.waits.token_s)
             patience.record(origin, fault)
 
     async def remove(self, path: str) -> None:
@@ -80,9 +82,9 @@ class Writer:
 
     async def _writable(self, path: str) -> tuple[Namespace, Token]:
         namespace, url = await self.servers.namespace(path, listing=True), self.servers.url(path)
-        token = await self.servers.token(Access(namespace, path, "write"))
+        token = await Access(namespace, path, "write").token()
         if token is None:
-            raise PermissionError(self.servers.no_token(url, namespace))
+            raise PermissionError(no_token(url, namespace))
         if token.expired() or not token.allows("write", path, namespace.base_paths):
             msg = f"{url} cannot be written with {token}; log in with 'crmuons login --write {url}'"
             raise PermissionError(msg)
@@ -90,7 +92,7 @@ class Writer:
 
     async def _check_overwritable(self, access: Access, found: int | None) -> None:
         """Raise where the token says that it does not cover replacing or removing what is there."""
-        token, namespace = await self.servers.token(access), access.namespace
+        token, namespace = await access.token(), access.namespace
         if token is None or namespace is None or token.allows("overwrite", access.path, namespace.base_paths):
             return
         url = self.servers.url(access.path)
@@ -116,7 +118,7 @@ class Writer:
             raise OSError(msg)
 
     async def _send(self, access: Access, source: Source, file: IO[bytes]) -> int:
-        token = await self.servers.token(access)
+        token = await access.token()
         async with self.servers.exchange("PUT", source, access.path, token=token, data=file) as answer:
             return answer.status
 

@@ -1,6 +1,5 @@
 """Remote files staged in a local directory while they are read: one download for all processes of a node."""
 
-import json
 import logging
 import os
 import time
@@ -12,18 +11,16 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from crmuons.storage import files
 from crmuons.storage.files import File, is_remote
-from crmuons.storage.staging.cache_dir import CacheDir, CannotStageError, NoRoomError, part_of, whole_of
-from crmuons.storage.staging.checksums import OURS, Checksum
+from crmuons.storage.staging.cache_dir import CacheDir, CannotStageError, NoRoomError, whole_of
 from crmuons.storage.staging.locks import FileLock
+from crmuons.storage.staging.transfer import download, is_as_recorded
 
 if TYPE_CHECKING:  # Every process that reads imports this module, and none of them makes settings.
     from crmuons import config
 
 logger = logging.getLogger(__name__)
 
-BLOCK_BYTES = 8 * 2**20  # Of a download: a block is one request.
 PAUSE_S = 60.0  # After a directory could not be used, before anything is downloaded to it again.
-ATTEMPTS = 2  # Downloads of a file whose checksum comes out wrong.
 REPORT = "staging"  # Folder in a run's directory: how far each rank is, and a warning.
 WARNING = "warning.txt"
 
@@ -201,7 +198,7 @@ class Staging:
             if (opened := self._open_whole(file, lock)) is not None:  # Somebody else was faster.
                 opened.close()
             else:
-                self._download(file, lock)
+                download(self.shelf, file, lock)
         except BaseException:  # Ctrl-C too must not leave a file that others wait for.
             with suppress(OSError):  # What went wrong first is said.
                 lock.remove()
@@ -215,59 +212,11 @@ class Staging:
         with self.shelf.faults():
             record = os.fstat(lock.descriptor)
             checked = record.st_size > 0 and record.st_mtime >= self.began
-            if path.exists() and (checked or _is_as_recorded(path, file, lock)):
+            if path.exists() and (checked or is_as_recorded(path, file, lock)):
                 os.utime(lock.descriptor)
                 return path.open("rb")
             path.unlink(missing_ok=True)
             return None
-
-    def _download(self, file: File, lock: FileLock) -> None:
-        """Download into KEY.part, check, record, rename; the lock is held exclusively."""
-        part = self.shelf.reserve(file)
-        stated = Checksum.from_server(file.url)
-        for _ in range(ATTEMPTS):
-            with self._dropped_if_unusable(part):
-                self._fetch(file, part, anew=stated is None)
-                with self.shelf.faults():
-                    found = Checksum.of_file(part, OURS if stated is None else stated.algorithm)
-                    if stated is None or found == stated:
-                        _finish(file, found, lock)
-                        return
-                    part.write_bytes(b"")
-        with self.shelf.faults():
-            part.unlink()
-        msg = (
-            f"{file.url}: what was downloaded has checksum {found}, its server says {stated}: a cache holds it damaged, or it"
-            " was overwritten; list it again under a new run, or take another copy"
-        )
-        raise OSError(msg)
-
-    def _fetch(self, file: File, part: Path, *, anew: bool) -> None:
-        """Download what is not there yet; all of it (anew) where no checksum tells whether that fits what comes."""
-        with self.shelf.faults():
-            start = 0 if anew or part.stat().st_size > file.size else part.stat().st_size
-            os.truncate(part, start)
-        with files.open_file(file.url, file.size) as source:
-            if start:
-                source.seek(start)
-            while start < file.size:
-                block = source.read(min(BLOCK_BYTES, file.size - start))
-                if not block:
-                    msg = f"{file.url} ended after {start} of {file.size} bytes; it has changed: list it again under a new run"
-                    raise OSError(msg)
-                with self.shelf.faults(), part.open("ab") as target:
-                    target.write(block)
-                start += len(block)
-
-    @contextmanager
-    def _dropped_if_unusable(self, part: Path) -> Iterator[None]:
-        """Take a download back that the disk does not take."""
-        try:
-            yield
-        except CannotStageError:
-            with suppress(OSError):  # The disk may be gone.
-                part.unlink(missing_ok=True)
-            raise
 
     def _tell(self, sentence: str) -> None:
         """Say it once a run: workers may be anywhere, and the process that the user watches reads the report."""
@@ -285,23 +234,3 @@ class Staging:
 
 
 _paused_until: dict[Path, float] = {}
-
-
-def _is_as_recorded(path: Path, file: File, lock: FileLock) -> bool:
-    try:
-        record = json.loads(os.pread(lock.descriptor, 2**16, 0))
-    except ValueError:  # The machine stopped before it was written.
-        return False
-    algorithm, _, _ = record["checksum"].partition(":")
-    same = record["url"] == file.url and str(Checksum.of_file(path, algorithm)) == record["checksum"]
-    if not same:
-        logger.warning("%s has changed on the disk since it was staged; it is downloaded again", path)
-    return same
-
-
-def _finish(file: File, found: Checksum, lock: FileLock) -> None:
-    """Record what was downloaded, and give it the whole file's name."""
-    record = json.dumps({"url": file.url, "size": file.size, "checksum": str(found)}).encode()
-    os.ftruncate(lock.descriptor, 0)
-    os.pwrite(lock.descriptor, record, 0)
-    part_of(lock).rename(whole_of(lock))

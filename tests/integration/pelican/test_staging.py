@@ -27,8 +27,9 @@ from crmuons.storage import files
 from crmuons.storage.files import File
 from crmuons.storage.pelican import federation as client
 from crmuons.storage.staging.cache_dir import CacheDir
-from crmuons.storage.staging.download import BLOCK_BYTES, Staging
+from crmuons.storage.staging.download import Staging
 from crmuons.storage.staging.stager import read_progress
+from crmuons.storage.staging.transfer import BLOCK_BYTES
 from tests.integration.pelican.federation.federation import Federation, federation, what_is_missing
 
 MISSING = what_is_missing()

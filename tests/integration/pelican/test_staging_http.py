@@ -14,7 +14,8 @@ from aiohttp import web
 
 from crmuons.storage.files import File, list_files
 from crmuons.storage.staging.cache_dir import CacheDir
-from crmuons.storage.staging.download import BLOCK_BYTES, Staging
+from crmuons.storage.staging.download import Staging
+from crmuons.storage.staging.transfer import BLOCK_BYTES
 
 SIZE = BLOCK_BYTES + 1000
 

@@ -7,9 +7,9 @@ from email.utils import format_datetime
 import pytest
 
 from crmuons.storage.pelican.addresses import split_pattern, split_url
+from crmuons.storage.pelican.director import Namespace, linked_urls
 from crmuons.storage.pelican.issuer import Issuer
 from crmuons.storage.pelican.scopes import folder, scope_path
-from crmuons.storage.pelican.servers import Namespace, _linked
 from crmuons.storage.pelican.sources import LONGEST_WAIT_S, Fault, Patience, Sources, retry_after_s
 from crmuons.storage.pelican.waits import Waits
 from crmuons.storage.pelican.webdav import parse_listing
@@ -174,8 +174,8 @@ def test_names_in_a_listing_keep_their_characters() -> None:
 
 def test_the_servers_that_a_director_names_come_by_priority_whatever_the_path() -> None:
     header = '<https://b/x,y;z>; rel="duplicate"; pri=2; depth=1, <https://a/x,y;z>; rel="duplicate"; pri=1; depth=1'
-    assert _linked(header) == ["https://a/x,y;z", "https://b/x,y;z"]
-    assert _linked("") == []
+    assert linked_urls(header) == ["https://a/x,y;z", "https://b/x,y;z"]
+    assert linked_urls("") == []
 
 
 def test_patterns_are_matched_from_the_first_wildcard_on() -> None:
