@@ -10,6 +10,11 @@ FEDERATED = ("pelican://", "osdf://")
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return the file system of a path or a URL, and the path in it.
+
+    Raises:
+        ValueError: if no file system of this scheme is installed.
+    """
     if url.startswith(FEDERATED):
         return pelican.filesystem(url), pelican.split_url(url)[1]
     try:
@@ -18,17 +23,18 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         if "://" not in url or "Protocol not known" not in str(error):
             raise
         scheme = url.partition("://")[0]
-        msg = f"'{url}': nobody knows how to read '{scheme}://'; for a federation write pelican://HOST/path, for others s3://, https://, ..."
+        msg = f"'{url}': no installed file system reads '{scheme}://'; write pelican://HOST/path for a federation, or s3://, https://, ..."
         raise ValueError(msg) from error
     return fs, path
 
 
 def with_scheme(fs: fsspec.AbstractFileSystem, name: str) -> str:
+    """Return the URL of a path in a file system; for local files the path itself."""
     if isinstance(fs, pelican.Federation):
         return fs.url(name)
     return name if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(name))
 
 
 def is_remote(url: str) -> bool:
-    """Whether a file is anywhere but on a disk that is mounted here."""
+    """Return whether a path or URL is not on a mounted disk."""
     return "://" in url and not url.startswith(("file://", "local://"))

@@ -16,20 +16,20 @@ PARQUET_SUFFIXES = (".parquet", ".pq")
 
 @dataclass(frozen=True, order=True)
 class File:
-    """A file that can be read: its path or URL, and its size in bytes."""
+    """A readable file: its path or URL, and its size in bytes."""
 
     url: str
     size: int
 
 
 def list_files(patterns: str | Sequence[str], *, suffixes: tuple[str, ...] = PARQUET_SUFFIXES) -> list[File]:
-    """Every file that a path, a directory, a glob or a URL names, sorted and without repeats.
+    """Return the files that paths, directories, globs and URLs name, sorted and without duplicates.
 
-    A directory gives the files below it with one of the suffixes; a path or a glob gives what it matches. `{a,b}` and
-    `{0000..0019}` stand for each of the alternatives; one that matches nothing is passed over with a warning.
+    A directory gives the files below it that end in one of the suffixes, without hidden ones. A path or a glob gives what
+    it matches. `{a,b}` and `{0000..0019}` expand to each alternative; one that matches nothing logs a warning.
 
     Raises:
-        FileNotFoundError: if a pattern matches nothing, with the pattern and what to check.
+        FileNotFoundError: if a pattern matches nothing.
     """
     files: set[File] = set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -38,7 +38,11 @@ def list_files(patterns: str | Sequence[str], *, suffixes: tuple[str, ...] = PAR
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Every word that `{a,b}` and `{08..11}` (padded with zeros as its ends are) in a pattern stand for."""
+    """Expand `{a,b}` and `{08..11}` in a pattern; numbers are padded with zeros to the width of the first.
+
+    Raises:
+        ValueError: if a range is empty.
+    """
     braces = re.search(r"\{([^{}]*,[^{}]*|\d+\.\.\d+)\}", pattern)
     if braces is None:
         return [pattern]
@@ -49,7 +53,7 @@ def expand_braces(pattern: str) -> list[str]:
         first, last = inside.split("..")
         words = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
         if not words:
-            msg = f"'{pattern}': the range {{{inside}}} is empty; the smaller number comes first"
+            msg = f"'{pattern}': the range {{{inside}}} is empty; write the smaller number first"
             raise ValueError(msg)
     before, after = pattern[: braces.start()], pattern[braces.end() :]
     return [expanded for word in words for expanded in expand_braces(f"{before}{word}{after}")]
@@ -57,13 +61,13 @@ def expand_braces(pattern: str) -> list[str]:
 
 def _all_matches(pattern: str, suffixes: tuple[str, ...]) -> list[File]:
     alternatives = expand_braces(pattern)
-    found = {each: _matches(each, suffixes) for each in alternatives}
-    for each, (files, hint) in found.items():
+    matches = {alternative: _matches(alternative, suffixes) for alternative in alternatives}
+    for alternative, (files, hint) in matches.items():
         if not files and len(alternatives) > 1:
-            logger.warning("%s: %s", each, hint)
-    files = [file for matches, _ in found.values() for file in matches]
+            logger.warning("%s: %s", alternative, hint)
+    files = [file for matching, _ in matches.values() for file in matching]
     if not files:
-        hint = found[alternatives[0]][1]
+        hint = matches[alternatives[0]][1]
         msg = (
             f"nothing to read at '{pattern}': {hint}; check the path (a relative one starts from the working directory)"
         )
@@ -72,23 +76,23 @@ def _all_matches(pattern: str, suffixes: tuple[str, ...]) -> list[File]:
 
 
 def _matches(pattern: str, suffixes: tuple[str, ...]) -> tuple[list[File], str]:
-    """The files of a pattern without braces, and why there might be none."""
+    """Return the files that a pattern without braces matches, and a hint in case there are none."""
     fs, path = filesystem(pattern)
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     if any(character in path for character in "*?["):
-        found = [entry for entry in fs.glob(path, detail=True).values() if entry["type"] == "file"]
+        entries = [entry for entry in fs.glob(path, detail=True).values() if entry["type"] == "file"]
         hint = "the glob matches no file"
     elif fs.isdir(path):
-        found = [entry for entry in fs.find(path, detail=True).values() if _is_data(entry["name"], path, suffixes)]
+        entries = [entry for entry in fs.find(path, detail=True).values() if _is_data(entry["name"], path, suffixes)]
         hint = f"the directory holds no file ending in {' or '.join(suffixes)}"
     elif fs.exists(path):
-        found, hint = [fs.info(path)], ""
+        entries, hint = [fs.info(path)], ""
     else:
         hint = "no such file or directory"
-    return [File(with_scheme(fs, entry["name"]), int(entry["size"])) for entry in found], hint
+    return [File(with_scheme(fs, entry["name"]), int(entry["size"])) for entry in entries], hint
 
 
 def _is_data(name: str, root: str, suffixes: tuple[str, ...]) -> bool:
-    """Whether a file below a directory is data: hidden files and folders are temporary ones."""
+    """Return whether a file below a directory is data. Hidden files and folders are temporary."""
     below = PurePosixPath(name).relative_to(root)
     return name.endswith(suffixes) and not any(part.startswith((".", "_")) for part in below.parts)

@@ -317,7 +317,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_primaries_are_read
             pytest.fail("read before the place was checked")
 
     (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError, match=r"cannot be written: .*file is a file; take another name"):
+    with pytest.raises(NotADirectoryError, match=r"cannot be written: .*file is a file; choose another name"):
         writer.plan_generation(
             Output.at(tmp_path / "file" / "out"), load_generator(model_dir), Untouched(), GenerationOptions()
         )

@@ -81,7 +81,7 @@ def of_another(content):
 
 
 DAMAGE = {
-    "a changed file": ("weights", lambda content: b"x" + content[1:], "weights is not what its manifest says"),
+    "a changed file": ("weights", lambda content: b"x" + content[1:], "weights does not match its manifest"),
     "half a manifest": ("manifest.json", lambda content: content[:50], "no manifest that fits"),
     "a manifest of something else": ("manifest.json", of_another, "no manifest that fits"),
     "a manifest that is a list": ("manifest.json", lambda _: b"[]", "no manifest that fits"),

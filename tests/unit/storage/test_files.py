@@ -81,7 +81,7 @@ def test_braces_stand_for_their_alternatives(pattern: str, words: list[str]) -> 
 
 
 def test_a_range_that_runs_backwards_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"the range \{5\.\.2\} is empty; the smaller number comes first"):
+    with pytest.raises(ValueError, match=r"the range \{5\.\.2\} is empty; write the smaller number first"):
         files.expand_braces("run{5..2}")
 
 
@@ -123,7 +123,7 @@ def test_a_tree_goes_there_and_back_and_only_what_is_missing_is_copied(tree: Pat
 
 def test_a_file_where_a_folder_is_due_is_named(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
-    with pytest.raises(NotADirectoryError, match=f"{tmp_path}/runs is a file; take another name"):
+    with pytest.raises(NotADirectoryError, match=f"{tmp_path}/runs is a file; choose another name"):
         files.check_writable(str(tmp_path / "runs" / "first"))
 
 
