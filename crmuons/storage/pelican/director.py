@@ -1,4 +1,4 @@
-"""What a federation's director says: which servers hold a path, and whose tokens they take."""
+"""Parse the answers of a federation's director: which servers hold a path, and which tokens they accept."""
 
 import json
 import re
@@ -16,17 +16,18 @@ from crmuons.storage.pelican.tokens import Token
 
 @dataclass
 class Namespace:
-    """What the director says of a part of the federation.
+    """A namespace of the federation, as the director describes it.
 
     Attributes:
-        prefix: where it begins.
-        needs_token: whether reading takes a token; writing always does.
-        issuers: whose tokens its servers take; empty if the director does not say.
-        base_paths: what the scopes of tokens are relative to.
-        scope_depth: how many folders deep its issuer lets scopes go, None for any number.
-        origin: where listings are asked for, None where there are none.
-        caches: where files are read, None until somebody asked.
-        accepted: the token that a server took last.
+        prefix: the path at which it begins.
+        needs_token: whether reading needs a token; writing always does.
+        issuers: the issuers whose tokens its servers accept; empty if the director does not name them.
+        base_paths: the folders to which token scopes are relative.
+        scope_depth: how many folders deep the issuer lets a scope's path be; None for no limit.
+        origin: the server that lists folders; None if the namespace gives no listings.
+        caches: the servers to read from; None until the first question.
+        accepted: the last token that a server accepted.
+        asked_at: time.monotonic() of the last question to the director.
     """
 
     prefix: str
@@ -42,7 +43,7 @@ class Namespace:
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer that has been read."""
+    """An HTTP answer, read completely."""
 
     status: int
     headers: Mapping[str, str]
@@ -50,49 +51,64 @@ class Answer:
 
 
 def parse_namespace(answer: Answer, known: Mapping[str, Namespace], *, listing: bool) -> Namespace | None:
-    """The namespace that a director's answer names, with what was known of it before."""
+    """Return the namespace in a director's answer; its servers keep their known record. None if it names no namespace.
+
+    Args:
+        answer: the director's answer.
+        known: the namespaces known so far, by their prefixes.
+        listing: whether the question was for the origin (listing) rather than for caches (reading).
+    """
     response = parse_director_response(answer.headers)
-    said = response.x_pel_ns_hdr
+    header = response.x_pel_ns_hdr
     object_servers = linked_urls(answer.headers.get("Link", ""))
-    if said is None or not object_servers:
+    if header is None or not object_servers:
         return None
-    old = known.get(said.namespace)
+    old = known.get(header.namespace)
     old_origin, old_caches = (old.origin, old.caches) if old else (None, None)
     caches = old_caches if listing else Sources.of(map(server_of, object_servers), old_caches)
     return Namespace(
-        prefix=said.namespace,
-        needs_token=said.require_token,
+        prefix=header.namespace,
+        needs_token=header.require_token,
         issuers=response.x_pel_tok_gen_hdr.issuers if response.x_pel_tok_gen_hdr else [],
-        base_paths=_said_of_tokens(answer, "base-path") or [said.namespace],
-        scope_depth=min(map(int, _said_of_tokens(answer, "max-scope-depth")), default=None),
-        origin=Sources.of([server_of(said.collections_url)], old_origin) if said.collections_url else None,
+        base_paths=_token_parameters(answer, "base-path") or [header.namespace],
+        scope_depth=min(map(int, _token_parameters(answer, "max-scope-depth")), default=None),
+        origin=Sources.of([server_of(header.collections_url)], old_origin) if header.collections_url else None,
         caches=caches,
         accepted=old.accepted if old else None,
     )
 
 
 def linked_urls(header: str) -> list[str]:
-    """The URLs of a Link header (RFC 8288), the preferred first; pelicanfs' parser takes commas in a path for its end."""
+    """Return the URLs of a Link header (RFC 8288), the preferred first.
+
+    The parser of pelicanfs ends a URL at a comma in its path, so it is not used.
+    """
     links = re.findall(r"<([^>]*)>((?:\s*;[^,;]*)*)", header)
     priority = [re.search(r"pri=\"?(\d+)", parameters) for _, parameters in links]
     ranked = sorted(
-        zip((int(each[1]) if each else 99 for each in priority), (url for url, _ in links), strict=True),
+        zip((int(match[1]) if match else 99 for match in priority), (url for url, _ in links), strict=True),
         key=lambda link: link[0],
     )
     return [url for _, url in ranked]
 
 
 def server_of(url: str) -> str:
+    """Return the scheme, host and port of a URL."""
     return str(URL(url).origin())
 
 
-def _said_of_tokens(answer: Answer, key: str) -> list[str]:
-    """What the director says of a namespace's tokens; pelicanfs reads the issuers alone."""
+def _token_parameters(answer: Answer, key: str) -> list[str]:
+    """Return the values of a key in X-Pelican-Token-Generation; pelicanfs reads only the issuers."""
     pairs = [word.strip().partition("=") for word in answer.headers.get("X-Pelican-Token-Generation", "").split(",")]
     return [value for name, _, value in pairs if name == key]
 
 
 def director_endpoint(host: str, answer: Answer) -> str:
+    """Return the director's URL from the answer to the federation's discovery.
+
+    Raises:
+        OSError: if the answer names no director.
+    """
     try:
         endpoint = str(json.loads(answer.body)["director_endpoint"]) if answer.status == 200 else ""
     except (ValueError, KeyError, TypeError):

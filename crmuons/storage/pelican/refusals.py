@@ -1,4 +1,4 @@
-"""Tokens for requests, and what a refusal means."""
+"""Choose the token of a request, and decide what a refusal means."""
 
 import asyncio
 from dataclasses import dataclass
@@ -13,30 +13,37 @@ DENIED = frozenset({401, 403})
 
 @dataclass(frozen=True)
 class Access:
-    """What is wanted: to read or to write this path. Without a namespace it is a question to the director."""
+    """A request to read or write a path. Without a namespace it is a question to the director."""
 
     namespace: Namespace | None
     path: str
     operation: Operation = "read"
 
     def accepted(self, token: Token | None) -> None:
-        """A server answered a request with this token."""
+        """Note that a server answered a request with this token."""
         if token is not None and self.namespace is not None:
             self.namespace.accepted = token
 
     async def token(self) -> Token | None:
-        """The token to send, looked up now; None where none is needed or none fits."""
+        """Look up the token to send; None if none is needed or none fits."""
         if self.namespace is None or (self.operation == "read" and not self.namespace.needs_token):
             return None
-        # In a thread: a stored login may be renewed at its issuer.
+        # In a thread, because a stored login may be renewed at its issuer, which blocks.
         return await asyncio.to_thread(_find_token, self.namespace, self)
 
 
 async def judge_refusal(fault: Fault, access: Access, sources: Sources, patience: Patience, token_s: float) -> None:
-    """Decide on a refusal: return if another server or another token may do better.
+    """Decide whether a refused request is worth repeating: return if another server or another token may succeed.
+
+    Args:
+        fault: the refusal (HTTP 401 or 403).
+        access: the refused request.
+        sources: the servers that can be asked.
+        patience: of the operation; it records which servers refused which token.
+        token_s: seconds to wait for the renewal of an expired or replaced token.
 
     Raises:
-        PermissionError: if not, with what was tried and what to do.
+        PermissionError: if repeating is useless, with what was tried and the remedy.
     """
     sent, namespace = fault.credential, access.namespace
     if namespace is None:
@@ -60,7 +67,7 @@ async def judge_refusal(fault: Fault, access: Access, sources: Sources, patience
 
 
 def _may_come_back(fault: Fault, namespace: Namespace, patience: Patience, token_s: float) -> bool:
-    """Whether to wait for a good token: there was one, and whoever renews it may be in the middle of it."""
+    """Return whether to wait for a new token: a server accepted one before, so it may be in renewal now."""
     if namespace.accepted is None or patience.since_first("token replaced") > token_s:
         return False
     fault.retry_after_s = 1.0
@@ -68,11 +75,11 @@ def _may_come_back(fault: Fault, namespace: Namespace, patience: Patience, token
 
 
 def no_token(what: str, namespace: Namespace) -> str:
-    """The sentence that says that no token fits."""
+    """Return the error sentence for a namespace for which no token fits."""
     others = [token for token in find_tokens() if token.issuer not in (None, *namespace.issuers)]
-    wanted = f"a token of {' or '.join(namespace.issuers) or 'its issuer'}"
-    found = f"found {others[0]}, issued by {others[0].issuer}" if others else f"looked in {places()}"
-    return f"{what}: {namespace.prefix} takes {wanted}; {found}; {_remedy(what)}"
+    expected = f"a token of {' or '.join(namespace.issuers) or 'its issuer'}"
+    candidates = f"found {others[0]}, issued by {others[0].issuer}" if others else f"looked in {places()}"
+    return f"{what}: {namespace.prefix} takes {expected}; {candidates}; {_remedy(what)}"
 
 
 def _find_token(namespace: Namespace, access: Access) -> Token | None:

@@ -1,4 +1,4 @@
-"""The servers of a federation: which there are, asking them with the right token, and what a refusal means."""
+"""Find the servers of a federation, and send them requests with the right token."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ from crmuons.storage.pelican.waits import Waits
 
 logger = logging.getLogger(__name__)
 
-NAMESPACE_GOOD_FOR_S = 15 * 60.0  # As long as pelicanfs believes the director.
+NAMESPACE_GOOD_FOR_S = 15 * 60.0  # As long as pelicanfs trusts the director's answer.
 SECONDS_BETWEEN_REFRESHES = 10.0
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 NETWORK_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
@@ -33,26 +33,26 @@ class Servers:
 
     Args:
         host: the federation, HOST or HOST:PORT.
-        session: gives the HTTP session, on the loop that will use it.
-        waits: how long to wait for what.
+        session: returns the HTTP session, on the event loop that uses it.
+        waits: the time limits.
     """
 
     def __init__(self, host: str, session: Callable[[], Awaitable[aiohttp.ClientSession]], waits: Waits) -> None:
         self.host, self.waits, self._session = host, waits, session
         named = os.environ.get("SSL_CERT_FILE")
-        if named and not Path(named).is_file():  # OpenSSL passes over it in silence.
-            msg = f"SSL_CERT_FILE is '{named}', and there is no such file; give your authority's PEM file, or unset it"
+        if named and not Path(named).is_file():  # OpenSSL ignores a missing file silently.
+            msg = f"SSL_CERT_FILE is '{named}', which does not exist; name your authority's PEM file, or unset the variable"
             raise ValueError(msg)
-        self._trust = ssl.create_default_context()  # Reads SSL_CERT_FILE now; aiohttp's own did when it was imported.
+        self._trust = ssl.create_default_context()  # Reads SSL_CERT_FILE now; aiohttp reads it at import.
         self._namespaces: dict[str, Namespace] = {}
         self._director: Sources | None = None
         self._asking = asyncio.Lock()
-        self.digesting = asyncio.Lock()  # XRootD makes who asks for a third checksum at once wait for 30 s.
-        self.no_digest_before: dict[str, float] = {}  # By namespace; time.monotonic().
-        self._refreshing: set[asyncio.Task[None]] = set()  # Tasks live only as long as somebody holds them.
+        self.digesting = asyncio.Lock()  # XRootD delays a third concurrent checksum request by 30 s.
+        self.no_digest_before: dict[str, float] = {}  # time.monotonic() by namespace prefix.
+        self._refreshing: set[asyncio.Task[None]] = set()  # asyncio keeps only weak references to tasks.
 
     def url(self, path: str) -> str:
-        """The URL of a path in the federation."""
+        """Return the URL of a path in the federation."""
         return f"pelican://{self.host}{path}"
 
     @asynccontextmanager
@@ -67,15 +67,15 @@ class Servers:
         data: IO[bytes] | None = None,
         follow: bool = True,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One request to one server. An OSError in the block counts as the server's.
+        """Send one request to one server, and yield its answer. An OSError in the block counts as the server's fault.
 
         Raises:
-            Fault: if the server cannot be reached, breaks off, is overloaded or broken, or refuses.
+            Fault: if the server cannot be reached, interrupts the answer, is overloaded or broken, or refuses.
         """
         session = await self._session()
         url = URL(source.url).with_path(path)
         if token is not None and url.scheme != "https":
-            raise Fault(source, "it would get a token over a connection that is not encrypted")
+            raise Fault(source, "a token is not sent over an unencrypted connection")
         secret = {} if token is None else {"Authorization": f"Bearer {token.value}"}
         try:
             async with session.request(
@@ -84,7 +84,7 @@ class Servers:
                 if answer.status in TRANSIENT | DENIED:
                     raise await _fault(source, answer, token)
                 yield answer
-        # Without the cause: it may hold the request's headers, and so the token.
+        # Without the cause, because it may hold the request's headers and so the token.
         except NETWORK_ERRORS as error:
             raise Fault(source, _describe(error)) from None
 
@@ -98,7 +98,12 @@ class Servers:
         headers: Mapping[str, str] | None = None,
         follow: bool = True,
     ) -> Answer:
-        """A request that is repeated until a server answers it, whatever the answer."""
+        """Repeat a request until a server answers it, with any status that is neither transient nor a refusal.
+
+        Raises:
+            PermissionError: if the servers refuse.
+            ConnectionError: if patience ran out.
+        """
         while True:
             source = await patience.next(sources)
             try:
@@ -116,11 +121,11 @@ class Servers:
                 patience.record(sources, fault)
 
     async def namespace(self, path: str, *, listing: bool) -> Namespace:
-        """What the director says of the namespace of a path; asked once in a while.
+        """Return the namespace of a path; the director is asked at first use and again from time to time.
 
         Args:
-            path: any path in it.
-            listing: whether it is for a listing (at the origin), rather than for reading (at the caches).
+            path: any path in the namespace.
+            listing: whether to list (at the origin) rather than to read (from caches).
 
         Raises:
             FileNotFoundError: if the director knows no such namespace.
@@ -138,7 +143,11 @@ class Servers:
         return known
 
     async def upload_target(self, path: str) -> Sources:
-        """The origin that takes a new file of this path."""
+        """Ask the director for the origin to which a new file of this path is written.
+
+        Raises:
+            OSError: if the director names none.
+        """
         patience = Patience(self.waits.patience_s, self.url(path))
         async with self._asking:
             director = await self._find_director()
@@ -149,8 +158,8 @@ class Servers:
         return Sources.of([str(URL(answer.headers["Location"]).origin())])
 
     def _known(self, path: str) -> Namespace | None:
-        holding = [each for each in self._namespaces.values() if is_below(path, each.prefix)]
-        return max(holding, key=lambda each: len(each.prefix), default=None)
+        holding = [namespace for namespace in self._namespaces.values() if is_below(path, namespace.prefix)]
+        return max(holding, key=lambda namespace: len(namespace.prefix), default=None)
 
     async def _find_director(self) -> Sources:
         if self._director is None:
@@ -166,35 +175,35 @@ class Servers:
         answer = await self.request(
             "PROPFIND" if listing else "GET", director, Access(None, path), patience, follow=False
         )
-        at_origin = answer.status == 404 and not listing  # No cache is up, perhaps.
+        at_origin = answer.status == 404 and not listing  # Perhaps no cache is up.
         if at_origin:
             answer = await self.request("GET", director, Access(None, TO_ORIGIN + path), patience, follow=False)
         namespace = parse_namespace(answer, self._namespaces, listing=listing)
         if namespace is None:
             msg = (
-                f"{self.url(path)}: no such file or namespace, says the director (HTTP {answer.status}); check the path"
+                f"{self.url(path)}: the director knows no such file or namespace (HTTP {answer.status}); check the path"
             )
             raise FileNotFoundError(msg)
-        if at_origin:  # Ask for caches again soon: the origin is not there to be read by all.
+        if at_origin:  # Ask for caches again soon: the origin should not serve all reads.
             namespace.asked_at -= NAMESPACE_GOOD_FOR_S - SECONDS_BETWEEN_REFRESHES
         self._namespaces[namespace.prefix] = namespace
         return namespace
 
     async def _refresh(self, path: str, *, listing: bool) -> None:
-        """Ask again, once, while reading goes on: a director that is slow or down holds nobody up."""
+        """Ask the director again in the background, once, so that a slow or dead director delays no read."""
         try:
             await self._ask_director(path, listing, Patience(0, self.url(path)))
         except OSError as error:
-            logger.info("%s: going on with the servers known before", error)
+            logger.info("%s: continuing with the known servers", error)
 
 
 async def _fault(source: Source, answer: aiohttp.ClientResponse, token: Token | None) -> Fault:
-    """What an answer that is none says, in the server's own words as far as one line of them goes."""
+    """Return the fault of a transient or refusing answer, with the first line of the server's own words."""
     words = (await answer.content.read(200)).decode(errors="replace").strip().partition("\n")[0]
-    telling = words and "<" not in words and (token is None or token.value not in words)
+    is_plain_text = words and "<" not in words and (token is None or token.value not in words)
     return Fault(
         source,
-        f"HTTP {answer.status}{f', {words}' if telling else ''}",
+        f"HTTP {answer.status}{f', {words}' if is_plain_text else ''}",
         status=answer.status,
         retry_after_s=retry_after_s(answer.headers.get("Retry-After")),
         credential=token,

@@ -163,7 +163,7 @@ def test_an_origin_that_answers_no_request_for_a_checksum_is_asked_once(
     for file in wanted:
         assert hold_and_read(there, file) == files.read_bytes(file.url)
         assert is_staged(there, file)
-    assert caplog.text.count("told no checksum within 0.5 s") == 1
+    assert caplog.text.count("gave no checksum within 0.5 s") == 1
 
 
 def hold_and_read(there: Staging, file: File) -> bytes:

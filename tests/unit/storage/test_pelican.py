@@ -159,7 +159,7 @@ def test_urls_name_a_federation_and_a_path(url: str, host: str, path: str) -> No
     ["pelican://localhost:abc/x", "pelican://localhost:99999/x", "pelican://a b/x", "pelican:///x", "pelican://h:1"],
 )
 def test_what_is_no_address_is_named(url: str) -> None:
-    with pytest.raises(ValueError, match=f"'{url}' is no address in a federation; it looks like pelican://HOST/"):
+    with pytest.raises(ValueError, match=f"'{url}' is no address in a federation; write pelican://HOST/"):
         split_url(url)
 
 
@@ -181,7 +181,7 @@ def test_the_servers_that_a_director_names_come_by_priority_whatever_the_path() 
 def test_patterns_are_matched_from_the_first_wildcard_on() -> None:
     assert split_pattern("/data/sim/*/x[0-9].parquet") == ("/data/sim", ["*", "x[0-9].parquet"])
     assert split_pattern("/data/**/x.parquet") == ("/data", ["**", "x.parquet"])
-    with pytest.raises(ValueError, match=r"'\*\*' stands alone between slashes"):
+    with pytest.raises(ValueError, match=r"'\*\*' must stand alone between slashes"):
         split_pattern("/data/run**/x.parquet")
 
 
