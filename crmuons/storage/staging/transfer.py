@@ -1,4 +1,4 @@
-"""One remote file downloaded into the staging directory, checked and recorded."""
+"""Download one remote file into the staging directory, verify and record it."""
 
 import json
 import logging
@@ -15,34 +15,44 @@ from crmuons.storage.staging.locks import FileLock
 
 logger = logging.getLogger(__name__)
 
-BLOCK_BYTES = 8 * 2**20  # Of a download: a block is one request.
-ATTEMPTS = 2  # Downloads of a file whose checksum comes out wrong.
+BLOCK_BYTES = 8 * 2**20  # One request of a download.
+ATTEMPTS = 2  # Of downloading a file whose checksum is wrong.
 
 
 def download(cache: CacheDir, file: File, lock: FileLock) -> None:
-    """Download into KEY.part, check, record, rename; the lock is held exclusively."""
+    """Download a file to KEY.part, verify it, record it and rename it to KEY.
+
+    Args:
+        cache: the staging directory.
+        file: the file.
+        lock: its lock, held exclusively.
+
+    Raises:
+        CannotStageError, NoRoomError: if the directory does not take it.
+        OSError: if the file cannot be read, or its checksum differs from the server's.
+    """
     part = cache.reserve(file)
     stated = Checksum.from_server(file.url)
     for _ in range(ATTEMPTS):
-        with _dropped_if_unusable(part):
+        with _removed_if_unusable(part):
             _fetch(cache, file, part, anew=stated is None)
             with cache.faults():
-                found = Checksum.of_file(part, OURS if stated is None else stated.algorithm)
-                if stated is None or found == stated:
-                    _finish(file, found, lock)
+                computed = Checksum.of_file(part, OURS if stated is None else stated.algorithm)
+                if stated is None or computed == stated:
+                    _finish(file, computed, lock)
                     return
                 part.write_bytes(b"")
     with cache.faults():
         part.unlink()
     msg = (
-        f"{file.url}: what was downloaded has checksum {found}, its server says {stated}: a cache holds it damaged, or it"
+        f"{file.url}: the downloaded file has checksum {computed}, its server says {stated}: a cache holds it damaged, or it"
         " was overwritten; list it again under a new run, or take another copy"
     )
     raise OSError(msg)
 
 
 def _fetch(cache: CacheDir, file: File, part: Path, *, anew: bool) -> None:
-    """Download what is not there yet; all of it (anew) where no checksum tells whether that fits what comes."""
+    """Download the missing rest of a file, or with `anew` all of it, if no checksum can verify the part on the disk."""
     with cache.faults():
         start = 0 if anew or part.stat().st_size > file.size else part.stat().st_size
         os.truncate(part, start)
@@ -60,8 +70,8 @@ def _fetch(cache: CacheDir, file: File, part: Path, *, anew: bool) -> None:
 
 
 @contextmanager
-def _dropped_if_unusable(part: Path) -> Iterator[None]:
-    """Take a download back that the disk does not take."""
+def _removed_if_unusable(part: Path) -> Iterator[None]:
+    """Remove a download that the disk cannot hold."""
     try:
         yield
     except CannotStageError:
@@ -71,9 +81,10 @@ def _dropped_if_unusable(part: Path) -> Iterator[None]:
 
 
 def is_as_recorded(path: Path, file: File, lock: FileLock) -> bool:
+    """Return whether a staged file still has the URL and the checksum that its lock file records."""
     try:
         record = json.loads(os.pread(lock.descriptor, 2**16, 0))
-    except ValueError:  # The machine stopped before it was written.
+    except ValueError:  # The machine stopped before the record was written.
         return False
     algorithm, _, _ = record["checksum"].partition(":")
     same = record["url"] == file.url and str(Checksum.of_file(path, algorithm)) == record["checksum"]
@@ -82,9 +93,9 @@ def is_as_recorded(path: Path, file: File, lock: FileLock) -> bool:
     return same
 
 
-def _finish(file: File, found: Checksum, lock: FileLock) -> None:
-    """Record what was downloaded, and give it the whole file's name."""
-    record = json.dumps({"url": file.url, "size": file.size, "checksum": str(found)}).encode()
+def _finish(file: File, checksum: Checksum, lock: FileLock) -> None:
+    """Record a download in its lock file, and rename it to the complete file's name."""
+    record = json.dumps({"url": file.url, "size": file.size, "checksum": str(checksum)}).encode()
     os.ftruncate(lock.descriptor, 0)
     os.pwrite(lock.descriptor, record, 0)
     part_of(lock).rename(whole_of(lock))

@@ -136,7 +136,7 @@ def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["pelican://host", "pelican:///path", "pelican://"])
 def test_an_incomplete_federation_url_is_refused_with_an_example(url: str) -> None:
-    with pytest.raises(ValueError, match=r"no address in a federation; it looks like pelican://HOST/namespace/path"):
+    with pytest.raises(ValueError, match=r"no address in a federation; write pelican://HOST/namespace/path"):
         files.list_files(url)
 
 
@@ -172,6 +172,6 @@ def test_a_storage_that_takes_nothing_is_named_before_the_work(monkeypatch: pyte
     assert files.names(url) == []  # The file that was tried is gone.
     monkeypatch.setattr(fsspec.filesystem("memory"), "put_file", refuse)
     with pytest.raises(
-        PermissionError, match=f"'{url}' cannot be written: NotImplementedError: read-only; give another"
+        PermissionError, match=f"'{url}' cannot be written: NotImplementedError: read-only; name another"
     ):
         files.check_writable(url)
