@@ -1,4 +1,4 @@
-"""Progress of long work: a live line in a terminal, a plain line now and then anywhere else."""
+"""Show progress of long work: a live line in a terminal, a plain line every 10 s elsewhere."""
 
 import io
 import sys
@@ -10,13 +10,13 @@ SECONDS_BETWEEN_PLAIN_LINES = 10.0
 
 
 def progress(total: float | None, *, unit: str, what: str, initial: float = 0) -> "tqdm[Any]":
-    """A progress display with rate and time left, on standard error.
+    """Return a tqdm display with rate and remaining time, on standard error.
 
     Args:
-        total: the amount of work; None where it is not known.
+        total: the amount of work; None if it is not known.
         unit: what is counted, such as "events".
         what: the work, in a word or two.
-        initial: the work already done before, of which the rate takes no account.
+        initial: work that was done earlier; the rate leaves it out.
     """
     terminal = sys.stderr.isatty()
     return tqdm(
@@ -34,7 +34,7 @@ def progress(total: float | None, *, unit: str, what: str, initial: float = 0) -
 
 
 class _PlainLines(io.TextIOBase):
-    """Standard error for a log file: what would redraw a line begins a new one."""
+    """Standard error for a log file: each redraw of the line becomes a new line."""
 
     def write(self, text: str) -> int:
         line = text.strip("\r\n ")

@@ -1,4 +1,4 @@
-"""Which code made a result: the commit and the versions that a run is tagged with."""
+"""The code that made a result: the git commit and the package versions that tag a run."""
 
 import importlib.metadata
 import shutil
@@ -7,10 +7,13 @@ from pathlib import Path
 
 
 def git_commit(file: Path = Path(__file__)) -> str | None:
-    """The commit of the checkout that holds the code, with "-dirty" after it where tracked files were changed.
+    """Return the commit of the checkout that holds the code, with "-dirty" appended if tracked files were changed.
 
     Args:
-        file: a source file. Where git does not track it, as in an installed package, there is no commit to name.
+        file: a source file.
+
+    Returns:
+        None if git is not installed or does not track the file, as in an installed package.
     """
     git = shutil.which("git")
     if git is None:
@@ -27,7 +30,7 @@ def git_commit(file: Path = Path(__file__)) -> str | None:
 
 
 def code_tags() -> dict[str, str]:
-    """Tags that name the code: the commit, where there is one, and the versions of crmuons, torch and Ray."""
+    """Return the tags that name the code: the versions of crmuons, torch and Ray, and the git commit if there is one."""
     tags = {f"{name}_version": importlib.metadata.version(name) for name in ("crmuons", "torch", "ray")}
     commit = git_commit()
     return tags if commit is None else tags | {"git_commit": commit}

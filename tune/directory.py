@@ -12,6 +12,7 @@ from typing import Any
 
 from crmuons import config
 from crmuons.runs.location import RunStorage
+from crmuons.storage.differences import differences
 from tune.options import SweepOptions
 from tune.space import Space
 
@@ -59,11 +60,7 @@ def find(settings: config.Config, storage: RunStorage, definition: Mapping[str, 
 
 def _check_unchanged(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     paths = sorted({path for path in before if not MUTABLE_SETTINGS.fullmatch(path)} | set(now))
-    changed = [
-        f"{path} was {before.get(path, 'not there')}, is {now.get(path, 'not there')}"
-        for path in paths
-        if before.get(path) != now.get(path)
-    ]
+    changed = differences(before, now, keys=paths, missing="not there")
     if changed:
         msg = f"sweep '{name}' was started with something else: {'; '.join(changed)}. Take it back, or choose another run.name"
         raise ValueError(msg)

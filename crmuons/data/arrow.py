@@ -25,6 +25,7 @@ from crmuons.data.schema import (
     list_lengths,
     one_array,
 )
+from crmuons.storage.atomic import atomic_file
 
 IDS_COLUMN = "primary_ids"
 FLAT_SCHEMA = pa.schema(
@@ -107,11 +108,9 @@ def _flat_arrays(
 
 def write_events(path: Path, tables: Sequence[pa.Table], *, row_group_rows: int = 16_384) -> None:
     """Write one Parquet file of events; it appears under its name only once it is whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    with pq.ParquetWriter(partial, EVENT_SCHEMA, compression="zstd") as writer:
+    with atomic_file(path) as partial, pq.ParquetWriter(partial, EVENT_SCHEMA, compression="zstd") as writer:
         for table in tables:
             writer.write_table(table, row_group_size=row_group_rows)
-    partial.replace(path)
 
 
 def _all_wide(array: pa.Array, width: int) -> bool:

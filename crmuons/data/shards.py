@@ -5,7 +5,6 @@ from 0 to 1 that the splits divide (reader.places), so that reading need not com
 """
 
 import json
-import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from crmuons.data.events import EventArrays
 from crmuons.data.manifest import HashRange, is_shard
 from crmuons.data.sampler import FileSlice, cut_files
 from crmuons.data.staged_reading import open_unit
+from crmuons.storage.atomic import atomic_file
 from crmuons.storage.files import File
 from crmuons.storage.staging.download import Staging
 
@@ -51,14 +51,9 @@ def write_shard(path: Path, events: EventArrays, places: HashRange) -> None:
     batches = pa.Table.from_batches([arrow.to_flat(events)]).to_batches(max_chunksize=EVENTS_PER_BATCH)
     about = {"places": places, "events": len(events.counts), "checksums": [_checksum(batch) for batch in batches]}
     described = arrow.FLAT_SCHEMA.with_metadata({ABOUT_KEY: json.dumps(about)})
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        with pa.ipc.new_file(file, described) as writer:
-            for batch in batches:
-                writer.write_batch(batch)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with atomic_file(path, fsync=True, shared=True) as partial, pa.ipc.new_file(str(partial), described) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
 
 
 def read_shard_rows(unit: FileSlice, staging: Staging | None = None) -> tuple[list[EventArrays], HashRange]:

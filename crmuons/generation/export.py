@@ -19,6 +19,7 @@ from crmuons.models import saved_model, standalone
 from crmuons.models.ragged import Ragged
 from crmuons.models.standalone import Bundles, StandaloneModel
 from crmuons.storage import files
+from crmuons.storage.atomic import atomic_directory
 from crmuons.storage.output import Output
 
 logger = logging.getLogger(__name__)
@@ -73,9 +74,8 @@ def export(model: str | Path, out: str | Path, *, onnx: bool = False) -> None:
 
 
 def _export(generator: BundleGenerator, out: Path, *, onnx: bool) -> None:
-    partial = out.with_name(f".{out.name}.exporting")
-    try:
-        saved_model.save_model(partial, generator.model, generator.metadata)
+    with atomic_directory(out) as partial:
+        saved_model.write_model_files(partial, generator.model, generator.metadata)
         shutil.copyfile(standalone.__file__, partial / "bundles.py")
         bundles = Bundles(partial)
         (partial / "README.txt").write_text(
@@ -85,11 +85,6 @@ def _export(generator: BundleGenerator, out: Path, *, onnx: bool) -> None:
         _check_portable(generator, bundles, primaries)
         if onnx:
             _write_onnx(bundles.network, primaries, partial / "onnx")
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 class _OnnxNetwork(StandaloneModel):

@@ -16,6 +16,7 @@ from crmuons.data import schema
 from crmuons.generation.generator import BundleGenerator, check_counts
 from crmuons.generation.primaries import Counts, Primaries, PrimarySource
 from crmuons.models import standalone
+from crmuons.storage.differences import differences
 from crmuons.storage.output import Output
 
 logger = logging.getLogger(__name__)
@@ -189,10 +190,7 @@ def _read_request(out: Output) -> dict[str, Any]:
 
 
 def _check_same(out: Output, request: GenerationRequest) -> None:
-    found, wanted = _read_request(out), asdict(request)
-    differing = [
-        f"{name} was {found.get(name)}, now {value}" for name, value in wanted.items() if found.get(name) != value
-    ]
+    differing = differences(_read_request(out), asdict(request))
     _require(
         not differing,
         f"{out} belongs to another request ({'; '.join(differing)}): name another place with --out, or remove this one",

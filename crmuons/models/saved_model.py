@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from crmuons import config
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
+from crmuons.storage.atomic import atomic_directory
 
 SETTINGS_FILE, WEIGHTS_FILE = "model.json", "weights.pt"
 
@@ -21,12 +21,8 @@ FORMAT = 1
 
 def save_model(directory: Path, model: BundleModel, about: Mapping[str, Any]) -> Path:
     """Write a model directory, replacing an earlier one of the same name."""
-    partial = directory.with_name(f".{directory.name}.partial")
-    remove_atomically(partial)
-    partial.mkdir(parents=True)
-    write_model_files(partial, model, about)
-    remove_atomically(directory)
-    partial.rename(directory)
+    with atomic_directory(directory, replace=True) as partial:
+        write_model_files(partial, model, about)
     return directory
 
 
@@ -64,12 +60,3 @@ def write_tensors(target: Path, state: Mapping[str, Any]) -> None:
         torch.save(dict(state), file)
         file.flush()
         os.fsync(file.fileno())
-
-
-def remove_atomically(directory: Path) -> None:
-    """Remove a directory; what is half removed no longer bears its name."""
-    if directory.exists():
-        doomed = directory.with_name(f".{directory.name}.old")
-        shutil.rmtree(doomed, ignore_errors=True)
-        directory.rename(doomed)
-        shutil.rmtree(doomed)

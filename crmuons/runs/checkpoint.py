@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from crmuons.models.bundle_model import BundleModel
-from crmuons.models.saved_model import remove_atomically, write_model_files, write_tensors
+from crmuons.models.saved_model import write_model_files, write_tensors
+from crmuons.storage.atomic import atomic_directory, atomic_file, remove_atomically
 
 TRAINING_FILE, BEST_FILE = "training.pt", "best"
 _NAME = re.compile(r"step-(\d{8})")
@@ -46,16 +47,12 @@ def save(directory: Path, step: int, model: BundleModel, about: Mapping[str, Any
         OSError: if it cannot be written, for instance for want of room. Earlier checkpoints are then untouched.
     """
     target = path(directory, step)
-    partial = directory / f".{target.name}.partial"
     try:
-        remove_atomically(partial)
-        partial.mkdir(parents=True)
-        write_model_files(partial, model, about)
-        write_tensors(partial / TRAINING_FILE, training)
-        remove_atomically(target)  # Of a run that was continued from an earlier checkpoint.
-        partial.rename(target)
+        # A run that was continued from an earlier checkpoint replaces its later ones.
+        with atomic_directory(target, replace=True) as partial:
+            write_model_files(partial, model, about)
+            write_tensors(partial / TRAINING_FILE, training)
     except (OSError, RuntimeError) as error:  # torch says RuntimeError where a write falls short
-        shutil.rmtree(partial, ignore_errors=True)
         msg = (
             f"checkpoint of step {step} could not be written to {directory} ({_reason(error)}); free space there where the disk is full: "
             "earlier ones are intact"
@@ -101,9 +98,8 @@ def selected(directory: Path) -> Path | None:
 
 def mark_best(directory: Path, checkpoint: Path) -> None:
     """Select a checkpoint."""
-    partial = directory / f".{BEST_FILE}.partial"
-    partial.write_text(checkpoint.name)
-    partial.rename(directory / BEST_FILE)
+    with atomic_file(directory / BEST_FILE) as partial:
+        partial.write_text(checkpoint.name)
 
 
 def prune(directory: Path, keep: int) -> None:

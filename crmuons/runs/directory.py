@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,8 @@ from crmuons.data.events import EventArrays
 from crmuons.models.features import Features
 from crmuons.runs.location import RunStorage, local_copy
 from crmuons.storage import artifacts, files
-from crmuons.storage.atomic import write_json, write_text
+from crmuons.storage.atomic import atomic_directory, write_json, write_text
+from crmuons.storage.differences import differences
 from crmuons.storage.files import File
 
 logger = logging.getLogger(__name__)
@@ -108,17 +108,13 @@ class Run:
         Raises:
             OSError: if it cannot be written, or if there is a directory of this name with something else in it.
         """
-        partial = self.directory.with_name(f".{self.directory.name}.partial")
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            torch.save(features.state_dict(), partial / "features.pt")
-            arrow.write_events(partial / "validation.parquet", [arrow.to_table(validation)])
-            write_json(partial / "files.json", [[file.url, file.size] for file in files])
-            write_json(partial / "config.json", settings.model_dump(mode="json"))
-            partial.rename(self.directory)
+            with atomic_directory(self.directory) as partial:
+                torch.save(features.state_dict(), partial / "features.pt")
+                arrow.write_events(partial / "validation.parquet", [arrow.to_table(validation)])
+                write_json(partial / "files.json", [[file.url, file.size] for file in files])
+                write_json(partial / "config.json", settings.model_dump(mode="json"))
         except (OSError, RuntimeError) as error:  # torch says RuntimeError where a write falls short
-            shutil.rmtree(partial, ignore_errors=True)
             msg = (
                 f"the run's directory {self.directory} cannot be written ({error}); free space there where the disk is full, or "
                 "choose another run.storage_path"
@@ -200,11 +196,9 @@ class Run:
             ValueError: naming the settings that differ.
         """
         before = config.from_stored(json.loads((self.directory / "config.json").read_text())).flat()
-        changed = [
-            f"{path} was {before.get(path)!r}, is {value!r}"
-            for path, value in settings.flat().items()
-            if before.get(path) != value and not MUTABLE_SETTINGS.fullmatch(path)
-        ]
+        now = settings.flat()
+        fixed = [path for path in now if not MUTABLE_SETTINGS.fullmatch(path)]
+        changed = differences(before, now, keys=fixed, show=repr)
         if changed:
             msg = (
                 f"run '{self.directory.name}' was started with other settings: {'; '.join(changed)}. "

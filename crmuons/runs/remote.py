@@ -11,23 +11,17 @@ Any machine goes on from there. Rank 0 alone writes.
 """
 
 import fcntl
-import json
 import logging
 import os
 import shutil
-import socket
 import tempfile
-import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from crmuons.runs import checkpoint
 from crmuons.runs.directory import START, Run
-from crmuons.storage import artifacts, atomic, files
+from crmuons.storage import artifacts
 
 logger = logging.getLogger(__name__)
 
@@ -38,35 +32,6 @@ KEPT_WITH_STEPS = (
     "tracking/journal.jsonl",
 )  # `sent` first: it must not be ahead.
 STEPS = r"step-\d{8}"
-FIRST_WAIT_S, LONGEST_WAIT_S = 2.0, 30.0
-FAILURE_WAIT_S = 60.0  # How long a run that failed stays to copy out its last checkpoint.
-
-
-class NotStoredError(OSError):
-    """A run's results are not all where they are kept; the message says where they are."""
-
-
-@dataclass(frozen=True)
-class UploadStatus:
-    """How far a run's results are where it is kept, as `upload.json` in its directory tells.
-
-    Attributes:
-        step: of the newest checkpoint there, -1 without one.
-        model: the name of the model's bundle, None before the end.
-        trouble: why the last attempt to write failed, None after one that did not.
-        kept: why checkpoints that are no longer needed stay there, None where they are removed.
-    """
-
-    step: int = -1
-    model: str | None = None
-    trouble: str | None = None
-    kept: str | None = None
-
-    @classmethod
-    def of(cls, run: Run) -> "UploadStatus":
-        """What is known on this machine."""
-        path = _record(run)
-        return cls(**json.loads(path.read_text())) if path.is_file() else cls()
 
 
 def start(run: Run) -> None:
@@ -177,160 +142,11 @@ def _check_same(run: Run, there: list[str]) -> None:
 def _start_folder(run: Run) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=".start-", dir=run.directory) as folder:
         for name in START_FILES:
-            _link(str(run.directory / name), str(Path(folder) / name))
+            link(str(run.directory / name), str(Path(folder) / name))
         yield Path(folder)
 
 
-class Uploads:
-    """Copies checkpoints to where a run is kept, in a thread: training never waits for it.
-
-    The newest and the best are copied; one that is overtaken before its turn is left out, so that a slow storage is behind by a
-    checkpoint and not by a growing queue. What fails is tried again, with waits between FIRST_WAIT_S and LONGEST_WAIT_S.
-
-    Args:
-        run: one with a URL.
-        keep: how many of the newest checkpoints stay there, beside the best one.
-    """
-
-    def __init__(self, run: Run, keep: int) -> None:
-        assert run.url is not None
-        self.run, self.url, self.keep = run, run.url, keep
-        self.stored = replace(UploadStatus.of(run), trouble=None, kept=None)
-        self._guard = threading.Condition()
-        self._waiting: dict[str, dict[str, int | None]] = {}  # Labels, and what the manifest says of each.
-        self._sending: str | None = None
-        self._sent: list[str] = []
-        self._closing = self._given_up = False
-        shutil.rmtree(self._outbox, ignore_errors=True)
-        if (
-            last := checkpoint.latest(run.checkpoints)
-        ) is not None:  # It may have been on its way in an attempt before.
-            self.add(last)
-        self._resumed = None if last is None else last.name
-        self._thread = threading.Thread(target=self._send_all, name="uploads", daemon=True)
-        self._thread.start()
-
-    @property
-    def _outbox(self) -> Path:
-        return self.run.directory / "outbox"
-
-    def add(self, saved: Path) -> None:
-        """Take a checkpoint that was saved, with the metrics up to it."""
-        best = checkpoint.selected(self.run.checkpoints)
-        with self._guard:
-            self._snapshot(saved, saved.name, KEPT_WITH_STEPS)
-            self._waiting[saved.name] = {"best": None if best is None else checkpoint.step(best.name)}
-            wanted = {saved.name, self._sending, None if best is None else best.name}
-            for overtaken in self._waiting.keys() - wanted:
-                self._drop(overtaken)
-            self._guard.notify()
-
-    def add_model(self, step: int) -> None:
-        """Take the model that was delivered, and the mark that the run is done."""
-        label = f"model-{step:08d}"
-        with self._guard:
-            self._snapshot(self.run.model, label, (self.run.metrics.name,))
-            done = json.loads(self.run.done.read_text()) | {"model": "."}
-            atomic.write_json(self._outbox / label / self.run.done.name, done)
-            self._waiting[label] = {"step": step}
-            self._guard.notify()
-
-    def finish(self, seconds: float) -> None:
-        """Wait until all is copied.
-
-        Raises:
-            NotStoredError: if it is not after so many seconds, with where it lies and what to do.
-        """
-        if self.wait(seconds):
-            return
-        self._given_up = True
-        msg = (
-            f"{' and '.join(self._waiting)} could not be copied to {self.url} within run.upload_seconds = {seconds:g} "
-            f"({self.stored.trouble or 'it takes longer than that'}); all of it is in {self.run.directory} on "
-            f"{socket.gethostname()}, from where the same command with run.resume=auto copies it once the storage takes it"
-        )
-        raise NotStoredError(msg)
-
-    def wait(self, seconds: float) -> bool:
-        """Whether all is copied after so many seconds, which are waited for once; nothing can be added any more."""
-        with self._guard:
-            seconds, self._closing = 0.0 if self._closing else seconds, True
-            self._guard.notify()
-        self._thread.join(seconds)
-        return not self._waiting
-
-    def _snapshot(self, source: Path, label: str, beside: Sequence[str]) -> None:
-        """Links to a directory's files, which stay when it is pruned, and copies of what grows on."""
-        target = self._outbox / label
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(source, target, copy_function=_link)
-        for name in beside:
-            if (kept := self.run.directory / name).is_file():
-                (target / name).parent.mkdir(exist_ok=True)
-                shutil.copyfile(kept, target / name)
-
-    def _drop(self, label: str) -> None:
-        del self._waiting[label]
-        shutil.rmtree(self._outbox / label)
-
-    def _send_all(self) -> None:
-        wait_s = FIRST_WAIT_S
-        while (label := self._next()) is not None:
-            try:
-                self._send(label)
-                wait_s = FIRST_WAIT_S
-            except Exception as error:  # noqa: BLE001 - storages have errors of their own; it is told at the end
-                logger.warning("copying %s to %s failed, and is tried again: %s", label, self.url, error)
-                self._note(trouble=str(error) or type(error).__name__)
-                time.sleep(wait_s)
-                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
-
-    def _next(self) -> str | None:
-        """The first label that waits, None once there will be no more."""
-        with self._guard:
-            self._guard.wait_for(lambda: self._waiting or self._closing)
-            self._sending = None if self._given_up else next(iter(self._waiting), None)
-            return self._sending
-
-    def _send(self, label: str) -> None:
-        name = self._find_whole(label) if label == self._resumed else None
-        if name is None:
-            name = artifacts.upload(self.url, self._outbox / label, label, self._waiting[label])
-        about = self._waiting[label]
-        with self._guard:
-            self._drop(label)
-        if label.startswith("model"):
-            self._note(model=name, trouble=None)
-            return
-        self._note(step=checkpoint.step(label), trouble=None)
-        self._sent.append(name)
-        self._prune(about["best"])
-
-    def _find_whole(self, label: str) -> str | None:
-        return next((name for name in artifacts.find(self.url, label) if artifacts.is_whole(self.url, name)), None)
-
-    def _prune(self, best: int | None) -> None:
-        """Remove what is no longer needed and older than the newest, unfinished ones too."""
-        newest, kept = checkpoint.step(self._sent[-1]), self._sent[-self.keep :]
-        try:
-            for name in artifacts.find(self.url, STEPS):
-                if checkpoint.step(name) < newest and checkpoint.step(name) != best and name not in kept:
-                    files.remove_tree(f"{self.url}/{name}")
-        except Exception as error:  # noqa: BLE001 - as above; it costs room, and no result
-            if self.stored.kept is None:
-                logger.warning("%s: old checkpoints stay there: %s", self.url, error)
-            self._note(kept=str(error) or type(error).__name__)
-
-    def _note(self, **changed: Any) -> None:
-        self.stored = replace(self.stored, **changed)
-        atomic.write_json(_record(self.run), asdict(self.stored))
-
-
-def _record(run: Run) -> Path:
-    return run.directory / "upload.json"
-
-
-def _link(source: str, target: str) -> None:
+def link(source: str, target: str) -> None:
     try:
         os.link(source, target)
     except OSError:  # Not every file system has links.

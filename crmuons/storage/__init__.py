@@ -1,1 +1,1 @@
-"""Files at paths and URLs: read, written whole, staged on a local disk."""
+"""Read and write files at paths and URLs, and stage them on a local disk."""

@@ -1,40 +1,41 @@
-"""Folders at a URL that are never half there, replaced or stale.
+"""Immutable folders at a URL, each verified by the digest in its name.
 
-Each is named LABEL-DIGEST, by the digest of its manifest, which names every file with its size and SHA-256 and is written last.
-So nothing is ever overwritten, the newest is found in the folder's listing rather than in a pointer (a cache would serve an old
-one for days), and what is half written, damaged or another run's does not fit its name.
+An artifact is a folder named LABEL-DIGEST. DIGEST is the digest of its manifest, which names every file with its size and
+SHA-256 and is written last. No artifact is ever overwritten. The newest is found in a listing, not through a pointer file,
+because a cache may serve an old pointer for days. A folder that is incomplete, damaged or of another run does not match its
+name.
 """
 
 import hashlib
 import json
 import logging
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from crmuons.storage import files
+from crmuons.storage.atomic import atomic_directory
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-MAX_NAMES = 20  # Each upload that breaks off, and may not be overwritten, takes a name.
+MAX_NAMES = 20  # An interrupted upload uses up a file name if the token does not allow overwriting.
 
 
 class DamagedError(OSError):
-    """What a URL holds is not what its manifest says."""
+    """Raised if the files at a URL do not match their manifest."""
 
 
 @dataclass(frozen=True)
 class ArtifactManifest:
-    """What a bundle holds.
+    """The content of an artifact.
 
     Attributes:
-        label: what it is, such as `step-00000500`.
-        files: size in bytes and SHA-256 of each file, by its path in the bundle.
-        about: what else there is to say of it.
+        label: what the artifact is, such as `step-00000500`.
+        files: size in bytes and SHA-256 of each file, by its path in the artifact.
+        about: further numbers and text about it.
     """
 
     label: str
@@ -43,115 +44,109 @@ class ArtifactManifest:
 
     @classmethod
     def of(cls, label: str, folder: Path, about: Mapping[str, Any]) -> "ArtifactManifest":
-        """The manifest of a local folder."""
-        found = sorted(path for path in folder.rglob("*") if path.is_file())
-        entries = {path.relative_to(folder).as_posix(): (path.stat().st_size, _sha256(path)) for path in found}
+        """Compute the manifest of a local folder."""
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        entries = {path.relative_to(folder).as_posix(): (path.stat().st_size, _sha256(path)) for path in paths}
         return cls(label, entries, dict(about))
 
     @property
     def name(self) -> str:
-        """Of the bundle's folder."""
+        """The name of the artifact's folder, LABEL-DIGEST."""
         content = json.dumps([self.label, self.files, self.about], sort_keys=True)
         return f"{self.label}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 def find(url: str, label: str) -> list[str]:
-    """The names in a folder that bundles with labels of a pattern have, sorted; they may yet be incomplete."""
+    """Return the sorted names of the artifacts in a folder whose labels match a regular expression.
+
+    Some may be incomplete; see `is_whole`.
+    """
     return [name for name in files.names(url) if re.fullmatch(rf"(?:{label})-[0-9a-f]{{16}}", name)]
 
 
 def upload(url: str, folder: Path, label: str, about: Mapping[str, Any]) -> str:
-    """Copy a local folder; what is there of it from an earlier attempt is not sent again.
+    """Copy a local folder to a new artifact. Files that an earlier attempt copied are not sent again.
 
     Args:
-        url: the folder in which the bundle's own folder appears.
-        folder: what to copy.
-        label: what it is.
-        about: numbers and words that are kept with it.
+        url: the parent folder, in which the artifact's folder appears.
+        folder: the local folder to copy.
+        label: what the artifact is, such as `step-00000500`.
+        about: numbers and text to keep in the manifest.
 
     Returns:
-        The bundle's name.
+        The artifact's name.
 
     Raises:
-        OSError: see `files.put`. What is there by then is not taken for a bundle, and the next attempt goes on from it.
+        OSError: if a file cannot be copied; see `files.put`. The incomplete folder does not count as an artifact, and the
+            next attempt continues from it.
     """
     manifest = ArtifactManifest.of(label, folder, about)
     target = f"{url}/{manifest.name}"
-    there = files.sizes(target)
-    places = {name: _put(folder / name, target, name, there) for name in manifest.files}
+    remote_sizes = files.sizes(target)
+    places = {name: _put(folder / name, target, name, remote_sizes) for name in manifest.files}
     written = folder.with_name(f"{folder.name}.manifest")
     written.write_text(json.dumps({**vars(manifest), "places": places}, indent=1))
-    _put(written, target, MANIFEST, there)
+    _put(written, target, MANIFEST, remote_sizes)
     written.unlink()
     return manifest.name
 
 
 def download(url: str, name: str, folder: Path) -> ArtifactManifest:
-    """Copy a bundle to a local folder, which appears once it is whole and found to be what its name says.
+    """Copy an artifact to a local folder, which appears once every checksum is verified.
 
     Raises:
-        DamagedError: if it is incomplete or not what its manifest says.
+        DamagedError: if the artifact is incomplete or does not match its manifest.
     """
     manifest, places = _read_manifest(f"{url}/{name}", name)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with atomic_directory(folder, replace=True) as partial:
         for path, (_, digest) in manifest.files.items():
             try:
                 files.get(f"{url}/{name}/{places[path]}", partial / path)
             except FileNotFoundError as error:
                 raise DamagedError(str(error)) from error
             if _sha256(partial / path) != digest:
-                msg = f"{url}/{name}/{places[path]} is not what its manifest says: it was changed or damaged"
+                msg = f"{url}/{name}/{places[path]} does not match its manifest: it was changed or damaged"
                 raise DamagedError(msg)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return manifest
 
 
 def is_whole(url: str, name: str) -> bool:
-    """Whether a bundle's manifest is there, and every file with its size."""
+    """Return whether an artifact has its manifest, and every file in it with the right size."""
     try:
         manifest, places = _read_manifest(f"{url}/{name}", name)
     except DamagedError:
         return False
-    there = files.sizes(f"{url}/{name}")
-    return all(there.get(places[path]) == size for path, (size, _) in manifest.files.items())
+    remote_sizes = files.sizes(f"{url}/{name}")
+    return all(remote_sizes.get(places[path]) == size for path, (size, _) in manifest.files.items())
 
 
 def _read_manifest(url: str, name: str) -> tuple[ArtifactManifest, dict[str, str]]:
-    """The manifest of a bundle, and where in the bundle each file lies."""
-    for each in sorted(each for each in files.names(url) if re.fullmatch(r"manifest\.json(\.\d+)?", each)):
+    """Return the manifest of an artifact, and the remote name of each of its files."""
+    for candidate in sorted(entry for entry in files.names(url) if re.fullmatch(r"manifest\.json(\.\d+)?", entry)):
         try:
-            content = json.loads(files.read_bytes(f"{url}/{each}"))
+            content = json.loads(files.read_bytes(f"{url}/{candidate}"))
             places = content.pop("places")
             content["files"] = {path: tuple(entry) for path, entry in content["files"].items()}
             if (manifest := ArtifactManifest(**content)).name == name:
                 return manifest, places
-        except (ValueError, KeyError, TypeError, AttributeError):  # An upload that broke off leaves the half of one.
+        except (ValueError, KeyError, TypeError, AttributeError):  # An interrupted upload left half a manifest.
             continue
-    msg = f"{url} has no manifest that fits its name: its upload broke off, or it is damaged"
+    msg = f"{url} has no manifest that matches its name: its upload was interrupted, or it is damaged"
     raise DamagedError(msg)
 
 
-def _put(local: Path, url: str, name: str, there: Mapping[str, int]) -> str:
-    """Copy a file under the first name that is free, or holds it already; returns that name."""
+def _put(local: Path, url: str, name: str, remote_sizes: Mapping[str, int]) -> str:
+    """Copy a file to the first of its possible names that is free or already holds it, and return that name."""
     for place in _names(name):
-        if there.get(place) == local.stat().st_size:
+        if remote_sizes.get(place) == local.stat().st_size:
             return place
         try:
             files.put(local, f"{url}/{place}")
-        except FileExistsError as error:  # What an upload that broke off left, where nothing can be overwritten.
+        except FileExistsError as error:  # Left by an interrupted upload; the token does not allow overwriting it.
             logger.info("%s: trying another name", error)
             continue
         return place
-    msg = (
-        f"{url}/{name} cannot be written: {MAX_NAMES} uploads of it broke off, and what they left cannot be overwritten"
-    )
+    msg = f"{url}/{name} cannot be written: {MAX_NAMES} uploads of it were interrupted, and the token does not allow overwriting what they left; remove these files"
     raise OSError(msg)
 
 

@@ -1,9 +1,6 @@
-"""Where a generated data set goes: a directory, or a URL to which whole files are copied (every scheme of crmuons.files)."""
+"""The output of a command: a directory, or a URL to which complete files are copied."""
 
-import os
-import socket
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,21 +8,22 @@ from pathlib import Path
 from typing import IO
 
 from crmuons.storage import files
+from crmuons.storage.atomic import atomic_file
 
 
 @dataclass(frozen=True)
 class Output:
-    """A place for files that appear under their names once they are whole.
+    """A directory or URL whose files appear once they are complete.
 
     Attributes:
-        url: an absolute path, or a URL.
+        url: an absolute path or a URL.
     """
 
     url: str
 
     @classmethod
     def at(cls, place: str | Path) -> "Output":
-        """A URL, or a path that may be relative."""
+        """Return the output at a URL, or at a path that may be relative."""
         return cls(place if isinstance(place, str) and "://" in place else str(Path(place).absolute()))
 
     def __str__(self) -> str:
@@ -33,41 +31,41 @@ class Output:
 
     @property
     def folder(self) -> Path | None:
-        """The directory; None for a URL."""
+        """The local directory; None for a URL."""
         return None if "://" in self.url else Path(self.url)
 
     def of(self, name: str) -> str:
-        """The path or URL of a file."""
+        """Return the path or URL of a file in it."""
         return f"{self.url.rstrip('/')}/{name}"
 
     def names(self) -> list[str]:
-        """What is there now, without hidden files, which are partial ones."""
+        """Return the names in it, without hidden files, which are partial."""
         return [name for name in files.names(self.url) if not name.startswith(".")]
 
     def check_writable(self) -> None:
-        """Find out before long work whether it can be written.
+        """Check, before long work, that it can be written.
 
         Raises:
-            PermissionError, NotADirectoryError: if not.
+            PermissionError, NotADirectoryError: if it cannot; see `files.check_writable`.
         """
         files.check_writable(self.url)
 
     def read(self, name: str) -> bytes:
-        """The content of a small file."""
+        """Return the content of a small file in it."""
         return files.read_bytes(self.of(name))
 
     def open(self, name: str) -> IO[bytes]:
-        """A file to read."""
+        """Open a file in it for reading in binary."""
         return files.open_file(self.of(name))
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """A local file to write, which is given its name when the block ends without an error.
+        """Yield a local path to write to; the file appears under `name` when the block ends without an error.
 
-        What bears the name already is replaced. A federation's files are not written over but removed before.
+        An existing file of that name is replaced. At a URL it is removed first, since a federation does not overwrite.
 
         Raises:
-            PermissionError: if it may not be.
+            PermissionError: if the existing file may not be removed, or the new one not written.
         """
         if self.folder is None:
             with tempfile.TemporaryDirectory(prefix="crmuons-") as folder:
@@ -77,32 +75,27 @@ class Output:
                 files.put(Path(folder) / name, self.of(name))
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        writer = f"{socket.gethostname()}-{os.getpid()}-{threading.get_native_id()}"
-        partial = self.folder / f".{name}.{writer}.partial"
-        try:
+        with atomic_file(self.folder / name, fsync=True, shared=True) as partial:
             yield partial
-            _to_disk(partial)
-            partial.replace(self.folder / name)
-        finally:
-            partial.unlink(missing_ok=True)
 
     def remove_partials(self) -> None:
-        """Remove what killed processes left, once everything is there and nothing is being written."""
+        """Remove the partial files of killed processes. Call it when no process writes any more."""
         for partial in self.folder.glob(".*.partial") if self.folder is not None else ():
             partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def folder_at(place: str, *, new: bool = False) -> Iterator[Path]:
-    """A directory to write: the place itself, or for a URL a local one, from which all is copied when the block ends well.
+    """Yield a directory to write to: `place` itself, or for a URL a local one, copied there if the block raises no error.
 
     Args:
-        place: a path or a URL. That it can be written is found out before the block.
-        new: refuse a URL with something below it.
+        place: a path or a URL; it is checked to be writable before the block runs.
+        new: refuse a URL that already holds files.
 
     Raises:
         PermissionError, NotADirectoryError: if it cannot be written.
-        FileExistsError: if a federation has a file of that name and of another size, or `new` is not the case.
+        FileExistsError: if a federation holds a file of the same name and another size, or `new` is set and the URL holds
+            files.
     """
     files.check_writable(place)
     if "://" not in place:
@@ -114,9 +107,3 @@ def folder_at(place: str, *, new: bool = False) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="crmuons-") as folder:
         yield Path(folder)
         files.put_tree(Path(folder), place)
-
-
-def _to_disk(path: Path) -> None:
-    """Without this, a power cut may leave a file that has its name and not all of its content."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

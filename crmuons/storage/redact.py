@@ -1,4 +1,4 @@
-"""Credentials taken out of URLs before text is kept or shown."""
+"""Remove credentials from URLs before text is stored or shown."""
 
 import re
 
@@ -11,5 +11,5 @@ _QUERY_SECRET = re.compile(
 
 
 def without_credentials(text: str) -> str:
-    """The text with user, password and tokens taken out of the URLs in it."""
+    """Return the text with user, password and tokens removed from the URLs in it."""
     return _QUERY_SECRET.sub(r"\1***", _USERINFO.sub("", text))

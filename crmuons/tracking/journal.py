@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from crmuons.storage.atomic import atomic_file
 from crmuons.storage.redact import without_credentials
 
 logger = logging.getLogger(__name__)
@@ -150,12 +151,8 @@ class Journal:
 
     def save_sent(self, sent: DeliveryState) -> None:
         """Keep how far the server knows the journal."""
-        partial = self._path.with_name(".sent.json.partial")
-        with partial.open("w") as file:
-            json.dump(asdict(sent), file)
-            file.flush()
-            os.fsync(file.fileno())  # Renamed before its content is on the disk, a power cut would leave it empty.
-        partial.replace(self._path.with_name("sent.json"))
+        with atomic_file(self._path.with_name("sent.json"), fsync=True) as partial:
+            partial.write_text(json.dumps(asdict(sent)))
 
     def lock(self) -> None:
         """Become the one process that sends this journal.

@@ -13,6 +13,7 @@ from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
+from crmuons.storage.atomic import atomic_file
 from crmuons.storage.redact import without_credentials
 from crmuons.tracking import registry
 from crmuons.tracking.journal import DeliveryState, Entry, Journal
@@ -204,10 +205,9 @@ def _make_database(path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
         if path.exists():
             return
-        partial = path.with_name(f".{path.name}.partial")
-        partial.unlink(missing_ok=True)
-        mlflow.MlflowClient(f"sqlite:///{partial}")
-        partial.replace(path)
+        with atomic_file(path) as partial:
+            partial.unlink(missing_ok=True)
+            mlflow.MlflowClient(f"sqlite:///{partial}")
 
 
 def _batches(entries: Iterator[tuple[int, Entry]]) -> Iterator[list[tuple[int, Entry]]]:

@@ -18,6 +18,7 @@ from crmuons import config
 from crmuons.runs import checkpoint, remote
 from crmuons.runs.directory import Run, find_run
 from crmuons.runs.location import RunStorage
+from crmuons.runs.uploads import UploadStatus
 from crmuons.storage import files
 from crmuons.storage.files import File
 from crmuons.tracking.uri import resolve_uri
@@ -141,7 +142,7 @@ def last_line(error: BaseException) -> str:
 
 def with_remedy(reason: str, run: Run) -> str:
     """Return the sentence that says why a run stopped and from which checkpoint it can continue."""
-    last = max(remote.UploadStatus.of(run).step, *checkpoint.steps(run.checkpoints), -1)
+    last = max(UploadStatus.of(run).step, *checkpoint.steps(run.checkpoints), -1)
     where = (
         "no checkpoint was written"
         if last < 0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from crmuons.runs import checkpoint
 from crmuons.runs.directory import Run
-from crmuons.runs.remote import UploadStatus
+from crmuons.runs.uploads import UploadStatus
 from crmuons.tracking import journal
 from crmuons.training.loop import Outcome
 

@@ -25,7 +25,7 @@ from crmuons.data.staged_reading import read_in_parts
 from crmuons.models import saved_model
 from crmuons.runs import checkpoint, remote
 from crmuons.runs.directory import Run
-from crmuons.runs.remote import Uploads
+from crmuons.runs.uploads import FAILURE_WAIT_S, Uploads
 from crmuons.storage import atomic
 from crmuons.storage.staging import stager
 from crmuons.storage.staging.download import REPORT
@@ -109,7 +109,7 @@ def train(
         batches.close()
         exit_stack.close()
         if uploads is not None:
-            uploads.wait(remote.FAILURE_WAIT_S)
+            uploads.wait(FAILURE_WAIT_S)
         tracker.finish(status)
     return outcome
 

@@ -22,6 +22,7 @@ from crmuons.data.sampler import FileSlice, cut_files
 from crmuons.data.shards import read_shard_rows
 from crmuons.progress import progress
 from crmuons.storage.atomic import write_text
+from crmuons.storage.differences import differences
 from crmuons.storage.files import File
 
 logger = logging.getLogger(__name__)
@@ -200,11 +201,7 @@ def _check_same(claim: Path, request: dict[str, Any]) -> None:
         msg = f"{claim} is damaged ({error}); remove {claim.parent}, or name another directory with --out"
         raise ValueError(msg) from error
     now = {url: rest for url, *rest in request["files"]}
-    differing = [
-        f"{key} was {settings.get(key)}, is {value}"
-        for key, value in request["settings"].items()
-        if settings.get(key) != value
-    ]
+    differing = differences(settings, request["settings"])
     for what, urls in (
         ("new", now.keys() - sources.keys()),
         ("gone", sources.keys() - now.keys()),

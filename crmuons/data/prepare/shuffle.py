@@ -7,8 +7,6 @@ the group's file. Then each shard is gathered from all groups and shuffled. What
 import hashlib
 import json
 import math
-import os
-import socket
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from itertools import pairwise
@@ -25,6 +23,7 @@ from crmuons.data.manifest import HashRange, PreparedShard
 from crmuons.data.quarantine import ReadCounts
 from crmuons.data.sampler import FileSlice
 from crmuons.data.selection import Selection, Split, split_coordinates
+from crmuons.storage.atomic import atomic_file, write_text
 
 SHARD_BYTES = 96 * 2**20  # Of a finished shard: gathering it takes about four times as much memory.
 FLAT_BYTES_PER_RAW_BYTE = (
@@ -158,9 +157,7 @@ def gather(work: ShufflePlan, target: ShardSpec) -> PreparedShard:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     size = path.stat().st_size
     shard = PreparedShard(target.file, target.places, len(events.counts), len(events.muons), size, digest)
-    partial = _partial(note)
-    partial.write_text(json.dumps(asdict(shard)))
-    partial.replace(note)
+    write_text(note, json.dumps(asdict(shard)))
     return shard
 
 
@@ -172,12 +169,11 @@ def _write_group(work: ShufflePlan, group: int, events: EventArrays, tally: Read
     bounds = np.searchsorted(index[order], np.arange(len(work.targets) + 1))
     metadata = {TALLY_KEY: json.dumps(astuple(tally))}
     path = work.group_file(group)
-    partial = _partial(path)
-    with pa.ipc.new_file(str(partial), arrow.FLAT_SCHEMA.with_metadata(metadata)) as writer:
+    schema = arrow.FLAT_SCHEMA.with_metadata(metadata)
+    with atomic_file(path, shared=True) as partial, pa.ipc.new_file(str(partial), schema) as writer:
         whole = arrow.to_flat(events)
         for low, high in pairwise(bounds.tolist()):
             writer.write_batch(whole.slice(low, high - low))
-    partial.replace(path)
 
 
 def _indices(events: EventArrays, work: ShufflePlan, random: np.random.Generator) -> Int64[np.ndarray, " events"]:
@@ -200,7 +196,3 @@ def _slice(path: Path, target: ShardSpec) -> EventArrays:
 
 def _open(path: Path) -> pa.RecordBatchFileReader:
     return pa.ipc.open_file(pa.memory_map(str(path)))
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")

@@ -1,4 +1,7 @@
-"""Files behind a Pelican federation, read so that no cache, director or expired token ends a run. See docs/pelican.md."""
+"""Files in a Pelican federation. Failing caches, a failing director or an expired token do not end a run.
+
+See docs/pelican.md.
+"""
 
 from crmuons.storage.pelican.addresses import split_url
 from crmuons.storage.pelican.digests import digest

@@ -1,4 +1,4 @@
-"""Addresses in a federation: URLs and patterns."""
+"""Parse the URLs and glob patterns of a federation."""
 
 import re
 
@@ -7,10 +7,10 @@ HOST = re.compile(r"[\w.-]+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?")
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """The federation and the path of a `pelican://HOST[:PORT]/path` or `osdf:///path` URL.
+    """Split a `pelican://HOST[:PORT]/path` or `osdf:///path` URL into the federation's host and the path.
 
     Raises:
-        ValueError: if there is no path, or a token in the URL, where it would end up in logs.
+        ValueError: if the URL has no path, or carries a token, which logs would show.
     """
     scheme, _, rest = url.partition("://")
     host, _, path = rest.partition("/")
@@ -21,17 +21,21 @@ def split_url(url: str) -> tuple[str, str]:
         raise ValueError(msg)
     port = int(host.rpartition(":")[2]) if re.search(r":\d+$", host) else 1
     if scheme not in ("pelican", "osdf") or not HOST.fullmatch(host) or not 0 < port < 2**16 or not path.strip("/"):
-        msg = f"'{url}' is no address in a federation; it looks like pelican://HOST/namespace/path or pelican://HOST:PORT/namespace/path"
+        msg = f"'{url}' is no address in a federation; write pelican://HOST/namespace/path or pelican://HOST:PORT/namespace/path"
         raise ValueError(msg)
     return host, "/" + re.sub("/+", "/", path).strip("/")
 
 
 def split_pattern(path: str) -> tuple[str, list[str]]:
-    """The folder above the first component with a wildcard, and the components from there on."""
+    """Split a pattern into the folder above its first wildcard, and the path components from there on.
+
+    Raises:
+        ValueError: if `**` is only a part of a component.
+    """
     parts = path.split("/")
     first = next(i for i, part in enumerate(parts) if re.search(r"[*?\[]", part))
     for part in parts[first:]:
         if "**" in part and part != "**":
-            msg = f"'{path}': '**' stands alone between slashes, as in /data/**/*.parquet"
+            msg = f"'{path}': '**' must stand alone between slashes, as in /data/**/*.parquet"
             raise ValueError(msg)
     return "/".join(parts[:first]) or "/", parts[first:]

@@ -1,4 +1,4 @@
-"""Checksums that an origin keeps of its files, asked for as RFC 3230 says. XRootD caches answer such requests with 405."""
+"""Ask an origin for the checksums of its files (RFC 3230). XRootD caches answer such requests with 405."""
 
 import asyncio
 import logging
@@ -7,26 +7,26 @@ import time
 from fsspec.asyn import sync
 
 from crmuons.storage.pelican.federation import Federation
-from crmuons.storage.pelican.servers import Access
+from crmuons.storage.pelican.refusals import Access
 from crmuons.storage.pelican.sources import Patience
 
 logger = logging.getLogger(__name__)
 
-PAUSE_S = 600.0  # After a request that was not answered. XRootD 5.5.3 sometimes answers no such request any more.
+PAUSE_S = 600.0  # After an unanswered request. XRootD 5.5.3 sometimes stops answering such requests altogether.
 
 
-def digest(federation: Federation, path: str, wanted: str) -> str:
-    """The origin's `Digest` header for a file; empty where it has none to give.
+def digest(federation: Federation, path: str, algorithms: str) -> str:
+    """Return the origin's `Digest` header for a file; empty if it gives none.
 
     Args:
-        federation: where the file is.
-        path: its path.
-        wanted: the algorithms, the preferred first.
+        federation: the federation that holds the file.
+        path: the file's path.
+        algorithms: comma-separated names, the preferred first.
     """
-    return str(sync(federation.loop, _digest, federation, path, wanted))
+    return str(sync(federation.loop, _digest, federation, path, algorithms))
 
 
-async def _digest(federation: Federation, path: str, wanted: str) -> str:
+async def _digest(federation: Federation, path: str, algorithms: str) -> str:
     namespace = await federation.servers.namespace(path, listing=True)
     if namespace.origin is None:
         return ""
@@ -37,17 +37,17 @@ async def _digest(federation: Federation, path: str, wanted: str) -> str:
                 return ""
             once = Patience(0, federation.url(path))
             answer = await servers.request(
-                "HEAD", namespace.origin, Access(namespace, path), once, headers={"Want-Digest": wanted}
+                "HEAD", namespace.origin, Access(namespace, path), once, headers={"Want-Digest": algorithms}
             )
     except TimeoutError:
         servers.no_digest_before[namespace.prefix] = time.monotonic() + PAUSE_S
         logger.warning(
-            "%s: the origin told no checksum within %g s (CRMUONS_PELICAN_DIGEST_S), and is asked for none in the next %.0f min:"
-            " of files staged by then the size alone is checked",
+            "%s: the origin gave no checksum within %g s (CRMUONS_PELICAN_DIGEST_S) and is not asked again for %.0f min;"
+            " until then only the size of staged files is checked",
             federation.url(path), servers.waits.digest_s, PAUSE_S / 60,
         )  # fmt: skip
         return ""
-    except OSError as error:  # Whatever keeps the file from being read as well is found by reading it.
+    except OSError as error:  # If the fault also prevents reading the file, the read will raise it.
         logger.debug("no checksum: %s", error)
         return ""
     return answer.headers.get("Digest", "") if answer.status == 200 else ""

@@ -1,14 +1,13 @@
-"""The file system of a federation: pelicanfs' file system with reading, listing and writing that survive faults.
+"""The file system of a federation: pelicanfs' file system with fault-tolerant reading, listing and writing.
 
-pelicanfs knows the protocol (addresses, the director's headers) and fsspec the shape of a file system. This class
-decides whom to ask, for how long, and what to believe.
+pelicanfs implements the protocol (addresses, the director's headers) and fsspec the file system interface. This module
+decides which server to ask, for how long, and which answers to trust.
 """
 
 import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Callable
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,13 @@ from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.spec import AbstractBufferedFile
 from pelicanfs.core import PelicanFileSystem
 
-from crmuons.storage.pelican.addresses import split_pattern, split_url
+from crmuons.storage.atomic import atomic_file
+from crmuons.storage.pelican.addresses import split_url
+from crmuons.storage.pelican.director import Namespace
+from crmuons.storage.pelican.globs import glob
 from crmuons.storage.pelican.ranges import check_range
-from crmuons.storage.pelican.servers import DENIED, Access, Namespace, Servers
+from crmuons.storage.pelican.refusals import DENIED, Access, judge_refusal
+from crmuons.storage.pelican.servers import Servers
 from crmuons.storage.pelican.sources import Fault, Patience, Source, Sources
 from crmuons.storage.pelican.tokens import Token
 from crmuons.storage.pelican.waits import Waits
@@ -33,17 +36,17 @@ COPY_BYTES = 32 * 2**20
 class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyped
     """The files of one federation.
 
-    Every read is made of HTTP ranges whose length is checked. A range that fails is continued at the next cache from the
-    byte where it broke off, with backoff, until nothing has come for Waits.patience_s. Tokens are looked up for each
-    request. A pickle holds the federation's name alone.
+    Files are read as HTTP ranges of checked length. A failed range continues at the next cache from the byte where it
+    stopped, with backoff, until no data has come for Waits.patience_s. Tokens are looked up for each request. A pickle
+    holds only the federation's host.
 
     Raises (all methods):
-        FileNotFoundError: if the origin, not only a cache, says so.
-        PermissionError: if the servers refuse, with the token that was used and what to do.
-        ConnectionError: if patience ran out, with the last fault.
+        FileNotFoundError: if the origin, not only a cache, says that there is no such file.
+        PermissionError: if the servers refuse, with the token that was sent and the remedy.
+        ConnectionError: if no data came for Waits.patience_s, with the last fault.
     """
 
-    cachable = False  # fsspec would keep one per thread.
+    cachable = False  # fsspec would keep one instance per thread.
 
     def __init__(self, host: str) -> None:
         self.host, self.waits = host, Waits.from_environment()
@@ -57,20 +60,20 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         return _federation, (self.host,)
 
     def url(self, path: str) -> str:
-        """The URL of a path."""
+        """Return the URL of a path."""
         return self.servers.url(path)
 
     def namespace(self, path: str) -> Namespace:
-        """What the director says of a path's namespace."""
+        """Ask the director for the namespace of a path."""
         return sync(self.loop, self.servers.namespace, path, listing=True)
 
     def open(self, path: str, mode: str = "rb", *, size: int | None = None, **_: Any) -> "RemoteFile":
         """Open a file for reading.
 
         Args:
-            path: its path.
-            mode: "rb"; files are written whole, by `put_file`.
-            size: its size in bytes where it is known, which saves a request.
+            path: the file's path.
+            mode: "rb" only; files are written whole, by `put_file`.
+            size: the size in bytes, if known; it saves a request.
         """
         if mode != "rb":
             msg = f"{self.url(path)}: files of a federation are read with mode 'rb' and written whole; mode is '{mode}'"
@@ -80,7 +83,7 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
     async def _cat_file(
         self, path: str, start: int | None = None, end: int | None = None, *, size: int | None = None, **_: Any
     ) -> bytes:
-        """Bytes start .. end - 1 of a file; see `open` for `size`."""
+        """Read bytes start .. end - 1 of a file; see `open` for `size`."""
         path = self._check_fspath(path)
         if size is None:
             size = (await self._info(path))["size"]
@@ -92,14 +95,14 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
             assert namespace.caches is not None
             access = Access(namespace, path)
             source = await patience.next(namespace.caches)
-            token = await self.servers.token(access)
+            token = await access.token()
             try:
                 async for piece in self._range(access, source, token, range(start, end), size):
                     pieces.append(piece)
                     start += len(piece)
                     patience.progress()
                     access.accepted(token)
-                    namespace.caches.worked(source)  # Also if it breaks off later: it is worth asking again soon.
+                    namespace.caches.worked(source)  # Even if it fails later, ask it again soon.
             except Fault as fault:
                 await self._judge(fault, access, namespace.caches, size, patience)
                 patience.record(namespace.caches, fault)
@@ -108,7 +111,7 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
     async def _range(
         self, access: Access, source: Source, token: Token | None, span: range, size: int
     ) -> AsyncIterator[bytes]:
-        """What one server gives of a range: all of it, or a Fault after the last good piece."""
+        """Yield a range in pieces from one server, and raise a Fault where it stops early."""
         headers = {"Range": f"bytes={span[0]}-{span[-1]}", "Accept-Encoding": "identity"}
         async with self.servers.exchange("GET", source, access.path, token=token, headers=headers) as answer:
             check_range(answer, source, span[0], size)
@@ -122,74 +125,72 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
             raise Fault(source, f"the body ended {left} bytes too early")
 
     async def _judge(self, fault: Fault, access: Access, caches: Sources, size: int, patience: Patience) -> None:
-        """Raise if a fault is final: a refusal that waiting does not mend, or what the origin confirms."""
+        """Raise if a fault is final: a refusal that no retry will change, or a missing or changed file at the origin."""
         if fault.status in DENIED:
-            await self.servers.refused(fault, access, caches, patience)
+            await judge_refusal(fault, access, caches, patience, self.waits.token_s)
         if not fault.doubtful:
             return
-        found = (await self._info(access.path))["size"]
-        if found != size:
+        origin_size = (await self._info(access.path))["size"]
+        if origin_size != size:
             msg = (
-                f"{self.url(access.path)} has changed while in use: {size} bytes when it was listed, {found} now;"
+                f"{self.url(access.path)} has changed while in use: {size} bytes when it was listed, {origin_size} now;"
                 " list it again"
             )
             raise OSError(msg)
 
     async def _get_file(self, rpath: str, lpath: str | Path, **_: Any) -> None:
-        """Copy a file, which appears under its local name only once it is whole; make a folder where the path is one."""
+        """Copy a file to a local path, where it appears once it is complete. For a folder, make a local folder."""
         path, target = self._check_fspath(rpath), Path(lpath)
         info = await self._info(path)
         if info["type"] == "directory":
             target.mkdir(parents=True, exist_ok=True)
             return
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        with partial.open("wb") as file:
+        with atomic_file(target) as partial, partial.open("wb") as file:
             for start in range(0, info["size"], COPY_BYTES):
                 file.write(await self._cat_file(path, start, start + COPY_BYTES, size=info["size"]))
-        partial.replace(target)
 
     async def _put_file(self, lpath: str | Path, rpath: str, **_: Any) -> None:
-        """Copy a local file to a name that is new; see Writer.put."""
+        """Copy a local file to a new name; see Writer.put."""
         await self.writer.put(Path(lpath), self._check_fspath(rpath))
 
     def rm_file(self, path: str) -> None:
-        """Remove a file, or an empty folder; see Writer.remove."""
+        """Remove a file or an empty folder; see Writer.remove."""
         sync(self.loop, self.writer.remove, self._check_fspath(path))
 
     def check_writable(self, path: str) -> bool:
-        """Whether the scopes of a token say that it covers writing here; False where only trying would tell.
+        """Return whether a token's scopes show that it allows writing here; False if only a test write can tell.
 
         Raises:
-            PermissionError: if there is no token, or its scopes do not cover it.
+            PermissionError: if there is no token, or its scopes do not allow it.
         """
         return bool(sync(self.loop, self.writer.check, self._check_fspath(path)).names_storage)
 
     async def _makedirs(self, path: str, exist_ok: bool = False) -> None:
-        """Nothing: an origin makes the folders of a file that it takes."""
+        """Do nothing: an origin makes the folders of the files that it receives."""
 
     async def _info(self, path: str, **_: Any) -> dict[str, Any]:
         path = self._check_fspath(path)
         if (await self.servers.namespace(path, listing=True)).origin is None:
             return await self._head(path)
-        return (await self._propfind(path, depth=0))[0] | {"name": path}
+        return await self._entry(path) | {"name": path}
 
     async def _head(self, path: str) -> dict[str, Any]:
-        """What the caches say of a file, where the namespace gives no listings."""
+        """Ask the caches about a file in a namespace without listings."""
         namespace = await self.servers.namespace(path, listing=False)
         assert namespace.caches is not None
         patience = Patience(self.waits.patience_s, self.url(path))
         answer = await self.servers.request("HEAD", namespace.caches, Access(namespace, path), patience)
         if answer.status != 200 or not answer.headers.get("Content-Length", "").isdigit():
             msg = (
-                f"{self.url(path)}: no such file (HTTP {answer.status}); check the path, which must be a file's own:"
+                f"{self.url(path)}: no such file (HTTP {answer.status}); check the path, which must name one file:"
                 f" {namespace.prefix} gives no listings"
             )
             raise FileNotFoundError(msg)
         return {"name": path, "type": "file", "size": int(answer.headers["Content-Length"])}
 
     async def _size(self, path: str) -> int | None:
-        """The size of a file, None where there is none."""
+        """Return the size of a file; None if it does not exist."""
         try:
             return int((await self._info(path))["size"])
         except FileNotFoundError:
@@ -215,10 +216,10 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         async with self._listings:
             entries = await self._propfind(path, depth=1)
         inside = [entry for entry in entries if entry["name"] != path]
-        found = inside if inside or entries[0]["type"] == "directory" else entries
-        return found if detail else [entry["name"] for entry in found]
+        listed = inside if inside or entries[0]["type"] == "directory" else entries
+        return listed if detail else [entry["name"] for entry in listed]
 
-    # On the methods above; those of pelicanfs ask the servers themselves.
+    # These use the methods above; pelicanfs' own versions ask the servers themselves.
     _walk = AsyncFileSystem._walk
     _find = AsyncFileSystem._find
     _du = AsyncFileSystem._du
@@ -228,38 +229,15 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
     open_async = AsyncFileSystem.open_async
 
     async def _glob(self, path: str, maxdepth: int | None = None, **options: Any) -> Any:
-        """Match component by component, so that only folders that can hold a match are listed.
+        assert maxdepth is None, "the depth follows from the pattern"
+        matches = await glob(self._check_fspath(path), self._entry, self._ls)
+        return matches if options.get("detail") else list(matches)
 
-        `*`, `?` and `[...]` match within a component; a component `**` matches any number of folders.
-        """
-        assert maxdepth is None, "a pattern says itself how deep it goes"
-        fixed, patterns = split_pattern(self._check_fspath(path))
-        try:
-            found = {fixed: (await self._propfind(fixed, depth=0))[0]}
-        except FileNotFoundError:
-            found = {}
-        for i, pattern in enumerate(patterns):
-            step = self._below if pattern == "**" else self._matching
-            folders = [name for name, entry in found.items() if entry["type"] == "directory"]
-            files_too = i == len(patterns) - 1
-            matches = await asyncio.gather(*(step(folder, pattern, files_too) for folder in folders))
-            found = {entry["name"]: entry for entries in matches for entry in entries}
-        return dict(sorted(found.items())) if options.get("detail") else sorted(found)
-
-    async def _matching(self, folder: str, pattern: str, files_too: bool) -> list[dict[str, Any]]:
-        entries = [entry for entry in await self._ls(folder) if files_too or entry["type"] == "directory"]
-        return [entry for entry in entries if fnmatchcase(entry["name"].rpartition("/")[2], pattern)]
-
-    async def _below(self, folder: str, pattern: str, files_too: bool) -> list[dict[str, Any]]:
-        entries = await self._ls(folder)
-        folders = [entry["name"] for entry in entries if entry["type"] == "directory"]
-        deeper = await asyncio.gather(*(self._below(each, pattern, files_too) for each in folders))
-        here: list[dict[str, Any]] = [{"name": folder, "type": "directory", "size": 0}]
-        here += [entry for entry in entries if files_too and entry["type"] == "file"]
-        return here + [entry for below in deeper for entry in below]
+    async def _entry(self, path: str) -> dict[str, Any]:
+        return (await self._propfind(path, depth=0))[0]
 
     async def _propfind(self, path: str, depth: int) -> list[dict[str, Any]]:
-        """The entry of a path at the origin, and with depth 1 those inside."""
+        """Ask the origin for the entry of a path and, with depth 1, the entries inside it."""
         namespace = await self.servers.namespace(path, listing=True)
         if namespace.origin is None:
             msg = f"{self.url(path)} cannot be listed: {namespace.prefix} gives no listings; name the files themselves"
@@ -282,7 +260,7 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
 
 
 class RemoteFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec is untyped
-    """A file open for reading: each read is one range, without reading ahead (Parquet readers know what they want)."""
+    """A file open for reading. Each read is one range without read-ahead, since Parquet readers ask for what they need."""
 
     def __init__(self, fs: Federation, path: str, *, size: int | None) -> None:
         super().__init__(fs, path, "rb", cache_type="none", size=size)
@@ -296,7 +274,7 @@ _creating = threading.Lock()
 
 
 def filesystem(url: str) -> Federation:
-    """The file system of a URL's federation: one per process and federation, whatever the number of threads."""
+    """Return the file system of a URL's federation: one per process and federation, shared by all threads."""
     return _federation(split_url(url)[0])
 
 

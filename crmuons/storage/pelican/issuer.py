@@ -1,4 +1,4 @@
-"""What is said to a token issuer: discovery (RFC 8414), registration (RFC 7591), device flow (RFC 8628), refresh (RFC 6749)."""
+"""Talk to a token issuer: discovery (RFC 8414), registration (RFC 7591), device flow (RFC 8628), refresh (RFC 6749)."""
 
 import base64
 import json
@@ -16,13 +16,13 @@ logger = logging.getLogger(__name__)
 
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 TIMEOUT_S = 30.0
-UNSAID_INTERVAL_S = 5.0  # RFC 8628, 3.2: the pause between polls where the issuer names none.
-UNSAID_LIFETIME_S = 1200.0
+DEFAULT_INTERVAL_S = 5.0  # Between polls, if the issuer names no interval (RFC 8628, 3.2).
+DEFAULT_LIFETIME_S = 1200.0
 
 
 @dataclass(frozen=True)
 class Client:
-    """Who we are to an issuer; secret is empty for a client that has none."""
+    """Our registration at an issuer; `secret` is empty if the issuer gave none."""
 
     id: str
     secret: str
@@ -33,8 +33,8 @@ class Issuer:
     """A token issuer.
 
     Attributes:
-        url: its name, as tokens carry it.
-        metadata: its endpoints.
+        url: the issuer's URL, as in the tokens' `iss` claim.
+        metadata: its endpoints, by their names in RFC 8414.
     """
 
     url: str
@@ -45,23 +45,27 @@ class Issuer:
         """Ask an issuer for its endpoints.
 
         Raises:
-            OSError: if there is no such issuer, with what was asked.
+            OSError: if no issuer answers at the URL, with the addresses that were asked.
         """
         parts = urlsplit(url)
-        asked = (
+        addresses = (
             f"{url.rstrip('/')}/.well-known/openid-configuration",
             f"{parts.scheme}://{parts.netloc}/.well-known/oauth-authorization-server{parts.path.rstrip('/')}",
         )
-        for address in asked:
+        for address in addresses:
             status, metadata = _call(address)
             if status == 200 and str(metadata.get("issuer", "")).rstrip("/") == url.rstrip("/"):
                 return cls(url, metadata)
-        msg = f"{url} is no token issuer: neither {' nor '.join(asked)} describes it"
+        msg = f"{url} is no token issuer: neither {' nor '.join(addresses)} describes it"
         raise OSError(msg)
 
     def register(self, scope: str) -> Client:
-        """Become known to the issuer."""
-        wanted = {
+        """Register as a client of the issuer.
+
+        Raises:
+            OSError: if it does not let new clients register.
+        """
+        registration = {
             "client_name": "crmuons",
             "grant_types": [DEVICE_GRANT, "refresh_token"],
             "response_types": [],
@@ -69,40 +73,42 @@ class Issuer:
             "token_endpoint_auth_method": "client_secret_basic",
             "scope": scope,
         }
-        status, answer = _call(self.endpoint("registration_endpoint"), json.dumps(wanted).encode(), "application/json")
+        status, answer = _call(
+            self.endpoint("registration_endpoint"), json.dumps(registration).encode(), "application/json"
+        )
         if "client_id" not in answer:
             msg = f"{self.url} does not let new clients register (HTTP {status}{_reason(answer)}): ask who runs it"
             raise OSError(msg)
         return Client(str(answer["client_id"]), str(answer.get("client_secret", "")))
 
     def device_login(self, client: Client, scope: str, show: Callable[[str, str], None]) -> Mapping[str, Any]:
-        """Let the user approve in a browser, anywhere, and wait for it.
+        """Ask the user to approve the login in any browser, and wait for it.
 
         Args:
-            client: who asks.
-            scope: for what.
-            show: told the URL to open and the code to confirm.
+            client: our registration.
+            scope: the scopes to ask for, separated by spaces.
+            show: shows the user the URL to open and the code to confirm.
 
         Returns:
             The issuer's answer, with `access_token` and `refresh_token`.
 
         Raises:
             PermissionError: if the user denies, or the issuer does not grant the scope.
-            TimeoutError: if the user does not come.
+            TimeoutError: if the user does not approve in time.
         """
         status, device = self._post("device_authorization_endpoint", client, {"scope": scope})
         if "device_code" not in device:
             msg = f"{self.url} begins no login for the scopes '{scope}' (HTTP {status}{_reason(device)})"
             raise PermissionError(msg)
         show(str(device.get("verification_uri_complete", device["verification_uri"])), str(device["user_code"]))
-        interval_s = float(device.get("interval", UNSAID_INTERVAL_S))
-        deadline = time.monotonic() + float(device.get("expires_in", UNSAID_LIFETIME_S))
+        interval_s = float(device.get("interval", DEFAULT_INTERVAL_S))
+        deadline = time.monotonic() + float(device.get("expires_in", DEFAULT_LIFETIME_S))
         while time.monotonic() < deadline:
             time.sleep(interval_s)
             form = {"grant_type": DEVICE_GRANT, "device_code": str(device["device_code"])}
             try:
                 status, answer = self._post("token_endpoint", client, form)
-            except OSError as error:  # The user may still be typing: the issuer can come back.
+            except OSError as error:  # The issuer may come back while the user is still typing.
                 logger.info("%s", error)
                 continue
             if "access_token" in answer:
@@ -116,11 +122,11 @@ class Issuer:
         raise TimeoutError(msg)
 
     def refresh(self, client: Client, refresh_token: str) -> Mapping[str, Any]:
-        """New tokens for a refresh token.
+        """Exchange a refresh token for new tokens.
 
         Raises:
-            PermissionError: if the issuer does not take it any more.
-            OSError: if the issuer cannot be asked.
+            PermissionError: if the issuer does not accept it any more.
+            OSError: if the issuer cannot be reached.
         """
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
         status, answer = self._post("token_endpoint", client, form)
@@ -130,10 +136,10 @@ class Issuer:
         raise OSError(msg) if status >= 500 else PermissionError(msg)
 
     def endpoint(self, name: str) -> str:
-        """One of its addresses.
+        """Return the address of an endpoint.
 
         Raises:
-            OSError: if it has no such thing.
+            OSError: if the issuer has no such endpoint.
         """
         if name not in self.metadata:
             msg = (
@@ -154,14 +160,14 @@ class Issuer:
 def _call(
     url: str, body: bytes | None = None, content_type: str = "", headers: Mapping[str, str] | None = None
 ) -> tuple[int, dict[str, Any]]:
-    """Status and JSON object of an answer, whatever the status; an empty object where it is none.
+    """Send a request; return the status and the JSON object of the answer, empty if the body is none.
 
     Raises:
-        OSError: if there is no answer.
+        OSError: if no answer comes.
         ValueError: if the URL is not https.
     """
     if not url.startswith("https://"):
-        msg = f"'{url}' is not an https URL; tokens travel encrypted or not at all"
+        msg = f"'{url}' is not an https URL; tokens are only sent encrypted"
         raise ValueError(msg)
     sent = {"Accept": "application/json", **({"Content-Type": content_type} if content_type else {}), **(headers or {})}
     request = urllib.request.Request(url, body, sent)  # noqa: S310  https, checked above
@@ -178,10 +184,10 @@ def _call(
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(body)
+        content = json.loads(body)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _reason(answer: Mapping[str, Any]) -> str:

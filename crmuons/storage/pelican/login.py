@@ -1,7 +1,7 @@
-"""Logins, kept alive in every process.
+"""Logins to token issuers, stored in one file and renewed by whichever process needs them.
 
-A login is kept in one file that only its owner reads. Whoever finds its token about to expire renews it, under a lock,
-since issuers give a new refresh token each time and take the old one back.
+Only the owner can read the file. A process that finds a token about to expire renews it under a lock, since an issuer gives
+a new refresh token each time and revokes the old one.
 """
 
 import fcntl
@@ -15,21 +15,22 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from crmuons.storage.atomic import atomic_file
 from crmuons.storage.pelican.issuer import Client, Issuer
 from crmuons.storage.pelican.tokens import Token
 
 logger = logging.getLogger(__name__)
 
-RENEW_BEFORE_S = 60.0  # A token must not expire on its way.
-UNSAID_LIFETIME_S = 600.0
-SECONDS_BETWEEN_TRIES = 10.0  # At an issuer that does not renew: every request would wait for it.
+RENEW_BEFORE_S = 60.0  # A token must not expire while a request is under way.
+DEFAULT_LIFETIME_S = 600.0  # Of a token, if the issuer does not say.
+SECONDS_BETWEEN_TRIES = 10.0  # After a failed renewal; without a pause every request would wait for the issuer.
 
 _next_try: dict[str, float] = {}
 
 
 @dataclass(frozen=True)
 class Login:
-    """What is known of a login to one issuer."""
+    """A login to one issuer."""
 
     issuer: str
     client_id: str
@@ -40,43 +41,43 @@ class Login:
     expires_at: float
 
     def renewed(self, answer: Any) -> "Login":
-        """The same login with the tokens of an issuer's answer."""
+        """Return this login with the tokens of an issuer's answer."""
         return replace(
             self,
             access_token=str(answer["access_token"]),
             refresh_token=str(answer.get("refresh_token", self.refresh_token)),
-            expires_at=time.time() + float(answer.get("expires_in", UNSAID_LIFETIME_S)),
+            expires_at=time.time() + float(answer.get("expires_in", DEFAULT_LIFETIME_S)),
         )
 
     def is_due(self) -> bool:
-        """Whether it is time to renew it, and possible."""
+        """Return whether the token must be renewed now and can be."""
         due = bool(self.refresh_token) and time.time() > self.expires_at - RENEW_BEFORE_S
         return due and time.monotonic() > _next_try.get(self.issuer, 0.0)
 
 
 def store() -> Path:
-    """The file of the logins."""
+    """Return the path of the file that holds the logins."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "crmuons" / "logins.json"
 
 
 def log_in(issuer_url: str, scopes: Sequence[str], show: Callable[[str, str], None]) -> Path:
-    """Log in by the device flow and keep the login; scopes of an earlier login to the same issuer are kept.
+    """Log in by the device flow and store the login. Scopes of an earlier login to the same issuer are kept.
 
     Args:
-        issuer_url: whom to log in to.
-        scopes: such as `storage.read:/data`.
-        show: told the URL to open and the code to confirm.
+        issuer_url: the issuer.
+        scopes: the scopes to ask for, such as `storage.read:/data`.
+        show: shows the user the URL to open and the code to confirm.
 
     Returns:
         The file that holds the login.
 
     Raises:
-        OSError: see Issuer.
+        OSError: if the login fails; see Issuer.
     """
     issuer = Issuer.discover(issuer_url)
     before = _load().get(issuer_url)
-    wanted = dict.fromkeys([*(before.scope.split() if before else ()), "wlcg", "offline_access", *scopes])
-    scope = " ".join(wanted)
+    merged = dict.fromkeys([*(before.scope.split() if before else ()), "wlcg", "offline_access", *scopes])
+    scope = " ".join(merged)
     client = Client(before.client_id, before.client_secret) if before else issuer.register(scope)
     answer = issuer.device_login(client, scope, show)
     if "refresh_token" not in answer:
@@ -88,16 +89,16 @@ def log_in(issuer_url: str, scopes: Sequence[str], show: Callable[[str, str], No
 
 
 def stored_tokens(issuers: Sequence[str]) -> list[Token]:
-    """The tokens of the logins to these issuers, renewed where that is due. No issuers: none, for theirs is not known."""
-    wanted = {issuer.rstrip("/") for issuer in issuers}
-    logins = [login for url, login in _load().items() if url.rstrip("/") in wanted]
+    """Return the tokens of the logins to these issuers, renewed if they are about to expire."""
+    names = {issuer.rstrip("/") for issuer in issuers}
+    logins = [login for url, login in _load().items() if url.rstrip("/") in names]
     current = [_renew(login.issuer) if login.is_due() else login for login in logins]
-    found = [Token.from_text(login.access_token, f"crmuons login ({login.issuer})") for login in current]
-    return [token for token in found if token is not None]
+    tokens = [Token.from_text(login.access_token, f"crmuons login ({login.issuer})") for login in current]
+    return [token for token in tokens if token is not None]
 
 
 def _renew(issuer_url: str) -> Login:
-    """The login, renewed by us or by whoever was faster; unchanged where the issuer does not renew it."""
+    """Return the login, renewed by this process or by a faster one; unchanged if the issuer does not renew it."""
     with _locked():
         logins = _load()
         login = logins[issuer_url]
@@ -106,7 +107,7 @@ def _renew(issuer_url: str) -> Login:
         try:
             client = Client(login.client_id, login.client_secret)
             login = login.renewed(Issuer.discover(issuer_url).refresh(client, login.refresh_token))
-        except OSError as error:  # The old token may do for a while yet, and the next request tries again.
+        except OSError as error:  # The old token may still work for a while; a later request tries again.
             logger.warning("%s", error)
             _next_try[issuer_url] = time.monotonic() + SECONDS_BETWEEN_TRIES
             return login
@@ -123,11 +124,12 @@ def _load() -> dict[str, Login]:
 
 
 def _save(logins: dict[str, Login]) -> None:
-    """Replace the file at once, readable by its owner alone from the first byte on."""
-    partial = store().with_suffix(".partial")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    """Replace the file atomically; only its owner can read it, from the first byte on."""
+    with (
+        atomic_file(store()) as partial,
+        os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file,
+    ):
         json.dump({url: asdict(login) for url, login in logins.items()}, file)
-    partial.replace(store())
 
 
 @contextmanager
@@ -135,5 +137,5 @@ def _locked() -> Iterator[None]:
     store().parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = store().with_suffix(".lock")
     with os.fdopen(os.open(lock, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # Closing the file lets it go.
+        fcntl.flock(file, fcntl.LOCK_EX)  # Released when the file is closed.
         yield

@@ -1,4 +1,4 @@
-"""Which of several servers to ask next, and for how long to go on asking: failover, backoff, patience. No network here."""
+"""Failover, backoff and time limits: choose which server to ask next, and for how long. No network code."""
 
 import asyncio
 import logging
@@ -12,28 +12,28 @@ from email.utils import parsedate_to_datetime
 logger = logging.getLogger(__name__)
 
 FIRST_WAIT_S = 0.25
-LONGEST_WAIT_S = 10.0  # Beyond it a server that is back would stay unused for longer than most outages last.
+LONGEST_WAIT_S = 10.0  # A longer wait would leave a recovered server unused for longer than most outages last.
 SECONDS_BETWEEN_WARNINGS = 30.0
 
 
 @dataclass
 class Source:
-    """A server that can be asked: its address, how often it failed in a row, and when to ask it again."""
+    """A server: its address, its number of failures in a row, and the time from which it may be asked again."""
 
     url: str
     failures: int = 0
     ready_at: float = 0.0
 
 
-class Fault(Exception):  # noqa: N818  not an error of the program: what one server did to one request
+class Fault(Exception):  # noqa: N818  not an error of the program, but of one server on one request
     """One request to one server failed.
 
     Attributes:
         source: the server.
-        status: the HTTP status it answered with, None where no answer came.
-        retry_after_s: how long it asked to be left alone, None where it did not.
-        doubtful: whether it speaks of the file (missing, another size), which only the origin can confirm.
-        credential: what the request was sent with.
+        status: the HTTP status; None if no answer came.
+        retry_after_s: seconds after which the server asked to be called again; None if it did not ask.
+        doubtful: the answer is about the file (missing, another size), and only the origin can confirm it.
+        credential: the token that was sent.
     """
 
     def __init__(
@@ -53,46 +53,47 @@ class Fault(Exception):  # noqa: N818  not an error of the program: what one ser
 
 @dataclass
 class Sources:
-    """Servers that offer the same, in order of preference."""
+    """Servers that offer the same files, in order of preference."""
 
     sources: list[Source]
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
 
     @classmethod
     def of(cls, urls: Iterable[str], known: "Sources | None" = None) -> "Sources":
-        """Servers of these addresses, each once; those known already keep their record."""
+        """Return the servers of these addresses without duplicates. Known servers keep their record of failures."""
         records = {} if known is None else {source.url: source for source in known.sources}
         return cls([records.get(url, Source(url)) for url in dict.fromkeys(urls)])
 
     def best(self) -> Source:
-        """The server to ask next: of those ready the one that failed least, or else the one that is ready first."""
+        """Return the server to ask next: the ready one with the fewest failures, or else the one that is ready first."""
         now = self.clock()
         ready = [source for source in self.sources if source.ready_at <= now]
         return min(ready, key=lambda source: source.failures) if ready else min(self.sources, key=_ready_at)
 
     def failed(self, fault: Fault) -> None:
-        """Leave a server alone for a while: longer each time, and for as long as it asked."""
+        """Avoid a server for a while: longer after each failure, and at least as long as it asked."""
         source = fault.source
         wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**source.failures) * random.uniform(0.5, 1.5)  # noqa: S311
         source.failures += 1
         source.ready_at = self.clock() + max(wait_s, fault.retry_after_s or 0.0)
 
     def worked(self, source: Source) -> None:
-        """A server answered as it should."""
+        """Clear the failures of a server that answered correctly."""
         source.failures, source.ready_at = 0, 0.0
 
     def all_failing(self) -> bool:
-        """Whether no server answered last time it was asked."""
+        """Return whether every server failed on its last request."""
         return all(source.failures for source in self.sources)
 
 
 class Patience:
-    """How long one operation goes on without progress.
+    """The time limit of one operation without progress.
 
     Args:
-        seconds: from the last progress to giving up.
+        seconds: the time from the last progress until giving up.
         what: the operation, for errors and warnings; it begins with the URL.
-        variable: the environment variable that sets the seconds.
+        variable: the environment variable that sets `seconds`.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -105,32 +106,32 @@ class Patience:
     ) -> None:
         self.seconds, self.what, self.variable, self.clock = seconds, what, variable, clock
         self.last_fault: Fault | None = None
-        self.refused: set[tuple[str, object]] = set()  # Servers, and the credentials that they did not take.
+        self.refused: set[tuple[str, object]] = set()  # Servers, and the credentials that they refused.
         self.next_warning = clock() + SECONDS_BETWEEN_WARNINGS / 3
         self.progress()
 
     def progress(self) -> None:
-        """Something arrived: start waiting anew."""
+        """Note that data arrived, and restart the time limit."""
         self.began = self.clock()
         self.deadline = self.began + self.seconds
         self.firsts: dict[str, float] = {}
 
     def since_first(self, event: str) -> float:
-        """Seconds since this event first happened without progress after it."""
+        """Return the seconds since this event first happened after the last progress."""
         now = self.clock()
         return now - self.firsts.setdefault(event, now)
 
     def record(self, sources: Sources, fault: Fault) -> None:
-        """Note a fault, and keep away from its server for a while."""
+        """Note a fault, and avoid its server for a while."""
         sources.failed(fault)
         self.last_fault = fault
         logger.debug("%s: %s", self.what, fault)
 
     async def next(self, sources: Sources) -> Source:
-        """The server to ask now, after the wait that is due.
+        """Wait until a server may be asked, and return it.
 
         Raises:
-            ConnectionError: if the wait would end after the deadline.
+            ConnectionError: if the wait would end after the time limit.
         """
         source = sources.best()
         wait_s = max(0.0, source.ready_at - self.clock())
@@ -143,13 +144,13 @@ class Patience:
         if wait_s and self.clock() > self.next_warning:
             self.next_warning = self.clock() + SECONDS_BETWEEN_WARNINGS
             left_s = self.deadline - self.clock()
-            logger.warning("%s: waiting, for %.0f s more at most: %s", self.what, left_s, self.last_fault)
+            logger.warning("%s: waiting for at most %.0f s more: %s", self.what, left_s, self.last_fault)
         await asyncio.sleep(wait_s)
         return source
 
 
 def retry_after_s(value: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for: a number, or a date (RFC 9110, 10.2.3); None if it is neither."""
+    """Return the seconds of a Retry-After header (a number or a date, RFC 9110, 10.2.3); None if it is neither."""
     if value is None:
         return None
     if value.strip().isdigit():

@@ -1,7 +1,7 @@
-"""Bearer tokens: where they are found, what they say of themselves, and that they get nowhere else.
+"""Bearer tokens: find them, read their claims, and keep them out of logs and pickles.
 
-Tokens are read anew for every request, so whoever renews the file renews every running read.
-Places and their order follow the WLCG Bearer Token Discovery (doi:10.5281/zenodo.3937438) and HTCondor's credentials.
+Tokens are read anew for every request, so renewing the file renews every running read. The places and their order follow
+the WLCG Bearer Token Discovery (doi:10.5281/zenodo.3937438) and HTCondor's credentials.
 """
 
 import base64
@@ -19,23 +19,23 @@ Operation = Literal["read", "write", "overwrite"]
 SCOPES: dict[Operation, tuple[str, ...]] = {
     "read": ("storage.read", "storage.stage", "read"),
     "write": ("storage.modify", "storage.create", "write"),
-    "overwrite": ("storage.modify", "write"),  # Removing too.
+    "overwrite": ("storage.modify", "write"),  # Also for removing.
 }
 
-TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")  # RFC 6750, 2.1; anything else is no token, and might break a header.
+TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]+")  # RFC 6750, 2.1; any other character could break the HTTP header.
 
 shares: "list[Callable[[], list[Token]]]" = []
-"""Where else to look: what other processes share with this one (ray_tokens.py)."""
+"""Functions that return the tokens that other processes share with this one (ray_backend/tokens.py)."""
 
 
 @dataclass(frozen=True)
 class Token:
-    """A bearer token. Its value shows in no repr and goes into no pickle.
+    """A bearer token. Its value is in no repr and in no pickle.
 
     Attributes:
         value: the secret.
         place: where it was found, for messages.
-        claims: what a JSON web token says of itself; empty for an opaque one.
+        claims: the claims of a JSON web token; empty for an opaque token.
     """
 
     value: str = field(repr=False)
@@ -44,48 +44,48 @@ class Token:
 
     @classmethod
     def from_text(cls, text: str, place: str) -> "Token | None":
-        """A token as it stands in a variable or a file, bare or as JSON with `access_token`; None where there is none."""
+        """Parse the text of a variable or a file: a bare token, or JSON with `access_token`. None if it holds no token."""
         value = text.strip()
         if value.startswith("{"):
             try:
                 value = str(json.loads(value).get("access_token") or "")
-            except json.JSONDecodeError:  # Half written: whoever renews it is not done.
+            except json.JSONDecodeError:  # Half written, by a renewal that is not finished.
                 return None
         return cls(value, place, _claims(value)) if TOKEN.fullmatch(value) else None
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be pickled: pickles go to other nodes and to disk."""
-        msg = "a token does not go into a pickle; the other process finds its own"
+        """Refuse to be pickled, since pickles go to other nodes and to disk."""
+        msg = "a token does not go into a pickle; the other process must find its own"
         raise TypeError(msg)
 
     @property
     def issuer(self) -> str | None:
-        """URL of who signed it, None if it does not say."""
+        """The URL of its issuer; None if the token does not name it."""
         issuer = self.claims.get("iss")
         return None if issuer is None else str(issuer).rstrip("/")
 
     @property
     def scopes(self) -> list[str]:
-        """What it allows, such as `storage.read:/data`."""
+        """Its scopes, such as `storage.read:/data`."""
         return str(self.claims.get("scope", "")).split()
 
     @property
     def names_storage(self) -> bool:
-        """Whether its scopes say anything of storage; otherwise the servers decide."""
+        """Whether any of its scopes is about storage; otherwise only the servers can decide."""
         return any(scope.partition(":")[0] in names for scope in self.scopes for names in SCOPES.values())
 
     def expired(self, in_s: float = 0.0) -> bool:
-        """Whether it says that it will have expired by then."""
+        """Return whether the token will have expired in `in_s` seconds, by its `exp` claim."""
         expires_at = self.claims.get("exp")
         return isinstance(expires_at, int | float) and expires_at <= time.time() + in_s
 
     def allows(self, operation: Operation, path: str, base_paths: Sequence[str] = ()) -> bool:
-        """Whether its scopes cover a path; True where it names no storage scopes, so that the server decides.
+        """Return whether its scopes cover a path; True if it names no storage scopes, so that the server decides.
 
         Args:
             operation: read, write a new file, or overwrite one.
             path: the path in the federation.
-            base_paths: what scopes are relative to (the namespace, as a rule); the absolute path is tried as well.
+            base_paths: the folders to which scopes are relative (usually the namespace). The absolute path counts too.
         """
         if not self.names_storage:
             return True
@@ -111,41 +111,41 @@ class Token:
 
 
 def find_tokens() -> list[Token]:
-    """Every token that this process can find, the first to use first; those that others share come last."""
+    """Return every token that this process can find, in order of preference; shared ones come last."""
     return local_tokens() + [token for share in shares for token in share()]
 
 
 def local_tokens() -> list[Token]:
-    """Every token in the environment and its files, the first to use first."""
-    found = [Token.from_text(os.environ.get("BEARER_TOKEN", ""), "BEARER_TOKEN")]
-    found += [_read(path) for path in _files()]
-    return [token for token in found if token is not None]
+    """Return every token in the environment and in its files, in order of preference."""
+    tokens = [Token.from_text(os.environ.get("BEARER_TOKEN", ""), "BEARER_TOKEN")]
+    tokens += [_read(path) for path in _files()]
+    return [token for token in tokens if token is not None]
 
 
 def choose(
     tokens: Sequence[Token], issuers: Sequence[str], operation: Operation, path: str, base_paths: Sequence[str]
 ) -> Token | None:
-    """The token to send: one that is good and covers the operation, or else the best of those that fit. None if none does.
+    """Return the best token to send: preferably one that covers the operation and has not expired. None if none fits.
 
     Args:
         tokens: candidates, in order of preference.
-        issuers: whose tokens the namespace takes; empty if it does not say. A token of somebody else is never sent:
-            it would be refused, and the server would have seen it.
-        operation: what it is for.
+        issuers: the issuers that the namespace accepts; empty if it does not name them. A token of another issuer is never
+            sent: it would be refused, and the server would have seen it.
+        operation: what the token is for.
         path: the path in the federation.
         base_paths: see Token.allows.
     """
-    wanted = {issuer.rstrip("/") for issuer in issuers}
-    fitting = [token for token in tokens if not wanted or token.issuer is None or token.issuer in wanted]
+    names = {issuer.rstrip("/") for issuer in issuers}
+    fitting = [token for token in tokens if not names or token.issuer is None or token.issuer in names]
 
     def merit(token: Token) -> tuple[bool, bool]:
         return token.allows(operation, path, base_paths), not token.expired()
 
-    return max(fitting, key=merit, default=None)  # The first of equals.
+    return max(fitting, key=merit, default=None)  # max returns the first of equals.
 
 
 def places() -> str:
-    """Where tokens are looked for, and how it stands with each place; for error messages."""
+    """Return the places where tokens are looked for, with the state of each, for error messages."""
     variable = os.environ.get("BEARER_TOKEN", "")
     names = [f"BEARER_TOKEN ({_state(variable) if variable else 'not set'})"]
     if not os.environ.get("BEARER_TOKEN_FILE"):
@@ -161,7 +161,7 @@ def places() -> str:
 
 
 def is_below(path: str, folder: str) -> bool:
-    """Whether a path is a folder or lies below it; `/data2` is not below `/data`."""
+    """Return whether a path is a folder or lies below it. `/data2` is not below `/data`."""
     folder = folder.rstrip("/")
     return path == folder or path.startswith(f"{folder}/")
 
@@ -180,7 +180,7 @@ def _files() -> list[Path]:
 def _read(path: Path) -> Token | None:
     try:
         return Token.from_text(_content(path), str(path))
-    except OSError:  # `places` says why; another place may have one.
+    except OSError:  # `places` reports why; another place may have a token.
         return None
 
 
@@ -189,11 +189,11 @@ def _content(path: Path) -> str:
 
 
 def _state(text: str) -> str:
-    return "holds no token" if Token.from_text(text, "") is None else "has one that is not for it"
+    return "holds no token" if Token.from_text(text, "") is None else "holds a token that does not fit"
 
 
 def _claims(value: str) -> Mapping[str, Any]:
-    """The payload of a JSON web token, unverified (the servers verify it); empty if this is none."""
+    """Return the payload of a JSON web token, unverified (the servers verify it); empty for any other text."""
     parts = value.split(".")
     if len(parts) != 3:
         return {}

@@ -1,4 +1,4 @@
-"""How long to wait for a federation."""
+"""Time limits for requests to a federation."""
 
 import os
 from dataclasses import dataclass, fields
@@ -6,29 +6,29 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class Waits:
-    """How long to wait for what, in seconds; each is read from CRMUONS_PELICAN_<NAME>."""
+    """Time limits in seconds. Each is read from the environment variable CRMUONS_PELICAN_<NAME>."""
 
     connect_s: float = 15.0
     """For a connection."""
     read_s: float = 60.0
-    """For the next byte of an answer; there is no limit on the whole answer."""
+    """For the next byte of an answer. The whole answer has no limit."""
     patience_s: float = 300.0
     """For progress, over all servers and attempts."""
     digest_s: float = 40.0
-    """For a file's checksum, which an origin may have to compute; XRootD puts off the answer by 30 s when it is busy."""
+    """For a file's checksum, which an origin may have to compute. A busy XRootD delays the answer by 30 s."""
     start_s: float = 30.0
-    """For the federation's discovery, which a mistyped name never answers."""
+    """For the federation's discovery. A mistyped host never answers."""
     token_s: float = 30.0
     """For the renewal of an expired token."""
 
     @classmethod
     def from_environment(cls) -> "Waits":
-        """The defaults, and what the environment says otherwise.
+        """Return the defaults, replaced by the environment's values.
 
         Raises:
-            ValueError: naming a variable that is not a positive number.
+            ValueError: if a variable is not a positive number.
         """
-        variables = {each.name: f"CRMUONS_PELICAN_{each.name.upper()}" for each in fields(cls)}
+        variables = {item.name: f"CRMUONS_PELICAN_{item.name.upper()}" for item in fields(cls)}
         return cls(**{name: _seconds(variable) for name, variable in variables.items() if variable in os.environ})
 
 

@@ -1,4 +1,4 @@
-"""Listings as WebDAV servers give them (RFC 4918, PROPFIND): XML in, entries out."""
+"""Parse the listings of WebDAV servers (RFC 4918, PROPFIND)."""
 
 import xml.etree.ElementTree as ET
 from datetime import datetime
@@ -10,14 +10,14 @@ DAV = "{DAV:}"
 
 
 def parse_listing(xml: bytes) -> list[dict[str, Any]]:
-    """The entries of a multistatus answer, the listed path itself among them.
+    """Return the entries of a multistatus answer, including the listed path itself.
 
     Returns:
-        For each entry name (an absolute path without a slash at its end), type ("file" or "directory"), size in bytes
-        (0 for a directory, of which not every server says one) and, where the server tells, mtime.
+        For each entry: name (an absolute path without a trailing slash), type ("file" or "directory"), size in bytes
+        (0 for a directory) and, if the server gives it, mtime.
 
     Raises:
-        ValueError: if this is no such answer, or a file has no size.
+        ValueError: if the XML is not a multistatus answer, or a file has no size.
     """
     try:
         root = ET.fromstring(xml)  # noqa: S314  Expat limits the growth of entities; nothing else is resolved
@@ -32,7 +32,7 @@ def parse_listing(xml: bytes) -> list[dict[str, Any]]:
 
 def _entry(response: ET.Element) -> dict[str, Any]:
     href = response.findtext(f"{DAV}href", "")
-    # urlsplit would drop tabs, which XRootD leaves as they are.
+    # urlsplit would drop tabs, which XRootD does not escape.
     name = unquote(href if href.startswith("/") else urlsplit(href).path).rstrip("/") or "/"
     size = response.findtext(f".//{DAV}getcontentlength")
     entry: dict[str, Any] = {"name": name, "type": "file"}

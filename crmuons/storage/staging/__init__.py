@@ -1,1 +1,1 @@
-"""Copies of remote files on a node's own disk, made ahead of their use."""
+"""Stage remote files: copy them to a node's own disk before they are read."""

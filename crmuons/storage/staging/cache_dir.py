@@ -1,8 +1,8 @@
-"""The staging directory: its bounds, its locks, and what is removed to make room.
+"""The staging directory: its limits, its locks, and the removal of the least recently used files.
 
-Beside a whole file KEY lies KEY.lock, which says where it comes from and what its checksum is, and is locked (flock): shared by
-those who read the file or are about to, exclusively by the one who downloads KEY.part or removes the file. What a killed
-process leaves is unlocked, and never bears a whole file's name.
+KEY is a complete staged file. KEY.lock beside it records its URL, size and checksum, and is locked (flock): shared by
+processes that read the file or will soon, exclusively by the one that downloads KEY.part or removes the file. The files of a
+killed process are unlocked, and an incomplete file is never named KEY.
 """
 
 import errno
@@ -19,25 +19,25 @@ from pathlib import Path
 from crmuons.storage.files import File
 from crmuons.storage.staging.locks import FileLock
 
-SPARE_SHARE = 0.02  # Of the disk, which checkpoints may share: left free.
-STALLED_S = 60.0  # A process that has something locked and gets nothing done is waited for no longer.
+SPARE_SHARE = 0.02  # Share of the disk that is left free, since checkpoints may be on the same disk.
+STALLED_S = 60.0  # Stop waiting for a process that holds a lock and made no progress for this long.
 
 
 class NoRoomError(Exception):
-    """The bounds leave no room for a file now."""
+    """Raised if the limits leave no room for a file now."""
 
 
 class CannotStageError(Exception):
-    """The directory cannot be used; the message says why."""
+    """Raised if the directory cannot be used; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class CacheDir:
-    """A directory with bounds on what is in it.
+    """A directory of staged files with limits on its content.
 
     Attributes:
         folder: the directory.
-        max_bytes, max_files: the bounds.
+        max_bytes, max_files: the limits.
     """
 
     folder: Path
@@ -45,10 +45,10 @@ class CacheDir:
     max_files: int
 
     def check(self) -> None:
-        """See that the directory can be used, making it if need be.
+        """Check that the directory can be used; create it if it is missing.
 
         Raises:
-            CannotStageError: if not.
+            CannotStageError: if it cannot be used.
         """
         with self.faults():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -56,78 +56,78 @@ class CacheDir:
             self._lock_room().release()
 
     def path(self, file: File) -> Path:
-        """Where a file is staged."""
+        """Return the local path of a staged file."""
         return self.folder / _key(file)
 
     def lock(self, lock: FileLock, *, shared: bool) -> bool:
-        """Lock a file; False if whoever has it locked gets nothing done."""
+        """Lock a file; return False if the process that holds its lock makes no progress."""
         with self.faults():
             self.folder.mkdir(parents=True, exist_ok=True)
             return lock.acquire(shared=shared, patient=_while_it_grows(part_of(lock)))
 
     def reserve(self, file: File) -> Path:
-        """Make room for a file, by removing those least recently used that nobody holds, and take it.
+        """Reserve room for a file, by removing the least recently used files that no process holds.
 
         Args:
-            file: to be downloaded; its lock is held exclusively.
+            file: the file to download; the caller holds its lock exclusively.
 
         Returns:
-            Where to download it to; what a killed process left of it is there.
+            The path to download to. It may hold a part that a killed process downloaded.
 
         Raises:
-            NoRoomError: if what is held leaves too little of the bounds.
-            CannotStageError: if the disk does.
+            NoRoomError: if the files in use leave too little room within the limits.
+            CannotStageError: if the disk is full or cannot be written.
         """
         part = self.path(file).with_suffix(".part")
         with self.faults():
             room = self._lock_room()
             try:
                 self._make_room(file, part.stem)
-                part.touch()  # Counted from now on.
+                part.touch()  # From now on it counts towards the limits.
             finally:
                 room.release()
         return part
 
     def remove(self, file: File) -> None:
-        """Remove a file unless somebody holds it."""
+        """Remove a file unless a process holds it."""
         with self.faults():
             self._evict(_key(file))
 
     @contextmanager
     def faults(self) -> Iterator[None]:
-        """What goes wrong in here is the directory's fault, and no reason to end a run."""
+        """Turn an OSError in the block into a CannotStageError, which does not end a run."""
         try:
             yield
         except OSError as error:
             msg = (
-                f"data.staging.dir = {self.folder} cannot be used now ({error.strerror or error}): files that it does not hold "
-                "are read where they lie; free space there, or lower data.staging.max_bytes"
+                f"data.staging.dir = {self.folder} cannot be used now ({error.strerror or error}): files that are not "
+                "staged yet are read remotely; free space there, or lower data.staging.max_bytes"
             )
             raise CannotStageError(msg) from error
 
     def _make_room(self, file: File, key: str) -> None:
-        there = _keys(self.folder) - {key}
+        staged = _keys(self.folder) - {key}
         disk = shutil.disk_usage(self.folder)
         left = _Left(
-            num_bytes=self.max_bytes - file.size - sum(map(_size, there)),
-            files=self.max_files - 1 - len(there),
+            num_bytes=self.max_bytes - file.size - sum(map(_size, staged)),
+            files=self.max_files - 1 - len(staged),
             disk=disk.free - file.size - SPARE_SHARE * disk.total,
         )
         if left.enough():
             return
         if file.size <= self.max_bytes:
-            for each in sorted(there, key=self._last_used):
-                if self._evict(each):
-                    left.gain(_size(each))
+            for candidate in sorted(staged, key=self._last_used):
+                if self._evict(candidate):
+                    left.gain(_size(candidate))
                 if left.enough():
                     return
         if left.disk < 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        msg = f"no room for {file.url} ({file.size} bytes) beside what is in use"
+        msg = f"no room for {file.url} ({file.size} bytes) beside the files in use"
         raise NoRoomError(msg)
 
     def _evict(self, key: str) -> bool:
-        """Remove a file, whole or in part, unless somebody holds it."""
+        """Remove a complete or partial file unless a process holds it; return whether it was removed."""
         lock = FileLock(self.folder / f"{key}.lock")
         if not lock.acquire(shared=False, patient=lambda: False):
             return False
@@ -143,7 +143,7 @@ class CacheDir:
             return 0.0
 
     def _lock_room(self) -> FileLock:
-        """The lock of the directory's bounds, taken for the moment in which room is made."""
+        """Take the lock of the directory's limits, which is held while room is made."""
         lock = FileLock(self.folder / "room.lock")
         deadline = time.monotonic() + STALLED_S
         if not lock.acquire(shared=False, patient=lambda: time.monotonic() < deadline):
@@ -154,7 +154,7 @@ class CacheDir:
 
 @dataclass
 class _Left:
-    """What the bounds leave, negative where it is too little."""
+    """The room left within the limits; a negative number is missing room."""
 
     num_bytes: int
     files: int
@@ -168,17 +168,17 @@ class _Left:
 
 
 def part_of(lock: FileLock) -> Path:
-    """Where the file of a lock is downloaded to."""
+    """Return the path to which a lock's file is downloaded."""
     return lock.path.with_suffix(".part")
 
 
 def whole_of(lock: FileLock) -> Path:
-    """Where the file of a lock is once it is whole."""
+    """Return the path of a lock's file once it is complete."""
     return lock.path.with_suffix("")
 
 
 def _key(file: File) -> str:
-    """The name under which a file is staged; it says the file's size, so that counting takes no look at the file."""
+    """Return the name under which a file is staged. It contains the size, so that counting needs no stat call."""
     name = file.url.rpartition("/")[2][-100:].replace(".", "_")
     return f"{hashlib.sha256(file.url.encode()).hexdigest()[:20]}-{file.size}-{name}"
 
@@ -188,8 +188,8 @@ def _size(key: str) -> int:
 
 
 def _keys(folder: Path) -> set[str]:
-    """The keys of what is in a directory, whole or in part."""
-    names = os.listdir(folder)  # noqa: PTH208  names are all that is wanted, of 10^4
+    """Return the keys of the complete and partial files in a directory."""
+    names = os.listdir(folder)  # noqa: PTH208  only the names of some 10^4 files
     return {name.removesuffix(".part") for name in names if _is_key(name.removesuffix(".part"))}
 
 
@@ -199,7 +199,7 @@ def _is_key(name: str) -> bool:
 
 
 def _while_it_grows(part: Path) -> Callable[[], bool]:
-    """Patience with a process that has something locked, for as long as its download grows."""
+    """Return a function that says whether to wait for the process that holds a lock: as long as its download grows."""
     seen, since = -1, time.monotonic()
 
     def patient() -> bool:

@@ -1,4 +1,4 @@
-"""Checksums of files: what a server says of its file, and what ours has."""
+"""Checksums of files: the server's own, and that of a local copy."""
 
 import base64
 import binascii
@@ -14,10 +14,9 @@ from fsspec.implementations.http import HTTPFileSystem
 
 from crmuons.storage import files, pelican
 
-OURS = "sha-256"  # Where the server has none.
-WANTED = (
-    "adler32,md5"  # Storage of the WLCG keeps adler32 with each file; of md5 a server may have to read the file first.
-)
+OURS = "sha-256"  # If the server gives none.
+# WLCG storage keeps adler32 with each file; for md5 a server may have to read the file first.
+WANTED = "adler32,md5"
 BLOCK_BYTES = 2**20
 
 
@@ -33,7 +32,7 @@ class Checksum:
 
     @classmethod
     def of_file(cls, path: Path, algorithm: str = OURS) -> "Checksum":
-        """The checksum of a local file."""
+        """Compute the checksum of a local file."""
         value = ALGORITHMS[algorithm]()
         with path.open("rb") as file:
             while block := file.read(BLOCK_BYTES):
@@ -42,7 +41,7 @@ class Checksum:
 
     @classmethod
     def from_header(cls, text: str) -> "Checksum | None":
-        """The first checksum of a `Digest` header (RFC 3230) that we can compute; None if there is none."""
+        """Return the first checksum of a `Digest` header (RFC 3230) in a known algorithm; None if there is none."""
         for word in text.split(","):
             algorithm, _, value = word.strip().partition("=")
             if (digits := _hexadecimal(algorithm.lower(), value)) is not None:
@@ -51,9 +50,9 @@ class Checksum:
 
     @classmethod
     def from_server(cls, url: str) -> "Checksum | None":
-        """What the server of a file says of it (one request); None for servers and schemes that say nothing.
+        """Ask the server of a file for its checksum, in one request; None if it gives none.
 
-        A federation's origin is asked, and an HTTP server, for `Digest` (RFC 3230) or `Content-MD5` (RFC 1864).
+        Federations and HTTP servers are asked: for `Digest` (RFC 3230), HTTP servers also for `Content-MD5` (RFC 1864).
         """
         if url.startswith(files.FEDERATED):
             return cls.from_header(pelican.digest(pelican.filesystem(url), pelican.split_url(url)[1], WANTED))
@@ -65,7 +64,7 @@ class Checksum:
 
 
 class _Adler32:
-    """Adler-32 (RFC 1950) in the manner of hashlib."""
+    """Adler-32 (RFC 1950) with the interface of hashlib."""
 
     def __init__(self) -> None:
         self._value = 1
@@ -85,7 +84,7 @@ ALGORITHMS: dict[str, Callable[[], Any]] = {
 
 
 def _hexadecimal(algorithm: str, value: str) -> str | None:
-    """A header's value in hexadecimal digits: adler32 comes so (leading zeros may lack), the others in Base64."""
+    """Return a header's value in hexadecimal digits: adler32 comes in them (perhaps without leading zeros), others in Base64."""
     if algorithm not in ALGORITHMS:
         return None
     num_digits = len(ALGORITHMS[algorithm]().hexdigest())

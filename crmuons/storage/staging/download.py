@@ -1,6 +1,5 @@
-"""Remote files staged in a local directory while they are read: one download for all processes of a node."""
+"""Stage remote files in a local directory while they are read: one download for all processes of a node."""
 
-import json
 import logging
 import os
 import time
@@ -12,70 +11,68 @@ from typing import IO, TYPE_CHECKING, Protocol
 
 from crmuons.storage import files
 from crmuons.storage.files import File, is_remote
-from crmuons.storage.staging.cache_dir import CacheDir, CannotStageError, NoRoomError, part_of, whole_of
-from crmuons.storage.staging.checksums import OURS, Checksum
+from crmuons.storage.staging.cache_dir import CacheDir, CannotStageError, NoRoomError, whole_of
 from crmuons.storage.staging.locks import FileLock
+from crmuons.storage.staging.transfer import download, is_as_recorded
 
-if TYPE_CHECKING:  # Every process that reads imports this module, and none of them makes settings.
+if TYPE_CHECKING:  # Every reading process imports this module, and none makes settings.
     from crmuons import config
 
 logger = logging.getLogger(__name__)
 
-BLOCK_BYTES = 8 * 2**20  # Of a download: a block is one request.
-PAUSE_S = 60.0  # After a directory could not be used, before anything is downloaded to it again.
-ATTEMPTS = 2  # Downloads of a file whose checksum comes out wrong.
-REPORT = "staging"  # Folder in a run's directory: how far each rank is, and a warning.
+PAUSE_S = 60.0  # No download to a directory for this long after it could not be used.
+REPORT = "staging"  # Folder in a run's directory for each rank's progress, and for a warning.
 WARNING = "warning.txt"
 
 
 class StagingListener(Protocol):
-    """Who stages files ahead of their use, and wants to know what is read."""
+    """Receives read notifications, for a stager that downloads files ahead of their use."""
 
     def begin(self) -> None:
-        """Reading begins."""
+        """Note that reading begins."""
 
     def used(self, file: File, *, whole: bool, staged: bool) -> bool:
-        """Take note that a file was read, whole or in part, from the directory (staged) or where it lies.
+        """Note that a file was read, whole or in part, from the directory (`staged`) or remotely.
 
         Returns:
-            Whether the listener decides what becomes of the file now.
+            Whether the listener decides when to remove the file.
         """
 
 
 @dataclass
 class CachedFile:
-    """A staged file, open, which stays until it is released.
+    """An open staged file, which is not removed until it is released.
 
     Attributes:
-        file: open for reading.
-        lock: shared.
+        file: the file, open for reading.
+        lock: the shared lock on it.
     """
 
     file: IO[bytes]
     lock: FileLock
 
     def release(self) -> None:
-        """Let the file be removed."""
+        """Close the file, and allow its removal."""
         self.file.close()
         self.lock.release()
 
 
 @dataclass(frozen=True)
 class Staging:
-    """A staging directory, and how it is used.
+    """A staging directory and the way it is used.
 
     Attributes:
-        shelf: the directory.
+        cache: the directory.
         files_ahead: how many files are staged before they are read.
-        delete_after_use: a file that is read whole is removed then.
-        in_parts: files of which a part is read at a time are staged too: all of them fit in.
-        began: seconds since 1970; what was last used before is checked before it is used again.
-        report: folder for what the user should know; None to log it.
-        name: of this rank, for its own words in that folder.
-        helper: told what is read.
+        delete_after_use: remove a file once it was read whole.
+        in_parts: stage also the files that are read a part at a time, because all of them fit in the directory.
+        began: seconds since 1970. The checksum of a file that was last used earlier is verified before its next use.
+        report: folder for progress and warnings to the user; None to log warnings.
+        name: of this rank, for its file in that folder.
+        helper: receives read notifications.
     """
 
-    shelf: CacheDir
+    cache: CacheDir
     files_ahead: int
     delete_after_use: bool = False
     in_parts: bool = False
@@ -86,43 +83,43 @@ class Staging:
 
     @classmethod
     def of(cls, settings: "config.Staging") -> "Staging | None":
-        """As the settings say; None without a directory."""
+        """Return the staging that the settings describe; None if they name no directory."""
         if settings.dir is None:
             return None
-        shelf = CacheDir(Path(settings.dir).expanduser().absolute(), settings.max_bytes, settings.max_files)
-        return cls(shelf, settings.files_ahead, settings.delete_after_use, began=time.time())
+        cache = CacheDir(Path(settings.dir).expanduser().absolute(), settings.max_bytes, settings.max_files)
+        return cls(cache, settings.files_ahead, settings.delete_after_use, began=time.time())
 
     def of_run(self, data: Sequence[File], in_parts: Collection[File], directory: Path, name: str) -> "Staging | None":
         """Return the staging of one rank of a run; None if there is nothing to stage.
 
         Args:
             data: the files that the run reads.
-            in_parts: those of them that are read a part at a time.
-            directory: of the run.
-            name: of the rank.
+            in_parts: the files that are read a part at a time.
+            directory: the run's directory.
+            name: the rank's name.
         """
         if not any(is_remote(file.url) for file in data):
             return None
-        # Parts of a file are read all over an epoch: removed between, it would be downloaded for every part.
-        fit = len(in_parts) <= self.shelf.max_files and sum(file.size for file in in_parts) <= self.shelf.max_bytes
+        # Parts of a file are read all over an epoch. Removed in between, it would be downloaded once for every part.
+        fit = len(in_parts) <= self.cache.max_files and sum(file.size for file in in_parts) <= self.cache.max_bytes
         return replace(self, in_parts=fit, report=directory / REPORT, name=name)
 
     def without_eviction(self) -> "Staging":
-        """For a sample of what will be read again."""
+        """Return this staging with files kept after use, for a sample of files that will be read again."""
         return replace(self, delete_after_use=False)
 
     def begin(self) -> None:
-        """An item of the plan is read now."""
+        """Notify the listener that reading begins."""
         if self.helper is not None:
             self.helper.begin()
 
     @contextmanager
     def open(self, file: File, *, whole: bool) -> Iterator[IO[bytes]]:
-        """Open a file from the staging directory, downloading it first if need be, or else where it lies.
+        """Open a file in the staging directory, downloading it first if it is missing, or else remotely.
 
         Args:
             file: the file.
-            whole: it is read whole. A file of which a part is read is not waited for until all of it is downloaded.
+            whole: the file is read whole. To read only a part, no download is started or waited for.
         """
         takes = self.should_stage(file, whole=whole)
         held = self.hold(file, download=whole) if takes else None
@@ -139,52 +136,52 @@ class Staging:
                 self.evict(file)
 
     def should_stage(self, file: File, *, whole: bool) -> bool:
-        """Whether a file is one to stage."""
+        """Return whether to stage a file."""
         return is_remote(file.url) and (whole or self.in_parts)
 
     def hold(self, file: File, *, download: bool = True) -> CachedFile | None:
-        """The staged file, downloaded if it is not there; while another process downloads it, that is waited for.
+        """Open the staged file; download it if it is missing, or wait while another process downloads it.
 
         Returns:
-            None where it is not there and not to be downloaded, where there is no room, or where the directory cannot be
-            used; the user learns of the last.
+            None if the file is missing and not to be downloaded, if there is no room, or if the directory cannot be used.
+            The last is reported to the user.
 
         Raises:
-            OSError: if the file cannot be read where it lies, or what comes has another checksum than its server says.
+            OSError: if the remote file cannot be read, or its checksum differs from the server's.
         """
-        paused = _paused_until.get(self.shelf.folder, 0.0) > time.monotonic()
+        paused = _paused_until.get(self.cache.folder, 0.0) > time.monotonic()
         try:
             return self._hold(file, download=download and not paused)
         except NoRoomError as reason:
             logger.debug("%s", reason)
         except CannotStageError as reason:
-            _paused_until[self.shelf.folder] = time.monotonic() + PAUSE_S
-            self._tell(str(reason))
+            _paused_until[self.cache.folder] = time.monotonic() + PAUSE_S
+            self._report_once(str(reason))
         return None
 
     def evict(self, file: File) -> None:
-        """Remove a file after its use, if that is wanted and nobody holds it."""
+        """Remove a file after its use, if `delete_after_use` is set and no process holds it."""
         if self.delete_after_use:
-            with suppress(CannotStageError):  # Said when the next file is staged.
-                self.shelf.remove(file)
+            with suppress(CannotStageError):  # The next file to stage will report it.
+                self.cache.remove(file)
 
     def check(self) -> None:
-        """See that the directory can be used, now that a user watches.
+        """Check at the start, while a user watches, that the directory can be used.
 
         Raises:
-            OSError: if not, naming the directory and the remedy.
+            OSError: if it cannot, with the directory and the remedy.
         """
         try:
-            self.shelf.check()
+            self.cache.check()
         except CannotStageError as error:
-            msg = f"data.staging.dir = {self.shelf.folder} cannot be used: {error.__cause__}; give a directory that can be written"
+            msg = f"data.staging.dir = {self.cache.folder} cannot be used: {error.__cause__}; give a directory that can be written"
             raise OSError(msg) from error
 
     def _hold(self, file: File, *, download: bool) -> CachedFile | None:
-        path = self.shelf.path(file)
+        path = self.cache.path(file)
         lock = FileLock(path.with_suffix(".lock"))
         while download or path.exists():
-            if not self.shelf.lock(lock, shared=True):
+            if not self.cache.lock(lock, shared=True):
                 return None
             if (opened := self._open_whole(file, lock)) is not None:
                 return CachedFile(opened, lock)
@@ -194,83 +191,35 @@ class Staging:
         return None
 
     def _make_whole(self, file: File, lock: FileLock) -> bool:
-        """Download a file; False if whoever is at it got stuck. The lock is free afterwards."""
-        if not self.shelf.lock(lock, shared=False):
+        """Download a file; return False if another process is stuck downloading it. The lock is free afterwards."""
+        if not self.cache.lock(lock, shared=False):
             return False
         try:
-            if (opened := self._open_whole(file, lock)) is not None:  # Somebody else was faster.
+            if (opened := self._open_whole(file, lock)) is not None:  # Another process was faster.
                 opened.close()
             else:
-                self._download(file, lock)
-        except BaseException:  # Ctrl-C too must not leave a file that others wait for.
-            with suppress(OSError):  # What went wrong first is said.
+                download(self.cache, file, lock)
+        except BaseException:  # Also on Ctrl-C: other processes would wait for the file.
+            with suppress(OSError):  # The first error is raised.
                 lock.remove()
             raise
-        lock.release()  # flock does not turn one kind of lock into the other without a gap.
+        lock.release()  # flock cannot change an exclusive lock to a shared one without a gap.
         return True
 
     def _open_whole(self, file: File, lock: FileLock) -> IO[bytes] | None:
-        """The file if it is there whole; one last used before this run has its checksum looked at."""
+        """Open the file if it is complete. Verify its checksum first if it was last used before this run."""
         path = whole_of(lock)
-        with self.shelf.faults():
+        with self.cache.faults():
             record = os.fstat(lock.descriptor)
             checked = record.st_size > 0 and record.st_mtime >= self.began
-            if path.exists() and (checked or _is_as_recorded(path, file, lock)):
+            if path.exists() and (checked or is_as_recorded(path, file, lock)):
                 os.utime(lock.descriptor)
                 return path.open("rb")
             path.unlink(missing_ok=True)
             return None
 
-    def _download(self, file: File, lock: FileLock) -> None:
-        """Download into KEY.part, check, record, rename; the lock is held exclusively."""
-        part = self.shelf.reserve(file)
-        stated = Checksum.from_server(file.url)
-        for _ in range(ATTEMPTS):
-            with self._dropped_if_unusable(part):
-                self._fetch(file, part, anew=stated is None)
-                with self.shelf.faults():
-                    found = Checksum.of_file(part, OURS if stated is None else stated.algorithm)
-                    if stated is None or found == stated:
-                        _finish(file, found, lock)
-                        return
-                    part.write_bytes(b"")
-        with self.shelf.faults():
-            part.unlink()
-        msg = (
-            f"{file.url}: what was downloaded has checksum {found}, its server says {stated}: a cache holds it damaged, or it"
-            " was overwritten; list it again under a new run, or take another copy"
-        )
-        raise OSError(msg)
-
-    def _fetch(self, file: File, part: Path, *, anew: bool) -> None:
-        """Download what is not there yet; all of it (anew) where no checksum tells whether that fits what comes."""
-        with self.shelf.faults():
-            start = 0 if anew or part.stat().st_size > file.size else part.stat().st_size
-            os.truncate(part, start)
-        with files.open_file(file.url, file.size) as source:
-            if start:
-                source.seek(start)
-            while start < file.size:
-                block = source.read(min(BLOCK_BYTES, file.size - start))
-                if not block:
-                    msg = f"{file.url} ended after {start} of {file.size} bytes; it has changed: list it again under a new run"
-                    raise OSError(msg)
-                with self.shelf.faults(), part.open("ab") as target:
-                    target.write(block)
-                start += len(block)
-
-    @contextmanager
-    def _dropped_if_unusable(self, part: Path) -> Iterator[None]:
-        """Take a download back that the disk does not take."""
-        try:
-            yield
-        except CannotStageError:
-            with suppress(OSError):  # The disk may be gone.
-                part.unlink(missing_ok=True)
-            raise
-
-    def _tell(self, sentence: str) -> None:
-        """Say it once a run: workers may be anywhere, and the process that the user watches reads the report."""
+    def _report_once(self, sentence: str) -> None:
+        """Report a sentence once in a run, in a file that the process that the user watches reads."""
         if self.report is None:
             logger.warning("%s", sentence)
             return
@@ -285,23 +234,3 @@ class Staging:
 
 
 _paused_until: dict[Path, float] = {}
-
-
-def _is_as_recorded(path: Path, file: File, lock: FileLock) -> bool:
-    try:
-        record = json.loads(os.pread(lock.descriptor, 2**16, 0))
-    except ValueError:  # The machine stopped before it was written.
-        return False
-    algorithm, _, _ = record["checksum"].partition(":")
-    same = record["url"] == file.url and str(Checksum.of_file(path, algorithm)) == record["checksum"]
-    if not same:
-        logger.warning("%s has changed on the disk since it was staged; it is downloaded again", path)
-    return same
-
-
-def _finish(file: File, found: Checksum, lock: FileLock) -> None:
-    """Record what was downloaded, and give it the whole file's name."""
-    record = json.dumps({"url": file.url, "size": file.size, "checksum": str(found)}).encode()
-    os.ftruncate(lock.descriptor, 0)
-    os.pwrite(lock.descriptor, record, 0)
-    part_of(lock).rename(whole_of(lock))

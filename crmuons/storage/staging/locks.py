@@ -1,4 +1,4 @@
-"""Locks between processes on files that may be removed. The kernel frees a lock whose holder dies, however it dies."""
+"""Locks between processes on files that may be removed. The kernel frees the lock of a process that dies in any way."""
 
 import fcntl
 import os
@@ -10,7 +10,7 @@ SECONDS_BETWEEN_TRIES = 0.05
 
 
 class FileLock:
-    """flock(2) on a file that is made where there is none; whoever holds it exclusively may remove it."""
+    """flock(2) on a file, which is created if missing. The holder of the exclusive lock may remove it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -18,7 +18,7 @@ class FileLock:
 
     @property
     def descriptor(self) -> int:
-        """Of the locked file, to read and write."""
+        """The file descriptor of the locked file, to read and write."""
         assert self._descriptor is not None
         return self._descriptor
 
@@ -26,11 +26,11 @@ class FileLock:
         """Lock the file.
 
         Args:
-            shared: with others that do the same, rather than alone.
-            patient: asked before each wait whether to go on waiting.
+            shared: take a shared lock rather than an exclusive one.
+            patient: called before each wait; returns whether to continue waiting.
 
         Returns:
-            False if the lock is somebody else's and patience ended.
+            False if another process holds the lock and `patient` ended the wait.
         """
         while True:
             if self._descriptor is None:
@@ -45,17 +45,17 @@ class FileLock:
                 continue
             if self._is_the_file():
                 return True
-            self.release()  # Its last holder removed it: a lock on it keeps nobody away.
+            self.release()  # Its last holder removed the file, so this lock is on no name and excludes nobody.
 
     def release(self) -> None:
-        """Let others have it. Unlocked explicitly: a forked child would keep it locked with its copy."""
+        """Release the lock. Unlock explicitly, since a forked child would keep it locked through its copied descriptor."""
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     def remove(self) -> None:
-        """Remove the file, which is locked exclusively, and release it."""
+        """Remove the exclusively locked file, and release the lock."""
         try:
             self.path.unlink(missing_ok=True)
         finally:

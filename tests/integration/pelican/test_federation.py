@@ -497,9 +497,7 @@ def test_what_broke_off_is_not_taken_for_the_file(
     local.write_bytes(os.urandom(300_000))
     url = fed.url("/private/results/broken")
     fed.fault("origin", methods=["PUT"], break_upload=100_000, first=1)
-    with pytest.raises(
-        FileExistsError, match=r"broken holds \d+ bytes of an upload that broke off, .* take a new name"
-    ):
+    with pytest.raises(FileExistsError, match=r"broken holds \d+ bytes of an interrupted upload, .* take a new name"):
         files.put(local, url)
 
 

@@ -78,7 +78,7 @@ def test_a_run_that_is_killed_while_it_writes_goes_on_on_another_machine_bitwise
     fed.clear()
     assert main(words(fed, url, "killed", "run.resume=auto")) == 0
     said = capfd.readouterr()
-    assert f"{half.name} has no manifest that fits its name" in caplog.text
+    assert f"{half.name} has no manifest that matches its name" in caplog.text
     assert main(words(fed, str(tmp_path / "local"), "whole")) == 0
     (model,) = place.glob("model-00000006-*")
     assert f"model    {url}/killed/{model.name}" in said.out

@@ -27,8 +27,9 @@ from crmuons.storage import files
 from crmuons.storage.files import File
 from crmuons.storage.pelican import federation as client
 from crmuons.storage.staging.cache_dir import CacheDir
-from crmuons.storage.staging.download import BLOCK_BYTES, Staging
+from crmuons.storage.staging.download import Staging
 from crmuons.storage.staging.stager import read_progress
+from crmuons.storage.staging.transfer import BLOCK_BYTES
 from tests.integration.pelican.federation.federation import Federation, federation, what_is_missing
 
 MISSING = what_is_missing()
@@ -92,7 +93,7 @@ def a_file(fed: Federation, name: str, content: bytes) -> File:
 
 
 def is_staged(there: Staging, file: File) -> bool:
-    return there.shelf.path(file).exists()
+    return there.cache.path(file).exists()
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def test_the_next_run_uses_what_lies_there_and_looks_at_its_checksum(
     first = staging(tmp_path / "staged")
     for file in (good, bad):
         first.hold(file).release()
-    spoiled = first.shelf.path(bad)
+    spoiled = first.cache.path(bad)
     spoiled.write_bytes(bytes(bad.size))
     fed.clear()
     later = staging(tmp_path / "staged", began=time.time() + 1)
@@ -162,7 +163,7 @@ def test_an_origin_that_answers_no_request_for_a_checksum_is_asked_once(
     for file in wanted:
         assert hold_and_read(there, file) == files.read_bytes(file.url)
         assert is_staged(there, file)
-    assert caplog.text.count("told no checksum within 0.5 s") == 1
+    assert caplog.text.count("gave no checksum within 0.5 s") == 1
 
 
 def hold_and_read(there: Staging, file: File) -> bytes:
@@ -195,7 +196,7 @@ def test_a_killed_download_leaves_nothing_whole_and_is_continued_where_it_broke_
     content = os.urandom(2 * BLOCK_BYTES)
     file = a_file(fed, "killed.bin", content)
     there = staging(tmp_path / "staged")
-    part = there.shelf.path(file).with_suffix(".part")
+    part = there.cache.path(file).with_suffix(".part")
     fed.fault(*fed.caches, stall=0, every=2, match="killed")  # The second block never comes.
     words = [sys.executable, "-c", HOLD, str(tmp_path / "staged"), file.url, str(file.size)]
     process = subprocess.Popen(words, cwd=Path(__file__).parents[3])
@@ -217,7 +218,7 @@ def test_a_cache_that_holds_another_content_is_not_believed(fed: Federation, tmp
     time.sleep(1.1)  # The origin knows by the time of the last change that its checksum is out of date.
     a_file(fed, "changed.bin", b"b" * 10_000)
     there = staging(tmp_path / "staged")
-    with pytest.raises(OSError, match=rf"{file.url}: what was downloaded has checksum adler32:\w+, its server says"):
+    with pytest.raises(OSError, match=rf"{file.url}: the downloaded file has checksum adler32:\w+, its server says"):
         there.hold(file)
     assert not is_staged(there, file)
 

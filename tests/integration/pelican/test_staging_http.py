@@ -14,7 +14,8 @@ from aiohttp import web
 
 from crmuons.storage.files import File, list_files
 from crmuons.storage.staging.cache_dir import CacheDir
-from crmuons.storage.staging.download import BLOCK_BYTES, Staging
+from crmuons.storage.staging.download import Staging
+from crmuons.storage.staging.transfer import BLOCK_BYTES
 
 SIZE = BLOCK_BYTES + 1000
 
@@ -83,7 +84,7 @@ def test_a_file_comes_in_blocks_and_once(server: Server, tmp_path: Path) -> None
         held.release()
     assert 1 <= len(server.ranges) <= 2  # fsspec may join the two blocks.
     assert server.ranges[0].startswith("bytes=0-")
-    assert "sha-256:" in there.shelf.path(file).with_suffix(".lock").read_text()  # The server said nothing.
+    assert "sha-256:" in there.cache.path(file).with_suffix(".lock").read_text()  # The server said nothing.
 
 
 @pytest.mark.parametrize("stated", [True, False])
@@ -92,7 +93,7 @@ def test_a_part_is_continued_where_a_checksum_vouches_for_it(server: Server, tmp
     file = File(server.url, SIZE)
     there = Staging(CacheDir(tmp_path / "staged", 10**9, 10), 4)
     there.check()
-    part = there.shelf.path(file).with_suffix(".part")
+    part = there.cache.path(file).with_suffix(".part")
     part.write_bytes(server.path.read_bytes()[:BLOCK_BYTES] if stated else b"x" * BLOCK_BYTES)
     held = there.hold(file)
     assert held.file.read() == server.path.read_bytes()
@@ -107,13 +108,13 @@ def test_what_does_not_have_the_stated_checksum_is_fetched_again_and_then_refuse
     file = File(server.url, SIZE)
     there = Staging(CacheDir(tmp_path / "staged", 10**9, 10), 4)
     there.check()
-    part = there.shelf.path(file).with_suffix(".part")
+    part = there.cache.path(file).with_suffix(".part")
     part.write_bytes(b"x" * BLOCK_BYTES)  # Of another version: only the whole shows it.
     held = there.hold(file)
     assert held.file.read() == server.path.read_bytes()
     held.release()
-    there.shelf.remove(file)
+    there.cache.remove(file)
     server.path.write_bytes(bytes(SIZE))
-    with pytest.raises(OSError, match=r"data.bin: what was downloaded has checksum md5:\w+, its server says md5:\w+"):
+    with pytest.raises(OSError, match=r"data.bin: the downloaded file has checksum md5:\w+, its server says md5:\w+"):
         there.hold(file)
-    assert list(there.shelf.folder.iterdir()) == [there.shelf.folder / "room.lock"]
+    assert list(there.cache.folder.iterdir()) == [there.cache.folder / "room.lock"]

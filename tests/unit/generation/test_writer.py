@@ -127,9 +127,9 @@ def test_a_write_that_fails_leaves_no_part_of_a_shard(model_dir, primaries_file,
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"seed": 5}, "seed was 4, now 5"),
-        ({"counts": 7}, "counts was predict, now 7"),
-        ({"max_muons_per_event": 9}, "max_muons_per_event was None, now 9"),
+        ({"seed": 5}, "seed was 4, is 5"),
+        ({"counts": 7}, "counts was predict, is 7"),
+        ({"max_muons_per_event": 9}, "max_muons_per_event was None, is 9"),
         ({"events_per_shard": EVENTS_PER_BLOCK}, "events_per_shard was"),
     ],
 )
@@ -300,7 +300,7 @@ def test_a_url_takes_the_same_shards_and_a_run_goes_on_there(model_dir, primarie
         assert not list((tmp_path / "temporary").iterdir())
     files.get_tree(there.url, tmp_path / "again")
     assert read(tmp_path / "again").equals(read(tmp_path / "here"))
-    with pytest.raises(ValueError, match=r"memory://.*belongs to another request \(seed was 4, now 5\)"):
+    with pytest.raises(ValueError, match=r"memory://.*belongs to another request \(seed was 4, is 5\)"):
         generate(model_dir, primaries_file, there.url, seed=5)
 
 
@@ -317,7 +317,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_primaries_are_read
             pytest.fail("read before the place was checked")
 
     (tmp_path / "file").write_text("")
-    with pytest.raises(NotADirectoryError, match=r"cannot be written: .*file is a file; take another name"):
+    with pytest.raises(NotADirectoryError, match=r"cannot be written: .*file is a file; choose another name"):
         writer.plan_generation(
             Output.at(tmp_path / "file" / "out"), load_generator(model_dir), Untouched(), GenerationOptions()
         )

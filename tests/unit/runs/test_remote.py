@@ -13,10 +13,10 @@ from crmuons.generation.load import load_generator
 from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
-from crmuons.runs import checkpoint, directory, remote
+from crmuons.runs import checkpoint, directory, remote, uploads
 from crmuons.runs.directory import Run
 from crmuons.runs.location import RunStorage
-from crmuons.runs.remote import NotStoredError, Uploads, UploadStatus
+from crmuons.runs.uploads import NotStoredError, Uploads, UploadStatus
 from crmuons.storage import artifacts, files
 from crmuons.training import worker
 
@@ -27,7 +27,7 @@ STEPS = 6
 def quick(monkeypatch, tmp_path):
     """A machine of its own, retries without waits, and no figures, which cost more than the run."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(remote, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(uploads, "FIRST_WAIT_S", 0.01)
     monkeypatch.setattr("crmuons.evaluation.report.figures.marginals", lambda truth, generated: None)
 
 

@@ -63,7 +63,7 @@ def test_what_broke_off_is_no_bundle_and_is_completed_by_the_next_attempt(url, f
             artifacts.upload(url, folder, "start", {})
     (name,) = artifacts.find(url, "start")
     assert not artifacts.is_whole(url, name)
-    with pytest.raises(artifacts.DamagedError, match=r"start-\w{16} has no manifest .* its upload broke off"):
+    with pytest.raises(artifacts.DamagedError, match=r"start-\w{16} has no manifest .* its upload was interrupted"):
         artifacts.download(url, name, tmp_path / "back")
     assert artifacts.upload(url, folder, "start", {}) == name
     assert artifacts.is_whole(url, name)
@@ -81,10 +81,10 @@ def of_another(content):
 
 
 DAMAGE = {
-    "a changed file": ("weights", lambda content: b"x" + content[1:], "weights is not what its manifest says"),
-    "half a manifest": ("manifest.json", lambda content: content[:50], "no manifest that fits"),
-    "a manifest of something else": ("manifest.json", of_another, "no manifest that fits"),
-    "a manifest that is a list": ("manifest.json", lambda _: b"[]", "no manifest that fits"),
+    "a changed file": ("weights", lambda content: b"x" + content[1:], "weights does not match its manifest"),
+    "half a manifest": ("manifest.json", lambda content: content[:50], "no manifest that matches"),
+    "a manifest of something else": ("manifest.json", of_another, "no manifest that matches"),
+    "a manifest that is a list": ("manifest.json", lambda _: b"[]", "no manifest that matches"),
 }
 
 

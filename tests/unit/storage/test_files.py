@@ -81,7 +81,7 @@ def test_braces_stand_for_their_alternatives(pattern: str, words: list[str]) -> 
 
 
 def test_a_range_that_runs_backwards_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"the range \{5\.\.2\} is empty; the smaller number comes first"):
+    with pytest.raises(ValueError, match=r"the range \{5\.\.2\} is empty; write the smaller number first"):
         files.expand_braces("run{5..2}")
 
 
@@ -123,7 +123,7 @@ def test_a_tree_goes_there_and_back_and_only_what_is_missing_is_copied(tree: Pat
 
 def test_a_file_where_a_folder_is_due_is_named(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("")
-    with pytest.raises(NotADirectoryError, match=f"{tmp_path}/runs is a file; take another name"):
+    with pytest.raises(NotADirectoryError, match=f"{tmp_path}/runs is a file; choose another name"):
         files.check_writable(str(tmp_path / "runs" / "first"))
 
 
@@ -136,7 +136,7 @@ def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["pelican://host", "pelican:///path", "pelican://"])
 def test_an_incomplete_federation_url_is_refused_with_an_example(url: str) -> None:
-    with pytest.raises(ValueError, match=r"no address in a federation; it looks like pelican://HOST/namespace/path"):
+    with pytest.raises(ValueError, match=r"no address in a federation; write pelican://HOST/namespace/path"):
         files.list_files(url)
 
 
@@ -172,6 +172,6 @@ def test_a_storage_that_takes_nothing_is_named_before_the_work(monkeypatch: pyte
     assert files.names(url) == []  # The file that was tried is gone.
     monkeypatch.setattr(fsspec.filesystem("memory"), "put_file", refuse)
     with pytest.raises(
-        PermissionError, match=f"'{url}' cannot be written: NotImplementedError: read-only; give another"
+        PermissionError, match=f"'{url}' cannot be written: NotImplementedError: read-only; name another"
     ):
         files.check_writable(url)

@@ -7,9 +7,9 @@ from email.utils import format_datetime
 import pytest
 
 from crmuons.storage.pelican.addresses import split_pattern, split_url
+from crmuons.storage.pelican.director import Namespace, linked_urls
 from crmuons.storage.pelican.issuer import Issuer
 from crmuons.storage.pelican.scopes import folder, scope_path
-from crmuons.storage.pelican.servers import Namespace, _linked
 from crmuons.storage.pelican.sources import LONGEST_WAIT_S, Fault, Patience, Sources, retry_after_s
 from crmuons.storage.pelican.waits import Waits
 from crmuons.storage.pelican.webdav import parse_listing
@@ -159,7 +159,7 @@ def test_urls_name_a_federation_and_a_path(url: str, host: str, path: str) -> No
     ["pelican://localhost:abc/x", "pelican://localhost:99999/x", "pelican://a b/x", "pelican:///x", "pelican://h:1"],
 )
 def test_what_is_no_address_is_named(url: str) -> None:
-    with pytest.raises(ValueError, match=f"'{url}' is no address in a federation; it looks like pelican://HOST/"):
+    with pytest.raises(ValueError, match=f"'{url}' is no address in a federation; write pelican://HOST/"):
         split_url(url)
 
 
@@ -174,14 +174,14 @@ def test_names_in_a_listing_keep_their_characters() -> None:
 
 def test_the_servers_that_a_director_names_come_by_priority_whatever_the_path() -> None:
     header = '<https://b/x,y;z>; rel="duplicate"; pri=2; depth=1, <https://a/x,y;z>; rel="duplicate"; pri=1; depth=1'
-    assert _linked(header) == ["https://a/x,y;z", "https://b/x,y;z"]
-    assert _linked("") == []
+    assert linked_urls(header) == ["https://a/x,y;z", "https://b/x,y;z"]
+    assert linked_urls("") == []
 
 
 def test_patterns_are_matched_from_the_first_wildcard_on() -> None:
     assert split_pattern("/data/sim/*/x[0-9].parquet") == ("/data/sim", ["*", "x[0-9].parquet"])
     assert split_pattern("/data/**/x.parquet") == ("/data", ["**", "x.parquet"])
-    with pytest.raises(ValueError, match=r"'\*\*' stands alone between slashes"):
+    with pytest.raises(ValueError, match=r"'\*\*' must stand alone between slashes"):
         split_pattern("/data/run**/x.parquet")
 
 

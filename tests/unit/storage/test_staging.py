@@ -72,7 +72,7 @@ def read(staging: Staging, file: File, part: int = 0, parts: int = 1) -> bytes:
 
 def there(staging: Staging) -> set[str]:
     """Names of the staged files, without what is before them in the names."""
-    return {p.name.split("-", 2)[2] for p in staging.shelf.folder.glob("*-*-*") if p.suffix != ".lock"}
+    return {p.name.split("-", 2)[2] for p in staging.cache.folder.glob("*-*-*") if p.suffix != ".lock"}
 
 
 def item(number: int, *files: File, epoch: int = 0, parts: int = 1) -> Segment:
@@ -140,14 +140,14 @@ def test_delete_after_use_spares_what_others_hold(tmp_path):
     held.release()
     read(staging, remote("a"))
     assert there(staging) == set()
-    assert [path.name for path in staging.shelf.folder.iterdir()] == ["room.lock"]
+    assert [path.name for path in staging.cache.folder.iterdir()] == ["room.lock"]
 
 
 def test_what_a_killed_download_left_is_no_file_and_goes_away(tmp_path):
     staging = place(tmp_path)
     file, other = remote("a"), remote("b")
     for each in (file, other):
-        part = staging.shelf.path(each).with_suffix(".part")
+        part = staging.cache.path(each).with_suffix(".part")
         part.parent.mkdir(exist_ok=True)
         part.write_bytes(b"x" * 600)
     # No server vouches for this file, so that nothing is made of the part.
@@ -159,7 +159,7 @@ def test_what_a_killed_download_left_is_no_file_and_goes_away(tmp_path):
 def test_a_later_run_finds_damage_and_this_one_does_not_look(tmp_path, caplog):
     file = remote("a")
     read(place(tmp_path), file)
-    path = place(tmp_path).shelf.path(file)
+    path = place(tmp_path).cache.path(file)
     assert read(place(tmp_path, began=time.time() + 1), file) == b"a" * 1000
     assert opened(file) == 1
     path.write_bytes(b"x" * 1000)
@@ -172,7 +172,7 @@ def test_a_later_run_finds_damage_and_this_one_does_not_look(tmp_path, caplog):
 def test_a_file_whose_record_is_lost_is_downloaded_again(tmp_path):
     file = remote("a")
     read(place(tmp_path), file)
-    path = place(tmp_path).shelf.path(file)
+    path = place(tmp_path).cache.path(file)
     path.write_bytes(b"x" * 1000)
     path.with_suffix(".lock").unlink()
     assert read(place(tmp_path), file) == b"a" * 1000
@@ -182,7 +182,7 @@ def test_a_file_that_is_shorter_than_listed_is_named(tmp_path):
     file = File(remote("a").url, 2000)
     with pytest.raises(OSError, match=r"counted:///a ended after 1000 of 2000 bytes; it has changed: list it again"):
         read(place(tmp_path), file)
-    assert not place(tmp_path).shelf.path(file).exists()
+    assert not place(tmp_path).cache.path(file).exists()
 
 
 def test_parts_of_large_files_are_staged_only_where_all_such_files_fit(tmp_path):
@@ -193,7 +193,7 @@ def test_parts_of_large_files_are_staged_only_where_all_such_files_fit(tmp_path)
     assert many.should_stage(large[0], whole=False)
     file = remote("c")
     assert read(many, file, 1, 4) == b"c" * 1000  # Not waited for: read where it lies.
-    assert not many.shelf.path(file).exists()
+    assert not many.cache.path(file).exists()
     many.hold(file).release()
     assert read(many, file, 2, 4) == b"c" * 1000
     assert opened(file) == 2
@@ -221,9 +221,9 @@ def test_a_directory_that_cannot_be_used_is_said_once_and_passed_by(tmp_path, ca
 def test_a_directory_that_disappears_on_the_way_is_made_again(tmp_path):
     staging = place(tmp_path)
     held = staging.hold(remote("a"))
-    for path in staging.shelf.folder.iterdir():
+    for path in staging.cache.folder.iterdir():
         path.unlink()
-    staging.shelf.folder.rmdir()
+    staging.cache.folder.rmdir()
     assert held.file.read() == b"a" * 1000
     held.release()
     assert read(staging, remote("b")) == b"b" * 1000
@@ -234,13 +234,13 @@ def test_a_process_that_is_stuck_with_a_lock_blocks_nobody_for_ever(tmp_path, mo
     monkeypatch.setattr("crmuons.storage.staging.cache_dir.STALLED_S", 0.2)
     staging, file = place(tmp_path), remote("a")
     staging.check()
-    stuck = FileLock(staging.shelf.path(file).with_suffix(".lock"))
+    stuck = FileLock(staging.cache.path(file).with_suffix(".lock"))
     stuck.acquire(shared=False)
     assert read(staging, file) == b"a" * 1000
-    assert not staging.shelf.path(file).exists()
+    assert not staging.cache.path(file).exists()
     stuck.release()
     read(staging, file)
-    assert staging.shelf.path(file).exists()
+    assert staging.cache.path(file).exists()
 
 
 def test_a_lock_on_a_removed_file_is_not_taken_for_the_lock(tmp_path):

@@ -1,0 +1,50 @@
+"""Globs over a remote tree that list only the folders that can hold a match."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from fnmatch import fnmatchcase
+from typing import Any
+
+from crmuons.storage.pelican.addresses import split_pattern
+
+Entry = dict[str, Any]
+ListFolder = Callable[[str], Awaitable[list[Entry]]]
+
+
+async def glob(pattern: str, stat: Callable[[str], Awaitable[Entry]], ls: ListFolder) -> dict[str, Entry]:
+    """Return the entries that match a pattern, by their paths, sorted.
+
+    `*`, `?` and `[...]` match within a path component. A component `**` matches any number of folders.
+
+    Args:
+        pattern: an absolute path with wildcards.
+        stat: returns the entry of a path, or raises FileNotFoundError.
+        ls: returns the entries in a folder.
+    """
+    root, components = split_pattern(pattern)
+    try:
+        matches = {root: await stat(root)}
+    except FileNotFoundError:
+        matches = {}
+    for i, component in enumerate(components):
+        step = _descend if component == "**" else _match
+        folders = [path for path, entry in matches.items() if entry["type"] == "directory"]
+        with_files = i == len(components) - 1
+        levels = await asyncio.gather(*(step(ls, folder, component, with_files) for folder in folders))
+        matches = {entry["name"]: entry for entries in levels for entry in entries}
+    return dict(sorted(matches.items()))
+
+
+async def _match(ls: ListFolder, folder: str, component: str, with_files: bool) -> list[Entry]:
+    entries = [entry for entry in await ls(folder) if with_files or entry["type"] == "directory"]
+    return [entry for entry in entries if fnmatchcase(entry["name"].rpartition("/")[2], component)]
+
+
+async def _descend(ls: ListFolder, folder: str, component: str, with_files: bool) -> list[Entry]:
+    """Return a folder and every folder below it, and the files in them if wanted."""
+    entries = await ls(folder)
+    folders = [entry["name"] for entry in entries if entry["type"] == "directory"]
+    deeper = await asyncio.gather(*(_descend(ls, inside, component, with_files) for inside in folders))
+    own: list[Entry] = [{"name": folder, "type": "directory", "size": 0}]
+    own += [entry for entry in entries if with_files and entry["type"] == "file"]
+    return own + [entry for below in deeper for entry in below]

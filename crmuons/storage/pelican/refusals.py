@@ -1,0 +1,91 @@
+"""Choose the token of a request, and decide what a refusal means."""
+
+import asyncio
+from dataclasses import dataclass
+
+from crmuons.storage.pelican import login
+from crmuons.storage.pelican.director import Namespace
+from crmuons.storage.pelican.sources import Fault, Patience, Sources
+from crmuons.storage.pelican.tokens import Operation, Token, choose, find_tokens, places
+
+DENIED = frozenset({401, 403})
+
+
+@dataclass(frozen=True)
+class Access:
+    """A request to read or write a path. Without a namespace it is a question to the director."""
+
+    namespace: Namespace | None
+    path: str
+    operation: Operation = "read"
+
+    def accepted(self, token: Token | None) -> None:
+        """Note that a server answered a request with this token."""
+        if token is not None and self.namespace is not None:
+            self.namespace.accepted = token
+
+    async def token(self) -> Token | None:
+        """Look up the token to send; None if none is needed or none fits."""
+        if self.namespace is None or (self.operation == "read" and not self.namespace.needs_token):
+            return None
+        # In a thread, because a stored login may be renewed at its issuer, which blocks.
+        return await asyncio.to_thread(_find_token, self.namespace, self)
+
+
+async def judge_refusal(fault: Fault, access: Access, sources: Sources, patience: Patience, token_s: float) -> None:
+    """Decide whether a refused request is worth repeating: return if another server or another token may succeed.
+
+    Args:
+        fault: the refusal (HTTP 401 or 403).
+        access: the refused request.
+        sources: the servers that can be asked.
+        patience: of the operation; it records which servers refused which token.
+        token_s: seconds to wait for the renewal of an expired or replaced token.
+
+    Raises:
+        PermissionError: if repeating is useless, with what was tried and the remedy.
+    """
+    sent, namespace = fault.credential, access.namespace
+    if namespace is None:
+        msg = f"{patience.what}: {fault}; a federation answers such requests without a token: check the URL"
+        raise PermissionError(msg)
+    if not isinstance(sent, Token):
+        namespace.needs_token = True
+        if await access.token() is None and not _may_come_back(fault, namespace, patience, token_s):
+            raise PermissionError(no_token(patience.what, namespace))
+    elif sent.expired():
+        if patience.since_first("token expired") > token_s:
+            msg = f"{patience.what}: permission denied with {sent}, and it was not renewed; {_remedy(patience.what)}"
+            raise PermissionError(msg)
+        fault.retry_after_s = 1.0
+    else:
+        patience.refused.add((fault.source.url, sent))
+        everywhere = all((source.url, sent) in patience.refused for source in sources.sources)
+        if everywhere and (sent == namespace.accepted or not _may_come_back(fault, namespace, patience, token_s)):
+            msg = f"{patience.what}: permission denied ({fault}) with {sent}; {_remedy(patience.what)}"
+            raise PermissionError(msg)
+
+
+def _may_come_back(fault: Fault, namespace: Namespace, patience: Patience, token_s: float) -> bool:
+    """Return whether to wait for a new token: a server accepted one before, so it may be in renewal now."""
+    if namespace.accepted is None or patience.since_first("token replaced") > token_s:
+        return False
+    fault.retry_after_s = 1.0
+    return True
+
+
+def no_token(what: str, namespace: Namespace) -> str:
+    """Return the error sentence for a namespace for which no token fits."""
+    others = [token for token in find_tokens() if token.issuer not in (None, *namespace.issuers)]
+    expected = f"a token of {' or '.join(namespace.issuers) or 'its issuer'}"
+    candidates = f"found {others[0]}, issued by {others[0].issuer}" if others else f"looked in {places()}"
+    return f"{what}: {namespace.prefix} takes {expected}; {candidates}; {_remedy(what)}"
+
+
+def _find_token(namespace: Namespace, access: Access) -> Token | None:
+    candidates = [*find_tokens(), *login.stored_tokens(namespace.issuers)]
+    return choose(candidates, namespace.issuers, access.operation, access.path, namespace.base_paths)
+
+
+def _remedy(url: str) -> str:
+    return f"log in with 'crmuons login {url}', or name a file with a good token in BEARER_TOKEN_FILE"

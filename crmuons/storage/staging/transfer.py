@@ -1,0 +1,101 @@
+"""Download one remote file into the staging directory, verify and record it."""
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from crmuons.storage import files
+from crmuons.storage.files import File
+from crmuons.storage.staging.cache_dir import CacheDir, CannotStageError, part_of, whole_of
+from crmuons.storage.staging.checksums import OURS, Checksum
+from crmuons.storage.staging.locks import FileLock
+
+logger = logging.getLogger(__name__)
+
+BLOCK_BYTES = 8 * 2**20  # One request of a download.
+ATTEMPTS = 2  # Of downloading a file whose checksum is wrong.
+
+
+def download(cache: CacheDir, file: File, lock: FileLock) -> None:
+    """Download a file to KEY.part, verify it, record it and rename it to KEY.
+
+    Args:
+        cache: the staging directory.
+        file: the file.
+        lock: its lock, held exclusively.
+
+    Raises:
+        CannotStageError, NoRoomError: if the directory does not take it.
+        OSError: if the file cannot be read, or its checksum differs from the server's.
+    """
+    part = cache.reserve(file)
+    stated = Checksum.from_server(file.url)
+    for _ in range(ATTEMPTS):
+        with _removed_if_unusable(part):
+            _fetch(cache, file, part, anew=stated is None)
+            with cache.faults():
+                computed = Checksum.of_file(part, OURS if stated is None else stated.algorithm)
+                if stated is None or computed == stated:
+                    _finish(file, computed, lock)
+                    return
+                part.write_bytes(b"")
+    with cache.faults():
+        part.unlink()
+    msg = (
+        f"{file.url}: the downloaded file has checksum {computed}, its server says {stated}: a cache holds it damaged, or it"
+        " was overwritten; list it again under a new run, or take another copy"
+    )
+    raise OSError(msg)
+
+
+def _fetch(cache: CacheDir, file: File, part: Path, *, anew: bool) -> None:
+    """Download the missing rest of a file, or with `anew` all of it, if no checksum can verify the part on the disk."""
+    with cache.faults():
+        start = 0 if anew or part.stat().st_size > file.size else part.stat().st_size
+        os.truncate(part, start)
+    with files.open_file(file.url, file.size) as source:
+        if start:
+            source.seek(start)
+        while start < file.size:
+            block = source.read(min(BLOCK_BYTES, file.size - start))
+            if not block:
+                msg = f"{file.url} ended after {start} of {file.size} bytes; it has changed: list it again under a new run"
+                raise OSError(msg)
+            with cache.faults(), part.open("ab") as target:
+                target.write(block)
+            start += len(block)
+
+
+@contextmanager
+def _removed_if_unusable(part: Path) -> Iterator[None]:
+    """Remove a download that the disk cannot hold."""
+    try:
+        yield
+    except CannotStageError:
+        with suppress(OSError):  # The disk may be gone.
+            part.unlink(missing_ok=True)
+        raise
+
+
+def is_as_recorded(path: Path, file: File, lock: FileLock) -> bool:
+    """Return whether a staged file still has the URL and the checksum that its lock file records."""
+    try:
+        record = json.loads(os.pread(lock.descriptor, 2**16, 0))
+    except ValueError:  # The machine stopped before the record was written.
+        return False
+    algorithm, _, _ = record["checksum"].partition(":")
+    same = record["url"] == file.url and str(Checksum.of_file(path, algorithm)) == record["checksum"]
+    if not same:
+        logger.warning("%s has changed on the disk since it was staged; it is downloaded again", path)
+    return same
+
+
+def _finish(file: File, checksum: Checksum, lock: FileLock) -> None:
+    """Record a download in its lock file, and rename it to the complete file's name."""
+    record = json.dumps({"url": file.url, "size": file.size, "checksum": str(checksum)}).encode()
+    os.ftruncate(lock.descriptor, 0)
+    os.pwrite(lock.descriptor, record, 0)
+    part_of(lock).rename(whole_of(lock))
