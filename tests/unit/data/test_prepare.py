@@ -218,7 +218,7 @@ def test_a_shard_without_its_note_is_made_again(raw, done, tmp_path):
     def without_notes(do, jobs):
         results = [do(job) for job in jobs]
         if do.func is shuffle.gather:
-            begun.work.note(begun.work.targets[0]).unlink()
+            begun.plan.receipt(begun.plan.shards[0]).unlink()
             raise KilledError
         return results
 
@@ -231,34 +231,32 @@ def test_a_shard_without_its_note_is_made_again(raw, done, tmp_path):
 def test_other_settings_or_files_are_named(raw, tmp_path):
     shutil.copytree(raw, tmp_path / "raw")
     make(tmp_path / "raw", tmp_path / "set")
-    with pytest.raises(
-        ValueError, match=r"set was prepared otherwise: test_share was 0.1, is 0.3; seed was 0, is 5\. Name"
-    ):
+    with pytest.raises(ValueError, match=r"set was prepared .*: test_share was 0.1, is 0.3; seed was 0, is 5\. Name"):
         make(tmp_path / "raw", tmp_path / "set", seed=5, test_share=0.3)
     path = tmp_path / "raw" / "2" / "events.parquet"
     path.write_bytes(path.read_bytes())  # As large as before.
-    with pytest.raises(ValueError, match=r"1 of the files is changed, .*2/events\.parquet the first"):
+    with pytest.raises(ValueError, match=r"1 changed file, the first is .*2/events\.parquet"):
         make(tmp_path / "raw", tmp_path / "set")
     path.rename(tmp_path / "raw" / "new.parquet")
-    with pytest.raises(ValueError, match=r"1 of the files is new, .*new\.parquet the first; 1 of the files is gone"):
+    with pytest.raises(ValueError, match=r"1 new file, the first is .*new\.parquet; 1 missing file"):
         make(tmp_path / "raw", tmp_path / "set")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"taken is not a directory of `crmuons prepare`, and holds something"):
+    with pytest.raises(ValueError, match=r"taken is not empty and was not made by `crmuons prepare`"):
         make(tmp_path / "raw", tmp_path / "taken")
 
 
 def test_what_cannot_be_prepared_is_said_before_anything_is_written(raw, done, tmp_path):
-    with pytest.raises(ValueError, match=r"shard-00000\.arrow is prepared already; give the raw files"):
+    with pytest.raises(ValueError, match=r"shard-00000\.arrow is already prepared; name the raw files"):
         make(done, tmp_path / "set")
-    with pytest.raises(ValueError, match=r"ready lies in .*, which holds the data; name a directory beside it"):
+    with pytest.raises(ValueError, match=r"ready lies inside the data directory .*; name a directory outside it"):
         make(raw, raw / "ready")
     for shares in ({"validation_share": 0.6, "test_share": 0.4}, {"test_share": -0.1}):
         with pytest.raises(
-            ValueError, match=r"leave nothing to train on; both are at least 0, and less than 1 together"
+            ValueError, match=r"leave nothing to train on; each must be at least 0, and their sum less than 1"
         ):
             make(raw, tmp_path / "set", **shares)
-    with pytest.raises(ValueError, match=r"the seed is -1; it is at least 0"):
+    with pytest.raises(ValueError, match=r"the seed is -1; it must be at least 0"):
         make(raw, tmp_path / "set", seed=-1)
     assert not (tmp_path / "set").exists()
 
