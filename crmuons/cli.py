@@ -57,7 +57,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="crmuons",
         usage="crmuons [-h] COMMAND ...",
-        description="Train and use a generator of atmospheric muon bundles. `crmuons COMMAND --help` explains a command.",
+        description="Train and use a generator of atmospheric muon bundles. `crmuons COMMAND --help` explains more.",
         epilog=f"{_command_list()}\n\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

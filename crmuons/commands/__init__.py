@@ -1,7 +1,8 @@
 """The subcommands of `crmuons`, one module each.
 
-`add` gives a parser the command's arguments; `run` calls the library and prints where the results are. The first line of the
-module's docstring is the command's help. Slow imports live in `add` and `run`, so only the chosen command pays for them.
+`add` gives a parser the command's arguments; `run` calls the library and prints where the results are. The first line
+of the module's docstring is the command's help. Slow imports live in `add` and `run`, so only the chosen command pays
+for them.
 """
 
 import argparse

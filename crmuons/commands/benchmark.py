@@ -13,8 +13,8 @@ from crmuons.commands import HelpWithDefaults
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = (
-        "Time one part of crmuons and its reference in turn. Print medians and quartiles as a table and as JSON, and log "
-        "them to MLflow (docs/performance.md)."
+        "Time one part of crmuons and its reference in turn. Print medians and quartiles as a table and as JSON, and "
+        "log them to MLflow (docs/performance.md)."
     )
     parser.formatter_class = HelpWithDefaults
     add = parser.add_argument

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = (
-        "Compare generated events with true ones. The report also shows the best possible result (truth against truth) and "
-        "two simple baselines. docs/metrics.md explains the numbers."
+        "Compare generated events with true ones. The report also shows the best possible result (truth against truth) "
+        "and two simple baselines. docs/metrics.md explains the numbers."
     )
     add = parser.add_argument
     add("--truth", nargs="+", required=True, metavar="DATA", help="true events: files, directories, globs or URLs")
@@ -63,8 +63,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         metavar="N",
-        help="run Ray tasks on N CPUs of this machine; 0 uses this process alone (default: the cluster of RAY_ADDRESS if it "
-        "is set, otherwise 0)",
+        help="run Ray tasks on N CPUs of this machine; 0 uses this process alone (default: the cluster of RAY_ADDRESS if "
+        "it is set, otherwise 0)",
     )
 
 
@@ -108,7 +108,9 @@ def _executor(workers: int | None) -> "AbstractContextManager[Executor]":
     """Return what runs the evaluation's tasks: this process, or Ray."""
     cluster = "RAY_ADDRESS" in os.environ
     if workers is not None and (workers < 0 or (workers and cluster)):
-        msg = f"--workers {workers}: expected 0 or more; if RAY_ADDRESS names a cluster, all its CPUs are used: omit --workers"
+        msg = (
+            f"--workers {workers}: expected 0 or more; omit it if RAY_ADDRESS names a cluster, whose CPUs are all used"
+        )
         raise ValueError(msg)
     if workers == 0 or (workers is None and not cluster):
         from crmuons.evaluation.tasks import in_process

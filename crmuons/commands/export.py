@@ -6,8 +6,8 @@ import argparse
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = (
-        "Write the weights and a Python file that needs only torch and numpy. The command checks that both generate the "
-        "same bundles as the model. With --onnx it also writes ONNX graphs and checks them in onnxruntime "
+        "Write the weights and a Python file that needs only torch and numpy. The command checks that both generate "
+        "the same bundles as the model. With --onnx it also writes ONNX graphs and checks them in onnxruntime "
         "(docs/generation.md)."
     )
     parser.add_argument("model", help="a run, a checkpoint or a model directory; a path or a URL")

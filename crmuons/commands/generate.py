@@ -28,8 +28,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--spectrum",
         nargs="+",
         metavar="NAME=VALUE",
-        help="draw the primaries from a spectrum: events=N energy_gev=LOW:HIGH gamma=G composition=p:SHARE,He:SHARE,... "
-        "zenith_deg=LOW:HIGH depth_m=LOW:HIGH (vertical) cylinder_m=LENGTH:RADIUS",
+        help="draw the primaries from a spectrum: events=N energy_gev=LOW:HIGH gamma=G "
+        "composition=p:SHARE,He:SHARE,... zenith_deg=LOW:HIGH depth_m=LOW:HIGH (vertical) cylinder_m=LENGTH:RADIUS",
     )
     add("--vertical", action="store_true", help="depth_m of the primaries is the vertical depth")
     add("--out", required=True, help="directory or URL for the Parquet files")

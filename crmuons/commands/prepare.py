@@ -15,7 +15,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     default = PrepareSettings()
     parser.description = (
         "Check and shuffle a whole data set once, and write shards that training maps into memory "
-        "(docs/data-contract.md explains when this is worth it). After an interruption, run the same command again to continue."
+        "(docs/data-contract.md explains when this is worth it). After an interruption, run the same command again to "
+        "continue."
     )
     parser.formatter_class = HelpWithDefaults
     add = parser.add_argument

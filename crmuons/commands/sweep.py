@@ -10,8 +10,8 @@ from crmuons.commands import INTERRUPTED
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = (
-        "Train trials with different settings on Ray Tune, and compare their validation scores. To continue a sweep that was "
-        "stopped or killed, run the same command with run.resume=auto (docs/sweeps.md)."
+        "Train trials with different settings on Ray Tune, and compare their validation scores. To continue a sweep "
+        "that was stopped or killed, run the same command with run.resume=auto (docs/sweeps.md)."
     )
     parser.epilog = "`crmuons settings` lists every setting."
     add = parser.add_argument
@@ -21,8 +21,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="TOML file with the settings of every trial; jobs/configs has presets",
     )
     add("words", nargs="*", metavar="section.key=value", help="settings that override the preset's")
-    add("--space", type=Path, metavar="TOML", help="the settings to vary (default: learning rates, momentum or betas, critic steps, "
-        "penalty, batch size)")  # fmt: skip
+    add("--space", type=Path, metavar="TOML", help="the settings to vary (default: learning rates, momentum or betas, "
+        "critic steps, penalty, batch size)")  # fmt: skip
     add(
         "--search",
         choices=("random", "tpe", "grid"),
@@ -30,8 +30,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="how to choose the settings of a trial (default: tpe)",
     )
     add("--scheduler", choices=("none", "asha", "pbt"), default="asha",
-        help="which trials to continue: all (none), the better ones (asha), or a population in which bad trials copy good "
-        "ones (pbt) (default: asha)")  # fmt: skip
+        help="which trials to continue: all (none), the better ones (asha), or a population in which bad trials copy "
+        "good ones (pbt) (default: asha)")  # fmt: skip
     add("--samples", type=int, metavar="N", help="number of trials (default: 20, or the whole grid)")
     add("--concurrency", type=int, metavar="N", help="number of trials at once (default: as many as fit)")
     add("--cpus-per-trial", type=float, metavar="CPUS", help="CPUs of a trial (default: an equal share)")

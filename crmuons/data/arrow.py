@@ -1,8 +1,8 @@
 """Convert EventArrays to Arrow tables and back, in the nested layout of the contract's files or in a flat one.
 
-The flat layout (FLAT_SCHEMA) holds primaries and muons as fixed-size lists, and both shower ids in one column. Only the muon
-lists of events have offsets, so converting needs no pass over the muons. Ray moves events in this layout, and prepared shards
-hold it.
+The flat layout (FLAT_SCHEMA) holds primaries and muons as fixed-size lists, and both shower ids in one column. Only the
+muon lists of events have offsets, so converting needs no pass over the muons. Ray moves events in this layout, and
+prepared shards hold it.
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,8 @@ def to_table(events: EventArrays) -> pa.Table:
 def legal_arrays(table: pa.Table, missing_ids: UInt64[np.ndarray, "events 2"] | None = None) -> EventArrays | None:
     """Convert a table to events if every row is legal; return None if not (`schema.faults` then says which rows).
 
-    This checks the lowest and highest value of each column and takes 4 ns a muon; `faults` checks each value and takes 16 ns.
+    This checks the lowest and highest value of each column and takes 4 ns a muon; `faults` checks each value and takes
+    16 ns.
 
     Args:
         table: rows of a file that passed `schema.check_schema`.
@@ -199,6 +200,7 @@ def _fixed(rows: np.ndarray) -> pa.FixedSizeListArray:
 
 
 def _rows(array: pa.FixedSizeListArray, start: int, stop: int) -> np.ndarray:
-    """Return lists start to stop - 1 as the rows of an array. `flatten` gives the same, but takes 20 us instead of 2."""
+    """Return lists start to stop - 1 as the rows of an array."""
+    # `flatten` gives the same, but takes 20 us instead of 2.
     rows = array.values.to_numpy().reshape(-1, array.type.list_size)
     return rows[array.offset + start : array.offset + stop]

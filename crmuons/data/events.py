@@ -1,7 +1,7 @@
 """Hold events as flat arrays (EventArrays), and take, cut, join and shuffle them.
 
-This is the form in which events move from the reader to the training batch, in every process. All functions handle whole events:
-a muon never parts from its primary. They are numpy only, and the hot spots of reading are here, hence the measured comments.
+This is the form in which events move from the reader to the training batch, in every process. All functions handle
+whole events: a muon never parts from its primary. Reading spends much of its time here, so comments give times.
 """
 
 from collections.abc import Sequence
@@ -80,8 +80,8 @@ def concat(parts: Sequence[EventArrays]) -> EventArrays:
 
 def _take_muons(events: EventArrays, chosen: np.ndarray) -> Float32[np.ndarray, "muons 3"]:
     """Copy the muons of the chosen events, in the order of `chosen`."""
-    # Arrow sees an event's muons as one binary string and copies it at once: 0.9 ms for 340,000 muons of 25,000 events. Row by
-    # row, numpy took 2.0 ms.
+    # Arrow sees an event's muons as one binary string and copies it at once: 0.9 ms for 340,000 muons of 25,000 events.
+    # Row by row, numpy took 2.0 ms.
     offsets = np.zeros(len(events.counts) + 1, np.int64)
     np.cumsum(events.counts, out=offsets[1:])
     offsets *= events.muons.itemsize * events.muons.shape[1]
@@ -93,8 +93,8 @@ def _take_muons(events: EventArrays, chosen: np.ndarray) -> Float32[np.ndarray, 
 def partial_shuffle(events: EventArrays, number: int, random: np.random.Generator) -> None:
     """Bring `number` randomly drawn muons to the front of each event that has more, in place.
 
-    This is the Fisher-Yates shuffle, stopped after `number` muons, for all events at once. It takes a tenth of the time of
-    sorting by random keys.
+    This is the Fisher-Yates shuffle, stopped after `number` muons, for all events at once. It takes a tenth of the time
+    of sorting by random keys.
     """
     counts = events.counts
     muons = events.muons.view("V12").reshape(-1)  # Each muon as one value of 12 bytes: copied in a third of the time.
@@ -109,8 +109,8 @@ def partial_shuffle(events: EventArrays, number: int, random: np.random.Generato
 def rotate_muons(events: EventArrays, number: int, random: np.random.Generator) -> None:
     """Rotate the muons of each event that has more than `number` by a random amount, in place.
 
-    If the muons of an event are in random order already, this brings other ones to the front. It takes a fifth of the time of
-    `partial_shuffle`, because memory is read in order.
+    If the muons of an event are in random order already, this brings other ones to the front. It takes a fifth of the
+    time of `partial_shuffle`, because memory is read in order.
     """
     large = np.flatnonzero(events.counts > number)
     starts, counts = (np.cumsum(events.counts) - events.counts)[large], events.counts[large]
@@ -124,8 +124,8 @@ def rotate_muons(events: EventArrays, number: int, random: np.random.Generator) 
 def shuffle_muons(events: EventArrays, random: np.random.Generator) -> EventArrays:
     """Return the events with the muons of each in random order."""
     event = np.repeat(np.arange(len(events.counts)), events.counts)
-    # One sort for all events: the integer part of the key is the event. A double leaves 20 bits for the random part beside
-    # 2^32 events.
+    # One sort for all events: the integer part of the key is the event. A double leaves 20 bits for the random part
+    # beside 2^32 events.
     order = np.argsort(event + random.random(len(events.muons)))
     return EventArrays(events.ids, events.primaries, events.counts, np.take(events.muons, order, axis=0))
 
@@ -144,8 +144,8 @@ def shuffle(parts: Sequence[tuple[EventArrays, np.ndarray]], random: np.random.G
 def shuffle_runs(parts: Sequence[EventArrays], random: np.random.Generator) -> EventArrays:
     """Cut events into short runs of neighbours, and return the runs in random order.
 
-    This is enough for events that are in random order already. Copying whole runs takes a fifth of the time of copying single
-    events. The cuts are at other places each time.
+    This is enough for events that are in random order already. Copying whole runs takes a fifth of the time of copying
+    single events. The cuts are at other places each time.
     """
     length = _events_per_run(parts)
     first = int(random.integers(1, length, endpoint=True))

@@ -14,8 +14,8 @@ ICE_SURFACE_M = 2_835.0  # Altitude of the surface of the ice at the South Pole.
 def slant_depth_m(vertical_depth_m: FloatArray, cosine: FloatArray, altitude_m: float = ICE_SURFACE_M) -> FloatArray:
     """Compute the distance along the track from the surface to a vertical depth, over a round Earth.
 
-    With the radius R of the surface and r = R - d: slant = sqrt(R^2 - r^2 sin^2) - r cos. The code writes R^2 - r^2 sin^2 as
-    2 R d + r^2 cos^2 - d^2, which does not subtract large numbers.
+    With the radius R of the surface and r = R - d: slant = sqrt(R^2 - r^2 sin^2) - r cos. The code writes
+    R^2 - r^2 sin^2 as 2 R d + r^2 cos^2 - d^2, which does not subtract large numbers.
 
     Args:
         vertical_depth_m: depth d of the point below the surface.

@@ -1,8 +1,9 @@
 """Give one rank its endless sequence of training batches, with a position from which it continues exactly.
 
-Each training process has one Loader. Its background thread reads the rank's Segments (`read`: in the thread itself or through
-Ray Data), cuts them into batches with a Batcher, and prepares `data.prefetch_batches` of them ahead. The training thread only
-calls `next`. A checkpoint stores `position` and `read_counts`; a Loader made with these gives the same further batches, bit by bit.
+Each training process has one Loader. Its background thread reads the rank's Segments (`read`: in the thread itself or
+through Ray Data), cuts them into batches with a Batcher, and prepares `data.prefetch_batches` of them ahead. The
+training thread only calls `next`. A checkpoint stores `position` and `read_counts`; a Loader made with these gives the
+same further batches, bit by bit.
 """
 
 import time
@@ -114,8 +115,8 @@ class Loader(Generic[Batch]):
             read_counts: of this rank, or the sum over all ranks.
 
         Raises:
-            ValueError: if more than data.max_quarantined_share of all rows cannot be used, even if every row that is not
-                read yet is good.
+            ValueError: if more than data.max_quarantined_share of all rows cannot be used, even if every row that is
+                not read yet is good.
         """
         if self._limit.is_exceeded(read_counts):
             msg = (

@@ -1,7 +1,8 @@
 """Describe a prepared data set by its manifest, and list the files that a data URL stands for.
 
-The manifest is written last: without it there is no data set, only a preparation that was interrupted. `event_files` is the one
-place where commands and runs list their data, raw or prepared; it compares the shards with the manifest without opening them.
+The manifest is written last: without it there is no data set, only a preparation that was interrupted. `event_files` is
+the one place where commands and runs list their data, raw or prepared; it compares the shards with the manifest without
+opening them.
 """
 
 import json
@@ -87,7 +88,10 @@ class Manifest:
             sources = [(url, size) for url, size in content.pop("sources")]
             return cls(shards=shards, sources=sources, **content)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            msg = f"{root}/{MANIFEST} is not the manifest of a prepared data set, or is damaged ({error}); prepare it again"
+            msg = (
+                f"{root}/{MANIFEST} is not the manifest of a prepared data set, or is damaged ({error}); prepare the data "
+                "again"
+            )
             raise ValueError(msg) from error
 
 
@@ -146,8 +150,8 @@ def _shards(root: str, hash_range: HashRange) -> Iterator[File]:
             raise FileNotFoundError(msg)
         if file.size != shard.size:
             msg = (
-                f"{file.url} has {file.size} bytes, but was written with {shard.size}: it is damaged or cut short; copy it "
-                "again, or prepare the data again"
+                f"{file.url} has {file.size} bytes, but was written with {shard.size}: it is damaged or cut short; copy "
+                "it again, or prepare the data again"
             )
             raise ValueError(msg)
         if shard.places[0] < hash_range[1] and hash_range[0] < shard.places[1]:

@@ -34,7 +34,7 @@ class Rows:
     file_id: int | None
 
     def ids(self, rows: np.ndarray) -> UInt64[np.ndarray, "rows 2"] | None:
-        """Make the ids (file, row number) of some rows, so that each row is its own shower; None if the file has ids."""
+        """Return ids (file, row number) of some rows, which make each row its own shower; None if the file has ids."""
         if self.file_id is None:
             return None
         ids = np.empty((len(rows), 2), np.uint64)
@@ -65,7 +65,7 @@ def named_if_damaged(url: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, OSError) as error:
-        # Arrow raises a plain OSError if a page does not decode. Errors of the storage are subclasses, or have an errno.
+        # Arrow raises a plain OSError if a page does not decode; errors of the storage are subclasses or have an errno.
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
         msg = f"{url} is not a Parquet file, or is damaged or cut short ({error}); convert it again, or leave it out"
@@ -85,8 +85,8 @@ def _file_id(opened: IO[bytes], url: str, footer_bytes: int) -> int:
 def _row_groups(metadata: pq.FileMetaData, file_slice: FileSlice) -> tuple[range, list[int], int]:
     """Return the slice's rows, the row groups that hold them, and the number of the first row of these row groups.
 
-    The slice's ends move to the nearest row group bounds, so that no row group is decoded twice, unless row groups are larger
-    than slices.
+    The slice's ends move to the nearest row group bounds, so that no row group is decoded twice, unless row groups are
+    larger than slices.
     """
     sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
     bounds = np.cumsum([0, *sizes], dtype=np.int64)

@@ -22,7 +22,8 @@ class _Ended:
 class Prefetcher(Iterator[T], Generic[T]):
     """Iterate over a source that a thread reads up to `depth` entries ahead.
 
-    An error of the source is re-raised by the `next()` that would have returned the failed entry, and by every later one.
+    An error of the source is re-raised by the `next()` that would have returned the failed entry, and by all
+    later ones.
     """
 
     def __init__(self, source: Iterable[T], depth: int, name: str) -> None:
@@ -73,8 +74,8 @@ class Prefetcher(Iterator[T], Generic[T]):
 def ordered_map(work: Callable[[Entry], T], entries: Iterable[Entry], at_once: int, name: str) -> Iterator[T]:
     """Apply `work` to entries in `at_once` threads, and yield the results in the order of the entries.
 
-    An error is raised in place of the result of its entry. The threads are daemons: unlike those of a ThreadPoolExecutor they do
-    not keep the process alive when it wants to end.
+    An error is raised in place of the result of its entry. The threads are daemons: unlike those of a
+    ThreadPoolExecutor they do not keep the process alive when it wants to end.
     """
     source, pending = iter(entries), deque[Future[T]]()
     tasks: queue.SimpleQueue[tuple[Future[T], Entry] | None] = queue.SimpleQueue()

@@ -1,8 +1,8 @@
-"""Keep what reading leaves out, in two data sets: rows that cannot be used, with the reason, and events above the muon cap.
+"""Keep what reading leaves out, in two data sets: bad rows with the reason, and events above the muon cap.
 
-Each is written once for each slice, under a name made from the slice: reading a slice again adds nothing. The process that reads
-the slice writes them, which may be a Ray task. The counts (ReadCounts) travel back to the Loader, which stops a run with too many
-bad rows (QuarantineLimit).
+Each is written once for each slice, under a name made from the slice: reading a slice again adds nothing. The process
+that reads the slice writes them, which may be a Ray task. The counts (ReadCounts) travel back to the Loader, which
+stops a run with too many bad rows (QuarantineLimit).
 """
 
 import hashlib
@@ -98,8 +98,8 @@ class ReadCounts:
 class QuarantineLimit:
     """Decides, before all rows are read, whether the bad rows exceed a share of all rows.
 
-    The number of all rows is estimated from the rows and bytes read and from the bytes of all files. Bad rows are compared with
-    all rows, so one bad file that comes early does not exceed the limit.
+    The number of all rows is estimated from the rows and bytes read and from the bytes of all files. Bad rows are
+    compared with all rows, so one bad file that comes early does not exceed the limit.
 
     Attributes:
         share: largest allowed share of bad rows.

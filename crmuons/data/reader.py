@@ -1,8 +1,9 @@
 """Read the Segments of a ReadPlan: from files to shuffled, legal events of one split.
 
-The Loader's thread calls `read_in_process`, or ray_backend.data calls `read_segment` in Ray tasks; both give the same events.
-Raw Parquet rows are checked against the contract. Rows that cannot be used go to the quarantine data set with the reason, and
-events above the muon cap go to the outliers data set. Prepared shards were checked when they were written.
+The Loader's thread calls `read_in_process`, or ray_backend.data calls `read_segment` in Ray tasks; both give the same
+events. Raw Parquet rows are checked against the contract. Rows that cannot be used go to the quarantine data set with
+the reason, and events above the muon cap go to the outliers data set. Prepared shards were checked when they were
+written.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -102,7 +103,8 @@ def read_ordered(
 ) -> Iterator[T]:
     """Apply `read` to slices and yield the results in order.
 
-    Remote slices are read in several threads, but no more at once than fit in the memory of one slice of MAX_SLICE_BYTES.
+    Remote slices are read in several threads, but no more at once than fit in the memory of one slice of
+    MAX_SLICE_BYTES.
     """
     # Staged files are local, and a stager brings them several at once.
     remote = selection.staging is None and any(is_remote(part.file.url) for part in slices)
@@ -121,8 +123,8 @@ def read_slice(file_slice: FileSlice, selection: Selection) -> tuple[EventArrays
         The events, and the counts of the slice's rows.
 
     Raises:
-        ValueError: if the file is not Parquet, its columns are not the contract's, or it is a damaged shard; the message
-            names the file.
+        ValueError: if the file is not Parquet, its columns are not the contract's, or it is a damaged shard; the
+            message names the file.
     """
     parts = _read_parts(file_slice, selection)
     events = concat([_chosen_events(part) for part in parts])

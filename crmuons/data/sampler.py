@@ -1,11 +1,12 @@
 """Decide which rank reads which part of the data, and when.
 
-Files are cut into FileSlices (shares of a file's rows). An epoch is a seeded permutation of all slices, cut into Segments. The
-slices of a segment are read and their events shuffled together. Segments do not depend on the number of ranks; ranks take them in
-turn. Each rank therefore has an endless list of segments, and its position is an index in this list and a number of events taken.
+Files are cut into FileSlices (shares of a file's rows). An epoch is a seeded permutation of all slices, cut into
+Segments. The slices of a segment are read and their events shuffled together. Segments do not depend on the number of
+ranks; ranks take them in turn. Each rank therefore has an endless list of segments, and its position is an index in
+this list and a number of events taken.
 
-Everything here is arithmetic on file sizes and seeds. Every rank computes the same ReadPlan and needs no messages; a resumed run
-computes it again. Nothing in this module reads a file.
+Everything here is arithmetic on file sizes and seeds. Every rank computes the same ReadPlan and needs no messages; a
+resumed run computes it again. Nothing in this module reads a file.
 """
 
 import math
@@ -131,8 +132,9 @@ class ReadPlan:
             positions: (index of the segment being read, events taken from it) of each rank that stopped.
 
         Returns:
-            This plan and these positions if the number of ranks is the same. Otherwise a plan whose backlog is the rest of
-            all epochs that were begun, so that no event of them is read twice or left out, and positions at its start.
+            This plan and these positions if the number of ranks is the same. Otherwise a plan whose backlog is the rest
+            of all epochs that were begun, so that no event of them is read twice or left out, and positions at its
+            start.
         """
         if world == self.world:
             return self, list(positions)

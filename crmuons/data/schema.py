@@ -1,7 +1,8 @@
 """Define the data contract: the columns, their types and units, and what makes a row a legal event.
 
-One row is one event: a primary, and its muons at one slant depth. docs/data-contract.md describes the contract, and says what else
-changes with a new column. Nothing is read here: `check_schema` judges a file's columns, and `faults` the rows of a table.
+One row is one event: a primary, and its muons at one slant depth. docs/data-contract.md describes the contract, and
+says what else changes with a new column. Nothing is read here: `check_schema` judges a file's columns, and `faults` the
+rows of a table.
 """
 
 from typing import Any
@@ -27,7 +28,8 @@ EVENT_SCHEMA = pa.schema(
 
 MIN_DEPTH_M = 10.0  # No detector is shallower; a smaller value is a depth in kilometres.
 
-# Why a row cannot be used; index 0 is a legal row. The order is the order of the checks: a row gets the first that applies.
+# Why a row cannot be used; index 0 is a legal row. The checks run in this order, and a row gets
+# the first fault that applies.
 FAULTS = (
     "",
     f"column '{PRIMARY_COLUMN}' is not {len(PRIMARY_FEATURES)} wide ({', '.join(PRIMARY_FEATURES)})",

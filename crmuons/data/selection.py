@@ -22,7 +22,8 @@ class Selection:
         vertical_depth: whether the files' depth_m is the vertical depth.
         max_muons: events with more muons go to `outliers`.
         quarantine, outliers: directories; None to count without writing.
-        muons_per_event: bring this many randomly drawn muons to the front of each event that has more. None: keep the file's order.
+        muons_per_event: bring this many randomly drawn muons to the front of each event that has more. None: keep the
+            file's order.
         staging: copies remote files to a local directory before they are read; None to read them at their URL.
     """
 
@@ -46,7 +47,7 @@ class Selection:
 
 
 def in_split(ids: UInt64[np.ndarray, "events 2"], selection: Selection) -> Bool[np.ndarray, " events"]:
-    """Return which events belong to the split. It depends on the shower's ids alone, not on the machine or the files."""
+    """Return which events belong to the split. Only the shower's ids decide, not the machine or the files."""
     return within_bounds(ids, selection.bounds, (0.0, 1.0))
 
 
@@ -58,7 +59,8 @@ def within_bounds(
     Args:
         ids: ids of the showers.
         bounds: range [low, high).
-        hash_range: range that is known to hold all coordinates. If it lies inside or outside `bounds`, nothing is hashed.
+        hash_range: range that is known to hold all coordinates. If it lies inside or outside `bounds`, nothing is
+            hashed.
     """
     (first, last), (low, high) = bounds, hash_range
     if first <= low and high <= last:
@@ -70,12 +72,15 @@ def within_bounds(
 
 
 def split_coordinates(ids: UInt64[np.ndarray, "events 2"]) -> Float64[np.ndarray, " events"]:
-    """Hash shower ids to numbers uniform on [0, 1): the lowest are for testing, the next for validation, the rest for training."""
+    """Hash shower ids to numbers that are uniform on [0, 1).
+
+    The lowest numbers belong to the test split, the next to validation, the rest to training; see Selection.bounds.
+    """
     return (_mix(_mix(ids[:, 0]) ^ ids[:, 1]) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _mix(values: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
-    """Apply the finaliser of SplitMix64 (Steele et al. 2014): every bit of the input changes every bit of the output."""
+    """Apply the finaliser of SplitMix64 (Steele et al. 2014): every input bit changes every output bit."""
     with np.errstate(over="ignore"):
         values = values + np.uint64(0x9E3779B97F4A7C15)
         values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,8 +1,9 @@
 """Write and read the shards of a prepared data set: Arrow IPC files of shuffled, legal events.
 
-`crmuons prepare` writes shards; afterwards the reader takes them wherever it would take Parquet slices. A local shard is mapped
-into memory, so reading it copies and decodes nothing. The shard's metadata hold a checksum of each record batch, and the range
-of the split coordinate (selection.split_coordinates) of its showers: a shard that lies inside one split needs no hashing of ids.
+`crmuons prepare` writes shards; afterwards the reader takes them wherever it would take Parquet slices. A local shard
+is mapped into memory, so reading it copies and decodes nothing. The shard's metadata hold a checksum of each record
+batch, and the range of the split coordinate (selection.split_coordinates) of its showers: a shard that lies inside one
+split needs no hashing of ids.
 """
 
 import json
@@ -38,8 +39,8 @@ _verified: set[tuple[str, int, int, int]] = (
 def slices_and_segment_bytes(files: Sequence[File], shuffle_bytes: int) -> tuple[list[FileSlice], int]:
     """Cut training files into slices, and return these and how many bytes make a segment.
 
-    The events of a shard are in random order, so small slices of mapped shards are enough. A large data set then takes no more
-    memory than one of a million events.
+    The events of a shard are in random order, so small slices of mapped shards are enough. A large data set then takes
+    no more memory than one of a million events.
     """
     if all(is_mapped(file) for file in files):
         return cut_files(files, MAPPED_BYTES), min(shuffle_bytes, MAPPED_BYTES)
@@ -47,7 +48,7 @@ def slices_and_segment_bytes(files: Sequence[File], shuffle_bytes: int) -> tuple
 
 
 def is_mapped(file: File) -> bool:
-    """Return whether a file is a shard that is mapped into memory, which costs less than moving its content anywhere."""
+    """Return whether a file is a local shard: it is mapped into memory, which costs less than moving its content."""
     return is_shard(file) and "://" not in file.url  # files.list_files gives local files as plain paths.
 
 
@@ -74,7 +75,8 @@ def read_shard_rows(file_slice: FileSlice, staging: Staging | None = None) -> tu
     """Read the events of a slice of a shard.
 
     Returns:
-        The events of each record batch, in read-only memory, and the range of the split coordinate of the shard's showers.
+        The events of each record batch, in read-only memory, and the range of the split coordinate of the shard's
+        showers.
 
     Raises:
         ValueError: if the file is not a shard or is damaged. A record batch is checked once in a process.
@@ -96,7 +98,10 @@ def _named_if_damaged(url: str) -> Iterator[None]:
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
         reason = str(error) if isinstance(error, ValueError | OSError) else "its metadata are missing or wrong"
-        msg = f"{url} is not a shard of a prepared data set, or is damaged ({reason}); copy it again, or prepare the data again"
+        msg = (
+            f"{url} is not a shard of a prepared data set, or is damaged ({reason}); copy it again, or prepare the data "
+            "again"
+        )
         raise ValueError(msg) from error
 
 

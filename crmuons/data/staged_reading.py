@@ -1,9 +1,9 @@
 """Connect the reading of segments to the staging of remote files (crmuons.storage.staging).
 
-The stager downloads files to a local directory before they are read. This module tells it, segment by segment, which files come
-next and which were read, and opens a slice's file from that directory. It runs wherever segments are handed out: in the Loader's
-thread, which starts a stager of its own (`with_own_stager`), or in a worker that reads with Ray tasks and uses its node's stager
-(`with_stager`). Without staging all of it passes segments on unchanged.
+The stager downloads files to a local directory before they are read. This module tells it, segment by segment, which
+files come next and which were read, and opens a slice's file from that directory. It runs wherever segments are handed
+out: in the Loader's thread, which starts a stager of its own (`with_own_stager`), or in a worker that reads with Ray
+tasks and uses its node's stager (`with_stager`). Without staging all of it passes segments on unchanged.
 """
 
 from collections import deque
@@ -63,10 +63,10 @@ def with_own_stager(segments: Iterable[Segment], staging: Staging | None) -> Ite
 
 
 def with_windows(segments: Iterable[Segment], staging: Staging) -> Iterator[tuple[Segment, list[FileUse]]]:
-    """Yield each segment with its files to stage, followed by the next `staging.files_ahead` ones (fewer at the end)."""
+    """Yield each segment with its files to stage and the next `staging.files_ahead` ones (fewer at the end)."""
     source, queue, num_ahead = iter(segments), deque[tuple[Segment, list[FileUse]]](), staging.files_ahead
     while True:
-        # The number of segments is limited too: segments of local files have nothing to stage and would never fill the window.
+        # The number of segments is limited too: segments of local files have nothing to stage and never fill the window.
         while len(queue) <= num_ahead and sum(len(uses) for _, uses in islice(queue, 1, None)) < num_ahead:
             if (segment := next(source, None)) is None:
                 break

@@ -1,8 +1,9 @@
 """Build a prepared data set from raw files: the work of `crmuons prepare`.
 
-One driver process claims the output directory, starts the tasks of the two shuffle phases (prepare.shuffle) in itself or on a Ray
-cluster, and writes the manifest at the end. The data set exists once its manifest does. Running the same command again continues
-with what is missing, finds nothing left to do, or reports how the directory was made differently.
+One driver process claims the output directory, starts the tasks of the two shuffle phases (prepare.shuffle) in itself
+or on a Ray cluster, and writes the manifest at the end. The data set exists once its manifest does. Running the same
+command again continues with what is missing, finds nothing left to do, or reports how the directory was made
+differently.
 """
 
 import json
@@ -144,7 +145,7 @@ def _scatter(preparation: Preparation, run_tasks: TaskRunner, max_quarantined_sh
                 msg = (
                     f"{total.quarantined} of the first {total.rows} rows read cannot be used, more than "
                     f"--max-quarantined-share {max_quarantined_share:g} of all rows; the rows and the reasons are in "
-                    f"{preparation.plan.out / QUARANTINE}. With a larger share, the command continues with what is missing"
+                    f"{preparation.plan.out / QUARANTINE}. With a larger share, the command continues from here"
                 )
                 raise ValueError(msg)
     return total
@@ -230,7 +231,7 @@ def _check_same(claim: Path, request: dict[str, Any]) -> None:
             )
     if differences:
         msg = (
-            f"{claim.parent} was prepared from other files or with other settings: {'; '.join(differences)}. Name another "
-            "directory with --out, or remove this one"
+            f"{claim.parent} was prepared from other files or with other settings: {'; '.join(differences)}. Name "
+            "another directory with --out, or remove this one"
         )
         raise ValueError(msg)

@@ -1,8 +1,9 @@
 """Shuffle all events of a data set in two phases, in memory that does not grow with the data.
 
-Phase 1, `scatter`: each task reads a group of slices, draws a random shard for each event, and writes the events sorted by shard
-to the group's file. Phase 2, `gather`: each task collects the events of one shard from all group files and shuffles them.
-Tasks run in the driver or as Ray tasks that share a directory. A finished file has its final name and is not made again.
+Phase 1, `scatter`: each task reads a group of slices, draws a random shard for each event, and writes the events sorted
+by shard to the group's file. Phase 2, `gather`: each task collects the events of one shard from all group files and
+shuffles them. Tasks run in the driver or as Ray tasks that share a directory. A finished file has its final name and is
+not made again.
 """
 
 import hashlib
@@ -55,8 +56,8 @@ class PrepareSettings:
         """Refuse shares that leave nothing to train on, and a seed that numpy does not take."""
         if min(self.validation_share, self.test_share) < 0 or self.validation_share + self.test_share >= 1:
             msg = (
-                f"a validation share of {self.validation_share:g} and a test share of {self.test_share:g} leave nothing to train "
-                "on; each must be at least 0, and their sum less than 1"
+                f"a validation share of {self.validation_share:g} and a test share of {self.test_share:g} leave nothing to "
+                "train on; each must be at least 0, and their sum less than 1"
             )
             raise ValueError(msg)
         if self.seed < 0:
