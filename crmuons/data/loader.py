@@ -33,13 +33,13 @@ class _Waiting(NamedTuple):
 
     Attributes:
         num_events: how many wait.
-        index: index of their segment in the rank's list.
+        segment: index of their segment in the rank's list.
         taken: events of the segment that were taken before them.
         read_counts: of the rows read up to and with their segment.
     """
 
     num_events: int
-    index: int
+    segment: int
     taken: int
     read_counts: ReadCounts
 
