@@ -1,9 +1,10 @@
-"""The command `crmuons`, see `commands`."""
+"""The command `crmuons`: find the subcommand (crmuons.commands), parse its arguments, run it, and report its errors."""
 
 import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from crmuons.commands import (
     INTERRUPTED,
@@ -22,40 +23,26 @@ from crmuons.commands import (
     train,
 )
 
-COMMANDS = (
-    simulate,
-    convert,
-    inspect,
-    prepare,
-    train,
-    sweep,
-    evaluate,
-    settings,
-    generate,
-    export,
-    sync,
-    login,
-    benchmark,
-)
+GROUPS: dict[str, tuple[ModuleType, ...]] = {
+    "make data": (simulate, convert, inspect, prepare),
+    "train and compare": (train, sweep, evaluate, settings),
+    "use a model": (generate, export),
+    "housekeeping": (sync, login, benchmark),
+}
+EXAMPLES = """\
+most people need three commands:
+  crmuons simulate --events 1000000 --out data/sim
+  crmuons train jobs/configs/default.toml data.train=data/sim train.steps=2000
+  crmuons generate --model runs/NAME --primaries data/sim --out bundles"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; what a user can mend is said in one sentence, with exit code 1."""
-    parser = argparse.ArgumentParser(
-        prog="crmuons", description="Train and use a generator of atmospheric muon bundles."
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    """Run one command and return its exit code. An error that the user can fix is one sentence, with exit code 1."""
     words = sys.argv[1:] if argv is None else argv
-    for command in COMMANDS:
-        name = command.__name__.rpartition(".")[2]
-        of_command = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
-        of_command.set_defaults(run=command.run)
-        if name in words:  # The others' arguments are not asked for: their defaults take a second to import.
-            command.add(of_command)
-    arguments = _parse(parser, words)
+    arguments = _parse(_parser(words), words)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    for ours in ("crmuons", "tune"):  # Of libraries, warnings alone: torch tells of its caches when it ends, say.
-        logging.getLogger(ours).setLevel(logging.INFO)
+    for package in ("crmuons", "tune"):  # Other libraries stay at warnings: torch would report its caches at exit.
+        logging.getLogger(package).setLevel(logging.INFO)
     try:
         return int(arguments.run(arguments) or 0)
     except (ValueError, OSError, ImportError) as error:
@@ -66,8 +53,41 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="crmuons",
+        usage="crmuons [-h] COMMAND ...",
+        description="Train and use a generator of atmospheric muon bundles. `crmuons COMMAND --help` explains more.",
+        epilog=f"{_command_list()}\n\n{EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    # argparse cannot group subcommands: it lists none of them, and the epilog lists all.
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", prog="crmuons", help=argparse.SUPPRESS
+    )
+    for command in (command for group in GROUPS.values() for command in group):
+        command_parser = commands.add_parser(name_of(command), description=command.__doc__)
+        command_parser.set_defaults(run=command.run)
+        if name_of(command) in words:  # `add` of some commands imports their defaults, which takes a second.
+            command.add(command_parser)
+    return parser
+
+
+def name_of(command: ModuleType) -> str:
+    """Return the name of a command: its module's name."""
+    return command.__name__.rpartition(".")[2]
+
+
+def _command_list() -> str:
+    groups = (
+        "\n".join([f"{title}:", *(f"  {name_of(command):<10} {command.__doc__}" for command in group)])
+        for title, group in GROUPS.items()
+    )
+    return "\n\n".join(groups)
+
+
 def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """Settings may also stand after the options, where argparse by itself takes them for something unknown."""
+    """Parse the words, and accept settings after the options too, where argparse alone would refuse them."""
     arguments, left = parser.parse_known_args(words)
     if "words" in arguments:
         arguments.words += [word for word in left if not word.startswith("-")]

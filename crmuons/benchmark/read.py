@@ -13,7 +13,7 @@ from crmuons.data import quarantine, reader, sampler, schema, selection
 from crmuons.data.manifest import event_files, is_shard
 from crmuons.data.prepare import build
 from crmuons.data.prepare.shuffle import PrepareSettings
-from crmuons.data.shards import units_and_segment_bytes
+from crmuons.data.shards import slices_and_segment_bytes
 from crmuons.models.features import fit_to_file
 from crmuons.storage import files
 from crmuons.storage.files import File
@@ -61,9 +61,9 @@ def run(rounds: int, data: Sequence[str], shards: Path) -> list[Figure]:
 
 def _read(found: Sequence[File]) -> tuple[int, int]:
     """Read an epoch; returns the numbers of events and muons."""
-    units, segment_bytes = units_and_segment_bytes(found, config.Data().shuffle_bytes)
+    units, segment_bytes = slices_and_segment_bytes(found, config.Data().shuffle_bytes)
     reading = sampler.ReadPlan(tuple(units), 0, segment_bytes, 1)
-    items = islice(reading.items(0), len(reading.segments(0)))
+    items = islice(reading.segments_of_rank(0), len(reading.segments(0)))
     events = muons = 0
     for piece in reader.read_in_process(items, selection.Selection()):
         if not isinstance(piece, quarantine.ReadCounts):

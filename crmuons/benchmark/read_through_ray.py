@@ -33,7 +33,7 @@ def run(rounds: int, data: Sequence[str]) -> list[Figure]:
     found = raw_files(data)
     many = found * math.ceil(STEADY_BYTES / sum(file.size for file in found))
     reading = sampler.ReadPlan(tuple(sampler.cut_files(many)), 0, config.Data().shuffle_bytes, 1)
-    items = islice(reading.items(0), ITEMS_PER_ROUND * (rounds + 1))
+    items = islice(reading.segments_of_rank(0), ITEMS_PER_ROUND * (rounds + 1))
     ends, events = [], [0]
     with cluster.cluster():
         for piece in read_with_ray(items, selection.Selection()):

@@ -93,7 +93,7 @@ def _batches(settings: config.Config) -> list[EventArrays]:
     """Some of the first batches of the data, one at least, which is smaller where there are not as many events."""
     found = manifest.event_files(settings.data.train)
     units = sampler.ReadPlan(tuple(sampler.cut_files(found)), 0, settings.data.shuffle_bytes, 1)
-    items = islice(units.items(0), len(units.segments(0)))
+    items = islice(units.segments_of_rank(0), len(units.segments(0)))
     size, read = settings.train.events_per_worker, list[EventArrays]()
     for piece in reader.read_in_process(items, selection.Selection(muons_per_event=settings.train.muons_per_event)):
         if not isinstance(piece, quarantine.ReadCounts):

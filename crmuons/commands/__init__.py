@@ -1,7 +1,8 @@
-"""The subcommands of `crmuons`, a module each: `add` gives a parser its arguments, `run` calls the library and says where results are.
+"""The subcommands of `crmuons`, one module each.
 
-What takes long to import is imported by `add` and `run`, of which the others' are never called: `crmuons train` does not wait
-for what `crmuons simulate` needs.
+`add` gives a parser the command's arguments; `run` calls the library and prints where the results are. The first line
+of the module's docstring is the command's help. Slow imports live in `add` and `run`, so only the chosen command pays
+for them.
 """
 
 import argparse
@@ -11,11 +12,11 @@ if TYPE_CHECKING:
     from crmuons.config import Config
     from crmuons.training.driver import Launcher
 
-INTERRUPTED = 130  # What a shell makes of a command that Ctrl-C ended: what should follow it does not.
+INTERRUPTED = 130  # The exit code that shells use after Ctrl-C: a script then does not run the next command.
 
 
 class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
-    """Adds each option's default to its help, unless there is none or the help tells it in words."""
+    """Adds each option's default to its help, unless there is none or the help already names it."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, ()) or "(default: " in (action.help or ""):

@@ -1,4 +1,4 @@
-"""Measure the speed on this machine."""
+"""Measure the speed of training, reading or generation on this machine."""
 
 import argparse
 import json
@@ -11,37 +11,39 @@ from crmuons.commands import HelpWithDefaults
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Add the command's arguments."""
     parser.description = (
-        "Time a part beside its reference; print medians and quartiles as a table and as JSON, and log them to MLflow "
-        "(docs/performance.md)."
+        "Time one part of crmuons and its reference in turn. Print medians and quartiles as a table and as JSON, and "
+        "log them to MLflow (docs/performance.md)."
     )
     parser.formatter_class = HelpWithDefaults
     add = parser.add_argument
-    add("suite", choices=("step", "read", "train", "generate", "scale"), help="what is measured")
-    add("--rounds", type=_positive, default=5, help="times that each of the rivals runs")
+    add("suite", choices=("step", "read", "train", "generate", "scale"), help="what to measure")
+    add("--rounds", type=_positive, default=5, help="how often to run each of the compared programs")
     add(
         "--threads",
         type=_positive,
         default=os.cpu_count() or 1,
-        help="of torch, in step and generate, and of all workers of train together",
+        help="torch threads in step and generate; in train, threads of all workers together",
     )
     add(
-        "--device", default="cpu", help="of step and generate: cpu, cuda, or auto; train takes a GPU where there is one"
+        "--device",
+        default="cpu",
+        help="device of step and generate: cpu, cuda or auto; train uses a GPU if there is one",
     )
     add(
         "--data",
         nargs="+",
         default=(),
         metavar="DATA",
-        help="events for read (raw files) and train (raw or prepared ones); simulated where not given",
+        help="events for read (raw files) and train (raw or prepared files); simulated if not given",
     )
-    add("--workers", type=int, default=1, help="Ray Train workers of train; 0: no Ray, in train and in read")
-    add("--events", type=_positive, default=2048, help="of a worker's batch in train")
+    add("--workers", type=int, default=1, help="Ray Train workers of train; with 0, train and read do not use Ray")
+    add("--events", type=_positive, default=2048, help="events in a worker's batch in train")
     add(
         "--out",
         type=Path,
-        help="new directory for results.json and what the suite needs (default: benchmarks/SUITE-TIME)",
+        help="new directory for results.json and the suite's own files (default: benchmarks/SUITE-TIME)",
     )
 
 
@@ -78,5 +80,5 @@ def run(arguments: argparse.Namespace) -> int:
 def _positive(text: str) -> int:
     if text.isdecimal() and int(text):
         return int(text)
-    msg = f"'{text}' is not a number from 1 up"
+    msg = f"'{text}' is not a whole number of 1 or more"
     raise argparse.ArgumentTypeError(msg)

@@ -14,45 +14,57 @@ if TYPE_CHECKING:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Add the command's arguments."""
     parser.description = (
-        "Compare generated events with true ones, beside the floor (truth against truth) and two cheap rivals. "
-        "What the figures mean: docs/metrics.md."
+        "Compare generated events with true ones. The report also shows the best possible result (truth against truth) "
+        "and two simple baselines. docs/metrics.md explains the numbers."
     )
     add = parser.add_argument
     add("--truth", nargs="+", required=True, metavar="DATA", help="true events: files, directories, globs or URLs")
-    add("--split", choices=("test", "validation", "train", "all"), default="test", help="of the true showers")
+    add(
+        "--split",
+        choices=("test", "validation", "train", "all"),
+        default="test",
+        help="which of the true showers to use",
+    )
     candidate = parser.add_mutually_exclusive_group(required=True)
     candidate.add_argument(
         "--model",
         nargs="+",
         default=(),
         metavar="DIR",
-        help="a run, a checkpoint or a model directory; of several, each gets a directory below --out",
+        help="runs, checkpoints or model directories; with several, each gets a directory below --out",
     )
-    candidate.add_argument("--generated", nargs="+", default=(), metavar="DATA", help="events, in place of a model")
+    candidate.add_argument(
+        "--generated", nargs="+", default=(), metavar="DATA", help="generated events, in place of a model"
+    )
     add("--out", required=True, help="directory or URL for evaluation.json, report.html and figures")
     add(
-        "--events", type=int, default=60_000, help="events on each side (default: 60000); the floor takes as many again"
+        "--events",
+        type=int,
+        default=60_000,
+        help="true events and generated events, each (default: 60000); truth against truth takes as many again",
     )
     add(
         "--training",
         nargs="+",
         default=(),
         metavar="DATA",
-        help="for the rivals (default: what the model was trained on, or the training split of --truth)",
+        help="events to fit the baselines to (default: the model's training data, or the training split of --truth)",
     )
     add(
         "--depth",
         choices=("slant", "vertical"),
-        help="what the true files' depth_m is (default: as in the model's training; slant for --generated)",
+        help="whether depth_m of the true files is slant or vertical (default: as in the model's training; slant for "
+        "--generated)",
     )
-    add("--seed", type=int, default=0, help="of the draws and the halves")
+    add("--seed", type=int, default=0, help="seed of the generation and of the samples")
     add(
         "--workers",
         type=int,
         metavar="N",
-        help="Ray tasks on N CPUs here; 0 for this process alone (default: the cluster of RAY_ADDRESS if that is set, or else 0)",
+        help="run Ray tasks on N CPUs of this machine; 0 uses this process alone (default: the cluster of RAY_ADDRESS if "
+        "it is set, otherwise 0)",
     )
 
 
@@ -73,30 +85,32 @@ def run(arguments: argparse.Namespace) -> None:
         settings=EvaluationSettings(arguments.events, arguments.seed),
     )
     names = _report_names(request.models)
-    with folder_at(arguments.out) as out, _pieces(arguments.workers) as pieces:
-        for evaluation, name in zip(evaluate_request(request, pieces), names, strict=True):
+    with folder_at(arguments.out) as out, _executor(arguments.workers) as executor:
+        for evaluation, name in zip(evaluate_request(request, executor), names, strict=True):
             write_report(evaluation, out / name)
             print(f"{evaluation.about['candidate']}\n{summary(evaluation)}")
             if request.models:
                 _track_evaluation(Path(evaluation.about["candidate"]), evaluation, out / name)
     for name in names:
-        place = f"{arguments.out.rstrip('/')}/{name}".rstrip("/")
-        print(f"report: {place}/report.html\nfigures: {place}/evaluation.json")
+        folder = f"{arguments.out.rstrip('/')}/{name}".rstrip("/")
+        print(f"report: {folder}/report.html\nfigures: {folder}/evaluation.json")
 
 
 def _report_names(models: Sequence[str]) -> list[str]:
-    """The directories of the reports, by the models' names, where there are several."""
+    """Return the directory of each report below --out: none for one model, the models' names for several."""
     if len(models) < 2:
         return [""]
     names = [Path(model).name for model in models]
     return [name if names.count(name) == 1 else f"{number}-{name}" for number, name in enumerate(names, 1)]
 
 
-def _pieces(workers: int | None) -> "AbstractContextManager[Executor]":
-    """Where an evaluation's work is done: in this process, or in Ray tasks."""
+def _executor(workers: int | None) -> "AbstractContextManager[Executor]":
+    """Return what runs the evaluation's tasks: this process, or Ray."""
     cluster = "RAY_ADDRESS" in os.environ
     if workers is not None and (workers < 0 or (workers and cluster)):
-        msg = f"--workers {workers}: wanted 0 or more, and none where RAY_ADDRESS names a cluster, whose CPUs are all used"
+        msg = (
+            f"--workers {workers}: expected 0 or more; omit it if RAY_ADDRESS names a cluster, whose CPUs are all used"
+        )
         raise ValueError(msg)
     if workers == 0 or (workers is None and not cluster):
         from crmuons.evaluation.tasks import in_process
@@ -108,7 +122,7 @@ def _pieces(workers: int | None) -> "AbstractContextManager[Executor]":
 
 
 def _track_evaluation(run: Path, evaluation: "Evaluation", out: Path) -> None:
-    """Add the evaluation of a run to the run in MLflow; a server that is down is no failure of the evaluation."""
+    """Add the evaluation of a run to the run in MLflow. The evaluation succeeds even if the server is down."""
     from crmuons.tracking.journal import Journal
     from crmuons.tracking.results import add_results
 

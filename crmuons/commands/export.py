@@ -4,14 +4,17 @@ import argparse
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Add the command's arguments."""
     parser.description = (
-        "Write weights and a Python file that needs torch and numpy alone, after checking that both generate the "
-        "same; with --onnx also ONNX graphs, checked in onnxruntime (docs/generation.md)."
+        "Write the weights and a Python file that needs only torch and numpy. The command checks that both generate "
+        "the same bundles as the model. With --onnx it also writes ONNX graphs and checks them in onnxruntime "
+        "(docs/generation.md)."
     )
     parser.add_argument("model", help="a run, a checkpoint or a model directory; a path or a URL")
-    parser.add_argument("--out", required=True, help="new directory, or a URL of one")
-    parser.add_argument("--onnx", action="store_true", help="also multiplicity.onnx and generator.onnx (crmuons[onnx])")
+    parser.add_argument("--out", required=True, help="new directory, or its URL")
+    parser.add_argument(
+        "--onnx", action="store_true", help="also write multiplicity.onnx and generator.onnx (needs crmuons[onnx])"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -19,4 +22,4 @@ def run(arguments: argparse.Namespace) -> None:
     from crmuons.generation.export import export
 
     export(arguments.model, arguments.out, onnx=arguments.onnx)
-    print(f"model in {arguments.out}; its README.txt says how to use it")
+    print(f"model in {arguments.out}; its README.txt explains how to use it")

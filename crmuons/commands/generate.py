@@ -12,42 +12,45 @@ if TYPE_CHECKING:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Add the command's arguments."""
     parser.description = (
-        "Draw one event for each primary (docs/generation.md). The same command goes on where it was interrupted."
+        "Draw one event for each primary (docs/generation.md). After an interruption, run the same command again to "
+        "continue."
     )
     parser.formatter_class = HelpWithDefaults
     add = parser.add_argument
     add("--model", required=True, help="a run, a checkpoint or a model directory; a path or a URL")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--primaries", nargs="+", metavar="URL", help="Parquet files, directories, globs or URLs")
+    source.add_argument(
+        "--primaries", nargs="+", metavar="URL", help="primaries: Parquet files, directories, globs or URLs"
+    )
     source.add_argument(
         "--spectrum",
         nargs="+",
         metavar="NAME=VALUE",
-        help="draw the primaries: events=N energy_gev=LOW:HIGH gamma=G composition=p:SHARE,He:SHARE,... zenith_deg=LOW:HIGH "
-        "depth_m=LOW:HIGH (vertical) cylinder_m=LENGTH:RADIUS",
+        help="draw the primaries from a spectrum: events=N energy_gev=LOW:HIGH gamma=G "
+        "composition=p:SHARE,He:SHARE,... zenith_deg=LOW:HIGH depth_m=LOW:HIGH (vertical) cylinder_m=LENGTH:RADIUS",
     )
-    add("--vertical", action="store_true", help="the primaries' depth_m is the vertical depth")
+    add("--vertical", action="store_true", help="depth_m of the primaries is the vertical depth")
     add("--out", required=True, help="directory or URL for the Parquet files")
-    add("--seed", type=int, default=0, help="same seed, model and primaries, same bundles")
-    add("--device", default="auto", help="cpu, cuda, or auto: a GPU where there is one")
+    add("--seed", type=int, default=0, help="the same seed, model and primaries give the same bundles")
+    add("--device", default="auto", help="cpu, cuda, or auto (a GPU if there is one)")
     add(
         "--counts",
         type=_counts,
         default="predict",
-        help="N: predict (draw it), column (the primaries' files), or a number",
+        help="muons in each event: predict (draw the number), column (take it from the primaries' files), or a number",
     )
-    add("--max-muons-per-event", type=int, metavar="CAP", help="events with more muons get this many")
+    add("--max-muons-per-event", type=int, metavar="CAP", help="limit the muons of each event to this number")
     add(
         "--events-per-shard",
         type=int,
-        help="rows of a file, a multiple of 1024 (default: such that it has 2 million muons)",
+        help="events in a file, a multiple of 1024 (default: about 2 million muons in a file)",
     )
     add(
         "--strict",
         action="store_true",
-        help="refuse primaries outside the trained range instead of flagging their events",
+        help="refuse primaries outside the range of the training data instead of flagging their events",
     )
 
 
@@ -74,12 +77,14 @@ def run(arguments: argparse.Namespace) -> int:
             from crmuons.ray_backend.generate import generate
         else:
             from crmuons.generation.writer import generate
-        tally = generate(generator, source, work)
+        counts = generate(generator, source, work)
     except KeyboardInterrupt:
-        print("crmuons generate: interrupted; the same command goes on from the finished shards", file=sys.stderr)
+        print(
+            "crmuons generate: interrupted; run the same command to continue after the finished files", file=sys.stderr
+        )
         return INTERRUPTED
-    print(f"{tally.events} events with {tally.muons} muons in {arguments.out}")
-    print(f"{tally.outside_training} outside the trained range, {tally.capped} capped")
+    print(f"{counts.events} events with {counts.muons} muons in {arguments.out}")
+    print(f"{counts.outside_training} outside the trained range, {counts.capped} capped")
     return 0
 
 
@@ -92,7 +97,7 @@ def _primaries(arguments: argparse.Namespace) -> "PrimarySource":
             arguments.primaries, with_counts=arguments.counts == "column", vertical_depth=arguments.vertical
         )
     if arguments.counts == "column" or arguments.vertical:
-        msg = "--counts column and --vertical say how --primaries files are read; a spectrum has neither"
+        msg = "--counts column and --vertical describe the files of --primaries; they do not go with --spectrum"
         raise ValueError(msg)
     return Spectrum.parse(arguments.spectrum, arguments.seed)
 
@@ -102,5 +107,5 @@ def _counts(text: str) -> int | str:
         return text
     if text.isdecimal():
         return int(text)
-    msg = f"'{text}' is none of: predict, column, a number of muons"
+    msg = f"'{text}' is not predict, column or a number of muons"
     raise argparse.ArgumentTypeError(msg)

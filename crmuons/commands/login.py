@@ -4,13 +4,13 @@ import argparse
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Add the command's arguments."""
     parser.description = (
-        "Log in, in a browser anywhere, to the issuer of the namespaces of these URLs. The login is renewed by "
-        "itself; it lies in a file that only you can read, which every node of a run must see (docs/pelican.md)."
+        "Log in with a browser, on any machine, to the token issuer of these URLs. The login renews itself. It is stored "
+        "in a file that only you can read; every node of a run must be able to read it (docs/pelican.md)."
     )
-    parser.add_argument("read", nargs="*", metavar="URL", help="what will be read: files, directories or globs")
-    parser.add_argument("--write", nargs="+", default=[], metavar="URL", help="where results will be written")
+    parser.add_argument("read", nargs="*", metavar="URL", help="URLs to read: files, directories or globs")
+    parser.add_argument("--write", nargs="+", default=[], metavar="URL", help="URLs to write results to")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -24,10 +24,10 @@ def run(arguments: argparse.Namespace) -> None:
         segno.make(url).terminal(compact=True)
         print(f"open {url} in any browser and confirm the code {code}", flush=True)
 
-    wanted = scopes_by_issuer(arguments.read, arguments.write)
-    if not wanted:
-        msg = "name the pelican:// URLs to read, or those to write with --write"
+    issuers = scopes_by_issuer(arguments.read, arguments.write)
+    if not issuers:
+        msg = "no pelican:// URL given; name the URLs to read, or the URLs to write after --write"
         raise ValueError(msg)
-    for issuer, scopes in wanted.items():
+    for issuer, scopes in issuers.items():
         print(f"logging in to {issuer} for {' '.join(scopes)}")
-        print(f"logged in; the login is in {log_in(issuer, scopes, show)}")
+        print(f"logged in; the login is stored in {log_in(issuer, scopes, show)}")

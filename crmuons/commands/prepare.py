@@ -1,4 +1,4 @@
-"""Make shuffled, checked shards of a data set, which training reads much faster."""
+"""Check and shuffle a data set into shards that training reads much faster."""
 
 import argparse
 import sys
@@ -9,27 +9,33 @@ from crmuons.commands import INTERRUPTED, HelpWithDefaults
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Add the command's arguments."""
     from crmuons.data.prepare.shuffle import PrepareSettings
 
     default = PrepareSettings()
     parser.description = (
         "Check and shuffle a whole data set once, and write shards that training maps into memory "
-        "(docs/data-contract.md says when it pays). The same command goes on where it was interrupted."
+        "(docs/data-contract.md explains when this is worth it). After an interruption, run the same command again to "
+        "continue."
     )
     parser.formatter_class = HelpWithDefaults
     add = parser.add_argument
     add("data", nargs="+", help="files, directories, globs or URLs of event Parquet")
-    add("--out", type=_folder, required=True, help="new directory, which all nodes share where there are several")
-    add("--validation-share", type=float, default=default.validation_share, help="of the showers")
-    add("--test-share", type=float, default=default.test_share, help="of the showers")
+    add("--out", type=_folder, required=True, help="new directory; on a cluster, all nodes must share it")
+    add("--validation-share", type=float, default=default.validation_share, help="share of the showers")
+    add("--test-share", type=float, default=default.test_share, help="share of the showers")
     add(
         "--vertical",
         action="store_true",
-        help="the files' depth_m is the vertical depth; the shards hold the slant one",
+        help="depth_m of the files is the vertical depth; the shards get the slant depth",
     )
-    add("--seed", type=int, default=default.seed, help="of the shuffle")
-    add("--max-quarantined-share", type=float, default=0.01, help="end where more of all rows cannot be used")
+    add("--seed", type=int, default=default.seed, help="seed of the shuffle")
+    add(
+        "--max-quarantined-share",
+        type=float,
+        default=0.01,
+        help="stop if more than this share of all rows cannot be used",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -40,28 +46,28 @@ def run(arguments: argparse.Namespace) -> int:
 
     settings = PrepareSettings(arguments.validation_share, arguments.test_share, arguments.vertical, arguments.seed)
     out = arguments.out.absolute()
-    begun = build.claim_dataset(out, arguments.data, settings)
-    each: build.TaskRunner = build.run_locally
+    preparation = build.claim_dataset(out, arguments.data, settings)
+    run_tasks: build.TaskRunner = build.run_locally
     connection: AbstractContextManager[None] = nullcontext()
-    if begun.is_large:
+    if preparation.is_large:
         from crmuons.ray_backend import tasks
         from crmuons.ray_backend.cluster import cluster
 
-        each, connection = tasks.run_tasks, cluster()
+        run_tasks, connection = tasks.run_tasks, cluster()
     try:
         with connection:
-            manifest = build.prepare_dataset(begun, fit_to_file, each, arguments.max_quarantined_share)
+            manifest = build.prepare_dataset(preparation, fit_to_file, run_tasks, arguments.max_quarantined_share)
     except KeyboardInterrupt:
-        print("crmuons prepare: interrupted; the same command goes on from what is done", file=sys.stderr)
+        print("crmuons prepare: interrupted; run the same command to continue with what is missing", file=sys.stderr)
         return INTERRUPTED
     print(f"{manifest.describe()} in {arguments.out}")
     if manifest.quarantined:
-        print(f"{manifest.quarantined} rows that cannot be used: {arguments.out / QUARANTINE}")
+        print(f"{manifest.quarantined} rows cannot be used; they are in {arguments.out / QUARANTINE}")
     return 0
 
 
 def _folder(text: str) -> Path:
     if "://" in text:
-        msg = f"'{text}' is a URL; shards are written to a directory, from which they can be copied"
+        msg = f"'{text}' is a URL; give a directory, and copy the finished data set to the URL"
         raise argparse.ArgumentTypeError(msg)
     return Path(text)

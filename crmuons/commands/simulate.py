@@ -6,24 +6,68 @@ from crmuons.commands import HelpWithDefaults
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Add the command's arguments."""
     from crmuons.simulation.simulate import SimulationSettings
 
     default = SimulationSettings()
-    parser.description = "Draw muon bundles in South Pole ice from published parametrisations (docs/simulator.md)."
+    parser.description = (
+        "Draw muon bundles in the ice of the South Pole from published parametrisations (docs/simulator.md)."
+    )
     parser.formatter_class = HelpWithDefaults
     add = parser.add_argument
-    add("--events", type=int, required=True, help="rows to write: a shower counts once per depth")
-    add("--out", required=True, help="new directory for the Parquet files, or a URL (then in this process alone)")
-    add("--seed", type=int, default=0, help="same seed and settings, same events")
-    add("--energy-range", type=float, nargs=2, metavar="GEV", default=default.energy_gev, help="of the primaries")
-    add("--gamma", type=float, default=default.gamma, help="primaries follow E^-GAMMA")
-    add("--masses", type=float, nargs="+", metavar="GEV", default=default.masses_gev, help="of the primaries")
-    add("--max-zenith-deg", type=float, default=default.max_zenith_deg, help="cos zenith is uniform from here to 1")
-    add("--depth-range", type=float, nargs=2, metavar="M", default=default.depth_range_m, help="of vertical depths")
-    add("--depths-per-shower", type=int, default=default.depths_per_shower, help="depths drawn in the range")
-    add("--depths", type=float, nargs="+", metavar="M", default=(), help="vertical depths, instead of drawn ones")
-    add("--threshold-gev", type=float, default=default.threshold_gev, help="muons below are lost")
+    add("--events", type=int, required=True, help="rows to write; a shower gives one row for each depth")
+    add(
+        "--out",
+        required=True,
+        help="new directory or URL for the Parquet files; for a URL, only this process simulates",
+    )
+    add("--seed", type=int, default=0, help="the same seed and settings give the same events")
+    add(
+        "--energy-range",
+        type=float,
+        nargs=2,
+        metavar="GEV",
+        default=default.energy_gev,
+        help="lowest and highest energy of the primaries",
+    )
+    add("--gamma", type=float, default=default.gamma, help="the primaries' spectrum is E^-GAMMA")
+    add(
+        "--masses",
+        type=float,
+        nargs="+",
+        metavar="GEV",
+        default=default.masses_gev,
+        help="masses of the primaries, in equal shares",
+    )
+    add(
+        "--max-zenith-deg",
+        type=float,
+        default=default.max_zenith_deg,
+        help="largest zenith angle; cos zenith is uniform from its cosine to 1",
+    )
+    add(
+        "--depth-range",
+        type=float,
+        nargs=2,
+        metavar="M",
+        default=default.depth_range_m,
+        help="range of the vertical depths",
+    )
+    add(
+        "--depths-per-shower",
+        type=int,
+        default=default.depths_per_shower,
+        help="how many depths to draw for each shower",
+    )
+    add(
+        "--depths",
+        type=float,
+        nargs="+",
+        metavar="M",
+        default=(),
+        help="the same vertical depths for every shower, instead of drawn ones",
+    )
+    add("--threshold-gev", type=float, default=default.threshold_gev, help="muons below this energy are lost")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -41,7 +85,7 @@ def run(arguments: argparse.Namespace) -> None:
         depths_m=tuple(arguments.depths),
         threshold_gev=arguments.threshold_gev,
     )
-    # Tasks on other nodes would write to directories of their own, from which nothing is copied to a URL.
+    # With a URL, `out` is a temporary directory of this node: tasks on other nodes cannot write to it.
     if num_files(arguments.events, settings) > FILES_IN_PROCESS and "://" not in arguments.out:
         from crmuons.ray_backend.simulate import simulate
     with folder_at(arguments.out, new=True) as out:

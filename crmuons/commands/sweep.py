@@ -1,4 +1,4 @@
-"""Train many runs over a space of settings, and find the best."""
+"""Train many runs with different settings, and find the best."""
 
 import argparse
 import sys
@@ -8,43 +8,59 @@ from crmuons.commands import INTERRUPTED
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Add the command's arguments."""
     parser.description = (
-        "Train trials over a space of settings on Ray Tune; the score is the validation's, as in `crmuons train`. "
-        "The same command with run.resume=auto continues a sweep that was stopped or killed (docs/sweeps.md)."
+        "Train trials with different settings on Ray Tune, and compare their validation scores. To continue a sweep "
+        "that was stopped or killed, run the same command with run.resume=auto (docs/sweeps.md)."
     )
     parser.epilog = "`crmuons settings` lists every setting."
     add = parser.add_argument
     add(
         "preset",
         type=Path,
-        help="TOML file with the settings of every trial; those that come along are in jobs/configs",
+        help="TOML file with the settings of every trial; jobs/configs has presets",
     )
     add("words", nargs="*", metavar="section.key=value", help="settings that override the preset's")
-    add("--space", type=Path, metavar="TOML", help="what varies (default: learning rates, momentum or betas, critic steps, "
-        "penalty, batch size)")  # fmt: skip
-    add("--search", choices=("random", "tpe", "grid"), default="tpe", help="how trials are chosen (default: tpe)")
+    add("--space", type=Path, metavar="TOML", help="the settings to vary (default: learning rates, momentum or betas, "
+        "critic steps, penalty, batch size)")  # fmt: skip
+    add(
+        "--search",
+        choices=("random", "tpe", "grid"),
+        default="tpe",
+        help="how to choose the settings of a trial (default: tpe)",
+    )
     add("--scheduler", choices=("none", "asha", "pbt"), default="asha",
-        help="which trials go on: all, the better ones, or a population that copies its best (default: asha)")  # fmt: skip
-    add("--samples", type=int, metavar="N", help="trials (default: 20, or the whole grid)")
-    add("--concurrency", type=int, metavar="N", help="trials at once (default: as many as there is room for)")
-    add("--cpus-per-trial", type=float, metavar="CPUS", help="(default: an equal share)")
+        help="which trials to continue: all (none), the better ones (asha), or a population in which bad trials copy "
+        "good ones (pbt) (default: asha)")  # fmt: skip
+    add("--samples", type=int, metavar="N", help="number of trials (default: 20, or the whole grid)")
+    add("--concurrency", type=int, metavar="N", help="number of trials at once (default: as many as fit)")
+    add("--cpus-per-trial", type=float, metavar="CPUS", help="CPUs of a trial (default: an equal share)")
     add(
         "--gpus-per-trial",
         type=float,
         metavar="GPUS",
-        help="fractions share a GPU, 0 trains on CPUs (default: an equal share)",
+        help="GPUs of a trial; a fraction shares a GPU, 0 trains on CPUs (default: an equal share)",
     )
     add("--max-seconds", type=float, metavar="S", help="save and end all trials after this time (default: no limit)")
-    add("--seed", type=int, default=0, help="of the choice of trials; run.seed is the training's (default: 0)")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the choice of settings; run.seed is the seed of the training (default: 0)",
+    )
     add(
         "--first-rung",
         type=float,
         metavar="SHARE",
         default=1 / 9,
-        help="of a run, where asha compares first (default: 1/9)",
+        help="share of a run after which asha first compares trials (default: 1/9)",
     )
-    add("--reduction", type=float, default=3.0, help="asha lets one in so many go on from rung to rung (default: 3)")
+    add(
+        "--reduction",
+        type=float,
+        default=3.0,
+        help="asha continues one in this many trials at each comparison (default: 3)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -65,6 +81,6 @@ def run(arguments: argparse.Namespace) -> int:
     if result.outcome == "interrupted":
         return INTERRUPTED
     if result.outcome == "complete" and result.best is None:
-        print("crmuons sweep: no trial reached its end with a score; the reasons are in trials.csv", file=sys.stderr)
+        print("crmuons sweep: no trial finished with a score; trials.csv has the reasons", file=sys.stderr)
         return 1
     return 0

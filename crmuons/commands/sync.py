@@ -1,14 +1,14 @@
-"""Send to MLflow what a run could not send."""
+"""Send to MLflow what a run could not send itself."""
 
 import argparse
 from pathlib import Path
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
+    """Add the command's arguments."""
     parser.description = (
-        "Send what is left in a run's journal to the server the run was meant for, or to MLFLOW_TRACKING_URI. "
-        "What the server has is not sent again."
+        "Send the rest of a run's journal to the run's tracking server, or to MLFLOW_TRACKING_URI. "
+        "Entries that the server already has are not sent again."
     )
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="directory of the run")
 

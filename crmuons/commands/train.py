@@ -1,4 +1,4 @@
-"""Train a generator on Ray Train workers."""
+"""Train a generator, on Ray Train workers or in this process."""
 
 import argparse
 import sys
@@ -8,10 +8,12 @@ from crmuons.commands import INTERRUPTED
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    parser.description = "Train a generator. Settings: a TOML preset, then words of the form section.key=value."
+    """Add the command's arguments."""
+    parser.description = (
+        "Train a generator. The settings come from a TOML preset, and from words section.key=value that override it."
+    )
     parser.epilog = "`crmuons settings` lists every setting."
-    parser.add_argument("preset", type=Path, help="TOML file; those that come along are in jobs/configs")
+    parser.add_argument("preset", type=Path, help="TOML file; jobs/configs has presets")
     parser.add_argument("words", nargs="*", metavar="section.key=value", help="settings that override the preset's")
 
 

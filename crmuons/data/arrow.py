@@ -1,7 +1,8 @@
-"""Arrow tables to events and back: nested as in files of the contract, or flat.
+"""Convert EventArrays to Arrow tables and back, in the nested layout of the contract's files or in a flat one.
 
-The flat columns are the contract's with lists of fixed size inside: every muon list has offsets, the muons themselves have none.
-Both shower ids are one column. Ray moves events so, and prepared shards hold them: neither needs a pass over the muons.
+The flat layout (FLAT_SCHEMA) holds primaries and muons as fixed-size lists, and both shower ids in one column. Only the
+muon lists of events have offsets, so converting needs no pass over the muons. Ray moves events in this layout, and
+prepared shards hold it.
 """
 
 from collections.abc import Sequence
@@ -48,12 +49,13 @@ def to_table(events: EventArrays) -> pa.Table:
 
 
 def legal_arrays(table: pa.Table, missing_ids: UInt64[np.ndarray, "events 2"] | None = None) -> EventArrays | None:
-    """Flatten a table if every row is a legal event; None if not, and `faults` says which rows.
+    """Convert a table to events if every row is legal; return None if not (`schema.faults` then says which rows).
 
-    It asks for the lowest and the highest values, where `faults` looks at each: 4 ns a muon instead of 16.
+    This checks the lowest and highest value of each column and takes 4 ns a muon; `faults` checks each value and takes
+    16 ns.
 
     Args:
-        table: rows of a file that `check_schema` took.
+        table: rows of a file that passed `schema.check_schema`.
         missing_ids: shower ids for a table without id columns.
     """
     primary, muons = one_array(table[PRIMARY_COLUMN]), one_array(table[MUONS_COLUMN])
@@ -70,14 +72,14 @@ def legal_arrays(table: pa.Table, missing_ids: UInt64[np.ndarray, "events 2"] | 
 
 
 def to_arrays(table: pa.Table, missing_ids: UInt64[np.ndarray, "events 2"] | None = None) -> EventArrays:
-    """Flatten a table of legal events, by offsets and without Python objects.
+    """Convert a table of legal events.
 
     Args:
-        table: rows for which `faults` is 0.
+        table: rows for which `schema.faults` is 0.
         missing_ids: shower ids for a table without id columns.
 
     Raises:
-        ValueError: if a row's width is wrong, naming column and row.
+        ValueError: if a list has a wrong width; the message names the column and the list.
     """
     primary, muons = one_array(table[PRIMARY_COLUMN]), one_array(table[MUONS_COLUMN])
     _check_widths(primary, len(PRIMARY_FEATURES), PRIMARY_COLUMN, PRIMARY_FEATURES)
@@ -88,13 +90,13 @@ def to_arrays(table: pa.Table, missing_ids: UInt64[np.ndarray, "events 2"] | Non
 def _flat_arrays(
     table: pa.Table, primary: pa.Array, muons: pa.Array, missing_ids: UInt64[np.ndarray, "events 2"] | None
 ) -> EventArrays:
-    """Lists of the right widths, without them."""
+    """Convert columns whose lists have the right widths."""
     if ID_COLUMNS[0] in table.column_names:
         ids = np.empty((table.num_rows, len(ID_COLUMNS)), np.uint64)
-        for place, name in enumerate(ID_COLUMNS):
-            ids[:, place] = _uint64(table[name])
+        for column, name in enumerate(ID_COLUMNS):
+            ids[:, column] = _uint64(table[name])
     elif missing_ids is None:
-        msg = f"the table has no columns {' and '.join(ID_COLUMNS)}, and no ids were given in their place"
+        msg = f"the table has no columns {' and '.join(ID_COLUMNS)}, and `missing_ids` is None"
         raise ValueError(msg)
     else:
         ids = missing_ids
@@ -107,7 +109,7 @@ def _flat_arrays(
 
 
 def write_events(path: Path, tables: Sequence[pa.Table], *, row_group_rows: int = 16_384) -> None:
-    """Write one Parquet file of events; it appears under its name only once it is whole."""
+    """Write one Parquet file of events. It gets its name only when it is complete."""
     with atomic_file(path) as partial, pq.ParquetWriter(partial, EVENT_SCHEMA, compression="zstd") as writer:
         for table in tables:
             writer.write_table(table, row_group_size=row_group_rows)
@@ -118,7 +120,7 @@ def _all_wide(array: pa.Array, width: int) -> bool:
 
 
 def _all_in_range(events: EventArrays) -> bool:
-    """Whether all numbers are finite and within the contract's limits."""
+    """Return whether all numbers are finite and within the contract's limits."""
     if not (_all_finite(events.primaries) and _all_finite(events.muons)):
         return False
     energy, zenith, mass, depth = events.primaries.T
@@ -133,42 +135,42 @@ def _all_in_range(events: EventArrays) -> bool:
 
 
 def _all_finite(values: np.ndarray) -> bool:
-    with np.errstate(invalid="ignore", over="ignore"):  # A NaN among the values is the answer, not a warning.
-        # A sum is one pass; that of huge numbers is infinite, and then the numbers themselves are looked at.
+    with np.errstate(invalid="ignore", over="ignore"):
+        # A sum is one fast pass. It may overflow although all values are finite; only then is each value checked.
         return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
 
 
 def _uint64(column: pa.ChunkedArray) -> UInt64[np.ndarray, " rows"]:
     values = column.to_numpy()
     if values.dtype.kind not in "iu":  # Nulls turn integers into floats.
-        msg = "a shower id is null; every row carries both ids, or the file carries neither column"
+        msg = "a shower id is null; give both ids in every row, or neither column"
         raise ValueError(msg)
     return values.astype(np.uint64, copy=False)
 
 
 def _check_widths(array: pa.Array, width: int, column: str, names: tuple[str, ...]) -> None:
-    wrong = np.flatnonzero(list_lengths(array) != width)
+    lengths = list_lengths(array)
+    wrong = np.flatnonzero(lengths != width)
     if wrong.size:
-        found = list_lengths(array)[wrong[0]]
-        msg = f"column '{column}', list {wrong[0]}: width {found}, expected {width} ({', '.join(names)})"
+        msg = f"column '{column}', list {wrong[0]}: width {lengths[wrong[0]]}, expected {width} ({', '.join(names)})"
         raise ValueError(msg)
 
 
 def _lists(offsets: np.ndarray, values: pa.Array) -> pa.ListArray:
     if offsets[-1] > np.iinfo(np.int32).max:
-        msg = f"{offsets[-1]} values in one table; a list column holds 2^31 at most: write in smaller tables"
+        msg = f"{offsets[-1]} values in one table; a list column holds at most 2^31: write smaller tables"
         raise ValueError(msg)
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)
 
 
 def to_flat(events: EventArrays) -> pa.RecordBatch:
-    """The events in FLAT_SCHEMA, sharing memory with the arrays where these are contiguous.
+    """Convert events to FLAT_SCHEMA, without copying contiguous arrays.
 
     Raises:
-        ValueError: for more muons than a list column's 32-bit offsets count.
+        ValueError: if there are too many muons for the 32-bit offsets of a list column.
     """
     if len(events.muons) > np.iinfo(np.int32).max:
-        msg = f"{len(events.muons)} muons in one table; a list column holds 2^31 at most: write in smaller tables"
+        msg = f"{len(events.muons)} muons in one table; a list column holds at most 2^31: write smaller tables"
         raise ValueError(msg)
     offsets = np.zeros(len(events.counts) + 1, np.int32)
     np.cumsum(events.counts, out=offsets[1:])
@@ -181,7 +183,7 @@ def to_flat(events: EventArrays) -> pa.RecordBatch:
 
 
 def from_flat(batch: pa.RecordBatch) -> EventArrays:
-    """The events of columns that `to_flat` made, in the same memory where it can be; that is read-only."""
+    """Convert columns that `to_flat` made back to events, without copying; the arrays are read-only."""
     muons = batch[MUONS_COLUMN]
     offsets = muons.offsets.to_numpy()
     return EventArrays(
@@ -197,6 +199,7 @@ def _fixed(rows: np.ndarray) -> pa.FixedSizeListArray:
 
 
 def _rows(array: pa.FixedSizeListArray, start: int, stop: int) -> np.ndarray:
-    """Some lists as rows. `flatten` gives the same, and takes 20 us instead of 2."""
+    """Return lists start to stop - 1 as the rows of an array."""
+    # `flatten` gives the same, but takes 20 us instead of 2.
     rows = array.values.to_numpy().reshape(-1, array.type.list_size)
     return rows[array.offset + start : array.offset + stop]

@@ -1,4 +1,8 @@
-"""Whole events as flat arrays: taken, cut, joined and shuffled, so that muons cannot part from their primary."""
+"""Hold events as flat arrays (EventArrays), and take, cut, join and shuffle them.
+
+This is the form in which events move from the reader to the training batch, in every process. All functions handle
+whole events: a muon never parts from its primary. Reading spends much of its time here, so comments give times.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +12,21 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int64, UInt64
 
-BYTES_PER_RUN = 96 * 2**10  # Of prepared shards; a run costs 10 us beside its bytes, which take 20.
+BYTES_PER_RUN = (
+    96 * 2**10
+)  # A run of neighbours in a prepared shard; it costs 10 us, and copying its bytes costs 20 us.
 
 
 @dataclass(frozen=True)
 class EventArrays:
-    """Events as flat arrays: the muons of event i are the rows sum(counts[:i]) .. sum(counts[:i + 1])."""
+    """Events as flat arrays. The muons of event i are rows sum(counts[:i]) to sum(counts[:i + 1]) of `muons`.
+
+    Attributes:
+        ids: primary_major_id and primary_minor_id.
+        primaries: columns schema.PRIMARY_FEATURES.
+        counts: number of muons of each event.
+        muons: columns schema.MUON_FEATURES.
+    """
 
     ids: UInt64[np.ndarray, "events 2"]
     primaries: Float32[np.ndarray, "events 4"]
@@ -27,25 +40,25 @@ NO_EVENTS = EventArrays(
 
 
 def take(events: EventArrays, chosen: np.ndarray) -> EventArrays:
-    """The chosen events in the order given, each with its muons."""
+    """Copy the chosen events, in the order of `chosen` (indices), each with its muons."""
     # np.take copies rows four times as fast as indexing does.
     counts = np.take(events.counts, chosen)
     return EventArrays(
         np.take(events.ids, chosen, axis=0),
         np.take(events.primaries, chosen, axis=0),
         counts,
-        _muons_of(events, chosen[counts > 0]),
+        _take_muons(events, chosen[counts > 0]),
     )
 
 
 def slice_events(events: EventArrays, start: int, stop: int) -> EventArrays:
-    """Events start .. stop - 1, as views."""
+    """Return events start to stop - 1, as views."""
     first = int(events.counts[:start].sum())
     return view(events, start, stop, first, first + int(events.counts[start:stop].sum()))
 
 
 def view(events: EventArrays, start: int, stop: int, first_muon: int, last_muon: int) -> EventArrays:
-    """Events start .. stop - 1, whose muons are the rows first_muon .. last_muon - 1."""
+    """Return events start to stop - 1, whose muons are the rows first_muon to last_muon - 1, as views."""
     return EventArrays(
         events.ids[start:stop],
         events.primaries[start:stop],
@@ -55,7 +68,7 @@ def view(events: EventArrays, start: int, stop: int, first_muon: int, last_muon:
 
 
 def concat(parts: Sequence[EventArrays]) -> EventArrays:
-    """The events of several parts, in order."""
+    """Join the events of several parts, in order."""
     parts = parts or [NO_EVENTS]
     return EventArrays(
         np.concatenate([part.ids for part in parts]),
@@ -65,10 +78,10 @@ def concat(parts: Sequence[EventArrays]) -> EventArrays:
     )
 
 
-def _muons_of(events: EventArrays, chosen: np.ndarray) -> Float32[np.ndarray, "muons 3"]:
-    """The muons of the chosen events, in the order given."""
-    # To Arrow an event's muons are one string of bytes, copied at once: 0.9 ms for 340,000 muons of 25,000 events, where row by
-    # row it took 2.0.
+def _take_muons(events: EventArrays, chosen: np.ndarray) -> Float32[np.ndarray, "muons 3"]:
+    """Copy the muons of the chosen events, in the order of `chosen`."""
+    # Arrow sees an event's muons as one binary string and copies it at once: 0.9 ms for 340,000 muons of 25,000 events.
+    # Row by row, numpy took 2.0 ms.
     offsets = np.zeros(len(events.counts) + 1, np.int64)
     np.cumsum(events.counts, out=offsets[1:])
     offsets *= events.muons.itemsize * events.muons.shape[1]
@@ -78,24 +91,26 @@ def _muons_of(events: EventArrays, chosen: np.ndarray) -> Float32[np.ndarray, "m
 
 
 def partial_shuffle(events: EventArrays, number: int, random: np.random.Generator) -> None:
-    """Bring `number` muons drawn at random to the front of each event that has more, in place.
+    """Bring `number` randomly drawn muons to the front of each event that has more, in place.
 
-    The shuffle of Fisher and Yates, ended early, of all these events side by side: a tenth of what sorting by random keys takes.
+    This is the Fisher-Yates shuffle, stopped after `number` muons, for all events at once. It takes a tenth of the time
+    of sorting by random keys.
     """
     counts = events.counts
     muons = events.muons.view("V12").reshape(-1)  # Each muon as one value of 12 bytes: copied in a third of the time.
     large = np.flatnonzero(counts > number)
-    starts, left = (np.cumsum(counts) - counts)[large], counts[large]
+    starts, num_muons = (np.cumsum(counts) - counts)[large], counts[large]
     for place in range(number if len(large) else 0):
-        here = starts + place
-        drawn = here + (random.random(len(large)) * (left - place)).astype(np.int64)
-        muons[here], muons[drawn] = muons[drawn], muons[here]
+        current = starts + place
+        drawn = current + (random.random(len(large)) * (num_muons - place)).astype(np.int64)
+        muons[current], muons[drawn] = muons[drawn], muons[current]
 
 
 def rotate_muons(events: EventArrays, number: int, random: np.random.Generator) -> None:
-    """Bring other muons to the front of each event that has more than `number`, in place, where all are in random order.
+    """Rotate the muons of each event that has more than `number` by a random amount, in place.
 
-    Each list is turned by a random amount: a fifth of the time of `draw_first`, since memory is read in order.
+    If the muons of an event are in random order already, this brings other ones to the front. It takes a fifth of the
+    time of `partial_shuffle`, because memory is read in order.
     """
     large = np.flatnonzero(events.counts > number)
     starts, counts = (np.cumsum(events.counts) - events.counts)[large], events.counts[large]
@@ -107,15 +122,16 @@ def rotate_muons(events: EventArrays, number: int, random: np.random.Generator) 
 
 
 def shuffle_muons(events: EventArrays, random: np.random.Generator) -> EventArrays:
-    """Put the muons of each event in random order."""
+    """Return the events with the muons of each in random order."""
     event = np.repeat(np.arange(len(events.counts)), events.counts)
-    # One sort: whole numbers keep the events apart, and a double holds 20 bits of key beside 2^32 events.
+    # One sort for all events: the integer part of the key is the event. A double leaves 20 bits for the random part
+    # beside 2^32 events.
     order = np.argsort(event + random.random(len(events.muons)))
     return EventArrays(events.ids, events.primaries, events.counts, np.take(events.muons, order, axis=0))
 
 
 def shuffle(parts: Sequence[tuple[EventArrays, np.ndarray]], random: np.random.Generator) -> EventArrays:
-    """Of each part the chosen events, all in random order."""
+    """Return the chosen events (indices) of all parts, in random order."""
     order = random.permutation(sum(len(chosen) for _, chosen in parts))
     events = concat([events for events, _ in parts])
     if len(order) < len(events.counts):
@@ -126,13 +142,14 @@ def shuffle(parts: Sequence[tuple[EventArrays, np.ndarray]], random: np.random.G
 
 
 def shuffle_runs(parts: Sequence[EventArrays], random: np.random.Generator) -> EventArrays:
-    """Events that are in random order already, in short runs whose order is random.
+    """Cut events into short runs of neighbours, and return the runs in random order.
 
-    Whole runs are copied in a fifth of the time that single events take. They are cut at other places each time.
+    This is enough for events that are in random order already. Copying whole runs takes a fifth of the time of copying
+    single events. The cuts are at other places each time.
     """
     length = _events_per_run(parts)
     first = int(random.integers(1, length, endpoint=True))
-    runs = [run for part in parts for run in _runs(part, length, first)]
+    runs = [run for part in parts for run in _cut_into_runs(part, length, first)]
     return concat([runs[index] for index in random.permutation(len(runs))])
 
 
@@ -142,10 +159,10 @@ def _events_per_run(parts: Sequence[EventArrays]) -> int:
     return max(1, number * BYTES_PER_RUN // max(size, 1))
 
 
-def _runs(events: EventArrays, length: int, first: int) -> list[EventArrays]:
-    """Events cut into runs of a length, the first of them shorter."""
+def _cut_into_runs(events: EventArrays, length: int, first: int) -> list[EventArrays]:
+    """Cut events into runs of `length` events, the first of `first` events."""
     number = len(events.counts)
     bounds = [0, *range(min(first, number), number, length), number]
     muon_bounds = np.concatenate([[0], np.cumsum(events.counts)])[bounds].tolist()
     spans = zip(pairwise(bounds), pairwise(muon_bounds), strict=True)
-    return [view(events, *of_events, *of_muons) for of_events, of_muons in spans]
+    return [view(events, *event_span, *muon_span) for event_span, muon_span in spans]

@@ -1,4 +1,4 @@
-"""Slant depth of a point in ice below a curved surface."""
+"""Compute the slant depth of a point in the ice below a curved surface."""
 
 import numpy as np
 from jaxtyping import Float64
@@ -7,20 +7,23 @@ from crmuons.data.events import EventArrays
 
 FloatArray = Float64[np.ndarray, "..."]
 
-EARTH_RADIUS_M = 6_371_315.0  # At sea level at the South Pole, as IceCube's self-veto code takes it.
-ICE_SURFACE_M = 2_835.0  # Altitude of the ice's surface at the South Pole.
+EARTH_RADIUS_M = 6_371_315.0  # At sea level at the South Pole; the value of IceCube's self-veto code.
+ICE_SURFACE_M = 2_835.0  # Altitude of the surface of the ice at the South Pole.
 
 
 def slant_depth_m(vertical_depth_m: FloatArray, cosine: FloatArray, altitude_m: float = ICE_SURFACE_M) -> FloatArray:
     """Compute the distance along the track from the surface to a vertical depth, over a round Earth.
 
-    With the radius R of the surface and r = R - d: slant = sqrt(R^2 - r^2 sin^2) - r cos. The square is written as
-    2 R d + r^2 cos^2 - d^2, so that nothing large cancels.
+    With the radius R of the surface and r = R - d: slant = sqrt(R^2 - r^2 sin^2) - r cos. The code writes
+    R^2 - r^2 sin^2 as 2 R d + r^2 cos^2 - d^2, which does not subtract large numbers.
 
     Args:
         vertical_depth_m: depth d of the point below the surface.
-        cosine: cosine of the zenith at that point.
+        cosine: cosine of the zenith angle at that point.
         altitude_m: altitude of the surface above sea level.
+
+    Returns:
+        The slant depth in metres, in the common shape of the first two arguments.
     """
     radius = EARTH_RADIUS_M + altitude_m
     below = radius - vertical_depth_m
@@ -30,7 +33,7 @@ def slant_depth_m(vertical_depth_m: FloatArray, cosine: FloatArray, altitude_m: 
 
 
 def with_slant_depth(events: EventArrays) -> EventArrays:
-    """Turn the events' vertical depths into slant depths."""
+    """Return the events with their vertical depths replaced by slant depths."""
     primaries = events.primaries.copy()
     zenith, depth = primaries[:, 1].astype(np.float64), primaries[:, 3].astype(np.float64)
     primaries[:, 3] = slant_depth_m(depth, np.cos(zenith))

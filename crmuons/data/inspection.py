@@ -1,4 +1,4 @@
-"""What is in a data set: rows, ranges, multiplicities, faults, a few events. Nothing is trained."""
+"""Describe a data set for `crmuons inspect`: rows, ranges, multiplicities, faults and a few events."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -21,21 +21,30 @@ MUONS_SHOWN = 3
 
 @dataclass
 class Inspection:
-    """What was found, and how much of it was looked at."""
+    """The findings.
+
+    Attributes:
+        files: all files of the data set.
+        has_ids: whether they hold shower ids.
+        rows: rows that were read.
+        faults: number of rows by the reason why they cannot be used.
+        events: the legal events that were read.
+        complete: whether all rows were read.
+    """
 
     files: list[File]
     has_ids: bool
     rows: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     events: list[EventArrays] = field(default_factory=list)
-    whole: bool = True
+    complete: bool = True
 
     def lines(self, preview: int) -> Iterator[str]:
-        """The findings as text, with some events at the end."""
+        """Yield the findings as lines of text, with `preview` events at the end."""
         size = sum(file.size for file in self.files)
         yield f"files     {len(self.files)}, {size / 1e6:,.1f} MB"
         yield f"rows      {self.rows:,}" + (
-            "" if self.whole else " looked at, in files chosen at random (--rows 0 for all)"
+            "" if self.complete else " read, from slices of the files in random order (--rows 0 reads all)"
         )
         yield "ids       " + (
             "primary_major_id, primary_minor_id" if self.has_ids else "none: every row is its own shower"
@@ -48,26 +57,26 @@ class Inspection:
 
 
 def inspect(urls: list[str], *, max_rows: int | None) -> Inspection:
-    """Look at a data set.
+    """Read a data set, or a random part of it, and describe it.
 
     Args:
         urls: paths, directories, globs or URLs.
-        max_rows: stop after about so many rows, taken from units in random order; None for all.
+        max_rows: stop after about this many rows, from slices in random order; None to read all rows.
 
     Raises:
         FileNotFoundError: if there is nothing to read.
-        ValueError: if a file is not one of events.
+        ValueError: if a file does not hold events.
     """
     listed = manifest.event_files(urls)
-    units = cut_files(listed) if max_rows is None else permutation(cut_files(listed), seed=0, epoch=0)
-    found = Inspection(listed, has_ids=_has_ids(listed[0]))
+    slices = cut_files(listed) if max_rows is None else permutation(cut_files(listed), seed=0, epoch=0)
+    inspection = Inspection(listed, has_ids=_has_ids(listed[0]))
     with progress(None, unit="rows", what="inspect") as bar:
-        for number, unit in enumerate(units):
-            if max_rows is not None and found.rows >= max_rows:
-                found.whole = number == len(units)
+        for file_slice in slices:
+            if max_rows is not None and inspection.rows >= max_rows:
+                inspection.complete = False
                 break
-            bar.update(_look(unit, found))
-    return found
+            bar.update(_inspect_slice(file_slice, inspection))
+    return inspection
 
 
 def _has_ids(file: File) -> bool:
@@ -77,18 +86,19 @@ def _has_ids(file: File) -> bool:
         return schema.check_schema(pq.read_schema(opened), file.url)
 
 
-def _look(unit: FileSlice, found: Inspection) -> int:
-    if manifest.is_shard(unit.file):  # Its events were checked when it was written.
-        events, tally = reader.read_slice(unit, selection.Selection())
-        found.rows += tally.rows
-        found.events.append(events)
-        return tally.rows
-    rows = parquet.read_rows(unit)
+def _inspect_slice(file_slice: FileSlice, inspection: Inspection) -> int:
+    """Add a slice's rows to the inspection; return how many it has."""
+    if manifest.is_shard(file_slice.file):  # Its events were checked when it was written.
+        events, read_counts = reader.read_slice(file_slice, selection.Selection())
+        inspection.rows += read_counts.rows
+        inspection.events.append(events)
+        return read_counts.rows
+    rows = parquet.read_rows(file_slice)
     fault = schema.faults(rows.table)
-    found.faults.update(schema.FAULTS[code] for code in fault[fault > 0])
-    found.rows += rows.table.num_rows
+    inspection.faults.update(schema.FAULTS[code] for code in fault[fault > 0])
+    inspection.rows += rows.table.num_rows
     legal = rows.table.filter(pa.array(fault == 0))
-    found.events.append(arrow.to_arrays(legal, missing_ids=rows.ids(np.flatnonzero(fault == 0))))
+    inspection.events.append(arrow.to_arrays(legal, missing_ids=rows.ids(np.flatnonzero(fault == 0))))
     return rows.table.num_rows
 
 
@@ -96,8 +106,10 @@ def _describe(events: EventArrays) -> Iterator[str]:
     showers = len(np.unique(events.ids, axis=0))
     yield f"showers   {showers:,}, {len(events.counts) / showers:.2f} events each"
     quantiles = np.quantile(events.counts, MULTIPLICITY_QUANTILES)
-    named = ", ".join(f"{q:.0%} {value:,.0f}" for q, value in zip(MULTIPLICITY_QUANTILES, quantiles, strict=True))
-    yield f"muons     {len(events.muons):,}, {events.counts.mean():.3f} an event; quantiles {named}"
+    quantile_text = ", ".join(
+        f"{q:.0%} {value:,.0f}" for q, value in zip(MULTIPLICITY_QUANTILES, quantiles, strict=True)
+    )
+    yield f"muons     {len(events.muons):,}, {events.counts.mean():.3f} an event; quantiles {quantile_text}"
     yield f"empty     {(events.counts == 0).mean():.1%} of the events"
     yield "quantity                       lowest       median      highest"
     for name, values in zip(schema.PRIMARY_FEATURES, events.primaries.T, strict=True):

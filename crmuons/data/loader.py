@@ -1,9 +1,16 @@
-"""The endless stream of batches that one rank trains on, and its position, from which it can be continued exactly."""
+"""Give one rank its endless sequence of training batches, with a position from which it continues exactly.
+
+Each training process has one Loader. Its background thread reads the rank's Segments (`read`: in the thread itself or
+through Ray Data), cuts them into batches with a Batcher, and prepares `data.prefetch_batches` of them ahead. The
+training thread only calls `next`. A checkpoint stores `position` and `read_counts`; a Loader made with these gives the
+same further batches, bit by bit.
+"""
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from dataclasses import replace
+from typing import Generic, NamedTuple, TypeVar
 
 from crmuons import config
 from crmuons.data import reader
@@ -17,28 +24,44 @@ from crmuons.data.selection import Selection
 
 Batch = TypeVar("Batch")
 ReadSegments = Callable[[Iterator[Segment], Selection], Iterator[ReadResult]]
-Entry = tuple[EventArrays, tuple[int, int], ReadCounts]
-MAX_EMPTY_SEGMENTS = 1000  # So many segments without an event: the data hold none of this split.
+Position = tuple[int, int]  # Index in the rank's list of segments, and events taken from this segment.
+MAX_EMPTY_SEGMENTS = 1000  # After this many segments in a row without an event, the data hold none of this split.
+
+
+class _Waiting(NamedTuple):
+    """Events of one segment that wait in the batcher.
+
+    Attributes:
+        num_events: how many wait.
+        segment: index of their segment in the rank's list.
+        taken: events of the segment that were taken before them.
+        read_counts: of the rows read up to and with their segment.
+    """
+
+    num_events: int
+    segment: int
+    taken: int
+    read_counts: ReadCounts
 
 
 class Loader(Generic[Batch]):
-    """Batches without end, made ready in a thread.
+    """Iterate over batches without end; a thread prepares them ahead.
 
     Args:
         plan: what all ranks read.
-        rank: the one that this stream is for.
-        position: from which to go on.
-        tally: of what was read up to there.
-        selection: the events.
-        data: caps, limits and how far to run ahead.
-        events_per_batch: events of a batch.
-        prepare: makes of a batch what is given out; called in the thread.
-        read: reads the items of the plan.
+        rank: the rank that these batches are for.
+        position: where to continue: index in the rank's list of segments, and events taken from this segment.
+        read_counts: counts of the rows read up to `position`.
+        selection: which events to use.
+        data: caps, limits and how far to read ahead.
+        events_per_batch: number of events in a batch.
+        prepare: makes the batch that `next` returns out of its events; called in the thread.
+        read: reads segments, in order.
 
     Attributes:
-        position: number of the plan's item being read, and the events taken from it, up to the batch given last.
-        tally: what became of the rows read up to there.
-        num_events, num_muons: given so far by this object.
+        position: where the reading stands after the batch that `next` returned last.
+        read_counts: counts of the rows read up to there.
+        num_events, num_muons: returned so far by this object.
         seconds_waited: time that `next` spent waiting for a batch.
     """
 
@@ -47,8 +70,8 @@ class Loader(Generic[Batch]):
         plan: ReadPlan,
         rank: int,
         *,
-        position: tuple[int, int] = (0, 0),
-        tally: ReadCounts | None = None,
+        position: Position = (0, 0),
+        read_counts: ReadCounts | None = None,
         selection: Selection,
         data: config.Data,
         events_per_batch: int,
@@ -56,95 +79,99 @@ class Loader(Generic[Batch]):
         read: ReadSegments = reader.read_in_process,
     ) -> None:
         self.plan, self.rank, self.position = plan, rank, position
-        self.tally = ReadCounts() if tally is None else tally
+        self.read_counts = ReadCounts() if read_counts is None else read_counts
         self.num_events = self.num_muons = 0
         self.seconds_waited = 0.0
-        self._limit = QuarantineLimit(data.max_quarantined_share, sum(unit.size for unit in plan.units))
-        self._sizes: deque[int] = deque()  # Bytes of the items being read, as far as their rows are counted.
+        self._limit = QuarantineLimit(data.max_quarantined_share, sum(part.size for part in plan.slices))
+        self._sizes: deque[int] = deque()  # Bytes of each segment being read; 0 if its rows were counted before.
         self._quarantine = selection.quarantine
-        batches = self._batches(read(self._items(position), selection), events_per_batch, data.max_muons_per_batch)
+        batches = self._batches(read(self._segments(position), selection), events_per_batch, data.max_muons_per_batch)
         ready = (
-            (prepare(batch), (len(batch.counts), len(batch.muons)), position, at) for batch, position, at in batches
+            (prepare(batch), (len(batch.counts), len(batch.muons)), position, counts)
+            for batch, position, counts in batches
         )
-        self._ready = Prefetcher(ready, data.prefetch_batches, "stream")
+        self._ready = Prefetcher(ready, data.prefetch_batches, "loader")
 
     def __iter__(self) -> "Loader[Batch]":
         return self
 
     def __next__(self) -> Batch:
-        """The next batch; raises what went wrong in reading it."""
+        """Return the next batch, or raise the error that reading it met."""
         begin = time.perf_counter()
-        batch, (events, muons), self.position, self.tally = next(self._ready)
+        batch, (events, muons), self.position, self.read_counts = next(self._ready)
         self.seconds_waited += time.perf_counter() - begin
         self.num_events += events
         self.num_muons += muons
         return batch
 
     def close(self) -> None:
-        """Stop reading ahead."""
+        """Stop the thread."""
         self._ready.close()
 
-    def check(self, tally: ReadCounts) -> None:
-        """Stop where too many rows cannot be used.
+    def check(self, read_counts: ReadCounts) -> None:
+        """Raise if too many rows cannot be used.
 
         Args:
-            tally: of this rank, or of all together.
+            read_counts: of this rank, or the sum over all ranks.
 
         Raises:
-            ValueError: if more of all rows than data.max_quarantined_share cannot be used, however good the rest is.
+            ValueError: if more than data.max_quarantined_share of all rows cannot be used, even if every row that is
+                not read yet is good.
         """
-        if self._limit.is_exceeded(tally):
+        if self._limit.is_exceeded(read_counts):
             msg = (
-                f"{tally.quarantined} of {tally.rows} rows cannot be used, more than data.max_quarantined_share = "
-                f"{self._limit.share:g} of all rows; the rows and the reasons are in {self._quarantine}"
+                f"{read_counts.quarantined} of {read_counts.rows} rows cannot be used, more than "
+                f"data.max_quarantined_share = {self._limit.share:g} of all rows; the rows and the reasons are in "
+                f"{self._quarantine}"
             )
             raise ValueError(msg)
 
-    def _items(self, position: tuple[int, int]) -> Iterator[Segment]:
-        number, taken = position
-        for i, item in enumerate(self.plan.items(self.rank)):
-            if i < number:
+    def _segments(self, position: Position) -> Iterator[Segment]:
+        """Yield the rank's segments from a position, and note their sizes."""
+        index, taken = position
+        for i, segment in enumerate(self.plan.segments_of_rank(self.rank)):
+            if i < index:
                 continue
-            start = item.start + (taken if i == number else 0)
-            self._sizes.append(0 if start else sum(unit.size for unit in item.units))
-            yield Segment(item.epoch, item.segment, start, item.seed, item.units)
+            start = segment.start + (taken if i == index else 0)
+            self._sizes.append(0 if start else sum(part.size for part in segment.slices))
+            yield replace(segment, start=start)
 
-    def _batches(self, pieces: Iterator[ReadResult], events: int, muons: int | None) -> Iterator[Entry]:
-        """Cut pieces into batches of `events` events, fewer where these have more than `muons` muons."""
-        number, taken = self.position[0] - 1, self.position[1]
-        tally, empty_items = self.tally, 0
+    def _batches(
+        self, results: Iterator[ReadResult], num_events: int, max_muons: int | None
+    ) -> Iterator[tuple[EventArrays, Position, ReadCounts]]:
+        """Cut the events of segments into batches; yield each with the position and the read counts after it."""
+        index, taken = self.position[0] - 1, self.position[1]
+        read_counts, empty_segments = self.read_counts, 0
         batcher = Batcher()
-        marks: deque[tuple[int, int, int, ReadCounts]] = (
-            deque()
-        )  # Events in the pool: how many, item, taken before, tally.
-        for piece in pieces:
-            if isinstance(piece, ReadCounts):
-                tally += piece
-                number, taken = number + 1, taken if number + 1 == self.position[0] else 0
-                empty_items += 1
-                self._limit.count(piece.rows, self._sizes.popleft())
-                self._check_item(tally, empty_items)
+        waiting: deque[_Waiting] = deque()
+        for result in results:
+            if isinstance(result, ReadCounts):  # A new segment begins.
+                read_counts += result
+                index, taken = index + 1, taken if index + 1 == self.position[0] else 0
+                empty_segments += 1
+                self._limit.count(result.rows, self._sizes.popleft())
+                self._check_segment(read_counts, empty_segments)
                 continue
-            empty_items = 0
-            marks.append((len(piece.counts), number, taken, tally))
-            taken += len(piece.counts)
-            batcher.add(piece)
-            while (cut := batcher.next_batch(events, muons)) is not None:
-                yield cut, *_advance(marks, len(cut.counts))
+            empty_segments = 0
+            waiting.append(_Waiting(len(result.counts), index, taken, read_counts))
+            taken += len(result.counts)
+            batcher.add(result)
+            while (batch := batcher.next_batch(num_events, max_muons)) is not None:
+                yield batch, *_advance(waiting, len(batch.counts))
 
-    def _check_item(self, tally: ReadCounts, empty_items: int) -> None:
-        self.check(tally)
-        if empty_items > MAX_EMPTY_SEGMENTS:
-            msg = f"no event to train on in {empty_items} segments of the data ({tally.rows} rows read)"
+    def _check_segment(self, read_counts: ReadCounts, empty_segments: int) -> None:
+        self.check(read_counts)
+        if empty_segments > MAX_EMPTY_SEGMENTS:
+            msg = f"no event to train on in {empty_segments} segments of the data ({read_counts.rows} rows read)"
             raise ValueError(msg)
 
 
-def _advance(marks: deque[tuple[int, int, int, ReadCounts]], events: int) -> tuple[tuple[int, int], ReadCounts]:
-    """Take events off the marks; returns the position after them."""
+def _advance(waiting: deque[_Waiting], num_events: int) -> tuple[Position, ReadCounts]:
+    """Remove a batch's events from the front of `waiting`; return the position and the read counts after them."""
     while True:
-        length, number, taken, tally = marks.popleft()
-        if length >= events:
-            if length > events:
-                marks.appendleft((length - events, number, taken + events, tally))
-            return (number, taken + events), tally
-        events -= length
+        length, index, taken, read_counts = waiting.popleft()
+        if length >= num_events:
+            if length > num_events:
+                waiting.appendleft(_Waiting(length - num_events, index, taken + num_events, read_counts))
+            return (index, taken + num_events), read_counts
+        num_events -= length

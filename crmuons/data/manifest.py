@@ -1,4 +1,9 @@
-"""The manifest of a prepared data set, and the shards that it lists."""
+"""Describe a prepared data set by its manifest, and list the files that a data URL stands for.
+
+The manifest is written last: without it there is no data set, only a preparation that was interrupted. `event_files` is
+the one place where commands and runs list their data, raw or prepared; it compares the shards with the manifest without
+opening them.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -9,27 +14,22 @@ from crmuons.storage import files
 from crmuons.storage.files import File
 
 MANIFEST = "manifest.json"
-
-
-CLAIM = "preparation.json"  # What is being prepared; it is there before the first shard, the manifest after the last.
-
-
-FEATURES = "features.pt"  # Fitted on training events.
-
-
+CLAIM = (
+    "preparation.json"  # The request of a preparation; written before the first shard, as the manifest after the last.
+)
+FEATURES = "features.pt"  # Feature statistics, fitted on training events.
 SUFFIX = ".arrow"
 
-
-HashRange = tuple[float, float]  # From the first up to but not including the second.
+HashRange = tuple[float, float]  # Range [low, high) of the split coordinate, see selection.split_coordinates.
 
 
 @dataclass(frozen=True)
 class PreparedShard:
-    """What the manifest says of a shard.
+    """The manifest's entry of a shard. The field names are the keys in the file.
 
     Attributes:
         file: its path in the data set.
-        places: of its showers.
+        places: range of the split coordinate of its showers.
         events, muons: how many it holds.
         size: in bytes.
         sha256: of the file.
@@ -45,14 +45,14 @@ class PreparedShard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a prepared data set holds, and where it comes from.
+    """What a prepared data set holds, and what it was made from. The field names are the keys in the file.
 
     Attributes:
         shards: in order.
-        rows, quarantined: of the files that it was made from.
+        rows, quarantined: rows of the raw files, and how many of them cannot be used.
         settings: of the preparation.
-        sources: URLs and sizes of the files that it was made from.
-        code: versions, and the commit where there is one.
+        sources: URLs and sizes of the raw files.
+        code: versions, and the commit if it is known.
     """
 
     shards: list[PreparedShard]
@@ -63,61 +63,65 @@ class Manifest:
     code: dict[str, str]
 
     def to_json(self) -> str:
-        """The manifest as text, the same for the same data set."""
+        """Return the manifest as text, always the same for the same data set."""
         return json.dumps(asdict(self), indent=1, sort_keys=True)
 
     def describe(self) -> str:
-        """Events and muons of each split."""
-        said = []
+        """Return the numbers of events and muons of each split as one line of text."""
+        parts = []
         for split in dict.fromkeys(shard.file.partition("/")[0] for shard in self.shards):
-            mine = [shard for shard in self.shards if shard.file.startswith(f"{split}/")]
-            said.append(
-                f"{split} {sum(shard.events for shard in mine):,} ({sum(shard.muons for shard in mine):,} muons)"
-            )
-        return f"{len(self.shards)} shards of events: {', '.join(said)}"
+            shards = [shard for shard in self.shards if shard.file.startswith(f"{split}/")]
+            num_events, num_muons = sum(shard.events for shard in shards), sum(shard.muons for shard in shards)
+            parts.append(f"{split} {num_events:,} ({num_muons:,} muons)")
+        return f"{len(self.shards)} shards of events: {', '.join(parts)}"
 
     @classmethod
     def read(cls, root: str) -> "Manifest":
-        """The manifest of a directory or URL.
+        """Read the manifest of a directory or URL.
 
         Raises:
             ValueError: if it is damaged.
         """
         try:
-            found = json.loads(files.read_bytes(f"{root}/{MANIFEST}"))
-            shards = [PreparedShard(**shard | {"places": tuple(shard["places"])}) for shard in found.pop("shards")]
-            sources = [(url, size) for url, size in found.pop("sources")]
-            return cls(shards=shards, sources=sources, **found)
+            content = json.loads(files.read_bytes(f"{root}/{MANIFEST}"))
+            shards = [PreparedShard(**shard | {"places": tuple(shard["places"])}) for shard in content.pop("shards")]
+            sources = [(url, size) for url, size in content.pop("sources")]
+            return cls(shards=shards, sources=sources, **content)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            msg = f"{root}/{MANIFEST} is not the manifest of a prepared data set, or is damaged ({error}); prepare it again"
+            msg = (
+                f"{root}/{MANIFEST} is not the manifest of a prepared data set, or is damaged ({error}); prepare the data "
+                "again"
+            )
             raise ValueError(msg) from error
 
 
-def event_files(urls: str | Sequence[str], places: HashRange = (0.0, 1.0)) -> list[File]:
-    """The files that hold the events of paths, directories, globs or URLs: of prepared data sets the shards, others as they are.
+def event_files(urls: str | Sequence[str], hash_range: HashRange = (0.0, 1.0)) -> list[File]:
+    """List the event files at paths, directories, globs or URLs: the shards of prepared data sets, and all other files.
 
     Args:
         urls: see files.list_files.
-        places: shards without a shower among these are left out.
+        hash_range: shards without a shower in this range of the split coordinate are left out.
 
     Raises:
-        FileNotFoundError: if there is nothing, or a shard is missing.
-        ValueError: if a data set is not prepared to its end, or a shard has not the size that it was written with.
+        FileNotFoundError: if there is nothing to read, or a shard is missing.
+        ValueError: if a data set is not fully prepared, or a shard does not have the size in the manifest.
     """
     try:
         found = files.list_files(urls, suffixes=(*files.PARQUET_SUFFIXES, SUFFIX, f"/{MANIFEST}", f"/{CLAIM}"))
     except FileNotFoundError:
-        return files.list_files(urls)  # It says what is missing in the words of who gives raw files.
-    begun, whole = (_folders_of(name, found) for name in (CLAIM, MANIFEST))
-    for root in sorted(begun - whole):
-        msg = f"{root} is not prepared to its end; the `crmuons prepare` that made it, once more, goes on from what is done"
+        return files.list_files(urls)  # Its error names the Parquet suffixes alone, which is what most users need.
+    begun, complete = (_folders_with(name, found) for name in (CLAIM, MANIFEST))
+    for root in sorted(begun - complete):
+        msg = (
+            f"{root} is not fully prepared; run the same `crmuons prepare` again, and it continues with what is missing"
+        )
         raise ValueError(msg)
-    raw = [file for file in found if not any(file.url.startswith(f"{root}/") for root in whole)]
-    return sorted([*raw, *(file for root in sorted(whole) for file in _shards(root, places))])
+    raw = [file for file in found if not any(file.url.startswith(f"{root}/") for root in complete)]
+    return sorted([*raw, *(file for root in sorted(complete) for file in _shards(root, hash_range))])
 
 
 def origins(urls: str | Sequence[str]) -> list[File]:
-    """The files of `event_files`, and those that prepared data sets among them were made from."""
+    """List the files of `event_files`, and the raw files that the prepared data sets among them were made from."""
     found = event_files(urls)
     roots = {_root(file) for file in found if is_shard(file)}
     sources = [
@@ -133,42 +137,42 @@ def _root(shard: File) -> str:
     return shard.url.rsplit("/", 2)[0]
 
 
-def _folders_of(name: str, found: list[File]) -> set[str]:
+def _folders_with(name: str, found: list[File]) -> set[str]:
     return {file.url.removesuffix(f"/{name}") for file in found if file.url.endswith(f"/{name}")}
 
 
-def _shards(root: str, places: HashRange) -> Iterator[File]:
-    there = {file.url: file for file in files.list_files(root, suffixes=(SUFFIX,))}
+def _shards(root: str, hash_range: HashRange) -> Iterator[File]:
+    present = {file.url: file for file in files.list_files(root, suffixes=(SUFFIX,))}
     for shard in Manifest.read(root).shards:
-        file = there.get(f"{root}/{shard.file}")
+        file = present.get(f"{root}/{shard.file}")
         if file is None:
-            msg = f"{root}/{shard.file} is missing, and the manifest names it; copy it there again, or prepare the data again"
+            msg = f"{root}/{shard.file} is in the manifest but missing; copy it again, or prepare the data again"
             raise FileNotFoundError(msg)
         if file.size != shard.size:
             msg = (
-                f"{file.url} has {file.size} bytes, and was written with {shard.size}: it is damaged or cut short; copy it "
-                "there again, or prepare the data again"
+                f"{file.url} has {file.size} bytes, but was written with {shard.size}: it is damaged or cut short; copy "
+                "it again, or prepare the data again"
             )
             raise ValueError(msg)
-        if shard.places[0] < places[1] and places[0] < shard.places[1]:
+        if shard.places[0] < hash_range[1] and hash_range[0] < shard.places[1]:
             yield file
 
 
-def features_of(listed: Sequence[File], places: HashRange) -> bytes | None:
-    """The content of the file of features fitted on the events of some files and places; None if there is none.
+def features_of(listed: Sequence[File], hash_range: HashRange) -> bytes | None:
+    """Return the feature file that was fitted on exactly these training events; None if there is none.
 
     Args:
-        listed: as `event_files` gave them for these places.
-        places: of the events to train on.
+        listed: the files that `event_files` gave for `hash_range`.
+        hash_range: range of the split coordinate of the events to train on.
     """
     roots = {_root(file) for file in listed if is_shard(file)}
     if len(roots) != 1 or not all(map(is_shard, listed)) or not files.exists(f"{min(roots)}/{MANIFEST}"):
         return None
     (root,) = roots
     of_training = {shard.places for shard in Manifest.read(root).shards if shard.file.startswith("train/")}
-    return files.read_bytes(f"{root}/{FEATURES}") if of_training == {places} else None
+    return files.read_bytes(f"{root}/{FEATURES}") if of_training == {hash_range} else None
 
 
 def is_shard(file: File) -> bool:
-    """Whether a file is a prepared shard; everything else is Parquet."""
+    """Return whether a file is a prepared shard; every other file is Parquet."""
     return file.url.endswith(SUFFIX)

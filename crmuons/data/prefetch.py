@@ -1,4 +1,4 @@
-"""Iterators that threads run ahead of, so that what they wait for is ready when it is asked for."""
+"""Run iterators ahead in threads, so that an entry is ready when it is needed."""
 
 import queue
 import threading
@@ -9,20 +9,21 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-Given = TypeVar("Given")
+Entry = TypeVar("Entry")
 
 
 class _Ended:
-    """The last entry: the source is exhausted, or failed with an error."""
+    """The last entry in the queue: the source is exhausted, or failed with an error."""
 
     def __init__(self, error: Exception | None) -> None:
         self.error = error
 
 
 class Prefetcher(Iterator[T], Generic[T]):
-    """The entries of a source, which a thread asks for up to `depth` of them before they are wanted.
+    """Iterate over a source that a thread reads up to `depth` entries ahead.
 
-    An error of the source is raised where the entry was due that it took the place of.
+    An error of the source is re-raised by the `next()` that would have returned the failed entry, and by all
+    later ones.
     """
 
     def __init__(self, source: Iterable[T], depth: int, name: str) -> None:
@@ -33,7 +34,7 @@ class Prefetcher(Iterator[T], Generic[T]):
         self._thread.start()
 
     def __next__(self) -> T:
-        """The next entry."""
+        """Return the next entry."""
         entry = self._ready.get() if self._ended is None else self._ended
         if not isinstance(entry, _Ended):
             return entry
@@ -43,7 +44,7 @@ class Prefetcher(Iterator[T], Generic[T]):
         raise StopIteration
 
     def close(self) -> None:
-        """End the thread, which leaves the source where it is."""
+        """End the thread. The source is not read to its end."""
         self._closed.set()
         while not self._ready.empty():
             self._ready.get_nowait()
@@ -55,12 +56,12 @@ class Prefetcher(Iterator[T], Generic[T]):
             for entry in source:
                 if not self._put(entry):
                     return
-        except Exception as error:  # noqa: BLE001 - handed to whoever asks next, which raises it
+        except Exception as error:  # noqa: BLE001 - __next__ re-raises it
             end = _Ended(error)
         self._put(end)
 
     def _put(self, entry: T | _Ended) -> bool:
-        """Wait for room; whether there was any before the end."""
+        """Wait until the queue has room, and add an entry; return False if the prefetcher was closed first."""
         while not self._closed.is_set():
             try:
                 self._ready.put(entry, timeout=0.5)
@@ -70,36 +71,36 @@ class Prefetcher(Iterator[T], Generic[T]):
         return False
 
 
-def ordered_map(work: Callable[[Given], T], entries: Iterable[Given], at_once: int, name: str) -> Iterator[T]:
-    """What work makes of each entry, in the entries' order, with so many of them in hand at once.
+def ordered_map(work: Callable[[Entry], T], entries: Iterable[Entry], at_once: int, name: str) -> Iterator[T]:
+    """Apply `work` to entries in `at_once` threads, and yield the results in the order of the entries.
 
-    An error of the work is raised where its result was due. The threads do not keep the process from ending, as those of a
-    ThreadPoolExecutor would.
+    An error is raised in place of the result of its entry. The threads are daemons: unlike those of a
+    ThreadPoolExecutor they do not keep the process alive when it wants to end.
     """
-    source, due = iter(entries), deque[Future[T]]()
-    waiting: queue.SimpleQueue[tuple[Future[T], Given] | None] = queue.SimpleQueue()
+    source, pending = iter(entries), deque[Future[T]]()
+    tasks: queue.SimpleQueue[tuple[Future[T], Entry] | None] = queue.SimpleQueue()
 
     def begin(number: int) -> None:
         for entry in islice(source, number):
-            due.append(Future())
-            waiting.put((due[-1], entry))
+            pending.append(Future())
+            tasks.put((pending[-1], entry))
 
     def run() -> None:
-        while (task := waiting.get()) is not None:
+        while (task := tasks.get()) is not None:
             future, entry = task
             try:
                 future.set_result(work(entry))
-            except Exception as error:  # noqa: BLE001 - raised where the result is due
+            except Exception as error:  # noqa: BLE001 - Future.result re-raises it
                 future.set_exception(error)
 
     for _ in range(at_once):
         threading.Thread(target=run, name=name, daemon=True).start()
     try:
         begin(at_once)
-        while due:
-            result = due.popleft().result()
+        while pending:
+            result = pending.popleft().result()
             begin(1)
             yield result
     finally:
         for _ in range(at_once):
-            waiting.put(None)
+            tasks.put(None)

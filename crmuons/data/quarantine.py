@@ -1,6 +1,8 @@
-"""What is left out of a reading: rows that cannot be used, with the reason, and events above the cap, each in a data set of its own.
+"""Keep what reading leaves out, in two data sets: bad rows with the reason, and events above the muon cap.
 
-Each is written once per unit, under a name made from the unit, so that reading a unit again adds nothing.
+Each is written once for each slice, under a name made from the slice: reading a slice again adds nothing. The process
+that reads the slice writes them, which may be a Ray task. The counts (ReadCounts) travel back to the Loader, which
+stops a run with too many bad rows (QuarantineLimit).
 """
 
 import hashlib
@@ -24,50 +26,59 @@ logger = logging.getLogger(__name__)
 
 
 def keep_quarantined(
-    table: pa.Table, fault: np.ndarray, first_row: int, unit: FileSlice, directory: str | None
+    table: pa.Table, fault: np.ndarray, first_row: int, file_slice: FileSlice, directory: str | None
 ) -> None:
-    """Warn of the rows that have a fault, and keep them with the columns `source`, `row` and `reason`.
+    """Warn about the rows that have a fault, and write them with the columns `source`, `row` and `reason`.
 
     Args:
-        table: all rows of the unit.
-        fault: of each row, as an index into schema.FAULTS; one is not 0.
-        first_row: the number of the first row in its file.
-        directory: None to warn without keeping.
+        table: all rows of the slice.
+        fault: fault of each row, as an index into schema.FAULTS; at least one is not 0.
+        first_row: number of the table's first row in its file.
+        file_slice: the slice that was read.
+        directory: None to warn without writing.
     """
     bad = np.flatnonzero(fault)
     logger.warning(
-        "%s: %d of %d rows cannot be used, the first of them row %d: %s",
-        unit.file.url, len(bad), len(fault), first_row + bad[0], schema.FAULTS[fault[bad[0]]],
+        "%s: %d of %d rows cannot be used; the first is row %d: %s",
+        file_slice.file.url, len(bad), len(fault), first_row + bad[0], schema.FAULTS[fault[bad[0]]],
     )  # fmt: skip
     if directory is None:
         return
     rows = table.take(pa.array(bad))
-    rows = rows.append_column("source", pa.array([unit.file.url] * len(bad)))
+    rows = rows.append_column("source", pa.array([file_slice.file.url] * len(bad)))
     rows = rows.append_column("row", pa.array(first_row + bad))
     rows = rows.append_column("reason", pa.array([schema.FAULTS[code] for code in fault[bad]]))
-    _write_once(rows, directory, unit)
+    _write_once(rows, directory, file_slice)
 
 
-def keep_outliers(events: EventArrays, unit: FileSlice, directory: str | None) -> None:
-    """Keep events above the cap, in the contract's schema; None as the directory keeps none."""
+def keep_outliers(events: EventArrays, file_slice: FileSlice, directory: str | None) -> None:
+    """Write events above the cap in the contract's schema; do nothing if the directory is None."""
     if len(events.counts) and directory is not None:
-        _write_once(to_table(events), directory, unit)
+        _write_once(to_table(events), directory, file_slice)
 
 
-def _write_once(table: pa.Table, directory: str, unit: FileSlice) -> None:
-    name = hashlib.sha256(json.dumps([unit.file.url, unit.part, unit.parts]).encode()).hexdigest()[:16]
-    target = f"{directory}/{Path(unit.file.url).stem}-{name}.parquet"
+def _write_once(table: pa.Table, directory: str, file_slice: FileSlice) -> None:
+    source = [file_slice.file.url, file_slice.part, file_slice.parts]
+    name = hashlib.sha256(json.dumps(source).encode()).hexdigest()[:16]
+    target = f"{directory}/{Path(file_slice.file.url).stem}-{name}.parquet"
     if files.exists(target):
         return
     with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder) / "rows.parquet"
-        pq.write_table(table, written)
-        files.put(written, target)
+        path = Path(folder) / "rows.parquet"
+        pq.write_table(table, path)
+        files.put(path, target)
 
 
 @dataclass(frozen=True)
 class ReadCounts:
-    """What became of the rows read."""
+    """Counts of rows that were read; the sum of two is the counts of both readings.
+
+    Attributes:
+        rows: all rows.
+        quarantined: rows that cannot be used.
+        outliers: events of the split that have more muons than the cap.
+        outlier_muons: muons of these.
+    """
 
     rows: int = 0
     quarantined: int = 0
@@ -85,14 +96,14 @@ class ReadCounts:
 
 @dataclass
 class QuarantineLimit:
-    """Whether more of all rows there are than a given share cannot be used, told before all are read.
+    """Decides, before all rows are read, whether the bad rows exceed a share of all rows.
 
-    One bad file read early does not make it so: the bad rows are held against all rows, whose number follows from the rows
-    and bytes read and from all bytes.
+    The number of all rows is estimated from the rows and bytes read and from the bytes of all files. Bad rows are
+    compared with all rows, so one bad file that comes early does not exceed the limit.
 
     Attributes:
-        share: what may be unusable.
-        total_bytes: of the files.
+        share: largest allowed share of bad rows.
+        total_bytes: size of all files.
     """
 
     share: float
@@ -101,10 +112,10 @@ class QuarantineLimit:
     _bytes: int = 0
 
     def count(self, rows: int, size: int) -> None:
-        """Some rows were read from so many bytes."""
+        """Record that `rows` rows were read from `size` bytes."""
         self._rows, self._bytes = self._rows + rows, self._bytes + size
 
-    def is_exceeded(self, tally: ReadCounts) -> bool:
-        """Whether the bad rows of a tally are too many, even if none is bad among those not read yet."""
+    def is_exceeded(self, read_counts: ReadCounts) -> bool:
+        """Return whether the bad rows are too many even if every row that is not read yet is good."""
         expected = self._rows * self.total_bytes / self._bytes if self._bytes else 0
-        return tally.quarantined > self.share * max(tally.rows, expected)
+        return read_counts.quarantined > self.share * max(read_counts.rows, expected)

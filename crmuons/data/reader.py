@@ -1,6 +1,9 @@
-"""Reading items of the plan: files to shuffled, legal events of one split.
+"""Read the Segments of a ReadPlan: from files to shuffled, legal events of one split.
 
-Rows that cannot be used go to the quarantine data set with the reason, events above the cap to the outliers data set.
+The Loader's thread calls `read_in_process`, or ray_backend.data calls `read_segment` in Ray tasks; both give the same
+events. Raw Parquet rows are checked against the contract. Rows that cannot be used go to the quarantine data set with
+the reason, and events above the muon cap go to the outliers data set. Prepared shards were checked when they were
+written.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +27,7 @@ from crmuons.data.events import (
     take,
 )
 from crmuons.data.geometry import with_slant_depth
-from crmuons.data.manifest import is_shard
+from crmuons.data.manifest import HashRange, is_shard
 from crmuons.data.parquet import Rows, read_rows
 from crmuons.data.prefetch import ordered_map
 from crmuons.data.quarantine import ReadCounts, keep_outliers, keep_quarantined
@@ -35,126 +38,148 @@ from crmuons.data.staged_reading import with_own_stager
 from crmuons.storage.files import is_remote
 
 T = TypeVar("T")
-READS_AT_ONCE = 16  # Of remote files: a small one is one or two round trips, in which nothing else happens.
+READS_AT_ONCE = 16  # Of remote files: reading a small one is one or two round trips, and they take most of the time.
 
 
-ReadResult = ReadCounts | EventArrays  # Each item of the plan: what became of its rows, then its events.
+ReadResult = ReadCounts | EventArrays  # For each segment: the counts of its rows, then its events if there are any.
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Legal events of a unit, which of them are wanted, and what became of the rows."""
+    """Legal events of a slice, the indices of the selected ones, and the counts of the rows."""
 
     events: EventArrays
-    wanted: Int64[np.ndarray, " wanted"]
-    tally: ReadCounts
+    chosen: Int64[np.ndarray, " chosen"]
+    read_counts: ReadCounts
 
 
-def read_in_process(items: Iterator[Segment], selection: Selection) -> Iterator[ReadResult]:
-    """Read items in this process; ray_data.read_with_ray does the same in Ray tasks."""
-    for item, staging in with_own_stager(items, selection.staging):
-        tally, events = read_segment(item, replace(selection, staging=staging))
-        yield tally
+def read_in_process(segments: Iterator[Segment], selection: Selection) -> Iterator[ReadResult]:
+    """Read segments in this process; ray_backend.data.read_with_ray does the same in Ray tasks.
+
+    Yields:
+        For each segment its ReadCounts, then its events if it has any.
+    """
+    for segment, staging in with_own_stager(segments, selection.staging):
+        read_counts, events = read_segment(segment, replace(selection, staging=staging))
+        yield read_counts
         if len(events.counts):
             yield events
 
 
-def read_segment(item: Segment, selection: Selection) -> tuple[ReadCounts, EventArrays]:
-    """Read one segment: its events in their shuffled order, without those taken before.
+def read_segment(segment: Segment, selection: Selection) -> tuple[ReadCounts, EventArrays]:
+    """Read one segment.
 
-    Files may have the muons of an event sorted, and training takes the first ones of a large event: see
-    `Selection.muons_per_event`.
+    Files may hold the muons of an event in sorted order, and training takes the first ones of a large event.
+    `Selection.muons_per_event` therefore brings random muons to the front.
+
+    Returns:
+        The counts of its rows, and its selected events in shuffled order, without the first `segment.start`.
+
+    Raises:
+        ValueError: see `read_slice`.
     """
     if selection.staging is not None:
         selection.staging.begin()
-    parts = [part for read in read_ordered(_read_parts, item.units, selection) for part in read]
-    # A position inside an item was saved with a tally that holds the item's rows: they are not counted twice.
-    tally = ReadCounts() if item.start else sum((part.tally for part in parts), ReadCounts())
-    random = np.random.default_rng([item.seed, item.epoch, item.segment])
-    in_random_order = all(is_shard(unit.file) for unit in item.units)
+    parts = [part for read in read_ordered(_read_parts, segment.slices, selection) for part in read]
+    # A checkpoint taken inside a segment already counts all rows of the segment: do not count them twice.
+    read_counts = ReadCounts() if segment.start else sum((part.read_counts for part in parts), ReadCounts())
+    random = np.random.default_rng([segment.seed, segment.epoch, segment.number])
+    in_random_order = all(is_shard(part.file) for part in segment.slices)
     if in_random_order:
-        events = shuffle_runs([_wanted(part) for part in parts], random)
+        events = shuffle_runs([_chosen_events(part) for part in parts], random)
     else:
-        events = shuffle([(part.events, part.wanted) for part in parts], random)
+        events = shuffle([(part.events, part.chosen) for part in parts], random)
     if selection.muons_per_event is not None:
         (rotate_muons if in_random_order else partial_shuffle)(events, selection.muons_per_event, random)
-    return tally, slice_events(events, item.start, len(events.counts))
+    return read_counts, slice_events(events, segment.start, len(events.counts))
 
 
-def _wanted(part: _Part) -> EventArrays:
-    return part.events if len(part.wanted) == len(part.events.counts) else take(part.events, part.wanted)
+def _chosen_events(part: _Part) -> EventArrays:
+    return part.events if len(part.chosen) == len(part.events.counts) else take(part.events, part.chosen)
 
 
 def read_ordered(
-    read: Callable[[FileSlice, Selection], T], units: Sequence[FileSlice], selection: Selection
+    read: Callable[[FileSlice, Selection], T], slices: Sequence[FileSlice], selection: Selection
 ) -> Iterator[T]:
-    """What reading units gives, in their order: remote ones several at once, as far as they take no more memory than one may."""
+    """Apply `read` to slices and yield the results in order.
+
+    Remote slices are read in several threads, but no more at once than fit in the memory of one slice of
+    MAX_SLICE_BYTES.
+    """
     # Staged files are local, and a stager brings them several at once.
-    far = selection.staging is None and any(is_remote(unit.file.url) for unit in units)
-    at_once = min(READS_AT_ONCE, MAX_SLICE_BYTES // max(1, *(unit.size for unit in units)), len(units)) if far else 1
+    remote = selection.staging is None and any(is_remote(part.file.url) for part in slices)
+    at_once = (
+        min(READS_AT_ONCE, MAX_SLICE_BYTES // max(1, *(part.size for part in slices)), len(slices)) if remote else 1
+    )
     if at_once < 2:
-        return (read(unit, selection) for unit in units)
-    return ordered_map(lambda unit: read(unit, selection), units, at_once, "read")
+        return (read(part, selection) for part in slices)
+    return ordered_map(lambda part: read(part, selection), slices, at_once, "read")
 
 
-def read_slice(unit: FileSlice, selection: Selection) -> tuple[EventArrays, ReadCounts]:
-    """Read one unit: its legal events of the split, and what became of its rows.
+def read_slice(file_slice: FileSlice, selection: Selection) -> tuple[EventArrays, ReadCounts]:
+    """Read the legal, selected events of one slice, in the file's order.
+
+    Returns:
+        The events, and the counts of the slice's rows.
 
     Raises:
-        ValueError: if the file is not Parquet, or its columns are not the contract's, or it is a damaged shard; the message
-            names the file.
+        ValueError: if the file is not Parquet, its columns are not the contract's, or it is a damaged shard; the
+            message names the file.
     """
-    parts = _read_parts(unit, selection)
-    return concat([_wanted(part) for part in parts]), sum((part.tally for part in parts), ReadCounts())
+    parts = _read_parts(file_slice, selection)
+    events = concat([_chosen_events(part) for part in parts])
+    return events, sum((part.read_counts for part in parts), ReadCounts())
 
 
-def _read_parts(unit: FileSlice, selection: Selection) -> list[_Part]:
-    if is_shard(unit.file):
-        pieces, places_between = read_shard_rows(unit, selection.staging)
-        return [_select(events, ReadCounts(len(events.counts)), places_between, unit, selection) for events in pieces]
-    pieces, tally = _read_raw(unit, selection)
-    parts = [_select(events, ReadCounts(), (0.0, 1.0), unit, selection) for events in pieces]
-    return [_Part(NO_EVENTS, np.empty(0, np.int64), tally), *parts]
+def _read_parts(file_slice: FileSlice, selection: Selection) -> list[_Part]:
+    if is_shard(file_slice.file):
+        batches, hash_range = read_shard_rows(file_slice, selection.staging)
+        return [
+            _select(events, ReadCounts(len(events.counts)), hash_range, file_slice, selection) for events in batches
+        ]
+    groups, read_counts = _read_raw(file_slice, selection)
+    parts = [_select(events, ReadCounts(), (0.0, 1.0), file_slice, selection) for events in groups]
+    return [_Part(NO_EVENTS, np.empty(0, np.int64), read_counts), *parts]
 
 
 def _select(
-    events: EventArrays, tally: ReadCounts, places_between: tuple[float, float], unit: FileSlice, selection: Selection
+    events: EventArrays, read_counts: ReadCounts, hash_range: HashRange, file_slice: FileSlice, selection: Selection
 ) -> _Part:
-    """Which of some legal events are of the split and below the cap."""
-    wanted = within_bounds(events.ids, selection.bounds, places_between)
+    """Choose the events of the split that are below the muon cap; keep and count those above it."""
+    chosen = within_bounds(events.ids, selection.bounds, hash_range)
     if selection.max_muons is not None and (above := events.counts > selection.max_muons).any():
-        outliers = take(events, np.flatnonzero(above & wanted))
-        keep_outliers(outliers, unit, selection.outliers)
-        tally += ReadCounts(outliers=len(outliers.counts), outlier_muons=len(outliers.muons))
-        wanted &= ~above
-    return _Part(events, np.flatnonzero(wanted), tally)
+        outliers = take(events, np.flatnonzero(above & chosen))
+        keep_outliers(outliers, file_slice, selection.outliers)
+        read_counts += ReadCounts(outliers=len(outliers.counts), outlier_muons=len(outliers.muons))
+        chosen &= ~above
+    return _Part(events, np.flatnonzero(chosen), read_counts)
 
 
-def _read_raw(unit: FileSlice, selection: Selection) -> tuple[list[EventArrays], ReadCounts]:
-    """The legal events of a Parquet file's rows in pieces, and what became of the others."""
-    rows = read_rows(unit, selection.staging)
+def _read_raw(file_slice: FileSlice, selection: Selection) -> tuple[list[EventArrays], ReadCounts]:
+    """Return the legal events of a Parquet slice in a few parts, and the counts of its rows."""
+    rows = read_rows(file_slice, selection.staging)
     legal = _all_legal(rows)
     quarantined = 0
     if legal is None:
         fault = schema.faults(rows.table)
         quarantined = int((fault > 0).sum())
-        keep_quarantined(rows.table, fault, rows.first, unit, selection.quarantine)
-        kept = rows.table.filter(pa.array(fault == 0))
-        legal = [arrow.to_arrays(kept, missing_ids=rows.ids(np.flatnonzero(fault == 0)))]
+        keep_quarantined(rows.table, fault, rows.first, file_slice, selection.quarantine)
+        good_rows = rows.table.filter(pa.array(fault == 0))
+        legal = [arrow.to_arrays(good_rows, missing_ids=rows.ids(np.flatnonzero(fault == 0)))]
     if selection.vertical_depth:
         legal = [with_slant_depth(events) for events in legal]
     return legal, ReadCounts(rows.table.num_rows, quarantined)
 
 
 def _all_legal(rows: Rows) -> list[EventArrays] | None:
-    """The events of each row group, whose memory is one; None if a row is not legal."""
-    pieces: list[EventArrays] = []
+    """Return the events of each row group, without copying row groups together; None if any row is not legal."""
+    groups: list[EventArrays] = []
     first = 0
     for batch in rows.table.to_batches():
         ids = rows.ids(np.arange(first, first + batch.num_rows))
         events = arrow.legal_arrays(pa.Table.from_batches([batch]), missing_ids=ids)
         if events is None:
             return None
-        pieces.append(events)
+        groups.append(events)
         first += batch.num_rows
-    return pieces
+    return groups

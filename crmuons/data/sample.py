@@ -1,4 +1,4 @@
-"""A sample of the events of many files."""
+"""Draw a sample of the events of many files, for fitting features and for validation before a run starts."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,58 +13,57 @@ from crmuons.data.sampler import cut_files, permutation
 from crmuons.data.selection import Selection, in_split
 from crmuons.storage.files import File
 
-SAMPLE_SHARD_BYTES = 8 * 2**20  # Of shards in a sample: the driver takes 229 MB for it, and 327 with units of 64 MB.
+SAMPLE_SHARD_BYTES = 8 * 2**20  # Of a slice of a shard: the driver then takes 229 MB, and 327 with slices of 64 MB.
 
 
 def sample_events(
     found: Sequence[File],
-    wanted: Sequence[tuple[Selection, int]],
+    requests: Sequence[tuple[Selection, int]],
     seed: int = 0,
     max_quarantined_share: float = 1.0,
 ) -> tuple[list[EventArrays], ReadCounts]:
-    """Up to so many events of several selections, in one pass over units in random order.
+    """Read a number of events for each of several selections, in one pass over the files' slices in random order.
 
     Args:
         found: the files.
-        wanted: selections, and how many events of each.
-        seed: of the order.
-        max_quarantined_share: of all rows there are.
+        requests: selections, and how many events of each. They may differ in the split alone.
+        seed: seed of the order.
+        max_quarantined_share: limit on the share of bad rows.
 
     Returns:
-        The events of each selection, fewer where the files hold fewer, and what became of the rows read.
+        The events of each selection (fewer if the files hold fewer), and the counts of the rows read.
 
     Raises:
-        ValueError: if a file is not one of events, or too many rows cannot be used.
+        ValueError: if a file does not hold events, or too many rows cannot be used.
     """
     shards = [file for file in found if is_shard(file)]
-    # Raw files may be one row group, which is decoded for each unit: they are not cut more finely.
-    units = [*cut_files([file for file in found if not is_shard(file)]), *cut_files(shards, SAMPLE_SHARD_BYTES)]
-    units = permutation(units, seed, 0)
-    limit = QuarantineLimit(max_quarantined_share, sum(unit.size for unit in units))
-    parts: list[list[EventArrays]] = [[] for _ in wanted]
-    tally = ReadCounts()
-    for unit, (events, read) in zip(
-        units, read_ordered(read_slice, units, replace(wanted[0][0], split="all")), strict=False
-    ):
-        tally += read
-        limit.count(read.rows, unit.size)
-        _check_sample(limit, tally)
-        for (selection, number), got in zip(wanted, parts, strict=True):
-            missing = max(number - _num_events(got), 0)
-            got.append(take(events, np.flatnonzero(in_split(events.ids, selection))[:missing]))
-        if all(_num_events(got) >= number for (_, number), got in zip(wanted, parts, strict=True)):
+    # A raw file may be one row group, and every slice decodes all of it: raw files are not cut into small slices.
+    slices = [*cut_files([file for file in found if not is_shard(file)]), *cut_files(shards, SAMPLE_SHARD_BYTES)]
+    slices = permutation(slices, seed, 0)
+    limit = QuarantineLimit(max_quarantined_share, sum(part.size for part in slices))
+    samples: list[list[EventArrays]] = [[] for _ in requests]
+    read_counts = ReadCounts()
+    results = read_ordered(read_slice, slices, replace(requests[0][0], split="all"))
+    for file_slice, (events, counts) in zip(slices, results, strict=False):
+        read_counts += counts
+        limit.count(counts.rows, file_slice.size)
+        _check_limit(limit, read_counts)
+        for (selection, number), sample in zip(requests, samples, strict=True):
+            missing = max(number - _num_events(sample), 0)
+            sample.append(take(events, np.flatnonzero(in_split(events.ids, selection))[:missing]))
+        if all(_num_events(sample) >= number for (_, number), sample in zip(requests, samples, strict=True)):
             break
-    return [concat(got) for got in parts], tally
+    return [concat(sample) for sample in samples], read_counts
 
 
 def _num_events(parts: Sequence[EventArrays]) -> int:
     return sum(len(part.counts) for part in parts)
 
 
-def _check_sample(limit: QuarantineLimit, tally: ReadCounts) -> None:
-    if limit.is_exceeded(tally):
+def _check_limit(limit: QuarantineLimit, read_counts: ReadCounts) -> None:
+    if limit.is_exceeded(read_counts):
         msg = (
-            f"{tally.quarantined} of the first {tally.rows} rows read cannot be used, more than data.max_quarantined_share = "
-            f"{limit.share:g} of all rows; the warnings above name files, rows and reasons"
+            f"{read_counts.quarantined} of the first {read_counts.rows} rows read cannot be used, more than "
+            f"data.max_quarantined_share = {limit.share:g} of all rows; the warnings above name files, rows and reasons"
         )
         raise ValueError(msg)

@@ -1,8 +1,12 @@
-"""Which rank reads which part of the data when: pure arithmetic, so that it can be repeated and resumed.
+"""Decide which rank reads which part of the data, and when.
 
-Files are cut into units (shares of a file's rows). An epoch is a seeded permutation of the units, cut into segments that are
-read and shuffled together. Segments do not depend on the number of ranks; ranks take them in turn. A rank's reading is then an
-endless list of items (segments), and its position is an item's number and the events taken from it.
+Files are cut into FileSlices (shares of a file's rows). An epoch is a seeded permutation of all slices, cut into
+Segments. The slices of a segment are read and their events shuffled together. Segments do not depend on the number of
+ranks; ranks take them in turn. Each rank therefore has an endless list of segments, and its position is an index in
+this list and a number of events taken.
+
+Everything here is arithmetic on file sizes and seeds. Every rank computes the same ReadPlan and needs no messages; a
+resumed run computes it again. Nothing in this module reads a file.
 """
 
 import math
@@ -15,77 +19,85 @@ import numpy as np
 
 from crmuons.storage.files import File
 
-MIN_SLICES = 64  # Few files are cut, so that there is something to permute and every rank gets a share,
-MIN_SLICE_BYTES = 4 * 2**20  # but not into crumbs: a unit decodes every row group that it touches.
+MIN_SLICES = 64  # A few files are cut into at least this many slices, so that every rank gets some of each epoch,
+MIN_SLICE_BYTES = 4 * 2**20  # but never smaller than this: a slice decodes every row group that it touches.
 MIN_SEGMENTS = 8
 MAX_SLICE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class FileSlice:
-    """Rows number * part / parts up to number * (part + 1) / parts of a file with `number` rows."""
+    """One of `parts` equal shares of a file's rows: rows n * part / parts to n * (part + 1) / parts of n rows."""
 
     file: File
     part: int
     parts: int
 
     def rows(self, number: int) -> range:
-        """The unit's rows of a file with that many."""
+        """Return the slice's rows if the file has `number` rows."""
         return range(number * self.part // self.parts, number * (self.part + 1) // self.parts)
 
     @property
     def size(self) -> int:
-        """About how many bytes it takes to read."""
+        """Return about how many bytes of the file the slice takes."""
         return self.file.size // self.parts
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment to read: its units, the seed of its order, and how many of its events were taken before."""
+    """Slices that are read and shuffled together.
+
+    Attributes:
+        epoch: its epoch.
+        number: its number within the epoch.
+        start: how many of its shuffled events were taken before; reading leaves them out.
+        seed: seed of its shuffle, together with `epoch` and `number`.
+        slices: what to read.
+    """
 
     epoch: int
-    segment: int
+    number: int
     start: int
     seed: int
-    units: tuple[FileSlice, ...]
+    slices: tuple[FileSlice, ...]
 
 
-def cut_files(files: Sequence[File], most: int = MAX_SLICE_BYTES) -> list[FileSlice]:
-    """Cut files into MIN_UNITS units or more, of MIN_UNIT_BYTES to `most` bytes; smaller files stay whole."""
+def cut_files(files: Sequence[File], max_bytes: int = MAX_SLICE_BYTES) -> list[FileSlice]:
+    """Cut files into MIN_SLICES slices or more, of MIN_SLICE_BYTES to `max_bytes` bytes; smaller files stay whole."""
     return [
         FileSlice(file, part, parts)
         for file in files
-        for parts in [_parts(file, len(files), most)]
+        for parts in [_num_parts(file, len(files), max_bytes)]
         for part in range(parts)
     ]
 
 
-def _parts(file: File, num_files: int, most: int) -> int:
-    wanted = math.ceil(MIN_SLICES / num_files) if num_files < MIN_SLICES else 1
-    least = math.ceil(file.size / most)
-    return max(min(wanted, file.size // MIN_SLICE_BYTES), least, 1)
+def _num_parts(file: File, num_files: int, max_bytes: int) -> int:
+    desired = math.ceil(MIN_SLICES / num_files) if num_files < MIN_SLICES else 1
+    least = math.ceil(file.size / max_bytes)
+    return max(min(desired, file.size // MIN_SLICE_BYTES), least, 1)
 
 
-def permutation(units: Sequence[FileSlice], seed: int, epoch: int) -> list[FileSlice]:
-    """The order of the units in an epoch."""
-    order = np.random.default_rng([seed, epoch]).permutation(len(units))
-    return [units[index] for index in order]
+def permutation(slices: Sequence[FileSlice], seed: int, epoch: int) -> list[FileSlice]:
+    """Return the slices in the order of an epoch."""
+    order = np.random.default_rng([seed, epoch]).permutation(len(slices))
+    return [slices[index] for index in order]
 
 
 @dataclass(frozen=True)
 class ReadPlan:
-    """The reading of all ranks, from the start or from where earlier ranks, possibly another number of them, stopped.
+    """What all ranks read, from the start of a run or from where an earlier part of the run stopped.
 
     Attributes:
-        units: of all files.
-        seed: of the permutations.
-        segment_bytes: about how much is read and shuffled together.
+        slices: the slices of all files.
+        seed: seed of the permutations.
+        segment_bytes: about how many bytes are read and shuffled together.
         world: number of ranks.
         base_epoch: the first epoch that is read whole.
-        backlog: (epoch, segment, start) left over from the epochs before, taken first.
+        backlog: (epoch, segment, start) of segments left over from earlier epochs; they are read first.
     """
 
-    units: tuple[FileSlice, ...]
+    slices: tuple[FileSlice, ...]
     seed: int
     segment_bytes: int
     world: int
@@ -93,86 +105,97 @@ class ReadPlan:
     backlog: tuple[tuple[int, int, int], ...] = field(default=())
 
     def segments(self, epoch: int) -> list[tuple[FileSlice, ...]]:
-        """The segments of an epoch: every unit in exactly one of them."""
-        total = sum(unit.size for unit in self.units)
-        number = min(len(self.units), max(MIN_SEGMENTS, math.ceil(total / self.segment_bytes)))
-        order = permutation(self.units, self.seed, epoch)
+        """Return the slices of each segment of an epoch. Every slice is in exactly one segment."""
+        total = sum(part.size for part in self.slices)
+        number = min(len(self.slices), max(MIN_SEGMENTS, math.ceil(total / self.segment_bytes)))
+        order = permutation(self.slices, self.seed, epoch)
         bounds = [len(order) * i // number for i in range(number + 1)]
         return [tuple(order[low:high]) for low, high in pairwise(bounds)]
 
-    def items(self, rank: int) -> Iterator[Segment]:
-        """Everything that a rank reads, without end."""
+    def segments_of_rank(self, rank: int) -> Iterator[Segment]:
+        """Yield every segment that a rank reads, without end."""
         cache: dict[int, list[tuple[FileSlice, ...]]] = {}
-        for epoch, segment, start in self.backlog[rank :: self.world]:
+        for epoch, number, start in self.backlog[rank :: self.world]:
             if epoch not in cache:
                 cache[epoch] = self.segments(epoch)
-            yield self._item(epoch, segment, start, cache[epoch][segment])
+            yield Segment(epoch, number, start, self.seed, cache[epoch][number])
         for epoch in count(self.base_epoch):
-            for segment, units in enumerate(self.segments(epoch)):
-                if self._reader(epoch, segment) == rank:
-                    yield self._item(epoch, segment, 0, units)
+            for number, slices in enumerate(self.segments(epoch)):
+                if self._reader(epoch, number) == rank:
+                    yield Segment(epoch, number, 0, self.seed, slices)
 
     def continued(self, world: int, positions: Sequence[tuple[int, int]]) -> tuple["ReadPlan", list[tuple[int, int]]]:
-        """The plan and the positions of ranks that go on where others stopped.
+        """Return the plan and the positions with which `world` ranks continue after this plan's ranks stopped.
 
         Args:
-            world: how many ranks go on.
-            positions: of the ranks that stopped: number of the item being read, events taken from it.
+            world: number of ranks that continue.
+            positions: (index of the segment being read, events taken from it) of each rank that stopped.
 
         Returns:
-            The same plan and positions for the same number of ranks. Otherwise a plan whose backlog is all that is left of
-            the epochs begun, so that no event is read twice or left out in them, and positions at its start.
+            This plan and these positions if the number of ranks is the same. Otherwise a plan whose backlog is the rest
+            of all epochs that were begun, so that no event of them is read twice or left out, and positions at its
+            start.
         """
         if world == self.world:
             return self, list(positions)
-        current = [self._at(rank, *position) for rank, position in enumerate(positions)]
-        # Epochs of the backlog have begun even where no rank has come to them: they are not read whole again.
+        current = [self._event_position(rank, *position) for rank, position in enumerate(positions)]
+        # An epoch of the backlog has begun, even if no rank has reached it yet: it must not be read whole again.
         last = max(self.base_epoch - 1, *(epoch for epoch, _, _ in current))
         left = sorted(
-            item for rank, (number, taken) in enumerate(positions) for item in self._left(rank, number, taken, last)
+            entry for rank, (index, taken) in enumerate(positions) for entry in self._left(rank, index, taken, last)
         )
-        plan = ReadPlan(self.units, self.seed, self.segment_bytes, world, last + 1, tuple(left))
+        plan = ReadPlan(self.slices, self.seed, self.segment_bytes, world, last + 1, tuple(left))
         return plan, [(0, 0)] * world
 
     def state(self) -> dict[str, Any]:
-        """What resume needs beside the files and the settings."""
-        shape = {"units": len(self.units), "segment_bytes": self.segment_bytes}
-        return shape | {
+        """Return what a checkpoint stores of the plan. The files and the settings give the rest."""
+        return self._shape(self.slices, self.segment_bytes) | {
             "world": self.world,
             "base_epoch": self.base_epoch,
-            "backlog": [list(item) for item in self.backlog],
+            "backlog": [list(entry) for entry in self.backlog],
         }
 
     @classmethod
-    def from_state(cls, units: Sequence[FileSlice], seed: int, segment_bytes: int, state: dict[str, Any]) -> "ReadPlan":
-        """The plan whose `state` was saved.
+    def from_state(
+        cls, slices: Sequence[FileSlice], seed: int, segment_bytes: int, state: dict[str, Any]
+    ) -> "ReadPlan":
+        """Return the plan whose `state` was saved.
 
         Raises:
-            ValueError: if its segments were others, so that a position in them would mean other events.
+            ValueError: if these slices make other segments, so that a saved position would mean other events.
         """
-        shape = {"units": len(units), "segment_bytes": segment_bytes}
-        saved = {name: state.get(name, now) for name, now in shape.items()}  # Runs begun before it was kept have none.
+        shape = cls._shape(slices, segment_bytes)
+        # Checkpoints of early versions do not hold the shape; they are trusted.
+        saved = {name: state.get(name, value) for name, value in shape.items()}
         if saved != shape:
-            msg = f"the checkpoint's position is one of {saved}, and the data make {shape}: go on with the version that began the run"
+            msg = (
+                f"the checkpoint's position in the data belongs to {saved}, but the data are now cut into {shape}: "
+                "continue with the version of crmuons that began the run"
+            )
             raise ValueError(msg)
-        backlog = tuple((int(epoch), int(segment), int(start)) for epoch, segment, start in state["backlog"])
-        return cls(tuple(units), seed, segment_bytes, state["world"], state["base_epoch"], backlog)
+        backlog = tuple((int(epoch), int(number), int(start)) for epoch, number, start in state["backlog"])
+        return cls(tuple(slices), seed, segment_bytes, state["world"], state["base_epoch"], backlog)
 
-    def _item(self, epoch: int, segment: int, start: int, units: tuple[FileSlice, ...]) -> Segment:
-        return Segment(epoch, segment, start, self.seed, units)
+    @staticmethod
+    def _shape(slices: Sequence[FileSlice], segment_bytes: int) -> dict[str, int]:
+        return {"units": len(slices), "segment_bytes": segment_bytes}  # "units": the key in all checkpoints.
 
-    def _reader(self, epoch: int, segment: int) -> int:
-        """Ranks take turns, beginning with another one each epoch: fewer segments than ranks still reach all ranks."""
-        return (segment + epoch) % self.world
+    def _reader(self, epoch: int, number: int) -> int:
+        """Return the rank that reads a segment.
 
-    def _at(self, rank: int, number: int, taken: int) -> tuple[int, int, int]:
-        item = next(item for i, item in enumerate(self.items(rank)) if i == number)
-        return item.epoch, item.segment, item.start + taken
+        The first rank changes with the epoch: with fewer segments than ranks, every rank still gets some.
+        """
+        return (number + epoch) % self.world
 
-    def _left(self, rank: int, number: int, taken: int, last_epoch: int) -> Iterator[tuple[int, int, int]]:
+    def _event_position(self, rank: int, index: int, taken: int) -> tuple[int, int, int]:
+        segment = next(segment for i, segment in enumerate(self.segments_of_rank(rank)) if i == index)
+        return segment.epoch, segment.number, segment.start + taken
+
+    def _left(self, rank: int, index: int, taken: int, last_epoch: int) -> Iterator[tuple[int, int, int]]:
+        """Yield the backlog entries of what a rank has not read of the epochs up to `last_epoch`."""
         own_backlog = len(self.backlog[rank :: self.world])
-        for i, item in enumerate(self.items(rank)):
-            if item.epoch > last_epoch and i >= own_backlog:
+        for i, segment in enumerate(self.segments_of_rank(rank)):
+            if segment.epoch > last_epoch and i >= own_backlog:
                 return
-            if i >= number:
-                yield item.epoch, item.segment, item.start + (taken if i == number else 0)
+            if i >= index:
+                yield segment.epoch, segment.number, segment.start + (taken if i == index else 0)

@@ -1,6 +1,8 @@
-"""The data contract: column names, types, units, and what a legal event is. No other module knows a column.
+"""Define the data contract: the columns, their types and units, and what makes a row a legal event.
 
-One row is one event: a primary seen at one slant depth. See docs/data-contract.md.
+One row is one event: a primary, and its muons at one slant depth. docs/data-contract.md describes the contract, and
+says what else changes with a new column. Nothing is read here: `check_schema` judges a file's columns, and `faults` the
+rows of a table.
 """
 
 from typing import Any
@@ -26,7 +28,8 @@ EVENT_SCHEMA = pa.schema(
 
 MIN_DEPTH_M = 10.0  # No detector is shallower; a smaller value is a depth in kilometres.
 
-# Why a row cannot be used; 0 is a legal row. The order is the order of the checks: the first that applies names it.
+# Why a row cannot be used; index 0 is a legal row. The checks run in this order, and a row gets
+# the first fault that applies.
 FAULTS = (
     "",
     f"column '{PRIMARY_COLUMN}' is not {len(PRIMARY_FEATURES)} wide ({', '.join(PRIMARY_FEATURES)})",
@@ -43,46 +46,47 @@ FAULTS = (
 
 
 def check_schema(schema: pa.Schema, source: str) -> bool:
-    """Check that a Parquet file's schema is the contract's.
+    """Check that a Parquet file's schema follows the contract.
 
     Args:
         schema: the file's Arrow schema.
-        source: the file, for the error.
+        source: the file's name, for the error.
 
     Returns:
-        Whether the file carries shower ids. Without them every row is its own shower.
+        Whether the file has shower ids. Without them every row is its own shower.
 
     Raises:
-        ValueError: naming the file, the column, the type found and the type wanted.
+        ValueError: if a column is missing or has a wrong type; the message names the file, the column, its type and the
+            expected type.
     """
-    for name, depth, what in ((PRIMARY_COLUMN, 1, "list<float32>"), (MUONS_COLUMN, 2, "list<list<float32>>")):
+    for name, depth, expected in ((PRIMARY_COLUMN, 1, "list<float32>"), (MUONS_COLUMN, 2, "list<list<float32>>")):
         if name not in schema.names:
-            msg = f"{source}: no column '{name}' (found {', '.join(schema.names) or 'none'}); wanted {what}"
+            msg = f"{source}: no column '{name}' (found {', '.join(schema.names) or 'none'}); expected {expected}"
             raise ValueError(msg)
-        found = schema.field(name).type
-        if not _is_nested_float(found, depth):
-            msg = f"{source}: column '{name}' has type {found}, wanted {what}"
+        type_ = schema.field(name).type
+        if not _is_nested_float(type_, depth):
+            msg = f"{source}: column '{name}' has type {type_}, expected {expected}"
             raise ValueError(msg)
     present = [name for name in ID_COLUMNS if name in schema.names]
     for name in present:
-        found = schema.field(name).type
-        if not pa.types.is_integer(found):
-            msg = f"{source}: column '{name}' has type {found}, wanted uint64"
+        type_ = schema.field(name).type
+        if not pa.types.is_integer(type_):
+            msg = f"{source}: column '{name}' has type {type_}, expected uint64"
             raise ValueError(msg)
     if len(present) == 1:
         missing = next(name for name in ID_COLUMNS if name not in present)
-        msg = f"{source}: column '{present[0]}' without '{missing}'; a shower is named by both, or by neither"
+        msg = f"{source}: column '{present[0]}' without '{missing}'; give both id columns, or neither"
         raise ValueError(msg)
     return bool(present)
 
 
 def columns_to_read(has_ids: bool) -> list[str]:
-    """The columns that reading needs, without whatever else a file carries."""
+    """Return the names of the columns to read; a file may have others."""
     return [*(ID_COLUMNS if has_ids else ()), PRIMARY_COLUMN, MUONS_COLUMN]
 
 
 def faults(table: pa.Table) -> UInt8[np.ndarray, " events"]:
-    """The fault of each row, as an index into FAULTS; 0 where the row is a legal event."""
+    """Return the fault of each row as an index into FAULTS; 0 means that the row is a legal event."""
     num_rows = table.num_rows
     primary, muons = one_array(table[PRIMARY_COLUMN]), one_array(table[MUONS_COLUMN])
     fault = np.zeros(num_rows, np.uint8)
@@ -99,7 +103,7 @@ def faults(table: pa.Table) -> UInt8[np.ndarray, " events"]:
     values[good] = good_values
 
     counts = list_lengths(muons)
-    blame(counts < 0, 2)  # A null where a list is due.
+    blame(counts < 0, 2)  # A null instead of a list.
     inner = muons.flatten()
     widths = list_lengths(inner)
     floats = float32_values(inner.flatten())
@@ -123,33 +127,34 @@ def faults(table: pa.Table) -> UInt8[np.ndarray, " events"]:
     return fault
 
 
-def _is_nested_float(found: pa.DataType, depth: int) -> bool:
+def _is_nested_float(type_: pa.DataType, depth: int) -> bool:
     for _ in range(depth):
-        if not (pa.types.is_list(found) or pa.types.is_large_list(found) or pa.types.is_fixed_size_list(found)):
+        if not (pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)):
             return False
-        found = found.value_type
-    return bool(pa.types.is_floating(found))
+        type_ = type_.value_type
+    return bool(pa.types.is_floating(type_))
 
 
 def one_array(column: pa.ChunkedArray) -> pa.Array:
-    """A column as one variable-size list array (fixed-size lists are the same contract)."""
-    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # Which copies a single one, too.
-    if isinstance(array, pa.ChunkedArray):  # No chunk at all, or more than one array can hold.
+    """Return a column as one array of variable-size lists; the contract also allows fixed-size lists."""
+    # combine_chunks would copy a single chunk, too.
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):  # The column has no chunk, or more than one array can hold.
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
-    wanted = _variable_size(array.type)
-    return array if wanted == array.type else array.cast(wanted)
+    expected = _variable_size(array.type)
+    return array if expected == array.type else array.cast(expected)
 
 
-def _variable_size(found: pa.DataType) -> pa.DataType:
-    if pa.types.is_list(found) or pa.types.is_fixed_size_list(found):
-        return pa.list_(_variable_size(found.value_type))
-    if pa.types.is_large_list(found):
-        return pa.large_list(_variable_size(found.value_type))
-    return found
+def _variable_size(type_: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(type_) or pa.types.is_fixed_size_list(type_):
+        return pa.list_(_variable_size(type_.value_type))
+    if pa.types.is_large_list(type_):
+        return pa.large_list(_variable_size(type_.value_type))
+    return type_
 
 
 def list_lengths(array: pa.Array) -> Int64[np.ndarray, " rows"]:
-    """The length of each list, -1 for a null."""
+    """Return the length of each list; -1 for a null."""
     lengths = np.diff(array.offsets.to_numpy()).astype(np.int64)
     if array.null_count:
         lengths[~array.is_valid().to_numpy(zero_copy_only=False)] = -1
@@ -157,7 +162,7 @@ def list_lengths(array: pa.Array) -> Int64[np.ndarray, " rows"]:
 
 
 def float32_values(array: pa.Array) -> np.ndarray:
-    """Flat values; a null number reads as NaN, one that single precision cannot hold as infinity."""
+    """Return numbers as float32; a null becomes NaN, and a number too large for float32 becomes infinity."""
     with np.errstate(over="ignore"):
         return array.to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
 
@@ -167,9 +172,9 @@ def _ragged_rows(array: pa.Array, rows: np.ndarray, width: int) -> np.ndarray:
 
 
 def _rows_with(bad: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Which lists, of the given lengths, hold a bad value. Cheap where there is none, which is the rule."""
+    """Return which lists, of the given lengths, hold a bad value. It is cheap in the usual case, that none is bad."""
     hit = np.zeros(len(lengths), bool)
-    found = np.flatnonzero(bad)
-    if found.size:
-        hit[np.searchsorted(np.cumsum(np.maximum(lengths, 0)), found, side="right")] = True
+    values = np.flatnonzero(bad)
+    if values.size:
+        hit[np.searchsorted(np.cumsum(np.maximum(lengths, 0)), values, side="right")] = True
     return hit

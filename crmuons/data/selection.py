@@ -1,4 +1,4 @@
-"""Which rows of the files are used: split, bounds, staging."""
+"""Say which events are used (split, muon cap, staging), and assign showers to splits by a hash of their ids."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,16 +14,17 @@ Split = Literal["train", "validation", "test", "all"]
 
 @dataclass(frozen=True)
 class Selection:
-    """Which events are wanted, and where those that cannot be used go.
+    """Which events to read, and where to keep those that are left out.
 
     Attributes:
-        split: of the showers, by a hash of their ids.
-        validation_share, test_share: shares of the showers.
-        vertical_depth: the files' depth_m is the vertical depth.
-        max_muons: events with more go to `outliers`.
-        quarantine, outliers: directories; None to count without keeping.
-        muons_per_event: so many muons of an event that has more are drawn at random and come first. None: the file's order.
-        staging: where remote files are copied to before they are read; None to read them where they lie.
+        split: the split of the showers.
+        validation_share, test_share: shares of the showers in these splits.
+        vertical_depth: whether the files' depth_m is the vertical depth.
+        max_muons: events with more muons go to `outliers`.
+        quarantine, outliers: directories; None to count without writing.
+        muons_per_event: bring this many randomly drawn muons to the front of each event that has more. None: keep the
+            file's order.
+        staging: copies remote files to a local directory before they are read; None to read them at their URL.
     """
 
     split: Split = "all"
@@ -38,7 +39,7 @@ class Selection:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The places of the split's showers, from the lower up to but not including the upper; see `split_coordinates`."""
+        """Return the range [low, high) of the split coordinate of the split's showers; see `split_coordinates`."""
         test, held_out = self.test_share, self.test_share + self.validation_share
         return {"test": (0.0, test), "validation": (test, held_out), "train": (held_out, 1.0), "all": (0.0, 1.0)}[
             self.split
@@ -46,30 +47,40 @@ class Selection:
 
 
 def in_split(ids: UInt64[np.ndarray, "events 2"], selection: Selection) -> Bool[np.ndarray, " events"]:
-    """Which events belong to the split: by shower, the same on every machine and in every order of the files."""
+    """Return which events belong to the split. Only the shower's ids decide, not the machine or the files."""
     return within_bounds(ids, selection.bounds, (0.0, 1.0))
 
 
 def within_bounds(
-    ids: UInt64[np.ndarray, "events 2"], bounds: tuple[float, float], places_between: tuple[float, float]
+    ids: UInt64[np.ndarray, "events 2"], bounds: tuple[float, float], hash_range: tuple[float, float]
 ) -> Bool[np.ndarray, " events"]:
-    """Which showers have their places within bounds; they need not be computed where those of all lie in or outside."""
-    (first, last), (low, high) = bounds, places_between
+    """Return which showers have their split coordinate within `bounds`.
+
+    Args:
+        ids: ids of the showers.
+        bounds: range [low, high).
+        hash_range: range that is known to hold all coordinates. If it lies inside or outside `bounds`, nothing is
+            hashed.
+    """
+    (first, last), (low, high) = bounds, hash_range
     if first <= low and high <= last:
         return np.ones(len(ids), bool)
     if high <= first or last <= low:
         return np.zeros(len(ids), bool)
-    place = split_coordinates(ids)
-    return (place >= first) & (place < last)
+    coordinate = split_coordinates(ids)
+    return (coordinate >= first) & (coordinate < last)
 
 
 def split_coordinates(ids: UInt64[np.ndarray, "events 2"]) -> Float64[np.ndarray, " events"]:
-    """The places of showers, uniform on [0, 1): from 0 up come those to test with, then to validate, then to train."""
+    """Hash shower ids to numbers that are uniform on [0, 1).
+
+    The lowest numbers belong to the test split, the next to validation, the rest to training; see Selection.bounds.
+    """
     return (_mix(_mix(ids[:, 0]) ^ ids[:, 1]) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _mix(values: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
-    """The finaliser of SplitMix64: 64 bits to 64 bits, every input bit moves every output bit (Steele et al. 2014)."""
+    """Apply the finaliser of SplitMix64 (Steele et al. 2014): every input bit changes every output bit."""
     with np.errstate(over="ignore"):
         values = values + np.uint64(0x9E3779B97F4A7C15)
         values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -78,11 +89,17 @@ def _mix(values: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
 
 
 def training_selection(data: config.Data, run_directory: str | None, muons_per_event: int | None = None) -> Selection:
-    """The events to train on."""
+    """Return the selection of the training events.
+
+    Args:
+        data: the settings.
+        run_directory: directory or URL that gets the quarantine and the outliers; None to keep neither.
+        muons_per_event: see Selection.
+    """
     caps = [cap for cap in (data.max_muons_per_event, data.max_muons_per_batch) if cap is not None]
     return Selection(
         split="train",
-        # Where validation data are given, every shower of the training files may be trained on.
+        # With validation files of their own, every shower of the training files may be trained on.
         validation_share=0.0 if data.validation else data.validation_share,
         test_share=data.test_share,
         vertical_depth=data.depth == "vertical",

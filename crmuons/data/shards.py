@@ -1,7 +1,9 @@
-"""Prepared data sets: shuffled shards of flat, legal events, and the manifest without which there is no data set.
+"""Write and read the shards of a prepared data set: Arrow IPC files of shuffled, legal events.
 
-A shard is an Arrow IPC file that is mapped into memory. It is of one split, and carries the places of its showers on the line
-from 0 to 1 that the splits divide (reader.places), so that reading need not compute them; and a checksum of each record batch.
+`crmuons prepare` writes shards; afterwards the reader takes them wherever it would take Parquet slices. A local shard
+is mapped into memory, so reading it copies and decodes nothing. The shard's metadata hold a checksum of each record
+batch, and the range of the split coordinate (selection.split_coordinates) of its showers: a shard that lies inside one
+split needs no hashing of ids.
 """
 
 import json
@@ -17,24 +19,28 @@ from crmuons.data import arrow
 from crmuons.data.events import EventArrays
 from crmuons.data.manifest import HashRange, is_shard
 from crmuons.data.sampler import FileSlice, cut_files
-from crmuons.data.staged_reading import open_unit
+from crmuons.data.staged_reading import open_slice
 from crmuons.storage.atomic import atomic_file
 from crmuons.storage.files import File
 from crmuons.storage.staging.download import Staging
 
-EVENTS_PER_BATCH = 16_384  # Large against what a record batch costs (50 us to open), small against a unit.
-ABOUT_KEY = b"crmuons.shard"
-MAPPED_BYTES = 8 * 2**20  # Of mapped shards that are read together; a worker holds three or four times as much.
+EVENTS_PER_BATCH = 16_384  # Opening a record batch costs 50 us, little beside this many events; a slice has several.
+METADATA_KEY = b"crmuons.shard"
+MAPPED_BYTES = (
+    8 * 2**20
+)  # Of mapped shards that are read together; a worker's memory holds three or four times as much.
+
+FileState = tuple[str, int, int]  # URL, size, and time of the last change in ns (0 for a remote file).
+_verified: set[tuple[str, int, int, int]] = (
+    set()
+)  # FileState and number of each record batch that this process checked.
 
 
-_verified: set[tuple[str, int, int, int]] = set()  # Record batches whose checksums this process has found right.
+def slices_and_segment_bytes(files: Sequence[File], shuffle_bytes: int) -> tuple[list[FileSlice], int]:
+    """Cut training files into slices, and return these and how many bytes make a segment.
 
-
-def units_and_segment_bytes(files: Sequence[File], shuffle_bytes: int) -> tuple[list[FileSlice], int]:
-    """How files to train on are cut, and how much of them is read and shuffled together.
-
-    Shards hold their events in random order: of mapped ones small pieces do, so that a large data set takes no more memory than one
-    of a million events.
+    The events of a shard are in random order, so small slices of mapped shards are enough. A large data set then takes
+    no more memory than one of a million events.
     """
     if all(is_mapped(file) for file in files):
         return cut_files(files, MAPPED_BYTES), min(shuffle_bytes, MAPPED_BYTES)
@@ -42,82 +48,93 @@ def units_and_segment_bytes(files: Sequence[File], shuffle_bytes: int) -> tuple[
 
 
 def is_mapped(file: File) -> bool:
-    """Whether a file is a shard that is read by mapping it into memory, which costs less than moving its content anywhere."""
-    return is_shard(file) and "://" not in file.url  # As files.list_files gives local paths.
+    """Return whether a file is a local shard: it is mapped into memory, which costs less than moving its content."""
+    return is_shard(file) and "://" not in file.url  # files.list_files gives local files as plain paths.
 
 
-def write_shard(path: Path, events: EventArrays, places: HashRange) -> None:
-    """Write a shard; it appears under its name once it is whole and on the disk."""
+def write_shard(path: Path, events: EventArrays, hash_range: HashRange) -> None:
+    """Write a shard. It gets its name only when it is complete and on the disk."""
     batches = pa.Table.from_batches([arrow.to_flat(events)]).to_batches(max_chunksize=EVENTS_PER_BATCH)
-    about = {"places": places, "events": len(events.counts), "checksums": [_checksum(batch) for batch in batches]}
-    described = arrow.FLAT_SCHEMA.with_metadata({ABOUT_KEY: json.dumps(about)})
-    with atomic_file(path, fsync=True, shared=True) as partial, pa.ipc.new_file(str(partial), described) as writer:
+    metadata = {
+        "places": hash_range,
+        "events": len(events.counts),
+        "checksums": [_checksum(batch) for batch in batches],
+    }
+    schema = arrow.FLAT_SCHEMA.with_metadata({METADATA_KEY: json.dumps(metadata)})
+    with atomic_file(path, fsync=True, shared=True) as partial, pa.ipc.new_file(str(partial), schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
 
 
-def read_shard_rows(unit: FileSlice, staging: Staging | None = None) -> tuple[list[EventArrays], HashRange]:
-    """A unit's events of a shard in pieces, in memory that cannot be written, and the places of the shard's showers.
+def read_shard_rows(file_slice: FileSlice, staging: Staging | None = None) -> tuple[list[EventArrays], HashRange]:
+    """Read the events of a slice of a shard.
+
+    Returns:
+        The events of each record batch, in read-only memory, and the range of the split coordinate of the shard's
+        showers.
 
     Raises:
-        ValueError: if the file is not a shard or is damaged. What was found right in this process is not checked again.
+        ValueError: if the file is not a shard or is damaged. A record batch is checked once in a process.
     """
-    with _opened(unit, staging) as (shard, state):
-        about = json.loads(shard.schema.metadata[ABOUT_KEY])
-        rows = unit.rows(about["events"])
-        pieces = [_piece(shard, number, rows, (*state, number), about["checksums"]) for number in _batches(rows)]
-        return pieces, tuple(about["places"])
+    with _opened(file_slice, staging) as (shard, state):
+        metadata = json.loads(shard.schema.metadata[METADATA_KEY])
+        rows = file_slice.rows(metadata["events"])
+        checksums = metadata["checksums"]
+        batches = [_batch_events(shard, number, rows, state, checksums[number]) for number in _batch_numbers(rows)]
+        return batches, tuple(metadata["places"])
 
 
 @contextmanager
-def named_if_damaged(url: str) -> Iterator[None]:
-    """Name the shard when it makes no sense. An error of the storage names itself, and passes."""
+def _named_if_damaged(url: str) -> Iterator[None]:
+    """Turn the errors of reading a damaged shard into a ValueError that names it; errors of the storage pass."""
     try:
         yield
     except (pa.ArrowInvalid, LookupError, TypeError, ValueError, OSError) as error:
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
-        reason = str(error) if isinstance(error, ValueError | OSError) else "it does not say what it holds"
-        msg = f"{url} is not a shard of a prepared data set, or is damaged ({reason}); copy it again, or prepare the data again"
+        reason = str(error) if isinstance(error, ValueError | OSError) else "its metadata are missing or wrong"
+        msg = (
+            f"{url} is not a shard of a prepared data set, or is damaged ({reason}); copy it again, or prepare the data "
+            "again"
+        )
         raise ValueError(msg) from error
 
 
 @contextmanager
-def _opened(
-    unit: FileSlice, staging: Staging | None
-) -> Iterator[tuple[pa.RecordBatchFileReader, tuple[str, int, int]]]:
-    """The shard, and what changes where the file does: URL, size and time of the last change where it is a local one."""
-    file = unit.file
+def _opened(file_slice: FileSlice, staging: Staging | None) -> Iterator[tuple[pa.RecordBatchFileReader, FileState]]:
+    """Open the shard, and yield it with a state that differs if the file has changed."""
+    file = file_slice.file
     if is_mapped(file):
-        found = Path(file.url).stat()
-        with named_if_damaged(file.url), pa.memory_map(file.url) as source:
-            yield pa.ipc.open_file(source), (file.url, found.st_size, found.st_mtime_ns)
+        stat = Path(file.url).stat()
+        with _named_if_damaged(file.url), pa.memory_map(file.url) as source:
+            yield pa.ipc.open_file(source), (file.url, stat.st_size, stat.st_mtime_ns)
     else:
-        with open_unit(unit, staging) as source, named_if_damaged(file.url):
+        with open_slice(file_slice, staging) as source, _named_if_damaged(file.url):
             yield pa.ipc.open_file(source), (file.url, file.size, 0)
 
 
-def _batches(rows: range) -> range:
+def _batch_numbers(rows: range) -> range:
+    """Return the numbers of the record batches that hold some rows."""
     return range(rows.start // EVENTS_PER_BATCH, -(-rows.stop // EVENTS_PER_BATCH)) if rows else range(0)
 
 
-def _piece(
-    shard: pa.RecordBatchFileReader, number: int, rows: range, state: tuple[str, int, int, int], checksums: list[int]
+def _batch_events(
+    shard: pa.RecordBatchFileReader, number: int, rows: range, state: FileState, checksum: int
 ) -> EventArrays:
-    """Those of some rows that are in a record batch."""
+    """Return the events of `rows` (row numbers in the shard) that are in one record batch."""
     batch = shard.get_batch(number)
-    if state not in _verified:
-        if _checksum(batch) != checksums[number]:
-            msg = f"record batch {number} has not the checksum that was written with it"
+    if (*state, number) not in _verified:
+        if _checksum(batch) != checksum:
+            msg = f"record batch {number} does not have the checksum that was written with it"
             raise ValueError(msg)
-        _verified.add(state)
+        _verified.add((*state, number))
     first = number * EVENTS_PER_BATCH
     start, stop = max(rows.start - first, 0), min(rows.stop - first, batch.num_rows)
     return arrow.from_flat(batch.slice(start, stop - start))
 
 
 def _checksum(batch: pa.RecordBatch) -> int:
-    """CRC-32 of a batch's values; 4 GB/s."""
+    """Compute the CRC-32 of a batch's values, at 4 GB/s."""
     events = arrow.from_flat(batch)
     value = 0
     for array in (events.ids, events.primaries, events.counts, events.muons):

@@ -1,4 +1,10 @@
-"""Reading files through a staging directory."""
+"""Connect the reading of segments to the staging of remote files (crmuons.storage.staging).
+
+The stager downloads files to a local directory before they are read. This module tells it, segment by segment, which
+files come next and which were read, and opens a slice's file from that directory. It runs wherever segments are handed
+out: in the Loader's thread, which starts a stager of its own (`with_own_stager`), or in a worker that reads with Ray
+tasks and uses its node's stager (`with_stager`). Without staging all of it passes segments on unchanged.
+"""
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,75 +22,79 @@ from crmuons.storage.staging.stager import FileUse, Stager, StagerClient
 
 @dataclass(frozen=True)
 class ReadNotifier:
-    """Tells a stager how the reading of an item gets on (a Staging's helper)."""
+    """Tells the stager how far the reading of a segment is; a Staging carries it to the reader.
+
+    Attributes:
+        stager: the stager, or a client of it in another process.
+        epoch: the segment's epoch.
+        window: the segment's files to stage, and those that come next.
+    """
 
     stager: StagerClient
     epoch: int
     window: list[FileUse]
 
     def begin(self) -> None:
-        """The item is read now."""
+        """Tell the stager that the reading of the segment begins."""
         self.stager.ahead(self.window)
 
     def used(self, file: File, *, whole: bool, staged: bool) -> bool:
-        """Pass on that a file was read; returns whether the stager decides what becomes of it now."""
+        """Tell the stager that a file was read; return whether the stager decides now if the file is kept."""
         return self.stager.used(FileUse(self.epoch, file, whole), staged)
 
 
-def with_stager(items: Iterable[Segment], staging: Staging, stager: StagerClient) -> Iterator[tuple[Segment, Staging]]:
-    """Each item with the staging to read it by, so that the stager brings its files, and those that come next, before."""
-    for number, (item, window) in enumerate(with_windows(items, staging)):
-        if number == 0:  # Whoever reads may need seconds to start.
+def with_stager(
+    segments: Iterable[Segment], staging: Staging, stager: StagerClient
+) -> Iterator[tuple[Segment, Staging]]:
+    """Yield each segment with the Staging to read it by, and let the stager download the files that come next."""
+    for number, (segment, window) in enumerate(with_windows(segments, staging)):
+        if number == 0:  # The reading itself may take seconds to start; the downloads begin before it.
             stager.ahead(window)
-        yield item, replace(staging, helper=ReadNotifier(stager, item.epoch, window))
+        yield segment, replace(staging, helper=ReadNotifier(stager, segment.epoch, window))
 
 
-def with_own_stager(items: Iterable[Segment], staging: Staging | None) -> Iterator[tuple[Segment, Staging | None]]:
-    """Like `with_stager`, with a stager in this process; without staging the items alone."""
+def with_own_stager(segments: Iterable[Segment], staging: Staging | None) -> Iterator[tuple[Segment, Staging | None]]:
+    """Do the same as `with_stager` with a stager in this process; without staging, yield the segments with None."""
     if staging is None:
-        yield from ((item, None) for item in items)
+        yield from ((segment, None) for segment in segments)
         return
     with Stager(staging) as stager:
-        yield from with_stager(items, staging, stager)
+        yield from with_stager(segments, staging, stager)
 
 
-def with_windows(items: Iterable[Segment], staging: Staging) -> Iterator[tuple[Segment, list[FileUse]]]:
-    """Each item with its files to stage and, after them, `files_ahead` that come next (fewer at the end)."""
-    source, coming, wanted = iter(items), deque[tuple[Segment, list[FileUse]]](), staging.files_ahead
+def with_windows(segments: Iterable[Segment], staging: Staging) -> Iterator[tuple[Segment, list[FileUse]]]:
+    """Yield each segment with its files to stage and the next `staging.files_ahead` ones (fewer at the end)."""
+    source, queue, num_ahead = iter(segments), deque[tuple[Segment, list[FileUse]]](), staging.files_ahead
     while True:
-        # So many items at most: those of local files have nothing to stage.
-        while len(coming) <= wanted and sum(len(uses) for _, uses in islice(coming, 1, None)) < wanted:
-            if (item := next(source, None)) is None:
+        # The number of segments is limited too: segments of local files have nothing to stage and never fill the window.
+        while len(queue) <= num_ahead and sum(len(uses) for _, uses in islice(queue, 1, None)) < num_ahead:
+            if (segment := next(source, None)) is None:
                 break
-            coming.append((item, _uses(item, staging)))
-        if not coming:
+            queue.append((segment, _uses(segment, staging)))
+        if not queue:
             return
-        item, own = coming.popleft()
-        later = islice(chain.from_iterable(uses for _, uses in coming), wanted)
-        yield item, list(dict.fromkeys(chain(own, later)))
+        segment, own = queue.popleft()
+        later = islice(chain.from_iterable(uses for _, uses in queue), num_ahead)
+        yield segment, list(dict.fromkeys(chain(own, later)))
 
 
-def _uses(item: Segment, staging: Staging) -> list[FileUse]:
-    return list(
-        dict.fromkeys(
-            _use(item.epoch, unit) for unit in item.units if staging.should_stage(unit.file, whole=unit.parts == 1)
-        )
+def _uses(segment: Segment, staging: Staging) -> list[FileUse]:
+    """Return the segment's files to stage, each once and in order."""
+    uses = (
+        FileUse(segment.epoch, part.file, part.parts == 1)
+        for part in segment.slices
+        if staging.should_stage(part.file, whole=part.parts == 1)
     )
+    return list(dict.fromkeys(uses))
 
 
-def _use(epoch: int, unit: FileSlice) -> FileUse:
-    return FileUse(epoch, unit.file, unit.parts == 1)
-
-
-def open_unit(unit: FileSlice, staging: Staging | None) -> AbstractContextManager[IO[bytes]]:
-    """Open a unit's file: by way of a staging directory, or where it lies."""
-    return (
-        files.open_file(unit.file.url, unit.file.size)
-        if staging is None
-        else staging.open(unit.file, whole=unit.parts == 1)
-    )
+def open_slice(file_slice: FileSlice, staging: Staging | None) -> AbstractContextManager[IO[bytes]]:
+    """Open a slice's file: from the staging directory, or at its URL if `staging` is None."""
+    if staging is None:
+        return files.open_file(file_slice.file.url, file_slice.file.size)
+    return staging.open(file_slice.file, whole=file_slice.parts == 1)
 
 
 def read_in_parts(data: Sequence[File]) -> set[File]:
-    """Return the files that are so large that each is read in several units."""
-    return {unit.file for unit in cut_files(data) if unit.parts > 1}
+    """Return the files that are so large that each is read in several slices."""
+    return {part.file for part in cut_files(data) if part.parts > 1}

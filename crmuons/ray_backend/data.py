@@ -59,7 +59,7 @@ def read_with_ray(items: Iterator[Segment], selection: Selection) -> Iterator[Re
 
 
 def _is_mapped(item: Segment) -> bool:
-    return all(shards.is_mapped(unit.file) for unit in item.units)
+    return all(shards.is_mapped(unit.file) for unit in item.slices)
 
 
 def _read_in_tasks(items: Iterator[Segment], selection: Selection) -> Iterator[ReadResult]:
@@ -140,10 +140,10 @@ class SegmentSource(Datasource):
 
     def estimate_inmemory_data_size(self) -> int | None:
         """Twice the Parquet's size, roughly."""
-        return 2 * sum(unit.size for item, _ in self.reads for unit in item.units)
+        return 2 * sum(unit.size for item, _ in self.reads for unit in item.slices)
 
     def _task(self, item: Segment, selection: Selection) -> ReadTask:
-        size = 2 * sum(unit.size for unit in item.units)
+        size = 2 * sum(unit.size for unit in item.slices)
         metadata = BlockMetadata(num_rows=None, size_bytes=size, exec_stats=None, input_files=None)
         return ReadTask(lambda: [_read_block(item, selection)], metadata)
 

@@ -1,4 +1,8 @@
-"""The simulator beside CORSIKA: the same primaries, muons above CORSIKA's cutoff at the observation level, cell by cell."""
+"""Compare the simulator with CORSIKA in cells of nucleus and energy.
+
+Both sides have the same primaries. The compared muons are those above CORSIKA's energy cutoff, at the observation
+level.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,42 +13,47 @@ from jaxtyping import Float64, Int64
 from crmuons.simulation import shower
 from crmuons.simulation.corsika import CorsikaShower
 
-LEAST_SHOWERS = 30  # A cell with fewer showers is shown, but says little.
-NUM_MUONS = 20_000  # Simulated for each cell, as far as the next allows.
-REPLICAS = (40, 2_000)  # Simulated showers for each of CORSIKA's: fewest, most.
+LEAST_SHOWERS = 30  # The table also shows cells with fewer showers, but their statistical errors are large.
+NUM_MUONS = 20_000  # To simulate for each cell, within the limits of REPLICAS.
+REPLICAS = (40, 2_000)  # Fewest and most simulated showers for each CORSIKA shower.
 
 
 @dataclass(frozen=True)
 class ShowerSample:
-    """Showers of one kind of primary: N of each, and all muons' distances from the axis."""
+    """Showers of one kind of primary.
+
+    Attributes:
+        counts: number of muons N of each shower.
+        radius_m: distance of every muon from the shower axis.
+    """
 
     counts: Int64[np.ndarray, " showers"]
     radius_m: Float64[np.ndarray, " muons"]
 
     @property
     def mean(self) -> float:
-        """Mean N."""
+        """Return the mean of N."""
         return float(self.counts.mean())
 
     @property
     def mean_error(self) -> float:
-        """Statistical error of the mean."""
+        """Return the statistical error of the mean."""
         return float(self.counts.std() / np.sqrt(len(self.counts)))
 
     @property
     def width(self) -> float:
-        """Standard deviation of N; the cell's range of energies widens both samples alike."""
+        """Return the standard deviation of N; the energy range of the cell widens both samples equally."""
         return float(self.counts.std())
 
     @property
     def median_radius_m(self) -> float:
-        """Median distance from the axis, NaN without muons."""
+        """Return the median distance from the axis; NaN without muons."""
         return float(np.median(self.radius_m)) if len(self.radius_m) else float("nan")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One nucleus in one decade of energy, from CORSIKA and from the simulator."""
+    """The showers of one nucleus in one decade of energy, from CORSIKA and from the simulator."""
 
     mass_number: int
     decade: int
@@ -53,26 +62,31 @@ class Cell:
 
     @property
     def num_showers(self) -> int:
-        """CORSIKA's showers in the cell."""
+        """Return the number of CORSIKA showers in the cell."""
         return len(self.corsika.counts)
 
 
 def compare(showers: Sequence[CorsikaShower], *, seed: int = 0) -> list[Cell]:
-    """Simulate every shower's primary some times, and sort both into cells of nucleus and decade of energy.
+    """Simulate the primary of every shower many times, and sort both into cells of nucleus and decade of energy.
 
-    The simulated side's statistical errors are small beside CORSIKA's: 1 % in N, 2 % in the median radius.
+    The statistical errors of the simulated side are small: 1 % in N, 2 % in the median radius.
     """
-    keys = sorted({(one.mass_number, int(np.log10(one.energy_gev))) for one in showers})
+    keys = sorted({_cell_of(cascade) for cascade in showers})
     rng = np.random.default_rng(seed)
     cells = []
     for mass_number, decade in keys:
-        chosen = [one for one in showers if (one.mass_number, int(np.log10(one.energy_gev))) == (mass_number, decade)]
+        chosen = [cascade for cascade in showers if _cell_of(cascade) == (mass_number, decade)]
         cells.append(Cell(mass_number, decade, _corsika(chosen), _simulated(chosen, rng)))
     return cells
 
 
+def _cell_of(cascade: CorsikaShower) -> tuple[int, int]:
+    """Return the mass number and the decade of energy."""
+    return cascade.mass_number, int(np.log10(cascade.energy_gev))
+
+
 def table(cells: Sequence[Cell]) -> Iterator[str]:
-    """The comparison as lines of a Markdown table."""
+    """Yield the comparison as the lines of a Markdown table."""
     yield (
         "| A | energy, GeV | showers | N CORSIKA | N simulated | ratio | width CORSIKA | width simulated | ratio "
         "| median r, m, CORSIKA | simulated | ratio |"
@@ -102,8 +116,8 @@ def _ratio(simulated: float, real: float) -> str:
 
 
 def _corsika(showers: Sequence[CorsikaShower]) -> ShowerSample:
-    counts = np.array([int(one.surface.counts[0]) for one in showers])
-    radius = np.concatenate([np.hypot(one.surface.x_m, one.surface.y_m) for one in showers])
+    counts = np.array([int(cascade.surface.counts[0]) for cascade in showers])
+    radius = np.concatenate([np.hypot(cascade.surface.x_m, cascade.surface.y_m) for cascade in showers])
     return ShowerSample(counts, radius)
 
 
@@ -118,6 +132,8 @@ def _simulated(showers: Sequence[CorsikaShower], rng: np.random.Generator) -> Sh
 
 
 def _primaries(showers: Sequence[CorsikaShower]) -> tuple[Float64[np.ndarray, " showers"], ...]:
-    """Energy, mass number, cosine of the zenith and muon cutoff of each."""
-    rows = [(one.energy_gev, one.mass_number, np.cos(one.zenith_rad), one.cutoff_gev) for one in showers]
+    """Return the energies, mass numbers, cosines of the zenith angle and muon energy cutoffs of the showers."""
+    rows = [
+        (cascade.energy_gev, cascade.mass_number, np.cos(cascade.zenith_rad), cascade.cutoff_gev) for cascade in showers
+    ]
     return tuple(np.array(rows, np.float64).T)

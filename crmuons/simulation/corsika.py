@@ -1,6 +1,7 @@
-"""Reading CORSIKA 7 particle files (DAT...), and following their muons into the ice with the simulator's loss.
+"""Read CORSIKA 7 particle files (DAT...), and propagate their muons into the ice, for `crmuons convert corsika`.
 
-The surface of the ice is put at CORSIKA's observation level. Particle ids and record layout: CORSIKA 7 user guide, section 10.
+The energy losses are the simulator's. The surface of the ice is taken to be at CORSIKA's observation level. Particle
+ids and record layout: CORSIKA 7 user guide, section 10.
 """
 
 import logging
@@ -30,11 +31,14 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 
-MUON_IDS = (5, 6)  # mu+, mu-. MUADDI writes birth records as 75 and 76, EHIST parents with negative ids.
+MUON_IDS = (
+    5,
+    6,
+)  # mu+, mu-. Others are left out: MUADDI's birth records have ids 75 and 76, EHIST's parents negative ids.
 PROTON_ID, NEUTRON_ID = 14, 13
 MUON_MASS_GEV = 0.105658
 RUN_HEADER = b"RUNH"
-READ_ERRORS = (ValueError, OSError, EOFError, zlib.error)  # What a damaged file ends in, plain or compressed.
+READ_ERRORS = (ValueError, OSError, EOFError, zlib.error)  # Errors from reading a damaged file, plain or compressed.
 CM = 0.01  # metres
 DEPTHS_M = (1_500.0, 2_000.0, 2_500.0)
 THRESHOLD_GEV = 10.0
@@ -45,11 +49,11 @@ class CorsikaShower:
     """One shower: its primary, and its muons at the lowest observation level.
 
     Attributes:
-        run, event: CORSIKA's numbers, which become the shower's ids.
+        run, event: CORSIKA's numbers; they become the shower's ids.
         energy_gev, mass_number, zenith_rad: the primary.
-        altitude_m: of the observation level above sea level.
+        altitude_m: altitude of the observation level above sea level.
         cutoff_gev: energy below which CORSIKA dropped muons.
-        surface: the muons, across the axis where it meets the observation level.
+        surface: the muons, in the plane across the axis at the point where it meets the observation level.
     """
 
     run: int
@@ -63,11 +67,11 @@ class CorsikaShower:
 
 
 def read_showers(path: Path) -> Iterator[CorsikaShower]:
-    """The showers of one file, in order.
+    """Yield the showers of one file, in order.
 
     Raises:
-        ValueError: if the file is no CORSIKA particle file, ends before its end record, or holds a primary that is no
-            nucleus. Showers before the fault have then been given out already.
+        ValueError: if the file is not a CORSIKA particle file, ends before its end record, or holds a primary that is
+            not a nucleus. The showers before the fault are yielded first.
     """
     with _faults_named(path), _opened(path) as file:
         for event in file:
@@ -83,42 +87,42 @@ def convert(
     threshold_gev: float = THRESHOLD_GEV,
     seed: int = 0,
 ) -> dict[str, str]:
-    """Write the muons of CORSIKA files at some depths as events, one Parquet file for each file.
+    """Write the muons of CORSIKA files at some depths as events, one Parquet file for each CORSIKA file.
 
-    A file that cannot be read to its end is left out as a whole: what it would give might be a part of what it should.
+    A file that cannot be read to its end is left out completely, so that a data set never holds a part of a file.
 
     Args:
-        paths: files, globs, or directories of nothing but CORSIKA files.
+        paths: files, globs, or directories that hold only CORSIKA files.
         out: new directory.
         depths_m: slant depths, or vertical ones.
-        vertical: whether the depths are vertical; they are then converted with each shower's zenith.
-        threshold_gev: muons that keep less at a depth are lost there.
-        seed: of the energy losses; a shower's losses depend on this and its ids alone.
+        vertical: whether the depths are vertical; they are then converted with the zenith of each shower.
+        threshold_gev: muons that keep less than this at a depth are lost there.
+        seed: seed of the energy losses; the losses of a shower depend on it and on the shower's ids alone.
 
     Returns:
-        The files left out, each with the reason.
+        The files that were left out, each with the reason.
 
     Raises:
         FileNotFoundError: if a path matches nothing.
-        ValueError: for a depth that is not in metres, or a directory that already holds something.
+        ValueError: if a depth is not in metres, or the directory is not empty.
     """
     _check_depths(depths_m)
-    found = [file.url for file in files.list_files(paths, suffixes=("",))]
+    urls = [file.url for file in files.list_files(paths, suffixes=("",))]
     make_new_directory(out)
     left_out: dict[str, str] = {}
     runs: dict[int, str] = {}
-    with progress(len(found), unit="files", what="convert") as bar:
-        for url in found:
+    with progress(len(urls), unit="files", what="convert") as bar:
+        for url in urls:
             try:
                 showers = _read_whole(Path(url), runs)
             except (ValueError, OSError) as error:
                 left_out[url] = str(error)
                 logger.warning("left out: %s", error)
             else:
-                if showers and url == found[0]:
-                    _say_cutoff(showers[0], depths_m, vertical, threshold_gev)
-                events = [_events(one, depths_m, vertical, threshold_gev, seed) for one in showers]
-                arrow.write_events(out / f"{Path(url).name}.parquet", [arrow.to_table(each) for each in events])
+                if showers and url == urls[0]:
+                    _warn_about_cutoff(showers[0], depths_m, vertical, threshold_gev)
+                events = [_events(cascade, depths_m, vertical, threshold_gev, seed) for cascade in showers]
+                arrow.write_events(out / f"{Path(url).name}.parquet", [arrow.to_table(event) for event in events])
             bar.update()
     return left_out
 
@@ -131,21 +135,27 @@ def _check_depths(depths_m: Sequence[float]) -> None:
 
 
 def _read_whole(path: Path, runs: dict[int, str]) -> list[CorsikaShower]:
-    """All showers of a file, whose runs no file before had."""
+    """Read all showers of a file, and refuse a run that an earlier file had.
+
+    Args:
+        path: the file.
+        runs: the file of each run so far; this file's runs are added.
+    """
     showers = list(read_showers(path))
-    for run in sorted({one.run for one in showers}):
+    for run in sorted({cascade.run for cascade in showers}):
         if run in runs:
             msg = (
-                f"{path}: run {run} is also in {runs[run]}; run and event number name a shower, convert one of the two"
+                f"{path}: run {run} is also in {runs[run]}; run and event number identify a shower, so convert only one of "
+                "these files"
             )
             raise ValueError(msg)
-    runs.update({one.run: str(path) for one in showers})
+    runs.update({cascade.run: str(path) for cascade in showers})
     return showers
 
 
 @contextmanager
 def _faults_named(path: Path) -> Iterator[None]:
-    """Turn whatever reading a damaged file ends with into an error that names it."""
+    """Turn the errors from reading a damaged file into a ValueError that names it."""
     try:
         yield
     except READ_ERRORS as error:
@@ -163,7 +173,7 @@ def _opened(path: Path) -> Any:
 
 
 class _ParticleFile(corsikaio.CorsikaParticleFile):  # type: ignore[misc]  # corsikaio has no types
-    """corsikaio's file, which closes itself also when its first record is damaged."""
+    """A CORSIKA file that also closes itself if its first record is damaged."""
 
     def __init__(self, path: str) -> None:
         try:
@@ -192,20 +202,21 @@ def _to_shower(header: Any, particles: Any) -> CorsikaShower:
 
 
 def _mass_number(particle_id: int) -> int:
-    """Nucleons of CORSIKA's nuclei: 14 is the proton, 13 the neutron, 100 A + Z what is heavier."""
+    """Return the nucleons of a nucleus with CORSIKA's id: 14 is the proton, 13 the neutron, 100 A + Z a heavier one."""
     if particle_id in (PROTON_ID, NEUTRON_ID):
         return 1
     if particle_id < 200:
-        msg = f"primary of CORSIKA id {particle_id} is not a nucleus"
+        msg = f"the primary with CORSIKA id {particle_id} is not a nucleus"
         raise ValueError(msg)
     return particle_id // 100
 
 
 def _across_axis(particles: Any, axis: Float64[np.ndarray, "3"]) -> shower.Showers:
-    """Straight lines through the muons' positions, seen in the plane across the shower axis at the axis's foot.
+    """Return the muons in the plane across the shower axis at its foot, on straight lines through their positions.
 
     Args:
-        particles: records at one observation level: positions in cm from the axis's foot, momenta in GeV, z downward.
+        particles: records at one observation level: positions in cm from the foot of the axis, momenta in GeV, z
+            downward.
         axis: the shower's direction, z downward.
     """
     position = np.stack([particles["x"], particles["y"], np.zeros(len(particles))]).astype(np.float64) * CM
@@ -218,40 +229,43 @@ def _across_axis(particles: Any, axis: Float64[np.ndarray, "3"]) -> shower.Showe
 
 
 def _plane_across(axis: Float64[np.ndarray, "3"]) -> Float64[np.ndarray, "2 3"]:
-    """Two unit vectors across the axis: the first in the vertical plane that holds it, the second horizontal."""
+    """Return two unit vectors across the axis: the first in the vertical plane of the axis, the second horizontal."""
     azimuth = np.arctan2(axis[1], axis[0])
     horizontal = np.array([-np.sin(azimuth), np.cos(azimuth), 0.0])
     return np.stack([np.cross(horizontal, axis), horizontal])
 
 
-def _slant_and_water(one: CorsikaShower, depths_m: Sequence[float], vertical: bool) -> tuple[np.ndarray, np.ndarray]:
-    cosine = np.array([np.cos(one.zenith_rad)])
+def _slant_and_water(
+    cascade: CorsikaShower, depths_m: Sequence[float], vertical: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    cosine = np.array([np.cos(cascade.zenith_rad)])
     slant = np.sort(np.array(depths_m, np.float64))
     if vertical:
-        slant = geometry.slant_depth_m(slant, cosine, one.altitude_m)
+        slant = geometry.slant_depth_m(slant, cosine, cascade.altitude_m)
     return slant[None], propagation.water_equivalent_m(slant, cosine)[None]
 
 
 def _events(
-    one: CorsikaShower, depths_m: Sequence[float], vertical: bool, threshold_gev: float, seed: int
+    cascade: CorsikaShower, depths_m: Sequence[float], vertical: bool, threshold_gev: float, seed: int
 ) -> EventArrays:
-    """A shower's events, one per depth."""
-    slant, water = _slant_and_water(one, depths_m, vertical)
-    rng = np.random.default_rng((seed, one.run, one.event))
-    counts, muons = follow(one.surface, slant, water, threshold_gev, rng)
-    mass = float(shower.mass_gev(np.array([one.mass_number]))[0])
-    primaries = [(one.energy_gev, one.zenith_rad, mass, depth) for depth in slant[0]]
-    ids = np.tile(np.array([one.run, one.event], np.uint64), (len(primaries), 1))
+    """Make the events of a shower, one for each depth."""
+    slant, water = _slant_and_water(cascade, depths_m, vertical)
+    rng = np.random.default_rng((seed, cascade.run, cascade.event))
+    counts, muons = follow(cascade.surface, slant, water, threshold_gev, rng)
+    mass = float(shower.mass_gev(np.array([cascade.mass_number]))[0])
+    primaries = [(cascade.energy_gev, cascade.zenith_rad, mass, depth) for depth in slant[0]]
+    ids = np.tile(np.array([cascade.run, cascade.event], np.uint64), (len(primaries), 1))
     return EventArrays(ids=ids, primaries=np.array(primaries, np.float32), counts=counts, muons=muons)
 
 
-def _say_cutoff(one: CorsikaShower, depths_m: Sequence[float], vertical: bool, threshold_gev: float) -> None:
-    """Say when CORSIKA dropped muons that could have reached the shallowest depth."""
-    _, water = _slant_and_water(one, depths_m, vertical)
+def _warn_about_cutoff(cascade: CorsikaShower, depths_m: Sequence[float], vertical: bool, threshold_gev: float) -> None:
+    """Warn if CORSIKA dropped muons that could have reached the shallowest depth."""
+    _, water = _slant_and_water(cascade, depths_m, vertical)
     least = float(propagation.least_surface_energy_gev(water[0, :1], threshold_gev)[0])
-    if one.cutoff_gev > least:
+    if cascade.cutoff_gev > least:
         logger.warning(
-            "CORSIKA kept no muons below %.0f GeV, but from %.0f GeV they can reach the first depth: events lack them",
-            one.cutoff_gev,
+            "CORSIKA dropped muons below %.0f GeV, but muons above %.0f GeV can reach the first depth: the events lack some "
+            "of their muons",
+            cascade.cutoff_gev,
             least,
         )

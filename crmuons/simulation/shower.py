@@ -1,7 +1,8 @@
-"""An air shower's high-energy muons at the surface: how many, how energetic, how far from the axis.
+"""Draw the high-energy muons of air showers at the surface: their number, energies and distances from the axis.
 
-Yield and fluctuations are superposition formulas: a nucleus of A nucleons and energy E0 is A nucleons of E_N = E0 / A.
-Where a constant was fitted here, to real CORSIKA 7 showers, its comment says so; docs/simulator.md has the fit and its check.
+The yield uses the superposition model: a nucleus of A nucleons and energy E0 counts as A nucleons of energy
+E_N = E0 / A. Some constants were fitted to real CORSIKA 7 showers, and their comments say so; docs/simulator.md describes the fit
+and its check.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,12 @@ ATOMIC_MASS_UNIT_GEV = 0.931494
 
 @dataclass(frozen=True)
 class Yield:
-    """N(>E) = K A / (E_N cos*) x^-p1 (1 - x^p3)^p2 with x = E / E_N: the form of Elbert (1979) and Gaisser."""
+    """Constants of N(>E) = K A / (E_N cos*) x^-p1 (1 - x^p3)^p2, x = E / E_N, the form of Elbert (1979) and Gaisser.
+
+    Attributes:
+        scale_gev: K.
+        p1, p2, p3: the powers.
+    """
 
     scale_gev: float
     p1: float
@@ -27,54 +33,57 @@ class Yield:
     p3: float
 
 
-# K, p1 and p2 fitted to CORSIKA 7 showers; published for the same form: 14.5, 1.757, 5.25 (Gaisser) and
+# K, p1 and p2 were fitted to CORSIKA 7 showers. Published values for the same form: 14.5, 1.757, 5.25 (Gaisser) and
 # 12.4, 1.787, 5.99 (Verpoest and Gaisser, arXiv:2107.11068).
 CONVENTIONAL = Yield(scale_gev=12.13, p1=1.8145, p2=4.265, p3=1.0)
-# Charm decays, per nucleon and without 1 / (E_N cos*): 2.8e-5 x^-1 (1 - x^0.78)^6.73 (SIBYLL 2.3c by MCEq, as carried in
-# CORSIKA's leading-muon bias).
+# Charm decays, for each nucleon and without 1 / (E_N cos*): 2.8e-5 x^-1 (1 - x^0.78)^6.73. This is MCEq's fit to SIBYLL
+# 2.3c, as in CORSIKA's leading-muon bias.
 PROMPT = Yield(scale_gev=2.8e-5, p1=1.0, p2=6.73, p3=0.78)
 
-# Shower-to-shower fluctuations: N is Poisson around a mean times a gamma factor of shape k = K1 A^KA. Fitted to CORSIKA:
-# pure superposition would give KA = 1, but the fragments of a nucleus interact together.
+# Shower-to-shower fluctuations: N is Poisson around the mean times a gamma factor of shape k = K1 A^KA, fitted to
+# CORSIKA. Pure superposition would give KA = 1, but the nucleons of a fragment interact together.
 GAMMA_SHAPE, GAMMA_MASS_POWER = 11.3, 0.59
-# Rank correlation of that factor with the height of the first interaction, where thin air lets more pions decay: 0.49 in
-# CORSIKA's protons.
+# Rank correlation of this factor with the height of the first interaction: in thin air more pions decay. CORSIKA's
+# protons have 0.49.
 HEIGHT_CORRELATION = 0.5
-# A shower's spectrum is S(E)^t, S from the yield and t gamma of this shape: 5 % spread of the index, as in CORSIKA.
+# The spectrum of a shower is S(E)^t: S is the survival function from the yield, and t is gamma distributed with this
+# shape. The spectral index then has a spread of 5 %, as in CORSIKA.
 TILT_SHAPE = 400.0
 
-# Depth of the shower's first interaction, g/cm^2: exponential of mean 55 A^-0.35, from the heights in CORSIKA's event
-# headers. A nucleon of a nucleus goes on, in fragments, to an interaction of its own: on average as deep as a proton's.
+# Depth of the first interaction in g/cm^2: exponential with mean 55 A^-0.35, from the heights in CORSIKA's event
+# headers. A nucleon of a nucleus travels on in a fragment to an interaction of its own, on average as deep as a
+# proton's.
 INTERACTION_LENGTH, INTERACTION_MASS_POWER = 55.0, 0.35
-# A muon of E_N / 10^l is born a further exponential of mean C l^p below. Fitted with <pT> and the hard share to E r at 1 TeV.
+# A muon of energy E_N / 10^l is born deeper by a further exponential with mean C l^p. Fitted together with <pT> and the
+# hard share to the distribution of E r at 1 TeV.
 CASCADE_LENGTH, CASCADE_POWER = 4.3, 2.15
 # Transverse momentum: pT exp(-2 pT / <pT>), where <pT> = 0.295 GeV (1 + 0.7 x^(1/6)) rises for leading particles (the
-# "seagull effect"), and for a few in a hundred the power law of hard scattering.
+# "seagull effect"). A few in a hundred follow the power law of hard scattering.
 MEAN_PT_GEV, PT_RISE, PT_RISE_POWER = 0.295, 0.7, 1 / 6
-HARD_SHARE, HARD_PT_GEV, HARD_POWER = 0.03, 1.0, 4.0  # P(>pT) = (pT / 1 GeV)^-4 for that share
-LEAST_RISE_M = 100.0  # No muon is born nearer above the surface.
+HARD_SHARE, HARD_PT_GEV, HARD_POWER = 0.03, 1.0, 4.0  # P(>pT) = (pT / 1 GeV)^-4 for this share
+LEAST_RISE_M = 100.0  # No muon is born closer to the surface.
 
 
 def mass_gev(mass_number: FloatArray) -> FloatArray:
-    """Mass of a nucleus: the proton's, or A atomic mass units (true to 0.2 %)."""
+    """Return the mass of a nucleus: the proton's, or A atomic mass units (exact to 0.2 %)."""
     return np.where(mass_number == 1, PROTON_MASS_GEV, ATOMIC_MASS_UNIT_GEV * mass_number)
 
 
 def mass_number(mass_gev: FloatArray) -> FloatArray:
-    """Nucleons in a nucleus of some mass."""
+    """Return the number of nucleons in a nucleus of this mass."""
     return np.round(mass_gev / ATOMIC_MASS_UNIT_GEV)
 
 
 def mean_yield(
     energy_gev: FloatArray, primary_gev: FloatArray, mass_number: FloatArray, cosine: FloatArray
 ) -> FloatArray:
-    """Mean number of muons above an energy at the surface, conventional and prompt.
+    """Return the mean number of conventional and prompt muons above an energy at the surface.
 
     Args:
-        energy_gev: threshold at the surface; the form holds from about 100 GeV up.
+        energy_gev: threshold at the surface; the formula holds above about 100 GeV.
         primary_gev: energy of the primary.
         mass_number: nucleons in the primary.
-        cosine: cosine of the zenith at the surface.
+        cosine: cosine of the zenith angle at the surface.
     """
     conventional = mean_conventional(energy_gev, primary_gev, mass_number, cosine)
     total: FloatArray = conventional + mean_prompt(energy_gev, primary_gev, mass_number)
@@ -84,7 +93,7 @@ def mean_yield(
 def mean_conventional(
     energy_gev: FloatArray, primary_gev: FloatArray, mass_number: FloatArray, cosine: FloatArray
 ) -> FloatArray:
-    """The muons of pions and kaons in `mean_yield`."""
+    """Return the part of `mean_yield` from pions and kaons."""
     nucleon_gev = primary_gev / mass_number
     decaying = CONVENTIONAL.scale_gev * mass_number / (nucleon_gev * effective_cosine(cosine))
     mean: FloatArray = decaying * np.exp(_log_shape(np.log(np.minimum(energy_gev / nucleon_gev, 1.0)), CONVENTIONAL))
@@ -92,32 +101,32 @@ def mean_conventional(
 
 
 def mean_prompt(energy_gev: FloatArray, primary_gev: FloatArray, mass_number: FloatArray) -> FloatArray:
-    """The muons of charm in `mean_yield`."""
+    """Return the part of `mean_yield` from charm."""
     log_x = np.log(np.minimum(energy_gev * mass_number / primary_gev, 1.0))
     mean: FloatArray = PROMPT.scale_gev * mass_number * np.exp(_log_shape(log_x, PROMPT))
     return mean
 
 
 def _log_shape(log_x: FloatArray, form: Yield) -> FloatArray:
-    with np.errstate(divide="ignore"):  # No muon has more than a nucleon's energy: log 0 at x = 1.
+    with np.errstate(divide="ignore"):  # log 0 at x = 1: no muon has more energy than a nucleon.
         log_shape: FloatArray = -form.p1 * log_x + form.p2 * np.log(-np.expm1(form.p3 * log_x))
     return log_shape
 
 
 def gamma_shape(mass_number: FloatArray) -> FloatArray:
-    """Shape k of the shower-wide factor on the multiplicity: Var N = mu + mu^2 / k."""
+    """Return the shape k of the gamma factor that all muons of a shower share: Var N = mu + mu^2 / k."""
     return GAMMA_SHAPE * mass_number**GAMMA_MASS_POWER
 
 
 @dataclass(frozen=True)
 class Showers:
-    """Showers at the surface and their muons, which are grouped by shower.
+    """Showers at the surface and their muons, grouped by shower.
 
     Attributes:
         counts: muons per shower, [showers].
         energy_gev: at the surface, [muons].
-        x_m, y_m: position across the axis, where it meets the surface, [muons].
-        angle_x, angle_y: the muon's angles to the axis: metres sideways per metre along, [muons].
+        x_m, y_m: position in the plane across the shower axis, at the point where the axis meets the surface, [muons].
+        angle_x, angle_y: angles to the axis, as metres sideways per metre along it, [muons].
     """
 
     counts: Int64[np.ndarray, " showers"]
@@ -137,13 +146,13 @@ def draw_showers(
     altitude_m: float,
     rng: np.random.Generator,
 ) -> Showers:
-    """Draw the muons above a threshold of some showers, at the surface.
+    """Draw the muons above a threshold of each shower, at the surface.
 
     Args:
         primary_gev: energies of the primaries, [showers].
         mass_number: nucleons of the primaries, [showers].
-        cosine: cosines of the zenith at the surface, [showers].
-        threshold_gev: least energy of a muon at the surface, [showers].
+        cosine: cosines of the zenith angle at the surface, [showers].
+        threshold_gev: lowest energy of a muon at the surface, [showers].
         altitude_m: altitude of the surface above sea level.
         rng: draws everything.
     """
@@ -165,7 +174,7 @@ def draw_showers(
 
 
 def _shower_factors(mass_number: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """What a shower's muons share: depth of the first interaction in g/cm^2, and the factor on their number, of mean 1."""
+    """Draw the depth of each shower's first interaction in g/cm^2, and a factor of mean 1 on its number of muons."""
     height, other = rng.standard_normal((2, len(mass_number)))
     normal = HEIGHT_CORRELATION * height + np.sqrt(1 - HEIGHT_CORRELATION**2) * other
     shape = gamma_shape(mass_number)
@@ -174,7 +183,7 @@ def _shower_factors(mass_number: FloatArray, rng: np.random.Generator) -> tuple[
 
 
 def _further_air(mass_number: FloatArray, log_x: FloatArray) -> FloatArray:
-    """Mean air, g/cm^2, between the shower's first interaction and the birth of a muon."""
+    """Return the mean amount of air in g/cm^2 between the first interaction and the birth of a muon."""
     own_interaction = INTERACTION_LENGTH * (1 - mass_number**-INTERACTION_MASS_POWER)
     further: FloatArray = own_interaction + CASCADE_LENGTH * (-log_x / np.log(10)) ** CASCADE_POWER
     return further
@@ -187,11 +196,11 @@ def _draw_pt_gev(log_x: FloatArray, rng: np.random.Generator) -> FloatArray:
     return np.where(rng.random(len(log_x)) < HARD_SHARE, hard, soft)
 
 
-_TABLE_STEP = 1 / 256  # In ln g; interpolation is then good to 1e-5 in ln x.
+_TABLE_STEP = 1 / 256  # In ln g; the interpolation is then exact to 1e-5 in ln x.
 
 
 class _InverseYield:
-    """ln x as a function of ln g, g being the yield's shape in x, tabulated for 1e-10 < x < 1 - 1e-8."""
+    """Tabulates ln x as a function of ln g, where g(x) is the shape of a yield, for 1e-10 < x < 1 - 1e-8."""
 
     def __init__(self, form: Yield) -> None:
         self.form = form
@@ -202,7 +211,7 @@ class _InverseYield:
         self.table = np.interp(grid, log_g[::-1], log_x[::-1])
 
     def __call__(self, log_least: FloatArray, log_survival: FloatArray) -> FloatArray:
-        """ln x at which the yield has fallen by `log_survival` from its value at `log_least`."""
+        """Return ln x at which ln g has changed by `log_survival` (negative) from its value at ln x = `log_least`."""
         at = (_log_shape(log_least, self.form) + log_survival - self.start) / _TABLE_STEP
         at = np.clip(at, 0, len(self.table) - 1.001)
         index = at.astype(np.int64)
@@ -217,7 +226,7 @@ _INVERSES = {form: _InverseYield(form) for form in (CONVENTIONAL, PROMPT)}
 def _draw_log_x(
     least_x: FloatArray, of_shower: np.ndarray, is_prompt: np.ndarray, rng: np.random.Generator
 ) -> FloatArray:
-    """ln x of each muon above its shower's least x, with the shower's tilt of the spectrum."""
+    """Draw ln x of each muon above the lowest x of its shower; the spectra of showers differ by a random tilt."""
     log_least = np.log(np.minimum(least_x, 1.0))[of_shower]
     tilt = rng.standard_gamma(TILT_SHAPE, len(least_x)) / TILT_SHAPE
     log_survival = -rng.standard_exponential(len(of_shower)) / tilt[of_shower]

@@ -1,7 +1,8 @@
-"""The built-in simulator: muon bundles in ice, conditional on the primary, from published parametrisations.
+"""Simulate data sets of muon bundles in ice from published parametrisations: the work of `crmuons simulate`.
 
-Events are drawn in blocks. A block is a function of the settings, the seed and its number alone, so any number of processes
-makes the same data set. docs/simulator.md describes the physics and its check against CORSIKA.
+Events are drawn in blocks. A block depends on the settings, the seed and its number alone, so any number of processes
+makes the same data set; ray_backend.simulate writes the files in Ray tasks. docs/simulator.md describes the physics and
+its check against CORSIKA.
 """
 
 import logging
@@ -23,23 +24,24 @@ logger = logging.getLogger(__name__)
 Counts = Int64[np.ndarray, " events"]
 Muons = Float32[np.ndarray, "muons 3"]
 
-SHOWERS_PER_BLOCK = 512  # Enough for numpy to be fast, and few enough that showers of 10^5 muons fit in memory.
+SHOWERS_PER_BLOCK = 512  # Enough for numpy to be fast; few enough for showers of 10^5 muons to fit in memory.
 BLOCKS_PER_FILE = 32
-FILES_IN_PROCESS = 20  # Starting Ray takes 5 to 10 s, in which one process writes about this many files.
+FILES_IN_PROCESS = 20  # One process writes about this many files in the 5 to 10 s that Ray takes to start.
 MASSES_GEV = tuple(round(float(mass), 6) for mass in shower.mass_gev(np.array([1, 4, 14, 27, 56])))  # p, He, N, Al, Fe
-LEAST_DEPTH_M = 500.0  # Above it, muons of less than 100 GeV arrive, for which the yield formula does not hold.
+LEAST_DEPTH_M = 500.0  # Muons below 100 GeV reach smaller depths, and the yield formula does not hold for them.
 
 
 @dataclass(frozen=True)
 class SimulationSettings:
-    """What is drawn.
+    """Settings of a simulation.
 
     Attributes:
-        energy_gev: range of the primaries' energies, drawn as E^-gamma.
-        gamma: the power of their spectrum; 1 gives every decade as many events, and 1.4 every decade a similar share of muons.
-        masses_gev: the primaries' masses, drawn with equal shares.
-        max_zenith_deg: cos zenith is uniform between this angle's and 1.
-        depth_range_m: vertical depths are drawn uniformly in this range, `depths_per_shower` of them.
+        energy_gev: range of the primaries' energies, drawn from E^-gamma.
+        gamma: power of the spectrum. With 1 every decade has the same number of events; with 1.4 a similar number of
+            muons.
+        masses_gev: masses of the primaries, drawn in equal shares.
+        max_zenith_deg: cos zenith is uniform between the cosine of this angle and 1.
+        depth_range_m: range in which `depths_per_shower` vertical depths are drawn uniformly.
         depths_per_shower: number of depths at which each shower is recorded.
         depths_m: vertical depths at which every shower is recorded, instead of drawn ones.
         threshold_gev: muons that keep less than this at a depth are lost there.
@@ -68,13 +70,13 @@ class SimulationSettings:
         for depth in (*self.depth_range_m, *self.depths_m):
             _require(
                 LEAST_DEPTH_M <= depth <= 1e5,
-                f"vertical depth {depth:g} m: wanted {LEAST_DEPTH_M:g} m or more (above, muons below 100 GeV arrive, "
-                "for which the yield formula does not hold)" + ("; is it in kilometres?" if depth < 10 else ""),
+                f"vertical depth {depth:g} m: wanted {LEAST_DEPTH_M:g} m or more (muons below 100 GeV reach smaller depths, "
+                "and the yield formula does not hold for them)" + ("; is it in kilometres?" if depth < 10 else ""),
             )
 
     @property
     def rows_per_shower(self) -> int:
-        """Depths, thus rows of the contract, per shower."""
+        """Return the number of depths, and so of rows, for each shower."""
         return len(self.depths_m) or self.depths_per_shower
 
 
@@ -84,7 +86,7 @@ def _require(holds: bool, message: str) -> None:
 
 
 def draw_block(settings: SimulationSettings, seed: int, block: int) -> EventArrays:
-    """Draw the events of one block: SHOWERS_PER_BLOCK showers, each at all its depths, neighbours in order of depth."""
+    """Draw the events of one block: SHOWERS_PER_BLOCK showers, each at all its depths, in order of depth."""
     rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence((seed, block))))
     energy, mass, zenith, vertical = _draw_primaries(settings, rng)
     cosine = np.cos(zenith)
@@ -106,7 +108,7 @@ def draw_block(settings: SimulationSettings, seed: int, block: int) -> EventArra
 def _draw_primaries(
     settings: SimulationSettings, rng: np.random.Generator
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Energies, masses and zeniths of a block's primaries, rounded to what the contract keeps, and vertical depths."""
+    """Draw energies, masses and zeniths of a block's primaries, rounded to float32 like the files, and their depths."""
     num = SHOWERS_PER_BLOCK
     energy = _draw_power_law(*settings.energy_gev, settings.gamma, rng.random(num))
     mass = rng.choice(np.array(settings.masses_gev), num)
@@ -121,7 +123,7 @@ def _draw_primaries(
 
 
 def _draw_power_law(low: float, high: float, gamma: float, uniform: FloatArray) -> FloatArray:
-    """Quantiles of E^-gamma between two energies."""
+    """Return quantiles of E^-gamma between two energies."""
     if gamma == 1:
         return np.asarray(low * np.exp(uniform * np.log(high / low)))
     power = 1 - gamma
@@ -132,24 +134,25 @@ def _draw_power_law(low: float, high: float, gamma: float, uniform: FloatArray) 
 def follow(
     surface: shower.Showers, slant_m: FloatArray, water_m: FloatArray, threshold_gev: float, rng: np.random.Generator
 ) -> tuple[Counts, Muons]:
-    """Follow muons from the surface to one depth after the other.
+    """Propagate muons from the surface to one depth after the other.
 
     Args:
         surface: the showers' muons.
-        slant_m: depths along the track, rising, [showers, depths].
+        slant_m: depths along the track, in rising order, [showers, depths].
         water_m: the same in metres of water, [showers, depths].
         threshold_gev: a muon with less energy at a depth is lost there and below.
-        rng: draws the losses.
+        rng: draws the energy losses.
 
     Returns:
-        Muons per event, [showers * depths], and the muons of all events in that order, [muons, 3] as in the contract.
+        The number of muons of each event, [showers * depths], and the muons of all events in this order, [muons, 3]
+        with the columns of the contract.
     """
     num_showers, num_depths = slant_m.shape
     of_shower = np.repeat(np.arange(num_showers), surface.counts)
     state = np.stack([surface.energy_gev, surface.x_m, surface.y_m, surface.angle_x, surface.angle_y])
     passed_m, passed_water = np.zeros(num_showers), np.zeros(num_showers)
     events: list[np.ndarray] = []
-    found: list[np.ndarray] = []
+    muons: list[np.ndarray] = []
     for depth in range(num_depths):
         step, step_water = slant_m[:, depth] - passed_m, water_m[:, depth] - passed_water
         passed_m, passed_water = slant_m[:, depth], water_m[:, depth]
@@ -159,20 +162,20 @@ def follow(
         state[0] = energy[alive]
         state[1:3] += state[3:5] * step[of_shower]
         events.append(of_shower * num_depths + depth)
-        found.append(state[:3].T.astype(np.float32))
+        muons.append(state[:3].T.astype(np.float32))
     event = np.concatenate(events)
     counts = np.bincount(event, minlength=num_showers * num_depths)
-    return counts, np.concatenate(found)[np.argsort(event, kind="stable")]
+    return counts, np.concatenate(muons)[np.argsort(event, kind="stable")]
 
 
 def num_files(num_events: int, settings: SimulationSettings) -> int:
-    """Files that hold this many events."""
+    """Return the number of files that hold this many events."""
     per_file = BLOCKS_PER_FILE * SHOWERS_PER_BLOCK * settings.rows_per_shower
     return -(-num_events // per_file)
 
 
 def write_file(out: Path, settings: SimulationSettings, seed: int, num_events: int, number: int) -> int:
-    """Draw and write one file of a data set of `num_events` events; return how many of them it holds."""
+    """Draw and write file `number` of a data set of `num_events` events; return how many events it holds."""
     rows_per_block = SHOWERS_PER_BLOCK * settings.rows_per_shower
     first = number * BLOCKS_PER_FILE
     last = min(first + BLOCKS_PER_FILE, -(-num_events // rows_per_block))
@@ -186,7 +189,7 @@ def simulate(settings: SimulationSettings, *, num_events: int, out: Path, seed: 
     """Write a data set of events, in this process.
 
     Raises:
-        ValueError: for no events, a negative seed, or a directory that already holds something.
+        ValueError: if `num_events` is 0, the seed is negative, or the directory is not empty.
     """
     make_output_directory(out, num_events, seed)
     with progress(num_events, unit="events", what="simulate") as bar:
@@ -195,10 +198,10 @@ def simulate(settings: SimulationSettings, *, num_events: int, out: Path, seed: 
 
 
 def make_output_directory(out: Path, num_events: int, seed: int) -> None:
-    """Check what is asked for, and make the output directory.
+    """Check the request, and make the output directory.
 
     Raises:
-        ValueError: for no events, a negative seed, or a directory that already holds something.
+        ValueError: if `num_events` is 0, the seed is negative, or the directory is not empty.
     """
     _require(num_events >= 1, f"--events {num_events}: wanted at least 1")
     _require(seed >= 0, f"--seed {seed}: wanted 0 or more")
@@ -209,9 +212,7 @@ def make_new_directory(out: Path) -> None:
     """Make a directory for a data set.
 
     Raises:
-        ValueError: if it exists and holds something.
+        ValueError: if it exists and is not empty.
     """
     out.mkdir(parents=True, exist_ok=True)
-    _require(
-        not any(out.iterdir()), f"{out} is not empty: name a new directory with --out, or remove what the old one holds"
-    )
+    _require(not any(out.iterdir()), f"{out} is not empty: name a new directory with --out, or empty this one")

@@ -122,7 +122,7 @@ class TrainingLoop:
         stop = distributed.rank() == 0 and self.hooks.should_stop()
         seconds, stopping = distributed.from_rank_zero([seconds, float(stop)], self.trainer.device)
         self.progress.seconds += seconds
-        ours = torch.tensor([events, muons, waited, *astuple(self.stream.tally)], dtype=torch.float64)
+        ours = torch.tensor([events, muons, waited, *astuple(self.stream.read_counts)], dtype=torch.float64)
         events, muons, waited, *tally = distributed.gather(ours.to(self.trainer.device)).sum(0).tolist()  # device sync
         self.stream.check(ReadCounts(*map(int, tally)))  # Of all ranks together.
         metrics |= {f"data/{name}": value for name, value in zip(asdict(ReadCounts()), tally, strict=True)}
@@ -152,7 +152,7 @@ class TrainingLoop:
     def _save(self, *, best: bool) -> Path:
         """Save everything that resume needs: rank 0 writes, and tells where each rank is in the data."""
         step, stream = self.trainer.num_steps, self.stream
-        ours = torch.tensor([*stream.position, *astuple(stream.tally)], device=self.trainer.device)
+        ours = torch.tensor([*stream.position, *astuple(stream.read_counts)], device=self.trainer.device)
         positions = distributed.gather(ours).tolist()  # device sync
         if distributed.rank() == 0:
             training = {

@@ -167,7 +167,7 @@ def _stream(
 ) -> loader.Loader[TrainingBatch]:
     """The rank's batches, from where a checkpoint left off; ranks may have become more or fewer since."""
     files = run.load_files()
-    units, segment_bytes = shards.units_and_segment_bytes(files, settings.data.shuffle_bytes)
+    units, segment_bytes = shards.slices_and_segment_bytes(files, settings.data.shuffle_bytes)
     rank, world = distributed.rank(), distributed.world_size()
     if state is None:
         reading = sampler.ReadPlan(tuple(units), settings.run.seed, segment_bytes, world)
@@ -188,7 +188,7 @@ def _stream(
         reading,
         rank,
         position=positions[rank],
-        tally=tally,
+        read_counts=tally,
         selection=selection,
         data=settings.data,
         events_per_batch=settings.train.events_per_worker,

@@ -1,6 +1,9 @@
-"""`crmuons prepare`: raw files to a prepared data set, which is whole once its manifest is there.
+"""Build a prepared data set from raw files: the work of `crmuons prepare`.
 
-The same command goes on from what is done, finds that there is nothing left to do, or says how its directory was made otherwise.
+One driver process claims the output directory, starts the tasks of the two shuffle phases (prepare.shuffle) in itself
+or on a Ray cluster, and writes the manifest at the end. The data set exists once its manifest does. Running the same
+command again continues with what is missing, finds nothing left to do, or reports how the directory was made
+differently.
 """
 
 import json
@@ -27,9 +30,9 @@ from crmuons.storage.files import File
 
 logger = logging.getLogger(__name__)
 
-GROUP_BYTES = 32 * 2**20  # Of raw files that one task reads: it takes about ten times as much memory.
-GROUPS_IN_PROCESS = 8  # Starting Ray takes as long as one core needs for about so many.
-FEATURE_EVENTS = 100_000  # Events on which the features are fitted, as before a run.
+GROUP_BYTES = 32 * 2**20  # Of raw files that one task reads; the task takes about ten times as much memory.
+GROUPS_IN_PROCESS = 8  # One core reads about this many groups in the time that Ray takes to start.
+FEATURE_EVENTS = 100_000  # Events on which the features are fitted; a run on raw files takes as many.
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -37,183 +40,193 @@ Fit = Callable[[EventArrays], bytes]
 
 
 class TaskRunner(Protocol):
-    """Does jobs, somewhere, and gives the results in any order."""
+    """Runs a function on each of some tasks, anywhere, and yields the results in any order."""
 
     def __call__(self, do: Callable[[Task], Result], jobs: Sequence[Task]) -> Iterable[Result]: ...
 
 
 def run_locally(do: Callable[[Task], Result], jobs: Sequence[Task]) -> Iterator[Result]:
-    """Do jobs in this process, one after the other."""
+    """Run the tasks in this process, one after the other."""
     return map(do, jobs)
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is to be prepared, claimed in its directory."""
+    """A preparation whose output directory is claimed.
 
-    work: ShufflePlan
+    Attributes:
+        plan: what all tasks of the shuffle need.
+        files: the raw files.
+        groups: the slices that each task of the first phase reads.
+    """
+
+    plan: ShufflePlan
     files: tuple[File, ...]
     groups: tuple[tuple[FileSlice, ...], ...]
 
     @property
     def is_large(self) -> bool:
-        """Whether a cluster is done sooner than this process."""
+        """Return whether a cluster would finish sooner than this process."""
         return len(self.groups) > GROUPS_IN_PROCESS
 
 
 def claim_dataset(out: Path, urls: Sequence[str], settings: PrepareSettings) -> Preparation:
-    """List the files, and claim a directory, or find what was begun or finished in it.
+    """List the raw files and claim the output directory, or find what was begun or finished in it.
 
     Raises:
         FileNotFoundError: if there is nothing to read.
         ValueError: if the directory holds other things, or was made from other files or with other settings.
     """
     _check_apart(out, urls)
-    found = event_files(urls)
-    if shards := [file.url for file in found if is_shard(file)]:
-        msg = f"{shards[0]} is prepared already; give the raw files that it was made from"
+    raw_files = event_files(urls)
+    if shards := [file.url for file in raw_files if is_shard(file)]:
+        msg = f"{shards[0]} is already prepared; name the raw files that it was made from"
         raise ValueError(msg)
-    request = {"settings": asdict(settings), "files": [[file.url, file.size, _changed(file)] for file in found]}
+    request = {
+        "settings": asdict(settings),
+        "files": [[file.url, file.size, _modified_ns(file)] for file in raw_files],
+    }
     claim = out / CLAIM
     if claim.is_file():
         _check_same(claim, request)
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        msg = f"{out} is not a directory of `crmuons prepare`, and holds something; name a new directory with --out"
+        msg = f"{out} is not empty and was not made by `crmuons prepare`; name a new directory with --out"
         raise ValueError(msg)
     else:
         out.mkdir(parents=True, exist_ok=True)
         write_text(claim, json.dumps(request, indent=1))
-    groups = tuple(_groups(found))
-    targets = shuffle.shard_specs(settings, sum(file.size for file in found))
-    return Preparation(ShufflePlan(out, settings, len(groups), targets), tuple(found), groups)
+    groups = tuple(_groups(raw_files))
+    shard_specs = shuffle.shard_specs(settings, sum(file.size for file in raw_files))
+    return Preparation(ShufflePlan(out, settings, len(groups), shard_specs), tuple(raw_files), groups)
 
 
 def prepare_dataset(
-    preparation: Preparation, fit: Fit, each: TaskRunner = run_locally, max_quarantined_share: float = 0.01
+    preparation: Preparation, fit: Fit, run_tasks: TaskRunner = run_locally, max_quarantined_share: float = 0.01
 ) -> Manifest:
-    """Make what is not there yet.
+    """Make the parts of the data set that are missing.
 
     Args:
-        preparation: see `begin`.
-        fit: fits the features to training events; returns the content of their file.
-        each: does the tasks; here, or ray_backend.tasks.each on a cluster.
-        max_quarantined_share: of all rows.
+        preparation: see `claim_dataset`.
+        fit: fits the features to training events, and returns the content of the feature file.
+        run_tasks: runs the tasks: here, or ray_backend.tasks.run_tasks on a cluster.
+        max_quarantined_share: limit on the share of rows that cannot be used.
 
     Raises:
-        ValueError: if a file is not one of events, or more rows cannot be used.
-        OSError: if something cannot be written. What is finished is kept.
+        ValueError: if a file does not hold events, or too many rows cannot be used.
+        OSError: if something cannot be written. Finished parts are kept.
     """
-    work = preparation.work
-    if (work.out / MANIFEST).is_file():
-        logger.info("%s is prepared already; nothing is done", work.out)
-        shutil.rmtree(work.out / SCRATCH, ignore_errors=True)
-        return Manifest.read(str(work.out))
+    plan = preparation.plan
+    if (plan.out / MANIFEST).is_file():
+        logger.info("%s is already prepared; nothing to do", plan.out)
+        shutil.rmtree(plan.out / SCRATCH, ignore_errors=True)
+        return Manifest.read(str(plan.out))
     for folder in (SCRATCH, *SPLITS):
-        (work.out / folder).mkdir(exist_ok=True)
-    tally = _scatter(preparation, each, max_quarantined_share)
-    with progress(len(work.targets), unit="shards", what="shuffle") as bar:
+        (plan.out / folder).mkdir(exist_ok=True)
+    read_counts = _scatter(preparation, run_tasks, max_quarantined_share)
+    with progress(len(plan.shards), unit="shards", what="shuffle") as bar:
         shards = []
-        for shard in each(partial(shuffle.gather, work), work.targets):
+        for shard in run_tasks(partial(shuffle.gather, plan), plan.shards):
             shards.append(shard)
             bar.update(1)
-    return _finish(preparation, fit, tally, sorted(shards, key=lambda shard: shard.file))
+    return _finish(preparation, fit, read_counts, sorted(shards, key=lambda shard: shard.file))
 
 
-def _scatter(preparation: Preparation, each: TaskRunner, max_quarantined_share: float) -> ReadCounts:
-    limit = QuarantineLimit(max_quarantined_share, sum(unit.size for group in preparation.groups for unit in group))
-    tally = ReadCounts()
+def _scatter(preparation: Preparation, run_tasks: TaskRunner, max_quarantined_share: float) -> ReadCounts:
+    """Run the first phase, and return the counts of all rows."""
+    group_bytes = [sum(part.size for part in group) for group in preparation.groups]
+    limit = QuarantineLimit(max_quarantined_share, sum(group_bytes))
+    total = ReadCounts()
     with progress(None, unit="rows", what="read") as bar:
-        jobs = list(enumerate(preparation.groups))
-        for group, read in each(partial(_scatter_one, preparation.work), jobs):
-            tally += read
-            limit.count(read.rows, sum(unit.size for unit in preparation.groups[group]))
-            bar.update(read.rows)
-            if limit.is_exceeded(tally):
+        tasks = list(enumerate(preparation.groups))
+        for group, read_counts in run_tasks(partial(_scatter_one, preparation.plan), tasks):
+            total += read_counts
+            limit.count(read_counts.rows, group_bytes[group])
+            bar.update(read_counts.rows)
+            if limit.is_exceeded(total):
                 msg = (
-                    f"{tally.quarantined} of the first {tally.rows} rows read cannot be used, more than --max-quarantined-share "
-                    f"{max_quarantined_share:g} of all rows; they are in {preparation.work.out / QUARANTINE} with the reasons. "
-                    "A larger share goes on from what is done"
+                    f"{total.quarantined} of the first {total.rows} rows read cannot be used, more than "
+                    f"--max-quarantined-share {max_quarantined_share:g} of all rows; the rows and the reasons are in "
+                    f"{preparation.plan.out / QUARANTINE}. With a larger share, the command continues from here"
                 )
                 raise ValueError(msg)
-    return tally
+    return total
 
 
-def _scatter_one(work: ShufflePlan, job: tuple[int, Sequence[FileSlice]]) -> tuple[int, ReadCounts]:
-    return job[0], shuffle.scatter(work, job)
+def _scatter_one(plan: ShufflePlan, task: tuple[int, Sequence[FileSlice]]) -> tuple[int, ReadCounts]:
+    return task[0], shuffle.scatter(plan, task)
 
 
-def _finish(preparation: Preparation, fit: Fit, tally: ReadCounts, shards: list[PreparedShard]) -> Manifest:
-    """Fit the features, write the manifest, remove what only the making needed."""
-    work = preparation.work
-    events = _first_training_events(work.out, shards)
-    unfinished = work.out / SCRATCH / FEATURES
-    unfinished.write_bytes(fit(events))
-    unfinished.replace(work.out / FEATURES)
+def _finish(preparation: Preparation, fit: Fit, read_counts: ReadCounts, shards: list[PreparedShard]) -> Manifest:
+    """Fit the features, write the manifest, and remove the intermediate files."""
+    plan = preparation.plan
+    events = _first_training_events(plan.out, shards)
+    partial_file = plan.out / SCRATCH / FEATURES
+    partial_file.write_bytes(fit(events))
+    partial_file.replace(plan.out / FEATURES)
     sources = [(file.url, file.size) for file in preparation.files]
-    settings = asdict(work.settings)
-    manifest = Manifest(shards, tally.rows, tally.quarantined, settings, sources, provenance.code_tags())
-    write_text(work.out / MANIFEST, manifest.to_json())
-    shutil.rmtree(work.out / SCRATCH)
+    settings = asdict(plan.settings)
+    manifest = Manifest(shards, read_counts.rows, read_counts.quarantined, settings, sources, provenance.code_tags())
+    write_text(plan.out / MANIFEST, manifest.to_json())
+    shutil.rmtree(plan.out / SCRATCH)
     return manifest
 
 
 def _first_training_events(out: Path, shards: list[PreparedShard]) -> EventArrays:
-    """Some of the shuffled training events."""
+    """Read up to FEATURE_EVENTS of the training events; they are in random order already."""
     parts: list[EventArrays] = []
     for shard in (shard for shard in shards if shard.file.startswith("train/")):
-        wanted = FEATURE_EVENTS - sum(len(part.counts) for part in parts)
-        if wanted > 0:
-            pieces, _ = read_shard_rows(FileSlice(File(str(out / shard.file), shard.size), 0, 1))
-            parts.append(slice_events(concat(pieces), 0, wanted))
+        missing = FEATURE_EVENTS - sum(len(part.counts) for part in parts)
+        if missing > 0:
+            batches, _ = read_shard_rows(FileSlice(File(str(out / shard.file), shard.size), 0, 1))
+            parts.append(slice_events(concat(batches), 0, missing))
     return concat(parts)
 
 
 def _check_apart(out: Path, urls: Sequence[str]) -> None:
-    """The next listing of the data would find what was written among them."""
+    """Refuse an output directory among the raw data: the next listing of the data would find the shards."""
     for url in urls:
         if "://" not in url and out.is_relative_to(Path(url).absolute()):
-            msg = f"{out} lies in {url}, which holds the data; name a directory beside it with --out"
+            msg = f"{out} lies inside the data directory {url}; name a directory outside it with --out"
             raise ValueError(msg)
 
 
-def _groups(found: list[File]) -> Iterator[tuple[FileSlice, ...]]:
-    """Units that one task reads, in the order of the files."""
+def _groups(raw_files: list[File]) -> Iterator[tuple[FileSlice, ...]]:
+    """Yield the slices that one task reads, in the order of the files."""
     group: list[FileSlice] = []
-    for unit in cut_files(found):
-        group.append(unit)
-        if sum(each.size for each in group) >= GROUP_BYTES:
+    for file_slice in cut_files(raw_files):
+        group.append(file_slice)
+        if sum(part.size for part in group) >= GROUP_BYTES:
             yield tuple(group)
             group = []
     if group:
         yield tuple(group)
 
 
-def _changed(file: File) -> int | None:
-    """When a local file was changed last, in ns; files elsewhere are told apart by their sizes alone."""
+def _modified_ns(file: File) -> int | None:
+    """Return the time of a local file's last change; None for a remote file, for which only the size is compared."""
     return None if "://" in file.url else Path(file.url).stat().st_mtime_ns
 
 
 def _check_same(claim: Path, request: dict[str, Any]) -> None:
+    """Refuse a directory that was claimed with other settings or for other files."""
     try:
-        before = json.loads(claim.read_text())
-        settings, sources = before["settings"], {url: rest for url, *rest in before["files"]}
+        previous = json.loads(claim.read_text())
+        settings, sources = previous["settings"], {url: rest for url, *rest in previous["files"]}
     except (ValueError, KeyError, TypeError) as error:
         msg = f"{claim} is damaged ({error}); remove {claim.parent}, or name another directory with --out"
         raise ValueError(msg) from error
-    now = {url: rest for url, *rest in request["files"]}
-    differing = differences(settings, request["settings"])
-    for what, urls in (
-        ("new", now.keys() - sources.keys()),
-        ("gone", sources.keys() - now.keys()),
-        ("changed", {url for url in now.keys() & sources.keys() if now[url] != sources[url]}),
+    current = {url: rest for url, *rest in request["files"]}
+    changes = differences(settings, request["settings"])
+    for change, urls in (
+        ("new", current.keys() - sources.keys()),
+        ("missing", sources.keys() - current.keys()),
+        ("changed", {url for url in current.keys() & sources.keys() if current[url] != sources[url]}),
     ):
         if urls:
-            differing.append(
-                f"{len(urls)} of the files {'is' if len(urls) == 1 else 'are'} {what}, {min(urls)} the first"
-            )
-    if differing:
+            changes.append(f"{len(urls)} {change} {'file' if len(urls) == 1 else 'files'}, the first is {min(urls)}")
+    if changes:
         msg = (
-            f"{claim.parent} was prepared otherwise: {'; '.join(differing)}. Name another directory with --out, or remove "
-            "this one"
+            f"{claim.parent} was prepared from other files or with other settings: {'; '.join(changes)}. Name "
+            "another directory with --out, or remove this one"
         )
         raise ValueError(msg)

@@ -596,6 +596,5 @@ def test_the_command_shows_where_to_confirm_and_keeps_the_login(
 
 def test_the_command_without_urls_says_what_to_give(fed: Federation, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["login"]) == 1
-    assert (
-        capsys.readouterr().err == "crmuons login: name the pelican:// URLs to read, or those to write with --write\n"
-    )
+    message = "no pelican:// URL given; name the URLs to read, or the URLs to write after --write"
+    assert capsys.readouterr().err == f"crmuons login: {message}\n"

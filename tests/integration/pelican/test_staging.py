@@ -261,7 +261,7 @@ def test_a_directory_that_cannot_be_written_is_said_at_the_start(
 def test_read_tasks_of_two_ranks_download_each_file_once(fed: Federation, tmp_path: Path) -> None:
     listed = files.list_files(fed.url("/public/sim/*/*.parquet"))
     reading = ReadPlan(tuple(cut_files(listed)), seed=0, segment_bytes=2**20, world=2)
-    items = [list(islice(reading.items(rank), 8)) for rank in range(2)]  # Two epochs of eight segments.
+    items = [list(islice(reading.segments_of_rank(rank), 8)) for rank in range(2)]  # Two epochs of eight segments.
     place = Staging(CacheDir(tmp_path / "staged", 10**9, 1000), files_ahead=4, began=time.time())
     staged = [Selection(staging=place.of_run(listed, (), tmp_path, f"rank-{rank}")) for rank in range(2)]
     with cluster.cluster(num_cpus=2), concurrent.futures.ThreadPoolExecutor(2) as pool:

@@ -48,7 +48,7 @@ def events_of(pieces: Iterator[reader.ReadResult]) -> list[bytes]:
 def items_of(path: Path, number: int) -> list[sampler.Segment]:
     file = manifest.event_files(str(path))[0]
     reading = ReadPlan(tuple(FileSlice(file, part, 16) for part in range(16)), 3, file.size // 8, 1)
-    return list(islice(reading.items(0), number))
+    return list(islice(reading.segments_of_rank(0), number))
 
 
 def test_executions_follow_each_other_and_give_the_items_in_order(bench: Bench, cluster: None, monkeypatch) -> None:
@@ -117,8 +117,8 @@ def test_a_job_that_fails_raises_its_own_error(bench: Bench, cluster: None, tmp_
 PREPARE = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from crmuons import prepare, shuffling
-prepare.GROUP_BYTES, prepare.GROUPS_IN_PROCESS, shuffling.SHARD_BYTES = 1, 99, 100_000
+from crmuons.data.prepare import build, shuffle
+build.GROUP_BYTES, build.GROUPS_IN_PROCESS, shuffle.SHARD_BYTES = 1, 99, 100_000
 
 def die_at(stage):  # From within: who looks from outside may look too late.
     while not list(Path(sys.argv[1]).glob(stage)):

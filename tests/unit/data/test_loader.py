@@ -109,10 +109,10 @@ def epoch_sizes(reading, world):
     """How many events each rank reads in the first and in the second epoch, from the plan and the files alone."""
     sizes = [[0, 0] for _ in range(world)]
     for rank in range(world):
-        for item in reading.items(rank):
+        for item in reading.segments_of_rank(rank):
             if item.epoch > 1:
                 break
-            rows = sum(len(reader.read_slice(unit, Selection())[0].counts) for unit in item.units)
+            rows = sum(len(reader.read_slice(unit, Selection())[0].counts) for unit in item.slices)
             sizes[rank][item.epoch] += rows
     return sizes
 
@@ -166,15 +166,15 @@ def test_the_continuation_from_every_position_is_the_same_to_the_bit(files, stre
     stream, batches, marks = streams(files, **given), [], []
     for batch in islice(stream, 30):
         batches.append(batch)
-        marks.append((stream.position, stream.tally))
+        marks.append((stream.position, stream.read_counts))
     for done in (1, 2, 3, 7, 12, 13, 20, 29):
         position, tally = marks[done - 1]
-        again = streams(files, position=position, tally=tally, **given)
+        again = streams(files, position=position, read_counts=tally, **given)
         for batch, mark in zip(batches[done:], marks[done:], strict=True):
             repeated = next(again)
             for name in ("ids", "primaries", "counts", "muons"):
                 np.testing.assert_array_equal(getattr(repeated, name), getattr(batch, name))
-            assert (again.position, again.tally) == mark
+            assert (again.position, again.read_counts) == mark
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 2), (2, 5)])
@@ -183,18 +183,18 @@ def test_no_event_is_lost_or_repeated_where_the_number_of_ranks_changes(files, s
     seen = [
         number for rank, stream in enumerate(first) for batch in islice(stream, 2 + rank) for number in numbers(batch)
     ]
-    tallies = [stream.tally for stream in first]
+    tallies = [stream.read_counts for stream in first]
     reading, positions = first[0].plan.continued(after, [stream.position for stream in first])
     left = 200 * reading.base_epoch - len(seen)
     for rank, position in enumerate(positions):
         stream = streams(files, rank, reading=reading, position=position)
         mine = sum(
-            sum(len(reader.read_slice(unit, Selection())[0].counts) for unit in item.units) - item.start
-            for item in islice(reading.items(rank), len(reading.backlog[rank::after]))
+            sum(len(reader.read_slice(unit, Selection())[0].counts) for unit in item.slices) - item.start
+            for item in islice(reading.segments_of_rank(rank), len(reading.backlog[rank::after]))
         )
         seen += read_epoch(stream, mine)[:mine]
         left -= mine
-        tallies.append(stream.tally)
+        tallies.append(stream.read_counts)
     assert left == 0
     assert Counter(seen) == Counter([*range(200)] * reading.base_epoch)  # Of the epochs begun.
 
@@ -206,7 +206,7 @@ def test_the_tally_holds_what_was_read_up_to_the_batch_given_last(tmp_path, stre
     rows = []
     for _ in range(6):
         next(stream)
-        rows.append(stream.tally.rows)
+        rows.append(stream.read_counts.rows)
     assert rows == [32, 32, 64, 64, 96, 96]
 
 
@@ -242,7 +242,7 @@ def test_one_bad_file_read_early_does_not_stop_a_run_that_is_fine_on_the_whole(t
     write_toy(first.file.url, bad)
     stream = streams(made, 0, world, max_quarantined_share=0.15, reading=reading)  # An eighth is bad: 0.125.
     read_epoch(stream, 300)
-    assert stream.tally.quarantined >= 32
+    assert stream.read_counts.quarantined >= 32
     with pytest.raises(ValueError, match=r"60 of 256 rows cannot be used"):
         stream.check(ReadCounts(256, 60))  # Of all ranks together: 0.23.
 
@@ -286,5 +286,5 @@ def test_every_rank_counts_its_own_rows(files, streams):
         reading = stream.plan
         mine = epoch_sizes(reading, 2)[rank][0]
         read_epoch(stream, mine)
-        total += stream.tally
+        total += stream.read_counts
     assert total == ReadCounts(rows=200)

@@ -20,7 +20,7 @@ from crmuons.data.prepare import build, shuffle
 from crmuons.data.prepare.shuffle import PrepareSettings
 from crmuons.data.sampler import FileSlice, ReadPlan
 from crmuons.data.selection import Selection, training_selection
-from crmuons.data.shards import MAPPED_BYTES, is_mapped, units_and_segment_bytes
+from crmuons.data.shards import MAPPED_BYTES, is_mapped, slices_and_segment_bytes
 from crmuons.models.features import Features, fit_to_file
 from crmuons.storage.files import File, list_files
 from crmuons.training import setup
@@ -194,9 +194,7 @@ def test_what_was_interrupted_goes_on_and_keeps_what_is_finished(raw, done, tmp_
     with pytest.raises(KilledError):
         build.prepare_dataset(begun, fit_to_file, some)
     (tmp_path / "set" / ".scatter" / ".group-00000.arrow.partial").write_bytes(b"half")
-    with pytest.raises(
-        ValueError, match=r"set is not prepared to its end; the `crmuons prepare` that made it, once more"
-    ):
+    with pytest.raises(ValueError, match=r"set is not fully prepared; run the same `crmuons prepare` again"):
         event_files(str(tmp_path / "set"))
     finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").rglob("*.arrow") if path.name[0] != "."}
     made = {}
@@ -220,7 +218,7 @@ def test_a_shard_without_its_note_is_made_again(raw, done, tmp_path):
     def without_notes(do, jobs):
         results = [do(job) for job in jobs]
         if do.func is shuffle.gather:
-            begun.work.note(begun.work.targets[0]).unlink()
+            begun.plan.receipt(begun.plan.shards[0]).unlink()
             raise KilledError
         return results
 
@@ -233,34 +231,32 @@ def test_a_shard_without_its_note_is_made_again(raw, done, tmp_path):
 def test_other_settings_or_files_are_named(raw, tmp_path):
     shutil.copytree(raw, tmp_path / "raw")
     make(tmp_path / "raw", tmp_path / "set")
-    with pytest.raises(
-        ValueError, match=r"set was prepared otherwise: test_share was 0.1, is 0.3; seed was 0, is 5\. Name"
-    ):
+    with pytest.raises(ValueError, match=r"set was prepared .*: test_share was 0.1, is 0.3; seed was 0, is 5\. Name"):
         make(tmp_path / "raw", tmp_path / "set", seed=5, test_share=0.3)
     path = tmp_path / "raw" / "2" / "events.parquet"
     path.write_bytes(path.read_bytes())  # As large as before.
-    with pytest.raises(ValueError, match=r"1 of the files is changed, .*2/events\.parquet the first"):
+    with pytest.raises(ValueError, match=r"1 changed file, the first is .*2/events\.parquet"):
         make(tmp_path / "raw", tmp_path / "set")
     path.rename(tmp_path / "raw" / "new.parquet")
-    with pytest.raises(ValueError, match=r"1 of the files is new, .*new\.parquet the first; 1 of the files is gone"):
+    with pytest.raises(ValueError, match=r"1 new file, the first is .*new\.parquet; 1 missing file"):
         make(tmp_path / "raw", tmp_path / "set")
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"taken is not a directory of `crmuons prepare`, and holds something"):
+    with pytest.raises(ValueError, match=r"taken is not empty and was not made by `crmuons prepare`"):
         make(tmp_path / "raw", tmp_path / "taken")
 
 
 def test_what_cannot_be_prepared_is_said_before_anything_is_written(raw, done, tmp_path):
-    with pytest.raises(ValueError, match=r"shard-00000\.arrow is prepared already; give the raw files"):
+    with pytest.raises(ValueError, match=r"shard-00000\.arrow is already prepared; name the raw files"):
         make(done, tmp_path / "set")
-    with pytest.raises(ValueError, match=r"ready lies in .*, which holds the data; name a directory beside it"):
+    with pytest.raises(ValueError, match=r"ready lies inside the data directory .*; name a directory outside it"):
         make(raw, raw / "ready")
     for shares in ({"validation_share": 0.6, "test_share": 0.4}, {"test_share": -0.1}):
         with pytest.raises(
-            ValueError, match=r"leave nothing to train on; both are at least 0, and less than 1 together"
+            ValueError, match=r"leave nothing to train on; each must be at least 0, and their sum less than 1"
         ):
             make(raw, tmp_path / "set", **shares)
-    with pytest.raises(ValueError, match=r"the seed is -1; it is at least 0"):
+    with pytest.raises(ValueError, match=r"the seed is -1; it must be at least 0"):
         make(raw, tmp_path / "set", seed=-1)
     assert not (tmp_path / "set").exists()
 
@@ -330,17 +326,17 @@ def test_a_missing_a_shortened_and_a_foreign_shard_are_named(done, tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
     with pytest.raises(
-        ValueError, match=rf"shard-00001\.arrow has {len(whole) - 100} bytes, and was written with {len(whole)}"
+        ValueError, match=rf"shard-00001\.arrow has {len(whole) - 100} bytes, but was written with {len(whole)}"
     ):
         event_files(str(copy))
     with pytest.raises(ValueError, match=r"shard-00001\.arrow is not a shard of a prepared data set, or is damaged"):
         read_all(path)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"shard-00001\.arrow is missing, and the manifest names it"):
+    with pytest.raises(FileNotFoundError, match=r"shard-00001\.arrow is in the manifest but missing"):
         event_files(str(copy))
     with pa.ipc.new_file(str(path), pa.schema([("a", pa.int64())])) as writer:
         writer.write_batch(pa.record_batch({"a": [1]}))
-    with pytest.raises(ValueError, match=r"or is damaged \(it does not say what it holds\)"):
+    with pytest.raises(ValueError, match=r"or is damaged \(its metadata are missing or wrong\)"):
         read_all(path)
     (copy / "manifest.json").write_text("{")
     with pytest.raises(ValueError, match=r"manifest\.json is not the manifest of a prepared data set, or is damaged"):
@@ -409,13 +405,13 @@ def test_the_command_says_what_it_made_and_inspect_reads_it(raw, tmp_path, capsy
 
 def test_large_mapped_shards_are_read_in_small_pieces_and_others_are_not():
     shards = [File(f"/data/train-{i}.arrow", 100 * 2**20) for i in range(4)]
-    units, segment_bytes = units_and_segment_bytes(shards, 32 * 2**20)
+    units, segment_bytes = slices_and_segment_bytes(shards, 32 * 2**20)
     assert max(unit.size for unit in units) <= MAPPED_BYTES == segment_bytes
     largest = max(
         sum(unit.size for unit in segment) for segment in ReadPlan(tuple(units), 0, segment_bytes, 1).segments(0)
     )
     assert largest <= 2 * MAPPED_BYTES
-    assert units_and_segment_bytes(shards, 1000)[1] == 1000
+    assert slices_and_segment_bytes(shards, 1000)[1] == 1000
     for url in ("pelican://host/train.arrow", "/data/events.parquet"):
         mixed = [*shards, File(url, 100 * 2**20)]
-        assert units_and_segment_bytes(mixed, 32 * 2**20) == (sampler.cut_files(mixed), 32 * 2**20)
+        assert slices_and_segment_bytes(mixed, 32 * 2**20) == (sampler.cut_files(mixed), 32 * 2**20)

@@ -270,7 +270,7 @@ def test_a_vertical_depth_becomes_the_path_through_the_ice():
     assert slant[1] == pytest.approx(3900, rel=1.5e-3)
     assert slant[1] < 3900
     assert slant[2] == pytest.approx(20, rel=1e-5)
-    # Horizontal at depth d: half a chord, sqrt(R^2 - (R - d)^2) = sqrt(1950 (2 x 6,374,134 - 1950)) = 157.65 km.
+    # Horizontal at depth d: half a chord, sqrt(R^2 - (R - d)^2) = sqrt(1950 (2 x 6,374,150 - 1950)) = 157.65 km.
     assert slant[3] == pytest.approx(157_657, rel=1e-4)
     np.testing.assert_array_equal(events.primaries, primaries)  # What was given is not changed.
 

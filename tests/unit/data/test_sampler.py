@@ -23,7 +23,9 @@ def small_plan(world, *, units=24, seed=0):
 
 
 def items_before(reading, rank, epoch):
-    return list(takewhile(lambda item: item.epoch < epoch or reading_is_backlog(reading, item), reading.items(rank)))
+    return list(
+        takewhile(lambda item: item.epoch < epoch or reading_is_backlog(reading, item), reading.segments_of_rank(rank))
+    )
 
 
 def reading_is_backlog(reading, item):
@@ -66,9 +68,9 @@ def test_ranks_share_every_epoch_out_between_them(world, units, seed):
     reading = small_plan(world, units=units, seed=seed)
     read = [item for rank in range(world) for item in items_before(reading, rank, 3)]
     once = {(epoch, i) for epoch in range(3) for i in range(len(reading.segments(epoch)))}
-    assert Counter((item.epoch, item.segment) for item in read) == Counter(once)
+    assert Counter((item.epoch, item.number) for item in read) == Counter(once)
     for item in read:
-        assert item.units == reading.segments(item.epoch)[item.segment]
+        assert item.slices == reading.segments(item.epoch)[item.number]
         assert item.start == 0
 
 
@@ -76,7 +78,7 @@ def test_every_rank_reads_although_segments_are_fewer_than_ranks():
     reading = small_plan(5, units=2)
     assert len(reading.segments(0)) == 2
     for rank in range(5):
-        assert len(list(islice(reading.items(rank), 3))) == 3
+        assert len(list(islice(reading.segments_of_rank(rank), 3))) == 3
 
 
 def test_epochs_and_seeds_differ_in_order_and_repeat_exactly():
@@ -89,7 +91,7 @@ def test_epochs_and_seeds_differ_in_order_and_repeat_exactly():
 
 def test_the_order_of_the_files_is_the_seeds_on_every_machine():
     # A checkpoint's position means something only in this order: it must never change between versions.
-    names = [unit.file.url for unit in sampler.permutation(small_plan(1, units=8).units, seed=1, epoch=2)]
+    names = [unit.file.url for unit in sampler.permutation(small_plan(1, units=8).slices, seed=1, epoch=2)]
     assert names == ["f6", "f0", "f7", "f5", "f1", "f4", "f3", "f2"]
 
 
@@ -105,17 +107,19 @@ def test_events_of_begun_epochs_are_read_exactly_once_however_often_the_number_o
     reading, positions, seen = small_plan(data.draw(st.integers(1, 5))), None, Counter()
     for _ in range(data.draw(st.integers(1, 4))):
         positions = positions or [(0, 0)] * reading.world
-        stops = [read_some(reading.items(rank), start, sizes, seen, data) for rank, start in enumerate(positions)]
+        stops = [
+            read_some(reading.segments_of_rank(rank), start, sizes, seen, data) for rank, start in enumerate(positions)
+        ]
         reading, positions = reading.continued(data.draw(st.integers(1, 5)), stops)
-        reading = ReadPlan.from_state(reading.units, reading.seed, reading.segment_bytes, reading.state())
+        reading = ReadPlan.from_state(reading.slices, reading.seed, reading.segment_bytes, reading.state())
     last = max((epoch for epoch, _, _ in seen), default=0) + 1
     for rank, start in enumerate(positions or []):
-        for i, item in enumerate(reading.items(rank)):
+        for i, item in enumerate(reading.segments_of_rank(rank)):
             if item.epoch > last and i >= len(reading.backlog):
                 break
             taken = item.start + (start[1] if i == start[0] else 0)
             if i >= start[0]:
-                seen.update((item.epoch, item.segment, event) for event in range(taken, sizes[item.segment]))
+                seen.update((item.epoch, item.number, event) for event in range(taken, sizes[item.number]))
     expected = {
         (epoch, segment, event) for epoch in range(last + 1) for segment in range(12) for event in range(sizes[segment])
     }
@@ -127,10 +131,10 @@ def read_some(items, start, sizes, seen, data):
     stop_at = start[0] + data.draw(st.integers(0, 30))
     for i, item in islice(enumerate(items), start[0], None):
         before = start[1] if i == start[0] else 0
-        left = max(0, sizes[item.segment] - item.start - before)
+        left = max(0, sizes[item.number] - item.start - before)
         read = left if i < stop_at else data.draw(st.integers(0, left))
         first = item.start + before
-        seen.update((item.epoch, item.segment, event) for event in range(first, first + read))
+        seen.update((item.epoch, item.number, event) for event in range(first, first + read))
         if i >= stop_at:
             return i, before + read
     raise AssertionError
@@ -149,7 +153,7 @@ def test_epochs_already_in_the_backlog_are_not_read_whole_again():
 @pytest.mark.parametrize("world", [1, 3])
 def test_a_plan_survives_its_state(world):
     reading, _ = small_plan(2).continued(world, [(2, 1), (9, 0)])
-    again = ReadPlan.from_state(reading.units, reading.seed, reading.segment_bytes, reading.state())
+    again = ReadPlan.from_state(reading.slices, reading.seed, reading.segment_bytes, reading.state())
     assert again == reading
 
 
@@ -157,5 +161,5 @@ def test_a_position_in_other_segments_is_refused():
     units = sampler.cut_files([File("f", 40 * sampler.MIN_SLICE_BYTES)])
     state = ReadPlan(tuple(units), 0, 2**20, 1).state()
     for others, segment_bytes in ((units[1:], 2**20), (units, 2**21)):
-        with pytest.raises(ValueError, match="go on with the version that began the run"):
+        with pytest.raises(ValueError, match="continue with the version of crmuons that began the run"):
             ReadPlan.from_state(others, 0, segment_bytes, state)

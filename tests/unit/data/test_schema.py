@@ -156,12 +156,12 @@ def test_double_precision_too_large_for_single_is_not_finite():
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"muons": None}, ["f.parquet", "no column 'muons'", "primary", "wanted list<list<float32>>"]),
-        ({"primary": None}, ["no column 'primary'", "wanted list<float32>"]),
-        ({"primary": pa.array([1.0, 2.0])}, ["column 'primary' has type double", "wanted list<float32>"]),
-        ({"muons": pa.array([[1.0], [2.0]])}, ["column 'muons' has type list<", "wanted list<list<float32>>"]),
-        ({"muons": pa.array([[[1]], [[2]]])}, ["column 'muons' has type", "wanted list<list<float32>>"]),
-        ({"primary_major_id": pa.array(["a", "b"])}, ["column 'primary_major_id' has type string", "wanted uint64"]),
+        ({"muons": None}, ["f.parquet", "no column 'muons'", "primary", "expected list<list<float32>>"]),
+        ({"primary": None}, ["no column 'primary'", "expected list<float32>"]),
+        ({"primary": pa.array([1.0, 2.0])}, ["column 'primary' has type double", "expected list<float32>"]),
+        ({"muons": pa.array([[1.0], [2.0]])}, ["column 'muons' has type list<", "expected list<list<float32>>"]),
+        ({"muons": pa.array([[[1]], [[2]]])}, ["column 'muons' has type", "expected list<list<float32>>"]),
+        ({"primary_major_id": pa.array(["a", "b"])}, ["column 'primary_major_id' has type string", "expected uint64"]),
         ({"primary_minor_id": None}, ["'primary_major_id' without 'primary_minor_id'"]),
     ],
 )

@@ -243,10 +243,10 @@ def test_the_command_generates_says_where_and_refuses_in_one_sentence(model_dir,
     assert main([*words, "--spectrum", "events=10"]) == 1
     assert "belongs to another request" in capsys.readouterr().err
     assert main([*words, "--spectrum", "events=10", "--counts", "column"]) == 1
-    assert "a spectrum has neither" in capsys.readouterr().err
+    assert "they do not go with --spectrum" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*words, "--primaries", primaries_file, "--counts", "some"])
-    assert "'some' is none of: predict, column, a number of muons" in capsys.readouterr().err
+    assert "'some' is not predict, column or a number of muons" in capsys.readouterr().err
 
 
 def test_no_primaries_at_all_are_refused(model_dir, tmp_path):

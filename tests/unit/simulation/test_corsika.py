@@ -163,8 +163,8 @@ def test_damaged_files_are_named_and_left_out_whole(dat, tmp_path, capsys):
     out = tmp_path / "out"
     assert cli.main(["convert", "corsika", str(tmp_path / "bad"), str(good), "--out", str(out)]) == 1
     said = capsys.readouterr().err
-    assert f"{len(names)} files left out:" in said
-    listed = said.split("files left out:")[1]
+    assert f"left out {len(names)} files:" in said
+    listed = said.split("files:")[1]
     assert all(f"{tmp_path}/bad/{name}: " in listed for name in names)
     assert [path.name for path in out.iterdir()] == ["DAT000001.parquet"]
 
