@@ -22,8 +22,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("data", nargs="+", help="files, directories, globs or URLs of event Parquet")
     add("--out", type=_folder, required=True, help="new directory; on a cluster, all nodes must share it")
-    add("--validation-share", type=float, default=default.validation_share, help="share of the showers")
-    add("--test-share", type=float, default=default.test_share, help="share of the showers")
+    add("--validation-share", type=float, default=default.validation_share, help="share of the showers for validation")
+    add("--test-share", type=float, default=default.test_share, help="share of the showers for testing")
     add(
         "--vertical",
         action="store_true",

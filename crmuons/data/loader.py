@@ -143,6 +143,7 @@ class Loader(Generic[Batch]):
         index, taken = self.position[0] - 1, self.position[1]
         read_counts, empty_segments = self.read_counts, 0
         batcher = Batcher()
+        # The reader is ahead of the batches, so each batch needs the position and the counts of its own last event.
         waiting: deque[_Waiting] = deque()
         for result in results:
             if isinstance(result, ReadCounts):  # A new segment begins.

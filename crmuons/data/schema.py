@@ -91,6 +91,7 @@ def faults(table: pa.Table) -> UInt8[np.ndarray, " events"]:
     primary, muons = one_array(table[PRIMARY_COLUMN]), one_array(table[MUONS_COLUMN])
     fault = np.zeros(num_rows, np.uint8)
 
+    # `reason` is an index into FAULTS; a row keeps its first fault.
     def blame(rows: Any, reason: int) -> None:  # numpy types `array == array` as possibly one bool
         fault[rows & (fault == 0)] = reason
 
@@ -99,7 +100,7 @@ def faults(table: pa.Table) -> UInt8[np.ndarray, " events"]:
     child = primary.flatten()
     good_values = float32_values(child).reshape(-1, width) if good.all() else _ragged_rows(primary, good, width)
     blame(~good, 1)
-    values = np.ones((num_rows, width), np.float32)
+    values = np.ones((num_rows, width), np.float32)  # Ones pass all checks below: a wrong width is fault enough.
     values[good] = good_values
 
     counts = list_lengths(muons)
@@ -108,6 +109,7 @@ def faults(table: pa.Table) -> UInt8[np.ndarray, " events"]:
     widths = list_lengths(inner)
     floats = float32_values(inner.flatten())
     lengths = np.maximum(widths, 0)
+    # The energy is the first number of each muon.
     energies = floats[:: len(MUON_FEATURES)]
     if not (lengths == len(MUON_FEATURES)).all():
         energies = np.ones(len(widths), np.float32)

@@ -145,8 +145,8 @@ def _read_whole(path: Path, runs: dict[int, str]) -> list[CorsikaShower]:
     for run in sorted({cascade.run for cascade in showers}):
         if run in runs:
             msg = (
-                f"{path}: run {run} is also in {runs[run]}; run and event number identify a shower, so convert only one of "
-                "these files"
+                f"{path}: run {run} is also in {runs[run]}; run and event number identify a shower, so convert only "
+                "one of these files"
             )
             raise ValueError(msg)
     runs.update({cascade.run: str(path) for cascade in showers})
@@ -264,8 +264,8 @@ def _warn_about_cutoff(cascade: CorsikaShower, depths_m: Sequence[float], vertic
     least = float(propagation.least_surface_energy_gev(water[0, :1], threshold_gev)[0])
     if cascade.cutoff_gev > least:
         logger.warning(
-            "CORSIKA dropped muons below %.0f GeV, but muons above %.0f GeV can reach the first depth: the events lack some "
-            "of their muons",
+            "CORSIKA dropped muons below %.0f GeV, but muons above %.0f GeV can reach the first depth: the events lack "
+            "some of their muons",
             cascade.cutoff_gev,
             least,
         )

@@ -1,8 +1,8 @@
 """Draw the high-energy muons of air showers at the surface: their number, energies and distances from the axis.
 
-The yield uses the superposition model: a nucleus of A nucleons and energy E0 counts as A nucleons of energy
-E_N = E0 / A. Some constants were fitted to real CORSIKA 7 showers, and their comments say so; docs/simulator.md describes the fit
-and its check.
+The yield uses the superposition model: a nucleus of A nucleons and energy E0 counts as A nucleons of E_N = E0/A. Some
+constants were fitted to real CORSIKA 7 showers, and their comments say so; docs/simulator.md describes the fit and its
+check.
 """
 
 from dataclasses import dataclass

@@ -58,20 +58,23 @@ class SimulationSettings:
 
     def __post_init__(self) -> None:
         low, high = self.energy_gev
-        _require(0 < low <= high <= 1e10, f"--energy-range {low:g} {high:g}: wanted 0 < LOW <= HIGH <= 1e10, in GeV")
+        _require(0 < low <= high <= 1e10, f"--energy-range {low:g} {high:g}: expected 0 < LOW <= HIGH <= 1e10, in GeV")
         for mass in self.masses_gev:
-            _require(0.9 <= mass <= 260, f"--masses {mass:g}: wanted a nucleus's mass in GeV (proton 0.938, iron 52.1)")
-        _require(bool(self.masses_gev), "--masses: wanted at least one mass in GeV")
-        _require(0 <= self.max_zenith_deg <= 89, f"--max-zenith-deg {self.max_zenith_deg:g}: wanted 0 to 89 degrees")
-        _require(self.depths_per_shower >= 1, f"--depths-per-shower {self.depths_per_shower}: wanted at least 1")
-        _require(self.threshold_gev > 0, f"--threshold-gev {self.threshold_gev:g}: wanted more than 0 GeV")
+            _require(
+                0.9 <= mass <= 260, f"--masses {mass:g}: expected a nucleus's mass in GeV (proton 0.938, iron 52.1)"
+            )
+        _require(bool(self.masses_gev), "--masses: expected at least one mass in GeV")
+        _require(0 <= self.max_zenith_deg <= 89, f"--max-zenith-deg {self.max_zenith_deg:g}: expected 0 to 89 degrees")
+        _require(self.depths_per_shower >= 1, f"--depths-per-shower {self.depths_per_shower}: expected at least 1")
+        _require(self.threshold_gev > 0, f"--threshold-gev {self.threshold_gev:g}: expected more than 0 GeV")
         low, high = self.depth_range_m
-        _require(low <= high, f"--depth-range {low:g} {high:g}: wanted LOW <= HIGH, in metres")
+        _require(low <= high, f"--depth-range {low:g} {high:g}: expected LOW <= HIGH, in metres")
         for depth in (*self.depth_range_m, *self.depths_m):
             _require(
                 LEAST_DEPTH_M <= depth <= 1e5,
-                f"vertical depth {depth:g} m: wanted {LEAST_DEPTH_M:g} m or more (muons below 100 GeV reach smaller depths, "
-                "and the yield formula does not hold for them)" + ("; is it in kilometres?" if depth < 10 else ""),
+                f"vertical depth {depth:g} m: expected {LEAST_DEPTH_M:g} m or more (muons below 100 GeV reach smaller "
+                "depths, and the yield formula does not hold for them)"
+                + ("; is it in kilometres?" if depth < 10 else ""),
             )
 
     @property
@@ -203,8 +206,8 @@ def make_output_directory(out: Path, num_events: int, seed: int) -> None:
     Raises:
         ValueError: if `num_events` is 0, the seed is negative, or the directory is not empty.
     """
-    _require(num_events >= 1, f"--events {num_events}: wanted at least 1")
-    _require(seed >= 0, f"--seed {seed}: wanted 0 or more")
+    _require(num_events >= 1, f"--events {num_events}: expected at least 1")
+    _require(seed >= 0, f"--seed {seed}: expected 0 or more")
     make_new_directory(out)
 
 

@@ -1,1 +1,1 @@
-"""`crmuons prepare`: raw files to shuffled shards in one pass."""
+"""Prepare a data set once: from raw files to shuffled shards (build runs the work, shuffle does it)."""

@@ -28,11 +28,11 @@ def numbered(counts, first=0):
 
 def events_of(events):
     """What each event is: its number by the primary, its ids, and the (event, muon) of its muons."""
-    pieces = np.split(events.muons[:, 1:].astype(int), np.cumsum(events.counts)[:-1]) if len(events.counts) else []
+    parts = np.split(events.muons[:, 1:].astype(int), np.cumsum(events.counts)[:-1]) if len(events.counts) else []
     assert int(events.counts.sum()) == len(events.muons)
     return [
-        (int(primary[0]) - 1, tuple(ids.tolist()), [tuple(muon) for muon in piece.tolist()])
-        for primary, ids, piece in zip(events.primaries, events.ids, pieces, strict=True)
+        (int(primary[0]) - 1, tuple(ids.tolist()), [tuple(muon) for muon in part.tolist()])
+        for primary, ids, part in zip(events.primaries, events.ids, parts, strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""The stream of batches: every event once an epoch with its own muons, and the same continuation from every position."""
+"""The loader of batches: every event once an epoch with its own muons, and the same continuation from every position."""
 
 from collections import Counter
 from itertools import islice, pairwise
@@ -52,7 +52,7 @@ def files(tmp_path_factory, write_toy):
 
 
 def cut(files, parts=3):
-    """Units of a few rows: small files are not cut by plan.cut."""
+    """Slices of a few rows: small files are not cut by sampler.cut_files."""
     return tuple(FileSlice(file, part, parts) for file in files for part in range(parts))
 
 
@@ -60,7 +60,7 @@ def whole(batch):
     return batch
 
 
-def open_stream(files, rank=0, world=1, *, reading=None, events=16, selection=None, **given):
+def open_loader(files, rank=0, world=1, *, reading=None, events=16, selection=None, **given):
     data = config.Data(**{key: given.pop(key) for key in list(given) if key in config.Data.model_fields})
     reading = reading or ReadPlan(cut(files), 5, SEGMENT_BYTES, world)
     selection = selection or Selection(max_muons=data.max_muons_per_batch)
@@ -68,37 +68,37 @@ def open_stream(files, rank=0, world=1, *, reading=None, events=16, selection=No
 
 
 @pytest.fixture
-def streams():
-    """Opens streams and closes them in the end."""
+def loaders():
+    """Opens loaders and closes them in the end."""
     opened = []
 
     def make(*args, **kwargs):
-        opened.append(open_stream(*args, **kwargs))
+        opened.append(open_loader(*args, **kwargs))
         return opened[-1]
 
     yield make
-    for stream in opened:
-        stream.close()
+    for loader in opened:
+        loader.close()
 
 
-def read_epoch(stream, events):
+def read_epoch(loader, events):
     """The batches that hold the first `events` events, and what is left of the last of them."""
     got = []
     while len(got) < events:
-        got += numbers(next(stream))
+        got += numbers(next(loader))
     return got
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("max_muons", [None, 7])
-def test_every_event_comes_once_an_epoch_with_its_own_muons(files, streams, world, max_muons):
+def test_every_event_comes_once_an_epoch_with_its_own_muons(files, loaders, world, max_muons):
     reading = ReadPlan(cut(files), 5, SEGMENT_BYTES, world)
     events_of = epoch_sizes(reading, world)
     seen = [[], []]
     for rank in range(world):
-        stream = streams(files, rank, world, max_muons_per_batch=max_muons)
+        loader = loaders(files, rank, world, max_muons_per_batch=max_muons)
         first, second = events_of[rank]
-        got = read_epoch(stream, first + second)
+        got = read_epoch(loader, first + second)
         seen[0] += got[:first]
         seen[1] += got[first : first + second]
     assert sorted(seen[0]) == sorted(seen[1]) == list(range(200))
@@ -109,43 +109,43 @@ def epoch_sizes(reading, world):
     """How many events each rank reads in the first and in the second epoch, from the plan and the files alone."""
     sizes = [[0, 0] for _ in range(world)]
     for rank in range(world):
-        for item in reading.segments_of_rank(rank):
-            if item.epoch > 1:
+        for segment in reading.segments_of_rank(rank):
+            if segment.epoch > 1:
                 break
-            rows = sum(len(reader.read_slice(unit, Selection())[0].counts) for unit in item.slices)
-            sizes[rank][item.epoch] += rows
+            rows = sum(len(reader.read_slice(part, Selection())[0].counts) for part in segment.slices)
+            sizes[rank][segment.epoch] += rows
     return sizes
 
 
-def test_batches_have_the_size_asked_for_and_span_segments_and_epochs(files, streams):
-    stream = streams(files, events=64)
-    batches = [next(stream) for _ in range(10)]
+def test_batches_have_the_size_asked_for_and_span_segments_and_epochs(files, loaders):
+    loader = loaders(files, events=64)
+    batches = [next(loader) for _ in range(10)]
     assert [len(batch.counts) for batch in batches] == [64] * 10  # 640 events are three epochs and more.
-    assert (stream.num_events, stream.num_muons) == (640, sum(len(batch.muons) for batch in batches))
+    assert (loader.num_events, loader.num_muons) == (640, sum(len(batch.muons) for batch in batches))
 
 
-def test_a_data_set_smaller_than_a_batch_is_read_over_and_over(tmp_path, streams, write_toy):
-    stream = streams([write_toy(tmp_path / "one.parquet", numbered(1))], events=5)
-    assert numbers(next(stream)) == [0] * 5
-    small = streams([write_toy(tmp_path / "few.parquet", numbered(3))], events=8)
+def test_a_data_set_smaller_than_a_batch_is_read_over_and_over(tmp_path, loaders, write_toy):
+    loader = loaders([write_toy(tmp_path / "one.parquet", numbered(1))], events=5)
+    assert numbers(next(loader)) == [0] * 5
+    small = loaders([write_toy(tmp_path / "few.parquet", numbered(3))], events=8)
     got = numbers(next(small)) + numbers(next(small))
     assert sorted(got[:3]) == sorted(got[3:6]) == [0, 1, 2]  # Epochs do not mix.
 
 
-def test_a_batch_is_closed_before_it_exceeds_its_muons(files, streams):
-    stream = streams(files, events=16, max_muons_per_batch=20)
-    batches = [next(stream) for _ in range(40)]
+def test_a_batch_is_closed_before_it_exceeds_its_muons(files, loaders):
+    loader = loaders(files, events=16, max_muons_per_batch=20)
+    batches = [next(loader) for _ in range(40)]
     assert max(len(batch.muons) for batch in batches) <= 20
     assert all(1 <= len(batch.counts) <= 16 for batch in batches)
     for batch, following in pairwise(batches):  # None is closed too early.
         assert len(batch.counts) == 16 or len(batch.muons) + int(following.counts[0]) > 20
 
 
-def test_events_above_the_cap_are_in_the_outliers_and_nowhere_else(files, streams, tmp_path):
+def test_events_above_the_cap_are_in_the_outliers_and_nowhere_else(files, loaders, tmp_path):
     settings = config.Data(max_muons_per_event=4, max_muons_per_batch=50, validation_share=0, test_share=0)
-    stream = streams(files, selection=training_selection(settings, str(tmp_path)), events=8)
+    loader = loaders(files, selection=training_selection(settings, str(tmp_path)), events=8)
     counts = numbered(200).counts
-    got = read_epoch(stream, 2 * int((counts <= 4).sum()))
+    got = read_epoch(loader, 2 * int((counts <= 4).sum()))
     assert set(got) == set(np.flatnonzero(counts <= 4).tolist())
     outliers = [arrow.to_arrays(schema_table(path)) for path in (tmp_path / "outliers").iterdir()]
     kept = reader.concat(outliers)
@@ -162,14 +162,14 @@ def schema_table(path):
 
 
 @pytest.mark.parametrize("given", [{}, {"max_muons_per_batch": 9}])
-def test_the_continuation_from_every_position_is_the_same_to_the_bit(files, streams, given):
-    stream, batches, marks = streams(files, **given), [], []
-    for batch in islice(stream, 30):
+def test_the_continuation_from_every_position_is_the_same_to_the_bit(files, loaders, given):
+    loader, batches, marks = loaders(files, **given), [], []
+    for batch in islice(loader, 30):
         batches.append(batch)
-        marks.append((stream.position, stream.read_counts))
+        marks.append((loader.position, loader.read_counts))
     for done in (1, 2, 3, 7, 12, 13, 20, 29):
-        position, tally = marks[done - 1]
-        again = streams(files, position=position, read_counts=tally, **given)
+        position, read_counts = marks[done - 1]
+        again = loaders(files, position=position, read_counts=read_counts, **given)
         for batch, mark in zip(batches[done:], marks[done:], strict=True):
             repeated = next(again)
             for name in ("ids", "primaries", "counts", "muons"):
@@ -178,35 +178,35 @@ def test_the_continuation_from_every_position_is_the_same_to_the_bit(files, stre
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 2), (2, 5)])
-def test_no_event_is_lost_or_repeated_where_the_number_of_ranks_changes(files, streams, before, after):
-    first = [streams(files, rank, before) for rank in range(before)]
+def test_no_event_is_lost_or_repeated_where_the_number_of_ranks_changes(files, loaders, before, after):
+    first = [loaders(files, rank, before) for rank in range(before)]
     seen = [
-        number for rank, stream in enumerate(first) for batch in islice(stream, 2 + rank) for number in numbers(batch)
+        number for rank, loader in enumerate(first) for batch in islice(loader, 2 + rank) for number in numbers(batch)
     ]
-    tallies = [stream.read_counts for stream in first]
-    reading, positions = first[0].plan.continued(after, [stream.position for stream in first])
+    all_counts = [loader.read_counts for loader in first]
+    reading, positions = first[0].plan.continued(after, [loader.position for loader in first])
     left = 200 * reading.base_epoch - len(seen)
     for rank, position in enumerate(positions):
-        stream = streams(files, rank, reading=reading, position=position)
+        loader = loaders(files, rank, reading=reading, position=position)
         mine = sum(
-            sum(len(reader.read_slice(unit, Selection())[0].counts) for unit in item.slices) - item.start
-            for item in islice(reading.segments_of_rank(rank), len(reading.backlog[rank::after]))
+            sum(len(reader.read_slice(part, Selection())[0].counts) for part in segment.slices) - segment.start
+            for segment in islice(reading.segments_of_rank(rank), len(reading.backlog[rank::after]))
         )
-        seen += read_epoch(stream, mine)[:mine]
+        seen += read_epoch(loader, mine)[:mine]
         left -= mine
-        tallies.append(stream.read_counts)
+        all_counts.append(loader.read_counts)
     assert left == 0
     assert Counter(seen) == Counter([*range(200)] * reading.base_epoch)  # Of the epochs begun.
 
 
-def test_the_tally_holds_what_was_read_up_to_the_batch_given_last(tmp_path, streams, write_toy):
-    events = numbered(256)  # 64 units of 4 rows in 8 segments of 32: whatever is read ahead, 32 rows at a time count.
+def test_the_read_counts_holds_what_was_read_up_to_the_batch_given_last(tmp_path, loaders, write_toy):
+    events = numbered(256)  # 64 slices of 4 rows in 8 segments of 32: whatever is read ahead, 32 rows at a time count.
     file = write_toy(tmp_path / "e.parquet", events)
-    stream = streams([file], events=16, reading=ReadPlan(cut([file], 64), 0, 1 << 30, 1))
+    loader = loaders([file], events=16, reading=ReadPlan(cut([file], 64), 0, 1 << 30, 1))
     rows = []
     for _ in range(6):
-        next(stream)
-        rows.append(stream.read_counts.rows)
+        next(loader)
+        rows.append(loader.read_counts.rows)
     assert rows == [32, 32, 64, 64, 96, 96]
 
 
@@ -217,57 +217,57 @@ def spoiled(rows):
     return events
 
 
-def test_too_many_bad_rows_stop_the_run_and_say_where_they_are(tmp_path, streams, write_toy):
+def test_too_many_bad_rows_stop_the_run_and_say_where_they_are(tmp_path, loaders, write_toy):
     file = write_toy(tmp_path / "e.parquet", spoiled(np.arange(0, 256, 4)))  # A quarter of the rows.
     selection = Selection(quarantine=str(tmp_path / "q"))
     reading = ReadPlan(cut([file], 64), 0, 1 << 30, 1)  # 8 segments of 32 rows, of which 8 are bad.
-    stream = streams([file], max_quarantined_share=0.2, selection=selection, reading=reading)
+    loader = loaders([file], max_quarantined_share=0.2, selection=selection, reading=reading)
     # 0.2 of 256 rows are 51.2: 48 of the first 6 segments might be all there are, the 56 of 7 are too many.
     with pytest.raises(
         ValueError, match=r"56 of 224 rows cannot be used, more than data\.max_quarantined_share = 0\.2 of all rows.*/q"
     ):
-        read_epoch(stream, 256)
-    assert stream.num_events == 144  # 6 segments of 24 good rows, in batches of 16.
-    passes = streams([file], max_quarantined_share=0.25, reading=reading)
+        read_epoch(loader, 256)
+    assert loader.num_events == 144  # 6 segments of 24 good rows, in batches of 16.
+    passes = loaders([file], max_quarantined_share=0.25, reading=reading)
     assert set(read_epoch(passes, 400)) == set(range(256)) - set(range(0, 256, 4))
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_one_bad_file_read_early_does_not_stop_a_run_that_is_fine_on_the_whole(tmp_path, streams, write_toy, world):
+def test_one_bad_file_read_early_does_not_stop_a_run_that_is_fine_on_the_whole(tmp_path, loaders, write_toy, world):
     made = [write_toy(tmp_path / f"{i}.parquet", numbered(32, 32 * i)) for i in range(8)]
     reading = ReadPlan(cut(made, 1), 0, 1, world)
     (first,) = reading.segments(0)[0]
     bad = numbered(32)
     bad.primaries[:, 2] = 0.0
     write_toy(first.file.url, bad)
-    stream = streams(made, 0, world, max_quarantined_share=0.15, reading=reading)  # An eighth is bad: 0.125.
-    read_epoch(stream, 300)
-    assert stream.read_counts.quarantined >= 32
+    loader = loaders(made, 0, world, max_quarantined_share=0.15, reading=reading)  # An eighth is bad: 0.125.
+    read_epoch(loader, 300)
+    assert loader.read_counts.quarantined >= 32
     with pytest.raises(ValueError, match=r"60 of 256 rows cannot be used"):
-        stream.check(ReadCounts(256, 60))  # Of all ranks together: 0.23.
+        loader.check(ReadCounts(256, 60))  # Of all ranks together: 0.23.
 
 
-def test_data_without_an_event_to_train_on_are_said_instead_of_read_for_ever(tmp_path, streams, write_toy, monkeypatch):
+def test_data_without_an_event_to_train_on_are_said_instead_of_read_for_ever(tmp_path, loaders, write_toy, monkeypatch):
     monkeypatch.setattr("crmuons.data.loader.MAX_EMPTY_SEGMENTS", 10)
     file = write_toy(tmp_path / "e.parquet", numbered(1))
     (split,) = [s for s in ("train", "validation", "test") if in_split(numbered(1).ids, Selection(s, 0.3, 0.3))[0]]
     other = "test" if split != "test" else "train"
     with pytest.raises(ValueError, match=r"no event to train on in 11 segments of the data \(\d+ rows read\)"):
-        next(streams([file], selection=Selection(other, 0.3, 0.3)))
+        next(loaders([file], selection=Selection(other, 0.3, 0.3)))
 
 
-def test_an_error_of_the_reader_reaches_the_training_thread(tmp_path, streams):
+def test_an_error_of_the_reader_reaches_the_training_thread(tmp_path, loaders):
     (tmp_path / "bad.parquet").write_text("no Parquet")
     file = sampler.File(str(tmp_path / "bad.parquet"), 10)
     with pytest.raises(ValueError, match=r"bad\.parquet is not a Parquet file"):
-        next(streams([file]))
+        next(loaders([file]))
 
 
 def test_close_ends_the_reading(files):
-    stream = open_stream(files, prefetch_batches=1)
-    next(stream)
-    stream.close()
-    assert not stream._ready._thread.is_alive()
+    loader = open_loader(files, prefetch_batches=1)
+    next(loader)
+    loader.close()
+    assert not loader._ready._thread.is_alive()
 
 
 def test_training_reads_its_split_and_the_smaller_cap():
@@ -279,12 +279,12 @@ def test_training_reads_its_split_and_the_smaller_cap():
     assert selection == Selection("train", 0.0, 0.05)
 
 
-def test_every_rank_counts_its_own_rows(files, streams):
+def test_every_rank_counts_its_own_rows(files, loaders):
     total = ReadCounts()
     for rank in range(2):
-        stream = streams(files, rank, 2, events=1)
-        reading = stream.plan
+        loader = loaders(files, rank, 2, events=1)
+        reading = loader.plan
         mine = epoch_sizes(reading, 2)[rank][0]
-        read_epoch(stream, mine)
-        total += stream.read_counts
+        read_epoch(loader, mine)
+        total += loader.read_counts
     assert total == ReadCounts(rows=200)

@@ -39,7 +39,7 @@ def raw(tmp_path_factory, toy_events, write_toy):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_pieces():
+def small_sizes():
     """A group for each file, several shards for each split, several batches for each shard."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "GROUP_BYTES", 1)
@@ -63,8 +63,8 @@ def done(raw, tmp_path_factory):
 
 def read_all(urls, selection=None):
     selection = selection or Selection()
-    units = sampler.cut_files(event_files(str(urls), selection.bounds))
-    return concat([reader.read_slice(unit, selection)[0] for unit in units])
+    slices = sampler.cut_files(event_files(str(urls), selection.bounds))
+    return concat([reader.read_slice(part, selection)[0] for part in slices])
 
 
 def identities(events):
@@ -115,8 +115,8 @@ def test_training_reads_every_prepared_event_once_an_epoch_in_another_order(raw,
     data = config.Data(train=[str(done)], **SHARES)
     selection = training_selection(data, None, 128)
     listed = event_files(str(done), selection.bounds)
-    units = tuple(FileSlice(file, part, 3) for file in listed for part in range(3))
-    reading = ReadPlan(units, 0, 30_000, 1)
+    slices = tuple(FileSlice(file, part, 3) for file in listed for part in range(3))
+    reading = ReadPlan(slices, 0, 30_000, 1)
     wanted = sorted(identities(read_all(raw, selection)))
     opened = loader.Loader(
         reading, 0, selection=selection, data=data, events_per_batch=len(wanted), prepare=lambda batch: batch
@@ -128,9 +128,9 @@ def test_training_reads_every_prepared_event_once_an_epoch_in_another_order(raw,
 
 
 def test_training_meets_other_muons_of_a_large_event_in_every_epoch(done):
-    units = tuple(sampler.cut_files(event_files(str(done))))
+    slices = tuple(sampler.cut_files(event_files(str(done))))
     first, second, stored = (
-        reader.read_segment(sampler.Segment(epoch, 0, 0, 0, units), Selection(muons_per_event=drawn))[1]
+        reader.read_segment(sampler.Segment(epoch, 0, 0, 0, slices), Selection(muons_per_event=drawn))[1]
         for epoch, drawn in ((0, 2), (1, 2), (0, None))
     )
     assert sorted(identities(first)) == sorted(identities(second)) == sorted(identities(stored))
@@ -158,10 +158,10 @@ def test_muons_are_shuffled_among_themselves(raw, done):
 
 
 def test_a_position_inside_prepared_data_is_found_again(done):
-    units = tuple(sampler.cut_files(event_files(str(done))))
-    item = sampler.Segment(1, 0, 0, 0, units)
-    whole = reader.read_segment(item, Selection(muons_per_event=3))[1]
-    rest = reader.read_segment(sampler.Segment(1, 0, 700, 0, units), Selection(muons_per_event=3))[1]
+    slices = tuple(sampler.cut_files(event_files(str(done))))
+    segment = sampler.Segment(1, 0, 0, 0, slices)
+    whole = reader.read_segment(segment, Selection(muons_per_event=3))[1]
+    rest = reader.read_segment(sampler.Segment(1, 0, 700, 0, slices), Selection(muons_per_event=3))[1]
     assert identities(rest) == identities(whole)[700:]
 
 
@@ -211,11 +211,11 @@ def test_what_was_interrupted_goes_on_and_keeps_what_is_finished(raw, done, tmp_
     assert content(tmp_path / "set") == content(done)
 
 
-def test_a_shard_without_its_note_is_made_again(raw, done, tmp_path):
-    # The kill came between the shard and the note of its checksum.
+def test_a_shard_without_its_receipt_is_made_again(raw, done, tmp_path):
+    # The kill came between the shard and its receipt.
     begun = build.claim_dataset(tmp_path / "set", [str(raw)], PrepareSettings(**SHARES))
 
-    def without_notes(do, jobs):
+    def without_receipts(do, jobs):
         results = [do(job) for job in jobs]
         if do.func is shuffle.gather:
             begun.plan.receipt(begun.plan.shards[0]).unlink()
@@ -223,7 +223,7 @@ def test_a_shard_without_its_note_is_made_again(raw, done, tmp_path):
         return results
 
     with pytest.raises(KilledError):
-        build.prepare_dataset(begun, fit_to_file, without_notes)
+        build.prepare_dataset(begun, fit_to_file, without_receipts)
     make(raw, tmp_path / "set")
     assert content(tmp_path / "set") == content(done)
 
@@ -403,12 +403,12 @@ def test_the_command_says_what_it_made_and_inspect_reads_it(raw, tmp_path, capsy
     assert not (tmp_path / "new").exists()
 
 
-def test_large_mapped_shards_are_read_in_small_pieces_and_others_are_not():
+def test_large_mapped_shards_are_read_in_small_slices_and_others_are_not():
     shards = [File(f"/data/train-{i}.arrow", 100 * 2**20) for i in range(4)]
-    units, segment_bytes = slices_and_segment_bytes(shards, 32 * 2**20)
-    assert max(unit.size for unit in units) <= MAPPED_BYTES == segment_bytes
+    slices, segment_bytes = slices_and_segment_bytes(shards, 32 * 2**20)
+    assert max(part.size for part in slices) <= MAPPED_BYTES == segment_bytes
     largest = max(
-        sum(unit.size for unit in segment) for segment in ReadPlan(tuple(units), 0, segment_bytes, 1).segments(0)
+        sum(part.size for part in segment) for segment in ReadPlan(tuple(slices), 0, segment_bytes, 1).segments(0)
     )
     assert largest <= 2 * MAPPED_BYTES
     assert slices_and_segment_bytes(shards, 1000)[1] == 1000

@@ -53,22 +53,22 @@ def read_all(file, selection=None):
     return reader.read_slice(whole(file), selection or Selection())
 
 
-def item_of(units, start=0, seed=0):
-    return Segment(0, 0, start, seed, tuple(units))
+def segment_of(slices, start=0, seed=0):
+    return Segment(0, 0, start, seed, tuple(slices))
 
 
 @pytest.mark.parametrize("row_group_rows", [1, 7, 1000])
 @pytest.mark.parametrize("parts", [1, 3, 64])
-def test_units_give_every_row_once_however_row_groups_lie(tmp_path, row_group_rows, parts):
+def test_slices_give_every_row_once_however_row_groups_lie(tmp_path, row_group_rows, parts):
     events = numbered(100)
     arrow.write_events(tmp_path / "e.parquet", [arrow.to_table(events)], row_group_rows=row_group_rows)
     file = File(str(tmp_path / "e.parquet"), 1)
     read = [reader.read_slice(FileSlice(file, part, parts), Selection()) for part in range(parts)]
     assert [number for events, _ in read for number in numbers(events)] == list(range(100))
-    assert sum((tally for _, tally in read), ReadCounts()) == ReadCounts(rows=100)
+    assert sum((read_counts for _, read_counts in read), ReadCounts()) == ReadCounts(rows=100)
 
 
-def test_no_row_group_is_decoded_for_two_units_unless_it_is_larger_than_they_are(tmp_path, monkeypatch):
+def test_no_row_group_is_decoded_for_two_slices_unless_it_is_larger_than_they_are(tmp_path, monkeypatch):
     decoded = []
     read_row_groups = pq.ParquetFile.read_row_groups
 
@@ -85,31 +85,31 @@ def test_no_row_group_is_decoded_for_two_units_unless_it_is_larger_than_they_are
         assert decoded == wanted
 
 
-def test_an_item_is_its_units_rows_shuffled_and_is_continued_where_it_was_left(tmp_path, write_toy):
+def test_a_segment_is_its_slices_rows_shuffled_and_is_continued_where_it_was_left(tmp_path, write_toy):
     file = write_toy(tmp_path / "e.parquet", numbered(100))
-    units = [FileSlice(file, part, 4) for part in (2, 0)]
-    tally, events = reader.read_segment(item_of(units), Selection())
+    slices = [FileSlice(file, part, 4) for part in (2, 0)]
+    read_counts, events = reader.read_segment(segment_of(slices), Selection())
     order = numbers(events)
     assert sorted(order) == [*range(25), *range(50, 75)]
     assert order != sorted(order)
-    assert tally == ReadCounts(rows=50)
-    rest = reader.read_segment(item_of(units, start=20), Selection())[1]
+    assert read_counts == ReadCounts(rows=50)
+    rest = reader.read_segment(segment_of(slices, start=20), Selection())[1]
     assert numbers(rest) == order[20:]
     np.testing.assert_array_equal(rest.muons, events.muons[events.counts[:20].sum() :])
-    assert not len(reader.read_segment(item_of(units, start=50), Selection())[1].counts)  # All was taken before.
-    assert numbers(reader.read_segment(item_of(units, seed=1), Selection())[1]) != order
+    assert not len(reader.read_segment(segment_of(slices, start=50), Selection())[1].counts)  # All was taken before.
+    assert numbers(reader.read_segment(segment_of(slices, seed=1), Selection())[1]) != order
 
 
 def test_what_was_counted_before_is_not_counted_again(tmp_path, write_toy):
-    # A position inside an item is saved with a tally that holds the item's rows already.
+    # A checkpoint inside a segment has counted all rows of the segment already.
     file = write_toy(tmp_path / "e.parquet", numbered(10))
-    assert reader.read_segment(item_of([whole(file)], start=4), Selection())[0] == ReadCounts()
+    assert reader.read_segment(segment_of([whole(file)], start=4), Selection())[0] == ReadCounts()
 
 
 def test_training_draws_the_muons_that_it_takes_of_a_large_event_and_leaves_the_others_in_order(tmp_path, write_toy):
     counts = [50, 0, 10, 11, 50, 9] * 300
     file = write_toy(tmp_path / "e.parquet", numbered(1800, counts=counts))
-    events = reader.read_segment(item_of([whole(file)]), Selection(muons_per_event=10))[1]
+    events = reader.read_segment(segment_of([whole(file)]), Selection(muons_per_event=10))[1]
     numbers(events)
     first = np.cumsum(events.counts) - events.counts
     places = events.muons[:, 2].astype(int)  # The muon's place in the file.
@@ -122,7 +122,7 @@ def test_training_draws_the_muons_that_it_takes_of_a_large_event_and_leaves_the_
     # The order is random too: each of the ten places holds the mean, 24.5, with an error of 14.4 / sqrt(600) = 0.59.
     assert abs(drawn.mean(axis=0) - 24.5).max() < 5 * 0.59
     other = reader.read_segment(Segment(1, 0, 0, 0, (whole(file),)), Selection(muons_per_event=10))[1]
-    again = reader.read_segment(item_of([whole(file)], start=7), Selection(muons_per_event=10))[1]
+    again = reader.read_segment(segment_of([whole(file)], start=7), Selection(muons_per_event=10))[1]
     assert sorted(numbers(other)) == sorted(numbers(events))
     np.testing.assert_array_equal(
         again.muons, events.muons[first[7] :]
@@ -187,7 +187,7 @@ def test_rows_that_cannot_be_used_are_kept_with_file_row_and_reason(tmp_path, ca
     for _ in range(2):  # Another epoch adds nothing.
         read = [reader.read_slice(FileSlice(file, part, parts), selection) for part in range(parts)]
     assert [number for events, _ in read for number in numbers(events)] == [0, 2, 3, 6]
-    assert sum((tally for _, tally in read), ReadCounts()) == ReadCounts(rows=10, quarantined=6)
+    assert sum((read_counts for _, read_counts in read), ReadCounts()) == ReadCounts(rows=10, quarantined=6)
     kept = pa.concat_tables([pq.read_table(path) for path in (tmp_path / "quarantine").iterdir()]).sort_by("row")
     assert kept["row"].to_pylist() == [1, 4, 5, 7, 8, 9]
     assert set(kept["source"].to_pylist()) == {file.url}
@@ -204,9 +204,9 @@ def test_events_above_the_cap_go_to_the_outliers_whole(tmp_path, write_toy):
     file = write_toy(tmp_path / "e.parquet", events)
     selection = Selection(max_muons=4, outliers=str(tmp_path / "outliers"))
     for _ in range(2):
-        kept, tally = reader.read_slice(FileSlice(file, 0, 1), selection)
+        kept, read_counts = reader.read_slice(FileSlice(file, 0, 1), selection)
     assert numbers(kept) == [0, 1, 3, 4, 6, 8, 9, 10]
-    assert tally == ReadCounts(rows=12, outliers=4, outlier_muons=9 + 5 + 10 + 6)
+    assert read_counts == ReadCounts(rows=12, outliers=4, outlier_muons=9 + 5 + 10 + 6)
     (path,) = (tmp_path / "outliers").iterdir()
     table = pq.read_table(path)
     assert table.schema.equals(schema.EVENT_SCHEMA)
@@ -218,10 +218,10 @@ def test_outliers_are_those_of_the_split_alone(tmp_path, write_toy):
     rest = {}
     for split in ("train", "validation"):
         selection = Selection(split, 0.5, 0.0, max_muons=2, outliers=str(tmp_path / split))
-        kept, tally = read_all(file, selection)
+        kept, read_counts = read_all(file, selection)
         outliers = arrow.to_arrays(pq.read_table(tmp_path / split))
         rest[split] = numbers(kept) + numbers(outliers)
-        assert tally.outliers == len(outliers.counts)
+        assert read_counts.outliers == len(outliers.counts)
     assert sorted(rest["train"] + rest["validation"]) == list(range(300))
 
 
@@ -318,16 +318,16 @@ def test_a_row_with_a_null_id_goes_to_quarantine(tmp_path):
     # Every other row keeps its ids to the last of their 64 bits.
     table = arrow.to_table(numbered(3)).set_column(0, "primary_major_id", pa.array([1, None, 2**64 - 1], pa.uint64()))
     pq.write_table(table, tmp_path / "e.parquet")
-    events, tally = read_all(File(str(tmp_path / "e.parquet"), 1), Selection(quarantine=str(tmp_path / "q")))
+    events, read_counts = read_all(File(str(tmp_path / "e.parquet"), 1), Selection(quarantine=str(tmp_path / "q")))
     assert events.ids[:, 0].tolist() == [1, 2**64 - 1]
-    assert tally == ReadCounts(rows=3, quarantined=1)
+    assert read_counts == ReadCounts(rows=3, quarantined=1)
     assert pq.read_table(tmp_path / "q")["reason"].to_pylist() == ["a shower id is null"]
 
 
 @pytest.mark.parametrize("rows", [0, 1])
 def test_files_of_no_row_or_one_are_read_in_any_number_of_parts(tmp_path, write_toy, rows):
     file = write_toy(tmp_path / "e.parquet", numbered(rows, counts=[2] * rows))
-    read = [reader.read_slice(unit, Selection()) for unit in sampler.cut_files([file])]
+    read = [reader.read_slice(part, Selection()) for part in sampler.cut_files([file])]
     assert [number for events, _ in read for number in numbers(events)] == list(range(rows))
 
 
@@ -343,9 +343,9 @@ def test_a_sample_is_of_the_splits_asked_for_and_no_larger(tmp_path, write_toy):
     for i in range(4):
         write_toy(tmp_path / f"{i}.parquet", numbered(300, first=300 * i))
     wanted = [(Selection("train", 0.3, 0.2), 400), (Selection("validation", 0.3, 0.2), 10_000)]
-    (train, validation), tally = sample.sample_events(list_files(str(tmp_path)), wanted)
+    (train, validation), read_counts = sample.sample_events(list_files(str(tmp_path)), wanted)
     assert len(train.counts) == 400
-    assert tally == ReadCounts(rows=1200)
+    assert read_counts == ReadCounts(rows=1200)
     expected = np.flatnonzero(in_split(numbered(1200).ids, wanted[1][0]))
     assert sorted(numbers(validation)) == expected.tolist()  # All there are.
     assert not set(numbers(train)) & set(expected.tolist())
@@ -354,22 +354,22 @@ def test_a_sample_is_of_the_splits_asked_for_and_no_larger(tmp_path, write_toy):
 def test_a_sample_reads_no_more_than_it_needs(tmp_path, write_toy):
     for i in range(70):
         write_toy(tmp_path / f"{i:02}.parquet", numbered(10, first=10 * i))
-    (some,), tally = sample.sample_events(list_files(str(tmp_path / "*.parquet")), [(Selection(), 25)])
+    (some,), read_counts = sample.sample_events(list_files(str(tmp_path / "*.parquet")), [(Selection(), 25)])
     assert len(some.counts) == 25
-    assert tally.rows == 30
+    assert read_counts.rows == 30
     assert Counter(number // 10 for number in numbers(some)).most_common(1)[0][1] == 10
     assert not list(Path(tmp_path).glob(".*"))
 
 
 def test_remote_files_are_read_several_at_once():
-    units = [FileSlice(File(f"memory://far/{number}", 2**20), 0, 1) for number in range(8)]
+    slices = [FileSlice(File(f"memory://far/{number}", 2**20), 0, 1) for number in range(8)]
     together = threading.Barrier(4)  # Broken where fewer are read at once.
 
-    def read(unit, selection):
+    def read(part, selection):
         together.wait(30)
-        return unit
+        return part
 
-    assert list(reader.read_ordered(read, units, Selection())) == units
+    assert list(reader.read_ordered(read, slices, Selection())) == slices
 
 
 def test_a_remote_item_is_the_local_one(tmp_path):
@@ -380,8 +380,10 @@ def test_a_remote_item_is_the_local_one(tmp_path):
         fsspec.filesystem("memory").pipe_file(f"/item/{number}.parquet", path.read_bytes())
         near.append(whole(File(str(path), path.stat().st_size)))
         far.append(whole(File(f"memory://item/{number}.parquet", path.stat().st_size)))
-    (tally, events), (wanted_tally, wanted) = (reader.read_segment(item_of(each), Selection()) for each in (far, near))
-    assert tally == wanted_tally == ReadCounts(600)
+    (read_counts, events), (expected_counts, wanted) = (
+        reader.read_segment(segment_of(each), Selection()) for each in (far, near)
+    )
+    assert read_counts == expected_counts == ReadCounts(600)
     for name in ("ids", "primaries", "counts", "muons"):
         np.testing.assert_array_equal(getattr(events, name), getattr(wanted, name))
     fsspec.filesystem("memory").rm("/item", recursive=True)

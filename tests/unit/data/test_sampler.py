@@ -1,4 +1,4 @@
-"""The plan of the reading: every unit once an epoch, however many ranks read and however often their number changes."""
+"""The read plan: every slice once an epoch, for any number of ranks and any changes of this number."""
 
 from collections import Counter
 from itertools import islice, takewhile
@@ -16,66 +16,66 @@ FILES = st.lists(st.integers(0, 200), min_size=1, max_size=90).map(
 )
 
 
-def small_plan(world, *, units=24, seed=0):
-    """Units of one byte in segments of two: 12 segments an epoch."""
-    cut = tuple(FileSlice(File(f"f{i}", 1), 0, 1) for i in range(units))
+def small_plan(world, *, slices=24, seed=0):
+    """Slices of one byte in segments of two: 12 segments an epoch."""
+    cut = tuple(FileSlice(File(f"f{i}", 1), 0, 1) for i in range(slices))
     return ReadPlan(cut, seed, 2, world)
 
 
-def items_before(reading, rank, epoch):
+def segments_before(reading, rank, epoch):
     return list(
-        takewhile(lambda item: item.epoch < epoch or reading_is_backlog(reading, item), reading.segments_of_rank(rank))
+        takewhile(lambda segment: segment.epoch < epoch or is_backlog(reading, segment), reading.segments_of_rank(rank))
     )
 
 
-def reading_is_backlog(reading, item):
-    return item.epoch < reading.base_epoch
+def is_backlog(reading, segment):
+    return segment.epoch < reading.base_epoch
 
 
 @settings(max_examples=30)
 @given(FILES, st.integers(1, 400), st.integers(0, 5))
-def test_every_unit_is_in_exactly_one_segment_of_every_epoch(files, segment_bytes, epoch):
-    units = sampler.cut_files(files)
-    segments = ReadPlan(tuple(units), 3, segment_bytes, 1).segments(epoch)
-    assert Counter(unit for segment in segments for unit in segment) == Counter(units)
-    assert all(segments)  # A segment without units would be read for nothing.
+def test_every_slice_is_in_exactly_one_segment_of_every_epoch(files, segment_bytes, epoch):
+    slices = sampler.cut_files(files)
+    segments = ReadPlan(tuple(slices), 3, segment_bytes, 1).segments(epoch)
+    assert Counter(part for segment in segments for part in segment) == Counter(slices)
+    assert all(segments)  # A segment without slices would be read for nothing.
 
 
 @settings(max_examples=30)
 @given(FILES, st.integers(1, 20), st.integers(0, 10_000))
-def test_units_cover_every_row_of_every_file_once(files, segment_bytes, rows):
-    units = sampler.cut_files(files)
+def test_slices_cover_every_row_of_every_file_once(files, segment_bytes, rows):
+    slices = sampler.cut_files(files)
     for file in files[:3]:
-        assert [row for unit in units if unit.file == file for row in unit.rows(rows)] == list(range(rows))
+        assert [row for part in slices if part.file == file for row in part.rows(rows)] == list(range(rows))
 
 
 def test_few_files_are_cut_but_not_into_crumbs():
-    (unit,) = sampler.cut_files([File("small", sampler.MIN_SLICE_BYTES)])
-    assert unit.parts == 1
+    (part,) = sampler.cut_files([File("small", sampler.MIN_SLICE_BYTES)])
+    assert part.parts == 1
     # 8 files of 40 MB: 64 / 8 = 8 parts each, of 5 MB.
     assert len(sampler.cut_files([File(f"f{i}", 10 * sampler.MIN_SLICE_BYTES) for i in range(8)])) == sampler.MIN_SLICES
 
 
-def test_large_files_are_cut_into_units_that_fit_in_memory():
-    units = sampler.cut_files([File("big", 10 * sampler.MAX_SLICE_BYTES + 1)] + [File(f"f{i}", 10) for i in range(64)])
-    assert Counter(unit.file.url for unit in units)["big"] == 11
-    assert all(unit.size <= sampler.MAX_SLICE_BYTES for unit in units)
+def test_large_files_are_cut_into_slices_that_fit_in_memory():
+    slices = sampler.cut_files([File("big", 10 * sampler.MAX_SLICE_BYTES + 1)] + [File(f"f{i}", 10) for i in range(64)])
+    assert Counter(part.file.url for part in slices)["big"] == 11
+    assert all(part.size <= sampler.MAX_SLICE_BYTES for part in slices)
 
 
 @settings(max_examples=30)
 @given(st.integers(1, 15), st.integers(1, 40), st.integers(0, 3))
-def test_ranks_share_every_epoch_out_between_them(world, units, seed):
-    reading = small_plan(world, units=units, seed=seed)
-    read = [item for rank in range(world) for item in items_before(reading, rank, 3)]
+def test_ranks_share_every_epoch_out_between_them(world, slices, seed):
+    reading = small_plan(world, slices=slices, seed=seed)
+    read = [segment for rank in range(world) for segment in segments_before(reading, rank, 3)]
     once = {(epoch, i) for epoch in range(3) for i in range(len(reading.segments(epoch)))}
-    assert Counter((item.epoch, item.number) for item in read) == Counter(once)
-    for item in read:
-        assert item.slices == reading.segments(item.epoch)[item.number]
-        assert item.start == 0
+    assert Counter((segment.epoch, segment.number) for segment in read) == Counter(once)
+    for segment in read:
+        assert segment.slices == reading.segments(segment.epoch)[segment.number]
+        assert segment.start == 0
 
 
 def test_every_rank_reads_although_segments_are_fewer_than_ranks():
-    reading = small_plan(5, units=2)
+    reading = small_plan(5, slices=2)
     assert len(reading.segments(0)) == 2
     for rank in range(5):
         assert len(list(islice(reading.segments_of_rank(rank), 3))) == 3
@@ -91,7 +91,7 @@ def test_epochs_and_seeds_differ_in_order_and_repeat_exactly():
 
 def test_the_order_of_the_files_is_the_seeds_on_every_machine():
     # A checkpoint's position means something only in this order: it must never change between versions.
-    names = [unit.file.url for unit in sampler.permutation(small_plan(1, units=8).slices, seed=1, epoch=2)]
+    names = [part.file.url for part in sampler.permutation(small_plan(1, slices=8).slices, seed=1, epoch=2)]
     assert names == ["f6", "f0", "f7", "f5", "f1", "f4", "f3", "f2"]
 
 
@@ -114,27 +114,27 @@ def test_events_of_begun_epochs_are_read_exactly_once_however_often_the_number_o
         reading = ReadPlan.from_state(reading.slices, reading.seed, reading.segment_bytes, reading.state())
     last = max((epoch for epoch, _, _ in seen), default=0) + 1
     for rank, start in enumerate(positions or []):
-        for i, item in enumerate(reading.segments_of_rank(rank)):
-            if item.epoch > last and i >= len(reading.backlog):
+        for i, segment in enumerate(reading.segments_of_rank(rank)):
+            if segment.epoch > last and i >= len(reading.backlog):
                 break
-            taken = item.start + (start[1] if i == start[0] else 0)
+            taken = segment.start + (start[1] if i == start[0] else 0)
             if i >= start[0]:
-                seen.update((item.epoch, item.number, event) for event in range(taken, sizes[item.number]))
+                seen.update((segment.epoch, segment.number, event) for event in range(taken, sizes[segment.number]))
     expected = {
         (epoch, segment, event) for epoch in range(last + 1) for segment in range(12) for event in range(sizes[segment])
     }
     assert {event: number for event, number in seen.items() if event[0] <= last} == dict.fromkeys(expected, 1)
 
 
-def read_some(items, start, sizes, seen, data):
-    """Read a rank's items for a while; returns where it stopped. `taken` counts events from the item's start."""
+def read_some(segments, start, sizes, seen, data):
+    """Read some of a rank's segments; return where it stopped. `taken` counts events from the segment's start."""
     stop_at = start[0] + data.draw(st.integers(0, 30))
-    for i, item in islice(enumerate(items), start[0], None):
+    for i, segment in islice(enumerate(segments), start[0], None):
         before = start[1] if i == start[0] else 0
-        left = max(0, sizes[item.number] - item.start - before)
+        left = max(0, sizes[segment.number] - segment.start - before)
         read = left if i < stop_at else data.draw(st.integers(0, left))
-        first = item.start + before
-        seen.update((item.epoch, item.number, event) for event in range(first, first + read))
+        first = segment.start + before
+        seen.update((segment.epoch, segment.number, event) for event in range(first, first + read))
         if i >= stop_at:
             return i, before + read
     raise AssertionError
@@ -158,8 +158,8 @@ def test_a_plan_survives_its_state(world):
 
 
 def test_a_position_in_other_segments_is_refused():
-    units = sampler.cut_files([File("f", 40 * sampler.MIN_SLICE_BYTES)])
-    state = ReadPlan(tuple(units), 0, 2**20, 1).state()
-    for others, segment_bytes in ((units[1:], 2**20), (units, 2**21)):
+    slices = sampler.cut_files([File("f", 40 * sampler.MIN_SLICE_BYTES)])
+    state = ReadPlan(tuple(slices), 0, 2**20, 1).state()
+    for others, segment_bytes in ((slices[1:], 2**20), (slices, 2**21)):
         with pytest.raises(ValueError, match="continue with the version of crmuons that began the run"):
             ReadPlan.from_state(others, 0, segment_bytes, state)

@@ -231,15 +231,15 @@ def test_the_command_writes_what_it_was_asked_for(tmp_path, capsys):
     ("changed", "message"),
     [
         ({"depth_range_m": (1.4, 2.6)}, "is it in kilometres"),
-        ({"depths_m": (100.0,)}, "vertical depth 100 m: wanted 500 m or more"),
-        ({"depth_range_m": (2_000.0, 1_000.0)}, "--depth-range 2000 1000: wanted LOW <= HIGH"),
+        ({"depths_m": (100.0,)}, "vertical depth 100 m: expected 500 m or more"),
+        ({"depth_range_m": (2_000.0, 1_000.0)}, "--depth-range 2000 1000: expected LOW <= HIGH"),
         ({"energy_gev": (1e6, 1e12)}, "HIGH <= 1e10"),
         ({"energy_gev": (1e6, 1e5)}, "--energy-range 1e\\+06 100000"),
-        ({"masses_gev": (56_000.0,)}, "--masses 56000: wanted a nucleus's mass in GeV"),
+        ({"masses_gev": (56_000.0,)}, "--masses 56000: expected a nucleus's mass in GeV"),
         ({"masses_gev": ()}, "at least one mass"),
-        ({"max_zenith_deg": 95.0}, "wanted 0 to 89 degrees"),
-        ({"depths_per_shower": 0}, "wanted at least 1"),
-        ({"threshold_gev": 0.0}, "wanted more than 0 GeV"),
+        ({"max_zenith_deg": 95.0}, "expected 0 to 89 degrees"),
+        ({"depths_per_shower": 0}, "expected at least 1"),
+        ({"threshold_gev": 0.0}, "expected more than 0 GeV"),
     ],
 )
 def test_settings_out_of_range_are_refused_with_their_value(changed, message):
@@ -247,7 +247,7 @@ def test_settings_out_of_range_are_refused_with_their_value(changed, message):
         dataclasses.replace(SimulationSettings(), **changed)
 
 
-@pytest.mark.parametrize(("num_events", "seed", "message"), [(0, 0, "--events 0: wanted at"), (1, -1, "--seed -1")])
+@pytest.mark.parametrize(("num_events", "seed", "message"), [(0, 0, "--events 0: expected at"), (1, -1, "--seed -1")])
 def test_no_events_and_negative_seeds_are_refused(tmp_path, num_events, seed, message):
     with pytest.raises(ValueError, match=message):
         simulate.simulate(SimulationSettings(), num_events=num_events, out=tmp_path / "new", seed=seed)
