@@ -14,7 +14,7 @@ from crmuons.evaluation.comparison import EventSample
 from crmuons.evaluation.datasets import EventSet
 from crmuons.evaluation.headers import EventHeaders
 from crmuons.evaluation.metrics.quantities import Sample
-from crmuons.evaluation.reference import FLOOR, GENERATED, NEAREST, PARAMETRIC, EvaluationSettings
+from crmuons.evaluation.reference import GENERATED, NEAREST, NULL, PARAMETRIC, EvaluationSettings
 from crmuons.evaluation.report.files import to_json
 from crmuons.evaluation.request import EvaluationRequest, evaluate_request
 from crmuons.evaluation.tasks import in_process
@@ -58,14 +58,14 @@ def request_of_a_model(tmp_path_factory):
 
 
 def test_tasks_give_the_numbers_of_one_process(request_of_a_model):
-    with in_process() as pieces:
-        here = [to_json(each) for each in evaluate_request(request_of_a_model, pieces)]
-    with on_ray(num_cpus=2) as pieces:
-        there = [to_json(each) for each in evaluate_request(request_of_a_model, pieces)]
+    with in_process() as executor:
+        here = [to_json(each) for each in evaluate_request(request_of_a_model, executor)]
+    with on_ray(num_cpus=2) as executor:
+        there = [to_json(each) for each in evaluate_request(request_of_a_model, executor)]
     assert here == there
-    assert set(here[0]["numbers"]) == {GENERATED, FLOOR, NEAREST, PARAMETRIC}
-    assert here[0]["numbers"][FLOOR] == here[1]["numbers"][FLOOR] | {
-        name: here[0]["numbers"][FLOOR][name] for name in ("worst_cell", "pit", "pit_worst_cell")
+    assert set(here[0]["numbers"]) == {GENERATED, NULL, NEAREST, PARAMETRIC}
+    assert here[0]["numbers"][NULL] == here[1]["numbers"][NULL] | {
+        name: here[0]["numbers"][NULL][name] for name in ("worst_cell", "pit", "pit_worst_cell")
     }
     assert here[0]["numbers"][GENERATED]["score"] != here[1]["numbers"][GENERATED]["score"]
 
@@ -74,12 +74,12 @@ def test_classifiers_in_tasks_give_the_scores_of_one_process():
     events = [toy_events(1100, seed) for seed in (1, 2)]
     found = []
     for run in (in_process, lambda: on_ray(num_cpus=2)):
-        with run() as pieces:
-            sides = [EventSet(EventHeaders.of(each), pieces.given(each)) for each in events]
+        with run() as executor:
+            sides = [EventSet(EventHeaders.of(each), executor.put(each)) for each in events]
             samples = [Sample.of(each, 1100 * number + np.arange(1100)) for number, each in enumerate(events)]
-            contenders = [EventSample(side, pieces.given(each)) for side, each in zip(sides, samples, strict=True)]
-            scores = comparison.classify(pieces, *contenders, 0)
-            found.append({name: pieces.get(each).score for name, each in scores.items()})
+            contenders = [EventSample(side, executor.put(each)) for side, each in zip(sides, samples, strict=True)]
+            scores = comparison.classify(executor, *contenders, 0)
+            found.append({name: executor.get(each).score for name, each in scores.items()})
     assert set(found[0]) == set(comparison.AREAS)
     for name in comparison.AREAS:
         assert (found[0][name] == found[1][name]).all(), name
