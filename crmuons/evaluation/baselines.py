@@ -19,8 +19,8 @@ MAX_MUONS_FITTED = 500_000  # Each of the 15 coefficients is then known to about
 class NearestPrimary:
     """A generator that copies the bundle of the training event with the nearest primary.
 
-    The distance is Euclidean in `primary_features`, each divided by its standard deviation. The copied bundles are correct
-    in themselves, but they repeat, and they belong to slightly different primaries.
+    The distance is Euclidean in `primary_features`, each divided by its standard deviation. The copied bundles are
+    correct in themselves, but they repeat, and they belong to slightly different primaries.
     """
 
     def __init__(self, training: EventArrays) -> None:
@@ -41,8 +41,8 @@ class NearestPrimary:
 class ParametricSampler:
     """A generator with negative binomial N and log-normal energies and radii, all independent given the primary.
 
-    log <N>, <log10 E> and <log10 r> are polynomials of second degree in `primary_features`. The negative binomial has one
-    shape per mass, from the moments of N. The standard deviations of log10 E and log10 r are constants.
+    log <N>, <log10 E> and <log10 r> are polynomials of second degree in `primary_features`. The negative binomial has
+    one shape per mass, from the moments of N. The standard deviations of log10 E and log10 r are constants.
     """
 
     centre: Float64[np.ndarray, " 4"]
@@ -108,7 +108,7 @@ def _negative_binomial(
 def _fit_muons(
     training: EventArrays, terms: Float64[np.ndarray, "events terms"], rng: np.random.Generator
 ) -> tuple[Float64[np.ndarray, "terms 2"], Float64[np.ndarray, " 2"]]:
-    """Fit log10 E and log10 r of the muons by least squares; return the coefficients and the residuals' standard deviations."""
+    """Fit log10 E and log10 r of the muons by least squares; return coefficients and residual standard deviations."""
     event = np.repeat(np.arange(len(training.counts)), training.counts)
     chosen = rng.choice(len(event), min(len(event), MAX_MUONS_FITTED), replace=False)
     quantities = muon_quantities(training)

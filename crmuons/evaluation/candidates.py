@@ -1,4 +1,4 @@
-"""The candidate of an evaluation: a model, which generates events for true primaries, or a data set of generated events."""
+"""The candidate of an evaluation: a model, which generates events for true primaries, or a generated data set."""
 
 from dataclasses import dataclass
 
@@ -92,7 +92,7 @@ def _copy_warnings(paired: PairedCounts | None) -> list[str]:
     if paired is None or (paired[0].counts != paired[1]).any():
         return []
     return [
-        "every generated event has the same N as the true event of its primary: are the data sets the same, or was N given?"
+        "every generated event has the N of the true event of its primary: are the data sets the same, or was N given?"
     ]
 
 

@@ -1,4 +1,4 @@
-"""Compare one sample with the truth: all figures, for all events, in bins of the primary's quantities and for hard cases."""
+"""Compare one sample with the truth: all figures, for all events, in bins of the primary, and for hard cases."""
 
 from dataclasses import dataclass
 
@@ -141,7 +141,7 @@ def _in_region(
 def _in_case(
     case: HardCase, truth: Sample, other: Sample, names: tuple[str, ...], *scores: Scores
 ) -> tuple[int, Numbers]:
-    """Return how many of the other events belong to a hard case, and its figures; `rate` is how often it occurs, other/true."""
+    """Return how many other events belong to a hard case, and its figures; `rate` is its frequency, other/true."""
     weights = case.weight(truth), case.weight(other)
     areas = _areas_where(np.concatenate(weights) > 0, names, scores)
     part = case.part(other)

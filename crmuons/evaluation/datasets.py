@@ -1,4 +1,4 @@
-"""Read true, generated and training events in blocks that stay with the executor; the caller holds only their headers."""
+"""Read true, generated and training events in blocks that stay with the executor; the caller holds only headers."""
 
 import itertools
 from collections import deque
@@ -18,9 +18,8 @@ from crmuons.evaluation.headers import EventHeaders
 from crmuons.evaluation.tasks import Executor, Future
 
 SelectionAndLimit = tuple[Selection, int]  # A selection of events, and how many of them to read at most.
-Block = tuple[
-    tuple[EventArrays, ...], ReadCounts
-]  # The events of each selection in one file slice, and the read counts.
+# The events of each selection in one file slice, and the read counts.
+Block = tuple[tuple[EventArrays, ...], ReadCounts]
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def concat_parts(*parts: EventArrays) -> EventArrays:
 def _read_blocks(
     executor: Executor, slices: Sequence[FileSlice], requests: Sequence[SelectionAndLimit], remaining: list[int]
 ) -> Iterator[tuple[Future[Block], Future[tuple[list[EventHeaders], ReadCounts]]]]:
-    """Submit the reading of file slices, some ahead, until nothing remains. The caller updates `remaining` on the way."""
+    """Submit the reading of file slices, some ahead, until nothing remains. The caller updates `remaining`."""
     reading: deque[Future[Block]] = deque()
     unread = iter(slices)
     while max(remaining) > 0:

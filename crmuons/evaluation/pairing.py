@@ -1,8 +1,9 @@
-"""Choose which events to compare: two independent halves of the truth, and generated events with the second half's primaries.
+"""Choose which events to compare: two independent halves of the truth, and generated events.
 
-Generated events must not have the primaries of the true events that they are compared with. Otherwise a classifier learns
-a primary with one label and meets it again with the other label, and its AUC falls below one half. So the truth is split
-in two by showers, the generated events have the primaries of the second half, and both are compared with the first half.
+Generated events must not have the primaries of the true events that they are compared with. Otherwise a classifier
+learns a primary with one label and meets it again with the other label, and its AUC falls below one half. So the truth
+is split in two by showers, the generated events have the primaries of the second half, and both are compared with the
+first half.
 """
 
 from dataclasses import dataclass
@@ -45,8 +46,8 @@ def halve(truth: EventHeaders, max_events: int, seed: int) -> tuple[Rows, Rows]:
     number = int(showers.max()) + 1 if len(showers) else 0
     if number < 2:
         msg = (
-            f"{len(truth)} true events of {number} shower are too few to compare truth with truth: give events of two or more "
-            "showers, better of 20,000, and set --events to match"
+            f"{len(truth)} true events of {number} shower are too few to compare truth with truth: give events of two "
+            "or more showers, better of 20,000, and set --events to match"
         )
         raise ValueError(msg)
     order = _shuffle_showers(showers, seed)
@@ -75,13 +76,13 @@ def pair_data(truth: EventHeaders, generated: EventHeaders, max_events: int, see
 
 
 def share_primaries(truth: EventHeaders, generated: EventHeaders) -> bool:
-    """Return whether generated events have the ids and primaries of true ones, because they were generated for these."""
+    """Return whether generated events have the ids and primaries of true events, for which they were generated."""
     fewest = min(len(truth), len(generated))
     return fewest > 0 and len(_same_primaries(truth, generated)[0]) >= SHARED_SHARE * fewest
 
 
 def one_per_shower(events: EventHeaders, seed: int = 0) -> Rows:
-    """Return the rows of one random event per shower, which are independent. The first event may always be the shallowest."""
+    """Return the rows of one random event per shower, which are independent; the first may always be the shallowest."""
     order = np.random.default_rng(seed).permutation(len(events))
     (showers,) = shower_numbers(events.ids[order])
     rows: np.ndarray = order[np.unique(showers, return_index=True)[1]]
@@ -103,8 +104,8 @@ def range_warnings(truth: EventHeaders, generated: EventHeaders) -> list[str]:
         distance = _kolmogorov(a, b) / np.sqrt(1 / len(a) + 1 / len(b))
         if outside > 0.01 or distance > 2.5:
             warnings.append(
-                f"the generated primaries differ from the true ones in {name}: {100 * outside:.1f} % lie outside the range of "
-                f"the other set, and the distance of the distributions is {distance:.1f} times the scale of chance. "
+                f"the generated primaries differ from the true ones in {name}: {100 * outside:.1f} % lie outside the "
+                f"range of the other set, and the distance of the distributions is {distance:.1f} times the scale of chance. "
                 "Every figure below includes this difference; generate for the primaries of the true events instead"
             )
     return warnings
@@ -117,7 +118,7 @@ def _next_shower(showers: Int64[np.ndarray, " events"], start: int) -> int:
 
 
 def _same_primaries(one: EventHeaders, other: EventHeaders) -> tuple[Rows, Rows]:
-    """Return the rows in each set of the events that both have (same ids and primary), in the order of the first set."""
+    """Return the rows in each set of the events that both have (same ids and primary), in the first set's order."""
     _, one_rows, other_rows = np.intersect1d(_keys(one), _keys(other), return_indices=True)
     order = np.argsort(one_rows)
     return one_rows[order], other_rows[order]

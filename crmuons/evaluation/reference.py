@@ -1,4 +1,4 @@
-"""The reference of an evaluation, which is the same for every candidate: two halves of the truth, the floor, two baselines."""
+"""The reference of an evaluation, the same for every candidate: two halves of the truth, the floor, two baselines."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from crmuons.evaluation.metrics import regions
 from crmuons.evaluation.metrics.quantities import Sample, primary_features, shower_numbers
 from crmuons.evaluation.tasks import Executor
 
-# The samples that are compared with the first half of the truth. NULL is the second half: truth against truth, the floor.
+# The samples that are compared with the first half of the truth. NULL, the floor, is the second half of the truth.
 GENERATED, NULL, NEAREST, PARAMETRIC = "generated", "truth", "nearest primary", "parametric"
 EVENTS_PER_TASK = 2**14  # To generate. A multiple of the generator's blocks, each of which has one random stream.
 ADVISED_EVENTS = 20_000
@@ -124,8 +124,8 @@ def _baseline_sets(
     muons = int(training.headers.counts[rows].sum())
     if len(rows) < baselines.MIN_TRAINING_EVENTS or not muons:
         warning = (
-            f"the baselines are missing: they need {baselines.MIN_TRAINING_EVENTS} training events of showers that are not in "
-            f"the truth, and there are {len(rows)} with {muons} muons"
+            f"the baselines are missing: they need {baselines.MIN_TRAINING_EVENTS} training events of showers that are "
+            f"not in the truth, and there are {len(rows)} with {muons} muons"
         )
         return {}, [warning]
     events, control = training.gather(executor, rows).events, halves[1].headers
@@ -155,7 +155,7 @@ def _size_warnings(truth: EventSet) -> list[str]:
         return []
     showers = len(np.unique(truth.headers.ids, axis=0))
     warning = (
-        f"each sample has only {len(truth)} events ({showers} showers): the floor is high, and smaller differences stay "
-        f"hidden. Use {ADVISED_EVENTS:,} or more events for each sample, which needs twice as many true events"
+        f"each sample has only {len(truth)} events ({showers} showers): the floor is high, and smaller differences "
+        f"stay hidden. Use {ADVISED_EVENTS:,} or more events for each sample, which needs twice as many true events"
     )
     return [warning]

@@ -1,4 +1,4 @@
-"""Carry out an evaluation request: read the events, evaluate each model or the data set, and warn about unsuitable data."""
+"""Carry out an evaluation request: read the events, evaluate each model or the data set, warn about unsuitable data."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -38,8 +38,8 @@ class EvaluationRequest:
         split: the part of the true showers to use.
         models: runs, checkpoints or model directories; empty if `generated` is given.
         generated: generated events of the same format, instead of models.
-        training: events for the baselines; if empty, those that the model was trained on, or the training split of `truth`.
-        depth: the meaning of depth_m in the true files; None for the one in the model's training, or slant for a data set.
+        training: events for the baselines; if empty, the model's training events, or the training split of `truth`.
+        depth: the meaning of depth_m in the true files; None for that of the model's training, or slant for a data set.
         settings: size and seed.
 
     Raises:
@@ -154,20 +154,19 @@ def _read(request: EvaluationRequest, data: config.Data, executor: Executor) -> 
     if not len(truth):
         msg = (
             f"no true events in the {request.split} split of {', '.join(request.truth)} ({counts.rows} rows read, "
-            f"{counts.quarantined} of them unusable); --split says which part of the showers to use, and --split all uses every "
-            "event"
+            f"{counts.quarantined} of them unusable); --split says which showers to use; --split all uses all"
         )
         raise ValueError(msg)
     logger.info("%d true events, %d training events for the baselines", len(truth), len(training))
     if counts.quarantined:
         warnings.append(
-            f"{counts.quarantined} of {counts.rows} rows of the true files are unusable and were left out; the log says why"
+            f"{counts.quarantined} of {counts.rows} rows of the true files are unusable and left out; the log says why"
         )
     return LoadedData(truth, training, counts, warnings)
 
 
 def _training_files(request: EvaluationRequest, data: config.Data) -> tuple[Sequence[str], list[str]]:
-    """Return the files of training events that differ from the true files; empty to use the true files' training split."""
+    """Return the training files if they differ from the true files; empty to use the true files' training split."""
     if request.training or not data.train or sorted(data.train) == sorted(request.truth):
         return request.training, []
     try:

@@ -1,7 +1,8 @@
 """The executor that runs an evaluation's tasks, in this process or on a Ray cluster (`crmuons.ray_backend.evaluate`).
 
-A task is a function of its arguments; where it draws random numbers, its seed is one of them. Each task runs on one thread,
-because the last bit of a sum depends on the number of threads. An evaluation therefore gives the same numbers on every executor.
+A task is a function of its arguments; where it draws random numbers, its seed is one of them. Each task runs on one
+thread, because the last bit of a sum depends on the number of threads. An evaluation therefore gives the same numbers
+on every executor.
 """
 
 from abc import ABC, abstractmethod
@@ -34,7 +35,7 @@ class Executor(ABC):
         self.bar = progress(0, unit="tasks", what="evaluate")
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
-        """Return the future of a function's result; the function receives futures among its arguments as their values."""
+        """Return the future of a function's result; futures among the arguments reach the function as values."""
         self.submitted += 1
         self.bar.total = self.submitted
         return self._submit(function, arguments)
@@ -54,8 +55,8 @@ class Executor(ABC):
 def run(function: Callable[..., T], *arguments: Any) -> T:
     """Run one task on one thread.
 
-    A tree fit on several threads has thousands of small parallel loops, and each waits for the slowest thread. On a busy
-    machine (2 cores, load 5) such a fit took 100 s instead of 3 s.
+    A tree fit on several threads has thousands of small parallel loops, and each waits for the slowest thread. On a
+    busy machine (2 cores, load 5) such a fit took 100 s instead of 3 s.
     """
     with threadpool_limits(limits=1):
         return function(*arguments)

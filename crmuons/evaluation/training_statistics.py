@@ -20,7 +20,7 @@ def training_warnings(generator: BundleGenerator, truth: EventArrays) -> list[st
         trained, true = np.median(quantiles), np.median(quantities[name])
         if abs(true - trained) > MAX_SHIFT:
             warnings.append(
-                f"the true {label} have a median of {10**true:.3g} {unit}, and those of the training data {10**trained:.3g} {unit}: "
-                "check the units, the energy threshold and the primaries of the true events"
+                f"the true {label} have a median of {10**true:.3g} {unit}, and those of the training data "
+                f"{10**trained:.3g} {unit}: check the units, the energy threshold and the primaries of the true events"
             )
     return warnings

@@ -1,4 +1,4 @@
-"""Run an evaluation's tasks on Ray. Events stay in the cluster's object store; the driver sees only headers and results."""
+"""Run an evaluation's tasks on Ray. Events stay in the object store; the driver sees only headers and results."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -39,7 +39,8 @@ class PitCell:
     Attributes:
         mass, energy, zenith, depth: labels of the cell.
         showers: the number of showers.
-        distance: times the square root of the number of showers. In calibrated cells its mean is 0.87, and 1 % are above 1.63.
+        distance: times the square root of the number of showers. In calibrated cells its mean is 0.87, and 1 % are
+            above 1.63.
     """
 
     mass: str
@@ -84,8 +85,8 @@ def mixture_cdf(
 ) -> Float64[np.ndarray, " events"]:
     """Return P(N <= n) of mixtures of negative binomials; 0 for n = -1.
 
-    A negative binomial of mean m and shape r has P(N <= n) = I_p(r, n + 1) with p = r / (r + m), where I is the regularised
-    incomplete beta function (DLMF 8.17(i)).
+    A negative binomial of mean m and shape r has P(N <= n) = I_p(r, n + 1) with p = r / (r + m), where I is the
+    regularised incomplete beta function (DLMF 8.17(i)).
     """
     success = 1 / (1 + np.exp(log_means) / shapes)
     of_components = betainc(shapes, np.maximum(counts, 0)[:, None] + 1.0, success)
@@ -128,7 +129,7 @@ def pit_numbers(calibration: Calibration | None, region: regions.Region | None =
 
 
 def pit_cells(calibration: Calibration) -> list[PitCell]:
-    """Return the PIT's distance from uniform in each cell of mass, energy decade, and halves of cos zenith and depth."""
+    """Return the PIT's distance from uniform by mass, energy decade, and halves of cos zenith and of depth."""
     halves = [list(regions.quantiles(name, calibration.conditions, GROUPS)) for name in ("cos zenith", "depth")]
     groups = (list(regions.masses(calibration.conditions)), list(regions.decades(calibration.conditions)), *halves)
     cells = []

@@ -1,7 +1,8 @@
 """Classifier two-sample tests: how well a trained classifier separates other events from true events.
 
 Lopez-Paz, Oquab 2017 (arXiv:1610.06545), with the area under the ROC curve (AUC) instead of the accuracy. Each event is
-scored by a classifier that was trained on other showers, because it would recognise the primary of a shower it has seen.
+scored by a classifier that was trained on other showers, because it would recognise the primary of a shower it has
+seen.
 """
 
 from collections.abc import Callable
@@ -63,12 +64,12 @@ def assemble(truth: Counted, other: Counted, seed: int, *of_folds: Float64[np.nd
 
 
 def area_under_curve(scores: Scores, *, seed: int = 0) -> Number:
-    """Return the AUC: the probability that an event of the other sample scores above a true one, with ties counted half.
+    """Return the AUC: the probability that an event of the other sample scores above a true one; ties count half.
 
     It is the mean over folds, because scores of different classifiers are not comparable. The error is the standard
-    deviation over BOOTSTRAPS resamplings of the showers (Poisson weights), times the square root of 2. The factor is needed
-    because the folds are correlated: a chance difference that a classifier learns from one fold has the opposite sign in
-    another. Measured over 150 repetitions, the factor is 1.49 with two folds and 1.32 with three.
+    deviation over BOOTSTRAPS resamplings of the showers (Poisson weights), times the square root of 2. The factor is
+    needed because the folds are correlated: a chance difference that a classifier learns from one fold has the opposite
+    sign in another. Measured over 150 repetitions, the factor is 1.49 with two folds and 1.32 with three.
     """
     others = int(scores.is_other.sum())
     fewest = min(others, len(scores.is_other) - others)

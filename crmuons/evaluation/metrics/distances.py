@@ -1,4 +1,4 @@
-"""Distances of single quantities between two sets of events, in units of the spread (W1/sigma). docs/metrics.md defines them."""
+"""Distances of single quantities between two sets of events, in standard deviations (W1/sigma); see docs/metrics.md."""
 
 import math
 from dataclasses import dataclass
@@ -54,9 +54,10 @@ def fidelity(truth: EventArrays, generated: EventArrays) -> dict[str, float]:
         generated: as many events.
 
     Returns:
-        `w1_<quantity>`: W1/sigma of each quantity in SCORED, infinite if the true events have it and the generated events do
-        not; `score`: their mean; `mean_muons_ratio` and `empty_share_difference` (generated - true). A quantity is left out
-        if fewer than MIN_SHOWERS true events have it, or if it is the same in all of them; `score` is left out if all are.
+        `w1_<quantity>`: W1/sigma of each quantity in SCORED, infinite if the true events have it and the generated
+        events do not; `score`: their mean; `mean_muons_ratio` and `empty_share_difference` (generated - true). A
+        quantity is left out if fewer than MIN_SHOWERS true events have it, or if it is the same in all of them; `score`
+        is left out if all quantities are.
     """
     true_sample, generated_sample = Sample.of(truth), Sample.of(generated)
     distances = {
@@ -80,8 +81,8 @@ def fidelity(truth: EventArrays, generated: EventArrays) -> dict[str, float]:
 def scaled_wasserstein(truth: Float[np.ndarray, " n"], other: Float[np.ndarray, " m"]) -> float:
     """Return W1/sigma: the Wasserstein-1 distance in units of the truth's standard deviation.
 
-    A shift by s sigma gives s. Two samples of n values from one normal give 1.8 / sqrt(n) on average. This bias means that
-    the value must be compared with truth against truth of the same size.
+    A shift by s sigma gives s. Two samples of n values from one normal give 1.8 / sqrt(n) on average. This bias means
+    that the value must be compared with truth against truth of the same size.
 
     Returns:
         W1/sigma; infinity if `other` has no values.
@@ -104,7 +105,8 @@ def wasserstein(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " m"]) -> float
 def distances(truth: Sample, other: Sample) -> dict[str, Number]:
     """Return W1/sigma of every quantity, and `score`, the mean over SCORED.
 
-    A number is Missing if fewer than MIN_SHOWERS showers of either sample have the quantity, or all have the same value.
+    A number is Missing if fewer than MIN_SHOWERS showers of either sample have the quantity, or all have the same
+    value.
     """
     numbers: dict[str, Number] = {}
     for name in QUANTITIES:
@@ -135,8 +137,8 @@ def score(numbers: dict[str, Number]) -> Number:
 def null_distances(pool: Sample, splits: Bool[np.ndarray, "splits showers"]) -> dict[str, Number]:
     """Return the null distribution of `distances` (the floor): truth against truth.
 
-    The values are mean and standard deviation over splits of a pool into two halves. The standard deviation is that of a
-    single comparison, which a perfect generator would have.
+    The values are mean and standard deviation over splits of a pool into two halves. The standard deviation is that of
+    a single comparison, which a perfect generator would have.
 
     Args:
         pool: true events, with showers numbered from 0.
@@ -163,7 +165,7 @@ def random_splits(showers: int, splits: int, seed: int) -> Bool[np.ndarray, "spl
 
 
 def _area_between(first: Bool[np.ndarray, " values"], gaps: Float[np.ndarray, " gaps"]) -> float:
-    """Return the area between two distribution functions; `first` says which of the sorted values are of the first sample."""
+    """Return the area between two distribution functions; `first` marks the sorted values of the first sample."""
     num_first = int(first.sum())
     steps = np.where(first, 1 / num_first, -1 / (len(first) - num_first))
     return float(np.abs(np.cumsum(steps)[:-1]) @ gaps)

@@ -54,12 +54,12 @@ def sliced_wasserstein(truth: JointFeatures, other: JointFeatures, seed: int) ->
 
 
 def frechet_distance(truth: JointFeatures, other: JointFeatures, seed: int) -> Estimate:
-    """Return FPD: the Frechet distance of normal distributions fitted to the features, extrapolated to infinite samples.
+    """Return FPD: the Frechet distance of normal distributions fitted to the features, for infinite samples.
 
-    Kansal et al. 2023 (Phys. Rev. D 107, 076017, arXiv:2211.10295), section III. The features are divided by the truth's
-    largest absolute values. Distances are computed at sizes N that are equally spaced in 1/N; the result is the intercept
-    of a straight line in 1/N. The largest size is FRECHET_MAX_EVENTS or the smaller sample, the smallest 2/5 of that (the
-    paper uses 20,000 to 50,000). FPD depends only on means and covariances.
+    Kansal et al. 2023 (Phys. Rev. D 107, 076017, arXiv:2211.10295), section III. The features are divided by the
+    truth's largest absolute values. Distances are computed at sizes N that are equally spaced in 1/N; the result is the
+    intercept of a straight line in 1/N. The largest size is FRECHET_MAX_EVENTS or the smaller sample, the smallest 2/5
+    of that (the paper uses 20,000 to 50,000). FPD depends only on means and covariances.
     """
     rng = np.random.default_rng(seed)
     scale = _or_one(np.abs(truth).max(0))
@@ -77,9 +77,9 @@ def frechet_distance(truth: JointFeatures, other: JointFeatures, seed: int) -> E
 def kernel_distance(truth: JointFeatures, other: JointFeatures, seed: int, *, batch: int = KERNEL_BATCH) -> Estimate:
     """Return KPD: the squared maximum mean discrepancy with the kernel (x.y / d + 1)^4.
 
-    The estimate is unbiased, so it may be negative. Kansal et al. 2023 (arXiv:2211.10295), section III, with the features
-    of `frechet_distance`. The value is the median of KERNEL_BATCHES batches of `batch` events (at most half of the smaller
-    sample); the error is half the range from the 16th to the 84th percentile.
+    The estimate is unbiased, so it may be negative. Kansal et al. 2023 (arXiv:2211.10295), section III, with the
+    features of `frechet_distance`. The value is the median of KERNEL_BATCHES batches of `batch` events (at most half of
+    the smaller sample); the error is half the range from the 16th to the 84th percentile.
     """
     rng = np.random.default_rng(seed)
     scale = _or_one(np.abs(truth).max(0))
@@ -104,7 +104,10 @@ def _draw(x: JointFeatures, size: int, rng: np.random.Generator) -> JointFeature
 
 
 def _normal_distance(x: JointFeatures, y: JointFeatures) -> float:
-    """Return |mean difference|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2)); Dowson, Landau 1982 (J. Multivar. Anal. 12, 450)."""
+    """Return |mean difference|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2)).
+
+    Dowson, Landau 1982 (J. Multivar. Anal. 12, 450).
+    """
     shift = x.mean(0) - y.mean(0)
     cov_x, cov_y = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
     # The eigenvalues of a product of covariances are real and >= 0, except for rounding.

@@ -137,8 +137,8 @@ def bundle_summaries(
 ) -> dict[str, Float64[np.ndarray, " events"]]:
     """Compute the quantities of every bundle; NaN where the bundle has too few muons.
 
-    Spreads are standard deviations over the bundle's muons (divided by N). The correlation is Pearson's; it is NaN also if
-    all muons have the same energy or the same radius.
+    Spreads are standard deviations over the bundle's muons (divided by N). The correlation is Pearson's; it is NaN also
+    if all muons have the same energy or the same radius.
 
     Args:
         counts: the number of muons of each event, with zeros for empty events.

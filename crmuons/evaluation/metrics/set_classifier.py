@@ -43,8 +43,8 @@ def set_fold(
 class DeepSets(nn.Module):
     """A network that embeds each muon, takes mean and standard deviation over the event, and gives one logit per event.
 
-    The standard deviation is needed. When true muons shared a shower-wide factor of 0.1 in log10 and generated muons were
-    independent, the AUC was 0.499 without it and 0.629 with it.
+    The standard deviation is needed. When true muons shared a shower-wide factor of 0.1 in log10 and generated muons
+    were independent, the AUC was 0.499 without it and 0.629 with it.
     """
 
     def __init__(self, muon_features: int, event_features: int, width: int) -> None:

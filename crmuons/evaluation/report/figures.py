@@ -16,8 +16,8 @@ RATIO_RANGE = (0.5, 1.5)
 def marginals(truth: EventArrays, generated: EventArrays) -> Figure:
     """Draw the distributions of muon energy, axis distance, multiplicity and total energy, with ratios to the truth.
 
-    All are per event, so a wrong multiplicity shows in the panels of the muons too. Bands are the statistical errors of the
-    truth; the muons of an event count as one fluctuation.
+    All are per event, so a wrong multiplicity shows in the panels of the muons too. Bands are the statistical errors of
+    the truth; the muons of an event count as one fluctuation.
     """
     figure = Figure(figsize=(11, 8.4))
     # Fixed margins, because finding them ("constrained") takes half of the 1.4 CPU-seconds of each validation's figure.

@@ -30,49 +30,74 @@ TITLES = {headline.name: headline.title for headline in HEADLINES} | {
     "score": "mean W1/σ of the ten quantities marked *"
 }
 
-INTRODUCTION = """When a cosmic ray hits the atmosphere, the air shower sends a <em>bundle</em> of muons down to a neutrino
-telescope. A generator draws such bundles faster than the full simulation. Its input is the <em>primary</em>: energy, zenith
-angle, mass of the nucleus, and slant depth of the detector. Its output is the number N of muons, and for each muon its energy E
-and its distance r from the shower axis. This page compares generated bundles with simulated bundles, which it calls
-<em>true</em>."""
-READING = """The true events are split into two halves that share no shower. Every figure compares a sample with the first half:</p>
+INTRODUCTION = """When a cosmic ray hits the atmosphere, the air shower sends a <em>bundle</em> of muons down to a
+neutrino telescope. A generator draws such bundles faster than the full simulation. Its input is the <em>primary</em>:
+energy, zenith angle, mass of the nucleus, and slant depth of the detector. Its output is the number N of muons, and
+for each muon its energy E and its distance r from the shower axis. This page compares generated bundles with
+simulated bundles, which it calls <em>true</em>. The model was not trained on them, unless a warning below says so."""
+READING = """The true events are split into two halves that share no shower. Every figure compares a sample with the
+first half:</p>
 <ul><li><b>generated</b>: the generated events.</li>
-<li><b>floor</b>: the second half of the true events. This is truth against truth, and no generator can do better. Its ± is the
-standard deviation that chance alone gives a single comparison.</li>
-<li><b>baselines</b>: two cheap generators that a trained one must beat. <em>Nearest primary</em> copies the training event with
-the most similar primary. <em>Parametric</em> draws every muon independently from formulas that were fitted to the training
-events.</li></ul>
+<li><b>floor</b>: the second half of the true events. This is truth against truth, and a perfect generator reaches it.
+Its ± is the standard deviation of a single comparison by chance alone.</li>
+<li><b>baselines</b>: two cheap generators that a trained one must beat. <em>Nearest primary</em> copies the training
+event with the most similar primary. <em>Parametric</em> draws every muon independently from formulas that were fitted
+to the training events.</li></ul>
 <p>Two kinds of figures need an explanation:</p>
-<ul><li><b>AUC</b>: take one true and one generated event at random. The AUC is the probability that a trained classifier gives
-the generated event the higher score. 0.5 is ideal, because the classifier then sees no difference; 1 is the worst.</li>
-<li><b>W1/σ</b>: the area between two cumulative distributions, in standard deviations σ of the truth. A shift by 0.1 σ gives 0.1.
-It is never exactly 0 for finite samples, so compare it with the floor.</li></ul>
-<p>The <b>verdict</b> compares the generated events with the bar. <em>At the floor</em> means as good as truth against truth.
-<em>Undecided</em> means above the bar by less than two standard errors."""
+<ul><li><b>AUC</b>: take one true and one generated event at random. The AUC is the probability that a trained
+classifier gives the generated event the higher score. 0.5 is ideal, because the classifier then sees no difference; 1
+is the worst.</li>
+<li><b>W1/σ</b>: the area between two cumulative distributions, in standard deviations σ of the truth. A shift by 0.1
+σ gives 0.1. It is never exactly 0 for finite samples, so compare it with the floor.</li></ul>
+<p>The <b>verdict</b> compares the generated events with the bar. <em>At the floor</em> means as good as truth against
+truth. <em>Undecided</em> means above the bar by less than two standard errors."""
 CAPTIONS = {
-    "marginals": "Four distributions per event, and below each one its ratio, generated / true. Good: the points of the ratio lie at 1 "
-    "within their error bars and the grey band. Bars and bands are statistical errors. The muons of an event are not independent, so they "
-    "count as one fluctuation.",
-    "multiplicity_by_energy": "Number of muons N against the energy of the primary, one panel for each mass. Lines: median. Bands: central 68 % "
-    "of the events. Good: the two lines and the two bands coincide.",
-    "cells": "Mean N of generated events divided by the mean N of true events, with its standard error, in cells of mass and energy. "
-    "Good: 1 within the errors.",
-    "calibration": "Histogram of the PIT (probability integral transform): the position of the true N in the model's own distribution of N "
-    "for the same primary, from 0 (lowest) to 1 (highest). Good: flat at 1 within the grey band. A slope means that the model's N is too large "
-    "or too small; a U shape means that its distribution is too narrow, and a hump that it is too wide.",
-    "calibration_cells": "Distance of the PIT from a flat distribution in cells of energy, mass, cos zenith and depth, multiplied by the "
-    "square root of the number of showers. Good: about 0.9 on average. Chance alone takes one cell in a hundred above 1.6.",
-    "lateral_profile": "Density of muons against the distance from the shower axis, and below it the ratio, generated / true. Good: the ratio "
-    "is 1 within the errors.",
-    "energy_spectrum": "Energy spectrum of the muons, and below it the ratio, generated / true. Good: the ratio is 1 within the errors.",
-    "energy_radius_map": "Muons in the plane of energy and distance from the axis: true, generated, and their difference in standard errors. "
-    "Good: the first two look alike, and the third is pale and has no pattern. The muons of a bundle are correlated, so a few strong colours "
-    "are expected.",
-    "bins": "Each figure in bins of the primary's energy, mass, cos zenith and depth. The number is how many standard deviations the generated "
-    "events lie above the floor of the same bin. Good: 2 or less, which chance explains.",
-    "event_displays": "True bundles (left), each beside the generated bundle with the most similar primary (right), in the plane across the shower "
-    "axis. Each point is a muon; colour and size show its energy. Good: the same kind of pattern. The muons themselves differ, as those of "
-    "two showers do.",
+    "marginals": (
+        "Four distributions per event, and below each one its ratio, generated / true. Good: the points of the ratio "
+        "lie at 1 within their error bars and the grey band. Bars and bands are statistical errors. The muons of an "
+        "event are not independent, so they count as one fluctuation."
+    ),
+    "multiplicity_by_energy": (
+        "Number of muons N against the energy of the primary, one panel for each mass. Lines: median. Bands: central "
+        "68 % of the events. Good: the two lines and the two bands coincide."
+    ),
+    "cells": (
+        "Mean N of generated events divided by the mean N of true events, with its standard error, in cells of mass "
+        "and energy. Good: 1 within the errors."
+    ),
+    "calibration": (
+        "Histogram of the PIT (probability integral transform): the position of the true N in the model's own "
+        "distribution of N for the same primary, from 0 (lowest) to 1 (highest). Good: flat at 1 within the grey "
+        "band. A slope means that the model's N is too large or too small; a U shape means that its distribution is "
+        "too narrow, and a hump that it is too wide."
+    ),
+    "calibration_cells": (
+        "Distance of the PIT from a flat distribution in cells of energy, mass, cos zenith and depth, multiplied by "
+        "the square root of the number of showers. Good: about 0.9 on average. Chance alone takes one cell in a "
+        "hundred above 1.6."
+    ),
+    "lateral_profile": (
+        "Density of muons against the distance from the shower axis, and below it the ratio, generated / true. Good: "
+        "the ratio is 1 within the errors."
+    ),
+    "energy_spectrum": (
+        "Energy spectrum of the muons, and below it the ratio, generated / true. Good: the ratio is 1 within the "
+        "errors."
+    ),
+    "energy_radius_map": (
+        "Muons in the plane of energy and distance from the axis: true, generated, and their difference in standard "
+        "errors. Good: the first two look alike, and the third is pale and has no pattern. The muons of a bundle are "
+        "correlated, so a few strong colours are expected."
+    ),
+    "bins": (
+        "Each figure in bins of the primary's energy, mass, cos zenith and depth. The number is how many standard "
+        "deviations the generated events lie above the floor of the same bin. Good: 2 or less, which chance explains."
+    ),
+    "event_displays": (
+        "True bundles (left), each beside the generated bundle with the most similar primary (right), in the plane "
+        "across the shower axis. Each point is a muon; colour and size show its energy. Good: the same kind of "
+        "pattern. The muons themselves differ, as those of two showers do."
+    ),
 }
 
 
@@ -107,16 +132,17 @@ def _sections(evaluation: Evaluation, images: dict[str, bytes]) -> Iterator[str]
 
 
 def _about(evaluation: Evaluation) -> str:
+    texts = {key: f"{value:,}" if isinstance(value, int) else str(value) for key, value in evaluation.about.items()}
     entries = (
-        f"<dt>{html.escape(key.replace('_', ' '))}</dt><dd>{html.escape(f'{value:,}' if isinstance(value, int) else str(value))}</dd>"
-        for key, value in evaluation.about.items()
+        f"<dt>{html.escape(key.replace('_', ' '))}</dt><dd>{html.escape(text)}</dd>" for key, text in texts.items()
     )
     return f"<dl>{''.join(entries)}</dl>"
 
 
 def _figures(images: dict[str, bytes], *names: str) -> str:
     return "".join(
-        f"<figure><img alt='{html.escape(CAPTIONS[name])}' src='data:image/png;base64,{base64.b64encode(images[name]).decode()}'>"
+        f"<figure><img alt='{html.escape(CAPTIONS[name])}' "
+        f"src='data:image/png;base64,{base64.b64encode(images[name]).decode()}'>"
         f"<figcaption>{html.escape(CAPTIONS[name])}</figcaption></figure>"
         for name in names
     )
@@ -169,14 +195,15 @@ def _hard_table(evaluation: Evaluation) -> str:
     samples = [GENERATED, NULL, *_baselines(evaluation.numbers)]
     rows = []
     for case in evaluation.breakdown.hard_cases:
-        name = f"{html.escape(case.name)}<br><small>{case.true_events:,} true, {case.events[GENERATED]:,} generated</small>"
+        sizes = f"{case.true_events:,} true, {case.events[GENERATED]:,} generated"
+        name = f"{html.escape(case.name)}<br><small>{sizes}</small>"
         for sample in samples:
             first = f"<td class='name' rowspan='{len(samples)}'>{name}</td>" if sample == GENERATED else ""
             figures = "".join(_cell(case.numbers[sample].get(figure)) for figure in HARD_FIGURES)
             rows.append(first + _td("floor" if sample == NULL else sample) + figures)
     note = (
-        "Events or muons that are rare, or at the edge of the range of primaries. The rate is ideal at 1. In a case of muons, "
-        "the events are those that have such muons, and N counts only these muons."
+        "Events or muons that are rare, or at the edge of the range of primaries. The rate is ideal at 1. In a case of "
+        "muons, the events are those that have such muons, and N counts only these muons."
     )
     return f"<p>{note}</p>" + _table(["case", "sample", *HARD_FIGURES.values()], rows)
 
@@ -223,7 +250,8 @@ def _table(head: Sequence[str], rows: Sequence[str]) -> str:
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 1180px; margin: 2em auto; padding: 0 1em; }
-h1 { font-size: 1.5em; overflow-wrap: anywhere; } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ccc; }
+h1 { font-size: 1.5em; overflow-wrap: anywhere; }
+h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ccc; }
 p { max-width: 60em; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1em 1em; } dt { color: #666; } dd { margin: 0; }
 .wide { overflow-x: auto; }

@@ -248,7 +248,7 @@ def test_a_truth_without_muons_is_refused():
 
 def test_an_empty_split_says_what_to_do(tmp_path):
     write_events(tmp_path / "few.parquet", [to_table(toy_events(1, seed=0))])
-    with pytest.raises(ValueError, match="--split says which part"):
+    with pytest.raises(ValueError, match="--split says which showers"):
         evaluated(EvaluationRequest([str(tmp_path)], generated=[str(tmp_path)]))
 
 
