@@ -105,8 +105,8 @@ def range_warnings(truth: EventHeaders, generated: EventHeaders) -> list[str]:
         if outside > 0.01 or distance > 2.5:
             warnings.append(
                 f"the generated primaries differ from the true ones in {name}: {100 * outside:.1f} % lie outside the "
-                f"range of the other set, and the distance of the distributions is {distance:.1f} times the scale of chance. "
-                "Every figure below includes this difference; generate for the primaries of the true events instead"
+                f"range of the other set, and the distance of the distributions is {distance:.1f} times the scale of "
+                "chance. Every figure below includes this difference; generate for the primaries of the true events instead"
             )
     return warnings
 

@@ -87,7 +87,7 @@ def _draw_ratio_histograms(
     lower.errorbar(centres, ratio, ratio_error, fmt=".", color=GENERATED_COLOUR, markersize=4, linewidth=1)
     lower.axhline(1, color=TRUE_COLOUR, linewidth=0.8)
     lower.set_ylim(*RATIO_RANGE)
-    lower.set_ylabel("generated / true")
+    lower.set_ylabel("ratio")
 
 
 def _edges(a: Float64[np.ndarray, " n"], b: Float64[np.ndarray, " m"], bins: int = 40) -> Float64[np.ndarray, " edges"]:

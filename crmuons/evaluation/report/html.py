@@ -43,14 +43,21 @@ Its ± is the standard deviation of a single comparison by chance alone.</li>
 <li><b>baselines</b>: two cheap generators that a trained one must beat. <em>Nearest primary</em> copies the training
 event with the most similar primary. <em>Parametric</em> draws every muon independently from formulas that were fitted
 to the training events.</li></ul>
-<p>Two kinds of figures need an explanation:</p>
+<p>Some figures need an explanation:</p>
 <ul><li><b>AUC</b>: take one true and one generated event at random. The AUC is the probability that a trained
 classifier gives the generated event the higher score. 0.5 is ideal, because the classifier then sees no difference; 1
 is the worst.</li>
 <li><b>W1/σ</b>: the area between two cumulative distributions, in standard deviations σ of the truth. A shift by 0.1
-σ gives 0.1. It is never exactly 0 for finite samples, so compare it with the floor.</li></ul>
-<p>The <b>verdict</b> compares the generated events with the bar. <em>At the floor</em> means as good as truth against
-truth. <em>Undecided</em> means above the bar by less than two standard errors."""
+σ gives 0.1. It is never exactly 0 for finite samples, so compare it with the floor.</li>
+<li><b>PIT</b>: it tests whether the model's distribution of N is right, see "Calibration of the number of muons". Its
+distance from uniform is 0 at best.</li>
+<li><b>worst cell</b>: the largest value among cells of mass and energy; for the PIT, cells of cos zenith and depth too.
+</li>
+<li><b>sliced W1, FPD, KPD</b>: distances of the joint distribution of bundle quantities and primary. 0 is ideal;
+compare them with the floor.</li></ul>
+<p>The <b>bar</b> is the largest acceptable value. The <b>verdict</b> compares the generated events with it. <em>At the
+floor</em> means as good as truth against truth. <em>Undecided</em> means above the bar by less than two standard
+errors."""
 CAPTIONS = {
     "marginals": (
         "Four distributions per event, and below each one its ratio, generated / true. Good: the points of the ratio "
