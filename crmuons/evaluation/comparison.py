@@ -15,9 +15,7 @@ from crmuons.evaluation.metrics.regions import HardCase, Region
 from crmuons.evaluation.tasks import Executor, Future
 
 Numbers = dict[str, Number]
-Splits = Bool[np.ndarray, "splits showers"]
 
-SPLITS = 24  # Of the truth into two halves. Their standard deviation is then known to a seventh.
 BIN_KERNEL_BATCH = 2_000  # For the kernel distance in a bin: a sixth of the work of a batch of 5,000.
 AREAS = ("auc_bundles", "auc_multiplicity", "auc_muons")
 
@@ -72,25 +70,20 @@ def compare(executor: Executor, truth: EventSample, other: EventSample, plan: Ev
 def compare_truth(executor: Executor, truth: EventSample, control: EventSample, plan: EvaluationPlan) -> Comparison:
     """Submit the null distribution of the figures (the floor): truth against truth.
 
-    W1/sigma is the mean over SPLITS random splits of both halves together; the other figures come from one comparison.
+    W1/sigma is the mean over many random splits of both halves together; the other figures come from one comparison.
     """
     once = compare(executor, truth, control, plan)
     both = truth.sample, control.sample
     null = executor.submit(_null_distances, None, *both, plan.seed)
     bins = [
-        executor.submit(_with, numbers, executor.submit(_null_distances, region, *both, plan.seed))
+        executor.submit(_replace, numbers, executor.submit(_null_distances, region, *both, plan.seed))
         for region, numbers in zip(plan.regions, once.bins, strict=True)
     ]
     cases = [
-        executor.submit(_with_case, numbers, executor.submit(_null_distances, case, *both, plan.seed))
+        executor.submit(_replace_in_case, numbers, executor.submit(_null_distances, case, *both, plan.seed))
         for case, numbers in zip(plan.hard_cases, once.hard_cases, strict=True)
     ]
     return Comparison([*once.numbers, null], bins, cases)
-
-
-def random_splits(pool: Sample, seed: int) -> Splits:
-    """Draw SPLITS random splits of the pool's showers into two halves."""
-    return distances.random_splits(int(pool.showers.max()) + 1, SPLITS, seed)
 
 
 def classify(executor: Executor, truth: EventSample, other: EventSample, seed: int) -> dict[str, Future[Scores]]:
@@ -156,7 +149,7 @@ def _areas_where(selected: Bool[np.ndarray, " events"], names: tuple[str, ...], 
 def _null_distances(where: Region | HardCase | None, truth: Sample, control: Sample, seed: int) -> Numbers:
     """Compute W1/sigma of truth against truth over random splits, for all events or in one region or hard case."""
     pool = Sample.concat([truth, control])
-    splits = random_splits(pool, seed)
+    splits = distances.random_splits(pool, seed)
     if isinstance(where, Region):
         pool = pool.where(where.holds(pool.conditions))
     elif isinstance(where, HardCase):
@@ -164,9 +157,9 @@ def _null_distances(where: Region | HardCase | None, truth: Sample, control: Sam
     return distances.null_distances(pool, splits)
 
 
-def _with(numbers: Numbers, null: Numbers) -> Numbers:
+def _replace(numbers: Numbers, null: Numbers) -> Numbers:
     return numbers | null
 
 
-def _with_case(case: tuple[int, Numbers], null: Numbers) -> tuple[int, Numbers]:
+def _replace_in_case(case: tuple[int, Numbers], null: Numbers) -> tuple[int, Numbers]:
     return case[0], case[1] | null

@@ -23,9 +23,8 @@ SCORED = (
     "correlation",
 )
 QUANTITIES = (*MUON_QUANTITIES, *BUNDLE_QUANTITIES)
-MIN_SHOWERS = (
-    100  # Two samples of 100 from one normal are 0.18 sigma apart. With fewer, W1 measures only the sample size.
-)
+MIN_SHOWERS = 100  # Two samples of 100 from one normal are 0.18 sigma apart; below, W1 shows only the sample size.
+SPLITS = 24  # Of the truth into two halves. Their standard deviation is then known to a seventh.
 
 
 @dataclass(frozen=True)
@@ -157,10 +156,10 @@ def null_distances(pool: Sample, splits: Bool[np.ndarray, "splits showers"]) -> 
     return numbers
 
 
-def random_splits(showers: int, splits: int, seed: int) -> Bool[np.ndarray, "splits showers"]:
-    """Draw random halves of a number of showers."""
-    rng = np.random.default_rng(seed)
-    halves: np.ndarray = rng.permuted(np.tile(np.arange(showers) < showers // 2, (splits, 1)), axis=1)
+def random_splits(pool: Sample, seed: int) -> Bool[np.ndarray, "splits showers"]:
+    """Draw SPLITS random splits of the pool's showers into two halves; return the first half of each."""
+    rng, showers = np.random.default_rng(seed), int(pool.showers.max()) + 1
+    halves: np.ndarray = rng.permuted(np.tile(np.arange(showers) < showers // 2, (SPLITS, 1)), axis=1)
     return halves
 
 

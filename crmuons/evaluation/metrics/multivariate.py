@@ -8,9 +8,7 @@ from jaxtyping import Float64
 from crmuons.evaluation.metrics.distances import Estimate, Missing, Number, wasserstein
 from crmuons.evaluation.metrics.quantities import BUNDLE_QUANTITIES, Sample
 
-MIN_EVENTS = (
-    1_000  # Below, the line fit of the Frechet distance and the batches of the kernel distance show only noise.
-)
+MIN_EVENTS = 1_000  # Below, the line fit of the Frechet distance and the batches of the kernel distance are noise.
 FRECHET_MAX_EVENTS = 50_000
 FRECHET_SIZES, FRECHET_BOOTSTRAPS = 10, 10
 KERNEL_BATCHES, KERNEL_BATCH, KERNEL_TILE = 10, 5_000, 64

@@ -205,7 +205,7 @@ def evaluation():
         )
 
 
-def test_every_contender_has_every_figure_or_its_reason(evaluation):
+def test_every_sample_has_every_figure_or_its_reason(evaluation):
     assert set(evaluation.numbers) == {GENERATED, NULL, "nearest primary", "parametric"}
     for headline in HEADLINES:
         assert isinstance(evaluation.numbers[GENERATED][headline.name], Estimate | Missing)
@@ -214,10 +214,10 @@ def test_every_contender_has_every_figure_or_its_reason(evaluation):
     assert evaluation.numbers[GENERATED]["fpd"].reason.endswith("1000 needed")
 
 
-def test_the_floor_is_told_with_its_spread_and_equal_sets_are_at_it(evaluation):
-    floor, found = evaluation.numbers[NULL]["score"], evaluation.numbers[GENERATED]["score"]
-    assert 0 < floor.error < floor.value
-    assert found.value < floor.value + 4 * floor.error
+def test_the_floor_has_a_spread_and_equal_sets_are_at_it(evaluation):
+    null, generated = evaluation.numbers[NULL]["score"], evaluation.numbers[GENERATED]["score"]
+    assert 0 < null.error < null.value
+    assert generated.value < null.value + 4 * null.error
     assert evaluation.numbers["parametric"]["auc_bundles"].value > 0.45
 
 

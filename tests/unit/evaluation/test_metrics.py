@@ -202,15 +202,16 @@ def flags(truth: EventArrays, control: EventArrays, other: EventArrays, names: S
     """The figures by which `other` lies more than four standard deviations beyond truth against truth."""
     showers = shower_numbers(truth.ids, control.ids, other.ids)
     a, b, c = (Sample.of(*part) for part in zip((truth, control, other), showers, strict=True))
-    floor = distances.null_distances(Sample.concat([a, b]), comparison.random_splits(Sample.concat([a, b]), 0))
+    pool = Sample.concat([a, b])
+    null = distances.null_distances(pool, distances.random_splits(pool, 0))
     found = distances.distances(a, c)
     with in_process() as executor:
-        sides = [EventSet(EventHeaders.of(events), executor.put(events)) for events in (truth, other)]
-        contenders = [EventSample(side, executor.put(sample)) for side, sample in zip(sides, (a, c), strict=True)]
-        scores = comparison.classify(executor, *contenders, 0)
+        sets = [EventSet(EventHeaders.of(events), executor.put(events)) for events in (truth, other)]
+        samples = [EventSample(part, executor.put(sample)) for part, sample in zip(sets, (a, c), strict=True)]
+        scores = comparison.classify(executor, *samples, 0)
         found |= {name: area_under_curve(executor.get(scores[name])) for name in names}
-    floor |= {name: Estimate(0.5, number.error) for name, number in found.items() if name.startswith("auc")}
-    return {name for name, number in found.items() if number.value > floor[name].value + 4 * floor[name].error}
+    null |= {name: Estimate(0.5, number.error) for name, number in found.items() if name.startswith("auc")}
+    return {name for name, number in found.items() if number.value > null[name].value + 4 * null[name].error}
 
 
 @pytest.fixture
