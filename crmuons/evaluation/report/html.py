@@ -34,7 +34,7 @@ INTRODUCTION = """When a cosmic ray hits the atmosphere, the air shower sends a 
 neutrino telescope. A generator draws such bundles faster than the full simulation. Its input is the <em>primary</em>:
 energy, zenith angle, mass of the nucleus, and slant depth of the detector. Its output is the number N of muons, and
 for each muon its energy E and its distance r from the shower axis. This page compares generated bundles with
-simulated bundles, which it calls <em>true</em>. The model was not trained on them, unless a warning below says so."""
+simulated bundles, which it calls <em>true</em>. By default they come from the test split, which no training uses."""
 READING = """The true events are split into two halves that share no shower. Every figure compares a sample with the
 first half:</p>
 <ul><li><b>generated</b>: the generated events.</li>
