@@ -1,1 +1,4 @@
-"""Generated events held against true ones: figures of merit, their floor, and the report. docs/metrics.md defines them."""
+"""Compare generated events with true ones: figures of merit, their floor (truth against truth), and the report.
+
+docs/metrics.md defines the figures.
+"""

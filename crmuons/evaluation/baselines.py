@@ -1,5 +1,6 @@
-"""Two cheap generators that a trained one has to beat. Both are fitted on training events."""
+"""Two cheap generators, fitted on training events, which a trained generator must beat."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -12,14 +13,14 @@ from crmuons.data.events import EventArrays, take
 from crmuons.evaluation.metrics.quantities import muon_quantities, primary_features
 
 MIN_TRAINING_EVENTS = 1_000
-MAX_MUONS_FITTED = 500_000  # Of 15 coefficients, each is then known to about a thousandth of the spread.
+MAX_MUONS_FITTED = 500_000  # Each of the 15 coefficients is then known to about a thousandth of the spread.
 
 
 class NearestPrimary:
-    """For each primary, the bundle of the training event whose primary is nearest.
+    """A generator that copies the bundle of the training event with the nearest primary.
 
-    Near in `primary_features`, each divided by its standard deviation. It copies: correct within a bundle, but its events
-    repeat, and belong to a slightly different primary.
+    The distance is Euclidean in `primary_features`, each divided by its standard deviation. The copied bundles are
+    correct in themselves, but they repeat, and they belong to slightly different primaries.
     """
 
     def __init__(self, training: EventArrays) -> None:
@@ -30,7 +31,7 @@ class NearestPrimary:
         self.tree = KDTree(features / self.scale)
 
     def generate(self, primaries: Float32[np.ndarray, "events 4"], ids: UInt64[np.ndarray, "events 2"]) -> EventArrays:
-        """One event for each primary."""
+        """Return one event for each primary."""
         _, nearest = self.tree.query(primary_features(primaries) / self.scale)
         copied = take(self.training, nearest)
         return EventArrays(ids, primaries, copied.counts, copied.muons)
@@ -38,10 +39,10 @@ class NearestPrimary:
 
 @dataclass(frozen=True)
 class ParametricSampler:
-    """Negative binomial N, log-normal energies and radii, all independent given the primary.
+    """A generator with negative binomial N and log-normal energies and radii, all independent given the primary.
 
-    log <N>, <log10 E> and <log10 r> are polynomials of second degree in `primary_features`; the negative binomial's shape
-    is one number per mass, by moments; the spreads of log10 E and log10 r are one number each.
+    log <N>, <log10 E> and <log10 r> are polynomials of second degree in `primary_features`. The negative binomial has
+    one shape per mass, from the moments of N. The standard deviations of log10 E and log10 r are constants.
     """
 
     centre: Float64[np.ndarray, " 4"]
@@ -54,14 +55,7 @@ class ParametricSampler:
 
     @classmethod
     def fit(cls, training: EventArrays, seed: int) -> Self:
-        """Fit to training events.
-
-        Raises:
-            ValueError: if they have no muons.
-        """
-        if not len(training.muons):
-            msg = f"none of {len(training.counts)} training events has a muon: there is nothing to fit"
-            raise ValueError(msg)
+        """Fit to training events, which must have muons."""
         features = primary_features(training.primaries)
         spread = features.std(0)
         centre, scale = features.mean(0), np.where(spread > 0, spread, 1.0)
@@ -72,9 +66,9 @@ class ParametricSampler:
         return cls(centre, scale, log_mean, masses, inverse_shapes, coefficients, spreads)
 
     def generate(
-        self, primaries: Float32[np.ndarray, "events 4"], ids: UInt64[np.ndarray, "events 2"], seed: int
+        self, primaries: Float32[np.ndarray, "events 4"], ids: UInt64[np.ndarray, "events 2"], seed: Sequence[int]
     ) -> EventArrays:
-        """One event for each primary."""
+        """Draw one event for each primary."""
         rng = np.random.default_rng(seed)
         features = primary_features(primaries)
         terms = _polynomial((features - self.centre) / self.scale)
@@ -88,7 +82,7 @@ class ParametricSampler:
 
 
 def _polynomial(x: Float64[np.ndarray, "events 4"]) -> Float64[np.ndarray, "events terms"]:
-    """1, x_i and x_i x_j."""
+    """Return the terms 1, x_i and x_i x_j (i <= j)."""
     first, second = np.triu_indices(x.shape[1])
     return np.column_stack([np.ones(len(x)), x, x[:, first] * x[:, second]])
 
@@ -96,7 +90,7 @@ def _polynomial(x: Float64[np.ndarray, "events 4"]) -> Float64[np.ndarray, "even
 def _inverse_shapes(
     log_mass: Float64[np.ndarray, " events"], counts: Int64[np.ndarray, " events"], mean: Float64[np.ndarray, " events"]
 ) -> tuple[Float64[np.ndarray, " masses"], Float64[np.ndarray, " masses"]]:
-    """1/k for each mass, from Var N = mean + mean^2 / k; 0 where N varies less than Poisson's."""
+    """Return the masses and 1/k for each, from Var N = mean + mean^2 / k; 0 if N varies less than a Poisson count."""
     masses, index = np.unique(log_mass, return_inverse=True)
     excess = np.bincount(index.ravel(), (counts - mean) ** 2 - counts)
     return masses, np.maximum(excess / np.bincount(index.ravel(), mean**2), 0)
@@ -105,7 +99,7 @@ def _inverse_shapes(
 def _negative_binomial(
     mean: Float64[np.ndarray, " events"], inverse_shape: Float64[np.ndarray, " events"], rng: np.random.Generator
 ) -> Int64[np.ndarray, " events"]:
-    """Poisson counts whose means fluctuate by a gamma distribution of relative variance 1/k."""
+    """Draw Poisson counts with means that follow a gamma distribution of relative variance 1/k."""
     shape = 1 / np.maximum(inverse_shape, 1e-9)
     counts: np.ndarray = rng.poisson(mean * rng.gamma(shape) / shape)
     return counts
@@ -114,7 +108,7 @@ def _negative_binomial(
 def _fit_muons(
     training: EventArrays, terms: Float64[np.ndarray, "events terms"], rng: np.random.Generator
 ) -> tuple[Float64[np.ndarray, "terms 2"], Float64[np.ndarray, " 2"]]:
-    """Least squares for log10 E and log10 r of the muons, and the spreads that remain."""
+    """Fit log10 E and log10 r of the muons by least squares; return coefficients and residual standard deviations."""
     event = np.repeat(np.arange(len(training.counts)), training.counts)
     chosen = rng.choice(len(event), min(len(event), MAX_MUONS_FITTED), replace=False)
     quantities = muon_quantities(training)

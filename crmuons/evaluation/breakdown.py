@@ -1,4 +1,4 @@
-"""The figures by bins of the primary, by cells, and for the hard cases, each beside its floor."""
+"""The figures in bins of the primary, in cells and for the hard cases."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from crmuons.evaluation.metrics.calibration import PitCell
 from crmuons.evaluation.metrics.distances import Estimate, Missing, Number
 from crmuons.evaluation.metrics.regions import Cell, Region
 
-MAX_CELL_ERROR = 0.05  # A cell whose mean is less certain than the bar on it says nothing about the bar.
+MAX_CELL_ERROR = 0.05  # Equal to the bar of `worst_cell`: a less certain cell cannot tell whether the bar is met.
 
 
 @dataclass(frozen=True)
 class Bin:
-    """The figures of one bin of the primary's quantities, by contender."""
+    """The figures of one bin of the primary's quantities, by sample; `events` counts the true events in it."""
 
     region: Region
     events: int
@@ -23,7 +23,14 @@ class Bin:
 
 @dataclass(frozen=True)
 class CaseFigures:
-    """The figures of one hard case by contender, and how many events each has of it."""
+    """The figures of one hard case.
+
+    Attributes:
+        name: of the case.
+        true_events: how many true events belong to it.
+        events: how many events of each sample belong to it.
+        numbers: the figures of each sample.
+    """
 
     name: str
     true_events: int
@@ -33,7 +40,7 @@ class CaseFigures:
 
 @dataclass(frozen=True)
 class Breakdown:
-    """Everything that is not one figure for all events."""
+    """All figures that are restricted to a part of the events."""
 
     cells: list[Cell]
     pit_cells: list[PitCell]
@@ -42,17 +49,17 @@ class Breakdown:
 
 
 def worst_cell(cells: list[Cell], seed: int) -> tuple[Number, Number]:
-    """The largest |ratio - 1| of a cell beyond its standard error, and what chance alone gives (mean and spread).
+    """Return the largest |ratio - 1| of a cell minus its standard error, and what chance alone gives (mean and spread).
 
-    Over the cells whose error is below MAX_CELL_ERROR, or that are further from 1 than four errors.
+    It uses the cells whose error is below MAX_CELL_ERROR, and those whose ratio is more than four errors away from 1.
     """
-    judged = [cell.ratio for cell in cells if isinstance(cell.ratio, Estimate)]
-    ratios = np.array([(ratio.value, ratio.error) for ratio in judged]).reshape(-1, 2)
+    estimates = [cell.ratio for cell in cells if isinstance(cell.ratio, Estimate)]
+    ratios = np.array([(ratio.value, ratio.error) for ratio in estimates]).reshape(-1, 2)
     far = np.abs(ratios[:, 0] - 1) > 4 * ratios[:, 1]
     ratios = ratios[(ratios[:, 1] < MAX_CELL_ERROR) | far]
     if not len(ratios):
-        absent = Missing(f"no cell whose mean N is known to {MAX_CELL_ERROR:.0%}: more events are needed")
-        return absent, absent
+        missing = Missing(f"no cell has a mean N that is known to {MAX_CELL_ERROR:.0%}; more events are needed")
+        return missing, missing
     errors = ratios[:, 1]
     chance = np.abs(np.random.default_rng(seed).normal(size=(1000, len(errors)))) * errors - errors
     worst = chance.max(axis=1)

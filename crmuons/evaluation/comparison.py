@@ -1,4 +1,4 @@
-"""One contender against the truth: all its figures, for all events, in bins of the primary's quantities and in hard cases."""
+"""Compare one sample with the truth: all figures, for all events, in bins of the primary, and for hard cases."""
 
 from dataclasses import dataclass
 
@@ -15,16 +15,14 @@ from crmuons.evaluation.metrics.regions import HardCase, Region
 from crmuons.evaluation.tasks import Executor, Future
 
 Numbers = dict[str, Number]
-Splits = Bool[np.ndarray, "splits showers"]
 
-SPLITS = 24  # Truth-against-truth splits: their spread is then known to a seventh.
-BIN_KERNEL_BATCH = 2_000  # Of the kernel distance in a bin: a sixth of the work of a batch of 5,000.
+BIN_KERNEL_BATCH = 2_000  # For the kernel distance in a bin: a sixth of the work of a batch of 5,000.
 AREAS = ("auc_bundles", "auc_multiplicity", "auc_muons")
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What is asked for beside the figures for all events."""
+    """The bins and the hard cases to compare in, and the seed."""
 
     regions: list[Region]
     hard_cases: list[HardCase]
@@ -33,20 +31,20 @@ class EvaluationPlan:
 
 @dataclass(frozen=True)
 class EventSample:
-    """A set of events and, where the pieces run, its quantities."""
+    """A set of events and its quantities, which the executor holds."""
 
-    side: EventSet
+    event_set: EventSet
     sample: Future[Sample]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Figures that are still to be made.
+    """The figures of one sample, submitted to the executor.
 
     Attributes:
-        numbers: parts of the figures for all events.
-        bins: of each region of the frame.
-        hard_cases: of each hard case of the frame: how many events, and the figures.
+        numbers: the figures for all events, in several parts.
+        bins: the figures of each region of the plan.
+        hard_cases: for each hard case of the plan, how many events belong to it, and the figures.
     """
 
     numbers: list[Future[Numbers]]
@@ -54,51 +52,49 @@ class Comparison:
     hard_cases: list[Future[tuple[int, Numbers]]]
 
 
-def compare(pieces: Executor, truth: EventSample, other: EventSample, frame: EvaluationPlan) -> Comparison:
-    """All figures of the other events against the truth."""
-    scores = classify(pieces, truth, other, frame.seed)
+def compare(executor: Executor, truth: EventSample, other: EventSample, plan: EvaluationPlan) -> Comparison:
+    """Submit all figures of the other events against the truth."""
+    scores = classify(executor, truth, other, plan.seed)
     names = tuple(scores)
     both = truth.sample, other.sample
     numbers = [
-        pieces.later(_marginal_numbers, *both),
-        pieces.later(multivariate, *both, frame.seed),
-        pieces.later(_areas, len(truth.side), len(other.side), names, *scores.values()),
+        executor.submit(_marginal_numbers, *both),
+        executor.submit(multivariate, *both, plan.seed),
+        executor.submit(_areas, len(truth.event_set), len(other.event_set), names, *scores.values()),
     ]
-    bins = [pieces.later(_in_region, region, *both, frame.seed, names, *scores.values()) for region in frame.regions]
-    cases = [pieces.later(_in_case, case, *both, names, *scores.values()) for case in frame.hard_cases]
+    bins = [executor.submit(_in_region, region, *both, plan.seed, names, *scores.values()) for region in plan.regions]
+    cases = [executor.submit(_in_case, case, *both, names, *scores.values()) for case in plan.hard_cases]
     return Comparison(numbers, bins, cases)
 
 
-def compare_truth(pieces: Executor, truth: EventSample, control: EventSample, frame: EvaluationPlan) -> Comparison:
-    """The floor: `compare` of true events with true ones, whose W1/sigma are taken over many splits of both."""
-    once = compare(pieces, truth, control, frame)
+def compare_truth(executor: Executor, truth: EventSample, control: EventSample, plan: EvaluationPlan) -> Comparison:
+    """Submit the null distribution of the figures (the floor): truth against truth.
+
+    W1/sigma is the mean over many random splits of both halves together; the other figures come from one comparison.
+    """
+    once = compare(executor, truth, control, plan)
     both = truth.sample, control.sample
-    null = pieces.later(_null_distances, None, *both, frame.seed)
+    null = executor.submit(_null_distances, None, *both, plan.seed)
     bins = [
-        pieces.later(_with, numbers, pieces.later(_null_distances, region, *both, frame.seed))
-        for region, numbers in zip(frame.regions, once.bins, strict=True)
+        executor.submit(_replace, numbers, executor.submit(_null_distances, region, *both, plan.seed))
+        for region, numbers in zip(plan.regions, once.bins, strict=True)
     ]
     cases = [
-        pieces.later(_with_case, numbers, pieces.later(_null_distances, case, *both, frame.seed))
-        for case, numbers in zip(frame.hard_cases, once.hard_cases, strict=True)
+        executor.submit(_replace_in_case, numbers, executor.submit(_null_distances, case, *both, plan.seed))
+        for case, numbers in zip(plan.hard_cases, once.hard_cases, strict=True)
     ]
     return Comparison([*once.numbers, null], bins, cases)
 
 
-def random_splits(pool: Sample, seed: int) -> Splits:
-    """The splits of the truth that make the floor."""
-    return distances.random_splits(int(pool.showers.max()) + 1, SPLITS, seed)
-
-
-def classify(pieces: Executor, truth: EventSample, other: EventSample, seed: int) -> dict[str, Future[Scores]]:
-    """The classifiers' scores by figure; none where there are too few events to train on."""
-    if classifiers.too_few(len(truth.side), len(other.side)):
+def classify(executor: Executor, truth: EventSample, other: EventSample, seed: int) -> dict[str, Future[Scores]]:
+    """Submit the classifiers' scores, by figure; empty if there are too few events to train on."""
+    if classifiers.too_few(len(truth.event_set), len(other.event_set)):
         return {}
     both = truth.sample, other.sample
-    bundles = pieces.later(set_classifier.Bundles.of, truth.side.events, other.side.events, seed)
+    bundles = executor.submit(set_classifier.Bundles.of, truth.event_set.events, other.event_set.events, seed)
     folds = {
         name: [
-            pieces.later(classifiers.boosting_fold, *both, features, fold, seed) for fold in range(classifiers.FOLDS)
+            executor.submit(classifiers.boosting_fold, *both, features, fold, seed) for fold in range(classifiers.FOLDS)
         ]
         for name, features in (
             ("auc_bundles", classifiers.bundle_features),
@@ -106,9 +102,9 @@ def classify(pieces: Executor, truth: EventSample, other: EventSample, seed: int
         )
     }
     folds["auc_muons"] = [
-        pieces.later(set_classifier.set_fold, bundles, *both, fold, seed) for fold in range(set_classifier.FOLDS)
+        executor.submit(set_classifier.set_fold, bundles, *both, fold, seed) for fold in range(set_classifier.FOLDS)
     ]
-    return {name: pieces.later(classifiers.assemble, *both, seed, *scores) for name, scores in folds.items()}
+    return {name: executor.submit(classifiers.assemble, *both, seed, *scores) for name, scores in folds.items()}
 
 
 def _marginal_numbers(truth: Sample, other: Sample) -> Numbers:
@@ -118,40 +114,42 @@ def _marginal_numbers(truth: Sample, other: Sample) -> Numbers:
 
 
 def _areas(num_true: int, num_other: int, names: tuple[str, ...], *scores: Scores) -> Numbers:
-    absent = classifiers.too_few(num_true, num_other)
-    if absent is not None:
-        return dict.fromkeys(AREAS, absent)
-    return {name: area_under_curve(each) for name, each in zip(names, scores, strict=True)}
+    missing = classifiers.too_few(num_true, num_other)
+    if missing is not None:
+        return dict.fromkeys(AREAS, missing)
+    return {name: area_under_curve(part) for name, part in zip(names, scores, strict=True)}
 
 
 def _in_region(
     region: Region, truth: Sample, other: Sample, seed: int, names: tuple[str, ...], *scores: Scores
 ) -> Numbers:
-    """The figures of a bin; the classifiers are those that were trained on all events."""
-    here, there = region.holds(truth.conditions), region.holds(other.conditions)
-    true_part, part = truth.where(here), other.where(there)
-    kept = np.concatenate([here, there])
-    areas = {name: area_under_curve(each.where(kept)) for name, each in zip(names, scores, strict=True)}
-    joint = multivariate(true_part, part, seed, kernel_batch=BIN_KERNEL_BATCH)
-    return _marginal_numbers(true_part, part) | joint | areas
+    """Compute the figures of a bin. The classifiers are those that were trained on all events."""
+    true_mask, other_mask = region.holds(truth.conditions), region.holds(other.conditions)
+    true_part, other_part = truth.where(true_mask), other.where(other_mask)
+    areas = _areas_where(np.concatenate([true_mask, other_mask]), names, scores)
+    joint = multivariate(true_part, other_part, seed, kernel_batch=BIN_KERNEL_BATCH)
+    return _marginal_numbers(true_part, other_part) | joint | areas
 
 
 def _in_case(
     case: HardCase, truth: Sample, other: Sample, names: tuple[str, ...], *scores: Scores
 ) -> tuple[int, Numbers]:
-    """How many of the other events there are in a hard case, and their figures. `rate` is the ratio of how often it occurs."""
+    """Return how many other events belong to a hard case, and its figures; `rate` is its frequency, other/true."""
     weights = case.weight(truth), case.weight(other)
-    kept = np.concatenate(weights) > 0
-    areas = {name: area_under_curve(each.where(kept)) for name, each in zip(names, scores, strict=True)}
+    areas = _areas_where(np.concatenate(weights) > 0, names, scores)
     part = case.part(other)
     rate = ratios.tail_ratio(truth, other, *weights)
     return len(part), {"rate": rate} | distances.distances(case.part(truth), part) | areas
 
 
+def _areas_where(selected: Bool[np.ndarray, " events"], names: tuple[str, ...], scores: tuple[Scores, ...]) -> Numbers:
+    return {name: area_under_curve(part.where(selected)) for name, part in zip(names, scores, strict=True)}
+
+
 def _null_distances(where: Region | HardCase | None, truth: Sample, control: Sample, seed: int) -> Numbers:
-    """W1/sigma of truth against truth, over random splits."""
+    """Compute W1/sigma of truth against truth over random splits, for all events or in one region or hard case."""
     pool = Sample.concat([truth, control])
-    splits = random_splits(pool, seed)
+    splits = distances.random_splits(pool, seed)
     if isinstance(where, Region):
         pool = pool.where(where.holds(pool.conditions))
     elif isinstance(where, HardCase):
@@ -159,9 +157,9 @@ def _null_distances(where: Region | HardCase | None, truth: Sample, control: Sam
     return distances.null_distances(pool, splits)
 
 
-def _with(numbers: Numbers, null: Numbers) -> Numbers:
+def _replace(numbers: Numbers, null: Numbers) -> Numbers:
     return numbers | null
 
 
-def _with_case(case: tuple[int, Numbers], null: Numbers) -> tuple[int, Numbers]:
+def _replace_in_case(case: tuple[int, Numbers], null: Numbers) -> tuple[int, Numbers]:
     return case[0], case[1] | null

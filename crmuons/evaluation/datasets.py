@@ -1,4 +1,4 @@
-"""True, generated and training events, read in blocks where the pieces run."""
+"""Read true, generated and training events in blocks that stay with the executor; the caller holds only headers."""
 
 import itertools
 from collections import deque
@@ -17,114 +17,114 @@ from crmuons.data.selection import Selection, in_split
 from crmuons.evaluation.headers import EventHeaders
 from crmuons.evaluation.tasks import Executor, Future
 
-Wanted = tuple[Selection, int]  # Events of a selection, at most so many.
-Block = tuple[
-    tuple[EventArrays, ...], ReadCounts
-]  # Of each selection what is wanted, and what became of the rows read.
+SelectionAndLimit = tuple[Selection, int]  # A selection of events, and how many of them to read at most.
+# The events of each selection in one file slice, and the read counts.
+Block = tuple[tuple[EventArrays, ...], ReadCounts]
 
 
 @dataclass(frozen=True)
 class EventSet:
-    """A set of events: their outline here, and the events where the pieces run."""
+    """A set of events: their headers, and the events themselves, which the executor holds."""
 
-    outline: EventHeaders
+    headers: EventHeaders
     events: Future[EventArrays]
 
     def __len__(self) -> int:
-        return len(self.outline)
+        return len(self.headers)
 
 
 @dataclass(frozen=True)
 class BlockedEvents:
-    """Events in blocks.
+    """The events of one selection, in the blocks in which they were read.
 
     Attributes:
-        outline: of all events, block after block.
-        blocks: what was read.
-        which: the set of events in each block that these are.
-        sizes: how many events of each block belong to these; any after them do not.
+        headers: of all events, block after block.
+        blocks: one for each file slice.
+        index: the position of the selection in each block.
+        sizes: how many events of each block are used; the events after them are not.
     """
 
-    outline: EventHeaders
+    headers: EventHeaders
     blocks: list[Future[Block]]
-    which: int
+    index: int
     sizes: list[int]
 
     def __len__(self) -> int:
-        return len(self.outline)
+        return len(self.headers)
 
-    @classmethod
-    def of(cls, pieces: Executor, events: EventArrays) -> "BlockedEvents":
-        """Events that are at hand, as one block."""
-        return cls(EventHeaders.of(events), [pieces.given(((events,), ReadCounts()))], 0, [len(events.counts)])
-
-    def gather(self, pieces: Executor, rows: Int64[np.ndarray, " rows"]) -> EventSet:
-        """Some of the events, in ascending order, as one set."""
+    def gather(self, executor: Executor, rows: Int64[np.ndarray, " rows"]) -> EventSet:
+        """Return the events of some rows, in ascending order, as one set."""
         rows = np.sort(rows)
         starts = np.cumsum([0, *self.sizes])
         parts = [rows[(rows >= low) & (rows < high)] - low for low, high in itertools.pairwise(starts)]
-        chosen = [number for number, part in enumerate(parts) if len(part)]
-        blocks = (self.blocks[number] for number in chosen)
-        events = pieces.later(_gather, self.which, [parts[number] for number in chosen], *blocks)
-        return EventSet(self.outline.take(rows), events)
+        nonempty = [number for number, part in enumerate(parts) if len(part)]
+        blocks = (self.blocks[number] for number in nonempty)
+        events = executor.submit(_gather, self.index, [parts[number] for number in nonempty], *blocks)
+        return EventSet(self.headers.take(rows), events)
 
 
 def read(
-    pieces: Executor, urls: Sequence[str], wanted: Sequence[Wanted], seed: int
+    executor: Executor, urls: Sequence[str], requests: Sequence[SelectionAndLimit], seed: int
 ) -> tuple[list[BlockedEvents], ReadCounts]:
-    """Up to so many events of several selections, in one pass over the files' units in random order.
+    """Read events of several selections in one pass over the file slices, which are in random order.
 
     Returns:
-        The events of each selection, fewer where the files hold fewer, and what became of the rows read.
+        The events of each selection, fewer than the limit where the files hold fewer, and the counts of the rows read.
 
     Raises:
-        FileNotFoundError: if there is nothing to read.
-        ValueError: if a file is not one of events.
+        FileNotFoundError: if there are no files.
+        ValueError: if a file does not hold events.
     """
-    missing = [limit for _, limit in wanted]
-    outlines: list[list[EventHeaders]] = [[] for _ in wanted]
+    remaining = [limit for _, limit in requests]
+    headers: list[list[EventHeaders]] = [[] for _ in requests]
     blocks: list[Future[Block]] = []
-    tally = ReadCounts()
-    for block, looked in _reads(pieces, permutation(cut_files(manifest.event_files(urls)), seed, 0), wanted, missing):
-        found, read_here = pieces.get(looked)
-        tally += read_here
+    counts = ReadCounts()
+    slices = permutation(cut_files(manifest.event_files(urls)), seed, 0)
+    for block, summary in _read_blocks(executor, slices, requests, remaining):
+        block_headers, block_counts = executor.get(summary)
+        counts += block_counts
         blocks.append(block)
-        for number, outline in enumerate(found):
-            outlines[number].append(outline.take(np.arange(min(len(outline), missing[number]))))
-            missing[number] -= len(outlines[number][-1])
-    sets = enumerate(outlines)
+        for number, part in enumerate(block_headers):
+            used = part.take(np.arange(min(len(part), remaining[number])))
+            headers[number].append(used)
+            remaining[number] -= len(used)
     return [
         BlockedEvents(EventHeaders.concat(parts), blocks, number, [len(part) for part in parts])
-        for number, parts in sets
-    ], tally
+        for number, parts in enumerate(headers)
+    ], counts
 
 
-def _reads(
-    pieces: Executor, units: Sequence[FileSlice], wanted: Sequence[Wanted], missing: list[int]
+def concat_parts(*parts: EventArrays) -> EventArrays:
+    """Join the events of several parts, in order. A task whose arguments are futures needs them one by one."""
+    return concat(parts)
+
+
+def _read_blocks(
+    executor: Executor, slices: Sequence[FileSlice], requests: Sequence[SelectionAndLimit], remaining: list[int]
 ) -> Iterator[tuple[Future[Block], Future[tuple[list[EventHeaders], ReadCounts]]]]:
-    """Units being read, some ahead, until nothing is missing any more, of which the caller keeps account."""
-    waiting: deque[Future[Block]] = deque()
-    coming = iter(units)
-    while max(missing) > 0:
-        limits = [(selection, left) for (selection, _), left in zip(wanted, missing, strict=True)]
-        for unit in itertools.islice(coming, pieces.ahead - len(waiting)):
-            waiting.append(pieces.later(_read_block, unit, limits))
-        if not waiting:
+    """Submit the reading of file slices, some ahead, until nothing remains. The caller updates `remaining`."""
+    reading: deque[Future[Block]] = deque()
+    unread = iter(slices)
+    while max(remaining) > 0:
+        limits = [(selection, limit) for (selection, _), limit in zip(requests, remaining, strict=True)]
+        for file_slice in itertools.islice(unread, executor.reads_ahead - len(reading)):
+            reading.append(executor.submit(_read_block, file_slice, limits))
+        if not reading:
             return
-        block = waiting.popleft()
-        yield block, pieces.later(_look, block)
+        block = reading.popleft()
+        yield block, executor.submit(_summarise, block)
 
 
-def _read_block(unit: FileSlice, wanted: Sequence[Wanted]) -> Block:
-    events, tally = read_slice(unit, replace(wanted[0][0], split="all"))
-    rows = (np.flatnonzero(in_split(events.ids, selection))[: max(limit, 0)] for selection, limit in wanted)
-    return tuple(take(events, each) for each in rows), tally
+def _read_block(file_slice: FileSlice, requests: Sequence[SelectionAndLimit]) -> Block:
+    events, counts = read_slice(file_slice, replace(requests[0][0], split="all"))
+    rows = (np.flatnonzero(in_split(events.ids, selection))[: max(limit, 0)] for selection, limit in requests)
+    return tuple(take(events, chosen) for chosen in rows), counts
 
 
-def _look(block: Block) -> tuple[list[EventHeaders], ReadCounts]:
-    sets, tally = block
-    return [EventHeaders.of(events) for events in sets], tally
+def _summarise(block: Block) -> tuple[list[EventHeaders], ReadCounts]:
+    selections, counts = block
+    return [EventHeaders.of(events) for events in selections], counts
 
 
-def _gather(which: int, rows: Sequence[Int64[np.ndarray, " rows"]], *blocks: Block) -> EventArrays:
-    return concat([take(sets[which], chosen) for (sets, _), chosen in zip(blocks, rows, strict=True)])
+def _gather(index: int, rows: Sequence[Int64[np.ndarray, " rows"]], *blocks: Block) -> EventArrays:
+    return concat([take(selections[index], chosen) for (selections, _), chosen in zip(blocks, rows, strict=True)])

@@ -1,6 +1,6 @@
-"""The evaluation protocol: a model, or a data set, against held-out truth, beside the floor and two cheap rivals.
+"""Run an evaluation: compare a model's events, or a data set, with held-out truth, beside the floor and two baselines.
 
-What is compared with what: pairing.py. Where the work is done: pieces.py. What each figure means: docs/metrics.md.
+`pairing` says what is compared with what, `tasks` where the work runs, and docs/metrics.md what each figure means.
 """
 
 from dataclasses import dataclass, field
@@ -18,23 +18,23 @@ from crmuons.evaluation.metrics import calibration, regions
 from crmuons.evaluation.metrics.calibration import Calibration
 from crmuons.evaluation.metrics.distances import Estimate
 from crmuons.evaluation.metrics.quantities import Sample, primary_features, shower_numbers
-from crmuons.evaluation.reference import FLOOR, GENERATED, Reference, contender
+from crmuons.evaluation.reference import GENERATED, NULL, Reference, event_sample
 from crmuons.evaluation.tasks import Executor, Future
 
-SHOWN_EVENTS = 200_000  # In the figures, of each side: more change no line of them.
+SHOWN_EVENTS = 200_000  # In the figures, of each sample; more do not change a visible line.
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All figures.
+    """All figures of an evaluation.
 
     Attributes:
         about: what was compared.
-        warnings: what a reader has to know before the figures.
-        numbers: by contender (GENERATED, FLOOR, and the rivals that there are), then by name.
-        breakdown: the figures part by part.
-        calibration: the PIT, where the candidate is a model.
-        shown: true and generated events for figures, of the same primaries where there are such.
+        warnings: what a reader must know before the figures.
+        numbers: by sample (GENERATED, NULL, and the baselines), then by name.
+        breakdown: the figures in bins, in cells and for the hard cases.
+        calibration: the PIT of a model; None for a data set.
+        shown: true and generated events for the figures, of the same primaries if possible.
     """
 
     about: dict[str, Any]
@@ -45,77 +45,78 @@ class Evaluation:
     shown: tuple[EventArrays, EventArrays] = field(repr=False)
 
     def flat(self) -> dict[str, float]:
-        """The figures of the generated events and of the floor, by name, to be logged."""
+        """Return the figures of the generated events and of the floor by name, for the tracking server."""
         return {
-            f"{contender}/{name}": number.value
-            for contender in (GENERATED, FLOOR)
-            for name, number in self.numbers[contender].items()
+            f"{sample}/{name}": number.value
+            for sample in (GENERATED, NULL)
+            for name, number in self.numbers[sample].items()
             if isinstance(number, Estimate)
         }
 
 
-def evaluate(pieces: Executor, reference: Reference, candidate: Candidate) -> Evaluation:
+def evaluate(executor: Executor, reference: Reference, candidate: Candidate) -> Evaluation:
     """Compare a candidate with the truth, and collect all figures."""
-    truth, control, seed = reference.truth, reference.control, reference.frame.seed
-    generated = contender(pieces, candidate.side, candidate.showers)
-    comparisons = {GENERATED: compare(pieces, truth, generated, reference.frame)} | reference.comparisons
-    beside = truth if candidate.paired is None else control
-    shown = [_some(pieces, side, seed) for side in (beside.side, candidate.side)]
-    numbers = {who: _merge(pieces, each.numbers) for who, each in comparisons.items()}
+    truth, control, seed = reference.truth, reference.control, reference.plan.seed
+    generated = event_sample(executor, candidate.event_set, candidate.showers)
+    comparisons = {GENERATED: compare(executor, truth, generated, reference.plan)} | reference.comparisons
+    shown_truth = truth if candidate.paired is None else control
+    shown = [_some(executor, event_set, seed) for event_set in (shown_truth.event_set, candidate.event_set)]
+    numbers = {sample: _merge(executor, comparison.numbers) for sample, comparison in comparisons.items()}
     cells = _cells(reference, candidate)
     pit_cells = [] if candidate.calibration is None else calibration.pit_cells(candidate.calibration)
-    for name, both in (
+    for name, generated_and_null in (
         ("worst_cell", worst_cell(cells, seed)),
         ("pit", calibration.pit_numbers(candidate.calibration)),
         ("pit_worst_cell", calibration.worst_pit_cell(pit_cells, seed)),
     ):
-        numbers[GENERATED][name], numbers[FLOOR][name] = both
-    bins = _bins(pieces, reference, comparisons, candidate.calibration)
-    cases = _hard_cases(pieces, reference, comparisons)
-    about = {"events": len(truth.side), "true_muons": int(truth.side.outline.counts.sum()), "seed": seed}
+        numbers[GENERATED][name], numbers[NULL][name] = generated_and_null
+    bins = _bins(executor, reference, comparisons, candidate.calibration)
+    cases = _hard_cases(executor, reference, comparisons)
+    about = {"events": len(truth.event_set), "true_muons": int(truth.event_set.headers.counts.sum()), "seed": seed}
     return Evaluation(
         about,
         candidate.warnings + reference.warnings,
         numbers,
         Breakdown(cells, pit_cells, bins, cases),
         candidate.calibration,
-        (pieces.get(shown[0]), pieces.get(shown[1])),
+        (executor.get(shown[0]), executor.get(shown[1])),
     )
 
 
-def _some(pieces: Executor, side: EventSet, seed: int) -> Future[EventArrays]:
-    """At most SHOWN_EVENTS of the events, the same rows of both sides."""
-    rows = np.random.default_rng(seed).permutation(len(side))[:SHOWN_EVENTS]
-    return pieces.later(take, side.events, np.sort(rows))
+def _some(executor: Executor, event_set: EventSet, seed: int) -> Future[EventArrays]:
+    """Draw at most SHOWN_EVENTS events; sets of equal size give the same rows."""
+    rows = np.random.default_rng(seed).permutation(len(event_set))[:SHOWN_EVENTS]
+    return executor.submit(take, event_set.events, np.sort(rows))
 
 
-def _merge(pieces: Executor, parts: list[Future[Numbers]]) -> Numbers:
-    return {name: number for part in parts for name, number in pieces.get(part).items()}
+def _merge(executor: Executor, parts: list[Future[Numbers]]) -> Numbers:
+    return {name: number for part in parts for name, number in executor.get(part).items()}
 
 
 def _bins(
-    pieces: Executor, reference: Reference, comparisons: dict[str, Comparison], pit: Calibration | None
+    executor: Executor, reference: Reference, comparisons: dict[str, Comparison], pit: Calibration | None
 ) -> list[Bin]:
-    conditions = primary_features(reference.truth.side.outline.primaries)
+    conditions = primary_features(reference.truth.event_set.headers.primaries)
     bins = []
-    for place, region in enumerate(reference.frame.regions):
-        numbers = {who: _merge(pieces, [each.bins[place]]) for who, each in comparisons.items()}
-        numbers[GENERATED]["pit"], numbers[FLOOR]["pit"] = calibration.pit_numbers(pit, region)
+    for index, region in enumerate(reference.plan.regions):
+        numbers = {sample: _merge(executor, [comparison.bins[index]]) for sample, comparison in comparisons.items()}
+        numbers[GENERATED]["pit"], numbers[NULL]["pit"] = calibration.pit_numbers(pit, region)
         bins.append(Bin(region, int(region.holds(conditions).sum()), numbers))
     return bins
 
 
-def _hard_cases(pieces: Executor, reference: Reference, comparisons: dict[str, Comparison]) -> list[CaseFigures]:
+def _hard_cases(executor: Executor, reference: Reference, comparisons: dict[str, Comparison]) -> list[CaseFigures]:
     figures = []
-    for place, case in enumerate(reference.frame.hard_cases):
-        found = {who: pieces.get(each.hard_cases[place]) for who, each in comparisons.items()}
-        true_events = pieces.get(pieces.later(_events_of, case, reference.truth.sample))
-        events = {who: number for who, (number, _) in found.items()}
-        figures.append(CaseFigures(case.name, true_events, events, {who: each for who, (_, each) in found.items()}))
+    for index, case in enumerate(reference.plan.hard_cases):
+        results = {sample: executor.get(comparison.hard_cases[index]) for sample, comparison in comparisons.items()}
+        true_events = executor.get(executor.submit(_num_events, case, reference.truth.sample))
+        events = {sample: num_events for sample, (num_events, _) in results.items()}
+        numbers = {sample: numbers for sample, (_, numbers) in results.items()}
+        figures.append(CaseFigures(case.name, true_events, events, numbers))
     return figures
 
 
-def _events_of(case: regions.HardCase, sample: Sample) -> int:
+def _num_events(case: regions.HardCase, sample: Sample) -> int:
     return int(np.count_nonzero(case.weight(sample)))
 
 
@@ -123,8 +124,8 @@ def _cells(reference: Reference, candidate: Candidate) -> list[regions.Cell]:
     if candidate.paired is not None:
         truth, counts = candidate.paired
         (showers,) = shower_numbers(truth.ids)
-        counted = truth.counted(showers)
-        return regions.cells(counted, EventHeaders(truth.ids, truth.primaries, counts).counted(showers), paired=True)
-    both = reference.both
-    here, there = shower_numbers(both.ids, candidate.side.outline.ids)
-    return regions.cells(both.counted(here), candidate.side.outline.counted(there), paired=False)
+        generated = EventHeaders(truth.ids, truth.primaries, counts)
+        return regions.cells(truth.counted(showers), generated.counted(showers), paired=True)
+    truth, generated = reference.both, candidate.event_set.headers
+    true_showers, generated_showers = shower_numbers(truth.ids, generated.ids)
+    return regions.cells(truth.counted(true_showers), generated.counted(generated_showers), paired=False)

@@ -1,4 +1,4 @@
-"""Events without their muons: what is known of each event where the evaluation is put together."""
+"""Event headers: ids, primary and N of each event, without the muons. The driver of an evaluation holds only these."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from crmuons.evaluation.metrics.quantities import Counted, primary_features
 
 @dataclass(frozen=True)
 class EventHeaders:
-    """Ids, primary and N of each event: 40 bytes, where an event itself has hundreds."""
+    """Ids, primary and N of each event: 40 bytes an event, where the muons take hundreds."""
 
     ids: UInt64[np.ndarray, "events 2"]
     primaries: Float32[np.ndarray, "events 4"]
@@ -24,12 +24,12 @@ class EventHeaders:
 
     @classmethod
     def of(cls, events: EventArrays) -> Self:
-        """The outline of some events."""
+        """Return the headers of events."""
         return cls(events.ids, events.primaries, events.counts)
 
     @classmethod
     def concat(cls, parts: Sequence["EventHeaders"]) -> Self:
-        """The events of several parts, in order."""
+        """Join the headers of several sets of events, in order."""
         return cls(
             np.concatenate([part.ids for part in parts]),
             np.concatenate([part.primaries for part in parts]),
@@ -37,9 +37,9 @@ class EventHeaders:
         )
 
     def take(self, rows: Int64[np.ndarray, " rows"]) -> "EventHeaders":
-        """Some of the events."""
+        """Return the headers of some of the events."""
         return EventHeaders(self.ids[rows], self.primaries[rows], self.counts[rows])
 
     def counted(self, showers: Int64[np.ndarray, " events"]) -> Counted:
-        """The events with their showers' numbers."""
+        """Return the features of the primaries with N, and with the shower number of each event."""
         return Counted(primary_features(self.primaries), self.counts, showers)

@@ -1,4 +1,4 @@
-"""The truth in two halves, with what does not depend on what is evaluated: the floor, and two cheap rivals."""
+"""The reference of an evaluation, the same for every candidate: two halves of the truth, the floor, two baselines."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,26 +6,30 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from crmuons.data.events import EventArrays, concat
 from crmuons.evaluation import baselines
 from crmuons.evaluation.comparison import Comparison, EvaluationPlan, EventSample, compare, compare_truth
-from crmuons.evaluation.datasets import BlockedEvents, EventSet
+from crmuons.evaluation.datasets import BlockedEvents, EventSet, concat_parts
 from crmuons.evaluation.headers import EventHeaders
 from crmuons.evaluation.metrics import regions
 from crmuons.evaluation.metrics.quantities import Sample, primary_features, shower_numbers
 from crmuons.evaluation.tasks import Executor
 
-GENERATED, FLOOR, NEAREST, PARAMETRIC = "generated", "truth", "nearest primary", "parametric"
-EVENTS_PER_PIECE = 2**14  # Of generation and of the rivals. A multiple of the blocks that share a random stream.
+# The samples that are compared with the first half of the truth. NULL, the floor, is the second half of the truth.
+GENERATED, NULL, NEAREST, PARAMETRIC = "generated", "truth", "nearest primary", "parametric"
+EVENTS_PER_TASK = 2**14  # To generate. A multiple of the generator's blocks, each of which has one random stream.
 ADVISED_EVENTS = 20_000
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How many events are compared (on each side), and the seed of all that is drawn.
+    """The size and the seed of an evaluation.
+
+    Attributes:
+        max_events: the largest number of events in each of the compared samples.
+        seed: of all random draws.
 
     Raises:
-        ValueError: if there are none to compare, or the seed is negative.
+        ValueError: if `max_events` is below 1 or the seed is negative.
     """
 
     max_events: int = 60_000
@@ -33,128 +37,125 @@ class EvaluationSettings:
 
     def __post_init__(self) -> None:
         if self.max_events < 1:
-            msg = f"--events {self.max_events}: wanted 1 or more on each side, better {ADVISED_EVENTS:,}"
+            msg = f"--events {self.max_events}: give 1 or more events for each sample, and better {ADVISED_EVENTS:,}"
             raise ValueError(msg)
         if self.seed < 0:
-            msg = f"--seed {self.seed}: wanted 0 or more"
+            msg = f"--seed {self.seed}: give 0 or more"
             raise ValueError(msg)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """True events in two halves, and what does not depend on the candidate: the floor and the rivals.
+    """True events in two halves, and the comparisons that do not depend on the candidate.
 
     Attributes:
         truth, control: the halves.
-        comparisons: by contender.
-        frame: what is asked for.
-        warnings: why a rival is not there, and whether there are few events.
+        comparisons: of the control (NULL) and of the baselines with the first half, by name.
+        plan: the bins, the hard cases and the seed.
+        warnings: about missing baselines and few events.
     """
 
     truth: EventSample
     control: EventSample
     comparisons: dict[str, Comparison]
-    frame: EvaluationPlan
+    plan: EvaluationPlan
     warnings: list[str]
 
     @property
     def both(self) -> EventHeaders:
-        """All true events that are used."""
-        return EventHeaders.concat([self.truth.side.outline, self.control.side.outline])
+        """The headers of both halves."""
+        return EventHeaders.concat([self.truth.event_set.headers, self.control.event_set.headers])
 
 
 def prepare_reference(
-    pieces: Executor,
+    executor: Executor,
     truth: BlockedEvents,
-    training: BlockedEvents | None,
+    training: BlockedEvents,
     settings: EvaluationSettings,
-    rows: tuple[np.ndarray, np.ndarray],
+    halves: tuple[np.ndarray, np.ndarray],
 ) -> Reference:
-    """Set floor and rivals going.
+    """Submit the comparisons of the control and of the baselines with the truth.
 
     Args:
-        pieces: where the work is done.
+        executor: runs the work.
         truth: true events.
-        training: for the rivals, and for the masses that were trained on; showers that are in the truth are left out.
-        settings: sizes and seed.
-        rows: of the true events, the two halves.
+        training: events for the baselines, and for the masses that the model was trained on; may be empty. Events of
+            showers that are in the truth are left out.
+        settings: size and seed.
+        halves: the rows of the true events in each half.
 
     Raises:
-        ValueError: if no true event has a muon.
+        ValueError: if no event of the first half has a muon.
     """
-    first, second = (truth.gather(pieces, half) for half in rows)
-    if not first.outline.counts.any():
-        msg = f"none of the {len(first)} true events has a muon: there is nothing to compare"
+    first, second = (truth.gather(executor, rows) for rows in halves)
+    if not first.headers.counts.any():
+        msg = f"none of the {len(first)} true events has a muon, so there is nothing to compare"
         raise ValueError(msg)
-    here, there = shower_numbers(first.outline.ids, second.outline.ids)
-    control_contender = contender(pieces, second, there)
-    truth_contender = contender(pieces, first, here)
-    conditions = primary_features(EventHeaders.concat([first.outline, second.outline]).primaries)
-    frame = EvaluationPlan(list(regions.regions(conditions)), regions.hard_cases(_masses(training)), settings.seed)
-    others, warnings = _rivals(pieces, (first, second), training, settings.seed)
-    comparisons = {FLOOR: compare_truth(pieces, truth_contender, control_contender, frame)}
-    for name, side in others.items():
-        comparisons[name] = compare(pieces, truth_contender, contender(pieces, side, there), frame)
-    warnings += _size_warnings(first)
-    return Reference(truth_contender, control_contender, comparisons, frame, warnings)
+    truth_showers, control_showers = shower_numbers(first.headers.ids, second.headers.ids)
+    truth_sample = event_sample(executor, first, truth_showers)
+    control_sample = event_sample(executor, second, control_showers)
+    conditions = primary_features(EventHeaders.concat([first.headers, second.headers]).primaries)
+    plan = EvaluationPlan(list(regions.regions(conditions)), regions.hard_cases(_masses(training)), settings.seed)
+    comparisons = {NULL: compare_truth(executor, truth_sample, control_sample, plan)}
+    baseline_sets, warnings = _baseline_sets(executor, (first, second), training, settings.seed)
+    for name, event_set in baseline_sets.items():
+        comparisons[name] = compare(executor, truth_sample, event_sample(executor, event_set, control_showers), plan)
+    return Reference(truth_sample, control_sample, comparisons, plan, warnings + _size_warnings(first))
 
 
-def contender(pieces: Executor, side: EventSet, showers: Int64[np.ndarray, " events"]) -> EventSample:
-    """Events with their quantities."""
-    return EventSample(side, pieces.later(Sample.of, side.events, showers))
+def event_sample(executor: Executor, event_set: EventSet, showers: Int64[np.ndarray, " events"]) -> EventSample:
+    """Submit the computation of the events' quantities."""
+    return EventSample(event_set, executor.submit(Sample.of, event_set.events, showers))
 
 
-def parts(events: EventHeaders) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
-    """Primaries and ids of EVENTS_PER_PIECE events at a time, with the number of the first."""
-    for start in range(0, len(events), EVENTS_PER_PIECE):
-        rows = slice(start, start + EVENTS_PER_PIECE)
-        yield start, (events.primaries[rows], events.ids[rows])
+def task_slices(num_events: int) -> Iterator[slice]:
+    """Cut a number of events into slices of EVENTS_PER_TASK."""
+    for start in range(0, num_events, EVENTS_PER_TASK):
+        yield slice(start, start + EVENTS_PER_TASK)
 
 
-def concat_samples(*parts: EventArrays) -> EventArrays:
-    """The events of several parts, in order."""
-    return concat(parts)
-
-
-def _rivals(
-    pieces: Executor, halves: tuple[EventSet, EventSet], training: BlockedEvents | None, seed: int
+def _baseline_sets(
+    executor: Executor, halves: tuple[EventSet, EventSet], training: BlockedEvents, seed: int
 ) -> tuple[dict[str, EventSet], list[str]]:
-    """The rivals' events for the control's primaries, and why a rival is not there."""
-    if training is None:
-        return {}, ["no training events were given, so the cheap rivals are missing"]
-    known = EventHeaders.concat([half.outline for half in halves])
-    theirs, ours = shower_numbers(training.outline.ids, known.ids)
-    rows = np.flatnonzero(~np.isin(theirs, ours))
-    muons = int(training.outline.counts[rows].sum())
+    """Submit the baselines' events for the control's primaries; return them, and a warning where there are none."""
+    true_ids = np.concatenate([half.headers.ids for half in halves])
+    training_showers, true_showers = shower_numbers(training.headers.ids, true_ids)
+    rows = np.flatnonzero(~np.isin(training_showers, true_showers))
+    muons = int(training.headers.counts[rows].sum())
     if len(rows) < baselines.MIN_TRAINING_EVENTS or not muons:
-        reason = f"{len(rows)} training events with {muons} muons share no shower with the truth"
-        return {}, [f"the cheap rivals are missing: {reason}, {baselines.MIN_TRAINING_EVENTS} events are needed"]
-    learned, control = training.gather(pieces, rows).events, halves[1].outline
-    nearest = pieces.later(baselines.NearestPrimary, learned)
-    parametric = pieces.later(baselines.ParametricSampler.fit, learned, seed)
-    copied = [pieces.later(baselines.NearestPrimary.generate, nearest, *part) for _, part in parts(control)]
+        warning = (
+            f"the baselines are missing: they need {baselines.MIN_TRAINING_EVENTS} training events of showers that are "
+            f"not in the truth, and there are {len(rows)} with {muons} muons"
+        )
+        return {}, [warning]
+    events, control = training.gather(executor, rows).events, halves[1].headers
+    nearest = executor.submit(baselines.NearestPrimary, events)
+    parametric = executor.submit(baselines.ParametricSampler.fit, events, seed)
+    slices = list(task_slices(len(control)))
+    primaries_and_ids = [(control.primaries[rows], control.ids[rows]) for rows in slices]
+    copied = [executor.submit(baselines.NearestPrimary.generate, nearest, *part) for part in primaries_and_ids]
     drawn = [
-        pieces.later(baselines.ParametricSampler.generate, parametric, *part, (seed, start))
-        for start, part in parts(control)
+        executor.submit(baselines.ParametricSampler.generate, parametric, *part, (seed, rows.start))
+        for part, rows in zip(primaries_and_ids, slices, strict=True)
     ]
     return {
-        name: EventSet(control, pieces.later(concat_samples, *parts))
+        name: EventSet(control, executor.submit(concat_parts, *parts))
         for name, parts in ((NEAREST, copied), (PARAMETRIC, drawn))
     }, []
 
 
-def _masses(training: BlockedEvents | None) -> Float64[np.ndarray, " masses"] | None:
-    if training is None or not len(training):
+def _masses(training: BlockedEvents) -> Float64[np.ndarray, " masses"] | None:
+    if not len(training):
         return None
-    return np.unique(training.outline.primaries[:, 2]).astype(np.float64)
+    return np.unique(training.headers.primaries[:, 2]).astype(np.float64)
 
 
 def _size_warnings(truth: EventSet) -> list[str]:
     if len(truth) >= ADVISED_EVENTS:
         return []
-    showers = len(np.unique(truth.outline.ids, axis=0))
+    showers = len(np.unique(truth.headers.ids, axis=0))
     warning = (
-        f"{len(truth)} events ({showers} showers) a side could be compared, which takes twice as many true ones: the floor is "
-        f"high, and what lies below it is not seen; {ADVISED_EVENTS:,} or more a side are advised"
+        f"each sample has only {len(truth)} events ({showers} showers): the floor is high, and smaller differences "
+        f"stay hidden. Use {ADVISED_EVENTS:,} or more events for each sample, which needs twice as many true events"
     )
     return [warning]

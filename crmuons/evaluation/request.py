@@ -1,8 +1,8 @@
-"""From paths to evaluations: what is read for them, and what has to be said about where it came from."""
+"""Carry out an evaluation request: read the events, evaluate each model or the data set, warn about unsuitable data."""
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Literal
 
@@ -24,23 +24,26 @@ from crmuons.storage.files import File
 
 logger = logging.getLogger(__name__)
 
-TRAINING_EVENTS = 200_000  # For the rivals: enough for a nearest primary to be near, and read in seconds.
+TRAINING_EVENTS = 200_000  # For the baselines: the nearest primary is then near, and reading takes seconds.
 
 Depth = Literal["slant", "vertical"]
 
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What is to be evaluated.
+    """What to evaluate.
 
     Attributes:
         truth: paths, directories, globs or URLs of true events.
-        split: which showers of them.
-        models: runs, checkpoints or model directories; none if `generated` is given.
-        generated: events of the same contract, in place of models.
-        training: events for the rivals; empty for those that the model was trained on, or the training split of `truth`.
-        depth: what the true files' depth_m is; None for what it was in the model's training, slant for a data set.
-        settings: sizes and seed.
+        split: the part of the true showers to use.
+        models: runs, checkpoints or model directories; empty if `generated` is given.
+        generated: generated events of the same format, instead of models.
+        training: events for the baselines; if empty, the model's training events, or the training split of `truth`.
+        depth: the meaning of depth_m in the true files; None for that of the model's training, or slant for a data set.
+        settings: size and seed.
+
+    Raises:
+        ValueError: if both or neither of `models` and `generated` are given.
     """
 
     truth: Sequence[str]
@@ -53,82 +56,80 @@ class EvaluationRequest:
 
     def __post_init__(self) -> None:
         if bool(self.models) == bool(self.generated):
-            msg = "give either models or generated events to evaluate, one of the two"
+            msg = "give either models or generated events to evaluate, not both"
             raise ValueError(msg)
 
 
 @dataclass(frozen=True)
 class LoadedData:
-    """What was read.
+    """The events that were read.
 
     Attributes:
-        truth, training: events; the training events may be none.
-        tally: what became of the rows of the true files.
-        warnings: what is to be said about them.
+        truth: true events.
+        training: training events; may be empty.
+        counts: of the rows of the true files.
+        warnings: about the data.
     """
 
     truth: BlockedEvents
     training: BlockedEvents
-    tally: ReadCounts
+    counts: ReadCounts
     warnings: list[str]
 
 
-def evaluate_request(request: EvaluationRequest, pieces: Executor) -> Iterator[Evaluation]:
-    """Read the events once, then evaluate one model after the other, or the data set.
+def evaluate_request(request: EvaluationRequest, executor: Executor) -> Iterator[Evaluation]:
+    """Evaluate one model after the other, or the data set. Models with the same data settings share what is read.
 
     Raises:
-        FileNotFoundError: if data or a model are not there.
-        ValueError: if data are not events, there are none, or they are too few to be cut in two.
+        FileNotFoundError: if data or a model are missing.
+        ValueError: if files do not hold events, or there are too few events to split in two.
     """
     if request.generated:
-        yield _evaluate_data(request, pieces)
+        yield _evaluate_data(request, executor)
         return
-    generators = [load_generator(model) for model in request.models]  # All: one that is missing is said at once.
+    generators = [
+        load_generator(model) for model in request.models
+    ]  # All at once, so that a missing one is an early error.
     references: dict[str, tuple[LoadedData, Reference]] = {}
     for name, generator in zip(request.models, generators, strict=True):
         data = _data_settings(request, generator)
         key = f"{_selection(data, request.split)} {data.train}"
         if key not in references:
-            given = _read(request, data, pieces)
-            halves = pairing.halve(given.truth.outline, request.settings.max_events, request.settings.seed)
-            references[key] = given, prepare_reference(pieces, given.truth, given.training, request.settings, halves)
-        given, reference = references[key]
-        result = evaluate(pieces, reference, model_candidate(pieces, reference, generator))
+            loaded = _read(request, data, executor)
+            halves = pairing.halve(loaded.truth.headers, request.settings.max_events, request.settings.seed)
+            reference = prepare_reference(executor, loaded.truth, loaded.training, request.settings, halves)
+            references[key] = loaded, reference
+        loaded, reference = references[key]
+        result = evaluate(executor, reference, model_candidate(executor, reference, generator))
         about = {
             "candidate": name,
             "model_step": generator.metadata.get("step"),
             "model_written": generator.metadata.get("written"),
         }
-        yield _describe(result, request, given, about, _training_warnings(request, data, given.truth.outline))
+        yield _describe(result, request, loaded, about, _training_warnings(request, data, loaded.truth.headers))
 
 
-def _evaluate_data(request: EvaluationRequest, pieces: Executor) -> Evaluation:
+def _evaluate_data(request: EvaluationRequest, executor: Executor) -> Evaluation:
     data = _data_settings(request, None)
-    given = _read(request, data, pieces)
-    generated = _read_generated(request, data, given.truth.outline, pieces)
+    loaded = _read(request, data, executor)
+    generated = _read_generated(request, data, loaded.truth.headers, executor)
     settings = request.settings
-    pairs = pairing.pair_data(given.truth.outline, generated.outline, settings.max_events, settings.seed)
-    reference = prepare_reference(pieces, given.truth, given.training, settings, (pairs.truth, pairs.control))
-    result = evaluate(pieces, reference, data_candidate(pieces, reference, given.truth, generated, pairs))
-    return _describe(result, request, given, {"candidate": ", ".join(request.generated)}, [])
+    pairs = pairing.pair_data(loaded.truth.headers, generated.headers, settings.max_events, settings.seed)
+    reference = prepare_reference(executor, loaded.truth, loaded.training, settings, (pairs.truth, pairs.control))
+    result = evaluate(executor, reference, data_candidate(executor, reference, loaded.truth, generated, pairs))
+    return _describe(result, request, loaded, {"candidate": ", ".join(request.generated)}, [])
 
 
 def _describe(
-    result: Evaluation, request: EvaluationRequest, given: LoadedData, about: dict[str, object], warnings: list[str]
+    result: Evaluation, request: EvaluationRequest, loaded: LoadedData, about: dict[str, object], warnings: list[str]
 ) -> Evaluation:
-    about |= {"truth": f"{', '.join(request.truth)} ({request.split} split)", "rows_read": given.tally.rows}
-    return Evaluation(
-        about | result.about,
-        warnings + given.warnings + result.warnings,
-        result.numbers,
-        result.breakdown,
-        result.calibration,
-        result.shown,
-    )
+    """Add what was read, and the warnings about it."""
+    about |= {"truth": f"{', '.join(request.truth)} ({request.split} split)", "rows_read": loaded.counts.rows}
+    return replace(result, about=about | result.about, warnings=warnings + loaded.warnings + result.warnings)
 
 
 def _data_settings(request: EvaluationRequest, model: BundleGenerator | None) -> config.Data:
-    """How the model's training read its data; the defaults for data sets."""
+    """Return the data settings of the model's training, or the defaults for a data set."""
     settings = {} if model is None else model.metadata.get("config", {}).get("data", {})
     depth = {} if request.depth is None else {"depth": request.depth}
     return config.Data.model_validate(settings | depth)
@@ -139,73 +140,73 @@ def _selection(data: config.Data, split: Split) -> Selection:
     return Selection(split, data.validation_share, data.test_share, vertical_depth=vertical)
 
 
-def _read(request: EvaluationRequest, data: config.Data, pieces: Executor) -> LoadedData:
-    """The true events, and the training events for the rivals."""
-    wanted = (_selection(data, request.split), 2 * request.settings.max_events)
-    for_rivals, seed = (_selection(data, "train"), TRAINING_EVENTS), request.settings.seed
+def _read(request: EvaluationRequest, data: config.Data, executor: Executor) -> LoadedData:
+    """Read the true events, and the training events for the baselines."""
+    of_truth, seed = (_selection(data, request.split), 2 * request.settings.max_events), request.settings.seed
     training_files, warnings = _training_files(request, data)
     if training_files:
-        (truth,), tally = read(pieces, request.truth, [wanted], seed)
-        of_training: Split = "all" if request.training else "train"
-        (training,), _ = read(pieces, training_files, [(_selection(data, of_training), TRAINING_EVENTS)], seed)
+        (truth,), counts = read(executor, request.truth, [of_truth], seed)
+        split: Split = "all" if request.training else "train"
+        (training,), _ = read(executor, training_files, [(_selection(data, split), TRAINING_EVENTS)], seed)
     else:
-        (truth, training), tally = read(pieces, request.truth, [wanted, for_rivals], seed)
+        of_training = (_selection(data, "train"), TRAINING_EVENTS)
+        (truth, training), counts = read(executor, request.truth, [of_truth, of_training], seed)
     if not len(truth):
         msg = (
-            f"no true events in the {request.split} split of {', '.join(request.truth)} ({tally.rows} rows read, "
-            f"{tally.quarantined} of them unusable); --split says which part of the showers is wanted, all takes every event"
+            f"no true events in the {request.split} split of {', '.join(request.truth)} ({counts.rows} rows read, "
+            f"{counts.quarantined} of them unusable); --split says which showers to use; --split all uses all"
         )
         raise ValueError(msg)
-    logger.info("%d true events, %d training events for the rivals", len(truth), len(training))
-    if tally.quarantined:
+    logger.info("%d true events, %d training events for the baselines", len(truth), len(training))
+    if counts.quarantined:
         warnings.append(
-            f"{tally.quarantined} of {tally.rows} rows of the true files cannot be used and were left out; the log says why"
+            f"{counts.quarantined} of {counts.rows} rows of the true files are unusable and left out; the log says why"
         )
-    return LoadedData(truth, training, tally, warnings)
+    return LoadedData(truth, training, counts, warnings)
 
 
 def _training_files(request: EvaluationRequest, data: config.Data) -> tuple[Sequence[str], list[str]]:
-    """The files of training events that are not among the true ones; none to take the true files' training split."""
+    """Return the training files if they differ from the true files; empty to use the true files' training split."""
     if request.training or not data.train or sorted(data.train) == sorted(request.truth):
         return request.training, []
     try:
         files.list_files(data.train)
     except (OSError, ValueError) as error:
-        return (), [f"the rivals learn from the training split of the true files: {error}"]
+        return (), [f"the baselines were fitted to the training split of the true files: {error}"]
     return data.train, []
 
 
 def _read_generated(
-    request: EvaluationRequest, data: config.Data, truth: EventHeaders, pieces: Executor
+    request: EvaluationRequest, data: config.Data, truth: EventHeaders, executor: Executor
 ) -> BlockedEvents:
-    """Generated events: of the truth's split where they have its primaries, any otherwise."""
+    """Read generated events: those of the truth's split if they have its primaries, and otherwise any."""
     limit, slant = 2 * request.settings.max_events, data.model_copy(update={"depth": "slant"})
-    # Generated events are written with slant depths.
-    wanted = [(_selection(slant, split), limit) for split in (request.split, "all")]
-    (same_split, any_split), _ = read(pieces, request.generated, wanted, request.settings.seed)
-    return same_split if pairing.share_primaries(truth, same_split.outline) else any_split
+    # Files of generated events always hold slant depths.
+    selections = [(_selection(slant, split), limit) for split in (request.split, "all")]
+    (same_split, any_split), _ = read(executor, request.generated, selections, request.settings.seed)
+    return same_split if pairing.share_primaries(truth, same_split.headers) else any_split
 
 
 def _training_warnings(request: EvaluationRequest, data: config.Data, truth: EventHeaders) -> list[str]:
-    """Whether the model was trained on what it is held against."""
+    """Return a warning if the model was trained on the true events."""
     trained = in_split(truth.ids, training_selection(data, None))
     if not trained.any():
         return []
     try:
-        of_training, of_truth = (
-            {_name(file) for file in manifest.origins(urls)} for urls in (data.train, request.truth)
+        training_names, true_names = (
+            {_name_and_size(file) for file in manifest.origins(urls)} for urls in (data.train, request.truth)
         )
     except FileNotFoundError as error:
-        return [f"whether the model was trained on these events cannot be told: {error}"]
-    if not of_training & of_truth:
+        return [f"it is unknown whether the model was trained on these events: {error}"]
+    if not training_names & true_names:
         return []
     warning = (
         f"{int(trained.sum())} of {len(trained)} true events belong to showers that the model was trained on (split "
-        f"'{request.split}'): what follows says how well it fits, not how well it generalises; use --split test"
+        f"'{request.split}'): the figures say how well it fits, not how well it generalises; use --split test"
     )
     return [warning]
 
 
-def _name(file: File) -> tuple[str, int]:
-    """What a file keeps when it is moved."""
+def _name_and_size(file: File) -> tuple[str, int]:
+    """Return what stays the same when a file is moved."""
     return PurePath(file.url).name, file.size

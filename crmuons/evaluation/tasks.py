@@ -1,7 +1,8 @@
-"""The pieces that an evaluation is made of, and where they run: here, one after the other, or on a cluster (ray_evaluate).
+"""The executor that runs an evaluation's tasks, in this process or on a Ray cluster (`crmuons.ray_backend.evaluate`).
 
-A piece is a function of its arguments, its seed among them, and runs on one thread: the last bit of a sum depends on the number of
-threads. So an evaluation gives the same numbers wherever its pieces run.
+A task is a function of its arguments; where it draws random numbers, its seed is one of them. Each task runs on one
+thread, because the last bit of a sum depends on the number of threads. An evaluation therefore gives the same numbers
+on every executor.
 """
 
 from abc import ABC, abstractmethod
@@ -17,45 +18,45 @@ T = TypeVar("T")
 
 
 class Future(Generic[T]):
-    """A value that is still to be made, or lies where the pieces run."""
+    """The result of a task, which the executor holds and may still have to compute."""
 
 
 class Executor(ABC):
-    """Runs pieces. What `later` gives may be an argument of other pieces; whoever wants the value here asks with `get`.
+    """Runs tasks. A task may take the futures of other tasks as arguments.
 
     Attributes:
-        ahead: how many pieces it is worth asking for before their results are looked at.
+        reads_ahead: how many file slices to submit for reading before the first of them is used.
     """
 
-    ahead: int
+    reads_ahead: int
 
     def __init__(self) -> None:
-        self.asked = 0
-        self.bar = progress(0, unit="pieces", what="evaluate")
+        self.submitted = 0
+        self.bar = progress(0, unit="tasks", what="evaluate")
 
-    def later(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
-        """The result of a function; later values among the arguments reach it as values."""
-        self.asked += 1
-        self.bar.total = self.asked
-        return self._start(function, arguments)
-
-    @abstractmethod
-    def given(self, value: T) -> Future[T]:
-        """A value that several pieces need, brought to where they run once."""
+    def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Return the future of a function's result; futures among the arguments reach the function as values."""
+        self.submitted += 1
+        self.bar.total = self.submitted
+        return self._submit(function, arguments)
 
     @abstractmethod
-    def get(self, later: Future[T]) -> T:
-        """The value; waits for it, or makes it."""
+    def put(self, value: T) -> Future[T]:
+        """Send a value that several tasks need to the place where they run, once."""
 
     @abstractmethod
-    def _start(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> Future[T]: ...
+    def get(self, future: Future[T]) -> T:
+        """Return the value of a future; wait for it or compute it first."""
+
+    @abstractmethod
+    def _submit(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> Future[T]: ...
 
 
 def run(function: Callable[..., T], *arguments: Any) -> T:
-    """Run one piece on one thread.
+    """Run one task on one thread.
 
-    With more, each of a tree's thousands of small parallel loops waits for the slowest thread, and on a machine that is busy
-    otherwise (2 cores, load 5) a fit of 3 s took 100 s.
+    A tree fit on several threads has thousands of small parallel loops, and each waits for the slowest thread. On a
+    busy machine (2 cores, load 5) such a fit took 100 s instead of 3 s.
     """
     with threadpool_limits(limits=1):
         return function(*arguments)
@@ -63,32 +64,33 @@ def run(function: Callable[..., T], *arguments: Any) -> T:
 
 @contextmanager
 def in_process() -> Iterator[Executor]:
-    """Pieces that run in this process, each when its value is asked for."""
-    pieces = _InProcess()
-    with pieces.bar:
-        yield pieces
+    """Yield an executor that runs each task in this process when its value is asked for."""
+    executor = _LocalExecutor()
+    with executor.bar:
+        yield executor
 
 
-class _InProcess(Executor):
-    ahead = 1
+class _LocalExecutor(Executor):
+    reads_ahead = 1
 
-    def given(self, value: T) -> Future[T]:
-        return _Here(value)
+    def put(self, value: T) -> Future[T]:
+        return _LocalFuture(value)
 
-    def get(self, later: Future[T]) -> T:
-        assert isinstance(later, _Here)
-        if later.work is not None:
-            function, arguments = later.work
-            later.value = run(function, *(self.get(each) if isinstance(each, Future) else each for each in arguments))
-            later.work = None  # What it was made from can go.
+    def get(self, future: Future[T]) -> T:
+        assert isinstance(future, _LocalFuture)
+        if future.work is not None:
+            function, arguments = future.work
+            values = (self.get(argument) if isinstance(argument, Future) else argument for argument in arguments)
+            future.value = run(function, *values)
+            future.work = None  # Frees the arguments.
             self.bar.update()
-        value: T = later.value
+        value: T = future.value
         return value
 
-    def _start(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> Future[T]:
-        return _Here(None, (function, arguments))
+    def _submit(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> Future[T]:
+        return _LocalFuture(None, (function, arguments))
 
 
-class _Here(Future[T]):
+class _LocalFuture(Future[T]):
     def __init__(self, value: Any, work: tuple[Callable[..., T], tuple[Any, ...]] | None = None) -> None:
         self.value, self.work = value, work

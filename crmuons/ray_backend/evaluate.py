@@ -1,4 +1,4 @@
-"""An evaluation's pieces as Ray tasks. Events stay in the cluster's object store; this process sees ids, primaries and results."""
+"""Run an evaluation's tasks on Ray. Events stay in the object store; the driver sees only headers and results."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,50 +13,50 @@ from crmuons.ray_backend import cluster
 
 T = TypeVar("T")
 
-READS_AHEAD_PER_CPU = 2  # Units of files being read; what is read beyond the events wanted is thrown away.
+READS_AHEAD_PER_CPU = 2  # File slices read ahead of use; events read beyond the number asked for are thrown away.
 
 
 @contextmanager
 def on_ray(*, num_cpus: int | None = None) -> Iterator[Executor]:
-    """Pieces that run as tasks, on the cluster of RAY_ADDRESS or on one started here with so many CPUs.
+    """Yield an executor whose tasks run on the cluster of RAY_ADDRESS, or on a local one started with `num_cpus` CPUs.
 
-    The nodes read the data themselves: its paths and URLs mean the same on all of them.
+    The nodes read the data themselves, so its paths and URLs must mean the same on all of them.
     """
     with cluster.cluster(num_cpus=num_cpus):
-        tasks = _Tasks()
-        with tasks.bar:
-            yield tasks
+        executor = _RayExecutor()
+        with executor.bar:
+            yield executor
 
 
-class _Tasks(Executor):
+class _RayExecutor(Executor):
     def __init__(self) -> None:
         super().__init__()
-        self.ahead = READS_AHEAD_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        self.reads_ahead = READS_AHEAD_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
         self.running: list[ray.ObjectRef[Any]] = []
 
-    def given(self, value: T) -> Future[T]:
-        return _Ref(ray.put(value))
+    def put(self, value: T) -> Future[T]:
+        return _RayFuture(ray.put(value))
 
-    def get(self, later: Future[T]) -> T:
-        assert isinstance(later, _Ref)
-        while later.ref in self.running:
+    def get(self, future: Future[T]) -> T:
+        assert isinstance(future, _RayFuture)
+        while future.ref in self.running:
             done, self.running = ray.wait(self.running)
             self.bar.update(len(done))
         try:
-            value: T = ray.get(later.ref)
+            value: T = ray.get(future.ref)
         except RayTaskError as error:
-            raise error.cause from error  # The error itself, without the worker's traceback in its message.
+            raise error.cause from error  # Without the worker's traceback in its message.
         return value
 
-    def _start(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> Future[T]:
-        given = (each.ref if isinstance(each, _Ref) else each for each in arguments)
-        task = _run.options(name=getattr(function, "__name__", "piece"))
-        reference = task.remote(function, *given)
+    def _submit(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> Future[T]:
+        values = (argument.ref if isinstance(argument, _RayFuture) else argument for argument in arguments)
+        task = _run.options(name=getattr(function, "__name__", "task"))
+        reference = task.remote(function, *values)
         self.running.append(reference)
-        return _Ref(reference)
+        return _RayFuture(reference)
 
 
-class _Ref(Future[T]):
+class _RayFuture(Future[T]):
     def __init__(self, ref: "ray.ObjectRef[T]") -> None:
         self.ref = ref
 

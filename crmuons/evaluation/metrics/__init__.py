@@ -1,1 +1,1 @@
-"""Figures of merit: distances, ratios, classifiers, calibration."""
+"""Figures of merit: distances, ratios, classifier tests and calibration."""

@@ -1,4 +1,4 @@
-"""Whether a model's multiplicities are calibrated: the probability integral transform of true N under the model's own distribution."""
+"""Calibration of a model's multiplicity: the probability integral transform (PIT) of the true N under the model."""
 
 from dataclasses import dataclass
 from itertools import product
@@ -15,32 +15,32 @@ from crmuons.evaluation.metrics.distances import MIN_SHOWERS, Estimate, Missing,
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.multiplicity import MixtureMultiplicity, RegressorMultiplicity
 
-HALVES = 2  # Of cos zenith and of depth, in each mass and decade of the energy: 100 cells need 10,000 showers.
+GROUPS = 2  # Of cos zenith and of depth, in each mass and decade of the energy. 100 such cells need 10,000 showers.
 
 Cumulative = tuple[Float64[np.ndarray, " events"], Float64[np.ndarray, " events"]]
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Randomised PIT of true multiplicities, of one event per shower, and the primaries' features."""
+    """Randomised PIT of the true N of one event per shower, and the features of the primaries."""
 
     pit: Float64[np.ndarray, " events"]
     conditions: Float64[np.ndarray, "events 4"]
 
     def where(self, kept: Bool[np.ndarray, " events"]) -> "Calibration":
-        """Some of the events."""
+        """Return some of the events."""
         return Calibration(self.pit[kept], self.conditions[kept])
 
 
 @dataclass(frozen=True)
 class PitCell:
-    """Kolmogorov's distance of the PIT from uniform in one cell of (log E, mass, cos zenith, depth).
+    """Kolmogorov distance of the PIT from uniform in one cell of (log E, mass, cos zenith, depth).
 
     Attributes:
-        mass, energy, zenith, depth: what the cell holds.
-        showers: how many.
-        distance: from uniform, times the root of the number of showers: 0.87 on average if calibrated, beyond 1.63 in 1 % of
-            calibrated cells.
+        mass, energy, zenith, depth: labels of the cell.
+        showers: the number of showers.
+        distance: times the square root of the number of showers. In calibrated cells its mean is 0.87, and 1 % are
+            above 1.63.
     """
 
     mass: str
@@ -54,7 +54,7 @@ class PitCell:
 def cumulative(
     model: BundleModel, primaries: Float32[np.ndarray, "events 4"], counts: Int64[np.ndarray, " events"]
 ) -> Cumulative:
-    """P(N < n) and P(N <= n) under the model's own distribution, exactly.
+    """Return P(N < n) and P(N <= n) under the model's distribution of N, exactly.
 
     Args:
         model: a trained model.
@@ -65,15 +65,14 @@ def cumulative(
         condition = model.features.condition(torch.from_numpy(np.array(primaries)))
         match model.multiplicity:
             case MixtureMultiplicity() as mixture:
-                parameters = (each.numpy() for each in mixture.parameters_of(condition))
-                log_weights, log_means, shapes = parameters
+                log_weights, log_means, shapes = (tensor.numpy() for tensor in mixture.parameters_of(condition))
                 return (
                     mixture_cdf(log_weights, log_means, shapes, counts - 1),
                     mixture_cdf(log_weights, log_means, shapes, counts),
                 )
             case RegressorMultiplicity() as regressor:
-                only = regressor.sample(condition).numpy()
-                return (only < counts).astype(np.float64), (only <= counts).astype(np.float64)
+                value = regressor.sample(condition).numpy()
+                return (value < counts).astype(np.float64), (value <= counts).astype(np.float64)
             case other:
                 assert_never(other)
 
@@ -84,10 +83,10 @@ def mixture_cdf(
     shapes: Float64[np.ndarray, "events k"],
     counts: Int64[np.ndarray, " events"],
 ) -> Float64[np.ndarray, " events"]:
-    """P(N <= n) of mixtures of negative binomials; 0 for n = -1.
+    """Return P(N <= n) of mixtures of negative binomials; 0 for n = -1.
 
-    One of mean m and shape r has P(N <= n) = I_p(r, n + 1) with p = r / (r + m), the regularised incomplete beta function
-    (DLMF 8.17(i)).
+    A negative binomial of mean m and shape r has P(N <= n) = I_p(r, n + 1) with p = r / (r + m), where I is the
+    regularised incomplete beta function (DLMF 8.17(i)).
     """
     success = 1 / (1 + np.exp(log_means) / shapes)
     of_components = betainc(shapes, np.maximum(counts, 0)[:, None] + 1.0, success)
@@ -98,40 +97,40 @@ def mixture_cdf(
 def randomised_pit(
     below: Float64[np.ndarray, " events"], up_to: Float64[np.ndarray, " events"], seed: int
 ) -> Float64[np.ndarray, " events"]:
-    """The probability integral transform of a count: uniform on [0, 1] if, and only if, the model is calibrated.
+    """Return the randomised PIT of counts, which is uniform on [0, 1] if and only if the model is calibrated.
 
-    Czado, Gneiting, Held 2009 (Biometrics 65, 1254), section 2: a uniform draw between P(N < n) and P(N <= n).
+    It is a uniform draw between P(N < n) and P(N <= n): Czado, Gneiting, Held 2009 (Biometrics 65, 1254), section 2.
     """
     pit: np.ndarray = below + np.random.default_rng(seed).random(len(below)) * (up_to - below)
     return pit
 
 
 def uniformity(pit: Float64[np.ndarray, " events"]) -> Number:
-    """Kolmogorov's distance of values from the uniform distribution on [0, 1]: 0.87 / sqrt(n) if they are uniform."""
+    """Return the Kolmogorov distance of values from the uniform distribution on [0, 1]; if uniform, 0.87 / sqrt(n)."""
     if len(pit) < MIN_SHOWERS:
         return Missing(f"{len(pit)} showers, {MIN_SHOWERS} needed")
     ordered, steps = np.sort(pit), np.arange(len(pit) + 1) / len(pit)
     return Estimate(float(max((steps[1:] - ordered).max(), (ordered - steps[:-1]).max())))
 
 
-def uniformity_floor(events: int) -> Estimate:
-    """What `uniformity` gives for n independent uniform values: mean and standard deviation of Kolmogorov's law."""
+def null_uniformity(events: int) -> Estimate:
+    """Return mean and standard deviation of `uniformity` for independent uniform values (Kolmogorov's law)."""
     return Estimate(float(kstwobign.mean() / np.sqrt(events)), float(kstwobign.std() / np.sqrt(events)))
 
 
 def pit_numbers(calibration: Calibration | None, region: regions.Region | None = None) -> tuple[Number, Number]:
-    """Kolmogorov's distance of the PIT from uniform, in all or in a region, and what chance gives."""
+    """Return the Kolmogorov distance of the PIT from uniform, for all events or in a region, and what chance gives."""
     if calibration is None:
-        absent = Missing("a data set has one draw per primary; the PIT needs a model, whose distribution is known")
-        return absent, absent
+        missing = Missing("the PIT needs a model, whose distribution is known; a data set has one draw per primary")
+        return missing, missing
     part = calibration if region is None else calibration.where(region.holds(calibration.conditions))
     distance = uniformity(part.pit)
-    return distance, distance if isinstance(distance, Missing) else uniformity_floor(len(part.pit))
+    return distance, distance if isinstance(distance, Missing) else null_uniformity(len(part.pit))
 
 
 def pit_cells(calibration: Calibration) -> list[PitCell]:
-    """The PIT's distance from uniform in every cell of mass, decade of the energy, and halves of cos zenith and depth."""
-    halves = [list(regions.quantiles(name, calibration.conditions, HALVES)) for name in ("cos zenith", "depth")]
+    """Return the PIT's distance from uniform by mass, energy decade, and halves of cos zenith and of depth."""
+    halves = [list(regions.quantiles(name, calibration.conditions, GROUPS)) for name in ("cos zenith", "depth")]
     groups = (list(regions.masses(calibration.conditions)), list(regions.decades(calibration.conditions)), *halves)
     cells = []
     for mass, energy, zenith, depth in product(*groups):
@@ -146,11 +145,11 @@ def pit_cells(calibration: Calibration) -> list[PitCell]:
 
 
 def worst_pit_cell(cells: list[PitCell], seed: int) -> tuple[Number, Number]:
-    """The largest scaled distance of a cell, and what chance gives for the largest of as many (mean and spread)."""
-    found = [cell.distance.value for cell in cells if isinstance(cell.distance, Estimate)]
-    if not found:
-        absent = Missing(f"no cell of (log E, mass, cos zenith, depth) with {MIN_SHOWERS} showers of a model's events")
-        return absent, absent
-    # The largest of m uniform values is one uniform value to the power 1/m.
-    chance = kstwobign.ppf(np.random.default_rng(seed).random(2000) ** (1 / len(found)))
-    return Estimate(max(found)), Estimate(float(chance.mean()), float(chance.std()))
+    """Return the largest scaled distance of a cell, and what chance gives for as many cells (mean and spread)."""
+    distances = [cell.distance.value for cell in cells if isinstance(cell.distance, Estimate)]
+    if not distances:
+        missing = Missing(f"no cell of (log E, mass, cos zenith, depth) has the PIT of {MIN_SHOWERS} showers")
+        return missing, missing
+    # The largest of m uniform values has the distribution of one uniform value to the power 1/m.
+    chance = kstwobign.ppf(np.random.default_rng(seed).random(2000) ** (1 / len(distances)))
+    return Estimate(max(distances)), Estimate(float(chance.mean()), float(chance.std()))

@@ -1,7 +1,8 @@
-"""Two-sample tests by classifier: how well a trained classifier tells other events from true ones.
+"""Classifier two-sample tests: how well a trained classifier separates other events from true events.
 
-Lopez-Paz, Oquab 2017 (arXiv:1610.06545), with the area under the ROC curve (AUC) in place of the accuracy. Each event is
-scored by a classifier that was trained on other showers: rows of one shower have one primary, and would be recognised.
+Lopez-Paz, Oquab 2017 (arXiv:1610.06545), with the area under the ROC curve (AUC) instead of the accuracy. Each event is
+scored by a classifier that was trained on other showers, because it would recognise the primary of a shower it has
+seen.
 """
 
 from collections.abc import Callable
@@ -14,20 +15,20 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from crmuons.evaluation.metrics.distances import Estimate, Missing, Number
 from crmuons.evaluation.metrics.quantities import BUNDLE_QUANTITIES, Counted, Sample
 
-MIN_EVENTS = 1_000  # On each side: with fewer, the classifier learns little, and a low AUC means nothing.
-MIN_EVENTS_SCORED = 200  # On each side: the standard error of an AUC near 0.5 is then 0.029.
+MIN_EVENTS = 1_000  # In each sample. With fewer, a classifier learns little, and a low AUC means nothing.
+MIN_EVENTS_SCORED = 200  # In each sample. The standard error of an AUC near 0.5 is then 0.029.
 FOLDS = 3
 BOOTSTRAPS = 40
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of the events of two sets by classifiers that have not seen their showers.
+    """Scores of the events of two samples by classifiers that were not trained on their showers.
 
     Attributes:
-        score: higher where the event looks less like the truth.
-        is_other: whether the event is of the other set.
-        fold: which classifier gave the score; only scores of one classifier compare.
+        score: higher if the event looks less like a true one.
+        is_other: whether the event belongs to the other sample.
+        fold: the classifier that gave the score; scores of different classifiers are not comparable.
         showers: the shower of each event.
     """
 
@@ -37,14 +38,14 @@ class Scores:
     showers: Int64[np.ndarray, " events"]
 
     def where(self, kept: Bool[np.ndarray, " events"]) -> "Scores":
-        """The scores of some of the events."""
+        """Return the scores of some of the events."""
         return Scores(self.score[kept], self.is_other[kept], self.fold[kept], self.showers[kept])
 
 
 def held_out(truth: Counted, other: Counted, fold: int, folds: int, seed: int) -> Bool[np.ndarray, " events"]:
-    """Which events, true ones first, a classifier is not trained on but scores.
+    """Return which events, true ones first, the classifier of a fold scores and is not trained on.
 
-    Events of one shower are in one fold, whichever set they are of.
+    All events of a shower are in one fold, also across the two samples.
     """
     _, shower = np.unique(np.concatenate([truth.showers, other.showers]), return_inverse=True)
     fold_of_shower = np.random.default_rng(seed).permutation(np.arange(shower.max() + 1) % folds)
@@ -53,7 +54,7 @@ def held_out(truth: Counted, other: Counted, fold: int, folds: int, seed: int) -
 
 
 def assemble(truth: Counted, other: Counted, seed: int, *of_folds: Float64[np.ndarray, " held_out"]) -> Scores:
-    """The scores of all events, from those that each classifier gave to the events it had not seen."""
+    """Put the scores of the held-out events of every fold back into the order of the events."""
     is_other = labels(truth, other)
     score, folds = np.empty(len(is_other)), np.empty(len(is_other), np.int64)
     for fold, scores in enumerate(of_folds):
@@ -63,17 +64,17 @@ def assemble(truth: Counted, other: Counted, seed: int, *of_folds: Float64[np.nd
 
 
 def area_under_curve(scores: Scores, *, seed: int = 0) -> Number:
-    """AUC: the probability that an event of the other set scores above a true one, ties counting half.
+    """Return the AUC: the probability that an event of the other sample scores above a true one; ties count half.
 
-    The mean over folds, since scores of different classifiers do not compare. The error is the standard deviation when
-    showers are drawn anew (Poisson weights, BOOTSTRAPS times), times the square root of 2: where there is nothing to find,
-    what a classifier finds by chance in one fold it is charged for in another, so folds err together (measured over 150
-    repetitions: 1.49 with two folds, 1.32 with three).
+    It is the mean over folds, because scores of different classifiers are not comparable. The error is the standard
+    deviation over BOOTSTRAPS resamplings of the showers (Poisson weights), times the square root of 2. The factor is
+    needed because the folds are correlated: a chance difference that a classifier learns from one fold has the opposite
+    sign in another. Measured over 150 repetitions, the factor is 1.49 with two folds and 1.32 with three.
     """
     others = int(scores.is_other.sum())
     fewest = min(others, len(scores.is_other) - others)
     if fewest < MIN_EVENTS_SCORED:
-        return Missing(f"{fewest} events on one side, {MIN_EVENTS_SCORED} needed")
+        return Missing(f"{fewest} events in one sample, {MIN_EVENTS_SCORED} needed")
     rng = np.random.default_rng(seed)
     _, shower = np.unique(scores.showers, return_inverse=True)
     shower = shower.ravel()
@@ -86,31 +87,31 @@ def area_under_curve(scores: Scores, *, seed: int = 0) -> Number:
 
 
 def too_few(truth: int, other: int) -> Missing | None:
-    """Why no classifier can be trained on so many events of each set; None where one can."""
+    """Return why the samples are too small to train a classifier; None if they are large enough."""
     fewest = min(truth, other)
-    return Missing(f"{fewest} events on one side, {MIN_EVENTS} needed") if fewest < MIN_EVENTS else None
+    return Missing(f"{fewest} events in one sample, {MIN_EVENTS} needed") if fewest < MIN_EVENTS else None
 
 
 def labels(truth: Counted, other: Counted) -> Bool[np.ndarray, " events"]:
-    """Which of the events, true ones first, are of the other set."""
+    """Return which of the events, true ones first, belong to the other sample."""
     is_other: np.ndarray = np.repeat([False, True], [len(truth), len(other)])
     return is_other
 
 
 def bundle_features(sample: Sample) -> Float64[np.ndarray, "events features"]:
-    """The primary and all that `summaries` says of a bundle, N among it."""
+    """Return the primary and all bundle quantities; N is one of them."""
     return np.column_stack([sample.conditions, *(sample.bundles[name] for name in BUNDLE_QUANTITIES)])
 
 
 def multiplicity_features(sample: Sample) -> Float64[np.ndarray, "events features"]:
-    """The primary and N."""
+    """Return the primary and N."""
     return np.column_stack([sample.conditions, sample.counts])
 
 
 def boosting_fold(
     truth: Sample, other: Sample, features: Callable[[Sample], np.ndarray], fold: int, seed: int
 ) -> Float64[np.ndarray, " held_out"]:
-    """Train gradient boosting on all folds of the events but one, and score that one."""
+    """Train gradient boosting on all folds but one, and score that one."""
     values, is_other = np.concatenate([features(truth), features(other)]), labels(truth, other)
     inside = held_out(truth, other, fold, FOLDS, seed)
     model = HistGradientBoostingClassifier(
@@ -123,7 +124,7 @@ def boosting_fold(
 
 @dataclass(frozen=True)
 class _Fold:
-    """One classifier's scores as ranks, so that a weighted AUC takes two bincounts."""
+    """The scores of one classifier as ranks, so that a weighted AUC needs only two bincounts."""
 
     rank: Int64[np.ndarray, " events"]
     is_other: Bool[np.ndarray, " events"]

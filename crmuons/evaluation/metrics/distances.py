@@ -1,4 +1,4 @@
-"""Numbers that say how far one set of events is from another. Definitions and readings: docs/metrics.md."""
+"""Distances of single quantities between two sets of events, in standard deviations (W1/sigma); see docs/metrics.md."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from crmuons.data.events import EventArrays
 from crmuons.evaluation.metrics.quantities import BUNDLE_QUANTITIES, MUON_QUANTITIES, Sample
 
-# The list over which the score is a mean: two quantities of the muons, eight of the bundles.
+# The score is the mean over these: two quantities of the muons and eight of the bundles.
 SCORED = (
     "log_energy",
     "log_radius",
@@ -23,12 +23,13 @@ SCORED = (
     "correlation",
 )
 QUANTITIES = (*MUON_QUANTITIES, *BUNDLE_QUANTITIES)
-MIN_SHOWERS = 100  # Two samples of 100 from one normal are 0.18 sigma apart: below, W1 measures the sample alone.
+MIN_SHOWERS = 100  # Two samples of 100 from one normal are 0.18 sigma apart; below, W1 shows only the sample size.
+SPLITS = 24  # Of the truth into two halves. Their standard deviation is then known to a seventh.
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its standard error, where it has one."""
+    """A number and its standard error, if it has one."""
 
     value: float
     error: float | None = None
@@ -36,7 +37,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Missing:
-    """Why there is no number."""
+    """The reason why there is no number."""
 
     reason: str
 
@@ -45,16 +46,17 @@ Number = Estimate | Missing
 
 
 def fidelity(truth: EventArrays, generated: EventArrays) -> dict[str, float]:
-    """Distances of generated events from true ones, cheap enough for the training loop.
+    """Compute distances of generated from true events that are cheap enough for the training loop.
 
     Args:
-        truth: events, best with the primaries of `generated`: the spread of the primaries then cancels.
+        truth: true events, best with the primaries of `generated`, so that the spread of the primaries cancels.
         generated: as many events.
 
     Returns:
-        `w1_<quantity>`: W1/sigma of each quantity in SCORED, infinite where the truth has it and the generated events do
-        not; `score`: their mean; `mean_muons_ratio` and `empty_share_difference` (generated - true). A quantity that
-        fewer than MIN_SHOWERS true events have, or in which they do not differ, is left out; `score` too, where all are.
+        `w1_<quantity>`: W1/sigma of each quantity in SCORED, infinite if the true events have it and the generated
+        events do not; `score`: their mean; `mean_muons_ratio` and `empty_share_difference` (generated - true). A
+        quantity is left out if fewer than MIN_SHOWERS true events have it, or if it is the same in all of them; `score`
+        is left out if all quantities are.
     """
     true_sample, generated_sample = Sample.of(truth), Sample.of(generated)
     distances = {
@@ -76,13 +78,13 @@ def fidelity(truth: EventArrays, generated: EventArrays) -> dict[str, float]:
 
 
 def scaled_wasserstein(truth: Float[np.ndarray, " n"], other: Float[np.ndarray, " m"]) -> float:
-    """W1/sigma: the Wasserstein-1 distance in units of the truth's standard deviation.
+    """Return W1/sigma: the Wasserstein-1 distance in units of the truth's standard deviation.
 
-    A shift by s sigma gives s. Two samples of n values from one normal give 1.8 / sqrt(n) on average: it is biased
-    upwards, and means something only beside truth against truth of the same size.
+    A shift by s sigma gives s. Two samples of n values from one normal give 1.8 / sqrt(n) on average. This bias means
+    that the value must be compared with truth against truth of the same size.
 
     Returns:
-        Infinity if `other` has no values.
+        W1/sigma; infinity if `other` has no values.
     """
     if not len(other):
         return math.inf
@@ -90,9 +92,9 @@ def scaled_wasserstein(truth: Float[np.ndarray, " n"], other: Float[np.ndarray, 
 
 
 def wasserstein(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " m"]) -> float:
-    """The Wasserstein-1 distance of two samples: the integral of |F_a - F_b| over the values.
+    """Return the Wasserstein-1 distance of two samples, in the unit of the values: the integral of |F_a - F_b|.
 
-    Ramdas, Garcia, Cuturi 2015 (arXiv:1509.02237), eq. 5, in one sort. In the unit of the values.
+    Ramdas, Garcia, Cuturi 2015 (arXiv:1509.02237), eq. 5, with one sort.
     """
     values = np.concatenate([a, b])
     order = np.argsort(values)
@@ -100,19 +102,20 @@ def wasserstein(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " m"]) -> float
 
 
 def distances(truth: Sample, other: Sample) -> dict[str, Number]:
-    """W1/sigma of every quantity, and `score`, the mean over the list SCORED.
+    """Return W1/sigma of every quantity, and `score`, the mean over SCORED.
 
-    Absent where fewer than MIN_SHOWERS showers of either side have the quantity, or all have the same value.
+    A number is Missing if fewer than MIN_SHOWERS showers of either sample have the quantity, or all have the same
+    value.
     """
     numbers: dict[str, Number] = {}
     for name in QUANTITIES:
-        absent = lacking(truth, name) or lacking(other, name)
-        numbers[f"w1_{name}"] = absent or Estimate(scaled_wasserstein(truth.values(name), other.values(name)))
+        missing = lacking(truth, name) or lacking(other, name)
+        numbers[f"w1_{name}"] = missing or Estimate(scaled_wasserstein(truth.values(name), other.values(name)))
     return numbers | {"score": score(numbers)}
 
 
 def lacking(sample: Sample, name: str, needed: int = MIN_SHOWERS) -> Missing | None:
-    """Why a quantity cannot be compared by W1/sigma; None where it can."""
+    """Return why a quantity cannot be compared by W1/sigma; None if it can."""
     showers = sample.num_showers(name)
     if showers < needed:
         return Missing(f"{showers} showers have it, {needed} needed")
@@ -120,7 +123,7 @@ def lacking(sample: Sample, name: str, needed: int = MIN_SHOWERS) -> Missing | N
 
 
 def score(numbers: dict[str, Number]) -> Number:
-    """The mean W1/sigma over SCORED; absent if one of the list is, since a shorter list is another figure."""
+    """Return the mean W1/sigma over SCORED; Missing if one of them is, because a shorter list is a different figure."""
     values = []
     for name in SCORED:
         number = numbers[f"w1_{name}"]
@@ -131,36 +134,37 @@ def score(numbers: dict[str, Number]) -> Number:
 
 
 def null_distances(pool: Sample, splits: Bool[np.ndarray, "splits showers"]) -> dict[str, Number]:
-    """The floor: `distances` of true events from true events, mean and standard deviation over splits of a pool in two.
+    """Return the null distribution of `distances` (the floor): truth against truth.
 
-    The standard deviation is that of a single comparison, the spread to expect of a perfect generator.
+    The values are mean and standard deviation over splits of a pool into two halves. The standard deviation is that of
+    a single comparison, which a perfect generator would have.
 
     Args:
-        pool: true events, whose showers are numbered from 0.
-        splits: for each split, which showers make its first half. Whole showers: the depths of one shower are alike.
+        pool: true events, with showers numbered from 0.
+        splits: for each split, the showers in its first half. Showers stay whole, because the depths of one are alike.
     """
     by_split: dict[str, Float64[np.ndarray, " splits"]] = {}
     numbers: dict[str, Number] = {}
     for name in QUANTITIES:
-        absent = lacking(pool, name, needed=2 * MIN_SHOWERS)
-        if absent is None:
+        missing = lacking(pool, name, needed=2 * MIN_SHOWERS)
+        if missing is None:
             values, showers = pool.values_and_showers(name)
             by_split[name] = np.array(_split_distances(values, showers, splits)) / values.std(dtype=np.float64)
-        numbers[f"w1_{name}"] = absent or _mean_and_spread(by_split[name])
+        numbers[f"w1_{name}"] = missing or _mean_and_spread(by_split[name])
     complete = all(name in by_split for name in SCORED)
     numbers["score"] = _mean_and_spread(np.mean([by_split[n] for n in SCORED], axis=0)) if complete else score(numbers)
     return numbers
 
 
-def random_splits(showers: int, splits: int, seed: int) -> Bool[np.ndarray, "splits showers"]:
-    """Random halves of a number of showers."""
-    rng = np.random.default_rng(seed)
-    halves: np.ndarray = rng.permuted(np.tile(np.arange(showers) < showers // 2, (splits, 1)), axis=1)
+def random_splits(pool: Sample, seed: int) -> Bool[np.ndarray, "splits showers"]:
+    """Draw SPLITS random splits of the pool's showers into two halves; return the first half of each."""
+    rng, showers = np.random.default_rng(seed), int(pool.showers.max()) + 1
+    halves: np.ndarray = rng.permuted(np.tile(np.arange(showers) < showers // 2, (SPLITS, 1)), axis=1)
     return halves
 
 
 def _area_between(first: Bool[np.ndarray, " values"], gaps: Float[np.ndarray, " gaps"]) -> float:
-    """The area between the distribution functions of two samples, merged in ascending order."""
+    """Return the area between two distribution functions; `first` marks the sorted values of the first sample."""
     num_first = int(first.sum())
     steps = np.where(first, 1 / num_first, -1 / (len(first) - num_first))
     return float(np.abs(np.cumsum(steps)[:-1]) @ gaps)
@@ -171,7 +175,7 @@ def _split_distances(
     showers: Int64[np.ndarray, " values"],
     splits: Bool[np.ndarray, "splits showers"],
 ) -> list[float]:
-    """W1 between the two halves of each split; one sort serves all."""
+    """Return W1 between the two halves of each split, with one sort for all."""
     order = np.argsort(values)
     gaps, showers = np.diff(values[order]), showers[order]
     return [_area_between(half[showers], gaps) for half in splits]

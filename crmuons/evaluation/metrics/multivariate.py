@@ -1,4 +1,4 @@
-"""Distances of whole bundles with their primaries: sliced Wasserstein, Frechet and kernel distances of joint features."""
+"""Distances of the joint distribution of bundles and primaries: sliced Wasserstein, Frechet and kernel distance."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from jaxtyping import Float64
 from crmuons.evaluation.metrics.distances import Estimate, Missing, Number, wasserstein
 from crmuons.evaluation.metrics.quantities import BUNDLE_QUANTITIES, Sample
 
-MIN_EVENTS = 1_000  # Below, the line of the Frechet distance and the batches of the kernel distance show noise alone.
+MIN_EVENTS = 1_000  # Below, the line fit of the Frechet distance and the batches of the kernel distance are noise.
 FRECHET_MAX_EVENTS = 50_000
 FRECHET_SIZES, FRECHET_BOOTSTRAPS = 10, 10
 KERNEL_BATCHES, KERNEL_BATCH, KERNEL_TILE = 10, 5_000, 64
@@ -18,19 +18,19 @@ JointFeatures = Float64[np.ndarray, "events features"]
 
 
 def joint_features(sample: Sample) -> JointFeatures:
-    """Primary and bundle quantities of the events that have muons; a spread or correlation that is undefined is 0."""
-    filled = sample.counts > 0
-    bundles = [np.nan_to_num(sample.bundles[name][filled], nan=0.0) for name in BUNDLE_QUANTITIES]
-    return np.column_stack([sample.conditions[filled], *bundles])
+    """Return primary and bundle quantities of the events with muons; an undefined spread or correlation becomes 0."""
+    nonempty = sample.counts > 0
+    bundles = [np.nan_to_num(sample.bundles[name][nonempty], nan=0.0) for name in BUNDLE_QUANTITIES]
+    return np.column_stack([sample.conditions[nonempty], *bundles])
 
 
 def multivariate(truth: Sample, other: Sample, seed: int, *, kernel_batch: int = KERNEL_BATCH) -> dict[str, Number]:
-    """`sliced_w1`, `fpd` and `kpd` of the joint features; absent below MIN_EVENTS events with muons on either side."""
+    """Return `sliced_w1`, `fpd` and `kpd`; they are missing if a sample has fewer than MIN_EVENTS events with muons."""
     x, y = joint_features(truth), joint_features(other)
     fewest = min(len(x), len(y))
     if fewest < MIN_EVENTS:
-        absent = Missing(f"{fewest} events with muons, {MIN_EVENTS} needed")
-        return {"sliced_w1": absent, "fpd": absent, "kpd": absent}
+        missing = Missing(f"{fewest} events with muons, {MIN_EVENTS} needed")
+        return {"sliced_w1": missing, "fpd": missing, "kpd": missing}
     return {
         "sliced_w1": sliced_wasserstein(x, y, seed),
         "fpd": frechet_distance(x, y, seed),
@@ -39,9 +39,9 @@ def multivariate(truth: Sample, other: Sample, seed: int, *, kernel_batch: int =
 
 
 def sliced_wasserstein(truth: JointFeatures, other: JointFeatures, seed: int) -> Estimate:
-    """Mean W1 over random directions of the features, each in units of the truth's standard deviation.
+    """Return the mean W1 over random directions of the features, which are divided by the truth's standard deviations.
 
-    Bonneel, Rabin, Peyre, Pfister 2015 (J. Math. Imaging Vis. 51, 22). The error is that of the choice of directions.
+    Bonneel, Rabin, Peyre, Pfister 2015 (J. Math. Imaging Vis. 51, 22). The error is only that of the random directions.
     """
     centre, scale = truth.mean(0), _or_one(truth.std(0))
     directions = np.random.default_rng(seed).normal(size=(PROJECTIONS, truth.shape[1]))
@@ -52,12 +52,12 @@ def sliced_wasserstein(truth: JointFeatures, other: JointFeatures, seed: int) ->
 
 
 def frechet_distance(truth: JointFeatures, other: JointFeatures, seed: int) -> Estimate:
-    """FPD: the Frechet distance between normal distributions fitted to the features, extrapolated to infinite samples.
+    """Return FPD: the Frechet distance of normal distributions fitted to the features, for infinite samples.
 
-    Kansal et al. 2023 (Phys. Rev. D 107, 076017, arXiv:2211.10295), section III: features divided by the truth's largest
-    absolute value; distances at sizes N equally spaced in 1/N, a straight line in 1/N through their means, and its
-    intercept. Sizes end at FRECHET_MAX_EVENTS or the smaller sample, and begin at 2/5 of that (theirs: 20,000 to 50,000).
-    Sees means and covariances only.
+    Kansal et al. 2023 (Phys. Rev. D 107, 076017, arXiv:2211.10295), section III. The features are divided by the
+    truth's largest absolute values. Distances are computed at sizes N that are equally spaced in 1/N; the result is the
+    intercept of a straight line in 1/N. The largest size is FRECHET_MAX_EVENTS or the smaller sample, the smallest 2/5
+    of that (the paper uses 20,000 to 50,000). FPD depends only on means and covariances.
     """
     rng = np.random.default_rng(seed)
     scale = _or_one(np.abs(truth).max(0))
@@ -73,10 +73,11 @@ def frechet_distance(truth: JointFeatures, other: JointFeatures, seed: int) -> E
 
 
 def kernel_distance(truth: JointFeatures, other: JointFeatures, seed: int, *, batch: int = KERNEL_BATCH) -> Estimate:
-    """KPD: the squared maximum mean discrepancy with the kernel (x.y / d + 1)^4, unbiased, so it may be negative.
+    """Return KPD: the squared maximum mean discrepancy with the kernel (x.y / d + 1)^4.
 
-    Kansal et al. 2023 (arXiv:2211.10295), section III: features as for `frechet_distance`; median, and half the range
-    from the 16th to the 84th percentile, of KERNEL_BATCHES batches of `batch` events, or of half the smaller sample.
+    The estimate is unbiased, so it may be negative. Kansal et al. 2023 (arXiv:2211.10295), section III, with the
+    features of `frechet_distance`. The value is the median of KERNEL_BATCHES batches of `batch` events (at most half of
+    the smaller sample); the error is half the range from the 16th to the 84th percentile.
     """
     rng = np.random.default_rng(seed)
     scale = _or_one(np.abs(truth).max(0))
@@ -91,7 +92,7 @@ def kernel_distance(truth: JointFeatures, other: JointFeatures, seed: int, *, ba
 
 
 def _or_one(scale: Float64[np.ndarray, " features"]) -> Float64[np.ndarray, " features"]:
-    """A scale to divide by; a feature that is constant stays as it is."""
+    """Replace zeros by 1, so that a constant feature can be divided by its scale."""
     divisor: np.ndarray = np.where(scale > 0, scale, 1.0)
     return divisor
 
@@ -101,24 +102,27 @@ def _draw(x: JointFeatures, size: int, rng: np.random.Generator) -> JointFeature
 
 
 def _normal_distance(x: JointFeatures, y: JointFeatures) -> float:
-    """|mean difference|^2 + trace of (S_x + S_y - 2 (S_x S_y)^(1/2)); Dowson, Landau 1982 (J. Multivar. Anal. 12, 450)."""
+    """Return |mean difference|^2 + tr(S_x + S_y - 2 (S_x S_y)^(1/2)).
+
+    Dowson, Landau 1982 (J. Multivar. Anal. 12, 450).
+    """
     shift = x.mean(0) - y.mean(0)
     cov_x, cov_y = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
-    # A product of covariances has real eigenvalues >= 0; rounding may leave them a little beside.
+    # The eigenvalues of a product of covariances are real and >= 0, except for rounding.
     roots = np.sqrt(np.maximum(np.linalg.eigvals(cov_x @ cov_y).real, 0))
     return float(shift @ shift + np.trace(cov_x) + np.trace(cov_y) - 2 * roots.sum())
 
 
 def _squared_discrepancy(x: JointFeatures, y: JointFeatures) -> float:
     n, m = len(x), len(y)
-    # A column of ones makes the matrix product x.y / d + 1.
+    # With a column of ones, the matrix product is x.y / d + 1.
     x, y = (np.column_stack([part / np.sqrt(part.shape[1]), np.ones(len(part))]) for part in (x, y))
     within = _kernel_sum(x, x) - _self_sum(x), _kernel_sum(y, y) - _self_sum(y)
     return float(within[0] / (n * (n - 1)) + within[1] / (m * (m - 1)) - 2 * _kernel_sum(x, y) / (n * m))
 
 
 def _kernel_sum(x: JointFeatures, y: JointFeatures) -> float:
-    """The sum of (x.y)^4 over all pairs, tile by tile: a tile stays in the cache (5,000 events: 0.05 s instead of 0.4)."""
+    """Return the sum of (x.y)^4 over all pairs. Tiles stay in the cache: 0.05 s for 5,000 events instead of 0.4 s."""
     return sum(float(np.vdot(square, square)) for square in _squared_products(x, y))
 
 
@@ -129,5 +133,5 @@ def _squared_products(x: JointFeatures, y: JointFeatures) -> Iterator[Float64[np
 
 
 def _self_sum(x: JointFeatures) -> float:
-    """The sum of (x.x)^4 over the events."""
+    """Return the sum of (x.x)^4 over the events."""
     return float(((x * x).sum(1) ** 4).sum())

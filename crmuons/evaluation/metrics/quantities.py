@@ -1,6 +1,6 @@
-"""What a bundle looks like in a few numbers: the quantities in which bundles are compared.
+"""The quantities in which bundles are compared.
 
-Logarithms are to base 10, of energies in GeV and of distances from the shower axis in metres.
+Logarithms are to base 10. Energies are in GeV, distances from the shower axis in metres.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt64
 
 from crmuons.data.events import EventArrays
 
-MIN_RADIUS_M = 1e-3  # A muon on the axis has no logarithm; no detector resolves a millimetre.
-
-# Muons that a bundle must have before the quantity is defined: two for a spread; three for a correlation, which is
-# +-1 for any two. A quantity that is not here needs one muon.
-MUONS_NEEDED = {"log_num_muons": 0, "spread_log_energy": 2, "spread_log_radius": 2, "correlation": 3}
+MIN_RADIUS_M = 1e-3  # The logarithm of 0 is undefined, and no detector resolves a millimetre.
 
 LABELS = {
     "log_energy": "log10 E of a muon [GeV]",
@@ -33,19 +29,18 @@ LABELS = {
     "correlation": "correlation of log E and log r in the bundle",
 }
 
-
 MUON_QUANTITIES = ("log_energy", "log_radius")
 BUNDLE_QUANTITIES = tuple(name for name in LABELS if name not in MUON_QUANTITIES)
 
 
 @dataclass(frozen=True)
 class Counted:
-    """How many muons each event has, of which primary.
+    """Primary, N and shower of each event.
 
     Attributes:
         conditions: `primary_features` of each event.
-        counts: muons of each event.
-        showers: a number for the shower that each event belongs to; the same number means the same shower.
+        counts: the number of muons of each event.
+        showers: the number of the shower that each event belongs to.
     """
 
     conditions: Float64[np.ndarray, "events 4"]
@@ -58,11 +53,11 @@ class Counted:
 
 @dataclass(frozen=True)
 class Sample(Counted):
-    """Events with the quantities in which they are compared, computed once.
+    """Events with the quantities in which they are compared.
 
     Attributes:
-        muons: quantities of each muon, in single precision: there are many, and 1e-7 of a decade is nothing.
-        bundles: quantities of each bundle, NaN where one is not defined.
+        muons: the quantities of each muon, in single precision to save memory (1e-7 of a decade does not matter).
+        bundles: the quantities of each bundle; NaN if undefined.
     """
 
     muons: dict[str, Float32[np.ndarray, " muons"]]
@@ -70,7 +65,7 @@ class Sample(Counted):
 
     @classmethod
     def of(cls, events: EventArrays, showers: Int64[np.ndarray, " events"] | None = None) -> Self:
-        """The quantities of some events, each of which is its own shower where no showers are given."""
+        """Compute the quantities of events. Without `showers`, each event is a shower of its own."""
         muons = muon_quantities(events)
         showers = np.arange(len(events.counts)) if showers is None else showers
         single = {name: values.astype(np.float32) for name, values in muons.items()}
@@ -79,7 +74,7 @@ class Sample(Counted):
 
     @classmethod
     def concat(cls, samples: Sequence["Sample"]) -> Self:
-        """The events of several samples, in order."""
+        """Join the events of several samples, in order."""
         return cls(
             np.concatenate([sample.conditions for sample in samples]),
             np.concatenate([sample.counts for sample in samples]),
@@ -89,7 +84,7 @@ class Sample(Counted):
         )
 
     def where(self, kept: Bool[np.ndarray, " events"]) -> "Sample":
-        """The events that are kept, each with its muons."""
+        """Return the selected events, each with its muons."""
         kept_muons = np.repeat(kept, self.counts)
         return Sample(
             self.conditions[kept],
@@ -100,7 +95,7 @@ class Sample(Counted):
         )
 
     def of_muons(self, kept: Bool[np.ndarray, " muons"]) -> "Sample":
-        """The events that have muons of some kind, as if they had no others."""
+        """Return the events that have any of the selected muons, with these muons only."""
         counts = np.bincount(event_of_muon(self.counts)[kept], minlength=len(self))
         some = counts > 0
         muons = {name: values[kept] for name, values in self.muons.items()}
@@ -109,30 +104,30 @@ class Sample(Counted):
         return Sample(self.conditions[some], counts[some], self.showers[some], muons, bundles)
 
     def values(self, name: str) -> Float[np.ndarray, " values"]:
-        """One quantity of all muons, or of the bundles for which it is defined."""
+        """Return one quantity of all muons, or of the bundles for which it is defined."""
         return self.values_and_showers(name)[0]
 
     def values_and_showers(self, name: str) -> tuple[Float[np.ndarray, " values"], Int64[np.ndarray, " values"]]:
-        """One quantity, and the shower that each value comes from."""
+        """Return one quantity, and the shower of each value."""
         if name in MUON_QUANTITIES:
             return self.muons[name], np.repeat(self.showers, self.counts)
         defined = np.isfinite(self.bundles[name])
         return self.bundles[name][defined], self.showers[defined]
 
     def num_showers(self, name: str) -> int:
-        """How many showers have a value of the quantity."""
+        """Count the showers that have a value of the quantity."""
         has_value = self.counts > 0 if name in MUON_QUANTITIES else np.isfinite(self.bundles[name])
         return len(np.unique(self.showers[has_value]))
 
 
 def shower_numbers(*ids: UInt64[np.ndarray, "events 2"]) -> list[Int64[np.ndarray, " events"]]:
-    """Number the showers of several sets of events, counting from 0: the same ids get the same number everywhere."""
+    """Number the showers of several sets of events from 0; equal ids get the same number in all sets."""
     _, numbers = np.unique(np.concatenate(ids), axis=0, return_inverse=True)
     return np.split(numbers.ravel(), np.cumsum([len(part) for part in ids])[:-1])
 
 
 def muon_quantities(events: EventArrays) -> dict[str, Float64[np.ndarray, " muons"]]:
-    """log_energy and log_radius of every muon."""
+    """Return log_energy and log_radius of every muon."""
     energy, x, y = events.muons.astype(np.float64).T
     return {"log_energy": np.log10(energy), "log_radius": np.log10(np.maximum(np.hypot(x, y), MIN_RADIUS_M))}
 
@@ -140,13 +135,13 @@ def muon_quantities(events: EventArrays) -> dict[str, Float64[np.ndarray, " muon
 def bundle_summaries(
     counts: Int64[np.ndarray, " events"], muons: dict[str, Float64[np.ndarray, " muons"]]
 ) -> dict[str, Float64[np.ndarray, " events"]]:
-    """The quantities of every bundle, NaN where it has too few muons for one (MUONS_NEEDED).
+    """Compute the quantities of every bundle; NaN where the bundle has too few muons.
 
-    Spreads are standard deviations over the bundle's muons (divided by N); the correlation is Pearson's, and NaN also
-    where all its muons share one energy or one radius.
+    Spreads are standard deviations over the bundle's muons (divided by N). The correlation is Pearson's; it is NaN also
+    if all muons have the same energy or the same radius.
 
     Args:
-        counts: muons of each event, of empty ones too.
+        counts: the number of muons of each event, with zeros for empty events.
         muons: `muon_quantities` of the events.
     """
     log_energy, log_radius = muons["log_energy"], muons["log_radius"]
@@ -157,7 +152,7 @@ def bundle_summaries(
     off_energy, off_radius = log_energy - np.repeat(mean_energy, counts), log_radius - np.repeat(mean_radius, counts)
     spread_energy = np.sqrt(_mean(off_energy**2, counts, at_least=2))
     spread_radius = np.sqrt(_mean(off_radius**2, counts, at_least=2))
-    covariance = _mean(off_energy * off_radius, counts, at_least=3)
+    covariance = _mean(off_energy * off_radius, counts, at_least=3)  # The correlation of any two muons is +-1.
     spreads = spread_energy * spread_radius
     return {
         "log_num_muons": np.log10(counts + 1.0),
@@ -174,24 +169,24 @@ def bundle_summaries(
 
 
 def primary_features(primaries: Float[np.ndarray, "events 4"]) -> Float64[np.ndarray, "events 4"]:
-    """log10 energy [GeV], cosine of the zenith angle, log10 mass [GeV], slant depth [km]."""
+    """Return log10 energy [GeV], cosine of the zenith angle, log10 mass [GeV] and slant depth [km]."""
     energy, zenith, mass, depth = primaries.astype(np.float64).T
     return np.stack([np.log10(energy), np.cos(zenith), np.log10(mass), depth / 1000], axis=1)
 
 
 def event_of_muon(counts: Int64[np.ndarray, " events"]) -> Int64[np.ndarray, " muons"]:
-    """The event that each muon belongs to."""
+    """Return the index of the event that each muon belongs to."""
     return np.repeat(np.arange(len(counts)), counts)
 
 
 def counts_or_nan(counts: Int64[np.ndarray, " events"], at_least: int = 1) -> Float64[np.ndarray, " events"]:
-    """The counts, NaN below `at_least`: to divide by."""
+    """Return the counts as a divisor, with NaN below `at_least`."""
     divisor = counts.astype(np.float64)
     divisor[counts < at_least] = np.nan
     return divisor
 
 
-_ROUNDING = 1e-10  # A product of spreads below this is rounding: float32 energies are equal, or differ by 1e-7.
+_ROUNDING = 1e-10  # Smaller products of spreads are rounding: float32 energies are equal, or differ by 1e-7.
 
 
 def _mean(
@@ -204,9 +199,9 @@ def _mean(
 def _per_event(
     reduce: np.ufunc, values: Float64[np.ndarray, " muons"], counts: Int64[np.ndarray, " events"]
 ) -> Float64[np.ndarray, " events"]:
-    """Reduce each event's muons to one number, NaN for an empty event."""
+    """Reduce each event's muons to one number; NaN for an empty event."""
     result = np.full(len(counts), np.nan)
-    filled = counts > 0  # reduceat cannot express an empty range; the filled events alone tile the muons.
-    if filled.any():
-        result[filled] = reduce.reduceat(values, (np.cumsum(counts) - counts)[filled])
+    nonempty = counts > 0  # reduceat has no empty ranges.
+    if nonempty.any():
+        result[nonempty] = reduce.reduceat(values, (np.cumsum(counts) - counts)[nonempty])
     return result

@@ -1,4 +1,4 @@
-"""How many: ratios of rates with their statistical errors, tails, and whether a model's multiplicities are calibrated."""
+"""Ratios of rates to the truth, with statistical errors: multiplicity and tails."""
 
 import math
 
@@ -8,13 +8,13 @@ from jaxtyping import Float64, Int64
 from crmuons.evaluation.metrics.distances import Estimate, Missing, Number
 from crmuons.evaluation.metrics.quantities import Sample, event_of_muon
 
-MIN_TAIL_EVENTS = 10  # A ratio to ten events is uncertain by a third.
+MIN_TAIL_EVENTS = 10  # Ten events have a relative error of a third.
 
 
 def multiplicity(truth: Sample, other: Sample) -> dict[str, Number]:
-    """Mean ratio, variance ratio and difference of the share of empty events (other - true), with standard errors.
+    """Compare multiplicities: ratios of mean and variance, and difference of the share of empty events (other - true).
 
-    The variance is that of log10(N + 1): that of N is the few largest events' alone.
+    The variance is that of log10(N + 1), because a few of the largest events dominate the variance of N.
     """
     logs = [sample.bundles["log_num_muons"] for sample in (truth, other)]
     errors = [_variance_error(values, sample.showers) for values, sample in zip(logs, (truth, other), strict=True)]
@@ -28,7 +28,7 @@ def multiplicity(truth: Sample, other: Sample) -> dict[str, Number]:
     }
 
 
-# What is counted in each event, by name: muons or (0 or 1) events beyond a threshold.
+# Events with N above a threshold, and muons beyond a threshold of a quantity.
 EVENT_TAILS = {f"events_n_above_{n}": n for n in (10, 100, 1000, 10000)}
 MUON_TAILS = {
     "muons_above_1_tev": ("log_energy", 3.0),
@@ -41,9 +41,9 @@ MUON_TAILS = {
 
 
 def tails(truth: Sample, other: Sample) -> dict[str, Number]:
-    """Ratio (other to true) of how many events, or muons per event, lie beyond a threshold.
+    """Return the ratios (other/true) of how many events, or muons per event, lie beyond a threshold.
 
-    The errors are Poisson's where an event contributes one; muons of one shower come together, and count as one.
+    The errors are Poisson errors for events. The muons of one shower are not independent and count as one fluctuation.
     """
     numbers: dict[str, Number] = {}
     for name, muons in EVENT_TAILS.items():
@@ -54,21 +54,21 @@ def tails(truth: Sample, other: Sample) -> dict[str, Number]:
 
 
 def muons_beyond(sample: Sample, quantity: str, threshold: float) -> Int64[np.ndarray, " events"]:
-    """How many muons of each event have the quantity above the threshold."""
+    """Count the muons of each event that have the quantity above the threshold."""
     event = event_of_muon(sample.counts)
     beyond: np.ndarray = np.bincount(event[sample.muons[quantity] > threshold], minlength=len(sample))
     return beyond
 
 
 def ratio(truth: Sample, other: Sample, true_values: np.ndarray, values: np.ndarray) -> Number:
-    """Ratio of the means over events (other to true), with its standard error."""
+    """Return the ratio of the means over events (other/true), with its standard error."""
     mean, error = mean_and_error(values, other.showers)
-    # Where nothing was seen, one event might have been: no spread does not mean no error.
+    # A mean of 0 has no spread, but it is not exact: one event could have been there.
     return quotient(mean_and_error(true_values, truth.showers), (mean, error if mean > 0 else 1 / len(values)))
 
 
 def tail_ratio(truth: Sample, other: Sample, true_values: np.ndarray, values: np.ndarray) -> Number:
-    """`ratio`, absent where fewer than MIN_TAIL_EVENTS true events have any."""
+    """Return `ratio`, or Missing if fewer than MIN_TAIL_EVENTS true events have a value above 0."""
     events = int(np.count_nonzero(true_values))
     if events < MIN_TAIL_EVENTS:
         return Missing(f"{events} true events in the tail, {MIN_TAIL_EVENTS} needed")
@@ -76,7 +76,7 @@ def tail_ratio(truth: Sample, other: Sample, true_values: np.ndarray, values: np
 
 
 def quotient(truth: tuple[float, float], other: tuple[float, float]) -> Number:
-    """The second value over the first, each with its standard error; absent where the first is zero."""
+    """Divide the other value by the true value, both with standard errors; Missing if the true value is zero."""
     (true_value, true_error), (value, error) = truth, other
     if true_value == 0:
         return Missing("the true value is zero")
@@ -84,17 +84,17 @@ def quotient(truth: tuple[float, float], other: tuple[float, float]) -> Number:
 
 
 def paired_ratio(true_values: np.ndarray, values: np.ndarray, showers: Int64[np.ndarray, " events"]) -> Number:
-    """Ratio of the means over events with the same primaries in the same order; what the primaries do cancels."""
+    """Return the ratio of means over events with the same primaries in the same order, so that their spread cancels."""
     true_mean, mean = float(true_values.mean()), float(values.mean())
     if true_mean == 0:
         return Missing("the true mean is zero")
-    # Below one, the error is that of a perfect generator: where it drew nothing at all, its own spread says nothing.
+    # Below 1, take the error that a perfect generator has: a generator that draws no muons has no spread of its own.
     _, error = mean_and_error(values - max(mean / true_mean, 1.0) * true_values, showers)
     return Estimate(mean / true_mean, error / true_mean)
 
 
 def mean_and_error(values: np.ndarray, showers: Int64[np.ndarray, " events"]) -> tuple[float, float]:
-    """The mean over events and its standard error, in which the events of one shower count as one fluctuation."""
+    """Return the mean over events and its standard error; the events of one shower count as one fluctuation."""
     mean = float(np.mean(values))
     of_shower = np.bincount(np.unique(showers, return_inverse=True)[1].ravel(), values - mean)
     return mean, math.sqrt(float(of_shower @ of_shower)) / len(values)

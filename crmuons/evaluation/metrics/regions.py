@@ -1,4 +1,4 @@
-"""Where the events are: cells and bins of the primary's quantities, and the cases that are hard."""
+"""Parts of the events: bins and cells of the primary's quantities, and hard cases."""
 
 import functools
 import math
@@ -9,14 +9,13 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from crmuons.data.events import EventArrays
 from crmuons.evaluation.metrics import ratios
 from crmuons.evaluation.metrics.distances import Missing, Number
-from crmuons.evaluation.metrics.quantities import Counted, Sample, event_of_muon, shower_numbers
+from crmuons.evaluation.metrics.quantities import Counted, Sample, event_of_muon
 
-MAX_MASSES = 12  # More different masses than this are cut into MASS_GROUPS groups.
+MAX_MASSES = 12  # Above this number, the masses are put into MASS_GROUPS groups.
 MASS_GROUPS = ANGLE_GROUPS = DEPTH_GROUPS = 4
-MIN_CELL_SHOWERS = 30
+MIN_CELL_SHOWERS = 30  # Below, the standard error of a mean is itself uncertain by more than an eighth.
 
 Mask = Bool[np.ndarray, " events"]
 
@@ -31,7 +30,7 @@ class Region:
     high: float
 
     def holds(self, conditions: Float64[np.ndarray, "events 4"]) -> Mask:
-        """Which events lie in it."""
+        """Return which events lie in the region."""
         values = conditions[:, COLUMNS[self.quantity]]
         inside: np.ndarray = (values >= self.low) & (values < self.high)
         return inside
@@ -41,7 +40,7 @@ COLUMNS = {"energy": 0, "cos zenith": 1, "mass": 2, "depth": 3}
 
 
 def regions(conditions: Float64[np.ndarray, "events 4"]) -> list[Region]:
-    """Decades of the energy; the masses, or groups of them; quarters of cos zenith and of depth."""
+    """Return the bins: decades of the energy; masses, or groups of them; quarters of cos zenith and of depth."""
     return [
         *decades(conditions),
         *masses(conditions),
@@ -51,13 +50,13 @@ def regions(conditions: Float64[np.ndarray, "events 4"]) -> list[Region]:
 
 
 def decades(conditions: Float64[np.ndarray, "events 4"]) -> Iterator[Region]:
-    """Decades of the energy that have events."""
+    """Yield the decades of the energy that have events."""
     for decade in np.unique(np.floor(conditions[:, 0])).astype(int):
         yield Region("energy", f"{_power(decade)}–{_power(decade + 1)} GeV", float(decade), float(decade + 1))
 
 
 def masses(conditions: Float64[np.ndarray, "events 4"]) -> Iterator[Region]:
-    """Each mass, or groups of masses where there are more than MAX_MASSES."""
+    """Yield each mass, or MASS_GROUPS groups if there are more than MAX_MASSES masses."""
     values = np.unique(conditions[:, COLUMNS["mass"]])
     if len(values) > MAX_MASSES:
         yield from quantiles("mass", conditions, MASS_GROUPS)
@@ -68,7 +67,7 @@ def masses(conditions: Float64[np.ndarray, "events 4"]) -> Iterator[Region]:
 
 @dataclass(frozen=True)
 class Cell:
-    """Mean N of generated events over that of true ones, in one mass group and one decade of the energy."""
+    """One mass group and one decade of the energy; `ratio` is the mean N of generated events over the true mean N."""
 
     mass: str
     energy: str
@@ -78,44 +77,50 @@ class Cell:
 
 
 def cells(truth: Counted, generated: Counted, *, paired: bool) -> list[Cell]:
-    """The cells that have true events.
+    """Return the cells that have true events.
 
     Args:
         truth: true events.
-        generated: generated events; the same primaries in the same order where `paired`.
-        paired: whether they are.
+        generated: generated events.
+        paired: whether the generated events have the primaries of the true events in the same order.
     """
-    found = []
+    result = []
     for mass in masses(truth.conditions):
         for decade in decades(truth.conditions):
-            here, there = ((mass.holds(s.conditions) & decade.holds(s.conditions)) for s in (truth, generated))
-            showers = len(np.unique(truth.showers[here]))
-            if showers:
-                ratio = _cell_ratio(truth, generated, here, there, paired=paired)
-                found.append(Cell(mass.label, decade.label, showers, float(truth.counts[here].mean()), ratio))
-    return found
+            masks = [(mass.holds(s.conditions) & decade.holds(s.conditions)) for s in (truth, generated)]
+            true_counts, counts = truth.counts[masks[0]], generated.counts[masks[1]]
+            showers = truth.showers[masks[0]], generated.showers[masks[1]]
+            if len(true_counts):
+                ratio = _cell_ratio(true_counts, counts, *showers, paired=paired)
+                num_showers = len(np.unique(showers[0]))
+                result.append(Cell(mass.label, decade.label, num_showers, float(true_counts.mean()), ratio))
+    return result
 
 
-def _cell_ratio(truth: Counted, generated: Counted, here: Mask, there: Mask, *, paired: bool) -> Number:
-    showers = [len(np.unique(s.showers[mask])) for s, mask in ((truth, here), (generated, there))]
-    if min(showers) < MIN_CELL_SHOWERS:
-        return Missing(f"{min(showers)} showers, {MIN_CELL_SHOWERS} needed")
+def _cell_ratio(
+    true_counts: Int64[np.ndarray, " true"],
+    counts: Int64[np.ndarray, " generated"],
+    true_showers: Int64[np.ndarray, " true"],
+    showers: Int64[np.ndarray, " generated"],
+    *,
+    paired: bool,
+) -> Number:
+    fewest = min(len(np.unique(true_showers)), len(np.unique(showers)))
+    if fewest < MIN_CELL_SHOWERS:
+        return Missing(f"{fewest} showers, {MIN_CELL_SHOWERS} needed")
     if paired:
-        return ratios.paired_ratio(truth.counts[here], generated.counts[there], truth.showers[here])
-    return ratios.quotient(
-        ratios.mean_and_error(truth.counts[here], truth.showers[here]),
-        ratios.mean_and_error(generated.counts[there], generated.showers[there]),
-    )
+        return ratios.paired_ratio(true_counts, counts, true_showers)
+    return ratios.quotient(ratios.mean_and_error(true_counts, true_showers), ratios.mean_and_error(counts, showers))
 
 
 @dataclass(frozen=True)
 class HardCase:
-    """Events, or muons, that are rare and asked for.
+    """A kind of events, or of muons, that are rare or at the edge of the primaries' range.
 
     Attributes:
-        name: what they are.
-        of_events: whether it is a case of events, or one of muons.
-        holds: which events, or which muons, of a sample.
+        name: for people.
+        of_events: true for a kind of events, false for a kind of muons.
+        holds: returns which events, or which muons, of a sample belong to the case.
     """
 
     name: str
@@ -123,7 +128,7 @@ class HardCase:
     holds: Callable[[Sample], np.ndarray]
 
     def weight(self, sample: Sample) -> Int64[np.ndarray, " events"]:
-        """How much each event has of them: 0 or 1, or a number of muons."""
+        """Return 0 or 1 for each event, or its number of muons that belong to a case of muons."""
         held = self.holds(sample)
         if self.of_events:
             return held.astype(np.int64)
@@ -131,13 +136,13 @@ class HardCase:
         return weight
 
     def part(self, sample: Sample) -> Sample:
-        """The events that have some; with these muons alone, where the case is one of muons."""
+        """Return the events that belong to the case; in a case of muons, with these muons only."""
         held = self.holds(sample)
         return sample.where(held) if self.of_events else sample.of_muons(held)
 
 
 def hard_cases(training_masses_gev: Float64[np.ndarray, " masses"] | None) -> list[HardCase]:
-    """The cases; the last needs the masses that were trained on."""
+    """Return the hard cases; the last one only if the training masses are known."""
     cases = [
         HardCase("N from 1,000 to 10,000", True, lambda s: (s.counts >= 1000) & (s.counts <= 10_000)),
         HardCase("N = 1", True, lambda s: s.counts == 1),
@@ -152,7 +157,7 @@ def hard_cases(training_masses_gev: Float64[np.ndarray, " masses"] | None) -> li
 
 
 def _between(sample: Sample, trained: Float64[np.ndarray, " masses"]) -> Mask:
-    """Masses inside the trained range, and more than 1 % away from every trained mass."""
+    """Return which masses lie inside the trained range and more than 1 % away from every trained mass."""
     log_mass = sample.conditions[:, COLUMNS["mass"]]
     distance = np.abs(log_mass[:, None] - trained).min(1)
     between: np.ndarray = (distance > math.log10(1.01)) & (log_mass > trained.min()) & (log_mass < trained.max())
@@ -164,18 +169,12 @@ def _power(exponent: int) -> str:
 
 
 def quantiles(quantity: str, conditions: Float64[np.ndarray, "events 4"], groups: int) -> Iterator[Region]:
-    """Groups of a quantity with equal numbers of events."""
+    """Yield groups of a quantity with equal numbers of events."""
     label = {"cos zenith": "{:.2f}–{:.2f}", "depth": "{:.1f}–{:.1f} km", "mass": "log10 m {:.2f}–{:.2f}"}[quantity]
     values = conditions[:, COLUMNS[quantity]]
     edges = np.unique(np.quantile(values, np.linspace(0, 1, groups + 1)))
-    if len(edges) == 1:  # One value alone.
+    if len(edges) == 1:  # All events have the same value.
         edges = np.append(edges, edges[0])
     for low, high in pairwise(edges):
         last = high == edges[-1]
         yield Region(quantity, label.format(low, high), float(low), float(np.nextafter(high, np.inf) if last else high))
-
-
-def numbered(*parts: EventArrays) -> list[Sample]:
-    """Samples of several sets of events, whose showers are numbered together from 0."""
-    showers = shower_numbers(*(part.ids for part in parts))
-    return [Sample.of(part, number) for part, number in zip(parts, showers, strict=True)]

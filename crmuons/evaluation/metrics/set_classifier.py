@@ -1,4 +1,4 @@
-"""A small classifier of sets of muons: what the summaries of a bundle leave out, it may still see.
+"""A small classifier of sets of muons, which can find differences that the bundle quantities miss.
 
 Deep sets: Zaheer et al. 2017 (arXiv:1703.06114), theorem 2.
 """
@@ -15,7 +15,7 @@ from crmuons.data.events import EventArrays
 from crmuons.evaluation.metrics.classifiers import held_out, labels
 from crmuons.evaluation.metrics.quantities import Counted, muon_quantities, primary_features
 
-MAX_MUONS = 64  # Of a larger bundle, this many drawn at random: its N is a feature in its own right.
+MAX_MUONS = 64  # A larger bundle gives this many random muons; its N is a separate feature.
 FOLDS = 2
 STEPS, EVENTS_PER_STEP, LEARNING_RATE = 600, 512, 4e-3
 WIDTH = 48
@@ -24,16 +24,16 @@ WIDTH = 48
 def set_fold(
     bundles: "Bundles", truth: Counted, other: Counted, fold: int, seed: int
 ) -> Float64[np.ndarray, " held_out"]:
-    """Train a deep-sets classifier on all folds of the events but one, and score that one.
+    """Train a deep-sets classifier on all folds but one, and score that one.
 
-    It sees the muons (log E, log r, direction from the axis), the primary and N.
+    Its inputs are the muons (log E, log r, azimuth), the primary and N.
 
     Args:
-        bundles: of the true events, then of the others.
+        bundles: features of the true events, then of the other events.
         truth: the true events.
-        other: the events to tell from them.
-        fold: which of FOLDS.
-        seed: of folds, weights and order.
+        other: the events to separate from them.
+        fold: the fold to score, below FOLDS.
+        seed: of folds, initial weights and batch order.
     """
     inside = held_out(truth, other, fold, FOLDS, seed)
     network = _train(bundles, labels(truth, other), np.flatnonzero(~inside), seed)
@@ -41,10 +41,10 @@ def set_fold(
 
 
 class DeepSets(nn.Module):
-    """Muons one by one; the mean and the standard deviation of their embeddings; the event as a whole.
+    """A network that embeds each muon, takes mean and standard deviation over the event, and gives one logit per event.
 
-    The standard deviation earns its place: without it, muons that are independent where the true ones share a shower-wide
-    factor of 0.1 in log10 pass unnoticed (AUC 0.499; with it 0.629).
+    The standard deviation is needed. When true muons shared a shower-wide factor of 0.1 in log10 and generated muons
+    were independent, the AUC was 0.499 without it and 0.629 with it.
     """
 
     def __init__(self, muon_features: int, event_features: int, width: int) -> None:
@@ -63,19 +63,19 @@ class DeepSets(nn.Module):
     def forward(
         self, muons: Float[Tensor, "muons f"], event: Float[Tensor, "events g"], counts: Int64[Tensor, " events"]
     ) -> Float[Tensor, " events"]:
-        """The logit that an event is not a true one."""
+        """Return the logit that an event is not a true one."""
         of_muon = torch.repeat_interleave(torch.arange(len(counts)), counts, output_size=len(muons))
         hidden = self.of_muon(torch.cat([muons, event[of_muon]], dim=1))
         mean = _mean(hidden, of_muon, counts)
         variance = _mean((hidden - mean[of_muon]) ** 2, of_muon, counts)
-        spread = (variance + 1e-4).sqrt()  # The root of 0 has no derivative.
+        spread = (variance + 1e-4).sqrt()  # The derivative of the root is infinite at 0.
         logit: Tensor = self.of_event(torch.cat([mean, spread, event], dim=1))[:, 0]
         return logit
 
 
 @dataclass(frozen=True)
 class Bundles:
-    """Standardised features of the muons and of the events of both sets."""
+    """Standardised features of the muons and of the events of both samples."""
 
     muons: Float32[np.ndarray, "muons f"]
     event: Float32[np.ndarray, "events g"]
@@ -83,7 +83,7 @@ class Bundles:
 
     @classmethod
     def of(cls, truth: EventArrays, other: EventArrays, seed: int) -> "Bundles":
-        """True events, then the others; at most MAX_MUONS muons of each."""
+        """Compute the features of the true events, then of the others, with at most MAX_MUONS muons an event."""
         rng = np.random.default_rng(seed)
         few = [_with_few_muons(events, rng) for events in (truth, other)]
         event = [np.column_stack([primary_features(e.primaries), np.log10(e.counts + 1)]) for e in (truth, other)]
@@ -94,7 +94,7 @@ class Bundles:
         )
 
     def batches(self, order: Iterable[Int64[np.ndarray, " chosen"]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Muons, events and counts of some events at a time."""
+        """Yield muons, event features and counts of each group of events in `order`."""
         starts = np.cumsum(self.counts) - self.counts
         for events in order:
             counts = self.counts[events]
@@ -126,7 +126,7 @@ def _train(
 def _batches_of(
     training: Int64[np.ndarray, " chosen"], steps: int, rng: np.random.Generator
 ) -> Iterator[Int64[np.ndarray, " batch"]]:
-    """So many batches of events; in a new order each time all have been seen."""
+    """Yield `steps` batches of events, in a new random order for each epoch."""
     order = training[:0]
     for _ in range(steps):
         if len(order) < EVENTS_PER_STEP:
@@ -156,7 +156,7 @@ def _muon_features(events: EventArrays) -> Float32[np.ndarray, "muons 4"]:
 
 
 def _with_few_muons(events: EventArrays, rng: np.random.Generator) -> EventArrays:
-    """The events with MAX_MUONS muons, at random, of those that have more."""
+    """Keep MAX_MUONS random muons of each event that has more."""
     kept = np.ones(len(events.muons), bool)
     starts = np.cumsum(events.counts) - events.counts
     for event in np.flatnonzero(events.counts > MAX_MUONS):

@@ -1,1 +1,1 @@
-"""The report of an evaluation: tables, figures, the HTML page."""
+"""The report of an evaluation: tables, figures and the HTML page."""

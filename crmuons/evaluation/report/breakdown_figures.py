@@ -1,4 +1,4 @@
-"""Figures of an evaluation's parts: bins, cells and calibration."""
+"""Draw the figures in bins, in cells, and of the calibration."""
 
 from collections.abc import Callable
 
@@ -9,11 +9,11 @@ from crmuons.evaluation.breakdown import Bin
 from crmuons.evaluation.metrics.calibration import Calibration, PitCell
 from crmuons.evaluation.metrics.distances import SCORED, Estimate, Missing, Number
 from crmuons.evaluation.metrics.regions import Cell
-from crmuons.evaluation.reference import FLOOR, GENERATED
+from crmuons.evaluation.reference import GENERATED, NULL
 
 PIT_BINS = 20
 
-# What the heat map shows, and what it is called there.
+# The rows of the heat map, and their labels.
 ROWS = {
     **{f"w1_{name}": f"W1 {name.replace('_', ' ')}" for name in SCORED},
     "fpd": "FPD",
@@ -26,10 +26,10 @@ ROWS = {
 
 
 def heat_map(bins: list[Bin]) -> Figure:
-    """How far each figure lies beyond its floor in each bin of the primary, in standard deviations of the floor."""
+    """Draw how far each figure lies above its floor in each bin of the primary, in standard deviations."""
     rows = [row for row in ROWS if _known(row, bins)] or list(ROWS)
     values = np.array(
-        [[_excess(part.numbers[GENERATED].get(row), part.numbers[FLOOR].get(row)) for part in bins] for row in rows]
+        [[_excess(part.numbers[GENERATED].get(row), part.numbers[NULL].get(row)) for part in bins] for row in rows]
     )
     names_of_rows = [ROWS[row] for row in rows]
     figure = Figure(figsize=(4.2 + 0.55 * len(bins), 6.6), layout="constrained")
@@ -44,12 +44,12 @@ def heat_map(bins: list[Bin]) -> Figure:
         if np.isfinite(value):
             colour = "white" if value > 6.5 else "black"
             axis.text(column + 0.5, row + 0.5, f"{round(value)}", ha="center", va="center", fontsize=8, color=colour)
-    figure.colorbar(image, ax=axis, label="standard deviations beyond the floor (grey: too few events)", extend="both")
+    figure.colorbar(image, ax=axis, label="standard deviations above the floor (grey: too few events)", extend="both")
     return figure
 
 
 def cell_map(cells: list[Cell]) -> Figure:
-    """Mean N of generated events over that of true ones, in cells of mass and decade of the energy."""
+    """Draw the ratio of mean N, generated / true, in cells of mass and energy decade."""
     masses, energies = (list(dict.fromkeys(values)) for values in ([c.mass for c in cells], [c.energy for c in cells]))
     ratios = np.full((len(masses), len(energies)), np.nan)
     figure = Figure(figsize=(2.6 + 1.6 * len(energies), 1.6 + 0.6 * len(masses)), layout="constrained")
@@ -61,7 +61,7 @@ def cell_map(cells: list[Cell]) -> Figure:
         else:
             ratios[row, column] = cell.ratio.value
             text = f"{cell.ratio.value:.3f} ± {cell.ratio.error:.3f}"
-        dark = abs(ratios[row, column] - 1) > 0.15  # False for NaN, which is shown on light grey.
+        dark = abs(ratios[row, column] - 1) > 0.15  # False for NaN, whose cell is light grey.
         colour = "white" if dark else "black"
         axis.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8.5, color=colour)
     axis.set_facecolor("#dddddd")
@@ -75,7 +75,7 @@ def cell_map(cells: list[Cell]) -> Figure:
 
 
 def calibration_histogram(calibration: Calibration) -> Figure:
-    """The PIT of the multiplicities: flat for a calibrated model."""
+    """Draw the histogram of the PIT of N, which is flat for a calibrated model."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axis = figure.subplots()
     counts, edges = np.histogram(calibration.pit, bins=PIT_BINS, range=(0, 1))
@@ -92,7 +92,7 @@ def calibration_histogram(calibration: Calibration) -> Figure:
 
 
 def calibration_map(cells: list[PitCell]) -> Figure:
-    """The PIT's distance from uniform in cells of mass (rows), energy, cos zenith and depth (columns)."""
+    """Draw the PIT's distance from uniform in cells of mass (rows), energy, cos zenith and depth (columns)."""
     masses = list(dict.fromkeys(cell.mass for cell in cells))
     columns = sorted(dict.fromkeys((cell.energy, cell.zenith, cell.depth) for cell in cells), key=_order(cells))
     values = np.full((len(masses), len(columns)), np.nan)
@@ -111,12 +111,12 @@ def calibration_map(cells: list[PitCell]) -> Figure:
     names = [f"{energy}\ncos θ {zenith}, {depth}" for energy, zenith, depth in columns]
     axis.set_xticks(np.arange(len(columns)) + 0.5, names, rotation=90, fontsize=7)
     axis.set_ylabel("primary mass")
-    figure.colorbar(image, ax=axis, label="√n × distance from uniform (grey: too few)", extend="both")
+    figure.colorbar(image, ax=axis, label="√n × distance from uniform (grey: too few events)", extend="both")
     return figure
 
 
 def _order(cells: list[PitCell]) -> Callable[[tuple[str, str, str]], tuple[int, int, int]]:
-    """Labels in the order of their first appearance, which is that of the quantities."""
+    """Return a sorting key: labels in order of first appearance, which is ascending in each quantity."""
     energies, zeniths, depths = (
         list(dict.fromkeys(labels))
         for labels in zip(*((cell.energy, cell.zenith, cell.depth) for cell in cells), strict=True)
@@ -125,12 +125,12 @@ def _order(cells: list[PitCell]) -> Callable[[tuple[str, str, str]], tuple[int, 
 
 
 def _known(row: str, bins: list[Bin]) -> bool:
-    """Whether a figure is there at all: classifiers and PIT may be missing altogether."""
+    """Return whether a figure exists in any bin; classifiers and PIT may be missing in all."""
     return any(isinstance(part.numbers[GENERATED].get(row), Estimate) for part in bins)
 
 
-def _excess(number: Number | None, floor: Number | None) -> float:
-    if not isinstance(number, Estimate) or not isinstance(floor, Estimate):
+def _excess(number: Number | None, null: Number | None) -> float:
+    if not isinstance(number, Estimate) or not isinstance(null, Estimate):
         return float("nan")
-    error = np.hypot(floor.error or 0, number.error or 0)
-    return float((number.value - floor.value) / error) if error > 0 else float("nan")
+    error = np.hypot(null.error or 0, number.error or 0)
+    return float((number.value - null.value) / error) if error > 0 else float("nan")

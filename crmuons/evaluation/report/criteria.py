@@ -1,14 +1,14 @@
-"""The headline figures, the bars that they have to reach, and whether they do."""
+"""Acceptance criteria: the headline figures, their bars, and the verdicts."""
 
 import math
 from dataclasses import dataclass
 
 from crmuons.evaluation.evaluate import Evaluation
 from crmuons.evaluation.metrics.distances import Missing, Number
-from crmuons.evaluation.reference import FLOOR, GENERATED
+from crmuons.evaluation.reference import GENERATED, NULL
 
 AT_FLOOR, PASS, UNDECIDED, MISSED, NOT_APPLICABLE = "at the floor", "meets the bar", "undecided", "misses the bar", "—"
-CERTAIN = 2.0  # Standard errors beyond the bar from which on it is missed.
+CERTAIN = 2.0  # A bar is missed if the figure is more than this many standard errors above it.
 
 
 @dataclass(frozen=True)
@@ -17,65 +17,67 @@ class Headline:
 
     Attributes:
         name: of the figure.
-        title: what it is called for people.
-        limit: it meets the bar up to this value; None if the bar is set beyond the floor.
-        beyond: it meets the bar up to this much beyond the floor; None if the bar is an absolute one, or there is none.
-        aim: it is at the floor up to this much beyond it.
+        title: for people.
+        max_value: the bar as an absolute value; None if it is relative to the floor, or there is none.
+        max_excess: the bar as an excess over the floor; None if it is absolute, or there is none.
+        floor_tolerance: the largest excess over the floor that counts as "at the floor"; None if there is no bar.
     """
 
     name: str
     title: str
-    limit: float | None = None
-    beyond: float | None = None
-    aim: float | None = None
+    max_value: float | None = None
+    max_excess: float | None = None
+    floor_tolerance: float | None = None
 
 
-# W1/sigma falls with the number of events, so its bar is set beyond the floor: 0.022 where the floor is 0.0135.
+# W1/sigma falls with the number of events, so its bar is relative to the floor: 0.022 if the floor is 0.0135.
 HEADLINES = (
-    Headline("auc_bundles", "AUC, boosting on bundle summaries + primary + N", limit=0.54, aim=0.01),
-    Headline("auc_muons", "AUC, set classifier on the muons + primary + N", limit=0.58, aim=0.02),
-    Headline("auc_multiplicity", "AUC, boosting on primary + N alone", limit=0.51, aim=0.005),
-    Headline("score", "mean W1/σ over ten quantities", beyond=0.0085, aim=0.0025),
-    Headline("worst_cell", "worst |mean N ratio − 1| of a cell, beyond its error", limit=0.05, aim=0.02),
-    Headline("pit", "multiplicity: distance of the PIT from uniform"),
-    Headline(
-        "pit_worst_cell", "multiplicity: the same in the worst cell of (log E, mass, cos zenith, depth), times √n"
-    ),
-    Headline("mean_muons_ratio", "mean N, ratio to the truth"),
-    Headline("log_multiplicity_variance_ratio", "variance of log10(N + 1), ratio to the truth"),
-    Headline("empty_share_difference", "P(N = 0), difference from the truth"),
-    Headline("sliced_w1", "sliced W1 of the joint features"),
-    Headline("fpd", "FPD of the joint features"),
-    Headline("kpd", "KPD of the joint features"),
+    Headline("auc_bundles", "AUC, boosting on bundle summaries + primary + N", max_value=0.54, floor_tolerance=0.01),
+    Headline("auc_muons", "AUC, set classifier on the muons + primary + N", max_value=0.58, floor_tolerance=0.02),
+    Headline("auc_multiplicity", "AUC, boosting on primary + N alone", max_value=0.51, floor_tolerance=0.005),
+    Headline("score", "mean W1/σ over ten quantities", max_excess=0.0085, floor_tolerance=0.0025),
+    Headline("worst_cell", "worst cell: |ratio of mean N − 1| minus its error", max_value=0.05, floor_tolerance=0.02),
+    Headline("pit", "distance of the PIT of N from uniform"),
+    Headline("pit_worst_cell", "worst cell: √n × distance of the PIT of N from uniform"),
+    Headline("mean_muons_ratio", "mean N, generated / true"),
+    Headline("log_multiplicity_variance_ratio", "variance of log10(N + 1), generated / true"),
+    Headline("empty_share_difference", "P(N = 0), generated − true"),
+    Headline("sliced_w1", "sliced W1 of bundle and primary"),
+    Headline("fpd", "FPD of bundle and primary"),
+    Headline("kpd", "KPD of bundle and primary"),
 )
 
 
 def judge(evaluation: Evaluation, headline: Headline) -> str:
-    """AT_FLOOR, PASS, MISSED, UNDECIDED (beyond the bar, but by less than chance may do), or NOT_APPLICABLE (no bar, or no number)."""
-    number, floor = (evaluation.numbers[who][headline.name] for who in (GENERATED, FLOOR))
-    if isinstance(number, Missing) or isinstance(floor, Missing) or headline.aim is None:
+    """Return the verdict on a figure.
+
+    It is AT_FLOOR, PASS, MISSED, UNDECIDED (above the bar by less than CERTAIN errors), or NOT_APPLICABLE (no bar, or a
+    number is missing).
+    """
+    number, null = (evaluation.numbers[sample][headline.name] for sample in (GENERATED, NULL))
+    if isinstance(number, Missing) or isinstance(null, Missing) or headline.floor_tolerance is None:
         return NOT_APPLICABLE
-    # Chance alone takes a perfect generator beyond the floor by a standard deviation now and then.
-    if number.value <= floor.value + max(headline.aim, floor.error or 0):
+    # By chance, a perfect generator may lie one standard deviation above the floor.
+    if number.value <= null.value + max(headline.floor_tolerance, null.error or 0):
         return AT_FLOOR
-    limit = headline.limit if headline.limit is not None else floor.value + (headline.beyond or 0)
-    if number.value <= limit:
+    bar = headline.max_value if headline.max_value is not None else null.value + (headline.max_excess or 0)
+    if number.value <= bar:
         return PASS
-    error = math.hypot(number.error or 0, floor.error or 0)
-    return UNDECIDED if number.value <= limit + CERTAIN * error else MISSED
+    error = math.hypot(number.error or 0, null.error or 0)
+    return UNDECIDED if number.value <= bar + CERTAIN * error else MISSED
 
 
-def describe_bar(headline: Headline, floor: Number) -> str:
-    """The bar in words."""
-    if headline.limit is not None:
-        return f"≤ {headline.limit:g}"
-    if headline.beyond is None or isinstance(floor, Missing):
+def describe_bar(headline: Headline, null: Number) -> str:
+    """Return the bar as text; empty if there is none."""
+    if headline.max_value is not None:
+        return f"≤ {headline.max_value:g}"
+    if headline.max_excess is None or isinstance(null, Missing):
         return ""
-    return f"≤ {floor.value + headline.beyond:.4f} (floor + {headline.beyond:g})"
+    return f"≤ {null.value + headline.max_excess:.4f} (floor + {headline.max_excess:g})"
 
 
 def show(number: Number) -> str:
-    """A number with as many digits as its error warrants (two of the error's); four decimals where it has none."""
+    """Return a number as text, with two digits of its error, or with four decimals if it has no error."""
     if isinstance(number, Missing):
         return "absent"
     if not number.error or not math.isfinite(number.value):

@@ -1,4 +1,4 @@
-"""The figures that people look at: true events beside generated ones. Drawn without a display."""
+"""Draw true and generated events side by side; no display is needed."""
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -13,26 +13,26 @@ TRUE_COLOUR, GENERATED_COLOUR = "#4d4d4d", "#c8412b"
 RATIO_RANGE = (0.5, 1.5)
 
 
-def marginals(truth: EventArrays, generated: EventArrays, *, names: tuple[str, str] = ("true", "generated")) -> Figure:
-    """Distributions of muon energy, axis distance, multiplicity and total energy, each above its ratio to the truth.
+def marginals(truth: EventArrays, generated: EventArrays) -> Figure:
+    """Draw the distributions of muon energy, axis distance, multiplicity and total energy, with ratios to the truth.
 
-    All are per event, so a wrong multiplicity shows in the muons' panels too. Bands are the truth's statistical errors,
-    in which the muons of an event count as one fluctuation.
+    All are per event, so a wrong multiplicity shows in the panels of the muons too. Bands are the statistical errors of
+    the truth; the muons of an event count as one fluctuation.
     """
     figure = Figure(figsize=(11, 8.4))
-    # Fixed margins: to find them ("constrained") takes half of the 1.4 CPU-seconds that each validation's figure costs.
+    # Fixed margins, because finding them ("constrained") takes half of the 1.4 CPU-seconds of each validation's figure.
     panels = figure.add_gridspec(2, 2, left=0.09, right=0.99, bottom=0.07, top=0.985, wspace=0.24, hspace=0.2)
     for number, name in enumerate(MARGINALS):
         pair = panels[number].subgridspec(2, 1, height_ratios=(3, 1), hspace=0.06)
         upper, lower = pair.subplots(sharex=True, squeeze=False)[:, 0]
-        _draw_ratio_pair(upper, lower, *(_marginal(events, name) for events in (truth, generated)), names=names)
+        _draw_ratio_pair(upper, lower, *(_marginal(events, name) for events in (truth, generated)))
         lower.set_xlabel(MARGINALS[name][0])
         upper.set_ylabel(MARGINALS[name][1])
         _log_scale(upper)
     return figure
 
 
-# Axis label, label of the density.
+# The label of the quantity, and of the density.
 MARGINALS = {
     "energy": ("muon energy: log$_{10}$(E / GeV)", "muons per event per bin"),
     "radius": ("distance from the axis: log$_{10}$(r / m)", "muons per event per bin"),
@@ -44,7 +44,7 @@ Column = tuple[Float64[np.ndarray, " values"], Float64[np.ndarray, " values"], i
 
 
 def _marginal(events: EventArrays, name: str) -> Column:
-    """Values to count, the event that each belongs to, and the number of events."""
+    """Return the values to count, the event of each value, and the number of events."""
     counts = events.counts
     if name == "multiplicity":
         return np.log10(counts + 1.0), np.arange(len(counts)), len(counts)
@@ -58,10 +58,10 @@ def _marginal(events: EventArrays, name: str) -> Column:
 Histogram = tuple[Float64[np.ndarray, " bins"], Float64[np.ndarray, " bins"]]
 
 
-def _draw_ratio_pair(upper: Axes, lower: Axes, truth: Column, other: Column, *, names: tuple[str, str]) -> None:
+def _draw_ratio_pair(upper: Axes, lower: Axes, truth: Column, other: Column) -> None:
     edges = _edges(truth[0], other[0])
     histograms = [_per_event_histogram(*values, edges) for values in (truth, other)]
-    _draw_ratio_histograms(upper, lower, edges, *histograms, widths=np.ones(len(edges) - 1), names=names)
+    _draw_ratio_histograms(upper, lower, edges, *histograms, widths=np.ones(len(edges) - 1))
 
 
 def _draw_ratio_histograms(
@@ -72,19 +72,18 @@ def _draw_ratio_histograms(
     other: Histogram,
     *,
     widths: Float64[np.ndarray, " bins"],
-    names: tuple[str, str],
 ) -> None:
-    """Two histograms with errors, divided by the widths, and below them the ratio of the second to the first."""
+    """Draw two histograms with errors, divided by the widths, and below them the ratio of the second to the first."""
     (true_density, true_error), (density, error) = truth, other
     upper.stairs(true_density / widths, edges, color=TRUE_COLOUR, fill=True, alpha=0.25)
-    upper.stairs(true_density / widths, edges, color=TRUE_COLOUR, label=names[0])
-    upper.stairs(density / widths, edges, color=GENERATED_COLOUR, label=names[1])
+    upper.stairs(true_density / widths, edges, color=TRUE_COLOUR, label="true")
+    upper.stairs(density / widths, edges, color=GENERATED_COLOUR, label="generated")
     upper.legend(frameon=False)
-    filled = true_density > 0  # Bins that are empty in the truth have no ratio.
-    band = np.divide(true_error, true_density, out=np.zeros_like(true_error), where=filled)
+    nonempty = true_density > 0  # Without true values there is no ratio.
+    band = np.divide(true_error, true_density, out=np.zeros_like(true_error), where=nonempty)
     lower.stairs(1 + band, edges, baseline=1 - band, fill=True, color=TRUE_COLOUR, alpha=0.25)
-    ratio, ratio_error = density[filled] / true_density[filled], error[filled] / true_density[filled]
-    centres = ((edges[:-1] + edges[1:]) / 2)[filled]
+    ratio, ratio_error = density[nonempty] / true_density[nonempty], error[nonempty] / true_density[nonempty]
+    centres = ((edges[:-1] + edges[1:]) / 2)[nonempty]
     lower.errorbar(centres, ratio, ratio_error, fmt=".", color=GENERATED_COLOUR, markersize=4, linewidth=1)
     lower.axhline(1, color=TRUE_COLOUR, linewidth=0.8)
     lower.set_ylim(*RATIO_RANGE)
@@ -105,7 +104,7 @@ def _per_event_histogram(
     num_events: int,
     edges: Float64[np.ndarray, " edges"],
 ) -> tuple[Float64[np.ndarray, " bins"], Float64[np.ndarray, " bins"]]:
-    """Counts per event and bin, and their errors: the root of the sum over events of (count in the bin)^2."""
+    """Return counts per event and bin, and their errors: the root of the sum over events of (count in the bin)^2."""
     bins = len(edges) - 1
     index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, bins - 1)
     cells, counts = np.unique(event.astype(np.int64) * bins + index, return_counts=True)
@@ -114,7 +113,7 @@ def _per_event_histogram(
 
 
 def multiplicity_by_energy(truth: EventArrays, generated: EventArrays) -> Figure:
-    """N against the primary's energy: median and central 68 %, for each mass (or for all, where there are many)."""
+    """Draw median and central 68 % of N against the primary's energy, for each mass, or for all if there are many."""
     groups = _mass_groups(truth)
     figure = Figure(figsize=(11, 3.4 * ((len(groups) + 2) // 3)), layout="constrained")
     axes = figure.subplots((len(groups) + 2) // 3, 3, sharex=True, sharey=True, squeeze=False).ravel()
@@ -132,7 +131,7 @@ def multiplicity_by_energy(truth: EventArrays, generated: EventArrays) -> Figure
 
 
 def lateral_profile(truth: EventArrays, generated: EventArrays) -> Figure:
-    """Muons per square metre and event against the distance from the axis (from 0.3 m to 1 km), with the ratio."""
+    """Draw muons per square metre and event against the distance from the axis (0.3 m to 1 km), with the ratio."""
     edges = np.logspace(-0.5, 3, 36)
     areas = np.pi * np.diff(edges**2)
     labels = ("distance from the axis r / m", "muons per m$^2$ per event")
@@ -140,7 +139,7 @@ def lateral_profile(truth: EventArrays, generated: EventArrays) -> Figure:
 
 
 def energy_spectrum(truth: EventArrays, generated: EventArrays) -> Figure:
-    """Muons per event and unit of ln E against the muon energy (from 3 GeV to 3 PeV), with the ratio."""
+    """Draw muons per event and unit of ln E against the muon energy (3 GeV to 3 PeV), with the ratio."""
     edges = np.logspace(0.5, 6.5, 37)
     widths = np.diff(np.log(edges))
     labels = ("muon energy E / GeV", "muons per event, dN / d ln E")
@@ -148,7 +147,7 @@ def energy_spectrum(truth: EventArrays, generated: EventArrays) -> Figure:
 
 
 def energy_radius_map(truth: EventArrays, generated: EventArrays) -> Figure:
-    """Muons in the plane of energy and distance: true, generated, and the generated excess in standard errors."""
+    """Draw muons in the plane of energy and distance: true, generated, and their difference in standard errors."""
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     axes = figure.subplots(1, 3, sharex=True, sharey=True)
     values = [muon_quantities(events) for events in (truth, generated)]
@@ -161,12 +160,12 @@ def energy_radius_map(truth: EventArrays, generated: EventArrays) -> Figure:
         image = axis.pcolormesh(*edges, np.where(density > 0, density, np.nan).T, norm=norm, cmap="viridis")
         axis.set_title(title)
     figure.colorbar(image, ax=list(axes[:2]), label="muons per event per bin")
-    filled = (maps[0] + maps[1]) > 0
+    nonempty = (maps[0] + maps[1]) > 0
     errors = np.sqrt(maps[0] / len(truth.counts) ** 2 + maps[1] / len(generated.counts) ** 2)
-    pull = np.divide(densities[1] - densities[0], errors, out=np.full_like(errors, np.nan), where=filled)
+    pull = np.divide(densities[1] - densities[0], errors, out=np.full_like(errors, np.nan), where=nonempty)
     image = axes[2].pcolormesh(*edges, pull.T, cmap="coolwarm", vmin=-5, vmax=5)
     axes[2].set_title("generated − true")
-    figure.colorbar(image, ax=axes[2], label="standard errors (muons as independent)", extend="both")
+    figure.colorbar(image, ax=axes[2], label="standard errors (muons taken as independent)", extend="both")
     axes[0].set_ylabel("log$_{10}$(r / m)")
     for axis in axes:
         axis.set_xlabel("log$_{10}$(E / GeV)")
@@ -174,7 +173,7 @@ def energy_radius_map(truth: EventArrays, generated: EventArrays) -> Figure:
 
 
 def event_displays(truth: EventArrays, generated: EventArrays, *, rows: int = 4) -> Figure:
-    """Bundles in the plane across the axis, true ones beside generated ones of the most similar primary."""
+    """Draw true bundles in the plane across the axis, each beside the generated bundle of the most similar primary."""
     pairs = _alike(truth, generated, rows)
     figure = Figure(figsize=(9.5, 4.1 * max(len(pairs), 1)), layout="constrained")
     axes = figure.subplots(max(len(pairs), 1), 2, squeeze=False)
@@ -194,7 +193,7 @@ def event_displays(truth: EventArrays, generated: EventArrays, *, rows: int = 4)
             )
         figure.colorbar(row[1].collections[0], ax=list(row), label="log$_{10}$(E / GeV)")
     if not pairs:
-        axes[0, 0].set_title("no bundle of ten or more muons")
+        axes[0, 0].set_title("no bundle has ten or more muons")
     return figure
 
 
@@ -211,18 +210,18 @@ def _draw_event(axis: Axes, muons: Float32[np.ndarray, "muons 3"], extent: float
 
 
 def _alike(truth: EventArrays, generated: EventArrays, rows: int) -> list[tuple[int, int]]:
-    """Pairs of a true and a generated event with near primaries and ten muons or more, from few muons to many."""
-    true_rich, rich = np.flatnonzero(truth.counts >= 10), np.flatnonzero(generated.counts >= 10)
-    if not len(true_rich) or not len(rich):
+    """Pair true with generated events of ten or more muons and similar primaries, from few muons to many."""
+    true_large, large = np.flatnonzero(truth.counts >= 10), np.flatnonzero(generated.counts >= 10)
+    if not len(true_large) or not len(large):
         return []
-    by_size = true_rich[np.argsort(truth.counts[true_rich], kind="stable")]
-    places = np.unique(np.linspace(0.1, 0.98, rows) * (len(by_size) - 1)).astype(int)
-    theirs = primary_features(generated.primaries[rich])
-    scale = np.maximum(theirs.std(0), 1e-9)
+    by_size = true_large[np.argsort(truth.counts[true_large], kind="stable")]
+    chosen = np.unique(np.linspace(0.1, 0.98, rows) * (len(by_size) - 1)).astype(int)
+    features = primary_features(generated.primaries[large])
+    scale = np.maximum(features.std(0), 1e-9)
     pairs = []
-    for event in by_size[places]:
-        distance = (np.abs(theirs - primary_features(truth.primaries[[event]])) / scale).sum(1)
-        pairs.append((int(event), int(rich[distance.argmin()])))
+    for event in by_size[chosen]:
+        distance = (np.abs(features - primary_features(truth.primaries[[event]])) / scale).sum(1)
+        pairs.append((int(event), int(large[distance.argmin()])))
     return pairs
 
 
@@ -241,19 +240,19 @@ def _profile(
         values = 10.0 ** muon_quantities(events)[quantity]
         inside = (values >= edges[0]) & (values < edges[-1])
         histograms.append(_per_event_histogram(values[inside], event[inside], len(events.counts), edges))
-    _draw_ratio_histograms(upper, lower, edges, *histograms, widths=widths, names=("true", "generated"))
+    _draw_ratio_histograms(upper, lower, edges, *histograms, widths=widths)
     _log_scale(upper)
     upper.set_xscale("log")
-    filled = np.flatnonzero(histograms[0][0] + histograms[1][0])
-    if len(filled):
-        upper.set_xlim(edges[filled[0]], edges[filled[-1] + 1])
+    nonempty = np.flatnonzero(histograms[0][0] + histograms[1][0])
+    if len(nonempty):
+        upper.set_xlim(edges[nonempty[0]], edges[nonempty[-1] + 1])
     upper.set_ylabel(labels[1])
     lower.set_xlabel(labels[0])
     return figure
 
 
 def _log_scale(axis: Axes) -> None:
-    """Densities fall by decades; where there is none at all, a logarithm has nothing to show."""
+    """Use a logarithmic axis unless all densities are 0."""
     if axis.dataLim.ymax > 0:
         axis.set_yscale("log")
 

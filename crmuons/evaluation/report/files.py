@@ -1,4 +1,4 @@
-"""An evaluation as files (JSON, a page for people, figures) and as a short table for a terminal."""
+"""Write an evaluation as JSON, HTML page and figures, and format the table for the terminal."""
 
 import dataclasses
 import io
@@ -9,9 +9,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from crmuons.evaluation.comparison import Numbers
 from crmuons.evaluation.evaluate import Evaluation
 from crmuons.evaluation.metrics.distances import Missing, Number
-from crmuons.evaluation.reference import FLOOR, GENERATED
+from crmuons.evaluation.reference import GENERATED, NULL
 from crmuons.evaluation.report import breakdown_figures, figures
 from crmuons.evaluation.report.criteria import HEADLINES, judge, show
 from crmuons.evaluation.report.html import page
@@ -27,9 +28,9 @@ def write_report(evaluation: Evaluation, out: Path) -> dict[str, Figure]:
         The figures by name.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: if a file cannot be written.
     """
-    drawn = draw(evaluation)
+    drawn = _draw(evaluation)
     images = {name: _png(figure) for name, figure in drawn.items()}
     (out / FIGURES_DIRECTORY).mkdir(parents=True, exist_ok=True)
     for name, image in images.items():
@@ -39,8 +40,8 @@ def write_report(evaluation: Evaluation, out: Path) -> dict[str, Figure]:
     return drawn
 
 
-def draw(evaluation: Evaluation) -> dict[str, Figure]:
-    """Every figure of the report, by name. Generated events are shown beside true ones of the same primaries, if any."""
+def _draw(evaluation: Evaluation) -> dict[str, Figure]:
+    """Draw all figures of the report; return them by name."""
     (truth, generated), parts = evaluation.shown, evaluation.breakdown
     drawn = {
         "marginals": figures.marginals(truth, generated),
@@ -59,45 +60,40 @@ def draw(evaluation: Evaluation) -> dict[str, Figure]:
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
-    """All figures; one that is missing is {"absent": reason}, an infinite distance {"absent": "infinite"}."""
+    """Return all numbers for JSON; a missing one is {"absent": reason}, an infinite distance {"absent": "infinite"}."""
     parts = evaluation.breakdown
     return {
         "format": FORMAT,
         "about": evaluation.about,
         "warnings": evaluation.warnings,
         "verdicts": {headline.name: judge(evaluation, headline) for headline in HEADLINES},
-        "numbers": _of_contenders(evaluation.numbers),
+        "numbers": _by_sample(evaluation.numbers),
         "cells": [dataclasses.asdict(cell) | {"ratio": _number(cell.ratio)} for cell in parts.cells],
         "pit_cells": [dataclasses.asdict(cell) | {"distance": _number(cell.distance)} for cell in parts.pit_cells],
         "bins": [
-            dataclasses.asdict(part.region) | {"events": part.events} | _of_contenders(part.numbers)
-            for part in parts.bins
+            dataclasses.asdict(part.region) | {"events": part.events} | _by_sample(part.numbers) for part in parts.bins
         ],
         "hard_cases": [
             {"name": case.name, "true_events": case.true_events, "generated_events": case.events[GENERATED]}
-            | _of_contenders(case.numbers)
+            | _by_sample(case.numbers)
             for case in parts.hard_cases
         ],
     }
 
 
 def summary(evaluation: Evaluation) -> str:
-    """The headline table for a terminal."""
+    """Return the table of headline figures and the warnings as text for a terminal."""
     rows = [["figure", "generated", "floor", "verdict"]]
     for headline in HEADLINES:
-        number, floor = (evaluation.numbers[who][headline.name] for who in (GENERATED, FLOOR))
-        rows.append([headline.title, show(number), show(floor), judge(evaluation, headline)])
+        number, null = (evaluation.numbers[sample][headline.name] for sample in (GENERATED, NULL))
+        rows.append([headline.title, show(number), show(null), judge(evaluation, headline)])
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([*lines, *(f"warning: {warning}" for warning in evaluation.warnings)])
 
 
-def _of_contenders(numbers: dict[str, dict[str, Number]]) -> dict[str, Any]:
-    return {who: _numbers(each) for who, each in numbers.items()}
-
-
-def _numbers(numbers: dict[str, Number]) -> dict[str, Any]:
-    return {name: _number(number) for name, number in numbers.items()}
+def _by_sample(numbers: dict[str, Numbers]) -> dict[str, Any]:
+    return {sample: {name: _number(number) for name, number in figures.items()} for sample, figures in numbers.items()}
 
 
 def _number(number: Number) -> dict[str, Any]:

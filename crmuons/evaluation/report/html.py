@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page, figures inside, for readers who see crmuons for the first time."""
+"""Write an evaluation as one HTML page with its figures inside, for readers who do not know crmuons."""
 
 import base64
 import html
@@ -10,7 +10,7 @@ from crmuons.evaluation.evaluate import Evaluation
 from crmuons.evaluation.metrics.distances import QUANTITIES, SCORED, Missing, Number
 from crmuons.evaluation.metrics.quantities import LABELS
 from crmuons.evaluation.metrics.ratios import EVENT_TAILS, MUON_TAILS
-from crmuons.evaluation.reference import FLOOR, GENERATED
+from crmuons.evaluation.reference import GENERATED, NULL
 from crmuons.evaluation.report.criteria import AT_FLOOR, HEADLINES, MISSED, PASS, UNDECIDED, describe_bar, judge, show
 
 CLASSES = {AT_FLOOR: "good", PASS: "good", UNDECIDED: "fair", MISSED: "bad"}
@@ -18,44 +18,98 @@ DISTANCES = tuple(f"w1_{name}" for name in QUANTITIES)
 RATES = ("mean_muons_ratio", "log_multiplicity_variance_ratio", "empty_share_difference", *EVENT_TAILS, *MUON_TAILS)
 IN_BINS = ("score", *DISTANCES, *RATES, "sliced_w1", "fpd", "kpd", *AREAS, "pit")
 HARD_FIGURES = {
-    "rate": "rate, ratio",
+    "rate": "rate / true rate",
     "w1_log_energy": "W1/σ log E",
     "w1_log_radius": "W1/σ log r",
     "w1_log_num_muons": "W1/σ log (N + 1)",
-    "auc_bundles": "AUC, summaries",
+    "auc_bundles": "AUC, bundle summaries",
     "auc_multiplicity": "AUC, N",
     "auc_muons": "AUC, muons",
 }
-TITLES = {headline.name: headline.title for headline in HEADLINES} | {"score": "mean W1/σ over the ten marked *"}
+TITLES = {headline.name: headline.title for headline in HEADLINES} | {
+    "score": "mean W1/σ of the ten quantities marked *"
+}
 
-INTRODUCTION = """An air shower of a cosmic ray brings a <em>bundle</em> of muons down to a neutrino telescope. A generator draws such
-bundles in place of the full simulation: for a <em>primary</em> (energy, zenith angle, mass of the nucleus, slant depth of the detector) the
-number N of muons, and of each its energy E and its distance r from the shower's axis. This page holds generated bundles against simulated
-ones that no training has seen, which are called true."""
-READING = """Every figure compares with one half of the true events. The <b>floor</b> is what the other half of the true events gives, whose
-showers are other ones: the best that any generator can reach, and its ± is what chance does to a single comparison. The <b>rivals</b> are
-cheap generators that a trained one has to beat: <em>nearest primary</em> copies the training event whose primary is nearest,
-<em>parametric</em> draws from formulas fitted to the training events, every muon by itself. An <b>AUC</b> is how often a trained classifier
-finds the stranger of a pair: 0.5 is ideal. <b>W1/σ</b> is the area between two distribution functions in standard deviations of the truth:
-two normal distributions that are shifted by 0.1 σ give 0.1."""
+INTRODUCTION = """When a cosmic ray hits the atmosphere, the air shower sends a <em>bundle</em> of muons down to a
+neutrino telescope. A generator draws such bundles faster than the full simulation. Its input is the <em>primary</em>:
+energy, zenith angle, mass of the nucleus, and slant depth of the detector. Its output is the number N of muons, and
+for each muon its energy E and its distance r from the shower axis. This page compares generated bundles with
+simulated bundles, which it calls <em>true</em>. By default they come from the test split, which no training uses."""
+READING = """The true events are split into two halves that share no shower. Every figure compares a sample with the
+first half:</p>
+<ul><li><b>generated</b>: the generated events.</li>
+<li><b>floor</b>: the second half of the true events. This is truth against truth, and a perfect generator reaches it.
+Its ± is the standard deviation of a single comparison by chance alone.</li>
+<li><b>baselines</b>: two cheap generators that a trained one must beat. <em>Nearest primary</em> copies the training
+event with the most similar primary. <em>Parametric</em> draws every muon independently from formulas that were fitted
+to the training events.</li></ul>
+<p>Some figures need an explanation:</p>
+<ul><li><b>AUC</b>: take one true and one generated event at random. The AUC is the probability that a trained
+classifier gives the generated event the higher score. 0.5 is ideal, because the classifier then sees no difference; 1
+is the worst.</li>
+<li><b>W1/σ</b>: the area between two cumulative distributions, in standard deviations σ of the truth. A shift by 0.1
+σ gives 0.1. It is never exactly 0 for finite samples, so compare it with the floor.</li>
+<li><b>PIT</b>: it tests whether the model's distribution of N is right, see "Calibration of the number of muons". Its
+distance from uniform is 0 at best.</li>
+<li><b>worst cell</b>: the largest value among cells of mass and energy; for the PIT, cells of cos zenith and depth too.
+</li>
+<li><b>sliced W1, FPD, KPD</b>: distances of the joint distribution of bundle quantities and primary. 0 is ideal;
+compare them with the floor.</li></ul>
+<p>The <b>bar</b> is the largest acceptable value. The <b>verdict</b> compares the generated events with it. <em>At the
+floor</em> means as good as truth against truth. <em>Undecided</em> means above the bar by less than two standard
+errors."""
 CAPTIONS = {
-    "marginals": "Distributions per event, with their ratio to the truth. Bands and bars are statistical errors; the muons of an event count as one "
-    "fluctuation.",
-    "multiplicity_by_energy": "Multiplicity against the primary's energy, for each mass: median and the central 68 % of the events.",
-    "cells": "Mean multiplicity, generated over true, with its standard error.",
-    "calibration": "Where the true N falls in the model's own distribution of N for the same primary (PIT): flat if that distribution is right.",
-    "calibration_cells": "How far the PIT is from flat in every cell of (energy, mass, cos zenith, depth), times the root of the number of showers: "
-    "0.9 on average where the model is right, beyond 1.6 in one of a hundred cells.",
-    "lateral_profile": "Density of muons against the distance from the shower axis.",
-    "energy_spectrum": "Spectrum of the muons.",
-    "energy_radius_map": "Energies and distances together: true, generated, and their difference.",
-    "bins": "Each figure in bins of the primary's quantities: standard deviations beyond its floor in that bin. Two or less is chance.",
-    "event_displays": "Bundles in the plane across the axis: true ones, and generated ones of the most similar primary.",
+    "marginals": (
+        "Four distributions per event, and below each one its ratio, generated / true. Good: the points of the ratio "
+        "lie at 1 within their error bars and the grey band. Bars and bands are statistical errors. The muons of an "
+        "event are not independent, so they count as one fluctuation."
+    ),
+    "multiplicity_by_energy": (
+        "Number of muons N against the energy of the primary, one panel for each mass. Lines: median. Bands: central "
+        "68 % of the events. Good: the two lines and the two bands coincide."
+    ),
+    "cells": (
+        "Mean N of generated events divided by the mean N of true events, with its standard error, in cells of mass "
+        "and energy. Good: 1 within the errors."
+    ),
+    "calibration": (
+        "Histogram of the PIT (probability integral transform): the position of the true N in the model's own "
+        "distribution of N for the same primary, from 0 (lowest) to 1 (highest). Good: flat at 1 within the grey "
+        "band. A slope means that the model's N is too large or too small; a U shape means that its distribution is "
+        "too narrow, and a hump that it is too wide."
+    ),
+    "calibration_cells": (
+        "Distance of the PIT from a flat distribution in cells of energy, mass, cos zenith and depth, multiplied by "
+        "the square root of the number of showers. Good: about 0.9 on average. Chance alone takes one cell in a "
+        "hundred above 1.6."
+    ),
+    "lateral_profile": (
+        "Density of muons against the distance from the shower axis, and below it the ratio, generated / true. Good: "
+        "the ratio is 1 within the errors."
+    ),
+    "energy_spectrum": (
+        "Energy spectrum of the muons, and below it the ratio, generated / true. Good: the ratio is 1 within the "
+        "errors."
+    ),
+    "energy_radius_map": (
+        "Muons in the plane of energy and distance from the axis: true, generated, and their difference in standard "
+        "errors. Good: the first two look alike, and the third is pale and has no pattern. The muons of a bundle are "
+        "correlated, so a few strong colours are expected."
+    ),
+    "bins": (
+        "Each figure in bins of the primary's energy, mass, cos zenith and depth. The number is how many standard "
+        "deviations the generated events lie above the floor of the same bin. Good: 2 or less, which chance explains."
+    ),
+    "event_displays": (
+        "True bundles (left), each beside the generated bundle with the most similar primary (right), in the plane "
+        "across the shower axis. Each point is a muon; colour and size show its energy. Good: the same kind of "
+        "pattern. The muons themselves differ, as those of two showers do."
+    ),
 }
 
 
 def page(evaluation: Evaluation, images: dict[str, bytes]) -> str:
-    """The report as one HTML page with its figures inside."""
+    """Return the report as one HTML page with its figures inside."""
     body = "\n".join(_sections(evaluation, images))
     title = html.escape(f"Evaluation: {evaluation.about.get('candidate', 'generated events')}")
     return (
@@ -69,44 +123,47 @@ def _sections(evaluation: Evaluation, images: dict[str, bytes]) -> Iterator[str]
     yield f"<p>{INTRODUCTION}</p>" + _about(evaluation)
     if evaluation.warnings:
         yield (
-            "<ul class='warnings'>" + "".join(f"<li>{html.escape(each)}</li>" for each in evaluation.warnings) + "</ul>"
+            "<h2>Warnings</h2><ul class='warnings'>"
+            + "".join(f"<li>{html.escape(warning)}</li>" for warning in evaluation.warnings)
+            + "</ul>"
         )
     yield f"<h2>Verdict</h2><p>{READING}</p>" + _headline_table(evaluation)
-    yield "<h2>At a glance</h2>" + _figures(images, "marginals", "multiplicity_by_energy", "cells")
+    yield "<h2>Overview</h2>" + _figures(images, "marginals", "multiplicity_by_energy", "cells")
     if evaluation.calibration is not None:
-        yield "<h2>Is the distribution of N right?</h2>" + _figures(images, "calibration", "calibration_cells")
-    yield "<h2>Where in the primary's quantities</h2>" + _figures(images, "bins") + _bin_tables(evaluation)
+        yield "<h2>Calibration of the number of muons</h2>" + _figures(images, "calibration", "calibration_cells")
+    yield "<h2>Dependence on the primary</h2>" + _figures(images, "bins") + _bin_tables(evaluation)
     yield "<h2>Hard cases</h2>" + _hard_table(evaluation)
-    yield "<h2>Every distance and rate</h2>" + _full_table(evaluation)
+    yield "<h2>All distances and rates</h2>" + _full_table(evaluation)
     yield "<h2>Muons</h2>" + _figures(images, "lateral_profile", "energy_spectrum", "energy_radius_map")
-    yield "<h2>Bundles side by side</h2>" + _figures(images, "event_displays")
+    yield "<h2>Single bundles</h2>" + _figures(images, "event_displays")
 
 
 def _about(evaluation: Evaluation) -> str:
+    texts = {key: f"{value:,}" if isinstance(value, int) else str(value) for key, value in evaluation.about.items()}
     entries = (
-        f"<dt>{html.escape(key.replace('_', ' '))}</dt><dd>{html.escape(f'{value:,}' if isinstance(value, int) else str(value))}</dd>"
-        for key, value in evaluation.about.items()
+        f"<dt>{html.escape(key.replace('_', ' '))}</dt><dd>{html.escape(text)}</dd>" for key, text in texts.items()
     )
     return f"<dl>{''.join(entries)}</dl>"
 
 
 def _figures(images: dict[str, bytes], *names: str) -> str:
     return "".join(
-        f"<figure><img alt='{html.escape(CAPTIONS[name])}' src='data:image/png;base64,{base64.b64encode(images[name]).decode()}'>"
+        f"<figure><img alt='{html.escape(CAPTIONS[name])}' "
+        f"src='data:image/png;base64,{base64.b64encode(images[name]).decode()}'>"
         f"<figcaption>{html.escape(CAPTIONS[name])}</figcaption></figure>"
         for name in names
     )
 
 
 def _headline_table(evaluation: Evaluation) -> str:
-    rivals = _rivals(evaluation)
-    head = ["figure", "generated", "floor", *(f"rival: {rival}" for rival in rivals), "bar", "verdict"]
+    baselines = _baselines(evaluation.numbers)
+    head = ["figure", "generated", "floor", *(f"baseline: {name}" for name in baselines), "bar", "verdict"]
     rows = []
     for headline in HEADLINES:
         verdict = judge(evaluation, headline)
         cells = [_td(html.escape(headline.title), "name")]
-        cells += [_cell(evaluation.numbers[who].get(headline.name)) for who in (GENERATED, FLOOR, *rivals)]
-        cells.append(_td(html.escape(describe_bar(headline, evaluation.numbers[FLOOR][headline.name]))))
+        cells += [_cell(evaluation.numbers[sample].get(headline.name)) for sample in (GENERATED, NULL, *baselines)]
+        cells.append(_td(html.escape(describe_bar(headline, evaluation.numbers[NULL][headline.name]))))
         rows.append("".join([*cells, _td(verdict, CLASSES.get(verdict, ""))]))
     names = [headline.name for headline in HEADLINES]
     return _table(head, rows) + _reasons({name: evaluation.numbers[GENERATED].get(name) for name in names})
@@ -114,16 +171,19 @@ def _headline_table(evaluation: Evaluation) -> str:
 
 def _full_table(evaluation: Evaluation) -> str:
     names = [*DISTANCES, *RATES[3:]]
-    note = "Distances are W1/σ (* in the mean of the verdict); the others are ratios of how often something occurs to the truth."
+    note = (
+        "The rows with W1/σ are distances; the mean in the first table is over the rows marked *. "
+        "All other rows are rates divided by the true rate, so 1 is ideal."
+    )
     reasons = _reasons({name: evaluation.numbers[GENERATED].get(name) for name in names})
-    return f"<p>{note}</p>" + _contender_table(evaluation.numbers, names) + reasons
+    return f"<p>{note}</p>" + _sample_table(evaluation.numbers, names) + reasons
 
 
-def _contender_table(numbers: dict[str, Numbers], names: Sequence[str]) -> str:
-    contenders = [GENERATED, FLOOR, *(who for who in numbers if who not in {GENERATED, FLOOR})]
-    head = ["figure", *("floor" if who == FLOOR else who for who in contenders)]
+def _sample_table(numbers: dict[str, Numbers], names: Sequence[str]) -> str:
+    samples = [GENERATED, NULL, *_baselines(numbers)]
+    head = ["figure", *("floor" if sample == NULL else sample for sample in samples)]
     rows = [
-        _td(html.escape(_title(name)), "name") + "".join(_cell(numbers[who].get(name)) for who in contenders)
+        _td(html.escape(_title(name)), "name") + "".join(_cell(numbers[sample].get(name)) for sample in samples)
         for name in names
     ]
     return _table(head, rows)
@@ -135,24 +195,28 @@ def _bin_tables(evaluation: Evaluation) -> str:
 
 def _bin_table(part: Bin) -> str:
     title = html.escape(f"{part.region.quantity} {part.region.label}: {part.events:,} true events")
-    return f"<details><summary>{title}</summary>{_contender_table(part.numbers, IN_BINS)}</details>"
+    return f"<details><summary>{title}</summary>{_sample_table(part.numbers, IN_BINS)}</details>"
 
 
 def _hard_table(evaluation: Evaluation) -> str:
-    rivals = _rivals(evaluation)
+    samples = [GENERATED, NULL, *_baselines(evaluation.numbers)]
     rows = []
     for case in evaluation.breakdown.hard_cases:
-        name = f"{html.escape(case.name)}<br><small>{case.true_events:,} true, {case.events[GENERATED]:,} generated</small>"
-        for who in (GENERATED, FLOOR, *rivals):
-            first = f"<td class='name' rowspan='{2 + len(rivals)}'>{name}</td>" if who == GENERATED else ""
-            figures = "".join(_cell(case.numbers[who].get(figure)) for figure in HARD_FIGURES)
-            rows.append(first + _td("floor" if who == FLOOR else who) + figures)
-    note = "Events, or muons, that are rare or at the edge. Of a case of muons, N counts these muons alone, and the events are those that have any."
-    return f"<p>{note}</p>" + _table(["case", "", *HARD_FIGURES.values()], rows)
+        sizes = f"{case.true_events:,} true, {case.events[GENERATED]:,} generated"
+        name = f"{html.escape(case.name)}<br><small>{sizes}</small>"
+        for sample in samples:
+            first = f"<td class='name' rowspan='{len(samples)}'>{name}</td>" if sample == GENERATED else ""
+            figures = "".join(_cell(case.numbers[sample].get(figure)) for figure in HARD_FIGURES)
+            rows.append(first + _td("floor" if sample == NULL else sample) + figures)
+    note = (
+        "Events or muons that are rare, or at the edge of the range of primaries. The rate is ideal at 1. In a case of "
+        "muons, the events are those that have such muons, and N counts only these muons."
+    )
+    return f"<p>{note}</p>" + _table(["case", "sample", *HARD_FIGURES.values()], rows)
 
 
-def _rivals(evaluation: Evaluation) -> list[str]:
-    return [who for who in evaluation.numbers if who not in {GENERATED, FLOOR}]
+def _baselines(numbers: dict[str, Numbers]) -> list[str]:
+    return [sample for sample in numbers if sample not in {GENERATED, NULL}]
 
 
 def _title(name: str) -> str:
@@ -165,12 +229,12 @@ def _title(name: str) -> str:
 
 
 def _reasons(numbers: dict[str, Number | None]) -> str:
-    """Why numbers are absent, in words: a page on paper has no pointer to rest."""
+    """Return the reasons why numbers are absent, as a list, because a printed page has no tooltips."""
     reasons = {name: number.reason for name, number in numbers.items() if isinstance(number, Missing)}
     if not reasons:
         return ""
     lines = "".join(f"<li>{html.escape(_title(name))}: {html.escape(reason)}</li>" for name, reason in reasons.items())
-    return f"<p>Absent, and why:</p><ul class='absent'>{lines}</ul>"
+    return f"<p>Numbers that are absent, and why:</p><ul class='absent'>{lines}</ul>"
 
 
 def _cell(number: Number | None) -> str:
@@ -193,7 +257,8 @@ def _table(head: Sequence[str], rows: Sequence[str]) -> str:
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 1180px; margin: 2em auto; padding: 0 1em; }
-h1 { font-size: 1.5em; overflow-wrap: anywhere; } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ccc; }
+h1 { font-size: 1.5em; overflow-wrap: anywhere; }
+h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ccc; }
 p { max-width: 60em; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1em 1em; } dt { color: #666; } dd { margin: 0; }
 .wide { overflow-x: auto; }

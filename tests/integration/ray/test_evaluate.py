@@ -14,7 +14,7 @@ from crmuons.evaluation.comparison import EventSample
 from crmuons.evaluation.datasets import EventSet
 from crmuons.evaluation.headers import EventHeaders
 from crmuons.evaluation.metrics.quantities import Sample
-from crmuons.evaluation.reference import FLOOR, GENERATED, NEAREST, PARAMETRIC, EvaluationSettings
+from crmuons.evaluation.reference import GENERATED, NEAREST, NULL, PARAMETRIC, EvaluationSettings
 from crmuons.evaluation.report.files import to_json
 from crmuons.evaluation.request import EvaluationRequest, evaluate_request
 from crmuons.evaluation.tasks import in_process
@@ -43,7 +43,7 @@ def toy_events(number, seed):
 
 @pytest.fixture(scope="module")
 def request_of_a_model(tmp_path_factory):
-    """Two models, 600 events a side of several files, and events for the rivals."""
+    """Two models, 600 events a sample from several files, and events for the baselines."""
     folder = tmp_path_factory.mktemp("evaluate")
     (folder / "data").mkdir()
     for part in range(3):
@@ -58,28 +58,28 @@ def request_of_a_model(tmp_path_factory):
 
 
 def test_tasks_give_the_numbers_of_one_process(request_of_a_model):
-    with in_process() as pieces:
-        here = [to_json(each) for each in evaluate_request(request_of_a_model, pieces)]
-    with on_ray(num_cpus=2) as pieces:
-        there = [to_json(each) for each in evaluate_request(request_of_a_model, pieces)]
-    assert here == there
-    assert set(here[0]["numbers"]) == {GENERATED, FLOOR, NEAREST, PARAMETRIC}
-    assert here[0]["numbers"][FLOOR] == here[1]["numbers"][FLOOR] | {
-        name: here[0]["numbers"][FLOOR][name] for name in ("worst_cell", "pit", "pit_worst_cell")
+    with in_process() as executor:
+        local = [to_json(each) for each in evaluate_request(request_of_a_model, executor)]
+    with on_ray(num_cpus=2) as executor:
+        remote = [to_json(each) for each in evaluate_request(request_of_a_model, executor)]
+    assert local == remote
+    assert set(local[0]["numbers"]) == {GENERATED, NULL, NEAREST, PARAMETRIC}
+    assert local[0]["numbers"][NULL] == local[1]["numbers"][NULL] | {
+        name: local[0]["numbers"][NULL][name] for name in ("worst_cell", "pit", "pit_worst_cell")
     }
-    assert here[0]["numbers"][GENERATED]["score"] != here[1]["numbers"][GENERATED]["score"]
+    assert local[0]["numbers"][GENERATED]["score"] != local[1]["numbers"][GENERATED]["score"]
 
 
 def test_classifiers_in_tasks_give_the_scores_of_one_process():
     events = [toy_events(1100, seed) for seed in (1, 2)]
     found = []
     for run in (in_process, lambda: on_ray(num_cpus=2)):
-        with run() as pieces:
-            sides = [EventSet(EventHeaders.of(each), pieces.given(each)) for each in events]
-            samples = [Sample.of(each, 1100 * number + np.arange(1100)) for number, each in enumerate(events)]
-            contenders = [EventSample(side, pieces.given(each)) for side, each in zip(sides, samples, strict=True)]
-            scores = comparison.classify(pieces, *contenders, 0)
-            found.append({name: pieces.get(each).score for name, each in scores.items()})
+        with run() as executor:
+            sets = [EventSet(EventHeaders.of(part), executor.put(part)) for part in events]
+            quantities = [Sample.of(part, 1100 * number + np.arange(1100)) for number, part in enumerate(events)]
+            samples = [EventSample(part, executor.put(each)) for part, each in zip(sets, quantities, strict=True)]
+            scores = comparison.classify(executor, *samples, 0)
+            found.append({name: executor.get(each).score for name, each in scores.items()})
     assert set(found[0]) == set(comparison.AREAS)
     for name in comparison.AREAS:
         assert (found[0][name] == found[1][name]).all(), name

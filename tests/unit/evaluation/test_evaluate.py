@@ -9,7 +9,8 @@ import torch
 
 from crmuons import config
 from crmuons.data.arrow import to_table, write_events
-from crmuons.data.events import EventArrays
+from crmuons.data.events import NO_EVENTS, EventArrays
+from crmuons.data.quarantine import ReadCounts
 from crmuons.data.reader import take
 from crmuons.evaluation import baselines, breakdown, pairing
 from crmuons.evaluation.candidates import data_candidate
@@ -19,7 +20,7 @@ from crmuons.evaluation.headers import EventHeaders
 from crmuons.evaluation.metrics import regions
 from crmuons.evaluation.metrics.distances import Estimate, Missing
 from crmuons.evaluation.metrics.quantities import Sample
-from crmuons.evaluation.reference import FLOOR, GENERATED, EvaluationSettings, prepare_reference
+from crmuons.evaluation.reference import GENERATED, NULL, EvaluationSettings, prepare_reference
 from crmuons.evaluation.report import files
 from crmuons.evaluation.report.criteria import HEADLINES, judge, show
 from crmuons.evaluation.request import EvaluationRequest, evaluate_request
@@ -50,20 +51,24 @@ def redrawn(truth: EventArrays, seed: int) -> EventArrays:
     return EventArrays(truth.ids, truth.primaries, other.counts, other.muons)
 
 
+def one_block(executor, events):
+    block = executor.put(((events,), ReadCounts()))
+    return BlockedEvents(EventHeaders.of(events), [block], 0, [len(events.counts)])
+
+
 def evaluate_arrays(truth, generated, training, settings):
     """Events against events, in this process."""
-    with in_process() as pieces:
-        truth, generated = BlockedEvents.of(pieces, truth), BlockedEvents.of(pieces, generated)
-        training = None if training is None else BlockedEvents.of(pieces, training)
-        pairs = pairing.pair_data(truth.outline, generated.outline, settings.max_events, settings.seed)
-        reference = prepare_reference(pieces, truth, training, settings, (pairs.truth, pairs.control))
-        return evaluate(pieces, reference, data_candidate(pieces, reference, truth, generated, pairs))
+    with in_process() as executor:
+        truth, generated, training = (one_block(executor, events) for events in (truth, generated, training))
+        pairs = pairing.pair_data(truth.headers, generated.headers, settings.max_events, settings.seed)
+        reference = prepare_reference(executor, truth, training, settings, (pairs.truth, pairs.control))
+        return evaluate(executor, reference, data_candidate(executor, reference, truth, generated, pairs))
 
 
 def evaluated(request):
     """The one evaluation of a request, in this process."""
-    with in_process() as pieces:
-        (found,) = evaluate_request(request, pieces)
+    with in_process() as executor:
+        (found,) = evaluate_request(request, executor)
     return found
 
 
@@ -122,7 +127,7 @@ def test_other_primaries_are_said_and_equal_ones_are_not():
 def test_cell_ratio_is_the_factor_by_which_counts_were_multiplied():
     truth = toy_events(3000, seed=0)
     tripled = EventArrays(truth.ids, truth.primaries, 3 * truth.counts, np.repeat(truth.muons, 3, axis=0))
-    cells = regions.cells(*regions.numbered(truth, tripled), paired=True)
+    cells = regions.cells(Sample.of(truth), Sample.of(tripled), paired=True)
     assert len(cells) == 6  # Two masses, three decades.
     assert all(cell.ratio == Estimate(pytest.approx(3), pytest.approx(0, abs=1e-9)) for cell in cells)
     worst, _ = breakdown.worst_cell(cells, seed=0)
@@ -137,7 +142,7 @@ def test_chance_alone_explains_the_worst_cell_of_a_perfect_generator():
 
 
 def test_regions_of_a_quantity_hold_each_event_once():
-    conditions = regions.numbered(toy_events(500, seed=0))[0].conditions
+    conditions = Sample.of(toy_events(500, seed=0)).conditions
     held = {}
     for region in regions.regions(conditions):
         held[region.quantity] = held.get(region.quantity, 0) + region.holds(conditions).astype(int)
@@ -182,7 +187,7 @@ def test_parametric_sampler_reproduces_mean_and_overdispersion():
     counts = rng.poisson(20 * rng.gamma(2, 0.5, 20_000))  # Negative binomial: mean 20, variance 20 + 400 / 2.
     muons = np.tile(np.array([[100, 10, 0]], np.float32), (counts.sum(), 1))
     training = EventArrays(training.ids, training.primaries, counts, muons)
-    drawn = baselines.ParametricSampler.fit(training, 0).generate(training.primaries, training.ids, 1)
+    drawn = baselines.ParametricSampler.fit(training, 0).generate(training.primaries, training.ids, (1,))
     assert drawn.counts.mean() == pytest.approx(20, rel=0.02)
     assert drawn.counts.var() == pytest.approx(220, rel=0.05)
     assert np.median(drawn.muons[:, 0]) == pytest.approx(100, rel=0.01)
@@ -200,8 +205,8 @@ def evaluation():
         )
 
 
-def test_every_contender_has_every_figure_or_its_reason(evaluation):
-    assert set(evaluation.numbers) == {GENERATED, FLOOR, "nearest primary", "parametric"}
+def test_every_sample_has_every_figure_or_its_reason(evaluation):
+    assert set(evaluation.numbers) == {GENERATED, NULL, "nearest primary", "parametric"}
     for headline in HEADLINES:
         assert isinstance(evaluation.numbers[GENERATED][headline.name], Estimate | Missing)
         assert judge(evaluation, headline) in {"at the floor", "meets the bar", "undecided", "misses the bar", "—"}
@@ -209,10 +214,10 @@ def test_every_contender_has_every_figure_or_its_reason(evaluation):
     assert evaluation.numbers[GENERATED]["fpd"].reason.endswith("1000 needed")
 
 
-def test_the_floor_is_told_with_its_spread_and_equal_sets_are_at_it(evaluation):
-    floor, found = evaluation.numbers[FLOOR]["score"], evaluation.numbers[GENERATED]["score"]
-    assert 0 < floor.error < floor.value
-    assert found.value < floor.value + 4 * floor.error
+def test_the_floor_has_a_spread_and_equal_sets_are_at_it(evaluation):
+    null, generated = evaluation.numbers[NULL]["score"], evaluation.numbers[GENERATED]["score"]
+    assert 0 < null.error < null.value
+    assert generated.value < null.value + 4 * null.error
     assert evaluation.numbers["parametric"]["auc_bundles"].value > 0.45
 
 
@@ -220,10 +225,10 @@ def test_report_holds_all_figures_and_no_nan(evaluation, tmp_path):
     files.write_report(evaluation, tmp_path)
     content = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
     assert content["numbers"]["generated"]["fpd"]["absent"].endswith("1000 needed")
-    assert content["numbers"]["truth"]["score"]["value"] == evaluation.numbers[FLOOR]["score"].value
+    assert content["numbers"]["truth"]["score"]["value"] == evaluation.numbers[NULL]["score"].value
     page = (tmp_path / "report.html").read_text()
     assert page.count("<img") == len(list((tmp_path / "figures").glob("*.png"))) == 8
-    assert "Absent, and why:" in page
+    assert "Numbers that are absent, and why:" in page
     assert "src='http" not in page
     assert "title='" in page  # Absent numbers carry their reasons.
 
@@ -238,12 +243,12 @@ def test_a_truth_without_muons_is_refused():
     truth = toy_events(10, seed=0)
     empty = EventArrays(truth.ids, truth.primaries, 0 * truth.counts, truth.muons[:0])
     with pytest.raises(ValueError, match="has a muon"):
-        evaluate_arrays(empty, truth, None, EvaluationSettings())
+        evaluate_arrays(empty, truth, NO_EVENTS, EvaluationSettings())
 
 
 def test_an_empty_split_says_what_to_do(tmp_path):
     write_events(tmp_path / "few.parquet", [to_table(toy_events(1, seed=0))])
-    with pytest.raises(ValueError, match="--split says which part"):
+    with pytest.raises(ValueError, match="--split says which showers"):
         evaluated(EvaluationRequest([str(tmp_path)], generated=[str(tmp_path)]))
 
 

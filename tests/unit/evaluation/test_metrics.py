@@ -15,8 +15,7 @@ from crmuons.evaluation.headers import EventHeaders
 from crmuons.evaluation.metrics import classifiers, distances, multivariate, ratios
 from crmuons.evaluation.metrics.classifiers import Scores, area_under_curve
 from crmuons.evaluation.metrics.distances import Estimate, Missing
-from crmuons.evaluation.metrics.quantities import Sample, bundle_summaries, muon_quantities
-from crmuons.evaluation.metrics.regions import numbered
+from crmuons.evaluation.metrics.quantities import Sample, bundle_summaries, muon_quantities, shower_numbers
 from crmuons.evaluation.tasks import in_process
 
 
@@ -187,7 +186,7 @@ def test_auc_of_known_scores():
     number = area_under_curve(Scores(score, is_other, np.zeros(1200, int), np.arange(1200)))
     assert number.value == pytest.approx(0.75)  # 1/2 for the ties, 1 for the rest.
     assert area_under_curve(Scores(score[:700], is_other[:700], np.zeros(700, int), np.arange(700))) == Missing(
-        "100 events on one side, 200 needed"
+        "100 events in one sample, 200 needed"
     )
 
 
@@ -201,16 +200,18 @@ DISTORTIONS = {
 
 def flags(truth: EventArrays, control: EventArrays, other: EventArrays, names: Sequence[str]) -> set[str]:
     """The figures by which `other` lies more than four standard deviations beyond truth against truth."""
-    a, b, c = numbered(truth, control, other)
-    floor = distances.null_distances(Sample.concat([a, b]), comparison.random_splits(Sample.concat([a, b]), 0))
+    showers = shower_numbers(truth.ids, control.ids, other.ids)
+    a, b, c = (Sample.of(*part) for part in zip((truth, control, other), showers, strict=True))
+    pool = Sample.concat([a, b])
+    null = distances.null_distances(pool, distances.random_splits(pool, 0))
     found = distances.distances(a, c)
-    with in_process() as pieces:
-        sides = [EventSet(EventHeaders.of(events), pieces.given(events)) for events in (truth, other)]
-        contenders = [EventSample(side, pieces.given(sample)) for side, sample in zip(sides, (a, c), strict=True)]
-        scores = comparison.classify(pieces, *contenders, 0)
-        found |= {name: area_under_curve(pieces.get(scores[name])) for name in names}
-    floor |= {name: Estimate(0.5, number.error) for name, number in found.items() if name.startswith("auc")}
-    return {name for name, number in found.items() if number.value > floor[name].value + 4 * floor[name].error}
+    with in_process() as executor:
+        sets = [EventSet(EventHeaders.of(events), executor.put(events)) for events in (truth, other)]
+        samples = [EventSample(part, executor.put(sample)) for part, sample in zip(sets, (a, c), strict=True)]
+        scores = comparison.classify(executor, *samples, 0)
+        found |= {name: area_under_curve(executor.get(scores[name])) for name in names}
+    null |= {name: Estimate(0.5, number.error) for name, number in found.items() if name.startswith("auc")}
+    return {name for name, number in found.items() if number.value > null[name].value + 4 * null[name].error}
 
 
 @pytest.fixture
