@@ -25,7 +25,8 @@ class RunStorage:
     def of(cls, settings: config.Config) -> "RunStorage":
         """Resolve run.storage_path.
 
-        A relative path starts at the working directory; in a Ray job, which runs in a temporary copy of it, at the home directory.
+        A relative path starts at the working directory; in a Ray job, which runs in a temporary copy of it, at the
+        home directory.
         """
         place = settings.run.storage_path
         if "://" in place and not place.startswith("file://"):

@@ -96,7 +96,7 @@ def fetch_newest(run: Run) -> None:
 
 
 def _remote_names(run: Run, label: str, *, optional: bool) -> list[str]:
-    """Return the names of the artifacts at a run's URL; none if it cannot be reached and the run can do without them."""
+    """Return the names of artifacts at a run's URL; none if it cannot be reached and they are optional."""
     assert run.url is not None
     try:
         return artifacts.find(run.url, label)

@@ -52,9 +52,9 @@ class UploadStatus:
 class Uploads:
     """Uploads checkpoints to the run's URL in a thread, so that training never waits.
 
-    The newest and the best checkpoint are uploaded. A checkpoint that is overtaken while it waits is skipped, so that a slow
-    storage is one checkpoint behind instead of having a growing queue. A failed upload is repeated after FIRST_WAIT_S, and
-    then after growing waits up to LONGEST_WAIT_S.
+    The newest and the best checkpoint are uploaded. A checkpoint that is overtaken while it waits is skipped, so that
+    a slow storage is one checkpoint behind instead of having a growing queue. A failed upload is repeated after
+    FIRST_WAIT_S, and then after growing waits up to LONGEST_WAIT_S.
 
     Args:
         run: a run with a URL.
@@ -120,7 +120,7 @@ class Uploads:
         raise NotStoredError(msg)
 
     def wait(self, seconds: float) -> bool:
-        """Stop taking new uploads, wait up to `seconds` (only on the first call), and return whether everything is uploaded."""
+        """Take no more uploads, wait up to `seconds` at the first call, and return whether everything is uploaded."""
         with self._guard:
             seconds, self._closing = 0.0 if self._closing else seconds, True
             self._guard.notify()
@@ -128,7 +128,7 @@ class Uploads:
         return not self._waiting
 
     def _snapshot(self, source: Path, label: str, beside: Sequence[str]) -> None:
-        """Link a directory's files into the outbox, so that pruning does not remove them, and copy files that still grow."""
+        """Link a directory's files into the outbox, where pruning cannot remove them, and copy growing files."""
         target = self._outbox / label
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(source, target, copy_function=link)
