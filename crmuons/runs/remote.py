@@ -25,12 +25,8 @@ from crmuons.storage import artifacts
 
 logger = logging.getLogger(__name__)
 
-START_FILES = (
-    "features.pt",
-    "validation.parquet",
-    "files.json",
-    "config.json",
-)  # In this order: a run with config.json counts as started.
+# config.json comes last: a directory that has it counts as a started run.
+START_FILES = ("features.pt", "validation.parquet", "files.json", "config.json")
 # sent.json is copied before the journal: it must not claim more than the journal holds.
 KEPT_WITH_STEPS = ("metrics.jsonl", "tracking/sent.json", "tracking/journal.jsonl")
 STEPS = r"step-\d{8}"

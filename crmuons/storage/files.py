@@ -131,9 +131,8 @@ def put(local: Path, url: str) -> None:
         PermissionError: if no token allows it, or the folder is not writable.
     """
     fs, path = filesystem(url)
-    if not isinstance(
-        fs, LocalFileSystem
-    ):  # Object stores write a file atomically; in a federation its size is checked.
+    # Object stores write a file atomically, and in a federation its size is checked at the origin.
+    if not isinstance(fs, LocalFileSystem):
         fs.put_file(str(local), path)
         return
     target = Path(path)

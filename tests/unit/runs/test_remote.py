@@ -1,4 +1,4 @@
-"""Runs that are kept at a URL: another machine goes on from what is whole there, and no result is lost without a word."""
+"""Runs at a URL: another machine continues from the newest complete checkpoint, and no result is lost silently."""
 
 import shutil
 import threading
@@ -137,7 +137,7 @@ def test_a_half_written_checkpoint_and_a_damaged_one_are_passed_over(url, start,
 
 @pytest.fixture
 def down(monkeypatch):
-    """A storage that takes nothing until it is back."""
+    """A storage that refuses every file until it is back."""
     back, put = threading.Event(), files.put
 
     def put_once_back(local, target):
