@@ -30,7 +30,7 @@ def git_commit(file: Path = Path(__file__)) -> str | None:
 
 
 def code_tags() -> dict[str, str]:
-    """Return the tags that name the code: the versions of crmuons, torch and Ray, and the git commit if there is one."""
+    """Return the versions of crmuons, torch and Ray, and the git commit if there is one, as tags."""
     tags = {f"{name}_version": importlib.metadata.version(name) for name in ("crmuons", "torch", "ray")}
     commit = git_commit()
     return tags if commit is None else tags | {"git_commit": commit}

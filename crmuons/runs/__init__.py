@@ -1,1 +1,1 @@
-"""A run's directory, its checkpoints, and the copy that is kept at a URL."""
+"""A run's directory, its checkpoints, and its copy at a URL."""

@@ -1,7 +1,7 @@
-"""Checkpoints and saved models: directories that appear under their name only once they are whole.
+"""Checkpoints: directories that appear under their names only once they are complete.
 
-A model directory holds `model.json` (settings and provenance) and `weights.pt`; torch alone loads it. A checkpoint is a model
-directory with `training.pt` beside it: everything else that resume needs.
+A checkpoint is a model directory (see models/saved_model.py) that also holds `training.pt`, with everything else that a
+resumed run needs.
 """
 
 import re
@@ -22,12 +22,12 @@ _NAME = re.compile(r"step-(\d{8})")
 
 
 def path(directory: Path, step: int) -> Path:
-    """Where the checkpoint of a step is."""
+    """Return the path of a step's checkpoint."""
     return directory / f"step-{step:08d}"
 
 
 def step(name: str) -> int:
-    """The step of a checkpoint's name, whatever follows it."""
+    """Return the step in a name that begins with a checkpoint's name."""
     match = _NAME.match(name)
     assert match is not None, name
     return int(match[1])
@@ -37,24 +37,25 @@ def save(directory: Path, step: int, model: BundleModel, about: Mapping[str, Any
     """Write the checkpoint of a step.
 
     Args:
-        directory: of the run's checkpoints.
-        step: steps done.
-        model: the averaged model, which is the one that generates.
-        about: what `save_model` writes to model.json.
-        training: tensors, numbers, strings, lists and dictionaries alone: it is loaded with `weights_only`.
+        directory: the directory of the run's checkpoints.
+        step: the number of finished steps.
+        model: the averaged model, which generates events.
+        about: the content of model.json beside its format; see `save_model`.
+        training: the state of training. It may hold only tensors, numbers, strings, lists and dictionaries, since it is
+            loaded with `weights_only`.
 
     Raises:
-        OSError: if it cannot be written, for instance for want of room. Earlier checkpoints are then untouched.
+        OSError: if it cannot be written, for instance because the disk is full. Earlier checkpoints are intact.
     """
     target = path(directory, step)
     try:
-        # A run that was continued from an earlier checkpoint replaces its later ones.
+        # A run that continued from an earlier checkpoint replaces later ones.
         with atomic_directory(target, replace=True) as partial:
             write_model_files(partial, model, about)
             write_tensors(partial / TRAINING_FILE, training)
-    except (OSError, RuntimeError) as error:  # torch says RuntimeError where a write falls short
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a short write
         msg = (
-            f"checkpoint of step {step} could not be written to {directory} ({_reason(error)}); free space there where the disk is full: "
+            f"checkpoint of step {step} could not be written to {directory} ({_reason(error)}); free space there if the disk is full; "
             "earlier ones are intact"
         )
         raise OSError(msg) from error
@@ -62,48 +63,48 @@ def save(directory: Path, step: int, model: BundleModel, about: Mapping[str, Any
 
 
 def _reason(error: Exception) -> str:
-    """What torch means where it says at which position of its archive it should be and is."""
+    """Return the reason of an error, with torch's obscure message for a short write translated."""
     return "No space left on device: a write fell short" if "inline_container" in str(error) else str(error)
 
 
 def load_training(checkpoint: Path | BytesIO) -> dict[str, Any]:
-    """What `save` was given as `training`, from a checkpoint's directory or the content of its training.pt."""
+    """Load the state of training that `save` wrote, from a checkpoint directory or the content of its training.pt."""
     source = checkpoint / TRAINING_FILE if isinstance(checkpoint, Path) else checkpoint
     state: dict[str, Any] = torch.load(source, map_location="cpu", weights_only=True)
     return state
 
 
 def steps(directory: Path) -> dict[int, Path]:
-    """The checkpoints of a run by their steps, ascending."""
-    found = {entry: _NAME.fullmatch(entry.name) for entry in directory.glob("step-*")}
-    return dict(sorted((int(match[1]), entry) for entry, match in found.items() if match))
+    """Return the paths of a run's checkpoints by their steps, in ascending order."""
+    matches = {entry: _NAME.fullmatch(entry.name) for entry in directory.glob("step-*")}
+    return dict(sorted((int(match[1]), entry) for entry, match in matches.items() if match))
 
 
 def latest(directory: Path) -> Path | None:
-    """The newest checkpoint; None if there is none."""
+    """Return the newest checkpoint; None if there is none."""
     return next(reversed(steps(directory).values()), None)
 
 
 def best(directory: Path) -> Path | None:
-    """The checkpoint selected by validation; the newest where none was."""
+    """Return the checkpoint that validation selected, or the newest if it selected none."""
     return selected(directory) or latest(directory)
 
 
 def selected(directory: Path) -> Path | None:
-    """The checkpoint selected by validation; None where none was."""
+    """Return the checkpoint that validation selected; None if it selected none."""
     chosen = directory / BEST_FILE
     named = directory / chosen.read_text() if chosen.is_file() else None
     return named if named is not None and named.is_dir() else None
 
 
 def mark_best(directory: Path, checkpoint: Path) -> None:
-    """Select a checkpoint."""
+    """Mark a checkpoint as the one that validation selected."""
     with atomic_file(directory / BEST_FILE) as partial:
         partial.write_text(checkpoint.name)
 
 
 def prune(directory: Path, keep: int) -> None:
-    """Delete all checkpoints but the newest `keep` and the best, and what a kill left half written or half deleted."""
+    """Delete all checkpoints except the newest `keep` and the best, and any that a killed process left incomplete."""
     kept = {*list(steps(directory).values())[-keep:], best(directory)}
     for saved in steps(directory).values():
         if saved not in kept:

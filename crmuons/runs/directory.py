@@ -1,4 +1,4 @@
-"""A run's directory: where everything that one run leaves behind is, and which run a command continues."""
+"""A run's directory: the files of one run, and the choice of the run that a command continues."""
 
 import hashlib
 import json
@@ -25,9 +25,9 @@ from crmuons.storage.files import File
 logger = logging.getLogger(__name__)
 
 FAILURE_BYTES = 4096
-START = "start"  # Label of the bundle that a run kept at a URL begins with.
+START = "start"  # Label of the artifact that holds the start of a run stored at a URL.
 
-# These may change when a run is continued; a change of any other setting is refused.
+# Settings that may change when a run continues. A change of any other setting is refused.
 MUTABLE_SETTINGS = re.compile(
     r"run\.(resume|max_failures|checkpoint_every|keep_checkpoints|storage_path|upload_seconds|name)"
     r"|scaling\..*|tracking\..*|train\.(steps|max_seconds|log_every|validate_every|profile_steps)"
@@ -37,7 +37,12 @@ MUTABLE_SETTINGS = re.compile(
 
 @dataclass(frozen=True)
 class Run:
-    """A run: its directory on this machine, and the URL where its results are kept (remote_runs.py); None: in the directory."""
+    """A run.
+
+    Attributes:
+        directory: its directory on this machine.
+        url: the URL where its results are stored (see remote.py); None if they are stored in the directory.
+    """
 
     directory: Path
     url: str | None = None
@@ -49,7 +54,7 @@ class Run:
 
     @property
     def uri(self) -> str:
-        """Where the run is, the same for every machine."""
+        """The URL or path that names the run on every machine."""
         return self.url or str(self.directory)
 
     @property
@@ -68,45 +73,51 @@ class Run:
 
     @property
     def tensorboard(self) -> Path:
-        """TensorBoard's event files, where they are asked for."""
+        """TensorBoard's event files, if they are asked for."""
         return self.directory / "tensorboard"
 
     @property
     def profile(self) -> Path:
-        """Traces of the steps that were profiled."""
+        """Traces of the profiled steps."""
         return self.directory / "profile"
 
     @property
     def losses(self) -> Path:
-        """One JSON line for each time that workers were lost, with the reasons."""
+        """One JSON line for each loss of workers, with the reasons."""
         return self.directory / "losses.jsonl"
 
     @property
     def failure(self) -> Path:
-        """Why the run stopped, where it is of no use to try again."""
+        """Why the run stopped, if trying again is useless."""
         return self.directory / "failure.json"
 
     @property
     def stop_request(self) -> Path:
-        """Its presence asks the run to save a checkpoint and end."""
+        """A file that asks the run, if it exists, to save a checkpoint and end."""
         return self.directory / "stop"
 
     @property
     def done(self) -> Path:
-        """Present once the run has reached its end."""
+        """A file that exists once the run has reached its end."""
         return self.directory / "done.json"
 
     def has_started(self) -> bool:
-        """Whether it was prepared far enough to be continued."""
+        """Return whether this machine's directory was set up, so that the run can continue."""
         return (self.directory / "config.json").is_file()
 
     def create(
         self, settings: config.Config, files: Sequence[File], features: Features, validation: EventArrays
     ) -> None:
-        """Write what every worker, and every later attempt, starts from; the directory appears once it is whole.
+        """Write what every worker and every later attempt starts from. The directory appears once it is complete.
+
+        Args:
+            settings: the settings of the run.
+            files: the training files with their sizes.
+            features: the features fitted to the training events.
+            validation: the events held out for validation.
 
         Raises:
-            OSError: if it cannot be written, or if there is a directory of this name with something else in it.
+            OSError: if it cannot be written, or if a directory of this name exists and is not empty.
         """
         try:
             with atomic_directory(self.directory) as partial:
@@ -114,27 +125,31 @@ class Run:
                 arrow.write_events(partial / "validation.parquet", [arrow.to_table(validation)])
                 write_json(partial / "files.json", [[file.url, file.size] for file in files])
                 write_json(partial / "config.json", settings.model_dump(mode="json"))
-        except (OSError, RuntimeError) as error:  # torch says RuntimeError where a write falls short
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a short write
             msg = (
-                f"the run's directory {self.directory} cannot be written ({error}); free space there where the disk is full, or "
+                f"the run's directory {self.directory} cannot be written ({error}); free space there if the disk is full, or "
                 "choose another run.storage_path"
             )
             raise OSError(msg) from error
 
     def reserve_failure(self) -> None:
-        """Take the room for `failure` while there is some: a full disk is what it may have to tell."""
+        """Reserve disk space for `failure`, so that it can report a full disk.
+
+        Raises:
+            OSError: if the directory cannot be written.
+        """
         try:
             self._reserved.write_text(" " * FAILURE_BYTES)
         except OSError as error:
-            msg = f"the run's directory {self.directory} cannot be written ({error}); free space there where the disk is full"
+            msg = f"the run's directory {self.directory} cannot be written ({error}); free space there if the disk is full"
             raise OSError(msg) from error
 
     def fail(self, reason: dict[str, str]) -> None:
-        """Write down why the run cannot go on, in the room that was taken for it where the disk is full."""
+        """Write the reason why the run cannot continue; on a full disk, into the reserved space."""
         try:
             write_json(self.failure, reason)
         except OSError as error:
-            if not self._reserved.exists():  # On another node than the driver's, or another worker was first.
+            if not self._reserved.exists():  # Not the driver's node, or another worker was faster.
                 logger.warning("%s cannot be written: %s", self.failure, error)
                 return
             with self._reserved.open("r+") as file:
@@ -146,36 +161,36 @@ class Run:
         return self.directory / ".failure"
 
     def load_features(self, settings: config.Config) -> Features:
-        """The features that were fitted when the run started."""
+        """Load the features that were fitted when the run started."""
         features = Features(cartesian=settings.model.kind == "predecessor")
         features.load_state_dict(torch.load(self.directory / "features.pt", weights_only=True))
         return features
 
     def load_validation(self) -> EventArrays:
-        """The held-out events that validations use."""
+        """Load the held-out events that validations use."""
         return arrow.to_arrays(pq.read_table(self.directory / "validation.parquet"))
 
     def load_files(self) -> list[File]:
-        """The training files, as they were when the run started: the plan of its reading rests on them."""
+        """Load the list of training files of the run's start, from which the read plan follows."""
         return [File(url, size) for url, size in json.loads((self.directory / "files.json").read_text())]
 
     def latest_metrics(self) -> dict[str, int | float]:
-        """The newest value of each metric."""
+        """Return the newest value of each metric."""
         newest: dict[str, int | float] = {}
         for line in self._metric_lines():
             newest |= line
         return newest
 
     def lowest(self, metric: str) -> tuple[int, float] | None:
-        """The step at which a metric was lowest, and its value there; None where it was never a finite number."""
+        """Return the step at which a metric was lowest, and its value; None if it was never a finite number."""
         lines = [line for line in self._metric_lines() if math.isfinite(line.get(metric, math.nan))]
-        told = [(int(line["step"]), float(line[metric])) for line in lines]
-        return min(told, key=lambda entry: entry[1], default=None)
+        values = [(int(line["step"]), float(line[metric])) for line in lines]
+        return min(values, key=lambda entry: entry[1], default=None)
 
     def forget_metrics_after(self, step: int) -> None:
-        """Take the metrics of later steps back, which a run that continues from this one writes again.
+        """Remove the metrics of later steps, which a run that continues from this step writes again.
 
-        A line that a killed worker left unfinished goes too.
+        An unfinished line of a killed worker is removed too.
         """
         kept = [json.dumps(line) + "\n" for line in self._metric_lines() if line["step"] <= step]
         write_text(self.metrics, "".join(kept))
@@ -186,14 +201,14 @@ class Run:
             yield from map(json.loads, whole.splitlines())
 
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that name the training files and their sizes."""
+        """Return 16 hexadecimal digits of a hash of the training files' names and sizes."""
         return hashlib.sha256((self.directory / "files.json").read_bytes()).hexdigest()[:16]
 
     def check_unchanged(self, settings: config.Config) -> None:
-        """Refuse to continue a run with settings that would make it another one.
+        """Refuse to continue a run with settings that would make it a different run.
 
         Raises:
-            ValueError: naming the settings that differ.
+            ValueError: if a setting outside MUTABLE_SETTINGS differs, with all that differ.
         """
         before = config.from_stored(json.loads((self.directory / "config.json").read_text())).flat()
         now = settings.flat()
@@ -208,11 +223,11 @@ class Run:
 
 
 def find_run(settings: config.Config, storage: RunStorage) -> Run:
-    """Find the run that the settings name: the one to continue (run.resume=auto), or a new one.
+    """Return the run that the settings name: the one to continue (run.resume=auto), or a new one.
 
     Raises:
         ValueError: if a run of the given name exists and is not to be continued.
-        OSError: if the storage cannot be asked.
+        OSError: if the storage cannot be read.
     """
     name, url = settings.run.name, storage.url
     names = {path.name for path in storage.directory.glob("*")} | set(files.names(url) if url else ())
@@ -222,7 +237,7 @@ def find_run(settings: config.Config, storage: RunStorage) -> Run:
         return Run(storage.directory / name, f"{url}/{name}" if url else None)
 
     if settings.run.resume == "auto":
-        started = [each for each in map(run, (name, *numbered.values())) if has_started(each)]
+        started = [candidate for candidate in map(run, (name, *numbered.values())) if has_started(candidate)]
         return started[-1] if started else run(name)
     if name not in names:
         return run(name)
@@ -233,11 +248,11 @@ def find_run(settings: config.Config, storage: RunStorage) -> Run:
 
 
 def has_started(run: Run) -> bool:
-    """Whether a run can be continued, here or from where it is kept."""
+    """Return whether a run can be continued, from this machine's directory or from its URL."""
     return run.has_started() or (run.url is not None and bool(artifacts.find(run.url, START)))
 
 
 def _numbered(base: str, names: Iterable[str]) -> dict[int, str]:
-    """The runs NAME-n beside a run NAME by their n, ascending: runs of the same settings are numbered from 2."""
-    found = {name: re.fullmatch(re.escape(base) + r"-(\d+)", name) for name in names}
-    return dict(sorted((int(match[1]), name) for name, match in found.items() if match))
+    """Return the names NAME-n by their n, in ascending order. Runs with the same settings are numbered from 2."""
+    matches = {name: re.fullmatch(re.escape(base) + r"-(\d+)", name) for name in names}
+    return dict(sorted((int(match[1]), name) for name, match in matches.items() if match))

@@ -1,4 +1,4 @@
-"""Where runs live: a directory, or a URL with a local copy."""
+"""Where runs are stored: in a directory, or at a URL with a local copy."""
 
 import hashlib
 import os
@@ -11,11 +11,11 @@ from crmuons import config
 
 @dataclass(frozen=True)
 class RunStorage:
-    """Where the runs of one command live. The driver resolves it once and hands it on.
+    """Where the runs of one command are stored. The driver resolves it once and passes it on.
 
     Attributes:
-        directory: parent of the runs' directories on this machine; for runs kept at a URL, of their local copies.
-        url: where the runs are kept; None if that is `directory`.
+        directory: parent of the runs' directories on this machine; for runs stored at a URL, of their local copies.
+        url: the URL where the runs are stored; None if they are stored in `directory`.
     """
 
     directory: Path
@@ -25,7 +25,8 @@ class RunStorage:
     def of(cls, settings: config.Config) -> "RunStorage":
         """Resolve run.storage_path.
 
-        A Ray job runs in a temporary copy of its working directory; there a relative path starts at the home.
+        A relative path starts at the working directory; in a Ray job, which runs in a temporary copy of it, at the
+        home directory.
         """
         place = settings.run.storage_path
         if "://" in place and not place.startswith("file://"):
@@ -36,7 +37,7 @@ class RunStorage:
 
 
 def local_copy(url: str) -> Path:
-    """Where this machine has its copy of a run that is kept at a URL: below $XDG_CACHE_HOME, or ~/.cache."""
+    """Return the path of this machine's copy of a run that is stored at a URL: below $XDG_CACHE_HOME, or ~/.cache."""
     storage, _, name = url.rpartition("/")
     readable = re.sub(r"[^A-Za-z0-9.-]+", "_", storage)[-60:]
     digest = hashlib.sha256(storage.encode()).hexdigest()[:8]
@@ -44,10 +45,10 @@ def local_copy(url: str) -> Path:
 
 
 def caches() -> Path:
-    """Where this machine has copies of what is kept at URLs."""
+    """Return the parent directory of this machine's copies of what is stored at URLs."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crmuons"
 
 
 def in_ray_job() -> bool:
-    """Whether this process was started by `ray job submit`."""
+    """Return whether `ray job submit` started this process."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ

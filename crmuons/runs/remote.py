@@ -1,13 +1,13 @@
-"""Runs that are kept at a URL: each works in a directory of its own machine, and its results are copied out on the way.
+"""Runs that are stored at a URL: each works in a local directory, and its results are copied to the URL as it runs.
 
-Below the run's URL lie bundles (bundles.py), which are immutable and whole or not there:
+The run's URL holds artifacts (storage/artifacts.py), which are immutable and complete or ignored:
 
     start-DIGEST/              config.json, files.json, features.pt, validation.parquet
     step-XXXXXXXX-DIGEST/      a checkpoint, with the metrics and the tracking journal up to it
-    model-XXXXXXXX-DIGEST/     the selected model, metrics and done.json: the run is at its end
-    quarantine/, outliers/     Parquet files, as they are found
+    model-XXXXXXXX-DIGEST/     the selected model, metrics and done.json; it marks the end of the run
+    quarantine/, outliers/     Parquet files of rejected rows and of events above the muon cap
 
-Any machine goes on from there. Rank 0 alone writes.
+Any machine can continue from there. Only rank 0 writes.
 """
 
 import fcntl
@@ -25,20 +25,18 @@ from crmuons.storage import artifacts
 
 logger = logging.getLogger(__name__)
 
-START_FILES = ("features.pt", "validation.parquet", "files.json", "config.json")  # The last makes it a started run.
-KEPT_WITH_STEPS = (
-    "metrics.jsonl",
-    "tracking/sent.json",
-    "tracking/journal.jsonl",
-)  # `sent` first: it must not be ahead.
+# config.json comes last: a directory that has it counts as a started run.
+START_FILES = ("features.pt", "validation.parquet", "files.json", "config.json")
+# sent.json is copied before the journal: it must not claim more than the journal holds.
+KEPT_WITH_STEPS = ("metrics.jsonl", "tracking/sent.json", "tracking/journal.jsonl")
 STEPS = r"step-\d{8}"
 
 
 def start(run: Run) -> None:
-    """Copy out what a run starts from. It comes before the training, and shows that the place can be written.
+    """Copy what a run starts from to its URL. Done before training, it also shows that the URL can be written.
 
     Raises:
-        OSError: if it cannot.
+        OSError: if the URL cannot be written.
     """
     if run.url is None:
         return
@@ -47,45 +45,45 @@ def start(run: Run) -> None:
 
 
 def fetch_start(run: Run) -> None:
-    """Copy what a run starts from to this machine, once, whatever the number of processes; nothing for a new run.
+    """Copy what a run starts from to this machine, once for all processes. Do nothing for a new run.
 
     Raises:
-        DamagedError: if it is not what was written.
-        ValueError: if this machine's copy is of another run of the same name.
+        DamagedError: if the remote files do not match their manifest.
+        ValueError: if this machine's copy belongs to another run of the same name.
     """
     if run.url is None:
         return
     run.directory.parent.mkdir(parents=True, exist_ok=True)
     with run.directory.with_name(f".{run.directory.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        found = _there(run, START, go_on=run.has_started())
-        there = [name for name in found if artifacts.is_whole(run.url, name)]  # Otherwise it never began to train.
+        names = _remote_names(run, START, optional=run.has_started())
+        complete = [name for name in names if artifacts.is_whole(run.url, name)]  # Without it training never began.
         if run.has_started():
-            _check_same(run, there)
-        elif there:
+            _check_same(run, complete)
+        elif complete:
             folder = run.directory / ".start"
-            artifacts.download(run.url, there[0], folder)
+            artifacts.download(run.url, complete[0], folder)
             for name in START_FILES:
                 (folder / name).replace(run.directory / name)
             folder.rmdir()
 
 
 def fetch_newest(run: Run) -> None:
-    """Copy the newest whole checkpoint to this machine, and the best one, where this machine has no newer one.
+    """Copy the newest complete checkpoint and the best one to this machine, unless it has a newer one.
 
     Raises:
-        OSError: if the storage cannot be read, and there is no checkpoint on this machine either.
+        OSError: if the storage cannot be read, and this machine has no checkpoint either.
     """
     if run.url is None:
         return
-    here = max(checkpoint.steps(run.checkpoints), default=-1)
-    for name in reversed(_there(run, STEPS, go_on=here >= 0)):
-        if checkpoint.step(name) <= here:
+    local_step = max(checkpoint.steps(run.checkpoints), default=-1)
+    for name in reversed(_remote_names(run, STEPS, optional=local_step >= 0)):
+        if checkpoint.step(name) <= local_step:
             return
         try:
             best = _fetch_checkpoint(run, name).about["best"]
         except artifacts.DamagedError as error:
-            logger.warning("%s; going on from the checkpoint before it", error)
+            logger.warning("%s; continuing from the checkpoint before it", error)
             continue
         if best is not None:
             _fetch_best(run, best)
@@ -93,15 +91,15 @@ def fetch_newest(run: Run) -> None:
         return
 
 
-def _there(run: Run, label: str, *, go_on: bool) -> list[str]:
-    """The bundles at a run's URL; none, where it cannot be asked and the run can go on without."""
+def _remote_names(run: Run, label: str, *, optional: bool) -> list[str]:
+    """Return the names of artifacts at a run's URL; none if it cannot be reached and they are optional."""
     assert run.url is not None
     try:
         return artifacts.find(run.url, label)
     except ConnectionError as error:
-        if not go_on:
+        if not optional:
             raise
-        logger.warning("%s; going on from this machine's copy of the run", error)
+        logger.warning("%s; continuing from this machine's copy of the run", error)
         return []
 
 
@@ -112,7 +110,7 @@ def _fetch_checkpoint(run: Run, name: str) -> artifacts.ArtifactManifest:
 
 def _fetch_best(run: Run, step: int) -> None:
     target = checkpoint.path(run.checkpoints, step)
-    for name in _there(run, target.name, go_on=True):
+    for name in _remote_names(run, target.name, optional=True):
         if not target.is_dir():
             _fetch_checkpoint(run, name)
     if target.is_dir():
@@ -120,17 +118,17 @@ def _fetch_best(run: Run, step: int) -> None:
 
 
 def _unpack(run: Run, saved: Path) -> None:
-    """Put what came with a checkpoint where the run goes on with it."""
+    """Move the metrics and the journal that came with a checkpoint to the run's directory."""
     for name in KEPT_WITH_STEPS:
         if (saved / name).is_file():
             (run.directory / name).parent.mkdir(exist_ok=True)
             (saved / name).replace(run.directory / name)
 
 
-def _check_same(run: Run, there: list[str]) -> None:
+def _check_same(run: Run, remote_names: list[str]) -> None:
     with _start_folder(run) as folder:
-        ours = artifacts.ArtifactManifest.of(START, folder, {}).name
-    if there and ours not in there:
+        local_name = artifacts.ArtifactManifest.of(START, folder, {}).name
+    if remote_names and local_name not in remote_names:
         msg = (
             f"{run.directory} is this machine's copy of another run than the one at {run.url}; move it away, or choose "
             "another run.name"
@@ -140,6 +138,7 @@ def _check_same(run: Run, there: list[str]) -> None:
 
 @contextmanager
 def _start_folder(run: Run) -> Iterator[Path]:
+    """Yield a temporary folder with the files that a run starts from."""
     with tempfile.TemporaryDirectory(prefix=".start-", dir=run.directory) as folder:
         for name in START_FILES:
             link(str(run.directory / name), str(Path(folder) / name))
@@ -147,7 +146,8 @@ def _start_folder(run: Run) -> Iterator[Path]:
 
 
 def link(source: str, target: str) -> None:
+    """Make a hard link, or a copy on a file system without links."""
     try:
         os.link(source, target)
-    except OSError:  # Not every file system has links.
+    except OSError:
         shutil.copyfile(source, target)

@@ -1,4 +1,4 @@
-"""Copies of checkpoints to where a run is kept, made in a thread while the run goes on."""
+"""Upload checkpoints to a run's URL, in a thread, while the run continues."""
 
 import json
 import logging
@@ -19,22 +19,22 @@ from crmuons.storage import artifacts, atomic, files
 logger = logging.getLogger(__name__)
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 2.0, 30.0
-FAILURE_WAIT_S = 60.0  # How long a run that failed stays to copy out its last checkpoint.
+FAILURE_WAIT_S = 60.0  # A failed run waits this long for the upload of its last checkpoint.
 
 
 class NotStoredError(OSError):
-    """A run's results are not all where they are kept; the message says where they are."""
+    """Raised if some results could not be copied to the run's URL; the message says where they are."""
 
 
 @dataclass(frozen=True)
 class UploadStatus:
-    """How far a run's results are where it is kept, as `upload.json` in its directory tells.
+    """Which results of a run are at its URL, as recorded in `upload.json` in its directory.
 
     Attributes:
-        step: of the newest checkpoint there, -1 without one.
-        model: the name of the model's bundle, None before the end.
-        trouble: why the last attempt to write failed, None after one that did not.
-        kept: why checkpoints that are no longer needed stay there, None where they are removed.
+        step: the step of the newest checkpoint at the URL; -1 if there is none.
+        model: the name of the model's artifact; None before the end of the run.
+        trouble: why the last upload failed; None if it succeeded.
+        kept: why checkpoints that are no longer needed could not be removed; None if they were.
     """
 
     step: int = -1
@@ -44,20 +44,21 @@ class UploadStatus:
 
     @classmethod
     def of(cls, run: Run) -> "UploadStatus":
-        """What is known on this machine."""
+        """Return the status that this machine recorded."""
         path = _record(run)
         return cls(**json.loads(path.read_text())) if path.is_file() else cls()
 
 
 class Uploads:
-    """Copies checkpoints to where a run is kept, in a thread: training never waits for it.
+    """Uploads checkpoints to the run's URL in a thread, so that training never waits.
 
-    The newest and the best are copied; one that is overtaken before its turn is left out, so that a slow storage is behind by a
-    checkpoint and not by a growing queue. What fails is tried again, with waits between FIRST_WAIT_S and LONGEST_WAIT_S.
+    The newest and the best checkpoint are uploaded. A checkpoint that is overtaken while it waits is skipped, so that
+    a slow storage is one checkpoint behind instead of having a growing queue. A failed upload is repeated after
+    FIRST_WAIT_S, and then after growing waits up to LONGEST_WAIT_S.
 
     Args:
-        run: one with a URL.
-        keep: how many of the newest checkpoints stay there, beside the best one.
+        run: a run with a URL.
+        keep: how many of the newest checkpoints to keep at the URL, beside the best one.
     """
 
     def __init__(self, run: Run, keep: int) -> None:
@@ -65,14 +66,13 @@ class Uploads:
         self.run, self.url, self.keep = run, run.url, keep
         self.stored = replace(UploadStatus.of(run), trouble=None, kept=None)
         self._guard = threading.Condition()
-        self._waiting: dict[str, dict[str, int | None]] = {}  # Labels, and what the manifest says of each.
+        self._waiting: dict[str, dict[str, int | None]] = {}  # By label, what the manifest will say about it.
         self._sending: str | None = None
         self._sent: list[str] = []
         self._closing = self._given_up = False
         shutil.rmtree(self._outbox, ignore_errors=True)
-        if (
-            last := checkpoint.latest(run.checkpoints)
-        ) is not None:  # It may have been on its way in an attempt before.
+        last = checkpoint.latest(run.checkpoints)
+        if last is not None:  # An earlier attempt may not have finished its upload.
             self.add(last)
         self._resumed = None if last is None else last.name
         self._thread = threading.Thread(target=self._send_all, name="uploads", daemon=True)
@@ -83,18 +83,18 @@ class Uploads:
         return self.run.directory / "outbox"
 
     def add(self, saved: Path) -> None:
-        """Take a checkpoint that was saved, with the metrics up to it."""
+        """Queue a saved checkpoint, with the metrics up to it."""
         best = checkpoint.selected(self.run.checkpoints)
         with self._guard:
             self._snapshot(saved, saved.name, KEPT_WITH_STEPS)
             self._waiting[saved.name] = {"best": None if best is None else checkpoint.step(best.name)}
-            wanted = {saved.name, self._sending, None if best is None else best.name}
-            for overtaken in self._waiting.keys() - wanted:
+            needed = {saved.name, self._sending, None if best is None else best.name}
+            for overtaken in self._waiting.keys() - needed:
                 self._drop(overtaken)
             self._guard.notify()
 
     def add_model(self, step: int) -> None:
-        """Take the model that was delivered, and the mark that the run is done."""
+        """Queue the final model, and the mark that the run is done."""
         label = f"model-{step:08d}"
         with self._guard:
             self._snapshot(self.run.model, label, (self.run.metrics.name,))
@@ -104,10 +104,10 @@ class Uploads:
             self._guard.notify()
 
     def finish(self, seconds: float) -> None:
-        """Wait until all is copied.
+        """Wait until everything is uploaded.
 
         Raises:
-            NotStoredError: if it is not after so many seconds, with where it lies and what to do.
+            NotStoredError: if it is not after `seconds`, with the place of the files and the remedy.
         """
         if self.wait(seconds):
             return
@@ -115,12 +115,12 @@ class Uploads:
         msg = (
             f"{' and '.join(self._waiting)} could not be copied to {self.url} within run.upload_seconds = {seconds:g} "
             f"({self.stored.trouble or 'it takes longer than that'}); all of it is in {self.run.directory} on "
-            f"{socket.gethostname()}, from where the same command with run.resume=auto copies it once the storage takes it"
+            f"{socket.gethostname()}, where the same command with run.resume=auto copies it once the storage works again"
         )
         raise NotStoredError(msg)
 
     def wait(self, seconds: float) -> bool:
-        """Whether all is copied after so many seconds, which are waited for once; nothing can be added any more."""
+        """Take no more uploads, wait up to `seconds` at the first call, and return whether everything is uploaded."""
         with self._guard:
             seconds, self._closing = 0.0 if self._closing else seconds, True
             self._guard.notify()
@@ -128,7 +128,7 @@ class Uploads:
         return not self._waiting
 
     def _snapshot(self, source: Path, label: str, beside: Sequence[str]) -> None:
-        """Links to a directory's files, which stay when it is pruned, and copies of what grows on."""
+        """Link a directory's files into the outbox, where pruning cannot remove them, and copy growing files."""
         target = self._outbox / label
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(source, target, copy_function=link)
@@ -147,14 +147,14 @@ class Uploads:
             try:
                 self._send(label)
                 wait_s = FIRST_WAIT_S
-            except Exception as error:  # noqa: BLE001 - storages have errors of their own; it is told at the end
-                logger.warning("copying %s to %s failed, and is tried again: %s", label, self.url, error)
+            except Exception as error:  # noqa: BLE001 - each storage has its own errors; `finish` reports it
+                logger.warning("copying %s to %s failed and will be repeated: %s", label, self.url, error)
                 self._note(trouble=str(error) or type(error).__name__)
                 time.sleep(wait_s)
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
     def _next(self) -> str | None:
-        """The first label that waits, None once there will be no more."""
+        """Wait for the next label to upload, and return it; None at the end."""
         with self._guard:
             self._guard.wait_for(lambda: self._waiting or self._closing)
             self._sending = None if self._given_up else next(iter(self._waiting), None)
@@ -178,15 +178,15 @@ class Uploads:
         return next((name for name in artifacts.find(self.url, label) if artifacts.is_whole(self.url, name)), None)
 
     def _prune(self, best: int | None) -> None:
-        """Remove what is no longer needed and older than the newest, unfinished ones too."""
+        """Remove the checkpoints at the URL that are older than the newest and not needed, complete or not."""
         newest, kept = checkpoint.step(self._sent[-1]), self._sent[-self.keep :]
         try:
             for name in artifacts.find(self.url, STEPS):
                 if checkpoint.step(name) < newest and checkpoint.step(name) != best and name not in kept:
                     files.remove_tree(f"{self.url}/{name}")
-        except Exception as error:  # noqa: BLE001 - as above; it costs room, and no result
+        except Exception as error:  # noqa: BLE001 - as above; it costs space but no result
             if self.stored.kept is None:
-                logger.warning("%s: old checkpoints stay there: %s", self.url, error)
+                logger.warning("%s: old checkpoints cannot be removed: %s", self.url, error)
             self._note(kept=str(error) or type(error).__name__)
 
     def _note(self, **changed: Any) -> None:

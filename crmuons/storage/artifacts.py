@@ -1,9 +1,9 @@
 """Immutable folders at a URL, each verified by the digest in its name.
 
-An artifact is a folder named LABEL-DIGEST. DIGEST is the digest of its manifest, which names every file with its size and
-SHA-256 and is written last. No artifact is ever overwritten. The newest is found in a listing, not through a pointer file,
-because a cache may serve an old pointer for days. A folder that is incomplete, damaged or of another run does not match its
-name.
+An artifact is a folder named LABEL-DIGEST. DIGEST is the digest of its manifest, which names every file with its size
+and SHA-256 and is written last. No artifact is ever overwritten. The newest is found in a listing, not through a
+pointer file, because a cache may serve an old pointer for days. A folder that is incomplete, damaged or of another
+run does not match its name.
 """
 
 import hashlib
@@ -77,8 +77,8 @@ def upload(url: str, folder: Path, label: str, about: Mapping[str, Any]) -> str:
         The artifact's name.
 
     Raises:
-        OSError: if a file cannot be copied; see `files.put`. The incomplete folder does not count as an artifact, and the
-            next attempt continues from it.
+        OSError: if a file cannot be copied; see `files.put`. The incomplete folder does not count as an artifact, and
+            the next attempt continues from it.
     """
     manifest = ArtifactManifest.of(label, folder, about)
     target = f"{url}/{manifest.name}"
@@ -146,7 +146,10 @@ def _put(local: Path, url: str, name: str, remote_sizes: Mapping[str, int]) -> s
             logger.info("%s: trying another name", error)
             continue
         return place
-    msg = f"{url}/{name} cannot be written: {MAX_NAMES} uploads of it were interrupted, and the token does not allow overwriting what they left; remove these files"
+    msg = (
+        f"{url}/{name} cannot be written: {MAX_NAMES} uploads of it were interrupted, and the token does not allow "
+        "overwriting what they left; remove these files"
+    )
     raise OSError(msg)
 
 

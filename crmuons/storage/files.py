@@ -1,6 +1,7 @@
 """Read, copy and remove files at paths and at URLs of any fsspec scheme.
 
-`pelican://` and `osdf://` URLs go through crmuons.storage.pelican, all others through fsspec's file system of that scheme.
+`pelican://` and `osdf://` URLs go through crmuons.storage.pelican, all others through fsspec's file system of that
+scheme.
 """
 
 import os
@@ -77,7 +78,7 @@ def names(url: str) -> list[str]:
 
 
 def sizes(url: str) -> dict[str, int]:
-    """Return the size in bytes of each file below a folder, by its path in it, listed anew; none if there is no folder."""
+    """List a folder anew; return the size in bytes of each file below it, by its path in the folder."""
     fs, root = filesystem(url)
     fs.invalidate_cache()
     return {PurePosixPath(name).relative_to(root).as_posix(): size for name, size in _sizes(fs, root).items()}
@@ -130,9 +131,8 @@ def put(local: Path, url: str) -> None:
         PermissionError: if no token allows it, or the folder is not writable.
     """
     fs, path = filesystem(url)
-    if not isinstance(
-        fs, LocalFileSystem
-    ):  # Object stores write a file atomically; in a federation its size is checked.
+    # Object stores write a file atomically, and in a federation its size is checked at the origin.
+    if not isinstance(fs, LocalFileSystem):
         fs.put_file(str(local), path)
         return
     target = Path(path)
@@ -191,7 +191,8 @@ def check_writable(url: str) -> None:
     The token's scopes or the folder's permissions decide. If they do not tell, a small file is written and removed.
 
     Raises:
-        PermissionError: if no token covers the URL, the local folder cannot be made or written, or the test write failed.
+        PermissionError: if no token covers the URL, the local folder cannot be made or written, or the test write
+            failed.
         NotADirectoryError: if a component of the path is a file.
     """
     fs, path = filesystem(url)

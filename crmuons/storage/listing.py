@@ -25,8 +25,8 @@ class File:
 def list_files(patterns: str | Sequence[str], *, suffixes: tuple[str, ...] = PARQUET_SUFFIXES) -> list[File]:
     """Return the files that paths, directories, globs and URLs name, sorted and without duplicates.
 
-    A directory gives the files below it that end in one of the suffixes, without hidden ones. A path or a glob gives what
-    it matches. `{a,b}` and `{0000..0019}` expand to each alternative; one that matches nothing logs a warning.
+    A directory gives the files below it that end in one of the suffixes, without hidden ones. A path or a glob gives
+    what it matches. `{a,b}` and `{0000..0019}` expand to each alternative; one that matches nothing logs a warning.
 
     Raises:
         FileNotFoundError: if a pattern matches nothing.

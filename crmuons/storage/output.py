@@ -86,7 +86,7 @@ class Output:
 
 @contextmanager
 def folder_at(place: str, *, new: bool = False) -> Iterator[Path]:
-    """Yield a directory to write to: `place` itself, or for a URL a local one, copied there if the block raises no error.
+    """Yield a directory to write to: `place` itself, or a local one that is copied to a URL when the block ends well.
 
     Args:
         place: a path or a URL; it is checked to be writable before the block runs.
@@ -94,8 +94,8 @@ def folder_at(place: str, *, new: bool = False) -> Iterator[Path]:
 
     Raises:
         PermissionError, NotADirectoryError: if it cannot be written.
-        FileExistsError: if a federation holds a file of the same name and another size, or `new` is set and the URL holds
-            files.
+        FileExistsError: if a federation holds a file of the same name and another size, or `new` is set and the URL
+            holds files.
     """
     files.check_writable(place)
     if "://" not in place:

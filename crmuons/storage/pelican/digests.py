@@ -42,8 +42,8 @@ async def _digest(federation: Federation, path: str, algorithms: str) -> str:
     except TimeoutError:
         servers.no_digest_before[namespace.prefix] = time.monotonic() + PAUSE_S
         logger.warning(
-            "%s: the origin gave no checksum within %g s (CRMUONS_PELICAN_DIGEST_S) and is not asked again for %.0f min;"
-            " until then only the size of staged files is checked",
+            "%s: the origin gave no checksum within %g s (CRMUONS_PELICAN_DIGEST_S) and is not asked again for %.0f"
+            " min; until then only the size of staged files is checked",
             federation.url(path), servers.waits.digest_s, PAUSE_S / 60,
         )  # fmt: skip
         return ""

@@ -125,7 +125,7 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
             raise Fault(source, f"the body ended {left} bytes too early")
 
     async def _judge(self, fault: Fault, access: Access, caches: Sources, size: int, patience: Patience) -> None:
-        """Raise if a fault is final: a refusal that no retry will change, or a missing or changed file at the origin."""
+        """Raise if a fault is final: a refusal that stays, or a file that is missing or changed at the origin."""
         if fault.status in DENIED:
             await judge_refusal(fault, access, caches, patience, self.waits.token_s)
         if not fault.doubtful:
@@ -260,7 +260,7 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
 
 
 class RemoteFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec is untyped
-    """A file open for reading. Each read is one range without read-ahead, since Parquet readers ask for what they need."""
+    """A file open for reading. Each read is one range; Parquet readers need no read-ahead."""
 
     def __init__(self, fs: Federation, path: str, *, size: int | None) -> None:
         super().__init__(fs, path, "rb", cache_type="none", size=size)

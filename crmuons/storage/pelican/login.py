@@ -1,7 +1,7 @@
 """Logins to token issuers, stored in one file and renewed by whichever process needs them.
 
-Only the owner can read the file. A process that finds a token about to expire renews it under a lock, since an issuer gives
-a new refresh token each time and revokes the old one.
+Only the owner can read the file. A process that finds a token about to expire renews it under a lock, since an issuer
+gives a new refresh token each time and revokes the old one.
 """
 
 import fcntl

@@ -65,7 +65,7 @@ class Sources:
         return cls([records.get(url, Source(url)) for url in dict.fromkeys(urls)])
 
     def best(self) -> Source:
-        """Return the server to ask next: the ready one with the fewest failures, or else the one that is ready first."""
+        """Return the ready server with the fewest failures, or else the server that is ready first."""
         now = self.clock()
         ready = [source for source in self.sources if source.ready_at <= now]
         return min(ready, key=lambda source: source.failures) if ready else min(self.sources, key=_ready_at)

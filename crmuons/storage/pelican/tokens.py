@@ -1,7 +1,7 @@
 """Bearer tokens: find them, read their claims, and keep them out of logs and pickles.
 
-Tokens are read anew for every request, so renewing the file renews every running read. The places and their order follow
-the WLCG Bearer Token Discovery (doi:10.5281/zenodo.3937438) and HTCondor's credentials.
+Tokens are read anew for every request, so renewing the file renews every running read. The places and their order
+follow the WLCG Bearer Token Discovery (doi:10.5281/zenodo.3937438) and HTCondor's credentials.
 """
 
 import base64
@@ -44,7 +44,7 @@ class Token:
 
     @classmethod
     def from_text(cls, text: str, place: str) -> "Token | None":
-        """Parse the text of a variable or a file: a bare token, or JSON with `access_token`. None if it holds no token."""
+        """Parse a bare token, or JSON with `access_token`, as in a variable or a file; None if it is neither."""
         value = text.strip()
         if value.startswith("{"):
             try:
@@ -129,8 +129,8 @@ def choose(
 
     Args:
         tokens: candidates, in order of preference.
-        issuers: the issuers that the namespace accepts; empty if it does not name them. A token of another issuer is never
-            sent: it would be refused, and the server would have seen it.
+        issuers: the issuers that the namespace accepts; empty if it does not name them. A token of another issuer is
+            never sent: it would be refused, and the server would have seen it.
         operation: what the token is for.
         path: the path in the federation.
         base_paths: see Token.allows.

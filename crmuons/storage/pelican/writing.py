@@ -38,7 +38,7 @@ class Writer:
         return (await self._writable(path))[1]
 
     async def put(self, local: Path, path: str) -> None:
-        """Copy a local file to a new name. Existing names are refused, because caches continue to serve the old content.
+        """Copy a local file to a new name. An existing name is refused, since caches keep the old content.
 
         Raises:
             FileExistsError: if the file exists, or an interrupted upload left a part of it that the token may not
@@ -129,7 +129,7 @@ class Writer:
             return answer.status
 
     async def _watch(self, sending: "asyncio.Task[int]", source: Source, file: IO[bytes]) -> None:
-        """Wait until the file is sent, or the server stops taking data. aiohttp's own limit covers only waiting for answers."""
+        """Wait until the file is sent, or the server stops taking data; aiohttp only limits the wait for the answer."""
         sent = -1
         while not sending.done():
             before, sent = sent, sent if file.closed else file.tell()  # aiohttp closes the file once all is sent.

@@ -1,8 +1,8 @@
 """The staging directory: its limits, its locks, and the removal of the least recently used files.
 
 KEY is a complete staged file. KEY.lock beside it records its URL, size and checksum, and is locked (flock): shared by
-processes that read the file or will soon, exclusively by the one that downloads KEY.part or removes the file. The files of a
-killed process are unlocked, and an incomplete file is never named KEY.
+processes that read the file or will soon, exclusively by the one that downloads KEY.part or removes the file. The
+files of a killed process are unlocked, and an incomplete file is never named KEY.
 """
 
 import errno

@@ -84,7 +84,7 @@ ALGORITHMS: dict[str, Callable[[], Any]] = {
 
 
 def _hexadecimal(algorithm: str, value: str) -> str | None:
-    """Return a header's value in hexadecimal digits: adler32 comes in them (perhaps without leading zeros), others in Base64."""
+    """Convert a header's value to hexadecimal digits: adler32 may lack leading zeros, others are in Base64."""
     if algorithm not in ALGORITHMS:
         return None
     num_digits = len(ALGORITHMS[algorithm]().hexdigest())

@@ -143,8 +143,8 @@ class Staging:
         """Open the staged file; download it if it is missing, or wait while another process downloads it.
 
         Returns:
-            None if the file is missing and not to be downloaded, if there is no room, or if the directory cannot be used.
-            The last is reported to the user.
+            None if the file is missing and not to be downloaded, if there is no room, or if the directory cannot be
+            used. The last is reported to the user.
 
         Raises:
             OSError: if the remote file cannot be read, or its checksum differs from the server's.

@@ -48,7 +48,7 @@ class FileLock:
             self.release()  # Its last holder removed the file, so this lock is on no name and excludes nobody.
 
     def release(self) -> None:
-        """Release the lock. Unlock explicitly, since a forked child would keep it locked through its copied descriptor."""
+        """Release the lock, explicitly: a forked child's copy of the descriptor would keep it locked."""
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             fcntl.flock(descriptor, fcntl.LOCK_UN)

@@ -1,4 +1,4 @@
-"""Checkpoints appear whole or not at all, are loaded strictly, and the newest and the best are kept."""
+"""Checkpoints appear complete or not at all, are loaded strictly, and the newest and the best are kept."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def test_a_model_is_loaded_as_it_was_saved(tmp_path, model):
 
 def test_only_tensors_and_plain_values_are_loaded(tmp_path, model):
     saved = save(tmp_path, 1, model)
-    torch.save({"value": config.Model()}, saved / checkpoint.TRAINING_FILE)  # An object: its loading may run code.
+    torch.save({"value": config.Model()}, saved / checkpoint.TRAINING_FILE)  # Loading an object may run code.
     with pytest.raises(Exception, match=r"[Ww]eights.only"):
         checkpoint.load_training(saved)
 
@@ -54,7 +54,7 @@ def test_a_failure_in_the_middle_leaves_the_earlier_checkpoint_alone(tmp_path, m
         checkpoint.save(tmp_path, 2, model, {"oops": object()}, {})
     assert checkpoint.latest(tmp_path) == first
     assert {file.name: file.read_bytes() for file in first.iterdir()} == before
-    assert save(tmp_path, 2, model).is_dir()  # What was left over is no obstacle.
+    assert save(tmp_path, 2, model).is_dir()  # The leftovers of the failure do not matter.
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["step-00000001", "step-00000002"]
 
 
@@ -63,9 +63,7 @@ def test_a_full_disk_is_an_os_error_and_the_earlier_checkpoint_is_intact(tmp_pat
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        resource.setrlimit(
-            resource.RLIMIT_FSIZE, (4096, limits[1])
-        )  # Longer files fail to be written, as on a full disk.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # Writing longer files fails, as on a full disk.
         with pytest.raises(
             OSError, match=r"checkpoint of step 2 could not be written to .* free space .* earlier ones are intact"
         ):

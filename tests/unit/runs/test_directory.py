@@ -1,4 +1,4 @@
-"""Which run a command continues, which name a new one gets, and what may change on the way."""
+"""Which run a command continues, what name a new run gets, and which settings may change."""
 
 import pytest
 import torch

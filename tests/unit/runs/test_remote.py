@@ -1,4 +1,4 @@
-"""Runs that are kept at a URL: another machine goes on from what is whole there, and no result is lost without a word."""
+"""Runs at a URL: another machine continues from the newest complete checkpoint, and no result is lost silently."""
 
 import shutil
 import threading
@@ -132,12 +132,12 @@ def test_a_half_written_checkpoint_and_a_damaged_one_are_passed_over(url, start,
     run = on_another_machine(run)
     remote.fetch_newest(run)
     assert checkpoint.latest(run.checkpoints).name == "step-00000002"
-    assert "going on from the checkpoint before it" in caplog.text
+    assert "continuing from the checkpoint before it" in caplog.text
 
 
 @pytest.fixture
 def down(monkeypatch):
-    """A storage that takes nothing until it is back."""
+    """A storage that refuses every file until it is back."""
     back, put = threading.Event(), files.put
 
     def put_once_back(local, target):
@@ -193,7 +193,7 @@ def test_what_may_not_be_removed_stays_and_is_said_once(url, start, monkeypatch,
     run = start(settings)
     train(settings, run)
     assert "takes storage.modify" in UploadStatus.of(run).kept
-    assert caplog.text.count("old checkpoints stay there") == 1
+    assert caplog.text.count("old checkpoints cannot be removed") == 1
 
 
 def test_a_copy_of_another_run_of_the_same_name_is_not_mixed_in(url, start, data):

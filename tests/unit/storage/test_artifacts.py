@@ -1,4 +1,4 @@
-"""Folders at a URL: found once they are whole, believed only as their names say."""
+"""Artifacts at a URL: found once they are complete, and verified by the digest in their names."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_the_same_content_has_one_name_and_other_content_another(url, folder):
 
 
 def break_off_at(monkeypatch, name):
-    """Uploads break off before a file."""
+    """Interrupt uploads before a file."""
     put = files.put
 
     def breaking(local, target):
@@ -76,7 +76,7 @@ def overwrite(url, change):
 
 
 def of_another(content):
-    """A manifest that is whole, and of other content: what a cache serves of a name that was used before."""
+    """A complete manifest of other content, as a cache may serve it for a name that was used before."""
     return json.dumps(json.loads(content) | {"about": {"best": 4}}).encode()
 
 
@@ -108,7 +108,7 @@ def test_a_file_that_is_gone_is_damage(url, folder, tmp_path):
 
 
 def test_what_cannot_be_overwritten_takes_the_next_name(url, folder, tmp_path, monkeypatch):
-    """A federation keeps what an upload that broke off left: an empty file, in the case of XRootD."""
+    """A federation keeps the partial file of an interrupted upload; with XRootD it is empty."""
     name = artifacts.ArtifactManifest.of("start", folder, {}).name
     for left in ("weights", "weights.1", "manifest.json"):
         fsspec.filesystem("memory").pipe_file(fsspec.core.url_to_fs(f"{url}/{name}/{left}")[1], b"")

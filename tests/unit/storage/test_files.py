@@ -1,4 +1,4 @@
-"""The door to files: what patterns name, what is refused, and that files appear whole."""
+"""Files at paths and URLs: what patterns match, what is refused, and that files appear complete."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ from crmuons.storage.output import folder_at
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Two run directories with two files each, a log, and what an interrupted writer left."""
+    """Two run directories with two files each, a log, and the partial file of an interrupted writer."""
     for runs in ("0000000-0000999", "0001000-0001999"):
         folder = tmp_path / "sim" / runs
         folder.mkdir(parents=True)
@@ -169,7 +169,7 @@ def test_a_storage_that_takes_nothing_is_named_before_the_work(monkeypatch: pyte
 
     url = "memory://readonly/x"
     files.check_writable(url)
-    assert files.names(url) == []  # The file that was tried is gone.
+    assert files.names(url) == []  # The test file was removed.
     monkeypatch.setattr(fsspec.filesystem("memory"), "put_file", refuse)
     with pytest.raises(
         PermissionError, match=f"'{url}' cannot be written: NotImplementedError: read-only; name another"

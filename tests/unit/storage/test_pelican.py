@@ -1,4 +1,4 @@
-"""Whom to ask next and for how long, and what listings and headers mean; the servers themselves are in tests/integration."""
+"""Failover and time limits, and the parsing of listings and headers; tests/integration has real servers."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ from crmuons.storage.pelican.webdav import parse_listing
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -43,7 +43,7 @@ def test_the_first_server_is_asked_until_it_fails(clock: Clock) -> None:
     near_and_far.failed(Fault(near, "HTTP 503"))
     assert near_and_far.best().url == "far"
     clock.now += 3600
-    assert near_and_far.best().url == "far"  # It works: a server that failed is no reason to leave it.
+    assert near_and_far.best().url == "far"  # Keep a server that works.
     near_and_far.failed(Fault(near_and_far.best(), "HTTP 503"))
     clock.now += 3600
     assert near_and_far.best().url == "near"

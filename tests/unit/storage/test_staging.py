@@ -1,4 +1,4 @@
-"""Staging: one download for all, bounds that hold, nothing removed that is read, and nothing believed that is not whole."""
+"""Staging: one download for all readers, limits that hold, no removal of files in use, no use of incomplete files."""
 
 import os
 import threading
@@ -25,7 +25,7 @@ from crmuons.storage.staging.stager import FileUse, Stager, read_progress
 
 
 class CountingFileSystem(MemoryFileSystem):
-    """Files in memory that know how often each was opened."""
+    """Files in memory that count how often each was opened."""
 
     protocol = "counted"
     store: ClassVar[dict[str, object]] = {}
@@ -35,7 +35,7 @@ class CountingFileSystem(MemoryFileSystem):
     def _open(self, path, mode="rb", **options):
         if mode == "rb":
             type(self).opened[path] += 1
-            time.sleep(0.01)  # As long as others need to come, too.
+            time.sleep(0.01)  # Long enough for other readers to arrive.
         return super()._open(path, mode, **options)
 
     @classmethod
@@ -71,7 +71,7 @@ def read(staging: Staging, file: File, part: int = 0, parts: int = 1) -> bytes:
 
 
 def there(staging: Staging) -> set[str]:
-    """Names of the staged files, without what is before them in the names."""
+    """Names of the staged files, without the digest and size before them."""
     return {p.name.split("-", 2)[2] for p in staging.cache.folder.glob("*-*-*") if p.suffix != ".lock"}
 
 
@@ -125,7 +125,9 @@ def test_without_room_a_file_is_read_where_it_lies(tmp_path, bounds):
     assert staging.hold(remote("c")) is None
     assert read(staging, remote("c")) == b"c" * 1000
     assert there(staging) == {"a", "b"}
-    assert read(staging, remote("z", 3_000_000)) == b"z" * 3_000_000  # Larger than the bound: nothing goes for it.
+    assert (
+        read(staging, remote("z", 3_000_000)) == b"z" * 3_000_000
+    )  # Larger than the limit: nothing is removed for it.
     assert there(staging) == {"a", "b"}
     for each in held:
         each.release()
@@ -150,7 +152,7 @@ def test_what_a_killed_download_left_is_no_file_and_goes_away(tmp_path):
         part = staging.cache.path(each).with_suffix(".part")
         part.parent.mkdir(exist_ok=True)
         part.write_bytes(b"x" * 600)
-    # No server vouches for this file, so that nothing is made of the part.
+    # The server gives no checksum for this file, so its partial download is not used.
     assert read(staging, file) == b"a" * 1000
     assert read(place(tmp_path, max_files=1), remote("c")) == b"c" * 1000
     assert there(staging) == {"c"}
@@ -192,7 +194,7 @@ def test_parts_of_large_files_are_staged_only_where_all_such_files_fit(tmp_path)
     assert not few.should_stage(large[0], whole=False)
     assert many.should_stage(large[0], whole=False)
     file = remote("c")
-    assert read(many, file, 1, 4) == b"c" * 1000  # Not waited for: read where it lies.
+    assert read(many, file, 1, 4) == b"c" * 1000  # Not waited for: read remotely.
     assert not many.cache.path(file).exists()
     many.hold(file).release()
     assert read(many, file, 2, 4) == b"c" * 1000

@@ -15,7 +15,7 @@ from crmuons.storage.pelican.tokens import Token
 
 
 def jwt(**claims: Any) -> str:
-    """A token that says this of itself; nobody checks its signature here."""
+    """A token with these claims; no test checks its signature."""
     payload = base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
     return f"header.{payload}.signature"
 
@@ -28,7 +28,7 @@ def token(place: str = "somewhere", **claims: Any) -> Token:
 
 @pytest.fixture
 def places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A folder in which all places for tokens lie, and none has one."""
+    """A folder that contains all places for tokens, without a token."""
     for name in ("BEARER_TOKEN", "BEARER_TOKEN_FILE", "_CONDOR_CREDS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
@@ -121,7 +121,7 @@ def test_a_good_token_that_covers_the_path_is_preferred() -> None:
         ("storage.create:/data", "write", "/ns/data/x", True),
         ("storage.modify:/data/x", "write", "/ns/data/x", True),
         ("storage.modify", "write", "/ns/data/x", True),
-        ("openid profile", "write", "/ns/data/x", True),  # It says nothing of storage: the server decides.
+        ("openid profile", "write", "/ns/data/x", True),  # No storage scope: the server decides.
         ("", "read", "/ns/data/x", True),
     ],
 )
