@@ -1,17 +1,29 @@
-"""Which files paths, directories, globs and URLs name."""
+"""Which files a path, a directory, a glob or a URL names.
+
+On a local disk links are followed, each folder and each file once. In globs as in folders, names that begin with `.` or `_` are left
+out, as they are temporary or hold no data (Spark's `_SUCCESS` and `_temporary`). What is passed over is counted and named once.
+"""
 
 import logging
+import os
 import re
-from collections.abc import Sequence
+import stat
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from crmuons.storage.filesystems import filesystem, with_scheme
 
 logger = logging.getLogger(__name__)
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
+GLOB = re.compile(r"[*?\[]")
+_logged: set[str] = set()  # Sentences about what was passed over; a command lists the same data several times.
 
 
 @dataclass(frozen=True, order=True)
@@ -23,18 +35,213 @@ class File:
 
 
 def list_files(patterns: str | Sequence[str], *, suffixes: tuple[str, ...] = PARQUET_SUFFIXES) -> list[File]:
-    """Return the files that paths, directories, globs and URLs name, sorted and without duplicates.
+    """List every file that paths, directories, globs or URLs name, sorted and without repeats.
 
-    A directory gives the files below it that end in one of the suffixes, without hidden ones. A path or a glob gives
-    what it matches. `{a,b}` and `{0000..0019}` expand to each alternative; one that matches nothing logs a warning.
+    A directory, given or matched by a glob, gives the files below it with one of the suffixes. A path or a glob gives the files that
+    it matches. `{a,b}` and `{0000..0019}` stand for each of the alternatives; one that matches nothing is named in a warning. A path
+    that exists is never taken for a glob.
 
     Raises:
-        FileNotFoundError: if a pattern matches nothing.
+        FileNotFoundError: if a pattern matches nothing, with the pattern and what to check.
     """
-    files: set[File] = set()
+    listing = _Listing(suffixes)
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        files.update(_all_matches(pattern, suffixes))
-    return sorted(files)
+        listing.add_pattern(pattern)
+    listing.log_passed_over()
+    return sorted(listing.files.values())
+
+
+class _Listing:
+    """Files found so far, and names passed over by reason."""
+
+    def __init__(self, suffixes: tuple[str, ...]) -> None:
+        self.suffixes = suffixes
+        self.files: dict[str, File] = {}
+        self._passed_over: dict[str, set[str]] = defaultdict(set)
+        self._inodes: dict[tuple[int, int], str] = {}  # Of local files and folders, by which a link to one is known.
+
+    def add_pattern(self, pattern: str) -> None:
+        alternatives = [pattern] if exists_locally(pattern) else expand_braces(pattern)
+        hints = {}
+        for alternative in alternatives:
+            before = len(self.files)
+            matched, hint = self._add(alternative)
+            if not matched and len(self.files) == before:
+                hints[alternative] = hint
+        if len(hints) == len(alternatives):
+            hint = hints[alternatives[0]]
+            msg = f"nothing to read at '{pattern}': {hint}; check the path (a relative one starts from the working directory)"
+            raise FileNotFoundError(msg)
+        for alternative, hint in hints.items():
+            logger.warning("%s: %s", alternative, hint)
+
+    def log_passed_over(self) -> None:
+        if not self._passed_over:
+            return
+        reasons = [f"{len(names)} {reason} ({min(names)})" for reason, names in sorted(self._passed_over.items())]
+        sentence = f"passed over, each kind with its first name: {'; '.join(reasons)}"
+        if sentence not in _logged:
+            _logged.add(sentence)
+            logger.warning(sentence)
+
+    def _add(self, pattern: str) -> tuple[bool, str]:
+        """Add the files of a pattern without braces; returns whether it names any file, and why it may not."""
+        fs, path = filesystem(pattern)
+        if isinstance(fs, LocalFileSystem):
+            return self._add_local(path)
+        if GLOB.search(path) and not fs.exists(path):
+            return self._add_remote_glob(fs, path), "the glob matches no file"
+        if fs.isdir(path):
+            return self._add_remote_folder(fs, path), self._no_file_hint()
+        if fs.exists(path):
+            return self._add_remote(fs, fs.info(path)), ""
+        return False, "no such file or directory"
+
+    def _no_file_hint(self) -> str:
+        return f"the directory holds no file ending in {' or '.join(self.suffixes)}"
+
+    def _add_local(self, path: str) -> tuple[bool, str]:
+        if os.path.isdir(path):
+            return self._walk(path, ()), self._no_file_hint()
+        if os.path.lexists(path):
+            return self._add_local_file(path), "it cannot be read"
+        if not GLOB.search(path):
+            return False, "no such file or directory"
+        root, *parts = PurePosixPath(path).parts
+        matched = [self._add_match(match) for match in sorted(set(self._glob(root, parts, ())))]
+        return any(matched), "the glob matches no file"
+
+    def _add_match(self, path: str) -> bool:
+        return self._walk(path, ()) if os.path.isdir(path) else self._add_local_file(path)
+
+    def _glob(self, folder: str, parts: Sequence[str], above: tuple[str, ...]) -> Iterator[str]:
+        """Yield the paths below a folder that match the parts of a glob, as a shell does with `globstar` set."""
+        if not parts:
+            yield folder
+            return
+        part, *rest = parts
+        if not GLOB.search(part):
+            path = os.path.join(folder, part)
+            if os.path.lexists(path):
+                yield from self._glob(path, rest, above)
+            return
+        if part == "**":
+            yield from self._glob(folder, rest, above)
+            for path in self._subfolders(folder, above):
+                yield from self._glob(path, parts, (*above, os.path.realpath(folder)))
+            return
+        for name in self._names(folder):
+            if fnmatchcase(name, part) and not self._is_left_out(folder, name, part):
+                yield from self._glob(os.path.join(folder, name), rest, above)
+
+    def _subfolders(self, folder: str, above: tuple[str, ...]) -> Iterator[str]:
+        for name in self._names(folder):
+            path = os.path.join(folder, name)
+            if (
+                os.path.isdir(path)
+                and not self._is_left_out(folder, name, "")
+                and not self._is_loop(path, (*above, os.path.realpath(folder)))
+            ):
+                yield path
+
+    def _names(self, folder: str) -> list[str]:
+        try:
+            return sorted(os.listdir(folder))
+        except NotADirectoryError:
+            return []
+        except PermissionError:
+            self._pass_over("not readable", folder)
+            return []
+
+    def _is_left_out(self, folder: str, name: str, part: str) -> bool:
+        """Whether a name is hidden or begins with `_`, and the part of the glob does not ask for such names."""
+        left_out = name[0] in "._" and not part.startswith(name[0])
+        if left_out:
+            self._pass_over("hidden, or beginning with _", os.path.join(folder, name))
+        return left_out
+
+    def _is_loop(self, path: str, above: tuple[str, ...]) -> bool:
+        loop = os.path.realpath(path) in above
+        if loop:
+            self._pass_over("links to a folder that holds them", path)
+        return loop
+
+    def _walk(self, folder: str, above: tuple[str, ...]) -> bool:
+        """Add the files below a local folder; returns whether it holds any."""
+        above = (*above, os.path.realpath(folder))
+        if self._is_known(folder):
+            return True
+        holds = False
+        for name in self._names(folder):
+            path = os.path.join(folder, name)
+            if self._is_left_out(folder, name, ""):
+                continue
+            if os.path.isdir(path):
+                holds |= not self._is_loop(path, above) and self._walk(path, above)
+            elif path.endswith(self.suffixes):
+                holds |= self._add_local_file(path)
+            else:
+                self._pass_over("not data by their suffix", path)
+        return holds
+
+    def _add_local_file(self, path: str) -> bool:
+        try:
+            found = os.stat(path)
+        except OSError:
+            self._pass_over("links to nothing" if os.path.islink(path) else "not readable", path)
+            return False
+        if not stat.S_ISREG(found.st_mode):
+            self._pass_over("neither files nor folders", path)
+            return False
+        if path not in self.files and not self._is_known(path):
+            self.files[path] = File(path, found.st_size)
+        return True
+
+    def _is_known(self, path: str) -> bool:
+        """Whether a file or folder was added before under another path, by a link to it."""
+        found = os.stat(path)
+        first = self._inodes.setdefault((found.st_dev, found.st_ino), path)
+        if first != path:
+            self._pass_over("the same as others by a link", path)
+        return first != path
+
+    def _add_remote_glob(self, fs: fsspec.AbstractFileSystem, pattern: str) -> bool:
+        fixed = pattern[: GLOB.search(pattern).start()].rpartition("/")[0]
+        matched = False
+        for name, entry in sorted(fs.glob(pattern, detail=True).items()):
+            asked = any(part[:1] in ("_", ".") for part in PurePosixPath(pattern).parts)
+            below = PurePosixPath(name.removeprefix(fixed).lstrip("/"))
+            if not asked and any(part.startswith((".", "_")) for part in below.parts):
+                self._pass_over("hidden, or beginning with _", with_scheme(fs, name))
+            elif entry["type"] == "directory":
+                matched |= self._add_remote_folder(fs, name)
+            else:
+                matched |= self._add_remote(fs, entry)
+        return matched
+
+    def _add_remote_folder(self, fs: fsspec.AbstractFileSystem, root: str) -> bool:
+        holds = False
+        for name, entry in fs.find(root, detail=True).items():
+            if any(part.startswith((".", "_")) for part in PurePosixPath(name).relative_to(root).parts):
+                self._pass_over("hidden, or beginning with _", with_scheme(fs, name))
+            elif name.endswith(self.suffixes):
+                holds |= self._add_remote(fs, entry)
+            else:
+                self._pass_over("not data by their suffix", with_scheme(fs, name))
+        return holds
+
+    def _add_remote(self, fs: fsspec.AbstractFileSystem, entry: dict[str, object]) -> bool:
+        url = with_scheme(fs, str(entry["name"]))
+        self.files[url] = File(url, int(str(entry["size"])))
+        return True
+
+    def _pass_over(self, reason: str, name: str) -> None:
+        self._passed_over[reason].add(name)
+
+
+def exists_locally(pattern: str) -> bool:
+    """Whether a local file or folder of this very name exists, with characters that a glob would read otherwise."""
+    return "://" not in pattern and Path(pattern).expanduser().exists()
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -57,42 +264,3 @@ def expand_braces(pattern: str) -> list[str]:
             raise ValueError(msg)
     before, after = pattern[: braces.start()], pattern[braces.end() :]
     return [expanded for word in words for expanded in expand_braces(f"{before}{word}{after}")]
-
-
-def _all_matches(pattern: str, suffixes: tuple[str, ...]) -> list[File]:
-    alternatives = expand_braces(pattern)
-    matches = {alternative: _matches(alternative, suffixes) for alternative in alternatives}
-    for alternative, (files, hint) in matches.items():
-        if not files and len(alternatives) > 1:
-            logger.warning("%s: %s", alternative, hint)
-    files = [file for matching, _ in matches.values() for file in matching]
-    if not files:
-        hint = matches[alternatives[0]][1]
-        msg = (
-            f"nothing to read at '{pattern}': {hint}; check the path (a relative one starts from the working directory)"
-        )
-        raise FileNotFoundError(msg)
-    return files
-
-
-def _matches(pattern: str, suffixes: tuple[str, ...]) -> tuple[list[File], str]:
-    """Return the files that a pattern without braces matches, and a hint in case there are none."""
-    fs, path = filesystem(pattern)
-    entries: list[dict[str, Any]] = []
-    if any(character in path for character in "*?["):
-        entries = [entry for entry in fs.glob(path, detail=True).values() if entry["type"] == "file"]
-        hint = "the glob matches no file"
-    elif fs.isdir(path):
-        entries = [entry for entry in fs.find(path, detail=True).values() if _is_data(entry["name"], path, suffixes)]
-        hint = f"the directory holds no file ending in {' or '.join(suffixes)}"
-    elif fs.exists(path):
-        entries, hint = [fs.info(path)], ""
-    else:
-        hint = "no such file or directory"
-    return [File(with_scheme(fs, entry["name"]), int(entry["size"])) for entry in entries], hint
-
-
-def _is_data(name: str, root: str, suffixes: tuple[str, ...]) -> bool:
-    """Return whether a file below a directory is data. Hidden files and folders are temporary."""
-    below = PurePosixPath(name).relative_to(root)
-    return name.endswith(suffixes) and not any(part.startswith((".", "_")) for part in below.parts)
