@@ -64,7 +64,7 @@ types: setup
 # About 2 minutes on 2 cores; half of it executes docs/notebook.py. Material's notice about its successor is left out.
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
-	@echo "site       site/index.html"
+	@echo "site       site/index.html; with search: $(BIN)/python -m http.server -d site"
 
 # Every version of the environment at hand, to be run after a change of pyproject.toml.
 lock:

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from mkdocs.structure.files import File, Files
 from crmuons import cli, config
 
 DOCS = Path(__file__).parents[1]
-HELP_WIDTH = 100
+HELP_WIDTH = 98
 
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:
@@ -36,10 +35,12 @@ def settings_page() -> str:
         "A run takes a TOML preset and then words of the form `section.key=value`; later values win. The same path works",
         "in a preset, on the command line and in the space of a [sweep](sweeps.md). `crmuons settings` prints this list.",
     ]
-    rows = config.settings().items()
-    for section, group in groupby(rows, key=lambda row: row[0].rpartition(".")[0]):
-        lines += ["", f"## {section}", "", "| setting | default | meaning |", "|---|---|---|"]
-        lines += [f"| `{path}` | `{default}` | {_cell(meaning)} |" for path, (default, meaning) in group]
+    sections: dict[str, list[str]] = {}
+    for path, (default, meaning) in config.settings().items():
+        row = f"| `{path}` | `{default}` | {_cell(meaning)} |"
+        sections.setdefault(path.rpartition(".")[0], []).append(row)
+    for section, rows in sections.items():
+        lines += ["", f"## {section}", "", "| setting | default | meaning |", "|---|---|---|", *rows]
     return "\n".join(lines) + "\n"
 
 
