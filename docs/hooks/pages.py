@@ -1,6 +1,8 @@
 """The pages that are made from the code when the site is built: settings, command line, and the executed notebook."""
 
 import argparse
+import importlib
+import pkgutil
 import re
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-from crmuons import cli, config
+from crmuons import commands, config
 
 DOCS = Path(__file__).parents[1]
 HELP_WIDTH = 98
@@ -47,8 +49,8 @@ def settings_page() -> str:
 def command_line_page() -> str:
     """Return the help of every subcommand."""
     lines = ["# Command line", "", "Every command prints its own help with `--help`.", ""]
-    for command in cli.COMMANDS:
-        name = command.__name__.rpartition(".")[2]
+    for _, name, _ in pkgutil.iter_modules(commands.__path__):
+        command = importlib.import_module(f"{commands.__name__}.{name}")
         parser = argparse.ArgumentParser(prog=f"crmuons {name}", description=command.__doc__)
         command.add(parser)
         lines += [f"## crmuons {name}", ""]
