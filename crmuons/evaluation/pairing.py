@@ -106,7 +106,7 @@ def range_warnings(truth: EventHeaders, generated: EventHeaders) -> list[str]:
             warnings.append(
                 f"the generated primaries differ from the true ones in {name}: {100 * outside:.1f} % lie outside the "
                 f"range of the other set, and the distance of the distributions is {distance:.1f} times the scale of "
-                "chance. Every figure below includes this difference; generate for the primaries of the true events instead"
+                "chance. Every figure below includes this difference; generate for the true primaries instead"
             )
     return warnings
 
