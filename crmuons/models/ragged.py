@@ -3,7 +3,6 @@
 Torch's own segment sums either scatter row by row or have no second derivative, which a gradient penalty by autograd needs.
 """
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -20,11 +19,10 @@ class Ragged:
     Args:
         counts: muons of each event.
         num_muons: their sum, told, so that nothing here waits for a device.
-        num_single: how many events have one muon; told likewise.
     """
 
-    def __init__(self, counts: Int64[Tensor, " events"], num_muons: int, num_single: int) -> None:
-        self.counts, self.num_muons, self.num_single = counts, num_muons, num_single
+    def __init__(self, counts: Int64[Tensor, " events"], num_muons: int) -> None:
+        self.counts, self.num_muons = counts, num_muons
         events = torch.arange(counts.shape[0], device=counts.device)
         self.event_of_muon = torch.repeat_interleave(events, counts, output_size=num_muons)
         self.starts = counts.cumsum(0) - counts
@@ -33,22 +31,12 @@ class Ragged:
     @classmethod
     def from_counts(cls, counts: Int64[Tensor, " events"]) -> "Ragged":
         """The layout of events with these counts."""
-        return cls(counts, int(counts.sum()), int((counts == 1).sum()))  # device sync
+        return cls(counts, int(counts.sum()))  # device sync
 
     @cached_property
     def twice(self) -> "Ragged":
         """The layout of the events followed by as many events with the same counts."""
-        return Ragged(torch.cat([self.counts] * 2), 2 * self.num_muons, 2 * self.num_single)
-
-    @cached_property
-    def singletons_first(self) -> "SingletonFirstOrder":
-        """Another order of the events, all of which have muons."""
-        events = torch.argsort(self.counts > 1, stable=True)
-        counts = self.counts.index_select(0, events)
-        shifts = self.starts.index_select(0, events) - (counts.cumsum(0) - counts)
-        muons = self.muons + torch.repeat_interleave(shifts, counts, output_size=self.num_muons)
-        several = Ragged(counts[self.num_single :], self.num_muons - self.num_single, 0)
-        return SingletonFirstOrder(events, muons, self.num_single, several)
+        return Ragged(torch.cat([self.counts] * 2), 2 * self.num_muons)
 
     @cached_property
     def divisors(self) -> Float[Tensor, "events 1"]:
@@ -58,11 +46,11 @@ class Ragged:
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "Ragged":
         """The same layout on a device; the counts alone travel."""
         counts = self.counts.to(device, non_blocking=non_blocking)
-        return self if counts is self.counts else Ragged(counts, self.num_muons, self.num_single)
+        return self if counts is self.counts else Ragged(counts, self.num_muons)
 
     def pin_memory(self) -> "Ragged":
         """The same layout with counts in page-locked memory."""
-        return Ragged(self.counts.pin_memory(), self.num_muons, self.num_single)
+        return Ragged(self.counts.pin_memory(), self.num_muons)
 
     def sum(self, values: Float[Tensor, "muons features"]) -> Float[Tensor, "events features"]:
         """Sum over the muons of each event; 0 for an event without muons."""
@@ -78,63 +66,15 @@ class Ragged:
         result: Tensor = _Broadcast.apply(values, self)  # type: ignore[no-untyped-call]
         return result
 
-    def argmax(self, values: Float[Tensor, "muons features"]) -> Int64[Tensor, "events features"]:
-        """The row of each event's maximum in every column; every event has muons. Of equal ones one is picked."""
-        precise = values.detach().to(torch.promote_types(values.dtype, torch.float32))
-        rows: Tensor = torch._embedding_bag(precise, self.muons, self.starts, mode=MAX)[3]
-        return rows
-
     def max(self, values: Float[Tensor, "muons features"]) -> Float[Tensor, "events features"]:
-        """Maximum over the muons of each event, all of which have some."""
-        # Its backward pass writes each number once; that of a scatter's maximum took 60 ms for 27,000 muons x 128, this 4.
-        result: Tensor = _GatherRows.apply(values, self.argmax(values))  # type: ignore[no-untyped-call]
-        return result
-
-
-@dataclass(frozen=True)
-class SingletonFirstOrder:
-    """The order of a layout's events that has those of one muon first.
-
-    Attributes:
-        events, muons: their numbers in the layout, in this order.
-        num_single: events of one muon.
-        several: the layout of the others.
-    """
-
-    events: Int64[Tensor, " events"]
-    muons: Int64[Tensor, " muons"]
-    num_single: int
-    several: Ragged
-
-
-class _GatherRows(torch.autograd.Function):
-    """Of every column some rows."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, rows: Tensor) -> Tensor:
-        ctx.rows, ctx.num_rows = rows, len(values)
+        """Maximum over the muons of each event, all of which have some. Of equal muons one gets the gradient."""
+        precise = values.detach().to(torch.promote_types(values.dtype, torch.float32))
+        rows = torch._embedding_bag(precise, self.muons, self.starts, mode=MAX)[3]
         return values.gather(0, rows)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _ScatterRows.apply(grad, ctx.rows, ctx.num_rows), None  # type: ignore[no-untyped-call]
-
-
-class _ScatterRows(torch.autograd.Function):
-    """The adjoint of _Pick: rows differ within a column."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, rows: Tensor, num_rows: int) -> Tensor:
-        ctx.rows = rows
-        return values.new_zeros(num_rows, values.shape[1]).scatter_(0, rows, values)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _GatherRows.apply(grad, ctx.rows), None, None  # type: ignore[no-untyped-call]
 
 
 class _Sum(torch.autograd.Function):
-    """The adjoint of _Spread."""
+    """The adjoint of _Broadcast."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, ragged: Ragged) -> Tensor:

@@ -18,12 +18,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
-from crmuons.models.gradients.baseline_generator import draw
-from crmuons.models.gradients.baseline_passes import BaselinePasses
 from crmuons.models.gradients.set import GeneratorPass, SetCriticPass
-from crmuons.models.networks import Critic, Generator, PredecessorCritic, PredecessorGenerator, SetCritic, SetGenerator
+from crmuons.models.networks import Critic, Generator, SetCritic, SetGenerator
 from crmuons.models.ragged import Ragged
 
 
@@ -32,49 +29,47 @@ def scores_and_sq_grad_norms(
 ) -> tuple[Tensor, Tensor]:
     """Score and squared gradient norm of each event: the numbers of `losses.gradient_norms`.
 
-    Differentiable once: in the critic's weights and in the condition; the scores in the features also.
+    Differentiable once: in the critic's weights and in the condition.
     """
-    event = critic.context(condition) if isinstance(critic, SetCritic) else _primaries(condition)
-    result: tuple[Tensor, Tensor] = _Scores.apply(critic, ragged, features, event, *_beyond_context(critic))  # type: ignore[no-untyped-call]
-    return result
+    if not isinstance(critic, SetCritic):
+        return _by_autograd(critic, features, condition, ragged)
+    return _by_hand(critic, features, condition, ragged)
 
 
 def scores(critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged) -> Tensor:
     """Score of each event, differentiable in weights, condition and features."""
-    if isinstance(critic, SetCritic):
-        return scores_and_sq_grad_norms(critic, features, condition, ragged)[0]
-    event = _primaries(condition)
-    result: Tensor = _BaselineScores.apply(critic, ragged, features, event, *critic.parameters())  # type: ignore[no-untyped-call]
-    return result
-
-
-def _primaries(condition: Tensor) -> Tensor:
-    """What the baseline critic knows of the events, in the dtype of its passes."""
-    kind = condition.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else condition.dtype
-    return condition[:, :4].to(dtype)
+    if not isinstance(critic, SetCritic):
+        result: Tensor = critic(features, condition, ragged)
+        return result
+    return _by_hand(critic, features, condition, ragged)[0]
 
 
 def generator_forward(
     generator: Generator, condition: Tensor, shower_noise: Tensor, muon_noise: Tensor, ragged: Ragged
 ) -> Tensor:
     """The muon features that `generator(...)` gives, differentiable once in the weights and in the condition."""
-    if isinstance(generator, PredecessorGenerator):
-        generate = _generate_baseline if torch.is_grad_enabled() else draw
-        return generate(generator, torch.cat([condition, shower_noise], dim=1), muon_noise, ragged)
+    result: Tensor
+    if not isinstance(generator, SetGenerator):
+        result = generator(condition, shower_noise, muon_noise, ragged)
+        return result
     event = generator.context(torch.cat([condition, shower_noise], dim=1))
-    result: Tensor = _Muons.apply(generator, ragged, muon_noise, event, *_beyond_context(generator))  # type: ignore[no-untyped-call]
+    result = _Muons.apply(generator, ragged, muon_noise, event, *_beyond_context(generator))  # type: ignore[no-untyped-call]
     return result
 
 
-def _generate_baseline(generator: PredecessorGenerator, given: Tensor, muon_noise: Tensor, ragged: Ragged) -> Tensor:
-    """The first layer of a muon's 256 + 16 inputs, its 256 columns of the event's context once an event."""
-    context = generator.context(given)
-    weight, bias = generator.local[0].parameters()
-    of_context, of_noise = weight.split([context.shape[1], muon_noise.shape[1]], dim=1)
-    hidden = ragged.broadcast(linear(context, of_context, bias)) + linear(muon_noise, of_noise)
-    result: Tensor = generator.local[1:](hidden)
+def _by_hand(critic: SetCritic, features: Tensor, condition: Tensor, ragged: Ragged) -> tuple[Tensor, Tensor]:
+    result: tuple[Tensor, Tensor] = _Scores.apply(  # type: ignore[no-untyped-call]
+        critic, ragged, features, critic.context(condition), *_beyond_context(critic)
+    )
     return result
+
+
+def _by_autograd(critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged) -> tuple[Tensor, Tensor]:
+    """Differentiate twice: `create_graph` keeps the graph of the gradient itself."""
+    features = features.detach().requires_grad_()
+    scores = critic(features, condition, ragged)
+    (gradient,) = torch.autograd.grad(scores.sum(), features, create_graph=True)
+    return scores, ragged.sum((gradient**2).sum(dim=1, keepdim=True))[:, 0]
 
 
 def _beyond_context(network: nn.Module) -> list[Tensor]:
@@ -86,16 +81,15 @@ class _Scores(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, critic: Critic, ragged: Ragged, features: Tensor, event: Tensor, *weights: Tensor
+        ctx: Any, critic: SetCritic, ragged: Ragged, features: Tensor, event: Tensor, *weights: Tensor
     ) -> tuple[Tensor, Tensor]:
         del weights  # The critic's own; given for autograd to know them.
         ctx.set_materialize_grads(False)
-        passes: SetCriticPass | BaselinePasses
-        if isinstance(critic, SetCritic):
-            passes = SetCriticPass(critic, ragged, event.dtype)
-        else:
-            passes = BaselinePasses(critic, ragged, event.dtype)
-        ctx.passes, ctx.features, ctx.event = passes, features.to(event.dtype), event
+        ctx.passes, ctx.features, ctx.event = (
+            SetCriticPass(critic, ragged, event.dtype),
+            features.to(event.dtype),
+            event,
+        )
         scores = ctx.passes.forward(ctx.features, event)
         ctx.gradient = ctx.passes.adjoint()
         precise = ctx.gradient.to(torch.promote_types(event.dtype, torch.float32))
@@ -116,28 +110,6 @@ class _Scores(torch.autograd.Function):
         gradients = ctx.passes.weight_gradients(muons, share * event, share)
         d_event = share * ctx.passes.d_event if ctx.needs_input_grad[3] else None
         return None, None, d_features, d_event, *gradients
-
-
-class _BaselineScores(torch.autograd.Function):
-    """Scores [events] alone, of the baseline critic: three products a weight, where those with norms take four."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, critic: PredecessorCritic, ragged: Ragged, features: Tensor, event: Tensor, *weights: Tensor
-    ) -> Tensor:
-        del weights
-        ctx.passes = BaselinePasses(critic, ragged, event.dtype)
-        return ctx.passes.forward(features.to(event.dtype), event)
-
-    @staticmethod
-    def backward(ctx: Any, d_scores: Tensor) -> tuple[Tensor | None, ...]:
-        passes, needed = ctx.passes, ctx.needs_input_grad
-        passes.signals(d_scores[:, None])
-        gradients = passes.gradients(passes.values) if any(needed[4:]) else [None] * len(needed[4:])
-        return (
-            *(None, None, passes.d_features if needed[2] else None, passes.d_event if needed[3] else None),
-            *gradients,
-        )
 
 
 class _Muons(torch.autograd.Function):

@@ -56,52 +56,6 @@ def test_the_critics_pass_equals_autograd_with_double_backward(kind, layers, cou
         torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", LOSSES)
-@pytest.mark.parametrize("counts", [COUNTS, [1], []])
-def test_the_baseline_critics_pass_equals_autograd_with_double_backward(kind, counts):
-    torch.manual_seed(0)
-    critic = build_networks(config.Model(kind="predecessor"), 3)[1].double()
-    ragged, condition, features = inputs(counts, 3)
-    condition.requires_grad_()
-    told = []
-    for function in (losses.gradient_norms, functions.scores_and_sq_grad_norms):
-        scores, norms = function(critic, features, condition, ragged)
-        told.append((scores, norms, *pulls(critic, LOSSES[kind](scores, norms), condition)))
-    for expected, value in zip(*told, strict=True):
-        torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("counts", [COUNTS, [1, 4, 1, 1, 2], [1], []])
-def test_the_baseline_critics_scores_alone_equal_autograd(counts):
-    torch.manual_seed(0)
-    critic = build_networks(config.Model(kind="predecessor"), 3)[1].double()
-    ragged, condition, features = inputs(counts, 3)
-    condition.requires_grad_()
-    features.requires_grad_()
-    told = []
-    for function in (critic, lambda *given: functions.scores(critic, *given)):
-        scores = function(features, condition, ragged)
-        told.append((scores, *pulls(critic, scores.exp().sum(), condition, features)))
-    for expected, value in zip(*told, strict=True):
-        torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
-
-
-def test_muons_that_share_the_maximum_share_the_baseline_critics_signal():
-    # Two events of the same muon, once and thrice: the same score, and the same pull in total.
-    torch.manual_seed(0)
-    critic = build_networks(config.Model(kind="predecessor"), 3)[1].double()
-    muon, condition = torch.randn(1, 3).double(), torch.randn(1, 5).double()
-    told = []
-    for number in (1, 3):
-        ragged = Ragged.from_counts(torch.tensor([number]))
-        features = muon.repeat(number, 1).requires_grad_()
-        scores = functions.scores(critic, features, condition, ragged)
-        *of_weights, of_muons = pulls(critic, scores.sum(), features)
-        told.append((scores, *of_weights, of_muons.sum(0)))
-    for expected, value in zip(*told, strict=True):
-        torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
-
-
 @pytest.mark.parametrize("layers", [1, 2])
 def test_scores_pull_on_the_muons_as_autograd_says(layers):
     _, critic = networks(layers)
@@ -131,32 +85,21 @@ def test_the_generators_pass_equals_autograd(layers, counts):
         torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_the_baseline_generators_first_layer_in_two_parts_is_the_same():
-    generator, _ = build_networks(config.Model(kind="predecessor"), 3)
-    ragged, condition, noise = inputs(COUNTS, 16)
-    shower = torch.randn(len(COUNTS), 32, dtype=torch.float64)
-    told = []
-    for function in (generator.double(), lambda *given: functions.generator_forward(generator, *given)):
-        muons = function(condition, shower, noise, ragged)
-        told.append((muons, *pulls(generator, (muons.sin() * muons).sum())))
-    for expected, value in zip(*told, strict=True):
-        torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("counts", [COUNTS, []])
-def test_the_baseline_generator_without_gradients_draws_the_same(counts):
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("counts", [COUNTS, [1], []])
+def test_the_predecessors_networks_train_by_plain_autograd(loss, counts):
     torch.manual_seed(0)
-    generator = build_networks(config.Model(kind="predecessor"), 3)[0].double()
-    torch.nn.init.normal_(generator.context[3].weight)  # 1 and 0 at the start.
-    torch.nn.init.normal_(generator.context[3].bias)
-    ragged, condition, noise = inputs(counts, 16)
-    shower = torch.randn(len(counts), 32, dtype=torch.float64)
-    with torch.no_grad():
-        expected, drawn = (
-            generator(condition, shower, noise, ragged),
-            functions.generator_forward(generator, condition, shower, noise, ragged),
-        )
-    torch.testing.assert_close(drawn, expected, rtol=1e-10, atol=1e-12)
+    generator, critic = (network.double() for network in build_networks(config.Model(kind="predecessor"), 3))
+    ragged, condition, features, noise = inputs(counts, 3, 16)
+    results = []
+    for function in (losses.gradient_norms, functions.scores_and_sq_grad_norms):
+        scores, norms = function(critic, features, condition, ragged)
+        results.append((scores, norms, *pulls(critic, LOSSES[loss](scores, norms))))
+    for expected, value in zip(*results, strict=True):
+        torch.testing.assert_close(value, expected)
+    assert torch.equal(functions.scores(critic, features, condition, ragged), critic(features, condition, ragged))
+    given = condition, torch.randn(len(counts), 32, dtype=torch.float64), noise, ragged
+    assert torch.equal(functions.generator_forward(generator, *given), generator(*given))
 
 
 def test_in_bfloat16_the_pass_is_as_exact_as_autograd():
