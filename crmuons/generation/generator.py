@@ -17,7 +17,6 @@ from crmuons.models import standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.standalone import StandaloneModel
 
-RANGE_MARGIN = 0.01
 MAX_MUONS_PER_EVENT = 2**21  # An event is made in one piece: 2 GB of hidden numbers.
 
 
@@ -64,16 +63,8 @@ class BundleGenerator:
         return dict(zip(schema.PRIMARY_FEATURES, zip(low, high, strict=True), strict=True))
 
     def outside_training(self, primaries: Float32[np.ndarray, "events 4"]) -> Bool[np.ndarray, " events"]:
-        """Which primaries lie outside the training ranges.
-
-        The ranges are those of a sample, so they are taken RANGE_MARGIN of their widths wider, in log10 of energy and mass, in
-        zenith angle and in depth.
-        """
-        low, high = _linear(self.model.features.primary_range.cpu().numpy())
-        slack = RANGE_MARGIN * (high - low) + 1e-6 * np.maximum(np.abs(low), np.abs(high))  # Single precision rounds.
-        values = _linear(primaries)
-        outside: np.ndarray = ((values < low - slack) | (values > high + slack)).any(axis=1)
-        return outside
+        """Tell which primaries lie outside the training ranges, widened as `standalone.outside_ranges` says."""
+        return standalone.outside_ranges(primaries, self.model.features.primary_range.cpu().numpy())
 
     def draw_counts(self, primaries: Float32[np.ndarray, "events 4"], *, seed: int) -> Int64[np.ndarray, " events"]:
         """Draw N alone, for each primary: the N of `bundles`."""
@@ -196,13 +187,6 @@ def check_counts(counts: Int64[np.ndarray, " events"], primaries: Float32[np.nda
             "limit them (--max-muons-per-event), or leave the event out"
         )
         raise ValueError(msg)
-
-
-def _linear(primaries: np.ndarray) -> np.ndarray:
-    """Primaries with energy and mass by their decimal logarithms."""
-    values = primaries.astype(np.float64)
-    values[:, [0, 2]] = np.log10(values[:, [0, 2]])
-    return values
 
 
 T = TypeVar("T")

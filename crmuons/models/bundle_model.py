@@ -1,7 +1,5 @@
 """The model that users get: features, multiplicity and generator together. Primaries in, bundles out."""
 
-import math
-
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor, nn
@@ -37,20 +35,3 @@ class BundleModel(nn.Module):
     ) -> Int64[Tensor, " events"]:
         """Draw how many muons each primary brings."""
         return self.multiplicity.sample(self.features.condition(primaries), source)
-
-    @torch.no_grad()
-    def sample_muons(
-        self,
-        primaries: Float32[Tensor, "events 4"],
-        counts: Int64[Tensor, " events"],
-        source: torch.Generator | None = None,
-    ) -> Float32[Tensor, "muons 3"]:
-        """Draw the muons of events: energy_gev, x_m, y_m; those of event i follow those of event i - 1."""
-        kept = counts > 0
-        ragged = Ragged.from_counts(counts[kept])
-        if not len(ragged.counts):
-            return primaries.new_zeros(0, 3)
-        condition = self.condition(primaries[kept], ragged.counts)
-        features = self.generator(condition, *self.latents(ragged, source), ragged).float()
-        azimuth = torch.rand(len(features), generator=source, device=features.device) * (2 * math.pi)
-        return self.features.to_muons(features, azimuth)

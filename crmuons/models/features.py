@@ -14,33 +14,27 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from crmuons.data.events import EventArrays
+from crmuons.models.standalone import (
+    GEV_PER_PEV,
+    METRES_PER_LENGTH,
+    RADIUS_OFFSET_M,
+    muon_from_network,
+    muons_from_polar,
+    piecewise_linear,
+    primary_to_network,
+    standardised_log_counts,
+)
 
-GEV_PER_PEV = 1e6
-METRES_PER_LENGTH = 500.0
-METRES_PER_KM = 1000.0
-RADIUS_OFFSET_M = 1e-3  # log10(r + 1 mm): finite for a muon on the axis, and inverted without loss.
 NUM_QUANTILES = 257
 MIN_MUONS = 100  # Fewer muons do not fix 257 quantiles; below this a fit means nothing.
 MUONS_BEYOND = 5  # Of the sample, beyond the last knot on either side: an extreme value alone places no knot.
 MAX_SCORE = 4.5  # Seven muons in a million lie outside.
 
 
-def primary_to_network(primaries: Float[Tensor, "events 4"]) -> Float[Tensor, "events 4"]:
-    """energy_gev, zenith_rad, mass_gev, depth_m -> log10(E/PeV), cos zenith, log10(mass/GeV), slant depth/km."""
-    energy, zenith, mass, depth = primaries.unbind(1)
-    columns = [torch.log10(energy / GEV_PER_PEV), torch.cos(zenith), torch.log10(mass), depth / METRES_PER_KM]
-    return torch.stack(columns, dim=1)
-
-
 def muon_to_network(muons: Float[Tensor, "muons 3"]) -> Float[Tensor, "muons 3"]:
     """energy_gev, x_m, y_m -> log10(E/PeV), x/500 m, y/500 m."""
     energy = torch.log10(muons[:, :1] / GEV_PER_PEV)  # 1 GeV .. 1 EeV becomes -6 .. 3.
     return torch.cat([energy, muons[:, 1:] / METRES_PER_LENGTH], dim=1)
-
-
-def muon_from_network(network: Float[Tensor, "muons 3"]) -> Float[Tensor, "muons 3"]:
-    """The inverse of muon_to_network."""
-    return torch.cat([10 ** network[:, :1] * GEV_PER_PEV, network[:, 1:] * METRES_PER_LENGTH], dim=1)
 
 
 class Features(nn.Module):
@@ -109,8 +103,7 @@ class Features(nn.Module):
 
     def log_count(self, counts: Int64[Tensor, " events"]) -> Float[Tensor, "events 1"]:
         """Standardised log10 N of events that have muons."""
-        log_counts = torch.log10(counts.clamp(min=1).to(self.log_count_mean.dtype))
-        return ((log_counts - self.log_count_mean) / self.log_count_std)[:, None]
+        return standardised_log_counts(counts, self.log_count_mean, self.log_count_std)
 
     def muons(self, muons: Float[Tensor, "muons 3"]) -> Float[Tensor, "muons features"]:
         """What the critic sees of each muon."""
@@ -129,9 +122,7 @@ class Features(nn.Module):
         energy, radius = (
             _interpolate(x, self.scores, knots) for x, knots in zip(features.unbind(1), self.knots, strict=True)
         )
-        radius_m = (10**radius - RADIUS_OFFSET_M).clamp(min=0)
-        columns = [10**energy, radius_m * torch.cos(azimuth_rad), radius_m * torch.sin(azimuth_rad)]
-        return torch.stack(columns, dim=1)
+        return muons_from_polar(energy, radius, azimuth_rad)
 
 
 def fit_to_file(events: EventArrays) -> bytes:
@@ -173,5 +164,4 @@ def _spread(values: Tensor) -> Tensor:
 def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
     """Piecewise linear through (xs, ys), continued beyond the ends with the last slopes."""
     left = (torch.searchsorted(xs, x.detach().contiguous()) - 1).clamp(0, xs.shape[0] - 2)
-    slopes = (ys[1:] - ys[:-1]) / (xs[1:] - xs[:-1])
-    return ys[left] + (x - xs[left]) * slopes[left]
+    return piecewise_linear(x, left, xs, ys)

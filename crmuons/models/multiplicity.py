@@ -1,14 +1,11 @@
 """How many muons arrive: the distribution of N given the primary."""
 
-import math
-
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from crmuons.config import Model
-
-MAX_SHAPE = 1e4  # A negative binomial of larger shape is a Poisson distribution to 0.01 % of its variance at N = 1.
+from crmuons.models.standalone import mixture_parameters, round_counts, sample_mixture
 
 
 class MixtureMultiplicity(nn.Module):
@@ -29,10 +26,7 @@ class MixtureMultiplicity(nn.Module):
         self, condition: Float[Tensor, "events 4"]
     ) -> tuple[Float[Tensor, "events k"], Float[Tensor, "events k"], Float[Tensor, "events k"]]:
         """Log weights, log means and shapes of the components."""
-        weights, log_means, shapes = self.network(condition).double().chunk(3, dim=1)
-        offsets = torch.linspace(-0.5, 0.5, self.components, dtype=torch.float64, device=condition.device)
-        shape = MAX_SHAPE * torch.sigmoid(shapes - math.log(MAX_SHAPE / 4))  # About 4 at the start.
-        return weights.log_softmax(1), 3 * log_means + offsets, shape
+        return mixture_parameters(self.network(condition))
 
     def log_prob(
         self, condition: Float[Tensor, "events 4"], counts: Int64[Tensor, " events"]
@@ -53,11 +47,7 @@ class MixtureMultiplicity(nn.Module):
         self, condition: Float[Tensor, "events 4"], generator: torch.Generator | None = None
     ) -> Int64[Tensor, " events"]:
         """Draw N for each event."""
-        log_weights, log_means, shapes = self.parameters_of(condition)
-        chosen = torch.multinomial(log_weights.exp(), 1, generator=generator)
-        shape, mean = shapes.gather(1, chosen)[:, 0], log_means.gather(1, chosen)[:, 0].exp()
-        factor = torch._standard_gamma(shape, generator=generator) / shape
-        return torch.poisson(mean * factor, generator=generator).long()
+        return sample_mixture(*self.parameters_of(condition), generator)
 
 
 class RegressorMultiplicity(nn.Module):
@@ -78,7 +68,7 @@ class RegressorMultiplicity(nn.Module):
     ) -> Int64[Tensor, " events"]:
         """The rounded regression: always the same N for the same primary."""
         del generator
-        return (10 ** self.network(condition)[:, 0] - 1).round().clamp(min=0).long()
+        return round_counts(self.network(condition)[:, 0])
 
 
 Multiplicity = MixtureMultiplicity | RegressorMultiplicity

@@ -6,8 +6,7 @@ from torch import Tensor, nn
 
 from crmuons.config import Model
 from crmuons.models.ragged import Ragged
-
-SLOPE = 0.2  # LeakyReLU: piecewise linear, so that the critic's second derivatives stay bounded.
+from crmuons.models.standalone import SLOPE
 
 
 class SetLayer(nn.Module):
@@ -123,8 +122,10 @@ class PredecessorCritic(nn.Module):
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
-        self.local = nn.Sequential(nn.Linear(4 + num_features, 64), nn.LeakyReLU(0.2), nn.Linear(64, 128))
-        self.decision = nn.Sequential(nn.Linear(128 + 4, 128), nn.LeakyReLU(0.2), nn.Linear(128, 64), nn.LeakyReLU(0.2))
+        self.local = nn.Sequential(nn.Linear(4 + num_features, 64), nn.LeakyReLU(SLOPE), nn.Linear(64, 128))
+        self.decision = nn.Sequential(
+            nn.Linear(128 + 4, 128), nn.LeakyReLU(SLOPE), nn.Linear(128, 64), nn.LeakyReLU(SLOPE)
+        )
         self.out = nn.Linear(64, 1)
 
     def forward(

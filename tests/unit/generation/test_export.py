@@ -120,7 +120,7 @@ def test_scores_become_the_quantiles_of_the_trained_features_without_a_search(to
 def test_a_network_that_is_not_stated_is_not_drawn_from(model_dir):
     model, _ = saved_model.load_model(model_dir)
     weights = model.state_dict() | {"generator.layers.0.gate.weight": torch.ones(1)}
-    with pytest.raises(ValueError, match=r"knows no weights named 'generator\.layers\.0\.gate\.weight'"):
+    with pytest.raises(ValueError, match=r"does not know the weights 'generator\.layers\.0\.gate\.weight'"):
         standalone.StandaloneModel(weights)
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from crmuons.data.events import EventArrays
-from crmuons.models.features import Features, muon_from_network, muon_to_network, primary_to_network
+from crmuons.models.features import Features, muon_to_network
+from crmuons.models.standalone import muon_from_network, primary_to_network
 
 
 def events_of(muons, primaries=None):
