@@ -3,12 +3,13 @@
     from bundles import Bundles
     counts, muons = Bundles().generate(primaries, seed=1)
 
-On the command line, with one primary per line (energy_gev, zenith_rad, mass_gev, depth_m): `python bundles.py primaries.csv out.npz`.
-The file needs Python 3.8 and torch 1.13. `crmuons generate` runs it too: the same torch on the same machine gives the same bundles,
-to the last bit.
+The command `python bundles.py primaries.csv out.npz` takes one primary per line: energy_gev, zenith_rad, mass_gev,
+depth_m. The file needs Python 3.8 and torch 1.13. `crmuons generate` runs it too: the same torch on the
+same machine gives the same bundles, to the last bit.
 
-The networks are those of crmuons.models.networks, written for speed instead of for training: the arrays of one piece of muons fit
-into a CPU's cache and are changed in place. The trained model (features.py, multiplicity.py) calls the formulas in the last section.
+The networks are those of crmuons.models.networks, written for speed instead of for training: the arrays of one piece of
+muons fit into a CPU's cache and are changed in place. The trained model (features.py, multiplicity.py) calls the
+formulas in the last section.
 """
 
 import argparse
@@ -16,14 +17,15 @@ import json
 import math
 import re
 from pathlib import Path
-from typing import Any, Callable, Iterator  # noqa: UP035  # Python 3.8 has no subscripts on those of collections.abc.
+from typing import Any, Callable, Iterator  # noqa: UP035  # for Python 3.8
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, layer_norm, leaky_relu_, relu, silu
 
-# Events that share a random stream. Calls that are cut at multiples of it draw the same numbers; a GPU needs many events to be busy.
+# Events that share a random stream, so that the numbers drawn do not depend on how a caller groups them. A GPU needs
+# many events to be busy.
 EVENTS_PER_BLOCK = {"cpu": 1024, "cuda": 16_384}
 # Muons in one piece. Their 64 hidden numbers each fill 2 MB of a CPU's cache, or 256 MB of a GPU's memory.
 MUONS_PER_PIECE = {"cpu": 2**13, "cuda": 2**20}
@@ -85,13 +87,15 @@ class StandaloneModel:
     def draw_muons(
         self, primaries: np.ndarray, counts: np.ndarray, seed: int, first_event: int = 0
     ) -> "Iterator[tuple[slice, Tensor]]":
-        """Draw the muons of events, piece by piece, and yield each piece's rows and muons [muons, 3] in the order of the events.
+        """Draw the muons of events, piece by piece, and yield each piece's rows and muons [muons, 3] in the order of
+        the events.
 
         Args:
             primaries: energy_gev, zenith_rad, mass_gev, depth_m (slant), one row per event.
             counts: number of muons of each event.
             seed: seed of the random numbers.
-            first_event: number of the first event, a multiple of EVENTS_PER_BLOCK. Seed, event numbers and N fix the muons.
+            first_event: number of the first event, a multiple of EVENTS_PER_BLOCK. Seed, event numbers and N fix the
+                muons.
         """
         for block, rows in blocks(len(primaries), first_event, self.device):
             source = random_stream(seed, block, MUONS, self.device)
@@ -251,7 +255,8 @@ class Bundles:
             counts: number of muons of each event; None draws it.
 
         Returns:
-            The number of muons of each event, and the muons of all events in order: energy_gev, x_m, y_m across the shower axis.
+            The number of muons of each event, and the muons of all events in order: energy_gev, x_m, y_m across the
+            shower axis.
 
         Raises:
             ValueError: if a primary is out of range.
@@ -338,7 +343,7 @@ def standardised_log_counts(counts: Tensor, mean: Tensor, std: Tensor) -> Tensor
 
 
 def mixture_parameters(outputs: Tensor) -> "tuple[Tensor, Tensor, Tensor]":
-    """Convert a network's outputs [events, 3 k] to log weights, log means and shapes [events, k], in double precision."""
+    """Convert network outputs [events, 3 k] to log weights, log means and shapes [events, k], in double precision."""
     weights, log_means, shapes = outputs.double().chunk(3, dim=1)
     offsets = torch.linspace(-0.5, 0.5, weights.shape[1], dtype=torch.float64, device=outputs.device)
     shape = MAX_SHAPE * torch.sigmoid(shapes - math.log(MAX_SHAPE / 4))  # About 4 at the start of a training.
