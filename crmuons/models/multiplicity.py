@@ -1,4 +1,4 @@
-"""How many muons arrive: the distribution of N given the primary."""
+"""The number of muons N at the detector: its distribution given the primary."""
 
 import torch
 from jaxtyping import Float, Int64
@@ -9,10 +9,10 @@ from crmuons.models.standalone import mixture_parameters, round_counts, sample_m
 
 
 class MixtureMultiplicity(nn.Module):
-    """A mixture of negative binomials, whose likelihood is exact.
+    """A mixture of negative binomials, trained by its exact likelihood.
 
-    A gamma-distributed shower factor times Poisson counting is a negative binomial, and thinning by a cut keeps its shape
-    parameter; the mixture covers what departs from that (light and heavy first interactions).
+    A gamma-distributed shower factor times Poisson counting gives a negative binomial, and thinning by a cut keeps its
+    shape parameter. The mixture covers departures from that, such as light and heavy first interactions.
     """
 
     def __init__(self, width: int, components: int) -> None:
@@ -25,13 +25,13 @@ class MixtureMultiplicity(nn.Module):
     def parameters_of(
         self, condition: Float[Tensor, "events 4"]
     ) -> tuple[Float[Tensor, "events k"], Float[Tensor, "events k"], Float[Tensor, "events k"]]:
-        """Log weights, log means and shapes of the components."""
+        """Return log weights, log means and shapes of the components."""
         return mixture_parameters(self.network(condition))
 
     def log_prob(
         self, condition: Float[Tensor, "events 4"], counts: Int64[Tensor, " events"]
     ) -> Float[Tensor, " events"]:
-        """log P(N | primary), natural logarithm, in double precision: lgamma cancels to nothing in single."""
+        """Return ln P(N | primary), in double precision: the lgamma terms cancel to nothing in single precision."""
         log_weights, log_means, shapes = self.parameters_of(condition)
         n = counts.double()[:, None]
         log_total = torch.logaddexp(log_means, shapes.log())
@@ -40,7 +40,7 @@ class MixtureMultiplicity(nn.Module):
         return torch.logsumexp(log_weights + log_component, dim=1)
 
     def loss(self, condition: Float[Tensor, "events 4"], counts: Int64[Tensor, " events"]) -> Float[Tensor, " events"]:
-        """Negative log likelihood of each event."""
+        """Return the negative log likelihood of each event."""
         return -self.log_prob(condition, counts)
 
     def sample(
@@ -51,7 +51,7 @@ class MixtureMultiplicity(nn.Module):
 
 
 class RegressorMultiplicity(nn.Module):
-    """The predecessor's plan: log10(N + 1) by least squares, rounded. It has no shower-to-shower spread."""
+    """The predecessor's regression of log10(N + 1) by least squares, rounded. N has no shower-to-shower spread."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -60,13 +60,13 @@ class RegressorMultiplicity(nn.Module):
         )
 
     def loss(self, condition: Float[Tensor, "events 4"], counts: Int64[Tensor, " events"]) -> Float[Tensor, " events"]:
-        """Squared error of log10(N + 1)."""
+        """Return the squared error of log10(N + 1) of each event."""
         return (self.network(condition)[:, 0] - torch.log10(counts.float() + 1)) ** 2
 
     def sample(
         self, condition: Float[Tensor, "events 4"], generator: torch.Generator | None = None
     ) -> Int64[Tensor, " events"]:
-        """The rounded regression: always the same N for the same primary."""
+        """Return the rounded regression: always the same N for the same primary."""
         del generator
         return round_counts(self.network(condition)[:, 0])
 
@@ -75,7 +75,7 @@ Multiplicity = MixtureMultiplicity | RegressorMultiplicity
 
 
 def build_multiplicity(model: Model) -> Multiplicity:
-    """The multiplicity model that the settings name."""
+    """Return the multiplicity model that the settings name."""
     if model.multiplicity == "mixture":
         return MixtureMultiplicity(model.multiplicity_width, model.multiplicity_components)
     return RegressorMultiplicity(model.multiplicity_width // 2)

@@ -1,4 +1,4 @@
-"""Model directories: weights, settings and provenance, which torch alone loads."""
+"""Model directories: weights, settings and provenance. Torch alone can load them."""
 
 import json
 import os
@@ -14,13 +14,17 @@ from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 
 SETTINGS_FILE, WEIGHTS_FILE = "model.json", "weights.pt"
-
-
 FORMAT = 1
 
 
 def save_model(directory: Path, model: BundleModel, about: Mapping[str, Any]) -> Path:
-    """Write a model directory, replacing an earlier one of the same name."""
+    """Write a model directory and return it; an earlier one of the same name is replaced.
+
+    Args:
+        directory: where to write.
+        model: the model.
+        about: settings and provenance for model.json; `load_model` needs the settings under "model".
+    """
     partial = directory.with_name(f".{directory.name}.partial")
     remove_atomically(partial)
     partial.mkdir(parents=True)
@@ -31,11 +35,11 @@ def save_model(directory: Path, model: BundleModel, about: Mapping[str, Any]) ->
 
 
 def load_model(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
-    """Read a model directory: the model, ready to generate, and what model.json says about it.
+    """Read a model directory. Return the model, ready to generate, and the content of model.json.
 
     Raises:
-        FileNotFoundError: if it is no model directory.
-        ValueError: if it was written by another version's format.
+        FileNotFoundError: if it is not a model directory.
+        ValueError: if it has another format.
     """
     settings_file = directory / SETTINGS_FILE
     if not settings_file.is_file():
@@ -52,6 +56,7 @@ def load_model(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
 
 
 def write_model_files(directory: Path, model: BundleModel, about: Mapping[str, Any]) -> None:
+    """Write the files of a model into a directory, and wait until they are on disk."""
     write_tensors(directory / WEIGHTS_FILE, model.state_dict())
     with (directory / SETTINGS_FILE).open("w") as file:
         json.dump({"format": FORMAT, **about}, file, indent=1)
@@ -60,6 +65,7 @@ def write_model_files(directory: Path, model: BundleModel, about: Mapping[str, A
 
 
 def write_tensors(target: Path, state: Mapping[str, Any]) -> None:
+    """Save tensors by name to a file, and wait until it is on disk."""
     with target.open("wb") as file:
         torch.save(dict(state), file)
         file.flush()
@@ -67,7 +73,7 @@ def write_tensors(target: Path, state: Mapping[str, Any]) -> None:
 
 
 def remove_atomically(directory: Path) -> None:
-    """Remove a directory; what is half removed no longer bears its name."""
+    """Remove a directory. It is renamed first, so that no half-removed directory has the old name."""
     if directory.exists():
         doomed = directory.with_name(f".{directory.name}.old")
         shutil.rmtree(doomed, ignore_errors=True)

@@ -160,7 +160,7 @@ class _Layer:
         return d_muons, d_event.addmm_(self.d_pooled, w["event.weight"])
 
     def linearized(self, muons: Tensor, event: Tensor, bias_coefficient: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Take the tangent through the layer; return it, and the loss's gradients in the weights. Overwrites `muons`."""
+        """Take the tangent through the layer; return it and the loss's gradients in the weights. Overwrites `muons`."""
         w, ragged = self.weights, self.ragged
         mean = ragged.mean(muons)
         pooled = (bias_coefficient * (w["pool.bias"] + w["event.bias"])).addmm_(mean, w["pool.weight"].T)
