@@ -1,4 +1,4 @@
-"""Suite `step`: the training step against the reference step, at the same shapes, on the same events."""
+"""Suite `step`: the training step at the default settings against the reference step, on the same events."""
 
 from collections.abc import Callable
 from itertools import repeat
@@ -15,23 +15,24 @@ from crmuons.training.trainer import Trainer
 
 N_CRITIC, LAMBDA_GP = 5, 10.0
 Shape = tuple[int, float, bool]
-# Events of a batch, mean muons of an event, with a gradient penalty or without: the predecessor's headline and two denser ones.
+# Events of a batch, mean N, and whether the reference has a gradient penalty: the predecessor's own case and two denser
+# ones.
 SHAPES = ((48_000, 0.36, False), (2_048, 13.5, True), (8_192, 13.5, False))
 
 
 def run(rounds: int, device: torch.device) -> list[Figure]:
-    """The figures of all shapes."""
+    """Measure all shapes."""
     rates = timing.matmul_rate(device), timing.copy_rate(device)
     return [compare(shape, rounds, device, rates) for shape in SHAPES]
 
 
 def compare(shape: Shape, rounds: int, device: torch.device, rates: tuple[float, float]) -> Figure:
-    """Our step at the default settings against the reference.
+    """Measure our step against the reference step.
 
     Args:
         shape: one of SHAPES.
-        rounds: of each.
-        device: of all.
+        rounds: number of rounds of each.
+        device: device of both.
         rates: floating-point operations and bytes per second of the machine.
     """
     number, mean, penalised = shape
@@ -62,7 +63,7 @@ def _limits(step: Callable[[], object], times: Times, rates: tuple[float, float]
 
 
 def default(device: torch.device) -> Trainer:
-    """Our step at the default settings."""
+    """Return our trainer at the default settings."""
     return Trainer(config.from_dict({"train": {"steps": 1}}), _features(False), device)
 
 
