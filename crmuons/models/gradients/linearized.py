@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from crmuons.models.networks import SLOPE
+from crmuons.models.standalone import SLOPE
 
 
 class Weights:

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn.functional import leaky_relu_, linear
 
 from crmuons.models.gradients.linearized import Weights, leaky_relu_grad, leaky_relu_grad_
-from crmuons.models.networks import SLOPE, SetCritic, SetGenerator
+from crmuons.models.networks import SetCritic, SetGenerator
 from crmuons.models.ragged import Ragged
+from crmuons.models.standalone import SLOPE
 
 
 class SetCriticPass:
