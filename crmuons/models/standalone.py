@@ -51,7 +51,6 @@ class StandaloneModel:
         weights: weights of all networks and statistics of the features by name, on the device that generates.
 
     Attributes:
-        device: device of the weights.
         latents: number of latent variables of an event, and of each muon.
 
     Raises:
@@ -70,9 +69,8 @@ class StandaloneModel:
         self.components = len(weights["multiplicity.network.4.bias"]) // 3  # 0: a regression predicts N.
         gaps = weights["features.scores"].diff()
         self.even = bool(gaps.max() - gaps.min() < 1e-3 * gaps.mean())
-        muon_inputs = 16 if self.predecessor else weights["generator.embed.weight"].shape[1]
-        shower_inputs = weights["generator.context.0.weight"].shape[1] - 5  # The primary and N are the other five.
-        self.latents = (shower_inputs, muon_inputs)
+        of_muon = 16 if self.predecessor else weights["generator.embed.weight"].shape[1]
+        self.latents = (weights["generator.context.0.weight"].shape[1] - 5, of_muon)  # 5: the primary and N.
 
     @torch.inference_mode()
     def draw_counts(self, primaries: np.ndarray, seed: int, first_event: int = 0) -> np.ndarray:
@@ -87,15 +85,9 @@ class StandaloneModel:
     def draw_muons(
         self, primaries: np.ndarray, counts: np.ndarray, seed: int, first_event: int = 0
     ) -> "Iterator[tuple[slice, Tensor]]":
-        """Draw the muons of events, piece by piece, and yield each piece's rows and muons [muons, 3] in the order of
-        the events.
+        """Draw the muons of events. Yield the rows and the muons [muons, 3] of one piece of events after the other.
 
-        Args:
-            primaries: energy_gev, zenith_rad, mass_gev, depth_m (slant), one row per event.
-            counts: number of muons of each event.
-            seed: seed of the random numbers.
-            first_event: number of the first event, a multiple of EVENTS_PER_BLOCK. Seed, event numbers and N fix the
-                muons.
+        Seed, event numbers and N determine the muons; `first_event` is a multiple of EVENTS_PER_BLOCK.
         """
         for block, rows in blocks(len(primaries), first_event, self.device):
             source = random_stream(seed, block, MUONS, self.device)
@@ -226,12 +218,7 @@ class StandaloneModel:
 
 
 class Bundles:
-    """A trained model in a directory.
-
-    Attributes:
-        about: content of model.json.
-        network: networks of the model.
-    """
+    """A trained model in a directory: `about` is the content of model.json, `network` the StandaloneModel."""
 
     def __init__(self, directory: "Path | str | None" = None, device: str = "cpu") -> None:
         """Load the model of a directory, by default of the directory of this file."""
@@ -255,8 +242,7 @@ class Bundles:
             counts: number of muons of each event; None draws it.
 
         Returns:
-            The number of muons of each event, and the muons of all events in order: energy_gev, x_m, y_m across the
-            shower axis.
+            The number of muons of each event, and the muons of all events in order: energy_gev, x_m, y_m.
 
         Raises:
             ValueError: if a primary is out of range.
@@ -364,20 +350,13 @@ def round_counts(log_counts: Tensor) -> Tensor:
 
 
 def outside_ranges(primaries: np.ndarray, ranges: np.ndarray) -> np.ndarray:
-    """Tell which primaries [events, 4] lie outside ranges [2, 4] that are widened by RANGE_MARGIN.
-
-    Energy and mass are compared in log10, zenith angle and depth as they are.
-    """
-    low, high = _with_log_energy_and_mass(ranges)
+    """Tell which primaries [events, 4] lie outside widened ranges [2, 4], in log10 of energy and mass."""
+    values, limits = primaries.astype(np.float64), ranges.astype(np.float64)
+    for array in (values, limits):
+        array[:, [0, 2]] = np.log10(array[:, [0, 2]])
+    low, high = limits
     slack = RANGE_MARGIN * (high - low) + 1e-6 * np.maximum(np.abs(low), np.abs(high))  # Rounding of single precision.
-    values = _with_log_energy_and_mass(primaries)
     return np.asarray(((values < low - slack) | (values > high + slack)).any(axis=1))
-
-
-def _with_log_energy_and_mass(primaries: np.ndarray) -> np.ndarray:
-    values = primaries.astype(np.float64)
-    values[:, [0, 2]] = np.log10(values[:, [0, 2]])
-    return values
 
 
 def main() -> None:

@@ -83,7 +83,7 @@ def test_muon_features_are_inverted_to_the_rounding_of_single_precision(toy_even
     torch.testing.assert_close(back[: len(inside)], inside, rtol=5e-6, atol=5e-6)
 
 
-def test_baseline_features_are_inverted(toy_events):
+def test_cartesian_features_are_inverted(toy_events):
     features = Features(cartesian=True).fit(toy_events(500))
     muons = torch.from_numpy(toy_events(100, seed=1).muons)
     assert features.muons(muons).shape == (len(muons), 3)

@@ -80,7 +80,7 @@ def test_networks_take_no_events(kind):
     assert all((p.grad == 0).all() for p in [*generator.parameters(), *critic.parameters()])
 
 
-def test_muons_of_a_set_see_each_other_and_those_of_the_baseline_do_not():
+def test_muons_of_a_set_see_each_other_and_those_of_the_predecessor_do_not():
     for kind, expected in (("set", True), ("predecessor", False)):
         generator, _ = networks(kind)
         shower, muon = noise(generator, 1, 2)
