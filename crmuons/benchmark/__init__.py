@@ -1,1 +1,1 @@
-"""`crmuons benchmark`: figures of speed, each beside its reference in the same run. docs/performance.md says what they mean."""
+"""Measure speed beside a reference in the same run: `crmuons benchmark`. docs/performance.md explains the figures."""

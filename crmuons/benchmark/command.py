@@ -1,4 +1,4 @@
-"""What `crmuons benchmark SUITE` does: run a suite, print it, keep it, and track it."""
+"""Run a suite of `crmuons benchmark SUITE`, and save and track its results."""
 
 import json
 import os
@@ -23,17 +23,17 @@ from crmuons.training.summary import RunSummary
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    """How a suite is run.
+    """Options of a suite.
 
     Attributes:
-        rounds: of each measurement.
-        threads: of torch, in the suites `step` and `generate`, and in all workers of `train` together.
-        device: of the suites `step` and `generate`; `train` takes a GPU where there is one.
-        data: events for `read` and `train`; simulated where there are none.
-        workers: of the suite `train`; 0 leaves Ray out of it and of `read`.
-        events: of a worker's batch in the suite `train`.
-        out: new directory for results.json, the MLflow journal and what the suite needs.
-        start: trains as settings say.
+        rounds: number of rounds of each measurement.
+        threads: torch's threads in the suites `step` and `generate`, or of all workers together in `train`.
+        device: device of the suites `step` and `generate`; `train` takes a GPU if there is one.
+        data: events for `read` and `train`; an empty list simulates them.
+        workers: workers of the suite `train`; with 0, neither `train` nor `read` uses Ray.
+        events: events in a worker's batch in the suite `train`.
+        out: new directory for results.json, the MLflow journal and the suite's own files.
+        start: function that trains with the given settings.
         read_through_ray: the part of `read` that needs Ray.
     """
 
@@ -58,23 +58,24 @@ SUITES: Mapping[str, Callable[[BenchmarkOptions], list[Figure]]] = {
 
 
 def _settings(options: BenchmarkOptions, data: Sequence[str]) -> config.Config:
-    given = {"workers": options.workers, "threads": options.threads, "events": options.events}
-    return train.settings_of(options.rounds, data, options.out, **given)
+    return train.settings_of(
+        options.rounds, data, options.out, workers=options.workers, threads=options.threads, events=options.events
+    )
 
 
 def _read(options: BenchmarkOptions, data: Sequence[str]) -> list[Figure]:
-    found = read.run(options.rounds, data, options.out / "prepared")
-    return found + options.read_through_ray(options.rounds, data) if options.workers else found
+    results = read.run(options.rounds, data, options.out / "prepared")
+    return results + options.read_through_ray(options.rounds, data) if options.workers else results
 
 
 def run(suite: str, options: BenchmarkOptions) -> dict[str, Any]:
-    """Run a suite; writes results.json and tracks the figures.
+    """Run a suite, write results.json and track the figures.
 
     Returns:
-        What results.json holds, and under "table" the same for people.
+        The content of results.json, and under "table" the same as text.
 
     Raises:
-        FileExistsError: if the directory for the results holds something.
+        FileExistsError: if the directory for the results is not empty.
     """
     options.out.mkdir(parents=True, exist_ok=True)
     if any(options.out.iterdir()):
@@ -82,14 +83,14 @@ def run(suite: str, options: BenchmarkOptions) -> dict[str, Any]:
         raise FileExistsError(msg)
     keep_freed_memory()
     torch.set_num_threads(options.threads)
-    found = SUITES[suite](options)
-    results = figures.as_json(suite, _machine(suite, options), found)
+    measured = SUITES[suite](options)
+    results = figures.as_json(suite, _machine(suite, options), measured)
     (options.out / "results.json").write_text(json.dumps(results, indent=1))
-    _track(suite, results["machine"], found, options.out)
-    return results | {"table": figures.table(found)}
+    _track(suite, results["machine"], measured, options.out)
+    return results | {"table": figures.table(measured)}
 
 
-def _track(suite: str, machine: Mapping[str, Any], found: Sequence[Figure], out: Path) -> None:
+def _track(suite: str, machine: Mapping[str, Any], measured: Sequence[Figure], out: Path) -> None:
     tracker = Tracker.open(
         out,
         uri=resolve_uri(Path()),
@@ -98,7 +99,7 @@ def _track(suite: str, machine: Mapping[str, Any], found: Sequence[Figure], out:
         params=machine,
         tags={"suite": suite},
     )
-    tracker.metrics(figures.metrics(found), 0)
+    tracker.metrics(figures.metrics(measured), 0)
     tracker.artifact(out / "results.json")
     tracker.finish("FINISHED")
 
@@ -130,6 +131,6 @@ def _processor() -> str:
 def _data(options: BenchmarkOptions) -> Sequence[str]:
     if options.data:
         return options.data
-    made = options.out / "data"
-    simulate(SimulationSettings(), num_events=200_000, out=made, seed=0)
-    return [str(made)]
+    simulated = options.out / "data"
+    simulate(SimulationSettings(), num_events=200_000, out=simulated, seed=0)
+    return [str(simulated)]

@@ -1,4 +1,4 @@
-"""A figure of speed beside its reference, as a table, as JSON and as metrics."""
+"""Speeds beside their references, as a table, as JSON and as metrics."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,16 +11,16 @@ from crmuons.benchmark.timing import Times
 
 @dataclass(frozen=True)
 class Figure:
-    """So much work in so many seconds, in rounds that alternate with the reference's.
+    """A measured speed, in rounds that alternate with those of its reference.
 
     Attributes:
-        name: what was measured.
-        unit: of the work, such as events.
+        name: name of the measurement.
+        unit: unit of the work, such as events.
         amount: work of one round.
-        times: of the rounds.
-        reference: what it is measured against.
-        reference_amount: its work of one round; 0: there is no reference.
-        reference_times: of its rounds.
+        times: times of the rounds.
+        reference: description of the reference.
+        reference_amount: the reference's work of one round; 0 without a reference.
+        reference_times: times of the reference's rounds.
         details: other numbers, by name.
     """
 
@@ -34,7 +34,7 @@ class Figure:
     details: Mapping[str, float] = field(default_factory=dict)
 
     def values(self) -> dict[str, float]:
-        """Medians and quartiles of the speed, and of the ratio to the reference of the same round."""
+        """Return medians and quartiles of the speed, and of its ratio to the reference's speed in the same round."""
         speed = self.amount / self.times.wall
         values = _quartiles("per_second", speed)
         if self.reference_times is not None:
@@ -47,7 +47,7 @@ class Figure:
 
 
 def table(figures: Iterable[Figure]) -> str:
-    """For people: one line a figure, its details below."""
+    """Return a table as text: one line per figure, and its details below."""
     lines = [
         f"{'figure':44} {'median':>11} {'quartiles':>21}   {'reference':>11} {'ratio':>7} {'quartiles':>12}  CPU ratio"
     ]
@@ -57,13 +57,13 @@ def table(figures: Iterable[Figure]) -> str:
 
 
 def metrics(figures: Iterable[Figure]) -> dict[str, float]:
-    """For MLflow: figure/value."""
+    """Return metrics for MLflow, named figure/value."""
     return {f"{_slug(figure.name)}/{name}": value for figure in figures for name, value in figure.values().items()}
 
 
 def as_json(suite: str, machine: Mapping[str, Any], figures: Iterable[Figure]) -> dict[str, Any]:
-    """For programs: the values, and the seconds of all rounds."""
-    told = [
+    """Return the figures for programs: their values, and the seconds of all rounds."""
+    entries = [
         {
             "name": figure.name, "unit": figure.unit, "reference": figure.reference, **figure.values(),
             "seconds": figure.times.wall.tolist(),
@@ -71,7 +71,7 @@ def as_json(suite: str, machine: Mapping[str, Any], figures: Iterable[Figure]) -
         }
         for figure in figures
     ]  # fmt: skip
-    return {"suite": suite, "machine": dict(machine), "figures": told}
+    return {"suite": suite, "machine": dict(machine), "figures": entries}
 
 
 def _quartiles(name: str, values: np.ndarray) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Suite `generate`: muons drawn per second, against the predecessor's networks on the same primaries and numbers of muons."""
+"""Suite `generate`: muons per second, against networks like the predecessor's for the same primaries and N."""
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from crmuons.models.features import Features
 
 
 def run(rounds: int, device: torch.device, number: int = 20_000, mean: float = 13.5) -> list[Figure]:
-    """Muons per second of a model of the default size, N given, results on the host."""
+    """Measure muons per second of a model of the default size, for given N, until the muons are on the host."""
     drawn = events.draw(number, mean, seed=2)
     model = BundleModel(config.Model(), Features().fit(events.draw(5_000, 5.0, seed=1)))
     generator, reference = BundleGenerator(model, {}, device), ReferenceGenerator().to(device)
@@ -23,8 +23,8 @@ def run(rounds: int, device: torch.device, number: int = 20_000, mean: float = 1
     def plain() -> np.ndarray:
         return reference(primaries, counts)[0].cpu().numpy()
 
-    rivals = {"ours": lambda: generator.generate(drawn.primaries, seed=0, counts=drawn.counts), "reference": plain}
-    times = timing.alternate(rivals, rounds)
+    runs = {"ours": lambda: generator.generate(drawn.primaries, seed=0, counts=drawn.counts), "reference": plain}
+    times = timing.alternate(runs, rounds)
     muons = len(drawn.muons)
-    against = "the predecessor's generator, without a way back to physical units"
+    against = "the predecessor's generator, without the conversion to physical units"
     return [Figure("generate, muons", "muons", muons, times["ours"], against, muons, times["reference"])]

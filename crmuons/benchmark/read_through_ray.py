@@ -1,4 +1,4 @@
-"""Suite `read`, the way of a run with workers: through Ray Data, against pyarrow's plain decoding."""
+"""Suite `read` through Ray Data, as a run with workers reads, against plain decoding by pyarrow."""
 
 import math
 import time
@@ -20,18 +20,19 @@ from crmuons.ray_backend.data import READS_AT_ONCE, read_with_ray
 from crmuons.storage import files
 from crmuons.storage.files import File
 
-STEADY_BYTES = 512 * 2**20  # So many give segments of the usual size.
+STEADY_BYTES = 512 * 2**20  # This much data gives segments of the usual size.
 ITEMS_PER_ROUND = 8
 
 
 def run(rounds: int, data: Sequence[str]) -> list[Figure]:
-    """Events per second that reach a training process through Ray Data once it runs, in `rounds` of some segments.
+    """Measure events per second that reach a training process through Ray Data after its start, in `rounds` rounds.
 
-    The files are read again and again, as often as it takes for segments of the usual size. The reference decodes afterwards, in
-    one thread and in as many as Ray Data has read tasks: what is read ahead would be given away in a burst after a pause.
+    The files are read repeatedly, so that segments have the usual size. The reference decodes afterwards, in one thread
+    and in as many as Ray Data has read tasks. It does not alternate with Ray Data, which would read ahead in the
+    pauses.
     """
-    found = raw_files(data)
-    many = found * math.ceil(STEADY_BYTES / sum(file.size for file in found))
+    raw = raw_files(data)
+    many = raw * math.ceil(STEADY_BYTES / sum(file.size for file in raw))
     reading = sampler.ReadPlan(tuple(sampler.cut_files(many)), 0, config.Data().shuffle_bytes, 1)
     items = islice(reading.segments_of_rank(0), ITEMS_PER_ROUND * (rounds + 1))
     ends, events = [], [0]
@@ -42,13 +43,13 @@ def run(rounds: int, data: Sequence[str]) -> list[Figure]:
                 ends.append(time.perf_counter())
     seconds = np.diff(ends[ITEMS_PER_ROUND - 1 :: ITEMS_PER_ROUND])
     read = np.diff(events[ITEMS_PER_ROUND::ITEMS_PER_ROUND])
-    amount, in_all = float(read.mean()), sum(_num_rows(file) for file in found)
+    amount, num_rows = float(read.mean()), sum(_num_rows(file) for file in raw)
     ours = timing.Times(seconds * amount / read)
     return [
         Figure(
             f"read through Ray Data, against {threads} thread{'s' * (threads > 1)}", "events", amount, ours,
-            f"pyarrow decoding of the same columns, afterwards, threads: {threads}", in_all * threads,
-            timing.alternate({"": partial(_decode, found, threads)}, rounds)[""],
+            f"pyarrow decoding of the same columns, afterwards, threads: {threads}", num_rows * threads,
+            timing.alternate({"": partial(_decode, raw, threads)}, rounds)[""],
         )
         for threads in (1, READS_AT_ONCE)
     ]  # fmt: skip
@@ -59,6 +60,6 @@ def _num_rows(file: File) -> int:
         return int(pq.ParquetFile(opened).metadata.num_rows)
 
 
-def _decode(found: Sequence[File], threads: int) -> None:
+def _decode(raw: Sequence[File], threads: int) -> None:
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda file: decode([file]), list(found) * threads))
+        list(pool.map(lambda file: decode([file]), list(raw) * threads))

@@ -1,7 +1,9 @@
-"""The reference step: a plain WGAN step with the structure and layer sizes of the predecessor, written afresh.
+"""The reference step: a plain WGAN step with the structure and layer sizes of the predecessor, written independently.
 
-It does what ours avoids: empty events go through every network, real and fake muons are scored apart, the generator runs its
-multiplicity model each time, the critic pools by a scatter over an expanded index, and every update reads its loss.
+It pays the costs that our step avoids. Empty events go through every network. Real and fake muons are scored
+separately. The generator runs its multiplicity model each time. The critic pools with a scatter over an expanded index.
+Every update reads its loss. Its networks are not those of models/networks.py: the generator has LeakyReLU, and N is a
+plain log10(N + 1).
 """
 
 from itertools import pairwise
@@ -9,11 +11,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-NO_MUON = -1e9  # What the scatter leaves for an event without muons.
+NO_MUON = -1e9  # The scatter leaves it for an event without muons.
 
 
 class ReferenceGenerator(nn.Module):
-    """Multiplicity 4-64-128-64-1, context 37-128-256 with LayerNorm, each muon 272-128-64-3."""
+    """Layer sizes: multiplicity 4-64-128-64-1, context 37-128-256 with LayerNorm, each muon 272-128-64-3."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,23 +24,23 @@ class ReferenceGenerator(nn.Module):
         self.muon = _dense(272, 128, 64, 3)
 
     def forward(self, primaries: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Muons of the events [muons, 3], and the predicted log10(N + 1) [events]."""
+        """Return muons of the events [muons, 3], and the predicted log10(N + 1) [events]."""
         log_counts = self.multiplicity(primaries)[:, 0]
-        given = [primaries, torch.log10(counts[:, None] + 1.0), torch.randn(len(counts), 32, device=counts.device)]
-        context = self.context(torch.cat(given, dim=1))
+        inputs = [primaries, torch.log10(counts[:, None] + 1.0), torch.randn(len(counts), 32, device=counts.device)]
+        context = self.context(torch.cat(inputs, dim=1))
         context = torch.repeat_interleave(context, counts, dim=0)
         return self.muon(torch.cat([context, torch.randn(len(context), 16, device=counts.device)], dim=1)), log_counts
 
 
 class ReferenceCritic(nn.Module):
-    """Each muon with its primary 7-64-128, the maximum by scatter, 132-128-64-1."""
+    """Layer sizes: each muon with its primary 7-64-128, then the maximum by scatter, then 132-128-64-1."""
 
     def __init__(self) -> None:
         super().__init__()
         self.muon, self.decision = _dense(7, 64, 128), _dense(132, 128, 64, 1)
 
     def forward(self, primaries: Tensor, muons: Tensor, event: Tensor) -> Tensor:
-        """Scores [events]."""
+        """Return the scores [events]."""
         local = self.muon(torch.cat([primaries[event], muons], dim=1))
         highest = torch.full((len(primaries), 128), NO_MUON, device=muons.device)
         highest = highest.scatter_reduce(0, event[:, None].expand_as(local), local, "amax")
@@ -47,10 +49,12 @@ class ReferenceCritic(nn.Module):
 
 
 class ReferenceStep:
-    """Critic updates and one of the generator, all on one batch.
+    """A step: some critic updates and one generator update, all on one batch.
 
     Args:
-        lambda_gp: weight of the gradient penalty (Gulrajani et al. 2017, arXiv:1704.00028, eq. 3); 0: none.
+        lambda_gp: weight of the gradient penalty (Gulrajani et al. 2017, arXiv:1704.00028, eq. 3); 0 for none.
+        n_critic: number of critic updates.
+        device: device of the networks.
     """
 
     def __init__(self, lambda_gp: float, n_critic: int, device: torch.device) -> None:
@@ -61,12 +65,14 @@ class ReferenceStep:
         ]
 
     def __call__(self, primaries: Tensor, counts: Tensor, muons: Tensor) -> list[float]:
-        """Losses of a step on standardised primaries [events, 4] and muons [muons, 3]."""
+        """Take a step on standardised primaries [events, 4] and muons [muons, 3], and return its losses."""
         event = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
-        told = [self._move(1, self._critic_loss(primaries, counts, muons, event)) for _ in range(self.n_critic)]
+        critic_losses = [
+            self._move(1, self._critic_loss(primaries, counts, muons, event)) for _ in range(self.n_critic)
+        ]
         fake, log_counts = self.generator(primaries, counts)
         error = ((log_counts - torch.log10(counts + 1.0)) ** 2).mean()
-        return [*told, self._move(0, error - self.critic(primaries, fake, event).mean())]
+        return [*critic_losses, self._move(0, error - self.critic(primaries, fake, event).mean())]
 
     def _critic_loss(self, primaries: Tensor, counts: Tensor, muons: Tensor, event: Tensor) -> Tensor:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""How long a computation would take if every operation ran at the machine's limit."""
+"""The time of a computation if every operation ran at the machine's limit."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ FORMULAS = {**flop_registry, torch.ops.aten.addmm_: addmm_flop}
 
 @dataclass(frozen=True)
 class StepWork:
-    """What one call did.
+    """The work of one call.
 
     Attributes:
-        flops: of matrix products.
-        bytes: read and written by all operations, each counted as if nothing stayed in a cache.
+        flops: floating-point operations of matrix products.
+        bytes: bytes read and written by all operations, counted as if nothing stayed in a cache.
     """
 
     flops: int
     bytes: int
 
     def seconds(self, flops_per_second: float, bytes_per_second: float) -> float:
-        """The longer of the time for the arithmetic and for the memory traffic."""
+        """Return the time for the arithmetic or for the memory traffic, whichever is longer."""
         return max(self.flops / flops_per_second, self.bytes / bytes_per_second)
 
 
@@ -37,7 +37,7 @@ def work(run: Callable[[], object]) -> StepWork:
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up the operations' arithmetic, by torch's own formulas, and the bytes of their tensors; views move none."""
+    """Sum of the operations' arithmetic, by torch's own formulas, and of their tensors' bytes. Views move no bytes."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,6 +1,6 @@
-"""Suite `scale`: processes that train together, what they exchange, and what that predicts for many GPUs.
+"""Suite `scale`: the speed of processes that train together, their communication, and a prediction for many GPUs.
 
-The prediction and its assumptions are in docs/performance.md.
+docs/performance.md explains the prediction and its assumptions.
 """
 
 import json
@@ -24,13 +24,13 @@ from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.timing import Times
 from crmuons.training import distributed
 
-EVENTS, MEAN_MUONS = 2_048, 13.5  # As many events a worker as the default settings take.
+EVENTS, MEAN_MUONS = 2_048, 13.5  # Events per worker as in the default settings.
 NUM_BATCHES = 8
 
 
 @dataclass(frozen=True)
 class Link:
-    """What connects the GPUs of a prediction: an assumption, not a measurement."""
+    """The connection of GPUs in a prediction: an assumption, not a measurement."""
 
     gpus: int
     seconds_per_hop: float
@@ -42,7 +42,7 @@ LINKS = (Link(8, 5e-6, 200e9), Link(64, 15e-6, 25e9))
 
 @dataclass(frozen=True)
 class Case:
-    """So many workers, which exchange their gradients or nothing."""
+    """A number of workers that exchange their gradients (`together`) or nothing."""
 
     workers: int
     together: bool
@@ -53,9 +53,9 @@ class Case:
 
 
 def run(rounds: int, workers: Sequence[int] = (1, 2)) -> list[Figure]:
-    """Events per second of each number of worker processes with one thread each, against one worker, in turns.
+    """Measure events per second of worker processes with one thread each, alternating with a single worker.
 
-    As many processes that exchange nothing show what the machine's cores, caches and memory leave of perfect scaling.
+    The same number of processes without communication shows the limit set by the machine's cores, caches and memory.
     """
     cases = [Case(number, together) for number in workers for together in (True, False) if together or number > 1]
     measured, exchanged = _measure(cases, rounds)
@@ -71,10 +71,16 @@ def run(rounds: int, workers: Sequence[int] = (1, 2)) -> list[Figure]:
 
 
 def predict(seconds: np.ndarray, collectives: float, exchanged: float) -> dict[str, float]:
-    """Share of perfect scaling for the links above.
+    """Predict the share of perfect scaling for each of LINKS.
 
-    A step takes a worker's own time, waits for the slowest worker (whose expected lag behind the mean of n normal times is
-    about sqrt(2 ln n) standard deviations), and exchanges in a ring: 2 (n - 1) hops a collective, 2 (n - 1)/n of the bytes.
+    A step takes a worker's own time, the wait for the slowest worker, and the exchange. The slowest of n normal times
+    is about sqrt(2 ln n) standard deviations behind the mean. A ring takes 2 (n - 1) hops per collective, and transfers
+    2 (n - 1)/n of the bytes.
+
+    Args:
+        seconds: times of a worker's steps.
+        collectives: number of collectives in a step.
+        exchanged: bytes exchanged in a step.
     """
     mean, deviation = float(seconds.mean()), float(seconds.std())
     shares = {}
@@ -88,7 +94,7 @@ def predict(seconds: np.ndarray, collectives: float, exchanged: float) -> dict[s
 
 
 def _measure(cases: Sequence[Case], rounds: int) -> tuple[list[Times], list[list[int]]]:
-    """For each case the times of a step, and the bytes of each sum over ranks in one."""
+    """Return for each case the times of its steps, and the bytes of each sum over ranks in a step."""
     with TemporaryDirectory() as folder:
         arguments = cases, rounds, folder
         torch.multiprocessing.spawn(_worker, arguments, nprocs=_world(cases))  # type: ignore[attr-defined, no-untyped-call]
@@ -104,7 +110,7 @@ def _world(cases: Sequence[Case]) -> int:
 def _worker(rank: int, cases: Sequence[Case], rounds: int, folder: str) -> None:
     keep_freed_memory()
     torch.set_num_threads(1)
-    # They meet in a file: a port that is free now may be taken when they come to listen on it.
+    # The processes meet in a file, because a port that is free now may be taken when they listen on it.
     dist.init_process_group("gloo", init_method=f"file://{folder}/ranks", rank=rank, world_size=_world(cases))
     groups = {case.workers: dist.new_group(range(case.workers)) for case in cases}
     trainer = step.default(torch.device("cpu"))
@@ -112,17 +118,17 @@ def _worker(rank: int, cases: Sequence[Case], rounds: int, folder: str) -> None:
     batches = cycle([trainer.prepare(events.draw(EVENTS, MEAN_MUONS, seed)) for seed in seeds])
     seconds, exchanged = torch.zeros(len(cases), rounds + 1, dtype=torch.float64), []
     for turn in range(rounds + 1):
-        for place, case in enumerate(cases):
+        for index, case in enumerate(cases):
             sent: list[int] = []
             distributed.sum_over_ranks = partial(_add_up, groups[case.workers] if case.together else None, sent)
             dist.barrier()
             if rank < case.workers:
                 begin = time.perf_counter()
                 trainer.step(batches)
-                seconds[place, turn] = (time.perf_counter() - begin) / case.workers
+                seconds[index, turn] = (time.perf_counter() - begin) / case.workers
             if not turn:
                 exchanged.append(sent)
-    dist.all_reduce(seconds)  # The mean of a case's workers.
+    dist.all_reduce(seconds)  # Sums to the mean over a case's workers.
     dist.destroy_process_group()
     if rank == 0:
         np.save(Path(folder) / "seconds.npy", seconds[:, 1:].numpy())
@@ -130,7 +136,7 @@ def _worker(rank: int, cases: Sequence[Case], rounds: int, folder: str) -> None:
 
 
 def _add_up(group: dist.ProcessGroup | None, sent: list[int], buffer: torch.Tensor) -> torch.Tensor:
-    """Sum over the ranks of a group, in place of the sum over all; notes the bytes."""
+    """Replace the sum over all ranks by the sum over a group, and record its bytes."""
     sent.append(buffer.nbytes)
     if group is not None:
         dist.all_reduce(buffer, group=group)

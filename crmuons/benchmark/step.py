@@ -1,7 +1,7 @@
-"""Suite `step`: the training step against the reference step, at the same shapes, on the same events."""
+"""Suite `step`: the training step at the default settings against the reference step, on the same events."""
 
+from collections.abc import Callable
 from itertools import repeat
-from typing import Any
 
 import torch
 
@@ -11,52 +11,48 @@ from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.reference import ReferenceStep
 from crmuons.benchmark.timing import Times
 from crmuons.models.features import Features
-from crmuons.training.batch import TrainingBatch
 from crmuons.training.trainer import Trainer
 
 N_CRITIC, LAMBDA_GP = 5, 10.0
 Shape = tuple[int, float, bool]
-# Events of a batch, mean muons of an event, with a gradient penalty or without: the predecessor's headline and two denser ones.
+# Events of a batch, mean N, and whether the reference has a gradient penalty: the predecessor's own case and two denser
+# ones.
 SHAPES = ((48_000, 0.36, False), (2_048, 13.5, True), (8_192, 13.5, False))
 
 
 def run(rounds: int, device: torch.device) -> list[Figure]:
-    """The figures of all shapes."""
+    """Measure all shapes."""
     rates = timing.matmul_rate(device), timing.copy_rate(device)
-    return [figure for shape in SHAPES for figure in compare(shape, rounds, device, rates)]
+    return [compare(shape, rounds, device, rates) for shape in SHAPES]
 
 
-def compare(shape: Shape, rounds: int, device: torch.device, rates: tuple[float, float]) -> list[Figure]:
-    """Our step at the reference's layer sizes, and at the default settings, against the reference.
+def compare(shape: Shape, rounds: int, device: torch.device, rates: tuple[float, float]) -> Figure:
+    """Measure our step against the reference step.
 
     Args:
         shape: one of SHAPES.
-        rounds: of each.
-        device: of all.
+        rounds: number of rounds of each.
+        device: device of both.
         rates: floating-point operations and bytes per second of the machine.
     """
     number, mean, penalised = shape
     batch = events.draw(number, mean)
-    ours = {"equal layer sizes": equal_layers(penalised, device), "default settings": default(device)}
-    ready = {name: trainer.prepare(batch).to(device) for name, trainer in ours.items()}
     reference, features = ReferenceStep(LAMBDA_GP if penalised else 0.0, N_CRITIC, device), _features(True).to(device)
     primaries, counts, muons = (
         torch.from_numpy(array).to(device) for array in (batch.primaries, batch.counts, batch.muons)
     )
-    given = features.condition(primaries), counts, features.muons(muons)
-    rivals = {name: _stepping(trainer, ready[name]) for name, trainer in ours.items()}
-    times = timing.alternate({"reference": lambda: reference(*given), **rivals}, rounds)
-    title = f"step, {number:,} x {mean:g}{' with penalty' if penalised else ''}"
-    return [
-        Figure(
-            f"{title}, {name}", "events", number, times[name], "a step of the predecessor's structure", number,
-            times["reference"], _limits(rival, times[name], rates),
-        )
-        for name, rival in rivals.items()
-    ]  # fmt: skip
+    standardised = features.condition(primaries), counts, features.muons(muons)
+    trainer = default(device)
+    batches = repeat(trainer.prepare(batch).to(device))
+    steps = {"reference": lambda: reference(*standardised), "ours": lambda: trainer.step(batches)}
+    times = timing.alternate(steps, rounds)
+    title = f"step, {number:,} x {mean:g}{' with penalty' if penalised else ''}, default settings"
+    details = _limits(steps["ours"], times["ours"], rates)
+    against = "a step of the predecessor's structure"
+    return Figure(title, "events", number, times["ours"], against, number, times["reference"], details)
 
 
-def _limits(step: Any, times: Times, rates: tuple[float, float]) -> dict[str, float]:
+def _limits(step: Callable[[], object], times: Times, rates: tuple[float, float]) -> dict[str, float]:
     work = roofline.work(step)
     limit = work.seconds(*rates)
     return {
@@ -66,23 +62,8 @@ def _limits(step: Any, times: Times, rates: tuple[float, float]) -> dict[str, fl
     }  # fmt: skip
 
 
-def _stepping(trainer: Trainer, sets: TrainingBatch) -> Any:
-    return lambda: trainer.step(repeat(sets))
-
-
-def equal_layers(penalised: bool, device: torch.device) -> Trainer:
-    """Our step with the predecessor's networks and recipe: 5 critic updates, SGD, all muons, penalty on interpolates."""
-    penalty = {"kind": "one_centred" if penalised else "none", "lambda_gp": LAMBDA_GP}
-    train = {
-        "steps": 1, "n_critic": N_CRITIC, "reuse_batch": True, "loss": "wasserstein", "muons_per_event": None, "penalty": penalty,
-        "optimizer": {"kind": "sgd", "lr": 1e-4, "momentum": 0.5},
-    }  # fmt: skip
-    model = {"kind": "predecessor", "multiplicity": "regressor"}
-    return Trainer(config.from_dict({"model": model, "train": train}), _features(True), device)
-
-
 def default(device: torch.device) -> Trainer:
-    """Our step at the default settings."""
+    """Return our trainer at the default settings."""
     return Trainer(config.from_dict({"train": {"steps": 1}}), _features(False), device)
 
 

@@ -1,4 +1,4 @@
-"""Times side by side: rivals take turns, so that what else the machine does falls on all of them."""
+"""Time functions in turns, so that the machine's other work slows all of them alike."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -10,17 +10,17 @@ import torch
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of each round: by the clock, and of this process's threads on a CPU where these did all the work."""
+    """Seconds of each round: wall time, and CPU time of this process if it did all the work."""
 
     wall: np.ndarray
     cpu: np.ndarray | None = None
 
 
-def alternate(rivals: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Times]:
-    """Time each rival once a round; one round before the first is not counted."""
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in rivals}
+def alternate(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Times]:
+    """Time each function once per round, after one round that does not count."""
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
     for number in range(rounds + 1):
-        for name, run in rivals.items():
+        for name, run in functions.items():
             taken = _time(run)
             if number:
                 seconds[name].append(taken)
@@ -36,14 +36,14 @@ def _time(run: Callable[[], object]) -> tuple[float, float]:
 
 
 def matmul_rate(device: torch.device, size: int = 1024) -> float:
-    """Floating-point operations per second of a square matrix product, the best of ten."""
+    """Measure floating-point operations per second of a square matrix product, the best of ten."""
     left, right = torch.randn(2, size, size, device=device)
     best: float = alternate({"": lambda: left @ right}, 10)[""].wall.min()
     return 2 * size**3 / best
 
 
 def copy_rate(device: torch.device, megabytes: int = 256) -> float:
-    """Bytes per second read and written by a copy too large for most caches, the best of ten."""
+    """Measure bytes per second read and written by a copy that exceeds most caches, the best of ten."""
     source = torch.zeros(megabytes * 2**18, device=device)
     target = torch.empty_like(source)
     best: float = alternate({"": lambda: target.copy_(source)}, 10)[""].wall.min()

@@ -1,4 +1,4 @@
-"""Suite `train`: the whole job, from Parquet to the optimizer, against its steps alone on batches that are ready."""
+"""Suite `train`: a whole run, from Parquet to the optimizer, against its training steps on batches in memory."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -24,12 +24,12 @@ NUM_BATCHES = 20
 
 
 def run(rounds: int, settings: config.Config, start: Callable[[config.Config], RunSummary]) -> list[Figure]:
-    """Events per second of a run of `rounds` log intervals.
+    """Measure events per second of a run.
 
     Args:
-        rounds: intervals that count; the first ones, while the readers start, do not.
+        rounds: number of log intervals that count; the first ones, while the readers start, do not.
         settings: see `settings_of`.
-        start: trains as settings say (ray_train.run_training).
+        start: function that trains with the given settings.
 
     Raises:
         KeyboardInterrupt: if the run was interrupted.
@@ -42,7 +42,7 @@ def run(rounds: int, settings: config.Config, start: Callable[[config.Config], R
     lines = [json.loads(line) for line in trained.metrics.read_text().splitlines()]
     speeds = np.asarray([line["speed/events_per_second"] for line in lines if "speed/events_per_second" in line])
     waits = [line["speed/data_wait_share"] for line in lines if "speed/data_wait_share" in line]
-    taken = 1 / speeds[-rounds:]  # Seconds an event: in a step, a worker takes n_critic + 1 batches.
+    taken = 1 / speeds[-rounds:]  # Seconds per event; in a step, a worker takes n_critic + 1 batches.
     alone = _steps_alone(settings, trained.load_features(settings), rounds)
     read = settings.train.events_per_worker * (settings.train.n_critic + 1)
     details = {"data_wait_share": float(np.median(waits[-rounds:])), "workers": float(workers)}
@@ -57,15 +57,15 @@ def run(rounds: int, settings: config.Config, start: Callable[[config.Config], R
 def settings_of(
     rounds: int, data: Sequence[str], out: Path, *, workers: int, threads: int, events: int
 ) -> config.Config:
-    """A run of `rounds` log intervals that count.
+    """Return the settings of a run for `run`.
 
     Args:
         rounds: see `run`.
         data: event Parquet.
-        out: a directory for the run.
-        workers: of Ray Train; 0: in this process.
-        threads: of torch, in all workers together.
-        events: of a worker's batch.
+        out: directory of the run.
+        workers: workers of Ray Train; 0 trains in this process.
+        threads: torch's threads in all workers together.
+        events: events in a worker's batch.
     """
     steps = LOG_EVERY * (rounds + 5)
     return config.from_dict(
@@ -90,12 +90,12 @@ def _steps_alone(settings: config.Config, features: Features, rounds: int) -> Ti
 
 
 def _batches(settings: config.Config) -> list[EventArrays]:
-    """Some of the first batches of the data, one at least, which is smaller where there are not as many events."""
-    found = manifest.event_files(settings.data.train)
-    units = sampler.ReadPlan(tuple(sampler.cut_files(found)), 0, settings.data.shuffle_bytes, 1)
-    items = islice(units.segments_of_rank(0), len(units.segments(0)))
+    """Return the first batches of the data, up to NUM_BATCHES; with too few events, one smaller batch."""
+    files = manifest.event_files(settings.data.train)
+    plan = sampler.ReadPlan(tuple(sampler.cut_files(files)), 0, settings.data.shuffle_bytes, 1)
+    segments = islice(plan.segments_of_rank(0), len(plan.segments(0)))
     size, read = settings.train.events_per_worker, list[EventArrays]()
-    for piece in reader.read_in_process(items, selection.Selection(muons_per_event=settings.train.muons_per_event)):
+    for piece in reader.read_in_process(segments, selection.Selection(muons_per_event=settings.train.muons_per_event)):
         if not isinstance(piece, quarantine.ReadCounts):
             read.append(piece)
             if sum(len(piece.counts) for piece in read) >= NUM_BATCHES * size:

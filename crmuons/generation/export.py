@@ -1,4 +1,4 @@
-"""A model as a directory that generates with torch alone, and as ONNX graphs. docs/generation.md says how to use both."""
+"""Export a model as a directory that needs torch and numpy alone, and as ONNX graphs (docs/generation.md)."""
 
 import logging
 import shutil
@@ -24,9 +24,9 @@ from crmuons.storage.output import Output
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE = (
-    1e-5  # Of energies, of positions (against the radius + 1 mm) and of the distribution of N; rounding makes 7e-7.
-)
+# Largest relative difference of energies, of positions (against the radius + 1 mm) and of the distribution of N.
+# Rounding makes 7e-7.
+TOLERANCE = 1e-5
 CHECK_EVENTS, CHECK_MUONS_PER_EVENT = 256, 20
 INPUTS = ("primaries", "counts", "event_of_muon", "shower_noise", "muon_noise", "azimuth_rad")
 README = """A generator of muon bundles, exported by crmuons.
@@ -40,37 +40,37 @@ muons: energy_gev, x_m, y_m across the shower axis; counts[0] rows of the first 
 """
 ONNX_README = """
 onnx/multiplicity.onnx: primaries [events, 4] -> the distribution of N.
-onnx/generator.onnx: primaries [events, 4] of events with muons, counts [events] int64, event_of_muon [muons] int64 ascending,
-    shower_noise [events, {latents[0]}] and muon_noise [muons, {latents[1]}] standard normal, azimuth_rad [muons] uniform in
-    [0, 2 pi) -> muons [muons, 3].
+onnx/generator.onnx: primaries [events, 4] of events with muons, counts [events] int64, event_of_muon [muons] int64
+    ascending, shower_noise [events, {latents[0]}] and muon_noise [muons, {latents[1]}] standard normal, azimuth_rad
+    [muons] uniform in [0, 2 pi) -> muons [muons, 3].
 """
 
 
 def export(model: str | Path, out: str | Path, *, onnx: bool = False) -> None:
-    """Write a model as a directory that needs this package no more, after checking that it generates the same.
+    """Write a model as a directory that works without this package, and check that it generates the same muons.
 
     Args:
         model: a run, a checkpoint or a model directory.
-        out: new directory, or a URL of one.
-        onnx: write ONNX graphs too, and check them in onnxruntime.
+        out: new directory, as a path or a URL.
+        onnx: also write ONNX graphs, and check them in onnxruntime.
 
     Raises:
         FileNotFoundError: if there is no model.
-        ValueError: if the directory holds something, or if what was written generates something else.
-        PermissionError: if it cannot be written; nothing was done before.
-        ImportError: if ONNX is asked for and its packages are not installed.
+        ValueError: if the directory is not empty, or if the exported model generates other muons.
+        PermissionError: if the directory cannot be written. This is checked first.
+        ImportError: if `onnx` is set and its packages are not installed.
     """
-    generator, place = load_generator(model), Output.at(out)
-    place.check_writable()
-    if place.names():
-        msg = f"{place} is not empty; name a new directory with --out, or remove what the old one holds"
+    generator, output = load_generator(model), Output.at(out)
+    output.check_writable()
+    if output.names():
+        msg = f"{output} is not empty; name a new directory with --out, or remove the files in it"
         raise ValueError(msg)
-    if place.folder is not None:
-        _export(generator, place.folder, onnx=onnx)
+    if output.folder is not None:
+        _export(generator, output.folder, onnx=onnx)
         return
     with tempfile.TemporaryDirectory(prefix="crmuons-") as folder:
         _export(generator, Path(folder) / "exported", onnx=onnx)
-        files.put_tree(Path(folder) / "exported", place.url)
+        files.put_tree(Path(folder) / "exported", output.url)
 
 
 def _export(generator: BundleGenerator, out: Path, *, onnx: bool) -> None:
@@ -81,19 +81,19 @@ def _export(generator: BundleGenerator, out: Path, *, onnx: bool) -> None:
         (partial / "README.txt").write_text(
             README + (ONNX_README.format(latents=bundles.network.latents) if onnx else "")
         )
-        primaries = _primaries(generator)
-        _check_portable(generator, bundles, primaries)
+        primaries = _primaries_in_range(generator)
+        _check_standalone(generator, bundles, primaries)
         if onnx:
             _write_onnx(bundles.network, primaries, partial / "onnx")
 
 
 class _OnnxNetwork(StandaloneModel):
-    """The networks in operators that give the same on any number of threads."""
+    """The networks in operators that onnxruntime computes alike on any number of threads."""
 
     def mean(self, muons: Tensor, counts: Tensor) -> Tensor:
-        """Differences of running sums: onnxruntime's scatter-add loses updates when it uses several threads.
+        """Return the means as differences of running sums: onnxruntime's scatter-add loses updates on several threads.
 
-        In double precision, so that 10^6 muons before an event cost its mean 1e-10.
+        With 10^6 muons in front of an event, double precision costs its mean 1e-10.
         """
         ends = counts.cumsum(0)
         sums = torch.nn.functional.pad(muons.double().cumsum(0), (0, 0, 1, 0))
@@ -101,7 +101,7 @@ class _OnnxNetwork(StandaloneModel):
 
 
 class MultiplicityGraph(nn.Module):
-    """Primaries to the distribution of N."""
+    """The graph from primaries to the distribution of N."""
 
     def __init__(self, network: StandaloneModel) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class MultiplicityGraph(nn.Module):
 
 
 class GeneratorGraph(nn.Module):
-    """Primaries, N and noise to muons."""
+    """The graph from primaries, N and noise to muons."""
 
     outputs = ("muons",)
 
@@ -133,27 +133,26 @@ class GeneratorGraph(nn.Module):
         return self.network.muons_of(primaries, counts, event_of_muon, (shower_noise, muon_noise, azimuth_rad))
 
 
-def worst_difference(muons: np.ndarray, wanted: np.ndarray) -> float:
-    """The largest relative difference of energies, and of positions against the radius + 1 mm [muons, 3]."""
-    muons, wanted = muons.astype(np.float64), wanted.astype(np.float64)
-    energy = np.abs(muons[:, 0] / wanted[:, 0] - 1)
-    distance = np.hypot(*(muons - wanted)[:, 1:].T) / (np.hypot(*wanted[:, 1:].T) + standalone.RADIUS_OFFSET_M)
+def worst_difference(muons: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest relative difference of energies, and of positions against the radius + 1 mm [muons, 3]."""
+    muons, expected = muons.astype(np.float64), expected.astype(np.float64)
+    energy = np.abs(muons[:, 0] / expected[:, 0] - 1)
+    distance = np.hypot(*(muons - expected)[:, 1:].T) / (np.hypot(*expected[:, 1:].T) + standalone.RADIUS_OFFSET_M)
     return float(np.max(np.concatenate([energy, distance]), initial=0.0))
 
 
-def _primaries(generator: BundleGenerator) -> np.ndarray:
-    """Primaries over the trained range."""
+def _primaries_in_range(generator: BundleGenerator) -> np.ndarray:
+    """Draw primaries uniformly in the trained range."""
     low, high = np.array(list(generator.training_ranges.values()), np.float32).T
-    share = np.random.default_rng(0).random((CHECK_EVENTS, 4), np.float32)
-    return low + share * (high - low)
+    return low + np.random.default_rng(0).random((CHECK_EVENTS, 4), np.float32) * (high - low)
 
 
-def _check_portable(generator: BundleGenerator, bundles: Bundles, primaries: np.ndarray) -> None:
-    """Compare what was written with the networks as they are trained: both draw from the same random numbers."""
+def _check_standalone(generator: BundleGenerator, bundles: Bundles, primaries: np.ndarray) -> None:
+    """Compare the exported model with the trained networks, for the same random numbers."""
     values, network = torch.from_numpy(primaries), bundles.network
     counts = network.sample_counts(values, torch.Generator().manual_seed(0))
-    wanted = generator.model.sample_counts(values, torch.Generator().manual_seed(0))
-    _require(torch.equal(counts, wanted), "the exported model draws other numbers of muons")
+    expected = generator.model.sample_counts(values, torch.Generator().manual_seed(0))
+    _require(torch.equal(counts, expected), "the exported model draws other numbers of muons")
     inputs = _inputs(network, values)
     ragged = Ragged.from_counts(inputs["counts"])
     features = generator.model.generator(
@@ -165,18 +164,19 @@ def _check_portable(generator: BundleGenerator, bundles: Bundles, primaries: np.
 
 def _write_onnx(network: StandaloneModel, primaries: np.ndarray, folder: Path) -> None:
     folder.mkdir()
-    portable_graph, values = _OnnxNetwork(network.weights), torch.from_numpy(primaries)
-    graph = MultiplicityGraph(portable_graph)
-    found = _run_onnx(graph, {"primaries": values}, folder / "multiplicity.onnx")
-    wanted = [values.numpy() for values in graph(values)]
-    worst = max(float(np.abs(x - y).max() / max(1.0, np.abs(y).max())) for x, y in zip(found, wanted, strict=True))
+    onnx_network, values = _OnnxNetwork(network.weights), torch.from_numpy(primaries)
+    graph = MultiplicityGraph(onnx_network)
+    outputs = _run_onnx(graph, {"primaries": values}, folder / "multiplicity.onnx")
+    expected = [values.numpy() for values in graph(values)]
+    worst = max(float(np.abs(x - y).max() / max(1.0, np.abs(y).max())) for x, y in zip(outputs, expected, strict=True))
     _compare("multiplicity.onnx", worst)
     inputs = _inputs(network, values)
-    (muons,) = _run_onnx(GeneratorGraph(portable_graph), inputs, folder / "generator.onnx")
+    (muons,) = _run_onnx(GeneratorGraph(onnx_network), inputs, folder / "generator.onnx")
     _compare("generator.onnx", worst_difference(muons, GeneratorGraph(network)(*inputs.values()).numpy()))
 
 
 def _inputs(network: StandaloneModel, primaries: Tensor) -> dict[str, Tensor]:
+    """Draw the inputs of a generator graph."""
     source = torch.Generator().manual_seed(0)
     counts = torch.randint(1, 2 * CHECK_MUONS_PER_EVENT, (len(primaries),), generator=source)
     event = torch.repeat_interleave(counts)
@@ -185,10 +185,10 @@ def _inputs(network: StandaloneModel, primaries: Tensor) -> dict[str, Tensor]:
 
 
 def _run_onnx(graph: MultiplicityGraph | GeneratorGraph, inputs: dict[str, Tensor], path: Path) -> list[np.ndarray]:
-    """Write a graph, and run it in onnxruntime."""
+    """Write a graph, and return its outputs in onnxruntime."""
     try:
         import onnxruntime  # noqa: PLC0415  # an extra
-        import onnxscript  # noqa: F401, PLC0415  # what torch.onnx works with
+        import onnxscript  # noqa: F401, PLC0415  # torch.onnx needs it
     except ImportError as error:
         msg = f"ONNX needs packages that are not installed ({error}): pip install 'crmuons[onnx]'"
         raise ImportError(msg) from error
@@ -208,19 +208,19 @@ def _run_onnx(graph: MultiplicityGraph | GeneratorGraph, inputs: dict[str, Tenso
             verbose=False,
         )
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    given: dict[str, Any] = {name: values.numpy() for name, values in inputs.items()}
-    found: list[np.ndarray] = session.run(list(graph.outputs), given)
-    return found
+    arrays: dict[str, Any] = {name: values.numpy() for name, values in inputs.items()}
+    outputs: list[np.ndarray] = session.run(list(graph.outputs), arrays)
+    return outputs
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's talk of its steps, of torchvision, and of inputs that share a dimension."""
+    """Silence the exporter's messages about its steps, torchvision, and inputs that share a dimension."""
     for name in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "# The axis name", UserWarning)
-        warnings.filterwarnings("ignore", r"`isinstance\(treespec", FutureWarning)  # Torch's own code, in 2.13.
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec", FutureWarning)  # From torch 2.13 itself.
         yield
 
 
@@ -229,9 +229,9 @@ def _compare(what: str, worst: float) -> None:
     logger.info("%s agrees with the model to %.1e", what, worst)
 
 
-def _require(holds: bool, message: str) -> None:
-    if not holds:
+def _require(condition: bool, message: str) -> None:
+    if not condition:
         msg = (
-            f"{message}: nothing was exported; this is a fault of crmuons.portable or of the exporter, not of the model"
+            f"{message}: nothing was exported. This is a bug of crmuons.models.standalone or of the exporter; report it"
         )
         raise ValueError(msg)

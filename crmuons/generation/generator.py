@@ -1,4 +1,4 @@
-"""Primaries in, muon bundles out: a saved model as a generator."""
+"""Generate muon bundles for primaries with a saved model."""
 
 import itertools
 from collections import deque
@@ -17,17 +17,16 @@ from crmuons.models import standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.standalone import StandaloneModel
 
-RANGE_MARGIN = 0.01
-MAX_MUONS_PER_EVENT = 2**21  # An event is made in one piece: 2 GB of hidden numbers.
+MAX_MUONS_PER_EVENT = 2**21  # An event is generated in one piece; this many muons take 2 GB of hidden numbers.
 
 
 @dataclass(frozen=True)
 class GeneratedBlock:
-    """Some consecutive events of a block.
+    """Consecutive events.
 
     Attributes:
-        events: as generated.
-        drawn: N of each event before the cap; larger than `events.counts` where the cap took muons away.
+        events: the generated events.
+        drawn: N of each event before the cap; larger than `events.counts` for capped events.
     """
 
     events: EventArrays
@@ -38,23 +37,25 @@ class BundleGenerator:
     """A trained model that draws events.
 
     Attributes:
+        device: where it draws.
         model: features, multiplicity and generator.
-        about: what the model directory says of it: settings, step, data, versions.
+        metadata: content of model.json: settings, step, data, versions.
+        network: the model's weights in the form that is fast in generation.
     """
 
-    def __init__(self, model: BundleModel, about: dict[str, Any], device: torch.device | str = "cpu") -> None:
+    def __init__(self, model: BundleModel, metadata: dict[str, Any], device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device)
         self.network = StandaloneModel(self.model.state_dict())
-        self.metadata = about
+        self.metadata = metadata
 
     def to(self, device: torch.device | str) -> "BundleGenerator":
-        """The same model on a device."""
+        """Return the same model on a device."""
         return self if self.device == torch.device(device) else BundleGenerator(self.model, self.metadata, device)
 
     @property
     def events_per_block(self) -> int:
-        """Events that share a random stream."""
+        """Number of events that share a random stream."""
         return standalone.EVENTS_PER_BLOCK[self.device.type]
 
     @property
@@ -64,19 +65,11 @@ class BundleGenerator:
         return dict(zip(schema.PRIMARY_FEATURES, zip(low, high, strict=True), strict=True))
 
     def outside_training(self, primaries: Float32[np.ndarray, "events 4"]) -> Bool[np.ndarray, " events"]:
-        """Which primaries lie outside the training ranges.
-
-        The ranges are those of a sample, so they are taken RANGE_MARGIN of their widths wider, in log10 of energy and mass, in
-        zenith angle and in depth.
-        """
-        low, high = _linear(self.model.features.primary_range.cpu().numpy())
-        slack = RANGE_MARGIN * (high - low) + 1e-6 * np.maximum(np.abs(low), np.abs(high))  # Single precision rounds.
-        values = _linear(primaries)
-        outside: np.ndarray = ((values < low - slack) | (values > high + slack)).any(axis=1)
-        return outside
+        """Tell which primaries lie outside the training ranges, widened as `standalone.outside_ranges` says."""
+        return standalone.outside_ranges(primaries, self.model.features.primary_range.cpu().numpy())
 
     def draw_counts(self, primaries: Float32[np.ndarray, "events 4"], *, seed: int) -> Int64[np.ndarray, " events"]:
-        """Draw N alone, for each primary: the N of `bundles`."""
+        """Draw N alone for each primary, the same as in `generate`."""
         return self.network.draw_counts(primaries, seed)
 
     def generate(
@@ -89,9 +82,11 @@ class BundleGenerator:
         max_muons: int | None = None,
         first_event: int = 0,
     ) -> EventArrays:
-        """Draw one event for each primary; arguments and errors are those of `generate_blocks`."""
-        how: dict[str, Any] = {"ids": ids, "counts": counts, "max_muons": max_muons, "first_event": first_event}
-        return concat(list(self.generate_blocks(primaries, seed=seed, **how))).events
+        """Draw one event for each primary. Arguments and errors are those of `generate_blocks`."""
+        blocks = self.generate_blocks(
+            primaries, seed=seed, ids=ids, counts=counts, max_muons=max_muons, first_event=first_event
+        )
+        return concat(list(blocks)).events
 
     def generate_blocks(
         self,
@@ -103,21 +98,21 @@ class BundleGenerator:
         max_muons: int | None = None,
         first_event: int = 0,
     ) -> Iterator[GeneratedBlock]:
-        """Draw one event for each primary, some events at a time.
+        """Draw one event for each primary, and yield the events block by block.
 
-        On a GPU, the next piece is being made and copied while the caller works on one.
+        A GPU computes and copies the next block while the caller uses the last one.
 
         Args:
             primaries: energy_gev, zenith_rad, mass_gev, depth_m (slant).
-            seed: of the random numbers. Seed, an event's number and the N of its block fix the event, however calls are cut, as long
-                as they are cut at multiples of `events_per_block`.
-            ids: shower ids; the event's number where they are not given.
-            counts: N of each event; drawn where it is not given.
-            max_muons: events with more get this many.
-            first_event: the number of the first event.
+            seed: seed of the random numbers. The seed, the event's number and the N of its block fix an event. Calls
+                may be cut at multiples of `events_per_block` without changing it.
+            ids: shower ids; None numbers the events.
+            counts: N of each event; None draws it.
+            max_muons: cap on the muons of an event.
+            first_event: number of the first event.
 
         Raises:
-            ValueError: if a primary or N is not legal, or first_event is no multiple of `events_per_block`.
+            ValueError: if a primary or N is out of range, or first_event is not a multiple of `events_per_block`.
         """
         check_primaries(primaries)
         if ids is None:
@@ -132,7 +127,7 @@ class BundleGenerator:
 
 
 class _Copy:
-    """A tensor on its way to the host. Page-locked memory lets the GPU go on meanwhile."""
+    """A copy of a tensor to the host that runs in the background. Page-locked memory lets the GPU work meanwhile."""
 
     def __init__(self, values: torch.Tensor) -> None:
         self.done = None
@@ -145,7 +140,7 @@ class _Copy:
             self.values = values
 
     def on_host(self) -> np.ndarray:
-        """Wait for the values."""
+        """Wait for the copy, and return its values."""
         if self.done is not None:
             self.done.synchronize()
         return self.values.numpy()
@@ -164,10 +159,10 @@ def concat(blocks: Sequence[GeneratedBlock]) -> GeneratedBlock:
 
 
 def check_primaries(primaries: Float32[np.ndarray, "events 4"]) -> None:
-    """Refuse primaries that the contract does not allow.
+    """Check primaries against the data contract.
 
     Raises:
-        ValueError: naming the first one, its value and the reason.
+        ValueError: with the first bad primary, its value and the reason.
     """
     if primaries.ndim != 2 or primaries.shape[1] != len(schema.PRIMARY_FEATURES):
         msg = f"primaries have shape {primaries.shape}, wanted (events, 4): {', '.join(schema.PRIMARY_FEATURES)}"
@@ -184,32 +179,25 @@ def check_primaries(primaries: Float32[np.ndarray, "events 4"]) -> None:
 
 
 def check_counts(counts: Int64[np.ndarray, " events"], primaries: Float32[np.ndarray, "events 4"]) -> None:
-    """Refuse numbers of muons that cannot be made.
+    """Check that numbers of muons can be generated.
 
     Raises:
-        ValueError: naming the first one.
+        ValueError: with the first event out of range.
     """
     bad = np.flatnonzero((counts < 0) | (counts > MAX_MUONS_PER_EVENT))
     if bad.size:
         msg = (
-            f"event {bad[0]} with primary {primaries[bad[0]].tolist()} has {counts[bad[0]]} muons, wanted 0 to {MAX_MUONS_PER_EVENT}: "
-            "limit them (--max-muons-per-event), or leave the event out"
+            f"event {bad[0]} with primary {primaries[bad[0]].tolist()} has {counts[bad[0]]} muons, wanted 0 to "
+            f"{MAX_MUONS_PER_EVENT}: limit them (--max-muons-per-event), or leave the event out"
         )
         raise ValueError(msg)
-
-
-def _linear(primaries: np.ndarray) -> np.ndarray:
-    """Primaries with energy and mass by their decimal logarithms."""
-    values = primaries.astype(np.float64)
-    values[:, [0, 2]] = np.log10(values[:, [0, 2]])
-    return values
 
 
 T = TypeVar("T")
 
 
 def _one_ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, each once the next one has been begun."""
+    """Yield the same items, each after the next one has been started."""
     waiting = deque(itertools.islice(items, 1))
     for item in items:
         waiting.append(item)

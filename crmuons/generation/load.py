@@ -18,19 +18,19 @@ from crmuons.storage import artifacts, files
 
 
 def local_model(place: str | Path) -> Path:
-    """The directory of a model; for a URL, of a copy.
+    """Return the local directory of a model; a model at a URL is copied first.
 
-    Of a run's URL this is the selected model, or before its end the newest checkpoint. What a run has written never changes, so
-    it is fetched once; another directory is fetched each time.
+    For the URL of a run, the model is the selected one, or the newest checkpoint while the run goes on. A run never
+    changes its artifacts, so their copies are kept; other directories are copied on each call.
 
     Raises:
         FileNotFoundError: if there is nothing at the URL.
-        DamagedError: if it is not what was written.
+        DamagedError: if an artifact's content does not match its name.
     """
     url = str(place).rstrip("/")
     if "://" not in url:
         return Path(place)
-    storage, name = _bundle(url)
+    storage, name = _artifact_of(url)
     copies = caches() / "models" / hashlib.sha256(storage.encode()).hexdigest()[:8]
     if name is None:
         shutil.rmtree(copies, ignore_errors=True)
@@ -41,8 +41,8 @@ def local_model(place: str | Path) -> Path:
     return copies / name
 
 
-def _bundle(url: str) -> tuple[str, str | None]:
-    """The URL of a run and the name of its model; None as the name, where a URL is no run's."""
+def _artifact_of(url: str) -> tuple[str, str | None]:
+    """Return the URL of a run and the name of its model's artifact; the name is None for other directories."""
     above, _, last = url.rpartition("/")
     if re.fullmatch(r"(?:model|step)-\d{8}-[0-9a-f]{16}", last):
         return above, last
@@ -54,14 +54,14 @@ def _bundle(url: str) -> tuple[str, str | None]:
 
 
 def choose_device(wanted: str, *, elsewhere: bool) -> str:
-    """The device that `auto`, `cpu` or `cuda` means: with auto, a GPU where there is one here.
+    """Return the device for `auto`, `cpu` or `cuda`; `auto` takes a GPU if this machine has one.
 
     Args:
         wanted: one of the three.
-        elsewhere: other machines may have a GPU where this one has none.
+        elsewhere: other machines do the work and may have a GPU, even if this one has none.
 
     Raises:
-        ValueError: if it is none of these, or if a GPU is wanted and torch sees none.
+        ValueError: for another name, or for `cuda` if torch finds no GPU.
     """
     if wanted not in {"auto", *standalone.EVENTS_PER_BLOCK}:
         msg = f"--device {wanted}: wanted auto, {' or '.join(standalone.EVENTS_PER_BLOCK)}"
@@ -69,13 +69,13 @@ def choose_device(wanted: str, *, elsewhere: bool) -> str:
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not elsewhere and not torch.cuda.is_available():
-        msg = f"--device cuda: torch {torch.__version__} sees no GPU here; take --device cpu, or install torch for CUDA"
+        msg = f"--device cuda: torch {torch.__version__} sees no GPU here; use --device cpu, or install torch for CUDA"
         raise ValueError(msg)
     return wanted
 
 
 def load_generator(path: str | Path, device: torch.device | str = "cpu") -> BundleGenerator:
-    """Load a run (its selected checkpoint), a checkpoint or a model directory; a path or a URL.
+    """Load the generator of a run (its selected checkpoint), a checkpoint or a model directory, at a path or a URL.
 
     Raises:
         FileNotFoundError: if there is no model.
@@ -86,7 +86,7 @@ def load_generator(path: str | Path, device: torch.device | str = "cpu") -> Bund
     for candidate in (directory, selected):
         if candidate is not None and (candidate / saved_model.SETTINGS_FILE).is_file():
             return BundleGenerator(*_load(candidate), device)
-    return BundleGenerator(*_load(directory), device)  # Says what is missing.
+    return BundleGenerator(*_load(directory), device)  # Raises the error that says what is missing.
 
 
 def _load(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
@@ -94,7 +94,13 @@ def _load(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
         return saved_model.load_model(directory)
     except FileNotFoundError:
         raise
-    except (RuntimeError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:  # Torch, of damaged files.
+    except (
+        RuntimeError,
+        OSError,
+        EOFError,
+        KeyError,
+        pickle.UnpicklingError,
+    ) as error:  # Torch raises these for damaged files.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         msg = f"the model at {directory} is damaged or of another version ({reason}); export or copy it again"
         raise ValueError(msg) from error

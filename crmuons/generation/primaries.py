@@ -1,4 +1,4 @@
-"""Primaries for generation, read from Parquet: the contract's files, or one flat column for each quantity."""
+"""Read primaries for generation from Parquet: files of the data contract, or one flat column for each quantity."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ Counts = Literal["predict", "column"] | int
 
 @dataclass(frozen=True)
 class Primaries:
-    """Legal primaries, in the order in which they are numbered.
+    """Checked primaries, in the order of their numbers.
 
     Attributes:
         ids: shower ids.
         values: energy_gev, zenith_rad, mass_gev, depth_m (slant).
-        counts: N of each event, where the source gives it.
+        counts: N of each event, or None if the source has none.
     """
 
     ids: UInt64[np.ndarray, "events 2"]
@@ -39,29 +39,29 @@ class Primaries:
         return len(self.values)
 
     def slice(self, start: int, stop: int) -> "Primaries":
-        """Events start .. stop - 1, as views."""
+        """Return events start .. stop - 1 as views."""
         counts = None if self.counts is None else self.counts[start:stop]
         return Primaries(self.ids[start:stop], self.values[start:stop], counts)
 
 
 class PrimarySource(Protocol):
-    """Where primaries come from. It can be gone through more than once, and gives the same each time."""
+    """A source of primaries. Every iteration over it gives the same primaries."""
 
     def __iter__(self) -> Iterator[Primaries]: ...
 
     def about(self) -> dict[str, object]:
-        """What is written beside the events about where their primaries come from."""
+        """Return the origin of the primaries, for request.json."""
 
 
 class PrimaryFiles:
     """Primaries of Parquet files.
 
-    A file holds the contract's column `primary` (with or without `muons`), or flat columns energy_gev, zenith_rad,
-    mass_gev, depth_m; shower ids where it has both id columns, otherwise an event's number.
+    A file has the contract's column `primary` (with or without `muons`), or the flat columns energy_gev, zenith_rad,
+    mass_gev, depth_m. If it lacks the two id columns, the number of the event is its id.
 
     Args:
         urls: paths, directories, globs or URLs.
-        with_counts: N is read too, from the column num_muons or else from the lengths of the lists of muons.
+        with_counts: also read N, from the column num_muons if present, else from the lengths of the lists of muons.
         vertical_depth: depth_m is the vertical depth.
     """
 
@@ -70,15 +70,15 @@ class PrimaryFiles:
         self.with_counts, self.vertical_depth = with_counts, vertical_depth
 
     def about(self) -> dict[str, object]:
-        """The files."""
+        """Return the files."""
         return {"files": [file.url for file in self.files], "vertical_depth": self.vertical_depth}
 
     def __iter__(self) -> Iterator[Primaries]:
         """Read the files in order.
 
         Raises:
-            ValueError: if a file is not Parquet, a column is missing or of the wrong type, or a row is not legal; the
-                message names file, column, row and remedy.
+            ValueError: if a file is not Parquet, a column is missing or has the wrong type, or a row breaks the
+                contract. The message names file, column, row and remedy.
         """
         first, had_ids = 0, None
         for file in self.files:
@@ -86,7 +86,7 @@ class PrimaryFiles:
                 parquet = _open(opened, file.url)
                 columns = _Columns.of(parquet.schema_arrow, file.url, with_counts=self.with_counts)
                 if had_ids not in (None, columns.has_ids):
-                    msg = f"{file.url}: some files have {' and '.join(ID_COLUMNS)}, others have not; give all, or none"
+                    msg = f"{file.url}: some files have {' and '.join(ID_COLUMNS)}, others do not; give all, or none"
                     raise ValueError(msg)
                 had_ids = columns.has_ids
                 for row, table in _tables(parquet, columns.names, file.url):
@@ -98,8 +98,10 @@ class PrimaryFiles:
         fault = schema.faults(events)
         if fault.any():
             bad = int(np.flatnonzero(fault)[0])
-            found = events[PRIMARY_COLUMN][bad].as_py()
-            msg = f"{url}, row {row + bad}: {schema.FAULTS[fault[bad]]} (found {found}); mend the row or leave it out"
+            value = events[PRIMARY_COLUMN][bad].as_py()
+            msg = (
+                f"{url}, row {row + bad}: {schema.FAULTS[fault[bad]]} (found {value}); correct the row or leave it out"
+            )
             raise ValueError(msg)
         numbers = np.arange(first, first + table.num_rows, dtype=np.uint64)
         arrays = arrow.to_arrays(events, np.stack([numbers, np.zeros_like(numbers)], axis=1))
@@ -111,7 +113,7 @@ class PrimaryFiles:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Which columns of a file are read."""
+    """The columns to read from a file."""
 
     nested: bool
     has_ids: bool
@@ -123,48 +125,48 @@ class _Columns:
         return [*ids, *((PRIMARY_COLUMN,) if self.nested else PRIMARY_FEATURES), *([self.count] if self.count else [])]
 
     @classmethod
-    def of(cls, found: pa.Schema, url: str, *, with_counts: bool) -> "_Columns":
-        nested = PRIMARY_COLUMN in found.names
-        missing = [] if nested else [name for name in PRIMARY_FEATURES if name not in found.names]
+    def of(cls, columns: pa.Schema, url: str, *, with_counts: bool) -> "_Columns":
+        nested = PRIMARY_COLUMN in columns.names
+        missing = [] if nested else [name for name in PRIMARY_FEATURES if name not in columns.names]
         if missing:
             msg = (
-                f"{url}: no column '{PRIMARY_COLUMN}' and no column '{missing[0]}' (found {', '.join(found.names)}); "
+                f"{url}: no column '{PRIMARY_COLUMN}' and no column '{missing[0]}' (found {', '.join(columns.names)}); "
                 f"wanted '{PRIMARY_COLUMN}', or {', '.join(PRIMARY_FEATURES)}"
             )
             raise ValueError(msg)
-        _check_types(found, url, nested)
-        present = [name for name in ID_COLUMNS if name in found.names]
+        _check_types(columns, url, nested)
+        present = [name for name in ID_COLUMNS if name in columns.names]
         if len(present) == 1:
-            msg = f"{url}: column '{present[0]}' comes alone; give both {' and '.join(ID_COLUMNS)}, or neither"
+            msg = f"{url}: column '{present[0]}' stands alone; give both {' and '.join(ID_COLUMNS)}, or neither"
             raise ValueError(msg)
-        return cls(nested, bool(present), _count_column(found, url) if with_counts else None)
+        return cls(nested, bool(present), _count_column(columns, url) if with_counts else None)
 
 
-def _check_types(found: pa.Schema, url: str, nested: bool) -> None:
+def _check_types(columns: pa.Schema, url: str, nested: bool) -> None:
     if nested:
-        kind = found.field(PRIMARY_COLUMN).type
+        kind = columns.field(PRIMARY_COLUMN).type
         if not (_is_list(kind) and pa.types.is_floating(kind.value_type)):
             msg = f"{url}: column '{PRIMARY_COLUMN}' has type {kind}, wanted list<float32>"
             raise ValueError(msg)
         return
     for name in PRIMARY_FEATURES:
-        kind = found.field(name).type
+        kind = columns.field(name).type
         if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
             msg = f"{url}: column '{name}' has type {kind}, wanted a number (float32 or float64)"
             raise ValueError(msg)
 
 
-def _count_column(found: pa.Schema, url: str) -> str:
+def _count_column(columns: pa.Schema, url: str) -> str:
     for name, good, wanted in (
         (COUNT_COLUMN, pa.types.is_integer, "an integer"),
         (MUONS_COLUMN, _is_list, "list<list<float32>>"),
     ):
-        if name in found.names:
-            if not good(found.field(name).type):
-                msg = f"{url}: column '{name}' has type {found.field(name).type}, wanted {wanted}"
+        if name in columns.names:
+            if not good(columns.field(name).type):
+                msg = f"{url}: column '{name}' has type {columns.field(name).type}, wanted {wanted}"
                 raise ValueError(msg)
             return name
-    msg = f"{url}: no column '{COUNT_COLUMN}' and no '{MUONS_COLUMN}' to take N from; add one, or use --counts predict"
+    msg = f"{url}: no column '{COUNT_COLUMN}' and no '{MUONS_COLUMN}' to read N from; add one, or use --counts predict"
     raise ValueError(msg)
 
 
@@ -176,24 +178,24 @@ def _open(opened: object, url: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(opened, pre_buffer=True)
     except pa.ArrowInvalid as error:
-        msg = f"{url} is not a Parquet file, or was cut short ({error}); write it again, or leave it out"
+        msg = f"{url} is not a Parquet file, or is truncated ({error}); write it again, or leave it out"
         raise ValueError(msg) from error
 
 
 def _tables(parquet: pq.ParquetFile, columns: list[str], url: str) -> Iterator[tuple[int, pa.Table]]:
-    """The file's rows, some at a time, each time with the number of the first."""
+    """Yield tables of the file's rows, each with the number of its first row."""
     row = 0
     try:
         for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
             yield row, pa.Table.from_batches([batch])
             row += batch.num_rows
     except (pa.ArrowInvalid, OSError) as error:
-        msg = f"{url} cannot be read from row {row} on ({error}); write it again, or leave it out"
+        msg = f"{url} cannot be read beyond row {row} ({error}); write it again, or leave it out"
         raise ValueError(msg) from error
 
 
 def _events(table: pa.Table, columns: _Columns, url: str, row: int) -> pa.Table:
-    """The rows as events without muons, so that the contract's checks apply."""
+    """Convert rows to events without muons, so that the contract's checks apply."""
     none = pa.array(np.zeros(table.num_rows + 1, np.int32))
     empty = pa.ListArray.from_arrays(none, pa.array([], schema.EVENT_SCHEMA.field(MUONS_COLUMN).type.value_type))
     if columns.nested:
@@ -207,7 +209,7 @@ def _events(table: pa.Table, columns: _Columns, url: str, row: int) -> pa.Table:
 
 
 def _ids(column: pa.ChunkedArray, what: str, row: int) -> pa.Array:
-    _refuse(column.is_null(), what, row, "is null; give every row an id, or leave both id columns out")
+    _refuse(column.is_null(), what, row, "is null; give every row an id, or leave out both id columns")
     if not pa.types.is_integer(column.type):
         msg = f"{what} has type {column.type}, wanted uint64"
         raise ValueError(msg)
@@ -220,15 +222,15 @@ def _counts(table: pa.Table, columns: _Columns, url: str, row: int) -> Int64[np.
     if columns.count == MUONS_COLUMN:
         column = pc.list_value_length(column)
     what = f"{url}: column '{columns.count}'"
-    _refuse(column.is_null(), what, row, "is null; an event without muons has 0 of them")
+    _refuse(column.is_null(), what, row, "is null; write 0 for an event without muons")
     _refuse(column.to_numpy() < 0, what, row, "is negative; N is 0 or more")
-    _refuse(column.to_numpy() > MAX_COUNT, what, row, f"is more than {MAX_COUNT}; no event has so many muons")
+    _refuse(column.to_numpy() > MAX_COUNT, what, row, f"is more than {MAX_COUNT}, which no event has")
     counts: np.ndarray = column.cast(pa.int64()).to_numpy()
     return counts
 
 
 def _refuse(bad: pa.ChunkedArray | np.ndarray, what: str, first_row: int, why: str) -> None:
-    found = np.flatnonzero(np.asarray(bad))
-    if found.size:
-        msg = f"{what}, row {first_row + found[0]}, {why}"
+    rows = np.flatnonzero(np.asarray(bad))
+    if rows.size:
+        msg = f"{what}, row {first_row + rows[0]}, {why}"
         raise ValueError(msg)

@@ -1,7 +1,7 @@
-"""What is asked of generation, and the directory that it claims.
+"""The request of a generated data set, and the directory that it claims.
 
-Everything that decides what the shards hold is one Request; it lies beside them as request.json, and a second run into the same
-directory must ask for the same.
+A GenerationRequest holds everything that decides the content of the shards. It is saved beside them as request.json;
+another run into the same directory must have the same request.
 """
 
 import hashlib
@@ -22,24 +22,23 @@ from crmuons.storage.output import Output
 logger = logging.getLogger(__name__)
 
 REQUEST_FILE = "request.json"
-OUTSIDE_COLUMN = "outside_training"  # Of the events, beside the contract's columns.
-MUONS_PER_SHARD = 2**21  # About 25 MB and 2 s of one core.
+OUTSIDE_COLUMN = "outside_training"  # A column in addition to the contract's.
+MUONS_PER_SHARD = 2**21  # About 25 MB, and 2 s on one core.
 MAX_EVENTS_PER_SHARD = 2**18
-SAMPLE_EVERY = 64  # Events whose N is drawn to estimate the mean.
+SAMPLE_EVERY = 64  # N of every 64th event is drawn to estimate the mean.
 
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """What a user asks for beside model and primaries.
+    """The user's options beside model and primaries.
 
     Attributes:
-        seed: of the random numbers.
-        counts: where N comes from: drawn ("predict"), given with the primaries ("column"), or this number for all.
-        max_muons_per_event: events with more get this many, and keep the drawn number in DRAWN_COLUMN.
+        seed: seed of the random numbers.
+        counts: source of N: "predict" draws it, "column" reads it with the primaries, a number applies to all events.
+        max_muons_per_event: cap on the muons of an event; the drawn N is kept in DRAWN_COLUMN.
         strict: refuse primaries outside the trained range.
-        events_per_shard: a multiple of the device's EVENTS_PER_BLOCK; None to choose it such that a shard has about
-            MUONS_PER_SHARD.
-        device: "cpu" or "cuda"; they have different random numbers.
+        events_per_shard: a multiple of the device's EVENTS_PER_BLOCK; None chooses it for about MUONS_PER_SHARD muons.
+        device: "cpu" or "cuda"; they draw different random numbers.
     """
 
     seed: int = 0
@@ -63,11 +62,12 @@ class GenerationOptions:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """Everything that decides what a shard holds. Two requests with the same values make the same shards, bit by bit.
+    """Everything that decides the content of the shards. Equal requests give equal shards, to the last bit.
 
     Attributes:
-        model, primaries: digests of the weights, and of the primaries' numbers, ids and counts.
-        num_events: of the whole data set.
+        model: digest of the weights.
+        primaries: digest of the primaries' values, ids and counts.
+        num_events: events of the whole data set.
     """
 
     model: str
@@ -88,23 +88,27 @@ class GenerationRequest:
         return _sha256(json.dumps(asdict(self), sort_keys=True).encode())
 
     def shard(self, number: int) -> str:
-        """The name of a shard's file."""
+        """Return the file name of a shard."""
         return f"events-{number:05d}.parquet"
 
 
 def with_previous_shard_size(out: Output, options: GenerationOptions) -> GenerationOptions:
-    """With the shard size of an earlier run into the directory, where none is asked for."""
+    """Return the options with the shard size of an earlier run into the directory, unless they set one."""
     if options.events_per_shard is None and REQUEST_FILE in out.names():
-        before = _read_request(out)
-        if before.get("device") == options.device:
-            return replace(options, events_per_shard=before["events_per_shard"])
+        earlier = _read_request(out)
+        if earlier.get("device") == options.device:
+            return replace(options, events_per_shard=earlier["events_per_shard"])
     return options
 
 
 def scan_primaries(
     generator: BundleGenerator, source: PrimarySource, options: GenerationOptions
 ) -> tuple[GenerationRequest, float]:
-    """Go through all primaries once: the request, and about how many muons an event will have."""
+    """Read all primaries once. Return the request and an estimate of the mean N.
+
+    Raises:
+        ValueError: if there are no primaries, or one is out of range (with `strict`, outside the trained range).
+    """
     seen, outside, sampled, muons = 0, 0, 0, 0.0
     content = hashlib.sha256()
     first_outside: list[float] = []
@@ -136,12 +140,12 @@ def scan_primaries(
 
 
 def _given_counts(primaries: Primaries, options: GenerationOptions) -> np.ndarray | None:
-    """N of each event before the cap, where it is not drawn."""
+    """Return N of each event before the cap, or None if it is drawn."""
     return np.full(len(primaries), options.counts) if isinstance(options.counts, int) else primaries.counts
 
 
 def _sample_counts(generator: BundleGenerator, primaries: Primaries, options: GenerationOptions) -> np.ndarray:
-    """N of some events; those that are given are checked all."""
+    """Return N of every SAMPLE_EVERYth event. N that is not drawn is checked for all events."""
     cap, given = options.max_muons_per_event, _given_counts(primaries, options)
     if given is None:
         counts = generator.draw_counts(primaries.values[::SAMPLE_EVERY], seed=options.seed)
@@ -152,9 +156,9 @@ def _sample_counts(generator: BundleGenerator, primaries: Primaries, options: Ge
 
 
 def _events_per_shard(mean_muons: float, block: int) -> int:
-    """A power of two between a block and MAX_EVENTS_PER_SHARD."""
-    wanted = MUONS_PER_SHARD / max(mean_muons, 1e-9)
-    return int(2 ** np.clip(np.floor(np.log2(wanted)), np.log2(block), np.log2(MAX_EVENTS_PER_SHARD)))
+    """Return the power of two, between a block and MAX_EVENTS_PER_SHARD, that gives about MUONS_PER_SHARD muons."""
+    events = MUONS_PER_SHARD / max(mean_muons, 1e-9)
+    return int(2 ** np.clip(np.floor(np.log2(events)), np.log2(block), np.log2(MAX_EVENTS_PER_SHARD)))
 
 
 def _report_outside(
@@ -163,42 +167,47 @@ def _report_outside(
     if not outside:
         return
     ranges = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in generator.training_ranges.items())
-    found = ", ".join(f"{name} {value:g}" for name, value in zip(schema.PRIMARY_FEATURES, first, strict=True))
-    what = f"{outside} of {seen} primaries are outside the trained range ({ranges}), the first with {found}"
-    _require(not options.strict, f"{what}; leave them out, or generate them all the same without --strict")
-    logger.warning("%s; they are generated, with %s true", what, OUTSIDE_COLUMN)
+    values = ", ".join(f"{name} {value:g}" for name, value in zip(schema.PRIMARY_FEATURES, first, strict=True))
+    what = f"{outside} of {seen} primaries are outside the trained range ({ranges}), the first with {values}"
+    _require(not options.strict, f"{what}; leave them out, or generate them anyway without --strict")
+    logger.warning("%s; their events are generated with %s = true", what, OUTSIDE_COLUMN)
 
 
 def claim_directory(out: Output, request: GenerationRequest, about: dict[str, object]) -> None:
-    """Claim a place, or find that it is claimed by the same request."""
-    there = out.names()
-    if REQUEST_FILE in there:
+    """Write request.json into an empty directory, or check that it holds the same request.
+
+    Raises:
+        ValueError: if the directory holds another request or other files.
+    """
+    names = out.names()
+    if REQUEST_FILE in names:
         _check_same(out, request)
         return
-    _require(not there, f"{out} holds other files and no {REQUEST_FILE}; name a new place with --out")
+    _require(not names, f"{out} holds other files and no {REQUEST_FILE}; name a new directory with --out")
     with out.writing(REQUEST_FILE) as path:
         path.write_text(json.dumps({"request": asdict(request), **about}, indent=1))
 
 
 def _read_request(out: Output) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(out.read(REQUEST_FILE))["request"]
+        request: dict[str, Any] = json.loads(out.read(REQUEST_FILE))["request"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        msg = f"{out.of(REQUEST_FILE)} is damaged ({error}); name another place with --out, or remove {out}"
+        msg = f"{out.of(REQUEST_FILE)} is damaged ({error}); name another directory with --out, or remove {out}"
         raise ValueError(msg) from error
-    return found
+    return request
 
 
 def _check_same(out: Output, request: GenerationRequest) -> None:
     differing = differences(_read_request(out), asdict(request))
     _require(
         not differing,
-        f"{out} belongs to another request ({'; '.join(differing)}): name another place with --out, or remove this one",
+        f"{out} belongs to another request ({'; '.join(differing)}): "
+        "name another directory with --out, or remove this one",
     )
 
 
 def model_digest(generator: BundleGenerator) -> str:
-    """A digest of a model's weights and statistics."""
+    """Return a digest of a model's weights and statistics."""
     content = hashlib.sha256()
     for name, values in sorted(generator.model.state_dict().items()):
         content.update(name.encode())
@@ -210,6 +219,6 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _require(holds: bool, message: str) -> None:
-    if not holds:
+def _require(condition: bool, message: str) -> None:
+    if not condition:
         raise ValueError(message)

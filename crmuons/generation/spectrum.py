@@ -1,7 +1,7 @@
-"""Primaries drawn from a spectrum, and what the simweights package needs to weight them to a cosmic-ray flux.
+"""Draw primaries from a spectrum, and give the simweights package the tables to weight them to a cosmic-ray flux.
 
-Energies follow E^-gamma, zenith angles the rate of an isotropic flux through a vertical cylinder, as simweights'
-`NaturalRateCylinder` and CORSIKA's VOLUMECORR have it: p(cos zenith) ~ pi r^2 cos + 2 r l sin.
+Energies follow E^-gamma. Zenith angles follow the rate of an isotropic flux through a vertical cylinder, as in
+simweights' `NaturalRateCylinder` and CORSIKA's VOLUMECORR: p(cos zenith) ~ pi r^2 cos + 2 r l sin.
 """
 
 import dataclasses
@@ -21,25 +21,26 @@ from crmuons.simulation import shower
 from crmuons.storage import files
 from crmuons.storage.output import Output
 
-NUCLEI = {  # Z and A; of the names, simweights' fluxes know p, He, N, Al, Fe (Gaisser H3a and H4a) and all of them (Hoerandel).
+# Z and A. simweights' Gaisser H3a and H4a fluxes know p, He, N, Al and Fe; its Hoerandel flux knows all of these.
+NUCLEI = {
     "p": (1, 1), "He": (2, 4), "C": (6, 12), "N": (7, 14), "O": (8, 16), "Mg": (12, 24), "Al": (13, 27), "Si": (14, 28),
     "Fe": (26, 56),
 }  # fmt: skip
 EVENTS_PER_DRAW = 65_536  # Events that share a random stream.
-STREAM = 0x5EC  # Sets these random streams apart from those of the bundles, which have the same seed.
-ANGLES = 4097  # Nodes of the zenith angle's distribution function; interpolation errs by 1e-7 of it.
+STREAM = 0x5EC  # Separates these random streams from those of the bundles, which have the same seed.
+ANGLES = 4097  # Nodes of the zenith angle's distribution function; the interpolation error is 1e-7.
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """A source of primaries.
+    """A source of primaries drawn from a spectrum.
 
     Attributes:
-        events: how many.
-        seed: of the random numbers.
+        events: number of primaries.
+        seed: seed of the random numbers.
         energy_gev: range of the energies.
-        gamma: they follow E^-gamma.
-        composition: names of nuclei and their shares, in any unit.
+        gamma: index of the power law E^-gamma.
+        composition: names of nuclei and their relative shares.
         zenith_deg: range of the zenith angles.
         depth_m: range of the vertical depths, drawn uniformly; events carry the slant depth.
         cylinder_m: length and radius of the cylinder through which the flux passes.
@@ -67,7 +68,7 @@ class Spectrum:
         _require(self.energy_gev[0] < self.energy_gev[1], "energy_gev: wanted LOW < HIGH")
         _require(self.zenith_deg[0] < self.zenith_deg[1], "zenith_deg: wanted LOW < HIGH")
         _require(0 <= self.gamma <= 10, f"gamma={self.gamma:g}: wanted 0 to 10 (the spectrum is E^-gamma)")
-        _require(bool(self.composition), "composition: wanted at least one nucleus, as in p:0.5,Fe:0.5")
+        _require(bool(self.composition), "composition: wanted at least one nucleus, for example p:0.5,Fe:0.5")
         for name, share in self.composition:
             _require(name in NUCLEI, f"composition: '{name}' is none of {', '.join(NUCLEI)}")
             _require(0 < share < np.inf, f"composition: the share of {name} is {share:g}, wanted a finite one above 0")
@@ -81,10 +82,11 @@ class Spectrum:
 
     @classmethod
     def parse(cls, words: Sequence[str], seed: int) -> Self:
-        """A spectrum from words like events=1000000 energy_gev=1e5:1e8 gamma=2 composition=p:0.5,Fe:0.5.
+        """Return the spectrum for words like events=1000000 energy_gev=1e5:1e8 gamma=2 composition=p:0.5,Fe:0.5.
 
         Raises:
-            ValueError: for an unknown word (with the nearest valid one), a value that is none, or one out of range.
+            ValueError: for an unknown word (the message names the nearest valid one), or a value that is malformed or
+                out of range.
         """
         values: dict[str, Any] = {"seed": seed}
         known = [field.name for field in dataclasses.fields(cls) if field.name != "seed"]
@@ -96,16 +98,16 @@ class Spectrum:
                 raise ValueError(msg)
             values[name] = _value(name, text)
         if "events" not in values:
-            msg = "--spectrum: say how many primaries to draw, as in --spectrum events=1000000"
+            msg = "--spectrum: say how many primaries to draw, for example --spectrum events=1000000"
             raise ValueError(msg)
         return cls(**values)
 
     def about(self) -> dict[str, object]:
-        """The spectrum."""
+        """Return the spectrum."""
         return {"spectrum": dataclasses.asdict(self)}
 
     def __iter__(self) -> Iterator[Primaries]:
-        """Draw the primaries; the first ones are the same for any number of events."""
+        """Draw the primaries. The first ones do not depend on the number of events."""
         for number in range(-(-self.events // EVENTS_PER_DRAW)):
             first = number * EVENTS_PER_DRAW
             yield self._draw(number, first).slice(0, self.events - first)
@@ -133,46 +135,46 @@ class Spectrum:
 
     @property
     def masses_gev(self) -> np.ndarray:
-        """Masses of the composition's nuclei."""
+        """Return the masses of the composition's nuclei."""
         return shower.mass_gev(np.array([NUCLEI[name][1] for name, _ in self.composition]))
 
 
 def simweights_tables(directory: str | Path) -> dict[str, dict[str, np.ndarray]]:
-    """A generated data set, in a directory or at a URL, in the form that `simweights.CorsikaWeighter` takes.
+    """Return the tables of a generated data set, at a path or a URL, for `simweights.CorsikaWeighter`.
 
-    The weights are rates in Hz of primaries through the cylinder, in the order of the events in the shards. Each event counts
-    with its own depth: the depth is a uniform draw, not a part of the flux.
+    The weights are rates in Hz of primaries through the cylinder, in the order of the events in the shards. The depth
+    is drawn uniformly and is not part of the flux.
 
     Raises:
         ValueError: if the primaries were not drawn from a spectrum, or if events are missing.
     """
-    place = Output.at(directory)
-    record = json.loads(place.read("request.json"))
+    output = Output.at(directory)
+    record = json.loads(output.read("request.json"))
     if "spectrum" not in record["primaries"]:
-        msg = f"the primaries of {directory} come from files; only those of --spectrum have a known generation probability"
+        msg = f"{directory}: its primaries come from files; only those of --spectrum have a known probability"
         raise ValueError(msg)
     spectrum = Spectrum(**_tuples(record["primaries"]["spectrum"]))
     columns = [schema.PRIMARY_COLUMN]
     tables = [
-        pq.read_table(files.open_file(file.url, file.size), columns=columns) for file in files.list_files(place.url)
+        pq.read_table(files.open_file(file.url, file.size), columns=columns) for file in files.list_files(output.url)
     ]
     primary = np.concatenate([table[columns[0]].combine_chunks().flatten().to_numpy() for table in tables]).reshape(
         -1, 4
     )
     if len(primary) != spectrum.events:
-        msg = f"{directory} holds {len(primary)} of {spectrum.events} events; run its command again, which goes on"
+        msg = f"{directory} holds {len(primary)} of {spectrum.events} events; run its command again to make the rest"
         raise ValueError(msg)
     nearest = np.abs(primary[:, 2:3] - spectrum.masses_gev).argmin(axis=1)
     kinds = np.array([_pdg(name) for name, _ in spectrum.composition])
-    found = {"energy": primary[:, 0], "zenith": primary[:, 1], "type": kinds[nearest]}
-    return {"I3CorsikaInfo": _surface(spectrum, kinds), "PolyplopiaPrimary": found}
+    primaries = {"energy": primary[:, 0], "zenith": primary[:, 1], "type": kinds[nearest]}
+    return {"I3CorsikaInfo": _surface(spectrum, kinds), "PolyplopiaPrimary": primaries}
 
 
 def _surface(spectrum: Spectrum, kinds: np.ndarray) -> dict[str, np.ndarray]:
-    """One row for each nucleus, under the names of IceCube's I3CorsikaInfo."""
+    """Return one row for each nucleus, with the column names of IceCube's I3CorsikaInfo."""
     shares = np.array([share for _, share in spectrum.composition])
     low, high = np.deg2rad(spectrum.zenith_deg)
-    same = {
+    constant = {
         "cylinder_height": spectrum.cylinder_m[0],
         "cylinder_radius": spectrum.cylinder_m[1],
         "min_zenith": low,
@@ -182,7 +184,7 @@ def _surface(spectrum: Spectrum, kinds: np.ndarray) -> dict[str, np.ndarray]:
         "power_law_index": -spectrum.gamma,
         "oversampling": 1.0,
     }
-    rows = {name: np.full(len(kinds), value) for name, value in same.items()}
+    rows = {name: np.full(len(kinds), value) for name, value in constant.items()}
     return rows | {"primary_type": kinds, "n_events": spectrum.events * shares / shares.sum()}
 
 
@@ -202,24 +204,24 @@ def _value(name: str, text: str) -> Any:
         return int(number) if name == "events" and number.is_integer() else number
     except ValueError as error:
         forms = {"composition": "p:0.5,He:0.2,Fe:0.3", "events": "1000000", "gamma": "2.0"}
-        msg = f"--spectrum: {name}={text} cannot be read; write it as in {name}={forms.get(name, '1e5:1e8')}"
+        msg = f"--spectrum: {name}={text} cannot be read; write for example {name}={forms.get(name, '1e5:1e8')}"
         raise ValueError(msg) from error
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """What JSON made lists."""
+    """Convert the lists that JSON made of tuples back to tuples."""
     values["composition"] = tuple((name, share) for name, share in values["composition"])
     return values | {name: tuple(values[name]) for name in _PAIRS}
 
 
 def _pdg(name: str) -> int:
-    """The Particle Data Group's number of a nucleus: 10LZZZAAAI; a proton's own."""
+    """Return the Particle Data Group's number of a nucleus, 10LZZZAAAI, or of the proton, 2212."""
     charge, nucleons = NUCLEI[name]
     return 2212 if name == "p" else 1_000_000_000 + charge * 10_000 + nucleons * 10
 
 
 def _power_law(low: float, high: float, gamma: float, uniform: np.ndarray) -> np.ndarray:
-    """Quantiles of E^-gamma between two energies."""
+    """Return quantiles of E^-gamma between two energies."""
     if gamma == 1:
         return np.asarray(low * (high / low) ** uniform)
     power = 1 - gamma
@@ -227,7 +229,7 @@ def _power_law(low: float, high: float, gamma: float, uniform: np.ndarray) -> np
 
 
 def _inside(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Rounded to single precision, but not beyond the limits: simweights gives what lies outside no weight."""
+    """Round to single precision without leaving the limits: simweights gives primaries outside them no weight."""
     lowest, highest = np.float32(low), np.float32(high)
     if lowest < low:
         lowest = np.nextafter(lowest, np.float32(np.inf))
@@ -236,7 +238,7 @@ def _inside(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.clip(values.astype(np.float32), lowest, highest).astype(np.float64)
 
 
-def _require(holds: bool, message: str) -> None:
-    if not holds:
+def _require(condition: bool, message: str) -> None:
+    if not condition:
         msg = f"--spectrum: {message}"
         raise ValueError(msg)

@@ -1,6 +1,7 @@
-"""A generated data set as shards: files that appear whole under fixed names, and going on where a run was interrupted.
+"""Write a generated data set as shards, and continue an interrupted run.
 
-A shard is a function of the request and its number alone, and carries the request's digest: shards of two requests never mix.
+The request and the number of a shard determine its content. A shard gets its file name when it is complete, and its
+metadata hold the digest of the request, so that shards of two requests never mix.
 """
 
 import json
@@ -8,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from itertools import islice
 
@@ -42,21 +43,21 @@ OUTPUT_SCHEMA = schema.EVENT_SCHEMA.append(pa.field(OUTSIDE_COLUMN, pa.bool_(), 
 )
 DIGEST_KEY, TALLY_KEY = b"crmuons.request", b"crmuons.tally"
 
-ROW_GROUP_MUONS, ROW_GROUP_EVENTS = 2**20, 2**16  # 12 MB: what a shard keeps in memory, and what readers like.
+ROW_GROUP_MUONS, ROW_GROUP_EVENTS = 2**20, 2**16  # 12 MB in memory, and a good size for readers.
 CPUS = torch.get_num_threads()  # OMP_NUM_THREADS sets it.
 MAX_THREADS = 16  # A thread holds Python's lock for about 4 % of its time.
-MUONS_IN_PROCESS = 8_000_000  # Connecting to Ray takes as long as one core needs for about this many.
+MUONS_IN_PROCESS = 8_000_000  # One core generates about this many in the time of connecting to Ray.
 FOOTERS_AT_ONCE = 16
 
-# Random numbers have no repeats worth a dictionary; their bytes pack better one significance at a time; the range of all energies
-# and positions together says nothing. Of a file's muons per second of one core, 12 million are written (8 with the defaults) and 24
-# million read (7), in 11.1 instead of 13.2 bytes.
+# Random numbers rarely repeat, so dictionaries do not help; byte-stream split makes them compress better; statistics
+# over energies and positions together are useless. One core writes 12 million muons a second (8 with Parquet's
+# defaults) and reads 24 million (7), and a muon takes 11.1 bytes instead of 13.2.
 _FLOATS = ["primary.list.element", "muons.list.element.list.element"]
 
 
 @dataclass(frozen=True)
 class WriteCounts:
-    """What became of some events."""
+    """Numbers of written events and muons."""
 
     events: int = 0
     muons: int = 0
@@ -64,12 +65,12 @@ class WriteCounts:
     capped: int = 0
 
     def __add__(self, other: "WriteCounts") -> "WriteCounts":
-        return WriteCounts(*(mine + theirs for mine, theirs in zip(_values(self), _values(other), strict=True)))
+        return WriteCounts(*(one + another for one, another in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)
 class OutputShard:
-    """The primaries of one file to be made."""
+    """The primaries of one shard to write."""
 
     number: int
     primaries: Primaries
@@ -77,12 +78,12 @@ class OutputShard:
 
 @dataclass(frozen=True)
 class GenerationJob:
-    """A request, and what an interrupted run has done of it.
+    """A request, and the shards that an earlier run has finished.
 
     Attributes:
-        out: where the shards go.
-        done: what finished shards hold.
-        expected_muons: about how many muons are left to make.
+        out: directory or URL of the shards.
+        done: counts of the finished shards by number.
+        expected_muons: estimated number of muons in the other shards.
     """
 
     request: GenerationRequest
@@ -92,7 +93,7 @@ class GenerationJob:
 
     @property
     def is_for_ray(self) -> bool:
-        """Whether a cluster, given or of more CPUs than threads pay for, makes what is left sooner than this process."""
+        """Tell whether Ray finishes sooner: a cluster is named, or this machine has more CPUs than threads can use."""
         if self.request.device == "cuda" and not torch.cuda.is_available():
             return True
         large = self.request.num_shards - len(self.done) > 1 and self.expected_muons > MUONS_IN_PROCESS
@@ -102,12 +103,12 @@ class GenerationJob:
 def plan_generation(
     out: Output, generator: BundleGenerator, source: PrimarySource, options: GenerationOptions
 ) -> GenerationJob:
-    """Look at all primaries, write down the request, or find what is done of it.
+    """Read all primaries, then write the request or find the finished shards of an earlier run.
 
     Raises:
-        ValueError: if there are no primaries or one is not legal (or, with `strict`, outside the trained range), or if the
-            place holds anything but shards of the same request.
-        PermissionError, NotADirectoryError: if the place cannot be written.
+        ValueError: if there are no primaries, if one is out of range (with `strict`, outside the trained range), or if
+            the directory holds another request or other files.
+        PermissionError, NotADirectoryError: if the directory cannot be written.
     """
     out.check_writable()
     request, mean = scan_primaries(generator, source, with_previous_shard_size(out, options))
@@ -116,45 +117,46 @@ def plan_generation(
     )
     done = finished_shards(out, request)
     if done:
-        logger.info("%d of %d shards were finished before and are kept", len(done), request.num_shards)
+        logger.info("an earlier run finished %d of %d shards; they are kept", len(done), request.num_shards)
     return GenerationJob(request, out, done, mean * (request.num_events - sum(tally.events for tally in done.values())))
 
 
 def pending_shards(source: PrimarySource, work: GenerationJob) -> Iterator[OutputShard]:
-    """The shards that are still to be made, in order."""
+    """Yield the unfinished shards in order."""
     for number, primaries in enumerate(_cut(source, work.request.events_per_shard)):
         if number not in work.done:
             yield OutputShard(number, primaries)
 
 
 def set_up_process() -> None:
-    """Threads and memory of a process that makes shards."""
-    torch.set_num_threads(1)  # The last bit of a sum depends on how many threads share it; shards are shared instead.
+    """Set threads and memory of a process that writes shards."""
+    # The last bit of a sum depends on the number of threads; the shards run in parallel instead.
+    torch.set_num_threads(1)
     allocator.keep_freed_memory()
 
 
 def write_shard(out: Output, request: GenerationRequest, generator: BundleGenerator, shard: OutputShard) -> WriteCounts:
-    """Generate the events of a shard and write them; the file appears under its name once it is whole.
+    """Generate the events of a shard and write them; the file gets its name when it is complete.
 
     Raises:
-        OSError: if it cannot be written. Finished shards stay, and the same command goes on from them.
+        OSError: if it cannot be written. Finished shards stay, and the same command continues from them.
     """
     name = request.shard(shard.number)
     try:
         with out.writing(name) as path:
-            return _write(str(path), request, _groups(_pieces(request, generator, shard)), generator)
+            return _write(str(path), request, _row_groups(_blocks(request, generator, shard)), generator)
     except OSError as error:
-        msg = f"{out.of(name)} could not be written ({error}); finished shards are kept, the same command goes on from them"
+        msg = f"{out.of(name)} could not be written ({error}); the same command continues after the finished shards"
         raise OSError(msg) from error
 
 
 def finished_shards(out: Output, request: GenerationRequest) -> dict[int, WriteCounts]:
-    """What the shards hold that are whole and of this request."""
-    there = set(out.names())
-    numbers = [number for number in range(request.num_shards) if request.shard(number) in there]
+    """Return the counts of the complete shards of this request, by number."""
+    names = set(out.names())
+    numbers = [number for number in range(request.num_shards) if request.shard(number) in names]
     with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
-        found = threads.map(partial(_finished, out, request), numbers)
-        return {number: tally for number, tally in zip(numbers, found, strict=True) if tally is not None}
+        tallies = threads.map(partial(_finished, out, request), numbers)
+        return {number: tally for number, tally in zip(numbers, tallies, strict=True) if tally is not None}
 
 
 def _finished(out: Output, request: GenerationRequest, number: int) -> WriteCounts | None:
@@ -163,16 +165,19 @@ def _finished(out: Output, request: GenerationRequest, number: int) -> WriteCoun
         with out.open(name) as file:
             metadata = pq.read_metadata(file).metadata or {}
     except (pa.ArrowInvalid, OSError) as error:
-        logger.warning("%s is damaged (%s) and is made again", out.of(name), error)
+        logger.warning("%s is damaged (%s) and is generated again", out.of(name), error)
         return None
     if metadata.get(DIGEST_KEY) != request.digest.encode():
-        logger.warning("%s is of another request and is made again", out.of(name))
+        logger.warning("%s belongs to another request and is generated again", out.of(name))
         return None
     return WriteCounts(**json.loads(metadata[TALLY_KEY]))
 
 
 def generate(generator: BundleGenerator, source: PrimarySource, work: GenerationJob) -> WriteCounts:
-    """Make what is missing in this process, a shard in each of some threads: torch and Arrow leave Python's lock alone."""
+    """Write the unfinished shards in this process, one in each thread, and return the counts of all shards.
+
+    Threads are enough, because torch and Arrow release Python's lock.
+    """
     set_up_process()
     generator = generator.to(work.request.device)
     total = sum(work.done.values(), WriteCounts())
@@ -192,7 +197,7 @@ def generate(generator: BundleGenerator, source: PrimarySource, work: Generation
 def _as_completed(
     threads: ThreadPoolExecutor, write: Callable[[OutputShard], WriteCounts], shards: Iterator[OutputShard]
 ) -> Iterator[WriteCounts]:
-    """Have shards written, one for each thread and one ahead; after an error or Ctrl-C no other is begun."""
+    """Write shards, one in each thread and one waiting. After an error or Ctrl-C no other shard is started."""
     running = {threads.submit(write, shard) for shard in islice(shards, min(CPUS, MAX_THREADS) + 1)}
     try:
         while running:
@@ -203,7 +208,7 @@ def _as_completed(
         threads.shutdown(cancel_futures=True)
 
 
-def _pieces(request: GenerationRequest, generator: BundleGenerator, shard: OutputShard) -> Iterator[GeneratedBlock]:
+def _blocks(request: GenerationRequest, generator: BundleGenerator, shard: OutputShard) -> Iterator[GeneratedBlock]:
     primaries = shard.primaries
     counts = primaries.counts
     if isinstance(request.counts, int):
@@ -218,14 +223,14 @@ def _pieces(request: GenerationRequest, generator: BundleGenerator, shard: Outpu
     )
 
 
-def _groups(pieces: Iterable[GeneratedBlock]) -> Iterator[GeneratedBlock]:
-    """Put pieces together to row groups."""
+def _row_groups(blocks: Iterable[GeneratedBlock]) -> Iterator[GeneratedBlock]:
+    """Join blocks to row groups."""
     waiting: list[GeneratedBlock] = []
     muons = events = 0
-    for piece in pieces:
-        waiting.append(piece)
-        events += len(piece.drawn)
-        muons += len(piece.events.muons)
+    for block in blocks:
+        waiting.append(block)
+        events += len(block.drawn)
+        muons += len(block.events.muons)
         if muons >= ROW_GROUP_MUONS or events >= ROW_GROUP_EVENTS:
             yield bundles.concat(waiting)
             waiting, muons, events = [], 0, 0
@@ -257,18 +262,18 @@ def _write(
 
 
 def _cut(source: PrimarySource, size: int) -> Iterator[Primaries]:
-    """Primaries in runs of `size`, the last one shorter."""
+    """Cut primaries into parts of `size`; the last one may be shorter."""
     waiting: list[Primaries] = []
-    held = 0
+    num_waiting = 0
     for primaries in source:
         waiting.append(primaries)
-        held += len(primaries)
-        if held >= size:
-            whole = _concat(waiting)
-            full = held // size * size
-            yield from (whole.slice(start, start + size) for start in range(0, full, size))
-            waiting, held = [whole.slice(full, held)], held - full
-    if held:
+        num_waiting += len(primaries)
+        if num_waiting >= size:
+            joined = _concat(waiting)
+            full = num_waiting // size * size
+            yield from (joined.slice(start, start + size) for start in range(0, full, size))
+            waiting, num_waiting = [joined.slice(full, num_waiting)], num_waiting - full
+    if num_waiting:
         yield _concat(waiting)
 
 
@@ -279,7 +284,3 @@ def _concat(parts: list[Primaries]) -> Primaries:
         np.concatenate([part.values for part in parts]),
         np.concatenate(counts) if counts else None,
     )
-
-
-def _values(tally: WriteCounts) -> tuple[int, int, int, int]:
-    return tally.events, tally.muons, tally.outside_training, tally.capped

@@ -1,6 +1,4 @@
-"""The model that users get: features, multiplicity and generator together. Primaries in, bundles out."""
-
-import math
+"""The model that users get: features, multiplicity and generator in one module."""
 
 import torch
 from jaxtyping import Float32, Int64
@@ -22,11 +20,11 @@ class BundleModel(nn.Module):
         self.generator, _ = networks.build_networks(settings, self.features.num_muon_features)
 
     def condition(self, primaries: Float32[Tensor, "events 4"], counts: Int64[Tensor, " events"]) -> Tensor:
-        """What generator and critic know of an event: the primary and log10 N, standardised [events, 5]."""
+        """Return the condition of generator and critic [events, 5]: the standardised primary and log10 N."""
         return torch.cat([self.features.condition(primaries), self.features.log_count(counts)], dim=1)
 
     def latents(self, ragged: Ragged, source: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Latent variables of the showers and of the muons."""
+        """Draw latent variables of the showers [events, s] and of the muons [muons, m]."""
         events, muons, device = len(ragged.counts), len(ragged.event_of_muon), ragged.counts.device
         shower = torch.randn(events, self.generator.shower_latents, generator=source, device=device)
         return shower, torch.randn(muons, self.generator.muon_latents, generator=source, device=device)
@@ -35,22 +33,5 @@ class BundleModel(nn.Module):
     def sample_counts(
         self, primaries: Float32[Tensor, "events 4"], source: torch.Generator | None = None
     ) -> Int64[Tensor, " events"]:
-        """Draw how many muons each primary brings."""
+        """Draw the number of muons of each primary."""
         return self.multiplicity.sample(self.features.condition(primaries), source)
-
-    @torch.no_grad()
-    def sample_muons(
-        self,
-        primaries: Float32[Tensor, "events 4"],
-        counts: Int64[Tensor, " events"],
-        source: torch.Generator | None = None,
-    ) -> Float32[Tensor, "muons 3"]:
-        """Draw the muons of events: energy_gev, x_m, y_m; those of event i follow those of event i - 1."""
-        kept = counts > 0
-        ragged = Ragged.from_counts(counts[kept])
-        if not len(ragged.counts):
-            return primaries.new_zeros(0, 3)
-        condition = self.condition(primaries[kept], ragged.counts)
-        features = self.generator(condition, *self.latents(ragged, source), ragged).float()
-        azimuth = torch.rand(len(features), generator=source, device=features.device) * (2 * math.pi)
-        return self.features.to_muons(features, azimuth)

@@ -1,9 +1,11 @@
-"""Physical units to what the networks see, and back.
+"""Convert physical units to the networks' inputs and back, in two steps.
 
-First step, the published normalisation ("network space"): a primary becomes log10(E/PeV), cos zenith, log10(mass/GeV) and
-the slant depth in km; a muon becomes log10(E/PeV), x/500 m, y/500 m. Second step, fitted on training data and saved with the
-model: primaries are standardised; muons are turned to (log energy, log radius) and mapped to a normal distribution by their
-quantiles. Azimuth is uniform in the data (the field's converters draw it), so it is drawn and not learned.
+The first step is the published normalisation ("network space"). A primary becomes log10(E/PeV), cos zenith,
+log10(mass/GeV) and the slant depth in km; a muon becomes log10(E/PeV), x/500 m, y/500 m.
+
+The second step is fitted on training data and saved with the model. Primaries are standardised. For the set model,
+muons become (log energy, log radius), and quantiles map each of the two to a normal distribution. The azimuth is
+uniform in the data, because the field's converters draw it; generation draws it too, and the networks do not learn it.
 """
 
 import io
@@ -14,43 +16,42 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from crmuons.data.events import EventArrays
+from crmuons.models.standalone import (
+    GEV_PER_PEV,
+    METRES_PER_LENGTH,
+    RADIUS_OFFSET_M,
+    muon_from_network,
+    muons_from_polar,
+    piecewise_linear,
+    primary_to_network,
+    standardised_log_counts,
+)
 
-GEV_PER_PEV = 1e6
-METRES_PER_LENGTH = 500.0
-METRES_PER_KM = 1000.0
-RADIUS_OFFSET_M = 1e-3  # log10(r + 1 mm): finite for a muon on the axis, and inverted without loss.
 NUM_QUANTILES = 257
-MIN_MUONS = 100  # Fewer muons do not fix 257 quantiles; below this a fit means nothing.
-MUONS_BEYOND = 5  # Of the sample, beyond the last knot on either side: an extreme value alone places no knot.
-MAX_SCORE = 4.5  # Seven muons in a million lie outside.
-
-
-def primary_to_network(primaries: Float[Tensor, "events 4"]) -> Float[Tensor, "events 4"]:
-    """energy_gev, zenith_rad, mass_gev, depth_m -> log10(E/PeV), cos zenith, log10(mass/GeV), slant depth/km."""
-    energy, zenith, mass, depth = primaries.unbind(1)
-    columns = [torch.log10(energy / GEV_PER_PEV), torch.cos(zenith), torch.log10(mass), depth / METRES_PER_KM]
-    return torch.stack(columns, dim=1)
+MIN_MUONS = 100  # Fewer muons do not determine 257 quantiles.
+MUONS_BEYOND = 5  # Muons of the sample beyond the outermost knot on each side: no single extreme value sets a knot.
+MAX_SCORE = 4.5  # The outermost knots in sigma; seven muons in a million lie outside.
 
 
 def muon_to_network(muons: Float[Tensor, "muons 3"]) -> Float[Tensor, "muons 3"]:
-    """energy_gev, x_m, y_m -> log10(E/PeV), x/500 m, y/500 m."""
+    """Convert energy_gev, x_m, y_m to log10(E/PeV), x/500 m, y/500 m."""
     energy = torch.log10(muons[:, :1] / GEV_PER_PEV)  # 1 GeV .. 1 EeV becomes -6 .. 3.
     return torch.cat([energy, muons[:, 1:] / METRES_PER_LENGTH], dim=1)
 
 
-def muon_from_network(network: Float[Tensor, "muons 3"]) -> Float[Tensor, "muons 3"]:
-    """The inverse of muon_to_network."""
-    return torch.cat([10 ** network[:, :1] * GEV_PER_PEV, network[:, 1:] * METRES_PER_LENGTH], dim=1)
-
-
 class Features(nn.Module):
-    """The fitted second step: buffers that are saved with the networks.
+    """The fitted second step. Its statistics are buffers, saved with the networks.
+
+    Args:
+        cartesian: use network space with three standardised features, as the predecessor's networks do.
 
     Attributes:
-        num_muon_features: 2 (log energy, log radius; the set model) or 3 (network space; the baseline).
+        num_muon_features: 2 (log energy and log radius, for the set model) or 3 (network space, for the predecessor).
+        primary_range: lowest and highest value of each quantity of the primaries [2, 4], in physical units.
+        scores: normal scores of the quantiles [257].
+        knots: quantiles of log10(E/GeV) and log10(radius + 1 mm) at the scores [2, 257].
     """
 
-    # How many events and muons the fit saw, and the range of the primaries, lowest and highest.
     primary_mean: Tensor
     primary_std: Tensor
     primary_range: Tensor
@@ -75,15 +76,15 @@ class Features(nn.Module):
         self.register_buffer("scores", _normal_scores(MIN_MUONS))
 
     def fit(self, events: EventArrays) -> "Features":
-        """Set the statistics from a sample of training events.
+        """Set the statistics from a sample of training events, and return self.
 
         Raises:
-            ValueError: if the sample has fewer than MIN_MUONS muons, which fix no quantiles.
+            ValueError: if the sample has fewer than MIN_MUONS muons.
         """
         if len(events.muons) < MIN_MUONS:
             msg = (
-                f"the sample of {len(events.counts)} training events has {len(events.muons)} muons, and the features need "
-                f"{MIN_MUONS}: are nearly all events empty, or is the data set too small?"
+                f"the sample of {len(events.counts)} training events has {len(events.muons)} muons, and the features "
+                f"need {MIN_MUONS}: are nearly all events empty, or is the data set too small?"
             )
             raise ValueError(msg)
         physical = torch.from_numpy(np.array(events.primaries))
@@ -104,16 +105,15 @@ class Features(nn.Module):
         return self
 
     def condition(self, primaries: Float[Tensor, "events 4"]) -> Float[Tensor, "events 4"]:
-        """Standardised primaries."""
+        """Return the standardised primaries."""
         return (primary_to_network(primaries) - self.primary_mean) / self.primary_std
 
     def log_count(self, counts: Int64[Tensor, " events"]) -> Float[Tensor, "events 1"]:
-        """Standardised log10 N of events that have muons."""
-        log_counts = torch.log10(counts.clamp(min=1).to(self.log_count_mean.dtype))
-        return ((log_counts - self.log_count_mean) / self.log_count_std)[:, None]
+        """Return the standardised log10 N of events that have muons."""
+        return standardised_log_counts(counts, self.log_count_mean, self.log_count_std)
 
     def muons(self, muons: Float[Tensor, "muons 3"]) -> Float[Tensor, "muons features"]:
-        """What the critic sees of each muon."""
+        """Return the features of each muon, the critic's inputs."""
         if self.cartesian:
             return (muon_to_network(muons) - self.muon_mean) / self.muon_std
         columns = _polar(muons).unbind(1)
@@ -123,55 +123,54 @@ class Features(nn.Module):
     def to_muons(
         self, features: Float[Tensor, "muons features"], azimuth_rad: Float[Tensor, " muons"]
     ) -> Float[Tensor, "muons 3"]:
-        """The inverse of `muons`, with an azimuth for each muon (which the three-feature form carries itself)."""
+        """Invert `muons`, given an azimuth for each muon. Cartesian features contain it and ignore the argument."""
         if self.cartesian:
             return muon_from_network(features * self.muon_std + self.muon_mean)
-        energy, radius = (
+        log_energy, log_radius = (
             _interpolate(x, self.scores, knots) for x, knots in zip(features.unbind(1), self.knots, strict=True)
         )
-        radius_m = (10**radius - RADIUS_OFFSET_M).clamp(min=0)
-        columns = [10**energy, radius_m * torch.cos(azimuth_rad), radius_m * torch.sin(azimuth_rad)]
-        return torch.stack(columns, dim=1)
+        return muons_from_polar(log_energy, log_radius, azimuth_rad)
 
 
 def fit_to_file(events: EventArrays) -> bytes:
-    """Fit features to events; returns the content of a file that `load_state_dict` takes."""
+    """Fit features to events, and return their state dict as the content of a file that `torch.load` reads."""
     content = io.BytesIO()
     torch.save(Features().fit(events).state_dict(), content)
     return content.getvalue()
 
 
 def _polar(muons: Tensor) -> Tensor:
+    """Convert energy_gev, x_m, y_m to log10(E/GeV), log10(radius + 1 mm)."""
     radius_m = torch.hypot(muons[:, 1], muons[:, 2])
     return torch.stack([torch.log10(muons[:, 0]), torch.log10(radius_m + RADIUS_OFFSET_M)], dim=1)
 
 
 def _normal_scores(muons: int) -> Tensor:
-    """The knots' places in the normal distribution: evenly spaced, so that the tails are mapped as finely as the middle.
+    """Return the normal scores of the knots. They are evenly spaced, so that the tails get as many knots as the middle.
 
-    Knots at equal probabilities end at 2.9 sigma, and the two muons in a thousand beyond are then mapped by one slope.
+    Knots at equal probabilities would end at 2.9 sigma, and one slope on each side would map the two muons in a
+    thousand beyond.
     """
     end = min(MAX_SCORE, -float(torch.special.ndtri(torch.tensor(MUONS_BEYOND / muons, dtype=torch.float64))))
     return torch.linspace(-end, end, NUM_QUANTILES)
 
 
 def _quantiles(values: Tensor, scores: Tensor) -> Tensor:
-    """The values at the normal scores' probabilities, kept apart where values repeat."""
+    """Return the quantiles at the normal scores' probabilities, strictly increasing even if values repeat."""
     knots = np.quantile(values.double().numpy(), torch.special.ndtr(scores.double()).numpy())
-    # Two units of float32's rounding at least: neighbours that round to one value would have an infinite slope.
+    # At least two units of float32's rounding: two knots that round to the same value would have an infinite slope.
     least = max(1e-4 * (knots[-1] - knots[0]) / NUM_QUANTILES, 2 * np.finfo(np.float32).eps * np.abs(knots).max(), 1e-9)
     ramp = least * np.arange(NUM_QUANTILES)
     return torch.from_numpy(np.maximum.accumulate(knots - ramp) + ramp).float()
 
 
 def _spread(values: Tensor) -> Tensor:
-    """Standard deviation; 1 for a quantity that does not vary, which is then a constant 0."""
-    spread = values.std(0, correction=0)  # Of the sample: a single value has none, and no warning.
+    """Return the standard deviation, or 1 for a quantity that does not vary: it becomes a constant 0."""
+    spread = values.std(0, correction=0)  # Divide by n, not n - 1: a single value gives 0.
     return torch.where(spread > 1e-6, spread, torch.ones_like(spread))
 
 
 def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
-    """Piecewise linear through (xs, ys), continued beyond the ends with the last slopes."""
+    """Interpolate linearly between the knots (xs, ys); the outer slopes continue beyond the ends."""
     left = (torch.searchsorted(xs, x.detach().contiguous()) - 1).clamp(0, xs.shape[0] - 2)
-    slopes = (ys[1:] - ys[:-1]) / (xs[1:] - xs[:-1])
-    return ys[left] + (x - xs[left]) * slopes[left]
+    return piecewise_linear(x, left, xs, ys)

@@ -1,21 +1,18 @@
-"""How many muons arrive: the distribution of N given the primary."""
-
-import math
+"""The number of muons N at the detector: its distribution given the primary."""
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from crmuons.config import Model
-
-MAX_SHAPE = 1e4  # A negative binomial of larger shape is a Poisson distribution to 0.01 % of its variance at N = 1.
+from crmuons.models.standalone import mixture_parameters, round_counts, sample_mixture
 
 
 class MixtureMultiplicity(nn.Module):
-    """A mixture of negative binomials, whose likelihood is exact.
+    """A mixture of negative binomials, trained by its exact likelihood.
 
-    A gamma-distributed shower factor times Poisson counting is a negative binomial, and thinning by a cut keeps its shape
-    parameter; the mixture covers what departs from that (light and heavy first interactions).
+    A gamma-distributed shower factor times Poisson counting gives a negative binomial, and thinning by a cut keeps its
+    shape parameter. The mixture covers departures from that, such as light and heavy first interactions.
     """
 
     def __init__(self, width: int, components: int) -> None:
@@ -28,16 +25,13 @@ class MixtureMultiplicity(nn.Module):
     def parameters_of(
         self, condition: Float[Tensor, "events 4"]
     ) -> tuple[Float[Tensor, "events k"], Float[Tensor, "events k"], Float[Tensor, "events k"]]:
-        """Log weights, log means and shapes of the components."""
-        weights, log_means, shapes = self.network(condition).double().chunk(3, dim=1)
-        offsets = torch.linspace(-0.5, 0.5, self.components, dtype=torch.float64, device=condition.device)
-        shape = MAX_SHAPE * torch.sigmoid(shapes - math.log(MAX_SHAPE / 4))  # About 4 at the start.
-        return weights.log_softmax(1), 3 * log_means + offsets, shape
+        """Return log weights, log means and shapes of the components."""
+        return mixture_parameters(self.network(condition))
 
     def log_prob(
         self, condition: Float[Tensor, "events 4"], counts: Int64[Tensor, " events"]
     ) -> Float[Tensor, " events"]:
-        """log P(N | primary), natural logarithm, in double precision: lgamma cancels to nothing in single."""
+        """Return ln P(N | primary), in double precision: the lgamma terms cancel to nothing in single precision."""
         log_weights, log_means, shapes = self.parameters_of(condition)
         n = counts.double()[:, None]
         log_total = torch.logaddexp(log_means, shapes.log())
@@ -46,22 +40,18 @@ class MixtureMultiplicity(nn.Module):
         return torch.logsumexp(log_weights + log_component, dim=1)
 
     def loss(self, condition: Float[Tensor, "events 4"], counts: Int64[Tensor, " events"]) -> Float[Tensor, " events"]:
-        """Negative log likelihood of each event."""
+        """Return the negative log likelihood of each event."""
         return -self.log_prob(condition, counts)
 
     def sample(
         self, condition: Float[Tensor, "events 4"], generator: torch.Generator | None = None
     ) -> Int64[Tensor, " events"]:
         """Draw N for each event."""
-        log_weights, log_means, shapes = self.parameters_of(condition)
-        chosen = torch.multinomial(log_weights.exp(), 1, generator=generator)
-        shape, mean = shapes.gather(1, chosen)[:, 0], log_means.gather(1, chosen)[:, 0].exp()
-        factor = torch._standard_gamma(shape, generator=generator) / shape
-        return torch.poisson(mean * factor, generator=generator).long()
+        return sample_mixture(*self.parameters_of(condition), generator)
 
 
 class RegressorMultiplicity(nn.Module):
-    """The predecessor's plan: log10(N + 1) by least squares, rounded. It has no shower-to-shower spread."""
+    """The predecessor's regression of log10(N + 1) by least squares, rounded. N has no shower-to-shower spread."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -70,22 +60,22 @@ class RegressorMultiplicity(nn.Module):
         )
 
     def loss(self, condition: Float[Tensor, "events 4"], counts: Int64[Tensor, " events"]) -> Float[Tensor, " events"]:
-        """Squared error of log10(N + 1)."""
+        """Return the squared error of log10(N + 1) of each event."""
         return (self.network(condition)[:, 0] - torch.log10(counts.float() + 1)) ** 2
 
     def sample(
         self, condition: Float[Tensor, "events 4"], generator: torch.Generator | None = None
     ) -> Int64[Tensor, " events"]:
-        """The rounded regression: always the same N for the same primary."""
+        """Return the rounded regression: always the same N for the same primary."""
         del generator
-        return (10 ** self.network(condition)[:, 0] - 1).round().clamp(min=0).long()
+        return round_counts(self.network(condition)[:, 0])
 
 
 Multiplicity = MixtureMultiplicity | RegressorMultiplicity
 
 
 def build_multiplicity(model: Model) -> Multiplicity:
-    """The multiplicity model that the settings name."""
+    """Return the multiplicity model that the settings name."""
     if model.multiplicity == "mixture":
         return MixtureMultiplicity(model.multiplicity_width, model.multiplicity_components)
     return RegressorMultiplicity(model.multiplicity_width // 2)

@@ -6,15 +6,14 @@ from torch import Tensor, nn
 
 from crmuons.config import Model
 from crmuons.models.ragged import Ragged
-
-SLOPE = 0.2  # LeakyReLU: piecewise linear, so that the critic's second derivatives stay bounded.
+from crmuons.models.standalone import SLOPE
 
 
 class SetLayer(nn.Module):
-    """One exchange between an event's muons, linear in N.
+    """One exchange between the muons of an event, at a cost linear in N.
 
-    The event's state is updated from the mean over its muons, then every muon from its event's state; both are residual
-    (the idea of EPiC-GAN, arXiv:2301.08128, with the mean alone: N reaches the state as a condition).
+    The mean over the muons updates the event's state, then the state updates every muon; both updates are residual.
+    This is the layer of EPiC-GAN (arXiv:2301.08128) with the mean alone and no sum, because N is part of the condition.
     """
 
     def __init__(self, width: int) -> None:
@@ -35,7 +34,7 @@ class SetLayer(nn.Module):
 
 
 class SetGenerator(nn.Module):
-    """Noise of the shower and of each muon to muon features."""
+    """Generator of muon features from the noise of the shower and of each muon."""
 
     def __init__(self, model: Model, num_features: int) -> None:
         super().__init__()
@@ -66,11 +65,11 @@ class SetGenerator(nn.Module):
 
 
 class SetCritic(nn.Module):
-    """Muon features of events to one unbounded score per event.
+    """Critic that gives each event one unbounded score.
 
-    The head compares the mean over an event's muons with what it expects of the event, in units of that mean's statistical
-    error: its first layer is multiplied by sqrt(N). Otherwise a bundle of a thousand muons, whose mean varies by a
-    thirtieth of what one muon does, would be judged as coarsely as a single muon.
+    The first layer of the head is multiplied by sqrt(N), so that it compares the mean over an event's muons with its
+    expectation in units of the mean's statistical error. The mean of a thousand muons varies by 1/30 of what one muon
+    varies by; without the factor the critic would judge a large bundle as coarsely as a single muon.
     """
 
     def __init__(self, model: Model, num_features: int) -> None:
@@ -96,7 +95,7 @@ class SetCritic(nn.Module):
 
 
 class PredecessorGenerator(nn.Module):
-    """The predecessor's generator: an event context, then each muon by itself."""
+    """The predecessor's generator: it computes a context of the event, then each muon by itself."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -119,12 +118,14 @@ class PredecessorGenerator(nn.Module):
 
 
 class PredecessorCritic(nn.Module):
-    """The predecessor's critic: each muon with its primary, the maximum over muons, a decision."""
+    """The predecessor's critic: features of each muon and its primary, the maximum over the muons, then a score."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
-        self.local = nn.Sequential(nn.Linear(4 + num_features, 64), nn.LeakyReLU(0.2), nn.Linear(64, 128))
-        self.decision = nn.Sequential(nn.Linear(128 + 4, 128), nn.LeakyReLU(0.2), nn.Linear(128, 64), nn.LeakyReLU(0.2))
+        self.local = nn.Sequential(nn.Linear(4 + num_features, 64), nn.LeakyReLU(SLOPE), nn.Linear(64, 128))
+        self.decision = nn.Sequential(
+            nn.Linear(128 + 4, 128), nn.LeakyReLU(SLOPE), nn.Linear(128, 64), nn.LeakyReLU(SLOPE)
+        )
         self.out = nn.Linear(64, 1)
 
     def forward(
@@ -142,7 +143,7 @@ Critic = SetCritic | PredecessorCritic
 
 
 def build_networks(model: Model, num_features: int) -> tuple[Generator, Critic]:
-    """The generator and the critic that the settings name."""
+    """Return the generator and the critic that the settings name."""
     if model.kind == "predecessor":
         return PredecessorGenerator(num_features), PredecessorCritic(num_features)
     return SetGenerator(model, num_features), SetCritic(model, num_features)

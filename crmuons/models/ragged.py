@@ -1,9 +1,8 @@
-"""Sums over the muons of each event and back: linear maps that can be differentiated any number of times.
+"""Sums over the muons of each event, and copies of each event's row for its muons. Both can be differentiated twice.
 
-Torch's own segment sums either scatter row by row or have no second derivative, which a gradient penalty by autograd needs.
+Torch's own segment sums either scatter row by row, which is slow, or lack the second derivative of a gradient penalty.
 """
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -11,20 +10,19 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-MAX = 2  # embedding_bag's number for it.
+MAX = 2  # The number of the mode "max" in torch._embedding_bag.
 
 
 class Ragged:
-    """Which muons belong to which event. The muons of an event follow those of the event before.
+    """The layout of a batch: which muons belong to which event. The muons of each event are consecutive rows.
 
     Args:
-        counts: muons of each event.
-        num_muons: their sum, told, so that nothing here waits for a device.
-        num_single: how many events have one muon; told likewise.
+        counts: number of muons of each event.
+        num_muons: sum of the counts. As an argument it spares a wait for the device.
     """
 
-    def __init__(self, counts: Int64[Tensor, " events"], num_muons: int, num_single: int) -> None:
-        self.counts, self.num_muons, self.num_single = counts, num_muons, num_single
+    def __init__(self, counts: Int64[Tensor, " events"], num_muons: int) -> None:
+        self.counts, self.num_muons = counts, num_muons
         events = torch.arange(counts.shape[0], device=counts.device)
         self.event_of_muon = torch.repeat_interleave(events, counts, output_size=num_muons)
         self.starts = counts.cumsum(0) - counts
@@ -32,115 +30,57 @@ class Ragged:
 
     @classmethod
     def from_counts(cls, counts: Int64[Tensor, " events"]) -> "Ragged":
-        """The layout of events with these counts."""
-        return cls(counts, int(counts.sum()), int((counts == 1).sum()))  # device sync
+        """Return the layout of events with these counts."""
+        return cls(counts, int(counts.sum()))  # device sync
 
     @cached_property
     def twice(self) -> "Ragged":
-        """The layout of the events followed by as many events with the same counts."""
-        return Ragged(torch.cat([self.counts] * 2), 2 * self.num_muons, 2 * self.num_single)
-
-    @cached_property
-    def singletons_first(self) -> "SingletonFirstOrder":
-        """Another order of the events, all of which have muons."""
-        events = torch.argsort(self.counts > 1, stable=True)
-        counts = self.counts.index_select(0, events)
-        shifts = self.starts.index_select(0, events) - (counts.cumsum(0) - counts)
-        muons = self.muons + torch.repeat_interleave(shifts, counts, output_size=self.num_muons)
-        several = Ragged(counts[self.num_single :], self.num_muons - self.num_single, 0)
-        return SingletonFirstOrder(events, muons, self.num_single, several)
+        """Return the layout of the events followed by the same number of events with the same counts."""
+        return Ragged(torch.cat([self.counts] * 2), 2 * self.num_muons)
 
     @cached_property
     def divisors(self) -> Float[Tensor, "events 1"]:
-        """What a mean divides by: the counts, and 1 where there is nothing to divide."""
+        """Return the divisors of a mean: the counts, and 1 for an event without muons."""
         return self.counts.clamp(min=1)[:, None].to(torch.float32)
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "Ragged":
-        """The same layout on a device; the counts alone travel."""
+        """Return the same layout on a device. Only the counts are copied; the rest is computed there."""
         counts = self.counts.to(device, non_blocking=non_blocking)
-        return self if counts is self.counts else Ragged(counts, self.num_muons, self.num_single)
+        return self if counts is self.counts else Ragged(counts, self.num_muons)
 
     def pin_memory(self) -> "Ragged":
-        """The same layout with counts in page-locked memory."""
-        return Ragged(self.counts.pin_memory(), self.num_muons, self.num_single)
+        """Return the same layout with the counts in page-locked memory."""
+        return Ragged(self.counts.pin_memory(), self.num_muons)
 
     def sum(self, values: Float[Tensor, "muons features"]) -> Float[Tensor, "events features"]:
-        """Sum over the muons of each event; 0 for an event without muons."""
+        """Return the sum over the muons of each event, 0 for an event without muons."""
         result: Tensor = _Sum.apply(values, self)  # type: ignore[no-untyped-call]
         return result
 
     def mean(self, values: Float[Tensor, "muons features"]) -> Float[Tensor, "events features"]:
-        """Mean over the muons of each event; 0 for an event without muons."""
+        """Return the mean over the muons of each event, 0 for an event without muons."""
         return self.sum(values) / self.divisors.to(values.dtype)
 
     def broadcast(self, values: Float[Tensor, "events features"]) -> Float[Tensor, "muons features"]:
-        """Give every muon its event's row."""
+        """Return for each muon the row of its event."""
         result: Tensor = _Broadcast.apply(values, self)  # type: ignore[no-untyped-call]
         return result
 
-    def argmax(self, values: Float[Tensor, "muons features"]) -> Int64[Tensor, "events features"]:
-        """The row of each event's maximum in every column; every event has muons. Of equal ones one is picked."""
-        precise = values.detach().to(torch.promote_types(values.dtype, torch.float32))
-        rows: Tensor = torch._embedding_bag(precise, self.muons, self.starts, mode=MAX)[3]
-        return rows
-
     def max(self, values: Float[Tensor, "muons features"]) -> Float[Tensor, "events features"]:
-        """Maximum over the muons of each event, all of which have some."""
-        # Its backward pass writes each number once; that of a scatter's maximum took 60 ms for 27,000 muons x 128, this 4.
-        result: Tensor = _GatherRows.apply(values, self.argmax(values))  # type: ignore[no-untyped-call]
-        return result
-
-
-@dataclass(frozen=True)
-class SingletonFirstOrder:
-    """The order of a layout's events that has those of one muon first.
-
-    Attributes:
-        events, muons: their numbers in the layout, in this order.
-        num_single: events of one muon.
-        several: the layout of the others.
-    """
-
-    events: Int64[Tensor, " events"]
-    muons: Int64[Tensor, " muons"]
-    num_single: int
-    several: Ragged
-
-
-class _GatherRows(torch.autograd.Function):
-    """Of every column some rows."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, rows: Tensor) -> Tensor:
-        ctx.rows, ctx.num_rows = rows, len(values)
+        """Return the maximum over the muons of each event, which needs one. Of equal muons one gets the gradient."""
+        precise = values.detach().to(torch.promote_types(values.dtype, torch.float32))
+        rows = torch._embedding_bag(precise, self.muons, self.starts, mode=MAX)[3]
         return values.gather(0, rows)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _ScatterRows.apply(grad, ctx.rows, ctx.num_rows), None  # type: ignore[no-untyped-call]
-
-
-class _ScatterRows(torch.autograd.Function):
-    """The adjoint of _Pick: rows differ within a column."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, rows: Tensor, num_rows: int) -> Tensor:
-        ctx.rows = rows
-        return values.new_zeros(num_rows, values.shape[1]).scatter_(0, rows, values)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _GatherRows.apply(grad, ctx.rows), None, None  # type: ignore[no-untyped-call]
 
 
 class _Sum(torch.autograd.Function):
-    """The adjoint of _Spread."""
+    """The adjoint of _Broadcast."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, ragged: Ragged) -> Tensor:
         ctx.ragged = ragged
-        # Twice as fast as index_add on a CPU (27,000 muons x 64 features: 0.30 ms against 0.68 ms).
-        # Sums in bfloat16 would stop growing at 256 muons, so they are taken in single precision.
+        # embedding_bag is twice as fast as index_add on a CPU (27,000 muons x 64 features: 0.30 ms against 0.68 ms).
+        # Sums in bfloat16 would stop growing at 256 muons: 256 + 1 rounds to 256. Hence single precision.
         precise = values.to(torch.promote_types(values.dtype, torch.float32))
         sums = torch.nn.functional.embedding_bag(ragged.muons, precise, ragged.starts, mode="sum")
         return sums.to(values.dtype)

@@ -1,4 +1,4 @@
-"""Model directories: weights, settings and provenance, which torch alone loads."""
+"""Model directories: weights, settings and provenance. Torch alone can load them."""
 
 import json
 import os
@@ -14,24 +14,28 @@ from crmuons.models.features import Features
 from crmuons.storage.atomic import atomic_directory
 
 SETTINGS_FILE, WEIGHTS_FILE = "model.json", "weights.pt"
-
-
 FORMAT = 1
 
 
 def save_model(directory: Path, model: BundleModel, about: Mapping[str, Any]) -> Path:
-    """Write a model directory, replacing an earlier one of the same name."""
+    """Write a model directory and return it; an earlier one of the same name is replaced.
+
+    Args:
+        directory: where to write.
+        model: the model.
+        about: settings and provenance for model.json; `load_model` needs the settings under "model".
+    """
     with atomic_directory(directory, replace=True) as partial:
         write_model_files(partial, model, about)
     return directory
 
 
 def load_model(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
-    """Read a model directory: the model, ready to generate, and what model.json says about it.
+    """Read a model directory. Return the model, ready to generate, and the content of model.json.
 
     Raises:
-        FileNotFoundError: if it is no model directory.
-        ValueError: if it was written by another version's format.
+        FileNotFoundError: if it is not a model directory.
+        ValueError: if it has another format.
     """
     settings_file = directory / SETTINGS_FILE
     if not settings_file.is_file():
@@ -48,6 +52,7 @@ def load_model(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
 
 
 def write_model_files(directory: Path, model: BundleModel, about: Mapping[str, Any]) -> None:
+    """Write the files of a model into a directory, and wait until they are on disk."""
     write_tensors(directory / WEIGHTS_FILE, model.state_dict())
     with (directory / SETTINGS_FILE).open("w") as file:
         json.dump({"format": FORMAT, **about}, file, indent=1)
@@ -56,6 +61,7 @@ def write_model_files(directory: Path, model: BundleModel, about: Mapping[str, A
 
 
 def write_tensors(target: Path, state: Mapping[str, Any]) -> None:
+    """Save tensors by name to a file, and wait until it is on disk."""
     with target.open("wb") as file:
         torch.save(dict(state), file)
         file.flush()

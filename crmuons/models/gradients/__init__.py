@@ -1,1 +1,1 @@
-"""The critic's and the generator's gradients, written by hand."""
+"""Hand-written gradients of the set networks. functions.py is the entry, and derives the equations."""

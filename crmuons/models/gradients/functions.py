@@ -1,157 +1,152 @@
-"""The set networks by hand: the penalised critic without double backward, and both networks on tensors written in place.
+"""Forward passes of generator and critic for the training step, with hand-written gradients for the set networks.
 
-LeakyReLU is piecewise linear. With its slopes frozen the critic is a linear map of (muons x, event context, 1), and so:
+The critic's loss contains the squared norm of a gradient, so training needs a derivative of a derivative. LeakyReLU is
+piecewise linear, which makes this cheaper than autograd's double backward. Write a layer l of the critic for one event:
 
-1. The forward pass gives the scores s and the slopes.
-2. The adjoint pass, seeded with ds = 1, gives the input gradient g = ds/dx and, behind every linear layer, a signal D.
-3. A loss that weighs scores by a = dloss/ds and gradients by v = dloss/dg pulls on a layer's weight with D^T z, where z is
-   what the frozen map makes of the input (a x + v, a event, a) in front of that layer: the derivative of a s + v g in the
-   weight, both terms from one pass.
+    z_l = W_l h_(l-1) + b_l,    h_l = M_l z_l,    h_0 = x = (muon features, event context),
 
-That is four matrix products a weight, where autograd's double backward takes six or more. The generator's backward pass is
-its adjoint pass with the signal from the critic as seed, and z what the forward pass left.
+with M_l diagonal and equal to the slope of LeakyReLU (1 or SLOPE) at z_l. The slopes change only at isolated points, so
+the derivatives below treat M_l as constant. With s the score of an event:
 
-Everything runs in the dtype of the events' context: bfloat16 under autocast.
+1. The forward pass gives s and the slopes M_l.
+2. The backward pass from ds/ds = 1 gives the upstream gradient of each layer and the input gradient:
+
+       D_l = ds/dz_l:    D_(l-1) = M_(l-1) W_l^T D_l,    g = ds/dx = W_1^T D_1.
+
+3. Let a = dloss/ds and v = dloss/dg. For loss(s, |g|^2), v = 2 (dloss/d|g|^2) g. By the chain rule, the gradient of the
+   loss in the weights is the gradient of a s + v.g with a and v held constant. With fixed slopes, v.g is the change of
+   s along v, so a s + v.g is the output of the same linear layers for another input, the tangent, where each bias is
+   multiplied by a:
+
+       t_0 = a x + v,    t_l = M_l (W_l t_(l-1) + a b_l).
+
+   This output is D_l^T (W_l t_(l-1) + a b_l) plus terms without W_l and b_l. The gradients in the weights follow:
+
+       dloss/dW_l = sum over events of D_l t_(l-1)^T,    dloss/db_l = sum over events of a D_l.
+
+   The code calls a the bias coefficient. g is the gradient in the muons alone, so the tangent of the context is a times
+   it.
+
+These are four matrix products per weight: one in each of 1 and 2, two in 3. Autograd's double backward takes six or
+more.
+
+The generator has no gradient penalty. Its weights' gradients are those of ordinary backpropagation: the backward pass
+starts from the critic's gradient in the muon features, and the tangents are the forward pass's own inputs of each
+layer.
+
+All passes run in the dtype of the events' context: bfloat16 under autocast. The predecessor's networks use
+plain autograd.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
-from crmuons.models.gradients.baseline_generator import draw
-from crmuons.models.gradients.baseline_passes import BaselinePasses
 from crmuons.models.gradients.set import GeneratorPass, SetCriticPass
-from crmuons.models.networks import Critic, Generator, PredecessorCritic, PredecessorGenerator, SetCritic, SetGenerator
+from crmuons.models.networks import Critic, Generator, SetCritic, SetGenerator
 from crmuons.models.ragged import Ragged
 
 
 def scores_and_sq_grad_norms(
     critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged
 ) -> tuple[Tensor, Tensor]:
-    """Score and squared gradient norm of each event: the numbers of `losses.gradient_norms`.
+    """Return the score and the squared gradient norm of each event [events], the numbers of `losses.gradient_norms`.
 
-    Differentiable once: in the critic's weights and in the condition; the scores in the features also.
+    They can be differentiated once, in the critic's weights and in the condition.
     """
-    event = critic.context(condition) if isinstance(critic, SetCritic) else _primaries(condition)
-    result: tuple[Tensor, Tensor] = _Scores.apply(critic, ragged, features, event, *_beyond_context(critic))  # type: ignore[no-untyped-call]
-    return result
+    if not isinstance(critic, SetCritic):
+        return _by_autograd(critic, features, condition, ragged)
+    return _by_hand(critic, features, condition, ragged)
 
 
 def scores(critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged) -> Tensor:
-    """Score of each event, differentiable in weights, condition and features."""
-    if isinstance(critic, SetCritic):
-        return scores_and_sq_grad_norms(critic, features, condition, ragged)[0]
-    event = _primaries(condition)
-    result: Tensor = _BaselineScores.apply(critic, ragged, features, event, *critic.parameters())  # type: ignore[no-untyped-call]
-    return result
-
-
-def _primaries(condition: Tensor) -> Tensor:
-    """What the baseline critic knows of the events, in the dtype of its passes."""
-    kind = condition.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else condition.dtype
-    return condition[:, :4].to(dtype)
+    """Return the score of each event [events], differentiable in weights, condition and features."""
+    if not isinstance(critic, SetCritic):
+        result: Tensor = critic(features, condition, ragged)
+        return result
+    return _by_hand(critic, features, condition, ragged)[0]
 
 
 def generator_forward(
     generator: Generator, condition: Tensor, shower_noise: Tensor, muon_noise: Tensor, ragged: Ragged
 ) -> Tensor:
-    """The muon features that `generator(...)` gives, differentiable once in the weights and in the condition."""
-    if isinstance(generator, PredecessorGenerator):
-        generate = _generate_baseline if torch.is_grad_enabled() else draw
-        return generate(generator, torch.cat([condition, shower_noise], dim=1), muon_noise, ragged)
+    """Return the muon features of `generator(...)`, differentiable once in the weights and in the condition."""
+    result: Tensor
+    if not isinstance(generator, SetGenerator):
+        result = generator(condition, shower_noise, muon_noise, ragged)
+        return result
     event = generator.context(torch.cat([condition, shower_noise], dim=1))
-    result: Tensor = _Muons.apply(generator, ragged, muon_noise, event, *_beyond_context(generator))  # type: ignore[no-untyped-call]
+    result = _GeneratorForward.apply(  # type: ignore[no-untyped-call]
+        generator, ragged, muon_noise, event, *_weights_after_context(generator)
+    )
     return result
 
 
-def _generate_baseline(generator: PredecessorGenerator, given: Tensor, muon_noise: Tensor, ragged: Ragged) -> Tensor:
-    """The first layer of a muon's 256 + 16 inputs, its 256 columns of the event's context once an event."""
-    context = generator.context(given)
-    weight, bias = generator.local[0].parameters()
-    of_context, of_noise = weight.split([context.shape[1], muon_noise.shape[1]], dim=1)
-    hidden = ragged.broadcast(linear(context, of_context, bias)) + linear(muon_noise, of_noise)
-    result: Tensor = generator.local[1:](hidden)
+def _by_hand(critic: SetCritic, features: Tensor, condition: Tensor, ragged: Ragged) -> tuple[Tensor, Tensor]:
+    result: tuple[Tensor, Tensor] = _ScoresAndSqGradNorms.apply(  # type: ignore[no-untyped-call]
+        critic, ragged, features, critic.context(condition), *_weights_after_context(critic)
+    )
     return result
 
 
-def _beyond_context(network: nn.Module) -> list[Tensor]:
+def _by_autograd(critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged) -> tuple[Tensor, Tensor]:
+    features = features.detach().requires_grad_()
+    scores = critic(features, condition, ragged)
+    (gradient,) = torch.autograd.grad(scores.sum(), features, create_graph=True)  # For the second derivative.
+    return scores, ragged.sum((gradient**2).sum(dim=1, keepdim=True))[:, 0]
+
+
+def _weights_after_context(network: nn.Module) -> list[Tensor]:
+    """Return the weights with hand-written gradients. Autograd handles the context network, with one row per event."""
     return [parameter for name, parameter in network.named_parameters() if not name.startswith("context.")]
 
 
-class _Scores(torch.autograd.Function):
-    """Scores [events] and squared norms [events] from features, the events' context and the weights beyond it."""
+class _ScoresAndSqGradNorms(torch.autograd.Function):
+    """Scores [events] and squared gradient norms [events] of a SetCritic, from features and the events' context."""
 
     @staticmethod
     def forward(
-        ctx: Any, critic: Critic, ragged: Ragged, features: Tensor, event: Tensor, *weights: Tensor
+        ctx: Any, critic: SetCritic, ragged: Ragged, features: Tensor, event: Tensor, *weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        del weights  # The critic's own; given for autograd to know them.
+        del weights  # The critic holds them; as arguments, autograd asks for their gradients.
         ctx.set_materialize_grads(False)
-        passes: SetCriticPass | BaselinePasses
-        if isinstance(critic, SetCritic):
-            passes = SetCriticPass(critic, ragged, event.dtype)
-        else:
-            passes = BaselinePasses(critic, ragged, event.dtype)
-        ctx.passes, ctx.features, ctx.event = passes, features.to(event.dtype), event
-        scores = ctx.passes.forward(ctx.features, event)
-        ctx.gradient = ctx.passes.adjoint()
-        precise = ctx.gradient.to(torch.promote_types(event.dtype, torch.float32))
+        ctx.critic_pass = SetCriticPass(critic, ragged, event.dtype)
+        ctx.features, ctx.event = features.to(event.dtype), event
+        scores = ctx.critic_pass.forward(ctx.features, event)
+        ctx.input_gradient = ctx.critic_pass.input_gradient()
+        precise = ctx.input_gradient.to(torch.promote_types(event.dtype, torch.float32))
         squared = ragged.sum((precise**2).sum(dim=1, keepdim=True))[:, 0]
         return scores, squared
 
     @staticmethod
-    def backward(ctx: Any, d_scores: Tensor | None, d_norms: Tensor | None) -> tuple[Tensor | None, ...]:
-        ragged, event = ctx.passes.ragged, ctx.event
-        share = event.new_zeros(len(event), 1) if d_scores is None else d_scores[:, None]
-        d_features = ragged.broadcast(share) * ctx.gradient if ctx.needs_input_grad[2] else None
+    def backward(ctx: Any, d_scores: Tensor | None, d_sq_norms: Tensor | None) -> tuple[Tensor | None, ...]:
+        ragged, event = ctx.critic_pass.ragged, ctx.event
+        bias_coefficient = event.new_zeros(len(event), 1) if d_scores is None else d_scores[:, None]
+        per_muon = ragged.broadcast(bias_coefficient)
+        d_features = per_muon * ctx.input_gradient if ctx.needs_input_grad[2] else None
         if not any(ctx.needs_input_grad[3:]):
             return (None, None, d_features, *(None for _ in ctx.needs_input_grad[3:]))
-        muons = ragged.broadcast(share) * ctx.features
-        if d_norms is not None:
-            weight = (2 * d_norms)[:, None].to(event.dtype)
-            muons += ragged.broadcast(weight) * ctx.gradient
-        gradients = ctx.passes.weight_gradients(muons, share * event, share)
-        d_event = share * ctx.passes.d_event if ctx.needs_input_grad[3] else None
+        tangent = per_muon * ctx.features
+        if d_sq_norms is not None:
+            tangent += ragged.broadcast((2 * d_sq_norms)[:, None].to(event.dtype)) * ctx.input_gradient
+        gradients = ctx.critic_pass.weight_gradients(tangent, bias_coefficient * event, bias_coefficient)
+        d_event = bias_coefficient * ctx.critic_pass.d_event if ctx.needs_input_grad[3] else None
         return None, None, d_features, d_event, *gradients
 
 
-class _BaselineScores(torch.autograd.Function):
-    """Scores [events] alone, of the baseline critic: three products a weight, where those with norms take four."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, critic: PredecessorCritic, ragged: Ragged, features: Tensor, event: Tensor, *weights: Tensor
-    ) -> Tensor:
-        del weights
-        ctx.passes = BaselinePasses(critic, ragged, event.dtype)
-        return ctx.passes.forward(features.to(event.dtype), event)
-
-    @staticmethod
-    def backward(ctx: Any, d_scores: Tensor) -> tuple[Tensor | None, ...]:
-        passes, needed = ctx.passes, ctx.needs_input_grad
-        passes.signals(d_scores[:, None])
-        gradients = passes.gradients(passes.values) if any(needed[4:]) else [None] * len(needed[4:])
-        return (
-            *(None, None, passes.d_features if needed[2] else None, passes.d_event if needed[3] else None),
-            *gradients,
-        )
-
-
-class _Muons(torch.autograd.Function):
-    """Muon features from noise, the events' context and the weights beyond it."""
+class _GeneratorForward(torch.autograd.Function):
+    """Muon features of a SetGenerator, from noise and the events' context."""
 
     @staticmethod
     def forward(
         ctx: Any, generator: SetGenerator, ragged: Ragged, noise: Tensor, event: Tensor, *weights: Tensor
     ) -> Tensor:
-        del weights
-        ctx.passes = GeneratorPass(generator, ragged, event.dtype)
-        return ctx.passes.forward(noise.to(event.dtype), event)
+        del weights  # The generator holds them; as arguments, autograd asks for their gradients.
+        ctx.generator_pass = GeneratorPass(generator, ragged, event.dtype)
+        return ctx.generator_pass.forward(noise.to(event.dtype), event)
 
     @staticmethod
-    def backward(ctx: Any, d_features: Tensor) -> tuple[Tensor | None, ...]:
-        d_event, gradients = ctx.passes.backward(d_features)
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        d_event, gradients = ctx.generator_pass.backward(grad_output)
         return None, None, None, d_event, *gradients

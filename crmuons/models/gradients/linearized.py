@@ -1,39 +1,44 @@
-"""Parts of passes by hand: a network's weights by name, and LeakyReLUs whose slopes are frozen."""
+"""Parts of hand-written gradients: weights by name, and LeakyReLU with the slopes of an earlier forward pass."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from crmuons.models.networks import SLOPE
+from crmuons.models.standalone import SLOPE
 
 
 class Weights:
-    """A network's weights by name, in one dtype; those of a part of it by the names they have there."""
+    """Weights of a network by name, all in one dtype.
+
+    Args:
+        named: all weights of the network.
+        prefix: name of a submodule and a dot; keys are relative to it.
+    """
 
     def __init__(self, named: Mapping[str, Tensor], prefix: str = "") -> None:
         self.named, self.prefix = named, prefix
 
     @classmethod
-    def of(cls, network: nn.Module, dtype: torch.dtype) -> "Weights":
-        """Those of a network."""
+    def from_network(cls, network: nn.Module, dtype: torch.dtype) -> "Weights":
+        """Convert a network's weights to a dtype."""
         return cls({name: parameter.to(dtype) for name, parameter in network.named_parameters()})
 
     def __getitem__(self, name: str) -> Tensor:
         return self.named[self.prefix + name]
 
-    def part(self, name: str) -> "Weights":
-        """Those of the part of that name."""
+    def submodule(self, name: str) -> "Weights":
+        """Return the weights of a submodule, by their names in it."""
         return Weights(self.named, f"{self.prefix}{name}.")
 
 
 def leaky_relu_grad(values: Tensor, activation: Tensor) -> Tensor:
-    """Times the slope that LeakyReLU had where it gave this activation."""
+    """Multiply by LeakyReLU's slope, given its output `activation`, which has the sign of its input."""
     result: Tensor = torch.ops.aten.leaky_relu_backward(values, activation, SLOPE, True)
     return result
 
 
 def leaky_relu_grad_(values: Tensor, activation: Tensor) -> Tensor:
-    """Likewise, in place."""
+    """Do the same as `leaky_relu_grad`, in place."""
     torch.ops.aten.leaky_relu_backward.grad_input(values, activation, SLOPE, True, grad_input=values)
     return values

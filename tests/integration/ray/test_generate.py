@@ -115,7 +115,7 @@ def test_an_error_in_a_task_is_the_error_itself(model_dir, tmp_path):
     )
     (tmp_path / "out" / "events-00001.parquet").mkdir()  # A name that no file can take.
     with pytest.raises(
-        OSError, match=r"events-00001\.parquet could not be written .*the same command goes on"
+        OSError, match=r"events-00001\.parquet could not be written .*the same command continues"
     ) as error:
         generate.generate(generator, source, work)
     assert "Traceback" not in str(error.value)

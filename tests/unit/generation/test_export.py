@@ -106,7 +106,7 @@ def test_the_networks_stated_for_speed_are_those_that_are_trained(model_dir, pri
 @pytest.mark.parametrize("knots_at", ["even distances", "equal probabilities"])
 def test_scores_become_the_quantiles_of_the_trained_features_without_a_search(toy_events, knots_at):
     model = BundleModel(KINDS["set"], Features().fit(toy_events()))
-    if knots_at == "equal probabilities":  # As in models of before.
+    if knots_at == "equal probabilities":  # As in old models.
         model.features.scores.copy_(torch.special.ndtri((torch.arange(257) + 0.5) / 257))
     network = standalone.StandaloneModel(model.state_dict())
     assert network.even is (knots_at == "even distances")
@@ -120,7 +120,7 @@ def test_scores_become_the_quantiles_of_the_trained_features_without_a_search(to
 def test_a_network_that_is_not_stated_is_not_drawn_from(model_dir):
     model, _ = saved_model.load_model(model_dir)
     weights = model.state_dict() | {"generator.layers.0.gate.weight": torch.ones(1)}
-    with pytest.raises(ValueError, match=r"knows no weights named 'generator\.layers\.0\.gate\.weight'"):
+    with pytest.raises(ValueError, match=r"does not know the weights 'generator\.layers\.0\.gate\.weight'"):
         standalone.StandaloneModel(weights)
 
 

@@ -148,7 +148,7 @@ def test_the_device_is_one_that_there_is():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_missing_is_said():
-    with pytest.raises(ValueError, match=r"--device cuda: torch .* sees no GPU here; take --device cpu"):
+    with pytest.raises(ValueError, match=r"--device cuda: torch .* sees no GPU here; use --device cpu"):
         choose_device("cuda", elsewhere=False)
 
 

@@ -87,7 +87,7 @@ def changed(name, row, value):
         (changed("zenith_rad", 2, np.nan), {}, ["p.parquet", "row 2", "NaN"]),
         (changed("depth_m", 4, 2.5), {}, ["p.parquet", "row 4", "depth_m", "kilometres"]),
         (FLAT | {"mass_gev": pa.array([None, 1.0, 1.0, 1.0, 1.0])}, {}, ["p.parquet", "row 0", "NaN"]),
-        (FLAT | {"primary_major_id": np.arange(ROWS)}, {}, ["'primary_major_id' comes alone"]),
+        (FLAT | {"primary_major_id": np.arange(ROWS)}, {}, ["'primary_major_id' stands alone"]),
         (FLAT | IDS | {"primary_minor_id": np.arange(ROWS) - 1}, {}, ["'primary_minor_id'", "row 0", "negative"]),
         (FLAT | IDS | {"primary_minor_id": pa.array([1, None, 2, 3, 4])}, {}, ["'primary_minor_id'", "row 1", "null"]),
         (FLAT | IDS | {"primary_minor_id": ["x"] * ROWS}, {}, ["'primary_minor_id'", "string", "uint64"]),

@@ -118,7 +118,7 @@ def test_a_write_that_fails_leaves_no_part_of_a_shard(model_dir, primaries_file,
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     with pytest.raises(
-        OSError, match=r"events-00000.parquet could not be written .*No space.*the same command goes on"
+        OSError, match=r"events-00000.parquet could not be written .*No space.*the same command continues"
     ):
         generate(model_dir, primaries_file, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["request.json"]
@@ -281,7 +281,7 @@ def test_primaries_of_files_have_no_weights(model_dir, primaries_file, tmp_path)
     from crmuons.generation.spectrum import simweights_tables
 
     generate(model_dir, primaries_file, tmp_path, counts=0)
-    with pytest.raises(ValueError, match="only those of --spectrum have a known generation probability"):
+    with pytest.raises(ValueError, match="only those of --spectrum have a known probability"):
         simweights_tables(tmp_path)
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from crmuons.data.events import EventArrays
-from crmuons.models.features import Features, muon_from_network, muon_to_network, primary_to_network
+from crmuons.models.features import Features, muon_to_network
+from crmuons.models.standalone import muon_from_network, primary_to_network
 
 
 def events_of(muons, primaries=None):
@@ -82,7 +83,7 @@ def test_muon_features_are_inverted_to_the_rounding_of_single_precision(toy_even
     torch.testing.assert_close(back[: len(inside)], inside, rtol=5e-6, atol=5e-6)
 
 
-def test_baseline_features_are_inverted(toy_events):
+def test_cartesian_features_are_inverted(toy_events):
     features = Features(cartesian=True).fit(toy_events(500))
     muons = torch.from_numpy(toy_events(100, seed=1).muons)
     assert features.muons(muons).shape == (len(muons), 3)

@@ -1,4 +1,4 @@
-"""Passes by hand against autograd, which differentiates the networks' plain forward pass, for the penalty twice."""
+"""Hand-written gradients against autograd on the plain forward pass, which is differentiated twice for the penalty."""
 
 import pytest
 import torch
@@ -21,17 +21,17 @@ def networks(layers=1):
 
 
 def inputs(counts, *widths):
-    """A layout, the conditions of its events, and for each width numbers of its muons."""
+    """Return a layout, the conditions of its events, and for each width random numbers of its muons."""
     source = torch.Generator().manual_seed(1)
     ragged = Ragged.from_counts(torch.tensor(counts, dtype=torch.int64))
     draws = [(len(counts), 5), *((sum(counts), width) for width in widths)]
     return ragged, *(torch.randn(shape, dtype=torch.float64, generator=source) for shape in draws)
 
 
-def pulls(network, loss, *tensors):
-    """The loss's gradients in the network's weights and in some tensors."""
-    wanted = [*network.parameters(), *tensors]
-    return torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
+def gradients_of(network, loss, *tensors):
+    """Return the loss's gradients in the network's weights and in some tensors."""
+    inputs = [*network.parameters(), *tensors]
+    return torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
 
 
 LOSSES = {
@@ -44,70 +44,24 @@ LOSSES = {
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize("counts", [COUNTS, [1], [0, 2, 0], []])
-def test_the_critics_pass_equals_autograd_with_double_backward(kind, layers, counts):
+def test_the_critics_gradients_equal_autograd_with_double_backward(kind, layers, counts):
     _, critic = networks(layers)
     ragged, condition, features = inputs(counts, 2)
     condition.requires_grad_()
-    told = []
+    results = []
     for function in (losses.gradient_norms, functions.scores_and_sq_grad_norms):
         scores, norms = function(critic, features, condition, ragged)
-        told.append((scores, norms, *pulls(critic, LOSSES[kind](scores, norms), condition)))
-    for expected, value in zip(*told, strict=True):
-        torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("kind", LOSSES)
-@pytest.mark.parametrize("counts", [COUNTS, [1], []])
-def test_the_baseline_critics_pass_equals_autograd_with_double_backward(kind, counts):
-    torch.manual_seed(0)
-    critic = build_networks(config.Model(kind="predecessor"), 3)[1].double()
-    ragged, condition, features = inputs(counts, 3)
-    condition.requires_grad_()
-    told = []
-    for function in (losses.gradient_norms, functions.scores_and_sq_grad_norms):
-        scores, norms = function(critic, features, condition, ragged)
-        told.append((scores, norms, *pulls(critic, LOSSES[kind](scores, norms), condition)))
-    for expected, value in zip(*told, strict=True):
-        torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("counts", [COUNTS, [1, 4, 1, 1, 2], [1], []])
-def test_the_baseline_critics_scores_alone_equal_autograd(counts):
-    torch.manual_seed(0)
-    critic = build_networks(config.Model(kind="predecessor"), 3)[1].double()
-    ragged, condition, features = inputs(counts, 3)
-    condition.requires_grad_()
-    features.requires_grad_()
-    told = []
-    for function in (critic, lambda *given: functions.scores(critic, *given)):
-        scores = function(features, condition, ragged)
-        told.append((scores, *pulls(critic, scores.exp().sum(), condition, features)))
-    for expected, value in zip(*told, strict=True):
-        torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
-
-
-def test_muons_that_share_the_maximum_share_the_baseline_critics_signal():
-    # Two events of the same muon, once and thrice: the same score, and the same pull in total.
-    torch.manual_seed(0)
-    critic = build_networks(config.Model(kind="predecessor"), 3)[1].double()
-    muon, condition = torch.randn(1, 3).double(), torch.randn(1, 5).double()
-    told = []
-    for number in (1, 3):
-        ragged = Ragged.from_counts(torch.tensor([number]))
-        features = muon.repeat(number, 1).requires_grad_()
-        scores = functions.scores(critic, features, condition, ragged)
-        *of_weights, of_muons = pulls(critic, scores.sum(), features)
-        told.append((scores, *of_weights, of_muons.sum(0)))
-    for expected, value in zip(*told, strict=True):
+        results.append((scores, norms, *gradients_of(critic, LOSSES[kind](scores, norms), condition)))
+    for expected, value in zip(*results, strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_scores_pull_on_the_muons_as_autograd_says(layers):
+def test_gradients_of_scores_in_the_muons_equal_autograd(layers):
     _, critic = networks(layers)
     ragged, condition, features = inputs(COUNTS, 2)
     features.requires_grad_()
-    expected, value = (pulls(critic, f.exp().sum(), features) for f in (
+    expected, value = (gradients_of(critic, f.exp().sum(), features) for f in (
         critic(features, condition, ragged), functions.scores(critic, features, condition, ragged)
     ))  # fmt: skip
     for one, other in zip(value, expected, strict=True):
@@ -119,55 +73,44 @@ def test_scores_pull_on_the_muons_as_autograd_says(layers):
 
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("counts", [COUNTS, [1], [0, 2, 0], []])
-def test_the_generators_pass_equals_autograd(layers, counts):
+def test_the_generators_gradients_equal_autograd(layers, counts):
     generator, _ = networks(layers)
     ragged, condition, noise = inputs(counts, 2)
     shower = condition[:, :3].cos().requires_grad_()
-    told = []
+    results = []
     for function in (generator, lambda *given: functions.generator_forward(generator, *given)):
         muons = function(condition, shower, noise, ragged)
-        told.append((muons, *pulls(generator, (muons.sin() * muons).sum(), shower)))
-    for expected, value in zip(*told, strict=True):
+        results.append((muons, *gradients_of(generator, (muons.sin() * muons).sum(), shower)))
+    for expected, value in zip(*results, strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
 
 
-def test_the_baseline_generators_first_layer_in_two_parts_is_the_same():
-    generator, _ = build_networks(config.Model(kind="predecessor"), 3)
-    ragged, condition, noise = inputs(COUNTS, 16)
-    shower = torch.randn(len(COUNTS), 32, dtype=torch.float64)
-    told = []
-    for function in (generator.double(), lambda *given: functions.generator_forward(generator, *given)):
-        muons = function(condition, shower, noise, ragged)
-        told.append((muons, *pulls(generator, (muons.sin() * muons).sum())))
-    for expected, value in zip(*told, strict=True):
-        torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("counts", [COUNTS, []])
-def test_the_baseline_generator_without_gradients_draws_the_same(counts):
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("counts", [COUNTS, [1], []])
+def test_the_predecessors_networks_train_by_plain_autograd(loss, counts):
     torch.manual_seed(0)
-    generator = build_networks(config.Model(kind="predecessor"), 3)[0].double()
-    torch.nn.init.normal_(generator.context[3].weight)  # 1 and 0 at the start.
-    torch.nn.init.normal_(generator.context[3].bias)
-    ragged, condition, noise = inputs(counts, 16)
-    shower = torch.randn(len(counts), 32, dtype=torch.float64)
-    with torch.no_grad():
-        expected, drawn = (
-            generator(condition, shower, noise, ragged),
-            functions.generator_forward(generator, condition, shower, noise, ragged),
-        )
-    torch.testing.assert_close(drawn, expected, rtol=1e-10, atol=1e-12)
+    generator, critic = (network.double() for network in build_networks(config.Model(kind="predecessor"), 3))
+    ragged, condition, features, noise = inputs(counts, 3, 16)
+    results = []
+    for function in (losses.gradient_norms, functions.scores_and_sq_grad_norms):
+        scores, norms = function(critic, features, condition, ragged)
+        results.append((scores, norms, *gradients_of(critic, LOSSES[loss](scores, norms))))
+    for expected, value in zip(*results, strict=True):
+        torch.testing.assert_close(value, expected)
+    assert torch.equal(functions.scores(critic, features, condition, ragged), critic(features, condition, ragged))
+    given = condition, torch.randn(len(counts), 32, dtype=torch.float64), noise, ragged
+    assert torch.equal(functions.generator_forward(generator, *given), generator(*given))
 
 
-def test_in_bfloat16_the_pass_is_as_exact_as_autograd():
+def test_gradients_in_bfloat16_are_as_exact_as_autograd():
     # Rounding of 2^-9 in each of some ten operations: a few per cent, by either way, of what float64 gives.
     _, critic = networks()
     ragged, condition, features = inputs([20] * 30, 2)
-    exact = pulls(critic, LOSSES["both"](*losses.gradient_norms(critic, features, condition, ragged)))
+    exact = gradients_of(critic, LOSSES["both"](*losses.gradient_norms(critic, features, condition, ragged)))
     critic.float()
     with torch.autocast("cpu", torch.bfloat16):
         scores, norms = functions.scores_and_sq_grad_norms(critic, features.float(), condition.float(), ragged)
     assert (scores.dtype, norms.dtype) == (torch.bfloat16, torch.float32)
-    rounded = pulls(critic, LOSSES["both"](scores.float(), norms))
+    rounded = gradients_of(critic, LOSSES["both"](scores.float(), norms))
     exact, rounded = (torch.cat([g.flatten().double() for g in gradients]) for gradients in (exact, rounded))
     assert ((rounded - exact).norm() / exact.norm()).item() < 0.05

@@ -8,7 +8,8 @@ import torch
 from scipy import stats
 
 from crmuons import config
-from crmuons.models.multiplicity import MAX_SHAPE, MixtureMultiplicity, RegressorMultiplicity, build_multiplicity
+from crmuons.models.multiplicity import MixtureMultiplicity, RegressorMultiplicity, build_multiplicity
+from crmuons.models.standalone import MAX_COUNT, MAX_SHAPE
 
 CONDITION = torch.tensor([[0.5, -1.0, 0.3, 2.0]])
 
@@ -134,3 +135,14 @@ def test_sampling_repeats_with_its_seed():
     assert not torch.equal(draws[0], draws[2])
     assert draws[0].dtype == torch.int64
     assert np.all(draws[0].numpy() >= 0)
+
+
+@pytest.mark.parametrize("log_mean", [60.0, 2000.0])  # exp(60) = 1e26, and infinity.
+def test_n_beyond_every_integer_is_limited(log_mean):
+    # Without the limit a conversion to int64 gives a negative number.
+    assert one_component(log_mean, 5.0).sample(CONDITION).item() == pytest.approx(MAX_COUNT, rel=1e-6)
+    model = RegressorMultiplicity(4)
+    with torch.no_grad():
+        model.network[-1].weight.zero_()
+        model.network[-1].bias.fill_(log_mean)
+    assert model.sample(CONDITION).item() == MAX_COUNT

@@ -97,10 +97,3 @@ def test_the_layout_of_a_batch_and_of_twice_its_events(toy_events):
     sums = ragged.sum(values)
     torch.testing.assert_close(ragged.twice.sum(torch.cat([values, 2 * values])), torch.cat([sums, 2 * sums]))
     assert ragged.twice is ragged.twice  # Made once.
-
-
-def test_events_of_one_muon_come_first_and_keep_their_muons():
-    first = layout([2, 1, 3, 1]).singletons_first
-    assert (first.num_single, first.several.counts.tolist()) == (2, [2, 3])
-    assert first.events.tolist() == [1, 3, 0, 2]
-    assert first.muons.tolist() == [2, 6, 0, 1, 3, 4, 5]
