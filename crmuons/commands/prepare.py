@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         from crmuons.ray_backend import tasks
         from crmuons.ray_backend.cluster import cluster
 
-        each, connection = tasks.run_tasks, cluster()
+        each, connection = tasks.map_unordered, cluster()
     try:
         with connection:
             manifest = build.prepare_dataset(begun, fit_to_file, each, arguments.max_quarantined_share)

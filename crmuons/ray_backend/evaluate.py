@@ -1,37 +1,39 @@
-"""An evaluation's pieces as Ray tasks. Events stay in the cluster's object store; this process sees ids, primaries and results."""
+"""The tasks of an evaluation on Ray. Events stay in the object store; this process holds ids, primaries and results."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayTaskError
 
 from crmuons import allocator
 from crmuons.evaluation.tasks import Executor, Future, run
-from crmuons.ray_backend import cluster
+from crmuons.ray_backend import cluster, tasks
 
 T = TypeVar("T")
-
-READS_AHEAD_PER_CPU = 2  # Units of files being read; what is read beyond the events wanted is thrown away.
 
 
 @contextmanager
 def on_ray(*, num_cpus: int | None = None) -> Iterator[Executor]:
-    """Pieces that run as tasks, on the cluster of RAY_ADDRESS or on one started here with so many CPUs.
+    """Yield an executor that runs tasks on the cluster at RAY_ADDRESS, or on one that is started here.
 
-    The nodes read the data themselves: its paths and URLs mean the same on all of them.
+    The nodes read the data themselves: its paths and URLs must mean the same on all of them.
+
+    Args:
+        num_cpus: CPUs of a cluster that is started here; None for all CPUs of the machine.
     """
     with cluster.cluster(num_cpus=num_cpus):
-        tasks = _Tasks()
-        with tasks.bar:
-            yield tasks
+        executor = _RayExecutor()
+        with executor.bar:
+            yield executor
 
 
-class _Tasks(Executor):
+class _RayExecutor(Executor):
+    """Submits every task at once: a task may wait for the results of others, so `map_unordered` does not fit."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.ahead = READS_AHEAD_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        self.ahead = tasks.tasks_at_once()
         self.running: list[ray.ObjectRef[Any]] = []
 
     def given(self, value: T) -> Future[T]:
@@ -42,16 +44,13 @@ class _Tasks(Executor):
         while later.ref in self.running:
             done, self.running = ray.wait(self.running)
             self.bar.update(len(done))
-        try:
-            value: T = ray.get(later.ref)
-        except RayTaskError as error:
-            raise error.cause from error  # The error itself, without the worker's traceback in its message.
+        value: T = tasks.result(later.ref)
         return value
 
     def _start(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> Future[T]:
-        given = (each.ref if isinstance(each, _Ref) else each for each in arguments)
+        values = (argument.ref if isinstance(argument, _Ref) else argument for argument in arguments)
         task = _run.options(name=getattr(function, "__name__", "piece"))
-        reference = task.remote(function, *given)
+        reference = task.remote(function, *values)
         self.running.append(reference)
         return _Ref(reference)
 

@@ -38,7 +38,7 @@ Fit = Callable[[EventArrays], bytes]
 class TaskRunner(Protocol):
     """Does jobs, somewhere, and gives the results in any order."""
 
-    def __call__(self, do: Callable[[Task], Result], jobs: Sequence[Task]) -> Iterable[Result]: ...
+    def __call__(self, do: Callable[[Task], Result], jobs: Sequence[Task], /) -> Iterable[Result]: ...
 
 
 def run_locally(do: Callable[[Task], Result], jobs: Sequence[Task]) -> Iterator[Result]:

@@ -94,7 +94,7 @@ def test_prepared_shards_are_read_where_they_are_used(bench: Bench, cluster: Non
     source = str(bench.folder / "data")
     made = [
         build.prepare_dataset(build.claim_dataset(tmp_path / name, [source], PrepareSettings()), fit_to_file, each)
-        for name, each in (("here", build.run_locally), ("cluster", tasks.run_tasks))
+        for name, each in (("here", build.run_locally), ("cluster", tasks.map_unordered))
     ]
     assert made[0] == made[1]
     items = items_of(tmp_path / "cluster", 8)
@@ -110,15 +110,15 @@ def test_a_job_that_fails_raises_its_own_error(bench: Bench, cluster: None, tmp_
     (tmp_path / "raw" / "bad.parquet").write_text("no Parquet at all")
     begun = build.claim_dataset(tmp_path / "set", [str(tmp_path / "raw")], PrepareSettings())
     with pytest.raises(ValueError, match=r"bad\.parquet is not a Parquet file") as caught:
-        build.prepare_dataset(begun, fit_to_file, tasks.run_tasks)
+        build.prepare_dataset(begun, fit_to_file, tasks.map_unordered)
     assert "Traceback" not in str(caught.value)
 
 
 PREPARE = """
 import os, signal, sys, threading, time
 from pathlib import Path
-from crmuons import prepare, shuffling
-prepare.GROUP_BYTES, prepare.GROUPS_IN_PROCESS, shuffling.SHARD_BYTES = 1, 99, 100_000
+from crmuons.data.prepare import build, shuffle
+build.GROUP_BYTES, build.GROUPS_IN_PROCESS, shuffle.SHARD_BYTES = 1, 99, 100_000
 
 def die_at(stage):  # From within: who looks from outside may look too late.
     while not list(Path(sys.argv[1]).glob(stage)):
