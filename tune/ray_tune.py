@@ -77,10 +77,12 @@ def _resources(controller: SweepController, room: TrialResources) -> dict[str, f
 
 
 class QuietReporter(TrialProgressCallback):
-    """Tune's own lines about trials, which the controller tells of in its words."""
+    """Prints nothing: the controller logs what becomes of trials. Tune adds a reporter that prints if it finds none."""
 
-    def _print(self, msg: str) -> None:
-        pass
+    def on_trial_result(self, *args: Any, **info: Any) -> None:
+        """Ignore the event."""
+
+    on_trial_error = on_trial_complete = on_trial_result
 
 
 class SweepSearcher(Searcher):

@@ -10,7 +10,8 @@ from typing import Any
 
 import psutil
 import ray
-from ray._raylet import Config  # type: ignore[attr-defined]  # a compiled module
+
+from crmuons.ray_backend import private
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ OWN_ENVIRONMENT = {
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
 }
 
-STARTS, TIMED_OUT = 3, "timed out during startup"
+MAX_STARTS = 3
 
 
 def set_environment() -> None:
@@ -51,7 +52,7 @@ def set_environment() -> None:
         _keep_private_token(token)
     if own_cluster or given or token.exists():
         os.environ["RAY_AUTH_MODE"] = "token"
-        Config.initialize("")  # Ray read its settings when it was imported; this is how it reads them again.
+        private.reload_settings()
 
 
 @contextmanager
@@ -89,19 +90,19 @@ def _start(**options: Any) -> None:
         TimeoutError: if none came up.
     """
     others = set(psutil.Process().children(recursive=True))
-    for _ in range(STARTS):
+    for _ in range(MAX_STARTS):
         try:
             # Without "local" Ray would join a cluster that anybody started on this machine, or the address of a dead one.
             ray.init("local", **options)
         except Exception as error:  # Ray has no class for it.
-            if TIMED_OUT not in str(error):
+            if not private.startup_timed_out(error):
                 raise
             for process in set(psutil.Process().children(recursive=True)) - others:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
         else:
             return
-    msg = f"Ray did not start on this machine in {STARTS} times half a minute; try again when less else runs on it"
+    msg = f"Ray did not start on this machine in {MAX_STARTS} times half a minute; try again when less else runs on it"
     raise TimeoutError(msg)
 
 

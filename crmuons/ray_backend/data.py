@@ -13,9 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.data import DataContext, Datasource
-from ray.data._internal.execution.execution_callback import ExecutionCallback
-from ray.data._internal.execution.interfaces import ExecutionResources
+from ray.data import DataContext, Datasource, ExecutionResources
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import ReadTask
 
@@ -28,7 +26,7 @@ from crmuons.data.reader import ReadResult
 from crmuons.data.sampler import Segment
 from crmuons.data.selection import Selection
 from crmuons.data.staged_reading import with_stager
-from crmuons.ray_backend import staging_actor, tokens
+from crmuons.ray_backend import private, staging_actor, tokens
 
 Read = tuple[Segment, Selection]
 SEGMENTS_PER_EXECUTION = 256  # The list of an execution's tasks costs memory.
@@ -95,24 +93,25 @@ def _begin(reads: Iterator[Read]) -> tuple[int, Prefetcher[pa.Table]] | None:
     return (len(batch), Prefetcher(_execute(batch), BLOCKS_AHEAD, "ray-data")) if batch else None
 
 
-class SchedulerThrottle(ExecutionCallback):
-    """Rest after each round of Ray Data's scheduler, whose thread shares the worker's interpreter lock with the training step.
+class SchedulerThrottle:
+    """Pauses Ray Data's scheduler, whose thread shares the worker's interpreter lock with the training step.
 
-    While read blocks wait for room, its rounds follow each other without a pause (ray.wait returns at once for what is
-    ready): the step then ran at a sixth of its speed. While a block is waited for there is no rest.
+    While blocks that are read wait for room, the scheduler's rounds follow each other without a pause, because ray.wait
+    returns at once for tasks that are done: the training step then ran at a sixth of its speed. While the training step
+    waits for a block, the scheduler does not pause.
     """
 
-    # The class's: Ray sends its callbacks to the tasks too, and an event cannot travel.
+    # On the class, not on an instance: Ray pickles the callback for its tasks, and an event cannot be pickled.
     waiting: ClassVar = threading.Event()
 
-    def on_execution_step(self, executor: object) -> None:
-        """Called by Ray after each round."""
-        del executor
-        self.waiting.wait(SCHEDULER_PAUSE_S)
+    @classmethod
+    def pause(cls) -> None:
+        """Wait for SCHEDULER_PAUSE_S, or until a block is awaited."""
+        cls.waiting.wait(SCHEDULER_PAUSE_S)
 
     @classmethod
     def unthrottled(cls, blocks: Iterator[pa.Table]) -> Iterator[pa.Table]:
-        """The blocks, without a rest of the scheduler's from when one is asked for until it comes."""
+        """Yield the blocks, and do not throttle the scheduler while a block is awaited."""
         while True:
             cls.waiting.set()
             try:
@@ -185,8 +184,9 @@ def _execute(reads: list[Read]) -> Iterator[pa.Table]:
     options.preserve_order = True
     options.resource_limits = ExecutionResources(object_store_memory=READ_AHEAD_BYTES)
     dataset.context.enable_progress_bars = False
-    dataset.context.execution_no_progress_timeout_s = -1  # On a given cluster no worker has what ray_cluster.py sets.
-    dataset.context.custom_execution_callback_classes.append(SchedulerThrottle)
+    # A slow training step counts as no progress. Workers of a cluster that the user started lack cluster.ENVIRONMENT.
+    dataset.context.execution_no_progress_timeout_s = -1
+    private.call_each_round(dataset, SchedulerThrottle.pause)
     yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
 
 

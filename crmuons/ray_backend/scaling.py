@@ -10,7 +10,7 @@ import ray
 from ray.train import ScalingConfig, UserCallback
 
 from crmuons import config
-from crmuons.ray_backend import node_checks
+from crmuons.ray_backend import node_checks, private
 
 
 def scaling_config(scaling: config.Scaling) -> ScalingConfig:
@@ -74,7 +74,7 @@ class WorkerLossLog(UserCallback):
         """Note a loss. Workers that failed because another was lost are not named."""
         del run_context
         # A worker that answers no more was lost; the others then fail in their exchange with it.
-        lost = {rank: error for rank, error in worker_exceptions.items() if hasattr(error, "health_check_failure")}
+        lost = {rank: error for rank, error in worker_exceptions.items() if private.is_lost(error)}
         reasons = {rank: _last_line(error) for rank, error in sorted((lost or worker_exceptions).items())}
         line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "workers": reasons}
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +83,6 @@ class WorkerLossLog(UserCallback):
 
 
 def _last_line(error: BaseException) -> str:
-    """What an error says in the end, between the names and numbers of Ray's actors and Ray's guesses at the cause."""
-    said = str(error).strip().partition(" Some common causes include")[0]
-    return said.splitlines()[-1].strip() if said else type(error).__name__
+    """Return the last line of an error's message: Ray's lines before it hold the names and numbers of actors."""
+    text = private.without_guesses(error)
+    return text.splitlines()[-1].strip() if text else type(error).__name__

@@ -9,7 +9,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from crmuons.data.staged_reading import ReadNotifier
-from crmuons.ray_backend import tokens
+from crmuons.ray_backend import private, tokens
 from crmuons.storage.staging.download import Staging
 from crmuons.storage.staging.stager import FileUse, Stager
 
@@ -64,8 +64,7 @@ def where_to_read(staging: Staging | None) -> dict[str, Any]:
     helper = None if staging is None else staging.helper
     if not isinstance(helper, ReadNotifier) or not isinstance(helper.stager, RemoteStager):
         return {}
-    near = NodeAffinitySchedulingStrategy(helper.stager.node, soft=True, _spill_on_unavailable=True)
-    return {"scheduling_strategy": near}
+    return {"scheduling_strategy": private.node_or_any_free(helper.stager.node)}
 
 
 def _node() -> str:

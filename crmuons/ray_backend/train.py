@@ -20,7 +20,7 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from crmuons import config
-from crmuons.ray_backend import cluster, preflight, tokens
+from crmuons.ray_backend import cluster, preflight, private, tokens
 from crmuons.ray_backend.data import read_with_ray
 from crmuons.ray_backend.metrics import gauges
 from crmuons.ray_backend.mirror import driver_sync, worker_sync
@@ -36,7 +36,6 @@ from crmuons.training.trainer import NonFiniteError
 
 logger = logging.getLogger(__name__)
 
-RAYS_RECORD = "checkpoint_manager_snapshot.json"
 COLLECTIVE_TIMEOUT_S = 600  # Longer than rank 0's longest validation; a rank that hangs is noticed after this.
 
 
@@ -98,8 +97,7 @@ def _work(payload: dict[str, Any]) -> None:
 
 
 def _fit(scaling: ScalingConfig, how: config.Run, run: Run, payload: dict[str, Any]) -> None:
-    # Ray's own record of an earlier command names checkpoints that were pruned since, and it would refuse to go on.
-    (run.directory / RAYS_RECORD).unlink(missing_ok=True)
+    private.forget_checkpoints(run.directory)
     trainer = TorchTrainer(
         _work,
         train_loop_config=payload,
