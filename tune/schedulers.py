@@ -2,8 +2,9 @@
 
 A scheduler's state depends only on the scores that trials have reported. The controller of a continued sweep reports the
 scores of the metrics files again, in any order that keeps the order within each trial, and the scheduler then decides as
-before the kill. Ray Tune's own ASHA and PBT restore a snapshot, which is seconds old: scores that were reported since are
-lost (docs/sweeps.md). tests/unit/tune/test_schedulers.py holds ours to it: test_asha_decides_the_same_after_its_scores_are_reported_again.
+before the kill. Ray Tune's own ASHA and PBT restore a snapshot, and lose the scores that were reported since
+(docs/sweeps.md). The test of the property that they lack is tests/unit/tune/test_schedulers.py,
+test_asha_decides_the_same_after_its_scores_are_reported_again.
 
 A share is the part of a trial's run that is done, from 0 to 1. Lower scores are better.
 """
