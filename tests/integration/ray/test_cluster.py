@@ -44,7 +44,7 @@ def test_a_start_that_takes_too_long_is_begun_again_and_leaves_nothing(starting)
 
 def test_the_third_start_in_vain_is_told(starting):
     left = starting(*[Exception(LATE)] * 3)
-    with pytest.raises(TimeoutError, match="try again when less else runs on it"), cluster.cluster():
+    with pytest.raises(TimeoutError, match="try again when the machine is less busy"), cluster.cluster():
         pass
     assert len(left) == 3
 

@@ -29,7 +29,7 @@ def test_a_node_that_shares_storage_and_data_finds_no_fault_and_leaves_nothing_b
 def test_a_directory_of_the_same_name_that_is_another_one_is_told_from_the_drivers(tmp_path):
     with node_checks.marker_file(tmp_path / "driver") as mark:
         (fault,) = node_checks.run_node_check(errand(tmp_path, mark)).faults  # There is a directory, without the mark.
-    assert f"run.storage_path = {tmp_path} is not the same directory as the driver's" in fault
+    assert f"run.storage_path = {tmp_path} is not the driver's directory" in fault
     assert "or a URL" in fault
 
 
@@ -37,7 +37,7 @@ def test_a_mark_that_is_seen_where_nothing_can_be_written_is_a_fault(tmp_path):
     # /proc refuses every new file, to root as well.
     (fault,) = node_checks.run_node_check(errand("/proc", "version")).faults
     assert "run.storage_path = /proc cannot be written" in fault
-    assert "every node may write to" in fault
+    assert "every node can write to" in fault
 
 
 def test_storage_and_data_are_told_together(tmp_path):
