@@ -66,7 +66,10 @@ def _check_unchanged(name: str, stored: Mapping[str, Any], current: Mapping[str,
         if stored.get(path) != current.get(path)
     ]
     if changed:
-        msg = f"sweep '{name}' was started with other settings: {'; '.join(changed)}. Use those of the start, or choose another run.name"
+        msg = (
+            f"sweep '{name}' was started with other settings: {'; '.join(changed)}. Use those of the start, or choose "
+            "another run.name"
+        )
         raise ValueError(msg)
 
 

@@ -15,7 +15,8 @@ DEFAULT_SAMPLES = 20
 
 # What a population may change in the middle of a run: no shape of the model, and no choice of the data.
 MAY_CHANGE_MIDWAY = re.compile(
-    r"train\.(optimizer\.(?!kind$).*|penalty\..*|n_critic|events_per_worker|grad_accumulation|muons_per_event|ema_decay|loss)"
+    r"train\.(optimizer\.(?!kind$).*|penalty\..*|n_critic|events_per_worker|grad_accumulation|muons_per_event|ema_decay"
+    r"|loss)"
 )
 
 
@@ -80,7 +81,10 @@ class SweepOptions:
             msg = f"seed = {self.seed} is negative; give 0 or more"
             raise ValueError(msg)
         if not (0 < self.first_rung < 1 and 1 < self.reduction < math.inf):
-            msg = f"first_rung = {self.first_rung} and reduction = {self.reduction}: give a share below 1 and a number above 1"
+            msg = (
+                f"first_rung = {self.first_rung} and reduction = {self.reduction}: give a share below 1 and a number "
+                "above 1"
+            )
             raise ValueError(msg)
         self.num_trials(space)
         self._check_scheduler(space, settings.train)
@@ -101,7 +105,10 @@ class SweepOptions:
     def _check_population(self, space: Space) -> None:
         fixed = [dim.path for dim in space.dimensions if not MAY_CHANGE_MIDWAY.fullmatch(dim.path)]
         if fixed:
-            msg = f"pbt changes settings in the middle of a run, and {', '.join(fixed)} cannot change then; use asha, or remove it from the space"
+            msg = (
+                f"pbt changes settings in the middle of a run, and {', '.join(fixed)} cannot change then; use asha, or remove "
+                "it from the space"
+            )
             raise ValueError(msg)
         if self.num_trials(space) < 2:
             msg = f"samples = {self.num_trials(space)} is no population; give 4 or more"
@@ -148,7 +155,10 @@ class TrialResources:
         )
         resources._check(cpus, gpus, workers)
         if options.scheduler == "pbt" and concurrency < num_trials:
-            msg = f"pbt runs its whole population at once: {num_trials} trials, but concurrency is {concurrency}; make them equal"
+            msg = (
+                f"pbt runs its whole population at once: {num_trials} trials, but concurrency is {concurrency}; make them "
+                "equal"
+            )
             raise ValueError(msg)
         return resources
 

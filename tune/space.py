@@ -162,7 +162,10 @@ class Space:
             for value in (*dimension.values, *dimension.non_integers()):
                 config.changed(settings, {dimension.path: value})
             if SHARED.fullmatch(dimension.path):
-                msg = f"'{dimension.path}' cannot be swept: all trials share data, validation events and machine; vary what shapes the model"
+                msg = (
+                    f"'{dimension.path}' cannot be swept: all trials share data, validation events and machine; vary what "
+                    "shapes the model"
+                )
                 raise ValueError(msg)
 
 
