@@ -1,7 +1,4 @@
-"""Connects to a Ray cluster, or starts one on this machine, and sets the environment that Ray reads.
-
-A cluster that is started here is called own; a cluster at RAY_ADDRESS is called given.
-"""
+"""Connects to the Ray cluster at RAY_ADDRESS, or starts a local one, and sets the environment that Ray reads."""
 
 import logging
 import os
@@ -28,8 +25,8 @@ ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "0",
 }
 
-# For the nodes of an own cluster. For a given cluster, cluster/environment.sh sets what it needs of these.
-OWN_ENVIRONMENT = {
+# For the nodes of a local cluster. The nodes of other clusters get what they need of these from cluster/environment.sh.
+LOCAL_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # Nobody preempts its nodes, and the watcher's process costs 2 CPU-seconds.
     # Keep processes that wait for the next read: after Ray's default of 1 s, that read would start a new process.
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
@@ -41,19 +38,19 @@ MAX_STARTS = 3
 def set_environment() -> None:
     """Set the environment variables that Ray reads, except those that the user has set.
 
-    An own cluster requires a token, in a file that only its owner can read. For a given cluster (RAY_ADDRESS), the token
-    is used if one exists.
+    Without RAY_ADDRESS, a local cluster will be started: it requires a token, in a file that only its owner can read. For
+    the cluster at RAY_ADDRESS, the token is used if one exists.
     """
-    own_cluster = "RAY_ADDRESS" not in os.environ
-    for name, value in (ENVIRONMENT | (OWN_ENVIRONMENT if own_cluster else {})).items():
+    starts_local = "RAY_ADDRESS" not in os.environ
+    for name, value in (ENVIRONMENT | (LOCAL_ENVIRONMENT if starts_local else {})).items():
         os.environ.setdefault(name, value)
     if "RAY_AUTH_MODE" in os.environ:
         return
     has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
     token = Path.home() / ".ray" / "auth_token"
-    if own_cluster and not has_token:
+    if starts_local and not has_token:
         _keep_private_token(token)
-    if own_cluster or has_token or token.exists():
+    if starts_local or has_token or token.exists():
         os.environ["RAY_AUTH_MODE"] = "token"
         private.reload_settings()
 

@@ -33,7 +33,7 @@ class _RayExecutor(Executor):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ahead = tasks.tasks_at_once()
+        self.ahead = tasks.tasks_at_once()  # Mostly reads: what is read beyond the wanted events is discarded.
         self.running: list[ray.ObjectRef[Any]] = []
 
     def given(self, value: T) -> Future[T]:

@@ -43,7 +43,7 @@ def call_each_round(dataset: "Dataset", function: Callable[[], object]) -> None:
         dataset: will be executed with the callback.
         function: Ray pickles it for its tasks, too.
     """
-    from ray.data._internal.execution.execution_callback import ExecutionCallback  # noqa: PLC0415  # see above
+    from ray.data._internal.execution.execution_callback import ExecutionCallback  # noqa: PLC0415  # see the module
 
     class EachRound(ExecutionCallback):
         def on_execution_step(self, executor: object) -> None:

@@ -1,4 +1,4 @@
-"""Reading and preparing by Ray Data gives what reading and preparing in one process gives, across executions; and how fast."""
+"""Reading with Ray Data and preparing in Ray tasks give the results of one process; a test of their benchmark."""
 
 import signal
 import sys
@@ -34,7 +34,7 @@ pytestmark = [
 
 
 def events_of(pieces: Iterator[reader.ReadResult]) -> list[bytes]:
-    """What was read, in order: the tallies, and the bytes of the events between them."""
+    """The counts, and the bytes of the events between them, in order."""
     said: list[bytes] = []
     for piece in pieces:
         if isinstance(piece, ReadCounts):
@@ -119,7 +119,7 @@ from pathlib import Path
 from crmuons.data.prepare import build, shuffle
 build.GROUP_BYTES, build.GROUPS_IN_PROCESS, shuffle.SHARD_BYTES = 1, 99, 100_000
 
-def die_at(stage):  # From within: who looks from outside may look too late.
+def die_at(stage):  # In this process: another process may see the file too late.
     while not list(Path(sys.argv[1]).glob(stage)):
         time.sleep(0.001)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -79,7 +79,7 @@ def test_rays_messages_hold_the_texts_that_are_looked_for() -> None:
 
 
 def test_ray_still_reads_every_variable_that_crmuons_sets() -> None:
-    names = ray_cluster.ENVIRONMENT | ray_cluster.OWN_ENVIRONMENT | ray_tune.ENVIRONMENT
+    names = ray_cluster.ENVIRONMENT | ray_cluster.LOCAL_ENVIRONMENT | ray_tune.ENVIRONMENT
     unknown = {name for name in names if not name.startswith("RAY_idle")}  # That one belongs to the compiled core.
     for package in ("_common", "_private", "train", "data", "tune"):
         for path in (RAY / package).rglob("*.py"):

@@ -1,4 +1,4 @@
-"""Spaces, proposals and options: what is wrong is said before anything starts, and nothing depends on what is not on disk."""
+"""Spaces, proposals and options: errors are raised before a sweep starts, and proposals depend only on the disk."""
 
 import math
 import re
@@ -130,7 +130,12 @@ def test_schedulers_need_scores_before_the_end_and_populations_settings_that_can
         (SweepOptions(concurrency=3, cpus_per_trial=0.5), 1, {"CPU": 2}, TrialResources(3, 0.5, 0.0)),
         (SweepOptions(concurrency=4), 1, {"CPU": 16, "GPU": 1}, TrialResources(4, 4.0, 0.25)),
         (SweepOptions(gpus_per_trial=0.5), 1, {"CPU": 16, "GPU": 2}, TrialResources(4, 4.0, 0.5)),
-        (SweepOptions(concurrency=50), 1, {"CPU": 20}, TrialResources(20, 1.0, 0.0)),  # No more at once than there are.
+        (
+            SweepOptions(concurrency=50),
+            1,
+            {"CPU": 20},
+            TrialResources(20, 1.0, 0.0),
+        ),  # At most one per trial of the sweep.
         (SweepOptions(gpus_per_trial=0), 1, {"CPU": 4, "GPU": 8}, TrialResources(4, 1.0, 0.0)),
         (SweepOptions(), 2, {"CPU": 9}, TrialResources(4, 2.0, 0.0)),  # One CPU is left to read the data.
         (SweepOptions(), 2, {"CPU": 16, "GPU": 4}, TrialResources(2, 2.0, 2.0)),
