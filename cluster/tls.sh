@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # cluster/tls.sh DIRECTORY HEAD-ADDRESS [NODE-ADDRESS ...]
 #
-# Makes certificates with which a Ray cluster encrypts what its nodes say to each other: an authority of the cluster's own, and for
-# each address a folder with a certificate that it signed. The same command with more addresses adds nodes. Copy to each node its own
-# folder, to those who submit the head's, and to nobody authority.key; then, on each of them,
+# Makes certificates with which a Ray cluster encrypts the messages between its nodes: a certificate authority for the
+# cluster, and for each address a folder with a certificate that the authority signed. The same command with more addresses
+# adds nodes. Copy to each node its own folder, and to everybody who submits jobs the head's folder. Never copy
+# authority.key. Then run on each of these machines
 #
 #     source DIRECTORY/ADDRESS/environment.sh
 #
-# before `ray start` or crmuons. Addresses are those that nodes know each other by: `ray start` prints it as "Local node IP".
+# before `ray start` or crmuons. Use the addresses that the nodes use for each other: `ray start` prints a node's address as
+# "Local node IP".
 set -euo pipefail
 
 [ $# -ge 2 ] || { echo "usage: tls.sh DIRECTORY HEAD-ADDRESS [NODE-ADDRESS ...]" >&2; exit 1; }
@@ -27,7 +29,7 @@ for address in "$@"; do
   [[ $address =~ ^[0-9.]+$|: ]] && kind=IP
   mkdir -p "$address"
   openssl req -new "${key[@]}" -keyout "$address/node.key" -out "$address/node.csr" -subj "/CN=$address" 2>/dev/null
-  # A node also speaks to itself, by loopback.
+  # A node also connects to itself, by loopback.
   openssl x509 -req -in "$address/node.csr" -CA authority.crt -CAkey authority.key -CAcreateserial -days $days \
     -extfile <(echo "subjectAltName=$kind:$address,IP:127.0.0.1,DNS:localhost") -out "$address/node.crt" 2>/dev/null
   rm "$address/node.csr"

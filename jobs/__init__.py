@@ -1,1 +1,1 @@
-"""What `ray job submit` runs: each module parses, calls one library function, prints where the results are."""
+"""Entry points for `ray job submit`: each module runs one command of crmuons on the cluster."""

@@ -1,4 +1,4 @@
-"""`crmuons benchmark` as a Ray job: the same options, measured where the cluster's head runs jobs.
+"""`crmuons benchmark` as a Ray job: the same options, measured on the node that runs the job.
 
 ray job submit --working-dir . -- python -m jobs.benchmark SUITE --out DIR
 """

@@ -1,4 +1,4 @@
-"""Print the table of docs/simulator.md: the simulator beside CORSIKA 7 files.
+"""Print the table of docs/simulator.md, which compares the simulator with CORSIKA 7 files.
 
 python -m jobs.compare_corsika FILES
 """
@@ -13,13 +13,13 @@ from crmuons.storage import files
 
 
 def main() -> int:
-    """Read the files, simulate their primaries, print the cells; exit code 1 and a sentence where a file cannot be read."""
+    """Read the files, simulate their primaries, and print the table; return 1 if a file cannot be read."""
     parser = argparse.ArgumentParser(description="Compare the simulator with CORSIKA 7 particle files.")
     parser.add_argument("files", nargs="+", help="files or globs")
     arguments = parser.parse_args()
     try:
-        found = files.list_files(arguments.files, suffixes=("",))
-        showers = [one for file in found for one in read_showers(Path(file.url))]
+        listed = files.list_files(arguments.files, suffixes=("",))
+        showers = [shower for file in listed for shower in read_showers(Path(file.url))]
     except (ValueError, OSError) as error:
         print(f"compare_corsika: {error}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""`crmuons evaluate` as a Ray job: the same options, its work in tasks on the cluster (RAY_ADDRESS, which Ray sets for jobs).
+"""`crmuons evaluate` as a Ray job: the same options, with tasks on the cluster at RAY_ADDRESS, which Ray sets for jobs.
 
 ray job submit --working-dir . -- python -m jobs.evaluate --truth DATA --model DIR --out DIR
 """

@@ -1,6 +1,6 @@
-"""Generate events on a cluster: `ray job submit --working-dir . -- python -m jobs.generate --model DIR ... --out DIR`.
+"""`crmuons generate` as a Ray job: the same options, with tasks on the cluster that write the shards.
 
-The arguments are those of `crmuons generate`.
+ray job submit --working-dir . -- python -m jobs.generate --model DIR ... --out DIR
 """
 
 import sys

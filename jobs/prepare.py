@@ -1,4 +1,4 @@
-"""`crmuons prepare` as a Ray job: the same options, run where the cluster and its storage are.
+"""`crmuons prepare` as a Ray job: the same options, run on the cluster, beside its storage.
 
 ray job submit --working-dir . -- python -m jobs.prepare DATA --out DIR
 """

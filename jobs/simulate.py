@@ -1,4 +1,4 @@
-"""`crmuons simulate` as a Ray job: the same options, its files written by tasks on the cluster.
+"""`crmuons simulate` as a Ray job: the same options, with tasks on the cluster that write the files.
 
 ray job submit --working-dir . -- python -m jobs.simulate --events N --out DIR
 """

@@ -1,4 +1,7 @@
-"""Sweep as a Ray job: `ray job submit --working-dir . -- python -m jobs.sweep PRESET section.key=value ... --samples 50`."""
+"""`crmuons sweep` as a Ray job: the same options, with trials on the cluster.
+
+ray job submit --working-dir . -- python -m jobs.sweep PRESET section.key=value ... --samples 50
+"""
 
 import sys
 

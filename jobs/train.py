@@ -1,4 +1,7 @@
-"""Train as a Ray job: `ray job submit --working-dir . -- python -m jobs.train PRESET section.key=value ...`."""
+"""`crmuons train` as a Ray job: the same settings, with workers on the cluster.
+
+ray job submit --working-dir . -- python -m jobs.train PRESET section.key=value ...
+"""
 
 import sys
 

@@ -1,1 +1,1 @@
-"""Sweeps: Ray Tune around the training of one run (docs/sweeps.md)."""
+"""Sweeps: many trainings on Ray Tune over a space of settings (docs/sweeps.md)."""

@@ -1,4 +1,4 @@
-"""A sweep's directory: which one a command means, what it was started with, and who may run it."""
+"""The directory of a sweep: its name, the definition in it, and the lock that lets one process run the sweep."""
 
 import fcntl
 import hashlib
@@ -18,7 +18,7 @@ from tune.space import Space
 
 SWEEP_FILE, LOCK_FILE = "sweep.json", "lock"
 
-# These may change when a sweep is continued; its trials have the same of everything else.
+# These may change when a sweep continues; all other settings and options must be those of the start.
 MUTABLE_SETTINGS = re.compile(
     r"settings\.(run\.(?!seed$).*|scaling\..*|tracking\..*)"
     r"|options\.(samples|concurrency|cpus_per_trial|gpus_per_trial|max_seconds)"
@@ -26,22 +26,23 @@ MUTABLE_SETTINGS = re.compile(
 
 
 def define(settings: config.Config, space: Space, options: SweepOptions) -> dict[str, Any]:
-    """All that a sweep is started with, as JSON can hold it."""
+    """Return everything that defines a sweep, as JSON values."""
     return {"settings": settings.model_dump(mode="json"), "space": space.to_dict(), "options": asdict(options)}
 
 
 def find(settings: config.Config, storage: RunStorage, definition: Mapping[str, Any]) -> Path:
-    """The sweep's directory: named by run.name, or by the preset and a digest of all that shapes the sweep.
+    """Return the sweep's directory: run.name, or the preset's name and a digest of everything that must not change.
 
     Raises:
-        ValueError: if there is one and it is not to be continued, or was started with something else.
+        ValueError: if the storage is a URL, or if the directory exists and run.resume is "never", it holds no sweep, or
+            its sweep was started with another definition.
     """
     if storage.url is not None:
-        msg = f"run.storage_path = {settings.run.storage_path} is a URL; the trials of a sweep need a directory that all nodes reach"
+        msg = f"run.storage_path = {settings.run.storage_path} is a URL; a sweep needs a directory that all nodes share"
         raise ValueError(msg)
     fixed = {path: value for path, value in _flat(definition).items() if not MUTABLE_SETTINGS.fullmatch(path)}
     name = settings.run.name
-    if name.endswith(settings.digest()):  # Not given by the user.
+    if name.endswith(settings.digest()):  # The user gave no name.
         digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:8]
         name = f"{name.removesuffix(settings.digest())}sweep-{digest}"
     directory = storage.directory / name
@@ -52,17 +53,20 @@ def find(settings: config.Config, storage: RunStorage, definition: Mapping[str, 
             f"'{name}' exists in {directory.parent}; continue a sweep with run.resume=auto, or choose another run.name"
         )
         raise ValueError(msg)
-    before = json.loads((directory / SWEEP_FILE).read_text())
-    before["settings"] = config.with_new_names(before["settings"])
-    _check_unchanged(name, _flat(before), fixed)
+    stored = json.loads((directory / SWEEP_FILE).read_text())
+    stored["settings"] = config.with_new_names(stored["settings"])
+    _check_unchanged(name, _flat(stored), fixed)
     return directory
 
 
-def _check_unchanged(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    paths = sorted({path for path in before if not MUTABLE_SETTINGS.fullmatch(path)} | set(now))
-    changed = differences(before, now, keys=paths, missing="not there")
+def _check_unchanged(name: str, stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    paths = sorted({path for path in stored if not MUTABLE_SETTINGS.fullmatch(path)} | set(current))
+    changed = differences(stored, current, keys=paths, missing="absent")
     if changed:
-        msg = f"sweep '{name}' was started with something else: {'; '.join(changed)}. Take it back, or choose another run.name"
+        msg = (
+            f"sweep '{name}' was started with other settings: {'; '.join(changed)}. Use those of the start, or choose "
+            "another run.name"
+        )
         raise ValueError(msg)
 
 
@@ -75,15 +79,15 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @contextmanager
 def exclusive(directory: Path) -> Iterator[None]:
-    """Be the one process that runs the sweep; the kernel frees the lock of one that dies.
+    """Hold the sweep's lock for the duration of the block. The kernel frees the lock of a process that dies.
 
     Raises:
-        BlockingIOError: if another process is that.
+        BlockingIOError: if another process holds it.
     """
     with (directory / LOCK_FILE).open("wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            msg = f"{directory} is being swept by a process that is alive; wait for it, or choose another run.name"
+            msg = f"another process runs the sweep {directory}; wait until it ends, or choose another run.name"
             raise BlockingIOError(msg) from error
         yield

@@ -1,4 +1,4 @@
-"""What is asked of a sweep beside the settings and the space, checked before anything starts."""
+"""The options of a sweep and the resources of its trials, checked before anything starts."""
 
 import math
 import re
@@ -11,28 +11,29 @@ from tune.schedulers import Asha, Population, RunAll, Scheduler
 from tune.search import Method, grid_size
 from tune.space import Space
 
-SAMPLES = 20  # where none are asked for
+DEFAULT_SAMPLES = 20
 
-# What a population may change in the middle of a run: nothing that has another shape or reads other data.
+# What a population may change in the middle of a run: no shape of the model, and no choice of the data.
 MAY_CHANGE_MIDWAY = re.compile(
-    r"train\.(optimizer\.(?!kind$).*|penalty\..*|n_critic|events_per_worker|grad_accumulation|muons_per_event|ema_decay|loss)"
+    r"train\.(optimizer\.(?!kind$).*|penalty\..*|n_critic|events_per_worker|grad_accumulation|muons_per_event|ema_decay"
+    r"|loss)"
 )
 
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """What is asked of a sweep.
+    """The options of a sweep.
 
     Attributes:
-        search: how trials are chosen.
-        scheduler: which of them go on.
-        samples: trials; None for 20, or the whole grid.
-        concurrency: trials at once; None for as many as there is room for.
+        search: algorithm that proposes trials.
+        scheduler: algorithm that decides which trials continue.
+        samples: number of trials; None for 20, or for the whole grid.
+        concurrency: trials at once; None for as many as the cluster has resources for.
         cpus_per_trial, gpus_per_trial: reserved for a trial; None for an equal share.
-        max_seconds: no trial goes on after this time of this command; None for no limit.
-        seed: of what is drawn.
+        max_seconds: time after which all trials of this command save and end; None for no limit.
+        seed: of the proposals.
         first_rung: share of the run at which successive halving compares first.
-        reduction: of the trials from rung to rung.
+        reduction: one trial in this many passes a rung.
     """
 
     search: Method = "tpe"
@@ -47,14 +48,14 @@ class SweepOptions:
     reduction: float = 3.0
 
     def num_trials(self, space: Space) -> int:
-        """How many trials the sweep has."""
+        """Return the number of trials in the sweep."""
         if self.search != "grid":
-            return SAMPLES if self.samples is None else self.samples
+            return DEFAULT_SAMPLES if self.samples is None else self.samples
         size = grid_size(space)
         return size if self.samples is None else min(size, self.samples)
 
     def make_scheduler(self, space: Space) -> Scheduler:
-        """The scheduler, without a memory yet."""
+        """Return a new scheduler, which knows no scores yet."""
         match self.scheduler:
             case "asha":
                 return Asha(self.first_rung, self.reduction)
@@ -63,10 +64,10 @@ class SweepOptions:
         return RunAll()
 
     def check(self, space: Space, settings: config.Config) -> None:
-        """Refuse what cannot work.
+        """Check the options.
 
         Raises:
-            ValueError: naming the option, its value and what would be right.
+            ValueError: names the option, its value and a valid value.
         """
         positive = {name: getattr(self, name) for name in ("samples", "concurrency", "cpus_per_trial", "max_seconds")}
         for name, value in positive.items():
@@ -77,10 +78,13 @@ class SweepOptions:
             msg = f"gpus_per_trial = {self.gpus_per_trial}: a trial needs 0 or more; 0 trains on CPUs"
             raise ValueError(msg)
         if self.seed < 0:
-            msg = f"seed = {self.seed} is negative; the numbers that are drawn need one of 0 or more"
+            msg = f"seed = {self.seed} is negative; give 0 or more"
             raise ValueError(msg)
         if not (0 < self.first_rung < 1 and 1 < self.reduction < math.inf):
-            msg = f"first_rung = {self.first_rung} and reduction = {self.reduction}: give a share below 1 and a number above 1"
+            msg = (
+                f"first_rung = {self.first_rung} and reduction = {self.reduction}: give a share below 1 and a number "
+                "above 1"
+            )
             raise ValueError(msg)
         self.num_trials(space)
         self._check_scheduler(space, settings.train)
@@ -90,17 +94,21 @@ class SweepOptions:
             return
         if train.steps is not None and train.validate_every >= train.steps:
             msg = (
-                f"{self.scheduler} compares trials before their end, and train.validate_every = {train.validate_every} validates "
-                f"none of train.steps = {train.steps} before it; set it to {max(1, train.steps // 10)}, say"
+                f"{self.scheduler} compares trials before their end, but with train.validate_every = {train.validate_every} and "
+                f"train.steps = {train.steps} no trial validates before its end; set train.validate_every to "
+                f"{max(1, train.steps // 10)}"
             )
             raise ValueError(msg)
         if self.scheduler == "pbt":
             self._check_population(space)
 
     def _check_population(self, space: Space) -> None:
-        fixed = [each.path for each in space.dimensions if not MAY_CHANGE_MIDWAY.fullmatch(each.path)]
+        fixed = [dim.path for dim in space.dimensions if not MAY_CHANGE_MIDWAY.fullmatch(dim.path)]
         if fixed:
-            msg = f"pbt changes settings in the middle of a run, and {', '.join(fixed)} cannot change then; use asha, or leave it out"
+            msg = (
+                f"pbt changes settings in the middle of a run, and {', '.join(fixed)} cannot change then; use asha, or remove "
+                "it from the space"
+            )
             raise ValueError(msg)
         if self.num_trials(space) < 2:
             msg = f"samples = {self.num_trials(space)} is no population; give 4 or more"
@@ -109,7 +117,7 @@ class SweepOptions:
 
 @dataclass(frozen=True)
 class TrialResources:
-    """What trials get of the cluster.
+    """The resources of the cluster that trials get.
 
     Attributes:
         concurrency: trials at once.
@@ -124,39 +132,42 @@ class TrialResources:
     def of(
         cls, options: SweepOptions, scaling: config.Scaling, have: Mapping[str, float], num_trials: int
     ) -> "TrialResources":
-        """Divide the cluster among trials.
+        """Divide the cluster among the trials.
 
         Args:
             options: of the sweep.
             scaling: of a trial.
             have: the cluster's "CPU" and "GPU".
-            num_trials: no more run at once.
+            num_trials: of the sweep; limits how many run at once.
 
         Raises:
-            ValueError: if more is asked for than there is; Ray would wait for ever.
+            ValueError: if the options ask for more than the cluster has; Ray would wait for ever.
         """
         workers = max(1, scaling.num_workers)
         gpus = have.get("GPU", 0.0) if scaling.use_gpu is not False and options.gpus_per_trial != 0 else 0.0
-        cpus = have.get("CPU", 0.0) - (1 if workers > 1 else 0)  # Groups of workers leave one to read the data.
+        cpus = have.get("CPU", 0.0) - (1 if workers > 1 else 0)  # With groups of workers, one CPU reads the data.
         fit = gpus / (options.gpus_per_trial or workers) if gpus else cpus / (options.cpus_per_trial or workers)
         concurrency = min(num_trials, options.concurrency or max(1, int(fit)))
-        room = cls(
+        resources = cls(
             concurrency,
             options.cpus_per_trial or _share(cpus, concurrency, workers),
             options.gpus_per_trial or (min(workers, gpus / concurrency) if gpus else 0.0),
         )
-        room._check(cpus, gpus, workers)
+        resources._check(cpus, gpus, workers)
         if options.scheduler == "pbt" and concurrency < num_trials:
-            msg = f"pbt runs its whole population at once: {num_trials} trials, and concurrency is {concurrency}; make them equal"
+            msg = (
+                f"pbt runs its whole population at once: {num_trials} trials, but concurrency is {concurrency}; make them "
+                "equal"
+            )
             raise ValueError(msg)
-        return room
+        return resources
 
     def _check(self, cpus: float, gpus: float, workers: int) -> None:
-        for what, each, available in (("CPUs", self.cpus, cpus), ("GPUs", self.gpus, gpus)):
-            if self.concurrency * each > available + 1e-9:
+        for kind, amount, available in (("CPUs", self.cpus, cpus), ("GPUs", self.gpus, gpus)):
+            if self.concurrency * amount > available + 1e-9:
                 msg = (
-                    f"concurrency = {self.concurrency} trials with {each:g} {what} each need {self.concurrency * each:g}, and the "
-                    f"cluster has {available:g} to give; ask for fewer at once, or fewer {what} per trial"
+                    f"concurrency = {self.concurrency} trials with {amount:g} {kind} each need {self.concurrency * amount:g}, but "
+                    f"the cluster has {available:g} for them; ask for fewer trials at once, or fewer {kind} per trial"
                 )
                 raise ValueError(msg)
         if workers > 1 and self.gpus not in (0, workers):
@@ -164,11 +175,11 @@ class TrialResources:
             raise ValueError(msg)
 
     def scaling(self, scaling: config.Scaling) -> dict[str, Any]:
-        """The settings of a trial that follow: one worker trains in the trial's own process."""
+        """Return the scaling settings of a trial. A single worker trains in the trial's own process."""
         workers = scaling.num_workers if scaling.num_workers > 1 else 0
         return {
             "scaling.num_workers": workers,
-            "scaling.min_workers": None,  # A trial keeps the room it was given.
+            "scaling.min_workers": None,  # A trial keeps the resources that it started with.
             "scaling.use_gpu": self.gpus > 0,
             "scaling.cpus_per_worker": self.cpus / workers if workers else None,
             "scaling.threads_per_worker": scaling.threads_per_worker or max(1, int(self.cpus / max(1, workers))),
@@ -176,7 +187,7 @@ class TrialResources:
 
 
 def _share(cpus: float, concurrency: int, workers: int) -> float:
-    """CPUs of a trial where none are asked for: whole ones, and no more than one a worker unless it trains alone."""
+    """Return the default CPUs of a trial: a whole number for one worker, and at most one CPU per worker of a group."""
     share = cpus / concurrency
     if workers > 1:
         return min(workers, share)

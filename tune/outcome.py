@@ -1,4 +1,4 @@
-"""The end of a sweep: the table, the best preset, the figures, and MLflow's view of all of it made true."""
+"""The end of a sweep: the table, the best preset, the figures, and the final state of every run in MLflow."""
 
 import hashlib
 import logging
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 STATE_TAG = "sweep.state"
 
-# What MLflow is told of a trial that died before it could say so itself.
+# The status in MLflow of a trial that died before it could set its own.
 STATUS: dict[State, Status] = {
     "finished": "FINISHED",
     "stopped": "KILLED",
@@ -32,7 +32,7 @@ STATUS: dict[State, Status] = {
 
 
 def write_results(directory: Path, trials: Sequence[Trial], space: Space) -> tuple[list[Row], Trial | None]:
-    """Write the table, the best preset and the figures into the sweep's directory; returns the table and the best trial."""
+    """Write the table, the best preset and the figures into the sweep's directory; return the table and the best trial."""
     rows, best = results.table(trials, space), results.best(trials)
     if rows:
         results.write_table(directory, rows)
@@ -49,20 +49,22 @@ def _figures(trials: Sequence[Trial], rows: Sequence[Row], space: Space) -> dict
     if all(row["score"] is None for row in rows):
         return {}
     figures = {"parallel_coordinates": plots.parallel_coordinates(rows, space), "scores": plots.curves(trials)}
-    if shares := search.importance(space, [trial.tried(space) for trial in trials]):
+    if shares := search.importance(space, [trial.observation(space) for trial in trials]):
         figures["importance"] = plots.importance(shares)
     return figures
 
 
-def tell_mlflow(tracker: Tracker, controller: SweepController, rows: Sequence[Row], best: Trial | None) -> None:
-    """Bring every trial's run to its end in MLflow, log what the sweep found, and register the best model."""
+def log_to_mlflow(tracker: Tracker, controller: SweepController, rows: Sequence[Row], best: Trial | None) -> None:
+    """End every trial's run in MLflow, log the results of the sweep, and register the best model."""
     directory = controller.directory
-    tracker.wait_for_run(10)  # Trials are shown below it.
-    left = [
-        trial.name for trial in controller.trials.values() if not _settle(trial, ran=trial.number in controller.resumed)
+    tracker.wait_for_run(10)  # s; MLflow shows the trials below the sweep's run.
+    unsent = [
+        trial.name
+        for trial in controller.trials.values()
+        if not _finalize(trial, resumed=trial.number in controller.resumed)
     ]
-    if left:
-        logger.warning("MLflow does not have all of %s; send it with: crmuons sync TRIAL_DIRECTORY", ", ".join(left))
+    if unsent:
+        logger.warning("MLflow does not have all of %s; send it with: crmuons sync TRIAL_DIRECTORY", ", ".join(unsent))
     for path in sorted([*directory.glob("trials.*"), *directory.glob("best.toml"), *directory.glob("figures/*.png")]):
         tracker.artifact(path, "figures" if path.suffix == ".png" else "")
     states = [row["state"] for row in rows]
@@ -71,14 +73,14 @@ def tell_mlflow(tracker: Tracker, controller: SweepController, rows: Sequence[Ro
         values["sweep/best_score"] = score
         tracker.tags({"best_trial": best.name})
         _register(tracker, controller, best, score)
-    # A step that grows whenever a trial has gone on: a value logged twice for a step would stay as it was.
+    # This step grows whenever a trial has made progress: a second value for the same step would not replace the first.
     tracker.metrics(values, sum(row["step"] for row in rows))
 
 
-def _settle(trial: Trial, *, ran: bool) -> bool:
-    """Have MLflow know what became of a trial; False if it does not take it now."""
+def _finalize(trial: Trial, *, resumed: bool) -> bool:
+    """Send the final state of a trial to MLflow; return False if MLflow does not take it now."""
     directory = trial.run.directory
-    if not Journal.exists(directory) or (_is_told(directory) and not ran):
+    if not Journal.exists(directory) or (_is_finalized(directory) and not resumed):
         return True
     tags = {"sweep.trial": str(trial.number), STATE_TAG: trial.state(), "sweep.reason": trial.reason()}
     try:
@@ -89,18 +91,18 @@ def _settle(trial: Trial, *, ran: bool) -> bool:
     return True
 
 
-def _is_told(directory: Path) -> bool:
-    """Whether MLflow knows all of a trial, and the sweep's word on it: the sweep may have been killed before that."""
-    opened = Journal(directory)
-    said = any(STATE_TAG in entry["values"] for _, entry in opened.entries() if entry["kind"] == "tags")
-    opened.close()
-    return said and not num_unsent(directory)
+def _is_finalized(directory: Path) -> bool:
+    """Return whether MLflow has all of a trial and its state; a sweep that was killed may not have sent the state."""
+    journal = Journal(directory)
+    has_state = any(STATE_TAG in entry["values"] for _, entry in journal.entries() if entry["kind"] == "tags")
+    journal.close()
+    return has_state and not num_unsent(directory)
 
 
 def _register(tracker: Tracker, controller: SweepController, best: Trial, score: float) -> None:
-    """The best model becomes a version of the registered model that has the experiment's name."""
-    opened = Journal(best.run.directory)
-    opened.close()
+    """Register the best model as a version of the model that has the experiment's name."""
+    journal = Journal(best.run.directory)
+    journal.close()
     validation = hashlib.sha256((best.run.directory / "validation.parquet").read_bytes()).hexdigest()[:16]
     tags = {"sweep": controller.directory.name, "trial": best.name, "validation": validation}
-    tracker.register(opened.identity, controller.settings.tracking.experiment, score=score, tags=tags)
+    tracker.register(journal.identity, controller.settings.tracking.experiment, score=score, tags=tags)

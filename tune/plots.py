@@ -1,4 +1,4 @@
-"""Figures of a sweep: how the score depends on the settings, which of them matter, and how the trials went."""
+"""Figures of a sweep: score against settings, importance of the settings, and score along the runs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,7 +9,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from tune.controller import shown
+from tune.controller import format_value
 from tune.results import Row
 from tune.space import Dimension, Space
 from tune.trials import Trial
@@ -18,28 +18,28 @@ COLOURS = "viridis"  # The best trials are the darkest.
 
 
 def parallel_coordinates(rows: Sequence[Row], space: Space) -> Figure:
-    """One line a trial through its settings to its score; trials without a score are left out.
+    """Draw one line per trial through its settings to its score; leave out trials without a score.
 
     Args:
-        rows: of the table, at least one with a score.
-        space: the axes, each from the dimension's low end to its high one.
+        rows: of the table; at least one must have a score.
+        space: its dimensions are the axes, each from the low end to the high end.
     """
     scored = [row for row in rows if row["score"] is not None]
     scores = np.array([row["score"] for row in scored])
     norm = LogNorm(scores.min(), max(scores.max(), scores.min() * 1.01))
-    heights = [np.array([each.place(row[each.path]) for row in scored]) for each in space.dimensions]
+    heights = [np.array([each.coordinate(row[each.path]) for row in scored]) for each in space.dimensions]
     figure = Figure(figsize=(2.2 * (len(heights) + 1) + 1, 5), layout="constrained")
     axes = figure.subplots()
-    for i in np.argsort(-scores):  # The best on top.
-        places = [height[i] for height in heights] + [float(norm(scores[i]))]
-        axes.plot(places, color=colormaps[COLOURS](norm(scores[i])), linewidth=1.5)
+    for i in np.argsort(-scores):  # The best trial is drawn last, on top.
+        line = [height[i] for height in heights] + [float(norm(scores[i]))]
+        axes.plot(line, color=colormaps[COLOURS](norm(scores[i])), linewidth=1.5)
     _draw_axes(axes, space)
     figure.colorbar(ScalarMappable(norm, COLOURS), ax=axes, label="score: mean W1/σ of validation events")
     return figure
 
 
 def importance(shares: Mapping[str, float]) -> Figure:
-    """Share of the score's variance that each setting explains (fANOVA)."""
+    """Draw the share of the score's variance that each setting explains (fANOVA)."""
     figure = Figure(figsize=(7, 0.5 * len(shares) + 1.2), layout="constrained")
     axes = figure.subplots()
     paths = list(shares)[::-1]
@@ -50,7 +50,7 @@ def importance(shares: Mapping[str, float]) -> Figure:
 
 
 def curves(trials: Sequence[Trial]) -> Figure:
-    """The score of each trial against the share of its run."""
+    """Draw the score of each trial against the share of its run that is done."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for trial in trials:
@@ -72,11 +72,11 @@ def _draw_axes(axes: Axes, space: Space) -> None:
     axes.set_xticks(
         range(len(space.dimensions) + 1), [*(d.path.rpartition(".")[2] for d in space.dimensions), "score"], rotation=15
     )
-    for place, dimension in enumerate(space.dimensions):
-        axes.axvline(place, color="0.6", linewidth=0.8)
+    for x, dimension in enumerate(space.dimensions):
+        axes.axvline(x, color="0.6", linewidth=0.8)
         for height, text in _ticks(dimension):
-            axes.annotate(text, (place, height), fontsize=8, backgroundcolor=(1, 1, 1, 0.6), va="center")
+            axes.annotate(text, (x, height), fontsize=8, backgroundcolor=(1, 1, 1, 0.6), va="center")
 
 
 def _ticks(dimension: Dimension) -> list[tuple[float, str]]:
-    return [(dimension.place(value), shown(value)) for value in dimension.values]
+    return [(dimension.coordinate(value), format_value(value)) for value in dimension.values]

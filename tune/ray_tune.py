@@ -1,4 +1,10 @@
-"""Ray Tune runs the trials: processes, resources, retries. What to run and what to stop, the controller says."""
+"""Ray Tune runs the trials: it has the processes, the resources and the retries. The controller decides what runs.
+
+Tune's own searchers, schedulers and `Tuner.restore` are not used: after a kill they continue from a snapshot that is
+seconds old, lose the trials that began since, and forget decisions (measured with Ray 2.60, docs/sweeps.md). The test of
+the property that they lack is tests/integration/ray/test_sweep.py,
+test_a_killed_sweep_is_continued_without_repeating_anything_and_its_best_preset_reproduces_the_score.
+"""
 
 import logging
 import os
@@ -16,39 +22,38 @@ from tune.options import TrialResources
 from tune.trainable import train_trial
 from tune.trials import Score
 
-# Read by Tune in this process.
+# Tune reads these in this process.
 ENVIRONMENT = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files of what the runs' directories hold.
-    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # Tune's snapshots: a sweep goes on from the trials' directories, see below.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # CSV, JSON and TensorBoard files would repeat the runs' own files.
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",  # No snapshots: a sweep continues from the trials' directories.
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "3600",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # Paths in the settings may be relative.
-    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # The new output prints a table even with verbose=0.
 }
 
 
-def run_trials(controller: SweepController, room: TrialResources, tracking_uri: str) -> None:
-    """Run trials until the controller has no more.
+def run_trials(controller: SweepController, resources: TrialResources, tracking_uri: str) -> None:
+    """Run trials until the controller has none left.
 
-    Tune's own restoring is not used: its snapshots lag behind by seconds, so that trials that had begun since would begin again.
-    Trials end by themselves, also those that a scheduler stops: Tune would end a process in the middle of a write, and leave
-    the placement group of a group of workers behind (ray-project/ray#54305).
+    Trials end by themselves, also those that the scheduler stops: Tune would end a process in the middle of a write, and
+    would leave the placement group of a group of workers behind (ray-project/ray#54305).
 
     Raises:
-        OSError, ValueError: if a new trial cannot be prepared, or what becomes of one cannot be written.
+        OSError, ValueError: if a new trial cannot be prepared, or the state of one cannot be written.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # It warns of what is meant to be so (no metric, no snapshots), and shows tracebacks of what the controller tells of.
+    # Tune warns of intended choices (no metric, no snapshots), and logs the traceback of errors that the controller logs.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     storage = controller.directory / ".tune"
     shutil.rmtree(storage, ignore_errors=True)
     tuner = ray.tune.Tuner(
-        ray.tune.with_resources(train_trial, _resources(controller, room)),
+        ray.tune.with_resources(train_trial, _reserved(controller, resources)),
         tune_config=ray.tune.TuneConfig(
-            search_alg=SweepSearcher(controller, {"tracking_uri": tracking_uri, "use_gpu": room.gpus > 0}),
+            search_alg=SweepSearcher(controller, {"tracking_uri": tracking_uri, "use_gpu": resources.gpus > 0}),
             scheduler=SweepScheduler(controller),
             num_samples=-1,
-            max_concurrent_trials=room.concurrency,
+            max_concurrent_trials=resources.concurrency,
             reuse_actors=True,  # A process starts in 4 to 6 s.
             trial_dirname_creator=lambda trial: str(trial.trial_id),
         ),
@@ -64,27 +69,29 @@ def run_trials(controller: SweepController, room: TrialResources, tracking_uri: 
     shutil.rmtree(storage, ignore_errors=True)
     if controller.write_error is not None:
         msg = (
-            f"{controller.directory} cannot be written ({controller.write_error}); what is done is kept: mend it, and the same "
-            "command with run.resume=auto continues"
+            f"{controller.directory} cannot be written ({controller.write_error}); finished work is kept: repair it, and the "
+            "same command with run.resume=auto continues"
         )
         raise OSError(msg) from controller.write_error
 
 
-def _resources(controller: SweepController, room: TrialResources) -> dict[str, float]:
-    """What Tune reserves. A group's workers reserve their own; Tune refuses a trial that takes nothing."""
-    alone = controller.settings.scaling.num_workers == 0
-    return {"cpu": room.cpus, "gpu": room.gpus} if alone else {"cpu": 0.01}
+def _reserved(controller: SweepController, resources: TrialResources) -> dict[str, float]:
+    """Return what Tune reserves for a trial. The workers of a group reserve their own; Tune refuses a trial without any."""
+    trains_itself = controller.settings.scaling.num_workers == 0
+    return {"cpu": resources.cpus, "gpu": resources.gpus} if trains_itself else {"cpu": 0.01}
 
 
 class QuietReporter(TrialProgressCallback):
-    """Tune's own lines about trials, which the controller tells of in its words."""
+    """Prints nothing: the controller logs the trials. Tune adds a reporter that prints unless it finds one."""
 
-    def _print(self, msg: str) -> None:
-        pass
+    def on_trial_result(self, *args: Any, **info: Any) -> None:
+        """Ignore the event."""
+
+    on_trial_error = on_trial_complete = on_trial_result
 
 
 class SweepSearcher(Searcher):
-    """The controller as Tune's search algorithm."""
+    """Makes the controller a search algorithm of Tune."""
 
     def __init__(self, controller: SweepController, payload: dict[str, Any]) -> None:
         super().__init__()
@@ -92,10 +99,10 @@ class SweepSearcher(Searcher):
         self._numbers: dict[str, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune writes itself to the disk at the start; nothing is read back.
+        return {}  # Tune pickles its searcher at the start; nothing reads it.
 
     def suggest(self, trial_id: str) -> Any:
-        """What `train_trial` is given."""
+        """Return the payload of `train_trial`, or FINISHED if no trial is left."""
         trial = self._controller.next_trial()
         if trial is None:
             return Searcher.FINISHED
@@ -103,19 +110,19 @@ class SweepSearcher(Searcher):
         return {"sweep": str(self._controller.directory), "number": trial.number, **self._payload}
 
     def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-        """A trial has ended."""
+        """Tell the controller that a trial has ended."""
         del result
-        self._controller.ended(self._numbers[trial_id], crashed=error)
+        self._controller.on_end(self._numbers[trial_id], crashed=error)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: there is no state beside the directories."""
+        """Do nothing: the trials' directories hold all state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class SweepScheduler(FIFOScheduler):
-    """The controller as Tune's scheduler. Tune goes on with every trial: those that are to end do so by themselves."""
+    """Makes the controller a scheduler of Tune. Tune continues every trial: a trial that is to stop ends by itself."""
 
     def __init__(self, controller: SweepController) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -125,7 +132,7 @@ class SweepScheduler(FIFOScheduler):
         return {}
 
     def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
-        """Have a score judged."""
+        """Pass a score to the controller."""
         score = Score(result["step"], result["share"], result["seconds"], result["score"])
-        self._controller.judge(trial.config["number"], score)
+        self._controller.on_score(trial.config["number"], score)
         return str(super().on_trial_result(tune_controller, trial, result))

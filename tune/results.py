@@ -1,4 +1,4 @@
-"""What a sweep found: a table of its trials, and the best one as a preset."""
+"""The results of a sweep: a table of its trials, and the best trial as a preset."""
 
 import csv
 import io
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from crmuons.storage import atomic
-from tune.controller import shown
+from tune.controller import format_value
 from tune.space import Space
 from tune.trials import Trial
 
@@ -18,13 +18,13 @@ FIRST_COLUMNS = ("trial", "state", "score", "step", "seconds")
 
 
 def table(trials: Sequence[Trial], space: Space) -> list[Row]:
-    """One row for each trial, the best first: its state, the score of its selected model, how far it came, its settings."""
+    """Return one row per trial, the best first: state, score of the selected model, last step, seconds, settings."""
     rows = [_row(trial, space) for trial in trials]
     return sorted(rows, key=lambda row: (row["score"] is None, row["score"], row["trial"]))
 
 
 def best(trials: Sequence[Trial]) -> Trial | None:
-    """The trial of the lowest score among those that reached their end; None if none did."""
+    """Return the finished trial with the lowest score; None if no trial finished with a score."""
     finished = [
         (score, trial) for trial in trials if trial.state() == "finished" and (score := trial.best_score()) is not None
     ]
@@ -42,16 +42,24 @@ def write_table(directory: Path, rows: Sequence[Row]) -> None:
 
 
 def lines(rows: Sequence[Row], space: Space) -> list[str]:
-    """The table for people."""
-    paths = [each.path for each in space.dimensions]
+    """Return the table as lines of text, the header first."""
+    paths = [dimension.path for dimension in space.dimensions]
     heads = [*FIRST_COLUMNS, *(path.rpartition(".")[2] for path in paths)]
-    cells = [[_shown(row[key]) for key in (*FIRST_COLUMNS, *paths)] for row in rows]
+    cells = [[_as_text(row[key]) for key in (*FIRST_COLUMNS, *paths)] for row in rows]
     widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
     return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (heads, *cells)]
 
 
 def write_preset(path: Path, trial: Trial, about: str) -> None:
-    """Write a trial's settings as a preset that trains the same model again: absolute data paths, no name, no sweep."""
+    """Write a trial's settings as a preset that trains the same model again.
+
+    Data paths become absolute; the run's name and storage and its parent in MLflow are left out.
+
+    Args:
+        path: of the TOML file.
+        trial: whose settings are written.
+        about: one line for the comment at the top.
+    """
     tree = trial.settings().model_dump(
         mode="json", exclude={"run": {"name", "storage_path", "resume"}, "tracking": {"parent"}}
     )
@@ -79,15 +87,15 @@ def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list) else value
 
 
-def _shown(value: Any) -> str:
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else shown(value)
+def _as_text(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else format_value(value)
 
 
 def _toml(tree: Mapping[str, Any], prefix: str = "") -> str:
-    """Settings as TOML; what is unset is left out, as TOML has nothing for it."""
-    here = {key: value for key, value in tree.items() if not isinstance(value, Mapping) and value is not None}
-    below = {key: value for key, value in tree.items() if isinstance(value, Mapping)}
-    text = f"\n[{prefix}]\n" if prefix and here else ""
-    # Strings, numbers, booleans and lists of these are written alike in JSON.
-    text += "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in here.items())
-    return text + "".join(_toml(value, f"{prefix}.{key}" if prefix else key) for key, value in below.items())
+    """Return settings as TOML. Unset ones are left out, because TOML has no null."""
+    values = {key: value for key, value in tree.items() if not isinstance(value, Mapping) and value is not None}
+    tables = {key: value for key, value in tree.items() if isinstance(value, Mapping)}
+    text = f"\n[{prefix}]\n" if prefix and values else ""
+    # JSON and TOML write strings, numbers, booleans and lists of these in the same way.
+    text += "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+    return text + "".join(_toml(value, f"{prefix}.{key}" if prefix else key) for key, value in tables.items())

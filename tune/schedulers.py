@@ -1,7 +1,12 @@
-"""Which trials go on: successive halving and population-based training, as decisions over reported scores.
+"""Which trials continue: successive halving and population-based training, as decisions on reported scores.
 
-A scheduler's memory is what trials reported: told again in any order that keeps each trial's own, it decides as before, so
-that a sweep that was killed has lost nothing. Shares are of a trial's run, from 0 to 1; scores are better the lower they are.
+A scheduler's state depends only on the scores that trials have reported. The controller of a continued sweep reports the
+scores of the metrics files again, in any order that keeps the order within each trial, and the scheduler then decides as
+before the kill. Ray Tune's own ASHA and PBT restore a snapshot, and lose the scores that were reported since
+(docs/sweeps.md). The test of the property that they lack is tests/unit/tune/test_schedulers.py,
+test_asha_decides_the_same_after_its_scores_are_reported_again.
+
+A share is the part of a trial's run that is done, from 0 to 1. Lower scores are better.
 """
 
 from collections.abc import Sequence
@@ -13,7 +18,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Continue:
-    """The trial goes on."""
+    """The trial continues."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Exploit:
-    """The trial goes on from another one's state, with settings near that one's."""
+    """The trial continues from a copy of the donor's state, with settings near the donor's."""
 
     donor: int
 
@@ -34,32 +39,33 @@ Decision = Continue | Stop | Exploit
 
 
 class Scheduler(Protocol):
-    """Decides at every score that a trial reports."""
+    """Decides after every score that a trial reports."""
 
-    def judge(self, trial: int, share: float, score: float) -> Decision:
-        """What becomes of a trial whose model of this share of its run has this score."""
+    def decide(self, trial: int, share: float, score: float) -> Decision:
+        """Record the score of a trial at a share of its run, and return what the trial does next."""
         ...
 
 
 class RunAll:
     """Every trial runs to its end."""
 
-    def judge(self, trial: int, share: float, score: float) -> Decision:
-        """Go on."""
+    def decide(self, trial: int, share: float, score: float) -> Decision:
+        """Return `Continue`."""
         del trial, share, score
         return Continue()
 
 
 @dataclass
 class Asha:
-    """Asynchronous successive halving, with stopping (Li et al. 2020, arXiv:1810.05934).
+    """Asynchronous successive halving with early stopping (Li et al. 2020, arXiv:1810.05934).
 
-    At each rung a trial goes on if its best score so far is in the best 1 / reduction of those that have come there.
+    At each rung a trial continues if its best score so far is among the best 1 / reduction of the trials at that rung.
 
     Attributes:
-        first_rung: share of the run after which trials are compared first.
-        reduction: how many times farther the next rung is, and how much smaller the share of trials that pass one.
-        scores: by rung and trial, what was reported.
+        first_rung: share of the run at which trials are compared first.
+        reduction: ratio of a rung to the one before it, and of the trials before a rung to those that pass it.
+        scores: rung -> trial -> best score of the trial when it reached the rung.
+        best: trial -> best score so far.
     """
 
     first_rung: float = 1 / 9
@@ -68,15 +74,15 @@ class Asha:
     best: dict[int, float] = field(default_factory=dict)
 
     def rungs(self) -> list[float]:
-        """The shares at which trials are compared."""
+        """Return the shares at which trials are compared, in rising order."""
         rungs, rung = [], self.first_rung
         while rung < 1 - 1e-9:
             rungs.append(rung)
             rung *= self.reduction
         return rungs
 
-    def judge(self, trial: int, share: float, score: float) -> Decision:
-        """Stop a trial that falls behind at a rung it has come to."""
+    def decide(self, trial: int, share: float, score: float) -> Decision:
+        """Record the score, and stop a trial that is not among the best at a rung that it has reached."""
         self.best[trial] = score = min(score, self.best.get(trial, score))
         decision: Decision = Continue()
         for rung in self.rungs():
@@ -95,15 +101,15 @@ class Asha:
 class Population:
     """Population-based training (Jaderberg et al. 2017, arXiv:1711.09846), without a barrier.
 
-    Every `interval` of its run a trial among the worst of the population takes over the state of one among the best.
+    After every `interval` of its run, a trial among the worst of the population exploits a trial among the best.
 
     Attributes:
-        size: trials, all of which run at once.
+        size: number of trials; all of them run at once.
         seed: of the choice of donors.
-        interval: share of the run between comparisons.
-        quantile: share of the population that counts as best, and as worst.
-        newest: the last score of each trial.
-        due: the share at which a trial is compared next.
+        interval: share of the run between two comparisons.
+        quantile: part of the population that counts as best, and part that counts as worst.
+        newest: trial -> its last score.
+        due: trial -> share at which it is compared next.
     """
 
     size: int
@@ -113,22 +119,23 @@ class Population:
     newest: dict[int, float] = field(default_factory=dict)
     due: dict[int, float] = field(default_factory=dict)
 
-    def judge(self, trial: int, share: float, score: float) -> Decision:
-        """Have a trial among the worst take over one of the best."""
+    def decide(self, trial: int, share: float, score: float) -> Decision:
+        """Record the score, and let a trial among the worst exploit one among the best."""
         self.newest[trial] = score
-        if share > 1 - self.interval / 2:  # It has no time left to improve, and nothing to give to one that has.
+        if share > 1 - self.interval / 2:  # Near its end a trial gains nothing from a donor, and is no donor either.
             del self.newest[trial]
             return Continue()
         if share < self.due.setdefault(trial, self.interval) - 1e-9:
             return Continue()
         self.due[trial] = (share // self.interval + 1) * self.interval
-        best, worst = self._ends()
+        best, worst = self._best_and_worst()
         if trial not in worst:
             return Continue()
         random = np.random.default_rng([self.seed, trial, round(share * 1e6)])
         return Exploit(int(random.choice(best)))
 
-    def _ends(self) -> tuple[Sequence[int], Sequence[int]]:
+    def _best_and_worst(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Return the trials of the best and the worst quantile; both are empty while they would overlap."""
         ranked = sorted(self.newest, key=self.newest.__getitem__)
         number = max(1, int(self.size * self.quantile))
         return (ranked[:number], ranked[-number:]) if len(ranked) >= 2 * number else ([], [])

@@ -1,12 +1,12 @@
-"""The space of a sweep: which settings vary, and over what.
+"""The space of a sweep: which settings vary, and over which values.
 
-A TOML file with lines `PATH = { KIND = [...] }`, PATH as in a preset:
+A space is a TOML file with lines `PATH = { KIND = [...] }`, PATH as in a preset:
 
-    uniform = [low, high]      any number between
-    loguniform = [low, high]   any number between, its logarithm uniform
+    uniform = [low, high]      a number between low and high
+    loguniform = [low, high]   a number between low and high, uniform in its logarithm
     randint = [low, high]      whole numbers, both ends included
     choice = [...]             one of these values
-    grid = [...]               one of these values; a search over the grid takes each (so it does with `choice`)
+    grid = [...]               one of these values; a grid search takes each of them, and each value of `choice`
 """
 
 import math
@@ -26,7 +26,7 @@ KINDS = RANGES + LISTS
 
 SettingValues = dict[str, Any]  # dotted path -> value
 
-# Trials share the data, the validation events and the machine, and the sweep keeps the books.
+# These cannot vary: all trials share data, validation events and machine, and the sweep names and tracks the runs.
 SHARED = re.compile(
     r"run\.(?!seed$).*|scaling\..*|tracking\..*|data\.(train|validation|depth|validation_share|test_share)"
     r"|train\.(validation_events|validate_every|log_every)"
@@ -38,7 +38,7 @@ class Dimension:
     """One setting that varies.
 
     Attributes:
-        path: dotted, as in a preset.
+        path: dotted path of the setting, as in a preset.
         kind: one of KINDS.
         values: low and high, or the values to choose from.
     """
@@ -49,7 +49,7 @@ class Dimension:
 
     @property
     def is_list(self) -> bool:
-        """Whether there is a finite list of values, without an order."""
+        """Whether the dimension is a list of values."""
         return self.kind in LISTS
 
     def sample(self, random: np.random.Generator) -> Any:
@@ -63,15 +63,15 @@ class Dimension:
             return float(random.uniform(low, high))
         return min(max(math.exp(random.uniform(math.log(low), math.log(high))), low), high)  # exp(log(x)) rounds.
 
-    def between(self) -> tuple[float, ...]:
-        """A value of a range of real numbers that is no whole one, which a setting in whole numbers refuses."""
+    def non_integers(self) -> tuple[float, ...]:
+        """Return a non-integer inside a range of real numbers: a setting that takes integers refuses it in `Space.check`."""
         if self.kind not in ("uniform", "loguniform"):
             return ()
         low, high = self.values
         return (low + (high - low) / math.pi,)
 
     def perturb(self, value: Any, random: np.random.Generator) -> Any:
-        """A value near another: 0.8 or 1.25 times as much within the range, or a neighbour in the list.
+        """Return a value near another one: 0.8 or 1.25 times it, within the range, or a neighbour in the list.
 
         Jaderberg et al. 2017 (arXiv:1711.09846), sec. 4.1.
         """
@@ -85,8 +85,8 @@ class Dimension:
             moved = value + max(1, round(abs(moved - value))) * (1 if up else -1)
         return min(max(moved, low), high)
 
-    def place(self, value: Any) -> float:
-        """Where a value lies in the dimension, from 0 to 1."""
+    def coordinate(self, value: Any) -> float:
+        """Return where a value lies in the dimension, from 0 (low) to 1 (high)."""
         if self.is_list:
             return self.values.index(value) / max(len(self.values) - 1, 1)
         low, high = self.values
@@ -107,7 +107,7 @@ class Space:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: naming the line that is no dimension, or the range that is empty.
+            ValueError: names the line that is not a dimension, or the range that is empty.
         """
         if not path.is_file():
             msg = f"no space at {path}; it is a TOML file with lines such as train.n_critic = {{ randint = [1, 5] }}"
@@ -123,46 +123,49 @@ class Space:
 
     @classmethod
     def default(cls, settings: config.Config) -> "Space":
-        """Learning rates, momentum or betas, critic steps, penalty and batch size."""
+        """Return the default space: learning rates, momentum or betas, critic steps, penalty and batch size."""
         return cls.load(Path(__file__).parent / "configs" / f"{settings.train.optimizer.kind}.toml")
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> "Space":
-        """The space of a nested dictionary."""
+        """Return the space that a nested dictionary describes; raise ValueError if it has no dimension."""
         dimensions = tuple(_dimensions(tree))
         if not dimensions:
-            msg = "nothing to vary; a line is such as train.n_critic = { randint = [1, 5] }"
+            msg = "nothing to vary; write a line such as train.n_critic = { randint = [1, 5] }"
             raise ValueError(msg)
         return cls(dimensions)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `from_dict` reads, and JSON can hold."""
+        """Return a dictionary of JSON values that `from_dict` reads."""
         return {each.path: {each.kind: list(each.values)} for each in self.dimensions}
 
     def sample(self, random: np.random.Generator) -> SettingValues:
-        """Draw each dimension."""
-        return {each.path: each.sample(random) for each in self.dimensions}
+        """Draw a value for each dimension."""
+        return {dimension.path: dimension.sample(random) for dimension in self.dimensions}
 
     def perturb(self, values: SettingValues, random: np.random.Generator) -> SettingValues:
-        """Values near others."""
+        """Return values near other ones, as `Dimension.perturb` does."""
         return {each.path: each.perturb(values[each.path], random) for each in self.dimensions}
 
     def values_of(self, settings: config.Config) -> SettingValues:
-        """The values that a run has in the dimensions."""
+        """Return the values of a run's settings in the dimensions."""
         flat = settings.flat()
         return {each.path: flat[each.path] for each in self.dimensions}
 
     def check(self, settings: config.Config) -> None:
-        """Have every end of every dimension, and every choice, go through the settings' own checks.
+        """Pass both ends of every range and every value of every list through the settings' own checks.
 
         Raises:
-            ValueError: naming the path, and the nearest valid one if there is no such setting.
+            ValueError: names the path, and the nearest valid path if no setting has that path.
         """
-        for each in self.dimensions:
-            for value in (*each.values, *each.between()):
-                config.changed(settings, {each.path: value})
-            if SHARED.fullmatch(each.path):
-                msg = f"'{each.path}' cannot be swept: trials differ in what shapes the model, and share data, validation and machine"
+        for dimension in self.dimensions:
+            for value in (*dimension.values, *dimension.non_integers()):
+                config.changed(settings, {dimension.path: value})
+            if SHARED.fullmatch(dimension.path):
+                msg = (
+                    f"'{dimension.path}' cannot be swept: all trials share data, validation events and machine; vary what "
+                    "shapes the model"
+                )
                 raise ValueError(msg)
 
 
@@ -174,7 +177,9 @@ def _dimensions(tree: Mapping[str, Any], prefix: str = "") -> Iterator[Dimension
         elif isinstance(value, Mapping):
             yield from _dimensions(value, f"{path}.")
         else:
-            msg = f"'{path} = {value}' is no dimension; write PATH = {{ KIND = [...] }} with one of {', '.join(KINDS)}"
+            msg = (
+                f"'{path} = {value}' is not a dimension; write PATH = {{ KIND = [...] }} with one of {', '.join(KINDS)}"
+            )
             raise ValueError(msg)
 
 
@@ -186,22 +191,22 @@ def _checked(path: str, kind: str, values: Any) -> tuple[Any, ...]:
     if kind in RANGES:
         _check_range(what, kind, values)
     elif any(value in values[:place] for place, value in enumerate(values)):
-        msg = f"{what} names a value twice; each once is enough"
+        msg = f"{what} names a value twice; give each value once"
         raise ValueError(msg)
     return tuple(values)
 
 
 def _check_range(what: str, kind: str, values: Sequence[Any]) -> None:
-    wanted = (int,) if kind == "randint" else (int, float)
-    if len(values) != 2 or not all(isinstance(value, wanted) and not isinstance(value, bool) for value in values):
-        msg = f"{what} is no range; give the lowest and the highest {'whole ' if kind == 'randint' else ''}number"
+    types = (int,) if kind == "randint" else (int, float)
+    if len(values) != 2 or not all(isinstance(value, types) and not isinstance(value, bool) for value in values):
+        msg = f"{what} is not a range; give the lowest and the highest {'whole ' if kind == 'randint' else ''}number"
         raise ValueError(msg)
     low, high = values
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         msg = f"{what} is empty: {low} is not below {high}"
         raise ValueError(msg)
     if kind == "randint" and high >= 2**63:
-        msg = f"{what} reaches beyond {2**63 - 1}, the highest whole number that can be drawn"
+        msg = f"{what} reaches beyond {2**63 - 1}, the highest number that can be drawn"
         raise ValueError(msg)
     if kind == "loguniform" and low <= 0:
         msg = f"{what} has no logarithm at {low}; give a lowest value above 0"

@@ -1,4 +1,4 @@
-"""A sweep from outside: check it, prepare its data once, run its trials, and say what they found."""
+"""Run a sweep: check its request, set up the data once, run the trials, and write the results."""
 
 import logging
 import threading
@@ -23,7 +23,7 @@ from tune import ray_tune, results, trials
 from tune.controller import SharedInputs, SweepController
 from tune.directory import SWEEP_FILE, define, exclusive, find
 from tune.options import SweepOptions, TrialResources
-from tune.outcome import tell_mlflow, write_results
+from tune.outcome import log_to_mlflow, write_results
 from tune.space import Space
 
 logger = logging.getLogger(__name__)
@@ -33,14 +33,14 @@ Outcome = Literal["complete", "out of time", "interrupted"]
 
 @dataclass(frozen=True)
 class SweepSummary:
-    """How a sweep ended.
+    """The summary of a sweep that this command ran.
 
     Attributes:
         directory: of the sweep.
         space: what varied.
-        outcome: "out of time" if max_seconds ended it. What is not complete can be continued.
+        outcome: "out of time" if max_seconds ended it. A sweep that is not complete can be continued.
         rows: of the table, the best trial first.
-        best: name of the best trial that reached its end; None if there is none.
+        best: name of the best finished trial; None if no trial finished with a score.
     """
 
     directory: Path
@@ -50,7 +50,7 @@ class SweepSummary:
     best: str | None
 
     def describe(self) -> str:
-        """The table, and where things are."""
+        """Return the table, and where to find the results, as text."""
         states = [row["state"] for row in self.rows]
         counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states))) or "no trials"
         text = [*results.lines(self.rows, self.space), f"sweep    {self.directory} ({self.outcome}: {counts})"]
@@ -64,15 +64,15 @@ class SweepSummary:
 
 
 def run_sweep(settings: config.Config, space: Space, options: SweepOptions) -> SweepSummary:
-    """Run a sweep, or what is left of it.
+    """Run a sweep, or the rest of it if an earlier command began it.
 
     Args:
-        settings: of every trial but for what the space varies; run.name and run.resume are the sweep's.
+        settings: of every trial, except what the space varies; run.name and run.resume are those of the sweep.
         space: what varies.
-        options: how.
+        options: of the sweep.
 
     Raises:
-        FileNotFoundError, ValueError: if the data, the space or the options do not allow it; nothing was started then.
+        FileNotFoundError, ValueError: if the data, the space or an option is wrong; then nothing was started.
         BlockingIOError: if another process runs this sweep.
     """
     refuse_credentials(settings)
@@ -82,58 +82,58 @@ def run_sweep(settings: config.Config, space: Space, options: SweepOptions) -> S
     definition = define(settings, space, options)
     storage = RunStorage.of(settings)
     directory = find(settings, storage, definition)
-    tracking_uri = resolve_uri(storage.directory.parent)  # As of a single run: beside the directory of the runs.
-    origins = SharedInputs()
+    tracking_uri = resolve_uri(storage.directory.parent)  # As for a single run: beside the directory of the runs.
+    inputs = SharedInputs()
     trials_left = len(trials.load(directory)) < options.num_trials(space)
-    data = origins(settings)[0] if trials_left else []  # What is wrong with the data is said before a cluster starts.
+    data = inputs(settings)[0] if trials_left else []  # Errors in the data are raised before a cluster starts.
     with cluster.cluster():
-        room = preflight.check_cluster(
+        resources = preflight.check_cluster(
             storage,
             tracking_uri if settings.tracking.enabled else None,
             data,
-            lambda: _room(options, settings.scaling, options.num_trials(space)),
+            lambda: _resources(options, settings.scaling, options.num_trials(space)),
         )
         directory.mkdir(parents=True, exist_ok=True)
         with exclusive(directory):
             atomic.write_json(directory / SWEEP_FILE, definition)
-            settings = config.changed(settings, room.scaling(settings.scaling))
+            settings = config.changed(settings, resources.scaling(settings.scaling))
             tracker = (
                 _open_tracker(directory, tracking_uri, settings, space, options) if settings.tracking.enabled else None
             )
             settings = config.changed(settings, {"tracking.parent": "" if tracker is None else tracker.identity})
-            return _run(SweepController(directory, settings, space, options, origins), room, tracker, tracking_uri)
+            return _run(SweepController(directory, settings, space, options, inputs), resources, tracker, tracking_uri)
 
 
-def _room(options: SweepOptions, scaling: config.Scaling, num_trials: int) -> TrialResources:
-    """What trials get, which at least one trial finds on the cluster's nodes, and all of a population."""
-    room, workers = (
-        TrialResources.of(options, scaling, ray.cluster_resources(), num_trials),
-        max(1, scaling.num_workers),
-    )
-    number = room.concurrency if options.scheduler == "pbt" else 1
+def _resources(options: SweepOptions, scaling: config.Scaling, num_trials: int) -> TrialResources:
+    """Return the resources of trials; check that one trial fits on the nodes, or a whole population at once."""
+    resources = TrialResources.of(options, scaling, ray.cluster_resources(), num_trials)
+    workers = max(1, scaling.num_workers)
+    number = resources.concurrency if options.scheduler == "pbt" else 1
     what = "trials" if workers == 1 else "workers of trials"
-    check_fit(what, number * workers, {"CPU": room.cpus / workers, "GPU": room.gpus / workers})
-    return room
+    check_fit(what, number * workers, {"CPU": resources.cpus / workers, "GPU": resources.gpus / workers})
+    return resources
 
 
-def _run(controller: SweepController, room: TrialResources, tracker: Tracker | None, tracking_uri: str) -> SweepSummary:
+def _run(
+    controller: SweepController, resources: TrialResources, tracker: Tracker | None, tracking_uri: str
+) -> SweepSummary:
     directory, space = controller.directory, controller.space
-    logger.info("sweep %s: %d trials, %d at once", directory, controller.num_trials, room.concurrency)
+    logger.info("sweep %s: %d trials, %d at once", directory, controller.num_trials, resources.concurrency)
     status: Status = "FAILED"
     try:
-        outcome = _run_trials(controller, room, tracking_uri)
+        outcome = _run_trials(controller, resources, tracking_uri)
         rows, best = write_results(directory, list(controller.trials.values()), space)
         if tracker is not None:
-            tell_mlflow(tracker, controller, rows, best)
+            log_to_mlflow(tracker, controller, rows, best)
         status = "KILLED" if outcome == "interrupted" else "FINISHED"
     finally:
         if tracker is not None:
-            with nullcontext() if controller.write_error is None else suppress(OSError):  # One says it.
+            with nullcontext() if controller.write_error is None else suppress(OSError):  # One error is enough.
                 tracker.finish(status)
     return SweepSummary(directory, space, outcome, rows, None if best is None else best.name)
 
 
-def _run_trials(controller: SweepController, room: TrialResources, tracking_uri: str) -> Outcome:
+def _run_trials(controller: SweepController, resources: TrialResources, tracking_uri: str) -> Outcome:
     interrupted, max_seconds = threading.Event(), controller.options.max_seconds or threading.TIMEOUT_MAX
 
     def stop() -> None:
@@ -145,7 +145,7 @@ def _run_trials(controller: SweepController, room: TrialResources, tracking_uri:
     with signals.stop_on_signals(stop):
         timer.start()
         if not controller.is_complete:
-            signals.in_thread(lambda: ray_tune.run_trials(controller, room, tracking_uri))
+            signals.in_thread(lambda: ray_tune.run_trials(controller, resources, tracking_uri))
         timer.cancel()
     if controller.all_ended():
         return "complete"
@@ -155,14 +155,14 @@ def _run_trials(controller: SweepController, room: TrialResources, tracking_uri:
 def _open_tracker(
     directory: Path, tracking_uri: str, settings: config.Config, space: Space, options: SweepOptions
 ) -> Tracker:
-    """The parent of the trials' runs."""
+    """Open the sweep's run in MLflow, which is the parent of the trials' runs."""
     varied = {f"space.{each.path}": f"{each.kind} {list(each.values)}" for each in space.dimensions}
-    asked = {f"sweep.{name}": value for name, value in asdict(options).items()}
+    of_sweep = {f"sweep.{name}": value for name, value in asdict(options).items()}
     return Tracker.open(
         directory,
         uri=tracking_uri,
         experiment=settings.tracking.experiment,
         run_name=directory.name,
-        params=settings.flat() | varied | asked,
+        params=settings.flat() | varied | of_sweep,
         tags={"kind": "sweep"},
     )

@@ -1,7 +1,7 @@
-"""The trials of a sweep: ordinary runs in directories of their own, and what these say of them.
+"""The trials of a sweep: ordinary runs in directories of their own, and what these directories hold.
 
-A trial's directory is all there is to know about it. Beside a run's own files it may hold `stopped.json`, by which the scheduler
-ended it, and `takeover.json`, the trial whose state it is to go on from.
+A trial has no state outside its directory. Beside the files of a run, it may hold `stopped.json`, why the scheduler ended
+the trial, and `takeover.json`, a request to exploit another trial.
 """
 
 import json
@@ -18,19 +18,19 @@ from tune.search import Observation
 from tune.space import SettingValues, Space
 
 State = Literal["finished", "stopped", "diverged", "failed", "unfinished"]
-STOPPED_FILE, TAKEOVER_FILE = "stopped.json", "takeover.json"
-STOP_FILE = "stop"  # Of the sweep: its presence asks all trials to end.
+STOPPED_FILE, EXPLOIT_FILE = "stopped.json", "takeover.json"
+STOP_FILE = "stop"  # In the sweep's directory: while it exists, all trials end.
 
 
 @dataclass(frozen=True)
 class Score:
-    """A validation.
+    """A validation of a trial.
 
     Attributes:
         step: steps done.
-        share: of the run.
+        share: part of the run that is done, from 0 to 1.
         seconds: of training, up to the last log line.
-        score: mean W1/sigma of the model (docs/metrics.md).
+        score: mean W1/sigma of the model (docs/metrics.md); lower is better.
     """
 
     step: int
@@ -41,14 +41,14 @@ class Score:
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial: its number in the sweep, and its run."""
+    """A trial: its number in the sweep, and its run."""
 
     number: int
     run: Run
 
     @classmethod
     def at(cls, sweep: Path, number: int) -> "Trial":
-        """The trial with a number in a sweep's directory."""
+        """Return the trial with this number in a sweep's directory."""
         return cls(number, Run(sweep / f"trial-{number:04d}"))
 
     @property
@@ -57,20 +57,20 @@ class Trial:
 
     @property
     def stopped(self) -> Path:
-        """Present where the scheduler has ended the trial."""
+        """The file that exists if the scheduler ended the trial."""
         return self.run.directory / STOPPED_FILE
 
     @property
-    def takeover(self) -> Path:
-        """Present until the trial has taken over another one's state."""
-        return self.run.directory / TAKEOVER_FILE
+    def exploit_request(self) -> Path:
+        """The file that exists until the trial has copied the donor's state."""
+        return self.run.directory / EXPLOIT_FILE
 
     def settings(self) -> config.Config:
-        """The run's settings."""
+        """Read the run's settings."""
         return config.from_stored(json.loads((self.run.directory / "config.json").read_text()))
 
     def state(self) -> State:
-        """What has become of it."""
+        """Return the state that the files of the trial show."""
         if self.run.done.is_file():
             return "finished"
         if self.stopped.is_file():
@@ -80,7 +80,7 @@ class Trial:
         return "unfinished"
 
     def reason(self) -> str:
-        """Why it did not finish; empty where it did, or still can."""
+        """Return why the trial ended early; empty if it finished or is unfinished."""
         match self.state():
             case "stopped":
                 return str(_read(self.stopped)["reason"])
@@ -89,36 +89,36 @@ class Trial:
         return ""
 
     def is_over(self) -> bool:
-        """Whether trying again is of no use. A failure other than divergence (a full disk, say) may be mended."""
+        """Return whether the trial never runs again. A failed one does: somebody may have freed a full disk."""
         return self.state() in ("finished", "stopped", "diverged")
 
     def scores(self) -> list[Score]:
-        """Its validations, in order."""
+        """Return the trial's validations, in order."""
         return list(scores(self.run, self.settings().train))
 
     def best_score(self) -> float | None:
-        """The score of the selected model; None before the first finite one."""
+        """Return the score of the selected model; None before the first finite score."""
         return min((each.score for each in self.scores() if math.isfinite(each.score)), default=None)
 
-    def tried(self, space: Space) -> Observation:
-        """What the search learns from it; an unfinished trial's score is not known yet."""
+    def observation(self, space: Space) -> Observation:
+        """Return what the search learns from the trial. An unfinished or failed one has no score yet."""
         state = self.state()
         score = {"diverged": math.inf, "unfinished": None, "failed": None}.get(state, self.best_score())
         return Observation(space.values_of(self.settings()), score)
 
     def values(self, space: Space) -> SettingValues:
-        """Its settings in the dimensions of the space."""
+        """Return the trial's settings in the dimensions of the space."""
         return space.values_of(self.settings())
 
 
 def load(sweep: Path) -> list[Trial]:
-    """The trials of a sweep's directory by their numbers, those that were prepared whole."""
+    """Return the trials of a sweep's directory by number, without those whose preparation was interrupted."""
     trials = (Trial(int(path.name.removeprefix("trial-")), Run(path)) for path in sweep.glob("trial-[0-9]*"))
     return sorted((trial for trial in trials if trial.run.has_started()), key=lambda trial: trial.number)
 
 
 def scores(run: Run, train: config.Train) -> Iterator[Score]:
-    """A run's validations, from its metrics file; a line that is being written is left out."""
+    """Yield a run's validations from its metrics file. A last line without a newline is still being written: skip it."""
     if not run.metrics.is_file():
         return
     seconds = 0.0
@@ -131,7 +131,7 @@ def scores(run: Run, train: config.Train) -> Iterator[Score]:
 
 
 def share_done(train: config.Train, step: int, seconds: float) -> float:
-    """Share of a run that is done, by its steps or its time, whichever is further."""
+    """Return the share of a run that is done, by its steps or by its time, whichever is larger."""
     by_steps = 0.0 if train.steps is None else step / train.steps
     return max(by_steps, 0.0 if train.max_seconds is None else seconds / train.max_seconds)
 

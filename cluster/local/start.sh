@@ -1,14 +1,14 @@
 #!/bin/bash
-# cluster/local/start.sh        # a cluster of this machine's CPUs and GPUs (a laptop, a node with eight GPUs), until Ctrl-C
+# cluster/local/start.sh        # a cluster of this machine's CPUs and GPUs, until Ctrl-C
 #
 # From another terminal, in the same checkout (`make setup` has made its .venv):
 #     source cluster/environment.sh; source .venv/bin/activate
 #     ray job submit --address http://127.0.0.1:8265 --working-dir . -- \
 #         python -m jobs.train jobs/configs/default.toml data.train=$PWD/data/sim run.storage_path=$PWD/runs scaling.num_workers=8
 #
-# The dashboard is at http://127.0.0.1:8265 and asks for the token. Words after start.sh are options of `ray start`.
-# It listens on this machine alone: for a machine elsewhere, ssh -L 8265:127.0.0.1:8265 MACHINE. Ray's other ports do not; they ask for
-# the token too.
+# The dashboard is at http://127.0.0.1:8265 and asks for the token. It listens only on this machine; from another machine,
+# use ssh -L 8265:127.0.0.1:8265 MACHINE. Ray's other ports listen on the network, and ask for the token too.
+# Options after start.sh are options of `ray start`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source cluster/environment.sh

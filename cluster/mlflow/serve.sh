@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # cluster/mlflow/serve.sh --artifacts-destination /data/mlflow    # a tracking server for a group, until Ctrl-C
 #
-# Runs lie in PostgreSQL, artifacts in a directory or bucket, and everybody has a name and a password. Once, before:
+# PostgreSQL holds the runs, a directory or bucket the artifacts, and every user has a name and a password. Once, before:
 #     pip install 'crmuons[server]'
-#     createdb mlflow                                  # wherever PostgreSQL runs, 12 or newer
+#     createdb mlflow                                  # on the machine of PostgreSQL, 12 or newer
 #     mkdir -m 700 ~/.mlflow-server
 #     echo postgresql://mlflow:PASSWORD@db.example.org/mlflow > ~/.mlflow-server/database
 #
-# It listens on this machine alone, at port 5000; --host, --port and all other options of `mlflow server` may follow. Put a proxy
-# with TLS in front of it (docs/security.md). The first start makes the account "admin" and keeps its password in
-# ~/.mlflow-server/admin-password. MLFLOW_SERVER_SECRETS names another directory.
+# It listens only on this machine, at port 5000; --host, --port and all other options of `mlflow server` may follow. Put a
+# proxy with TLS in front of it (docs/security.md). The first start makes the account "admin" and writes its password to
+# ~/.mlflow-server/admin-password. Set MLFLOW_SERVER_SECRETS to use another directory than ~/.mlflow-server.
 set -euo pipefail
 
 secrets=${MLFLOW_SERVER_SECRETS:-$HOME/.mlflow-server}
@@ -24,15 +24,15 @@ for name in admin-password cookie-key; do
   [ -s "$secrets/$name" ] || python3 -c 'import secrets; print(secrets.token_urlsafe(24))' >"$secrets/$name"
 done
 
-# In files and in the environment, not in arguments: every user of the machine sees those.
+# Secrets go through files and the environment: every user of the machine can see arguments.
 MLFLOW_BACKEND_STORE_URI=$(<"$secrets/database")
 MLFLOW_AUTH_ADMIN_PASSWORD=$(<"$secrets/admin-password")
 MLFLOW_FLASK_SERVER_SECRET_KEY=$(<"$secrets/cookie-key")
 MLFLOW_AUTH_CONFIG_PATH=$secrets/auth.ini
 export MLFLOW_BACKEND_STORE_URI MLFLOW_AUTH_ADMIN_PASSWORD MLFLOW_FLASK_SERVER_SECRET_KEY MLFLOW_AUTH_CONFIG_PATH
-# Jobs judge answers of language models, in eight processes of their own.
+# MLflow's jobs evaluate language models, in eight processes that nothing here needs.
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION="${MLFLOW_SERVER_ENABLE_JOB_EXECUTION:-false}"
-# Accounts live in the same database. Passwords are hashed slowly on purpose: once a minute is enough.
+# The same database holds the accounts. Checking a password is slow on purpose: once a minute is enough.
 cat >"$MLFLOW_AUTH_CONFIG_PATH" <<INI
 [mlflow]
 default_permission = READ

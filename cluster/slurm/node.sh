@@ -3,10 +3,11 @@ set -euo pipefail
 source cluster/environment.sh
 address=$1 port=${1##*:}
 
-# A folder and ports of its own: jobs that share a node must not meet. (/tmp, since the paths of Ray's sockets must be short.)
+# This node's own folder and ports: jobs that share a node must not use the same. The folder is in /tmp, because the paths
+# of Ray's sockets must be short.
 folder=/tmp/ray-$SLURM_JOB_ID-$SLURM_PROCID
 options=(--block --temp-dir="$folder" --num-cpus="$SLURM_CPUS_PER_TASK" --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0)
-# What is left of an attempt, running processes too: while they write, a folder cannot be removed.
+# Removes what an attempt left. Running processes end first: while they write, the folder cannot be removed.
 clean_up() {
   for _ in {1..10}; do
     pkill -KILL -f "$folder/" || true
@@ -24,10 +25,10 @@ else
   wait_for_port "$address"
   options+=(--address="$address")
 fi
-# Ray gives a node up that takes more than half a minute to start, as where much else runs on it: it is started again.
+# Ray gives up on a node that needs more than 30 s to start, as on a busy machine: start it again.
 attempts=3
-[ "$SLURM_PROCID" != 0 ] || attempts=1  # With another head it would be another cluster.
-# At its end Slurm sends TERM to all processes of the step. `ray start` would then wait half a minute for a head that is gone.
+[ "$SLURM_PROCID" != 0 ] || attempts=1  # Another head would be another cluster.
+# At the end of the step, Slurm sends TERM to all its processes. `ray start` would then wait 30 s for a head that has ended.
 ended=
 trap 'ended=1; kill -KILL "$ray" 2> /dev/null || true' TERM
 while [ -z "$ended" ] && [ "$attempts" -gt 0 ]; do

@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         from crmuons.ray_backend import tasks
         from crmuons.ray_backend.cluster import cluster
 
-        run_tasks, connection = tasks.run_tasks, cluster()
+        run_tasks, connection = tasks.map_unordered, cluster()
     try:
         with connection:
             manifest = build.prepare_dataset(preparation, fit_to_file, run_tasks, arguments.max_quarantined_share)

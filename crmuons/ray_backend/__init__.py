@@ -1,1 +1,1 @@
-"""Ray: the cluster, the workers, the reading tasks. No other package of crmuons imports it."""
+"""Ray: cluster, workers, tasks that read and write. No other package of crmuons imports ray."""

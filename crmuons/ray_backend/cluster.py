@@ -1,4 +1,4 @@
-"""Connecting to Ray: the environment Ray needs, set here and nowhere else, and a cluster of our own where none is given."""
+"""Connects to the Ray cluster at RAY_ADDRESS, or starts a local one, and sets the environment that Ray reads."""
 
 import logging
 import os
@@ -10,69 +10,72 @@ from typing import Any
 
 import psutil
 import ray
-from ray._raylet import Config  # type: ignore[attr-defined]  # a compiled module
+
+from crmuons.ray_backend import private
 
 logger = logging.getLogger(__name__)
 
-# Read by Ray when it is first used, and inherited by every process that it starts.
+# Ray reads these when it is first used; every process that it starts inherits them.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # One report per interval is all that a worker gets through; default 2.
-    "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2",  # The default, 32 actors per epoch, costs 3 CPU-seconds each time.
-    "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "-1",  # A slow training step counts as "no progress": 1800 s kills a run.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # A worker can send one report per interval; default 2.
+    "RAY_DATA_PARQUET_FOOTER_NUM_ACTORS": "2",  # The default of 32 actors costs 3 CPU-seconds per epoch.
+    "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "-1",  # A slow training step counts as no progress; default 1800.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Leave CUDA_VISIBLE_DEVICES alone in workers without a GPU.
     "RAY_DEDUP_LOGS": "0",
 }
 
-# Of the nodes of a cluster of our own. cluster/environment.sh has what given clusters need of this.
-OWN_ENVIRONMENT = {
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # Nobody preempts it: a process that costs 2 CPU-seconds at the start.
-    # A process that rests between two reads is kept: Ray ends it after 1 s, and the next read would start another.
+# For the nodes of a local cluster. The nodes of other clusters get what they need of these from cluster/environment.sh.
+LOCAL_ENVIRONMENT = {
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # Nobody preempts its nodes, and the watcher's process costs 2 CPU-seconds.
+    # Keep processes that wait for the next read: after Ray's default of 1 s, that read would start a new process.
     "RAY_idle_worker_killing_time_threshold_ms": "600000",
 }
 
-STARTS, TIMED_OUT = 3, "timed out during startup"
+MAX_STARTS = 3
 
 
 def set_environment() -> None:
-    """Set what Ray reads from the environment, leaving what the user has set.
+    """Set the environment variables that Ray reads, except those that the user has set.
 
-    A cluster of our own asks for a token, kept in a file only its owner reads; towards a given cluster
-    (RAY_ADDRESS) the token is used where there is one.
+    Without RAY_ADDRESS, a local cluster will be started: it requires a token, in a file that only its owner can read. For
+    the cluster at RAY_ADDRESS, the token is used if one exists.
     """
-    own_cluster = "RAY_ADDRESS" not in os.environ
-    for name, value in (ENVIRONMENT | (OWN_ENVIRONMENT if own_cluster else {})).items():
+    starts_local = "RAY_ADDRESS" not in os.environ
+    for name, value in (ENVIRONMENT | (LOCAL_ENVIRONMENT if starts_local else {})).items():
         os.environ.setdefault(name, value)
     if "RAY_AUTH_MODE" in os.environ:
         return
-    given = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
     token = Path.home() / ".ray" / "auth_token"
-    if own_cluster and not given:
+    if starts_local and not has_token:
         _keep_private_token(token)
-    if own_cluster or given or token.exists():
+    if starts_local or has_token or token.exists():
         os.environ["RAY_AUTH_MODE"] = "token"
-        Config.initialize("")  # Ray read its settings when it was imported; this is how it reads them again.
+        private.reload_settings()
 
 
 @contextmanager
 def cluster(*, num_cpus: int | None = None) -> Iterator[None]:
-    """Be connected to Ray: to RAY_ADDRESS, to a connection that exists, or to a cluster started here and stopped after.
+    """Keep this process connected to Ray for the duration of the block.
+
+    An existing connection is used as it is. Otherwise connect to RAY_ADDRESS, or start a cluster and stop it afterwards.
 
     Args:
-        num_cpus: CPUs of a cluster started here; None for the machine's.
+        num_cpus: CPUs of a cluster that is started here; None for all CPUs of the machine.
     """
     if ray.is_initialized():
         yield
         return
     set_environment()
-    # Ray's own talk is left out; what a run has to say is in its metrics and its errors.
+    # Without Ray's own log lines: metrics and errors report on a run.
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if "RAY_ADDRESS" in os.environ:
         ray.init(**quiet)
     else:
         _start(
             num_cpus=num_cpus,
-            include_dashboard=True,  # Tune needs its State API to free what a stopped trial held.
+            include_dashboard=True,  # Tune needs the State API to free the resources of a stopped trial.
             dashboard_host="127.0.0.1",
             **quiet,
         )
@@ -83,30 +86,30 @@ def cluster(*, num_cpus: int | None = None) -> Iterator[None]:
 
 
 def _start(**options: Any) -> None:
-    """Start a cluster on this machine, where Ray gives a node up that needs more than 30 s: again, up to three times.
+    """Start a cluster on this machine. Ray gives up after 30 s: try up to MAX_STARTS times.
 
     Raises:
-        TimeoutError: if none came up.
+        TimeoutError: if no cluster started.
     """
-    others = set(psutil.Process().children(recursive=True))
-    for _ in range(STARTS):
+    earlier = set(psutil.Process().children(recursive=True))
+    for _ in range(MAX_STARTS):
         try:
-            # Without "local" Ray would join a cluster that anybody started on this machine, or the address of a dead one.
+            # Without "local", Ray would join any cluster on this machine, or try the address of one that has ended.
             ray.init("local", **options)
-        except Exception as error:  # Ray has no class for it.
-            if TIMED_OUT not in str(error):
+        except Exception as error:  # Ray has no class for this error.
+            if not private.startup_timed_out(error):
                 raise
-            for process in set(psutil.Process().children(recursive=True)) - others:
+            for process in set(psutil.Process().children(recursive=True)) - earlier:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
         else:
             return
-    msg = f"Ray did not start on this machine in {STARTS} times half a minute; try again when less else runs on it"
+    msg = f"Ray did not start on this machine in {MAX_STARTS} attempts of 30 s; try again when the machine is less busy"
     raise TimeoutError(msg)
 
 
 def _keep_private_token(token: Path) -> None:
-    """Make the token before Ray does: Ray's own is readable by everybody (mode 0644)."""
+    """Create the token before Ray does: everybody could read Ray's own (mode 0644)."""
     token.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

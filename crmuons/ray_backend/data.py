@@ -1,6 +1,6 @@
-"""The stream's items, read by Ray Data: files to Arrow blocks in tasks anywhere in the cluster, in the plan's order.
+"""Reads segments with Ray Data: tasks anywhere in the cluster turn files into Arrow blocks, in the order of the read plan.
 
-Every process that reads imports this module: without torch that takes 1.2 CPU-seconds instead of 2.5.
+Every process that reads imports this module. It must not import torch: that takes 2.5 CPU-seconds instead of 1.2.
 """
 
 import threading
@@ -13,9 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 import ray
-from ray.data import DataContext, Datasource
-from ray.data._internal.execution.execution_callback import ExecutionCallback
-from ray.data._internal.execution.interfaces import ExecutionResources
+from ray.data import DataContext, Datasource, ExecutionResources
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import ReadTask
 
@@ -28,91 +26,94 @@ from crmuons.data.reader import ReadResult
 from crmuons.data.sampler import Segment
 from crmuons.data.selection import Selection
 from crmuons.data.staged_reading import with_stager
-from crmuons.ray_backend import staging_actor, tokens
+from crmuons.ray_backend import private, staging_actor, tokens
 
 Read = tuple[Segment, Selection]
-SEGMENTS_PER_EXECUTION = 256  # The list of an execution's tasks costs memory.
-SEGMENTS_AHEAD = 32  # Starting an execution costs 1-2 s: the next one begins while so many items are still to come.
+SEGMENTS_PER_EXECUTION = 256  # Limits the memory of the list of tasks.
+SEGMENTS_AHEAD = 32  # An execution takes 1-2 s to start: the next one starts this many segments before the end.
 BLOCKS_AHEAD = 2
-READ_AHEAD_BYTES = 256 * 2**20  # Of the object store, per rank and execution.
-READS_AT_ONCE = 2  # Per rank; one decodes 15 million muons/s of the nested layout, a CPU trains on 0.2 million.
-SCHEDULER_PAUSE_S = 0.05  # An item takes three or four rounds of the scheduler: 150,000 events of 13.5 muons, say.
-CPUS_PER_READ = 0  # A read must never wait for a CPU: the workers of an elastic run take all there are.
-TALLY_COLUMN = "tally"
+READ_AHEAD_BYTES = 256 * 2**20  # In the object store, per rank and execution.
+READS_AT_ONCE = 2  # Per rank. One read decodes 15 million muons/s of the nested layout; a CPU trains on 0.2 million.
+SCHEDULER_PAUSE_S = (
+    0.05  # A segment (such as 150,000 events of 13.5 muons) takes three or four rounds of the scheduler.
+)
+CPUS_PER_READ = 0  # A read must never wait for a CPU: the workers of an elastic run reserve all of them.
+COUNTS_COLUMN = "tally"
 
-# A block is a table of events. The first row of an item says what became of the item's rows; where no event is left, it is a
-# row without one, whose muons are null.
+# A block is a table of events. The first row of a segment also holds the segment's ReadCounts. A segment without events is
+# one row whose muons are null.
 BLOCK_SCHEMA = arrow.FLAT_SCHEMA.set(
     arrow.FLAT_SCHEMA.get_field_index(schema.MUONS_COLUMN),
     arrow.FLAT_SCHEMA.field(schema.MUONS_COLUMN).with_nullable(nullable=True),
-).append(pa.field(TALLY_COLUMN, pa.list_(pa.int64())))
+).append(pa.field(COUNTS_COLUMN, pa.list_(pa.int64())))
 
 
-def read_with_ray(items: Iterator[Segment], selection: Selection) -> Iterator[ReadResult]:
-    """Give the content of items in order, read ahead of what is asked for.
+def read_with_ray(segments: Iterator[Segment], selection: Selection) -> Iterator[ReadResult]:
+    """Yield the content of segments in order, and read ahead.
 
-    Ray Data tasks read the items, but for those of prepared shards in reach: these are mapped into memory here, since moving
-    them through the object store would take longer than reading them.
+    Ray Data tasks read the segments. Prepared shards that this process can map into memory are read here instead: moving
+    them through the object store would take longer.
     """
-    for mapped, group in groupby(items, _is_mapped):
+    for mapped, group in groupby(segments, _is_mapped):
         yield from (reader.read_in_process if mapped else _read_in_tasks)(group, selection)
 
 
-def _is_mapped(item: Segment) -> bool:
-    return all(shards.is_mapped(unit.file) for unit in item.slices)
+def _is_mapped(segment: Segment) -> bool:
+    return all(shards.is_mapped(file_slice.file) for file_slice in segment.slices)
 
 
-def _read_in_tasks(items: Iterator[Segment], selection: Selection) -> Iterator[ReadResult]:
-    """Read items in executions of Ray Data, of which the next one begins before the current one ends."""
+def _read_in_tasks(segments: Iterator[Segment], selection: Selection) -> Iterator[ReadResult]:
+    """Read segments in executions of Ray Data; each execution starts before the one before it ends."""
     if selection.staging is None:
-        yield from _read_in_order((item, selection) for item in items)
+        yield from _read_in_order((segment, selection) for segment in segments)
         return
     with staging_actor.actor(selection.staging) as stager:
-        staged = with_stager(items, selection.staging, stager)
-        yield from _read_in_order((item, replace(selection, staging=staging)) for item, staging in staged)
+        staged = with_stager(segments, selection.staging, stager)
+        yield from _read_in_order((segment, replace(selection, staging=staging)) for segment, staging in staged)
 
 
 def _read_in_order(reads: Iterator[Read]) -> Iterator[ReadResult]:
     following = _begin(reads)
     try:
         while following is not None:
-            (num_items, blocks), following = following, None
-            given = 0
+            (num_segments, blocks), following = following, None
+            num_done = 0
             with closing(blocks):
-                for piece in (piece for block in SchedulerThrottle.unthrottled(blocks) for piece in _unpack(block)):
-                    given += isinstance(piece, ReadCounts)
-                    if following is None and num_items - given <= SEGMENTS_AHEAD:
+                for result in (result for block in SchedulerThrottle.unthrottled(blocks) for result in _unpack(block)):
+                    num_done += isinstance(result, ReadCounts)
+                    if following is None and num_segments - num_done <= SEGMENTS_AHEAD:
                         following = _begin(reads)
-                    yield piece
+                    yield result
     finally:
         if following is not None:
             following[1].close()
 
 
 def _begin(reads: Iterator[Read]) -> tuple[int, Prefetcher[pa.Table]] | None:
-    """Start to read the next items; None if there are no more."""
+    """Start to read the next segments; return their number and their blocks, or None if no segment is left."""
     batch = list(islice(reads, SEGMENTS_PER_EXECUTION))
     return (len(batch), Prefetcher(_execute(batch), BLOCKS_AHEAD, "ray-data")) if batch else None
 
 
-class SchedulerThrottle(ExecutionCallback):
-    """Rest after each round of Ray Data's scheduler, whose thread shares the worker's interpreter lock with the training step.
+class SchedulerThrottle:
+    """Pauses Ray Data's scheduler, whose thread shares the worker's interpreter lock with the training step.
 
-    While read blocks wait for room, its rounds follow each other without a pause (ray.wait returns at once for what is
-    ready): the step then ran at a sixth of its speed. While a block is waited for there is no rest.
+    While blocks that are read wait for room, the scheduler's rounds follow each other without a pause, because ray.wait
+    returns at once for tasks that are done: the training step then ran at a sixth of its speed. While the training step
+    waits for a block, the scheduler does not pause.
     """
 
-    # The class's: Ray sends its callbacks to the tasks too, and an event cannot travel.
+    # On the class, not on an instance: Ray pickles the callback for its tasks, and an event cannot be pickled.
     waiting: ClassVar = threading.Event()
 
-    def on_execution_step(self, executor: object) -> None:
-        """Called by Ray after each round."""
-        del executor
-        self.waiting.wait(SCHEDULER_PAUSE_S)
+    @classmethod
+    def pause(cls) -> None:
+        """Wait for SCHEDULER_PAUSE_S, or until a block is awaited."""
+        cls.waiting.wait(SCHEDULER_PAUSE_S)
 
     @classmethod
     def unthrottled(cls, blocks: Iterator[pa.Table]) -> Iterator[pa.Table]:
-        """The blocks, without a rest of the scheduler's from when one is asked for until it comes."""
+        """Yield the blocks, and do not throttle the scheduler while a block is awaited."""
         while True:
             cls.waiting.set()
             try:
@@ -125,7 +126,7 @@ class SchedulerThrottle(ExecutionCallback):
 
 
 class SegmentSource(Datasource):
-    """A Ray Data source with one read task for each item of the plan."""
+    """A Ray Data source with one read task per segment."""
 
     def __init__(self, reads: list[Read]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -134,46 +135,46 @@ class SegmentSource(Datasource):
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
     ) -> list[ReadTask]:
-        """One task an item, in order, whatever parallelism is proposed."""
+        """Return one task per segment, in order; ignore the parallelism that Ray proposes."""
         del parallelism, per_task_row_limit, data_context
-        return [self._task(item, selection) for item, selection in self.reads]
+        return [self._task(segment, selection) for segment, selection in self.reads]
 
     def estimate_inmemory_data_size(self) -> int | None:
-        """Twice the Parquet's size, roughly."""
-        return 2 * sum(unit.size for item, _ in self.reads for unit in item.slices)
+        """Return about twice the size of the Parquet files, in bytes."""
+        return 2 * sum(file_slice.size for segment, _ in self.reads for file_slice in segment.slices)
 
-    def _task(self, item: Segment, selection: Selection) -> ReadTask:
-        size = 2 * sum(unit.size for unit in item.slices)
+    def _task(self, segment: Segment, selection: Selection) -> ReadTask:
+        size = 2 * sum(file_slice.size for file_slice in segment.slices)
         metadata = BlockMetadata(num_rows=None, size_bytes=size, exec_stats=None, input_files=None)
-        return ReadTask(lambda: [_read_block(item, selection)], metadata)
+        return ReadTask(lambda: [_read_block(segment, selection)], metadata)
 
 
-def _read_block(item: Segment, selection: Selection) -> Block:
+def _read_block(segment: Segment, selection: Selection) -> Block:
     allocator.keep_freed_memory()
     tokens.receive()
-    tally, events = reader.read_segment(item, selection)
+    counts, events = reader.read_segment(segment, selection)
     if not len(events.counts):
-        return _placeholder(tally)
-    # One list in the first row, null in the others.
-    ends = np.full(len(events.counts) + 1, len(astuple(tally)), np.int32)
+        return _block_without_events(counts)
+    # The counts are a list in the first row; the other rows are null.
+    ends = np.full(len(events.counts) + 1, len(astuple(counts)), np.int32)
     ends[0] = 0
-    empty = np.arange(len(events.counts)) > 0
-    tallies = pa.ListArray.from_arrays(pa.array(ends), pa.array(astuple(tally)), mask=pa.array(empty))
-    return pa.Table.from_arrays([*arrow.to_flat(events).columns, tallies], schema=BLOCK_SCHEMA)
+    is_null = np.arange(len(events.counts)) > 0
+    column = pa.ListArray.from_arrays(pa.array(ends), pa.array(astuple(counts)), mask=pa.array(is_null))
+    return pa.Table.from_arrays([*arrow.to_flat(events).columns, column], schema=BLOCK_SCHEMA)
 
 
-def _placeholder(tally: ReadCounts) -> pa.Table:
+def _block_without_events(counts: ReadCounts) -> pa.Table:
     row: dict[str, list[Any]] = {
         arrow.IDS_COLUMN: [[0, 0]],
         schema.PRIMARY_COLUMN: [[0.0] * 4],
         schema.MUONS_COLUMN: [None],
-        TALLY_COLUMN: [list(astuple(tally))],
+        COUNTS_COLUMN: [list(astuple(counts))],
     }
     return pa.table(row, schema=BLOCK_SCHEMA)
 
 
 def _execute(reads: list[Read]) -> Iterator[pa.Table]:
-    # Ray's defaults would cut and rename: one block an item's table, in order, and a bounded read-ahead.
+    # Against Ray's defaults: one block per segment, in order, and a bounded read-ahead.
     dataset = ray.data.read_datasource(
         SegmentSource(reads),
         override_num_blocks=len(reads),
@@ -185,19 +186,20 @@ def _execute(reads: list[Read]) -> Iterator[pa.Table]:
     options.preserve_order = True
     options.resource_limits = ExecutionResources(object_store_memory=READ_AHEAD_BYTES)
     dataset.context.enable_progress_bars = False
-    dataset.context.execution_no_progress_timeout_s = -1  # On a given cluster no worker has what ray_cluster.py sets.
-    dataset.context.custom_execution_callback_classes.append(SchedulerThrottle)
+    # A slow training step counts as no progress. Workers of a cluster that the user started lack cluster.ENVIRONMENT.
+    dataset.context.execution_no_progress_timeout_s = -1
+    private.call_each_round(dataset, SchedulerThrottle.pause)
     yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
 
 
 def _unpack(block: pa.Table) -> Iterator[ReadResult]:
-    """Tallies and events of a block, which Ray may have put together from several or cut; the events' memory is the block's."""
+    """Yield the counts and events in a block, which Ray may have cut or merged. The events share the block's memory."""
     for batch in block.to_batches():
-        starts = np.flatnonzero(batch[TALLY_COLUMN].is_valid().to_numpy(zero_copy_only=False)).tolist()
+        starts = np.flatnonzero(batch[COUNTS_COLUMN].is_valid().to_numpy(zero_copy_only=False)).tolist()
         if not starts or starts[0]:
             yield _events(batch, 0, starts[0] if starts else batch.num_rows)
         for start, stop in zip(starts, [*starts[1:], batch.num_rows], strict=True):
-            yield ReadCounts(*batch[TALLY_COLUMN][start].as_py())
+            yield ReadCounts(*batch[COUNTS_COLUMN][start].as_py())
             if batch[schema.MUONS_COLUMN][start].is_valid:
                 yield _events(batch, start, stop)
 

@@ -5,15 +5,12 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import ray
-from ray.exceptions import RayTaskError
 
 from crmuons import allocator
 from crmuons.evaluation.tasks import Executor, Future, run
-from crmuons.ray_backend import cluster
+from crmuons.ray_backend import cluster, tasks
 
 T = TypeVar("T")
-
-READS_AHEAD_PER_CPU = 2  # File slices read ahead of use; events read beyond the number asked for are thrown away.
 
 
 @contextmanager
@@ -29,9 +26,12 @@ def on_ray(*, num_cpus: int | None = None) -> Iterator[Executor]:
 
 
 class _RayExecutor(Executor):
+    """Submits every task at once: a task may wait for the results of others, so `map_unordered` does not fit."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.reads_ahead = READS_AHEAD_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        # Mostly reads: events read beyond the number asked for are thrown away.
+        self.reads_ahead = tasks.tasks_at_once()
         self.running: list[ray.ObjectRef[Any]] = []
 
     def put(self, value: T) -> Future[T]:
@@ -42,10 +42,7 @@ class _RayExecutor(Executor):
         while future.ref in self.running:
             done, self.running = ray.wait(self.running)
             self.bar.update(len(done))
-        try:
-            value: T = ray.get(future.ref)
-        except RayTaskError as error:
-            raise error.cause from error  # Without the worker's traceback in its message.
+        value: T = tasks.result(future.ref)
         return value
 
     def _submit(self, function: Callable[..., T], arguments: tuple[Any, ...]) -> Future[T]:

@@ -1,9 +1,6 @@
-"""Generation as Ray tasks, one per shard. The cluster's nodes share the output directory; primaries and model are sent to them."""
+"""Generation in Ray tasks, one per shard. All nodes share the output directory; model and primaries are sent to them."""
 
-import itertools
-
-import ray
-from ray.exceptions import RayTaskError
+from functools import partial
 
 from crmuons.generation import writer
 from crmuons.generation.generator import BundleGenerator
@@ -11,59 +8,49 @@ from crmuons.generation.primaries import PrimarySource
 from crmuons.generation.writer import GenerationJob, OutputShard, WriteCounts
 from crmuons.progress import progress
 from crmuons.ray_backend import cluster
+from crmuons.ray_backend.tasks import map_unordered
 
-GPU_SHARE = 0.125  # Of a task: one CPU writes less than a GPU makes.
-TASKS_AHEAD_PER_CPU = 2  # Enough to keep every CPU busy; each holds a shard's primaries, 10 MB at most.
+GPU_SHARE = 0.125  # GPUs of a task: one GPU generates faster than one CPU writes.
 
 
 def generate(generator: BundleGenerator, source: PrimarySource, work: GenerationJob) -> WriteCounts:
-    """Make the same files as `crmuons.shards.generate`, on a cluster.
+    """Write the same files as `crmuons.generation.writer.generate`, on a cluster; return the counts of all shards.
+
+    A task that waits holds the primaries of its shard: 10 MB at most.
 
     Raises:
-        OSError: if a shard cannot be written, or is not seen here once it is: the directory is then not a shared one.
+        OSError: if a shard cannot be written, or if this process does not see a shard that a task has written: then
+            the nodes do not share the output directory.
     """
     total = sum(work.done.values(), WriteCounts())
+    options = {"name": "write_shard", "num_gpus": GPU_SHARE if work.request.device == "cuda" else 0}
     with (
         cluster.cluster(),
         progress(work.request.num_events, unit="events", what="generate", initial=total.events) as bar,
     ):
-        options = {"num_gpus": GPU_SHARE} if work.request.device == "cuda" else {}
-        cpus = ray.cluster_resources().get("CPU", 1)
-        ahead = TASKS_AHEAD_PER_CPU * max(1, int(cpus))
-        model = ray.put(generator)
-        waiting = (
-            _write.options(**options).remote(work, model, shard) for shard in writer.pending_shards(source, work)
-        )
-        running = list(itertools.islice(waiting, ahead))
-        while running:
-            done, running = ray.wait(running)
-            for tally in _results(done):
-                total += tally
-                bar.set_postfix_str(f"{total.muons:,} muons", refresh=False)
-                bar.update(tally.events)
-            running.extend(itertools.islice(waiting, len(done)))
+        for counts in map_unordered(
+            partial(_write, work, generator), writer.pending_shards(source, work), options=options
+        ):
+            total += counts
+            bar.set_postfix_str(f"{total.muons:,} muons", refresh=False)
+            bar.update(counts.events)
     _check_shared(work)
     work.out.remove_partials()
     return total
 
 
-@ray.remote
 def _write(work: GenerationJob, generator: BundleGenerator, shard: OutputShard) -> WriteCounts:
     writer.set_up_process()
     return writer.write_shard(work.out, work.request, generator.to(work.request.device), shard)
 
 
-def _results(done: list["ray.ObjectRef[WriteCounts]"]) -> list[WriteCounts]:
-    try:
-        return ray.get(done)
-    except RayTaskError as error:
-        raise error.cause from error  # The error itself, without the worker's traceback in its message.
-
-
 def _check_shared(work: GenerationJob) -> None:
-    there = set(work.out.names())
+    names = set(work.out.names())
     for number in range(work.request.num_shards):
         name = work.request.shard(number)
-        if name not in there:
-            msg = f"{work.out.of(name)} was written on another node and is not seen here; name a shared directory or a URL with --out"
+        if name not in names:
+            msg = (
+                f"a task wrote {work.out.of(name)} on another node, and this node does not see it; "
+                "name a directory that all nodes share, or a URL, with --out"
+            )
             raise OSError(msg)

@@ -1,4 +1,7 @@
-"""An actor on the driver's node that holds what processes of a run tell each other. It imports nothing heavy: it starts with each run."""
+"""An actor that holds values by name, through which the processes of a run exchange small messages.
+
+The module imports nothing slow, because the actor starts with each run.
+"""
 
 from typing import Any
 
@@ -7,29 +10,33 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 class KeyValueActor:
-    """Holds what was told last under each name."""
+    """Holds the last value that was put under each name."""
 
     def __init__(self) -> None:
-        self.told: dict[str, tuple[int, Any]] = {}
+        self.values: dict[str, tuple[int, Any]] = {}
         self.version = 0
 
-    def put(self, name: str, content: Any) -> None:
-        """Replace what is told under a name."""
+    def put(self, name: str, value: Any) -> None:
+        """Replace the value under a name."""
         self.version += 1
-        self.told[name] = (self.version, content)
+        self.values[name] = (self.version, value)
 
     def get(self, name: str) -> Any:
-        """What is told under a name, None before anything is."""
-        return self.told[name][1] if name in self.told else None
+        """Return the value under a name, or None."""
+        return self.values[name][1] if name in self.values else None
 
     def changes_since(self, version: int) -> tuple[int, dict[str, Any]]:
-        """What was told after a version (0: everything), and the version now."""
-        return self.version, {name: content for name, (at, content) in self.told.items() if at > version}
+        """Return the current version, and the values that were put after `version` (0: all values)."""
+        return self.version, {name: value for name, (at, value) in self.values.items() if at > version}
 
 
 def start_key_value_actor(name: str | None = None) -> Any:
-    """A new one, on this node, until it is killed; a name is known in the whole job."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here} | ({"name": name} if name else {})
+    """Start a KeyValueActor on this node, and return its handle. The caller kills it.
+
+    Args:
+        name: under which all processes of the job can find it.
+    """
+    this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": this_node} | ({"name": name} if name else {})
     remote: Any = ray.remote(KeyValueActor)
     return remote.options(**options).remote()

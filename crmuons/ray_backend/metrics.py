@@ -1,10 +1,10 @@
-"""A run's progress as gauges of Ray, which its metrics agents offer to Prometheus (cluster/observability)."""
+"""The progress of a run as gauges of Ray; Ray's metrics agents offer them to Prometheus (cluster/observability)."""
 
 from collections.abc import Callable, Mapping
 
 from ray.util.metrics import Gauge
 
-# Of the metrics in docs/metrics.md, those to watch while a run goes on, and what Prometheus says of them.
+# The metrics of docs/metrics.md to watch during a run, with their descriptions for Prometheus.
 SHOWN = {
     "speed/events_per_second": "events read and trained on per second, all workers",
     "speed/muons_per_second": "muons read and trained on per second, all workers",
@@ -20,19 +20,19 @@ SHOWN = {
 
 
 def gauge_name(metric: str) -> str:
-    """The gauge of a metric; Prometheus sees it with Ray's prefix, `ray_`."""
+    """Return the gauge's name of a metric; in Prometheus it also has Ray's prefix, `ray_`."""
     return f"crmuons_{metric.replace('/', '_')}"
 
 
 def gauges(run: str) -> Callable[[Mapping[str, float]], None]:
-    """What sets the gauges of a run, labelled `run`, to the metrics it is told; Ray must be initialised."""
-    made = {
-        metric: Gauge(gauge_name(metric), said, ("run",)).set_default_tags({"run": run})
-        for metric, said in SHOWN.items()
+    """Return a function that sets the gauges of a run, labelled `run`, to metrics. Ray must be initialised."""
+    by_metric = {
+        metric: Gauge(gauge_name(metric), description, ("run",)).set_default_tags({"run": run})
+        for metric, description in SHOWN.items()
     }
 
     def show(values: Mapping[str, float]) -> None:
         for metric in SHOWN.keys() & values.keys():
-            made[metric].set(values[metric])
+            by_metric[metric].set(values[metric])
 
     return show

@@ -1,7 +1,7 @@
-"""What the nodes of a run tell each other where each has a directory of its own: to stop, and how it goes.
+"""Synchronises small files between driver and workers where each node has a directory of its own for the run.
 
-A run that is kept at a URL works in a copy on every node (remote_runs.py). An actor carries the few small files by which the driver
-and the workers of a run talk: the request to stop one way; metrics, marks and the reason of a failure the other way.
+For a run that is stored at a URL, every node works in a local copy (runs/). An actor carries the few small files by which
+the driver and the workers communicate: the driver's request to stop; the workers' metrics, markers and reason of a failure.
 """
 
 import logging
@@ -24,114 +24,117 @@ logger = logging.getLogger(__name__)
 PERIOD_S = 1.0
 TIMEOUT_S = 30.0
 FROM_RANK_ZERO = ("metrics.jsonl", "upload.json", "done.json")
-STOP = "stop"  # Told by the driver.
-DRIVER_MARKER = ".driver"  # Holds the mirror's key where a directory is the driver's own.
+STOP = "stop"  # The driver puts it.
+DRIVER_MARKER = ".driver"  # Holds the key of the SyncHandle in the driver's own directory.
 
 
 @dataclass(frozen=True)
 class SyncHandle:
-    """How a worker reaches the driver.
+    """What a worker needs to reach the driver.
 
     Attributes:
-        desk: the actor, a ray_desk.Desk.
-        key: names this command: a directory that holds it is the driver's.
+        actor: a mailbox.KeyValueActor.
+        key: identifies this command: the directory that holds it is the driver's.
     """
 
-    desk: Any
+    actor: Any
     key: str
 
 
 @contextmanager
 def driver_sync(run: Run) -> Iterator[SyncHandle | None]:
-    """Keep the driver's copy of a run up to date while workers train elsewhere; None where all see one directory."""
+    """Keep the driver's copy of a run up to date during the block; yield None if all nodes share one directory."""
     if run.url is None:
         yield None
         return
-    desk = mailbox.start_key_value_actor()
+    actor = mailbox.start_key_value_actor()
     key = secrets.token_hex(8)
     atomic.write_text(run.directory / DRIVER_MARKER, key)
     seen = 0
 
-    def look() -> None:
+    def sync() -> None:
         nonlocal seen
         if run.stop_request.exists():
-            desk.put.remote(STOP, True)
-        seen, told = ray.get(desk.changes_since.remote(seen), timeout=TIMEOUT_S)
-        for name in told.keys() - {STOP}:
-            atomic.write_text(run.directory / name, told[name].decode())
+            actor.put.remote(STOP, True)
+        seen, files = ray.get(actor.changes_since.remote(seen), timeout=TIMEOUT_S)
+        for name in files.keys() - {STOP}:
+            atomic.write_text(run.directory / name, files[name].decode())
 
     try:
-        with _poll(look):
-            yield SyncHandle(desk, key)
+        with _poll(sync):
+            yield SyncHandle(actor, key)
     finally:
         (run.directory / DRIVER_MARKER).unlink(missing_ok=True)
-        ray.kill(desk)
+        ray.kill(actor)
 
 
 @contextmanager
-def worker_sync(run: Run, mirror: SyncHandle | None, rank: int) -> Iterator[None]:
-    """Tell the driver how it goes, and hear from it; nothing where this directory is the driver's."""
-    mark = run.directory / DRIVER_MARKER
-    if mirror is None or (mark.is_file() and mark.read_text() == mirror.key):
+def worker_sync(run: Run, handle: SyncHandle | None, rank: int) -> Iterator[None]:
+    """Send the worker's files to the driver, and receive its request to stop, during the block.
+
+    Do nothing if this directory is the driver's own.
+    """
+    marker = run.directory / DRIVER_MARKER
+    if handle is None or (marker.is_file() and marker.read_text() == handle.key):
         yield
         return
-    desk = mirror.desk
-    _begin(run, desk)
+    actor = handle.actor
+    _clean_up(run, actor)
     names = (run.failure.name, *(FROM_RANK_ZERO if rank == 0 else ()))
-    told: dict[str, tuple[int, int]] = {name: _state(run.directory / name) for name in names}
+    sent: dict[str, tuple[int, int]] = {name: _size_and_mtime(run.directory / name) for name in names}
 
-    def look() -> None:
-        if ray.get(desk.get.remote(STOP), timeout=TIMEOUT_S):
+    def sync() -> None:
+        if ray.get(actor.get.remote(STOP), timeout=TIMEOUT_S):
             run.stop_request.touch()
         for name in names:
             path = run.directory / name
-            if (state := _state(path)) != told[name] and path.is_file():
-                ray.get(desk.put.remote(name, path.read_bytes()), timeout=TIMEOUT_S)
-                told[name] = state
+            if (current := _size_and_mtime(path)) != sent[name] and path.is_file():
+                ray.get(actor.put.remote(name, path.read_bytes()), timeout=TIMEOUT_S)
+                sent[name] = current
 
-    with _poll(look):
+    with _poll(sync):
         yield
 
 
-def _begin(run: Run, desk: Any) -> None:
-    """Take away what an earlier command left on this node, and learn whether a worker elsewhere has failed."""
+def _clean_up(run: Run, actor: Any) -> None:
+    """Remove what an earlier command left on this node, and write the failure of a worker elsewhere, if there is one."""
     run.directory.mkdir(parents=True, exist_ok=True)
-    for left_over in (run.failure, run.stop_request, run.done):
-        left_over.unlink(missing_ok=True)
-    failure: bytes | None = ray.get(desk.get.remote(run.failure.name), timeout=TIMEOUT_S)
+    for stale in (run.failure, run.stop_request, run.done):
+        stale.unlink(missing_ok=True)
+    failure: bytes | None = ray.get(actor.get.remote(run.failure.name), timeout=TIMEOUT_S)
     if failure is not None:
         atomic.write_text(run.failure, failure.decode())
 
 
 @contextmanager
-def _poll(look: Callable[[], None]) -> Iterator[None]:
-    """Look every PERIOD_S while the block lasts, and once after it."""
-    over = threading.Event()
+def _poll(sync: Callable[[], None]) -> Iterator[None]:
+    """Call `sync` every PERIOD_S during the block, and once after it."""
+    ended = threading.Event()
 
-    def go_on() -> None:
-        while not over.wait(PERIOD_S):
-            _try(look)
+    def loop() -> None:
+        while not ended.wait(PERIOD_S):
+            _try(sync)
 
-    thread = threading.Thread(target=go_on, name="mirror", daemon=True)
+    thread = threading.Thread(target=loop, name="mirror", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        ended.set()
         thread.join()
-        _try(look)
+        _try(sync)
 
 
-def _try(look: Callable[[], None]) -> None:
+def _try(sync: Callable[[], None]) -> None:
     try:
-        look()
-    except (OSError, ray.exceptions.RayError) as error:  # The other side may be gone, which Ray itself tells.
-        logger.info("driver and workers do not hear of each other: %s", error)
+        sync()
+    except (OSError, ray.exceptions.RayError) as error:  # The other side may have died; Ray itself reports that.
+        logger.info("driver and workers could not exchange files: %s", error)
 
 
-def _state(path: Path) -> tuple[int, int]:
-    """What changes when a file does."""
+def _size_and_mtime(path: Path) -> tuple[int, int]:
+    """Return size and modification time in ns, (-1, -1) for no file: they show whether a file has changed."""
     if not path.is_file():
         return (-1, -1)
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns

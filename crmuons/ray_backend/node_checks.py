@@ -1,4 +1,4 @@
-"""What is tried on a node before a run starts there: storage, data, tracking server, versions. Ray is not needed."""
+"""Checks on one node before a run starts there: storage, data, tracking server, versions. They do not need Ray."""
 
 import hashlib
 import importlib.metadata
@@ -16,18 +16,18 @@ from crmuons.storage import files
 from crmuons.storage.files import File
 from crmuons.tracking.health import unreachable_reason
 
-NAMED = 3  # Nodes that a sentence names, of many with the same fault.
+MAX_NAMED = 3  # Nodes that a message names if many have the same fault.
 
 
 @dataclass(frozen=True)
 class NodeCheck:
-    """What a node is to try.
+    """What a node checks.
 
     Attributes:
         storage: the directory or URL of the runs.
-        mark: a file that the driver made in the directory; None for a URL.
-        data: a file of the training data; None if none is to be read.
-        tracking_uri: where the run will be sent; None if nowhere.
+        mark: name of a file that the driver made in the directory; None for a URL.
+        data: a file of the training data; None if no data are read.
+        tracking_uri: the MLflow server or store; None if tracking is off.
     """
 
     storage: str
@@ -37,11 +37,11 @@ class NodeCheck:
 
 
 class NodeReport(NamedTuple):
-    """What came of it.
+    """The result of a check.
 
     Attributes:
-        faults: sentences; with any of them the run cannot work.
-        versions: of what has to be the same everywhere, by its name.
+        faults: sentences; with any fault the run cannot work.
+        versions: name -> version of everything that must be the same on all nodes.
         tracking: why the tracking server cannot be used from the node, None if it can.
     """
 
@@ -50,17 +50,19 @@ class NodeReport(NamedTuple):
     tracking: str | None
 
 
-def run_node_check(errand: NodeCheck) -> NodeReport:
-    """Try, on the node of this process, what a worker will do."""
-    faults = [*_storage_faults(errand), *_data_faults(errand.data)]
+def run_node_check(check: NodeCheck) -> NodeReport:
+    """Check, on the node of this process, what a worker will need."""
+    faults = [*_storage_faults(check), *_data_faults(check.data)]
     return NodeReport(
-        faults, versions(), None if errand.tracking_uri is None else unreachable_reason(errand.tracking_uri)
+        faults, versions(), None if check.tracking_uri is None else unreachable_reason(check.tracking_uri)
     )
 
 
 @contextmanager
 def marker_file(storage: Path) -> Iterator[str]:
-    """Have a file in the directory of the runs, which is made, by which other nodes know it; gives the file's name.
+    """Keep a marker in the directory of the runs, by which other nodes recognise it; yield its name.
+
+    The directory is made if it does not exist.
 
     Raises:
         OSError: if it cannot be written.
@@ -76,9 +78,9 @@ def marker_file(storage: Path) -> Iterator[str]:
 
 
 def versions() -> dict[str, str]:
-    """What has to be the same on all nodes: versions, and a digest of crmuons' own source.
+    """Return name -> version of everything that must be the same on all nodes, with a digest of crmuons' own source.
 
-    torch's builds for CPU and CUDA, which a cluster may mix, count as the same.
+    A cluster may mix torch's builds for CPU and CUDA: they count as the same.
     """
     installed = {name: importlib.metadata.version(name) for name in ("ray", "torch", "crmuons")}
     return {
@@ -89,65 +91,65 @@ def versions() -> dict[str, str]:
     }
 
 
-def compare_versions(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
-    """Sentences about what differs from the driver."""
+def compare_versions(driver: Mapping[str, str], node: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each version that differs from the driver's."""
     return [
-        f"{name} is {theirs.get(name, 'missing')}, the driver's is {version}; install the same on all nodes"
-        for name, version in ours.items()
-        if theirs.get(name) != version
+        f"{name} is {node.get(name, 'missing')}, the driver's is {version}; install the same on all nodes"
+        for name, version in driver.items()
+        if node.get(name) != version
     ]
 
 
-def by_node(told: Mapping[str, Sequence[str]]) -> list[str]:
-    """Faults with the nodes that have them, each fault once.
+def by_node(faults: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return each fault once, with the nodes that have it.
 
     Args:
-        told: faults by node.
+        faults: node -> its faults.
     """
     nodes: dict[str, list[str]] = {}
-    for node, faults in told.items():
-        for fault in faults:
+    for node, of_node in faults.items():
+        for fault in of_node:
             nodes.setdefault(fault, []).append(node)
-    return [f"on {_names(having)}: {fault}" for fault, having in nodes.items()]
+    return [f"on {_names(names)}: {fault}" for fault, names in nodes.items()]
 
 
-def check_fit(what: str, number: int, each: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> None:
-    """Refuse processes that the nodes have no room for, whatever the cluster has in sum: Ray would wait for ever.
+def check_fit(what: str, number: int, per_process: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> None:
+    """Check that processes fit on the nodes. A cluster may have enough in total and still have no node for a process.
 
     Args:
         what: the processes' name in the message.
-        number: how many have to run at once.
-        each: what one takes, of a single node.
-        nodes: what each node has.
+        number: how many must run at once.
+        per_process: resources of a process, all on one node.
+        nodes: resources of each node.
 
     Raises:
-        ValueError: if fewer fit.
+        ValueError: if fewer fit; Ray would wait for ever.
     """
-    taken = {kind: amount for kind, amount in each.items() if amount > 0}
-    if not taken:
+    needed = {kind: amount for kind, amount in per_process.items() if amount > 0}
+    if not needed:
         return
-    # Ray counts in 1/10000: what is a hair too much after a division fits.
-    room = sum(min(int(node.get(kind, 0.0) / amount + 1e-4) for kind, amount in taken.items()) for node in nodes)
+    # Ray counts in 1/10000, so an amount that a division rounded up still fits.
+    room = sum(min(int(node.get(kind, 0.0) / amount + 1e-4) for kind, amount in needed.items()) for node in nodes)
     if number > room:
-        needs = " and ".join(f"{amount:g} {kind}" for kind, amount in taken.items())
-        largest = " and ".join(f"{max(node.get(kind, 0.0) for node in nodes):g} {kind}" for kind in taken)
+        amounts = " and ".join(f"{amount:g} {kind}" for kind, amount in needed.items())
+        largest = " and ".join(f"{max(node.get(kind, 0.0) for node in nodes):g} {kind}" for kind in needed)
         msg = (
-            f"{number} {what} of {needs} each do not fit: the nodes, none with more than {largest}, have room for {room}; "
-            f"ask for fewer {what}, or for less of each"
+            f"{number} {what} of {amounts} each do not fit: the nodes, none with more than {largest}, have room for {room}; "
+            f"ask for fewer {what}, or for less per process"
         )
         raise ValueError(msg)
 
 
-def _storage_faults(errand: NodeCheck) -> Iterator[str]:
+def _storage_faults(check: NodeCheck) -> Iterator[str]:
     try:
-        if errand.mark is None:
-            files.check_writable(errand.storage)
-            files.check_writable(str(location.caches()))  # The node's own copy of the run is there.
+        if check.mark is None:
+            files.check_writable(check.storage)
+            files.check_writable(str(location.caches()))  # The node keeps its own copy of the run here.
             return
-        mark = Path(errand.storage, errand.mark)
+        mark = Path(check.storage, check.mark)
         if not mark.is_file():
             yield (
-                f"run.storage_path = {errand.storage} is not the same directory as the driver's; give one that all nodes share, "
+                f"run.storage_path = {check.storage} is not the driver's directory; give a directory that all nodes share, "
                 "or a URL"
             )
             return
@@ -155,7 +157,7 @@ def _storage_faults(errand: NodeCheck) -> Iterator[str]:
         own.write_bytes(b"0")
         own.unlink()
     except OSError as error:
-        yield f"run.storage_path = {errand.storage} cannot be written ({error}); give a place that every node may write to"
+        yield f"run.storage_path = {check.storage} cannot be written ({error}); give a directory that every node can write to"
 
 
 def _data_faults(file: File | None) -> Iterator[str]:
@@ -165,11 +167,11 @@ def _data_faults(file: File | None) -> Iterator[str]:
         with files.open_file(file.url, file.size) as opened:
             opened.read(1)
     except OSError as error:
-        yield f"{file.url} of data.train cannot be read ({error}); put the data where every node reads them, or give a URL"
+        yield f"{file.url} of data.train cannot be read ({error}); put the data where every node can read them, or give a URL"
 
 
 def _source_digest() -> str:
-    """Eight hexadecimal digits of crmuons' Python files: checkouts differ under one version."""
+    """Return a digest of crmuons' Python files, 8 hexadecimal digits: checkouts of one version may differ."""
     folder = Path(crmuons.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
@@ -178,6 +180,6 @@ def _source_digest() -> str:
 
 
 def _names(nodes: Sequence[str]) -> str:
-    more = len(nodes) - NAMED
-    named = ", ".join(nodes[:NAMED])
+    more = len(nodes) - MAX_NAMED
+    named = ", ".join(nodes[:MAX_NAMED])
     return f"node{'s' * (len(nodes) > 1)} {named}" + (f" and {more} more" if more > 0 else "")

@@ -1,4 +1,4 @@
-"""The workers of a run on a cluster: how many it asks for, and what it writes down when some are lost."""
+"""The workers of a run on a cluster: their number and resources, and a log of lost workers."""
 
 import json
 from collections.abc import Mapping
@@ -10,71 +10,74 @@ import ray
 from ray.train import ScalingConfig, UserCallback
 
 from crmuons import config
-from crmuons.ray_backend import node_checks
+from crmuons.ray_backend import node_checks, private
 
 
 def scaling_config(scaling: config.Scaling) -> ScalingConfig:
-    """Workers and what each reserves, checked against the cluster.
+    """Return the number of workers and the resources of each, checked against the cluster.
 
     Raises:
-        ValueError: if the cluster has too little; Ray would wait for ever.
+        ValueError: if the cluster has too few resources; Ray would wait for ever.
     """
-    have = ray.cluster_resources()
+    available = ray.cluster_resources()
     elastic = scaling.min_workers is not None
     least = scaling.min_workers or scaling.num_workers
-    use_gpu = have.get("GPU", 0.0) > 0 if scaling.use_gpu is None else scaling.use_gpu
+    use_gpu = available.get("GPU", 0.0) > 0 if scaling.use_gpu is None else scaling.use_gpu
     for kind in ("GPU", "CPU") if use_gpu else ("CPU",):
-        if least > have.get(kind, 0.0):
+        if least > available.get(kind, 0.0):
             msg = (
                 f"scaling.num_workers = {[least, scaling.num_workers] if elastic else least} needs {least} {kind}s, "
-                f"the cluster has {have.get(kind, 0.0):g}; ask for fewer workers"
+                f"the cluster has {available.get(kind, 0.0):g}; ask for fewer workers"
             )
             raise ValueError(msg)
-    each = {"CPU": _cpus_per_worker(scaling, have.get("CPU", 0.0))} | ({"GPU": 1.0} if use_gpu else {})
-    check_fit("workers", least, each)
+    per_worker = {"CPU": _cpus_per_worker(scaling, available.get("CPU", 0.0))} | ({"GPU": 1.0} if use_gpu else {})
+    check_fit("workers", least, per_worker)
     return ScalingConfig(
         num_workers=(least, scaling.num_workers) if elastic else least,  # type: ignore[arg-type]  # mypy sees version 1's
         use_gpu=use_gpu,
-        resources_per_worker=each,
+        resources_per_worker=per_worker,
         elastic_resize_monitor_interval_s=scaling.resize_seconds,  # type: ignore[call-arg]
     )
 
 
-def check_fit(what: str, number: int, each: Mapping[str, float]) -> None:
-    """See `preflight.check_fit`; the nodes are the cluster's."""
-    node_checks.check_fit(what, number, each, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+def check_fit(what: str, number: int, per_process: Mapping[str, float]) -> None:
+    """Check with `node_checks.check_fit` that processes fit on the nodes of the cluster."""
+    node_checks.check_fit(what, number, per_process, [node["Resources"] for node in ray.nodes() if node["Alive"]])
 
 
 def _cpus_per_worker(scaling: config.Scaling, cpus: float) -> float:
-    """What was set, or at most 1; one CPU of the cluster stays free to read the data, in an elastic run at its least."""
+    """Return the setting, or at most 1 CPU. One CPU of the cluster must stay free to read the data.
+
+    For an elastic run, this holds with the smallest number of workers.
+    """
     workers = scaling.min_workers or scaling.num_workers
-    each = scaling.cpus_per_worker
-    if each is None:
-        each = min(1.0, (cpus - 1) / workers) if cpus > 1 else 0.5
-    if workers * each > cpus - 1 and cpus > 1:
+    per_worker = scaling.cpus_per_worker
+    if per_worker is None:
+        per_worker = min(1.0, (cpus - 1) / workers) if cpus > 1 else 0.5
+    if workers * per_worker > cpus - 1 and cpus > 1:
         msg = (
-            f"{workers} workers with scaling.cpus_per_worker = {each:g} leave less than one of the cluster's {cpus:g} "
+            f"{workers} workers with scaling.cpus_per_worker = {per_worker:g} leave less than one of the cluster's {cpus:g} "
             f"CPUs to read the data; set it to {(cpus - 1) / workers:.2g} or less"
         )
         raise ValueError(msg)
-    return each
+    return per_worker
 
 
 class WorkerLossLog(UserCallback):
-    """Writes down which workers were lost and why, one JSON line a loss; Ray Train calls it on the controller's node.
+    """Logs which workers were lost and why, one JSON line per loss. Ray Train calls it on the controller's node.
 
     Args:
-        path: of the file, in the run's directory.
+        path: of the log, in the run's directory.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
-        """Note a loss. Workers that failed because another was lost are not named."""
+        """Log a loss, without the workers that failed only because another one was lost."""
         del run_context
-        # A worker that answers no more was lost; the others then fail in their exchange with it.
-        lost = {rank: error for rank, error in worker_exceptions.items() if hasattr(error, "health_check_failure")}
+        # A lost worker no longer answers. The others then fail when they communicate with it.
+        lost = {rank: error for rank, error in worker_exceptions.items() if private.is_lost(error)}
         reasons = {rank: _last_line(error) for rank, error in sorted((lost or worker_exceptions).items())}
         line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "workers": reasons}
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +86,6 @@ class WorkerLossLog(UserCallback):
 
 
 def _last_line(error: BaseException) -> str:
-    """What an error says in the end, between the names and numbers of Ray's actors and Ray's guesses at the cause."""
-    said = str(error).strip().partition(" Some common causes include")[0]
-    return said.splitlines()[-1].strip() if said else type(error).__name__
+    """Return the last line of an error's message: Ray's lines before it hold the names and numbers of actors."""
+    text = private.without_guesses(error)
+    return text.splitlines()[-1].strip() if text else type(error).__name__

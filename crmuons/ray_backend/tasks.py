@@ -1,54 +1,65 @@
-"""The tasks of `crmuons prepare` on a cluster, by Ray Data. All nodes share the directory that they write to."""
+"""Ray tasks: one loop that runs a function on many items, and reads a task's result."""
 
-import pickle
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any, TypeVar
 
-import pyarrow as pa
 import ray
-from ray.data import DataContext, Datasource
-from ray.data.block import Block, BlockMetadata
-from ray.data.datasource import ReadTask
 from ray.exceptions import RayTaskError
 
-Task = TypeVar("Task")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+TASKS_AHEAD_PER_CPU = (
+    2  # One runs and one waits: enough to keep every CPU busy. More would fill Ray's queue and memory.
+)
 
-def run_tasks(do: Callable[[Task], Result], jobs: Sequence[Task]) -> Iterator[Result]:
-    """Do jobs in tasks, one a CPU, and give the results as they come.
+
+def map_unordered(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    ahead: int = TASKS_AHEAD_PER_CPU,
+    options: Mapping[str, Any] | None = None,
+) -> Iterator[Result]:
+    """Run `function(item)` in a Ray task for each item, and yield the results in the order in which the tasks finish.
+
+    Args:
+        function: goes to the object store once, with the arguments that a `functools.partial` binds.
+        items: a new one is taken when a task finishes, so that few of them are in memory.
+        ahead: tasks per CPU of the cluster that run or wait at a time.
+        options: Ray's options of each task, such as `num_gpus` or its `name` in the dashboard.
 
     Raises:
-        Whatever a job raises.
+        Exception: the error of the first task found to have failed, as `function` raised it.
     """
-    dataset = ray.data.read_datasource(_Jobs(do, jobs), override_num_blocks=len(jobs))
-    dataset.context.enable_progress_bars = False
+    shared = ray.put(function)
+    task: Any = _call.options(**(options or {}))
+    waiting = (task.remote(shared, item) for item in items)
+    running = list(islice(waiting, tasks_at_once(ahead)))
+    while running:
+        done, running = ray.wait(running)
+        running.extend(islice(waiting, len(done)))
+        yield from map(result, done)
+
+
+def tasks_at_once(ahead: int = TASKS_AHEAD_PER_CPU) -> int:
+    """Return how many tasks to submit before the first result is read: `ahead` for each CPU of the cluster."""
+    return ahead * max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def result(reference: "ray.ObjectRef[Result]") -> Result:
+    """Wait for a task, and return its result.
+
+    Raises:
+        Exception: the task's own error, without the worker's traceback in its message.
+    """
     try:
-        for block in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield from map(pickle.loads, block["result"].to_pylist())
+        return ray.get(reference)
     except RayTaskError as error:
-        raise error.cause from error  # The error itself, without the worker's traceback in its message.
+        raise error.cause from error
 
 
-class _Jobs(Datasource):
-    """A Ray Data source whose read tasks do the jobs; each gives a row with the pickled result."""
-
-    def __init__(self, do: Callable[[Task], Result], jobs: Sequence[Task]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.do, self.jobs = do, jobs
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: DataContext | None = None
-    ) -> list[ReadTask]:
-        """One task a job, whatever parallelism is proposed."""
-        del parallelism, per_task_row_limit, data_context
-        metadata = BlockMetadata(num_rows=1, size_bytes=1024, exec_stats=None, input_files=None)
-        return [ReadTask(_task(self.do, job), metadata) for job in self.jobs]
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        """A note for each job."""
-        return 1024 * len(self.jobs)
-
-
-def _task(do: Callable[[Task], Result], job: Task) -> Callable[[], list[Block]]:
-    return lambda: [pa.table({"result": [pickle.dumps(do(job))]})]
+@ray.remote
+def _call(function: Callable[[Item], Result], item: Item) -> Result:
+    return function(item)

@@ -1,8 +1,8 @@
-"""Tokens for the nodes of a cluster: the driver shares those that its URLs take, and renewed ones as they come.
+"""Shares the driver's tokens with the nodes of a cluster: those that its URLs need, and renewed ones later.
 
-A process that called `receive` finds them after its own (pelican/tokens.py). They are held in the memory of one actor and
-travel as Ray's own messages do: shown to nobody without the cluster's token, and encrypted with RAY_USE_TLS. Access tokens
-alone are shared, which expire; refresh tokens stay where the login is.
+A process that called `receive` looks for these tokens after its own (storage/pelican/tokens.py). One actor holds them in
+memory. They travel as Ray's own messages do: nobody without the cluster's token can read them, and RAY_USE_TLS encrypts
+them. Only access tokens are shared, because they expire soon; refresh tokens stay where the user logged in.
 """
 
 import logging
@@ -25,79 +25,79 @@ from crmuons.storage.pelican.tokens import Token
 logger = logging.getLogger(__name__)
 
 NAME = "crmuons-tokens"
-SECONDS_BETWEEN_LOOKS = 5.0  # A token is renewed a minute before it expires.
+POLL_S = 5.0  # A token is renewed a minute before it expires.
 TIMEOUT_S = 10.0
 
-Shared = list[tuple[str, str]]  # Value and place. A Token itself refuses to be pickled: here it is on purpose.
+TokenPairs = list[tuple[str, str]]  # (value, place). A Token refuses to be pickled; here it is done on purpose.
 
 
 @contextmanager
 def shared(urls: Iterable[str]) -> Iterator[None]:
-    """Share this process's tokens for these URLs with the cluster for as long as the block lasts; none for other schemes."""
+    """Share this process's tokens for these URLs during the block. URLs that are not of a federation need none."""
     federated = [url for url in urls if url.startswith(FEDERATED)]
     if not federated:
         yield
         return
-    desk, over, first = mailbox.start_key_value_actor(NAME), threading.Event(), _ours(federated)
-    ray.get(desk.put.remote(NAME, first))
-    thread = threading.Thread(target=_renew, args=(desk, federated, first, over), name="tokens", daemon=True)
+    actor, ended, first = mailbox.start_key_value_actor(NAME), threading.Event(), _local_pairs(federated)
+    ray.get(actor.put.remote(NAME, first))
+    thread = threading.Thread(target=_renew, args=(actor, federated, first, ended), name="tokens", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        ended.set()
         thread.join(TIMEOUT_S)
-        ray.kill(desk)
+        ray.kill(actor)
 
 
 def receive() -> None:
-    """Let this process find what the driver shares, wherever in it tokens are looked for."""
+    """Let this process use the driver's tokens, wherever it looks for tokens."""
     if _received not in tokens.shares:
         tokens.shares.append(_received)
 
 
-def _renew(desk: Any, urls: list[str], before: Shared, over: threading.Event) -> None:
-    while not over.wait(SECONDS_BETWEEN_LOOKS):
+def _renew(actor: Any, urls: list[str], last: TokenPairs, ended: threading.Event) -> None:
+    while not ended.wait(POLL_S):
         try:
-            if (now := _ours(urls)) != before:
-                ray.get(desk.put.remote(NAME, now), timeout=TIMEOUT_S)
-                before = now
-        except (OSError, ray.exceptions.RayError) as error:  # What was shared holds for a while yet.
-            logger.warning("renewed tokens could not be shared with the cluster, which is tried again: %s", error)
+            if (current := _local_pairs(urls)) != last:
+                ray.get(actor.put.remote(NAME, current), timeout=TIMEOUT_S)
+                last = current
+        except (OSError, ray.exceptions.RayError) as error:  # The tokens that were shared are valid for a while.
+            logger.warning("renewed tokens could not be shared with the cluster; the next attempt follows: %s", error)
 
 
-def _ours(urls: list[str]) -> Shared:
-    """The tokens that the issuers of these URLs' namespaces gave, or that do not say whose they are."""
+def _local_pairs(urls: list[str]) -> TokenPairs:
+    """Return this process's tokens from the issuers of these URLs' namespaces, and those that name no issuer."""
     namespaces = [pelican.filesystem(url).namespace(pelican.split_url(folder(url))[1]) for url in urls]
     issuers = {issuer.rstrip("/") for namespace in namespaces for issuer in namespace.issuers}
-    found = [each for each in tokens.local_tokens() if each.issuer is None or each.issuer in issuers]
-    found += login.stored_tokens(sorted(issuers))
-    return [(each.value, f"{each.place} on {socket.gethostname()}") for each in found]
+    usable = [token for token in tokens.local_tokens() if token.issuer is None or token.issuer in issuers]
+    usable += login.stored_tokens(sorted(issuers))
+    return [(token.value, f"{token.place} on {socket.gethostname()}") for token in usable]
 
 
 class _Received:
-    """What this process knows of the shared tokens; asked for anew every SECONDS_BETWEEN_LOOKS."""
+    """The driver's tokens as this process knows them; it asks the actor again after POLL_S."""
 
     def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._due = 0.0
-        self._found: list[Token] = []
+        self._lock = threading.Lock()
+        self._next_request = 0.0
+        self._tokens: list[Token] = []
 
     def __call__(self) -> list[Token]:
-        with self._guard:
-            if time.monotonic() > self._due and ray.is_initialized():
-                self._found = _ask(self._found)
-                self._due = time.monotonic() + SECONDS_BETWEEN_LOOKS
-            return self._found
+        with self._lock:
+            if time.monotonic() > self._next_request and ray.is_initialized():
+                self._tokens = _request(self._tokens)
+                self._next_request = time.monotonic() + POLL_S
+            return self._tokens
 
 
-def _ask(known: list[Token]) -> list[Token]:
+def _request(known: list[Token]) -> list[Token]:
     try:
-        pairs: Shared = ray.get(ray.get_actor(NAME).get.remote(NAME), timeout=TIMEOUT_S) or []
-    except ValueError:  # Nobody shares any.
+        pairs: TokenPairs = ray.get(ray.get_actor(NAME).get.remote(NAME), timeout=TIMEOUT_S) or []
+    except ValueError:  # No actor: the driver shares no tokens.
         return []
     except ray.exceptions.RayError as error:
-        logger.warning("the driver's tokens cannot be asked for: %s", error)
+        logger.warning("the driver does not answer a request for its tokens: %s", error)
         return known
     return [token for value, place in pairs if (token := Token.from_text(value, place)) is not None]
 

@@ -1,4 +1,4 @@
-"""The Ray launcher: a run's workers on Ray Train."""
+"""The Ray launcher: runs the workers of a training on Ray Train."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from crmuons import config
-from crmuons.ray_backend import cluster, preflight, tokens
+from crmuons.ray_backend import cluster, preflight, private, tokens
 from crmuons.ray_backend.data import read_with_ray
 from crmuons.ray_backend.metrics import gauges
 from crmuons.ray_backend.mirror import driver_sync, worker_sync
@@ -36,31 +36,30 @@ from crmuons.training.trainer import NonFiniteError
 
 logger = logging.getLogger(__name__)
 
-RAYS_RECORD = "checkpoint_manager_snapshot.json"
-COLLECTIVE_TIMEOUT_S = 600  # Longer than rank 0's longest validation; a rank that hangs is noticed after this.
+COLLECTIVE_TIMEOUT_S = 600  # Longer than rank 0's longest validation. A rank that hangs is detected after this time.
 
 
 class RayLauncher:
-    """Trains on the workers of a Ray cluster: the one of RAY_ADDRESS, or one started on this machine for the run."""
+    """Trains on a Ray cluster: the one at RAY_ADDRESS, or one that is started on this machine for the run."""
 
     @contextmanager
     def connect(self, urls: Sequence[str]) -> Iterator[None]:
-        """Connect to the cluster, and share the tokens that these URLs take with its nodes."""
+        """Stay connected to the cluster during the block, and share the tokens for these URLs with its nodes."""
         with cluster.cluster(), tokens.shared(urls):
             yield
 
     def check(
         self, settings: config.Config, storage: RunStorage, tracking_uri: str | None, data: Sequence[File]
     ) -> None:
-        """See `ray_preflight.check`."""
+        """See `preflight.check_cluster`."""
         preflight.check_cluster(storage, tracking_uri, data, lambda: scaling_config(settings.scaling))
 
     def train(self, settings: config.Config, run: Run, tracking_uri: str) -> Outcome:
-        """Train a run that is set up on Ray Train workers of the cluster that this process is connected to.
+        """Train a run that is set up, on the cluster that this process is connected to.
 
         Raises:
             ValueError: if the cluster has too few resources.
-            RunFailedError: if the run stopped on the way.
+            RunFailedError: if the run stopped before its end.
         """
         payload = {"settings": settings.model_dump(mode="json"), "place": run.uri, "tracking_uri": tracking_uri}
         try:
@@ -75,7 +74,10 @@ class RayLauncher:
 
 
 def _work(payload: dict[str, Any]) -> None:
-    """Run one Ray Train worker. An error that another attempt would meet again is written down, so that the next attempt ends."""
+    """Run one Ray Train worker.
+
+    An error that would occur again is written to a file, so that Ray Train's next attempt ends at once.
+    """
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     tokens.receive()
     run, settings = Run.open(payload["place"]), config.from_dict(payload["settings"])
@@ -97,9 +99,8 @@ def _work(payload: dict[str, Any]) -> None:
             raise
 
 
-def _fit(scaling: ScalingConfig, how: config.Run, run: Run, payload: dict[str, Any]) -> None:
-    # Ray's own record of an earlier command names checkpoints that were pruned since, and it would refuse to go on.
-    (run.directory / RAYS_RECORD).unlink(missing_ok=True)
+def _fit(scaling: ScalingConfig, settings: config.Run, run: Run, payload: dict[str, Any]) -> None:
+    private.forget_checkpoints(run.directory)
     trainer = TorchTrainer(
         _work,
         train_loop_config=payload,
@@ -108,8 +109,8 @@ def _fit(scaling: ScalingConfig, how: config.Run, run: Run, payload: dict[str, A
         run_config=RunConfig(
             name=run.directory.name,
             storage_path=str(run.directory.parent),
-            failure_config=FailureConfig(max_failures=how.max_failures),
-            checkpoint_config=CheckpointConfig(),  # Checkpoints are written, chosen and pruned by checkpoint.py.
+            failure_config=FailureConfig(max_failures=settings.max_failures),
+            checkpoint_config=CheckpointConfig(),  # runs/checkpoint.py writes, selects and prunes checkpoints.
             callbacks=[WorkerLossLog(run.losses)],  # type: ignore[list-item]  # mypy sees version 1's
         ),
     )
@@ -117,22 +118,22 @@ def _fit(scaling: ScalingConfig, how: config.Run, run: Run, payload: dict[str, A
 
 
 def _reporter(run: Run) -> worker.Report:
-    show = gauges(run.directory.name) if ray.train.get_context().get_world_rank() == 0 else None
+    set_gauges = gauges(run.directory.name) if ray.train.get_context().get_world_rank() == 0 else None
 
     def report(metrics: Metrics, _step: int, saved: Path | None) -> None:
-        if show is not None:
-            show(metrics)
-        # Ray drops metrics without a checkpoint, and takes one report in each health interval. It takes note of
-        # checkpoints below its own storage alone; of a run kept at a URL it needs to know of none.
+        if set_gauges is not None:
+            set_gauges(metrics)
+        # Ray drops metrics without a checkpoint, and accepts one report per health interval. It accepts checkpoints only
+        # below its own storage; for a run that is stored at a URL it needs none.
         if saved is not None and run.url is None:
-            kept = ray.train.Checkpoint.from_directory(str(saved))
-            ray.train.report(metrics, kept, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
+            checkpoint = ray.train.Checkpoint.from_directory(str(saved))
+            ray.train.report(metrics, checkpoint, checkpoint_upload_mode=CheckpointUploadMode.NO_UPLOAD)
 
     return report
 
 
 def _root_cause(error: BaseException) -> str:
-    """Return the message of the error inside those that Ray puts around it. Errors of crmuons name file and remedy."""
+    """Return the last line of the error that Ray's errors wrap. Errors of crmuons name the file and the remedy."""
     while isinstance(error, ray.exceptions.RayError | TrainingFailedError):
         inner = getattr(error, "cause", None) or error.__cause__
         if inner is None:

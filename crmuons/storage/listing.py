@@ -206,7 +206,7 @@ class _Listing:
         return first != path
 
     def _add_remote_glob(self, fs: fsspec.AbstractFileSystem, pattern: str) -> bool:
-        fixed = pattern[: GLOB.search(pattern).start()].rpartition("/")[0]
+        fixed = GLOB.split(pattern)[0].rpartition("/")[0]
         matched = False
         for name, entry in sorted(fs.glob(pattern, detail=True).items()):
             asked = any(part[:1] in ("_", ".") for part in PurePosixPath(pattern).parts)

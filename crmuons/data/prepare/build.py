@@ -42,7 +42,7 @@ Fit = Callable[[EventArrays], bytes]
 class TaskRunner(Protocol):
     """Runs a function on each of some tasks, anywhere, and yields the results in any order."""
 
-    def __call__(self, do: Callable[[Task], Result], jobs: Sequence[Task]) -> Iterable[Result]: ...
+    def __call__(self, do: Callable[[Task], Result], jobs: Sequence[Task], /) -> Iterable[Result]: ...
 
 
 def run_locally(do: Callable[[Task], Result], jobs: Sequence[Task]) -> Iterator[Result]:

@@ -165,7 +165,7 @@ def test_in_a_population_the_worst_go_on_from_the_best_with_settings_near_theirs
     bench: Bench, server: Server, said: str
 ) -> None:
     assert PASSWORD not in said
-    taken = {int(trial): int(donor) for trial, donor in re.findall(r"trial-(\d+) takes over trial-(\d+): ", said)}
+    taken = {int(trial): int(donor) for trial, donor in re.findall(r"trial-(\d+) exploits trial-(\d+): ", said)}
     trials = load(bench.run("population"))
     assert [trial.state() for trial in trials] == ["finished"] * TRIALS
     for trial in trials:

@@ -1,4 +1,4 @@
-"""A cluster of our own that does not start at once."""
+"""Starting a local cluster that does not start at once."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ LATE = "The current node timed out during startup. This could happen because som
 
 @pytest.fixture
 def starting(monkeypatch):
-    """Lets Ray fail with each of some errors, None for a start that succeeds; gives the processes that each start left."""
+    """Makes `ray.init` raise these errors in turn (None: succeed), and returns the processes that each start left."""
     left = []
 
     def fail_with(*errors):
@@ -42,14 +42,14 @@ def test_a_start_that_takes_too_long_is_begun_again_and_leaves_nothing(starting)
         assert second.poll() is None
 
 
-def test_the_third_start_in_vain_is_told(starting):
+def test_after_three_starts_that_fail_an_error_is_raised(starting):
     left = starting(*[Exception(LATE)] * 3)
-    with pytest.raises(TimeoutError, match="try again when less else runs on it"), cluster.cluster():
+    with pytest.raises(TimeoutError, match="try again when the machine is less busy"), cluster.cluster():
         pass
     assert len(left) == 3
 
 
-def test_another_error_is_rays_to_tell(starting):
+def test_another_error_is_not_caught(starting):
     left = starting(Exception("no room for sockets"))
     with pytest.raises(Exception, match="no room for sockets"), cluster.cluster():
         pass

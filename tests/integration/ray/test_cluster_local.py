@@ -1,4 +1,4 @@
-"""The cluster of one machine, as cluster/local/start.sh starts it: its dashboard answers nobody without the token."""
+"""The cluster of cluster/local/start.sh: its dashboard answers only requests with the token."""
 
 import signal
 import stat
@@ -23,7 +23,7 @@ RAY = str(Path(sys.executable).with_name("ray"))
 
 @pytest.fixture(scope="module")
 def dashboard(bench: Bench) -> Iterator[str]:
-    """The dashboard's address while the script runs; Ctrl-C ends it then, and leaves nothing behind."""
+    """The address of the dashboard while the script runs. Ctrl-C then ends the script and all its processes."""
     port, dashboard, client = map(str, free_ports(3))
     words = (
         "--port",
@@ -48,7 +48,7 @@ def dashboard(bench: Bench) -> Iterator[str]:
 
 
 def token_file(bench: Bench) -> Path:
-    """Where the script keeps the cluster's token."""
+    """The file of the cluster's token."""
     return Path(bench.environment["HOME"]) / ".ray" / "auth_token"
 
 
@@ -59,7 +59,7 @@ def submit(bench: Bench, address: str, *command: str) -> "subprocess.Popen[str]"
 
 
 def answer(url: str, token: str | None = None, body: bytes | None = None) -> int:
-    """The status with which a server answers."""
+    """The HTTP status of the answer."""
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     try:
         with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=30) as answered:

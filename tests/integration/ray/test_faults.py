@@ -1,4 +1,4 @@
-"""What a user can do wrong, and what can go wrong, from the command line: one clear sentence, exit code 1, nothing lost."""
+"""Errors of users and of machines, from the command line: one clear sentence, exit code 1, and nothing is lost."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def with_column(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
 
 
 def with_primaries(table: pa.Table, change) -> pa.Table:
-    """The table with its primaries [N, 4] changed in place."""
+    """Return the table after `change` has changed its primaries [N, 4] in place."""
     values = np.array(table["primary"].to_pylist(), np.float32)
     change(values)
     return with_column(table, "primary", pa.array(list(values), pa.list_(pa.float32())))
@@ -77,7 +77,7 @@ BAD_DATA = {
 
 @pytest.fixture
 def refused(bench: Bench, monkeypatch, capsys, caplog):
-    """Runs `crmuons train small.toml WORDS` in this process, which spares seconds of imports; gives what it said."""
+    """Runs `crmuons train small.toml WORDS` in this process, which saves seconds of imports; returns its output."""
 
     def command(*words: str) -> str:
         monkeypatch.chdir(bench.folder)

@@ -1,4 +1,4 @@
-"""`crmuons train` on Ray clusters of its own: workers and drivers killed and interrupted, and what Prometheus reads meanwhile."""
+"""`crmuons train` on local Ray clusters: workers and drivers are killed and interrupted, and Prometheus reads the metrics."""
 
 import json
 import os
@@ -70,7 +70,7 @@ def test_two_workers_finish_although_one_is_killed_before_and_after_the_first_ch
 
 
 def check_mlflow(bench: Bench, run: Path) -> None:
-    """One run, with everything in it, whatever was killed on the way."""
+    """MLflow has one run with all metrics, although processes were killed."""
     mlflow.set_tracking_uri(f"sqlite:///{bench.folder}/mlflow.db")
     experiment = mlflow.get_experiment_by_name("crmuons")
     found = [
@@ -86,7 +86,7 @@ def check_mlflow(bench: Bench, run: Path) -> None:
     history = client.get_metric_history(one.info.run_id, "train/critic_loss")
     assert [point.step for point in history] == list(range(2, 61, 2))
     assert any(image.path.endswith(".png") for image in client.list_artifacts(one.info.run_id, "images"))
-    # In a process of its own, as a reader of the store would.
+    # In another process, like any reader of the store.
     (model,) = client.search_logged_models([experiment.experiment_id], f"source_run_id = '{one.info.run_id}'")
     program = (
         "import sys, mlflow, pandas as pd; mlflow.set_tracking_uri(sys.argv[1]); "
@@ -126,9 +126,9 @@ def test_a_killed_driver_and_interrupted_runs_are_continued_to_the_end(bench: Be
     assert shown["crmuons_speed_events_per_second"] > 0
     assert 0 <= shown["crmuons_speed_data_wait_share"] <= 1
 
-    driver.kill()  # SIGKILL: it can tidy nothing up.
+    driver.kill()  # SIGKILL: it cannot clean up.
     driver.communicate()
-    wait_for(lambda: not bench.ray_processes(), within=120)  # What it started goes with it, and writes no more.
+    wait_for(lambda: not bench.ray_processes(), within=120)  # Its processes end with it, and write no more.
     reached = last_step(run)
 
     resumed = bench.train(*words, "scaling.num_workers=1")

@@ -1,4 +1,4 @@
-"""What is tried on the nodes of a cluster before a run starts: each test plays one node, in a process without Ray."""
+"""The checks on the nodes of a cluster before a run starts: each test plays one node, in a process without Ray."""
 
 import http.server
 import threading
@@ -12,7 +12,7 @@ from crmuons.storage.files import File
 from crmuons.tracking.health import unreachable_reason
 
 
-def errand(storage, mark, data=None):
+def check(storage, mark, data=None):
     return NodeCheck(str(storage), mark, data, None)
 
 
@@ -20,7 +20,7 @@ def test_a_node_that_shares_storage_and_data_finds_no_fault_and_leaves_nothing_b
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
     storage = tmp_path / "new" / "runs"
     with node_checks.marker_file(storage) as mark:
-        found = node_checks.run_node_check(errand(storage, mark, File(str(tmp_path / "a.parquet"), 4)))
+        found = node_checks.run_node_check(check(storage, mark, File(str(tmp_path / "a.parquet"), 4)))
         assert [each.name for each in storage.iterdir()] == [mark]
     assert found == ([], node_checks.versions(), None)
     assert not list(storage.iterdir())
@@ -28,21 +28,21 @@ def test_a_node_that_shares_storage_and_data_finds_no_fault_and_leaves_nothing_b
 
 def test_a_directory_of_the_same_name_that_is_another_one_is_told_from_the_drivers(tmp_path):
     with node_checks.marker_file(tmp_path / "driver") as mark:
-        (fault,) = node_checks.run_node_check(errand(tmp_path, mark)).faults  # There is a directory, without the mark.
-    assert f"run.storage_path = {tmp_path} is not the same directory as the driver's" in fault
+        (fault,) = node_checks.run_node_check(check(tmp_path, mark)).faults  # There is a directory, without the mark.
+    assert f"run.storage_path = {tmp_path} is not the driver's directory" in fault
     assert "or a URL" in fault
 
 
 def test_a_mark_that_is_seen_where_nothing_can_be_written_is_a_fault(tmp_path):
     # /proc refuses every new file, to root as well.
-    (fault,) = node_checks.run_node_check(errand("/proc", "version")).faults
+    (fault,) = node_checks.run_node_check(check("/proc", "version")).faults
     assert "run.storage_path = /proc cannot be written" in fault
-    assert "every node may write to" in fault
+    assert "every node can write to" in fault
 
 
 def test_storage_and_data_are_told_together(tmp_path):
     missing = File(str(tmp_path / "gone.parquet"), 4)
-    storage, data = node_checks.run_node_check(errand(tmp_path, "no-mark", missing)).faults
+    storage, data = node_checks.run_node_check(check(tmp_path, "no-mark", missing)).faults
     assert "run.storage_path" in storage
     assert f"{missing.url} of data.train cannot be read" in data
 
@@ -50,10 +50,10 @@ def test_storage_and_data_are_told_together(tmp_path):
 def test_a_url_and_the_nodes_own_copy_have_to_be_writable(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    (fault,) = node_checks.run_node_check(errand("memory://bucket/runs", None)).faults
+    (fault,) = node_checks.run_node_check(check("memory://bucket/runs", None)).faults
     assert f"{tmp_path / 'file'} is a file" in fault
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert node_checks.run_node_check(errand("memory://bucket/runs", None)).faults == []
+    assert node_checks.run_node_check(check("memory://bucket/runs", None)).faults == []
 
 
 def test_the_driver_refuses_a_storage_path_that_is_a_file(tmp_path):

@@ -1,4 +1,4 @@
-"""What `ray job submit` runs: every job that fails ends with one sentence and an exit code that Ray passes on."""
+"""The entry points in jobs/: every job that fails ends with one sentence and an exit code that Ray passes on."""
 
 import runpy
 import sys

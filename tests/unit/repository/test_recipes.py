@@ -1,4 +1,4 @@
-"""What cluster/ holds is read by the programs it is written for, and agrees with the rest of the checkout."""
+"""The programs for which the files in cluster/ are written can read them, and the files agree with the checkout."""
 
 import re
 import shlex
@@ -78,7 +78,7 @@ def test_condor_submit_accepts_the_description(tmp_path: Path) -> None:
 
 
 def copied() -> dict[str, set[str]]:
-    """What each image takes from the checkout."""
+    """The paths that each image copies from the checkout."""
     lines = (CLUSTER / "container" / "Containerfile").read_text().splitlines()
     container = {word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]}
     definition = (CLUSTER / "container" / "crmuons.def").read_text()

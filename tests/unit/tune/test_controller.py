@@ -1,4 +1,4 @@
-"""The course of a sweep, with real trials of a tiny model in this process: what is on disk decides, before and after a kill."""
+"""The sweep controller with real trials of a tiny model in this process: after a kill it continues from the disk."""
 
 import dataclasses
 import json
@@ -48,26 +48,26 @@ def settings(tmp_path_factory, toy_events, write_toy):
 
 @pytest.fixture
 def start(tmp_path, settings):
-    """A controller on one directory, as each process that sweeps makes it."""
+    """Makes a controller on one directory, as each command does."""
 
-    def make(options=RUN_ALL, origin_of=None, **changes):
+    def make(options=RUN_ALL, inputs_of=None, **changes):
         changed = config.changed(settings, changes)
-        return SweepController(tmp_path, changed, SPACE, options, origin_of or SharedInputs())
+        return SweepController(tmp_path, changed, SPACE, options, inputs_of or SharedInputs())
 
     return make
 
 
 def run(controller, trial, *, ends_at=None):
-    """Train a trial as its process does; at the given step the process is killed."""
+    """Train a trial as its process does; at step `ends_at` the process is killed."""
 
     def report(metrics, step, _saved):
         if "validation/score" in metrics:
-            controller.judge(trial.number, trial.scores()[-1])
+            controller.on_score(trial.number, trial.scores()[-1])
         if step == ends_at:
             raise KeyboardInterrupt
 
     worker.train(trial.settings(), trial.run, device=torch.device("cpu"), tracking_uri="", report=report)
-    controller.ended(trial.number, crashed=False)
+    controller.on_end(trial.number, crashed=False)
 
 
 def test_a_killed_sweep_goes_on_with_the_trials_it_had_and_repeats_none(start, tmp_path):
@@ -122,8 +122,8 @@ def test_interrupted_and_mendable_trials_are_tried_again_diverged_ones_not(start
     errors = [NonFiniteError("step 3: NaN"), OSError("no space left on device")]
     for trial, error in zip(trials, errors, strict=False):
         trial.run.failure.write_text(json.dumps({"error": str(error), "kind": type(error).__name__}))
-        controller.ended(trial.number, crashed=False)
-    controller.ended(2, crashed=True)  # Its process died too often.
+        controller.on_end(trial.number, crashed=False)
+    controller.on_end(2, crashed=True)  # Its process died more often than run.max_failures.
     states = {trial.number: (trial.state(), trial.reason()) for trial in trials}
     assert states[0] == ("diverged", "step 3: NaN")
     assert states[1] == ("failed", "no space left on device")
@@ -138,7 +138,7 @@ def test_interrupted_and_mendable_trials_are_tried_again_diverged_ones_not(start
 def test_a_request_to_stop_reaches_every_trial_and_no_other_one_begins(start):
     controller = start()
     trials = [controller.next_trial() for _ in range(2)]
-    controller.ended(0, crashed=False)
+    controller.on_end(0, crashed=False)
     controller.stop()
     assert not trials[0].run.stop_request.exists()
     assert trials[1].run.stop_request.exists()
@@ -150,8 +150,8 @@ def test_a_request_to_stop_reaches_every_trial_and_no_other_one_begins(start):
 def test_where_nothing_can_be_written_no_other_trial_begins_and_the_reason_is_kept(start):
     controller = start()
     trial = controller.next_trial()
-    trial.run.failure.mkdir()  # Stands in the way of the note that the trial died.
-    controller.ended(trial.number, crashed=True)
+    trial.run.failure.mkdir()  # A directory: the file with the reason cannot be written.
+    controller.on_end(trial.number, crashed=True)
     assert isinstance(controller.write_error, IsADirectoryError)
     assert controller.next_trial() is None
     trial.run.failure.rmdir()
@@ -160,13 +160,13 @@ def test_where_nothing_can_be_written_no_other_trial_begins_and_the_reason_is_ke
 
 def test_data_are_prepared_once_for_all_trials(start):
     made = []
-    origins = SharedInputs()
+    inputs = SharedInputs()
 
     def counted(settings):
-        made.append(origins(settings))
+        made.append(inputs(settings))
         return made[-1]
 
-    controller = start(origin_of=counted)
+    controller = start(inputs_of=counted)
     for _ in range(2):
         controller.next_trial()
     assert len(made) == 2
@@ -174,7 +174,7 @@ def test_data_are_prepared_once_for_all_trials(start):
 
 
 def test_halving_stops_a_trial_and_says_why(start):
-    """The third trial learns nothing (its rate is the space's lowest by far): two others were better."""
+    """The third trial learns nothing (learning rate 1e-9): the two others are better."""
     controller = start(dataclasses.replace(RUN_ALL, samples=3, scheduler="asha", first_rung=0.5, reduction=2))
     trials = [controller.next_trial() for _ in range(3)]
     for trial, lr in zip(trials, (3e-2, 1e-2, 1e-9), strict=True):
@@ -188,18 +188,18 @@ def test_halving_stops_a_trial_and_says_why(start):
     assert trials[2].is_over()
 
 
-def test_a_trial_takes_over_another_ones_state_and_goes_on_with_settings_near_its(start, settings):
+def test_a_trial_exploits_another_one_and_continues_with_settings_near_its_own(start, settings):
     controller = start(SweepOptions(search="random", scheduler="pbt", samples=2, seed=1), **{"train.ema_decay": 0.5})
     donor, trial = controller.next_trial(), controller.next_trial()
     with pytest.raises(KeyboardInterrupt):
         run(controller, donor, ends_at=2)
     before = trial.values(SPACE)
-    run(controller, trial)  # It is the worse of the two, and told so half-way.
-    asked = json.loads(trial.takeover.read_text())
-    exploit.take_over(trial)
+    run(controller, trial)  # It is the worse of the two: half-way it gets an exploit request.
+    asked = json.loads(trial.exploit_request.read_text())
+    exploit.exploit(trial)
     trial.run.stop_request.unlink()
 
-    assert not trial.takeover.exists()
+    assert not trial.exploit_request.exists()
     assert trial.settings().run.name == trial.name
     assert trial.values(SPACE) != before
     assert trial.values(SPACE)["train.optimizer.lr"] in [
@@ -255,14 +255,14 @@ def test_a_sweep_is_continued_with_what_it_was_started_with(settings, tmp_path):
     assert find(options=dataclasses.replace(RUN_ALL, samples=30, concurrency=4))[0] == place
     other = Space.from_dict({"train": {"n_critic": {"grid": [1, 2]}}})
     with pytest.raises(
-        ValueError, match=r"sweep 'mine' was started with something else: space.*train.n_critic.grid was not there"
+        ValueError, match=r"sweep 'mine' was started with other settings: space.*train.n_critic.grid was absent"
     ):
         find(space=other)
     with pytest.raises(ValueError, match=r"settings.train.steps was 4, is 9"):
         find(settings=config.changed(named, {"train.steps": 9}))
     with pytest.raises(ValueError, match=r"continue a sweep with run.resume=auto, or choose another run.name"):
         find(settings=config.changed(named, {"run.resume": "never"}))
-    with pytest.raises(ValueError, match="need a directory that all nodes reach"):
+    with pytest.raises(ValueError, match="needs a directory that all nodes share"):
         find(settings=config.changed(named, {"run.storage_path": "s3://bucket/runs"}))
     unnamed = config.changed(named, {"run.name": f"preset-{named.digest()}"})
     names = {find(settings=unnamed, space=space)[0].name for space in (SPACE, other)}
@@ -273,7 +273,7 @@ def test_a_sweep_is_continued_with_what_it_was_started_with(settings, tmp_path):
 def test_a_sweep_is_run_by_one_process_at_a_time(tmp_path):
     with (
         directory.exclusive(tmp_path),
-        pytest.raises(BlockingIOError, match="being swept by a process that is alive"),
+        pytest.raises(BlockingIOError, match="another process runs the sweep"),
         directory.exclusive(tmp_path),
     ):
         pass

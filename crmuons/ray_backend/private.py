@@ -1,0 +1,88 @@
+"""Every private interface of Ray that crmuons uses. A new Ray may change any of them without notice.
+
+tests/integration/ray/test_private.py has a test of each, so that after an upgrade of Ray only this file needs work.
+Ray Data and Ray Train are imported where they are used: Ray Data reads its environment when it is imported, which
+must come after `cluster.set_environment`.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ray._raylet import Config  # type: ignore[attr-defined]  # a compiled module
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+# Ray raises a bare Exception when a node does not start in time: only its text tells it from other errors.
+STARTUP_TIMEOUT_TEXT = "timed out during startup"
+
+# Ray Train's record of the checkpoints of a run, in the run's directory.
+CHECKPOINT_RECORD = "checkpoint_manager_snapshot.json"
+
+# Ray Train appends a paragraph of guesses to the message of a lost worker; the facts stand before it.
+GUESSES_TEXT = " Some common causes include"
+
+
+def reload_settings() -> None:
+    """Have Ray's core read RAY_* from the environment again.
+
+    Ray reads them once, when it is imported; `cluster.set_environment` runs later and turns the token on. Ray has no
+    public function for it.
+    """
+    Config.initialize("")
+
+
+def call_each_round(dataset: "Dataset", function: Callable[[], object]) -> None:
+    """Have Ray Data call a function after each round of the scheduler that executes a data set.
+
+    No public option slows this scheduler down, and its thread competes with the training step (`SchedulerThrottle`).
+
+    Args:
+        dataset: will be executed with the callback.
+        function: Ray pickles it for its tasks, too.
+    """
+    from ray.data._internal.execution.execution_callback import ExecutionCallback  # noqa: PLC0415  # see the module
+
+    class EachRound(ExecutionCallback):
+        def on_execution_step(self, executor: object) -> None:
+            del executor
+            function()
+
+    dataset.context.custom_execution_callback_classes.append(EachRound)
+
+
+def node_or_any_free(node: str) -> NodeAffinitySchedulingStrategy:
+    """Return a strategy that puts a task on a node, or on another one while that node has no free CPU.
+
+    Without the private option, a task waits for its node as long as the node is alive.
+    """
+    return NodeAffinitySchedulingStrategy(node, soft=True, _spill_on_unavailable=True)
+
+
+def is_lost(error: BaseException) -> bool:
+    """Return whether an error that Ray Train collected means that its worker no longer answers.
+
+    Workers that fail because they cannot reach a lost one have errors of other kinds. The class of the error is
+    internal to Ray Train; the attribute names it without an import.
+    """
+    return hasattr(error, "health_check_failure")
+
+
+def forget_checkpoints(run: Path) -> None:
+    """Remove Ray Train's record of the checkpoints of a run.
+
+    An earlier command wrote it, and crmuons has pruned some of these checkpoints since: Ray Train would refuse to start.
+    """
+    (run / CHECKPOINT_RECORD).unlink(missing_ok=True)
+
+
+def without_guesses(error: BaseException) -> str:
+    """Return the message of an error without Ray's guesses at its cause."""
+    return str(error).strip().partition(GUESSES_TEXT)[0]
+
+
+def startup_timed_out(error: BaseException) -> bool:
+    """Return whether `ray.init` failed because a node did not start in time."""
+    return STARTUP_TIMEOUT_TEXT in str(error)
