@@ -165,7 +165,7 @@ def check_primaries(primaries: Float32[np.ndarray, "events 4"]) -> None:
         ValueError: with the first bad primary, its value and the reason.
     """
     if primaries.ndim != 2 or primaries.shape[1] != len(schema.PRIMARY_FEATURES):
-        msg = f"primaries have shape {primaries.shape}, wanted (events, 4): {', '.join(schema.PRIMARY_FEATURES)}"
+        msg = f"primaries have shape {primaries.shape}, expected (events, 4): {', '.join(schema.PRIMARY_FEATURES)}"
         raise ValueError(msg)
     none = np.zeros(len(primaries), np.int64)
     table = to_table(
@@ -187,7 +187,7 @@ def check_counts(counts: Int64[np.ndarray, " events"], primaries: Float32[np.nda
     bad = np.flatnonzero((counts < 0) | (counts > MAX_MUONS_PER_EVENT))
     if bad.size:
         msg = (
-            f"event {bad[0]} with primary {primaries[bad[0]].tolist()} has {counts[bad[0]]} muons, wanted 0 to "
+            f"event {bad[0]} with primary {primaries[bad[0]].tolist()} has {counts[bad[0]]} muons, expected 0 to "
             f"{MAX_MUONS_PER_EVENT}: limit them (--max-muons-per-event), or leave the event out"
         )
         raise ValueError(msg)

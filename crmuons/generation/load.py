@@ -53,25 +53,25 @@ def _artifact_of(url: str) -> tuple[str, str | None]:
     return url, None
 
 
-def choose_device(wanted: str, *, elsewhere: bool) -> str:
+def choose_device(device: str, *, elsewhere: bool) -> str:
     """Return the device for `auto`, `cpu` or `cuda`; `auto` takes a GPU if this machine has one.
 
     Args:
-        wanted: one of the three.
+        device: one of the three.
         elsewhere: other machines do the work and may have a GPU, even if this one has none.
 
     Raises:
         ValueError: for another name, or for `cuda` if torch finds no GPU.
     """
-    if wanted not in {"auto", *standalone.EVENTS_PER_BLOCK}:
-        msg = f"--device {wanted}: wanted auto, {' or '.join(standalone.EVENTS_PER_BLOCK)}"
+    if device not in {"auto", *standalone.EVENTS_PER_BLOCK}:
+        msg = f"--device {device}: expected auto, {' or '.join(standalone.EVENTS_PER_BLOCK)}"
         raise ValueError(msg)
-    if wanted == "auto":
+    if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and not elsewhere and not torch.cuda.is_available():
+    if device == "cuda" and not elsewhere and not torch.cuda.is_available():
         msg = f"--device cuda: torch {torch.__version__} sees no GPU here; use --device cpu, or install torch for CUDA"
         raise ValueError(msg)
-    return wanted
+    return device
 
 
 def load_generator(path: str | Path, device: torch.device | str = "cpu") -> BundleGenerator:

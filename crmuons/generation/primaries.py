@@ -131,7 +131,7 @@ class _Columns:
         if missing:
             msg = (
                 f"{url}: no column '{PRIMARY_COLUMN}' and no column '{missing[0]}' (found {', '.join(columns.names)}); "
-                f"wanted '{PRIMARY_COLUMN}', or {', '.join(PRIMARY_FEATURES)}"
+                f"expected '{PRIMARY_COLUMN}', or {', '.join(PRIMARY_FEATURES)}"
             )
             raise ValueError(msg)
         _check_types(columns, url, nested)
@@ -146,24 +146,24 @@ def _check_types(columns: pa.Schema, url: str, nested: bool) -> None:
     if nested:
         kind = columns.field(PRIMARY_COLUMN).type
         if not (_is_list(kind) and pa.types.is_floating(kind.value_type)):
-            msg = f"{url}: column '{PRIMARY_COLUMN}' has type {kind}, wanted list<float32>"
+            msg = f"{url}: column '{PRIMARY_COLUMN}' has type {kind}, expected list<float32>"
             raise ValueError(msg)
         return
     for name in PRIMARY_FEATURES:
         kind = columns.field(name).type
         if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
-            msg = f"{url}: column '{name}' has type {kind}, wanted a number (float32 or float64)"
+            msg = f"{url}: column '{name}' has type {kind}, expected a number (float32 or float64)"
             raise ValueError(msg)
 
 
 def _count_column(columns: pa.Schema, url: str) -> str:
-    for name, good, wanted in (
+    for name, good, expected in (
         (COUNT_COLUMN, pa.types.is_integer, "an integer"),
         (MUONS_COLUMN, _is_list, "list<list<float32>>"),
     ):
         if name in columns.names:
             if not good(columns.field(name).type):
-                msg = f"{url}: column '{name}' has type {columns.field(name).type}, wanted {wanted}"
+                msg = f"{url}: column '{name}' has type {columns.field(name).type}, expected {expected}"
                 raise ValueError(msg)
             return name
     msg = f"{url}: no column '{COUNT_COLUMN}' and no '{MUONS_COLUMN}' to read N from; add one, or use --counts predict"
@@ -211,7 +211,7 @@ def _events(table: pa.Table, columns: _Columns, url: str, row: int) -> pa.Table:
 def _ids(column: pa.ChunkedArray, what: str, row: int) -> pa.Array:
     _refuse(column.is_null(), what, row, "is null; give every row an id, or leave out both id columns")
     if not pa.types.is_integer(column.type):
-        msg = f"{what} has type {column.type}, wanted uint64"
+        msg = f"{what} has type {column.type}, expected uint64"
         raise ValueError(msg)
     _refuse(column.to_numpy() < 0, what, row, "is negative; ids are numbers from 0 to 2^64 - 1")
     return column.cast(pa.uint64())

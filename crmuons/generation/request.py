@@ -49,14 +49,15 @@ class GenerationOptions:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        _require(self.seed >= 0, f"--seed {self.seed}: wanted 0 or more")
+        _require(self.seed >= 0, f"--seed {self.seed}: expected 0 or more")
         if isinstance(self.counts, int):
-            _require(self.counts >= 0, f"--counts {self.counts}: wanted predict, column, or a number of muons from 0")
+            _require(self.counts >= 0, f"--counts {self.counts}: expected predict, column, or a number of muons from 0")
         cap, size = self.max_muons_per_event, self.events_per_shard
-        _require(cap is None or cap >= 1, f"--max-muons-per-event {cap}: wanted at least 1")
+        _require(cap is None or cap >= 1, f"--max-muons-per-event {cap}: expected at least 1")
         block = standalone.EVENTS_PER_BLOCK[self.device]
         _require(
-            size is None or (size > 0 and size % block == 0), f"--events-per-shard {size}: wanted a multiple of {block}"
+            size is None or (size > 0 and size % block == 0),
+            f"--events-per-shard {size}: expected a multiple of {block}",
         )
 
 

@@ -58,26 +58,28 @@ class Spectrum:
     def __post_init__(self) -> None:
         _require(
             self.events >= 1 and float(self.events).is_integer(),
-            f"events={self.events}: wanted a whole number, at least 1",
+            f"events={self.events}: expected a whole number, at least 1",
         )
         for name, (least, most) in _LIMITS.items():
             low, high = getattr(self, name)
             _require(
-                least <= low <= high <= most, f"{name}={low:g}:{high:g}: wanted {least:g} <= LOW <= HIGH <= {most:g}"
+                least <= low <= high <= most, f"{name}={low:g}:{high:g}: expected {least:g} <= LOW <= HIGH <= {most:g}"
             )
-        _require(self.energy_gev[0] < self.energy_gev[1], "energy_gev: wanted LOW < HIGH")
-        _require(self.zenith_deg[0] < self.zenith_deg[1], "zenith_deg: wanted LOW < HIGH")
-        _require(0 <= self.gamma <= 10, f"gamma={self.gamma:g}: wanted 0 to 10 (the spectrum is E^-gamma)")
-        _require(bool(self.composition), "composition: wanted at least one nucleus, for example p:0.5,Fe:0.5")
+        _require(self.energy_gev[0] < self.energy_gev[1], "energy_gev: expected LOW < HIGH")
+        _require(self.zenith_deg[0] < self.zenith_deg[1], "zenith_deg: expected LOW < HIGH")
+        _require(0 <= self.gamma <= 10, f"gamma={self.gamma:g}: expected 0 to 10 (the spectrum is E^-gamma)")
+        _require(bool(self.composition), "composition: expected at least one nucleus, for example p:0.5,Fe:0.5")
         for name, share in self.composition:
             _require(name in NUCLEI, f"composition: '{name}' is none of {', '.join(NUCLEI)}")
-            _require(0 < share < np.inf, f"composition: the share of {name} is {share:g}, wanted a finite one above 0")
+            _require(
+                0 < share < np.inf, f"composition: the share of {name} is {share:g}, expected a finite one above 0"
+            )
         names = [name for name, _ in self.composition]
         _require(len(set(names)) == len(names), f"composition: {', '.join(names)} names a nucleus twice")
         length, radius = self.cylinder_m
         _require(
             0 <= length < np.inf and 0 < radius < np.inf,
-            f"cylinder_m={length:g}:{radius:g}: wanted finite LENGTH >= 0 and RADIUS > 0",
+            f"cylinder_m={length:g}:{radius:g}: expected finite LENGTH >= 0 and RADIUS > 0",
         )
 
     @classmethod

@@ -257,14 +257,14 @@ class Bundles:
 def check(primaries: np.ndarray) -> None:
     """Raise a ValueError that names the first primary out of range."""
     if primaries.ndim != 2 or primaries.shape[1] != 4:
-        msg = f"primaries have shape {primaries.shape}, wanted (events, 4): energy_gev, zenith_rad, mass_gev, depth_m"
+        msg = f"primaries have shape {primaries.shape}, expected (events, 4): energy_gev, zenith_rad, mass_gev, depth_m"
         raise ValueError(msg)
     energy, zenith, mass, depth = primaries.T
     good = (energy > 0) & (zenith >= 0) & (zenith <= np.float32(np.pi / 2)) & (mass > 0) & (depth >= 10)
     bad = np.flatnonzero(~(good & np.isfinite(primaries).all(axis=1)))
     if bad.size:
         msg = (
-            f"primary {bad[0]} is {primaries[bad[0]].tolist()}; wanted energy_gev > 0, zenith_rad in [0, pi/2], "
+            f"primary {bad[0]} is {primaries[bad[0]].tolist()}; expected energy_gev > 0, zenith_rad in [0, pi/2], "
             "mass_gev > 0 (proton 0.938), depth_m >= 10 (metres, not kilometres)"
         )
         raise ValueError(msg)

@@ -159,10 +159,10 @@ def test_the_onnx_generator_gives_what_torch_gives_on_any_number_of_threads(expo
         primaries, event = torch.from_numpy(drawn.values), torch.repeat_interleave(number)
         noise = network.noise(len(counts), len(event), torch.Generator().manual_seed(5))
         given = dict(zip(INPUTS, (primaries, number, event, *noise), strict=True))
-        wanted = network.muons_of(primaries, number, event, noise).numpy()
+        expected = network.muons_of(primaries, number, event, noise).numpy()
         for _ in range(3):  # Lost updates would come and go.
             (found,) = graph.run(None, {name: values.numpy() for name, values in given.items()})
-            assert worst_difference(found, wanted) < 1e-5
+            assert worst_difference(found, expected) < 1e-5
 
 
 def test_the_onnx_multiplicity_gives_what_torch_gives(exported):
@@ -170,6 +170,6 @@ def test_the_onnx_multiplicity_gives_what_torch_gives(exported):
     for num_events in (1, 300):
         (drawn,) = Spectrum(num_events, seed=2)
         primaries = torch.from_numpy(drawn.values)
-        wanted = network.mixture(primaries) if network.components else (network.log_counts(primaries),)
-        for one, other in zip(graph.run(None, {"primaries": drawn.values}), wanted, strict=True):
+        expected = network.mixture(primaries) if network.components else (network.log_counts(primaries),)
+        for one, other in zip(graph.run(None, {"primaries": drawn.values}), expected, strict=True):
             np.testing.assert_allclose(one, other.numpy(), rtol=1e-5, atol=1e-5)

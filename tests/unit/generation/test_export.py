@@ -73,10 +73,10 @@ def test_the_exported_directory_generates_the_same_bundles_with_torch_and_numpy_
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found, wanted = np.load(tmp_path / "o.npz"), load_generator(model_dir).generate(primaries, seed=5)
+    found, expected = np.load(tmp_path / "o.npz"), load_generator(model_dir).generate(primaries, seed=5)
     np.testing.assert_array_equal(found["primaries"], primaries)
-    np.testing.assert_array_equal(found["counts"], wanted.counts)
-    np.testing.assert_array_equal(found["muons"], wanted.muons)
+    np.testing.assert_array_equal(found["counts"], expected.counts)
+    np.testing.assert_array_equal(found["muons"], expected.muons)
 
 
 COUNTS = torch.tensor([1, 10_000, 2, 1, 300, 7, 4096, 64])
@@ -92,8 +92,10 @@ def test_the_networks_stated_for_speed_are_those_that_are_trained(model_dir, pri
     some = given[: len(COUNTS)]
     noise = network.noise(len(COUNTS), int(COUNTS.sum()), torch.Generator().manual_seed(1))
     features = model.generator(model.condition(some, COUNTS), noise[0], noise[1], ragged)
-    wanted = model.features.to_muons(features, noise[2])
-    assert worst_difference(network.muons_of(some, COUNTS, ragged.event_of_muon, noise).numpy(), wanted.numpy()) < 1e-5
+    expected = model.features.to_muons(features, noise[2])
+    assert (
+        worst_difference(network.muons_of(some, COUNTS, ragged.event_of_muon, noise).numpy(), expected.numpy()) < 1e-5
+    )
     counts = network.sample_counts(given, torch.Generator().manual_seed(1))
     assert torch.equal(counts, model.sample_counts(given, torch.Generator().manual_seed(1)))
     if network.components:
@@ -112,9 +114,9 @@ def test_scores_become_the_quantiles_of_the_trained_features_without_a_search(to
     assert network.even is (knots_at == "even distances")
     scores = torch.cat([torch.linspace(-7, 7, 200_001), model.features.scores])  # Beyond the last knots too.
     azimuth = torch.zeros(len(scores))
-    wanted = model.features.to_muons(torch.stack([scores, scores], dim=1), azimuth)
+    expected = model.features.to_muons(torch.stack([scores, scores], dim=1), azimuth)
     found = network._physical(torch.stack([scores, scores]), azimuth)
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-8)
 
 
 def test_a_network_that_is_not_stated_is_not_drawn_from(model_dir):
@@ -126,10 +128,10 @@ def test_a_network_that_is_not_stated_is_not_drawn_from(model_dir):
 
 def test_the_exported_file_generates_what_crmuons_generates(model_dir, primaries):
     counts = np.arange(len(primaries)) % 40
-    wanted = load_generator(model_dir).generate(primaries, seed=2, counts=counts)
+    expected = load_generator(model_dir).generate(primaries, seed=2, counts=counts)
     drawn, muons = standalone.Bundles(model_dir).generate(primaries, seed=2, counts=counts)
     np.testing.assert_array_equal(drawn, counts)
-    np.testing.assert_array_equal(muons, wanted.muons)
+    np.testing.assert_array_equal(muons, expected.muons)
 
 
 def test_both_say_alike_what_lies_outside_the_trained_range(model_dir, primaries):
@@ -146,9 +148,9 @@ def test_both_say_alike_what_lies_outside_the_trained_range(model_dir, primaries
     "primary", [[-1, 0, 1, 2000], [1e5, 2, 1, 2000], [1e5, 0, 0, 2000], [1e5, 0, 1, 2], [np.nan, 0, 1, 20]]
 )
 def test_illegal_primaries_are_refused(model_dir, primary):
-    with pytest.raises(ValueError, match=r"primary 1 is .*wanted energy_gev > 0"):
+    with pytest.raises(ValueError, match=r"primary 1 is .*expected energy_gev > 0"):
         standalone.Bundles(model_dir).generate(np.array([[1e5, 0.1, 1, 2000], primary]))
-    with pytest.raises(ValueError, match=r"shape \(3,\), wanted \(events, 4\)"):
+    with pytest.raises(ValueError, match=r"shape \(3,\), expected \(events, 4\)"):
         standalone.Bundles(model_dir).generate(np.ones(3))
 
 

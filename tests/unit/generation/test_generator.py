@@ -123,7 +123,7 @@ def test_n_beyond_all_integers_is_refused_or_capped(generator, primaries, monkey
     far = primaries[:3].copy()
     far[1, 0] = 1e38
     monkeypatch.setitem(generator.network.weights, "features.primary_std", torch.full((4,), 1e-4))
-    with pytest.raises(ValueError, match=r"event \d with primary .* muons, wanted 0 to 2097152: limit them"):
+    with pytest.raises(ValueError, match=r"event \d with primary .* muons, expected 0 to 2097152: limit them"):
         generator.generate(far, seed=1)
     assert all(len(piece.events.muons) <= 30 for piece in generator.generate_blocks(far, seed=1, max_muons=10))
 
@@ -142,7 +142,7 @@ def test_a_damaged_model_is_said_to_be_one(generator, tmp_path):
 def test_the_device_is_one_that_there_is():
     assert choose_device("auto", elsewhere=False) == ("cuda" if torch.cuda.is_available() else "cpu")
     assert choose_device("cuda", elsewhere=True) == "cuda"
-    with pytest.raises(ValueError, match="--device tpu: wanted auto, cpu or cuda"):
+    with pytest.raises(ValueError, match="--device tpu: expected auto, cpu or cuda"):
         choose_device("tpu", elsewhere=False)
 
 
@@ -165,6 +165,6 @@ def test_a_gpu_makes_the_same_bundles_however_calls_are_cut(generator, toy_event
     counts = torch.tensor([1, 5000, 30])
     noise = here.noise(3, 5031, torch.Generator().manual_seed(0))
     given = (torch.from_numpy(primaries[:3]), counts, torch.repeat_interleave(counts), noise)
-    wanted = here.muons_of(*given)
+    expected = here.muons_of(*given)
     found = network.muons_of(*(part.cuda() for part in given[:3]), tuple(part.cuda() for part in noise))
-    torch.testing.assert_close(found.cpu(), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.cpu(), expected, rtol=1e-4, atol=1e-4)

@@ -79,7 +79,7 @@ def changed(name, row, value):
 @pytest.mark.parametrize(
     ("columns", "options", "says"),
     [
-        ({"energy_gev": [1.0]}, {}, ["p.parquet", "no column 'primary'", "'zenith_rad'", "wanted"]),
+        ({"energy_gev": [1.0]}, {}, ["p.parquet", "no column 'primary'", "'zenith_rad'", "expected"]),
         (FLAT | {"mass_gev": ["p"] * ROWS}, {}, ["p.parquet", "'mass_gev'", "string", "a number"]),
         ({"primary": [1.0]}, {}, ["p.parquet", "'primary'", "double", "list<float32>"]),
         ({"primary": [[1e5, 0.0, 0.9]]}, {}, ["p.parquet", "row 0", "not 4 wide"]),
@@ -176,13 +176,13 @@ def test_a_spectrum_reads_as_it_is_written_on_the_command_line():
         (["events=10", "composition=p:0.5,Xe:0.5"], "'Xe' is none of p, He"),
         (["events=10", "composition=p:0"], "share of p is 0"),
         (["events=10", "composition=p:inf"], "share of p is inf"),
-        (["events=10", "cylinder_m=inf:3"], "wanted finite LENGTH"),
-        (["events=inf"], "events=inf: wanted a whole number"),
+        (["events=10", "cylinder_m=inf:3"], "expected finite LENGTH"),
+        (["events=inf"], "events=inf: expected a whole number"),
         (["events=10", "composition=p:1,p:1"], "twice"),
         (["events=10", "zenith_deg=0:95"], "<= 90"),
-        (["events=10", "depth_m=1.5:2.5"], "wanted 10"),
-        (["events=10", "gamma=nan"], "wanted 0 to 10"),
-        (["events=10", "energy_gev=nan:1e5"], "wanted"),
+        (["events=10", "depth_m=1.5:2.5"], "expected 10"),
+        (["events=10", "gamma=nan"], "expected 0 to 10"),
+        (["events=10", "energy_gev=nan:1e5"], "expected"),
     ],
 )
 def test_a_spectrum_that_cannot_be_is_refused_with_what_would_be_right(words, says):

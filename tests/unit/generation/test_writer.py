@@ -81,10 +81,10 @@ def test_the_shards_are_what_the_generator_makes_and_the_contracts_reader_accept
     generate(model_dir, primaries_file, tmp_path, seed=4)
     path = tmp_path / "events-00000.parquet"
     found, tally = reader.read_slice(FileSlice(File(str(path), path.stat().st_size), 0, 1), selection.Selection())
-    wanted = load_generator(model_dir).generate(events.primaries, seed=4, ids=events.ids)
+    expected = load_generator(model_dir).generate(events.primaries, seed=4, ids=events.ids)
     assert tally.quarantined == 0
     for name in ("ids", "primaries", "counts", "muons"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name), err_msg=name)
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
 
 
 def test_an_interrupted_run_goes_on_and_keeps_what_is_finished(model_dir, primaries_file, tmp_path):
@@ -105,10 +105,10 @@ def test_an_interrupted_run_goes_on_and_keeps_what_is_finished(model_dir, primar
 def test_a_shard_of_another_request_is_not_taken_for_this_ones(model_dir, primaries_file, tmp_path):
     generate(model_dir, primaries_file, tmp_path / "a", seed=4)
     generate(model_dir, primaries_file, tmp_path / "b", seed=5)
-    wanted = read(tmp_path / "a")
+    expected = read(tmp_path / "a")
     (tmp_path / "b" / "events-00000.parquet").replace(tmp_path / "a" / "events-00000.parquet")
     generate(model_dir, primaries_file, tmp_path / "a", seed=4)
-    assert read(tmp_path / "a").equals(wanted)
+    assert read(tmp_path / "a").equals(expected)
 
 
 def test_a_write_that_fails_leaves_no_part_of_a_shard(model_dir, primaries_file, tmp_path, monkeypatch):
@@ -226,9 +226,9 @@ def test_the_request_says_where_everything_comes_from(model_dir, primaries_file,
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"seed": -1}, "--seed -1: wanted 0 or more"),
-        ({"max_muons_per_event": 0}, "--max-muons-per-event 0: wanted at least 1"),
-        ({"events_per_shard": 1000}, "--events-per-shard 1000: wanted a multiple of 1024"),
+        ({"seed": -1}, "--seed -1: expected 0 or more"),
+        ({"max_muons_per_event": 0}, "--max-muons-per-event 0: expected at least 1"),
+        ({"events_per_shard": 1000}, "--events-per-shard 1000: expected a multiple of 1024"),
     ],
 )
 def test_options_out_of_range_are_refused(options, says):
@@ -338,7 +338,7 @@ def test_threads_make_the_shards_that_one_makes(model_dir, primaries_file, tmp_p
 
 def test_numbers_of_muons_that_no_memory_holds_are_refused_with_the_remedy(model_dir, primaries_file, tmp_path):
     with pytest.raises(
-        ValueError, match=r"has 3000000 muons, wanted 0 to 2097152: limit them \(--max-muons-per-event\)"
+        ValueError, match=r"has 3000000 muons, expected 0 to 2097152: limit them \(--max-muons-per-event\)"
     ):
         generate(model_dir, primaries_file, tmp_path / "out", counts=3_000_000)
     assert generate(model_dir, primaries_file, tmp_path / "capped", counts=3_000_000, max_muons_per_event=2).capped
