@@ -45,12 +45,16 @@ def propose(method: Method, space: Space, seed: int, number: int, observations: 
         number: of the trial, counted from 0.
         observations: of the trials before it.
     """
-    if method == "grid":
-        return _from_grid(space, seed, number)
     random = random_of(seed, number)
-    if method == "random" or number < STARTUP_TRIALS:
-        return space.sample(random)
-    return _tpe(space, observations, int(random.integers(2**31)))
+    match method:
+        case "grid":
+            return _from_grid(space, seed, number)
+        case "random":
+            return space.sample(random)
+        case "tpe":
+            if number < STARTUP_TRIALS:
+                return space.sample(random)
+            return _tpe(space, observations, int(random.integers(2**31)))
 
 
 def random_of(seed: int, *numbers: int) -> np.random.Generator:
