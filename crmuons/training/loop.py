@@ -107,10 +107,8 @@ class TrainingLoop:
             checkpoint.mark_best(self.directory, best)
 
     def _share_done(self) -> float:
-        """Share of the run that is done; the same on every rank, since `seconds` is rank 0's at the last log step."""
-        steps, seconds = self.settings.steps, self.settings.max_seconds
-        by_steps = 0.0 if steps is None else self.trainer.num_steps / steps
-        return max(by_steps, 0.0 if seconds is None else self.progress.seconds / seconds)
+        """Return the share of the run that is done. All ranks agree, because `seconds` is rank 0's at the last log step."""
+        return self.settings.share_done(self.trainer.num_steps, self.progress.seconds)
 
     def _log(self, terms: LossTerms) -> tuple[Metrics, bool]:
         """Read the step's metrics off the device, and learn from rank 0 how late it is and whether to stop."""
