@@ -29,6 +29,7 @@ from tests.integration.mlflow.browser import compared_columns, start_browser
 from tests.integration.ports import free_ports
 
 FEW = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # Eight processes less, which judge answers of language models.
+SCREENSHOTS = os.environ.get("SCREENSHOTS")  # A directory for the picture that docs/tracking.md shows.
 SETTINGS = {"experiment": "tests", "run_name": "bundle", "params": {"train.steps": 1}, "tags": {}}
 
 
@@ -249,7 +250,8 @@ def test_plain_mlflow_ui_shows_the_runs_of_its_directory_on_loopback_alone(tmp_p
 
 def test_comparing_runs_shows_the_score_against_the_settings_that_differ(server, client, tmp_path, browser):
     """The chart that opens by itself takes MLflow's own choice of parameters and metric."""
-    for number, (lr, betas, n_critic) in enumerate([(1e-3, "[0.0, 0.9]", 1), (2e-3, "[0.5, 0.99]", 2)]):
+    choices = [(1e-3, "[0.0, 0.99]", 1), (2e-3, "[0.5, 0.9]", 2), (5e-4, "[0.5, 0.99]", 1), (3e-3, "[0.0, 0.9]", 3)]
+    for number, (lr, betas, n_critic) in enumerate(choices):
         words = (f"run.name=run-{number}", f"run.seed={number}", "train.steps=2", f"train.n_critic={n_critic}")
         rates = (f"train.optimizer.lr={lr}", f"train.optimizer.betas={betas}")
         directory = tmp_path / f"run-{number}"
@@ -257,7 +259,7 @@ def test_comparing_runs_shows_the_score_against_the_settings_that_differ(server,
         params = config.load(None, [*words, *rates]).flat()
         tracker = Tracker.open(directory, uri=server.uri, **SETTINGS | {"experiment": "compared", "params": params})
         for step in range(3):
-            tracker.metrics({"validation/mean_muons_ratio": 1.0, "validation/score": 1.0 / (step + lr)}, step)
+            tracker.metrics({"validation/mean_muons_ratio": 1.0, "validation/score": 0.1 + 50 * lr / (step + 1)}, step)
             tracker.metrics({"train/critic_loss": 1.0}, step)
         tracker.finish("FINISHED")
     experiment = client.get_experiment_by_name("compared").experiment_id
@@ -269,3 +271,5 @@ def test_comparing_runs_shows_the_score_against_the_settings_that_differ(server,
         "train.optimizer.lr",
         "validation/score",
     ]
+    if SCREENSHOTS:
+        browser.save_screenshot(Path(SCREENSHOTS) / "mlflow_comparison.png")
