@@ -218,7 +218,7 @@ class Tracker:
             logger.warning(
                 "%d entries of this run are not in MLflow (%s); they are kept in %s. Send them later with: crmuons sync %s",
                 self._sender.pending,
-                self._sender.trouble or "the time to send them ran out",
+                self._sender.last_error or "the time to send them ran out",
                 directory,
                 directory,
             )

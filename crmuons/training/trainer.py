@@ -151,7 +151,7 @@ class Trainer:
         self._record_nonfinite(faults)
         norms = {
             f"{name}_gradient_norm": self.networks[name].step(
-                gradient / totals[f"{name}_loss"].events.clamp(min=1), frozen=self.nonfinite[0] >= 0
+                gradient / totals[f"{name}_loss"].events.clamp(min=1), skip_step=self.nonfinite[0] >= 0
             )
             for name, gradient in zip(names, gradients, strict=True)
         }

@@ -439,9 +439,9 @@ def test_best_model_is_registered_once_its_run_is_known_and_keeps_the_alias_from
     sweep.finish("FINISHED")
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
-    with pytest.raises(ConnectionError, match="is not known there; send that one first"):
+    with pytest.raises(ConnectionError, match="which this entry refers to; send that journal first"):
         sync(tmp_path / "good")
-    with pytest.raises(ConnectionError, match="is not known there; send that one first"):
+    with pytest.raises(ConnectionError, match="which this entry refers to; send that journal first"):
         sync(tmp_path / "sweep")  # The run itself was made all the same.
     runs = {name: sync(tmp_path / name)[1] for name in ("good", "worse")}
     with pytest.raises(ConnectionError):
