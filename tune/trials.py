@@ -127,13 +127,7 @@ def scores(run: Run, train: config.Train) -> Iterator[Score]:
         seconds = metrics.get("progress/seconds", seconds)
         if "validation/score" in metrics:
             step = int(metrics["step"])
-            yield Score(step, share_done(train, step, seconds), seconds, metrics["validation/score"])
-
-
-def share_done(train: config.Train, step: int, seconds: float) -> float:
-    """Return the share of a run that is done, by its steps or by its time, whichever is larger."""
-    by_steps = 0.0 if train.steps is None else step / train.steps
-    return max(by_steps, 0.0 if train.max_seconds is None else seconds / train.max_seconds)
+            yield Score(step, train.share_done(step, seconds), seconds, metrics["validation/score"])
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,17 +1,17 @@
-"""Whether a tracking server answers, asked before a run that would send to it."""
+"""Check before a run that its tracking server answers."""
 
 
 def unreachable_reason(uri: str) -> str | None:
-    """Why this process could not send to a tracking server now, by one small request with its credentials.
+    """Return why this process cannot send to a tracking server, after one small request with its credentials.
 
     Args:
-        uri: as `resolve_uri` gives it. Databases are not asked: asking would make them.
+        uri: the result of `resolve_uri`. A database gets no request, because a request would create it.
 
     Returns:
-        The reason in one line; None where there is no trouble, or no server.
+        The reason in one line; None if the server answers or the URI is not a server's.
     """
     if not uri.startswith(("http://", "https://")):
         return None
-    from crmuons.tracking.server import connection_error  # noqa: PLC0415  # MLflow, 1.6 CPU-seconds: a file needs no asking.
+    from crmuons.tracking.server import connection_error  # noqa: PLC0415  # Importing MLflow takes 1.6 CPU-seconds.
 
     return connection_error(uri)

@@ -1,4 +1,4 @@
-"""What a training asks of a tracker, without MLflow: ranks that track nothing, and runs without tracking, do not import it."""
+"""The interface of a tracker. This module does not import MLflow, so ranks and runs without tracking need not load it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class AnyTracker(Protocol):
-    """What a run says of itself: a `Tracker` sends it to MLflow, a `NullTracker` nowhere."""
+    """Interface of `Tracker`, which logs a run to MLflow, and of `NullTracker`, which does nothing."""
 
     @property
     def run_id(self) -> str | None: ...
@@ -29,25 +29,25 @@ class AnyTracker(Protocol):
 
 
 class NullTracker:
-    """The tracker of a run that is not tracked."""
+    """The tracker of a run without tracking."""
 
     run_id: str | None = None
     unsent = 0
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def figure(self, figure: "Figure", name: str, step: int | None = None) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def model(self, directory: Path, primaries: Float32[np.ndarray, "primaries 4"]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def finish(self, status: Status) -> None:
-        """Nothing."""
+        """Do nothing."""

@@ -1,7 +1,7 @@
-"""The journal of a tracked run: all it has to say lies on disk before anything is sent to a tracking server.
+"""The journal of a tracked run: every entry is on disk before it is sent to a tracking server.
 
-`tracking/` below the run's directory holds `journal.jsonl` (one entry a line, only ever appended to), `files/` (figures,
-artifacts and models that the entries name) and `sent.json` (how far a server knows the journal).
+`tracking/` in the run's directory holds `journal.jsonl` (one entry a line, append-only), `files/` (the figures, artifacts
+and models of the entries) and `sent.json` (how much of the journal a server has).
 """
 
 import fcntl
@@ -28,7 +28,7 @@ Entry = dict[str, Any]
 
 
 def num_unsent(directory: Path) -> int:
-    """How many entries of a run's journal no server has taken, those included that one refused; 0 without a journal."""
+    """Return the number of journal entries that are on no server, including refused ones; 0 without a journal."""
     if not Journal.exists(directory):
         return 0
     journal = Journal(directory)
@@ -39,15 +39,15 @@ def num_unsent(directory: Path) -> int:
 
 @dataclass
 class DeliveryState:
-    """How far one server knows the journal.
+    """How much of the journal one server has.
 
     Attributes:
         uri: the server, without credentials.
-        run_id: the MLflow run, None until the server made it.
+        run_id: the MLflow run; None until the server has created it.
         experiment_id: the experiment of the run.
-        offset: byte of the journal up to which all is sent.
-        entries: how many entries that is.
-        refused: how many of them the server refused for good.
+        offset: byte of the journal up to which all entries are sent.
+        entries: number of entries before `offset`.
+        refused: number of these entries that the server refused.
     """
 
     uri: str
@@ -59,15 +59,16 @@ class DeliveryState:
 
 
 class Journal:
-    """An append-only file of entries; threads of one process may append at once.
+    """An append-only file of entries. Several threads of one process may append.
 
     Attributes:
-        num_entries: entries written, those of earlier processes included.
+        num_entries: number of entries, including those of earlier processes.
         last_steps: the highest step of each metric and figure.
-        params: the parameters, as first written.
-        status: what the last entry about it says of the run; "" before the first.
-        uri: the server that the run was last meant for.
-        identity: names this journal towards servers, so that a run is not made twice.
+        params: the first value of each parameter.
+        tags: the last value of each tag.
+        status: the last status of the run; "" before the first.
+        uri: the server for which the run was last opened.
+        identity: identifies this journal on servers, so that its run is created only once.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -80,6 +81,7 @@ class Journal:
         self.num_entries = 0
         self.last_steps: dict[str, int] = {}
         self.params: dict[str, str] = {}
+        self.tags: dict[str, str] = {}
         self.status, self.uri = "", ""
         self.identity = uuid.uuid4().hex
         self._file = self._path.open("ab", buffering=0)
@@ -89,30 +91,30 @@ class Journal:
 
     @classmethod
     def exists(cls, directory: Path) -> bool:
-        """Whether a run was journaled in the directory."""
+        """Return whether the directory has a journal."""
         return (directory / FOLDER / "journal.jsonl").is_file()
 
     def append(self, kind: str, **content: Any) -> None:
-        """Write one entry, free of credentials in URLs. It outlives the process; the machine, after `flush`.
+        """Write one entry, without the credentials of URLs. It survives a kill, and after `flush` a power cut.
 
         Raises:
-            OSError: if it cannot be written, on a full disk say: a result would be lost otherwise.
+            OSError: if it cannot be written, for example on a full disk.
         """
         with self._guard:
             self._write({"kind": kind, "time_ms": time.time_ns() // 1_000_000, **content})
 
     def append_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Write metrics of a step, without those that were written for this step, or a later one, before."""
+        """Write metrics of a step, except those already written for this step or a later one."""
         with self._guard:
             if new := {key: value for key, value in values.items() if self.is_new(key, step)}:
                 self._write({"kind": "metrics", "time_ms": time.time_ns() // 1_000_000, "step": step, "values": new})
 
     def is_new(self, key: str, step: int) -> bool:
-        """Whether nothing was written under the key for this step or a later one."""
+        """Return whether the key has no entry for this step or a later one."""
         return step > self.last_steps.get(key, step - 1)
 
     def entries(self, offset: int = 0) -> Iterator[tuple[int, Entry]]:
-        """The entries from a byte on, each with the byte after it; a line still being written is left for later."""
+        """Yield the entries from a byte on, each with the byte after it. An unfinished last line is not yielded."""
         with self._path.open("rb") as file:
             file.seek(offset)
             for line in file:
@@ -121,12 +123,12 @@ class Journal:
                 offset += len(line)
                 try:
                     entry = json.loads(line)
-                except ValueError:  # The line that a killed process left unfinished; said when it was found.
+                except ValueError:  # A killed process left this line unfinished; `_end_torn_line` has warned.
                     continue
                 yield offset, entry
 
     def keep_file(self, path: Path) -> str:
-        """Copy a file or a directory into the journal; returns its name below `files`."""
+        """Copy a file or a directory into the journal; return its path relative to `files`."""
         kept = self.new_folder() / path.name
         if path.is_dir():
             shutil.copytree(path, kept)
@@ -135,30 +137,30 @@ class Journal:
         return kept.relative_to(self.files).as_posix()
 
     def new_folder(self) -> Path:
-        """An empty folder below `files`, for files that an entry will name."""
+        """Return a new, empty folder in `files` for the files of an entry."""
         return Path(tempfile.mkdtemp(prefix=f"{self.num_entries:06d}-", dir=self.files))
 
     def load_sent(self, uri: str) -> DeliveryState:
-        """How far a server knows the journal; a server never met before knows nothing, and gets all of it."""
+        """Return how much of the journal a server has; nothing for a new server."""
         record = self.last_sent()
         clean = without_credentials(uri)
         return record if record is not None and record.uri == clean else DeliveryState(uri=clean)
 
     def last_sent(self) -> DeliveryState | None:
-        """How far the server that was last sent to knows the journal."""
+        """Return how much the server that was last sent to has; None before the first."""
         path = self._path.with_name("sent.json")
         return DeliveryState(**json.loads(path.read_text())) if path.is_file() else None
 
     def save_sent(self, sent: DeliveryState) -> None:
-        """Keep how far the server knows the journal."""
+        """Store how much of the journal the server has."""
         with atomic_file(self._path.with_name("sent.json"), fsync=True) as partial:
             partial.write_text(json.dumps(asdict(sent)))
 
     def lock(self) -> None:
-        """Become the one process that sends this journal.
+        """Make this process the only one that sends the journal.
 
         Raises:
-            BlockingIOError: if another process is that.
+            BlockingIOError: if another process sends it.
         """
         if self._lock is not None:
             return
@@ -167,22 +169,22 @@ class Journal:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             lock.close()
-            msg = f"{self.directory} is being tracked by a process that is alive, which sends what there is by itself"
+            msg = f"{self.directory} is tracked by a process that is alive; it sends the entries itself"
             raise BlockingIOError(msg) from error
         self._lock = lock
 
     def unlock(self) -> None:
-        """Let other processes send this journal."""
+        """Allow other processes to send the journal."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def flush(self) -> None:
-        """Have the disk keep what was written."""
+        """Write all entries through to the disk."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Write no more."""
+        """Flush and close the file."""
         self.flush()
         self._file.close()
 
@@ -200,17 +202,19 @@ class Journal:
                 self.last_steps[entry["key"]] = entry["step"]
             case "params":
                 self.params = entry["values"] | self.params
+            case "tags":
+                self.tags |= entry["values"]
             case "open":
                 self.identity, self.uri, self.status = entry["identity"], entry["uri"], "RUNNING"
             case "status":
                 self.status = entry["status"]
 
     def _end_torn_line(self) -> None:
-        """Close the line that a killed process left unfinished, lest the next entry be lost with it."""
+        """End the unfinished line of a killed process, so that the next entry starts on a new line."""
         with self._path.open("rb") as file:
             if file.seek(0, os.SEEK_END) == 0:
                 return
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":
-                logger.warning("%s: the last entry was cut short when its process died; it is left out", self._path)
+                logger.warning("%s: the last entry is incomplete because its process died; it is skipped", self._path)
                 self._file.write(b"\n")

@@ -1,4 +1,4 @@
-"""What `mlflow.pyfunc.load_model` makes of a logged model: a table of primaries in, a table of bundles out."""
+"""Load a logged model for `mlflow.pyfunc.load_model`: a table of primaries in, a table of muon bundles out."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from crmuons.generation.load import load_generator
 
 
 class PrimariesToBundles:
-    """A bundle generator behind MLflow's `predict`."""
+    """A muon-bundle generator with MLflow's `predict` method."""
 
     def __init__(self, generator: BundleGenerator) -> None:
         self._generator = generator
@@ -25,7 +25,7 @@ class PrimariesToBundles:
             params: `seed` of the random numbers (0 if not given).
 
         Returns:
-            The contract's columns: shower ids (the row's number), primary, and muons as a list of [energy_gev, x_m, y_m].
+            The columns of the data contract: shower ids (the row number), the primary, and muons as lists [energy_gev, x_m, y_m].
         """
         values = primaries[list(schema.PRIMARY_FEATURES)].to_numpy(np.float32)
         events = self._generator.generate(values, seed=int((params or {}).get("seed", 0)))
@@ -33,5 +33,5 @@ class PrimariesToBundles:
 
 
 def _load_pyfunc(path: str) -> PrimariesToBundles:
-    """The name MLflow looks for in a loader module."""
+    """Return the model of a directory. MLflow calls this function of a loader module by its name."""
     return PrimariesToBundles(load_generator(path))

@@ -1,4 +1,4 @@
-"""MLflow's model registry: the best of a sweep becomes a version there, and `models:/NAME@best` the best of all."""
+"""Register the best model of a sweep in MLflow's model registry. `models:/NAME@best` is the best of all sweeps."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,14 +12,15 @@ ALIAS = "best"
 
 
 def register(client: mlflow.MlflowClient, run: mlflow.entities.Run, entry: Mapping[str, Any]) -> None:
-    """Register the newest model of a run; repeated, it changes nothing.
+    """Register the newest model of a run. A repeated call changes nothing.
 
-    The alias stays where it is if it points to a model with a lower score on the same validation events (tag `validation`).
+    The alias "best" moves to this model unless it points to a model with a lower or equal score on the same validation
+    events (tag `validation`).
 
     Args:
-        client: of the server.
+        client: client of the server.
         run: the run that logged the model.
-        entry: of the journal, as `Tracker.register` wrote it.
+        entry: the journal entry that `Tracker.register` wrote.
 
     Raises:
         MlflowException: if the server does not have the model yet.
@@ -31,21 +32,21 @@ def register(client: mlflow.MlflowClient, run: mlflow.entities.Run, entry: Mappi
     version = known.get(model.model_id) or client.create_model_version(
         name, f"models:/{model.model_id}", run.info.run_id, tags, model_id=model.model_id
     )
-    holder = _holder(client, name)
-    if holder is None or not _is_better(holder.tags, tags):
+    best_version = _best_version(client, name)
+    if best_version is None or not _is_better(best_version.tags, tags):
         client.set_registered_model_alias(name, ALIAS, version.version)
 
 
 def _model_of(client: mlflow.MlflowClient, run: mlflow.entities.Run) -> LoggedModel:
-    found = client.search_logged_models(
+    models = client.search_logged_models(
         [run.info.experiment_id],
         f"source_run_id = '{run.info.run_id}'",
         order_by=[{"field_name": "creation_timestamp", "ascending": False}],
     )
-    if not found:
-        msg = f"run {run.info.run_name} has no model there yet"
+    if not models:
+        msg = f"run {run.info.run_name} has no model on the server yet"
         raise MlflowException(msg)
-    return found[0]
+    return models[0]
 
 
 def _make_registered_model(client: mlflow.MlflowClient, name: str) -> None:
@@ -56,11 +57,12 @@ def _make_registered_model(client: mlflow.MlflowClient, name: str) -> None:
             raise
 
 
-def _holder(client: mlflow.MlflowClient, name: str) -> ModelVersion | None:
+def _best_version(client: mlflow.MlflowClient, name: str) -> ModelVersion | None:
     version = client.get_registered_model(name).aliases.get(ALIAS)
     return None if version is None else client.get_model_version(name, version)
 
 
-def _is_better(theirs: Mapping[str, str], ours: Mapping[str, str]) -> bool:
-    same = theirs.get("validation") is not None and theirs.get("validation") == ours.get("validation")
-    return same and float(theirs["score"]) <= float(ours["score"])
+def _is_better(tags: Mapping[str, str], new_tags: Mapping[str, str]) -> bool:
+    validation = tags.get("validation")
+    comparable = validation is not None and validation == new_tags.get("validation")
+    return comparable and float(tags["score"]) <= float(new_tags["score"])

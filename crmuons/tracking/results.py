@@ -1,4 +1,4 @@
-"""Results that come after a run has ended, such as its evaluation: into the journal first, then to the server."""
+"""Add results to a run that has ended, such as its evaluation."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,15 +8,16 @@ from crmuons.tracking.sender import sync
 
 
 def add_results(directory: Path, values: Mapping[str, float], step: int, artifacts: Path) -> str:
-    """Add metrics of a step, and a directory of artifacts, to the run journaled in a directory.
+    """Add metrics of a step and a directory of artifacts to the journal of a run, and send the journal.
 
     Returns:
-        The MLflow run.
+        The ID of the MLflow run.
 
     Raises:
-        FileNotFoundError: if no run was journaled there.
-        BlockingIOError: if the run is still going on.
-        ConnectionError: if the server does not take them; they are kept, and `crmuons sync` sends them later.
+        FileNotFoundError: if the directory has no journal.
+        BlockingIOError: if the run is not at its end.
+        ConnectionError: if the server does not take the entries. They stay in the journal, and `crmuons sync` sends them
+            later.
     """
     if not Journal.exists(directory):
         msg = f"no journal of a tracked run in {directory}"

@@ -1,4 +1,4 @@
-"""Sending the journal: in the background while a run goes on, or all at once later."""
+"""Send the journal: in a background thread during the run, or at once later."""
 
 import logging
 import os
@@ -21,22 +21,22 @@ logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_BATCHES = 2.0
 SECONDS_BEFORE_LAST_ATTEMPT = 0.5
-LONGEST_PAUSE = 60.0  # between attempts to reach a server that does not answer
-LAST_ATTEMPTS = 2  # failures in a row after which a run that ends leaves the rest to `crmuons sync`
+LONGEST_PAUSE = 60.0  # Seconds between attempts while a server does not answer.
+LAST_ATTEMPTS = 2  # At the end of a run: failures in a row after which `crmuons sync` must send the rest.
 
 
 def sync(directory: Path) -> tuple[int, str]:
-    """Send what a run's journal holds and the server does not have.
+    """Send the journal entries of a run that the server does not have.
 
-    The server is MLFLOW_TRACKING_URI, or else the one the run was meant for. A run whose process died is ended as KILLED.
+    The server is MLFLOW_TRACKING_URI, or if that is not set, the one of the run. A run whose process died ends as KILLED.
 
     Returns:
-        How many entries were sent, and the MLflow run.
+        The number of entries sent, and the ID of the MLflow run.
 
     Raises:
-        FileNotFoundError: if no run was journaled in the directory.
+        FileNotFoundError: if the directory has no journal.
         BlockingIOError: if the process of the run is alive.
-        ConnectionError: if the server does not take the entries; those it took are not sent again.
+        ConnectionError: if the server does not take the entries. Entries that it took are not sent again.
     """
     if not Journal.exists(directory):
         msg = f"no journal of a tracked run in {directory}; give the directory of a run"
@@ -45,23 +45,23 @@ def sync(directory: Path) -> tuple[int, str]:
         if journal.status == "RUNNING":
             journal.append("status", status="KILLED")
         server = _server(journal)
-        before = server.sent.entries
-        with progress(journal.num_entries - before, unit="entries", what="sync") as bar:
+        already_sent = server.sent.entries
+        with progress(journal.num_entries - already_sent, unit="entries", what="sync") as bar:
             _send(journal, server, bar.update)
-        return server.sent.entries - before, server.run_id
+        return server.sent.entries - already_sent, server.run_id
 
 
 def finalize_run(directory: Path, status: Status, tags: Mapping[str, str]) -> None:
-    """Have MLflow know how a run ended whose processes are gone, and all else that its journal holds.
+    """End the MLflow run of processes that are gone, and send the rest of its journal.
 
     Args:
-        directory: the run's.
-        status: its state, where it died before it could say one.
-        tags: added to the run.
+        directory: the run's directory.
+        status: status of the run if it died before it logged one.
+        tags: tags to add to the run.
 
     Raises:
         BlockingIOError: if the process of the run is alive.
-        ConnectionError: if the server does not take the entries; they are kept.
+        ConnectionError: if the server does not take the entries. They stay in the journal.
     """
     with _locked(directory) as journal:
         if journal.status == "RUNNING":
@@ -83,7 +83,7 @@ def _locked(directory: Path) -> Iterator[Journal]:
 
 def _server(journal: Journal) -> Server:
     if not journal.uri:
-        msg = f"the journal in {journal.directory} does not say what run it is of: its first entry is missing"
+        msg = f"the journal in {journal.directory} does not name its run and server: its first entry is missing"
         raise ValueError(msg)
     return Server(journal, bare_uri(os.environ.get("MLFLOW_TRACKING_URI") or journal.uri))
 
@@ -98,31 +98,37 @@ def _send(journal: Journal, server: Server, tell: Callable[[int], object]) -> No
 
 
 class Sender(threading.Thread):
-    """Sends the journal while the run goes on; a server that does not answer is asked ever more rarely."""
+    """Thread that sends the journal during the run. The pauses grow while the server does not answer.
+
+    Attributes:
+        server: the server and its run.
+        last_error: the reason of the last failure; "" after a success.
+    """
 
     def __init__(self, journal: Journal, server: Server) -> None:
         super().__init__(name="tracking", daemon=True)
         self._journal = journal
         self.server = server
-        self.trouble = ""
+        self.last_error = ""
         self._closing = threading.Event()
         self._deadline = float("inf")
 
     @property
     def pending(self) -> int:
-        """Entries that are still to be sent."""
+        """Number of entries that are not sent yet."""
         return self._journal.num_entries - self.server.sent.entries
 
     def close(self, seconds: float) -> None:
-        """Send what is left and end, within the given time."""
+        """Send the remaining entries within `seconds`, and end the thread."""
         self._deadline = time.monotonic() + seconds
         self._closing.set()
         self.join(seconds)
 
     def run(self) -> None:
+        """Send until `close` is called and all is sent, or its time is over."""
         failures = 0
         while time.monotonic() < self._deadline:
-            last = self._closing.is_set()  # Read before sending: what was journaled until then is sent.
+            last = self._closing.is_set()  # Read before sending, so that all entries before `close` are sent.
             if self._attempt():
                 failures = 0
                 if last:
@@ -141,17 +147,19 @@ class Sender(threading.Thread):
             for _ in self.server.send_all():
                 if time.monotonic() > self._deadline:
                     return False
-        except Exception as error:  # noqa: BLE001 - an artifact store is a plug-in (S3, GCS, SFTP) with errors of its own;
-            # none of them may end the sending, and each is said here and by `finish`.
-            if not self.trouble:
+        except Exception as error:  # noqa: BLE001 - artifact stores are plug-ins (S3, GCS, SFTP) with their own errors.
+            # None of these may end the thread. The error is logged here and by `Tracker.finish`.
+            if not self.last_error:
                 logger.info(
-                    "MLflow at %s takes no results now, they are kept: %s", self.server.sent.uri, describe(error)
+                    "MLflow at %s takes no results now, they stay in the journal: %s",
+                    self.server.sent.uri,
+                    describe(error),
                 )
-            self.trouble = describe(error)
+            self.last_error = describe(error)
             return False
-        if self.trouble:
+        if self.last_error:
             logger.info("MLflow at %s takes results again", self.server.sent.uri)
-        self.trouble = ""
+        self.last_error = ""
         return True
 
     def _pause(self, failures: int) -> None:

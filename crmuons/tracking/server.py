@@ -1,4 +1,4 @@
-"""A tracking server as the journal sees it: every entry becomes a request that can be repeated without harm."""
+"""Send journal entries to a tracking server, in requests that can be repeated without harm."""
 
 import fcntl
 import logging
@@ -20,20 +20,25 @@ from crmuons.tracking.journal import DeliveryState, Entry, Journal
 from crmuons.tracking.uri import database
 
 with warnings.catch_warnings():
-    # Of a type hint in MLflow itself, in colour, once for every process that saves or loads a model.
+    # MLflow warns about a type hint of its own in every process that saves or loads a model.
     warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType", category=UserWarning)
     import mlflow.pyfunc
 
 logger = logging.getLogger(__name__)
 
-MAX_METRICS, MAX_PARAMS = 1000, 100  # MLflow's limits of one request
+MAX_METRICS, MAX_PARAMS = 1000, 100  # MLflow's limits for one request
 
 _IDENTITY_TAG = "crmuons.journal"
 _MODEL_FILE_TAG = "crmuons.journal.file"
 
 
 class Server:
-    """A tracking server and the run on it: delivers entries, and keeps count of what was delivered."""
+    """Delivers entries to the run of a journal on a tracking server, and records what was delivered.
+
+    Attributes:
+        sent: how much of the journal the server has.
+        known: set once the server has created the run.
+    """
 
     def __init__(self, journal: Journal, uri: str) -> None:
         self._journal = journal
@@ -46,12 +51,12 @@ class Server:
 
     @property
     def run_id(self) -> str:
-        """The MLflow run, which the first entry of a journal opens."""
-        assert self.sent.run_id is not None, "an entry before the one that opens the run"
+        """ID of the MLflow run. The first entry of a journal creates the run."""
+        assert self.sent.run_id is not None, "the first entry of a journal opens the run"
         return self.sent.run_id
 
     def send_all(self) -> Iterator[int]:
-        """Send every entry that the server does not have, yielding how many after each request."""
+        """Send all entries that the server does not have; yield the number of entries of each request."""
         self._connect()
         for batch in _batches(self._journal.entries(self.sent.offset)):
             self._send(batch)
@@ -63,21 +68,21 @@ class Server:
         except (MlflowException, FileNotFoundError) as error:
             if not self._is_refusal(error):
                 raise
-            if len(batch) > 1:  # One bad entry does not take the good ones with it.
+            if len(batch) > 1:  # Send one by one, so that one bad entry does not block the good ones.
                 for one in batch:
                     self._send([one])
                 return
-            self._say_refused(batch[0][1], error)
+            self._warn_refused(batch[0][1], error)
             self.sent.refused += 1
         self.sent.offset = batch[-1][0]
         self.sent.entries += len(batch)
         self._journal.save_sent(self.sent)
 
-    def _say_refused(self, entry: Entry, error: Exception) -> None:
+    def _warn_refused(self, entry: Entry, error: Exception) -> None:
         logger.warning("MLflow refused an entry (%s) for good: %s", entry["kind"], describe(error))
 
     def _deliver(self, entries: Sequence[Entry]) -> None:
-        """Send entries of one kind. Every request may be repeated without harm: its answer can get lost."""
+        """Send entries of one kind. Requests may be repeated without harm, because an answer can get lost."""
         entry = entries[0]
         client = self._connected
         if entry["kind"] == "open":
@@ -112,7 +117,7 @@ class Server:
             _make_database(database(self._uri))
         client = mlflow.MlflowClient(self._uri)
         if self.sent.run_id is not None and not _has_run(client, self.sent.run_id):
-            logger.warning("MLflow at %s has lost run %s: it gets all of it again", self.sent.uri, self.sent.run_id)
+            logger.warning("MLflow at %s has lost run %s: all entries are sent again", self.sent.uri, self.sent.run_id)
             self.sent = DeliveryState(uri=self.sent.uri)
         self._client = client
 
@@ -122,12 +127,12 @@ class Server:
         return self._client
 
     def _is_refusal(self, error: Exception) -> bool:
-        """Whether sending again would not help: MLflow found the entry itself at fault, or its file is gone."""
+        """Return whether sending again cannot help: MLflow calls the entry invalid, or its file is gone."""
         if isinstance(error, FileNotFoundError):
             return True
         if getattr(error, "error_code", "") != "INVALID_PARAMETER_VALUE" or self.sent.run_id is None:
             return False
-        # A run deleted in the UI refuses everything, and may be restored.
+        # A run that was deleted in the UI refuses all entries, but it may be restored.
         return bool(self._connected.get_run(self.sent.run_id).info.lifecycle_stage == "active")
 
     def _open_run(self, client: mlflow.MlflowClient, entry: Entry) -> None:
@@ -135,12 +140,12 @@ class Server:
             client.update_run(self.sent.run_id, status="RUNNING")
             return
         experiment = self._experiment(client, entry["experiment"])
-        # A request whose answer was lost made the run all the same.
-        found = _search(client, [experiment], entry["identity"])
+        # An earlier request may have created the run although its answer was lost.
+        runs = _search(client, [experiment], entry["identity"])
         tags = {_IDENTITY_TAG: entry["identity"]}
         if entry.get("parent"):
             tags["mlflow.parentRunId"] = _run_of(client, entry["parent"]).info.run_id
-        run = found[0] if found else client.create_run(experiment, entry["time_ms"], tags, entry["run_name"])
+        run = runs[0] if runs else client.create_run(experiment, entry["time_ms"], tags, entry["run_name"])
         self.sent.run_id, self.sent.experiment_id = run.info.run_id, experiment
         self.known.set()
 
@@ -150,7 +155,7 @@ class Server:
             return str(experiment.experiment_id)
         location = None
         if self._uri.startswith("sqlite:"):
-            # MLflow's own default is below the working directory, which is another one in each worker.
+            # MLflow's default is in the working directory, which differs between workers.
             folder = database(self._uri).parent / "mlruns" / re.sub(r"[^\w.-]", "_", name)
             location = folder.as_uri()
         return str(client.create_experiment(name, artifact_location=location))
@@ -162,16 +167,16 @@ class Server:
         elif path.exists():
             client.log_artifact(run_id, str(path), entry["folder"] or None)
         else:
-            msg = f"{path} is gone: it was taken out of the journal before it was sent"
+            msg = f"{path} is gone: it was removed from the journal before it was sent"
             raise FileNotFoundError(msg)
 
     def _log_model(self, client: mlflow.MlflowClient, run_id: str, entry: Entry) -> None:
-        assert self.sent.experiment_id is not None, "known together with the run"
+        assert self.sent.experiment_id is not None, "set together with run_id"
         path = self._journal.files / entry["file"]
         known = f"tags.`{_MODEL_FILE_TAG}` = '{entry['file']}' AND source_run_id = '{run_id}'"
-        found = client.search_logged_models([self.sent.experiment_id], known)
+        models = client.search_logged_models([self.sent.experiment_id], known)
         tags = {_MODEL_FILE_TAG: entry["file"]}
-        model = found[0] if found else client.create_logged_model(self.sent.experiment_id, "model", run_id, tags=tags)
+        model = models[0] if models else client.create_logged_model(self.sent.experiment_id, "model", run_id, tags=tags)
         description = Model.load(str(path))
         description.run_id, description.model_id = run_id, model.model_id
         description.save(str(path / "MLmodel"))
@@ -179,16 +184,21 @@ class Server:
         client.finalize_logged_model(model.model_id, "READY")
         outputs = client.get_run(run_id).outputs
         if outputs is None or model.model_id not in {output.model_id for output in outputs.model_outputs}:
-            client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])  # A database error the second time.
+            client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])  # Twice is a database error.
 
 
 def _run_of(client: mlflow.MlflowClient, identity: str) -> mlflow.entities.Run:
-    """The run of another journal. The server has to know it first: until then the entry waits."""
-    found = _search(client, [each.experiment_id for each in client.search_experiments()], identity)
-    if not found:
-        msg = f"the run of journal {identity}, to which this one belongs, is not known there; send that one first"
+    """Return the run of another journal.
+
+    Raises:
+        MlflowException: if the server does not have it yet; the entry is sent again later.
+    """
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = _search(client, experiments, identity)
+    if not runs:
+        msg = f"the server does not have the run of journal {identity}, which this entry refers to; send that journal first"
         raise MlflowException(msg)
-    return found[0]
+    return runs[0]
 
 
 def _search(client: mlflow.MlflowClient, experiments: list[str], identity: str) -> list[mlflow.entities.Run]:
@@ -196,13 +206,13 @@ def _search(client: mlflow.MlflowClient, experiments: list[str], identity: str) 
 
 
 def _make_database(path: Path) -> None:
-    """Have MLflow's tables in a new SQLite file, which appears once they are all there.
+    """Create a SQLite file with MLflow's tables. The file gets its name once it is complete.
 
-    Three processes that let MLflow make them in place at once left one table behind that none could use.
+    When three processes let MLflow create the tables in place at the same time, the file was unusable afterwards.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
+        fcntl.flock(lock, fcntl.LOCK_EX)  # Held until the file is closed.
         if path.exists():
             return
         with atomic_file(path) as partial:
@@ -211,7 +221,7 @@ def _make_database(path: Path) -> None:
 
 
 def _batches(entries: Iterator[tuple[int, Entry]]) -> Iterator[list[tuple[int, Entry]]]:
-    """Neighbouring metrics together, as many as one request takes; any other entry alone."""
+    """Yield batches of entries for one request: consecutive metrics together, any other entry alone."""
     batch: list[tuple[int, Entry]] = []
     size = 0
     for offset, entry in entries:
@@ -251,7 +261,7 @@ def _has_run(client: mlflow.MlflowClient, run_id: str) -> bool:
 
 
 def connection_error(uri: str) -> str | None:
-    """Why a server does not answer this process, in one line; None if it does."""
+    """Return why a server does not answer this process, in one line; None if it answers."""
     try:
         mlflow.MlflowClient(uri).search_experiments(max_results=1)
     except MlflowException as error:
@@ -260,7 +270,7 @@ def connection_error(uri: str) -> str | None:
 
 
 def describe(error: BaseException) -> str:
-    """The error in one line. What set off a chain of errors says most: "connection refused", "database is locked"."""
+    """Return the first cause of an error in one line, for example "connection refused" or "database is locked"."""
     while (earlier := error.__cause__ or error.__context__) is not None:
         error = earlier
     first_line = (str(error).splitlines() or [""])[0]

@@ -1,4 +1,10 @@
-"""The tracker of a run: what the training calls."""
+"""Log a run to MLflow: the training calls the methods of `Tracker`.
+
+What is logged as a parameter, and which metric comes first, decides what MLflow shows when runs are compared. Its chart of
+parallel coordinates opens with the first three parameters, by name, that differ between the runs, and with the first metric
+that the runs logged (MLflow 3.17, `ParallelCoordinatesPlotPanel`). Therefore settings that do not change the training are
+tags, and the score is the first metric.
+"""
 
 import getpass
 import json
@@ -32,7 +38,10 @@ from crmuons.tracking.uri import bare_uri
 
 logger = logging.getLogger(__name__)
 
-MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 6000, 8000  # MLflow's
+MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 6000, 8000  # MLflow's limits in characters
+SCORE = "validation/score"
+# Settings that are tags. They name, place and repeat a run, and would hide the ones to compare: run.name always differs.
+TAG_SETTINGS = re.compile(r"(run|scaling|tracking|data\.staging)\..+|train\.(log_every|profile_steps)")
 THUMBNAIL_PIXELS = 256
 
 _NAME = re.compile(r"^[\w.\-/ ]{1,250}$")
@@ -51,9 +60,9 @@ MODEL_SIGNATURE = ModelSignature(
 
 
 class Tracker:
-    """One MLflow run, journaled in a directory; opened again there, it goes on.
+    """Logs to one MLflow run through a journal in a directory. A tracker opened again there continues the same run.
 
-    No method waits for the server. Only what concerns the journal raises: OSError where it cannot be written.
+    No method waits for the server, and none raises an error of the server. All raise OSError if the journal cannot be written.
     """
 
     def __init__(self, journal: Journal, uri: str, flush_seconds: float) -> None:
@@ -76,31 +85,32 @@ class Tracker:
         parent: str = "",
         flush_seconds: float = 60.0,
     ) -> Self:
-        """Begin a run, or go on with the one that the directory holds.
+        """Begin a run, or continue the run of the directory.
 
         Args:
             directory: the run's directory; the journal goes to `tracking` below it.
-            uri: what `resolve_uri` said.
-            experiment: MLflow's experiment, made where there is none.
-            run_name: the run's name in MLflow.
-            params: settings under dotted paths. One that differs from the run's first value cannot be changed in
-                MLflow: it becomes the tag `changed.<path>`.
-            tags: added to those that name the code (`provenance.code_tags`), which they override.
-            parent: the `identity` of the tracker of the run below which this one is shown; it may be unknown to the server still.
-            flush_seconds: `finish` waits no longer than this for the server.
+            uri: the result of `resolve_uri`.
+            experiment: the MLflow experiment; it is created if it does not exist.
+            run_name: the name of the run in MLflow.
+            params: settings by dotted path. Those of `TAG_SETTINGS` become tags, the others parameters; the artifact
+                params.json has all of them. MLflow cannot change a parameter: a value that differs from the first one
+                becomes the tag `changed.<path>`.
+            tags: tags of the run. They override those that identify the code (`provenance.code_tags`).
+            parent: `identity` of the tracker of the parent run. The server may learn of the parent later.
+            flush_seconds: longest time that `finish` waits for the server.
 
         Raises:
-            ValueError: for a name that MLflow would refuse, or a URI that is a directory.
+            ValueError: if MLflow would refuse a name, or if the URI is a directory.
             OSError: if the journal cannot be written.
         """
         uri = bare_uri(uri)
         for name in (*params, *tags):
             _check_name(name)
         journal = Journal(directory)
-        where = {"uri": uri, "experiment": experiment, "run_name": run_name, "parent": parent}
-        journal.append("open", identity=journal.identity, **where)
+        target = {"uri": uri, "experiment": experiment, "run_name": run_name, "parent": parent}
+        journal.append("open", identity=journal.identity, **target)
         tracker = cls(journal, uri, flush_seconds)
-        tracker._params(params)
+        tracker._log_settings(params)
         tracker.tags(_mlflow_tags() | code_tags() | dict(tags))
         tracker._sender.start()
         tracker._system.start()
@@ -108,32 +118,34 @@ class Tracker:
 
     @property
     def identity(self) -> str:
-        """Names the run towards other journals, before any server knows it."""
+        """Identity of the run, under which other journals refer to it before a server knows it."""
         return self._journal.identity
 
     @property
     def run_id(self) -> str | None:
-        """The MLflow run; None until the server made it."""
+        """ID of the MLflow run; None until the server has created it."""
         return self._sender.server.sent.run_id
 
     @property
     def unsent(self) -> int:
-        """Entries of the journal that the server does not have, those included that it refused for good."""
+        """Number of journal entries that the server does not have, including those it refused."""
         return self._sender.pending + self._sender.server.sent.refused
 
     def wait_for_run(self, seconds: float) -> str | None:
-        """The MLflow run, once the server made it, or None after so many seconds."""
+        """Wait until the server has created the MLflow run and return its ID, or None after `seconds`."""
         self._sender.server.known.wait(seconds)
         return self.run_id
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Metrics of a step. Steps replayed after a resume are left out: the first value of a step stays."""
+        """Log metrics of a step. After a resume, repeated steps are skipped: the first value of a step stays."""
         for name in values:
             _check_name(name)
-        self._journal.append_metrics({name: float(value) for name, value in values.items()}, step)
+        ordered = sorted(values, key=lambda name: name != SCORE)  # The score first; the others keep their order.
+        self._journal.append_metrics({name: float(values[name]) for name in ordered}, step)
+        self._system.begin()
 
     def figure(self, figure: Figure, name: str, step: int | None = None) -> None:
-        """A matplotlib figure: with a step, one of a series in the UI's image grid; without, `figures/NAME.png`."""
+        """Log a matplotlib figure: with a step into a series in the UI's image grid, without one as `figures/NAME.png`."""
         _check_name(name)
         if step is not None and not self._journal.is_new(f"images/{name}", step):
             return
@@ -147,15 +159,15 @@ class Tracker:
         self._append_file("figure", folder, folder="images", key=f"images/{name}", step=step)
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        """A file or a directory, as it is now, below the given folder of the run's artifacts."""
+        """Log a copy of a file or directory, in the given folder of the run's artifacts."""
         self._journal.append("artifact", file=self._journal.keep_file(path), folder=folder)
 
     def model(self, directory: Path, primaries: Float32[np.ndarray, "primaries 4"]) -> None:
-        """A trained generator, for `mlflow.pyfunc.load_model`.
+        """Log a trained generator, for `mlflow.pyfunc.load_model`.
 
         Args:
-            directory: a model directory (`checkpoint.save_model`). A run or a checkpoint would do, with all that it holds.
-            primaries: a few, as an example of its input: energy (GeV), zenith (rad), mass (GeV), depth (m).
+            directory: a model directory (`saved_model.save_model`).
+            primaries: a few primaries as an input example: energy (GeV), zenith (rad), mass (GeV), depth (m).
         """
         path = self._journal.new_folder() / "model"
         example = pd.DataFrame(primaries.astype(np.float64), columns=list(schema.PRIMARY_FEATURES))
@@ -170,24 +182,27 @@ class Tracker:
         self._append_file("model", path)
 
     def register(self, identity: str, name: str, *, score: float, tags: Mapping[str, str]) -> None:
-        """Make the model of another run a version in the registry; see registry.py.
+        """Register the model of another run as a version in the model registry (registry.py).
 
         Args:
-            identity: of the journal of the run that has the model.
-            name: the registered model.
-            score: the model's; lower is better.
-            tags: of the version. The alias moves from a better model only where `validation` differs.
+            identity: `identity` of the tracker of the run that logged the model.
+            name: name of the registered model.
+            score: score of the model; lower is better.
+            tags: tags of the version. The alias leaves a model with a lower score only if their `validation` differs.
         """
         self._journal.append("registration", of=identity, name=name, score=score, tags=dict(tags))
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Tags of the run; the newest value of a tag stays."""
+        """Set tags of the run; a new value replaces an earlier one."""
         for name in values:
             _check_name(name)
         self._journal.append("tags", values={name: _cut(value, MAX_TAG_LENGTH) for name, value in values.items()})
 
     def finish(self, status: Status) -> None:
-        """End the run: send what is left, in bounded time, and say what could not be sent. Once is enough."""
+        """End the run: send remaining entries in bounded time, and warn about entries that were not sent.
+
+        A second call does nothing.
+        """
         if self._finished:
             return
         self._finished = True
@@ -195,33 +210,42 @@ class Tracker:
         self._journal.append("status", status=status)
         self._sender.close(self._flush_seconds)
         self._journal.close()
-        self._say_what_is_left()
+        self._warn_of_unsent()
 
-    def _say_what_is_left(self) -> None:
+    def _warn_of_unsent(self) -> None:
         directory, refused = self._journal.directory, self._sender.server.sent.refused
         if self._sender.pending:
             logger.warning(
                 "%d entries of this run are not in MLflow (%s); they are kept in %s. Send them later with: crmuons sync %s",
                 self._sender.pending,
-                self._sender.trouble or "the time to send them ran out",
+                self._sender.last_error or "the time to send them ran out",
                 directory,
                 directory,
             )
         if refused:
             logger.warning("MLflow refused %d entries of this run for good; they are kept in %s", refused, directory)
 
-    def _params(self, params: Mapping[str, object]) -> None:
-        values = {name: _cut(str(value), MAX_PARAM_LENGTH) for name, value in params.items()}
-        before = self._journal.params
-        new = {name: value for name, value in values.items() if name not in before}
-        changed = {f"changed.{name}": value for name, value in values.items() if before.get(name, value) != value}
-        if not (new or changed):
+    def _log_settings(self, settings: Mapping[str, object]) -> None:
+        params, tags = {}, {}
+        for name, value in settings.items():
+            if TAG_SETTINGS.fullmatch(name):
+                tags[name] = _cut(str(value), MAX_TAG_LENGTH)
+            else:
+                params[name] = _cut(str(value), MAX_PARAM_LENGTH)
+        logged = self._journal.params
+        new = {name: value for name, value in params.items() if name not in logged}
+        tags |= {f"changed.{name}": value for name, value in params.items() if logged.get(name, value) != value}
+        tags = {
+            name: value for name, value in tags.items() if self._journal.tags.get(name) != without_credentials(value)
+        }
+        if not (new or tags):
             return
-        self._journal.append("params", values=new)
-        if changed:
-            self.tags(changed)
+        if new:
+            self._journal.append("params", values=new)
+        if tags:
+            self.tags(tags)
         path = self._journal.new_folder() / "params.json"
-        path.write_text(without_credentials(json.dumps(dict(params), indent=2, default=str)))
+        path.write_text(without_credentials(json.dumps(dict(settings), indent=2, default=str)))
         self._append_file("artifact", path, folder="")
 
     def _append_file(self, kind: str, path: Path, **content: Any) -> None:
@@ -229,9 +253,9 @@ class Tracker:
 
 
 def _save_image(figure: Figure, folder: Path, name: str, step: int) -> None:
-    """Write the figure and its thumbnail under the names that the UI's image grid understands.
+    """Write a figure and its thumbnail under names that the UI's image grid understands.
 
-    Our own names, unlike those of MLflow's `log_image`, stay the same when a lost answer makes us send them again.
+    Unlike the names of MLflow's `log_image`, these stay the same if an image is sent again after a lost answer.
     """
     stamp = f"{name.replace('/', '~')}+step+{step}+timestamp+{time.time_ns() // 1_000_000}+{folder.name}"
     figure.savefig(folder / f"{stamp}.png")
@@ -241,7 +265,7 @@ def _save_image(figure: Figure, folder: Path, name: str, step: int) -> None:
 
 
 def _mlflow_tags() -> dict[str, str]:
-    """The tags behind columns of MLflow's UI."""
+    """Return the tags that fill columns of MLflow's UI."""
     return {"mlflow.source.name": "crmuons", "mlflow.source.type": "LOCAL", "mlflow.user": getpass.getuser()}
 
 
@@ -252,5 +276,5 @@ def _check_name(name: str) -> None:
 
 
 def _cut(value: str, length: int) -> str:
-    """A value that MLflow takes; params.json among the artifacts holds the whole one."""
+    """Return a value shortened to a length that MLflow takes; the artifact params.json has the whole value."""
     return value if len(value) <= length else value[: length - 1] + "…"

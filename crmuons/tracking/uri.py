@@ -1,4 +1,4 @@
-"""Where runs are sent. Credentials come from the environment and are never part of a URI that is kept or shown."""
+"""Resolve the URI of the tracking store. A URI that is stored or shown never has credentials."""
 
 import os
 from pathlib import Path
@@ -8,28 +8,33 @@ from crmuons.storage.redact import without_credentials
 
 
 def default_uri(base: Path) -> str:
-    """The SQLite file that a plain `mlflow ui`, typed in the directory, reads."""
+    """Return the URI of the SQLite file that a plain `mlflow ui` in the directory reads."""
     return f"sqlite:///{base.resolve() / 'mlflow.db'}"
 
 
 def resolve_uri(base: Path) -> str:
-    """Where runs are sent: MLFLOW_TRACKING_URI, or else the SQLite file in a directory.
+    """Return MLFLOW_TRACKING_URI if it is set, otherwise the URI of the SQLite file in a directory.
 
-    The process that a user starts asks once, and passes the answer on: a worker has another working directory. A user and
-    password in the URI go to MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, from where MLflow takes them.
+    The process that the user starts calls this once and passes the URI on, because workers have another working directory.
 
     Raises:
-        ValueError: if the URI is a directory, in which MLflow no longer keeps runs.
+        ValueError: if the URI is a directory, because MLflow no longer stores runs in plain files.
     """
     return bare_uri(os.environ.get("MLFLOW_TRACKING_URI") or default_uri(base))
 
 
 def bare_uri(uri: str) -> str:
-    """The URI without credentials, and without regard to the working directory."""
+    """Return a URI without credentials and relative paths.
+
+    A user and a password in the URI are moved to MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, which MLflow reads.
+
+    Raises:
+        ValueError: if the URI is a directory.
+    """
     parts = urlsplit(uri)
     if parts.scheme in ("", "file"):
         msg = (
-            f"tracking URI '{without_credentials(uri)}' is a directory, and MLflow no longer keeps runs in plain files; "
+            f"tracking URI '{without_credentials(uri)}' is a directory, and MLflow no longer stores runs in plain files; "
             "give sqlite:///PATH/mlflow.db or the http(s) address of a server"
         )
         raise ValueError(msg)
@@ -43,4 +48,5 @@ def bare_uri(uri: str) -> str:
 
 
 def database(uri: str) -> Path:
+    """Return the path of a `sqlite:` URI."""
     return Path(uri.removeprefix("sqlite:///"))

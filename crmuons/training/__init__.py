@@ -1,1 +1,1 @@
-"""The WGAN step, the loop around it, and a run from its set-up to its end."""
+"""Train a run: the WGAN step (trainer.py), the loop (loop.py), one rank (worker.py) and the whole run (driver.py)."""

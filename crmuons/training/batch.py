@@ -1,4 +1,4 @@
-"""Sets: a batch of events as the training step takes it, with every size known before it reaches a device."""
+"""The batch of the training step: events laid out so that every size is known before they reach a device."""
 
 import math
 from collections.abc import Callable
@@ -17,15 +17,19 @@ from crmuons.models.ragged import Ragged
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Made on the host, off the training thread; a step on it never asks a device for a size.
+    """One rank's batch of a training step.
+
+    The thread that reads data builds it on the host, so that the step never waits for a size from the device.
 
     Attributes:
-        primaries, counts: of all events, the empty ones included, which the multiplicity model learns from.
-        nonempty: the numbers of the events that have muons; the kinematics learn from these alone.
-        muons: theirs, no more than `train.muons_per_event` of each: energy_gev, x_m, y_m.
-        weights: of the nonempty events in the losses of generator and critic: their muons to the power `train.weight_power`.
-        ragged: which muon belongs to which of the nonempty events.
-        penalty_layout: the layout of the first nonempty events, whose gradients are penalised.
+        primaries: primaries of all events. The multiplicity model learns from these, also from events without muons.
+        counts: numbers of muons of all events.
+        nonempty: indices of the events with muons. Generator and critic learn from these only.
+        muons: energy_gev, x_m, y_m of their muons, at most `train.muons_per_event` of each event.
+        weights: weights of the nonempty events in the losses of generator and critic: number of muons in `muons`, to the
+            power `train.weight_power`.
+        ragged: layout of the muons of the nonempty events.
+        penalty_layout: layout of the first nonempty events, on which the gradient penalty is computed.
     """
 
     primaries: Float32[Tensor, "all 4"]
@@ -41,8 +45,8 @@ class TrainingBatch:
         """Lay out events on the host, in their order.
 
         Args:
-            events: a batch. Tensors share its memory where that can be written.
-            train: the cap on muons of an event, the weights and the share of the events that is penalised.
+            events: a batch. The tensors share its memory if it is writable.
+            train: the largest number of muons of an event, the weights, and the share of events for the penalty.
         """
         nonempty = np.flatnonzero(events.counts)
         kept, muons = events.counts[nonempty], events.muons
@@ -59,11 +63,11 @@ class TrainingBatch:
         return cls(primaries, all_counts, torch.from_numpy(nonempty), kept_muons, weights, ragged, part)
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "TrainingBatch":
-        """The same events on a device."""
+        """Return the batch on a device."""
         return self._each(lambda part: part.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "TrainingBatch":
-        """The same events in page-locked memory, from which a GPU copies without waiting."""
+        """Return the batch in page-locked memory, from which a GPU copies asynchronously."""
         return self._each(lambda part: part.pin_memory())
 
     def _each(self, change: Callable[[Any], Any]) -> "TrainingBatch":

@@ -1,4 +1,4 @@
-"""What ranks exchange. Without a process group there is one rank, and nothing is exchanged."""
+"""Exchange tensors and numbers between ranks. Without a process group there is one rank and nothing to exchange."""
 
 from collections.abc import Sequence
 
@@ -6,46 +6,44 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-_joined = False  # Whether this process has been one of several.
+_joined = False  # Whether this process has seen a process group.
 
 
 def rank() -> int:
-    """This process's number, 0 to world_size() - 1."""
+    """Return the rank of this process, 0 to world_size() - 1."""
     return dist.get_rank() if _is_one_of_several() else 0
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Return the number of processes that train together."""
     return dist.get_world_size() if _is_one_of_several() else 1
 
 
 def _is_one_of_several() -> bool:
-    """Whether there is a process group.
+    """Return whether there is a process group.
 
     Raises:
-        RuntimeError: if there was one. Ray Train takes it down under a running worker when it changes the number of workers of
-            an elastic run; a rank that went on alone would save a state in which the others' data are missing.
+        RuntimeError: if there was one before. Ray Train destroys it under a running worker when it changes the number of
+            workers of an elastic run. A rank that continued alone would save a state without the data of the others.
     """
-    global _joined  # noqa: PLW0603 - torch's process group is the process's too
+    global _joined  # noqa: PLW0603 - torch's process group is global too
     if dist.is_initialized():
         _joined = True
     elif _joined:
-        msg = (
-            "the process group of this worker was taken down while it trained; the run goes on from its last checkpoint"
-        )
+        msg = "the process group of this worker was destroyed while it trained; the run continues from its last checkpoint"
         raise RuntimeError(msg)
     return _joined
 
 
 def sum_over_ranks(buffer: Tensor) -> Tensor:
-    """Add up a buffer over all ranks, in place; every rank gets the sum."""
+    """Sum a buffer over all ranks in place and return it; every rank gets the sum."""
     if world_size() > 1:
         dist.all_reduce(buffer)
     return buffer
 
 
 def from_rank_zero(values: Sequence[float], device: torch.device) -> list[float]:
-    """Rank 0's numbers, on every rank."""
+    """Return rank 0's numbers on every rank."""
     if world_size() == 1:
         return list(values)
     buffer = torch.tensor(values, dtype=torch.float64, device=device)
@@ -55,7 +53,7 @@ def from_rank_zero(values: Sequence[float], device: torch.device) -> list[float]
 
 
 def bytes_from_rank_zero(content: bytes, device: torch.device) -> bytes:
-    """Rank 0's bytes, on every rank; those of the other ranks are not looked at."""
+    """Return rank 0's bytes on every rank; `content` of the other ranks is ignored."""
     if world_size() == 1:
         return content
     (length,) = from_rank_zero([float(len(content))], device)
@@ -67,7 +65,7 @@ def bytes_from_rank_zero(content: bytes, device: torch.device) -> bytes:
 
 
 def gather(values: Tensor) -> Tensor:
-    """Every rank's tensor of the same shape, stacked by rank [ranks, ...]."""
+    """Return the tensors of all ranks, which have the same shape, stacked by rank [ranks, ...]."""
     if world_size() == 1:
         return values[None]
     gathered = [torch.empty_like(values) for _ in range(world_size())]

@@ -1,4 +1,4 @@
-"""A run from the outside: find it, set it up, launch its workers, say how it ended.
+"""Train a run: find it, set it up, launch its workers and summarise its end.
 
 The workers are started by a launcher. `LocalLauncher` trains in this process and needs no Ray;
 `ray_backend.train.RayLauncher` trains on Ray Train workers.

@@ -1,16 +1,20 @@
-"""When to log, to validate, to save and to stop. The step itself is in trainer.py.
+"""Decide when to log, validate, save and stop. The training step and its losses are in trainer.py.
 
-Ranks exchange tensors, so every decision here depends on the step number, or on what rank 0 said at a log step, and never on
-one rank's data or clock: a rank that leaves an exchange out hangs the others.
+A checkpoint (`TrainingLoop._save`) holds the averaged model, which generates events, and the training state:
+- `trainer`: weights of model, averaged model and critic, optimizer states and step counts (`Trainer.state_dict`);
+- `progress`: training time, best score and its step;
+- `stream`: the read plan, and for each rank its position in the data and its row counts.
+
+Ranks exchange tensors, and a rank that skips an exchange makes the others wait forever. Every decision here therefore
+depends on the step number or on numbers that rank 0 sent at a log step, never on the data or the clock of one rank.
 """
 
 import math
 import resource
 import time
-from collections.abc import Callable
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -29,63 +33,68 @@ Outcome = Literal["finished", "interrupted"]
 
 @dataclass
 class Progress:
-    """How far a run is, beside what the trainer and the stream know themselves."""
+    """State of a run that neither the trainer nor the data loader holds."""
 
-    seconds: float = 0.0  # Training time, all attempts together.
+    seconds: float = 0.0  # Training time, summed over all attempts.
     best_score: float = math.inf
     best_step: int = 0
 
 
-@dataclass(frozen=True)
-class Hooks:
-    """What the loop asks of its surroundings.
+class LoopServices(Protocol):
+    """What the loop calls; `services.py` implements it."""
 
-    Attributes:
-        report: takes metrics, the step and the checkpoint where one was saved; called by every rank at the same steps.
-        validate: the metrics of a model on held-out events, "score" among them; called on rank 0.
-        should_stop: whether the run was asked to end; called on rank 0.
-        model_metadata: what model.json says of the model at a step.
-        on_step: told how many steps are done, before the first step and after each.
-    """
+    def report(self, values: Metrics, step: int, saved: Path | None) -> None:
+        """Receive metrics of a step, and the checkpoint if one was saved. All ranks call it at the same steps."""
 
-    report: Callable[[Metrics, int, Path | None], None]
-    validate: Callable[[BundleModel, int], Metrics]
-    should_stop: Callable[[], bool]
-    model_metadata: Callable[[int], dict[str, Any]]
-    on_step: Callable[[int], None]
+    def validate(self, model: BundleModel, step: int) -> Metrics:
+        """Return the metrics of a model on held-out events, among them "score"; called on rank 0."""
+
+    def should_stop(self) -> bool:
+        """Return whether the run was asked to stop; called on rank 0."""
+
+    def model_metadata(self, step: int) -> dict[str, object]:
+        """Return the content of model.json for a step; called on rank 0."""
+
+    def on_step(self, step: int) -> None:
+        """Take note that `step` steps are done; called before the first step and after each step."""
 
 
 class TrainingLoop:
-    """One rank's training, from the first or the last saved step to the end.
+    """Trains on one rank, from the first or the last saved step to the end.
 
     Args:
-        trainer: the step.
-        stream: batches.
+        trainer: the training step.
+        stream: the loader of this rank's batches.
         settings: the run's settings.
-        directory: of the checkpoints.
-        hooks: the surroundings.
+        directory: directory of the checkpoints.
+        services: receives metrics and checkpoints; validates.
     """
 
     def __init__(
-        self, trainer: Trainer, stream: Loader[TrainingBatch], settings: config.Config, directory: Path, hooks: Hooks
+        self,
+        trainer: Trainer,
+        stream: Loader[TrainingBatch],
+        settings: config.Config,
+        directory: Path,
+        services: LoopServices,
     ) -> None:
-        self.trainer, self.stream, self.hooks, self.directory = trainer, stream, hooks, directory
+        self.trainer, self.stream, self.services, self.directory = trainer, stream, services, directory
         self.settings, self.run = settings.train, settings.run
         self.progress = Progress()
         self._last_log = self._counters()
 
     def fit(self) -> Outcome:
-        """Train to the end, or to a request to stop; the last step is saved either way."""
+        """Train to the end or to a stop request, and save the last step in both cases."""
         if self.trainer.num_steps == 0:
-            self.hooks.report(self._validate()[0], 0, None)
+            self.services.report(self._validate()[0], 0, None)
         batches = (batch.to(self.trainer.device, non_blocking=True) for batch in self.stream)
         stop = False
-        self.hooks.on_step(self.trainer.num_steps)
+        self.services.on_step(self.trainer.num_steps)
         while not stop and self._share_done() < 1:
             self.trainer.progress = self._share_done()
             terms = self.trainer.step(batches)
             step, metrics, improved = self.trainer.num_steps, Metrics(), False
-            self.hooks.on_step(step)
+            self.services.on_step(step)
             if step % self.settings.log_every == 0 or step == self.settings.steps:
                 metrics, stop = self._log(terms)
             done = self._share_done() >= 1
@@ -95,37 +104,37 @@ class TrainingLoop:
             saves = done or stop or improved or step % self.run.checkpoint_every == 0
             saved = self._save(best=improved) if saves else None
             if metrics or saved:
-                self.hooks.report(metrics, step, saved)
+                self.services.report(metrics, step, saved)
         return "interrupted" if stop and self._share_done() < 1 else "finished"
 
     def resume(self, state: dict[str, Any]) -> None:
-        """Continue from what a checkpoint holds; the stream was made from its part already."""
+        """Continue from the state of a checkpoint. The loader was already opened at its position."""
         self.trainer.load_state_dict(state["trainer"])
         self.progress = Progress(**state["progress"])
         best = checkpoint.path(self.directory, self.progress.best_step)
-        if distributed.rank() == 0 and best.is_dir():  # A kill may have come between saving it and selecting it.
+        if distributed.rank() == 0 and best.is_dir():  # A kill may have come between saving and marking it.
             checkpoint.mark_best(self.directory, best)
 
     def _share_done(self) -> float:
-        """Share of the run that is done; the same on every rank, since `seconds` is rank 0's at the last log step."""
-        steps, seconds = self.settings.steps, self.settings.max_seconds
-        by_steps = 0.0 if steps is None else self.trainer.num_steps / steps
-        return max(by_steps, 0.0 if seconds is None else self.progress.seconds / seconds)
+        """Return the share of the run that is done. All ranks agree, because `seconds` is rank 0's at the last log step."""
+        return self.settings.share_done(self.trainer.num_steps, self.progress.seconds)
 
     def _log(self, terms: LossTerms) -> tuple[Metrics, bool]:
-        """Read the step's metrics off the device, and learn from rank 0 how late it is and whether to stop."""
+        """Return the metrics of the step, and whether rank 0 asks to stop; update the training time to rank 0's clock."""
         values = torch.stack(list(terms.values())).tolist()  # device sync
         self.trainer.check_finite()
         metrics = {f"train/{name}": value for name, value in zip(terms, values, strict=True) if not math.isnan(value)}
-        before, self._last_log = self._last_log, self._counters()
-        events, muons, waited, seconds = (now - then for now, then in zip(self._last_log, before, strict=True))
-        stop = distributed.rank() == 0 and self.hooks.should_stop()
+        previous, self._last_log = self._last_log, self._counters()
+        events, muons, waited, seconds = (new - old for new, old in zip(self._last_log, previous, strict=True))
+        stop = distributed.rank() == 0 and self.services.should_stop()
         seconds, stopping = distributed.from_rank_zero([seconds, float(stop)], self.trainer.device)
         self.progress.seconds += seconds
-        ours = torch.tensor([events, muons, waited, *astuple(self.stream.read_counts)], dtype=torch.float64)
-        events, muons, waited, *tally = distributed.gather(ours.to(self.trainer.device)).sum(0).tolist()  # device sync
-        self.stream.check(ReadCounts(*map(int, tally)))  # Of all ranks together.
-        metrics |= {f"data/{name}": value for name, value in zip(asdict(ReadCounts()), tally, strict=True)}
+        local = torch.tensor([events, muons, waited, *astuple(self.stream.read_counts)], dtype=torch.float64)
+        events, muons, waited, *counts = (
+            distributed.gather(local.to(self.trainer.device)).sum(0).tolist()
+        )  # device sync
+        self.stream.check(ReadCounts(*map(int, counts)))  # The limit applies to all ranks together.
+        metrics |= {f"data/{name}": value for name, value in zip(asdict(ReadCounts()), counts, strict=True)}
         metrics |= {
             "speed/events_per_second": events / seconds,
             "speed/muons_per_second": muons / seconds,
@@ -141,19 +150,21 @@ class TrainingLoop:
         return stream.num_events, stream.num_muons, stream.seconds_waited, time.perf_counter()
 
     def _validate(self) -> tuple[Metrics, bool]:
-        """Rank 0's metrics of the averaged model, and whether its score is the best so far."""
-        metrics = self.hooks.validate(self.trainer.averaged, self.trainer.num_steps) if distributed.rank() == 0 else {}
+        """Validate the averaged model on rank 0; return its metrics, and on all ranks whether its score is the best so far."""
+        metrics = (
+            self.services.validate(self.trainer.averaged, self.trainer.num_steps) if distributed.rank() == 0 else {}
+        )
         (score,) = distributed.from_rank_zero([metrics.get("score", math.inf)], self.trainer.device)
         improved = score < self.progress.best_score
-        if improved:  # Which it is not where the score is NaN.
+        if improved:  # A NaN score compares as False.
             self.progress.best_score, self.progress.best_step = score, self.trainer.num_steps
         return {f"validation/{name}": value for name, value in metrics.items()}, improved
 
     def _save(self, *, best: bool) -> Path:
-        """Save everything that resume needs: rank 0 writes, and tells where each rank is in the data."""
+        """Write a checkpoint on rank 0, with the data position of every rank; return its path."""
         step, stream = self.trainer.num_steps, self.stream
-        ours = torch.tensor([*stream.position, *astuple(stream.read_counts)], device=self.trainer.device)
-        positions = distributed.gather(ours).tolist()  # device sync
+        local = torch.tensor([*stream.position, *astuple(stream.read_counts)], device=self.trainer.device)
+        positions = distributed.gather(local).tolist()  # device sync
         if distributed.rank() == 0:
             training = {
                 "trainer": self.trainer.state_dict(),
@@ -161,7 +172,7 @@ class TrainingLoop:
                 "stream": {"plan": stream.plan.state(), "positions": positions},
             }
             saved = checkpoint.save(
-                self.directory, step, self.trainer.averaged, self.hooks.model_metadata(step), training
+                self.directory, step, self.trainer.averaged, self.services.model_metadata(step), training
             )
             if best:
                 checkpoint.mark_best(self.directory, saved)

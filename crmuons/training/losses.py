@@ -1,4 +1,4 @@
-"""Losses of generator and critic. The unit of loss is the event; every function returns one number per event."""
+"""Losses of generator and critic. Every function returns one number per event."""
 
 import torch
 from jaxtyping import Float
@@ -12,10 +12,10 @@ from crmuons.models.ragged import Ragged
 def critic_loss(
     real: Float[Tensor, " events"], fake: Float[Tensor, " events"], kind: str = "wasserstein"
 ) -> Float[Tensor, " events"]:
-    """What the critic minimises.
+    """Return what the critic minimises, per event.
 
     wasserstein: fake - real (Arjovsky et al. 2017, arXiv:1701.07875, eq. 3). relativistic: softplus(fake - real)
-    (Jolicoeur-Martineau 2018, arXiv:1807.00734), real and fake paired by their primary.
+    (Jolicoeur-Martineau 2018, arXiv:1807.00734), where a real and a fake event have the same primary.
     """
     return fake - real if kind == "wasserstein" else softplus(fake - real)
 
@@ -23,7 +23,7 @@ def critic_loss(
 def generator_loss(
     real: Float[Tensor, " events"] | None, fake: Float[Tensor, " events"], kind: str = "wasserstein"
 ) -> Float[Tensor, " events"]:
-    """What the generator minimises; the Wasserstein loss needs no real score."""
+    """Return what the generator minimises, per event; the Wasserstein loss needs no real scores."""
     if kind == "wasserstein":
         return -fake
     assert real is not None
@@ -33,10 +33,10 @@ def generator_loss(
 def gradient_norms(
     critic: Critic, features: Float[Tensor, "muons features"], condition: Float[Tensor, "events 5"], ragged: Ragged
 ) -> tuple[Float[Tensor, " events"], Float[Tensor, " events"]]:
-    """Scores of the events, and the squared norm of each score's gradient in its muons.
+    """Return the scores of events, and the squared norm of each score's gradient with respect to the event's muons.
 
-    The norm is over all muons of an event (Gulrajani et al. 2017, arXiv:1704.00028): a shift of N muons alike counts sqrt(N)
-    times that of one, as it stands out sqrt(N) times as clearly from the muons' own scatter.
+    The norm runs over all muons of an event (Gulrajani et al. 2017, arXiv:1704.00028). An equal shift of N muons has
+    sqrt(N) times the norm of the shift of one muon; it is also sqrt(N) times more significant against their scatter.
     """
     features = features.detach().requires_grad_()
     scores = critic(features, condition, ragged)
@@ -46,7 +46,7 @@ def gradient_norms(
 
 
 def one_centred_penalty(squared_norms: Float[Tensor, " events"]) -> Float[Tensor, " events"]:
-    """(norm - 1)^2, to be taken on interpolates (Gulrajani et al. 2017, arXiv:1704.00028, eq. 3)."""
+    """Return (norm - 1)^2, for norms on interpolates (Gulrajani et al. 2017, arXiv:1704.00028, eq. 3)."""
     return (torch.sqrt(squared_norms + 1e-12) - 1) ** 2
 
 
@@ -56,6 +56,6 @@ def interpolate(
     share: Float[Tensor, " events"],
     ragged: Ragged,
 ) -> Float[Tensor, "muons features"]:
-    """Points between real and fake muons, paired within an event, with one share per event."""
+    """Return points between real and fake muons, paired within an event, with one share per event."""
     weight = ragged.broadcast(share[:, None])
     return weight * real + (1 - weight) * fake

@@ -1,4 +1,4 @@
-"""Moving networks: optimizers, learning rates, and the exchange of gradients between ranks."""
+"""Optimizers, learning rates, and the sum of gradients over ranks."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from crmuons.training import distributed
 
 
 class NetworkOptimizer:
-    """A module and the optimizer that moves it by one flat gradient."""
+    """A module and its optimizer, which takes steps with one flat gradient vector."""
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float | None) -> None:
         self.parameters = list(module.parameters())
@@ -22,32 +22,37 @@ class NetworkOptimizer:
         self.sizes = [parameter.numel() for parameter in self.parameters]
 
     def pop_flat_gradient(self) -> Tensor:
-        """The accumulated gradient as one vector; zero where no event of this rank contributed."""
+        """Return the accumulated gradient as one vector and clear it; zero for parameters without a gradient."""
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         self.optimizer.zero_grad()
         return torch.cat([part.flatten() for part in parts])
 
-    def step(self, gradient: Tensor, frozen: Tensor) -> Tensor:
-        """Take one optimizer step, unless `frozen` (on the device, so that nothing waits for it); returns the norm."""
+    def step(self, gradient: Tensor, skip_step: Tensor) -> Tensor:
+        """Take one optimizer step unless `skip_step`, and return the gradient norm.
+
+        Args:
+            gradient: the flat gradient.
+            skip_step: boolean on the device; the host does not wait for it.
+        """
         norm = gradient.norm()
         if self.max_grad_norm is not None:
             gradient = gradient * (self.max_grad_norm / norm.clamp(min=self.max_grad_norm))
         for parameter, part in zip(self.parameters, gradient.split(self.sizes), strict=True):
             parameter.grad = part.view_as(parameter)
-        # Fused optimizers skip the step on the device where this flag is set (it is how gradient scaling does it).
-        self.optimizer.found_inf = frozen.float()  # type: ignore[attr-defined]
+        # Fused optimizers skip the step on the device if this flag is set. Gradient scaling of mixed precision uses it.
+        self.optimizer.found_inf = skip_step.float()  # type: ignore[attr-defined]
         self.optimizer.step()
         self.optimizer.zero_grad()
         return norm
 
     def set_lr_share(self, share: float) -> None:
-        """Set the learning rate to a share of the configured one."""
+        """Set the learning rate to a share of the configured value."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr * share
 
 
 def build_optimizers(settings: config.Optimizer, modules: Mapping[str, nn.Module]) -> dict[str, NetworkOptimizer]:
-    """One Network for each of generator, critic and multiplicity."""
+    """Return one optimizer for each of the modules generator, critic and multiplicity."""
     rates = {
         "generator": settings.lr if settings.generator_lr is None else settings.generator_lr,
         "critic": settings.lr if settings.critic_lr is None else settings.critic_lr,
@@ -67,12 +72,12 @@ def build_optimizers(settings: config.Optimizer, modules: Mapping[str, nn.Module
 
 
 def lr_share(settings: config.Optimizer, step: int, progress: float) -> float:
-    """The learning rate at a step, as a share of the highest.
+    """Return the learning rate at a step, as a share of the configured value.
 
     Args:
         settings: warm-up and decay.
-        step: steps done, which the warm-up counts.
-        progress: share of the run that is done, which the decay follows.
+        step: number of steps done; the warm-up depends on it.
+        progress: share of the run that is done; the decay depends on it.
     """
     warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
     left = {"none": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}[settings.decay]
@@ -81,26 +86,27 @@ def lr_share(settings: config.Optimizer, step: int, progress: float) -> float:
 
 @dataclass
 class WeightedSum:
-    """A quantity summed over events: of one rank, or after the exchange of all."""
+    """A quantity summed over events, of one rank or of all."""
 
     total: Tensor
     events: Tensor
 
     @property
     def mean(self) -> Tensor:
-        """NaN where no event contributed."""
+        """Mean per event; NaN if no event contributed."""
         return self.total / self.events
 
 
 def all_reduce_gradients(
     networks: Sequence[NetworkOptimizer], totals: Mapping[str, WeightedSum]
 ) -> tuple[list[Tensor], dict[str, WeightedSum], Tensor]:
-    """Add up gradients and totals over all ranks, in one all-reduce.
+    """Sum gradients and totals over all ranks, in one all-reduce.
 
-    A rank's gradient is a sum over its events, and so is the result: ranks may hold unequal numbers of events, or none.
+    The gradient of a rank is a sum over its events, and so is the result. Ranks may have different numbers of events, or none.
 
     Returns:
-        The gradient sums, the totals, and for each rank a number above 0, highest for a rank that sent what is not finite.
+        The summed gradients, the summed totals, and one number per rank: above 0 if that rank sent a non-finite number. If
+        only the sum is not finite, the number is above 0 for all ranks.
     """
     gradients = [network.pop_flat_gradient() for network in networks]
     pairs = [torch.stack([total.total, total.events]) for total in totals.values()]
@@ -110,7 +116,7 @@ def all_reduce_gradients(
     buffer = distributed.sum_over_ranks(torch.cat([local, faults]))
     sizes = [len(gradient) for gradient in gradients] + [2] * len(pairs) + [len(faults)]
     *parts, faults = buffer.split(sizes)
-    # Sums of finite numbers can overflow: then no rank is to blame, and all are named.
+    # A sum of finite numbers can overflow. Then all ranks are marked.
     faults = faults + (~torch.isfinite(buffer[: len(local)])).any()
     summed = {name: WeightedSum(*part.unbind()) for name, part in zip(totals, parts[len(gradients) :], strict=True)}
     return parts[: len(gradients)], summed, faults

@@ -1,4 +1,4 @@
-"""What the chosen steps of a run spend their time on: a trace for Perfetto or chrome://tracing (train.profile_steps)."""
+"""Record steps of a run with torch.profiler (train.profile_steps); Perfetto and chrome://tracing show the traces."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +7,12 @@ from torch.profiler import ProfilerAction, profile
 
 
 class StepProfiler:
-    """Records steps with torch.profiler: this process's CPU, and its GPU where it has one.
+    """Records the CPU time of this process and the GPU time, if it has a GPU.
 
     Args:
-        steps: the first and the last one.
-        directory: of the traces, `steps-FIRST-LAST.json.gz`; made when there is one.
-        send: takes each trace once it is written.
+        steps: the first and the last step to record.
+        directory: directory of the traces `steps-FIRST-LAST.json.gz`; the first trace creates it.
+        send: called with each trace after it was written.
     """
 
     def __init__(self, steps: tuple[int, int], directory: Path, send: Callable[[Path], None]) -> None:
@@ -22,7 +22,7 @@ class StepProfiler:
         self.begun_after = self.done = 0
 
     def __call__(self, done: int) -> None:
-        """Take note of how many steps are done: told before the first step, and after each."""
+        """Start or stop recording. Call it with the number of steps done, before the first step and after each step."""
         self.done = done
         if self.recording is not None and done < self.last:
             self.recording.step()
@@ -31,16 +31,16 @@ class StepProfiler:
         elif self.first - 1 <= done < self.last:
             self.begun_after = done
             self.recording = profile(schedule=lambda _: ProfilerAction.RECORD)
-            self.recording.step_num = done + 1  # The trace numbers its steps as the run does.
+            self.recording.step_num = done + 1  # So that the trace has the step numbers of the run.
             self.recording.start()
 
     def close(self) -> None:
-        """Write what was recorded since, also where the run ends before the last of the steps."""
+        """Write the trace of the steps recorded so far, also if the run ends before the last step to record."""
         if self.recording is None:
             return
         recorded, self.recording = self.recording, None
         recorded.stop()
-        if self.done == self.begun_after:  # Not one step was done.
+        if self.done == self.begun_after:  # No step was done.
             return
         self.directory.mkdir(exist_ok=True)
         trace = self.directory / f"steps-{self.begun_after + 1}-{self.done}.json.gz"

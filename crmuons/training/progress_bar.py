@@ -1,4 +1,4 @@
-"""Watching a run from outside: its metrics file, as a progress display."""
+"""Show the progress of a run in the process that started it, by reading the run's metrics file."""
 
 import json
 import logging
@@ -19,21 +19,21 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def progress_of(run: Run, settings: config.Config) -> Iterator[None]:
-    """Show a run's progress, as its metrics file tells it."""
+    """Show the progress of a run while the block lasts."""
     ended = threading.Event()
     staging = StagingWatch(run)
-    # Looked at before the thread starts, which may be late: what is written from here on is new.
+    # Read before the thread starts, because the thread may start late: lines written from now on are new.
     newest = run.latest_metrics()
     seen, losses = (path.stat().st_size if path.is_file() else 0 for path in (run.metrics, run.losses))
-    told = newest, seen, losses
-    thread = threading.Thread(target=_watch, args=(run, settings, staging, ended, told), daemon=True)
+    start = newest, seen, losses
+    thread = threading.Thread(target=_watch, args=(run, settings, staging, ended, start), daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
-        staging.update()  # What was said at the very end is said too.
+        staging.update()  # Shows a warning from the end of the run too.
         staging.close()
 
 
@@ -42,10 +42,10 @@ def _watch(
     settings: config.Config,
     staging: StagingWatch,
     ended: threading.Event,
-    told: tuple[Metrics, int, int],
+    start: tuple[Metrics, int, int],
 ) -> None:
-    newest, seen, losses = told
-    said = {""}  # The metrics are read again from their start where the run went back to a checkpoint.
+    newest, seen, losses = start
+    said = {""}  # Sentences shown: the metrics are read again from the start if the run went back to a checkpoint.
     timed = settings.train.steps is None
     begin = newest.get("progress/seconds" if timed else "step", 0)
     total = settings.train.max_seconds if timed else settings.train.steps
@@ -70,7 +70,7 @@ def _new_lines(path: Path, seen: int) -> tuple[int, list[str]]:
         return seen, []
     with path.open("rb") as file:
         file.seek(max(seen - 1, 0))
-        if seen and file.read(1) != b"\n":  # A worker was replaced: the run forgot the steps after its checkpoint.
+        if seen and file.read(1) != b"\n":  # A worker was replaced, and the run removed the lines after its checkpoint.
             seen = 0
         file.seek(seen)
         text = file.read()
@@ -85,7 +85,7 @@ def _resized(values: Metrics) -> str:
 
 def _loss(loss: dict[str, Any]) -> str:
     which = "; ".join(f"worker {rank}: {reason}" for rank, reason in loss["workers"].items())
-    return f"workers lost at {loss['at']}, the run goes on from its last checkpoint ({which})"
+    return f"workers lost at {loss['at']}, the run continues from its last checkpoint ({which})"
 
 
 def _postfix(newest: Metrics) -> str:

@@ -1,4 +1,4 @@
-"""Before a run: list its files, look at a sample of their events, fit the features. Bad data are found here, at once."""
+"""Set up a run: list its files, read a sample of their events and fit the features. Bad data stop the run here."""
 
 import io
 import logging
@@ -23,11 +23,11 @@ from crmuons.storage.redact import without_credentials
 
 logger = logging.getLogger(__name__)
 
-FEATURE_EVENTS = 100_000  # Events of the sample on which the features are fitted.
+FEATURE_EVENTS = 100_000  # Size of the sample on which the features are fitted.
 
 
 def refuse_credentials(settings: config.Config) -> None:
-    """Settings are kept with the run, in its checkpoints and in MLflow: nothing secret may be among them.
+    """Refuse URLs with credentials, because settings are stored with the run, in checkpoints and in MLflow.
 
     Raises:
         ValueError: if a URL carries a password or a token.
@@ -35,20 +35,20 @@ def refuse_credentials(settings: config.Config) -> None:
     for url in (*settings.data.train, *settings.data.validation, settings.run.storage_path):
         if (clean := without_credentials(url)) != url:
             msg = (
-                f"'{clean}' was given with a password or a token, which would be kept with the run; leave it out of the URL and "
+                f"the URL '{clean}' has a password or a token, which would be stored with the run; remove it from the URL and "
                 "put it into the environment (BEARER_TOKEN_FILE for pelican://, FSSPEC_<SCHEME>_<OPTION> for other schemes)"
             )
             raise ValueError(msg)
 
 
 def set_up_run(settings: config.Config) -> tuple[list[File], Features, EventArrays]:
-    """List the files, look at a sample of the events, fit the features; nothing is written.
+    """List the files, read a sample of the events and fit the features. Nothing is written.
 
     Returns:
-        The training files, the features, and the events to validate with: what the run starts from.
+        The training files, the features, and the validation events.
 
     Raises:
-        FileNotFoundError, ValueError: naming what is wrong with the data.
+        FileNotFoundError, ValueError: if the data cannot be used; the message names the fault.
     """
     data = settings.data
     if not data.train:
@@ -59,24 +59,26 @@ def set_up_run(settings: config.Config) -> tuple[list[File], Features, EventArra
         train.staging.check()
         train = replace(train, staging=train.staging.without_eviction())
     listed = _list_files(data, train)
-    to_validate = manifest.event_files(data.validation) if data.validation else []
-    _say_if_without_ids(listed[0])
+    validation_files = manifest.event_files(data.validation) if data.validation else []
+    _warn_if_without_ids(listed[0])
     held_out = Selection("validation", data.validation_share, data.test_share, vertical_depth=train.vertical_depth)
-    held_out_too = [] if data.validation else [(held_out, settings.train.validation_events)]
+    held_out_requests = [] if data.validation else [(held_out, settings.train.validation_events)]
     limit = data.max_quarantined_share
-    # A shard holds one split's events: those to validate with lie in others than those to train on.
-    found = manifest.event_files(data.train) if any(map(manifest.is_shard, listed)) else listed
-    (sample, *rest), read = sample_events(found, [(train, FEATURE_EVENTS), *held_out_too], max_quarantined_share=limit)
+    # A prepared shard holds events of one split, so the validation events are in other shards than the listed ones.
+    source_files = manifest.event_files(data.train) if any(map(manifest.is_shard, listed)) else listed
+    (sample, *rest), read = sample_events(
+        source_files, [(train, FEATURE_EVENTS), *held_out_requests], max_quarantined_share=limit
+    )
     if data.validation:
         every = Selection(vertical_depth=train.vertical_depth)
-        wanted = [(every, settings.train.validation_events)]
-        rest, read_too = sample_events(to_validate, wanted, max_quarantined_share=limit)
-        read += read_too
+        requests = [(every, settings.train.validation_events)]
+        rest, validation_read = sample_events(validation_files, requests, max_quarantined_share=limit)
+        read += validation_read
     (validation,) = rest
     _check_sample(read, len(sample.counts), len(validation.counts), data)
     if "score" not in distances.fidelity(validation, validation):
         logger.warning(
-            "%d events to validate with are too few to judge a model by: the last checkpoint will be the selected one. "
+            "%d validation events are too few to score a model: the last checkpoint will be selected. "
             "Give data.validation, or a larger data.validation_share",
             len(validation.counts),
         )
@@ -84,14 +86,14 @@ def set_up_run(settings: config.Config) -> tuple[list[File], Features, EventArra
     return listed, features, validation
 
 
-def _say_if_without_ids(file: File) -> None:
+def _warn_if_without_ids(file: File) -> None:
     if manifest.is_shard(file):
         return
     with files.open_file(file.url, file.size) as opened, named_if_damaged(file.url):
         has_ids = schema.check_schema(pq.read_schema(opened), file.url)
     if not has_ids:
         logger.warning(
-            "%s has no shower ids: every row counts as its own shower, so depths of one shower may be split apart",
+            "%s has no shower ids: every row counts as its own shower, so events of one shower may be in different splits",
             file.url,
         )
 
@@ -102,16 +104,14 @@ def _list_files(data: config.Data, train: Selection) -> list[File]:
     except FileNotFoundError as error:
         if not location.in_ray_job():
             raise
-        msg = (
-            f"{error}; a Ray job runs in a copy of its working directory, without what git ignores: give absolute paths"
-        )
+        msg = f"{error}; a Ray job runs in a copy of its working directory without the files that git ignores; give absolute paths"
         raise FileNotFoundError(msg) from error
     if not listed:
         msg = f"{', '.join(data.train)} was prepared without showers of the training split; set data.test_share lower"
         raise ValueError(msg)
     if data.depth == "vertical" and any(map(manifest.is_shard, listed)):
         msg = (
-            f"data.depth=vertical is of raw files, and {', '.join(data.train)} holds prepared shards, whose depths are slant; "
+            f"data.depth=vertical is for raw files, but {', '.join(data.train)} holds prepared shards, whose depths are slant; "
             "`crmuons prepare --vertical` converts them"
         )
         raise ValueError(msg)
@@ -119,7 +119,7 @@ def _list_files(data: config.Data, train: Selection) -> list[File]:
 
 
 def _features(listed: list[File], sample: EventArrays, train: Selection, *, cartesian: bool) -> Features:
-    """Those that were fitted when the data were prepared, if they are of the events to train on; fitted on a sample if not."""
+    """Return the features stored with prepared data if they fit the training events, otherwise features of the sample."""
     features = Features(cartesian=cartesian)
     content = manifest.features_of(listed, train.bounds) if train.max_muons is None else None
     if content is None:
@@ -134,7 +134,7 @@ def _check_sample(read: ReadCounts, train: int, validation: int, data: config.Da
         raise ValueError(msg)
     if not train or not validation:
         msg = (
-            f"{read.rows} rows gave {train} events to train on and {validation} to validate with; give more data, or set "
+            f"{read.rows} rows gave {train} training and {validation} validation events; give more data, or set "
             "data.validation_share and data.test_share"
         )
         raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""Signals while others work: the first asks them to stop, the second ends at once."""
+"""Handle signals while workers train: the first asks them to stop, the second ends the command at once."""
 
 import logging
 import signal
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 def in_thread(work: Callable[[], Any]) -> None:
-    """Run in a thread, so that signals reach this process's own handlers (Ray would replace them)."""
+    """Run `work` in a thread, so that this process keeps its signal handlers (Ray replaces those of the main thread)."""
     failed: list[BaseException] = []
 
     def target() -> None:
@@ -30,7 +30,7 @@ def in_thread(work: Callable[[], Any]) -> None:
 
 @contextmanager
 def stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """On Ctrl-C or SIGTERM ask the workers, through `stop`, to save and end; a second one ends at once."""
+    """Call `stop` at the first Ctrl-C or SIGTERM, so that workers save and end; raise KeyboardInterrupt at the second."""
     asked = threading.Event()
 
     def ask(_number: int, _frame: object) -> None:

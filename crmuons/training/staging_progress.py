@@ -1,4 +1,4 @@
-"""Watching a run's staging from outside: how far it is, and what is wrong with it."""
+"""Show the progress and the warnings of a run's staging in the process that started the run."""
 
 import logging
 import shutil
@@ -15,10 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 class StagingWatch:
-    """Shows the bytes that all workers have staged of one epoch's, and says once what is wrong.
+    """Shows how many bytes of the first epoch all workers have staged, and logs a staging warning once.
 
     Args:
-        run: what earlier attempts reported in its directory is forgotten.
+        run: the run. Reports of earlier attempts in its directory are removed.
     """
 
     def __init__(self, run: Run) -> None:
@@ -28,7 +28,7 @@ class StagingWatch:
         shutil.rmtree(self.report, ignore_errors=True)
 
     def update(self) -> None:
-        """Show what is new."""
+        """Show new progress and a new warning."""
         if not self.report.is_dir():
             return
         if not self._warned and (self.report / WARNING).is_file():
@@ -38,7 +38,7 @@ class StagingWatch:
             self._show(*read_progress(self.report))
 
     def close(self) -> None:
-        """Show no more."""
+        """Close the progress bar."""
         self._ended = True
         if self._bar is not None:
             self._bar.close()
@@ -50,5 +50,5 @@ class StagingWatch:
             self._bar = progress(total, unit="B", what="stage")
         self._bar.set_postfix_str(f"{min(num_files, len(files))} of {len(files)} files", refresh=False)
         self._bar.update(min(num_bytes, total) - self._bar.n)
-        if num_bytes >= total:  # The first epoch is staged; what later ones stage again goes on unseen.
+        if num_bytes >= total:  # The first epoch is staged; staging of later epochs is not shown.
             self.close()

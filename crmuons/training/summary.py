@@ -1,4 +1,4 @@
-"""How a run ended, for people: where its results are, and what was left out of them."""
+"""The summary that `crmuons train` prints at the end of a run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from crmuons.training.loop import Outcome
 
 @dataclass(frozen=True)
 class RunSummary:
-    """How a run ended.
+    """The end of a run.
 
     Attributes:
-        run: its directory.
+        run: the run.
         outcome: whether it reached its end or was asked to stop.
     """
 
@@ -23,7 +23,7 @@ class RunSummary:
     outcome: Outcome
 
     def describe(self) -> str:
-        """Where the results are, and what did not get into them, in a few lines."""
+        """Return a few lines: where the results are, the score, and the data that were left out."""
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The run's metrics and weights as TensorBoard's event files, for those who have the habit (tracking.tensorboard)."""
+"""Write metrics and weights of a run as TensorBoard event files (tracking.tensorboard)."""
 
 import importlib.util
 from pathlib import Path
@@ -10,10 +10,10 @@ from crmuons.training.loop import Metrics
 
 
 def check_installed(settings: config.Config) -> None:
-    """Refuse a run that is to write event files, before it starts, where they cannot be written.
+    """Check that TensorBoard is installed if the run needs it.
 
     Raises:
-        ValueError: saying what to install.
+        ValueError: if it is not, naming the package to install.
     """
     if settings.tracking.tensorboard and importlib.util.find_spec("tensorboard") is None:
         msg = "tracking.tensorboard=true needs the package tensorboard, which is not installed: pip install 'crmuons[tensorboard]'"
@@ -21,12 +21,12 @@ def check_installed(settings: config.Config) -> None:
 
 
 class Board:
-    """Takes what the loop reports: every metric as a scalar, and at each validation the weights as histograms.
+    """Writes every metric as a scalar, and at each validation the weights of a model as histograms.
 
     Args:
-        directory: of the event files; those of earlier attempts stay.
-        model: whose weights are shown.
-        step: from which the run goes on; what an earlier attempt wrote of later ones is hidden.
+        directory: directory of the event files; files of earlier attempts stay.
+        model: the model.
+        step: the step from which the run continues; TensorBoard hides later steps of earlier attempts.
     """
 
     def __init__(self, directory: Path, model: Module, step: int) -> None:
@@ -36,7 +36,7 @@ class Board:
         self.writer = SummaryWriter(str(directory), purge_step=step + 1 if step else None)
 
     def __call__(self, values: Metrics, step: int, _saved: Path | None) -> None:
-        """Write what was reported, at once: a killed run leaves all of it."""
+        """Write a report and flush it, so that nothing is lost if the run is killed."""
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
         if "validation/score" in values:
@@ -45,5 +45,5 @@ class Board:
         self.writer.flush()
 
     def close(self) -> None:
-        """End the event file."""
+        """Close the event file."""
         self.writer.close()

@@ -1,4 +1,12 @@
-"""One step of the training: n_critic critic updates, then one of generator and multiplicity. Torch alone: no Ray, no files."""
+"""The training step: `n_critic` updates of the critic, then one of the generator and the multiplicity model.
+
+- The loss of the critic is in `Trainer.critic_terms`: `losses.critic_loss` plus the weighted gradient penalty.
+- The losses of generator and multiplicity model are in `Trainer.generator_terms`.
+- `Trainer.state_dict` is what a checkpoint holds of the step: the weights of the model (features, generator, multiplicity),
+  of its average and of the critic, the optimizer states, and the numbers of steps and critic updates.
+
+This module uses torch only: no Ray and no files.
+"""
 
 import copy
 import math
@@ -21,20 +29,21 @@ from crmuons.training import distributed, losses, optimizers
 from crmuons.training.batch import TrainingBatch
 from crmuons.training.optimizers import WeightedSum
 
-LossTerms = dict[str, Tensor]  # A loss or metric -> its value for each event. "critic_loss" is what moves the critic.
+# Name of a loss or metric -> its value for each event. A network NAME is trained on "NAME_loss".
+LossTerms = dict[str, Tensor]
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or a gradient became NaN or infinite; no optimizer has moved since."""
+    """A loss or a gradient became NaN or infinite. No optimizer step was taken from then on."""
 
 
 class Trainer:
-    """Networks, optimizers and the step. Everything that resume needs is in `state_dict`.
+    """Networks, optimizers and the training step. `state_dict` holds everything that resume needs.
 
     Args:
         settings: the run's settings.
-        features: fitted on training data.
-        device: where the networks live.
+        features: features fitted on training data.
+        device: device of the networks.
     """
 
     def __init__(self, settings: config.Config, features: Features, device: torch.device) -> None:
@@ -48,27 +57,29 @@ class Trainer:
         self.noise = torch.Generator(device)
         self.num_steps = 0
         self.num_critic_updates = 0
-        self.newest_penalty = torch.full((), math.nan, device=device)  # A metric; it is not taken in every update.
-        self.progress = 0.0  # Share of the run that is done; the learning rates follow it.
+        self.newest_penalty = torch.full(
+            (), math.nan, device=device
+        )  # Reported at each step, but not computed in each.
+        self.progress = 0.0  # Share of the run that is done; the learning rates depend on it.
         self.nonfinite = torch.full((2,), -1, device=device)  # Step and rank of the first non-finite number.
-        self._drawn: dict[int, Tensor] = {}  # Of the step's batches, by their identity, with train.reuse_batch.
+        self._drawn: dict[int, Tensor] = {}  # With train.reuse_batch: the fake muons of a batch, by id().
 
     def step(self, batches: Iterator[TrainingBatch]) -> LossTerms:
-        """One WGAN step (Gulrajani et al. 2017, arXiv:1704.00028, Alg. 1).
+        """Take one WGAN step (Gulrajani et al. 2017, arXiv:1704.00028, Alg. 1).
 
         Args:
-            batches: endless, made by `prepare`; (n_critic + 1) x grad_accumulation of them are taken, with
-                train.reuse_batch grad_accumulation.
+            batches: endless batches from `prepare`. A step takes (n_critic + 1) x grad_accumulation batches, or
+                grad_accumulation with train.reuse_batch.
 
         Returns:
-            Metrics, means over all ranks' events, as tensors on the device: reading one waits for the device.
+            Metrics: means over the events of all ranks, as tensors on the device. Reading one waits for the device.
 
         Raises:
-            NonFiniteError: on a CPU at once. On a GPU `check_finite` raises it; the optimizers stand still until then.
+            NonFiniteError: on a CPU at once. On a GPU `check_finite` raises it; optimizer steps are skipped until then.
         """
         self._start_step()
         if self.settings.reuse_batch:
-            batches = cycle([replace(sets) for sets in islice(batches, self.settings.grad_accumulation)])
+            batches = cycle([replace(batch) for batch in islice(batches, self.settings.grad_accumulation)])
         for _ in range(self.settings.n_critic):
             critic = self._update(self.critic_terms, batches, "critic")
             if self._is_penalty_due():
@@ -81,84 +92,94 @@ class Trainer:
         self.num_steps += 1
         return critic | generator | {"gradient_penalty": self.newest_penalty}
 
-    def prepare(self, batch: EventArrays) -> TrainingBatch:
-        """What `step` takes, made of a batch on the host; meant for the thread that reads."""
-        sets = TrainingBatch.from_events(batch, self.settings)
-        return sets.pin_memory() if self.device.type == "cuda" else sets
+    def prepare(self, events: EventArrays) -> TrainingBatch:
+        """Return the input of `step` for a batch on the host. The thread that reads data calls it."""
+        batch = TrainingBatch.from_events(events, self.settings)
+        return batch.pin_memory() if self.device.type == "cuda" else batch
 
-    def critic_terms(self, sets: TrainingBatch) -> LossTerms:
-        """Loss of the critic, with its penalty."""
-        _, condition = self._conditions(sets)
-        real = self.model.features.muons(sets.muons)
+    def critic_terms(self, batch: TrainingBatch) -> LossTerms:
+        """Return the loss of the critic, with the gradient penalty, and its metrics, per event."""
+        _, condition = self._conditions(batch)
+        real = self.model.features.muons(batch.muons)
         with torch.no_grad():
-            fake = self._cached_fake_muons(condition, sets).detach()
-        real_scores, fake_scores, penalties = self._score_and_penalise(real, fake, condition, sets)
+            fake = self._cached_fake_muons(condition, batch).detach()
+        real_scores, fake_scores, penalties = self._score_and_penalise(real, fake, condition, batch)
         loss = losses.critic_loss(real_scores, fake_scores, self.settings.loss)
         if len(penalties):
-            loss = loss + self.settings.penalty.lambda_gp * self.settings.penalty.every * _for_all(penalties, len(loss))
+            loss = loss + self.settings.penalty.lambda_gp * self.settings.penalty.every * _spread_penalties(
+                penalties, len(loss)
+            )
         return {
             "critic_loss": loss,
             "wasserstein_estimate": real_scores - fake_scores,
             "gradient_penalty": penalties,
         }
 
-    def generator_terms(self, sets: TrainingBatch) -> LossTerms:
-        """Losses of the generator, whose muons take the real events' primaries and numbers of muons, and of the
-        multiplicity model, which alone sees the empty events."""
-        primaries, condition = self._conditions(sets)
-        fake = self._score(self._cached_fake_muons(condition, sets), condition, sets.ragged)
+    def generator_terms(self, batch: TrainingBatch) -> LossTerms:
+        """Return the losses of the generator and of the multiplicity model, per event.
+
+        Fake events have the primaries and the numbers of muons of the real ones. Only the multiplicity model sees events
+        without muons.
+        """
+        primaries, condition = self._conditions(batch)
+        fake = self._score(self._cached_fake_muons(condition, batch), condition, batch.ragged)
         real = None
         if self.settings.loss == "relativistic":
-            with torch.no_grad(), self._precision():  # Of the real scores the value alone is needed.
-                real = self.critic(self.model.features.muons(sets.muons), condition, sets.ragged).float()
+            with torch.no_grad(), self._precision():  # Real scores need no gradient here.
+                real = self.critic(self.model.features.muons(batch.muons), condition, batch.ragged).float()
         return {
             "generator_loss": losses.generator_loss(real, fake, self.settings.loss),
-            "multiplicity_loss": self.model.multiplicity.loss(primaries, sets.counts),
+            "multiplicity_loss": self.model.multiplicity.loss(primaries, batch.counts),
         }
 
     def _update(
         self, terms_of: Callable[[TrainingBatch], LossTerms], batches: Iterator[TrainingBatch], *names: str
     ) -> LossTerms:
-        """Move some networks by their loss's mean gradient over all events of all batches and all ranks, each with its weight."""
+        """Update networks by the mean gradient of their losses over the events of all batches and ranks.
+
+        Returns:
+            The mean terms and the gradient norms.
+        """
         totals: dict[str, WeightedSum] = {}
         for _ in range(self.settings.grad_accumulation):
-            sets = next(batches)
-            terms = terms_of(sets)
-            torch.stack([_weigh(terms[f"{name}_loss"], name, sets) for name in names]).sum().backward()
+            batch = next(batches)
+            terms = terms_of(batch)
+            torch.stack([_weighted_sum(terms[f"{name}_loss"], name, batch) for name in names]).sum().backward()
             _accumulate(totals, terms)
         networks = [self.networks[name] for name in names]
         gradients, totals, faults = optimizers.all_reduce_gradients(networks, totals)
         self._record_nonfinite(faults)
         norms = {
             f"{name}_gradient_norm": self.networks[name].step(
-                gradient / totals[f"{name}_loss"].events.clamp(min=1), frozen=self.nonfinite[0] >= 0
+                gradient / totals[f"{name}_loss"].events.clamp(min=1), skip_step=self.nonfinite[0] >= 0
             )
             for name, gradient in zip(names, gradients, strict=True)
         }
         return norms | {name: total.mean for name, total in totals.items()}
 
     def _score_and_penalise(
-        self, real: Tensor, fake: Tensor, condition: Tensor, sets: TrainingBatch
+        self, real: Tensor, fake: Tensor, condition: Tensor, batch: TrainingBatch
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores of real and fake events, from one pass of the critic, and penalties of those that are penalised."""
-        both, conditions, twice = torch.cat([real, fake]), torch.cat([condition, condition]), sets.ragged.twice
+        """Return the scores of real and fake events, from one pass of the critic, and the penalties of a part of them."""
+        both, conditions, twice = torch.cat([real, fake]), torch.cat([condition, condition]), batch.ragged.twice
         due = self._is_penalty_due()
-        if due and self.settings.penalty.kind == "zero_centred" and sets.penalty_layout is sets.ragged:
+        if due and self.settings.penalty.kind == "zero_centred" and batch.penalty_layout is batch.ragged:
             scores, squared_norms = self._scores_and_norms(both, conditions, twice)
             real_norms, fake_norms = squared_norms.chunk(2)
             return *scores.chunk(2), real_norms + fake_norms  # type: ignore[return-value]
         scores = self._score(both, conditions, twice)
-        penalties = self._penalties(real, fake, condition, sets.penalty_layout) if due else scores.new_zeros(0)
+        penalties = self._penalties(real, fake, condition, batch.penalty_layout) if due else scores.new_zeros(0)
         return *scores.chunk(2), penalties  # type: ignore[return-value]
 
     def _is_penalty_due(self) -> bool:
         return self.settings.penalty.kind != "none" and self.num_critic_updates % self.settings.penalty.every == 0
 
     def _penalties(self, real: Tensor, fake: Tensor, condition: Tensor, part: Ragged) -> Tensor:
-        """Penalties of the first events: a random sample, since batches are shuffled.
+        """Return the penalties of the first events of a batch. Batches are shuffled, so these are a random sample.
 
-        The zero-centred one is the squared norm itself, on real and on fake events (Mescheder et al. 2018, arXiv:1801.04406, eqs.
-        9 and 10): with it the training converges where the one-centred penalty circles its equilibrium.
+        The zero-centred penalty is the squared gradient norm on real and on fake events (Mescheder et al. 2018,
+        arXiv:1801.04406, eqs. 9 and 10). With it the training converges; with the one-centred penalty it can circle around
+        its equilibrium.
         """
         real, fake, condition = real[: part.num_muons], fake[: part.num_muons], condition[: len(part.counts)]
         if self.settings.penalty.kind == "one_centred":
@@ -169,20 +190,20 @@ class Trainer:
         real_norms, fake_norms = self._scores_and_norms(both, conditions, part.twice)[1].chunk(2)
         return real_norms + fake_norms
 
-    def _conditions(self, sets: TrainingBatch) -> tuple[Tensor, Tensor]:
-        """Standardised primaries of all events [all, 4]; with log10 N, what the networks know of the nonempty ones [events, 5]."""
-        primaries = self.model.features.condition(sets.primaries)
-        log_counts = self.model.features.log_count(sets.counts.index_select(0, sets.nonempty))
-        return primaries, torch.cat([primaries.index_select(0, sets.nonempty), log_counts], dim=1)
+    def _conditions(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
+        """Return standardised primaries of all events [all, 4], and the conditions of nonempty ones, with log10 N [events, 5]."""
+        primaries = self.model.features.condition(batch.primaries)
+        log_counts = self.model.features.log_count(batch.counts.index_select(0, batch.nonempty))
+        return primaries, torch.cat([primaries.index_select(0, batch.nonempty), log_counts], dim=1)
 
-    def _cached_fake_muons(self, condition: Tensor, sets: TrainingBatch) -> Tensor:
-        """Muons for a batch; with train.reuse_batch those of the step's first update on it, ready for the generator's own."""
+    def _cached_fake_muons(self, condition: Tensor, batch: TrainingBatch) -> Tensor:
+        """Return fake muons for a batch. With train.reuse_batch all updates of a step share them, with their autograd graph."""
         if not self.settings.reuse_batch:
-            return self._fake_muons(condition, sets.ragged)
-        if id(sets) not in self._drawn:
+            return self._fake_muons(condition, batch.ragged)
+        if id(batch) not in self._drawn:
             with torch.enable_grad():
-                self._drawn[id(sets)] = self._fake_muons(condition, sets.ragged)
-        return self._drawn[id(sets)]
+                self._drawn[id(batch)] = self._fake_muons(condition, batch.ragged)
+        return self._drawn[id(batch)]
 
     def _fake_muons(self, condition: Tensor, ragged: Ragged) -> Tensor:
         noise = self.model.latents(ragged, self.noise)
@@ -203,7 +224,7 @@ class Trainer:
 
     def _start_step(self) -> None:
         self._drawn = {}
-        # The noise depends on (seed, step, rank) alone: no generator state to save, and resume is exact.
+        # The noise depends only on (seed, step, rank), so resume is exact without saving a generator state.
         self.noise.manual_seed(((self.seed * 1_000_003 + self.num_steps) * 65_537 + distributed.rank()) % 2**63)
         share = optimizers.lr_share(self.settings.optimizer, self.num_steps, self.progress)
         for network in self.networks.values():
@@ -211,32 +232,32 @@ class Trainer:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Move the averaged model; at the start it follows faster, so that it forgets the initial weights."""
+        """Update the averaged model. Its decay is smaller in the first steps, so that it forgets the initial weights."""
         decay = min(self.settings.ema_decay, (1 + self.num_steps) / (10 + self.num_steps))
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay)
 
     def _record_nonfinite(self, faults: Tensor) -> None:
-        here = torch.stack([torch.full_like(self.nonfinite[0], self.num_steps), faults.argmax()])
-        self.nonfinite = torch.where((self.nonfinite[0] < 0) & (faults.max() > 0), here, self.nonfinite)
+        current = torch.stack([torch.full_like(self.nonfinite[0], self.num_steps), faults.argmax()])
+        self.nonfinite = torch.where((self.nonfinite[0] < 0) & (faults.max() > 0), current, self.nonfinite)
         if self.device.type == "cpu":
             self.check_finite()
 
     def check_finite(self) -> None:
-        """Stop if a loss or a gradient has been NaN or infinite.
+        """Raise an error if a loss or a gradient was NaN or infinite.
 
         Raises:
-            NonFiniteError: with the step and the rank where it was seen first.
+            NonFiniteError: naming the first step and rank with such a number.
         """
         step, rank = self.nonfinite.tolist()  # device sync
         if step >= 0:
             msg = (
-                f"step {step}: a loss or a gradient on rank {rank} is NaN or infinite; nothing was moved by it. "
+                f"step {step}: a loss or a gradient on rank {rank} is NaN or infinite; no optimizer used it. "
                 "Try a lower train.optimizer.lr, or train.optimizer.max_grad_norm"
             )
             raise NonFiniteError(msg)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that resume needs of the step."""
+        """Return everything that resume needs of the step (see the module's docstring)."""
         return {
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict(),
@@ -247,7 +268,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state; a missing or surplus entry is an error."""
+        """Load a saved state. A missing or surplus weight is an error."""
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
         self.critic.load_state_dict(state["critic"])
@@ -256,13 +277,13 @@ class Trainer:
         self.num_steps, self.num_critic_updates = state["num_steps"], state["num_critic_updates"]
 
 
-def _weigh(losses_of_events: Tensor, name: str, sets: TrainingBatch) -> Tensor:
-    """A network's loss, summed over events with their weights; the multiplicity model takes all events alike."""
-    return losses_of_events.sum() if name == "multiplicity" else losses_of_events @ sets.weights
+def _weighted_sum(losses_of_events: Tensor, name: str, batch: TrainingBatch) -> Tensor:
+    """Return the weighted sum of a network's losses over events. The multiplicity model weights all events equally."""
+    return losses_of_events.sum() if name == "multiplicity" else losses_of_events @ batch.weights
 
 
-def _for_all(penalties: Tensor, num_events: int) -> Tensor:
-    """The penalties of the first events, scaled so that their sum stands for that of all; the other events carry none."""
+def _spread_penalties(penalties: Tensor, num_events: int) -> Tensor:
+    """Return penalties of all events: the first ones scaled so that the sum is right for all, the others zero."""
     return nn.functional.pad(penalties * (num_events / len(penalties)), (0, num_events - len(penalties)))
 
 

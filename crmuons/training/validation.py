@@ -1,4 +1,4 @@
-"""A model beside held-out events, in numbers and in a figure."""
+"""Validate a model during the training, on held-out events."""
 
 import torch
 
@@ -10,25 +10,26 @@ from crmuons.runs.directory import Run
 from crmuons.tracking.interface import AnyTracker, NullTracker
 from crmuons.training.loop import Metrics
 
-VALIDATION_MUON_CAP = 10  # Of a generated event's muons in validations, in units of the largest true event's.
+# Largest multiplicity of a generated event in a validation, in units of the largest true one.
+VALIDATION_MUON_CAP = 10
 
 
 class Validation:
-    """Compares a model with held-out events of the same primaries, in numbers and in a figure."""
+    """Compares generated events with held-out events of the same primaries, in metrics and in a figure for MLflow."""
 
     def __init__(self, run: Run, settings: config.Config, device: torch.device, tracker: AnyTracker) -> None:
         self.truth = run.load_validation()
         self.seed, self.device, self.tracker = settings.run.seed, device, tracker
-        # A multiplicity model that has hardly learned draws millions of muons now and then: that is a bad score, no failed run.
+        # A multiplicity model early in the training sometimes draws millions of muons. The run should get a bad score, not fail.
         self.max_muons = min(VALIDATION_MUON_CAP * max(1, int(self.truth.counts.max())), MAX_MUONS_PER_EVENT)
 
     def __call__(self, model: BundleModel, step: int) -> Metrics:
-        """Metrics of a model; "score" is the mean W1/sigma (docs/metrics.md)."""
+        """Return the metrics of a model; "score" is the mean W1/sigma (docs/metrics.md)."""
         generator = BundleGenerator(model, {}, self.device)
         truth = self.truth
         generated = generator.generate(truth.primaries, seed=self.seed, ids=truth.ids, max_muons=self.max_muons)
         if not isinstance(self.tracker, NullTracker):
-            from crmuons.evaluation.report import figures  # noqa: PLC0415  # Matplotlib, 0.8 CPU-seconds: so for it.
+            from crmuons.evaluation.report import figures  # noqa: PLC0415  # Importing Matplotlib takes 0.8 CPU-seconds.
 
             self.tracker.figure(figures.marginals(truth, generated), "marginals", step)
         return distances.fidelity(truth, generated)

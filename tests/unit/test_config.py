@@ -118,7 +118,7 @@ def test_an_elastic_run_has_a_least_and_a_most_number_of_workers():
     assert load("scaling.num_workers=3").scaling.min_workers is None
     assert config.from_dict(load("scaling.num_workers=[2,8]").model_dump(mode="json")).scaling == scaling
     for pair, fault in (
-        ("[3,2]", "at least 3 and at most 2"),
+        ("[3,2]", "minimum above its maximum"),
         ("[1,2,3]", "a number or a pair"),
         ("[0,2]", "min_workers"),
     ):
@@ -129,3 +129,10 @@ def test_an_elastic_run_has_a_least_and_a_most_number_of_workers():
 def test_settings_survive_json():
     settings = load("train.optimizer.betas=[0.1, 0.2]", "data.max_muons_per_event=9")
     assert config.from_dict(json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
+
+
+def test_a_run_is_as_far_as_the_nearer_of_its_two_ends():
+    train = config.Train(steps=100, max_seconds=10.0)
+    assert train.share_done(50, 1.0) == 0.5
+    assert train.share_done(50, 9.0) == 0.9
+    assert config.Train(max_seconds=10.0).share_done(1000, 5.0) == 0.5

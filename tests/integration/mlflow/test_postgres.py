@@ -14,6 +14,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPResponse
 from pathlib import Path
@@ -25,12 +26,12 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 from tests.integration.conftest import TRACKED, Bench, output, wait_for
+from tests.integration.mlflow.browser import compared_columns, start_browser, wait_for_texts
 from tests.integration.ports import free_ports
 from tune.trials import load
 
 ROOT = Path(__file__).parents[3]
 POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=Path("none/initdb")).parent
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 PASSWORD = "muons-in-deep-ice"
 SCREENSHOTS = os.environ.get("SCREENSHOTS")  # A directory: keeps the pictures, which docs/tracking.md shows.
 SPACE = """
@@ -191,30 +192,26 @@ def test_a_browser_shows_the_sweep_its_comparison_and_a_figure(
     page = open_page(server.uri, "/#/experiments")
     pictures = Path(SCREENSHOTS or tmp_path)
 
-    def shows(*texts: str) -> None:
-        WebDriverWait(page, 90).until(
-            lambda _: all(text in page.find_element(By.TAG_NAME, "body").text for text in texts)
-        )
-
-    shows("crmuons")
+    wait_for_texts(page, "crmuons")
     number = experiment(server)
     assert page.find_element(By.LINK_TEXT, "crmuons").get_attribute("href").split("/experiments/")[1].startswith(number)
     runs = runs_of(server, number)
     trials = {name: run for name, run in runs.items() if name.startswith("trial-")}
 
     page.get(f"{server.uri}/#/experiments/{number}/runs")
-    shows("population")
+    wait_for_texts(page, "population")
     page.save_screenshot(pictures / "mlflow_runs.png")
 
     chosen = json.dumps([run["info"]["run_id"] for run in trials.values()])
     page.get(f'{server.uri}/#/compare-runs?runs={chosen}&experiments=["{number}"]')
-    shows(f"Comparing {TRIALS} Runs", "trial-0001", "train.optimizer.lr", "train.optimizer.betas")
-    page.save_screenshot(pictures / "mlflow_comparison.png")
+    wait_for_texts(page, f"Comparing {TRIALS} Runs", "trial-0001", "train.optimizer.lr", "train.optimizer.betas")
+    # The metric that comes first depends on the order of rows in PostgreSQL, which changes with every update.
+    assert compared_columns(page)[:-1] == ["train.optimizer.betas", "train.optimizer.lr"]
 
     parent = runs["population"]["info"]["run_id"]
     page.get(f"{server.uri}/#/experiments/{number}/runs/{parent}/artifacts/figures/scores.png")
     page.refresh()  # Otherwise the page keeps what it showed.
-    shows("figures", "scores.png")
+    wait_for_texts(page, "figures", "scores.png")
     widest = "return Math.max(...[...document.images].filter(i => i.src.startsWith('blob:')).map(i => i.naturalWidth))"
     WebDriverWait(page, 90).until(lambda _: (page.execute_script(widest) or 0) > 500)
     page.save_screenshot(pictures / "mlflow_artifact.png")
@@ -233,27 +230,12 @@ def runs_of(server: Server, experiment: str) -> dict[str, dict[str, Any]]:
 @pytest.fixture
 def open_page(tmp_path: Path) -> Iterator[Callable[[str, str], webdriver.Chrome]]:
     """Opens pages in a headless browser, as the physicist."""
-    if BROWSER is None or DRIVER is None:
-        pytest.skip("needs Chromium and its driver (Debian: chromium, chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for word in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--window-size=1500,950",
-        f"--user-data-dir={tmp_path}/profile",
-    ):
-        options.add_argument(word)
-    browser = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    with contextmanager(start_browser)(tmp_path / "profile") as browser:
 
-    def opened(uri: str, path: str) -> webdriver.Chrome:
-        scheme, host = uri.split("://")
-        browser.get(
-            f"{scheme}://physicist:{PASSWORD}@{host}/"
-        )  # The browser is asked for an account, and remembers it.
-        browser.get(uri + path)
-        return browser
+        def opened(uri: str, path: str) -> webdriver.Chrome:
+            scheme, host = uri.split("://")
+            browser.get(f"{scheme}://physicist:{PASSWORD}@{host}/")  # The browser remembers the account.
+            browser.get(uri + path)
+            return browser
 
-    yield opened
-    browser.quit()
+        yield opened

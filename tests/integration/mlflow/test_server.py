@@ -1,6 +1,7 @@
 """Tracking against a real `mlflow server` that stops, dies and comes back, and against trainers that are killed."""
 
 import http.server
+import json
 import logging
 import os
 import signal
@@ -18,13 +19,17 @@ import matplotlib.pyplot as plt
 import mlflow
 import psutil
 import pytest
+from selenium import webdriver
 
+from crmuons import config
 from crmuons.tracking.sender import sync
 from crmuons.tracking.tracker import Tracker
 from crmuons.tracking.uri import default_uri
+from tests.integration.mlflow.browser import compared_columns, start_browser
 from tests.integration.ports import free_ports
 
 FEW = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # Eight processes less, which judge answers of language models.
+SCREENSHOTS = os.environ.get("SCREENSHOTS")  # A directory for the picture that docs/tracking.md shows.
 SETTINGS = {"experiment": "tests", "run_name": "bundle", "params": {"train.steps": 1}, "tags": {}}
 
 
@@ -85,6 +90,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
 def client(server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> mlflow.MlflowClient:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return mlflow.MlflowClient(server.uri)
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    """A headless browser."""
+    yield from start_browser(tmp_path / "profile")
 
 
 def steps(client: mlflow.MlflowClient, run_id: str, key: str = "loss") -> list[int]:
@@ -235,3 +246,30 @@ def test_plain_mlflow_ui_shows_the_runs_of_its_directory_on_loopback_alone(tmp_p
             assert answer.read(8) == b"\x89PNG\r\n\x1a\n"
     finally:
         page.kill()
+
+
+def test_comparing_runs_shows_the_score_against_the_settings_that_differ(server, client, tmp_path, browser):
+    """The chart that opens by itself takes MLflow's own choice of parameters and metric."""
+    choices = [(1e-3, "[0.0, 0.99]", 1), (2e-3, "[0.5, 0.9]", 2), (5e-4, "[0.5, 0.99]", 1), (3e-3, "[0.0, 0.9]", 3)]
+    for number, (lr, betas, n_critic) in enumerate(choices):
+        words = (f"run.name=run-{number}", f"run.seed={number}", "train.steps=2", f"train.n_critic={n_critic}")
+        rates = (f"train.optimizer.lr={lr}", f"train.optimizer.betas={betas}")
+        directory = tmp_path / f"run-{number}"
+        directory.mkdir()
+        params = config.load(None, [*words, *rates]).flat()
+        tracker = Tracker.open(directory, uri=server.uri, **SETTINGS | {"experiment": "compared", "params": params})
+        for step in range(3):
+            tracker.metrics({"validation/mean_muons_ratio": 1.0, "validation/score": 0.1 + 50 * lr / (step + 1)}, step)
+            tracker.metrics({"train/critic_loss": 1.0}, step)
+        tracker.finish("FINISHED")
+    experiment = client.get_experiment_by_name("compared").experiment_id
+    runs = json.dumps([run.info.run_id for run in client.search_runs([experiment])])
+    browser.get(f'{server.uri}/#/compare-runs?runs={runs}&experiments=["{experiment}"]')
+    assert compared_columns(browser) == [
+        "train.n_critic",
+        "train.optimizer.betas",
+        "train.optimizer.lr",
+        "validation/score",
+    ]
+    if SCREENSHOTS:
+        browser.save_screenshot(Path(SCREENSHOTS) / "mlflow_comparison.png")

@@ -125,6 +125,35 @@ def test_resume_goes_on_with_the_run_and_keeps_the_first_value_of_a_step(start, 
     assert run.data.tags["changed.train.steps"] == "30"
 
 
+def test_settings_that_do_not_change_the_training_are_tags_and_params_json_has_all(start, client):
+    settings = config.load(None, ["train.steps=10", "run.name=first", "run.seed=3"]).flat()
+    tracker = start(params=settings)
+    tracker.finish("KILLED")
+    start(params=settings | {"run.resume": "auto"}).finish("FINISHED")
+    run = client.get_run(tracker.run_id)
+    tags = {"run.name", "run.seed", "scaling.num_workers", "tracking.parent", "data.staging.dir", "train.profile_steps"}
+    assert tags <= set(run.data.tags)
+    assert run.data.tags["run.resume"] == "auto"
+    assert not any(name.startswith("changed.") for name in run.data.tags)
+    assert {"train.optimizer.lr", "train.n_critic", "data.train", "model.width"} <= set(run.data.params)
+    assert set(run.data.params) | set(run.data.tags) >= set(settings)
+    assert not set(run.data.params) & set(run.data.tags)
+    whole = json.loads(Path(client.download_artifacts(tracker.run_id, "params.json")).read_text())
+    assert whole.keys() == settings.keys()
+    assert (whole["run.resume"], whole["train.optimizer.lr"]) == ("auto", 1e-3)
+
+
+def test_the_score_is_the_first_metric_that_the_server_lists(start, client):
+    tracker = start()
+    tracker.metrics({"validation/mean_muons_ratio": 1.0, "validation/score": 0.5}, 0)
+    for step in range(1, 4):
+        tracker.metrics({"train/critic_loss": 0.5, "validation/score": 0.5 / step}, step)
+    tracker.finish("FINISHED")
+    names = list(client.get_run(tracker.run_id).data.metrics)
+    assert names[:2] == ["validation/score", "validation/mean_muons_ratio"]
+    assert "system/cpu_utilization_percentage" in names
+
+
 def test_child_is_shown_below_its_parent(start, client, tmp_path):
     parent = start(tmp_path / "sweep")
     child = start(tmp_path / "trial", parent=parent.identity)
@@ -410,9 +439,9 @@ def test_best_model_is_registered_once_its_run_is_known_and_keeps_the_alias_from
     sweep.finish("FINISHED")
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
-    with pytest.raises(ConnectionError, match="is not known there; send that one first"):
+    with pytest.raises(ConnectionError, match="which this entry refers to; send that journal first"):
         sync(tmp_path / "good")
-    with pytest.raises(ConnectionError, match="is not known there; send that one first"):
+    with pytest.raises(ConnectionError, match="which this entry refers to; send that journal first"):
         sync(tmp_path / "sweep")  # The run itself was made all the same.
     runs = {name: sync(tmp_path / name)[1] for name in ("good", "worse")}
     with pytest.raises(ConnectionError):

@@ -47,9 +47,9 @@ class Fixed(Trainer):
         return (shower * numbers[: generator.shower_latents]).sin(), (muon * numbers[: generator.muon_latents]).sin()
 
     def _keeping(self, name, move):
-        def kept(gradient, frozen):
+        def kept(gradient, skip_step):
             self.gradients.append((name, gradient.clone()))
-            return move(gradient, frozen)
+            return move(gradient, skip_step)
 
         return kept
 
@@ -210,7 +210,7 @@ def test_what_ranks_tell_each_other(ranks):
 
 def test_no_rank_goes_on_alone_when_the_group_is_taken_down(ranks):
     for result in ranks:
-        assert "process group of this worker was taken down while it trained" in result["taken down"]
+        assert "process group of this worker was destroyed while it trained" in result["taken down"]
 
 
 def test_one_process_needs_no_group():

@@ -49,6 +49,6 @@ def test_lost_workers_and_changed_numbers_of_them_are_said_once(tmp_path, caplog
         wait_for(3, caplog)
     assert [record.message for record in caplog.records] == [
         "training on 2 workers from step 0",
-        "workers lost at 2030-01-01T00:00:00+00:00, the run goes on from its last checkpoint (worker 1: Its node has died.)",
+        "workers lost at 2030-01-01T00:00:00+00:00, the run continues from its last checkpoint (worker 1: Its node has died.)",
         "training on 1 workers from step 40",
     ]

@@ -164,9 +164,9 @@ class Recorder(Trainer):
         ).sin()
 
     def _keeping(self, name, move):
-        def kept(gradient, frozen):
+        def kept(gradient, skip_step):
             self.gradients.setdefault(name, gradient.clone())  # Of the first update.
-            return move(gradient, frozen)
+            return move(gradient, skip_step)
 
         return kept
 

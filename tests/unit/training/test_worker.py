@@ -50,29 +50,20 @@ def prepared(tmp_path, toy_events, write_toy):
     return prepare
 
 
-def train(settings, run):
-    return worker.train(settings, run, device=torch.device("cpu"), tracking_uri="")
+def train(settings, run, report=None):
+    return worker.train(settings, run, device=torch.device("cpu"), tracking_uri="", report=report)
 
 
 def train_until(settings, run, step):
     """Train, and ask to stop as a user does once a step is done."""
-    report = worker._reporter
 
-    def stopping(*args):
-        tell = report(*args)
+    def stop_at_step(values, at, saved):
+        if at == step - 1:
+            run.stop_request.touch()
 
-        def told(values, at, saved):
-            tell(values, at, saved)
-            if at == step - 1:
-                run.stop_request.touch()
-
-        return told
-
-    worker._reporter = stopping
     try:
-        return train(settings, run)
+        return train(settings, run, stop_at_step)
     finally:
-        worker._reporter = report
         run.stop_request.unlink()
 
 

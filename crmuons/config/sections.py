@@ -1,0 +1,292 @@
+"""The typed tree of all settings of a run.
+
+A setting has the same dotted path in TOML, on the command line and in a sweep. The tree holds no secrets (they come from
+the environment), and no ranks or devices (the launcher gives them).
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class Section(BaseModel):
+    """A group of settings; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Run(Section):
+    name: str = Field(default="", pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]*)?$")
+    """Directory of the run below storage_path. Empty: the preset's name and a digest of the settings."""
+    storage_path: str = "runs"
+    """Storage of the runs: a directory that every worker can write to, or a URL (docs/pelican.md)."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Seed of the weights, the noise and the order of the data."""
+    resume: Literal["never", "auto"] = "never"
+    """auto: continue the newest run of this name from its last checkpoint, or start it. never: always a new run."""
+    max_failures: int = Field(default=3, ge=-1)
+    """Number of worker failures that the run survives; -1 for any number."""
+    checkpoint_every: int = Field(default=500, ge=1)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Number of newest checkpoints to keep, in addition to the best one."""
+    upload_seconds: float = Field(default=1800, gt=0)
+    """For a run stored at a URL: seconds at the end during which failed uploads are tried again."""
+
+
+class Staging(Section):
+    dir: str | None = None
+    """Directory for local copies of remote files, on each node that reads data. Unset: read remote files directly."""
+    files_ahead: int = Field(default=32, ge=1, le=256)
+    """Number of files that each worker stages ahead of reading."""
+    max_bytes: int = Field(default=50 * 2**30, ge=1)
+    """Largest total size of the files in the directory."""
+    max_files: int = Field(default=10_000, ge=1)
+    """Largest number of files in the directory."""
+    delete_after_use: bool = False
+    """Remove a file right after it was read, instead of when its space is needed."""
+
+
+class Data(Section):
+    train: list[str] = Field(default_factory=list)
+    """Paths, directories, globs or URLs of event Parquet."""
+    validation: list[str] = Field(default_factory=list)
+    """The same for validation. Empty: use the validation share of `train`."""
+    depth: Literal["slant", "vertical"] = "slant"
+    """Meaning of depth_m in the files. A vertical depth is converted to the slant depth with the zenith."""
+    validation_share: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the showers used for validation, selected by a hash of their ids."""
+    test_share: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the showers reserved for testing, selected by a hash of their ids."""
+    max_muons_per_event: int | None = Field(default=None, ge=1)
+    """Events with more muons are written to the outliers data set and not trained on."""
+    max_muons_per_batch: int | None = Field(default=None, ge=1)
+    """Largest number of muons in a batch. A single event above it is written to the outliers data set."""
+    max_quarantined_share: float = Field(default=0.01, ge=0, le=1)
+    """The run stops if a larger share of the rows cannot be used."""
+    shuffle_bytes: int = Field(default=32 * 2**20, ge=1)
+    """Bytes of Parquet that are read and shuffled together."""
+    prefetch_batches: int = Field(default=8, ge=1)
+    """Number of batches prepared ahead of the training step."""
+    staging: Staging = Field(default_factory=Staging)
+
+    @field_validator("train", "validation", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _shares_leave_training_data(self) -> Self:
+        if self.validation_share + self.test_share >= 1:
+            msg = f"validation_share {self.validation_share} + test_share {self.test_share} leave nothing to train on"
+            raise ValueError(msg)
+        return self
+
+
+class Model(Section):
+    kind: Literal["set", "predecessor"] = "set"
+    """set: the muons of an event influence each other. predecessor: the networks of the predecessor."""
+    width: int = Field(default=64, ge=1)
+    """Width of the hidden layers."""
+    layers: int = Field(default=2, ge=1)
+    """Set layers of the generator."""
+    critic_layers: int = Field(default=1, ge=1)
+    """Set layers of the critic."""
+    shower_latents: int = Field(default=8, ge=0)
+    """Latent variables shared by the muons of an event."""
+    muon_latents: int = Field(default=4, ge=1)
+    """Latent variables of each muon."""
+    multiplicity: Literal["mixture", "regressor"] = "mixture"
+    """mixture: negative binomials, exact likelihood. regressor: log10(N + 1) by least squares, no spread."""
+    multiplicity_width: int = Field(default=128, ge=1)
+    """Width of the multiplicity model's hidden layers."""
+    multiplicity_components: int = Field(default=4, ge=1)
+    """Number of negative binomials in the mixture."""
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Optimizer(Section):
+    kind: Literal["adam", "sgd"] = "adam"
+    """Optimizer of generator and critic (the multiplicity model always uses Adam)."""
+    lr: float = Field(default=1e-3, gt=0)
+    """Learning rate of generator and critic at the end of the warm-up."""
+    generator_lr: float | None = Field(default=None, gt=0)
+    """Learning rate of the generator. Unset: lr."""
+    critic_lr: float | None = Field(default=None, gt=0)
+    """Learning rate of the critic. Unset: lr."""
+    multiplicity_lr: float = Field(default=1e-2, gt=0)
+    """Learning rate of the multiplicity model."""
+    momentum: float = Field(default=0.5, ge=0, lt=1)
+    """Momentum of SGD."""
+    betas: tuple[Beta, Beta] = (0.0, 0.99)
+    """Decay rates of Adam's moments."""
+    warmup_steps: int = Field(default=100, ge=0)
+    """Steps over which the learning rates rise from zero."""
+    decay: Literal["cosine", "linear", "none"] = "cosine"
+    """Shape of the decrease of the learning rates to final_lr_share over the run."""
+    final_lr_share: float = Field(default=0.01, ge=0, le=1)
+    """Learning rate at the end, as a share of the highest."""
+    max_grad_norm: float | None = Field(default=None, gt=0)
+    """Largest L2 norm of a network's gradient; a larger gradient is scaled down to it. Unset: no limit."""
+
+
+class Penalty(Section):
+    kind: Literal["zero_centred", "one_centred", "none"] = "zero_centred"
+    """zero_centred: squared gradient norm on real and on fake events. one_centred: (norm - 1)^2 on interpolates."""
+    lambda_gp: float = Field(default=10.0, ge=0)
+    """Weight of the penalty."""
+    every: int = Field(default=1, ge=1)
+    """Critic steps between penalties. The weight is multiplied by this number, so the mean penalty stays the same."""
+    sample_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Share of a batch's events on which the penalty is computed."""
+    max_pairs: int | None = Field(default=None, ge=1)
+    """Largest number of events of a batch on which the penalty is computed."""
+
+
+class Train(Section):
+    steps: int | None = Field(default=None, ge=1)
+    """The run ends after this many generator steps."""
+    max_seconds: float | None = Field(default=None, gt=0)
+    """The run ends after this many seconds of training."""
+    events_per_worker: int = Field(default=2048, ge=1)
+    """Events in one worker's batch. An optimizer step uses this times the workers times grad_accumulation."""
+    grad_accumulation: int = Field(default=1, ge=1)
+    """Number of batches whose gradients are summed for one optimizer step."""
+    muons_per_event: int | None = Field(default=128, ge=1)
+    """Generator and critic use at most this many muons of an event, drawn at random; the condition N is unchanged.
+    Muons of an event are exchangeable, and without a limit the largest events would take most of the time."""
+    weight_power: float = Field(default=0.25, ge=0, le=1)
+    """Weight of an event for generator and critic: its number of muons (after muons_per_event) to this power.
+    With 0 all events have the same weight. Large bundles are then too rare, and their energies and radii vary too
+    little from shower to shower."""
+    n_critic: int = Field(default=1, ge=1)
+    """Critic steps per generator step."""
+    reuse_batch: bool = False
+    """true: all updates of a step use the same events and generated muons. A step is cheaper and learns less.
+    false: each update uses new events and new generated muons."""
+    loss: Literal["wasserstein", "relativistic"] = "relativistic"
+    """relativistic: softplus of the difference of paired scores."""
+    optimizer: Optimizer = Field(default_factory=Optimizer)
+    penalty: Penalty = Field(default_factory=Penalty)
+    ema_decay: float = Field(default=0.998, ge=0, lt=1)
+    """Decay per step of the averaged generator. The averaged generator is the one that generates events."""
+    log_every: int = Field(default=20, ge=1)
+    """Steps between metrics."""
+    validate_every: int = Field(default=500, ge=1)
+    """Steps between validations."""
+    validation_events: int = Field(default=50_000, ge=100)
+    """Events of a validation."""
+    profile_steps: tuple[int, int] | None = None
+    """[first,last]: steps that rank 0 records with torch.profiler, in `profile/` of the run's directory."""
+    tf32: bool = False
+    """Allow TF32 matrix products on NVIDIA GPUs."""
+    bf16: bool = False
+    """Run the networks in bfloat16; losses, penalties and features stay in float32."""
+
+    @field_validator("profile_steps")
+    @classmethod
+    def _in_order(cls, steps: tuple[int, int] | None) -> tuple[int, int] | None:
+        if steps is not None and not 1 <= steps[0] <= steps[1]:
+            msg = "the first and the last step to profile are numbers from 1 on, in this order"
+            raise ValueError(msg)
+        return steps
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.steps is None and self.max_seconds is None:
+            msg = "neither train.steps nor train.max_seconds is set: the run would never end"
+            raise ValueError(msg)
+        return self
+
+    def share_done(self, step: int, seconds: float) -> float:
+        """Return the share of a run that is done, by its steps or by its training time, whichever is larger.
+
+        Args:
+            step: generator steps done.
+            seconds: training time so far.
+        """
+        by_steps = 0.0 if self.steps is None else step / self.steps
+        return max(by_steps, 0.0 if self.max_seconds is None else seconds / self.max_seconds)
+
+
+class Scaling(Section):
+    num_workers: int = Field(default=1, ge=0)
+    """Number of Ray Train workers. 0: train in this process, without a cluster. [least,most]: an elastic run. It uses as
+    many workers as the cluster has room for, continues with fewer if nodes are lost, and grows if nodes join."""
+    min_workers: int | None = Field(default=None, ge=1)
+    """Smallest number of workers of an elastic run; scaling.num_workers=[least,most] sets it."""
+    resize_seconds: float = Field(default=60.0, gt=0)
+    """Seconds between checks of an elastic run for room for more workers."""
+    use_gpu: bool | None = None
+    """Reserve one GPU per worker. Unset: if the cluster has GPUs."""
+    cpus_per_worker: float | None = Field(default=None, gt=0)
+    """CPUs reserved per worker. Unset: at most 1, so that one CPU of the cluster is left for reading the data."""
+    threads_per_worker: int | None = Field(default=None, ge=1)
+    """Torch threads per worker. Unset: the cores of the machine divided by the number of workers."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_pair(cls, values: Any) -> Any:
+        pair = values.get("num_workers") if isinstance(values, dict) else None
+        if not isinstance(pair, list | tuple):
+            return values
+        if len(pair) != 2:
+            msg = f"num_workers is a number or a pair [least,most], not {pair}"
+            raise ValueError(msg)
+        return values | {"min_workers": pair[0], "num_workers": pair[1]}
+
+    @model_validator(mode="after")
+    def _least_is_least(self) -> Self:
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            msg = f"num_workers=[{self.min_workers},{self.num_workers}] has its minimum above its maximum; give [least,most]"
+            raise ValueError(msg)
+        return self
+
+
+class Tracking(Section):
+    enabled: bool = True
+    """Send the run to MLflow."""
+    experiment: str = "crmuons"
+    """MLflow experiment."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files, in `tensorboard/` of the run's directory."""
+    parent: str = ""
+    """Identity of the sweep that this run is a trial of; `crmuons sweep` sets it."""
+
+
+class Config(Section):
+    run: Run = Field(default_factory=Run)
+    data: Data = Field(default_factory=Data)
+    model: Model = Field(default_factory=Model)
+    train: Train
+    scaling: Scaling = Field(default_factory=Scaling)
+    tracking: Tracking = Field(default_factory=Tracking)
+
+    def flat(self) -> dict[str, Any]:
+        """Return every setting under its dotted path."""
+        return dict(flatten(self.model_dump(mode="json")))
+
+    def digest(self) -> str:
+        """Return eight hexadecimal digits that identify the settings that change the result of a run."""
+        bookkeeping: Any = {
+            "scaling": True,
+            "tracking": True,
+            "data": {"staging"},
+            "train": {"profile_steps"},
+            "run": {"name", "resume", "storage_path", "upload_seconds"},
+        }
+        kept = self.model_dump(mode="json", exclude=bookkeeping)
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
