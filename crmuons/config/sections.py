@@ -1,7 +1,7 @@
 """The typed tree of all settings of a run.
 
-A setting has the same dotted path in TOML, on the command line and in a sweep. The tree holds no secrets (they come from
-the environment), and no ranks or devices (the launcher gives them).
+A setting has the same dotted path in TOML, on the command line and in a sweep. The tree holds no secrets (they come
+from the environment), and no ranks or devices (the launcher gives them).
 """
 
 import hashlib
@@ -216,8 +216,8 @@ class Train(Section):
 
 class Scaling(Section):
     num_workers: int = Field(default=1, ge=0)
-    """Number of Ray Train workers. 0: train in this process, without a cluster. [least,most]: an elastic run. It uses as
-    many workers as the cluster has room for, continues with fewer if nodes are lost, and grows if nodes join."""
+    """Number of Ray Train workers. 0: train in this process, without a cluster. [least,most]: an elastic run. It uses
+    as many workers as the cluster has room for, continues with fewer if nodes are lost, and grows if nodes join."""
     min_workers: int | None = Field(default=None, ge=1)
     """Smallest number of workers of an elastic run; scaling.num_workers=[least,most] sets it."""
     resize_seconds: float = Field(default=60.0, gt=0)
@@ -243,7 +243,7 @@ class Scaling(Section):
     @model_validator(mode="after")
     def _least_is_least(self) -> Self:
         if self.min_workers is not None and self.min_workers > self.num_workers:
-            msg = f"num_workers=[{self.min_workers},{self.num_workers}] has its minimum above its maximum; give [least,most]"
+            msg = f"num_workers=[{self.min_workers},{self.num_workers}] has its minimum above its maximum"
             raise ValueError(msg)
         return self
 

@@ -1,4 +1,4 @@
-"""The interface of a tracker. This module does not import MLflow, so ranks and runs without tracking need not load it."""
+"""The interface of a tracker, without MLflow, so that ranks and runs without tracking need not load it."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,7 @@
 """The journal of a tracked run: every entry is on disk before it is sent to a tracking server.
 
-`tracking/` in the run's directory holds `journal.jsonl` (one entry a line, append-only), `files/` (the figures, artifacts
-and models of the entries) and `sent.json` (how much of the journal a server has).
+`tracking/` in the run's directory holds `journal.jsonl` (one entry a line, append-only), `files/` (the figures,
+artifacts and models of the entries) and `sent.json` (how much of the journal a server has).
 """
 
 import fcntl

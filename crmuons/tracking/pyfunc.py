@@ -25,7 +25,8 @@ class PrimariesToBundles:
             params: `seed` of the random numbers (0 if not given).
 
         Returns:
-            The columns of the data contract: shower ids (the row number), the primary, and muons as lists [energy_gev, x_m, y_m].
+            The columns of the data contract: shower ids (the row number), the primary, and muons as lists of
+            [energy_gev, x_m, y_m].
         """
         values = primaries[list(schema.PRIMARY_FEATURES)].to_numpy(np.float32)
         events = self._generator.generate(values, seed=int((params or {}).get("seed", 0)))

@@ -16,7 +16,7 @@ def add_results(directory: Path, values: Mapping[str, float], step: int, artifac
     Raises:
         FileNotFoundError: if the directory has no journal.
         BlockingIOError: if the run is not at its end.
-        ConnectionError: if the server does not take the entries. They stay in the journal, and `crmuons sync` sends them
+        ConnectionError: if the server does not take the entries. They stay in the journal; `crmuons sync` sends them
             later.
     """
     if not Journal.exists(directory):

@@ -28,7 +28,8 @@ LAST_ATTEMPTS = 2  # At the end of a run: failures in a row after which `crmuons
 def sync(directory: Path) -> tuple[int, str]:
     """Send the journal entries of a run that the server does not have.
 
-    The server is MLFLOW_TRACKING_URI, or if that is not set, the one of the run. A run whose process died ends as KILLED.
+    The server is MLFLOW_TRACKING_URI, or if that is not set, the one of the run. A run whose process died ends as
+    KILLED.
 
     Returns:
         The number of entries sent, and the ID of the MLflow run.

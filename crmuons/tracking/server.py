@@ -196,7 +196,10 @@ def _run_of(client: mlflow.MlflowClient, identity: str) -> mlflow.entities.Run:
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = _search(client, experiments, identity)
     if not runs:
-        msg = f"the server does not have the run of journal {identity}, which this entry refers to; send that journal first"
+        msg = (
+            f"the server does not have the run of journal {identity}, "
+            "which this entry refers to; send that journal first"
+        )
         raise MlflowException(msg)
     return runs[0]
 

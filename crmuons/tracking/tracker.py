@@ -1,9 +1,8 @@
 """Log a run to MLflow: the training calls the methods of `Tracker`.
 
-What is logged as a parameter, and which metric comes first, decides what MLflow shows when runs are compared. Its chart of
-parallel coordinates opens with the first three parameters, by name, that differ between the runs, and with the first metric
-that the runs logged (MLflow 3.17, `ParallelCoordinatesPlotPanel`). Therefore settings that do not change the training are
-tags, and the score is the first metric.
+When runs are compared, MLflow's chart of parallel coordinates opens with the first three parameters, by name, that differ
+between the runs, and with the first metric that the server lists, which in SQLite is the first one logged (MLflow 3.17,
+`ParallelCoordinatesPlotPanel`). Therefore settings that do not change the training are tags, and the score comes first.
 """
 
 import getpass
@@ -40,7 +39,8 @@ logger = logging.getLogger(__name__)
 
 MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 6000, 8000  # MLflow's limits in characters
 SCORE = "validation/score"
-# Settings that are tags. They name, place and repeat a run, and would hide the ones to compare: run.name always differs.
+# Settings that are logged as tags. As parameters they would take the places of those to compare: run.name always
+# differs.
 TAG_SETTINGS = re.compile(r"(run|scaling|tracking|data\.staging)\..+|train\.(log_every|profile_steps)")
 THUMBNAIL_PIXELS = 256
 
@@ -62,7 +62,8 @@ MODEL_SIGNATURE = ModelSignature(
 class Tracker:
     """Logs to one MLflow run through a journal in a directory. A tracker opened again there continues the same run.
 
-    No method waits for the server, and none raises an error of the server. All raise OSError if the journal cannot be written.
+    No method waits for the server, and none raises an error of the server. All raise OSError if the journal cannot be
+    written.
     """
 
     def __init__(self, journal: Journal, uri: str, flush_seconds: float) -> None:
@@ -145,7 +146,7 @@ class Tracker:
         self._system.begin()
 
     def figure(self, figure: Figure, name: str, step: int | None = None) -> None:
-        """Log a matplotlib figure: with a step into a series in the UI's image grid, without one as `figures/NAME.png`."""
+        """Log a figure: with a step into a series in the UI's image grid, without one as `figures/NAME.png`."""
         _check_name(name)
         if step is not None and not self._journal.is_new(f"images/{name}", step):
             return
@@ -216,7 +217,8 @@ class Tracker:
         directory, refused = self._journal.directory, self._sender.server.sent.refused
         if self._sender.pending:
             logger.warning(
-                "%d entries of this run are not in MLflow (%s); they are kept in %s. Send them later with: crmuons sync %s",
+                "%d entries of this run are not in MLflow (%s); they are kept in %s. "
+                "Send them later with: crmuons sync %s",
                 self._sender.pending,
                 self._sender.last_error or "the time to send them ran out",
                 directory,

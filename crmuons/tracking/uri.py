@@ -15,7 +15,8 @@ def default_uri(base: Path) -> str:
 def resolve_uri(base: Path) -> str:
     """Return MLFLOW_TRACKING_URI if it is set, otherwise the URI of the SQLite file in a directory.
 
-    The process that the user starts calls this once and passes the URI on, because workers have another working directory.
+    The process that the user starts calls this once and passes the URI on, because workers have another working
+    directory.
 
     Raises:
         ValueError: if the URI is a directory, because MLflow no longer stores runs in plain files.
@@ -26,7 +27,8 @@ def resolve_uri(base: Path) -> str:
 def bare_uri(uri: str) -> str:
     """Return a URI without credentials and relative paths.
 
-    A user and a password in the URI are moved to MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, which MLflow reads.
+    A user and a password in the URI are moved to MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, where MLflow
+    reads them.
 
     Raises:
         ValueError: if the URI is a directory.
@@ -34,8 +36,8 @@ def bare_uri(uri: str) -> str:
     parts = urlsplit(uri)
     if parts.scheme in ("", "file"):
         msg = (
-            f"tracking URI '{without_credentials(uri)}' is a directory, and MLflow no longer stores runs in plain files; "
-            "give sqlite:///PATH/mlflow.db or the http(s) address of a server"
+            f"tracking URI '{without_credentials(uri)}' is a directory, and MLflow no longer stores runs in plain "
+            "files; give sqlite:///PATH/mlflow.db or the http(s) address of a server"
         )
         raise ValueError(msg)
     if parts.scheme == "sqlite":

@@ -26,8 +26,8 @@ class TrainingBatch:
         counts: numbers of muons of all events.
         nonempty: indices of the events with muons. Generator and critic learn from these only.
         muons: energy_gev, x_m, y_m of their muons, at most `train.muons_per_event` of each event.
-        weights: weights of the nonempty events in the losses of generator and critic: number of muons in `muons`, to the
-            power `train.weight_power`.
+        weights: weights of the nonempty events in the losses of generator and critic: their number of muons in `muons`
+            to the power `train.weight_power`.
         ragged: layout of the muons of the nonempty events.
         penalty_layout: layout of the first nonempty events, on which the gradient penalty is computed.
     """

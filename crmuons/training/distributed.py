@@ -23,14 +23,17 @@ def _is_one_of_several() -> bool:
     """Return whether there is a process group.
 
     Raises:
-        RuntimeError: if there was one before. Ray Train destroys it under a running worker when it changes the number of
-            workers of an elastic run. A rank that continued alone would save a state without the data of the others.
+        RuntimeError: if there was one before. Ray Train destroys it under a running worker when it changes the number
+            of workers of an elastic run. A rank that continued alone would save a state without the others' data.
     """
     global _joined  # noqa: PLW0603 - torch's process group is global too
     if dist.is_initialized():
         _joined = True
     elif _joined:
-        msg = "the process group of this worker was destroyed while it trained; the run continues from its last checkpoint"
+        msg = (
+            "the process group of this worker was destroyed while it trained; "
+            "the run continues from the last checkpoint"
+        )
         raise RuntimeError(msg)
     return _joined
 

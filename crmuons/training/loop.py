@@ -116,11 +116,11 @@ class TrainingLoop:
             checkpoint.mark_best(self.directory, best)
 
     def _share_done(self) -> float:
-        """Return the share of the run that is done. All ranks agree, because `seconds` is rank 0's at the last log step."""
+        """Return the share of the run that is done. All ranks agree: `seconds` is rank 0's at the last log step."""
         return self.settings.share_done(self.trainer.num_steps, self.progress.seconds)
 
     def _log(self, terms: LossTerms) -> tuple[Metrics, bool]:
-        """Return the metrics of the step, and whether rank 0 asks to stop; update the training time to rank 0's clock."""
+        """Return the metrics of the step, and whether rank 0 asks to stop. Add rank 0's time to the training time."""
         values = torch.stack(list(terms.values())).tolist()  # device sync
         self.trainer.check_finite()
         metrics = {f"train/{name}": value for name, value in zip(terms, values, strict=True) if not math.isnan(value)}
@@ -150,7 +150,11 @@ class TrainingLoop:
         return stream.num_events, stream.num_muons, stream.seconds_waited, time.perf_counter()
 
     def _validate(self) -> tuple[Metrics, bool]:
-        """Validate the averaged model on rank 0; return its metrics, and on all ranks whether its score is the best so far."""
+        """Validate the averaged model on rank 0.
+
+        Returns:
+            The metrics (none on other ranks), and on all ranks whether the score is the best so far.
+        """
         metrics = (
             self.services.validate(self.trainer.averaged, self.trainer.num_steps) if distributed.rank() == 0 else {}
         )

@@ -102,11 +102,12 @@ def all_reduce_gradients(
 ) -> tuple[list[Tensor], dict[str, WeightedSum], Tensor]:
     """Sum gradients and totals over all ranks, in one all-reduce.
 
-    The gradient of a rank is a sum over its events, and so is the result. Ranks may have different numbers of events, or none.
+    The gradient of a rank is a sum over its events, and so is the result. Ranks may have different numbers of events,
+    or none.
 
     Returns:
-        The summed gradients, the summed totals, and one number per rank: above 0 if that rank sent a non-finite number. If
-        only the sum is not finite, the number is above 0 for all ranks.
+        The summed gradients, the summed totals, and one number per rank. The number is above 0 if that rank sent a
+        non-finite number, and for all ranks if the sum is not finite. It is highest for ranks that sent one.
     """
     gradients = [network.pop_flat_gradient() for network in networks]
     pairs = [torch.stack([total.total, total.events]) for total in totals.values()]

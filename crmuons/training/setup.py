@@ -35,8 +35,9 @@ def refuse_credentials(settings: config.Config) -> None:
     for url in (*settings.data.train, *settings.data.validation, settings.run.storage_path):
         if (clean := without_credentials(url)) != url:
             msg = (
-                f"the URL '{clean}' has a password or a token, which would be stored with the run; remove it from the URL and "
-                "put it into the environment (BEARER_TOKEN_FILE for pelican://, FSSPEC_<SCHEME>_<OPTION> for other schemes)"
+                f"the URL '{clean}' has a password or a token, which would be stored with the run; remove it from the "
+                "URL and put it into the environment (BEARER_TOKEN_FILE for pelican://, FSSPEC_<SCHEME>_<OPTION> for "
+                "other schemes)"
             )
             raise ValueError(msg)
 
@@ -93,7 +94,8 @@ def _warn_if_without_ids(file: File) -> None:
         has_ids = schema.check_schema(pq.read_schema(opened), file.url)
     if not has_ids:
         logger.warning(
-            "%s has no shower ids: every row counts as its own shower, so events of one shower may be in different splits",
+            "%s has no shower ids: every row counts as its own shower, so events of one shower may be in "
+            "different splits",
             file.url,
         )
 
@@ -104,22 +106,25 @@ def _list_files(data: config.Data, train: Selection) -> list[File]:
     except FileNotFoundError as error:
         if not location.in_ray_job():
             raise
-        msg = f"{error}; a Ray job runs in a copy of its working directory without the files that git ignores; give absolute paths"
+        msg = (
+            f"{error}; a Ray job runs in a copy of its working directory without the files that git ignores; "
+            "give absolute paths, which all nodes can read"
+        )
         raise FileNotFoundError(msg) from error
     if not listed:
         msg = f"{', '.join(data.train)} was prepared without showers of the training split; set data.test_share lower"
         raise ValueError(msg)
     if data.depth == "vertical" and any(map(manifest.is_shard, listed)):
         msg = (
-            f"data.depth=vertical is for raw files, but {', '.join(data.train)} holds prepared shards, whose depths are slant; "
-            "`crmuons prepare --vertical` converts them"
+            f"data.depth=vertical is for raw files, but {', '.join(data.train)} holds prepared shards, whose "
+            "depths are slant; `crmuons prepare --vertical` converts them"
         )
         raise ValueError(msg)
     return listed
 
 
 def _features(listed: list[File], sample: EventArrays, train: Selection, *, cartesian: bool) -> Features:
-    """Return the features stored with prepared data if they fit the training events, otherwise features of the sample."""
+    """Return the features stored with prepared data if they match the training events; fit the sample otherwise."""
     features = Features(cartesian=cartesian)
     content = manifest.features_of(listed, train.bounds) if train.max_muons is None else None
     if content is None:

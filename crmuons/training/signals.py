@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 def in_thread(work: Callable[[], Any]) -> None:
-    """Run `work` in a thread, so that this process keeps its signal handlers (Ray replaces those of the main thread)."""
+    """Run `work` in a thread, so that this process keeps its signal handlers (Ray would replace them)."""
     failed: list[BaseException] = []
 
     def target() -> None:
@@ -30,7 +30,7 @@ def in_thread(work: Callable[[], Any]) -> None:
 
 @contextmanager
 def stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` at the first Ctrl-C or SIGTERM, so that workers save and end; raise KeyboardInterrupt at the second."""
+    """Call `stop` at the first Ctrl-C or SIGTERM; raise KeyboardInterrupt at the second."""
     asked = threading.Event()
 
     def ask(_number: int, _frame: object) -> None:

@@ -39,9 +39,11 @@ class RunSummary:
         if stored.kept is not None:
             yield f"old checkpoints stay where they are: {stored.kept}"
         if selected := run.lowest("validation/score"):
-            yield f"score    mean W1/sigma {selected[1]:.4f} on held-out events, at step {selected[0]}, which is the one selected"
+            step, score = selected
+            yield f"score    mean W1/sigma {score:.4f} on held-out events, at step {step}, which is the one selected"
         if left_out := metrics.get("data/quarantined"):
-            yield f"left out {left_out:.0f} of {metrics['data/rows']:.0f} rows that cannot be used: {run.uri}/quarantine"
+            rows = metrics["data/rows"]
+            yield f"left out {left_out:.0f} of {rows:.0f} rows that cannot be used: {run.uri}/quarantine"
         if left_out := metrics.get("data/outliers"):
             muons = metrics["data/outlier_muons"]
             yield f"left out {left_out:.0f} events with {muons:.0f} muons, above the cap: {run.uri}/outliers"

@@ -16,7 +16,10 @@ def check_installed(settings: config.Config) -> None:
         ValueError: if it is not, naming the package to install.
     """
     if settings.tracking.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        msg = "tracking.tensorboard=true needs the package tensorboard, which is not installed: pip install 'crmuons[tensorboard]'"
+        msg = (
+            "tracking.tensorboard=true needs the package tensorboard, which is not installed: "
+            "pip install 'crmuons[tensorboard]'"
+        )
         raise ValueError(msg)
 
 

@@ -2,8 +2,8 @@
 
 - The loss of the critic is in `Trainer.critic_terms`: `losses.critic_loss` plus the weighted gradient penalty.
 - The losses of generator and multiplicity model are in `Trainer.generator_terms`.
-- `Trainer.state_dict` is what a checkpoint holds of the step: the weights of the model (features, generator, multiplicity),
-  of its average and of the critic, the optimizer states, and the numbers of steps and critic updates.
+- `Trainer.state_dict` is what a checkpoint holds of the step: the weights of the model (features, generator,
+  multiplicity), of its average and of the critic, the optimizer states, and the numbers of steps and critic updates.
 
 This module uses torch only: no Ray and no files.
 """
@@ -57,9 +57,8 @@ class Trainer:
         self.noise = torch.Generator(device)
         self.num_steps = 0
         self.num_critic_updates = 0
-        self.newest_penalty = torch.full(
-            (), math.nan, device=device
-        )  # Reported at each step, but not computed in each.
+        # The penalty is reported at each step, but not computed in each.
+        self.newest_penalty = torch.full((), math.nan, device=device)
         self.progress = 0.0  # Share of the run that is done; the learning rates depend on it.
         self.nonfinite = torch.full((2,), -1, device=device)  # Step and rank of the first non-finite number.
         self._drawn: dict[int, Tensor] = {}  # With train.reuse_batch: the fake muons of a batch, by id().
@@ -118,8 +117,8 @@ class Trainer:
     def generator_terms(self, batch: TrainingBatch) -> LossTerms:
         """Return the losses of the generator and of the multiplicity model, per event.
 
-        Fake events have the primaries and the numbers of muons of the real ones. Only the multiplicity model sees events
-        without muons.
+        Fake events have the primaries and the numbers of muons of the real ones. Only the multiplicity model sees
+        events without muons.
         """
         primaries, condition = self._conditions(batch)
         fake = self._score(self._cached_fake_muons(condition, batch), condition, batch.ragged)
@@ -160,7 +159,7 @@ class Trainer:
     def _score_and_penalise(
         self, real: Tensor, fake: Tensor, condition: Tensor, batch: TrainingBatch
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the scores of real and fake events, from one pass of the critic, and the penalties of a part of them."""
+        """Return the scores of real and fake events, from one pass of the critic, and penalties of a part of them."""
         both, conditions, twice = torch.cat([real, fake]), torch.cat([condition, condition]), batch.ragged.twice
         due = self._is_penalty_due()
         if due and self.settings.penalty.kind == "zero_centred" and batch.penalty_layout is batch.ragged:
@@ -178,8 +177,8 @@ class Trainer:
         """Return the penalties of the first events of a batch. Batches are shuffled, so these are a random sample.
 
         The zero-centred penalty is the squared gradient norm on real and on fake events (Mescheder et al. 2018,
-        arXiv:1801.04406, eqs. 9 and 10). With it the training converges; with the one-centred penalty it can circle around
-        its equilibrium.
+        arXiv:1801.04406, eqs. 9 and 10). With it the training converges; with the one-centred penalty it can circle
+        around its equilibrium.
         """
         real, fake, condition = real[: part.num_muons], fake[: part.num_muons], condition[: len(part.counts)]
         if self.settings.penalty.kind == "one_centred":
@@ -191,13 +190,13 @@ class Trainer:
         return real_norms + fake_norms
 
     def _conditions(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
-        """Return standardised primaries of all events [all, 4], and the conditions of nonempty ones, with log10 N [events, 5]."""
+        """Return standardised primaries of all events [all, 4], and with log10 N those of nonempty events [events, 5]."""
         primaries = self.model.features.condition(batch.primaries)
         log_counts = self.model.features.log_count(batch.counts.index_select(0, batch.nonempty))
         return primaries, torch.cat([primaries.index_select(0, batch.nonempty), log_counts], dim=1)
 
     def _cached_fake_muons(self, condition: Tensor, batch: TrainingBatch) -> Tensor:
-        """Return fake muons for a batch. With train.reuse_batch all updates of a step share them, with their autograd graph."""
+        """Return fake muons for a batch. With train.reuse_batch all updates of a step share them and their graph."""
         if not self.settings.reuse_batch:
             return self._fake_muons(condition, batch.ragged)
         if id(batch) not in self._drawn:
@@ -232,7 +231,7 @@ class Trainer:
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Update the averaged model. Its decay is smaller in the first steps, so that it forgets the initial weights."""
+        """Update the averaged model. Its decay is smaller in the first steps, to forget the initial weights."""
         decay = min(self.settings.ema_decay, (1 + self.num_steps) / (10 + self.num_steps))
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay)
 

@@ -20,7 +20,8 @@ class Validation:
     def __init__(self, run: Run, settings: config.Config, device: torch.device, tracker: AnyTracker) -> None:
         self.truth = run.load_validation()
         self.seed, self.device, self.tracker = settings.run.seed, device, tracker
-        # A multiplicity model early in the training sometimes draws millions of muons. The run should get a bad score, not fail.
+        # Early in the training a multiplicity model sometimes draws millions of muons. The run should get a bad score
+        # and not fail.
         self.max_muons = min(VALIDATION_MUON_CAP * max(1, int(self.truth.counts.max())), MAX_MUONS_PER_EVENT)
 
     def __call__(self, model: BundleModel, step: int) -> Metrics:
@@ -29,7 +30,7 @@ class Validation:
         truth = self.truth
         generated = generator.generate(truth.primaries, seed=self.seed, ids=truth.ids, max_muons=self.max_muons)
         if not isinstance(self.tracker, NullTracker):
-            from crmuons.evaluation.report import figures  # noqa: PLC0415  # Importing Matplotlib takes 0.8 CPU-seconds.
+            from crmuons.evaluation.report import figures  # noqa: PLC0415  # The import takes 0.8 CPU-seconds.
 
             self.tracker.figure(figures.marginals(truth, generated), "marginals", step)
         return distances.fidelity(truth, generated)

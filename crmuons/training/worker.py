@@ -28,8 +28,8 @@ from crmuons.training.trainer import Trainer
 
 __all__ = ["Report", "set_up_torch", "train"]
 
-# The training step releases the interpreter's lock at each operation. The thread that prepares batches must give it back
-# after this time. Python's default of 5 ms reached 0.85 of this setting's speed on two cores without Ray, and 0.94 with
+# The training step releases the interpreter's lock at each operation. The thread that prepares batches must give it
+# back after this time. Python's default of 5 ms reached 0.85 of this setting's speed on two cores without Ray, and 0.94 with
 # Ray (few noisy runs, docs/log.md).
 SWITCH_INTERVAL_S = 0.0005
 
@@ -103,8 +103,8 @@ def set_up_torch(settings: config.Config) -> None:
 def _check_device(device: torch.device) -> None:
     if device.type == "cuda" and not torch.cuda.is_available():
         msg = (
-            f"Ray reserved a GPU for this worker, but torch {torch.__version__} sees none on {platform.node()}; install torch's "
-            "build for its GPUs, or train on CPUs (scaling.use_gpu=false, for sweeps --gpus-per-trial 0)"
+            f"Ray reserved a GPU for this worker, but torch {torch.__version__} sees none on {platform.node()}; install "
+            "torch's build for its GPUs, or train on CPUs (scaling.use_gpu=false, for sweeps --gpus-per-trial 0)"
         )
         raise ValueError(msg)
 
