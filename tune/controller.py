@@ -157,7 +157,7 @@ class SweepController:
 
     def _resume(self, trial: Trial) -> Trial:
         """Write the scaling and tracking of this command into the settings of an interrupted trial, and return it."""
-        stored = json.loads((trial.run.directory / "config.json").read_text())
+        stored = json.loads((trial.run.directory / "config.json").read_text(encoding="utf-8"))
         current = self.settings.model_dump(mode="json")
         changes = {"scaling": current["scaling"], "tracking": current["tracking"]}
         atomic.write_json(trial.run.directory / "config.json", stored | changes)

@@ -53,7 +53,7 @@ def find(settings: config.Config, storage: RunStorage, definition: Mapping[str, 
             f"'{name}' exists in {directory.parent}; continue a sweep with run.resume=auto, or choose another run.name"
         )
         raise ValueError(msg)
-    stored = json.loads((directory / SWEEP_FILE).read_text())
+    stored = json.loads((directory / SWEEP_FILE).read_text(encoding="utf-8"))
     stored["settings"] = config.with_new_names(stored["settings"])
     _check_unchanged(name, _flat(stored), fixed)
     return directory

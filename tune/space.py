@@ -113,7 +113,7 @@ class Space:
             msg = f"no space at {path}; it is a TOML file with lines such as train.n_critic = {{ randint = [1, 5] }}"
             raise FileNotFoundError(msg)
         try:
-            return cls.from_dict(tomllib.loads(path.read_text()))
+            return cls.from_dict(tomllib.loads(path.read_text(encoding="utf-8")))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             msg = f"{path} is not TOML: {error}"
             raise ValueError(msg) from error

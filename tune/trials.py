@@ -67,7 +67,7 @@ class Trial:
 
     def settings(self) -> config.Config:
         """Read the run's settings."""
-        return config.from_stored(json.loads((self.run.directory / "config.json").read_text()))
+        return config.from_stored(json.loads((self.run.directory / "config.json").read_text(encoding="utf-8")))
 
     def state(self) -> State:
         """Return the state that the files of the trial show."""
@@ -122,7 +122,7 @@ def scores(run: Run, train: config.Train) -> Iterator[Score]:
     if not run.metrics.is_file():
         return
     seconds = 0.0
-    for line in run.metrics.read_text().rpartition("\n")[0].splitlines():
+    for line in run.metrics.read_text(encoding="utf-8").rpartition("\n")[0].splitlines():
         metrics = json.loads(line)
         seconds = metrics.get("progress/seconds", seconds)
         if "validation/score" in metrics:
@@ -131,5 +131,5 @@ def scores(run: Run, train: config.Train) -> Iterator[Score]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text())
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content

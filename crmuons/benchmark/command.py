@@ -85,7 +85,7 @@ def run(suite: str, options: BenchmarkOptions) -> dict[str, Any]:
     torch.set_num_threads(options.threads)
     measured = SUITES[suite](options)
     results = figures.as_json(suite, _machine(suite, options), measured)
-    (options.out / "results.json").write_text(json.dumps(results, indent=1))
+    (options.out / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     _track(suite, results["machine"], measured, options.out)
     return results | {"table": figures.table(measured)}
 
@@ -121,7 +121,11 @@ def _machine(suite: str, options: BenchmarkOptions) -> dict[str, Any]:
 def _processor() -> str:
     cpus = Path("/proc/cpuinfo")
     names = (
-        [line.partition(":")[2] for line in cpus.read_text().splitlines() if line.startswith("model name")]
+        [
+            line.partition(":")[2]
+            for line in cpus.read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        ]
         if cpus.exists()
         else []
     )

@@ -99,7 +99,7 @@ def _measure(cases: Sequence[Case], rounds: int) -> tuple[list[Times], list[list
         arguments = cases, rounds, folder
         torch.multiprocessing.spawn(_worker, arguments, nprocs=_world(cases))  # type: ignore[attr-defined, no-untyped-call]
         seconds = np.load(Path(folder) / "seconds.npy")
-        exchanged = json.loads((Path(folder) / "exchanged.json").read_text())
+        exchanged = json.loads((Path(folder) / "exchanged.json").read_text(encoding="utf-8"))
     return [Times(taken) for taken in seconds], exchanged
 
 
@@ -132,7 +132,7 @@ def _worker(rank: int, cases: Sequence[Case], rounds: int, folder: str) -> None:
     dist.destroy_process_group()
     if rank == 0:
         np.save(Path(folder) / "seconds.npy", seconds[:, 1:].numpy())
-        (Path(folder) / "exchanged.json").write_text(json.dumps(exchanged))
+        (Path(folder) / "exchanged.json").write_text(json.dumps(exchanged), encoding="utf-8")
 
 
 def _add_up(group: dist.ProcessGroup | None, sent: list[int], buffer: torch.Tensor) -> torch.Tensor:

@@ -39,7 +39,7 @@ def run(rounds: int, settings: config.Config, start: Callable[[config.Config], R
     if result.outcome != "finished":
         raise KeyboardInterrupt
     trained = result.run
-    lines = [json.loads(line) for line in trained.metrics.read_text().splitlines()]
+    lines = [json.loads(line) for line in trained.metrics.read_text(encoding="utf-8").splitlines()]
     speeds = np.asarray([line["speed/events_per_second"] for line in lines if "speed/events_per_second" in line])
     waits = [line["speed/data_wait_share"] for line in lines if "speed/data_wait_share" in line]
     taken = 1 / speeds[-rounds:]  # Seconds per event; in a step, a worker takes n_critic + 1 batches.

@@ -93,7 +93,12 @@ def _read_preset(preset: Path) -> dict[str, Any]:
         msg = f"no preset at {preset}; {hint}"
         raise FileNotFoundError(msg)
     try:
-        return tomllib.loads(preset.read_text())
+        return tomllib.loads(
+            preset.read_text(encoding="utf-8-sig")
+        )  # Some editors begin a file with a byte order mark.
+    except UnicodeDecodeError as error:
+        msg = f"{preset} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        raise ValueError(msg) from error
     except tomllib.TOMLDecodeError as error:
         msg = f"{preset} is not TOML: {error}"
         raise ValueError(msg) from error

@@ -79,7 +79,7 @@ def _export(generator: BundleGenerator, out: Path, *, onnx: bool) -> None:
         shutil.copyfile(standalone.__file__, partial / "bundles.py")
         bundles = Bundles(partial)
         (partial / "README.txt").write_text(
-            README + (ONNX_README.format(latents=bundles.network.latents) if onnx else "")
+            README + (ONNX_README.format(latents=bundles.network.latents) if onnx else ""), encoding="utf-8"
         )
         primaries = _primaries_in_range(generator)
         _check_standalone(generator, bundles, primaries)

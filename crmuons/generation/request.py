@@ -186,7 +186,7 @@ def claim_directory(out: Output, request: GenerationRequest, about: dict[str, ob
         return
     _require(not names, f"{out} holds other files and no {REQUEST_FILE}; name a new directory with --out")
     with out.writing(REQUEST_FILE) as path:
-        path.write_text(json.dumps({"request": asdict(request), **about}, indent=1))
+        path.write_text(json.dumps({"request": asdict(request), **about}, indent=1), encoding="utf-8")
 
 
 def _read_request(out: Output) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def load_model(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
     if not settings_file.is_file():
         msg = f"no model at {directory}: it has no {SETTINGS_FILE}; give a run, a checkpoint or a model directory"
         raise FileNotFoundError(msg)
-    about: dict[str, Any] = json.loads(settings_file.read_text())
+    about: dict[str, Any] = json.loads(settings_file.read_text(encoding="utf-8"))
     if about.get("format") != FORMAT:
         msg = f"{settings_file} has format {about.get('format')}, this crmuons reads format {FORMAT}"
         raise ValueError(msg)
@@ -54,7 +54,7 @@ def load_model(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
 def write_model_files(directory: Path, model: BundleModel, about: Mapping[str, Any]) -> None:
     """Write the files of a model into a directory, and wait until they are on disk."""
     write_tensors(directory / WEIGHTS_FILE, model.state_dict())
-    with (directory / SETTINGS_FILE).open("w") as file:
+    with (directory / SETTINGS_FILE).open("w", encoding="utf-8") as file:
         json.dump({"format": FORMAT, **about}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())

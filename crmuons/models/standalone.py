@@ -223,7 +223,7 @@ class Bundles:
     def __init__(self, directory: "Path | str | None" = None, device: str = "cpu") -> None:
         """Load the model of a directory, by default of the directory of this file."""
         folder = Path(__file__).parent if directory is None else Path(directory)
-        self.about = json.loads((folder / "model.json").read_text())
+        self.about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         self.network = StandaloneModel(torch.load(folder / "weights.pt", map_location=device, weights_only=True))
 
     def outside_training(self, primaries: np.ndarray) -> np.ndarray:

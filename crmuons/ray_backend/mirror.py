@@ -75,7 +75,7 @@ def worker_sync(run: Run, handle: SyncHandle | None, rank: int) -> Iterator[None
     Do nothing if this directory is the driver's own.
     """
     marker = run.directory / DRIVER_MARKER
-    if handle is None or (marker.is_file() and marker.read_text() == handle.key):
+    if handle is None or (marker.is_file() and marker.read_text(encoding="utf-8") == handle.key):
         yield
         return
     actor = handle.actor

@@ -81,7 +81,7 @@ class WorkerLossLog(UserCallback):
         reasons = {rank: _last_line(error) for rank, error in sorted((lost or worker_exceptions).items())}
         line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "workers": reasons}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a") as file:
+        with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
 

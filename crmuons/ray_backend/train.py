@@ -66,10 +66,14 @@ class RayLauncher:
             with driver_sync(run) as mirror:
                 _fit(scaling_config(settings.scaling), settings.run, run, payload | {"mirror": mirror})
         except TrainingFailedError as error:
-            reason = json.loads(run.failure.read_text())["error"] if run.failure.exists() else _root_cause(error)
+            reason = (
+                json.loads(run.failure.read_text(encoding="utf-8"))["error"]
+                if run.failure.exists()
+                else _root_cause(error)
+            )
             raise RunFailedError(with_remedy(reason, run)) from error
         if run.failure.exists():
-            raise RunFailedError(with_remedy(json.loads(run.failure.read_text())["error"], run))
+            raise RunFailedError(with_remedy(json.loads(run.failure.read_text(encoding="utf-8"))["error"], run))
         return "finished" if run.done.exists() else "interrupted"
 
 

@@ -93,14 +93,14 @@ def best(directory: Path) -> Path | None:
 def selected(directory: Path) -> Path | None:
     """Return the checkpoint that validation selected; None if it selected none."""
     chosen = directory / BEST_FILE
-    named = directory / chosen.read_text() if chosen.is_file() else None
+    named = directory / chosen.read_text(encoding="utf-8") if chosen.is_file() else None
     return named if named is not None and named.is_dir() else None
 
 
 def mark_best(directory: Path, checkpoint: Path) -> None:
     """Mark a checkpoint as the one that validation selected."""
     with atomic_file(directory / BEST_FILE) as partial:
-        partial.write_text(checkpoint.name)
+        partial.write_text(checkpoint.name, encoding="utf-8")
 
 
 def prune(directory: Path, keep: int) -> None:

@@ -139,7 +139,7 @@ class Run:
             OSError: if the directory cannot be written.
         """
         try:
-            self._reserved.write_text(" " * FAILURE_BYTES)
+            self._reserved.write_text(" " * FAILURE_BYTES, encoding="utf-8")
         except OSError as error:
             msg = f"the run's directory {self.directory} cannot be written ({error}); free space there if the disk is full"
             raise OSError(msg) from error
@@ -152,7 +152,7 @@ class Run:
             if not self._reserved.exists():  # Not the driver's node, or another worker was faster.
                 logger.warning("%s cannot be written: %s", self.failure, error)
                 return
-            with self._reserved.open("r+") as file:
+            with self._reserved.open("r+", encoding="utf-8") as file:
                 file.write(json.dumps(reason))
             self._reserved.rename(self.failure)
 
@@ -172,7 +172,9 @@ class Run:
 
     def load_files(self) -> list[File]:
         """Load the list of training files of the run's start, from which the read plan follows."""
-        return [File(url, size) for url, size in json.loads((self.directory / "files.json").read_text())]
+        return [
+            File(url, size) for url, size in json.loads((self.directory / "files.json").read_text(encoding="utf-8"))
+        ]
 
     def latest_metrics(self) -> dict[str, int | float]:
         """Return the newest value of each metric."""
@@ -197,7 +199,7 @@ class Run:
 
     def _metric_lines(self) -> Iterator[dict[str, int | float]]:
         if self.metrics.is_file():
-            whole, _, _unfinished = self.metrics.read_text().rpartition("\n")
+            whole, _, _unfinished = self.metrics.read_text(encoding="utf-8").rpartition("\n")
             yield from map(json.loads, whole.splitlines())
 
     def fingerprint(self) -> str:
@@ -210,7 +212,7 @@ class Run:
         Raises:
             ValueError: if a setting outside MUTABLE_SETTINGS differs, with all that differ.
         """
-        before = config.from_stored(json.loads((self.directory / "config.json").read_text())).flat()
+        before = config.from_stored(json.loads((self.directory / "config.json").read_text(encoding="utf-8"))).flat()
         now = settings.flat()
         fixed = [path for path in now if not MUTABLE_SETTINGS.fullmatch(path)]
         changed = differences(before, now, keys=fixed, show=repr)

@@ -54,7 +54,7 @@ def fetch_start(run: Run) -> None:
     if run.url is None:
         return
     run.directory.parent.mkdir(parents=True, exist_ok=True)
-    with run.directory.with_name(f".{run.directory.name}.lock").open("w") as lock:
+    with run.directory.with_name(f".{run.directory.name}.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         names = _remote_names(run, START, optional=run.has_started())
         complete = [name for name in names if artifacts.is_whole(run.url, name)]  # Without it training never began.

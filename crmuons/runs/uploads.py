@@ -46,7 +46,7 @@ class UploadStatus:
     def of(cls, run: Run) -> "UploadStatus":
         """Return the status that this machine recorded."""
         path = _record(run)
-        return cls(**json.loads(path.read_text())) if path.is_file() else cls()
+        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else cls()
 
 
 class Uploads:
@@ -98,7 +98,7 @@ class Uploads:
         label = f"model-{step:08d}"
         with self._guard:
             self._snapshot(self.run.model, label, (self.run.metrics.name,))
-            done = json.loads(self.run.done.read_text()) | {"model": "."}
+            done = json.loads(self.run.done.read_text(encoding="utf-8")) | {"model": "."}
             atomic.write_json(self._outbox / label / self.run.done.name, done)
             self._waiting[label] = {"step": step}
             self._guard.notify()

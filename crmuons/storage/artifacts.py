@@ -85,7 +85,7 @@ def upload(url: str, folder: Path, label: str, about: Mapping[str, Any]) -> str:
     remote_sizes = files.sizes(target)
     places = {name: _put(folder / name, target, name, remote_sizes) for name in manifest.files}
     written = folder.with_name(f"{folder.name}.manifest")
-    written.write_text(json.dumps({**vars(manifest), "places": places}, indent=1))
+    written.write_text(json.dumps({**vars(manifest), "places": places}, indent=1), encoding="utf-8")
     _put(written, target, MANIFEST, remote_sizes)
     written.unlink()
     return manifest.name

@@ -80,4 +80,4 @@ def write_json(path: Path, content: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a small text file, which any number of processes may do at the same time."""
     with atomic_file(path, shared=True) as partial:
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")

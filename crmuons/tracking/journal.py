@@ -149,12 +149,12 @@ class Journal:
     def last_sent(self) -> DeliveryState | None:
         """Return how much the server that was last sent to has; None before the first."""
         path = self._path.with_name("sent.json")
-        return DeliveryState(**json.loads(path.read_text())) if path.is_file() else None
+        return DeliveryState(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
     def save_sent(self, sent: DeliveryState) -> None:
         """Store how much of the journal the server has."""
         with atomic_file(self._path.with_name("sent.json"), fsync=True) as partial:
-            partial.write_text(json.dumps(asdict(sent)))
+            partial.write_text(json.dumps(asdict(sent)), encoding="utf-8")
 
     def lock(self) -> None:
         """Make this process the only one that sends the journal.

@@ -247,7 +247,7 @@ class Tracker:
         if tags:
             self.tags(tags)
         path = self._journal.new_folder() / "params.json"
-        path.write_text(without_credentials(json.dumps(dict(settings), indent=2, default=str)))
+        path.write_text(without_credentials(json.dumps(dict(settings), indent=2, default=str)), encoding="utf-8")
         self._append_file("artifact", path, folder="")
 
     def _append_file(self, kind: str, path: Path, **content: Any) -> None:

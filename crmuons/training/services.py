@@ -112,7 +112,7 @@ class RankZeroServices(Services):
         """Write metrics to metrics.jsonl, MLflow and TensorBoard; upload the checkpoint if one was saved."""
         if values:
             values = values | self._storage_metrics(step)
-            with self.run.metrics.open("a") as file:
+            with self.run.metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
             self.tracker.metrics(values, step)
         if self.uploads is not None and saved is not None:

@@ -30,7 +30,7 @@ def in_thread(work: Callable[[], Any]) -> None:
 
 @contextmanager
 def stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` at the first Ctrl-C or SIGTERM; raise KeyboardInterrupt at the second."""
+    """Call `stop` at the first Ctrl-C, SIGTERM or SIGHUP (a closed terminal); raise KeyboardInterrupt at the second."""
     asked = threading.Event()
 
     def ask(_number: int, _frame: object) -> None:
@@ -43,7 +43,9 @@ def stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    # Under nohup SIGHUP is ignored, and stays so.
+    hang_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, *hang_up)}
     try:
         yield
     finally:

@@ -33,7 +33,7 @@ class StagingWatch:
             return
         if not self._warned and (self.report / WARNING).is_file():
             self._warned = True
-            logger.warning("%s", (self.report / WARNING).read_text().strip())
+            logger.warning("%s", (self.report / WARNING).read_text(encoding="utf-8").strip())
         if not self._ended and any(self.report.glob("*.json")):
             self._show(*read_progress(self.report))
 

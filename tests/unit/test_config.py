@@ -136,3 +136,12 @@ def test_a_run_is_as_far_as_the_nearer_of_its_two_ends():
     assert train.share_done(50, 1.0) == 0.5
     assert train.share_done(50, 9.0) == 0.9
     assert config.Train(max_seconds=10.0).share_done(1000, 5.0) == 0.5
+
+
+def test_a_preset_may_begin_with_a_byte_order_mark_and_other_encodings_are_named(tmp_path):
+    preset = tmp_path / "windows.toml"
+    preset.write_text("[train]\nsteps = 7\n", encoding="utf-8-sig")
+    assert config.load(preset).train.steps == 7
+    preset.write_text("[train]\nsteps = 7\n", encoding="utf-16")
+    with pytest.raises(ValueError, match=r"windows\.toml is not UTF-8 text \(.*\); save it as UTF-8"):
+        config.load(preset)

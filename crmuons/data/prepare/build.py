@@ -210,7 +210,7 @@ def _modified_ns(file: File) -> int | None:
 def _check_same(claim: Path, request: dict[str, Any]) -> None:
     """Refuse a directory that was claimed with other settings or for other files."""
     try:
-        previous = json.loads(claim.read_text())
+        previous = json.loads(claim.read_text(encoding="utf-8"))
         settings, sources = previous["settings"], {url: rest for url, *rest in previous["files"]}
     except (ValueError, KeyError, TypeError) as error:
         msg = f"{claim} is damaged ({error}); remove {claim.parent}, or name another directory with --out"

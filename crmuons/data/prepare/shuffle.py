@@ -158,7 +158,7 @@ def gather(plan: ShufflePlan, spec: ShardSpec) -> PreparedShard:
     """
     path, receipt = plan.out / spec.file, plan.receipt(spec)
     if path.is_file() and receipt.is_file():
-        return PreparedShard(**json.loads(receipt.read_text()) | {"places": spec.hash_range})
+        return PreparedShard(**json.loads(receipt.read_text(encoding="utf-8")) | {"places": spec.hash_range})
     allocator.keep_freed_memory()
     events = concat([_events_of(spec, plan.group_file(group)) for group in range(plan.num_groups)])
     random = np.random.default_rng([plan.settings.seed, 1, spec.index])

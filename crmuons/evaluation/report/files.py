@@ -16,6 +16,7 @@ from crmuons.evaluation.reference import GENERATED, NULL
 from crmuons.evaluation.report import breakdown_figures, figures
 from crmuons.evaluation.report.criteria import HEADLINES, judge, show
 from crmuons.evaluation.report.html import page
+from crmuons.storage.atomic import write_text
 
 FORMAT = 1
 JSON_FILE, PAGE_FILE, FIGURES_DIRECTORY = "evaluation.json", "report.html", "figures"
@@ -35,8 +36,8 @@ def write_report(evaluation: Evaluation, out: Path) -> dict[str, Figure]:
     (out / FIGURES_DIRECTORY).mkdir(parents=True, exist_ok=True)
     for name, image in images.items():
         (out / FIGURES_DIRECTORY / f"{name}.png").write_bytes(image)
-    (out / JSON_FILE).write_text(json.dumps(to_json(evaluation), indent=1, ensure_ascii=False, allow_nan=False))
-    (out / PAGE_FILE).write_text(page(evaluation, images), encoding="utf-8")
+    write_text(out / JSON_FILE, json.dumps(to_json(evaluation), indent=1, ensure_ascii=False, allow_nan=False))
+    write_text(out / PAGE_FILE, page(evaluation, images))
     return drawn
 
 

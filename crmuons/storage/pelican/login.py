@@ -117,7 +117,7 @@ def _renew(issuer_url: str) -> Login:
 
 def _load() -> dict[str, Login]:
     try:
-        text = store().read_text()
+        text = store().read_text(encoding="utf-8")
     except FileNotFoundError:
         return {}
     return {url: Login(**fields) for url, fields in json.loads(text).items()}

@@ -225,7 +225,7 @@ class Staging:
             return
         try:
             self.report.mkdir(exist_ok=True)
-            with (self.report / WARNING).open("x") as file:
+            with (self.report / WARNING).open("x", encoding="utf-8") as file:
                 file.write(sentence + "\n")
         except FileExistsError:
             logger.debug("%s", sentence)

@@ -170,14 +170,14 @@ class Stager:
         try:
             self._record.parent.mkdir(exist_ok=True)
             with atomic_file(self._record) as partial:
-                partial.write_text(json.dumps(self._done))
+                partial.write_text(json.dumps(self._done), encoding="utf-8")
         except OSError as error:
             logger.debug("%s: %s", self._record, error)
 
 
 def read_progress(report: Path) -> tuple[int, int]:
     """Return the numbers of files and bytes that all workers of a run staged."""
-    done = [json.loads(path.read_text()) for path in report.glob("*.json")]
+    done = [json.loads(path.read_text(encoding="utf-8")) for path in report.glob("*.json")]
     return sum(files for files, _ in done), sum(size for _, size in done)
 
 
