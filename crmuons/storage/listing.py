@@ -58,7 +58,9 @@ class _Listing:
         self.suffixes = suffixes
         self.files: dict[str, File] = {}
         self._passed_over: dict[str, set[str]] = defaultdict(set)
-        self._inodes: dict[tuple[int, int], str] = {}  # Of local files and folders, by which a link to one is known.
+        self._real: dict[
+            str, str
+        ] = {}  # Paths without links of local files and folders, and the path of each found first.
 
     def add_pattern(self, pattern: str) -> None:
         alternatives = [pattern] if exists_locally(pattern) else expand_braces(pattern)
@@ -89,7 +91,7 @@ class _Listing:
         fs, path = filesystem(pattern)
         if isinstance(fs, LocalFileSystem):
             return self._add_local(path)
-        if GLOB.search(path) and not fs.exists(path):
+        if GLOB.search(path):  # Whether a file has this very name is not asked: it would cost each listing a request.
             return self._add_remote_glob(fs, path), "the glob matches no file"
         if fs.isdir(path):
             return self._add_remote_folder(fs, path), self._no_file_hint()
@@ -198,9 +200,8 @@ class _Listing:
         return True
 
     def _is_known(self, path: str) -> bool:
-        """Whether a file or folder was added before under another path, by a link to it."""
-        found = os.stat(path)
-        first = self._inodes.setdefault((found.st_dev, found.st_ino), path)
+        """Return whether a file or folder was added before under another path, by a symbolic link."""
+        first = self._real.setdefault(os.path.realpath(path), path)
         if first != path:
             self._pass_over("the same as others by a link", path)
         return first != path

@@ -184,7 +184,7 @@ def test_many_processes_download_a_file_once(fed: Federation, tmp_path: Path) ->
 HOLD = """
 import sys
 from pathlib import Path
-from crmuons.files import File
+from crmuons.storage.files import File
 from tests.integration.pelican.test_staging import staging
 staging(Path(sys.argv[1])).hold(File(sys.argv[2], int(sys.argv[3])))
 """

@@ -56,7 +56,7 @@ BAD_DATA = {
     ),
     "typed": (
         lambda t: with_column(t, "muons", pa.array(["a"] * len(t))),
-        "column 'muons' has type string, wanted list<list<float32>>",
+        "column 'muons' has type string, expected list<list<float32>>",
     ),
     "wide": (
         lambda t: with_column(t, "primary", pa.array([[1e6, 0.1, 1.0]] * len(t), pa.list_(pa.float32()))),

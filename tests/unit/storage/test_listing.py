@@ -49,6 +49,12 @@ def test_one_file_under_two_names_is_read_once_and_said(tmp_path, caplog):
     assert f"1 the same as others by a link ({tmp_path}/b.parquet)" in caplog.text
 
 
+def test_hard_links_are_files_of_their_own(tmp_path):
+    make(tmp_path / "a.parquet")
+    (tmp_path / "b.parquet").hardlink_to(tmp_path / "a.parquet")
+    assert names(tmp_path, ".") == ["a.parquet", "b.parquet"]
+
+
 @pytest.mark.parametrize("pattern", ["*.parquet", "**/*.parquet", "**", "*"])
 def test_folders_that_match_are_data_sets_and_what_spark_leaves_beside_is_not(tmp_path, pattern):
     make(
