@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from crmuons.simulation.comparison import compare, table
+from crmuons.simulation.comparison import compare, comparison_table
 from crmuons.simulation.corsika import read_showers
 from crmuons.storage import files
 
@@ -23,7 +23,7 @@ def main() -> int:
     except (ValueError, OSError) as error:
         print(f"compare_corsika: {error}", file=sys.stderr)
         return 1
-    print("\n".join(table(compare(showers))))
+    print("\n".join(comparison_table(compare(showers))))
     return 0
 
 

@@ -64,7 +64,7 @@ class SweepController:
     ) -> None:
         self.directory, self.settings, self.space, self.options = directory, settings, space, options
         self.num_trials = options.num_trials(space)
-        self.trials = {trial.number: trial for trial in trials.load(directory)}
+        self.trials = {trial.number: trial for trial in trials.load_trials(directory)}
         self.scheduler = options.make_scheduler(space)
         self.resumed: set[int] = set()  # Trials that ran under this controller.
         self.write_error: OSError | None = None  # Why the sweep's directory could not be written.

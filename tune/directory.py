@@ -30,7 +30,7 @@ def define(settings: config.Config, space: Space, options: SweepOptions) -> dict
     return {"settings": settings.model_dump(mode="json"), "space": space.to_dict(), "options": asdict(options)}
 
 
-def find(settings: config.Config, storage: RunStorage, definition: Mapping[str, Any]) -> Path:
+def find_sweep(settings: config.Config, storage: RunStorage, definition: Mapping[str, Any]) -> Path:
     """Return the sweep's directory: run.name, or the preset's name and a digest of everything that must not change.
 
     Raises:

@@ -33,7 +33,7 @@ STATUS: dict[State, Status] = {
 
 def write_results(directory: Path, trials: Sequence[Trial], space: Space) -> tuple[list[Row], Trial | None]:
     """Write the table, the best preset and the figures into the sweep's directory; return the table and the best trial."""
-    rows, best = results.table(trials, space), results.best(trials)
+    rows, best = results.trial_rows(trials, space), results.best_trial(trials)
     if rows:
         results.write_table(directory, rows)
     if best is not None:
@@ -50,7 +50,7 @@ def _figures(trials: Sequence[Trial], rows: Sequence[Row], space: Space) -> dict
         return {}
     figures = {"parallel_coordinates": plots.parallel_coordinates(rows, space), "scores": plots.curves(trials)}
     if shares := search.importance(space, [trial.observation(space) for trial in trials]):
-        figures["importance"] = plots.importance(shares)
+        figures["importance"] = plots.plot_importance(shares)
     return figures
 
 

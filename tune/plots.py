@@ -38,7 +38,7 @@ def parallel_coordinates(rows: Sequence[Row], space: Space) -> Figure:
     return figure
 
 
-def importance(shares: Mapping[str, float]) -> Figure:
+def plot_importance(shares: Mapping[str, float]) -> Figure:
     """Draw the share of the score's variance that each setting explains (fANOVA)."""
     figure = Figure(figsize=(7, 0.5 * len(shares) + 1.2), layout="constrained")
     axes = figure.subplots()

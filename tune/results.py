@@ -17,13 +17,13 @@ Row = dict[str, Any]
 FIRST_COLUMNS = ("trial", "state", "score", "step", "seconds")
 
 
-def table(trials: Sequence[Trial], space: Space) -> list[Row]:
+def trial_rows(trials: Sequence[Trial], space: Space) -> list[Row]:
     """Return one row per trial, the best first: state, score of the selected model, last step, seconds, settings."""
     rows = [_row(trial, space) for trial in trials]
     return sorted(rows, key=lambda row: (row["score"] is None, row["score"], row["trial"]))
 
 
-def best(trials: Sequence[Trial]) -> Trial | None:
+def best_trial(trials: Sequence[Trial]) -> Trial | None:
     """Return the finished trial with the lowest score; None if no trial finished with a score."""
     finished = [
         (score, trial) for trial in trials if trial.state() == "finished" and (score := trial.best_score()) is not None

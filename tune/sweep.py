@@ -11,7 +11,7 @@ import ray
 
 from crmuons import config
 from crmuons.ray_backend import cluster, preflight
-from crmuons.ray_backend.scaling import check_fit
+from crmuons.ray_backend.scaling import check_cluster_fit
 from crmuons.runs.location import RunStorage
 from crmuons.storage import atomic
 from crmuons.tracking.interface import Status
@@ -21,7 +21,7 @@ from crmuons.training import signals, tensorboard
 from crmuons.training.setup import refuse_credentials
 from tune import ray_tune, results, trials
 from tune.controller import SharedInputs, SweepController
-from tune.directory import SWEEP_FILE, define, exclusive, find
+from tune.directory import SWEEP_FILE, define, exclusive, find_sweep
 from tune.options import SweepOptions, TrialResources
 from tune.outcome import log_to_mlflow, write_results
 from tune.space import Space
@@ -81,10 +81,10 @@ def run_sweep(settings: config.Config, space: Space, options: SweepOptions) -> S
     options.check(space, settings)
     definition = define(settings, space, options)
     storage = RunStorage.of(settings)
-    directory = find(settings, storage, definition)
+    directory = find_sweep(settings, storage, definition)
     tracking_uri = resolve_uri(storage.directory.parent)  # As for a single run: beside the directory of the runs.
     inputs = SharedInputs()
-    trials_left = len(trials.load(directory)) < options.num_trials(space)
+    trials_left = len(trials.load_trials(directory)) < options.num_trials(space)
     data = inputs(settings)[0] if trials_left else []  # Errors in the data are raised before a cluster starts.
     with cluster.cluster():
         resources = preflight.check_cluster(
@@ -110,7 +110,7 @@ def _resources(options: SweepOptions, scaling: config.Scaling, num_trials: int) 
     workers = max(1, scaling.num_workers)
     number = resources.concurrency if options.scheduler == "pbt" else 1
     what = "trials" if workers == 1 else "workers of trials"
-    check_fit(what, number * workers, {"CPU": resources.cpus / workers, "GPU": resources.gpus / workers})
+    check_cluster_fit(what, number * workers, {"CPU": resources.cpus / workers, "GPU": resources.gpus / workers})
     return resources
 
 

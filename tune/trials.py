@@ -111,7 +111,7 @@ class Trial:
         return space.values_of(self.settings())
 
 
-def load(sweep: Path) -> list[Trial]:
+def load_trials(sweep: Path) -> list[Trial]:
     """Return the trials of a sweep's directory by number, without those whose preparation was interrupted."""
     trials = (Trial(int(path.name.removeprefix("trial-")), Run(path)) for path in sweep.glob("trial-[0-9]*"))
     return sorted((trial for trial in trials if trial.run.has_started()), key=lambda trial: trial.number)

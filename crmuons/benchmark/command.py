@@ -87,7 +87,7 @@ def run(suite: str, options: BenchmarkOptions) -> dict[str, Any]:
     results = figures.as_json(suite, _machine(suite, options), measured)
     (options.out / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     _track(suite, results["machine"], measured, options.out)
-    return results | {"table": figures.table(measured)}
+    return results | {"table": figures.figure_table(measured)}
 
 
 def _track(suite: str, machine: Mapping[str, Any], measured: Sequence[Figure], out: Path) -> None:
@@ -99,7 +99,7 @@ def _track(suite: str, machine: Mapping[str, Any], measured: Sequence[Figure], o
         params=machine,
         tags={"suite": suite},
     )
-    tracker.metrics(figures.metrics(measured), 0)
+    tracker.metrics(figures.figure_metrics(measured), 0)
     tracker.artifact(out / "results.json")
     tracker.finish("FINISHED")
 

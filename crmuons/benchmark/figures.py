@@ -46,7 +46,7 @@ class Figure:
         return values | dict(self.details)
 
 
-def table(figures: Iterable[Figure]) -> str:
+def figure_table(figures: Iterable[Figure]) -> str:
     """Return a table as text: one line per figure, and its details below."""
     lines = [
         f"{'figure':44} {'median':>11} {'quartiles':>21}   {'reference':>11} {'ratio':>7} {'quartiles':>12}  CPU ratio"
@@ -56,7 +56,7 @@ def table(figures: Iterable[Figure]) -> str:
     return "\n".join(lines)
 
 
-def metrics(figures: Iterable[Figure]) -> dict[str, float]:
+def figure_metrics(figures: Iterable[Figure]) -> dict[str, float]:
     """Return metrics for MLflow, named figure/value."""
     return {f"{_slug(figure.name)}/{name}": value for figure in figures for name, value in figure.values().items()}
 

@@ -91,7 +91,7 @@ def classify(executor: Executor, truth: EventSample, other: EventSample, seed: i
     if classifiers.too_few(len(truth.event_set), len(other.event_set)):
         return {}
     both = truth.sample, other.sample
-    bundles = executor.submit(set_classifier.Bundles.of, truth.event_set.events, other.event_set.events, seed)
+    bundles = executor.submit(set_classifier.BundleSet.of, truth.event_set.events, other.event_set.events, seed)
     folds = {
         name: [
             executor.submit(classifiers.boosting_fold, *both, features, fold, seed) for fold in range(classifiers.FOLDS)

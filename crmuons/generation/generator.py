@@ -86,7 +86,7 @@ class BundleGenerator:
         blocks = self.generate_blocks(
             primaries, seed=seed, ids=ids, counts=counts, max_muons=max_muons, first_event=first_event
         )
-        return concat(list(blocks)).events
+        return concat_blocks(list(blocks)).events
 
     def generate_blocks(
         self,
@@ -146,7 +146,7 @@ class _Copy:
         return self.values.numpy()
 
 
-def concat(blocks: Sequence[GeneratedBlock]) -> GeneratedBlock:
+def concat_blocks(blocks: Sequence[GeneratedBlock]) -> GeneratedBlock:
     """Join the events of several blocks, in order."""
     events = [block.events for block in blocks]
     together = EventArrays(

@@ -47,7 +47,7 @@ def _artifact_of(url: str) -> tuple[str, str | None]:
     if re.fullmatch(r"(?:model|step)-\d{8}-[0-9a-f]{16}", last):
         return above, last
     for label in (r"model-\d{8}", r"step-\d{8}"):
-        for name in reversed(artifacts.find(url, label)):
+        for name in reversed(artifacts.find_artifacts(url, label)):
             if artifacts.is_whole(url, name):
                 return url, name
     return url, None

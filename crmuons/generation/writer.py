@@ -135,7 +135,9 @@ def set_up_process() -> None:
     allocator.keep_freed_memory()
 
 
-def write_shard(out: Output, request: GenerationRequest, generator: BundleGenerator, shard: OutputShard) -> WriteCounts:
+def write_output_shard(
+    out: Output, request: GenerationRequest, generator: BundleGenerator, shard: OutputShard
+) -> WriteCounts:
     """Generate the events of a shard and write them; the file gets its name when it is complete.
 
     Raises:
@@ -185,7 +187,7 @@ def generate(generator: BundleGenerator, source: PrimarySource, work: Generation
         progress(work.request.num_events, unit="events", what="generate", initial=total.events) as bar,
         ThreadPoolExecutor(min(CPUS, MAX_THREADS)) as threads,
     ):
-        write = partial(write_shard, work.out, work.request, generator)
+        write = partial(write_output_shard, work.out, work.request, generator)
         for tally in _as_completed(threads, write, pending_shards(source, work)):
             total += tally
             bar.set_postfix_str(f"{total.muons:,} muons", refresh=False)
@@ -232,10 +234,10 @@ def _row_groups(blocks: Iterable[GeneratedBlock]) -> Iterator[GeneratedBlock]:
         events += len(block.drawn)
         muons += len(block.events.muons)
         if muons >= ROW_GROUP_MUONS or events >= ROW_GROUP_EVENTS:
-            yield bundles.concat(waiting)
+            yield bundles.concat_blocks(waiting)
             waiting, muons, events = [], 0, 0
     if waiting:
-        yield bundles.concat(waiting)
+        yield bundles.concat_blocks(waiting)
 
 
 def _write(

@@ -41,7 +41,7 @@ def generate(generator: BundleGenerator, source: PrimarySource, work: Generation
 
 def _write(work: GenerationJob, generator: BundleGenerator, shard: OutputShard) -> WriteCounts:
     writer.set_up_process()
-    return writer.write_shard(work.out, work.request, generator.to(work.request.device), shard)
+    return writer.write_output_shard(work.out, work.request, generator.to(work.request.device), shard)
 
 
 def _check_shared(work: GenerationJob) -> None:

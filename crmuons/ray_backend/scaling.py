@@ -31,7 +31,7 @@ def scaling_config(scaling: config.Scaling) -> ScalingConfig:
             )
             raise ValueError(msg)
     per_worker = {"CPU": _cpus_per_worker(scaling, available.get("CPU", 0.0))} | ({"GPU": 1.0} if use_gpu else {})
-    check_fit("workers", least, per_worker)
+    check_cluster_fit("workers", least, per_worker)
     return ScalingConfig(
         num_workers=(least, scaling.num_workers) if elastic else least,  # type: ignore[arg-type]  # mypy sees version 1's
         use_gpu=use_gpu,
@@ -40,7 +40,7 @@ def scaling_config(scaling: config.Scaling) -> ScalingConfig:
     )
 
 
-def check_fit(what: str, number: int, per_process: Mapping[str, float]) -> None:
+def check_cluster_fit(what: str, number: int, per_process: Mapping[str, float]) -> None:
     """Check with `node_checks.check_fit` that processes fit on the nodes of the cluster."""
     node_checks.check_fit(what, number, per_process, [node["Resources"] for node in ray.nodes() if node["Alive"]])
 

@@ -251,7 +251,7 @@ def find_run(settings: config.Config, storage: RunStorage) -> Run:
 
 def has_started(run: Run) -> bool:
     """Return whether a run can be continued, from this machine's directory or from its URL."""
-    return run.has_started() or (run.url is not None and bool(artifacts.find(run.url, START)))
+    return run.has_started() or (run.url is not None and bool(artifacts.find_artifacts(run.url, START)))
 
 
 def _numbered(base: str, names: Iterable[str]) -> dict[int, str]:

@@ -95,7 +95,7 @@ def _remote_names(run: Run, label: str, *, optional: bool) -> list[str]:
     """Return the names of artifacts at a run's URL; none if it cannot be reached and they are optional."""
     assert run.url is not None
     try:
-        return artifacts.find(run.url, label)
+        return artifacts.find_artifacts(run.url, label)
     except ConnectionError as error:
         if not optional:
             raise

@@ -175,13 +175,15 @@ class Uploads:
         self._prune(about["best"])
 
     def _find_whole(self, label: str) -> str | None:
-        return next((name for name in artifacts.find(self.url, label) if artifacts.is_whole(self.url, name)), None)
+        return next(
+            (name for name in artifacts.find_artifacts(self.url, label) if artifacts.is_whole(self.url, name)), None
+        )
 
     def _prune(self, best: int | None) -> None:
         """Remove the checkpoints at the URL that are older than the newest and not needed, complete or not."""
         newest, kept = checkpoint.step(self._sent[-1]), self._sent[-self.keep :]
         try:
-            for name in artifacts.find(self.url, STEPS):
+            for name in artifacts.find_artifacts(self.url, STEPS):
                 if checkpoint.step(name) < newest and checkpoint.step(name) != best and name not in kept:
                     files.remove_tree(f"{self.url}/{name}")
         except Exception as error:  # noqa: BLE001 - as above; it costs space but no result

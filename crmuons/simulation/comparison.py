@@ -52,7 +52,7 @@ class ShowerSample:
 
 
 @dataclass(frozen=True)
-class Cell:
+class ComparisonCell:
     """The showers of one nucleus in one decade of energy, from CORSIKA and from the simulator."""
 
     mass_number: int
@@ -66,7 +66,7 @@ class Cell:
         return len(self.corsika.counts)
 
 
-def compare(showers: Sequence[CorsikaShower], *, seed: int = 0) -> list[Cell]:
+def compare(showers: Sequence[CorsikaShower], *, seed: int = 0) -> list[ComparisonCell]:
     """Simulate the primary of every shower many times, and sort both into cells of nucleus and decade of energy.
 
     The statistical errors of the simulated side are small: 1 % in N, 2 % in the median radius.
@@ -76,7 +76,7 @@ def compare(showers: Sequence[CorsikaShower], *, seed: int = 0) -> list[Cell]:
     cells = []
     for mass_number, decade in keys:
         chosen = [cascade for cascade in showers if _cell_of(cascade) == (mass_number, decade)]
-        cells.append(Cell(mass_number, decade, _corsika(chosen), _simulated(chosen, rng)))
+        cells.append(ComparisonCell(mass_number, decade, _corsika(chosen), _simulated(chosen, rng)))
     return cells
 
 
@@ -85,7 +85,7 @@ def _cell_of(cascade: CorsikaShower) -> tuple[int, int]:
     return cascade.mass_number, int(np.log10(cascade.energy_gev))
 
 
-def table(cells: Sequence[Cell]) -> Iterator[str]:
+def comparison_table(cells: Sequence[ComparisonCell]) -> Iterator[str]:
     """Yield the comparison as the lines of a Markdown table."""
     yield (
         "| A | energy, GeV | showers | N CORSIKA | N simulated | ratio | width CORSIKA | width simulated | ratio "

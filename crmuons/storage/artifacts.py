@@ -56,7 +56,7 @@ class ArtifactManifest:
         return f"{self.label}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
-def find(url: str, label: str) -> list[str]:
+def find_artifacts(url: str, label: str) -> list[str]:
     """Return the sorted names of the artifacts in a folder whose labels match a regular expression.
 
     Some may be incomplete; see `is_whole`.

@@ -174,7 +174,7 @@ class RankZeroServices(Services):
 
     def _storage_metrics(self, step: int) -> Metrics:
         behind = {} if self.uploads is None else {"storage/steps_behind": step - max(self.uploads.stored.step, 0)}
-        return behind | stager.metrics(self.run.directory / REPORT)
+        return behind | stager.staging_metrics(self.run.directory / REPORT)
 
     def _send_trace(self, trace: Path) -> None:
         self.tracker.artifact(trace, "profile")

@@ -125,7 +125,7 @@ def prepare_dataset(
     read_counts = _scatter(preparation, run_tasks, max_quarantined_share)
     with progress(len(plan.shards), unit="shards", what="shuffle") as bar:
         shards = []
-        for shard in run_tasks(partial(shuffle.gather, plan), plan.shards):
+        for shard in run_tasks(partial(shuffle.gather_shard, plan), plan.shards):
             shards.append(shard)
             bar.update(1)
     return _finish(preparation, fit, read_counts, sorted(shards, key=lambda shard: shard.file))
@@ -153,7 +153,7 @@ def _scatter(preparation: Preparation, run_tasks: TaskRunner, max_quarantined_sh
 
 
 def _scatter_one(plan: ShufflePlan, task: tuple[int, Sequence[FileSlice]]) -> tuple[int, ReadCounts]:
-    return task[0], shuffle.scatter(plan, task)
+    return task[0], shuffle.scatter_group(plan, task)
 
 
 def _finish(preparation: Preparation, fit: Fit, read_counts: ReadCounts, shards: list[PreparedShard]) -> Manifest:

@@ -125,7 +125,7 @@ def shard_specs(settings: PrepareSettings, raw_bytes: int) -> tuple[ShardSpec, .
     return tuple(specs)
 
 
-def scatter(plan: ShufflePlan, task: tuple[int, Sequence[FileSlice]]) -> ReadCounts:
+def scatter_group(plan: ShufflePlan, task: tuple[int, Sequence[FileSlice]]) -> ReadCounts:
     """Read a group of slices, and write its events sorted by shard.
 
     Args:
@@ -150,7 +150,7 @@ def scatter(plan: ShufflePlan, task: tuple[int, Sequence[FileSlice]]) -> ReadCou
     return read_counts
 
 
-def gather(plan: ShufflePlan, spec: ShardSpec) -> PreparedShard:
+def gather_shard(plan: ShufflePlan, spec: ShardSpec) -> PreparedShard:
     """Collect the events of a shard from all groups, shuffle them, and write the shard.
 
     Returns:

@@ -22,7 +22,7 @@ WIDTH = 48
 
 
 def set_fold(
-    bundles: "Bundles", truth: Counted, other: Counted, fold: int, seed: int
+    bundles: "BundleSet", truth: Counted, other: Counted, fold: int, seed: int
 ) -> Float64[np.ndarray, " held_out"]:
     """Train a deep-sets classifier on all folds but one, and score that one.
 
@@ -74,7 +74,7 @@ class DeepSets(nn.Module):
 
 
 @dataclass(frozen=True)
-class Bundles:
+class BundleSet:
     """Standardised features of the muons and of the events of both samples."""
 
     muons: Float32[np.ndarray, "muons f"]
@@ -82,7 +82,7 @@ class Bundles:
     counts: Int64[np.ndarray, " events"]
 
     @classmethod
-    def of(cls, truth: EventArrays, other: EventArrays, seed: int) -> "Bundles":
+    def of(cls, truth: EventArrays, other: EventArrays, seed: int) -> "BundleSet":
         """Compute the features of the true events, then of the others, with at most MAX_MUONS muons an event."""
         rng = np.random.default_rng(seed)
         few = [_with_few_muons(events, rng) for events in (truth, other)]
@@ -105,7 +105,7 @@ class Bundles:
 
 
 def _train(
-    bundles: Bundles, is_other: Bool[np.ndarray, " events"], training: Int64[np.ndarray, " chosen"], seed: int
+    bundles: BundleSet, is_other: Bool[np.ndarray, " events"], training: Int64[np.ndarray, " chosen"], seed: int
 ) -> DeepSets:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -136,7 +136,7 @@ def _batches_of(
 
 
 @torch.no_grad()
-def _score(network: DeepSets, bundles: Bundles, events: Int64[np.ndarray, " held_out"]) -> np.ndarray:
+def _score(network: DeepSets, bundles: BundleSet, events: Int64[np.ndarray, " held_out"]) -> np.ndarray:
     parts = np.split(events, range(8 * EVENTS_PER_STEP, len(events), 8 * EVENTS_PER_STEP))
     scores: np.ndarray = torch.cat([network(*batch) for batch in bundles.batches(parts)]).double().numpy()
     return scores

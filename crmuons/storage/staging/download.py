@@ -13,7 +13,7 @@ from crmuons.storage import files
 from crmuons.storage.files import File, is_remote
 from crmuons.storage.staging.cache_dir import CacheDir, CannotStageError, NoRoomError, whole_of
 from crmuons.storage.staging.locks import FileLock
-from crmuons.storage.staging.transfer import download, is_as_recorded
+from crmuons.storage.staging.transfer import download_file, is_as_recorded
 
 if TYPE_CHECKING:  # Every reading process imports this module, and none makes settings.
     from crmuons import config
@@ -198,7 +198,7 @@ class Staging:
             if (opened := self._open_whole(file, lock)) is not None:  # Another process was faster.
                 opened.close()
             else:
-                download(self.cache, file, lock)
+                download_file(self.cache, file, lock)
         except BaseException:  # Also on Ctrl-C: other processes would wait for the file.
             with suppress(OSError):  # The first error is raised.
                 lock.remove()

@@ -181,7 +181,7 @@ def read_progress(report: Path) -> tuple[int, int]:
     return sum(files for files, _ in done), sum(size for _, size in done)
 
 
-def metrics(report: Path) -> dict[str, float]:
+def staging_metrics(report: Path) -> dict[str, float]:
     """Return the progress of staging as metrics; none if nothing is staged."""
     num_files, num_bytes = read_progress(report)
     return {"staging/files": num_files, "staging/gigabytes": num_bytes / 1e9} if num_files else {}

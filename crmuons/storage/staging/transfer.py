@@ -19,7 +19,7 @@ BLOCK_BYTES = 8 * 2**20  # One request of a download.
 ATTEMPTS = 2  # Of downloading a file whose checksum is wrong.
 
 
-def download(cache: CacheDir, file: File, lock: FileLock) -> None:
+def download_file(cache: CacheDir, file: File, lock: FileLock) -> None:
     """Download a file to KEY.part, verify it, record it and rename it to KEY.
 
     Args:

@@ -28,7 +28,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from tests.integration.conftest import TRACKED, Bench, output, wait_for
 from tests.integration.mlflow.browser import compared_columns, start_browser, wait_for_texts
 from tests.integration.ports import free_ports
-from tune.trials import load
+from tune.trials import load_trials
 
 ROOT = Path(__file__).parents[3]
 POSTGRES = max(Path("/usr/lib/postgresql").glob("*/bin/initdb"), default=Path("none/initdb")).parent
@@ -167,7 +167,7 @@ def test_in_a_population_the_worst_go_on_from_the_best_with_settings_near_theirs
 ) -> None:
     assert PASSWORD not in said
     taken = {int(trial): int(donor) for trial, donor in re.findall(r"trial-(\d+) exploits trial-(\d+): ", said)}
-    trials = load(bench.run("population"))
+    trials = load_trials(bench.run("population"))
     assert [trial.state() for trial in trials] == ["finished"] * TRIALS
     for trial in trials:
         steps = [json.loads(line)["step"] for line in trial.run.metrics.read_text().splitlines()]

@@ -67,7 +67,7 @@ def test_tasks_write_the_same_shards_as_one_process_and_keep_finished_ones(model
     options = GenerationOptions(seed=3, counts=30, events_per_shard=EVENTS_PER_BLOCK)
     here = writer.plan_generation(Output.at(tmp_path / "here"), generator, source, options)
     there = writer.plan_generation(Output.at(tmp_path / "there"), generator, source, options)
-    kept = writer.write_shard(there.out, there.request, generator, next(writer.pending_shards(source, there)))
+    kept = writer.write_output_shard(there.out, there.request, generator, next(writer.pending_shards(source, there)))
     first = there.out.folder / "events-00000.parquet"
     stamp = first.stat().st_mtime_ns
     there = writer.plan_generation(there.out, generator, source, options)
@@ -102,7 +102,7 @@ def test_the_job_goes_on_after_a_kill_with_the_same_events(model_dir, tmp_path):
         Output.at(tmp_path / "one"), generator, source, GenerationOptions(1, 300, events_per_shard=4096)
     )
     *_, last = writer.pending_shards(source, work)
-    writer.write_shard(work.out, work.request, generator, last)
+    writer.write_output_shard(work.out, work.request, generator, last)
     assert contents(work.out.folder)["events-00006.parquet"] == found["events-00006.parquet"]
 
 

@@ -9,7 +9,7 @@ import mlflow
 import pytest
 
 from tests.integration.conftest import TRACKED, Bench, output, wait_for
-from tune.trials import load
+from tune.trials import load_trials
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -45,16 +45,16 @@ def test_a_killed_sweep_is_continued_without_repeating_anything_and_its_best_pre
 ) -> None:
     killed = sweep(bench)
     wait_for(lambda: ended(bench), by=killed)
-    wait_for(lambda: len(load(bench.run("swept"))) >= 3, by=killed)
+    wait_for(lambda: len(load_trials(bench.run("swept"))) >= 3, by=killed)
     killed.kill()  # SIGKILL: it cannot clean up.
     killed.communicate()
     wait_for(lambda: not bench.ray_processes(), within=120)
     before = ended(bench)
-    begun = {trial.number: trial.settings().train for trial in load(bench.run("swept"))}
+    begun = {trial.number: trial.settings().train for trial in load_trials(bench.run("swept"))}
     assert 0 < len(before) < TRIALS
 
     said = output(sweep(bench), 0, within=400)
-    trials = load(bench.run("swept"))
+    trials = load_trials(bench.run("swept"))
     assert [trial.number for trial in trials] == list(range(TRIALS))
     assert {trial.state() for trial in trials} <= {"finished", "stopped"}
     assert {name: ended(bench)[name] for name in before} == before

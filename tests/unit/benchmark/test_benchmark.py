@@ -22,8 +22,8 @@ def test_a_figure_is_work_over_seconds_and_the_ratio_is_taken_round_by_round():
     assert (values["ratio"], values["ratio_q1"], values["ratio_q3"]) == (20, 15, 30)
     assert values["ratio_of_cpu_seconds"] == 40  # Twice the wall time of the reference.
     assert "ratio_of_cpu_seconds" not in Figure("a", "b", 1, Times(ours), "plain", 1, Times(theirs)).values()
-    assert figures.metrics([figure])["a_b/gflop"] == 3.0
-    assert "20.00" in figures.table([figure])
+    assert figures.figure_metrics([figure])["a_b/gflop"] == 3.0
+    assert "20.00" in figures.figure_table([figure])
     told = json.loads(json.dumps(figures.as_json("step", {"cores": 2}, [figure])))
     assert told["figures"][0]["seconds"] == [1, 2, 4]
 

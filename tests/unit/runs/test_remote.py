@@ -78,7 +78,7 @@ def on_another_machine(run):
 
 
 def steps_at(url):
-    return [checkpoint.step(name) for name in artifacts.find(f"{url}/r", remote.STEPS)]
+    return [checkpoint.step(name) for name in artifacts.find_artifacts(f"{url}/r", remote.STEPS)]
 
 
 def test_a_run_goes_on_elsewhere_and_ends_with_the_model_of_an_unbroken_one(tmp_path, url, start):
@@ -87,7 +87,7 @@ def test_a_run_goes_on_elsewhere_and_ends_with_the_model_of_an_unbroken_one(tmp_
     settings = settings_of(url, "run.keep_checkpoints=9")
     run = start(settings)
     train(settings, run)
-    for written_later in artifacts.find(run.url, rf"(step|model)-{STEPS:08d}"):
+    for written_later in artifacts.find_artifacts(run.url, rf"(step|model)-{STEPS:08d}"):
         files.remove_tree(f"{run.url}/{written_later}")
     run = on_another_machine(run)
     found = directory.find_run(settings, RunStorage.of(settings))
@@ -95,7 +95,7 @@ def test_a_run_goes_on_elsewhere_and_ends_with_the_model_of_an_unbroken_one(tmp_
     remote.fetch_start(found)
     found.check_unchanged(settings)
     assert train(settings, found) == "finished"
-    (name,) = artifacts.find(run.url, rf"model-{STEPS:08d}")
+    (name,) = artifacts.find_artifacts(run.url, rf"model-{STEPS:08d}")
     artifacts.download(run.url, name, tmp_path / "model")
     assert (tmp_path / "model/weights.pt").read_bytes() == (whole.model / "weights.pt").read_bytes()
     assert {"model.json", "weights.pt", "metrics.jsonl", "done.json"} == {
@@ -126,7 +126,7 @@ def test_a_half_written_checkpoint_and_a_damaged_one_are_passed_over(url, start,
     train(settings, run)
     memory = fsspec.filesystem("memory")
     for step, file in ((STEPS, "manifest.json"), (4, "training.pt")):
-        (name,) = artifacts.find(run.url, f"step-{step:08d}")
+        (name,) = artifacts.find_artifacts(run.url, f"step-{step:08d}")
         path = fsspec.core.url_to_fs(f"{run.url}/{name}/{file}")[1]
         memory.pipe_file(path, memory.cat_file(path)[:-1] + b"?")
     run = on_another_machine(run)
@@ -163,7 +163,7 @@ def test_a_storage_that_is_down_at_the_end_loses_nothing(url, start, down):
     down.set()
     assert train(settings, run) == "finished"  # The same command again.
     assert steps_at(url) == [STEPS]
-    assert len(artifacts.find(run.url, r"model-\d{8}")) == 1
+    assert len(artifacts.find_artifacts(run.url, r"model-\d{8}")) == 1
     assert UploadStatus.of(run).trouble is None
 
 
@@ -219,7 +219,7 @@ def test_a_name_that_is_taken_at_the_url_is_taken_everywhere(url, start):
 def test_a_run_whose_start_was_not_all_written_never_began_and_is_started_anew(url, start):
     settings = settings_of(url)
     run = start(settings)
-    (half,) = artifacts.find(run.url, "start")
+    (half,) = artifacts.find_artifacts(run.url, "start")
     fsspec.filesystem("memory").rm_file(fsspec.core.url_to_fs(f"{run.url}/{half}/manifest.json")[1])
     run = on_another_machine(run)
     remote.fetch_start(run)
@@ -237,7 +237,9 @@ def test_the_model_of_a_run_at_a_url_is_fetched_once(url, start, monkeypatch):
     train(settings, run)
     model = load_generator(run.url)
     assert model.metadata["step"] == STEPS
-    assert load_generator(f"{run.url}/{artifacts.find(run.url, 'step-00000006')[0]}").metadata["step"] == STEPS
+    assert (
+        load_generator(f"{run.url}/{artifacts.find_artifacts(run.url, 'step-00000006')[0]}").metadata["step"] == STEPS
+    )
     monkeypatch.setattr(artifacts, "download", None)
     again = load_generator(run.url)
     assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in model.model.state_dict().items())

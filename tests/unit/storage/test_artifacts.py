@@ -25,7 +25,7 @@ def folder(tmp_path):
 
 def test_a_bundle_comes_back_as_it_was(url, folder, tmp_path):
     name = artifacts.upload(url, folder, "step-00000005", {"best": 3})
-    assert artifacts.find(url, r"step-\d{8}") == [name]
+    assert artifacts.find_artifacts(url, r"step-\d{8}") == [name]
     assert artifacts.is_whole(url, name)
     manifest = artifacts.download(url, name, tmp_path / "back")
     assert (manifest.label, manifest.about) == ("step-00000005", {"best": 3})
@@ -38,8 +38,8 @@ def test_the_same_content_has_one_name_and_other_content_another(url, folder):
     assert artifacts.upload(url, folder, "model-00000001", {}) == first
     (folder / "weights").write_bytes(b"v" * 1000)
     assert artifacts.upload(url, folder, "model-00000001", {}) != first
-    assert len(artifacts.find(url, "model-00000001")) == 2
-    assert artifacts.find(url, "model") == []  # Labels are matched whole.
+    assert len(artifacts.find_artifacts(url, "model-00000001")) == 2
+    assert artifacts.find_artifacts(url, "model") == []  # Labels are matched whole.
 
 
 def break_off_at(monkeypatch, name):
@@ -61,7 +61,7 @@ def test_what_broke_off_is_no_bundle_and_is_completed_by_the_next_attempt(url, f
         break_off_at(patch, at)
         with pytest.raises(ConnectionError):
             artifacts.upload(url, folder, "start", {})
-    (name,) = artifacts.find(url, "start")
+    (name,) = artifacts.find_artifacts(url, "start")
     assert not artifacts.is_whole(url, name)
     with pytest.raises(artifacts.DamagedError, match=r"start-\w{16} has no manifest .* its upload was interrupted"):
         artifacts.download(url, name, tmp_path / "back")

@@ -245,7 +245,7 @@ def test_a_sweep_is_continued_with_what_it_was_started_with(settings, tmp_path):
 
     def find(settings=named, space=SPACE, options=RUN_ALL):
         definition = directory.define(settings, space, options)
-        return directory.find(settings, RunStorage.of(settings), definition), definition
+        return directory.find_sweep(settings, RunStorage.of(settings), definition), definition
 
     place, definition = find()
     assert place == tmp_path / "mine"
