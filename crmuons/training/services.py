@@ -54,8 +54,9 @@ class Services:
         return False
 
     def model_metadata(self, step: int) -> dict[str, object]:
-        """Return the content of model.json for a model saved at a step; only rank 0 saves models."""
-        raise NotImplementedError
+        """Return the content of model.json for a model saved at a step; nothing on a rank other than 0, which saves none."""
+        del step
+        return {}
 
     def on_step(self, step: int) -> None:
         """Take note that `step` steps are done. The loop calls it before the first step and after each step."""
