@@ -34,7 +34,7 @@ def atomic_file(path: Path, *, fsync: bool = False, shared: bool = False) -> Ite
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
+    except BaseException:  # Ctrl-C too must leave no partial file; the error goes on.
         with suppress(OSError):
             partial.unlink()
         raise
@@ -58,7 +58,7 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
         if replace:
             remove_atomically(path)
         partial.rename(path)
-    except BaseException:
+    except BaseException:  # As above.
         shutil.rmtree(partial, ignore_errors=True)
         raise
 

@@ -37,9 +37,9 @@ class File:
 def list_files(patterns: str | Sequence[str], *, suffixes: tuple[str, ...] = PARQUET_SUFFIXES) -> list[File]:
     """List every file that paths, directories, globs or URLs name, sorted and without repeats.
 
-    A directory, given or matched by a glob, gives the files below it with one of the suffixes. A path or a glob gives the files that
-    it matches. `{a,b}` and `{0000..0019}` stand for each of the alternatives; one that matches nothing is named in a warning. A path
-    that exists is never taken for a glob.
+    A directory, given or matched by a glob, gives the files below it with one of the suffixes. A path or a glob gives the
+    files that it matches. `{a,b}` and `{0000..0019}` stand for each of the alternatives; one that matches nothing is named
+    in a warning. A local path that exists is never taken for a glob.
 
     Raises:
         FileNotFoundError: if a pattern matches nothing, with the pattern and what to check.
@@ -58,17 +58,14 @@ class _Listing:
         self.suffixes = suffixes
         self.files: dict[str, File] = {}
         self._passed_over: dict[str, set[str]] = defaultdict(set)
-        self._real: dict[
-            str, str
-        ] = {}  # Paths without links of local files and folders, and the path of each found first.
+        self._real: dict[str, str] = {}  # Of local files and folders: the path without links, and the path found first.
 
     def add_pattern(self, pattern: str) -> None:
         alternatives = [pattern] if exists_locally(pattern) else expand_braces(pattern)
         hints = {}
         for alternative in alternatives:
-            before = len(self.files)
             matched, hint = self._add(alternative)
-            if not matched and len(self.files) == before:
+            if not matched:
                 hints[alternative] = hint
         if len(hints) == len(alternatives):
             hint = hints[alternatives[0]]
@@ -156,7 +153,7 @@ class _Listing:
             return []
 
     def _is_left_out(self, folder: str, name: str, part: str) -> bool:
-        """Whether a name is hidden or begins with `_`, and the part of the glob does not ask for such names."""
+        """Return whether a name is hidden or begins with `_`, and the part of the glob does not ask for such names."""
         left_out = name[0] in "._" and not part.startswith(name[0])
         if left_out:
             self._pass_over("hidden, or beginning with _", os.path.join(folder, name))
@@ -241,7 +238,7 @@ class _Listing:
 
 
 def exists_locally(pattern: str) -> bool:
-    """Whether a local file or folder of this very name exists, with characters that a glob would read otherwise."""
+    """Return whether a local file or folder of this very name exists, with characters that a glob would read otherwise."""
     return "://" not in pattern and Path(pattern).expanduser().exists()
 
 

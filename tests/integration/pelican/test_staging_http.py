@@ -22,7 +22,7 @@ SIZE = BLOCK_BYTES + 1000
 
 @dataclass
 class Server:
-    """Serves one file as /data.bin, with the digest it is told to state.
+    """Serves one file as /data.bin, with a digest that the test chooses.
 
     Attributes:
         path: the file.

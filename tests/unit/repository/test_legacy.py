@@ -1,4 +1,4 @@
-"""What crmuons 0.1 left on disk or in users' hands works with today's code: legacy/README.md says what there is."""
+"""Files and imports of crmuons 0.1 work with today's code; legacy/README.md lists the files."""
 
 import json
 import os

@@ -57,7 +57,9 @@ def test_a_step_of_adam_has_the_size_of_the_learning_rate():
 
 
 def test_gradients_are_scaled_down_to_the_largest_norm_and_never_up():
-    assert moved(network(lr=1.0, max_grad_norm=0.5), 4.0) == pytest.approx((0.5, 4.0))  # The norm before is told.
+    assert moved(network(lr=1.0, max_grad_norm=0.5), 4.0) == pytest.approx(
+        (0.5, 4.0)
+    )  # It returns the norm before scaling.
     assert moved(network(lr=1.0, max_grad_norm=0.5), 0.25) == pytest.approx((0.75, 0.25))
     assert moved(network(lr=1.0, max_grad_norm=0.5), 0.0) == pytest.approx((1.0, 0.0))
 

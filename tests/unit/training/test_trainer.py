@@ -371,7 +371,7 @@ def test_a_number_that_is_not_finite_stops_before_anything_moves(make, batch, wh
 
 
 def test_the_fault_is_kept_for_a_device_that_is_asked_later(make, batch):
-    # On a GPU nothing waits for the flag: weights stand still and the first fault is told at the next log step.
+    # On a GPU nothing waits for the flag: the weights do not change, and the next log step reports the first fault.
     trainer = make(n_critic=1)
     trainer.num_steps = 5
     trainer.nonfinite = torch.tensor([3, 1])
