@@ -18,6 +18,14 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
+def _not_empty(path: str) -> str:
+    """Refuse an empty path, which would be the working directory: a variable of the shell was not set."""
+    if not path.strip():
+        msg = "an empty path, perhaps from a variable that is not set; give a path or a URL, or leave the setting out"
+        raise ValueError(msg)
+    return path
+
+
 class Run(Section):
     name: str = Field(default="", pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]*)?$")
     """Directory of the run below storage_path. Empty: the preset's name and a digest of the settings."""
@@ -36,6 +44,11 @@ class Run(Section):
     upload_seconds: float = Field(default=1800, gt=0)
     """For a run stored at a URL: seconds at the end during which failed uploads are tried again."""
 
+    @field_validator("storage_path")
+    @classmethod
+    def _no_empty_path(cls, value: str) -> str:
+        return _not_empty(value)
+
 
 class Staging(Section):
     dir: str | None = None
@@ -48,6 +61,11 @@ class Staging(Section):
     """Largest number of files in the directory."""
     delete_after_use: bool = False
     """Remove a file right after it was read, instead of when its space is needed."""
+
+    @field_validator("dir")
+    @classmethod
+    def _no_empty_path(cls, value: str | None) -> str | None:
+        return None if value is None else _not_empty(value)
 
 
 class Data(Section):
@@ -67,6 +85,8 @@ class Data(Section):
     """Largest number of muons in a batch. A single event above it is written to the outliers data set."""
     max_quarantined_share: float = Field(default=0.01, ge=0, le=1)
     """The run stops if a larger share of the rows cannot be used."""
+    skip_missing: bool = False
+    """Leave out files that are gone, damaged, or not those that the run began with, instead of stopping."""
     shuffle_bytes: int = Field(default=32 * 2**20, ge=1)
     """Bytes of Parquet that are read and shuffled together."""
     prefetch_batches: int = Field(default=8, ge=1)
@@ -77,6 +97,11 @@ class Data(Section):
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value
+
+    @field_validator("train", "validation")
+    @classmethod
+    def _no_empty_path(cls, value: list[str]) -> list[str]:
+        return [_not_empty(path) for path in value]
 
     @model_validator(mode="after")
     def _shares_leave_training_data(self) -> Self:
@@ -276,7 +301,7 @@ class Config(Section):
         bookkeeping: Any = {
             "scaling": True,
             "tracking": True,
-            "data": {"staging"},
+            "data": {"staging", "skip_missing"},
             "train": {"profile_steps"},
             "run": {"name", "resume", "storage_path", "upload_seconds"},
         }

@@ -19,6 +19,10 @@ from crmuons.data.staged_reading import open_slice
 from crmuons.storage.staging.download import Staging
 
 
+class DamagedError(ValueError):
+    """Raised if a file is not what its name says, or is damaged or cut short."""
+
+
 @dataclass(frozen=True)
 class Rows:
     """Consecutive rows of a Parquet file, not checked yet.
@@ -47,13 +51,16 @@ def read_rows(file_slice: FileSlice, staging: Staging | None = None) -> Rows:
     """Read the rows of a slice of a Parquet file.
 
     Raises:
-        ValueError: if the file is not Parquet, or its columns are not the contract's; the message names the file.
+        FileNotFoundError, ChangedError: if the file is gone, or is not the one that was listed.
+        ValueError: if the file is not Parquet (DamagedError), or its columns are not the contract's; the message names the file.
     """
     url = file_slice.file.url
     with open_slice(file_slice, staging) as opened, named_if_damaged(url):
         parquet = pq.ParquetFile(opened, pre_buffer=True)
         has_ids = schema.check_schema(parquet.schema_arrow, url)
-        file_id = None if has_ids else _file_id(opened, url, parquet.metadata.serialized_size)
+        file_id = (
+            None if has_ids else _file_id(opened, file_slice.file.first_url or url, parquet.metadata.serialized_size)
+        )
         rows, groups, first = _row_groups(parquet.metadata, file_slice)
         table = parquet.read_row_groups(groups, columns=schema.columns_to_read(has_ids), use_threads=False)
     return Rows(table.slice(rows.start - first, len(rows)), rows.start, file_id)
@@ -61,15 +68,18 @@ def read_rows(file_slice: FileSlice, staging: Staging | None = None) -> Rows:
 
 @contextmanager
 def named_if_damaged(url: str) -> Iterator[None]:
-    """Turn Arrow's errors about a damaged file into a ValueError that names the file; errors of the storage pass."""
+    """Turn Arrow's errors about a damaged file into a DamagedError that names the file; errors of the storage pass."""
     try:
         yield
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:  # A flipped bit can raise any of Arrow's errors.
         # Arrow raises a plain OSError if a page does not decode; errors of the storage are subclasses or have an errno.
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
-        msg = f"{url} is not a Parquet file, or is damaged or cut short ({error}); convert it again, or leave it out"
-        raise ValueError(msg) from error
+        msg = (
+            f"{url} is not a Parquet file, or is damaged or cut short ({error}); convert it again, or leave it out "
+            "(a run does with data.skip_missing=true)"
+        )
+        raise DamagedError(msg) from error
 
 
 def _file_id(opened: IO[bytes], url: str, footer_bytes: int) -> int:

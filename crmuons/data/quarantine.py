@@ -1,4 +1,4 @@
-"""Keep what reading leaves out, in two data sets: bad rows with the reason, and events above the muon cap.
+"""Keep what reading leaves out, in two data sets: bad rows and files with the reason, and events above the muon cap.
 
 Each is written once for each slice, under a name made from the slice: reading a slice again adds nothing. The process
 that reads the slice writes them, which may be a Ray task. The counts (ReadCounts) travel back to the Loader, which
@@ -21,8 +21,12 @@ from crmuons.data.arrow import to_table
 from crmuons.data.events import EventArrays
 from crmuons.data.sampler import FileSlice
 from crmuons.storage import files
+from crmuons.storage.files import File
 
 logger = logging.getLogger(__name__)
+
+SKIPPED = "skipped-"  # Begins the names of the records of files that were left out.
+_named: set[str] = set()  # Files that this process left out: each is named once.
 
 
 def keep_quarantined(
@@ -57,16 +61,40 @@ def keep_outliers(events: EventArrays, file_slice: FileSlice, directory: str | N
         _write_once(to_table(events), directory, file_slice)
 
 
-def _write_once(table: pa.Table, directory: str, file_slice: FileSlice) -> None:
+def keep_skipped(file: File, reason: str, directory: str | None) -> None:
+    """Warn about a file that is left out, and write it as a row without an event; do nothing if that was done before.
+
+    Args:
+        file: the file.
+        reason: why it is left out.
+        directory: None to warn without writing.
+    """
+    if directory is not None:
+        row = {field.name: pa.nulls(1, field.type) for field in schema.EVENT_SCHEMA}
+        row |= {"source": pa.array([file.url]), "row": pa.nulls(1, pa.int64()), "reason": pa.array([reason])}
+        if not _write_once(pa.table(row), directory, FileSlice(file, 0, 1), SKIPPED):
+            return
+    if file.url not in _named:
+        _named.add(file.url)
+        logger.warning("left out: %s", reason)
+
+
+def num_skipped(directory: str) -> int:
+    """Return the number of files that a quarantine data set records as left out."""
+    return sum(name.startswith(SKIPPED) for name in files.names(directory))
+
+
+def _write_once(table: pa.Table, directory: str, file_slice: FileSlice, prefix: str = "") -> bool:
     source = [file_slice.file.url, file_slice.part, file_slice.parts]
     name = hashlib.sha256(json.dumps(source).encode()).hexdigest()[:16]
-    target = f"{directory}/{Path(file_slice.file.url).stem}-{name}.parquet"
+    target = f"{directory}/{prefix}{Path(file_slice.file.url).stem}-{name}.parquet"
     if files.exists(target):
-        return
+        return False
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.parquet"
         pq.write_table(table, path)
         files.put(path, target)
+    return True
 
 
 @dataclass(frozen=True)
@@ -78,12 +106,14 @@ class ReadCounts:
         quarantined: rows that cannot be used.
         outliers: events of the split that have more muons than the cap.
         outlier_muons: muons of these.
+        skipped_slices: files that were left out, or parts of large ones.
     """
 
     rows: int = 0
     quarantined: int = 0
     outliers: int = 0
     outlier_muons: int = 0
+    skipped_slices: int = 0
 
     def __add__(self, other: "ReadCounts") -> "ReadCounts":
         return ReadCounts(
@@ -91,6 +121,7 @@ class ReadCounts:
             self.quarantined + other.quarantined,
             self.outliers + other.outliers,
             self.outlier_muons + other.outlier_muons,
+            self.skipped_slices + other.skipped_slices,
         )
 
 

@@ -28,17 +28,19 @@ from crmuons.data.events import (
 )
 from crmuons.data.geometry import with_slant_depth
 from crmuons.data.manifest import HashRange, is_shard
-from crmuons.data.parquet import Rows, read_rows
+from crmuons.data.parquet import DamagedError, Rows, read_rows
 from crmuons.data.prefetch import ordered_map
-from crmuons.data.quarantine import ReadCounts, keep_outliers, keep_quarantined
+from crmuons.data.quarantine import ReadCounts, keep_outliers, keep_quarantined, keep_skipped
 from crmuons.data.sampler import MAX_SLICE_BYTES, FileSlice, Segment
 from crmuons.data.selection import Selection, within_bounds
 from crmuons.data.shards import read_shard_rows
 from crmuons.data.staged_reading import with_own_stager
 from crmuons.storage.files import is_remote
+from crmuons.storage.identity import REMEDY, ChangedError
 
 T = TypeVar("T")
 READS_AT_ONCE = 16  # Of remote files: reading a small one is one or two round trips, and they take most of the time.
+UNUSABLE = (FileNotFoundError, ChangedError, DamagedError)  # What Selection.skip_missing leaves out.
 
 
 ReadResult = ReadCounts | EventArrays  # For each segment: the counts of its rows, then its events if there are any.
@@ -132,6 +134,16 @@ def read_slice(file_slice: FileSlice, selection: Selection) -> tuple[EventArrays
 
 
 def _read_parts(file_slice: FileSlice, selection: Selection) -> list[_Part]:
+    try:
+        return _read_usable_parts(file_slice, selection)
+    except UNUSABLE as error:
+        if not selection.skip_missing:
+            raise
+        keep_skipped(file_slice.file, str(error).partition(f": {REMEDY}")[0], selection.quarantine)
+        return [_Part(NO_EVENTS, np.empty(0, np.int64), ReadCounts(skipped_slices=1))]
+
+
+def _read_usable_parts(file_slice: FileSlice, selection: Selection) -> list[_Part]:
     if is_shard(file_slice.file):
         batches, hash_range = read_shard_rows(file_slice, selection.staging)
         return [

@@ -24,6 +24,7 @@ class Selection:
         quarantine, outliers: directories; None to count without writing.
         muons_per_event: bring this many randomly drawn muons to the front of each event that has more. None: keep the
             file's order.
+        skip_missing: leave out files that are gone, damaged or not the listed ones, instead of stopping.
         staging: copies remote files to a local directory before they are read; None to read them at their URL.
     """
 
@@ -35,6 +36,7 @@ class Selection:
     quarantine: str | None = None
     outliers: str | None = None
     muons_per_event: int | None = None
+    skip_missing: bool = False
     staging: Staging | None = None
 
     @property
@@ -107,5 +109,6 @@ def training_selection(data: config.Data, run_directory: str | None, muons_per_e
         quarantine=None if run_directory is None else f"{run_directory}/quarantine",
         outliers=None if run_directory is None else f"{run_directory}/outliers",
         muons_per_event=muons_per_event,
+        skip_missing=data.skip_missing,
         staging=Staging.of(data.staging),
     )

@@ -18,10 +18,12 @@ import pyarrow as pa
 from crmuons.data import arrow
 from crmuons.data.events import EventArrays
 from crmuons.data.manifest import HashRange, is_shard
+from crmuons.data.parquet import DamagedError
 from crmuons.data.sampler import FileSlice, cut_files
 from crmuons.data.staged_reading import open_slice
 from crmuons.storage.atomic import atomic_file
 from crmuons.storage.files import File
+from crmuons.storage.identity import check_local
 from crmuons.storage.staging.download import Staging
 
 EVENTS_PER_BATCH = 16_384  # Opening a record batch costs 50 us, little beside this many events; a slice has several.
@@ -86,7 +88,7 @@ def read_shard_rows(file_slice: FileSlice, staging: Staging | None = None) -> tu
 
 @contextmanager
 def _named_if_damaged(url: str) -> Iterator[None]:
-    """Turn the errors of reading a damaged shard into a ValueError that names it; errors of the storage pass."""
+    """Turn the errors of reading a damaged shard into a DamagedError that names it; errors of the storage pass."""
     try:
         yield
     except (pa.ArrowInvalid, LookupError, TypeError, ValueError, OSError) as error:
@@ -97,7 +99,7 @@ def _named_if_damaged(url: str) -> Iterator[None]:
             f"{url} is not a shard of a prepared data set, or is damaged ({reason}); copy it again, or prepare the data "
             "again"
         )
-        raise ValueError(msg) from error
+        raise DamagedError(msg) from error
 
 
 @contextmanager
@@ -105,7 +107,7 @@ def _opened(file_slice: FileSlice, staging: Staging | None) -> Iterator[tuple[pa
     """Open the shard, and yield it with a state that differs if the file has changed."""
     file = file_slice.file
     if is_mapped(file):
-        stat = Path(file.url).stat()
+        stat = check_local(file)
         with _named_if_damaged(file.url), pa.memory_map(file.url) as source:
             yield pa.ipc.open_file(source), (file.url, stat.st_size, stat.st_mtime_ns)
     else:

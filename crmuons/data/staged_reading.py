@@ -14,8 +14,8 @@ from itertools import chain, islice
 from typing import IO
 
 from crmuons.data.sampler import FileSlice, Segment, cut_files
-from crmuons.storage import files
 from crmuons.storage.files import File
+from crmuons.storage.identity import open_listed
 from crmuons.storage.staging.download import Staging
 from crmuons.storage.staging.stager import FileUse, Stager, StagerClient
 
@@ -89,9 +89,13 @@ def _uses(segment: Segment, staging: Staging) -> list[FileUse]:
 
 
 def open_slice(file_slice: FileSlice, staging: Staging | None) -> AbstractContextManager[IO[bytes]]:
-    """Open a slice's file: from the staging directory, or at its URL if `staging` is None."""
+    """Open a slice's file: from the staging directory, or at its URL if `staging` is None.
+
+    Raises:
+        FileNotFoundError, ChangedError: if the file is gone, or is not the one that was listed.
+    """
     if staging is None:
-        return files.open_file(file_slice.file.url, file_slice.file.size)
+        return open_listed(file_slice.file)
     return staging.open(file_slice.file, whole=file_slice.parts == 1)
 
 

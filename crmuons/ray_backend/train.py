@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,12 @@ class RayLauncher:
             ValueError: if the cluster has too few resources.
             RunFailedError: if the run stopped before its end.
         """
-        payload = {"settings": settings.model_dump(mode="json"), "place": run.uri, "tracking_uri": tracking_uri}
+        payload = {
+            "settings": settings.model_dump(mode="json"),
+            "place": run.uri,
+            "files": run.found_files,
+            "tracking_uri": tracking_uri,
+        }
         try:
             with driver_sync(run) as mirror:
                 _fit(scaling_config(settings.scaling), settings.run, run, payload | {"mirror": mirror})
@@ -84,7 +90,8 @@ def _work(payload: dict[str, Any]) -> None:
     """
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     tokens.receive()
-    run, settings = Run.open(payload["place"]), config.from_dict(payload["settings"])
+    run = replace(Run.open(payload["place"]), found_files=payload["files"])
+    settings = config.from_dict(payload["settings"])
     with worker_sync(run, payload["mirror"], ray.train.get_context().get_world_rank()):
         if run.failure.exists():
             return

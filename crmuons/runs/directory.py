@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -31,7 +31,7 @@ START = "start"  # Label of the artifact that holds the start of a run stored at
 MUTABLE_SETTINGS = re.compile(
     r"run\.(resume|max_failures|checkpoint_every|keep_checkpoints|storage_path|upload_seconds|name)"
     r"|scaling\..*|tracking\..*|train\.(steps|max_seconds|log_every|validate_every|profile_steps)"
-    r"|data\.(prefetch_batches|max_quarantined_share|staging\..*)"
+    r"|data\.(prefetch_batches|max_quarantined_share|skip_missing|staging\..*)"
 )
 
 
@@ -42,10 +42,12 @@ class Run:
     Attributes:
         directory: its directory on this machine.
         url: the URL where its results are stored (see remote.py); None if they are stored in the directory.
+        found_files: the training files as this attempt found them; None for those of the record.
     """
 
     directory: Path
     url: str | None = None
+    found_files: tuple[File, ...] | None = None
 
     @classmethod
     def open(cls, uri: str) -> "Run":
@@ -87,6 +89,11 @@ class Run:
         return self.directory / "losses.jsonl"
 
     @property
+    def moved(self) -> Path:
+        """Where training files were found that have moved since the run began: the place now, by the place then."""
+        return self.directory / "moved.json"
+
+    @property
     def failure(self) -> Path:
         """Why the run stopped, if trying again is useless."""
         return self.directory / "failure.json"
@@ -112,7 +119,7 @@ class Run:
 
         Args:
             settings: the settings of the run.
-            files: the training files with their sizes.
+            files: the training files.
             features: the features fitted to the training events.
             validation: the events held out for validation.
 
@@ -123,7 +130,7 @@ class Run:
             with atomic_directory(self.directory) as partial:
                 torch.save(features.state_dict(), partial / "features.pt")
                 arrow.write_events(partial / "validation.parquet", [arrow.to_table(validation)])
-                write_json(partial / "files.json", [[file.url, file.size] for file in files])
+                write_json(partial / "files.json", [[file.url, file.size, file.stamp, file.digest] for file in files])
                 write_json(partial / "config.json", settings.model_dump(mode="json"))
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a short write
             msg = (
@@ -171,10 +178,20 @@ class Run:
         return arrow.to_arrays(pq.read_table(self.directory / "validation.parquet"))
 
     def load_files(self) -> list[File]:
-        """Load the list of training files of the run's start, from which the read plan follows."""
-        return [
-            File(url, size) for url, size in json.loads((self.directory / "files.json").read_text(encoding="utf-8"))
-        ]
+        """Load the list of training files, from which the read plan follows.
+
+        Raises:
+            ValueError: if the record is damaged.
+        """
+        if self.found_files is not None:
+            return list(self.found_files)
+        record = self.directory / "files.json"
+        try:
+            # Early versions recorded URL and size alone.
+            return [File(str(url), int(size), *rest) for url, size, *rest in json.loads(record.read_bytes())]
+        except (ValueError, TypeError) as error:
+            msg = f"{record} is not a list of training files, or is damaged ({error}); copy it back, or start a new run"
+            raise ValueError(msg) from error
 
     def latest_metrics(self) -> dict[str, int | float]:
         """Return the newest value of each metric."""
@@ -203,18 +220,25 @@ class Run:
             yield from map(json.loads, whole.splitlines())
 
     def fingerprint(self) -> str:
-        """Return 16 hexadecimal digits of a hash of the training files' names and sizes."""
-        return hashlib.sha256((self.directory / "files.json").read_bytes()).hexdigest()[:16]
+        """Return 16 hexadecimal digits of a hash of the training files' names, sizes and digests at the run's start."""
+        recorded = replace(self, found_files=None).load_files()
+        entries = [[file.url, file.size, *([] if file.digest is None else [file.digest])] for file in recorded]
+        return hashlib.sha256(json.dumps(entries, indent=1).encode()).hexdigest()[:16]
+
+    def stored_settings(self) -> config.Config:
+        """Read the settings that the run began with."""
+        return config.from_stored(json.loads((self.directory / "config.json").read_text(encoding="utf-8")))
 
     def check_unchanged(self, settings: config.Config) -> None:
         """Refuse to continue a run with settings that would make it a different run.
 
+        data.train may differ: its files are compared by content, see training.resume.
+
         Raises:
             ValueError: if a setting outside MUTABLE_SETTINGS differs, with all that differ.
         """
-        before = config.from_stored(json.loads((self.directory / "config.json").read_text(encoding="utf-8"))).flat()
-        now = settings.flat()
-        fixed = [path for path in now if not MUTABLE_SETTINGS.fullmatch(path)]
+        before, now = self.stored_settings().flat(), settings.flat()
+        fixed = [path for path in now if not MUTABLE_SETTINGS.fullmatch(path) and path != "data.train"]
         changed = differences(before, now, keys=fixed, show=repr)
         if changed:
             msg = (

@@ -17,8 +17,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from crmuons.storage import pelican
 from crmuons.storage.atomic import atomic_file
+from crmuons.storage.braces import expand_braces
 from crmuons.storage.filesystems import FEDERATED, filesystem, is_remote, with_scheme
-from crmuons.storage.listing import PARQUET_SUFFIXES, File, expand_braces, list_files
+from crmuons.storage.listing import PARQUET_SUFFIXES, File, list_files
 
 __all__ = [
     "FEDERATED",

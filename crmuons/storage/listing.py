@@ -9,29 +9,43 @@ import os
 import re
 import stat
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from crmuons.storage.braces import expand_braces
 from crmuons.storage.filesystems import filesystem, with_scheme
 
 logger = logging.getLogger(__name__)
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 GLOB = re.compile(r"[*?\[]")
+STAMPS = ("ETag", "LastModified", "Last-Modified", "mtime", "created")  # Of fsspec's file systems, the surest first.
+NOT_READABLE = "not readable"
 _logged: set[str] = set()  # Sentences about what was passed over; a command lists the same data several times.
 
 
 @dataclass(frozen=True, order=True)
 class File:
-    """A readable file: its path or URL, and its size in bytes."""
+    """A readable file. Files of the same URL and size are equal; storage.identity tells whether the content is.
+
+    Attributes:
+        url: its path or URL.
+        size: in bytes.
+        stamp: what changes when it is written again: the time of a local file in ns, what a server states of another.
+        digest: of its end (storage.identity); None if it was not read.
+        first_url: where the run that reads it found it first, if it has moved since.
+    """
 
     url: str
     size: int
+    stamp: str | None = field(default=None, compare=False)
+    digest: str | None = field(default=None, compare=False)
+    first_url: str | None = field(default=None, compare=False)
 
 
 def list_files(patterns: str | Sequence[str], *, suffixes: tuple[str, ...] = PARQUET_SUFFIXES) -> list[File]:
@@ -43,6 +57,7 @@ def list_files(patterns: str | Sequence[str], *, suffixes: tuple[str, ...] = PAR
 
     Raises:
         FileNotFoundError: if a pattern matches nothing, with the pattern and what to check.
+        ValueError: if a pattern is empty, or its braces stand for no name or too many.
     """
     listing = _Listing(suffixes)
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -61,6 +76,9 @@ class _Listing:
         self._real: dict[str, str] = {}  # Of local files and folders: the path without links, and the path found first.
 
     def add_pattern(self, pattern: str) -> None:
+        if not pattern.strip():  # fsspec would take the working directory, and all data below it.
+            msg = "an empty path was given for data, perhaps from a variable that is not set; name files, a directory, a glob or a URL"
+            raise ValueError(msg)
         alternatives = [pattern] if exists_locally(pattern) else expand_braces(pattern)
         hints = {}
         for alternative in alternatives:
@@ -101,14 +119,19 @@ class _Listing:
 
     def _add_local(self, path: str) -> tuple[bool, str]:
         if os.path.isdir(path):
-            return self._walk(path, ()), self._no_file_hint()
+            return self._walk(path, ()), self._why_nothing(self._no_file_hint())
         if os.path.lexists(path):
-            return self._add_local_file(path), "it cannot be read"
+            return self._add_local_file(path), self._why_nothing(_kind_hint(path))
         if not GLOB.search(path):
-            return False, "no such file or directory"
+            return False, _missing_hint(path)
         root, *parts = PurePosixPath(path).parts
         matched = [self._add_match(match) for match in sorted(set(self._glob(root, parts, ())))]
-        return any(matched), "the glob matches no file"
+        return any(matched), self._why_nothing("the glob matches no file")
+
+    def _why_nothing(self, otherwise: str) -> str:
+        """Return why nothing was found: a missing permission, which looks like an empty directory, or another reason."""
+        names = self._passed_over.get(NOT_READABLE)
+        return f"no permission to read {min(names)} (a directory needs r and x)" if names else otherwise
 
     def _add_match(self, path: str) -> bool:
         return self._walk(path, ()) if os.path.isdir(path) else self._add_local_file(path)
@@ -149,7 +172,7 @@ class _Listing:
         except NotADirectoryError:
             return []
         except PermissionError:
-            self._pass_over("not readable", folder)
+            self._pass_over(NOT_READABLE, folder)
             return []
 
     def _is_left_out(self, folder: str, name: str, part: str) -> bool:
@@ -187,13 +210,13 @@ class _Listing:
         try:
             found = os.stat(path)
         except OSError:
-            self._pass_over("links to nothing" if os.path.islink(path) else "not readable", path)
+            self._pass_over("links to nothing" if os.path.islink(path) else NOT_READABLE, path)
             return False
         if not stat.S_ISREG(found.st_mode):
             self._pass_over("neither files nor folders", path)
             return False
         if path not in self.files and not self._is_known(path):
-            self.files[path] = File(path, found.st_size)
+            self.files[path] = File(path, found.st_size, str(found.st_mtime_ns))
         return True
 
     def _is_known(self, path: str) -> bool:
@@ -230,7 +253,7 @@ class _Listing:
 
     def _add_remote(self, fs: fsspec.AbstractFileSystem, entry: dict[str, object]) -> bool:
         url = with_scheme(fs, str(entry["name"]))
-        self.files[url] = File(url, int(str(entry["size"])))
+        self.files[url] = File(url, int(str(entry["size"])), _stamp(entry))
         return True
 
     def _pass_over(self, reason: str, name: str) -> None:
@@ -242,23 +265,21 @@ def exists_locally(pattern: str) -> bool:
     return "://" not in pattern and Path(pattern).expanduser().exists()
 
 
-def expand_braces(pattern: str) -> list[str]:
-    """Expand `{a,b}` and `{08..11}` in a pattern; numbers are padded with zeros to the width of the first.
+def _stamp(entry: Mapping[str, object]) -> str | None:
+    return next((str(entry[name]) for name in STAMPS if entry.get(name)), None)
 
-    Raises:
-        ValueError: if a range is empty.
-    """
-    braces = re.search(r"\{([^{}]*,[^{}]*|\d+\.\.\d+)\}", pattern)
-    if braces is None:
-        return [pattern]
-    inside = braces[1]
-    if "," in inside:
-        words = inside.split(",")
-    else:
-        first, last = inside.split("..")
-        words = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-        if not words:
-            msg = f"'{pattern}': the range {{{inside}}} is empty; write the smaller number first"
-            raise ValueError(msg)
-    before, after = pattern[: braces.start()], pattern[braces.end() :]
-    return [expanded for word in words for expanded in expand_braces(f"{before}{word}{after}")]
+
+def _kind_hint(path: str) -> str:
+    return (
+        "it cannot be read"
+        if os.path.isfile(path)
+        else "it is neither a file nor a directory (a pipe, a socket, a link to nothing)"
+    )
+
+
+def _missing_hint(path: str) -> str:
+    """Return why a path is not there; below a directory without x, whether it exists cannot be known."""
+    for parent in reversed(PurePosixPath(path).parents):
+        if os.path.isdir(parent) and not os.access(parent, os.X_OK):
+            return f"no permission to look into {parent} (a directory needs r and x)"
+    return "no such file or directory"

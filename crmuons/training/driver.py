@@ -25,6 +25,7 @@ from crmuons.tracking.uri import resolve_uri
 from crmuons.training import tensorboard, worker
 from crmuons.training.loop import Outcome
 from crmuons.training.progress_bar import progress_of
+from crmuons.training.resume import with_found_files
 from crmuons.training.setup import refuse_credentials, set_up_run
 from crmuons.training.signals import stop_on_signals
 from crmuons.training.summary import RunSummary
@@ -107,6 +108,7 @@ def run_training(settings: config.Config, launcher: Launcher) -> RunSummary:
     started = run.has_started()
     if started:
         run.check_unchanged(settings)
+        run = with_found_files(run, settings)
     origin = None if started else set_up_run(settings)
     data = run.load_files() if origin is None else origin[0]
     # A plain `mlflow ui`, typed beside the directory of the runs, finds them.

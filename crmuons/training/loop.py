@@ -134,7 +134,11 @@ class TrainingLoop:
             distributed.gather(local.to(self.trainer.device)).sum(0).tolist()
         )  # device sync
         self.stream.check(ReadCounts(*map(int, counts)))  # The limit applies to all ranks together.
-        metrics |= {f"data/{name}": value for name, value in zip(asdict(ReadCounts()), counts, strict=True)}
+        metrics |= {
+            f"data/{name}": value
+            for name, value in zip(asdict(ReadCounts()), counts, strict=True)
+            if value or name != "skipped_slices"  # Only of runs with data.skip_missing.
+        }
         metrics |= {
             "speed/events_per_second": events / seconds,
             "speed/muons_per_second": muons / seconds,

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import torch
 
 from crmuons import config
-from crmuons.data import manifest, schema
+from crmuons.data import manifest, reader, recorded, schema
 from crmuons.data.events import EventArrays
 from crmuons.data.parquet import named_if_damaged
 from crmuons.data.quarantine import ReadCounts
@@ -17,8 +17,8 @@ from crmuons.data.selection import Selection, training_selection
 from crmuons.evaluation.metrics import distances
 from crmuons.models.features import Features
 from crmuons.runs import location
-from crmuons.storage import files
 from crmuons.storage.files import File
+from crmuons.storage.identity import open_listed, with_digests
 from crmuons.storage.redact import without_credentials
 
 logger = logging.getLogger(__name__)
@@ -59,9 +59,10 @@ def set_up_run(settings: config.Config) -> tuple[list[File], Features, EventArra
     if train.staging is not None:
         train.staging.check()
         train = replace(train, staging=train.staging.without_eviction())
-    listed = _list_files(data, train)
-    validation_files = manifest.event_files(data.validation) if data.validation else []
-    _warn_if_without_ids(listed[0])
+    listed = with_digests(_list_files(data, train))
+    validation_files = with_digests(manifest.event_files(data.validation)) if data.validation else []
+    _warn_if_overlapping(listed, validation_files)
+    _warn_if_without_ids(listed, train)
     held_out = Selection("validation", data.validation_share, data.test_share, vertical_depth=train.vertical_depth)
     held_out_requests = [] if data.validation else [(held_out, settings.train.validation_events)]
     limit = data.max_quarantined_share
@@ -87,11 +88,32 @@ def set_up_run(settings: config.Config) -> tuple[list[File], Features, EventArra
     return listed, features, validation
 
 
-def _warn_if_without_ids(file: File) -> None:
-    if manifest.is_shard(file):
+def _warn_if_overlapping(train: list[File], validation: list[File]) -> None:
+    if common := recorded.overlap(train, validation):
+        logger.warning(
+            "%d of the %d files of data.validation are also in data.train, the first is %s: the score will say how well "
+            "the model fits its training events, not how well it generalises; give other files, or leave data.validation out "
+            "to hold back showers of data.train",
+            len(common),
+            len(validation),
+            common[0].url,
+        )
+
+
+def _warn_if_without_ids(listed: list[File], train: Selection) -> None:
+    for file in listed:
+        if manifest.is_shard(file):
+            return
+        try:
+            with open_listed(file) as opened, named_if_damaged(file.url):
+                has_ids = schema.check_schema(pq.read_schema(opened), file.url)
+        except reader.UNUSABLE:
+            if not train.skip_missing:
+                raise
+        else:
+            break
+    else:
         return
-    with files.open_file(file.url, file.size) as opened, named_if_damaged(file.url):
-        has_ids = schema.check_schema(pq.read_schema(opened), file.url)
     if not has_ids:
         logger.warning(
             "%s has no shower ids: every row counts as its own shower, so events of one shower may be in "

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from crmuons.data.quarantine import num_skipped
 from crmuons.runs import checkpoint
 from crmuons.runs.directory import Run
 from crmuons.runs.uploads import UploadStatus
@@ -47,5 +48,7 @@ class RunSummary:
         if left_out := metrics.get("data/outliers"):
             muons = metrics["data/outlier_muons"]
             yield f"left out {left_out:.0f} events with {muons:.0f} muons, above the cap: {run.uri}/outliers"
+        if metrics.get("data/skipped_slices") and (left_out := num_skipped(f"{run.uri}/quarantine")):
+            yield f"left out {left_out} files that are gone, damaged or changed: {run.uri}/quarantine, skipped-*"
         if unsent := journal.num_unsent(run.directory):
             yield f"MLflow   does not have {unsent} entries of this run; they are kept: crmuons sync {run.directory}"

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
-from crmuons.storage import files
 from crmuons.storage.files import File, is_remote
+from crmuons.storage.identity import is_copy, open_listed
 from crmuons.storage.staging.cache_dir import CacheDir, CannotStageError, NoRoomError, whole_of
 from crmuons.storage.staging.locks import FileLock
 from crmuons.storage.staging.transfer import download_file, is_as_recorded
@@ -124,7 +124,7 @@ class Staging:
         takes = self.should_stage(file, whole=whole)
         held = self.hold(file, download=whole) if takes else None
         try:
-            with files.open_file(file.url, file.size) if held is None else held.file as opened:
+            with open_listed(file) if held is None else held.file as opened:
                 yield opened
         finally:
             if held is not None:
@@ -212,7 +212,8 @@ class Staging:
         with self.cache.faults():
             record = os.fstat(lock.descriptor)
             checked = record.st_size > 0 and record.st_mtime >= self.began
-            if path.exists() and (checked or is_as_recorded(path, file, lock)):
+            # A copy of what the URL held before would be read in place of what the run recorded.
+            if path.exists() and is_copy(path, file) and (checked or is_as_recorded(path, file, lock)):
                 os.utime(lock.descriptor)
                 return path.open("rb")
             path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from crmuons.storage import files
 from crmuons.storage.files import File
+from crmuons.storage.identity import ChangedError, check_local
 from crmuons.storage.staging.cache_dir import CacheDir, CannotStageError, part_of, whole_of
 from crmuons.storage.staging.checksums import OURS, Checksum
 from crmuons.storage.staging.locks import FileLock
@@ -39,6 +40,7 @@ def download_file(cache: CacheDir, file: File, lock: FileLock) -> None:
             with cache.faults():
                 computed = Checksum.of_file(part, OURS if stated is None else stated.algorithm)
                 if stated is None or computed == stated:
+                    _check_content(file, part)
                     _finish(file, computed, lock)
                     return
                 part.write_bytes(b"")
@@ -49,6 +51,15 @@ def download_file(cache: CacheDir, file: File, lock: FileLock) -> None:
         " was overwritten; list it again under a new run, or take another copy"
     )
     raise OSError(msg)
+
+
+def _check_content(file: File, part: Path) -> None:
+    """Refuse a download that is not the file that was listed, and remove it."""
+    try:
+        check_local(file, part)
+    except ChangedError:
+        part.unlink()
+        raise
 
 
 def _fetch(cache: CacheDir, file: File, part: Path, *, anew: bool) -> None:

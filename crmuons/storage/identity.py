@@ -1,0 +1,205 @@
+"""Tell whether a file is still the one that was listed, by its size, its time stamp and a digest of its end.
+
+The end of a Parquet file or of a shard is its footer: it holds the places and sizes of all columns, or the checksums of all
+record batches. A new time stamp alone is no change: data are touched, copied and moved. The digest decides then.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from crmuons.storage.files import File, is_remote, open_file
+
+TAIL_BYTES = 64 * 2**10  # Arrow reads as much first to find a footer, so that checking a remote file costs no request.
+READS_AT_ONCE = 16
+MAX_REMOTE_DIGESTS = 2_000  # Reading the end of more files would hold up the start of a run for minutes.
+REMEDY = (
+    "put the file back as it was, or list the data anew with a new command; a run continues without it with "
+    "data.skip_missing=true, and from another place with data.train"
+)
+
+
+class ChangedError(ValueError):
+    """Raised if a file is not the one that was listed."""
+
+
+def with_digests(files: Sequence[File]) -> list[File]:
+    """Return files with the digests of their ends; remote files without one if they are more than MAX_REMOTE_DIGESTS.
+
+    Raises:
+        OSError: if a file cannot be read.
+    """
+    num_remote = sum(is_remote(file.url) for file in files)
+    with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+        wanted = [
+            file.digest is None and (num_remote <= MAX_REMOTE_DIGESTS or not is_remote(file.url)) for file in files
+        ]
+        read = pool.map(_with_digest, (file for file, is_wanted in zip(files, wanted, strict=True) if is_wanted))
+        return [next(read) if is_wanted else file for file, is_wanted in zip(files, wanted, strict=True)]
+
+
+def open_listed(file: File) -> IO[bytes]:
+    """Open a file for reading in binary, and check that it is the one that was listed.
+
+    Raises:
+        FileNotFoundError: if it is gone.
+        ChangedError: if its content is another.
+    """
+    try:
+        opened = open_file(file.url, file.size)
+    except FileNotFoundError as error:
+        raise _gone(file) from error
+    try:
+        return _checked(opened, file)
+    except BaseException:  # Not only errors: Ctrl-C too must close it.
+        opened.close()
+        raise
+
+
+def check_local(file: File, path: Path | None = None) -> os.stat_result:
+    """Check that a local file is the one that was listed; return its state.
+
+    Args:
+        file: the file as it was listed.
+        path: a copy of it, whose time stamp means nothing; None for the file itself.
+
+    Raises:
+        FileNotFoundError: if it is gone.
+        ChangedError: if its content is another.
+    """
+    try:
+        state = (path or Path(file.url)).stat()
+    except FileNotFoundError as error:
+        raise _gone(file) from error
+    stamp = None if path else str(state.st_mtime_ns)
+    if not _is_same(file, state.st_size, stamp):
+        with (path or Path(file.url)).open("rb") as opened:
+            _compare(file, state.st_size, stamp, _digest(_read_tail(opened, state.st_size)))
+    return state
+
+
+def check_listed(file: File, listed: File | None) -> File:
+    """Check that a remote file is still the one that was listed, by a listing of today; return its entry there.
+
+    Raises:
+        FileNotFoundError: if it is gone.
+        ChangedError: if its content is another.
+    """
+    if listed is None:
+        raise _gone(file)
+    if not _is_same(file, listed.size, listed.stamp):
+        _compare(file, listed.size, listed.stamp, _with_digest(listed).digest or "")
+    return listed
+
+
+def is_copy(path: Path, file: File) -> bool:
+    """Return whether a local file is a copy of the file that was listed, as far as its end tells."""
+    try:
+        check_local(file, path)
+    except ChangedError:
+        return False
+    return True
+
+
+def _is_same(file: File, size: int, stamp: str | None) -> bool:
+    """Return whether size and stamp alone show that a file is the same. Files that no listing gave are not checked."""
+    unknown = file.stamp is None and file.digest is None
+    return unknown or (size == file.size and file.stamp is not None and stamp == file.stamp)
+
+
+def _compare(file: File, size: int, stamp: str | None, digest: str) -> None:
+    same_content = digest == file.digest if file.digest is not None else stamp in (None, file.stamp)
+    if size == file.size and same_content:
+        return
+    before, now = f"{file.size} bytes", f"{size} bytes"
+    if size == file.size:
+        before, now = f"{before}{_describe(file.stamp, file.digest)}", f"{now}{_describe(stamp, digest)}"
+    msg = f"{file.url} has changed: {before} when it was listed, {now} now: {REMEDY}"
+    raise ChangedError(msg)
+
+
+def _gone(file: File) -> FileNotFoundError:
+    return FileNotFoundError(f"{file.url} is gone; it had {file.size} bytes when it was listed: {REMEDY}")
+
+
+def _describe(stamp: str | None, digest: str | None) -> str:
+    text = f", end {digest}" if digest else ""
+    if stamp is None:
+        return text
+    is_time = stamp.isdigit() and len(stamp) > 16
+    return (
+        f" of {datetime.fromtimestamp(int(stamp) / 1e9, UTC):%Y-%m-%d %H:%M:%S} UTC{text}"
+        if is_time
+        else f" ({stamp}){text}"
+    )
+
+
+def _checked(opened: IO[bytes], file: File) -> IO[bytes]:
+    if not is_remote(file.url):
+        state = os.fstat(opened.fileno())
+        stamp = str(state.st_mtime_ns)
+        if not _is_same(file, state.st_size, stamp):
+            _compare(file, state.st_size, stamp, _digest(_read_tail(opened, state.st_size)))
+            opened.seek(0)
+        return opened
+    if file.digest is None:
+        return opened
+    size = opened.seek(0, os.SEEK_END)
+    tail = _read_tail(opened, size)
+    _compare(file, size, None, _digest(tail))
+    return _WithTail(opened, tail, size)
+
+
+class _WithTail(io.RawIOBase):
+    """An open remote file whose end was read already and is not asked for again."""
+
+    def __init__(self, opened: IO[bytes], tail: bytes, size: int) -> None:
+        self._opened, self._tail, self._size, self._position = opened, tail, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        return self._position
+
+    def read(self, size: int | None = -1) -> bytes:
+        stop = self._size if size is None or size < 0 else min(self._position + size, self._size)
+        start, tail_start = self._position, self._size - len(self._tail)
+        if start >= tail_start:
+            content = self._tail[start - tail_start : max(stop - tail_start, 0)]
+        else:
+            self._opened.seek(start)
+            content = self._opened.read(stop - start)
+        self._position += len(content)
+        return content
+
+    def close(self) -> None:
+        self._opened.close()
+        super().close()
+
+
+def _with_digest(file: File) -> File:
+    with open_file(file.url, file.size) as opened:
+        return replace(file, digest=_digest(_read_tail(opened, file.size)))
+
+
+def _read_tail(opened: IO[bytes], size: int) -> bytes:
+    opened.seek(max(0, size - TAIL_BYTES))
+    return opened.read(TAIL_BYTES)
+
+
+def _digest(tail: bytes) -> str:
+    return hashlib.sha256(tail).hexdigest()[:16]

@@ -1,0 +1,45 @@
+"""Find a run's training files again when it continues; refuse what changed, leave out what is gone if that is asked for."""
+
+import logging
+from dataclasses import replace
+
+from crmuons import config
+from crmuons.data.quarantine import keep_skipped
+from crmuons.data.recorded import find_again, refuse_unusable
+from crmuons.runs.directory import Run
+from crmuons.storage.atomic import write_json
+from crmuons.storage.identity import with_digests
+
+logger = logging.getLogger(__name__)
+
+
+def with_found_files(run: Run, settings: config.Config) -> Run:
+    """Return a run that continues with its training files as they are now.
+
+    Files that moved (another data.train) are recorded in the run's directory, and those that data.skip_missing leaves
+    out in its quarantine.
+
+    Raises:
+        ValueError: if a file is gone or has changed, or no file is left.
+        FileNotFoundError: if nothing is at a new data.train.
+    """
+    recorded = run.load_files()
+    if all(file.digest is None and file.stamp is None for file in recorded):
+        logger.warning(
+            "run %s was begun by a version that recorded the sizes of its training files alone: a file that was replaced "
+            "by another of the same size is not noticed",
+            run.directory.name,
+        )
+    found = find_again(recorded, settings.data.train, moved=settings.data.train != run.stored_settings().data.train)
+    if not settings.data.skip_missing or len(found.unusable) == len(recorded):
+        refuse_unusable(found, recorded)
+    for file in recorded:
+        if file.url in found.unusable:
+            keep_skipped(file, found.unusable[file.url], f"{run.uri}/quarantine")
+    if found.moved:
+        write_json(run.moved, found.moved)
+        before, now = next(iter(found.moved.items()))
+        logger.info("%d training files have moved, such as %s to %s", len(found.moved), before, now)
+    usable = iter(with_digests([file for file in found.files if (file.first_url or file.url) not in found.unusable]))
+    files = [file if file.url in found.unusable else next(usable) for file in found.files]
+    return replace(run, found_files=tuple(files))
