@@ -9,6 +9,7 @@ from types import ModuleType
 from crmuons.commands import (
     INTERRUPTED,
     benchmark,
+    check_place,
     convert,
     evaluate,
     export,
@@ -44,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for package in ("crmuons", "tune"):  # Other libraries stay at warnings: torch would report its caches at exit.
         logging.getLogger(package).setLevel(logging.INFO)
     try:
+        if "out" in arguments and arguments.out is not None:
+            check_place(arguments.out)
         return int(arguments.run(arguments) or 0)
     except (ValueError, OSError, ImportError) as error:
         print(f"crmuons {arguments.command}: {error}", file=sys.stderr)

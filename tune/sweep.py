@@ -24,6 +24,7 @@ from tune.controller import SharedInputs, SweepController
 from tune.directory import SWEEP_FILE, define, exclusive, find_sweep
 from tune.options import SweepOptions, TrialResources
 from tune.outcome import log_to_mlflow, write_results
+from tune.recorded import check_same_data
 from tune.space import Space
 
 logger = logging.getLogger(__name__)
@@ -84,8 +85,11 @@ def run_sweep(settings: config.Config, space: Space, options: SweepOptions) -> S
     directory = find_sweep(settings, storage, definition)
     tracking_uri = resolve_uri(storage.directory.parent)  # As for a single run: beside the directory of the runs.
     inputs = SharedInputs()
-    trials_left = len(trials.load_trials(directory)) < options.num_trials(space)
+    begun = trials.load_trials(directory)
+    trials_left = len(begun) < options.num_trials(space)
     data = inputs(settings)[0] if trials_left else []  # Errors in the data are raised before a cluster starts.
+    if begun and (trials_left or not all(trial.is_over() for trial in begun)):
+        check_same_data(begun[0])
     with cluster.cluster():
         resources = preflight.check_cluster(
             storage,

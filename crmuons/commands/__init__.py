@@ -24,6 +24,21 @@ class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
+def check_place(place: str) -> str:
+    """Refuse a place for results that keeps nothing: an empty name, or the memory of this process.
+
+    Raises:
+        ValueError: with the place and the remedy.
+    """
+    if not str(place).strip():
+        msg = "the name of the output is empty, perhaps from a variable that is not set; name a directory or a URL"
+        raise ValueError(msg)
+    if "memory://" in str(place):
+        msg = f"'{place}' lasts only as long as this command, so nothing would be kept; name a directory or another URL"
+        raise ValueError(msg)
+    return place
+
+
 def launcher_of(settings: "Config") -> "Launcher":
     """Return the launcher for a run's workers. With scaling.num_workers=0 Ray is not imported."""
     if settings.scaling.num_workers == 0:

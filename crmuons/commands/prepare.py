@@ -70,4 +70,7 @@ def _folder(text: str) -> Path:
     if "://" in text:
         msg = f"'{text}' is a URL; give a directory, and copy the finished data set to the URL"
         raise argparse.ArgumentTypeError(msg)
+    if not text.strip():
+        msg = "the name is empty, perhaps from a variable that is not set"
+        raise argparse.ArgumentTypeError(msg)
     return Path(text)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from crmuons.commands import INTERRUPTED
+from crmuons.commands import INTERRUPTED, check_place
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tune.space import Space
 
     settings = config.load(arguments.preset, arguments.words)
+    check_place(settings.run.storage_path)
     space = Space.default(settings) if arguments.space is None else Space.load(arguments.space)
     options = SweepOptions(**{name: getattr(arguments, name) for name in SweepOptions.__dataclass_fields__})
     space.check(settings)

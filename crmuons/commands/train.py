@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from crmuons.commands import INTERRUPTED
+from crmuons.commands import INTERRUPTED, check_place
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +22,7 @@ def run(arguments: argparse.Namespace) -> int:
     from crmuons import config
 
     settings = config.load(arguments.preset, arguments.words)  # Before Ray, whose import takes seconds.
+    check_place(settings.run.storage_path)
     from crmuons.commands import launcher_of
     from crmuons.training.driver import RunFailedError, run_training
 

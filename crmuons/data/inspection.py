@@ -8,15 +8,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crmuons.data import arrow, manifest, parquet, reader, schema, selection
+from crmuons.data import arrow, manifest, parquet, reader, schema, selection, shards
 from crmuons.data.events import EventArrays, concat, take
+from crmuons.data.prefetch import ordered_map
 from crmuons.data.sampler import FileSlice, cut_files, permutation
 from crmuons.progress import progress
-from crmuons.storage import files
 from crmuons.storage.files import File
+from crmuons.storage.identity import open_listed
 
 MULTIPLICITY_QUANTILES = (0.5, 0.9, 0.99, 1.0)
 MUONS_SHOWN = 3
+FILES_AT_ONCE = 8
 
 
 @dataclass
@@ -30,6 +32,7 @@ class Inspection:
         faults: number of rows by the reason why they cannot be used.
         events: the legal events that were read.
         complete: whether all rows were read.
+        broken: files that cannot be read, each with the reason.
     """
 
     files: list[File]
@@ -38,6 +41,12 @@ class Inspection:
     faults: Counter[str] = field(default_factory=Counter)
     events: list[EventArrays] = field(default_factory=list)
     complete: bool = True
+    broken: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_good(self) -> bool:
+        """Return whether every file and every row that was read can be used."""
+        return not self.faults and not self.broken
 
     def lines(self, preview: int) -> Iterator[str]:
         """Yield the findings as lines of text, with `preview` events at the end."""
@@ -46,10 +55,15 @@ class Inspection:
         yield f"rows      {self.rows:,}" + (
             "" if self.complete else " read, from slices of the files in random order (--rows 0 reads all)"
         )
-        yield "ids       " + (
-            "primary_major_id, primary_minor_id" if self.has_ids else "none: every row is its own shower"
-        )
+        if self.rows:
+            yield "ids       " + (
+                "primary_major_id, primary_minor_id" if self.has_ids else "none: every row is its own shower"
+            )
         yield from (f"unusable  {number:,} rows: {reason}" for reason, number in self.faults.most_common())
+        if self.broken:
+            num_files = len(self.broken.keys() | {file.url for file in self.files})
+            yield f"broken    {len(self.broken)} of {num_files} files:"
+            yield from (f"          {reason}" for _, reason in sorted(self.broken.items()))
         events = concat(self.events)
         if len(events.counts):
             yield from _describe(events)
@@ -65,25 +79,47 @@ def inspect(urls: list[str], *, max_rows: int | None) -> Inspection:
 
     Raises:
         FileNotFoundError: if there is nothing to read.
-        ValueError: if a file does not hold events.
+        ValueError: if prepared data are not complete.
     """
-    listed = manifest.event_files(urls)
-    slices = cut_files(listed) if max_rows is None else permutation(cut_files(listed), seed=0, epoch=0)
-    inspection = Inspection(listed, has_ids=_has_ids(listed[0]))
+    broken: dict[str, str] = {}
+    listed = manifest.event_files(urls, broken=broken)
+    inspection = Inspection(listed, has_ids=True, broken=broken)
+    with progress(len(listed), unit="files", what="open") as bar:
+        # All of them: a broken file may be among those of which no row is read.
+        for file, has_ids in zip(listed, ordered_map(_has_ids, listed, FILES_AT_ONCE, "open"), strict=True):
+            if isinstance(has_ids, str):
+                inspection.broken[file.url] = has_ids
+            else:
+                inspection.has_ids &= has_ids
+            bar.update(1)
+    slices = cut_files([file for file in listed if file.url not in inspection.broken])
+    slices = slices if max_rows is None else permutation(slices, seed=0, epoch=0)
     with progress(None, unit="rows", what="inspect") as bar:
         for file_slice in slices:
             if max_rows is not None and inspection.rows >= max_rows:
                 inspection.complete = False
                 break
-            bar.update(_inspect_slice(file_slice, inspection))
+            try:
+                bar.update(_inspect_slice(file_slice, inspection))
+            except (ValueError, OSError) as error:
+                inspection.broken[file_slice.file.url] = _reason(file_slice.file, error)
     return inspection
 
 
-def _has_ids(file: File) -> bool:
-    if manifest.is_shard(file):
-        return True
-    with files.open_file(file.url, file.size) as opened:
-        return schema.check_schema(pq.read_schema(opened), file.url)
+def _has_ids(file: File) -> bool | str:
+    """Return whether a file holds shower ids, or why it is broken."""
+    try:
+        if manifest.is_shard(file):
+            shards.read_shard_rows(FileSlice(file, 0, 2**62))  # No row, but its metadata.
+            return True
+        with open_listed(file) as opened, parquet.named_if_damaged(file.url):
+            return schema.check_schema(pq.read_schema(opened), file.url)
+    except (ValueError, OSError) as error:
+        return _reason(file, error)
+
+
+def _reason(file: File, error: Exception) -> str:
+    return str(error) if file.url in str(error) else f"{file.url}: {error}"
 
 
 def _inspect_slice(file_slice: FileSlice, inspection: Inspection) -> int:

@@ -95,12 +95,15 @@ class Manifest:
             raise ValueError(msg) from error
 
 
-def event_files(urls: str | Sequence[str], hash_range: HashRange = (0.0, 1.0)) -> list[File]:
+def event_files(
+    urls: str | Sequence[str], hash_range: HashRange = (0.0, 1.0), broken: dict[str, str] | None = None
+) -> list[File]:
     """List the event files at paths, directories, globs or URLs: the shards of prepared data sets, and all other files.
 
     Args:
         urls: see files.list_files.
         hash_range: shards without a shower in this range of the split coordinate are left out.
+        broken: receives the reason for each shard that is missing or has another size, instead of an error.
 
     Raises:
         FileNotFoundError: if there is nothing to read, or a shard is missing.
@@ -117,7 +120,7 @@ def event_files(urls: str | Sequence[str], hash_range: HashRange = (0.0, 1.0)) -
         )
         raise ValueError(msg)
     raw = [file for file in found if not any(file.url.startswith(f"{root}/") for root in complete)]
-    return sorted([*raw, *(file for root in sorted(complete) for file in _shards(root, hash_range))])
+    return sorted([*raw, *(file for root in sorted(complete) for file in _shards(root, hash_range, broken))])
 
 
 def origins(urls: str | Sequence[str]) -> list[File]:
@@ -141,19 +144,25 @@ def _folders_with(name: str, found: list[File]) -> set[str]:
     return {file.url.removesuffix(f"/{name}") for file in found if file.url.endswith(f"/{name}")}
 
 
-def _shards(root: str, hash_range: HashRange) -> Iterator[File]:
+def _shards(root: str, hash_range: HashRange, broken: dict[str, str] | None) -> Iterator[File]:
     present = {file.url: file for file in files.list_files(root, suffixes=(SUFFIX,))}
     for shard in Manifest.read(root).shards:
         file = present.get(f"{root}/{shard.file}")
         if file is None:
             msg = f"{root}/{shard.file} is in the manifest but missing; copy it again, or prepare the data again"
-            raise FileNotFoundError(msg)
+            if broken is None:
+                raise FileNotFoundError(msg)
+            broken[f"{root}/{shard.file}"] = msg
+            continue
         if file.size != shard.size:
             msg = (
                 f"{file.url} has {file.size} bytes, but was written with {shard.size}: it is damaged or cut short; copy "
                 "it again, or prepare the data again"
             )
-            raise ValueError(msg)
+            if broken is None:
+                raise ValueError(msg)
+            broken[file.url] = msg
+            continue
         if shard.places[0] < hash_range[1] and hash_range[0] < shard.places[1]:
             yield file
 

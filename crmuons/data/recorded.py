@@ -4,18 +4,15 @@ A file is the same if its size and digest are, whatever its time stamp and its p
 moved, and nothing else is read in their place.
 """
 
-import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
-from crmuons.data.manifest import SUFFIX
+from crmuons.data.manifest import SUFFIX, HashRange, event_files
 from crmuons.storage import files
 from crmuons.storage.files import File, is_remote
 from crmuons.storage.identity import REMEDY, ChangedError, check_listed, check_local, with_digests
-
-logger = logging.getLogger(__name__)
 
 MAX_NAMED = 3  # Files that a message names.
 NOT_RECORDED = "not recorded"
@@ -29,34 +26,32 @@ class FoundFiles:
         files: in the order of the record, on which the read plan depends. A file that is left out is kept in it.
         moved: place now, by the place at the start.
         unusable: reason, by the recorded URL.
+        new: files at the same places that the run does not read.
     """
 
     files: list[File]
     moved: dict[str, str] = field(default_factory=dict)
     unusable: dict[str, str] = field(default_factory=dict)
+    new: list[str] = field(default_factory=list)
 
 
-def find_again(recorded: Sequence[File], urls: Sequence[str], *, moved: bool) -> FoundFiles:
+def find_again(
+    recorded: Sequence[File], urls: Sequence[str], hash_range: HashRange = (0.0, 1.0), *, moved: bool
+) -> FoundFiles:
     """Compare the files that a run began with with what is there now.
 
     Args:
         recorded: the files.
         urls: data.train as it is now.
+        hash_range: range of the split coordinate of the training events; see manifest.event_files.
         moved: look for each file among `urls`, by size and digest; otherwise look where it was.
 
     Raises:
         FileNotFoundError: if `moved` is set and nothing is at `urls`.
     """
-    present = _listed(urls, needed=moved)
-    new = len(present.keys() - {file.url for file in recorded})
-    if moved:
-        found = _by_content(recorded, with_digests(list(present.values())))
-        new = len(present) - len(recorded) + len(found.unusable)
-    else:
-        found = _in_place(recorded, present)
-    if new > 0:
-        logger.warning("%d files of data.train are not those that the run began with; it does not read them", new)
-    return found
+    present = _listed(urls, hash_range, needed=moved)
+    found = _by_content(recorded, with_digests(list(present.values()))) if moved else _in_place(recorded, present)
+    return replace(found, new=sorted(present.keys() - {file.url for file in found.files}))
 
 
 def refuse_unusable(found: FoundFiles, recorded: Sequence[File]) -> None:
@@ -75,13 +70,16 @@ def refuse_unusable(found: FoundFiles, recorded: Sequence[File]) -> None:
         raise ValueError(msg)
 
 
-def _listed(urls: Sequence[str], *, needed: bool) -> dict[str, File]:
+def _listed(urls: Sequence[str], hash_range: HashRange, *, needed: bool) -> dict[str, File]:
     try:
-        return {file.url: file for file in files.list_files(urls, suffixes=(*files.PARQUET_SUFFIXES, SUFFIX))}
-    except FileNotFoundError:  # Gone, or the paths start from another working directory now.
-        if needed:
-            raise
-        return {}
+        return {file.url: file for file in event_files(urls, hash_range)}
+    except (FileNotFoundError, ValueError):  # Of a damaged prepared data set too, take what there is.
+        try:
+            return {file.url: file for file in files.list_files(urls, suffixes=(*files.PARQUET_SUFFIXES, SUFFIX))}
+        except FileNotFoundError:  # Gone, or the paths start from another working directory now.
+            if needed:
+                raise
+            return {}
 
 
 def _in_place(recorded: Sequence[File], present: Mapping[str, File]) -> FoundFiles:

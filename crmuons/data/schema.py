@@ -16,6 +16,7 @@ MUON_FEATURES = ("energy_gev", "x_m", "y_m")
 ID_COLUMNS = ("primary_major_id", "primary_minor_id")
 PRIMARY_COLUMN = "primary"
 MUONS_COLUMN = "muons"
+COUNT_COLUMN = "num_muons"  # In files of primaries alone: N of each event.
 
 EVENT_SCHEMA = pa.schema(
     [
@@ -59,6 +60,7 @@ def check_schema(schema: pa.Schema, source: str) -> bool:
         ValueError: if a column is missing or has a wrong type; the message names the file, the column, its type and the
             expected type.
     """
+    check_names(schema, source)
     for name, depth, expected in ((PRIMARY_COLUMN, 1, "list<float32>"), (MUONS_COLUMN, 2, "list<list<float32>>")):
         if name not in schema.names:
             msg = f"{source}: no column '{name}' (found {', '.join(schema.names) or 'none'}); expected {expected}"
@@ -78,6 +80,18 @@ def check_schema(schema: pa.Schema, source: str) -> bool:
         msg = f"{source}: column '{present[0]}' without '{missing}'; give both id columns, or neither"
         raise ValueError(msg)
     return bool(present)
+
+
+def check_names(schema: pa.Schema, source: str) -> None:
+    """Refuse a file of which two columns have the same name, if one is read: it is unknown which one is meant.
+
+    Raises:
+        ValueError: with the file and the column.
+    """
+    for name in (*ID_COLUMNS, PRIMARY_COLUMN, MUONS_COLUMN, *PRIMARY_FEATURES, COUNT_COLUMN):
+        if (number := schema.names.count(name)) > 1:
+            msg = f"{source}: {number} columns have the name '{name}'; keep one of them"
+            raise ValueError(msg)
 
 
 def columns_to_read(has_ids: bool) -> list[str]:

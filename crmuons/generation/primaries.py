@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64, UInt64
 
 from crmuons.data import arrow, geometry, schema
-from crmuons.data.schema import ID_COLUMNS, MUONS_COLUMN, PRIMARY_COLUMN, PRIMARY_FEATURES
+from crmuons.data.schema import COUNT_COLUMN, ID_COLUMNS, MUONS_COLUMN, PRIMARY_COLUMN, PRIMARY_FEATURES
 from crmuons.storage import files
+from crmuons.storage.identity import open_listed
 
-COUNT_COLUMN = "num_muons"
 ROWS_AT_ONCE = 65_536
 MAX_COUNT = 2**62
 
@@ -82,7 +82,7 @@ class PrimaryFiles:
         """
         first, had_ids = 0, None
         for file in self.files:
-            with files.open_file(file.url, file.size) as opened:
+            with open_listed(file) as opened:
                 parquet = _open(opened, file.url)
                 columns = _Columns.of(parquet.schema_arrow, file.url, with_counts=self.with_counts)
                 if had_ids not in (None, columns.has_ids):
@@ -127,6 +127,7 @@ class _Columns:
     @classmethod
     def of(cls, columns: pa.Schema, url: str, *, with_counts: bool) -> "_Columns":
         nested = PRIMARY_COLUMN in columns.names
+        schema.check_names(columns, url)
         missing = [] if nested else [name for name in PRIMARY_FEATURES if name not in columns.names]
         if missing:
             msg = (
@@ -177,7 +178,9 @@ def _is_list(kind: pa.DataType) -> bool:
 def _open(opened: object, url: str) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(opened, pre_buffer=True)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         msg = f"{url} is not a Parquet file, or is truncated ({error}); write it again, or leave it out"
         raise ValueError(msg) from error
 
@@ -189,7 +192,7 @@ def _tables(parquet: pq.ParquetFile, columns: list[str], url: str) -> Iterator[t
         for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
             yield row, pa.Table.from_batches([batch])
             row += batch.num_rows
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         msg = f"{url} cannot be read beyond row {row} ({error}); write it again, or leave it out"
         raise ValueError(msg) from error
 

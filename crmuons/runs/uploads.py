@@ -86,7 +86,7 @@ class Uploads:
         """Queue a saved checkpoint, with the metrics up to it."""
         best = checkpoint.selected(self.run.checkpoints)
         with self._guard:
-            self._snapshot(saved, saved.name, KEPT_WITH_STEPS)
+            self._snapshot(saved, saved.name, (*KEPT_WITH_STEPS, self.run.moved.name))
             self._waiting[saved.name] = {"best": None if best is None else checkpoint.step(best.name)}
             needed = {saved.name, self._sending, None if best is None else best.name}
             for overtaken in self._waiting.keys() - needed:

@@ -98,6 +98,13 @@ def check_listed(file: File, listed: File | None) -> File:
     return listed
 
 
+def is_same(before: File, now: File) -> bool:
+    """Return whether two entries of a file show the same content: by digest, or by time stamp if one has no digest."""
+    if before.digest is not None and now.digest is not None:
+        return (before.size, before.digest) == (now.size, now.digest)
+    return before.size == now.size and (before.stamp is None or before.stamp == now.stamp)
+
+
 def is_copy(path: Path, file: File) -> bool:
     """Return whether a local file is a copy of the file that was listed, as far as its end tells."""
     try:

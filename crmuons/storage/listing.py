@@ -18,7 +18,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from crmuons.storage.braces import expand_braces
-from crmuons.storage.filesystems import filesystem, with_scheme
+from crmuons.storage.filesystems import filesystem, is_remote, with_scheme
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,19 @@ def list_files(patterns: str | Sequence[str], *, suffixes: tuple[str, ...] = PAR
     return sorted(listing.files.values())
 
 
+def walked_folders(patterns: Sequence[str]) -> dict[str, str]:
+    """Return every local folder that a listing of the patterns looks into: its path as walked, by its path without links.
+
+    Raises:
+        FileNotFoundError: if a pattern matches nothing.
+    """
+    listing = _Listing(("",))
+    for pattern in patterns:
+        if not is_remote(pattern):
+            listing.add_pattern(pattern)
+    return listing.real
+
+
 class _Listing:
     """Files found so far, and names passed over by reason."""
 
@@ -73,7 +86,7 @@ class _Listing:
         self.suffixes = suffixes
         self.files: dict[str, File] = {}
         self._passed_over: dict[str, set[str]] = defaultdict(set)
-        self._real: dict[str, str] = {}  # Of local files and folders: the path without links, and the path found first.
+        self.real: dict[str, str] = {}  # Of local files and folders: the path without links, and the path found first.
 
     def add_pattern(self, pattern: str) -> None:
         if not pattern.strip():  # fsspec would take the working directory, and all data below it.
@@ -221,7 +234,7 @@ class _Listing:
 
     def _is_known(self, path: str) -> bool:
         """Return whether a file or folder was added before under another path, by a symbolic link."""
-        first = self._real.setdefault(os.path.realpath(path), path)
+        first = self.real.setdefault(os.path.realpath(path), path)
         if first != path:
             self._pass_over("the same as others by a link", path)
         return first != path

@@ -1,14 +1,20 @@
 """The output of a command: a directory, or a URL to which complete files are copied."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from fnmatch import fnmatchcase
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
 from typing import IO
+
+from fsspec.implementations.local import LocalFileSystem
 
 from crmuons.storage import files
 from crmuons.storage.atomic import atomic_file
+from crmuons.storage.filesystems import filesystem, is_remote
+from crmuons.storage.listing import GLOB, walked_folders
 
 
 @dataclass(frozen=True)
@@ -82,6 +88,34 @@ class Output:
         """Remove the partial files of killed processes. Call it when no process writes any more."""
         for partial in self.folder.glob(".*.partial") if self.folder is not None else ():
             partial.unlink(missing_ok=True)
+
+
+def check_apart(out: Path, data: Sequence[str]) -> None:
+    """Refuse an output directory that a listing of the data looks into: the next listing would take it for data.
+
+    Raises:
+        FileNotFoundError: if there are no data.
+        ValueError: with both names; links and `..` are followed.
+    """
+    real = out.expanduser().resolve()
+    walked = walked_folders(data)
+    named = next((walked[str(folder)] for folder in (real, *real.parents) if str(folder) in walked), None)
+    named = named or next((pattern for pattern in data if not is_remote(pattern) and _would_match(pattern, real)), None)
+    if named is not None:
+        msg = f"{out} lies inside the data directory {named}; name a directory outside it with --out"
+        raise ValueError(msg)
+
+
+def _would_match(pattern: str, real: Path) -> bool:
+    """Return whether a glob would match a folder, or one above it, once the folder exists."""
+    fs, path = filesystem(pattern)
+    parts = PurePosixPath(path).parts
+    fixed = list(takewhile(lambda part: not GLOB.search(part), parts))
+    root, rest = Path(*fixed).resolve(), parts[len(fixed) :]
+    if not rest or not isinstance(fs, LocalFileSystem) or not real.is_relative_to(root):
+        return False
+    below = real.relative_to(root).parts
+    return "**" in rest or (len(below) >= len(rest) and all(map(fnmatchcase, below, rest)))
 
 
 @contextmanager

@@ -106,11 +106,13 @@ def run_training(settings: config.Config, launcher: Launcher) -> RunSummary:
     run = find_run(settings, storage)
     remote.fetch_start(run)
     started = run.has_started()
+    origin = None
     if started:
         run.check_unchanged(settings)
-        run = with_found_files(run, settings)
-    origin = None if started else set_up_run(settings)
-    data = run.load_files() if origin is None else origin[0]
+        run, data = with_found_files(run, settings)
+    else:
+        origin = set_up_run(settings)
+        data = origin[0]
     # A plain `mlflow ui`, typed beside the directory of the runs, finds them.
     tracking_uri = resolve_uri(storage.directory.parent)
     with launcher.connect((*settings.data.train, *settings.data.validation, settings.run.storage_path)):

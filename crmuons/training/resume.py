@@ -6,15 +6,17 @@ from dataclasses import replace
 from crmuons import config
 from crmuons.data.quarantine import keep_skipped
 from crmuons.data.recorded import find_again, refuse_unusable
+from crmuons.data.selection import training_selection
 from crmuons.runs.directory import Run
 from crmuons.storage.atomic import write_json
+from crmuons.storage.files import File
 from crmuons.storage.identity import with_digests
 
 logger = logging.getLogger(__name__)
 
 
-def with_found_files(run: Run, settings: config.Config) -> Run:
-    """Return a run that continues with its training files as they are now.
+def with_found_files(run: Run, settings: config.Config) -> tuple[Run, list[File]]:
+    """Return a run that continues with its training files as they are now, and those of them that can be read.
 
     Files that moved (another data.train) are recorded in the run's directory, and those that data.skip_missing leaves
     out in its quarantine.
@@ -23,6 +25,8 @@ def with_found_files(run: Run, settings: config.Config) -> Run:
         ValueError: if a file is gone or has changed, or no file is left.
         FileNotFoundError: if nothing is at a new data.train.
     """
+    if _is_over(run, settings):  # Asked again, a finished run answers the same, even if its data were removed.
+        return run, []
     recorded = run.load_files()
     if all(file.digest is None and file.stamp is None for file in recorded):
         logger.warning(
@@ -30,16 +34,31 @@ def with_found_files(run: Run, settings: config.Config) -> Run:
             "by another of the same size is not noticed",
             run.directory.name,
         )
-    found = find_again(recorded, settings.data.train, moved=settings.data.train != run.stored_settings().data.train)
+    moved = settings.data.train != run.stored_settings().data.train
+    found = find_again(recorded, settings.data.train, training_selection(settings.data, None).bounds, moved=moved)
     if not settings.data.skip_missing or len(found.unusable) == len(recorded):
         refuse_unusable(found, recorded)
     for file in recorded:
         if file.url in found.unusable:
             keep_skipped(file, found.unusable[file.url], f"{run.uri}/quarantine")
-    if found.moved:
+    if found.new:
+        logger.warning(
+            "%d files of data.train, the first is %s, are not those that the run began with: it does not read them",
+            len(found.new),
+            found.new[0],
+        )
+    if found.moved or run.moved.is_file():
         write_json(run.moved, found.moved)
+    if found.moved:
         before, now = next(iter(found.moved.items()))
         logger.info("%d training files have moved, such as %s to %s", len(found.moved), before, now)
-    usable = iter(with_digests([file for file in found.files if (file.first_url or file.url) not in found.unusable]))
-    files = [file if file.url in found.unusable else next(usable) for file in found.files]
-    return replace(run, found_files=tuple(files))
+    usable = with_digests([file for file in found.files if (file.first_url or file.url) not in found.unusable])
+    rest = iter(usable)
+    files = [file if file.url in found.unusable else next(rest) for file in found.files]
+    return replace(run, found_files=tuple(files)), usable
+
+
+def _is_over(run: Run, settings: config.Config) -> bool:
+    metrics = run.latest_metrics()
+    done = settings.train.share_done(int(metrics.get("step", 0)), metrics.get("progress/seconds", 0.0))
+    return run.done.is_file() and done >= 1

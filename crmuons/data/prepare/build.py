@@ -27,6 +27,8 @@ from crmuons.progress import progress
 from crmuons.storage.atomic import write_text
 from crmuons.storage.differences import differences
 from crmuons.storage.files import File
+from crmuons.storage.identity import is_same, with_digests
+from crmuons.storage.output import check_apart
 
 logger = logging.getLogger(__name__)
 
@@ -77,23 +79,25 @@ def claim_dataset(out: Path, urls: Sequence[str], settings: PrepareSettings) -> 
         FileNotFoundError: if there is nothing to read.
         ValueError: if the directory holds other things, or was made from other files or with other settings.
     """
-    _check_apart(out, urls)
-    raw_files = event_files(urls)
+    check_apart(out, urls)
+    raw_files = with_digests(event_files(urls))
     if shards := [file.url for file in raw_files if is_shard(file)]:
         msg = f"{shards[0]} is already prepared; name the raw files that it was made from"
         raise ValueError(msg)
     request = {
         "settings": asdict(settings),
-        "files": [[file.url, file.size, _modified_ns(file)] for file in raw_files],
+        "files": [[file.url, file.size, file.stamp, file.digest] for file in raw_files],
     }
     claim = out / CLAIM
     if claim.is_file():
-        _check_same(claim, request)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        _check_same(claim, request, raw_files)
+    elif out.exists() and (not out.is_dir() or any(path not in _interrupted(claim) for path in out.iterdir())):
         msg = f"{out} is not empty and was not made by `crmuons prepare`; name a new directory with --out"
         raise ValueError(msg)
     else:
         out.mkdir(parents=True, exist_ok=True)
+        for partial_claim in _interrupted(claim):
+            partial_claim.unlink(missing_ok=True)
         write_text(claim, json.dumps(request, indent=1))
     groups = tuple(_groups(raw_files))
     shard_specs = shuffle.shard_specs(settings, sum(file.size for file in raw_files))
@@ -182,12 +186,9 @@ def _first_training_events(out: Path, shards: list[PreparedShard]) -> EventArray
     return concat(parts)
 
 
-def _check_apart(out: Path, urls: Sequence[str]) -> None:
-    """Refuse an output directory among the raw data: the next listing of the data would find the shards."""
-    for url in urls:
-        if "://" not in url and out.is_relative_to(Path(url).absolute()):
-            msg = f"{out} lies inside the data directory {url}; name a directory outside it with --out"
-            raise ValueError(msg)
+def _interrupted(claim: Path) -> set[Path]:
+    """Return what writing the claim left if the process was killed before the claim had its name."""
+    return set(claim.parent.glob(f".{claim.name}.*partial"))
 
 
 def _groups(raw_files: list[File]) -> Iterator[tuple[FileSlice, ...]]:
@@ -202,25 +203,25 @@ def _groups(raw_files: list[File]) -> Iterator[tuple[FileSlice, ...]]:
         yield tuple(group)
 
 
-def _modified_ns(file: File) -> int | None:
-    """Return the time of a local file's last change; None for a remote file, for which only the size is compared."""
-    return None if "://" in file.url else Path(file.url).stat().st_mtime_ns
-
-
-def _check_same(claim: Path, request: dict[str, Any]) -> None:
+def _check_same(claim: Path, request: dict[str, Any], raw_files: Sequence[File]) -> None:
     """Refuse a directory that was claimed with other settings or for other files."""
     try:
         previous = json.loads(claim.read_text(encoding="utf-8"))
-        settings, sources = previous["settings"], {url: rest for url, *rest in previous["files"]}
+        # Early versions have no digest, and the time stamp as a number.
+        sources = {
+            url: File(url, size, None if stamp is None else str(stamp), *digest)
+            for url, size, stamp, *digest in previous["files"]
+        }
+        settings = previous["settings"]
     except (ValueError, KeyError, TypeError) as error:
         msg = f"{claim} is damaged ({error}); remove {claim.parent}, or name another directory with --out"
         raise ValueError(msg) from error
-    current = {url: rest for url, *rest in request["files"]}
+    current = {file.url: file for file in raw_files}
     changes = differences(settings, request["settings"])
     for change, urls in (
         ("new", current.keys() - sources.keys()),
         ("missing", sources.keys() - current.keys()),
-        ("changed", {url for url in current.keys() & sources.keys() if current[url] != sources[url]}),
+        ("changed", {url for url in current.keys() & sources.keys() if not is_same(sources[url], current[url])}),
     ):
         if urls:
             changes.append(f"{len(urls)} {change} {'file' if len(urls) == 1 else 'files'}, the first is {min(urls)}")

@@ -234,7 +234,9 @@ def test_other_settings_or_files_are_named(raw, tmp_path):
     with pytest.raises(ValueError, match=r"set was prepared .*: test_share was 0.1, is 0.3; seed was 0, is 5\. Name"):
         make(tmp_path / "raw", tmp_path / "set", seed=5, test_share=0.3)
     path = tmp_path / "raw" / "2" / "events.parquet"
-    path.write_bytes(path.read_bytes())  # As large as before.
+    path.touch()  # No change of the content.
+    make(tmp_path / "raw", tmp_path / "set")
+    damage(path, -20)  # As large as before.
     with pytest.raises(ValueError, match=r"1 changed file, the first is .*2/events\.parquet"):
         make(tmp_path / "raw", tmp_path / "set")
     path.rename(tmp_path / "raw" / "new.parquet")
