@@ -33,7 +33,7 @@ def check_place(place: str) -> str:
     if not str(place).strip():
         msg = "the name of the output is empty, perhaps from a variable that is not set; name a directory or a URL"
         raise ValueError(msg)
-    if "memory://" in str(place):
+    if "memory:/" in str(place):  # A Path has one slash.
         msg = f"'{place}' lasts only as long as this command, so nothing would be kept; name a directory or another URL"
         raise ValueError(msg)
     return place

@@ -126,14 +126,18 @@ def event_files(
 def origins(urls: str | Sequence[str]) -> list[File]:
     """List the files of `event_files`, and the raw files that the prepared data sets among them were made from."""
     found = event_files(urls)
+    return [*found, *sources_of(found)]
+
+
+def sources_of(found: Sequence[File]) -> list[File]:
+    """Return the raw files that the prepared data sets of some shards were made from."""
     roots = {_root(file) for file in found if is_shard(file)}
-    sources = [
+    return [
         File(*source)
         for root in sorted(roots)
         if files.exists(f"{root}/{MANIFEST}")
         for source in Manifest.read(root).sources
     ]
-    return [*found, *sources]
 
 
 def _root(shard: File) -> str:

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 PARQUET_SUFFIXES = (".parquet", ".pq")
 GLOB = re.compile(r"[*?\[]")
 STAMPS = ("ETag", "LastModified", "Last-Modified", "mtime", "created")  # Of fsspec's file systems, the surest first.
-NOT_READABLE = "not readable"
+NOT_READABLE, NO_FILES = "not readable", "neither files nor folders"  # Reasons to pass over a name.
 _logged: set[str] = set()  # Sentences about what was passed over; a command lists the same data several times.
 
 
@@ -134,7 +134,7 @@ class _Listing:
         if os.path.isdir(path):
             return self._walk(path, ()), self._why_nothing(self._no_file_hint())
         if os.path.lexists(path):
-            return self._add_local_file(path), self._why_nothing(_kind_hint(path))
+            return self._add_local_file(path), self._why_nothing("it cannot be read")
         if not GLOB.search(path):
             return False, _missing_hint(path)
         root, *parts = PurePosixPath(path).parts
@@ -142,9 +142,12 @@ class _Listing:
         return any(matched), self._why_nothing("the glob matches no file")
 
     def _why_nothing(self, otherwise: str) -> str:
-        """Return why nothing was found: a missing permission, which looks like an empty directory, or another reason."""
-        names = self._passed_over.get(NOT_READABLE)
-        return f"no permission to read {min(names)} (a directory needs r and x)" if names else otherwise
+        """Return why nothing was found: what was passed over, which looks like an empty directory, or another reason."""
+        if names := self._passed_over.get(NOT_READABLE):
+            return f"no permission to read {min(names)} (a directory needs r and x)"
+        if names := self._passed_over.get(NO_FILES):
+            return f"{min(names)} is neither a file nor a directory (a pipe, a socket, a device)"
+        return otherwise
 
     def _add_match(self, path: str) -> bool:
         return self._walk(path, ()) if os.path.isdir(path) else self._add_local_file(path)
@@ -226,7 +229,7 @@ class _Listing:
             self._pass_over("links to nothing" if os.path.islink(path) else NOT_READABLE, path)
             return False
         if not stat.S_ISREG(found.st_mode):
-            self._pass_over("neither files nor folders", path)
+            self._pass_over(NO_FILES, path)
             return False
         if path not in self.files and not self._is_known(path):
             self.files[path] = File(path, found.st_size, str(found.st_mtime_ns))
@@ -280,14 +283,6 @@ def exists_locally(pattern: str) -> bool:
 
 def _stamp(entry: Mapping[str, object]) -> str | None:
     return next((str(entry[name]) for name in STAMPS if entry.get(name)), None)
-
-
-def _kind_hint(path: str) -> str:
-    return (
-        "it cannot be read"
-        if os.path.isfile(path)
-        else "it is neither a file nor a directory (a pipe, a socket, a link to nothing)"
-    )
 
 
 def _missing_hint(path: str) -> str:

@@ -89,13 +89,14 @@ def set_up_run(settings: config.Config) -> tuple[list[File], Features, EventArra
 
 
 def _warn_if_overlapping(train: list[File], validation: list[File]) -> None:
-    if common := recorded.overlap(train, validation):
+    of_train, of_validation = manifest.sources_of(train), manifest.sources_of(validation)
+    common = recorded.overlap([*train, *of_train], validation) or recorded.overlap(train, of_validation)
+    if common:
         logger.warning(
-            "%d of the %d files of data.validation are also in data.train, the first is %s: the score will say how well "
+            "%d files of data.validation are also in data.train, the first is %s: the score will say how well "
             "the model fits its training events, not how well it generalises; give other files, or leave data.validation out "
             "to hold back showers of data.train",
             len(common),
-            len(validation),
             common[0].url,
         )
 
