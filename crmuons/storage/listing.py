@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -278,7 +278,8 @@ class _Listing:
 
 def exists_locally(pattern: str) -> bool:
     """Return whether a local file or folder of this very name exists, with characters that a glob would read otherwise."""
-    return "://" not in pattern and Path(pattern).expanduser().exists()
+    # Path.exists would raise for a folder without x, and for a name that is too long.
+    return "://" not in pattern and os.path.exists(os.path.expanduser(pattern))
 
 
 def _stamp(entry: Mapping[str, object]) -> str | None:
