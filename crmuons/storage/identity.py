@@ -160,7 +160,7 @@ def _checked(opened: IO[bytes], file: File) -> IO[bytes]:
     size = opened.seek(0, os.SEEK_END)
     tail = _read_tail(opened, size)
     _compare(file, size, None, _digest(tail))
-    return _WithTail(opened, tail, size)
+    return _WithTail(opened, tail, size)  # type: ignore[return-value]  # It has what Arrow and IO[bytes] share.
 
 
 class _WithTail(io.RawIOBase):

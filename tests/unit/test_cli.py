@@ -65,3 +65,36 @@ def test_settings_without_options_gives_every_setting_with_its_meaning(capsys):
     out = capsys.readouterr().out
     assert "data.shuffle_bytes = 33554432\n    " in out
     assert all(f"{path} = " in out for path in config.settings())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["simulate", "--events", "10", "--out"],
+        ["generate", "--model", "m", "--spectrum", "events=1", "--out"],
+        ["evaluate", "--truth", "t", "--model", "m", "--out"],
+        ["export", "m", "--out"],
+        ["convert", "corsika", "x", "--out"],
+    ],
+)
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [("memory://x", "'memory://x' lasts only as long as this command"), ("", "the name of the output is empty")],
+)
+def test_an_output_that_keeps_nothing_is_refused(words, place, says, capsys):
+    assert cli.main([*words, place]) == 1
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_runs_are_not_kept_in_memory(command, tmp_path, capsys):
+    (tmp_path / "p.toml").write_text("[train]\nsteps = 1\n")
+    assert cli.main([command, str(tmp_path / "p.toml"), "data.train=x", "run.storage_path=memory://runs"]) == 1
+    assert "'memory://runs' lasts only as long as this command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("setting", ["data.train", "data.validation", "run.storage_path", "data.staging.dir"])
+@pytest.mark.parametrize("value", ["", "  ", '["", "x"]'])
+def test_an_empty_path_in_the_settings_is_refused(setting, value):
+    with pytest.raises(ValueError, match=rf"{setting}: .*(an empty path, perhaps from a variable|valid string)"):
+        config.load(None, ["train.steps=1", f"{setting}={value}"])

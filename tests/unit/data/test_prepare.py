@@ -417,3 +417,71 @@ def test_large_mapped_shards_are_read_in_small_slices_and_others_are_not():
     for url in ("pelican://host/train.arrow", "/data/events.parquet"):
         mixed = [*shards, File(url, 100 * 2**20)]
         assert slices_and_segment_bytes(mixed, 32 * 2**20) == (sampler.cut_files(mixed), 32 * 2**20)
+
+
+def names_inside(raw, tmp_path):
+    """Yield (data, --out) whose output lies inside the data, by name or by what links and `..` lead to."""
+    (tmp_path / "x").mkdir()
+    (tmp_path / "link").symlink_to(raw)
+    (tmp_path / "outside").mkdir()
+    (raw / "sub").symlink_to(tmp_path / "outside")
+    here = raw / "ready"
+    yield raw, tmp_path / "x" / ".." / raw.name / "ready"
+    yield raw, tmp_path / "link" / "ready"
+    yield tmp_path / "link", here
+    yield raw, tmp_path / "outside" / "ready"  # A listing follows the link in the data.
+    yield raw / "*", here
+    yield raw / "**", raw / "0" / "ready"
+    yield f"file://{raw}", here
+    yield raw, raw
+
+
+def test_an_output_inside_the_data_is_refused_whatever_it_is_called(raw, tmp_path):
+    shutil.copytree(raw, tmp_path / "raw")
+    for data, out in names_inside(tmp_path / "raw", tmp_path):
+        with pytest.raises(
+            ValueError, match=r"lies inside the data directory .*; name a directory outside it with --out"
+        ):
+            build.claim_dataset(out, [str(data)], PrepareSettings(**SHARES))
+        assert not (out / "preparation.json").exists()
+    build.claim_dataset(
+        tmp_path / "raw" / "ready", [str(tmp_path / "raw" / "?" / "*.parquet")], PrepareSettings(**SHARES)
+    )
+
+
+def test_a_preparation_that_was_killed_at_its_first_rename_goes_on(raw, done, tmp_path, monkeypatch):
+    def kill(*_):
+        raise KilledError
+
+    out = tmp_path / "set"
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", kill)
+        patch.setattr(Path, "unlink", lambda *_, **__: None)  # SIGKILL tidies nothing up.
+        with pytest.raises(KilledError):
+            make(raw, out)
+    (partial,) = out.iterdir()
+    assert partial.name.startswith(".preparation.json.")
+    make(raw, out)
+    assert content(out) == content(done)
+    assert not partial.exists()
+
+
+def test_a_preparation_of_an_early_version_goes_on(raw, tmp_path):
+    make(raw, tmp_path / "set")
+    claim = tmp_path / "set" / "preparation.json"
+    request = json.loads(claim.read_text())
+    request["files"] = [[url, size, int(stamp)] for url, size, stamp, _ in request["files"]]
+    claim.write_text(json.dumps(request))
+    make(raw, tmp_path / "set")
+    request["files"][0][2] += 1
+    claim.write_text(json.dumps(request))
+    with pytest.raises(ValueError, match=r"1 changed file, the first is .*0/events\.parquet"):
+        make(raw, tmp_path / "set")
+
+
+def test_a_raw_file_that_is_replaced_while_it_is_prepared_is_named(raw, tmp_path, toy_events, write_toy):
+    shutil.copytree(raw, tmp_path / "raw")
+    begun = build.claim_dataset(tmp_path / "set", [str(tmp_path / "raw")], PrepareSettings(**SHARES))
+    write_toy(tmp_path / "raw" / "3" / "events.parquet", toy_events(50, seed=5))
+    with pytest.raises(ValueError, match=r"3/events\.parquet has changed"):
+        build.prepare_dataset(begun, fit_to_file)

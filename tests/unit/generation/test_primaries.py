@@ -189,3 +189,21 @@ def test_a_spectrum_that_cannot_be_is_refused_with_what_would_be_right(words, sa
     with pytest.raises(ValueError, match=r"^--spectrum: ") as error:
         Spectrum.parse(words, seed=0)
     assert says in str(error.value)
+
+
+def test_primaries_that_were_replaced_since_they_were_listed_are_refused(tmp_path):
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.table(FLAT), path)
+    source = PrimaryFiles([str(path)])
+    assert sum(map(len, source)) == ROWS
+    pq.write_table(pa.table({name: values * 1.5 for name, values in FLAT.items()}).slice(1), path)
+    with pytest.raises(ValueError, match=r"p\.parquet has changed"):
+        list(source)
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path):
+    columns = pa.table(FLAT)
+    twice = pa.Table.from_arrays([*columns.columns, columns["depth_m"]], [*columns.column_names, "depth_m"])
+    pq.write_table(twice, tmp_path / "p.parquet")
+    with pytest.raises(ValueError, match=r"p\.parquet: 2 columns have the name 'depth_m'"):
+        list(PrimaryFiles([str(tmp_path / "p.parquet")]))

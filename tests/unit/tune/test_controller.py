@@ -15,6 +15,7 @@ from crmuons.training.trainer import NonFiniteError
 from tune import directory, exploit, outcome, results
 from tune.controller import SharedInputs, SweepController
 from tune.options import SweepOptions
+from tune.recorded import check_same_data
 from tune.space import Space
 from tune.trials import Trial
 
@@ -279,3 +280,22 @@ def test_a_sweep_is_run_by_one_process_at_a_time(tmp_path):
         pass
     with directory.exclusive(tmp_path):
         pass
+
+
+def test_a_sweep_continues_on_the_data_of_its_first_trial_alone(start, settings, tmp_path, toy_events, write_toy):
+    folder = tmp_path / "own"
+    write_toy(folder / "toy.parquet", toy_events(400))
+    controller = start(**{"data.train": [str(folder)]})
+    trial = controller.next_trial()
+    check_same_data(trial)
+    write_toy(folder / "more.parquet", toy_events(100, seed=1))
+    with pytest.raises(
+        ValueError, match=r"data\.train has 1 files, the first is .*more\.parquet, on which trial-0000 did not"
+    ):
+        check_same_data(trial)
+    (folder / "more.parquet").unlink()
+    write_toy(folder / "toy.parquet", toy_events(300, seed=2))
+    with pytest.raises(
+        ValueError, match=r"1 of the 1 files that the run began with cannot be used: .*toy\.parquet has changed"
+    ):
+        check_same_data(trial)
