@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crmuons.commands import INTERRUPTED, HelpWithDefaults
@@ -91,8 +92,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _primaries(arguments: argparse.Namespace) -> "PrimarySource":
     from crmuons.generation.primaries import PrimaryFiles
     from crmuons.generation.spectrum import Spectrum
+    from crmuons.storage.output import check_apart
 
     if arguments.primaries:
+        if "://" not in arguments.out:
+            check_apart(Path(arguments.out), arguments.primaries)
         return PrimaryFiles(
             arguments.primaries, with_counts=arguments.counts == "column", vertical_depth=arguments.vertical
         )

@@ -35,8 +35,9 @@ from crmuons.data.sampler import MAX_SLICE_BYTES, FileSlice, Segment
 from crmuons.data.selection import Selection, within_bounds
 from crmuons.data.shards import read_shard_rows
 from crmuons.data.staged_reading import with_own_stager
+from crmuons.storage.changed import ChangedError
 from crmuons.storage.files import is_remote
-from crmuons.storage.identity import REMEDY, ChangedError
+from crmuons.storage.identity import REMEDY
 
 T = TypeVar("T")
 READS_AT_ONCE = 16  # Of remote files: reading a small one is one or two round trips, and they take most of the time.

@@ -11,8 +11,9 @@ from pathlib import Path, PurePath
 
 from crmuons.data.manifest import SUFFIX, HashRange, event_files
 from crmuons.storage import files
+from crmuons.storage.changed import ChangedError
 from crmuons.storage.files import File, is_remote
-from crmuons.storage.identity import REMEDY, ChangedError, check_listed, check_local, with_digests
+from crmuons.storage.identity import REMEDY, check_listed, check_local, with_digests
 
 MAX_NAMED = 3  # Files that a message names.
 NOT_RECORDED = "not recorded"

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
+from crmuons.storage.changed import ChangedError
 from crmuons.storage.files import File, is_remote, open_file
 
 TAIL_BYTES = 64 * 2**10  # Arrow reads as much first to find a footer, so that checking a remote file costs no request.
@@ -23,10 +24,6 @@ REMEDY = (
     "put the file back as it was, or list the data anew with a new command; a run continues without it with "
     "data.skip_missing=true, and from another place with data.train"
 )
-
-
-class ChangedError(ValueError):
-    """Raised if a file is not the one that was listed."""
 
 
 def with_digests(files: Sequence[File]) -> list[File]:

@@ -1,5 +1,6 @@
 """The command line as a whole: its help names every command once, and the reference of the settings is complete."""
 
+import argparse
 import pkgutil
 import re
 from collections import Counter
@@ -98,3 +99,15 @@ def test_runs_are_not_kept_in_memory(command, tmp_path, capsys):
 def test_an_empty_path_in_the_settings_is_refused(setting, value):
     with pytest.raises(ValueError, match=rf"{setting}: .*(an empty path, perhaps from a variable|valid string)"):
         config.load(None, ["train.steps=1", f"{setting}={value}"])
+
+
+def test_bundles_are_not_written_among_their_primaries(tmp_path):
+    from crmuons.commands import generate
+
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "a.parquet").touch()
+    arguments = argparse.Namespace(
+        primaries=[str(tmp_path / "p")], out=str(tmp_path / "p" / "out"), counts="predict", vertical=False
+    )
+    with pytest.raises(ValueError, match="lies inside the data directory"):
+        generate._primaries(arguments)

@@ -17,6 +17,7 @@ from fsspec.spec import AbstractBufferedFile
 from pelicanfs.core import PelicanFileSystem
 
 from crmuons.storage.atomic import atomic_file
+from crmuons.storage.changed import ChangedError
 from crmuons.storage.pelican.addresses import split_url
 from crmuons.storage.pelican.director import Namespace
 from crmuons.storage.pelican.globs import glob
@@ -136,7 +137,7 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
                 f"{self.url(access.path)} has changed while in use: {size} bytes when it was listed, {origin_size} now;"
                 " list it again"
             )
-            raise OSError(msg)
+            raise ChangedError(msg)
 
     async def _get_file(self, rpath: str, lpath: str | Path, **_: Any) -> None:
         """Copy a file to a local path, where it appears once it is complete. For a folder, make a local folder."""

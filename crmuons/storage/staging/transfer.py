@@ -8,8 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from crmuons.storage import files
+from crmuons.storage.changed import ChangedError
 from crmuons.storage.files import File
-from crmuons.storage.identity import ChangedError, check_local
+from crmuons.storage.identity import check_local
 from crmuons.storage.staging.cache_dir import CacheDir, CannotStageError, part_of, whole_of
 from crmuons.storage.staging.checksums import OURS, Checksum
 from crmuons.storage.staging.locks import FileLock
@@ -39,10 +40,12 @@ def download_file(cache: CacheDir, file: File, lock: FileLock) -> None:
             _fetch(cache, file, part, anew=stated is None)
             with cache.faults():
                 computed = Checksum.of_file(part, OURS if stated is None else stated.algorithm)
-                if stated is None or computed == stated:
-                    _check_content(file, part)
+            if stated is None or computed == stated:
+                _check_content(file, part)
+                with cache.faults():
                     _finish(file, computed, lock)
-                    return
+                return
+            with cache.faults():
                 part.write_bytes(b"")
     with cache.faults():
         part.unlink()
@@ -74,7 +77,7 @@ def _fetch(cache: CacheDir, file: File, part: Path, *, anew: bool) -> None:
             block = source.read(min(BLOCK_BYTES, file.size - start))
             if not block:
                 msg = f"{file.url} ended after {start} of {file.size} bytes; it has changed: list it again under a new run"
-                raise OSError(msg)
+                raise ChangedError(msg)
             with cache.faults(), part.open("ab") as target:
                 target.write(block)
             start += len(block)

@@ -17,8 +17,9 @@ from crmuons.data.reader import read_slice
 from crmuons.data.sampler import FileSlice
 from crmuons.data.selection import Selection
 from crmuons.storage import files, identity
+from crmuons.storage.changed import ChangedError
 from crmuons.storage.files import File, list_files
-from crmuons.storage.identity import TAIL_BYTES, ChangedError, open_listed, with_digests
+from crmuons.storage.identity import TAIL_BYTES, open_listed, with_digests
 from crmuons.storage.staging.cache_dir import CacheDir
 from crmuons.storage.staging.download import Staging
 
