@@ -188,7 +188,7 @@ def _finished(output: Output, record: Mapping[str, Any]) -> dict[str, dict[str, 
         origin = _origin(output, name)
         if origin is None or origin["command"] != record["command"]:
             what = f"{name}, which is no result of crmuons {record['command']}"
-        elif differing := differences(origin["settings"], as_json(record["settings"])):
+        elif differing := differences(_decisive(origin), _decisive(record)):
             what = f"the events of a conversion with other settings ({'; '.join(differing)})"
         else:
             finished[name] = origin
@@ -196,6 +196,11 @@ def _finished(output: Output, record: Mapping[str, Any]) -> dict[str, dict[str, 
         msg = f"{output} is not empty, it holds {what}: name a new directory with --out, or empty this one"
         raise ValueError(msg)
     return finished
+
+
+def _decisive(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides the events of a source: the settings, and the constants of the energy loss."""
+    return as_json(record["settings"]) | record.get("medium", {})
 
 
 def _origin(output: Output, name: str) -> dict[str, Any] | None:

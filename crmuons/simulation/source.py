@@ -18,6 +18,7 @@ from crmuons.data import arrow, schema
 from crmuons.data.events import EventArrays
 from crmuons.simulation import content
 from crmuons.storage.output import Output
+from crmuons.storage.redact import without_credentials
 
 STEM_CHARACTERS = 100  # Of an output file's name; file systems allow 255 bytes.
 
@@ -51,10 +52,15 @@ class Source:
         return f"{self.label.lstrip('._')[:STEM_CHARACTERS] or 'file'}-{digest}.parquet"
 
     @property
+    def shown(self) -> str:
+        """Return the URL without credentials, for messages and metadata."""
+        return without_credentials(self.url)
+
+    @property
     def identity(self) -> dict[str, object]:
         """Return what tells whether it was changed since it was converted."""
         modified = None if "://" in self.url else Path(self.url).stat().st_mtime_ns
-        return {"url": self.url, "size": self.size, "modified": modified}
+        return {"url": self.shown, "size": self.size, "modified": modified}
 
 
 @dataclass
@@ -115,7 +121,7 @@ def write_source(source: Source, output: Output, record: Mapping[str, Any], owne
 
     with output.writing(source.output) as path:
         arrow.write_events(path, _tables(source, tally, owners), origin=complete)
-    owners.update(dict.fromkeys(origin["first_ids"], source.url))
+    owners.update(dict.fromkeys(origin["first_ids"], source.shown))
     return origin
 
 
@@ -130,17 +136,17 @@ def _tables(source: Source, tally: "_Tally", owners: Mapping[int, str]) -> Itera
             _check(table)
             yield table
     except content.READ_ERRORS as error:
-        msg = f"{source.url}: {error}"
+        msg = f"{source.shown}: {error}"
         raise UnreadableError(msg) from error
     if not tally.summary.events:
         notes = "; ".join(f"{number} {what}" for what, number in tally.notes.items())
-        msg = f"{source.url}: it holds no event that can be used" + (f" ({notes})" if notes else "")
+        msg = f"{source.shown}: it holds no event that can be used" + (f" ({notes})" if notes else "")
         raise UnreadableError(msg)
 
 
 def _refuse_owned(first_ids: Iterable[int], source: Source, owners: Mapping[int, str]) -> None:
     for first in first_ids:
-        if owners.get(first, source.url) != source.url:
+        if owners.get(first, source.shown) != source.shown:
             msg = (
                 f"run {first} is also in {owners[first]}; run and event number identify a shower, so convert only one "
                 "of these files"

@@ -7,9 +7,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from corsikaio.subblocks.data import particle_data_dtype
-from corsikaio.subblocks.event_header import get_event_header_dtype
-from corsikaio.subblocks.run_header import get_run_header_dtype
 
 from crmuons import cli
 from crmuons.data import arrow, schema
@@ -18,47 +15,14 @@ from crmuons.simulation.comparison import LEAST_SHOWERS, compare
 from crmuons.simulation.convert import convert_corsika
 from crmuons.simulation.corsika import read_showers
 from crmuons.simulation.surface import DepthSettings
+from tests.unit.simulation.corsika_files import BLOCK, MUON, dat_bytes, event_blocks
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "data" / "corsika"
-BLOCK = 273 * 4  # bytes
 
 
 def convert(paths, out, **settings):
     """Convert files; return what was left out."""
     return convert_corsika(paths, str(out), DepthSettings(**settings)).left_out
-
-
-VERSION = 7.75
-
-
-def header(dtype, name, **fields):
-    block = np.zeros(1, dtype)
-    block[dtype.names[0]] = name
-    for field, value in fields.items():
-        block[field] = value
-    return block.tobytes().ljust(BLOCK, b"\0")
-
-
-def event_blocks(event, particles, *, run=1, particle_id=14, zenith=0.0, azimuth=0.0, energy=1e6):
-    """An event's blocks. particles: description, px, py, pz (downward), x, y (cm), t."""
-    direction = np.array([np.sin(zenith) * np.cos(azimuth), np.sin(zenith) * np.sin(azimuth), np.cos(zenith)])
-    momenta = dict(zip(("momentum_x", "momentum_y", "momentum_minus_z"), energy * direction, strict=True))
-    start = header(
-        get_event_header_dtype(VERSION), b"EVTH", event_number=event, particle_id=particle_id, total_energy=energy,
-        zenith=zenith, azimuth=azimuth, run_number=run, version=VERSION, n_observation_levels=1,
-        observation_height=[[283_500.0, *[0.0] * 9]], energy_cutoff_muons=300.0, **momenta,
-    )  # fmt: skip
-    records = np.array([tuple(row) for row in particles], particle_data_dtype).tobytes()
-    blocks = [records[at : at + BLOCK].ljust(BLOCK, b"\0") for at in range(0, len(records), BLOCK)]
-    return b"".join([start, *blocks, b"EVTE".ljust(BLOCK, b"\0")])
-
-
-def dat_bytes(*events, run=1):
-    start = header(get_run_header_dtype(VERSION), b"RUNH", run_number=run, version=VERSION)
-    return b"".join([start, *events, b"RUNE".ljust(BLOCK, b"\0")])
-
-
-MUON = (5001.0, 0.0, 0.0, 5e3, 0.0, 0.0, 0.0)
 
 
 @pytest.fixture
