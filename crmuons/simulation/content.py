@@ -55,7 +55,7 @@ def _unpacked(raw: IO[bytes], codec: str | None) -> IO[bytes]:
     if codec == "xz":
         return lzma.LZMAFile(raw)
     if codec == "zstd":  # Arrow has it; Python's own comes with 3.14. Its reads may be short without the buffer.
-        return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd"))  # type: ignore[arg-type]
+        return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd"))
     return raw
 
 

@@ -73,8 +73,9 @@ def _corsika_sources(found: Sequence[File], settings: DepthSettings, left_out: d
         try:
             start = content.head(file.url, file.size)
             if start.startswith(content.PARQUET) and corsika8.is_particles(file.url, file.size, library):
+                assert library is not None  # is_particles raises without one.
                 read = partial(corsika8.read_events, library, settings)
-                yield Source(file.url, file.size, PurePosixPath(str(library)).name, read)
+                yield Source(file.url, file.size, PurePosixPath(library).name, read)
                 continue
             run = corsika.run_of(start)
         except content.READ_ERRORS as error:

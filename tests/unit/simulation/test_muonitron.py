@@ -1,5 +1,7 @@
 """The predecessor's HDF5 and Parquet dumps, written here as its scripts do."""
 
+import sys
+
 import h5py
 import numpy as np
 import pyarrow as pa
@@ -162,7 +164,7 @@ def changed(name, values):
         (changed("muons", np.zeros(14)), "expected [events, numbers]"),
         (
             changed("primaries", dump()["primaries"] * (1, 1, -1, 1, 1, 1, 1)),
-            "no event that can be used (12 rows left out",
+            "12 rows left out: primary energy_gev is not positive)",
         ),
     ],
 )
@@ -212,6 +214,14 @@ def test_large_dumps_are_read_in_parts(tmp_path, monkeypatch):
     assert convert("hdf5", path, "--out", tmp_path / "whole") == 0
     assert pq.read_table(tmp_path / "parts").equals(pq.read_table(tmp_path / "whole"))
     assert len(np.unique(events(tmp_path / "whole").ids, axis=0)) == 20
+
+
+def test_without_h5py_the_error_says_what_to_install_and_no_directory_is_left(tmp_path, monkeypatch, capsys):
+    path = hdf5(tmp_path / "dump.h5", dump())
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    assert convert("hdf5", path, "--out", tmp_path / "out") == 1
+    assert "pip install 'crmuons[hdf5]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_content_is_named(tmp_path, capsys):
