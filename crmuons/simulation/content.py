@@ -32,8 +32,10 @@ _FOREIGN = (
     (0, b"SQLite format 3", "an SQLite database"),
     (257, b"ustar", "a tar archive; unpack it"),
 )
-# What the readers of damaged files raise, plain or compressed; Arrow's own errors are ValueErrors and OSErrors.
-READ_ERRORS = (ValueError, OSError, EOFError, OverflowError, zlib.error, lzma.LZMAError)
+# What the readers of damaged files raise, plain or compressed. A damaged size can ask for any amount of memory.
+READ_ERRORS = (
+    ValueError, OSError, EOFError, OverflowError, MemoryError, zlib.error, lzma.LZMAError, pa.ArrowException,
+)  # fmt: skip
 
 
 @contextmanager

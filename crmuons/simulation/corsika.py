@@ -34,6 +34,8 @@ PROTON_ID, NEUTRON_ID = 14, 13
 RUN_HEADER, RUN_END, EVENT_HEADER, EVENT_END, PROFILE = b"RUNH", b"RUNE", b"EVTH", b"EVTE", b"LONG"
 THIN_BLOCK_BYTES = 312 * 4
 LEAST_DESCRIPTION = 1_000  # A particle's first word is id * 1000 + ..., a photon bunch's the number of its photons.
+MOST_DESCRIPTION = 1e8  # Nuclei are id 5656 and below; photon bunches among the particles are about 9.9e6.
+VERSION_WORD, VERSIONS = 45, (6.5, 8.0)  # corsikaio knows the headers from 6.5 on; CORSIKA 8 writes no such files.
 THINNING_LEVELS = ("energy_fraction_if_thinning_level_hadronic", "energy_fraction_if_thinning_level_em")
 CM = 0.01  # metres
 
@@ -105,27 +107,49 @@ def _events(blocks: Iterable[bytes], thin: bool) -> Iterator[tuple[Any, Any]]:
     parse_header, parse_particles = (
         (parse_event_header_thin, parse_particle_data_thin) if thin else (parse_event_header, parse_particle_data)
     )
-    header, records = None, bytearray()
+    header, records, ended = None, bytearray(), False
     for block in blocks:
         kind = block[:4]
         if header is None:
-            if kind == RUN_END:
-                return
-            if kind == EVENT_HEADER:
+            if kind == EVENT_HEADER and not ended:
+                _check_version(block)
                 header, records = parse_header(block)[0], bytearray()
-            elif kind != RUN_HEADER:
-                msg = f"an event header (EVTH) was expected, but {kind!r} found"
+            elif kind in (RUN_END, RUN_HEADER):  # Runs may have been joined with `cat`.
+                ended = kind == RUN_END
+            elif not ended or any(block):  # Zeros fill the last record.
+                msg = f"a run or event header was expected, but {kind!r} found"
                 raise ValueError(msg)
         elif kind == EVENT_END:
-            yield header, parse_particles(bytes(records))
+            yield header, _checked(parse_particles(bytes(records)))
             header = None
         elif kind in (EVENT_HEADER, RUN_END, RUN_HEADER):
             msg = f"{kind.decode()} comes before the end record (EVTE) of event {header['event_number']:.0f}"
             raise ValueError(msg)
         elif kind != PROFILE:
             records += block
+    if ended and header is None:
+        return
     msg = "it ends before its end record (RUNE); the run was killed, or the file is cut short"
     raise ValueError(msg)
+
+
+def _check_version(header: bytes) -> None:
+    """Refuse versions whose fields are not known; a damaged number looks like one."""
+    version = float(np.frombuffer(header, "<f4", 1, VERSION_WORD * 4)[0])
+    if not VERSIONS[0] <= version < VERSIONS[1]:
+        msg = (
+            f"an event header of CORSIKA {version:.4g}; {VERSIONS[0]} to {VERSIONS[1]} are read, or the file is damaged"
+        )
+        raise ValueError(msg)
+
+
+def _checked(particles: Any) -> Any:
+    """Return particle records, and refuse numbers that CORSIKA does not write."""
+    numbers = particles.view(np.float32)
+    if not np.isfinite(numbers).all() or (np.abs(particles["particle_description"]) > MOST_DESCRIPTION).any():
+        msg = "it is damaged: a particle record holds NaN, infinity or an id that there is not"
+        raise ValueError(msg)
+    return particles
 
 
 def _refuse_thinned(header: Any, particles: Any) -> None:
@@ -145,7 +169,7 @@ def _refuse_photons(particles: Any) -> None:
     if not len(particles):
         return
     few = np.abs(particles["particle_description"]) < LEAST_DESCRIPTION
-    # MMCS writes larger first words; words 4 and 5 of a bunch are direction cosines, those of a particle GeV and cm.
+    # MMCS, of MAGIC, writes larger first words; words 4 and 5 of a bunch are direction cosines, those of a particle GeV and cm.
     cosines = np.hypot(particles["pz"], particles["x"]) <= 1
     if few.any() or cosines.all():
         msg = "a Cherenkov file: it holds bunches of photons, no particles; the muons are in the run's DAT file"

@@ -105,7 +105,7 @@ def _run(opened: IO[bytes], primaries: bytes) -> int:
 def _mapping(text: bytes, name: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         msg = f"{name} is damaged ({' '.join(str(error).split())})"
         raise ValueError(msg) from error
     if not isinstance(values, dict) or not values:
@@ -117,10 +117,11 @@ def _mapping(text: bytes, name: str) -> dict[str, Any]:
 def _altitude_m(config: bytes) -> float:
     """Return the altitude of the observation plane above sea level."""
     plane = _field(_mapping(config, CONFIG), "plane", CONFIG)
-    centre, normal = (np.array(_field(plane, name, CONFIG), np.float64) for name in ("center", "normal"))
-    if centre.shape != (3,) or normal.shape != (3,):
-        msg = f"{CONFIG}: plane: center and normal should have three numbers each"
-        raise ValueError(msg)
+    try:
+        centre, normal = (np.array(_field(plane, name, CONFIG), np.float64).reshape(3) for name in ("center", "normal"))
+    except (TypeError, ValueError) as error:
+        msg = f"{CONFIG}: plane: center and normal should have three numbers each ({error})"
+        raise ValueError(msg) from error
     distance = float(np.linalg.norm(centre))
     vertical = float(centre @ normal) / (distance * float(np.linalg.norm(normal)))
     if not vertical >= np.cos(LARGEST_TILT):
@@ -139,8 +140,18 @@ def _field(values: Any, name: str, source: str) -> Any:
         raise ValueError(msg) from error
 
 
+def _value(values: Any, name: str, source: str) -> float:
+    """Return a number; YAML 1.1 reads 1e+06 as text."""
+    found = _field(values, name, source)
+    try:
+        return float(found)
+    except (TypeError, ValueError) as error:
+        msg = f"{source}: '{name}' is no number ({found})"
+        raise ValueError(msg) from error
+
+
 def _number(name: str) -> int:
-    prefix, _, number = name.partition("_")
+    prefix, _, number = str(name).partition("_")
     if prefix != "shower" or not number.isdecimal():
         msg = f"{PRIMARIES}: '{name}' was expected to be shower_NUMBER"
         raise ValueError(msg)
@@ -167,11 +178,9 @@ def _muons(opened: IO[bytes]) -> np.ndarray:
 
 def _to_shower(run: int, number: int, primary: Any, muons: np.ndarray, altitude_m: float) -> SurfaceShower:
     source = f"{PRIMARIES}, shower_{number}"
-    pdg = int(_field(primary, "pdg", source))
-    mass_number = _mass_number(pdg)
+    mass_number = _mass_number(int(_value(primary, "pdg", source)))
     point, direction = (
-        np.array([float(_field(primary, name, source)) for name in names])
-        for names in (("x", "y", "z"), ("nx", "ny", "nz"))
+        np.array([_value(primary, name, source) for name in names]) for names in (("x", "y", "z"), ("nx", "ny", "nz"))
     )
     if not direction[2] < 0:
         msg = f"{source}: the primary does not come from above (nz = {direction[2]:g})"
@@ -185,7 +194,7 @@ def _to_shower(run: int, number: int, primary: Any, muons: np.ndarray, altitude_
     return SurfaceShower(
         run=run,
         event=number,
-        energy_gev=float(_field(primary, "kinetic_energy", source)) + mass_gev,
+        energy_gev=_value(primary, "kinetic_energy", source) + mass_gev,
         mass_number=mass_number,
         zenith_rad=float(np.arccos(-direction[2])),
         altitude_m=altitude_m,

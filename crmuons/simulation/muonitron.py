@@ -102,8 +102,12 @@ def _opened(url: str, size: int) -> Iterator[_Dump]:
             except ImportError as error:
                 msg = "reading HDF5 needs the package h5py: pip install 'crmuons[hdf5]'"
                 raise ImportError(msg) from error
-            with h5py.File(opened, "r") as file:
-                yield _Hdf5Dump(file)
+            try:
+                with h5py.File(opened, "r") as file:
+                    yield _Hdf5Dump(file)
+            except (KeyError, RuntimeError, TypeError) as error:  # What h5py raises for damaged objects.
+                msg = f"the HDF5 file is damaged ({error})"
+                raise ValueError(msg) from error
         else:
             msg = f"neither HDF5 nor Parquet but {content.foreign(start) or 'of an unknown format'}"
             raise ValueError(msg)

@@ -136,7 +136,12 @@ def to_events(showers: Iterable[SurfaceShower], settings: DepthSettings, notes: 
         notes: counts the showers that lack muons at the shallowest depth, since the program dropped them.
     """
     part: list[EventArrays] = []
+    seen: set[tuple[int, int]] = set()
     for one in showers:
+        if (one.run, one.event) in seen:
+            msg = f"run {one.run}, event {one.event} is there twice; run and event number identify a shower"
+            raise ValueError(msg)
+        seen.add((one.run, one.event))
         part.append(_at_depths(one, settings, notes))
         if sum(len(events.muons) for events in part) > MUONS_AT_ONCE:
             yield concat(part)

@@ -96,6 +96,32 @@ def test_a_particle_file_without_any_particle_is_converted(tmp_path):
     assert events(tmp_path / "out").counts.tolist() == [0] * 15
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("pack", [bytes, *COMPRESSIONS.values()])
+def test_damage_at_any_place_is_one_sentence_or_no_fault(tmp_path, capsys, pack):
+    whole, rng = pack(run_file(1, particles=[MUON] * 20)), np.random.default_rng(0)
+    for number in range(25):
+        content = bytearray(whole)
+        first = int(rng.integers(len(content)))
+        if number % 3 == 0:
+            del content[first:]
+        else:
+            content[first : first + 40] = rng.bytes(min(40, len(content) - first))
+        path = put(tmp_path / "DAT000001", bytes(content))
+        out = tmp_path / f"out{number}"
+        code = corsika(path, "--out", out, "--depths", "600")
+        said = capsys.readouterr().err
+        assert code == said.count(f"{path}: ")
+        assert out.exists() == (code == 0)
+
+
+def test_a_url_takes_the_events_and_a_second_run_continues_there(tmp_path, capsys):
+    path, out = put(tmp_path / "DAT000001", run_file(1)), "memory://converted/events"
+    for kept in ("1 files converted; in", "0 files converted, 1 were there already; in"):
+        assert corsika(path, "--out", out, "--depths", "600") == 0
+        assert kept in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("content", "what"),
     [
@@ -137,6 +163,28 @@ def test_one_unreadable_file_costs_no_other(tmp_path, capsys):
     assert f"{empty}: it holds no event" in said
     assert set(events(tmp_path / "out").ids[:, 0].tolist()) == {1, 4}
     assert len(good) == len(list((tmp_path / "out").iterdir()))
+
+
+@pytest.mark.parametrize("fill", [b"", bytes(3 * BLOCK)])
+def test_runs_that_were_joined_in_one_file_are_all_read(tmp_path, fill):
+    path = put(tmp_path / "joined", run_file(1) + fill + run_file(2) + fill)
+    assert corsika(path, "--out", tmp_path / "out", "--depths", "600") == 0
+    assert len(np.unique(events(tmp_path / "out").ids, axis=0)) == 10
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (run_file(1) + run_file(1), "run 1, event 1 is there twice"),
+        (run_file(1) + run_file(2)[: 3 * BLOCK], "it ends before its end record"),
+        (run_file(1) + b"x" * BLOCK, "a run or event header was expected"),
+        (run_file(1) + event_blocks(9, [MUON]), "a run or event header was expected"),
+    ],
+)
+def test_what_follows_the_end_record_is_not_passed_over(tmp_path, capsys, content, says):
+    path = put(tmp_path / "joined", content)
+    assert corsika(path, "--out", tmp_path / "out") == 1
+    assert f"{path}: {says}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ending", COMPRESSIONS)

@@ -65,6 +65,14 @@ def test_muons_and_primaries_are_read_and_empty_showers_too(tmp_path):
     assert {one.altitude_m for one in showers} == {2_835.0}
 
 
+def test_numbers_are_read_as_yaml_cpp_writes_them(tmp_path):
+    folder = library(tmp_path / "lib", [], [])
+    text = "shower_0: {pdg: 2212, kinetic_energy: 1e+06, x: 1e-05, y: -0, z: 112000, nx: 0, ny: 0, nz: -1}"
+    (folder / "primary" / "summary.yaml").write_text(text, encoding="utf-8")
+    (only,) = read_showers(str(folder))
+    assert only.energy_gev == pytest.approx(1e6, rel=1e-5)
+
+
 def test_it_agrees_with_the_same_inclined_shower_of_corsika_7(tmp_path):
     """A muon beside the axis with an angle to it; positions are along x, y in both, and z downward in CORSIKA 7."""
     zenith, azimuth = 0.9, 2.0
@@ -124,6 +132,10 @@ def test_a_file_of_corsika_7_in_the_same_folder_is_converted_too(tmp_path):
         ({"text": ("primary/summary.yaml", "shower_0: {pdg: 2212}")}, "has no 'x'"),
         ({"text": ("primary/summary.yaml", "first: {pdg: 2212}")}, "expected to be shower_NUMBER"),
         ({"text": ("particles/config.yaml", "plane: 3")}, "has no 'center'"),
+        ({"text": ("particles/config.yaml", "plane: {center: 3, normal: [0, 0, 1]}")}, "three numbers each"),
+        ({"text": ("primary/summary.yaml", "3: {pdg: 2212}")}, "expected to be shower_NUMBER"),
+        ({"text": ("primary/summary.yaml", "shower_0: {pdg: [1]}")}, "'pdg' is no number"),
+        ({"text": ("primary/summary.yaml", "[" * 5_000)}, "primary/summary.yaml is damaged"),
         ({"bytes": ("particles/particles.parquet", b"PAR1" + bytes(90))}, "particles.parquet: "),
     ],
 )
