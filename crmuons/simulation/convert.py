@@ -4,6 +4,7 @@ A source is converted completely or left out. A file's metadata say of which sou
 made, so the same command continues after an interruption, and takes files that were added.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -18,7 +19,7 @@ from crmuons.data import arrow
 from crmuons.progress import progress
 from crmuons.simulation import content, muonitron
 from crmuons.simulation.columns import parse_columns
-from crmuons.simulation.source import Source, Summary, UnreadableError, as_json, write_source
+from crmuons.simulation.source import Owner, Source, Summary, UnreadableError, as_json, write_source
 from crmuons.simulation.surface import DepthSettings
 from crmuons.storage import files
 from crmuons.storage.differences import differences
@@ -81,8 +82,9 @@ def _corsika_sources(found: Sequence[File], settings: DepthSettings, left_out: d
         except content.READ_ERRORS as error:
             left_out[file.url] = f"{file.url}: {error}"
             continue
+        read = partial(corsika.read_events, file.url, file.size, settings)
         label = f"{PurePosixPath(file.url).name}-run{run:06d}"
-        yield Source(file.url, file.size, label, partial(corsika.read_events, file.url, file.size, settings))
+        yield Source(file.url, file.size, label, read, run=run, start=hashlib.sha256(start).hexdigest())
 
 
 def convert_dumps(
@@ -142,7 +144,7 @@ def convert(sources: Sequence[Source], output: Output, record: Mapping[str, Any]
     finished = _finished(output, record)
     output.remove_partials()
     made = _missing_folders(output)
-    owners = {first: origin["source"]["url"] for origin in finished.values() for first in origin["first_ids"]}
+    owners = {first: Owner.of(origin) for origin in finished.values() for first in origin["first_ids"]}
     try:
         with progress(len(sources), unit="files", what="convert") as bar:
             for source in sources:

@@ -7,6 +7,7 @@ instead of 273, and records of 8 words instead of 7; the eighth is the weight.
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,21 @@ def run_of(start: bytes) -> int:
     return int(number)
 
 
-def read_events(url: str, size: int, settings: DepthSettings, notes: Counter[str]) -> Iterator[EventArrays]:
-    """Yield the events of a file at some depths; errors as for `read_showers`, without the file's name."""
+def read_events(
+    url: str, size: int, settings: DepthSettings, notes: Counter[str], *, base: int = 0
+) -> Iterator[EventArrays]:
+    """Yield the events of a file at some depths; errors as for `read_showers`, without the file's name.
+
+    Args:
+        url: the file.
+        size: in bytes.
+        settings: the depths.
+        notes: see `to_events`.
+        base: added to the run numbers, which are the showers' first ids.
+    """
     with content.opened(url, size) as stream:
-        yield from to_events(_showers(stream, content.head(url, size), Path(url).name), settings, notes)
+        showers = _showers(stream, content.head(url, size), Path(url).name)
+        yield from to_events((replace(one, run=base + one.run) for one in showers), settings, notes)
 
 
 def read_showers(path: Path) -> Iterator[SurfaceShower]:

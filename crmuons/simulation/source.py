@@ -20,6 +20,7 @@ from crmuons.simulation import content
 from crmuons.storage.output import Output
 from crmuons.storage.redact import without_credentials
 
+RUN_BITS = 20  # CORSIKA's run numbers are below 10^6.
 STEM_CHARACTERS = 100  # Of an output file's name; file systems allow 255 bytes.
 
 
@@ -37,13 +38,17 @@ class Source:
         label: what its output's name begins with.
         read: yields its events, given a counter of what a user should know about them.
         owns_ids: whether no other source may hold showers of the same first id.
+        run: the run number, if `read` takes the argument `base` to make other first ids of it.
+        start: digest of the first bytes, which a copy shares.
     """
 
     url: str
     size: int
     label: str
-    read: Callable[[Counter[str]], Iterator[EventArrays]]
+    read: Callable[..., Iterator[EventArrays]]
     owns_ids: bool = True
+    run: int | None = None
+    start: str = ""
 
     @property
     def output(self) -> str:
@@ -61,6 +66,19 @@ class Source:
         """Return what tells whether it was changed since it was converted."""
         modified = None if "://" in self.url else Path(self.url).stat().st_mtime_ns
         return {"url": self.shown, "size": self.size, "modified": modified}
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The source of the showers of a first id: its URL without credentials, and the digest of its first bytes."""
+
+    url: str
+    start: str
+
+    @classmethod
+    def of(cls, origin: Mapping[str, Any]) -> "Owner":
+        """Return the source that a file's metadata name."""
+        return cls(origin["source"]["url"], origin["start"])
 
 
 @dataclass
@@ -102,7 +120,7 @@ def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 
 
-def write_source(source: Source, output: Output, record: Mapping[str, Any], owners: dict[int, str]) -> dict[str, Any]:
+def write_source(source: Source, output: Output, record: Mapping[str, Any], owners: dict[int, Owner]) -> dict[str, Any]:
     """Write the events of a source, and return the file's metadata.
 
     Raises:
@@ -114,21 +132,31 @@ def write_source(source: Source, output: Output, record: Mapping[str, Any], owne
     def complete() -> dict[str, Any]:
         first_ids = tally.first_ids if source.owns_ids else []
         summary = asdict(tally.finished())
-        origin.update(
-            record, settings=as_json(record["settings"]), source=source.identity, summary=summary, first_ids=first_ids
-        )
+        origin.update(record, settings=as_json(record["settings"]), source=source.identity, start=source.start)
+        origin.update(summary=summary, first_ids=first_ids)
         return origin
 
     with output.writing(source.output) as path:
         arrow.write_events(path, _tables(source, tally, owners), origin=complete)
-    owners.update(dict.fromkeys(origin["first_ids"], source.shown))
+    owners.update(dict.fromkeys(origin["first_ids"], Owner.of(origin)))
     return origin
 
 
-def _tables(source: Source, tally: "_Tally", owners: Mapping[int, str]) -> Iterator[pa.Table]:
+def _first_id_base(source: Source, owners: Mapping[int, Owner]) -> int:
+    """Return what to add to the run numbers of a source: 0, unless another source with other showers has its run."""
+    owner = owners.get(source.run) if source.run is not None else None
+    if owner is None or owner.url == source.shown or owner.start == source.start:
+        return 0
+    return int(source.start[:10], 16) << RUN_BITS
+
+
+def _tables(source: Source, tally: "_Tally", owners: Mapping[int, Owner]) -> Iterator[pa.Table]:
     """Read the events of a source; whatever stands in the way is an UnreadableError that names the source."""
+    base = _first_id_base(source, owners)
+    if base:
+        tally.notes["files have the run number of another file: the first ids of their showers are other numbers"] += 1
     try:
-        for events in source.read(tally.notes):
+        for events in source.read(tally.notes, base=base) if base else source.read(tally.notes):
             tally.add(events)
             if source.owns_ids:
                 _refuse_owned(tally.first_ids, source, owners)
@@ -144,11 +172,11 @@ def _tables(source: Source, tally: "_Tally", owners: Mapping[int, str]) -> Itera
         raise UnreadableError(msg)
 
 
-def _refuse_owned(first_ids: Iterable[int], source: Source, owners: Mapping[int, str]) -> None:
+def _refuse_owned(first_ids: Iterable[int], source: Source, owners: Mapping[int, Owner]) -> None:
     for first in first_ids:
-        if owners.get(first, source.shown) != source.shown:
+        if first in owners and owners[first].url != source.shown:
             msg = (
-                f"run {first} is also in {owners[first]}; run and event number identify a shower, so convert only one "
+                f"run {first & (2**RUN_BITS - 1) if source.start else first} is also in {owners[first].url}; run and event number identify a shower, so convert only one "
                 "of these files"
             )
             raise ValueError(msg)

@@ -54,6 +54,27 @@ def test_files_of_one_name_in_two_folders_are_both_converted(tmp_path):
     assert [name.rpartition("-")[0] for name in names] == ["DAT000001-run000001", "DAT000001-run000002"]
 
 
+def test_different_files_of_one_run_number_are_both_converted_and_a_copy_is_not(tmp_path, capsys):
+    """Productions in several folders often count their runs from 1."""
+    protons, iron = run_file(1, particles=[MUON] * 9), run_file(1, particles=[MUON] * 9, particle_id=5626)
+    contents = {"a": protons, "b": iron, "c": gzip.compress(protons), "d": iron}
+    for folder, content in contents.items():
+        put(tmp_path / folder / "DAT000001", content)
+    words = [*(tmp_path / folder / "DAT000001" for folder in contents), "--out", tmp_path / "out", "--depths", "600"]
+    for converted in ("2 files converted", "0 files converted, 2 were there already"):
+        assert corsika(*words) == 1
+        said = capsys.readouterr()
+        assert converted in said.out
+        assert "10 showers, 10 events, 90 muons" in said.out
+        assert "1 files have the run number of another file" in said.out
+        assert f"{tmp_path}/c/DAT000001: run 1 is also in {tmp_path}/a/DAT000001" in said.err
+        assert f"{tmp_path}/d/DAT000001: run 1 is also in {tmp_path}/b/DAT000001" in said.err
+    found = events(tmp_path / "out")
+    assert len(np.unique(found.ids, axis=0)) == 10
+    assert (found.ids[:, 0] == 1).sum() == 5
+    assert len(set(found.muons[:, 0].tolist())) > 80  # The energy losses differ too.
+
+
 def test_two_sources_with_one_output_are_an_error_before_anything_is_written(tmp_path, monkeypatch, capsys):
     paths = [put(tmp_path / folder / "DAT000001", run_file(1)) for folder in ("a", "b")]
     monkeypatch.setattr(source.hashlib, "sha256", lambda _: type("Equal", (), {"hexdigest": lambda _: "0" * 64})())
