@@ -36,8 +36,8 @@ class Medium:
         least_depth_m: vertical depth that muons of 130 GeV reach; the yield formula holds from 100 GeV.
         firn_density, firn_m: density of the topmost metres, where it differs.
         ionisation: a in GeV/m.
-        radiation: b in 1/m, soft and hard losses together.
-        soft_radiation: the steady part of b.
+        soft_radiation: the steady part of b in 1/m.
+        hard_radiation: the mean of the gamma process in 1/m; b is the sum of both.
         fluctuation_length: length of the gamma process in m.
     """
 
@@ -47,8 +47,8 @@ class Medium:
     firn_density: float = 0.0
     firn_m: float = 0.0
     ionisation: float = IONISATION
-    radiation: float = RADIATION
     soft_radiation: float = SOFT_RADIATION
+    hard_radiation: float = RADIATION - SOFT_RADIATION
     fluctuation_length: float = FLUCTUATION_LENGTH
 
 
@@ -67,8 +67,8 @@ MEDIA = {
         surface_m=0.0,
         least_depth_m=200.0,
         ionisation=_ROCK_IONISATION * IONISATION,
-        radiation=_ROCK_RADIATION * RADIATION,
         soft_radiation=_ROCK_RADIATION * SOFT_RADIATION,
+        hard_radiation=_ROCK_RADIATION * (RADIATION - SOFT_RADIATION),
         # A hard loss takes the same share of the energy in every medium, and in rock one comes 1.32 times as often.
         fluctuation_length=FLUCTUATION_LENGTH / _ROCK_RADIATION,
     ),
@@ -99,9 +99,9 @@ def propagate(
     Returns:
         Energies in GeV, [muons]; zero for muons that stopped.
     """
-    length, soft = medium.fluctuation_length, medium.soft_radiation
-    hard = rng.standard_gamma(water_m / length) * ((medium.radiation - soft) * length)
-    radiated = soft * water_m + hard
+    length = medium.fluctuation_length
+    hard = rng.standard_gamma(water_m / length) * (medium.hard_radiation * length)
+    radiated = medium.soft_radiation * water_m + hard
     # With the losses spread evenly over the way: E' = (E + a/b) exp(-bX) - a/b with b = B/X; -expm1(-B)/B stays exact
     # as B -> 0.
     spread = np.ones_like(radiated)

@@ -14,7 +14,7 @@ from corsikaio.subblocks.event_header import get_event_header_dtype
 
 from crmuons import cli
 from crmuons.data import arrow
-from crmuons.simulation import convert, source
+from crmuons.simulation import convert, propagation, source
 from crmuons.simulation.surface import DepthSettings
 from tests.unit.simulation.corsika_files import BLOCK, MUON, THIN_BLOCK, dat_bytes, event_blocks
 
@@ -340,19 +340,18 @@ def test_muons_that_corsika_dropped_are_said_for_each_file_that_lacks_some(tmp_p
         content = run_file(run).replace(np.float32(300).tobytes(), np.float32(cutoff).tobytes())
         put(tmp_path / "in" / f"DAT00000{run}", content)
     assert corsika(tmp_path / "in", "--out", tmp_path / "out", "--depths", "600") == 0
-    # The depth from which a muon of 1 TeV cannot keep 10 GeV: ln((1000 + a/b) / (10 + a/b)) / b / 0.917, b = 0.15e-3.
-    assert re.search(
-        r"5 showers lack muons at the first depth: CORSIKA dropped those below 1000 GeV, and the events are complete "
-        r"from about 3280 m of ice on",
-        capsys.readouterr().out,
-    )
+    complete = propagation.complete_water_m(1_000.0, 10.0) / 0.917
+    assert (
+        "5 showers lack muons at the first depth: CORSIKA dropped those below 1000 GeV, and the events are complete "
+        f"from about {complete:.0f} m of ice on"
+    ) in capsys.readouterr().out
 
 
 def test_soft_muons_that_reach_a_shallow_depth_are_kept(tmp_path):
     """At 10 m a muon of 15 GeV is there with about 12.6: nothing between the file and the depth cuts it."""
     content = run_file(1, showers=1, particles=[(5001.0, 0.0, 0.0, 15.0, 0.0, 0.0, 0.0)])
     assert corsika(put(tmp_path / "DAT000001", content), "--out", tmp_path / "out", "--depths", "10") == 0
-    assert events(tmp_path / "out").muons[:, 0] == pytest.approx([15 - 0.259 * 8.32], rel=0.02)
+    assert events(tmp_path / "out").muons[:, 0] == pytest.approx([15 - propagation.IONISATION * 8.32], rel=0.02)
 
 
 @pytest.mark.parametrize(

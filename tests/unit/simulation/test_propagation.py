@@ -68,7 +68,7 @@ def test_half_of_the_muons_keep_1_tev_in_rock_from_the_energy_of_an_independent_
     """Compound Poisson losses of bremsstrahlung, pairs and nuclear interactions, on Groom's tables for standard rock."""
     energy = np.full(50_000, median_gev)
     after = propagate(energy, np.full_like(energy, water_m), np.random.default_rng(2), MEDIA["rock"])
-    assert np.median(after) == pytest.approx(1_000, rel=0.04)
+    assert np.median(after) == pytest.approx(1_000, rel=0.1)  # 5 % in the energy at the surface.
 
 
 def test_rock_and_water_take_what_the_tables_of_groom_say_they_do():
@@ -76,8 +76,9 @@ def test_rock_and_water_take_what_the_tables_of_groom_say_they_do():
     rock, water = (0.2681, 0.3924), (0.3045, 0.2958)
     ours = MEDIA["rock"]
     assert ours.ionisation / IONISATION == pytest.approx(rock[0] / water[0], rel=0.01)
-    assert ours.radiation / RADIATION == pytest.approx(rock[1] / water[1], rel=0.01)
-    assert MEDIA["water"].radiation == RADIATION
+    for part in ("soft_radiation", "hard_radiation"):
+        assert getattr(ours, part) / getattr(MEDIA["water"], part) == pytest.approx(rock[1] / water[1], rel=0.01)
+        assert getattr(MEDIA["water"], part) == getattr(MEDIA["ice"], part)
 
 
 def test_water_equivalents_of_water_and_rock_are_their_densities():
