@@ -121,7 +121,7 @@ def test_a_particle_file_without_any_particle_is_converted(tmp_path):
 @pytest.mark.parametrize("pack", [bytes, *COMPRESSIONS.values()])
 def test_damage_at_any_place_is_one_sentence_or_no_fault(tmp_path, capsys, pack):
     whole, rng = pack(run_file(1, particles=[MUON] * 20)), np.random.default_rng(0)
-    for number in range(25):
+    for number in range(12):
         content = bytearray(whole)
         first = int(rng.integers(len(content)))
         if number % 3 == 0:
