@@ -181,7 +181,8 @@ def _refuse_photons(particles: Any) -> None:
     if not len(particles):
         return
     few = np.abs(particles["particle_description"]) < LEAST_DESCRIPTION
-    # MMCS, of MAGIC, writes larger first words; words 4 and 5 of a bunch are direction cosines, those of a particle GeV and cm.
+    # MMCS, of MAGIC, writes larger first words. Words 4 and 5 of a bunch are direction cosines, those of a particle GeV
+    # and cm.
     cosines = np.hypot(particles["pz"], particles["x"]) <= 1
     if few.any() or cosines.all():
         msg = "a Cherenkov file: it holds bunches of photons, no particles; the muons are in the run's DAT file"

@@ -1,4 +1,4 @@
-"""Simulate data sets of muon bundles in ice, water or rock from published parametrisations: the work of `crmuons simulate`.
+"""Simulate muon bundles in ice, water or rock from published parametrisations: the work of `crmuons simulate`.
 
 Events are drawn in blocks. A block depends on the settings, the seed and its number alone, so any number of processes
 makes the same data set; ray_backend.simulate writes the files in Ray tasks. docs/simulator.md describes the physics and

@@ -175,8 +175,9 @@ def _tables(source: Source, tally: "_Tally", owners: Mapping[int, Owner]) -> Ite
 def _refuse_owned(first_ids: Iterable[int], source: Source, owners: Mapping[int, Owner]) -> None:
     for first in first_ids:
         if first in owners and owners[first].url != source.shown:
+            run = first if source.run is None else first & (2**RUN_BITS - 1)  # Without what keeps runs apart.
             msg = (
-                f"run {first & (2**RUN_BITS - 1) if source.start else first} is also in {owners[first].url}; run and event number identify a shower, so convert only one "
+                f"run {run} is also in {owners[first].url}; run and event number identify a shower, so convert only one "
                 "of these files"
             )
             raise ValueError(msg)
