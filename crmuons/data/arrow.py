@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import UInt64
 
 from crmuons.data.events import EventArrays
+from crmuons.data.parquet import parquet_writer
 from crmuons.data.schema import (
     EVENT_SCHEMA,
     ID_COLUMNS,
@@ -110,7 +110,7 @@ def _flat_arrays(
 
 def write_events(path: Path, tables: Sequence[pa.Table], *, row_group_rows: int = 16_384) -> None:
     """Write one Parquet file of events. It gets its name only when it is complete."""
-    with atomic_file(path) as partial, pq.ParquetWriter(partial, EVENT_SCHEMA, compression="zstd") as writer:
+    with atomic_file(path) as partial, parquet_writer(partial, EVENT_SCHEMA, compression="zstd") as writer:
         for table in tables:
             writer.write_table(table, row_group_size=row_group_rows)
 

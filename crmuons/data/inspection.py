@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from crmuons.data import arrow, manifest, parquet, reader, schema, selection
 from crmuons.data.events import EventArrays, concat, take
@@ -82,8 +81,8 @@ def inspect(urls: list[str], *, max_rows: int | None) -> Inspection:
 def _has_ids(file: File) -> bool:
     if manifest.is_shard(file):
         return True
-    with files.open_file(file.url, file.size) as opened:
-        return schema.check_schema(pq.read_schema(opened), file.url)
+    with files.open_file(file.url, file.size) as opened, parquet.open_parquet(opened, file.url) as rows:
+        return schema.check_schema(rows.schema_arrow, file.url)
 
 
 def _inspect_slice(file_slice: FileSlice, inspection: Inspection) -> int:

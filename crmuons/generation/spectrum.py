@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from crmuons.data import geometry, schema
+from crmuons.data.parquet import open_parquet
 from crmuons.generation.primaries import Primaries
 from crmuons.simulation import shower
 from crmuons.storage import files
+from crmuons.storage.files import File
 from crmuons.storage.output import Output
 
 # Z and A. simweights' Gaisser H3a and H4a fluxes know p, He, N, Al and Fe; its Hoerandel flux knows all of these.
@@ -156,13 +158,8 @@ def simweights_tables(directory: str | Path) -> dict[str, dict[str, np.ndarray]]
         msg = f"{directory}: its primaries come from files; only those of --spectrum have a known probability"
         raise ValueError(msg)
     spectrum = Spectrum(**_tuples(record["primaries"]["spectrum"]))
-    columns = [schema.PRIMARY_COLUMN]
-    tables = [
-        pq.read_table(files.open_file(file.url, file.size), columns=columns) for file in files.list_files(output.url)
-    ]
-    primary = np.concatenate([table[columns[0]].combine_chunks().flatten().to_numpy() for table in tables]).reshape(
-        -1, 4
-    )
+    columns = [_primary_column(file) for file in files.list_files(output.url)]
+    primary = np.concatenate([column.flatten().to_numpy() for column in columns]).reshape(-1, 4)
     if len(primary) != spectrum.events:
         msg = f"{directory} holds {len(primary)} of {spectrum.events} events; run its command again to make the rest"
         raise ValueError(msg)
@@ -170,6 +167,11 @@ def simweights_tables(directory: str | Path) -> dict[str, dict[str, np.ndarray]]
     kinds = np.array([_pdg(name) for name, _ in spectrum.composition])
     primaries = {"energy": primary[:, 0], "zenith": primary[:, 1], "type": kinds[nearest]}
     return {"I3CorsikaInfo": _surface(spectrum, kinds), "PolyplopiaPrimary": primaries}
+
+
+def _primary_column(file: File) -> pa.Array:
+    with files.open_file(file.url, file.size) as opened, open_parquet(opened, file.url) as parquet:
+        return parquet.read(columns=[schema.PRIMARY_COLUMN])[schema.PRIMARY_COLUMN].combine_chunks()
 
 
 def _surface(spectrum: Spectrum, kinds: np.ndarray) -> dict[str, np.ndarray]:

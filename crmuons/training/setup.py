@@ -4,18 +4,16 @@ import io
 import logging
 from dataclasses import replace
 
-import pyarrow.parquet as pq
-import torch
-
 from crmuons import config
 from crmuons.data import manifest, schema
 from crmuons.data.events import EventArrays
-from crmuons.data.parquet import named_if_damaged
+from crmuons.data.parquet import open_parquet
 from crmuons.data.quarantine import ReadCounts
 from crmuons.data.sample import sample_events
 from crmuons.data.selection import Selection, training_selection
 from crmuons.evaluation.metrics import distances
 from crmuons.models.features import Features
+from crmuons.models.saved_model import read_tensors
 from crmuons.runs import location
 from crmuons.storage import files
 from crmuons.storage.files import File
@@ -90,8 +88,8 @@ def set_up_run(settings: config.Config) -> tuple[list[File], Features, EventArra
 def _warn_if_without_ids(file: File) -> None:
     if manifest.is_shard(file):
         return
-    with files.open_file(file.url, file.size) as opened, named_if_damaged(file.url):
-        has_ids = schema.check_schema(pq.read_schema(opened), file.url)
+    with files.open_file(file.url, file.size) as opened, open_parquet(opened, file.url) as rows:
+        has_ids = schema.check_schema(rows.schema_arrow, file.url)
     if not has_ids:
         logger.warning(
             "%s has no shower ids: every row counts as its own shower, so events of one shower may be in "
@@ -129,7 +127,7 @@ def _features(listed: list[File], sample: EventArrays, train: Selection, *, cart
     content = manifest.features_of(listed, train.bounds) if train.max_muons is None else None
     if content is None:
         return features.fit(sample)
-    features.load_state_dict(torch.load(io.BytesIO(content), weights_only=True))
+    features.load_state_dict(read_tensors(io.BytesIO(content), manifest.FEATURES))
     return features
 
 
