@@ -5,8 +5,10 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from crmuons.storage import pelican
+from crmuons.storage.http.site import WebFiles, web_files
 
 FEDERATED = ("pelican://", "osdf://")
+WEB = ("https://", "http://")
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -17,6 +19,8 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """
     if url.startswith(FEDERATED):
         return pelican.filesystem(url), pelican.split_url(url)[1]
+    if url.startswith(WEB):
+        return web_files(), url.rstrip("/")
     try:
         fs, path = url_to_fs(url)
     except ValueError as error:
@@ -32,7 +36,7 @@ def with_scheme(fs: fsspec.AbstractFileSystem, name: str) -> str:
     """Return the URL of a path in a file system; for local files the path itself."""
     if isinstance(fs, pelican.Federation):
         return fs.url(name)
-    return name if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(name))
+    return name if isinstance(fs, LocalFileSystem | WebFiles) else str(fs.unstrip_protocol(name))
 
 
 def is_remote(url: str) -> bool:
