@@ -1,11 +1,14 @@
 """The file system of a path or a URL."""
 
+import re
+
 import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from crmuons.storage import pelican
 from crmuons.storage.http.site import WebFiles, web_files
+from crmuons.storage.redact import refuse_secrets
 
 FEDERATED = ("pelican://", "osdf://")
 WEB = ("https://", "http://")
@@ -15,8 +18,9 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the file system of a path or a URL, and the path in it.
 
     Raises:
-        ValueError: if no file system of this scheme is installed.
+        ValueError: if no file system of this scheme is installed, or the URL carries a secret.
     """
+    refuse_secrets(url)
     if url.startswith(FEDERATED):
         return pelican.filesystem(url), pelican.split_url(url)[1]
     if url.startswith(WEB):
@@ -37,6 +41,11 @@ def with_scheme(fs: fsspec.AbstractFileSystem, name: str) -> str:
     if isinstance(fs, pelican.Federation):
         return fs.url(name)
     return name if isinstance(fs, LocalFileSystem | WebFiles) else str(fs.unstrip_protocol(name))
+
+
+def without_query(url: str) -> str:
+    """Return a web server's URL without its query (`?key=value` at the end, unlike the `?` of a glob); others as they are."""
+    return re.sub(r"\?[\w.~-]+=[^/]*$", "", url) if url.startswith(WEB) else url
 
 
 def is_remote(url: str) -> bool:

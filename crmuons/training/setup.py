@@ -17,7 +17,7 @@ from crmuons.models.saved_model import read_tensors
 from crmuons.runs import location
 from crmuons.storage import files
 from crmuons.storage.files import File
-from crmuons.storage.redact import without_credentials
+from crmuons.storage.redact import refuse_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +30,8 @@ def refuse_credentials(settings: config.Config) -> None:
     Raises:
         ValueError: if a URL carries a password or a token.
     """
-    for url in (*settings.data.train, *settings.data.validation, settings.run.storage_path):
-        if (clean := without_credentials(url)) != url:
-            msg = (
-                f"the URL '{clean}' has a password or a token, which would be stored with the run; remove it from the "
-                "URL and put it into the environment (BEARER_TOKEN_FILE for pelican://, FSSPEC_<SCHEME>_<OPTION> for "
-                "other schemes)"
-            )
-            raise ValueError(msg)
+    for value in settings.flat().values():
+        refuse_secrets(str(value))
 
 
 def set_up_run(settings: config.Config) -> tuple[list[File], Features, EventArrays]:

@@ -54,7 +54,7 @@ async def following(
             if answer.status not in REDIRECTS or "Location" not in answer.headers:
                 yield answer
                 return
-            target = url.join(URL(answer.headers["Location"])).with_fragment(None)
+            target = _target(url, answer.headers["Location"])
         if target.scheme not in ("https", "http") or (url.scheme, target.scheme) == ("https", "http"):
             # Without the target's path and query, which may hold a secret.
             msg = f"{url.origin()} redirects to {target.scheme}://{target.host or ''}, which is not followed: give the URL of the file itself"
@@ -64,6 +64,14 @@ async def following(
         url = target
     msg = f"{url.origin()} redirects more than {MAX_REDIRECTS} times; give the URL of the file itself"
     raise FinalError(msg)
+
+
+def _target(url: URL, location: str) -> URL:
+    try:
+        return url.join(URL(location)).with_fragment(None)
+    except ValueError:  # Its text may hold a secret.
+        msg = f"{url.origin()} redirects to what is no URL; give the URL of the file itself"
+        raise FinalError(msg) from None
 
 
 async def fault_of(

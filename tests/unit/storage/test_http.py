@@ -178,6 +178,8 @@ def test_directories_and_globs_are_listed_as_on_a_disk(parquet, slash):
         assert names("/top/*.parquet") == everything - {"/top/deep/er/b.parquet"}
         assert names("/top/x y#*.parquet") == {"/top/x%20y%231.parquet"}
         assert names("/top/d*/*/[a-c].parquet") == {"/top/deep/er/b.parquet"}
+        assert names("/top/a.parquet?download=1") == {"/top/a.parquet?download=1"}
+        assert names("/top/?.parquet") == {"/top/a.parquet"}
         assert names("/t{op,en}/a.parquet") == {"/top/a.parquet"}
         assert {file.size for file in files.list_files(f"{web.url}/top/x%20y%231.parquet")} == {len(b)}
 
