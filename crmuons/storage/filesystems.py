@@ -9,6 +9,7 @@ from fsspec.implementations.local import LocalFileSystem
 from crmuons.storage import pelican
 from crmuons.storage.http.site import WebFiles, web_files
 from crmuons.storage.redact import refuse_secrets
+from crmuons.storage.stores import Named
 
 FEDERATED = ("pelican://", "osdf://")
 WEB = ("https://", "http://")
@@ -27,13 +28,18 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         return web_files(), url.rstrip("/")
     try:
         fs, path = url_to_fs(url)
+    except ImportError as error:
+        msg = (
+            f"'{url}' cannot be opened: {error} (pip install), or copy the data to a place that crmuons reads by itself"
+        )
+        raise ValueError(msg) from error
     except ValueError as error:
         if "://" not in url or "Protocol not known" not in str(error):
             raise
         scheme = url.partition("://")[0]
         msg = f"'{url}': no installed file system reads '{scheme}://'; write pelican://HOST/path for a federation, or s3://, https://, ..."
         raise ValueError(msg) from error
-    return fs, path
+    return (fs if isinstance(fs, LocalFileSystem) else Named(fs, url)), path
 
 
 def with_scheme(fs: fsspec.AbstractFileSystem, name: str) -> str:

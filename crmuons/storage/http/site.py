@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 COPY_BYTES = 32 * 2**20
 MAX_PAGE_BYTES = 64 * 2**20  # Of an index page: 500,000 entries.
+DATA = (".parquet", ".pq", ".arrow")  # A file of these that is listed and then missing would be lost rows.
 MAX_FOLDERS = 10_000  # A directory that links to itself under ever new names has no end.
 
 Info = dict[str, Any]
@@ -129,6 +130,9 @@ class WebFiles(AsyncFileSystem):  # type: ignore[misc]  # fsspec is untyped
     async def _ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         html, page = await self._page(path)
         listed = entries(html, page)
+        if not listed and path.endswith(DATA):
+            msg = f"{path} answers with a web page that names no file below it, perhaps to log in; give the URL of the file itself"
+            raise FinalError(msg)
         if not listed:
             logger.warning(
                 "%s is a web page that names no file below it: an empty directory, a login page, or listing is off",
@@ -183,6 +187,8 @@ class WebFiles(AsyncFileSystem):  # type: ignore[misc]  # fsspec is untyped
         try:
             return await self._info(url)
         except FileNotFoundError:
+            if url.endswith(DATA):
+                raise
             logger.warning("%s is named in the listing of its directory, but the server has no such file", url)
             return None
 

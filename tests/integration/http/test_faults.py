@@ -120,7 +120,7 @@ def test_a_training_through_faulty_answers_is_the_training_without_them(data, tm
             )
         assert done.returncode == 0, done.stderr
         lines = (tmp_path / "runs" / name / "metrics.jsonl").read_text().splitlines()
-        losses.append([json.loads(line).get("loss/critic") for line in lines])
+        losses.append([json.loads(line).get("train/critic_loss") for line in lines])
     print(sum(wrong.values()), "wrong answers:", dict(wrong))
     assert sum(wrong.values()) >= 5
     assert any(value is not None for value in losses[0])
