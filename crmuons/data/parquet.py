@@ -78,7 +78,8 @@ def open_parquet(source: Any, url: str) -> Iterator[pq.ParquetFile]:
         if not _is_damage(error):
             raise
         place = _damaged_place(parquet) if parquet is not None else ""
-        msg = f"{url} is not a Parquet file, or is damaged or cut short ({place}{error}); convert or copy it again, or leave it out"
+        reason = " ".join(str(error).split())
+        msg = f"{url} is not a Parquet file, or is damaged or cut short ({place}{reason}); convert or copy it again, or leave it out"
         raise ValueError(msg) from error
 
 

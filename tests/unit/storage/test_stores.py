@@ -20,7 +20,7 @@ class FailingStore(MemoryFileSystem):
 
     protocol = "failing"
     cachable = False
-    error: Exception
+    error: Exception = Exception()
 
     def ls(self, path, **options):
         raise self.error
