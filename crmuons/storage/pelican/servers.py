@@ -87,7 +87,9 @@ class Servers:
                 )  # Only aiohttp knows whether it may send a body once more.
             ) as answer:
                 if answer.status in TRANSIENT | DENIED:
-                    raise await fault_of(source, answer, secret=token and token.value, credential=token)
+                    raise await fault_of(
+                        source, answer, secret=None if token is None else token.value, credential=token
+                    )
                 yield answer
         # Without the cause, because it may hold the request's headers and so the token.
         except NETWORK_ERRORS as error:
