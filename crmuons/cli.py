@@ -23,6 +23,7 @@ from crmuons.commands import (
     sync,
     train,
 )
+from crmuons.storage.redact import refuse_secrets, without_credentials
 
 GROUPS: dict[str, tuple[ModuleType, ...]] = {
     "make data": (simulate, convert, inspect, prepare),
@@ -40,6 +41,12 @@ most people need three commands:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. An error that the user can fix is one sentence, with exit code 1."""
     words = sys.argv[1:] if argv is None else argv
+    try:
+        for word in words:
+            refuse_secrets(word)  # Before argparse, whose errors show the words.
+    except ValueError as error:
+        print(f"crmuons: {error}", file=sys.stderr)
+        return 1
     arguments = _parse(_parser(words), words)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     for package in ("crmuons", "tune"):  # Other libraries stay at warnings: torch would report its caches at exit.
@@ -49,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             check_place(arguments.out)
         return int(arguments.run(arguments) or 0)
     except (ValueError, OSError, ImportError) as error:
-        print(f"crmuons {arguments.command}: {error}", file=sys.stderr)
+        print(f"crmuons {arguments.command}: {without_credentials(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"crmuons {arguments.command}: interrupted", file=sys.stderr)

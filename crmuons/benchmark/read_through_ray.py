@@ -8,13 +8,13 @@ from functools import partial
 from itertools import islice
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from crmuons import config
 from crmuons.benchmark import timing
 from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.read import decode, raw_files
 from crmuons.data import quarantine, sampler, selection
+from crmuons.data.parquet import open_parquet
 from crmuons.ray_backend import cluster
 from crmuons.ray_backend.data import READS_AT_ONCE, read_with_ray
 from crmuons.storage import files
@@ -56,8 +56,8 @@ def run(rounds: int, data: Sequence[str]) -> list[Figure]:
 
 
 def _num_rows(file: File) -> int:
-    with files.open_file(file.url, file.size) as opened:
-        return int(pq.ParquetFile(opened).metadata.num_rows)
+    with files.open_file(file.url, file.size) as opened, open_parquet(opened, file.url) as parquet:
+        return int(parquet.metadata.num_rows)
 
 
 def _decode(raw: Sequence[File], threads: int) -> None:

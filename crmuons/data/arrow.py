@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from jaxtyping import UInt64
 
 from crmuons.data.events import EventArrays
+from crmuons.data.parquet import parquet_writer
 from crmuons.data.schema import (
     EVENT_SCHEMA,
     ID_COLUMNS,
@@ -125,7 +126,7 @@ def write_events(
         row_group_rows: most rows of a row group.
         origin: asked after the last table for what the file's metadata say of its making; `read_origin` reads it.
     """
-    with atomic_file(path) as partial, pq.ParquetWriter(partial, EVENT_SCHEMA, compression="zstd") as writer:
+    with atomic_file(path) as partial, parquet_writer(partial, EVENT_SCHEMA, compression="zstd") as writer:
         for table in tables:
             writer.write_table(table, row_group_size=row_group_rows)
         if origin is not None:

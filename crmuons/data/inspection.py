@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from crmuons.data import arrow, manifest, parquet, reader, schema, selection, shards
 from crmuons.data.events import EventArrays, concat, take
@@ -112,8 +111,8 @@ def _has_ids(file: File) -> bool | str:
         if manifest.is_shard(file):
             shards.read_shard_rows(FileSlice(file, 0, 2**62))  # No row, but its metadata.
             return True
-        with open_listed(file) as opened, parquet.named_if_damaged(file.url):
-            return schema.check_schema(pq.read_schema(opened), file.url)
+        with open_listed(file) as opened, parquet.open_parquet(opened, file.url) as rows:
+            return schema.check_schema(rows.schema_arrow, file.url)
     except (ValueError, OSError) as error:
         return _reason(file, error)
 

@@ -1,4 +1,4 @@
-"""Read a slice of a Parquet file, by row groups."""
+"""Open and write Parquet files with checksums of their pages, and read a slice of a file, by row groups."""
 
 import hashlib
 import os
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -55,8 +55,7 @@ def read_rows(file_slice: FileSlice, staging: Staging | None = None) -> Rows:
         ValueError: if the file is not Parquet (DamagedError), or its columns are not the contract's; the message names the file.
     """
     url = file_slice.file.url
-    with open_slice(file_slice, staging) as opened, named_if_damaged(url):
-        parquet = pq.ParquetFile(opened, pre_buffer=True)
+    with open_slice(file_slice, staging) as opened, open_parquet(opened, url) as parquet:
         has_ids = schema.check_schema(parquet.schema_arrow, url)
         file_id = (
             None if has_ids else _file_id(opened, file_slice.file.first_url or url, parquet.metadata.serialized_size)
@@ -67,19 +66,52 @@ def read_rows(file_slice: FileSlice, staging: Staging | None = None) -> Rows:
 
 
 @contextmanager
-def named_if_damaged(url: str) -> Iterator[None]:
-    """Turn Arrow's errors about a damaged file into a DamagedError that names the file; errors of the storage pass."""
+def open_parquet(source: Any, url: str) -> Iterator[pq.ParquetFile]:
+    """Yield a Parquet file whose pages are compared with their checksums when they are read, if it has any.
+
+    Args:
+        source: the open binary file, or its path.
+        url: its name for errors.
+
+    Raises:
+        DamagedError: if Arrow cannot read the file in the block, with the damaged column and row group if a page is
+            damaged. Errors of the storage pass.
+    """
+    parquet = None
     try:
-        yield
+        parquet = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
+        yield parquet
     except (pa.ArrowException, OSError) as error:  # A flipped bit can raise any of Arrow's errors.
-        # Arrow raises a plain OSError if a page does not decode; errors of the storage are subclasses or have an errno.
-        if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
+        if not _is_damage(error):
             raise
+        place = _damaged_place(parquet) if parquet is not None else ""
+        reason = " ".join(str(error).split())
         msg = (
-            f"{url} is not a Parquet file, or is damaged or cut short ({error}); convert it again, or leave it out "
-            "(a run does with data.skip_missing=true)"
+            f"{url} is not a Parquet file, or is damaged or cut short ({place}{reason}); convert or copy it again, or "
+            "leave it out (a run does with data.skip_missing=true)"
         )
         raise DamagedError(msg) from error
+
+
+def parquet_writer(target: Path | str, columns: pa.Schema, **options: Any) -> pq.ParquetWriter:
+    """Return a writer whose pages have checksums (CRC-32); a flipped bit is then found when the page is read."""
+    return pq.ParquetWriter(target, columns, write_page_checksum=True, **options)
+
+
+def _is_damage(error: Exception) -> bool:
+    # Arrow raises a plain OSError if a page does not decode; errors of the storage are subclasses or have an errno.
+    return not isinstance(error, OSError) or (type(error) is OSError and error.errno is None)
+
+
+def _damaged_place(parquet: pq.ParquetFile) -> str:
+    """Find the first column and row group that cannot be read, in one more pass over the file; empty if all can be."""
+    for group in range(parquet.metadata.num_row_groups):
+        for name in parquet.schema_arrow.names:
+            try:
+                parquet.read_row_group(group, columns=[name], use_threads=False)
+            except (pa.ArrowException, OSError) as error:
+                return f"column '{name}', row group {group}: " if _is_damage(error) else ""
+    return ""
 
 
 def _file_id(opened: IO[bytes], url: str, footer_bytes: int) -> int:

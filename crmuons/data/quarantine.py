@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
 from crmuons.data.events import EventArrays
+from crmuons.data.parquet import parquet_writer
 from crmuons.data.sampler import FileSlice
 from crmuons.storage import files
 from crmuons.storage.files import File
@@ -92,7 +92,8 @@ def _write_once(table: pa.Table, directory: str, file_slice: FileSlice, prefix: 
         return False
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.parquet"
-        pq.write_table(table, path)
+        with parquet_writer(path, table.schema) as writer:
+            writer.write_table(table)
         files.put(path, target)
     return True
 

@@ -8,9 +8,10 @@ split needs no hashing of ids.
 
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +29,7 @@ from crmuons.storage.staging.download import Staging
 
 EVENTS_PER_BATCH = 16_384  # Opening a record batch costs 50 us, little beside this many events; a slice has several.
 METADATA_KEY = b"crmuons.shard"
+METADATA_CRC_KEY = b"crmuons.shard.crc32"  # Shards of earlier versions have none.
 MAPPED_BYTES = (
     8 * 2**20
 )  # Of mapped shards that are read together; a worker's memory holds three or four times as much.
@@ -57,12 +59,11 @@ def is_mapped(file: File) -> bool:
 def write_shard(path: Path, events: EventArrays, hash_range: HashRange) -> None:
     """Write a shard. It gets its name only when it is complete and on the disk."""
     batches = pa.Table.from_batches([arrow.to_flat(events)]).to_batches(max_chunksize=EVENTS_PER_BATCH)
-    metadata = {
-        "places": hash_range,
-        "events": len(events.counts),
-        "checksums": [_checksum(batch) for batch in batches],
-    }
-    schema = arrow.FLAT_SCHEMA.with_metadata({METADATA_KEY: json.dumps(metadata)})
+    content = json.dumps(
+        {"places": hash_range, "events": len(events.counts), "checksums": [checksum(batch) for batch in batches]}
+    )
+    metadata = {METADATA_KEY: content, METADATA_CRC_KEY: str(zlib.crc32(content.encode()))}
+    schema = arrow.FLAT_SCHEMA.with_metadata(metadata)
     with atomic_file(path, fsync=True, shared=True) as partial, pa.ipc.new_file(str(partial), schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
@@ -79,11 +80,21 @@ def read_shard_rows(file_slice: FileSlice, staging: Staging | None = None) -> tu
         ValueError: if the file is not a shard or is damaged. A record batch is checked once in a process.
     """
     with _opened(file_slice, staging) as (shard, state):
-        metadata = json.loads(shard.schema.metadata[METADATA_KEY])
+        metadata = _metadata(shard.schema.metadata)
         rows = file_slice.rows(metadata["events"])
         checksums = metadata["checksums"]
         batches = [_batch_events(shard, number, rows, state, checksums[number]) for number in _batch_numbers(rows)]
         return batches, tuple(metadata["places"])
+
+
+def _metadata(entries: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """Return a shard's metadata, compared with their checksum: a flipped digit in `places` would move events between splits."""
+    content: bytes = entries[METADATA_KEY]
+    if METADATA_CRC_KEY in entries and int(entries[METADATA_CRC_KEY]) != zlib.crc32(content):
+        msg = "its metadata do not have the checksum that was written with them"
+        raise ValueError(msg)
+    metadata: dict[str, Any] = json.loads(content)
+    return metadata
 
 
 @contextmanager
@@ -121,12 +132,12 @@ def _batch_numbers(rows: range) -> range:
 
 
 def _batch_events(
-    shard: pa.RecordBatchFileReader, number: int, rows: range, state: FileState, checksum: int
+    shard: pa.RecordBatchFileReader, number: int, rows: range, state: FileState, written: int
 ) -> EventArrays:
     """Return the events of `rows` (row numbers in the shard) that are in one record batch."""
     batch = shard.get_batch(number)
     if (*state, number) not in _verified:
-        if _checksum(batch) != checksum:
+        if checksum(batch) != written:
             msg = f"record batch {number} does not have the checksum that was written with it"
             raise ValueError(msg)
         _verified.add((*state, number))
@@ -135,7 +146,7 @@ def _batch_events(
     return arrow.from_flat(batch.slice(start, stop - start))
 
 
-def _checksum(batch: pa.RecordBatch) -> int:
+def checksum(batch: pa.RecordBatch) -> int:
     """Compute the CRC-32 of a batch's values, at 4 GB/s."""
     events = arrow.from_flat(batch)
     value = 0

@@ -7,10 +7,10 @@ from typing import Literal, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from jaxtyping import Float32, Int64, UInt64
 
 from crmuons.data import arrow, geometry, schema
+from crmuons.data.parquet import open_parquet
 from crmuons.data.schema import COUNT_COLUMN, ID_COLUMNS, MUONS_COLUMN, PRIMARY_COLUMN, PRIMARY_FEATURES
 from crmuons.storage import files
 from crmuons.storage.identity import open_listed
@@ -82,14 +82,13 @@ class PrimaryFiles:
         """
         first, had_ids = 0, None
         for file in self.files:
-            with open_listed(file) as opened:
-                parquet = _open(opened, file.url)
+            with open_listed(file) as opened, open_parquet(opened, file.url) as parquet:
                 columns = _Columns.of(parquet.schema_arrow, file.url, with_counts=self.with_counts)
                 if had_ids not in (None, columns.has_ids):
                     msg = f"{file.url}: some files have {' and '.join(ID_COLUMNS)}, others do not; give all, or none"
                     raise ValueError(msg)
                 had_ids = columns.has_ids
-                for row, table in _tables(parquet, columns.names, file.url):
+                for row, table in _tables(parquet.iter_batches(ROWS_AT_ONCE, columns=columns.names, use_threads=False)):
                     yield self._primaries(table, columns, file.url, row, first)
                     first += table.num_rows
 
@@ -175,26 +174,12 @@ def _is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def _open(opened: object, url: str) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(opened, pre_buffer=True)
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        msg = f"{url} is not a Parquet file, or is truncated ({error}); write it again, or leave it out"
-        raise ValueError(msg) from error
-
-
-def _tables(parquet: pq.ParquetFile, columns: list[str], url: str) -> Iterator[tuple[int, pa.Table]]:
+def _tables(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, pa.Table]]:
     """Yield tables of the file's rows, each with the number of its first row."""
     row = 0
-    try:
-        for batch in parquet.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False):
-            yield row, pa.Table.from_batches([batch])
-            row += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        msg = f"{url} cannot be read beyond row {row} ({error}); write it again, or leave it out"
-        raise ValueError(msg) from error
+    for batch in batches:
+        yield row, pa.Table.from_batches([batch])
+        row += batch.num_rows
 
 
 def _events(table: pa.Table, columns: _Columns, url: str, row: int) -> pa.Table:

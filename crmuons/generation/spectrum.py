@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from crmuons.data import geometry, schema
+from crmuons.data.parquet import open_parquet
 from crmuons.generation.primaries import Primaries
 from crmuons.simulation import shower
 from crmuons.simulation.nuclei import NUCLEI, symbol
 from crmuons.simulation.simulate import check_events
 from crmuons.storage import files
+from crmuons.storage.files import File
 from crmuons.storage.output import Output
 
 EVENTS_PER_DRAW = 65_536  # Events that share a random stream.
@@ -157,13 +159,8 @@ def simweights_tables(directory: str | Path) -> dict[str, dict[str, np.ndarray]]
         if low == high:
             msg = f"{directory}: {name} is the single value {low:g}, and a flux has no weight for a range of no width"
             raise ValueError(msg)
-    columns = [schema.PRIMARY_COLUMN]
-    tables = [
-        pq.read_table(files.open_file(file.url, file.size), columns=columns) for file in files.list_files(output.url)
-    ]
-    primary = np.concatenate([table[columns[0]].combine_chunks().flatten().to_numpy() for table in tables]).reshape(
-        -1, 4
-    )
+    columns = [_primary_column(file) for file in files.list_files(output.url)]
+    primary = np.concatenate([column.flatten().to_numpy() for column in columns]).reshape(-1, 4)
     if len(primary) != spectrum.events:
         msg = f"{directory} holds {len(primary)} of {spectrum.events} events; run its command again to make the rest"
         raise ValueError(msg)
@@ -171,6 +168,11 @@ def simweights_tables(directory: str | Path) -> dict[str, dict[str, np.ndarray]]
     kinds = np.array([_pdg(name) for name, _ in spectrum.composition])
     primaries = {"energy": primary[:, 0], "zenith": primary[:, 1], "type": kinds[nearest]}
     return {"I3CorsikaInfo": _surface(spectrum, kinds), "PolyplopiaPrimary": primaries}
+
+
+def _primary_column(file: File) -> pa.Array:
+    with files.open_file(file.url, file.size) as opened, open_parquet(opened, file.url) as parquet:
+        return parquet.read(columns=[schema.PRIMARY_COLUMN])[schema.PRIMARY_COLUMN].combine_chunks()
 
 
 def _surface(spectrum: Spectrum, kinds: np.ndarray) -> dict[str, np.ndarray]:

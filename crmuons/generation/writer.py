@@ -21,6 +21,7 @@ import torch
 from crmuons import allocator, provenance
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
+from crmuons.data.parquet import parquet_writer
 from crmuons.generation import generator as bundles
 from crmuons.generation.generator import BundleGenerator, GeneratedBlock
 from crmuons.generation.primaries import Primaries, PrimarySource
@@ -244,7 +245,7 @@ def _write(
     path: str, request: GenerationRequest, groups: Iterator[GeneratedBlock], generator: BundleGenerator
 ) -> WriteCounts:
     tally = WriteCounts()
-    with pq.ParquetWriter(
+    with parquet_writer(
         path,
         OUTPUT_SCHEMA,
         compression="zstd",

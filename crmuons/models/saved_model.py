@@ -2,7 +2,10 @@
 
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +50,7 @@ def load_model(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
         raise ValueError(msg)
     settings = config.Model.model_validate(config.with_new_names({"model": about["model"]})["model"])
     model = BundleModel(settings, Features(cartesian=settings.kind == "predecessor"))
-    model.load_state_dict(torch.load(directory / WEIGHTS_FILE, map_location="cpu", weights_only=True))
+    model.load_state_dict(read_tensors(directory / WEIGHTS_FILE))
     return model.eval().requires_grad_(requires_grad=False), about
 
 
@@ -58,6 +61,31 @@ def write_model_files(directory: Path, model: BundleModel, about: Mapping[str, A
         json.dump({"format": FORMAT, **about}, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
+
+
+def read_tensors(source: Path | BytesIO, name: str = "") -> dict[str, Any]:
+    """Load what `torch.save` wrote, to the CPU.
+
+    Args:
+        source: the file, or its content.
+        name: its name for errors; by default the path.
+
+    Raises:
+        ValueError: if it is no such file, or does not have the checksums that were written with it.
+    """
+    # torch writes a CRC-32 of each tensor and does not compare it when it reads: a flipped bit would be a wrong weight.
+    try:
+        with zipfile.ZipFile(source) as archive:
+            for entry in archive.namelist():
+                archive.read(entry)  # Raises if the checksum is another.
+        if isinstance(source, BytesIO):
+            source.seek(0)
+        state: dict[str, Any] = torch.load(source, map_location="cpu", weights_only=True)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError) as error:
+        reason = str(error).partition(". This is an internal")[0]
+        msg = f"{name or source} is damaged or cut short ({reason}); copy it again, or take another checkpoint"
+        raise ValueError(msg) from error
+    return state
 
 
 def write_tensors(target: Path, state: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import re
+import zipfile
 from pathlib import Path
 from typing import Any, Callable, Iterator  # noqa: UP035  # for Python 3.8
 
@@ -224,7 +225,12 @@ class Bundles:
         """Load the model of a directory, by default of the directory of this file."""
         folder = Path(__file__).parent if directory is None else Path(directory)
         self.about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        self.network = StandaloneModel(torch.load(folder / "weights.pt", map_location=device, weights_only=True))
+        weights = folder / "weights.pt"
+        with zipfile.ZipFile(weights) as archive:
+            if archive.testzip() is not None:  # torch itself does not compare the checksums that it writes.
+                msg = f"{weights} is damaged: it does not have the checksums written with it; copy the model again"
+                raise ValueError(msg)
+        self.network = StandaloneModel(torch.load(weights, map_location=device, weights_only=True))
 
     def outside_training(self, primaries: np.ndarray) -> np.ndarray:
         """Tell which primaries lie outside the range of the training data (by more than 1 % of its width)."""

@@ -11,10 +11,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from crmuons.models.bundle_model import BundleModel
-from crmuons.models.saved_model import write_model_files, write_tensors
+from crmuons.models.saved_model import read_tensors, write_model_files, write_tensors
 from crmuons.storage.atomic import atomic_directory, atomic_file, remove_atomically
 
 TRAINING_FILE, BEST_FILE = "training.pt", "best"
@@ -70,8 +68,7 @@ def _reason(error: Exception) -> str:
 def load_training(checkpoint: Path | BytesIO) -> dict[str, Any]:
     """Load the state of training that `save` wrote, from a checkpoint directory or the content of its training.pt."""
     source = checkpoint / TRAINING_FILE if isinstance(checkpoint, Path) else checkpoint
-    state: dict[str, Any] = torch.load(source, map_location="cpu", weights_only=True)
-    return state
+    return read_tensors(source, TRAINING_FILE if isinstance(source, BytesIO) else "")
 
 
 def steps(directory: Path) -> dict[int, Path]:

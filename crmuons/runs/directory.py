@@ -9,13 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import torch
 
 from crmuons import config
 from crmuons.data import arrow
 from crmuons.data.events import EventArrays
+from crmuons.data.parquet import open_parquet
 from crmuons.models.features import Features
+from crmuons.models.saved_model import read_tensors
 from crmuons.runs.location import RunStorage, local_copy
 from crmuons.storage import artifacts, files
 from crmuons.storage.atomic import atomic_directory, write_json, write_text
@@ -170,12 +171,14 @@ class Run:
     def load_features(self, settings: config.Config) -> Features:
         """Load the features that were fitted when the run started."""
         features = Features(cartesian=settings.model.kind == "predecessor")
-        features.load_state_dict(torch.load(self.directory / "features.pt", weights_only=True))
+        features.load_state_dict(read_tensors(self.directory / "features.pt"))
         return features
 
     def load_validation(self) -> EventArrays:
         """Load the held-out events that validations use."""
-        return arrow.to_arrays(pq.read_table(self.directory / "validation.parquet"))
+        path = self.directory / "validation.parquet"
+        with open_parquet(path, str(path)) as parquet:
+            return arrow.to_arrays(parquet.read())
 
     def load_files(self) -> list[File]:
         """Load the list of training files, from which the read plan follows.

@@ -18,10 +18,13 @@ from collections.abc import Collection, Iterator
 from typing import IO, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 
 from crmuons.data.events import EventArrays
+from crmuons.data.parquet import open_parquet
 from crmuons.simulation import shower
 from crmuons.simulation.surface import MUON_MASS_GEV, DepthSettings, SurfaceShower, across_axis, to_events
 from crmuons.storage import files
@@ -161,7 +164,9 @@ def _number(name: str) -> int:
 def _muons(opened: IO[bytes]) -> np.ndarray:
     """Return the muons' columns as a structured array, and refuse weights."""
     opened.seek(0)
-    table = pq.read_table(opened, columns=list(COLUMNS), filters=[("pdg", "in", [MUON_PDG, -MUON_PDG])])
+    with open_parquet(opened, PARTICLES) as parquet:
+        table = parquet.read(columns=list(COLUMNS))
+    table = table.filter(pc.is_in(table["pdg"], pa.array([MUON_PDG, -MUON_PDG], table.schema.field("pdg").type)))
     muons = np.empty(table.num_rows, [(name, np.float64) for name in COLUMNS])
     for name in COLUMNS:
         muons[name] = table[name].to_numpy()

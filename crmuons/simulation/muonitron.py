@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from crmuons.data import arrow, geometry, schema
 from crmuons.data.events import EventArrays, take
+from crmuons.data.parquet import open_parquet
 from crmuons.simulation import content
 from crmuons.simulation.columns import IDS, MUON, PRIMARY, Columns, layout_of
 from crmuons.storage import files
@@ -95,7 +95,8 @@ def _opened(url: str, size: int) -> Iterator[_Dump]:
     start = content.head(url, size)
     with files.open_file(url, size) as opened:
         if start.startswith(content.PARQUET):
-            yield _ParquetDump(pq.ParquetFile(opened))
+            with open_parquet(opened, url) as parquet:
+                yield _ParquetDump(parquet)
         elif start.startswith(content.HDF5):
             try:
                 import h5py  # noqa: PLC0415  # an optional package
@@ -145,7 +146,7 @@ class _Hdf5Dump(_Dump):
 
 
 class _ParquetDump(_Dump):
-    def __init__(self, file: pq.ParquetFile) -> None:
+    def __init__(self, file: Any) -> None:
         self.file = file
         has_ids = schema.check_schema(file.schema_arrow, "the file")
         self.id_columns = list(schema.ID_COLUMNS) if has_ids else []

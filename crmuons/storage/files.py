@@ -18,12 +18,14 @@ from fsspec.implementations.local import LocalFileSystem
 from crmuons.storage import pelican
 from crmuons.storage.atomic import atomic_file
 from crmuons.storage.braces import expand_braces
-from crmuons.storage.filesystems import FEDERATED, filesystem, is_remote, with_scheme
+from crmuons.storage.filesystems import FEDERATED, WEB, filesystem, is_remote, with_scheme
+from crmuons.storage.http.site import WebFiles
 from crmuons.storage.listing import PARQUET_SUFFIXES, File, list_files
 
 __all__ = [
     "FEDERATED",
     "PARQUET_SUFFIXES",
+    "WEB",
     "File",
     "check_writable",
     "exists",
@@ -51,7 +53,7 @@ def open_file(url: str, size: int | None = None) -> IO[bytes]:
         size: the file's size in bytes, if a listing gave it; it saves a request.
     """
     fs, path = filesystem(url)
-    if isinstance(fs, pelican.Federation):
+    if isinstance(fs, pelican.Federation | WebFiles):
         return fs.open(path, "rb", size=size)
     return fs.open(path, "rb")
 

@@ -1,38 +1,57 @@
 """The file system of a path or a URL."""
 
+import re
+
 import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from crmuons.storage import pelican
+from crmuons.storage.http.site import WebFiles, web_files
+from crmuons.storage.redact import refuse_secrets
+from crmuons.storage.stores import Named
 
 FEDERATED = ("pelican://", "osdf://")
+WEB = ("https://", "http://")
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the file system of a path or a URL, and the path in it.
 
     Raises:
-        ValueError: if no file system of this scheme is installed.
+        ValueError: if no file system of this scheme is installed, or the URL carries a secret.
     """
+    refuse_secrets(url)
     if url.startswith(FEDERATED):
         return pelican.filesystem(url), pelican.split_url(url)[1]
+    if url.startswith(WEB):
+        return web_files(), url.rstrip("/")
     try:
         fs, path = url_to_fs(url)
+    except ImportError as error:
+        msg = (
+            f"'{url}' cannot be opened: {error} (pip install), or copy the data to a place that crmuons reads by itself"
+        )
+        raise ValueError(msg) from error
     except ValueError as error:
         if "://" not in url or "Protocol not known" not in str(error):
             raise
         scheme = url.partition("://")[0]
         msg = f"'{url}': no installed file system reads '{scheme}://'; write pelican://HOST/path for a federation, or s3://, https://, ..."
         raise ValueError(msg) from error
-    return fs, path
+    return (fs if isinstance(fs, LocalFileSystem) else Named(fs, url)), path
 
 
 def with_scheme(fs: fsspec.AbstractFileSystem, name: str) -> str:
     """Return the URL of a path in a file system; for local files the path itself."""
     if isinstance(fs, pelican.Federation):
         return fs.url(name)
-    return name if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(name))
+    return name if isinstance(fs, LocalFileSystem | WebFiles) else str(fs.unstrip_protocol(name))
+
+
+def without_query(url: str) -> str:
+    """Return a web server's URL without its query (`?key=value` at the end, unlike the `?` of a glob); others as they are."""
+    return re.sub(r"\?[\w.~-]+=[^/]*$", "", url) if url.startswith(WEB) else url
 
 
 def is_remote(url: str) -> bool:

@@ -18,7 +18,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from crmuons.storage.braces import expand_braces
-from crmuons.storage.filesystems import filesystem, is_remote, with_scheme
+from crmuons.storage.filesystems import filesystem, is_remote, with_scheme, without_query
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +119,9 @@ class _Listing:
         fs, path = filesystem(pattern)
         if isinstance(fs, LocalFileSystem):
             return self._add_local(path)
-        if GLOB.search(path):  # Whether a file has this very name is not asked: it would cost each listing a request.
+        if GLOB.search(
+            without_query(path)
+        ):  # Whether a file has this very name is not asked: it would cost each listing a request.
             return self._add_remote_glob(fs, path), "the glob matches no file"
         if fs.isdir(path):
             return self._add_remote_folder(fs, path), self._no_file_hint()

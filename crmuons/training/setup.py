@@ -4,22 +4,20 @@ import io
 import logging
 from dataclasses import replace
 
-import pyarrow.parquet as pq
-import torch
-
 from crmuons import config
 from crmuons.data import manifest, reader, recorded, schema
 from crmuons.data.events import EventArrays
-from crmuons.data.parquet import named_if_damaged
+from crmuons.data.parquet import open_parquet
 from crmuons.data.quarantine import ReadCounts
 from crmuons.data.sample import sample_events
 from crmuons.data.selection import Selection, training_selection
 from crmuons.evaluation.metrics import distances
 from crmuons.models.features import Features
+from crmuons.models.saved_model import read_tensors
 from crmuons.runs import location
 from crmuons.storage.files import File
 from crmuons.storage.identity import open_listed, with_digests
-from crmuons.storage.redact import without_credentials
+from crmuons.storage.redact import refuse_secrets
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +30,8 @@ def refuse_credentials(settings: config.Config) -> None:
     Raises:
         ValueError: if a URL carries a password or a token.
     """
-    for url in (*settings.data.train, *settings.data.validation, settings.run.storage_path):
-        if (clean := without_credentials(url)) != url:
-            msg = (
-                f"the URL '{clean}' has a password or a token, which would be stored with the run; remove it from the "
-                "URL and put it into the environment (BEARER_TOKEN_FILE for pelican://, FSSPEC_<SCHEME>_<OPTION> for "
-                "other schemes)"
-            )
-            raise ValueError(msg)
+    for value in settings.flat().values():
+        refuse_secrets(str(value))
 
 
 def set_up_run(settings: config.Config) -> tuple[list[File], Features, EventArrays]:
@@ -106,8 +98,8 @@ def _warn_if_without_ids(listed: list[File], train: Selection) -> None:
         if manifest.is_shard(file):
             return
         try:
-            with open_listed(file) as opened, named_if_damaged(file.url):
-                has_ids = schema.check_schema(pq.read_schema(opened), file.url)
+            with open_listed(file) as opened, open_parquet(opened, file.url) as rows:
+                has_ids = schema.check_schema(rows.schema_arrow, file.url)
         except reader.UNUSABLE:
             if not train.skip_missing:
                 raise
@@ -152,7 +144,7 @@ def _features(listed: list[File], sample: EventArrays, train: Selection, *, cart
     content = manifest.features_of(listed, train.bounds) if train.max_muons is None else None
     if content is None:
         return features.fit(sample)
-    features.load_state_dict(torch.load(io.BytesIO(content), weights_only=True))
+    features.load_state_dict(read_tensors(io.BytesIO(content), manifest.FEATURES))
     return features
 
 

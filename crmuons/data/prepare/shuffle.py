@@ -34,6 +34,7 @@ SCRATCH = ".scatter"
 QUARANTINE = "quarantine"
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 READ_COUNTS_KEY = b"crmuons.tally"
+CHECKSUMS_KEY = b"crmuons.checksums"
 
 
 @dataclass(frozen=True)
@@ -180,15 +181,19 @@ def _write_group(plan: ShufflePlan, group: int, events: EventArrays, read_counts
     order = np.argsort(index, kind="stable")
     events = take(events, order)
     bounds = np.searchsorted(index[order], np.arange(len(plan.shards) + 1))
-    metadata = {READ_COUNTS_KEY: json.dumps(astuple(read_counts))}
+    batch = arrow.to_flat(events)
+    batches = [batch.slice(low, high - low) for low, high in pairwise(bounds.tolist())]
+    metadata = {
+        READ_COUNTS_KEY: json.dumps(astuple(read_counts)),
+        CHECKSUMS_KEY: json.dumps([shards.checksum(batch) for batch in batches]),
+    }
     schema = arrow.FLAT_SCHEMA.with_metadata(metadata)
     with (
         atomic_file(plan.group_file(group), shared=True) as partial,
         pa.ipc.new_file(str(partial), schema) as writer,
     ):
-        batch = arrow.to_flat(events)
-        for low, high in pairwise(bounds.tolist()):
-            writer.write_batch(batch.slice(low, high - low))
+        for batch in batches:
+            writer.write_batch(batch)
 
 
 def _draw_shards(events: EventArrays, plan: ShufflePlan, random: np.random.Generator) -> Int64[np.ndarray, " events"]:
@@ -206,7 +211,13 @@ def _draw_shards(events: EventArrays, plan: ShufflePlan, random: np.random.Gener
 
 def _events_of(spec: ShardSpec, path: Path) -> EventArrays:
     """Read the events that a group has for a shard."""
-    return arrow.from_flat(_open(path).get_batch(spec.index))
+    group = _open(path)
+    batch, checksums = group.get_batch(spec.index), group.schema.metadata.get(CHECKSUMS_KEY)
+    # Files of earlier versions have no checksums; a preparation may have been interrupted before an update.
+    if checksums is not None and shards.checksum(batch) != json.loads(checksums)[spec.index]:
+        msg = f"{path} is damaged (record batch {spec.index}); remove it, and run the same `crmuons prepare` again"
+        raise ValueError(msg)
+    return arrow.from_flat(batch)
 
 
 def _open(path: Path) -> pa.RecordBatchFileReader:

@@ -1,4 +1,4 @@
-"""Parse the URLs and glob patterns of a federation."""
+"""Parse the URLs of a federation."""
 
 import re
 
@@ -24,18 +24,3 @@ def split_url(url: str) -> tuple[str, str]:
         msg = f"'{url}' is no address in a federation; write pelican://HOST/namespace/path or pelican://HOST:PORT/namespace/path"
         raise ValueError(msg)
     return host, "/" + re.sub("/+", "/", path).strip("/")
-
-
-def split_pattern(path: str) -> tuple[str, list[str]]:
-    """Split a pattern into the folder above its first wildcard, and the path components from there on.
-
-    Raises:
-        ValueError: if `**` is only a part of a component.
-    """
-    parts = path.split("/")
-    first = next(i for i, part in enumerate(parts) if re.search(r"[*?\[]", part))
-    for part in parts[first:]:
-        if "**" in part and part != "**":
-            msg = f"'{path}': '**' must stand alone between slashes, as in /data/**/*.parquet"
-            raise ValueError(msg)
-    return "/".join(parts[:first]) or "/", parts[first:]

@@ -6,9 +6,9 @@ import time
 
 from fsspec.asyn import sync
 
+from crmuons.storage.http.sources import Patience
 from crmuons.storage.pelican.federation import Federation
 from crmuons.storage.pelican.refusals import Access
-from crmuons.storage.pelican.sources import Patience
 
 logger = logging.getLogger(__name__)
 

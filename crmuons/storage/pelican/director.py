@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pelicanfs.dir_header_parser import parse_director_response
 from yarl import URL
 
-from crmuons.storage.pelican.sources import Sources
+from crmuons.storage.http.sources import Sources
 from crmuons.storage.pelican.tokens import Token
 
 

@@ -13,18 +13,19 @@ from typing import Any
 
 import aiohttp
 from fsspec.asyn import AsyncFileSystem, sync
-from fsspec.spec import AbstractBufferedFile
 from pelicanfs.core import PelicanFileSystem
 
 from crmuons.storage.atomic import atomic_file
 from crmuons.storage.changed import ChangedError
+from crmuons.storage.http.exchange import DENIED
+from crmuons.storage.http.globs import glob
+from crmuons.storage.http.ranges import check_range
+from crmuons.storage.http.remote_file import RemoteFile
+from crmuons.storage.http.sources import Fault, Patience, Source, Sources
 from crmuons.storage.pelican.addresses import split_url
 from crmuons.storage.pelican.director import Namespace
-from crmuons.storage.pelican.globs import glob
-from crmuons.storage.pelican.ranges import check_range
-from crmuons.storage.pelican.refusals import DENIED, Access, judge_refusal
+from crmuons.storage.pelican.refusals import Access, judge_refusal
 from crmuons.storage.pelican.servers import Servers
-from crmuons.storage.pelican.sources import Fault, Patience, Source, Sources
 from crmuons.storage.pelican.tokens import Token
 from crmuons.storage.pelican.waits import Waits
 from crmuons.storage.pelican.webdav import parse_listing
@@ -258,16 +259,6 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         except ValueError as error:
             msg = f"{self.url(path)} cannot be listed at {namespace.origin.best().url}: {error}"
             raise ValueError(msg) from error
-
-
-class RemoteFile(AbstractBufferedFile):  # type: ignore[misc]  # fsspec is untyped
-    """A file open for reading. Each read is one range; Parquet readers need no read-ahead."""
-
-    def __init__(self, fs: Federation, path: str, *, size: int | None) -> None:
-        super().__init__(fs, path, "rb", cache_type="none", size=size)
-
-    def _fetch_range(self, start: int, end: int) -> bytes:
-        return bytes(self.fs.cat_file(self.path, start, end, size=self.size))
 
 
 _federations: dict[tuple[int, str], Federation] = {}

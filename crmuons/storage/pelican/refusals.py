@@ -3,12 +3,10 @@
 import asyncio
 from dataclasses import dataclass
 
+from crmuons.storage.http.sources import Fault, Patience, Sources
 from crmuons.storage.pelican import login
 from crmuons.storage.pelican.director import Namespace
-from crmuons.storage.pelican.sources import Fault, Patience, Sources
 from crmuons.storage.pelican.tokens import Operation, Token, choose, find_tokens, places
-
-DENIED = frozenset({401, 403})
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,26 @@
 
 import asyncio
 import logging
-import os
-import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import IO
 
 import aiohttp
 from yarl import URL
 
+from crmuons.storage.http.exchange import (
+    DENIED,
+    NETWORK_ERRORS,
+    TRANSIENT,
+    describe,
+    fault_of,
+    following,
+    trusted_authorities,
+)
+from crmuons.storage.http.sources import Fault, Patience, Source, Sources
 from crmuons.storage.pelican.director import Answer, Namespace, director_endpoint, parse_namespace
-from crmuons.storage.pelican.refusals import DENIED, Access, judge_refusal
-from crmuons.storage.pelican.sources import Fault, Patience, Source, Sources, retry_after_s
+from crmuons.storage.pelican.refusals import Access, judge_refusal
 from crmuons.storage.pelican.tokens import Token, is_below
 from crmuons.storage.pelican.waits import Waits
 
@@ -23,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 NAMESPACE_GOOD_FOR_S = 15 * 60.0  # As long as pelicanfs trusts the director's answer.
 SECONDS_BETWEEN_REFRESHES = 10.0
-TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
-NETWORK_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
 TO_ORIGIN = "/api/v1.0/director/origin"
 
 
@@ -39,11 +43,7 @@ class Servers:
 
     def __init__(self, host: str, session: Callable[[], Awaitable[aiohttp.ClientSession]], waits: Waits) -> None:
         self.host, self.waits, self._session = host, waits, session
-        named = os.environ.get("SSL_CERT_FILE")
-        if named and not Path(named).is_file():  # OpenSSL ignores a missing file silently.
-            msg = f"SSL_CERT_FILE is '{named}', which does not exist; name your authority's PEM file, or unset the variable"
-            raise ValueError(msg)
-        self._trust = ssl.create_default_context()  # Reads SSL_CERT_FILE now; aiohttp reads it at import.
+        self._trust = trusted_authorities()
         self._namespaces: dict[str, Namespace] = {}
         self._director: Sources | None = None
         self._asking = asyncio.Lock()
@@ -78,15 +78,22 @@ class Servers:
             raise Fault(source, "a token is not sent over an unencrypted connection")
         secret = {} if token is None else {"Authorization": f"Bearer {token.value}"}
         try:
-            async with session.request(
-                method, url, headers={**(headers or {}), **secret}, data=data, ssl=self._trust, allow_redirects=follow
+            sent = {**(headers or {}), **secret}
+            async with (
+                following(session, method, url, headers=sent, data=data, ssl=self._trust)
+                if follow and data is None
+                else session.request(
+                    method, url, headers=sent, data=data, ssl=self._trust, allow_redirects=follow
+                )  # Only aiohttp knows whether it may send a body once more.
             ) as answer:
                 if answer.status in TRANSIENT | DENIED:
-                    raise await _fault(source, answer, token)
+                    raise await fault_of(
+                        source, answer, secret=None if token is None else token.value, credential=token
+                    )
                 yield answer
         # Without the cause, because it may hold the request's headers and so the token.
         except NETWORK_ERRORS as error:
-            raise Fault(source, _describe(error)) from None
+            raise Fault(source, describe(error)) from None
 
     async def request(
         self,
@@ -195,25 +202,3 @@ class Servers:
             await self._ask_director(path, listing, Patience(0, self.url(path)))
         except OSError as error:
             logger.info("%s: continuing with the known servers", error)
-
-
-async def _fault(source: Source, answer: aiohttp.ClientResponse, token: Token | None) -> Fault:
-    """Return the fault of a transient or refusing answer, with the first line of the server's own words."""
-    words = (await answer.content.read(200)).decode(errors="replace").strip().partition("\n")[0]
-    is_plain_text = words and "<" not in words and (token is None or token.value not in words)
-    return Fault(
-        source,
-        f"HTTP {answer.status}{f', {words}' if is_plain_text else ''}",
-        status=answer.status,
-        retry_after_s=retry_after_s(answer.headers.get("Retry-After")),
-        credential=token,
-    )
-
-
-def _describe(error: BaseException) -> str:
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        reason = error.certificate_error
-        return f"its certificate is not trusted ({reason}); name its authority's file in SSL_CERT_FILE"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return f"cannot connect: {error.os_error.strerror or error.os_error}"
-    return f"{type(error).__name__}{': ' if str(error) else ''}{error}"

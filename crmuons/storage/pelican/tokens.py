@@ -6,6 +6,7 @@ follow the WLCG Bearer Token Discovery (doi:10.5281/zenodo.3937438) and HTCondor
 
 import base64
 import binascii
+import errno
 import json
 import os
 import re
@@ -185,7 +186,19 @@ def _read(path: Path) -> Token | None:
 
 
 def _content(path: Path) -> str:
-    return path.read_bytes().decode(errors="replace")
+    """Return the content of a token file.
+
+    Raises:
+        PermissionError: if it is another user's, who may have put it there to see what is done with it, or if others may
+            read or write it. Root's files may be read by others: Kubernetes mounts secrets so.
+    """
+    with path.open("rb") as file:
+        found = os.fstat(file.fileno())
+        if found.st_uid not in (os.geteuid(), 0):
+            raise PermissionError(errno.EACCES, f"it belongs to another user, of uid {found.st_uid}")
+        if found.st_mode & (0o022 if found.st_uid == 0 != os.geteuid() else 0o077):
+            raise PermissionError(errno.EACCES, f"others may read or write it; run: chmod 600 {path}")
+        return file.read().decode(errors="replace")
 
 
 def _state(text: str) -> str:

@@ -5,10 +5,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import IO
 
+from crmuons.storage.http.exchange import DENIED
+from crmuons.storage.http.sources import Fault, Patience, Source
 from crmuons.storage.pelican.director import Namespace
-from crmuons.storage.pelican.refusals import DENIED, Access, judge_refusal, no_token
+from crmuons.storage.pelican.refusals import Access, judge_refusal, no_token
 from crmuons.storage.pelican.servers import Servers
-from crmuons.storage.pelican.sources import Fault, Patience, Source
 from crmuons.storage.pelican.tokens import Token
 
 ANSWERS_TO_PUT, ANSWERS_TO_DELETE = (

@@ -4,15 +4,13 @@ import base64
 import binascii
 import hashlib
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fsspec.core import url_to_fs
-from fsspec.implementations.http import HTTPFileSystem
-
 from crmuons.storage import files, pelican
+from crmuons.storage.http.site import web_files
 
 OURS = "sha-256"  # If the server gives none.
 # WLCG storage keeps adler32 with each file; for md5 a server may have to read the file first.
@@ -56,11 +54,10 @@ class Checksum:
         """
         if url.startswith(files.FEDERATED):
             return cls.from_header(pelican.digest(pelican.filesystem(url), pelican.split_url(url)[1], WANTED))
-        fs, path = url_to_fs(url)
-        if not isinstance(fs, HTTPFileSystem):
+        if not url.startswith(files.WEB):
             return None
-        info: Mapping[str, str] = fs.info(path, headers={"Want-Digest": WANTED})
-        return cls.from_header(info.get("Digest", "")) or cls.from_header(f"md5={info.get('Content-MD5', '')}")
+        headers = web_files().digest_headers(url, WANTED)
+        return cls.from_header(headers.get("Digest", "")) or cls.from_header(f"md5={headers.get('Content-MD5', '')}")
 
 
 class _Adler32:

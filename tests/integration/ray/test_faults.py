@@ -115,7 +115,7 @@ WRONG_SETTINGS = {
     "train.steps=0": "train.steps: Input should be greater than or equal to 1 (got 0)",
     "train.steps": "'train.steps' is not of the form section.key=value",
     "run.storage_path=small.toml": "choose another run.storage_path",
-    "data.train=https://host/a.parquet?token=hush": "'https://host/a.parquet?token=***' has a password or a token",
+    "data.train=https://host/a.parquet?token=hush": "https://host/a.parquet?token=***' carries a secret (token=...), which files and logs would keep",
 }
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from crmuons.storage.pelican.globs import glob
+from crmuons.storage.http.globs import glob
 
 TREE = {"/d": ["a", "b", "x.txt"], "/d/a": ["1.pq", "sub"], "/d/a/sub": ["2.pq"], "/d/b": ["1.pq", "3.txt"]}
 

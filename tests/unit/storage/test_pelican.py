@@ -6,11 +6,12 @@ from email.utils import format_datetime
 
 import pytest
 
-from crmuons.storage.pelican.addresses import split_pattern, split_url
+from crmuons.storage.http.globs import split_pattern
+from crmuons.storage.http.sources import LONGEST_WAIT_S, Fault, Patience, Sources, retry_after_s
+from crmuons.storage.pelican.addresses import split_url
 from crmuons.storage.pelican.director import Namespace, linked_urls
 from crmuons.storage.pelican.issuer import Issuer
 from crmuons.storage.pelican.scopes import folder, scope_path
-from crmuons.storage.pelican.sources import LONGEST_WAIT_S, Fault, Patience, Sources, retry_after_s
 from crmuons.storage.pelican.waits import Waits
 from crmuons.storage.pelican.webdav import parse_listing
 

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,14 @@ def token(place: str = "somewhere", **claims: Any) -> Token:
     found = Token.from_text(jwt(**claims), place)
     assert found is not None
     return found
+
+
+@pytest.fixture(autouse=True)
+def private_files() -> Iterator[None]:
+    """Token files that others may read are refused."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture
@@ -51,6 +60,26 @@ def test_tokens_are_found_in_order(places: Path, monkeypatch: pytest.MonkeyPatch
     assert [each.value for each in found] == ["variable", "named", "condor-a", "condor-b", "default"]
     assert found[0].place == "BEARER_TOKEN"
     assert found[1].place == str(places / "named")
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o640, 0o620, 0o602, 0o666])
+def test_a_token_file_that_others_may_read_or_write_is_refused(places: Path, mode: int) -> None:
+    file = places / f"bt_u{os.geteuid()}"
+    file.write_text("default")
+    file.chmod(mode)
+    assert tokens.find_tokens() == []
+    assert f"{file} (cannot be read: others may read or write it; run: chmod 600 {file})" in tokens.places()
+    file.chmod(0o600)
+    assert [found.value for found in tokens.find_tokens()] == ["default"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+def test_a_token_file_of_another_user_is_refused(places: Path) -> None:
+    file = places / f"bt_u{os.geteuid()}"
+    file.write_text("planted")
+    os.chown(file, 65534, 65534)
+    assert tokens.find_tokens() == []
+    assert f"{file} (cannot be read: it belongs to another user, of uid 65534)" in tokens.places()
 
 
 def test_a_file_that_is_empty_half_written_or_gone_is_no_token(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import re
 
 import aiohttp
 
-from crmuons.storage.pelican.sources import Fault, Source
+from crmuons.storage.http.sources import Fault, Source
 
 
 def check_range(answer: aiohttp.ClientResponse, source: Source, start: int, size: int) -> None:

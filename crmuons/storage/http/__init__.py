@@ -1,0 +1,1 @@
+"""Files of web servers, read with retries, checked ranges and checked versions. pelican/ uses the same parts."""

@@ -1,0 +1,113 @@
+"""Send one HTTP request, follow its redirects with care, and say in words what failed."""
+
+import asyncio
+import os
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from crmuons.storage.http.sources import Fault, Source, retry_after_s
+
+# 520 to 527: a proxy of Cloudflare has no answer of its server.
+TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 528)})
+DENIED = frozenset({401, 403})
+NETWORK_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+MAX_REDIRECTS = 10
+
+
+class FinalError(OSError):
+    """Raised if repeating a request is useless."""
+
+
+def trusted_authorities() -> ssl.SSLContext:
+    """Return the certificate authorities to trust: the system's, or those of SSL_CERT_FILE.
+
+    Raises:
+        ValueError: if SSL_CERT_FILE names no file.
+    """
+    named = os.environ.get("SSL_CERT_FILE")
+    if named and not Path(named).is_file():  # OpenSSL ignores a missing file silently.
+        msg = f"SSL_CERT_FILE is '{named}', which does not exist; name your authority's PEM file, or unset the variable"
+        raise ValueError(msg)
+    return ssl.create_default_context()  # Reads SSL_CERT_FILE now; aiohttp reads it at import.
+
+
+@asynccontextmanager
+async def following(
+    session: aiohttp.ClientSession, method: str, url: URL, *, headers: Mapping[str, str], **options: Any
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    """Send a request, follow its redirects, and yield the last answer.
+
+    Another origin (scheme, host or port) does not get the `Authorization` header.
+
+    Raises:
+        FinalError: if a redirect leaves https or http, goes from https to http, or there are too many.
+    """
+    for _ in range(MAX_REDIRECTS + 1):
+        async with session.request(method, url, headers=headers, allow_redirects=False, **options) as answer:
+            if answer.status not in REDIRECTS or "Location" not in answer.headers:
+                yield answer
+                return
+            target = _target(url, answer.headers["Location"])
+        if target.scheme not in ("https", "http") or (url.scheme, target.scheme) == ("https", "http"):
+            # Without the target's path and query, which may hold a secret.
+            msg = f"{url.origin()} redirects to {target.scheme}://{target.host or ''}, which is not followed: give the URL of the file itself"
+            raise FinalError(msg)
+        if target.origin() != url.origin():
+            headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
+        url = target
+    msg = f"{url.origin()} redirects more than {MAX_REDIRECTS} times; give the URL of the file itself"
+    raise FinalError(msg)
+
+
+def _target(url: URL, location: str) -> URL:
+    try:
+        return url.join(URL(location)).with_fragment(None)
+    except ValueError:  # Its text may hold a secret.
+        msg = f"{url.origin()} redirects to what is no URL; give the URL of the file itself"
+        raise FinalError(msg) from None
+
+
+async def fault_of(
+    source: Source, answer: aiohttp.ClientResponse, *, secret: str | None = None, credential: object = None
+) -> Fault:
+    """Return the fault of a transient or refusing answer, with the first line of the server's own words.
+
+    Args:
+        source: the server.
+        answer: its answer.
+        secret: words with this text in them are left out.
+        credential: what was sent; the fault keeps it.
+    """
+    words = (await answer.content.read(200)).decode(errors="replace").strip().partition("\n")[0]
+    is_plain_text = words.isprintable() and words and "<" not in words and (secret is None or secret not in words)
+    return Fault(
+        source,
+        f"HTTP {answer.status}{f', {words}' if is_plain_text else ''}",
+        status=answer.status,
+        retry_after_s=retry_after_s(answer.headers.get("Retry-After")),
+        credential=credential,
+    )
+
+
+def describe(error: BaseException) -> str:
+    """Return what a failed connection means, without URLs, which may hold secrets."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        reason = error.certificate_error
+        return f"its certificate is not trusted ({reason}); name its authority's file in SSL_CERT_FILE"
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return f"cannot connect to the proxy {error.host}:{error.port} of https_proxy or http_proxy: {error.os_error.strerror or error.os_error}"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot connect: {error.os_error.strerror or error.os_error}"
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"the proxy of https_proxy or http_proxy answered HTTP {error.status}"
+    text = str(error)
+    if isinstance(error, aiohttp.ClientResponseError):  # Its text has the URL.
+        text = error.message
+    return f"{type(error).__name__}{': ' if text else ''}{' '.join(text.split())[:200]}"

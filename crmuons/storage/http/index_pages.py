@@ -1,0 +1,71 @@
+"""Parse the pages with which web servers list a directory (Apache, nginx, Python, aiohttp, S3 browsers and others)."""
+
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+from yarl import URL
+
+
+def entries(html: str, page: URL) -> dict[str, bool]:
+    """Return the entries of a directory that its page links to.
+
+    Links to other directories or hosts, and those with a query (Apache's columns to sort by), are left out.
+
+    Args:
+        html: the page.
+        page: its URL, the directory's.
+
+    Returns:
+        For each entry, by its name as the URL spells it: whether the page shows it as a directory.
+    """
+    links = _Links()
+    links.feed(html)
+    folder = page.with_query(None).with_fragment(None)
+    if not folder.raw_path.endswith("/"):
+        folder = folder.with_path(f"{folder.raw_path}/", encoded=True)
+    found: dict[str, bool] = {}
+    for href, text in links.found:
+        try:
+            target = folder.join(URL(href.strip()))
+        except ValueError:  # No URL at all.
+            continue
+        if not _is_inside(target, folder):
+            continue
+        name, slash, deeper = target.raw_path[len(folder.raw_path) :].partition("/")
+        if deeper or unquote(name) in ("", ".", "..") or "/" in unquote(name) or "\\" in unquote(name):
+            continue
+        found[name] = found.get(name, False) or bool(slash) or text.strip().endswith("/")
+    return found
+
+
+def _is_inside(target: URL, folder: URL) -> bool:
+    return (
+        target.scheme == folder.scheme
+        and target.authority == folder.authority
+        and not target.raw_query_string
+        and target.raw_path.startswith(folder.raw_path)
+    )
+
+
+class _Links(HTMLParser):
+    """The links of a page: for each its `href` and its text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, str]] = []
+        self._inside = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        href = dict(attrs).get("href")
+        if tag == "a" and href is not None:
+            self.found.append((href, ""))
+            self._inside = True
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            href, text = self.found[-1]
+            self.found[-1] = (href, text + data)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "a":
+            self._inside = False

@@ -1,0 +1,205 @@
+"""Read parts of files of web servers: by ranges, or from whole copies where a server sends no right ranges."""
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator
+
+import aiohttp
+
+from crmuons.storage.http.exchange import TRANSIENT, FinalError
+from crmuons.storage.http.ranges import check_range
+from crmuons.storage.http.sources import Fault, Source
+from crmuons.storage.http.web import Entry, Version, Web, raise_if_refused
+from crmuons.storage.http.whole import WholeFiles
+
+PROGRESS_BYTES = 2**16  # Less is no progress: a server that breaks off after each byte would be asked for days.
+BAD_RANGES = 3  # Wrong answers in a row to requests for ranges, until the whole file is downloaded.
+
+
+class ChangedError(FinalError):
+    """Raised if a file is another than when it was listed."""
+
+
+class NoRangesError(Exception):
+    """Raised inside this module if a server sends no right ranges of a file."""
+
+
+class Reader:
+    """Reads files, and sees whether they change meanwhile.
+
+    Args:
+        web: sends the requests.
+    """
+
+    def __init__(self, web: Web) -> None:
+        self.web, self.whole = web, WholeFiles()
+        self._versions: dict[str, Version] = {}  # Of each file, when it was listed or first read.
+        self._bad_ranges: dict[str, int] = {}
+        self._downloading: dict[str, asyncio.Lock] = {}
+
+    def note(self, url: str, entry: Entry) -> None:
+        """Note the version of a file that is listed anew, and whether its server sends ranges."""
+        if entry.version.differs(self._versions.get(url, entry.version)):
+            self.whole.drop(url)
+        self._versions[url] = entry.version
+        self._bad_ranges[url] = 0 if entry.has_ranges else BAD_RANGES
+
+    async def read(self, url: str, start: int, end: int, size: int) -> bytes:
+        """Return bytes start .. end - 1 of a file of `size` bytes.
+
+        Raises:
+            ChangedError: if the file has changed since it was listed.
+            FileNotFoundError, PermissionError: if the server says so.
+            ConnectionError: if nothing came in time.
+        """
+        if not self.whole.holds(url):
+            try:
+                if self._bad_ranges.get(url, 0) < BAD_RANGES:
+                    return await self._read_range(url, start, end, size)
+            except NoRangesError:
+                self._bad_ranges[url] = BAD_RANGES
+            await self.download(url, size)
+        return await asyncio.to_thread(self.whole.read, url, start, end)
+
+    async def _read_range(self, url: str, start: int, end: int, size: int) -> bytes:
+        pieces: list[bytes] = []
+        patience, sources, ground = self.web.patience(url), self.web.sources(url), start
+        while start < end:
+            source = await patience.next(sources)
+            try:
+                async for piece in self._pieces(url, source, range(start, end), size):
+                    pieces.append(piece)
+                    start += len(piece)
+                    if start - ground > PROGRESS_BYTES:
+                        patience.progress()
+                        ground = start
+                sources.worked(source)
+                self._bad_ranges.pop(url, None)
+            except Fault as fault:
+                if fault.doubtful or fault.status not in (None, *TRANSIENT):
+                    await self._confirm(url, size)
+                    self._count_bad_range(url)
+                patience.record(sources, fault)
+        return b"".join(pieces)
+
+    async def _pieces(self, url: str, source: Source, span: range, size: int) -> AsyncIterator[bytes]:
+        """Yield a range in pieces, and raise a Fault where it stops early."""
+        async with self.web.exchange("GET", url, {"Range": f"bytes={span[0]}-{span[-1]}"}) as answer:
+            self._check(url, answer, source)
+            if answer.status == 200:  # The whole file. Its copy serves the next reads too.
+                answer.close()
+                raise NoRangesError
+            check_range(answer, source, span[0], size)
+            left = len(span)
+            async for piece in answer.content.iter_any():
+                yield piece[:left]
+                left -= len(piece)
+                if left < 0:
+                    answer.close()
+                    return
+        if left:
+            raise Fault(source, f"the body ended {left} bytes too early")
+
+    def _check(self, url: str, answer: aiohttp.ClientResponse, source: Source) -> None:
+        """Check what does not depend on the range."""
+        if answer.status not in (200, 206):
+            return
+        if answer.headers.get("Content-Encoding", "identity") != "identity":
+            answer.close()
+            raise NoRangesError  # They would be ranges of the compressed form.
+        if answer.status == 206 and "Content-Range" not in answer.headers:
+            raise Fault(source, "HTTP 206 without a Content-Range", doubtful=True)
+        self._check_version(url, answer, source)
+
+    def _check_version(self, url: str, answer: aiohttp.ClientResponse, source: Source) -> None:
+        version = Version.of(answer)
+        if version.differs(self._versions.setdefault(url, version)):
+            raise Fault(source, "it gives the file another ETag or date of change", doubtful=True)
+
+    def _count_bad_range(self, url: str) -> None:
+        self._bad_ranges[url] = self._bad_ranges.get(url, 0) + 1
+        if self._bad_ranges[url] >= BAD_RANGES:
+            raise NoRangesError
+
+    async def _confirm(self, url: str, size: int | None) -> None:
+        """Ask once more about a file after a doubtful answer.
+
+        Raises:
+            ChangedError: if it is another file now.
+            FileNotFoundError, PermissionError: if it is gone, or is refused now.
+        """
+        now = await self.web.ask(url)
+        listed = self._versions.get(url, now.version)
+        if now.is_page:
+            msg = f"{url} answers with a web page in place of the file; log in again, or list the data again"
+        elif size is not None and now.size not in (None, size):
+            msg = f"{url} has changed while in use: {size} bytes when it was listed, {now.size} now; list it again"
+        elif now.version.differs(listed):
+            msg = f"{url} has changed while in use: {_shown(listed)} when it was listed, {_shown(now.version)} now; list it again"
+        else:
+            return
+        raise ChangedError(msg)
+
+    async def download(self, url: str, size: int | None) -> int:
+        """Copy a whole file to the disk, and return its size in bytes; `size` is the expected one, if known.
+
+        Raises:
+            OSError: as `read`.
+        """
+        async with self._downloading.setdefault(url, asyncio.Lock()):
+            patience, sources, furthest = self.web.patience(url), self.web.sources(url), 0
+            while not self.whole.holds(url):
+                source = await patience.next(sources)
+                try:
+                    with self.whole.writing(url) as target:
+                        async for piece in self._whole_pieces(url, source):
+                            # Only new ground counts: a body that always breaks at one place is no progress.
+                            if target.write(piece) > furthest:
+                                furthest = target.size
+                                patience.progress()
+                        _check_size(target.size, size, source)
+                    sources.worked(source)
+                except Fault as fault:
+                    if fault.doubtful:
+                        await self._confirm(url, size)
+                    patience.record(sources, fault)
+            return self.whole.size(url)
+
+    async def _whole_pieces(self, url: str, source: Source) -> AsyncIterator[bytes]:
+        """Yield a whole file in pieces."""
+        async with self.web.exchange("GET", url, {}) as answer:
+            raise_if_refused(url, answer)
+            if answer.status != 200:
+                raise Fault(source, f"HTTP {answer.status} to a request for the whole file", doubtful=True)
+            self._check_version(url, answer, source)
+            async for piece in _decoded(url, answer):
+                yield piece
+
+
+def _check_size(num_bytes: int, expected: int | None, source: Source) -> None:
+    if expected not in (None, num_bytes):
+        raise Fault(source, f"it sent {num_bytes} bytes of a file of {expected}", doubtful=True)
+
+
+async def _decoded(url: str, answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Yield the body of an answer, decompressed if the server compresses it without being asked."""
+    encoding = answer.headers.get("Content-Encoding", "identity")
+    if encoding == "identity":
+        async for piece in answer.content.iter_any():
+            yield piece
+        return
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        msg = f"{url}: the server compresses it with '{encoding}' although none was asked for; store it as it is"
+        raise FinalError(msg)
+    decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    try:
+        async for piece in answer.content.iter_any():
+            yield decoder.decompress(piece)
+        yield decoder.flush()
+    except zlib.error as error:
+        msg = f"{url}: the server's compressed answer is damaged ({error})"
+        raise FinalError(msg) from error
+
+
+def _shown(version: Version) -> str:
+    return f"ETag {version.etag}" if version.etag else f"changed {version.changed}"

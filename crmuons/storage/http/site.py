@@ -1,0 +1,254 @@
+"""The file system of http:// and https:// URLs."""
+
+import asyncio
+import logging
+import os
+import threading
+import zlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import aiohttp
+from fsspec.asyn import AsyncFileSystem, sync
+from yarl import URL
+
+from crmuons.storage.atomic import atomic_file
+from crmuons.storage.http.exchange import FinalError
+from crmuons.storage.http.globs import glob
+from crmuons.storage.http.index_pages import entries
+from crmuons.storage.http.reading import Reader
+from crmuons.storage.http.remote_file import RemoteFile
+from crmuons.storage.http.sources import Fault
+from crmuons.storage.http.web import Web, raise_if_refused
+
+logger = logging.getLogger(__name__)
+
+COPY_BYTES = 32 * 2**20
+MAX_PAGE_BYTES = 64 * 2**20  # Of an index page: 500,000 entries.
+DATA = (".parquet", ".pq", ".arrow")  # A file of these that is listed and then missing would be lost rows.
+MAX_FOLDERS = 10_000  # A directory that links to itself under ever new names has no end.
+
+Info = dict[str, Any]
+
+
+class WebFiles(AsyncFileSystem):  # type: ignore[misc]  # fsspec is untyped
+    """Files of web servers, to read. A path is a URL; directories are read from their index pages.
+
+    Raises (all methods):
+        FileNotFoundError: if the server says that there is no such file.
+        PermissionError: if the server refuses.
+        ConnectionError: if no data came for Waits.patience_s (Waits.start_s from a host that never answered).
+        FinalError: if a file has changed since it was listed, or a redirect must not be followed.
+    """
+
+    cachable = False  # fsspec would keep one instance per thread.
+    protocol = ("http", "https")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.web = Web(self.loop)
+        self.reader = Reader(self.web)
+
+    def __reduce__(self) -> "tuple[Callable[[], WebFiles], tuple[()]]":
+        return web_files, ()
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return path.rstrip("/")
+
+    def open(self, path: str, mode: str = "rb", *, size: int | None = None, **_: Any) -> RemoteFile:
+        """Open a file for reading; `size` in bytes, if known, saves a request."""
+        if mode != "rb":
+            _refuse_writing(path)
+        return RemoteFile(self, path, size=self.info(path)["size"] if size is None else size)
+
+    def digest_headers(self, url: str, algorithms: str) -> dict[str, str]:
+        """Return the headers `Digest` and `Content-MD5` that a server gives a file, in one request; empty if none."""
+        return dict(sync(self.loop, self._digest_headers, url, algorithms))
+
+    async def _digest_headers(self, url: str, algorithms: str) -> dict[str, str]:
+        try:
+            async with self.web.exchange("HEAD", url, {"Want-Digest": algorithms}) as answer:
+                given = answer.headers if answer.status == 200 else {}
+                return {name: given[name] for name in ("Digest", "Content-MD5") if name in given}
+        except (Fault, FinalError):  # If the fault also prevents reading the file, the read will raise it.
+            return {}
+
+    async def _cat_file(
+        self, path: str, start: int | None = None, end: int | None = None, *, size: int | None = None, **_: Any
+    ) -> bytes:
+        """Read bytes start .. end - 1 of a file; see `open` for `size`."""
+        if size is None:
+            size = (await self._info(path))["size"]
+        start, end, _step = slice(start, end).indices(size)
+        return await self.reader.read(path, start, end, size) if start < end else b""
+
+    async def _get_file(self, rpath: str, lpath: str | Path, **_: Any) -> None:
+        """Copy a file to a local path, where it appears once it is complete. For a folder, make a local folder."""
+        info, target = await self._info(rpath), Path(lpath)
+        if info["type"] == "directory":
+            target.mkdir(parents=True, exist_ok=True)
+            return
+        with atomic_file(target) as partial, partial.open("wb") as file:
+            for start in range(0, info["size"], COPY_BYTES):
+                file.write(await self._cat_file(rpath, start, start + COPY_BYTES, size=info["size"]))
+
+    async def _put_file(self, _lpath: str | Path, rpath: str, **_: Any) -> None:
+        _refuse_writing(rpath)
+
+    async def _rm_file(self, path: str, **_: Any) -> None:
+        _refuse_writing(path)
+
+    async def _makedirs(self, path: str, **_: Any) -> None:
+        _refuse_writing(path)
+
+    async def _info(self, path: str, **_: Any) -> Info:
+        entry = await self.web.ask(path)
+        if entry.is_page:
+            return {"name": path.rstrip("/"), "type": "directory", "size": 0}
+        self.reader.note(path, entry)
+        size = await self.reader.download(path, None) if entry.size is None else entry.size
+        return {"name": path, "type": "file", "size": size}
+
+    async def _exists(self, path: str, **_: Any) -> bool:
+        return await self._type(path) is not None
+
+    async def _isdir(self, path: str) -> bool:
+        return await self._type(path) == "directory"
+
+    async def _isfile(self, path: str) -> bool:
+        return await self._type(path) == "file"
+
+    async def _type(self, path: str) -> str | None:
+        try:
+            return str((await self._info(path))["type"])
+        except FileNotFoundError:
+            return None
+
+    async def _ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
+        html, page = await self._page(path)
+        listed = entries(html, page)
+        if not listed and path.endswith(DATA):
+            msg = f"{path} answers with a web page that names no file below it, perhaps to log in; give the URL of the file itself"
+            raise FinalError(msg)
+        if not listed:
+            logger.warning(
+                "%s is a web page that names no file below it: an empty directory, a login page, or listing is off",
+                path,
+            )
+        answers = await asyncio.gather(*(self._entry(path, name, folder) for name, folder in listed.items()))
+        infos = [info for info in answers if info is not None]
+        return infos if detail else [info["name"] for info in infos]
+
+    async def _find(
+        self, path: str, maxdepth: int | None = None, withdirs: bool = False, *, detail: bool = False, **_: Any
+    ) -> Any:
+        """Return all files below a directory, sorted."""
+        info = await self._info(path)
+        found, folders = ([info], []) if info["type"] == "file" else ([], [info["name"]])
+        ls, depth = self._limited_ls(path), 0
+        while folders and (maxdepth is None or depth < maxdepth):
+            depth += 1
+            levels = await asyncio.gather(*(ls(folder) for folder in folders))
+            inside = [entry for level in levels for entry in level]
+            folders = [entry["name"] for entry in inside if entry["type"] == "directory"]
+            found += [entry for entry in inside if withdirs or entry["type"] == "file"]
+        by_name = {entry["name"]: entry for entry in sorted(found, key=lambda entry: str(entry["name"]))}
+        return by_name if detail else list(by_name)
+
+    async def _glob(self, path: str, maxdepth: int | None = None, **options: Any) -> Any:
+        assert maxdepth is None, "the depth follows from the pattern"
+        matches = await glob(path, self._folder, self._limited_ls(path), shown=unquote)
+        return matches if options.get("detail") else list(matches)
+
+    def _limited_ls(self, path: str) -> Callable[[str], Awaitable[list[Info]]]:
+        """Return `_ls` for one listing of a path, which raises if there is no end to the directories."""
+        seen = 0
+
+        async def ls(folder: str) -> list[Info]:
+            nonlocal seen
+            seen += 1
+            if seen > MAX_FOLDERS:
+                msg = f"{path} has more than {MAX_FOLDERS} directories, or one that links to itself; name a part of it"
+                raise FinalError(msg)
+            return await self._ls(folder)
+
+        return ls
+
+    async def _folder(self, path: str) -> Info:
+        return {"name": path, "type": "directory", "size": 0}  # Listing it will show whether it exists.
+
+    async def _entry(self, folder: str, name: str, is_folder: bool) -> Info | None:
+        url = f"{folder.rstrip('/')}/{name}"
+        if is_folder:
+            return {"name": url, "type": "directory", "size": 0}
+        try:
+            return await self._info(url)
+        except FileNotFoundError:
+            if url.endswith(DATA):
+                raise
+            logger.warning("%s is named in the listing of its directory, but the server has no such file", url)
+            return None
+
+    async def _page(self, path: str) -> tuple[str, URL]:
+        """Return the index page of a directory, and its URL."""
+        patience, sources = self.web.patience(path), self.web.sources(path)
+        url = path.rstrip("/") + "/"
+        while True:
+            source = await patience.next(sources)
+            try:
+                async with self.web.exchange("GET", url, {}) as answer:
+                    if answer.status == 404 and url.endswith("/"):  # aiohttp lists a directory without the slash only.
+                        url = url.rstrip("/")
+                        continue
+                    raise_if_refused(path, answer)
+                    if answer.status != 200 or answer.content_type not in ("text/html", "application/xhtml+xml"):
+                        msg = f"{path} cannot be listed (HTTP {answer.status}, {answer.content_type}); name the files themselves"
+                        raise FinalError(msg)
+                    text = await _text(path, answer)
+                sources.worked(source)
+            except Fault as fault:
+                patience.record(sources, fault)
+            else:
+                return text, answer.url
+
+
+async def _text(path: str, answer: aiohttp.ClientResponse) -> str:
+    """Return the text of a page of limited size."""
+    encoding = answer.headers.get("Content-Encoding", "identity")
+    content = bytearray()
+    decoder = None if encoding == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
+    async for piece in answer.content.iter_any():
+        content += piece if decoder is None else decoder.decompress(piece, MAX_PAGE_BYTES + 1)
+        if len(content) > MAX_PAGE_BYTES:
+            answer.close()
+            msg = f"{path}: its index page is larger than {MAX_PAGE_BYTES >> 20} MiB; name the files themselves"
+            raise FinalError(msg)
+    return content.decode(answer.charset or "utf-8", errors="replace")
+
+
+def _refuse_writing(url: str) -> None:
+    msg = f"{url}: web servers are read only; write to a directory, pelican://, s3:// or another store"
+    raise PermissionError(msg)
+
+
+_instances: dict[int, WebFiles] = {}
+_creating = threading.Lock()
+
+
+def web_files() -> WebFiles:
+    """Return the file system of web servers: one per process, shared by all threads."""
+    with _creating:
+        if os.getpid() not in _instances:  # A forked child cannot use its parent's connections.
+            _instances[os.getpid()] = WebFiles()
+        return _instances[os.getpid()]
+
+
+def _after_fork() -> None:
+    global _creating  # noqa: PLW0603  another thread of the parent may have held it
+    _creating = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

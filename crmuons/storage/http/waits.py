@@ -1,0 +1,43 @@
+"""Time limits for requests to servers."""
+
+import os
+from dataclasses import dataclass, fields
+from typing import ClassVar, Self
+
+
+@dataclass(frozen=True)
+class Waits:
+    """Time limits in seconds. Each is read from the environment variable CRMUONS_HTTP_<NAME>."""
+
+    prefix: ClassVar[str] = "CRMUONS_HTTP_"
+
+    connect_s: float = 15.0
+    """For a connection."""
+    read_s: float = 60.0
+    """For the next byte of an answer. The whole answer has no limit."""
+    patience_s: float = 300.0
+    """For progress, over all servers and attempts."""
+    start_s: float = 30.0
+    """For the first answer of a host. A mistyped host never answers."""
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Return the defaults, replaced by the environment's values.
+
+        Raises:
+            ValueError: if a variable is not a positive number.
+        """
+        variables = {item.name: f"{cls.prefix}{item.name.upper()}" for item in fields(cls)}
+        return cls(**{name: _seconds(variable) for name, variable in variables.items() if variable in os.environ})
+
+
+def _seconds(variable: str) -> float:
+    value = os.environ[variable]
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        msg = f"{variable} is '{value}'; it takes a positive number of seconds"
+        raise ValueError(msg)
+    return seconds

@@ -1,0 +1,177 @@
+"""Ask web servers: one session for all hosts, patience with failing ones, and what an answer says of a URL."""
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import aiohttp
+from fsspec.implementations.http import HTTPFileSystem
+from yarl import URL
+
+from crmuons.storage.http.exchange import (
+    DENIED,
+    NETWORK_ERRORS,
+    TRANSIENT,
+    FinalError,
+    describe,
+    fault_of,
+    following,
+    trusted_authorities,
+)
+from crmuons.storage.http.sources import Fault, Patience, Sources
+from crmuons.storage.http.waits import Waits
+
+REQUESTS_AT_ONCE = 16
+PLAIN = {"Accept-Encoding": "identity"}  # Lengths and ranges are those of the file, not of a compressed form.
+MISSING = frozenset({404, 410})
+
+
+@dataclass(frozen=True)
+class Version:
+    """What changes when a file is replaced: its ETag and its date of change; each empty if the server gives none."""
+
+    etag: str
+    changed: str
+
+    @classmethod
+    def of(cls, answer: aiohttp.ClientResponse) -> "Version":
+        """Return the version in an answer's headers."""
+        return cls(answer.headers.get("ETag", ""), answer.headers.get("Last-Modified", ""))
+
+    def differs(self, other: "Version") -> bool:
+        """Return whether two answers are about different contents."""
+        pairs = ((self.etag, other.etag), (self.changed, other.changed))
+        return any(mine and theirs and mine != theirs for mine, theirs in pairs)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a server says of a URL.
+
+    Attributes:
+        is_page: whether it is a web page, which may list a directory.
+        has_ranges: whether the server sends ranges of it.
+        size: in bytes; None if the server does not say.
+        version: of the file.
+        url: where redirects led.
+    """
+
+    is_page: bool
+    has_ranges: bool
+    size: int | None
+    version: Version
+    url: URL
+
+
+class Web:
+    """Web servers. Proxies come from `https_proxy`, `http_proxy` and `no_proxy`; user and password from `~/.netrc`.
+
+    Args:
+        loop: the event loop that its methods run on.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.waits = Waits.from_environment()
+        self._loop, self._trust = loop, trusted_authorities()
+        self._session: aiohttp.ClientSession | None = None
+        self._hosts: dict[str, Sources] = {}
+        self._answered: set[str] = set()  # Hosts.
+        self._at_once = asyncio.Semaphore(REQUESTS_AT_ONCE)
+
+    def sources(self, url: str) -> Sources:
+        """Return the server of a URL, as the only source of its files."""
+        host = str(URL(url).origin())
+        return self._hosts.setdefault(host, Sources.of([host]))
+
+    def patience(self, url: str) -> Patience:
+        """Return the time limit of an operation on a URL: short for a host that never answered."""
+        if str(URL(url).origin()) in self._answered:
+            return Patience(self.waits.patience_s, url, "CRMUONS_HTTP_PATIENCE_S")
+        return Patience(self.waits.start_s, url, "CRMUONS_HTTP_START_S")
+
+    @asynccontextmanager
+    async def exchange(self, method: str, url: str, headers: dict[str, str]) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send one request, and yield its answer. A network error in the block counts as the server's fault.
+
+        Raises:
+            Fault: if the server cannot be reached, interrupts the answer, or is overloaded or broken.
+            FinalError: if repeating is useless.
+        """
+        (source,) = self.sources(url).sources
+        try:
+            session = await self._open_session()
+            sent = {**PLAIN, **headers}
+            async with self._at_once, following(session, method, URL(url), headers=sent, ssl=self._trust) as answer:
+                if answer.status in TRANSIENT:
+                    raise await fault_of(source, answer)
+                self._answered.add(source.url)
+                yield answer
+        except (FinalError, FileNotFoundError, PermissionError):
+            raise
+        except aiohttp.ClientConnectorCertificateError as error:
+            msg = f"{url}: {describe(error)}"
+            raise FinalError(msg) from None
+        except NETWORK_ERRORS as error:
+            raise Fault(source, describe(error)) from None
+
+    async def ask(self, url: str) -> Entry:
+        """Ask what a URL is, by its first byte. Unlike HEAD, this works with signed URLs and shows the size of ranges.
+
+        Raises:
+            FileNotFoundError, PermissionError, OSError: if the server has no such file, refuses, or answers otherwise.
+            ConnectionError: if it does not answer in time.
+        """
+        patience, sources = self.patience(url), self.sources(url)
+        while True:
+            source = await patience.next(sources)
+            try:
+                async with self.exchange("GET", url, {"Range": "bytes=0-0"}) as answer:
+                    entry = _entry(url, answer)
+                    if answer.status != 206:
+                        answer.close()  # Without reading the rest of the file.
+                sources.worked(source)
+            except Fault as fault:
+                patience.record(sources, fault)
+            else:
+                return entry
+
+    async def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.waits.connect_s, sock_read=self.waits.read_s)
+            self._session = aiohttp.ClientSession(timeout=timeout, trust_env=True, auto_decompress=False)
+            weakref.finalize(self, HTTPFileSystem.close_session, self._loop, self._session)
+        return self._session
+
+
+def raise_if_refused(url: str, answer: aiohttp.ClientResponse) -> None:
+    """Raise if a server says that a file is missing, or refuses it.
+
+    Raises:
+        FileNotFoundError, PermissionError: with the remedy.
+    """
+    if answer.status in MISSING:
+        msg = f"{url}: no such file or directory at the server (HTTP {answer.status}); check the path"
+        raise FileNotFoundError(msg)
+    if answer.status in DENIED:
+        host = URL(url).host
+        msg = (
+            f"{url}: the server refuses (HTTP {answer.status}); check the path, or write 'machine {host} login USER"
+            " password PASSWORD' in ~/.netrc"
+        )
+        raise PermissionError(msg)
+
+
+def _entry(url: str, answer: aiohttp.ClientResponse) -> Entry:
+    raise_if_refused(url, answer)
+    total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+    size = int(total) if answer.status in (206, 416) and total.isdigit() else None
+    if answer.status == 200 and answer.headers.get("Content-Encoding", "identity") == "identity":
+        size = answer.content_length
+    elif answer.status not in (200, 206) and size != 0:  # 416: an empty file has no first byte.
+        msg = f"{url} cannot be read: the server answered HTTP {answer.status}"
+        raise FinalError(msg)
+    named_page = answer.url.path.endswith((".html", ".htm"))
+    is_page = answer.content_type in ("text/html", "application/xhtml+xml") and not named_page
+    return Entry(is_page, answer.status != 200, size, Version.of(answer), answer.url)

@@ -1,0 +1,76 @@
+"""Whole copies of files whose server sends no ranges, in unnamed files that vanish with the process."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from crmuons.storage.http.exchange import FinalError
+
+MAX_BYTES = 4 * 2**30  # Of the copies that one process keeps; data.staging.dir keeps more, for all processes of a node.
+
+
+class Copy:
+    """A copy that grows: its size in bytes, and the descriptor of its unnamed file."""
+
+    def __init__(self) -> None:
+        with tempfile.TemporaryFile() as file:
+            self.descriptor = os.dup(file.fileno())
+        self.size = 0
+
+    def __del__(self) -> None:
+        """Close the file once nobody reads it; it vanishes then."""
+        os.close(self.descriptor)
+
+    def write(self, piece: bytes) -> int:
+        """Append bytes, and return the size.
+
+        Raises:
+            FinalError: if the disk is full or cannot be written.
+        """
+        left = memoryview(piece)
+        try:
+            while left:
+                left = left[os.write(self.descriptor, left) :]
+        except OSError as error:
+            msg = f"{tempfile.gettempdir()} cannot take a file whose server sends no ranges ({error.strerror}); free space there, or set TMPDIR"
+            raise FinalError(msg) from error
+        self.size += len(piece)
+        return self.size
+
+
+class WholeFiles:
+    """Complete copies of files by URL. The oldest go when all are larger than MAX_BYTES."""
+
+    def __init__(self) -> None:
+        self._copies: dict[str, Copy] = {}
+
+    def holds(self, url: str) -> bool:
+        """Return whether there is a complete copy of a file."""
+        return url in self._copies
+
+    def size(self, url: str) -> int:
+        """Return the size of a copy in bytes."""
+        return self._copies[url].size
+
+    def read(self, url: str, start: int, end: int) -> bytes:
+        """Return bytes start .. end - 1 of a copy."""
+        copy = self._copies[url]  # Held while it is read.
+        pieces = []
+        while piece := os.pread(copy.descriptor, end - start, start):  # One call gives 2 GiB at most.
+            pieces.append(piece)
+            start += len(piece)
+        return b"".join(pieces)
+
+    def drop(self, url: str) -> None:
+        """Remove a copy, if there is one. Reads that have begun end well: the file stays until they do."""
+        self._copies.pop(url, None)
+
+    @contextmanager
+    def writing(self, url: str) -> Iterator[Copy]:
+        """Yield a new copy to write to; it counts as complete when the block ends without an error."""
+        copy = Copy()
+        yield copy
+        self._copies[url] = copy
+        while sum(kept.size for kept in self._copies.values()) > MAX_BYTES and len(self._copies) > 1:
+            self.drop(next(iter(self._copies)))

@@ -1,0 +1,66 @@
+"""Object stores and other remote file systems: their errors name the URL, in one sentence and one family of classes."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+PROGRAMMING = (NotImplementedError, AttributeError, TypeError, LookupError, ValueError)
+
+
+class StoreError(OSError):
+    """Raised if a store cannot be reached, refuses, or fails."""
+
+
+@contextmanager
+def named_errors(url: str) -> Iterator[None]:
+    """Turn what a storage library raises into an OSError that names the URL: botocore's errors, for example, are none."""
+    try:
+        yield
+    except PROGRAMMING:
+        raise
+    except (FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+        if url in str(error):
+            raise
+        msg = f"{url}: {' '.join(str(error).split())}"
+        raise type(error)(msg) from error
+    except Exception as error:
+        if isinstance(error, StoreError):
+            raise
+        msg = (
+            f"{url}: {type(error).__name__}: {' '.join(str(error).split())}; check the bucket's name, the credentials and"
+            " the endpoint in the environment of its library"
+        )
+        raise StoreError(msg) from error
+
+
+class Named:
+    """A file system or an open file of it, whose methods raise errors that name the URL.
+
+    Args:
+        wrapped: the file system or file.
+        url: what is opened, for errors.
+    """
+
+    def __init__(self, wrapped: Any, url: str) -> None:
+        self._wrapped, self._url = wrapped, url
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._wrapped, name)
+        return self._calling(attribute) if callable(attribute) else attribute
+
+    def _calling(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            with named_errors(self._url):
+                result = method(*arguments, **options)
+            return Named(result, self._url) if method.__name__ == "open" else result
+
+        return call
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._wrapped)

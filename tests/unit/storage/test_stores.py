@@ -1,0 +1,72 @@
+"""Errors of storage libraries name the URL in one sentence, whatever their classes."""
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from crmuons.data.reader import read_slice
+from crmuons.data.sampler import cut_files
+from crmuons.data.selection import Selection
+from crmuons.storage import files
+from crmuons.storage.stores import StoreError
+
+
+class NoCredentialsError(Exception):
+    """As botocore's: no OSError."""
+
+
+class FailingStore(MemoryFileSystem):
+    """A store in memory that fails as told."""
+
+    protocol = "failing"
+    cachable = False
+    error: Exception = Exception()
+
+    def ls(self, path, **options):
+        raise self.error
+
+    info = find = glob = isdir = exists = ls  # As s3fs; fsspec's own `exists` would answer False.
+
+
+@pytest.fixture(autouse=True)
+def failing(monkeypatch):
+    fsspec.register_implementation("failing", FailingStore, clobber=True)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (NoCredentialsError("Unable to locate\ncredentials"), StoreError, "NoCredentialsError: Unable to locate credentials; check the bucket's name"),
+        (PermissionError("AccessDenied"), PermissionError, "AccessDenied"),
+        (OSError(16, "SlowDown"), StoreError, "SlowDown"),
+        (TimeoutError(), StoreError, "TimeoutError"),
+    ],
+)  # fmt: skip
+def test_an_error_of_a_storage_library_names_the_url(failing, error, kind, says):
+    failing.setattr(FailingStore, "error", error)
+    for call in (files.list_files, files.exists, files.names, lambda url: files.list_files(f"{url}/*.parquet")):
+        with pytest.raises(kind, match="failing://bucket/d") as caught:
+            call("failing://bucket/d")
+        assert says in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_open_file_names_its_url_too(failing, tmp_path, toy_events, write_toy):
+    made = write_toy(tmp_path / "a.parquet", toy_events(20))
+    files.put(tmp_path / "a.parquet", "memory://bucket/a.parquet")
+    (listed,) = files.list_files("memory://bucket")
+    assert listed.size == made.size
+    assert len(read_slice(cut_files([listed])[0], Selection("all"))[0].counts) == 60
+
+    def broken(*_):
+        raise NoCredentialsError
+
+    failing.setattr("fsspec.implementations.memory.MemoryFile.read", broken)
+    with pytest.raises(StoreError, match=r"memory:///?bucket/a\.parquet: NoCredentialsError"):
+        read_slice(cut_files([listed])[0], Selection("all"))
+
+
+def test_a_store_whose_library_is_missing_is_named(failing):
+    with pytest.raises(ValueError, match=r"'abfs://c/a' cannot be opened: .*adlfs"):
+        files.exists("abfs://c/a")
