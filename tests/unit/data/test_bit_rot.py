@@ -81,8 +81,8 @@ def test_a_damaged_page_is_named_with_file_column_and_row_group(rotten):
 
 
 def test_every_reader_of_parquet_compares_the_checksums(rotten, tmp_path, toy_events):
-    with pytest.raises(ValueError, match="column 'muons', row group 2"):
-        inspection.inspect([str(rotten)], max_rows=None)
+    (reason,) = inspection.inspect([str(rotten)], max_rows=None).broken.values()
+    assert "column 'muons', row group 2" in reason
     with pytest.raises(ValueError, match="column 'muons', row group 2"):
         list(PrimaryFiles([str(rotten)], with_counts=True))
     dataset = build.claim_dataset(tmp_path / "ready", [str(rotten)], PrepareSettings())

@@ -162,6 +162,7 @@ def test_a_url_takes_the_events_and_a_second_run_continues_there(tmp_path, capsy
         (b"RUNH\x00\x00\x80?", "file seems to be truncated"),
         (b"RUNH\x00\x00\xc0\x7f" + bytes(5_000), "the run number nan in its header cannot be right"),
     ],
+    ids=map(str, range(15)),  # Compressed bytes hold the time: no name for a test.
 )
 def test_what_is_no_corsika_file_is_named_once_by_what_it_is(tmp_path, capsys, content, what):
     path = put(tmp_path / "in" / "DAT000002", content)
