@@ -61,7 +61,7 @@ def write_shard(path: Path, events: EventArrays, hash_range: HashRange) -> None:
         "checksums": [_checksum(batch) for batch in batches],
     }
     schema = arrow.FLAT_SCHEMA.with_metadata({METADATA_KEY: json.dumps(metadata)})
-    with atomic_file(path, fsync=True, shared=True) as partial, pa.ipc.new_file(str(partial), schema) as writer:
+    with atomic_file(path, fsync=True) as partial, pa.ipc.new_file(str(partial), schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
 

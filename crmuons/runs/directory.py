@@ -1,11 +1,13 @@
 """A run's directory: the files of one run, and the choice of the run that a command continues."""
 
+import errno
 import hashlib
 import json
 import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,14 +19,17 @@ from crmuons.data import arrow
 from crmuons.data.events import EventArrays
 from crmuons.models.features import Features
 from crmuons.runs.location import RunStorage, local_copy
-from crmuons.storage import artifacts, files
-from crmuons.storage.atomic import atomic_directory, write_json, write_text
+from crmuons.storage import artifacts, files, ownership
+from crmuons.storage.atomic import filled_directory, remedy_for, write_json, write_text
 from crmuons.storage.differences import differences
 from crmuons.storage.files import File
 
 logger = logging.getLogger(__name__)
 
 FAILURE_BYTES = 4096
+REMEDY = "wait until it ends, or choose another run.name"  # For a run that another process owns.
+# What a run starts from. config.json comes last: a directory that has it counts as a started run.
+START_FILES = ("features.pt", "validation.parquet", "files.json", "config.json")
 START = "start"  # Label of the artifact that holds the start of a run stored at a URL.
 
 # Settings that may change when a run continues. A change of any other setting is refused.
@@ -108,7 +113,7 @@ class Run:
     def create(
         self, settings: config.Config, files: Sequence[File], features: Features, validation: EventArrays
     ) -> None:
-        """Write what every worker and every later attempt starts from. The directory appears once it is complete.
+        """Write what every worker and every later attempt starts from. config.json comes last: see `has_started`.
 
         Args:
             settings: the settings of the run.
@@ -117,18 +122,20 @@ class Run:
             validation: the events held out for validation.
 
         Raises:
-            OSError: if it cannot be written, or if a directory of this name exists and is not empty.
+            OSError: if it cannot be written, or if a directory of this name exists and holds anything else.
         """
         try:
-            with atomic_directory(self.directory) as partial:
+            if other := ownership.names_in(self.directory) - set(START_FILES):
+                raise OSError(errno.ENOTEMPTY, f"it holds {min(other)}")  # noqa: TRY301 - reported like all others
+            with filled_directory(self.directory, last=START_FILES[-1]) as partial:
                 torch.save(features.state_dict(), partial / "features.pt")
                 arrow.write_events(partial / "validation.parquet", [arrow.to_table(validation)])
                 write_json(partial / "files.json", [[file.url, file.size] for file in files])
                 write_json(partial / "config.json", settings.model_dump(mode="json"))
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a short write
             msg = (
-                f"the run's directory {self.directory} cannot be written ({error}); free space there if the disk is full, or "
-                "choose another run.storage_path"
+                f"the run's directory {self.directory} cannot be written ({error}); {remedy_for(error)}, or choose another "
+                "run.storage_path"
             )
             raise OSError(msg) from error
 
@@ -141,7 +148,7 @@ class Run:
         try:
             self._reserved.write_text(" " * FAILURE_BYTES, encoding="utf-8")
         except OSError as error:
-            msg = f"the run's directory {self.directory} cannot be written ({error}); free space there if the disk is full"
+            msg = f"the run's directory {self.directory} cannot be written ({error}); {remedy_for(error)}"
             raise OSError(msg) from error
 
     def fail(self, reason: dict[str, str]) -> None:
@@ -232,7 +239,7 @@ def find_run(settings: config.Config, storage: RunStorage) -> Run:
         OSError: if the storage cannot be read.
     """
     name, url = settings.run.name, storage.url
-    names = {path.name for path in storage.directory.glob("*")} | set(files.names(url) if url else ())
+    names = set(_taken(storage, name))
     numbered = _numbered(name, names) if name.endswith(settings.digest()) else {}
 
     def run(name: str) -> Run:
@@ -247,6 +254,40 @@ def find_run(settings: config.Config, storage: RunStorage) -> Run:
         msg = f"run '{name}' exists in {url or storage.directory}; continue it with run.resume=auto, or choose another run.name"
         raise ValueError(msg)
     return run(f"{name}-{max(numbered, default=1) + 1}")
+
+
+def _taken(storage: RunStorage, begin: str) -> Iterator[str]:
+    """Yield the names that begin so and are taken. Where only the mark of an owner is, no run has begun."""
+    for place in (str(storage.directory), storage.url):
+        for name in () if place is None else files.names(place):
+            if name.startswith(begin) and files.names(f"{place}/{name}") != [ownership.FOLDER]:
+                yield name
+
+
+@contextmanager
+def owned_run(settings: config.Config, storage: RunStorage) -> Iterator[Run]:
+    """Find the run that the settings name (see `find_run`), and own it for the duration of the block.
+
+    Raises:
+        HeldError: if another process trains it; nothing was changed then.
+    """
+    while True:
+        run = find_run(settings, storage)
+        with own(run):
+            # Until now, another process may have begun or ended it.
+            if find_run(settings, storage) == run:
+                yield run
+                return
+
+
+@contextmanager
+def own(run: Run, *, patience_s: float = 0.0) -> Iterator[None]:
+    """Own a run, here and at its URL, for the duration of the block; see `ownership.hold`."""
+    with ExitStack() as held:
+        for place in (run.directory, run.url):
+            if place is not None:
+                held.enter_context(ownership.hold(place, remedy=REMEDY, patience_s=patience_s))
+        yield
 
 
 def has_started(run: Run) -> bool:

@@ -16,10 +16,9 @@ import torch
 
 from crmuons import config
 from crmuons.runs import checkpoint, remote
-from crmuons.runs.directory import Run, find_run
+from crmuons.runs.directory import Run, owned_run
 from crmuons.runs.location import RunStorage
 from crmuons.runs.uploads import UploadStatus
-from crmuons.storage import files
 from crmuons.storage.files import File
 from crmuons.tracking.uri import resolve_uri
 from crmuons.training import tensorboard, worker
@@ -95,14 +94,17 @@ def run_training(settings: config.Config, launcher: Launcher) -> RunSummary:
 
     Raises:
         FileNotFoundError, ValueError: if the data or the settings do not allow it; nothing was started then.
+        HeldError: if another process trains this run; nothing was changed then.
         RunFailedError: if the run stopped on the way. Its last checkpoint is intact.
     """
     refuse_credentials(settings)
     tensorboard.check_installed(settings)
     storage = RunStorage.of(settings)
-    if storage.url is not None:
-        files.check_writable(storage.url)
-    run = find_run(settings, storage)
+    with owned_run(settings, storage) as run:
+        return _train_run(settings, run, storage, launcher)
+
+
+def _train_run(settings: config.Config, run: Run, storage: RunStorage, launcher: Launcher) -> RunSummary:
     remote.fetch_start(run)
     started = run.has_started()
     if started:

@@ -24,6 +24,7 @@ from crmuons.data.quarantine import QuarantineLimit, ReadCounts
 from crmuons.data.sampler import FileSlice, cut_files
 from crmuons.data.shards import read_shard_rows
 from crmuons.progress import progress
+from crmuons.storage import ownership
 from crmuons.storage.atomic import write_text
 from crmuons.storage.differences import differences
 from crmuons.storage.files import File
@@ -89,7 +90,7 @@ def claim_dataset(out: Path, urls: Sequence[str], settings: PrepareSettings) -> 
     claim = out / CLAIM
     if claim.is_file():
         _check_same(claim, request)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or ownership.names_in(out)):
         msg = f"{out} is not empty and was not made by `crmuons prepare`; name a new directory with --out"
         raise ValueError(msg)
     else:

@@ -24,6 +24,7 @@ from crmuons.models.features import Features
 from crmuons.storage import files
 from crmuons.storage.files import File
 from crmuons.storage.output import Output
+from crmuons.storage.ownership import hold
 
 EVENTS_PER_BLOCK = standalone.EVENTS_PER_BLOCK["cpu"]
 NUM_EVENTS = 3000  # Three blocks, the last one not full.
@@ -50,8 +51,9 @@ def primaries_file(tmp_path_factory, events, write_toy):
 def generate(model_dir, primaries_file, out, **options):
     generator = load_generator(model_dir)
     source = PrimaryFiles([str(primaries_file)], with_counts=options.get("counts") == "column")
-    work = writer.plan_generation(Output.at(out), generator, source, GenerationOptions(**options))
-    return writer.generate(generator, source, work)
+    with hold(out):
+        work = writer.plan_generation(Output.at(out), generator, source, GenerationOptions(**options))
+        return writer.generate(generator, source, work)
 
 
 def read(out):

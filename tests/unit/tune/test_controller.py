@@ -268,14 +268,3 @@ def test_a_sweep_is_continued_with_what_it_was_started_with(settings, tmp_path):
     names = {find(settings=unnamed, space=space)[0].name for space in (SPACE, other)}
     assert len(names) == 2
     assert all(name.startswith("preset-sweep-") for name in names)
-
-
-def test_a_sweep_is_run_by_one_process_at_a_time(tmp_path):
-    with (
-        directory.exclusive(tmp_path),
-        pytest.raises(BlockingIOError, match="another process runs the sweep"),
-        directory.exclusive(tmp_path),
-    ):
-        pass
-    with directory.exclusive(tmp_path):
-        pass
