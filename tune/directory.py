@@ -10,7 +10,7 @@ from typing import Any
 
 from crmuons import config
 from crmuons.runs.location import RunStorage
-from crmuons.storage import ownership
+from crmuons.storage.claims import names_in
 from crmuons.storage.differences import differences
 from tune.options import SweepOptions
 from tune.space import Space
@@ -45,7 +45,7 @@ def find_sweep(settings: config.Config, storage: RunStorage, definition: Mapping
         digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:8]
         name = f"{name.removesuffix(settings.digest())}sweep-{digest}"
     directory = storage.directory / name
-    if not ownership.names_in(directory) - {"lock"}:  # Sweeps of version 0.1 left a lock.
+    if not names_in(directory) - {"lock"}:  # Sweeps of version 0.1 left a lock.
         return directory
     if settings.run.resume == "never" or not (directory / SWEEP_FILE).is_file():
         msg = (

@@ -12,8 +12,8 @@ import ray
 from crmuons import config
 from crmuons.ray_backend import cluster, preflight
 from crmuons.ray_backend.scaling import check_cluster_fit
-from crmuons.runs.directory import REMEDY
 from crmuons.runs.location import RunStorage
+from crmuons.runs.owned import REMEDY
 from crmuons.storage import atomic, ownership
 from crmuons.tracking.interface import Status
 from crmuons.tracking.tracker import Tracker

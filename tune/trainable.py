@@ -12,7 +12,7 @@ import torch
 
 from crmuons import config
 from crmuons.ray_backend.train import RayLauncher
-from crmuons.runs.directory import own
+from crmuons.runs.owned import own
 from crmuons.storage import atomic
 from crmuons.training import driver, worker
 from crmuons.training.loop import Metrics

@@ -17,6 +17,7 @@ from crmuons.benchmark import figures, generate, read, scale, step, train
 from crmuons.benchmark.figures import Figure
 from crmuons.simulation.simulate import SimulationSettings, simulate
 from crmuons.storage import ownership
+from crmuons.storage.claims import names_in
 from crmuons.tracking.tracker import Tracker
 from crmuons.tracking.uri import resolve_uri
 from crmuons.training.summary import RunSummary
@@ -84,7 +85,7 @@ def run(suite: str, options: BenchmarkOptions) -> dict[str, Any]:
 
 
 def _run(suite: str, options: BenchmarkOptions) -> dict[str, Any]:
-    if ownership.names_in(options.out):
+    if names_in(options.out):
         msg = f"{options.out} is not empty; name a new directory for the benchmark with --out"
         raise FileExistsError(msg)
     keep_freed_memory()

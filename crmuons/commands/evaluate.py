@@ -126,7 +126,8 @@ def _track_evaluation(run: Path, evaluation: "Evaluation", out: Path) -> None:
 
     The evaluation succeeds even if the server is down, the run still trains, or the run is another user's.
     """
-    from crmuons.storage.ownership import HeldError, hold
+    from crmuons.storage.owner import HeldError
+    from crmuons.storage.ownership import hold
     from crmuons.tracking.journal import Journal
     from crmuons.tracking.results import add_results
 

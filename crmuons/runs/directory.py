@@ -7,7 +7,6 @@ import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,15 +18,15 @@ from crmuons.data import arrow
 from crmuons.data.events import EventArrays
 from crmuons.models.features import Features
 from crmuons.runs.location import RunStorage, local_copy
-from crmuons.storage import artifacts, files, ownership
+from crmuons.storage import artifacts, files
 from crmuons.storage.atomic import filled_directory, remedy_for, write_json, write_text
+from crmuons.storage.claims import FOLDER, names_in
 from crmuons.storage.differences import differences
 from crmuons.storage.files import File
 
 logger = logging.getLogger(__name__)
 
 FAILURE_BYTES = 4096
-REMEDY = "wait until it ends, or choose another run.name"  # For a run that another process owns.
 # What a run starts from. config.json comes last: a directory that has it counts as a started run.
 START_FILES = ("features.pt", "validation.parquet", "files.json", "config.json")
 START = "start"  # Label of the artifact that holds the start of a run stored at a URL.
@@ -125,7 +124,7 @@ class Run:
             OSError: if it cannot be written, or if a directory of this name exists and holds anything else.
         """
         try:
-            if other := ownership.names_in(self.directory) - set(START_FILES):
+            if other := names_in(self.directory) - set(START_FILES):
                 raise OSError(errno.ENOTEMPTY, f"it holds {min(other)}")  # noqa: TRY301 - reported like all others
             with filled_directory(self.directory, last=START_FILES[-1]) as partial:
                 torch.save(features.state_dict(), partial / "features.pt")
@@ -260,34 +259,8 @@ def _taken(storage: RunStorage, begin: str) -> Iterator[str]:
     """Yield the names that begin so and are taken. Where only the mark of an owner is, no run has begun."""
     for place in (str(storage.directory), storage.url):
         for name in () if place is None else files.names(place):
-            if name.startswith(begin) and files.names(f"{place}/{name}") != [ownership.FOLDER]:
+            if name.startswith(begin) and files.names(f"{place}/{name}") != [FOLDER]:
                 yield name
-
-
-@contextmanager
-def owned_run(settings: config.Config, storage: RunStorage) -> Iterator[Run]:
-    """Find the run that the settings name (see `find_run`), and own it for the duration of the block.
-
-    Raises:
-        HeldError: if another process trains it; nothing was changed then.
-    """
-    while True:
-        run = find_run(settings, storage)
-        with own(run):
-            # Until now, another process may have begun or ended it.
-            if find_run(settings, storage) == run:
-                yield run
-                return
-
-
-@contextmanager
-def own(run: Run, *, patience_s: float = 0.0) -> Iterator[None]:
-    """Own a run, here and at its URL, for the duration of the block; see `ownership.hold`."""
-    with ExitStack() as held:
-        for place in (run.directory, run.url):
-            if place is not None:
-                held.enter_context(ownership.hold(place, remedy=REMEDY, patience_s=patience_s))
-        yield
 
 
 def has_started(run: Run) -> bool:

@@ -18,7 +18,7 @@ from crmuons.data.events import EventArrays
 from crmuons.data.geometry import FloatArray
 from crmuons.progress import progress
 from crmuons.simulation import propagation, shower
-from crmuons.storage import ownership
+from crmuons.storage.claims import names_in
 
 logger = logging.getLogger(__name__)
 
@@ -219,4 +219,4 @@ def make_new_directory(out: Path) -> None:
         ValueError: if it exists and is not empty.
     """
     out.mkdir(parents=True, exist_ok=True)
-    _require(not ownership.names_in(out), f"{out} is not empty: name a new directory with --out, or empty this one")
+    _require(not names_in(out), f"{out} is not empty: name a new directory with --out, or empty this one")

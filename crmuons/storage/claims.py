@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import tempfile
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER = ".owner"  # In the output. Readers of a Parquet folder pass over it.
 _NAME = re.compile(r"([0-9a-f]{16})-(\d{8})\.json")
+POLL_S = 0.5
 _END = 99_999_999  # The number of a claim that has ended, where its files could not be removed.
 
 
@@ -46,6 +48,16 @@ class Claim:
     @property
     def end(self) -> "Claim":
         return Claim(self.key, _END)
+
+
+def clock() -> float:
+    """Return seconds that also pass while the machine is suspended."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def names_in(folder: Path) -> set[str]:
+    """Return the names in a directory other than the mark of its owner; none if there is no directory."""
+    return {path.name for path in folder.iterdir()} - {FOLDER} if folder.is_dir() else set()
 
 
 class Claims:
@@ -96,6 +108,15 @@ class Claims:
             os.close(os.open(self.folder / claim.name, os.O_RDONLY))
         except OSError:
             return False
+        return True
+
+    def has_ended(self, claim: Claim, seconds: float) -> bool:
+        """Return True once a claim has ended or shown no sign of life for some seconds, False as soon as it shows one."""
+        deadline = clock() + seconds
+        while clock() < deadline:
+            if not self.is_there(claim):
+                return claim.key not in self.newest()
+            time.sleep(POLL_S)
         return True
 
     def remove(self, claim: Claim) -> None:

@@ -9,6 +9,7 @@ from typing import IO
 
 from crmuons.storage import atomic, files, ownership
 from crmuons.storage.atomic import atomic_file
+from crmuons.storage.claims import FOLDER
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def folder_at(place: str, *, new: bool = False) -> Iterator[Path]:
         if "://" not in place:
             yield Path(place)
             return
-        if new and set(files.names(place)) - {ownership.FOLDER}:
+        if new and set(files.names(place)) - {FOLDER}:
             msg = f"{place} is not empty: name a new directory with --out"
             raise FileExistsError(msg)
         with tempfile.TemporaryDirectory(prefix="crmuons-") as folder:

@@ -14,24 +14,21 @@ two machines are never compared.
 An owner that slept so long that another command has taken over ends at once: see `_end_process`.
 """
 
-import getpass
 import logging
 import os
 import secrets
-import shlex
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from crmuons.storage import atomic, files
-from crmuons.storage.claims import FOLDER, Claim, Claims
+from crmuons.storage.claims import FOLDER, POLL_S, Claim, Claims, clock
+from crmuons.storage.owner import HeldError, LostError, Owner, machine
 from crmuons.storage.redact import without_credentials
 from crmuons.storage.staging.locks import FileLock, NoLocksError
 
@@ -39,82 +36,8 @@ logger = logging.getLogger(__name__)
 
 PERIOD_S = 5.0
 STALE_S = 30.0  # Six signs of life: storage that is slow or away for a moment costs nobody the output.
-POLL_S = 0.5
 REMEDY = "wait until it ends, or name another place"
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command may work later.
-
-
-class HeldError(BlockingIOError):
-    """Raised if another command owns the output; the message says who, since when, and what to do."""
-
-
-class LostError(OSError):
-    """Raised if another command has taken over an output of this process."""
-
-
-@dataclass(frozen=True)
-class Owner:
-    """Who owns an output. An empty or zero value is unknown.
-
-    Attributes:
-        machine: identifies a machine from one boot to the next.
-        namespace: the table of processes (a container has its own) in which `pid` counts.
-        born: when the process started, in the clock ticks of its machine: numbers of processes are used again.
-        since: when it took the output, for people.
-        superseded: keys of the claims that it found left behind.
-    """
-
-    user: str = ""
-    host: str = ""
-    machine: str = ""
-    namespace: str = ""
-    pid: int = 0
-    born: str = ""
-    command: str = ""
-    since: str = ""
-    superseded: tuple[str, ...] = ()
-
-    @classmethod
-    def this_process(cls, superseded: tuple[str, ...] = ()) -> "Owner":
-        """Return the record of this process."""
-        return cls(
-            user=_user(),
-            host=socket.gethostname(),
-            machine=_machine(),
-            namespace=_namespace(),
-            pid=os.getpid(),
-            born=_born(os.getpid()),
-            command=_command(),
-            since=datetime.now(UTC).isoformat(sep=" ", timespec="seconds"),
-            superseded=superseded,
-        )
-
-    @classmethod
-    def of(cls, record: dict[str, Any]) -> "Owner":
-        """Return the owner in a claim's record. What another version wrote may lack fields or have more."""
-        kinds = {name: type(field.default) for name, field in cls.__dataclass_fields__.items()}
-        keys = record.get("superseded")
-        record = record | {"superseded": tuple(keys) if isinstance(keys, list) else ()}
-        return cls(**{name: record[name] for name, kind in kinds.items() if isinstance(record.get(name), kind)})
-
-    def describe(self) -> str:
-        """Return who it is, for a message."""
-        if not self.pid:
-            return "another process, which has not said yet who it is"
-        text = f"{self.user} on {self.host} since {self.since} (process {self.pid}: {self.command})"
-        return "".join(character for character in text if character.isprintable())
-
-    def is_gone(self) -> bool | None:
-        """Return whether its process has ended; None if this process cannot know."""
-        if not self.machine or (self.machine, self.namespace) != (_machine(), _namespace()):
-            return None
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:  # Another user's process; /proc may hide it.
-            return False
-        return _born(self.pid) != self.born
 
 
 @contextmanager
@@ -131,13 +54,13 @@ def hold(place: str | Path, *, remedy: str = REMEDY, patience_s: float = 0.0) ->
         PermissionError, NotADirectoryError: if it cannot be written.
     """
     ownership = Ownership(place, remedy)
-    deadline = _clock() + patience_s
+    deadline = clock() + patience_s
     while True:
         try:
             ownership.acquire()
             break
         except HeldError:
-            if _clock() > deadline:
+            if clock() > deadline:
                 raise
             time.sleep(POLL_S)
     try:
@@ -147,11 +70,6 @@ def hold(place: str | Path, *, remedy: str = REMEDY, patience_s: float = 0.0) ->
             yield
     finally:
         ownership.release()
-
-
-def names_in(folder: Path) -> set[str]:
-    """Return the names in a directory other than the mark of its owner; none if there is no directory."""
-    return {path.name for path in folder.iterdir()} - {FOLDER} if folder.is_dir() else set()
 
 
 class Ownership:
@@ -187,7 +105,7 @@ class Ownership:
         except BaseException:  # Ctrl-C while it waits, too.
             self._let_go()
             raise
-        self._confirmed = _clock()
+        self._confirmed = clock()
         self._ended.clear()
         self._thread = threading.Thread(target=self._live, name="ownership", daemon=True)
         self._thread.start()
@@ -205,10 +123,12 @@ class Ownership:
         Raises:
             LostError: if another process has taken over.
         """
-        if _clock() - self._confirmed > STALE_S / 2:
-            self._beat()
-
-    # -- taking it --------------------------------------------------------------------------------------------------
+        if clock() - self._confirmed > STALE_S / 2:
+            try:
+                self._beat()
+            except LostError as error:
+                self._on_loss(str(error))
+                raise
 
     def _take_lock(self) -> None:
         if self.folder is None:
@@ -231,7 +151,10 @@ class Ownership:
         self._lock = lock
 
     def _take_claim(self) -> None:
-        dead = [claim for claim in self.claims.newest().values() if self._is_dead_or_raise(claim)]
+        dead = list(self.claims.newest().values())
+        for claim in dead:
+            if not self._is_dead(claim):
+                raise self._held_by(claim)
         if self.folder is None:
             files.check_writable(self.place)
         self._owner = replace(self._owner, superseded=tuple(claim.key for claim in dead))
@@ -241,7 +164,7 @@ class Ownership:
         for rival in self.claims.newest().values():
             if rival.key == self._claim.key or rival.key in self._owner.superseded:
                 continue
-            if rival.key < self._claim.key or not self._is_gone_in_time(rival):
+            if rival.key < self._claim.key or not self.claims.has_ended(rival, STALE_S):
                 raise self._held_by(rival)
             self._owner = replace(self._owner, superseded=(*self._owner.superseded, rival.key))
             self._beat()
@@ -260,35 +183,20 @@ class Ownership:
             except PermissionError as error:
                 raise (error if self.folder is None else self._not_allowed(error)) from error
 
-    def _is_dead_or_raise(self, claim: Claim) -> bool:
-        if not self._is_dead(claim):
-            raise self._held_by(claim)
-        return True
-
     def _is_dead(self, claim: Claim) -> bool:
         owner = Owner.of(self.claims.read(claim))
-        if self._lock is not None and owner.machine == _machine():
+        if self._lock is not None and owner.machine == machine():
             return True  # It would hold the kernel lock of its machine.
         gone = owner.is_gone()
         if gone is None:
             logger.info("%s: waiting up to %.0f s for a sign of life of %s", self.place, STALE_S, owner.describe())
-            return self._is_gone_in_time(claim)
+            return self.claims.has_ended(claim, STALE_S)
         return gone
 
-    def _is_gone_in_time(self, claim: Claim) -> bool:
-        """Return True once a claim has ended or shown no sign of life for STALE_S, False as soon as it shows one."""
-        deadline = _clock() + STALE_S
-        while _clock() < deadline:
-            if not self.claims.is_there(claim):
-                return claim.key not in self.claims.newest()
-            time.sleep(POLL_S)
-        return True
-
     def _held_by(self, claim: Claim | None) -> HeldError:
-        newest = (
-            None if claim is None else self.claims.newest().get(claim.key)
-        )  # It may have shown a sign of life since.
-        owner = Owner() if newest is None else Owner.of(self.claims.read(newest))
+        if claim is not None:  # It may have shown a sign of life since.
+            claim = self.claims.newest().get(claim.key)
+        owner = Owner() if claim is None else Owner.of(self.claims.read(claim))
         return HeldError(f"{without_credentials(self.place)} is in use by {owner.describe()}; {self.remedy}")
 
     def _not_allowed(self, error: PermissionError) -> OSError:
@@ -307,10 +215,9 @@ class Ownership:
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         self._made += missing
         folder.mkdir(parents=True, exist_ok=True)
-        if missing:
-            folder.chmod(folder.parent.stat().st_mode & 0o777)
-
-    # -- keeping it -------------------------------------------------------------------------------------------------
+        with suppress(PermissionError):  # Made by another user at this moment, or a file system without modes.
+            if missing:
+                folder.chmod(folder.parent.stat().st_mode & 0o777)
 
     def _live(self) -> None:
         """Show a sign of life every PERIOD_S."""
@@ -330,7 +237,8 @@ class Ownership:
                     self.place,
                     error,
                 )
-                self.claims.write(self._claim.end, {})
+                with suppress(OSError):
+                    self.claims.write(self._claim.end, {})
                 return
             except Exception as error:  # noqa: BLE001 - each storage has its own errors; the next sign may come through.
                 if not failed:
@@ -342,15 +250,15 @@ class Ownership:
             newest = self.claims.newest()
             if not self.claims.is_there(self._claim) and self._claim.key not in newest:
                 raise LostError(self._loss(next(iter(newest.values()), None)))
-            self.claims.write(self._claim.next, asdict(self._owner))
+            previous, self._claim = self._claim, self._claim.next  # A name whose writing failed is not used again.
+            self.claims.write(self._claim, asdict(self._owner))
             for claim in self.claims.newest().values():
                 # A successor removed this claim, and the line above wrote it again.
                 if claim.key != self._claim.key and self._claim.key in Owner.of(self.claims.read(claim)).superseded:
                     self.claims.remove(self._claim.end)
                     raise LostError(self._loss(claim))
-            self.claims.remove(self._claim)
-            self._claim = self._claim.next
-            self._confirmed = _clock()
+            self.claims.remove(previous)
+            self._confirmed = clock()
 
     def _loss(self, successor: Claim | None) -> str:
         place = without_credentials(self.place)
@@ -359,7 +267,7 @@ class Ownership:
         owner = Owner.of(self.claims.read(successor))
         return (
             f"{place} was taken over by {owner.describe()}, because this process had shown no sign of life for "
-            f"{_clock() - self._confirmed:.0f} s"
+            f"{clock() - self._confirmed:.0f} s"
         )
 
     def _let_go(self) -> None:
@@ -389,46 +297,3 @@ def _end_process(reason: str) -> NoReturn:
     """
     print(f"crmuons: {reason}; this process ends without writing there again", file=sys.stderr, flush=True)  # noqa: T201
     os._exit(EXIT_CODE)
-
-
-def _clock() -> float:
-    """Return seconds that also pass while the machine is suspended."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
-def _machine() -> str:
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    return boot.read_text(encoding="utf-8").strip() if boot.is_file() else socket.gethostname()
-
-
-def _namespace() -> str:
-    try:
-        return str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        return ""
-
-
-def _born(pid: int) -> str:
-    """Return when a process started; nothing if it has ended and waits for its parent, or if there is no /proc."""
-    try:
-        # The name, in parentheses, may hold anything.
-        state, *fields = (
-            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        )
-    except OSError:
-        return ""
-    return "" if state in "ZX" else fields[18]
-
-
-def _command() -> str:
-    name, *words = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    if name not in {"crmuons", "cli.py"}:  # Ray's workers have a password in their words.
-        return name
-    return without_credentials(shlex.join(["crmuons", *words]))[:300]
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # No entry in the user database, as in a container with --user.
-        return f"uid {os.getuid()}"

@@ -16,8 +16,9 @@ import torch
 
 from crmuons import config
 from crmuons.runs import checkpoint, remote
-from crmuons.runs.directory import Run, owned_run
+from crmuons.runs.directory import Run
 from crmuons.runs.location import RunStorage
+from crmuons.runs.owned import owned_run
 from crmuons.runs.uploads import UploadStatus
 from crmuons.storage.files import File
 from crmuons.tracking.uri import resolve_uri

@@ -24,8 +24,8 @@ from crmuons.data.quarantine import QuarantineLimit, ReadCounts
 from crmuons.data.sampler import FileSlice, cut_files
 from crmuons.data.shards import read_shard_rows
 from crmuons.progress import progress
-from crmuons.storage import ownership
 from crmuons.storage.atomic import write_text
+from crmuons.storage.claims import names_in
 from crmuons.storage.differences import differences
 from crmuons.storage.files import File
 
@@ -90,7 +90,7 @@ def claim_dataset(out: Path, urls: Sequence[str], settings: PrepareSettings) -> 
     claim = out / CLAIM
     if claim.is_file():
         _check_same(claim, request)
-    elif out.exists() and (not out.is_dir() or ownership.names_in(out)):
+    elif out.exists() and (not out.is_dir() or names_in(out)):
         msg = f"{out} is not empty and was not made by `crmuons prepare`; name a new directory with --out"
         raise ValueError(msg)
     else:

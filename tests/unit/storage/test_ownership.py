@@ -16,8 +16,11 @@ from pathlib import Path
 import pytest
 
 from crmuons.storage import atomic, ownership
-from crmuons.storage.claims import FOLDER, Claim, Claims
-from crmuons.storage.ownership import HeldError, LostError, Owner, Ownership, hold
+from crmuons.storage import claims as claims_module
+from crmuons.storage import owner as owner_module
+from crmuons.storage.claims import FOLDER, Claim, Claims, names_in
+from crmuons.storage.owner import HeldError, LostError, Owner
+from crmuons.storage.ownership import Ownership, hold
 from crmuons.storage.staging import locks
 
 # A process that owns a place until it is killed, on a file system with or without locks.
@@ -54,6 +57,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(ownership, "PERIOD_S", 0.05)
     monkeypatch.setattr(ownership, "STALE_S", 0.5)
     monkeypatch.setattr(ownership, "POLL_S", 0.02)
+    monkeypatch.setattr(claims_module, "POLL_S", 0.02)
 
 
 @contextmanager
@@ -103,7 +107,7 @@ def test_after_a_kill_the_next_process_takes_over_at_once_and_cleans_up(tmp_path
         begin = time.monotonic()
         with hold(out):
             assert time.monotonic() - begin < 5
-            assert ownership.names_in(out) == set()
+            assert names_in(out) == set()
             assert len(Claims(str(out)).newest()) == 1
     assert list(out.iterdir()) == []
 
@@ -121,7 +125,7 @@ def test_a_block_leaves_nothing_behind_and_an_error_neither(tmp_path, kernel_loc
     for place in ("old", "new/deep"):
         with hold(tmp_path / place):
             assert (tmp_path / place / FOLDER).is_dir()
-            assert ownership.names_in(tmp_path / place) == set()
+            assert names_in(tmp_path / place) == set()
         with pytest.raises(ZeroDivisionError), hold(tmp_path / place):
             1 / 0  # noqa: B018
     assert [path.name for path in tmp_path.rglob("*")] == ["old"]
@@ -181,7 +185,8 @@ def test_an_owner_that_slept_too_long_ends_before_it_writes_again(tmp_path, quic
     first = Ownership(tmp_path / "out", on_loss=lost.append)
     monkeypatch.setattr(ownership, "PERIOD_S", 60.0)  # It sleeps.
     first.acquire()
-    monkeypatch.setattr(ownership, "_machine", lambda: "another")
+    for module in (ownership, owner_module):
+        monkeypatch.setattr(module, "machine", lambda: "another")
     second = Ownership(tmp_path / "out")
     monkeypatch.setattr(ownership, "PERIOD_S", 0.05)
     second.acquire()
@@ -191,7 +196,7 @@ def test_an_owner_that_slept_too_long_ends_before_it_writes_again(tmp_path, quic
         atomic.atomic_file(tmp_path / "out" / "result") as partial,
     ):
         partial.write_text("late")
-    assert ownership.names_in(tmp_path / "out") == set()
+    assert names_in(tmp_path / "out") == set()
     second.confirm()
     second.release()
     first.release()
