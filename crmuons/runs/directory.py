@@ -257,9 +257,9 @@ def find_run(settings: config.Config, storage: RunStorage) -> Run:
 
 def _taken(storage: RunStorage, begin: str) -> Iterator[str]:
     """Yield the names that begin so and are taken. Where only the mark of an owner is, no run has begun."""
-    for place in (str(storage.directory), storage.url):
+    for place, free in ((str(storage.directory), ([FOLDER],)), (storage.url, ([FOLDER], []))):
         for name in () if place is None else files.names(place):
-            if name.startswith(begin) and files.names(f"{place}/{name}") != [FOLDER]:
+            if name.startswith(begin) and files.names(f"{place}/{name}") not in free:
                 yield name
 
 

@@ -90,7 +90,7 @@ class Ownership:
         self.claims = Claims(self.place)
         self._claim, self._owner = Claim(secrets.token_hex(8)), Owner()
         self._lock: FileLock | None = None
-        self._has_claim = False
+        self._has_claim = self._given_up = False
         self._made: list[Path] = []
         self._confirmed = 0.0
         self._guard, self._ended = threading.Lock(), threading.Event()
@@ -123,7 +123,7 @@ class Ownership:
         Raises:
             LostError: if another process has taken over.
         """
-        if clock() - self._confirmed > STALE_S / 2:
+        if clock() - self._confirmed > STALE_S / 2 and not self._given_up:
             try:
                 self._beat()
             except LostError as error:
@@ -169,7 +169,7 @@ class Ownership:
             self._owner = replace(self._owner, superseded=(*self._owner.superseded, rival.key))
             self._beat()
         for claim in dead:
-            self.claims.remove(claim.end)
+            self.claims.close(claim)
 
     def _write_first(self) -> None:
         self._has_claim = True
@@ -237,6 +237,7 @@ class Ownership:
                     self.place,
                     error,
                 )
+                self._given_up = True
                 with suppress(OSError):
                     self.claims.write(self._claim.end, {})
                 return
