@@ -20,6 +20,7 @@ from crmuons.runs.directory import Run
 from crmuons.runs.location import RunStorage
 from crmuons.runs.owned import owned_run
 from crmuons.runs.uploads import UploadStatus
+from crmuons.storage import files
 from crmuons.storage.files import File
 from crmuons.tracking.uri import resolve_uri
 from crmuons.training import tensorboard, worker
@@ -101,6 +102,8 @@ def run_training(settings: config.Config, launcher: Launcher) -> RunSummary:
     refuse_credentials(settings)
     tensorboard.check_installed(settings)
     storage = RunStorage.of(settings)
+    if storage.url is not None:
+        files.check_writable(storage.url)
     with owned_run(settings, storage) as run:
         return _train_run(settings, run, storage, launcher)
 
