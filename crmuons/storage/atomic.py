@@ -7,6 +7,7 @@ partial name holds a token of the process, so that no process writes to, renames
 import errno
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+OWNER_FOLDER = ".owner"  # In an output: the mark of its owner (claims.py). Readers of a Parquet folder pass over it.
+_PARTIAL = re.compile(r"/\.[^/]+\.[0-9a-f]{8}\.partial$")
 # Of the outputs that this process owns, by directory or URL: raises if another process has taken over (ownership.py).
 _guards: dict[str, Callable[[], None]] = {}
 
@@ -113,13 +116,19 @@ def remove_atomically(directory: Path) -> None:
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove what killed processes left in a directory and the directories in it. Only its owner may do this."""
-    for pattern in (".*.partial", "*/.*.partial"):
-        for partial in folder.glob(pattern):
-            if partial.is_dir():
+    """Remove what killed processes left in a directory and the directories in it. Only its owner may do this.
+
+    A directory in it that has an owner of its own is left alone, as is every name that no process of crmuons gave.
+    """
+    for inside in (
+        folder,
+        *(path for path in folder.iterdir() if path.is_dir() and not (path / OWNER_FOLDER).exists()),
+    ):
+        for partial in filter(_PARTIAL.search, map(str, inside.glob(".*.partial"))):
+            if Path(partial).is_dir():
                 shutil.rmtree(partial, ignore_errors=True)
             else:
-                partial.unlink(missing_ok=True)
+                Path(partial).unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

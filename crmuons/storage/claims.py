@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from crmuons.storage import files
-from crmuons.storage.atomic import atomic_file
+from crmuons.storage.atomic import OWNER_FOLDER, atomic_file
 from crmuons.storage.filesystems import filesystem
 
 logger = logging.getLogger(__name__)
 
-FOLDER = ".owner"  # In the output. Readers of a Parquet folder pass over it.
+FOLDER = OWNER_FOLDER
 _NAME = re.compile(r"([0-9a-f]{16})-(\d{8})\.json")
 POLL_S = 0.5
 _END = 99_999_999  # The number of a claim that has ended, where its files could not be removed.

@@ -13,7 +13,6 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
 from crmuons.storage import ownership
-from crmuons.storage.atomic import atomic_file
 from crmuons.storage.redact import without_credentials
 from crmuons.tracking import registry
 from crmuons.tracking.journal import DeliveryState, Entry, Journal
@@ -215,12 +214,13 @@ def _make_database(path: Path) -> None:
     When three processes let MLflow create the tables in place at the same time, the file was unusable afterwards.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with ownership.hold(path.with_name(f".{path.name}.new"), patience_s=TABLES_PATIENCE_S):
+    folder = path.with_name(f".{path.name}.new")
+    with ownership.hold(folder, patience_s=TABLES_PATIENCE_S):
         if path.exists():
             return
-        with atomic_file(path) as partial:
-            partial.unlink(missing_ok=True)
-            mlflow.MlflowClient(f"sqlite:///{partial}")
+        (folder / path.name).unlink(missing_ok=True)  # Of a killed process.
+        mlflow.MlflowClient(f"sqlite:///{folder / path.name}")
+        (folder / path.name).replace(path)
 
 
 def _batches(entries: Iterator[tuple[int, Entry]]) -> Iterator[list[tuple[int, Entry]]]:

@@ -88,7 +88,7 @@ def left_behind(place, **changes):
 def test_the_second_process_is_told_who_owns_it_and_changes_nothing(tmp_path, kernel_locks):
     out = tmp_path / "out"
     with other_process(out, kernel_locks) as first:
-        (out / ".events.parquet.somebody.partial").touch()
+        (out / ".events.parquet.0123abcd.partial").touch()
         before = sorted(path.name for path in out.rglob("*"))
         # Who, since when, with what, and what to do.
         told = rf"{out} is in use by \w+ on \S+ since 20\d\d-.* \(process {first.pid}: .*\); wait until it ends"
@@ -101,7 +101,7 @@ def test_the_second_process_is_told_who_owns_it_and_changes_nothing(tmp_path, ke
 def test_after_a_kill_the_next_process_takes_over_at_once_and_cleans_up(tmp_path, kernel_locks):
     out = tmp_path / "out"
     with other_process(out, kernel_locks) as first:
-        (out / ".events.parquet.somebody.partial").touch()
+        (out / ".events.parquet.0123abcd.partial").touch()
         first.send_signal(signal.SIGKILL)
         first.wait()
         begin = time.monotonic()
@@ -276,3 +276,14 @@ def test_an_error_from_writing_has_the_remedy_of_its_cause():
     assert "shorter" in atomic.remedy_for(OSError(errno.ENAMETOOLONG, "x"))
     assert "may write" in atomic.remedy_for(PermissionError(errno.EACCES, "x"))
     assert json.dumps(atomic.remedy_for(RuntimeError("short write"))) == '"free space there"'
+
+
+def test_an_owner_removes_what_killed_processes_left_and_nothing_of_others(tmp_path):
+    for name in (".a.0123abcd.partial", "sub/.b.0123abcd.partial", ".download.partial", "theirs/.c.0123abcd.partial"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with hold(tmp_path / "theirs"):
+        (tmp_path / "theirs" / ".d.0123abcd.partial").touch()
+        with hold(tmp_path):
+            kept = {path.name for path in tmp_path.rglob("*.partial")}
+    assert kept == {".download.partial", ".d.0123abcd.partial"}
