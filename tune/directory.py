@@ -1,22 +1,21 @@
-"""The directory of a sweep: its name, the definition in it, and the lock that lets one process run the sweep."""
+"""The directory of a sweep: its name, and the definition in it."""
 
-import fcntl
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from crmuons import config
 from crmuons.runs.location import RunStorage
+from crmuons.storage.claims import names_in
 from crmuons.storage.differences import differences
 from tune.options import SweepOptions
 from tune.space import Space
 
-SWEEP_FILE, LOCK_FILE = "sweep.json", "lock"
+SWEEP_FILE = "sweep.json"
 
 # These may change when a sweep continues; all other settings and options must be those of the start.
 MUTABLE_SETTINGS = re.compile(
@@ -46,7 +45,7 @@ def find_sweep(settings: config.Config, storage: RunStorage, definition: Mapping
         digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:8]
         name = f"{name.removesuffix(settings.digest())}sweep-{digest}"
     directory = storage.directory / name
-    if not directory.exists() or {path.name for path in directory.iterdir()} <= {LOCK_FILE}:
+    if not names_in(directory) - {"lock"}:  # Sweeps of version 0.1 left a lock.
         return directory
     if settings.run.resume == "never" or not (directory / SWEEP_FILE).is_file():
         msg = (
@@ -75,19 +74,3 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
-
-
-@contextmanager
-def exclusive(directory: Path) -> Iterator[None]:
-    """Hold the sweep's lock for the duration of the block. The kernel frees the lock of a process that dies.
-
-    Raises:
-        BlockingIOError: if another process holds it.
-    """
-    with (directory / LOCK_FILE).open("wb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            msg = f"another process runs the sweep {directory}; wait until it ends, or choose another run.name"
-            raise BlockingIOError(msg) from error
-        yield

@@ -5,7 +5,7 @@ import threading
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import ray
 
@@ -13,7 +13,8 @@ from crmuons import config
 from crmuons.ray_backend import cluster, preflight
 from crmuons.ray_backend.scaling import check_cluster_fit
 from crmuons.runs.location import RunStorage
-from crmuons.storage import atomic
+from crmuons.runs.owned import REMEDY
+from crmuons.storage import atomic, ownership
 from crmuons.tracking.interface import Status
 from crmuons.tracking.tracker import Tracker
 from crmuons.tracking.uri import resolve_uri
@@ -21,7 +22,7 @@ from crmuons.training import signals, tensorboard
 from crmuons.training.setup import refuse_credentials
 from tune import ray_tune, results, trials
 from tune.controller import SharedInputs, SweepController
-from tune.directory import SWEEP_FILE, define, exclusive, find_sweep
+from tune.directory import SWEEP_FILE, define, find_sweep
 from tune.options import SweepOptions, TrialResources
 from tune.outcome import log_to_mlflow, write_results
 from tune.recorded import check_same_data
@@ -74,7 +75,7 @@ def run_sweep(settings: config.Config, space: Space, options: SweepOptions) -> S
 
     Raises:
         FileNotFoundError, ValueError: if the data, the space or an option is wrong; then nothing was started.
-        BlockingIOError: if another process runs this sweep.
+        HeldError: if another process runs this sweep.
     """
     refuse_credentials(settings)
     tensorboard.check_installed(settings)
@@ -82,7 +83,16 @@ def run_sweep(settings: config.Config, space: Space, options: SweepOptions) -> S
     options.check(space, settings)
     definition = define(settings, space, options)
     storage = RunStorage.of(settings)
-    directory = find_sweep(settings, storage, definition)
+    with ownership.hold(find_sweep(settings, storage, definition), remedy=REMEDY):
+        return _run_owned(settings, space, options, storage, definition)
+
+
+def _run_owned(
+    settings: config.Config, space: Space, options: SweepOptions, storage: RunStorage, definition: dict[str, Any]
+) -> SweepSummary:
+    directory = find_sweep(
+        settings, storage, definition
+    )  # Again: another process may have begun or ended it until now.
     tracking_uri = resolve_uri(storage.directory.parent)  # As for a single run: beside the directory of the runs.
     inputs = SharedInputs()
     begun = trials.load_trials(directory)
@@ -97,15 +107,13 @@ def run_sweep(settings: config.Config, space: Space, options: SweepOptions) -> S
             data,
             lambda: _resources(options, settings.scaling, options.num_trials(space)),
         )
-        directory.mkdir(parents=True, exist_ok=True)
-        with exclusive(directory):
-            atomic.write_json(directory / SWEEP_FILE, definition)
-            settings = config.changed(settings, resources.scaling(settings.scaling))
-            tracker = (
-                _open_tracker(directory, tracking_uri, settings, space, options) if settings.tracking.enabled else None
-            )
-            settings = config.changed(settings, {"tracking.parent": "" if tracker is None else tracker.identity})
-            return _run(SweepController(directory, settings, space, options, inputs), resources, tracker, tracking_uri)
+        atomic.write_json(directory / SWEEP_FILE, definition)
+        settings = config.changed(settings, resources.scaling(settings.scaling))
+        tracker = (
+            _open_tracker(directory, tracking_uri, settings, space, options) if settings.tracking.enabled else None
+        )
+        settings = config.changed(settings, {"tracking.parent": "" if tracker is None else tracker.identity})
+        return _run(SweepController(directory, settings, space, options, inputs), resources, tracker, tracking_uri)
 
 
 def _resources(options: SweepOptions, scaling: config.Scaling, num_trials: int) -> TrialResources:

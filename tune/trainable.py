@@ -12,6 +12,7 @@ import torch
 
 from crmuons import config
 from crmuons.ray_backend.train import RayLauncher
+from crmuons.runs.owned import own
 from crmuons.storage import atomic
 from crmuons.training import driver, worker
 from crmuons.training.loop import Metrics
@@ -20,6 +21,7 @@ from tune.exploit import exploit
 from tune.trials import STOP_FILE, Trial, scores
 
 POLL_S = 0.2
+PATIENCE_S = 60.0
 
 
 def train_trial(payload: dict[str, Any]) -> None:
@@ -31,13 +33,15 @@ def train_trial(payload: dict[str, Any]) -> None:
     trial = Trial.at(Path(payload["sweep"]), payload["number"])
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     try:
-        _train(trial, payload)
-        while trial.exploit_request.exists() and not trial.run.done.exists():
-            trial.run.stop_request.unlink(missing_ok=True)
-            # After the line above: a stop of the sweep that comes in between is seen here.
-            if (Path(payload["sweep"]) / STOP_FILE).exists():
-                break
+        # The process of a sweep that was killed outlives it by seconds.
+        with own(trial.run, patience_s=PATIENCE_S):
             _train(trial, payload)
+            while trial.exploit_request.exists() and not trial.run.done.exists():
+                trial.run.stop_request.unlink(missing_ok=True)
+                # After the line above: a stop of the sweep that comes in between is seen here.
+                if (Path(payload["sweep"]) / STOP_FILE).exists():
+                    break
+                _train(trial, payload)
     except (ValueError, OSError, NonFiniteError, torch.OutOfMemoryError, driver.RunFailedError) as error:
         if not trial.run.failure.exists():  # The workers of a group write the file themselves.
             atomic.write_json(trial.run.failure, {"error": str(error), "kind": type(error).__name__})

@@ -16,6 +16,8 @@ from crmuons.allocator import keep_freed_memory
 from crmuons.benchmark import figures, generate, read, scale, step, train
 from crmuons.benchmark.figures import Figure
 from crmuons.simulation.simulate import SimulationSettings, simulate
+from crmuons.storage import ownership
+from crmuons.storage.claims import names_in
 from crmuons.tracking.tracker import Tracker
 from crmuons.tracking.uri import resolve_uri
 from crmuons.training.summary import RunSummary
@@ -76,9 +78,14 @@ def run(suite: str, options: BenchmarkOptions) -> dict[str, Any]:
 
     Raises:
         FileExistsError: if the directory for the results is not empty.
+        HeldError: if another process writes there.
     """
-    options.out.mkdir(parents=True, exist_ok=True)
-    if any(options.out.iterdir()):
+    with ownership.hold(options.out):
+        return _run(suite, options)
+
+
+def _run(suite: str, options: BenchmarkOptions) -> dict[str, Any]:
+    if names_in(options.out):
         msg = f"{options.out} is not empty; name a new directory for the benchmark with --out"
         raise FileExistsError(msg)
     keep_freed_memory()

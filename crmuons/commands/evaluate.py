@@ -122,7 +122,12 @@ def _executor(workers: int | None) -> "AbstractContextManager[Executor]":
 
 
 def _track_evaluation(run: Path, evaluation: "Evaluation", out: Path) -> None:
-    """Add the evaluation of a run to the run in MLflow. The evaluation succeeds even if the server is down."""
+    """Add the evaluation of a run to the run in MLflow.
+
+    The evaluation succeeds even if the server is down, the run still trains, or the run is another user's.
+    """
+    from crmuons.storage.owner import HeldError
+    from crmuons.storage.ownership import hold
     from crmuons.tracking.journal import Journal
     from crmuons.tracking.results import add_results
 
@@ -130,7 +135,10 @@ def _track_evaluation(run: Path, evaluation: "Evaluation", out: Path) -> None:
         return
     values = {f"evaluation/{name}": value for name, value in evaluation.flat().items()}
     try:
-        run_id = add_results(run, values, int(evaluation.about["model_step"]), out)
+        with hold(run, remedy="evaluate again when it has ended"):
+            run_id = add_results(run, values, int(evaluation.about["model_step"]), out)
+    except (HeldError, PermissionError) as error:
+        print(f"MLflow does not get this evaluation: {error}", file=sys.stderr)
     except (ConnectionError, BlockingIOError) as error:
         print(f"kept for `crmuons sync {run}`: {error}", file=sys.stderr)
     else:

@@ -61,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     from crmuons.generation.load import choose_device, load_generator
     from crmuons.generation.request import GenerationOptions
     from crmuons.storage.output import Output
+    from crmuons.storage.ownership import hold
 
     options = GenerationOptions(
         device=choose_device(arguments.device, elsewhere="RAY_ADDRESS" in os.environ),
@@ -73,12 +74,13 @@ def run(arguments: argparse.Namespace) -> int:
     generator = load_generator(arguments.model)
     source = _primaries(arguments)
     try:
-        work = writer.plan_generation(Output.at(arguments.out), generator, source, options)
-        if work.is_for_ray:
-            from crmuons.ray_backend.generate import generate
-        else:
-            from crmuons.generation.writer import generate
-        counts = generate(generator, source, work)
+        with hold(arguments.out):
+            work = writer.plan_generation(Output.at(arguments.out), generator, source, options)
+            if work.is_for_ray:
+                from crmuons.ray_backend.generate import generate
+            else:
+                from crmuons.generation.writer import generate
+            counts = generate(generator, source, work)
     except KeyboardInterrupt:
         print(
             "crmuons generate: interrupted; run the same command to continue after the finished files", file=sys.stderr

@@ -43,20 +43,22 @@ def run(arguments: argparse.Namespace) -> int:
     from crmuons.data.prepare import build
     from crmuons.data.prepare.shuffle import QUARANTINE, PrepareSettings
     from crmuons.models.features import fit_to_file
+    from crmuons.storage.ownership import hold
 
     settings = PrepareSettings(arguments.validation_share, arguments.test_share, arguments.vertical, arguments.seed)
     out = arguments.out.absolute()
-    preparation = build.claim_dataset(out, arguments.data, settings)
     run_tasks: build.TaskRunner = build.run_locally
     connection: AbstractContextManager[None] = nullcontext()
-    if preparation.is_large:
-        from crmuons.ray_backend import tasks
-        from crmuons.ray_backend.cluster import cluster
-
-        run_tasks, connection = tasks.map_unordered, cluster()
     try:
-        with connection:
-            manifest = build.prepare_dataset(preparation, fit_to_file, run_tasks, arguments.max_quarantined_share)
+        with hold(out):
+            preparation = build.claim_dataset(out, arguments.data, settings)
+            if preparation.is_large:
+                from crmuons.ray_backend import tasks
+                from crmuons.ray_backend.cluster import cluster
+
+                run_tasks, connection = tasks.map_unordered, cluster()
+            with connection:
+                manifest = build.prepare_dataset(preparation, fit_to_file, run_tasks, arguments.max_quarantined_share)
     except KeyboardInterrupt:
         print("crmuons prepare: interrupted; run the same command to continue with what is missing", file=sys.stderr)
         return INTERRUPTED

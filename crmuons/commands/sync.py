@@ -1,7 +1,10 @@
 """Send to MLflow what a run could not send itself."""
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
+
+REMEDY = "it sends the entries itself"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +18,9 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
+    from crmuons.storage.ownership import hold
     from crmuons.tracking.sender import sync
 
-    num_sent, run_id = sync(arguments.run_dir)
+    with hold(arguments.run_dir, remedy=REMEDY) if arguments.run_dir.is_dir() else nullcontext():
+        num_sent, run_id = sync(arguments.run_dir)
     print(f"{num_sent} entries of {arguments.run_dir} sent to MLflow run {run_id}")

@@ -64,7 +64,7 @@ def write_shard(path: Path, events: EventArrays, hash_range: HashRange) -> None:
     )
     metadata = {METADATA_KEY: content, METADATA_CRC_KEY: str(zlib.crc32(content.encode()))}
     schema = arrow.FLAT_SCHEMA.with_metadata(metadata)
-    with atomic_file(path, fsync=True, shared=True) as partial, pa.ipc.new_file(str(partial), schema) as writer:
+    with atomic_file(path, fsync=True) as partial, pa.ipc.new_file(str(partial), schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
 

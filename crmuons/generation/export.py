@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +17,8 @@ from crmuons.generation.load import load_generator
 from crmuons.models import saved_model, standalone
 from crmuons.models.ragged import Ragged
 from crmuons.models.standalone import Bundles, StandaloneModel
-from crmuons.storage import files
-from crmuons.storage.atomic import atomic_directory
-from crmuons.storage.output import Output
+from crmuons.storage.atomic import filled_directory
+from crmuons.storage.output import Output, folder_at
 
 logger = logging.getLogger(__name__)
 
@@ -56,25 +54,21 @@ def export(model: str | Path, out: str | Path, *, onnx: bool = False) -> None:
 
     Raises:
         FileNotFoundError: if there is no model.
+        HeldError: if another process writes there.
         ValueError: if the directory is not empty, or if the exported model generates other muons.
         PermissionError: if the directory cannot be written. This is checked first.
         ImportError: if `onnx` is set and its packages are not installed.
     """
     generator, output = load_generator(model), Output.at(out)
-    output.check_writable()
-    if output.names():
-        msg = f"{output} is not empty; name a new directory with --out, or remove the files in it"
-        raise ValueError(msg)
-    if output.folder is not None:
-        _export(generator, output.folder, onnx=onnx)
-        return
-    with tempfile.TemporaryDirectory(prefix="crmuons-") as folder:
-        _export(generator, Path(folder) / "exported", onnx=onnx)
-        files.put_tree(Path(folder) / "exported", output.url)
+    with folder_at(output.url) as folder:
+        if output.names():
+            msg = f"{output} is not empty; name a new directory with --out, or remove the files in it"
+            raise ValueError(msg)
+        _export(generator, folder, onnx=onnx)
 
 
 def _export(generator: BundleGenerator, out: Path, *, onnx: bool) -> None:
-    with atomic_directory(out) as partial:
+    with filled_directory(out, last=saved_model.SETTINGS_FILE) as partial:
         saved_model.write_model_files(partial, generator.model, generator.metadata)
         shutil.copyfile(standalone.__file__, partial / "bundles.py")
         bundles = Bundles(partial)

@@ -193,7 +193,6 @@ def generate(generator: BundleGenerator, source: PrimarySource, work: Generation
             total += tally
             bar.set_postfix_str(f"{total.muons:,} muons", refresh=False)
             bar.update(tally.events)
-    work.out.remove_partials()
     return total
 
 

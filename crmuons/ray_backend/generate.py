@@ -35,7 +35,6 @@ def generate(generator: BundleGenerator, source: PrimarySource, work: Generation
             bar.set_postfix_str(f"{total.muons:,} muons", refresh=False)
             bar.update(counts.events)
     _check_shared(work)
-    work.out.remove_partials()
     return total
 
 

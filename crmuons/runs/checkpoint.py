@@ -13,7 +13,7 @@ from typing import Any
 
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.saved_model import read_tensors, write_model_files, write_tensors
-from crmuons.storage.atomic import atomic_directory, atomic_file, remove_atomically
+from crmuons.storage.atomic import atomic_directory, atomic_file, remedy_for, remove_atomically
 
 TRAINING_FILE, BEST_FILE = "training.pt", "best"
 _NAME = re.compile(r"step-(\d{8})")
@@ -53,8 +53,8 @@ def save(directory: Path, step: int, model: BundleModel, about: Mapping[str, Any
             write_tensors(partial / TRAINING_FILE, training)
     except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a short write
         msg = (
-            f"checkpoint of step {step} could not be written to {directory} ({_reason(error)}); free space there if the disk is full; "
-            "earlier ones are intact"
+            f"checkpoint of step {step} could not be written to {directory} ({_reason(error)}); {remedy_for(error)}; earlier ones "
+            "are intact"
         )
         raise OSError(msg) from error
     return target

@@ -1,5 +1,6 @@
 """A run's directory: the files of one run, and the choice of the run that a command continues."""
 
+import errno
 import hashlib
 import json
 import logging
@@ -19,13 +20,16 @@ from crmuons.models.features import Features
 from crmuons.models.saved_model import read_tensors
 from crmuons.runs.location import RunStorage, local_copy
 from crmuons.storage import artifacts, files
-from crmuons.storage.atomic import atomic_directory, write_json, write_text
+from crmuons.storage.atomic import filled_directory, remedy_for, write_json, write_text
+from crmuons.storage.claims import FOLDER, names_in
 from crmuons.storage.differences import differences
 from crmuons.storage.files import File
 
 logger = logging.getLogger(__name__)
 
 FAILURE_BYTES = 4096
+# What a run starts from. config.json comes last: a directory that has it counts as a started run.
+START_FILES = ("features.pt", "validation.parquet", "files.json", "config.json")
 START = "start"  # Label of the artifact that holds the start of a run stored at a URL.
 
 # Settings that may change when a run continues. A change of any other setting is refused.
@@ -116,7 +120,7 @@ class Run:
     def create(
         self, settings: config.Config, files: Sequence[File], features: Features, validation: EventArrays
     ) -> None:
-        """Write what every worker and every later attempt starts from. The directory appears once it is complete.
+        """Write what every worker and every later attempt starts from. config.json comes last: see `has_started`.
 
         Args:
             settings: the settings of the run.
@@ -125,18 +129,20 @@ class Run:
             validation: the events held out for validation.
 
         Raises:
-            OSError: if it cannot be written, or if a directory of this name exists and is not empty.
+            OSError: if it cannot be written, or if a directory of this name exists and holds anything else.
         """
         try:
-            with atomic_directory(self.directory) as partial:
+            if other := names_in(self.directory) - set(START_FILES):
+                raise OSError(errno.ENOTEMPTY, f"it holds {min(other)}")  # noqa: TRY301 - reported like all others
+            with filled_directory(self.directory, last=START_FILES[-1]) as partial:
                 torch.save(features.state_dict(), partial / "features.pt")
                 arrow.write_events(partial / "validation.parquet", [arrow.to_table(validation)])
                 write_json(partial / "files.json", [[file.url, file.size, file.stamp, file.digest] for file in files])
                 write_json(partial / "config.json", settings.model_dump(mode="json"))
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a short write
             msg = (
-                f"the run's directory {self.directory} cannot be written ({error}); free space there if the disk is full, or "
-                "choose another run.storage_path"
+                f"the run's directory {self.directory} cannot be written ({error}); {remedy_for(error)}, or choose another "
+                "run.storage_path"
             )
             raise OSError(msg) from error
 
@@ -149,7 +155,7 @@ class Run:
         try:
             self._reserved.write_text(" " * FAILURE_BYTES, encoding="utf-8")
         except OSError as error:
-            msg = f"the run's directory {self.directory} cannot be written ({error}); free space there if the disk is full"
+            msg = f"the run's directory {self.directory} cannot be written ({error}); {remedy_for(error)}"
             raise OSError(msg) from error
 
     def fail(self, reason: dict[str, str]) -> None:
@@ -259,7 +265,7 @@ def find_run(settings: config.Config, storage: RunStorage) -> Run:
         OSError: if the storage cannot be read.
     """
     name, url = settings.run.name, storage.url
-    names = {path.name for path in storage.directory.glob("*")} | set(files.names(url) if url else ())
+    names = set(_taken(storage, name))
     numbered = _numbered(name, names) if name.endswith(settings.digest()) else {}
 
     def run(name: str) -> Run:
@@ -274,6 +280,14 @@ def find_run(settings: config.Config, storage: RunStorage) -> Run:
         msg = f"run '{name}' exists in {url or storage.directory}; continue it with run.resume=auto, or choose another run.name"
         raise ValueError(msg)
     return run(f"{name}-{max(numbered, default=1) + 1}")
+
+
+def _taken(storage: RunStorage, begin: str) -> Iterator[str]:
+    """Yield the names that begin so and are taken. Where only the mark of an owner is, no run has begun."""
+    for place, free in ((str(storage.directory), ([FOLDER],)), (storage.url, ([FOLDER], []))):
+        for name in () if place is None else files.names(place):
+            if name.startswith(begin) and files.names(f"{place}/{name}") not in free:
+                yield name
 
 
 def has_started(run: Run) -> bool:

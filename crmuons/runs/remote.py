@@ -10,7 +10,6 @@ The run's URL holds artifacts (storage/artifacts.py), which are immutable and co
 Any machine can continue from there. Only rank 0 writes.
 """
 
-import fcntl
 import logging
 import os
 import shutil
@@ -20,16 +19,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from crmuons.runs import checkpoint
-from crmuons.runs.directory import START, Run
-from crmuons.storage import artifacts
+from crmuons.runs.directory import START, START_FILES, Run
+from crmuons.storage import artifacts, ownership
 
 logger = logging.getLogger(__name__)
 
-# config.json comes last: a directory that has it counts as a started run.
-START_FILES = ("features.pt", "validation.parquet", "files.json", "config.json")
 # sent.json is copied before the journal: it must not claim more than the journal holds.
 KEPT_WITH_STEPS = ("metrics.jsonl", "tracking/sent.json", "tracking/journal.jsonl")
 STEPS = r"step-\d{8}"
+FETCH_PATIENCE_S = 600.0  # The other processes of a node wait for the one that fetches, or compares, the start.
 
 
 def start(run: Run) -> None:
@@ -53,9 +51,7 @@ def fetch_start(run: Run) -> None:
     """
     if run.url is None:
         return
-    run.directory.parent.mkdir(parents=True, exist_ok=True)
-    with run.directory.with_name(f".{run.directory.name}.lock").open("w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with ownership.hold(run.directory.with_name(f".{run.directory.name}.fetch"), patience_s=FETCH_PATIENCE_S):
         names = _remote_names(run, START, optional=run.has_started())
         complete = [name for name in names if artifacts.is_whole(run.url, name)]  # Without it training never began.
         if run.has_started():

@@ -19,9 +19,9 @@ from crmuons.data import arrow
 from crmuons.progress import progress
 from crmuons.simulation import content, muonitron
 from crmuons.simulation.columns import parse_columns
-from crmuons.simulation.source import Owner, Source, Summary, UnreadableError, as_json, write_source
+from crmuons.simulation.source import IdOwner, Source, Summary, UnreadableError, as_json, write_source
 from crmuons.simulation.surface import DepthSettings
-from crmuons.storage import files
+from crmuons.storage import files, ownership
 from crmuons.storage.differences import differences
 from crmuons.storage.files import File
 from crmuons.storage.output import Output
@@ -138,25 +138,13 @@ def convert(sources: Sequence[Source], output: Output, record: Mapping[str, Any]
 
     Raises:
         ValueError: if the output holds something else, or two sources would have one output.
+        HeldError: if another process writes to it.
     """
     _check_names(sources)
-    output.check_writable()
-    finished = _finished(output, record)
-    output.remove_partials()
     made = _missing_folders(output)
-    owners = {first: Owner.of(origin) for origin in finished.values() for first in origin["first_ids"]}
     try:
-        with progress(len(sources), unit="files", what="convert") as bar:
-            for source in sources:
-                if finished.get(source.output, {}).get("source") == source.identity:
-                    result.kept += 1
-                else:
-                    try:
-                        finished[source.output] = write_source(source, output, record, owners)
-                        result.converted += 1
-                    except UnreadableError as error:
-                        result.left_out[source.url] = str(error)
-                bar.update()
+        with ownership.hold(output.url):
+            finished = _convert(sources, output, record, result)
     finally:
         for folder in made:  # Without a file, no directory is left that was not there before.
             with suppress(OSError):
@@ -164,6 +152,26 @@ def convert(sources: Sequence[Source], output: Output, record: Mapping[str, Any]
     for origin in finished.values():
         result.total.add(Summary(**origin["summary"]))
     return result
+
+
+def _convert(
+    sources: Sequence[Source], output: Output, record: Mapping[str, Any], result: Conversion
+) -> dict[str, dict[str, Any]]:
+    """Convert what is missing; return the metadata of all files of the output."""
+    finished = _finished(output, record)
+    owners = {first: IdOwner.of(origin) for origin in finished.values() for first in origin["first_ids"]}
+    with progress(len(sources), unit="files", what="convert") as bar:
+        for source in sources:
+            if finished.get(source.output, {}).get("source") == source.identity:
+                result.kept += 1
+            else:
+                try:
+                    finished[source.output] = write_source(source, output, record, owners)
+                    result.converted += 1
+                except UnreadableError as error:
+                    result.left_out[source.url] = str(error)
+            bar.update()
+    return finished
 
 
 def _check_names(sources: Sequence[Source]) -> None:

@@ -19,6 +19,7 @@ from crmuons.data.geometry import FloatArray
 from crmuons.progress import progress
 from crmuons.simulation import propagation, shower
 from crmuons.simulation.nuclei import LEAST_MASS_GEV, MOST_MASS_GEV
+from crmuons.storage.claims import names_in
 
 logger = logging.getLogger(__name__)
 
@@ -284,4 +285,4 @@ def make_new_directory(out: Path) -> None:
         ValueError: if it exists and is not empty.
     """
     out.mkdir(parents=True, exist_ok=True)
-    _require(not any(out.iterdir()), f"{out} is not empty: name a new directory with --out, or empty this one")
+    _require(not names_in(out), f"{out} is not empty: name a new directory with --out, or empty this one")

@@ -69,14 +69,14 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Owner:
+class IdOwner:
     """The source of the showers of a first id: its URL without credentials, and the digest of its first bytes."""
 
     url: str
     start: str
 
     @classmethod
-    def of(cls, origin: Mapping[str, Any]) -> "Owner":
+    def of(cls, origin: Mapping[str, Any]) -> "IdOwner":
         """Return the source that a file's metadata name."""
         return cls(origin["source"]["url"], origin["start"])
 
@@ -120,7 +120,9 @@ def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
 
 
-def write_source(source: Source, output: Output, record: Mapping[str, Any], owners: dict[int, Owner]) -> dict[str, Any]:
+def write_source(
+    source: Source, output: Output, record: Mapping[str, Any], owners: dict[int, IdOwner]
+) -> dict[str, Any]:
     """Write the events of a source, and return the file's metadata.
 
     Raises:
@@ -138,11 +140,11 @@ def write_source(source: Source, output: Output, record: Mapping[str, Any], owne
 
     with output.writing(source.output) as path:
         arrow.write_events(path, _tables(source, tally, owners), origin=complete)
-    owners.update(dict.fromkeys(origin["first_ids"], Owner.of(origin)))
+    owners.update(dict.fromkeys(origin["first_ids"], IdOwner.of(origin)))
     return origin
 
 
-def _first_id_base(source: Source, owners: Mapping[int, Owner]) -> int:
+def _first_id_base(source: Source, owners: Mapping[int, IdOwner]) -> int:
     """Return what to add to the run numbers of a source: 0, unless another source with other showers has its run."""
     owner = owners.get(source.run) if source.run is not None else None
     if owner is None or owner.url == source.shown or owner.start == source.start:
@@ -150,7 +152,7 @@ def _first_id_base(source: Source, owners: Mapping[int, Owner]) -> int:
     return int(source.start[:10], 16) << RUN_BITS
 
 
-def _tables(source: Source, tally: "_Tally", owners: Mapping[int, Owner]) -> Iterator[pa.Table]:
+def _tables(source: Source, tally: "_Tally", owners: Mapping[int, IdOwner]) -> Iterator[pa.Table]:
     """Read the events of a source; whatever stands in the way is an UnreadableError that names the source."""
     base = _first_id_base(source, owners)
     if base:
@@ -172,7 +174,7 @@ def _tables(source: Source, tally: "_Tally", owners: Mapping[int, Owner]) -> Ite
         raise UnreadableError(msg)
 
 
-def _refuse_owned(first_ids: Iterable[int], source: Source, owners: Mapping[int, Owner]) -> None:
+def _refuse_owned(first_ids: Iterable[int], source: Source, owners: Mapping[int, IdOwner]) -> None:
     for first in first_ids:
         if first in owners and owners[first].url != source.shown:
             run = first if source.run is None else first & (2**RUN_BITS - 1)  # Without what keeps runs apart.

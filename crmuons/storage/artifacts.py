@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from crmuons.storage import files
-from crmuons.storage.atomic import atomic_directory
+from crmuons.storage.atomic import atomic_directory, check_owned
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +80,7 @@ def upload(url: str, folder: Path, label: str, about: Mapping[str, Any]) -> str:
         OSError: if a file cannot be copied; see `files.put`. The incomplete folder does not count as an artifact, and
             the next attempt continues from it.
     """
+    check_owned(url)
     manifest = ArtifactManifest.of(label, folder, about)
     target = f"{url}/{manifest.name}"
     remote_sizes = files.sizes(target)

@@ -1,38 +1,63 @@
 """Files and directories that appear under their names only once they are complete.
 
-Each is written under a hidden partial name beside its target, on the same file system, and renamed at the end.
+Each is written under a hidden partial name beside its target, on the same file system, and renamed at the end. The
+partial name holds a token of the process, so that no process writes to, renames or removes the partial file of another.
 """
 
+import errno
 import json
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+OWNER_FOLDER = ".owner"  # In an output: the mark of its owner (claims.py). Readers of a Parquet folder pass over it.
+_PARTIAL = re.compile(r"/\.[^/]+\.[0-9a-f]{8}\.partial$")
+# Of the outputs that this process owns, by directory or URL: raises if another process has taken over (ownership.py).
+_guards: dict[str, Callable[[], None]] = {}
+
 
 @contextmanager
-def atomic_file(path: Path, *, fsync: bool = False, shared: bool = False) -> Iterator[Path]:
+def guarded(place: str, confirm: Callable[[], None]) -> Iterator[None]:
+    """Call `confirm` before anything gets its name below a directory or a URL, for the duration of the block."""
+    _guards[place] = confirm
+    try:
+        yield
+    finally:
+        del _guards[place]
+
+
+def check_owned(target: str | Path) -> None:
+    """Call the guards of the outputs that hold a path or a URL."""
+    name = f"{target.absolute() if isinstance(target, Path) else target}/"
+    for place, confirm in list(_guards.items()):
+        if name.startswith(f"{place.rstrip('/')}/"):
+            confirm()
+
+
+@contextmanager
+def atomic_file(path: Path, *, fsync: bool = False) -> Iterator[Path]:
     """Yield a partial path to write to, and rename it to `path` when the block ends without an error.
 
-    An error removes the partial file. A killed process leaves it.
+    Any number of processes and threads may write the same file; the last one wins. An error removes the partial file. A
+    killed process leaves it; the next owner of the directory removes it (`remove_partials`).
 
     Args:
         path: the file to create or replace. Its directory exists.
         fsync: flush the content to the disk before the rename. Otherwise a power cut may leave an empty or cut file
             under the final name.
-        shared: several processes or threads may write this file at the same time, so each needs a partial name of
-            its own. With one writer, the fixed name lets the next attempt overwrite what a killed process left.
     """
-    writer = f".{uuid.uuid4().hex[:8]}" if shared else ""
-    partial = path.with_name(f".{path.name}{writer}.partial")
+    partial = _partial(path)
     try:
         yield partial
         if fsync:
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
+        check_owned(path)
         partial.replace(path)
     except BaseException:  # Ctrl-C too must leave no partial file; the error goes on.
         with suppress(OSError):
@@ -44,17 +69,17 @@ def atomic_file(path: Path, *, fsync: bool = False, shared: bool = False) -> Ite
 def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a new, empty partial directory, and rename it to `path` when the block ends without an error.
 
-    An error removes the partial directory. What a killed process left is removed by the next attempt.
+    An error removes the partial directory. A killed process leaves it, as above.
 
     Args:
         path: the directory to create. Its parents are made.
         replace: replace a directory of that name; otherwise only an empty one may exist.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = _partial(path)
     partial.mkdir(parents=True)
     try:
         yield partial
+        check_owned(path)
         if replace:
             remove_atomically(path)
         partial.rename(path)
@@ -63,21 +88,76 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def filled_directory(path: Path, *, last: str) -> Iterator[Path]:
+    """Yield a partial directory, and move its entries into `path`, which may exist, when the block ends without an error.
+
+    Args:
+        path: the directory to fill. It and its parents are made.
+        last: the entry that comes last: a directory that has it is complete.
+    """
+    partial = _partial(path / "new")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        check_owned(path)
+        for entry in sorted(partial.iterdir(), key=lambda entry: entry.name == last):
+            entry.replace(path / entry.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def remove_atomically(directory: Path) -> None:
     """Remove a directory if it exists. It loses its name first, so that no reader takes a half-removed one."""
     if directory.exists():
-        doomed = directory.with_name(f".{directory.name}.old")
-        shutil.rmtree(doomed, ignore_errors=True)
+        doomed = _partial(directory)
         directory.rename(doomed)
         shutil.rmtree(doomed)
 
 
+def remove_partials(folder: Path) -> None:
+    """Remove what killed processes left in a directory and the directories in it. Only its owner may do this.
+
+    A directory in it that has an owner of its own is left alone, as is every name that no process of crmuons gave.
+    """
+    for inside in (
+        folder,
+        *(path for path in folder.iterdir() if path.is_dir() and not (path / OWNER_FOLDER).exists()),
+    ):
+        for partial in filter(_PARTIAL.search, map(str, inside.glob(".*.partial"))):
+            if Path(partial).is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+            else:
+                Path(partial).unlink(missing_ok=True)
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Write a small JSON file, which any number of processes may do at the same time."""
+    """Write a small JSON file."""
     write_text(path, json.dumps(content, indent=1))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small text file, which any number of processes may do at the same time."""
-    with atomic_file(path, shared=True) as partial:
+    """Write a small text file."""
+    with atomic_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def remedy_for(error: BaseException) -> str:
+    """Return what to do about an error from writing, as half a sentence for its message."""
+    number = getattr(error, "errno", None)
+    # torch raises RuntimeError without a number for a short write.
+    if number in {errno.ENOSPC, errno.EDQUOT} or (number is None and isinstance(error, RuntimeError)):
+        return "free space there"
+    if number == errno.ENAMETOOLONG:
+        return "choose a shorter name"
+    if number in {errno.ENOTEMPTY, errno.EEXIST}:
+        return "remove what is in it"
+    if number == errno.EFBIG:
+        return "raise the limit of the size of files (ulimit -f)"
+    if number in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return "choose a place where you may write"
+    return "repair it, or choose another place"
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")

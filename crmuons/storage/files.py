@@ -91,7 +91,7 @@ def get(url: str, local: Path) -> None:
     """Copy a file to a local path, where it appears once it is complete. Parent folders are made."""
     fs, path = filesystem(url)
     local.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(local, shared=True) as partial:
+    with atomic_file(local) as partial:
         fs.get_file(path, str(partial))
 
 
@@ -140,7 +140,7 @@ def put(local: Path, url: str) -> None:
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(target, shared=True) as partial:
+    with atomic_file(target) as partial:
         shutil.copyfile(local, partial)
 
 

@@ -11,8 +11,9 @@ from typing import IO
 
 from fsspec.implementations.local import LocalFileSystem
 
-from crmuons.storage import files
+from crmuons.storage import atomic, files, ownership
 from crmuons.storage.atomic import atomic_file
+from crmuons.storage.claims import FOLDER
 from crmuons.storage.filesystems import filesystem, is_remote
 from crmuons.storage.listing import GLOB, walked_folders
 
@@ -45,7 +46,7 @@ class Output:
         return f"{self.url.rstrip('/')}/{name}"
 
     def names(self) -> list[str]:
-        """Return the names in it, without hidden files, which are partial."""
+        """Return the names in it, without hidden ones: partial files, and the mark of the owner."""
         return [name for name in files.names(self.url) if not name.startswith(".")]
 
     def check_writable(self) -> None:
@@ -81,13 +82,8 @@ class Output:
                 files.put(Path(folder) / name, self.of(name))
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(self.folder / name, fsync=True, shared=True) as partial:
+        with atomic_file(self.folder / name, fsync=True) as partial:
             yield partial
-
-    def remove_partials(self) -> None:
-        """Remove the partial files of killed processes. Call it when no process writes any more."""
-        for partial in self.folder.glob(".*.partial") if self.folder is not None else ():
-            partial.unlink(missing_ok=True)
 
 
 def check_apart(out: Path, data: Sequence[str]) -> None:
@@ -120,24 +116,26 @@ def _would_match(pattern: str, real: Path) -> bool:
 
 @contextmanager
 def folder_at(place: str, *, new: bool = False) -> Iterator[Path]:
-    """Yield a directory to write to: `place` itself, or a local one that is copied to a URL when the block ends well.
+    """Own `place`, and yield a directory to write to: `place` itself, or a local one that is copied to a URL at the end.
 
     Args:
-        place: a path or a URL; it is checked to be writable before the block runs.
+        place: a path or a URL; it is checked to be writable before the block runs. Nothing is copied after an error.
         new: refuse a URL that already holds files.
 
     Raises:
+        HeldError: if another process writes there.
         PermissionError, NotADirectoryError: if it cannot be written.
         FileExistsError: if a federation holds a file of the same name and another size, or `new` is set and the URL
             holds files.
     """
-    files.check_writable(place)
-    if "://" not in place:
-        yield Path(place)
-        return
-    if new and files.names(place):
-        msg = f"{place} is not empty: name a new directory with --out"
-        raise FileExistsError(msg)
-    with tempfile.TemporaryDirectory(prefix="crmuons-") as folder:
-        yield Path(folder)
-        files.put_tree(Path(folder), place)
+    with ownership.hold(place):
+        if "://" not in place:
+            yield Path(place)
+            return
+        if new and set(files.names(place)) - {FOLDER}:
+            msg = f"{place} is not empty: name a new directory with --out"
+            raise FileExistsError(msg)
+        with tempfile.TemporaryDirectory(prefix="crmuons-") as folder:
+            yield Path(folder)
+            atomic.check_owned(place)
+            files.put_tree(Path(folder), place)

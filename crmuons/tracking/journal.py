@@ -4,7 +4,6 @@
 artifacts and models of the entries) and `sent.json` (how much of the journal a server has).
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -14,12 +13,14 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from crmuons.storage.atomic import atomic_file
 from crmuons.storage.redact import without_credentials
+from crmuons.storage.staging.locks import FileLock, NoLocksError
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class Journal:
         self.files.mkdir(parents=True, exist_ok=True)
         self._path = directory / FOLDER / "journal.jsonl"
         self._guard = threading.Lock()
-        self._lock: IO[bytes] | None = None
+        self._lock = FileLock(self._path.with_name("lock"))
         self.num_entries = 0
         self.last_steps: dict[str, int] = {}
         self.params: dict[str, str] = {}
@@ -162,22 +163,15 @@ class Journal:
         Raises:
             BlockingIOError: if another process sends it.
         """
-        if self._lock is not None:
-            return
-        lock = self._path.with_name("lock").open("wb")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.close()
-            msg = f"{self.directory} is tracked by a process that is alive; it sends the entries itself"
-            raise BlockingIOError(msg) from error
-        self._lock = lock
+        # A file system without locks: only the owner of the run sends then (storage/ownership.py).
+        with suppress(NoLocksError):
+            if not self._lock.is_open and not self._lock.acquire(shared=False, patient=lambda: False):
+                msg = f"{self.directory} is tracked by a process that is alive; it sends the entries itself"
+                raise BlockingIOError(msg)
 
     def unlock(self) -> None:
         """Allow other processes to send the journal."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.release()
 
     def flush(self) -> None:
         """Write all entries through to the disk."""

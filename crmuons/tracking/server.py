@@ -1,6 +1,5 @@
 """Send journal entries to a tracking server, in requests that can be repeated without harm."""
 
-import fcntl
 import logging
 import re
 import threading
@@ -13,7 +12,7 @@ from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-from crmuons.storage.atomic import atomic_file
+from crmuons.storage import ownership
 from crmuons.storage.redact import without_credentials
 from crmuons.tracking import registry
 from crmuons.tracking.journal import DeliveryState, Entry, Journal
@@ -26,6 +25,7 @@ with warnings.catch_warnings():
 
 logger = logging.getLogger(__name__)
 
+TABLES_PATIENCE_S = 120.0  # MLflow makes its tables in seconds.
 MAX_METRICS, MAX_PARAMS = 1000, 100  # MLflow's limits for one request
 
 _IDENTITY_TAG = "crmuons.journal"
@@ -214,13 +214,13 @@ def _make_database(path: Path) -> None:
     When three processes let MLflow create the tables in place at the same time, the file was unusable afterwards.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # Held until the file is closed.
+    folder = path.with_name(f".{path.name}.new")
+    with ownership.hold(folder, patience_s=TABLES_PATIENCE_S):
         if path.exists():
             return
-        with atomic_file(path) as partial:
-            partial.unlink(missing_ok=True)
-            mlflow.MlflowClient(f"sqlite:///{partial}")
+        (folder / path.name).unlink(missing_ok=True)  # Of a killed process.
+        mlflow.MlflowClient(f"sqlite:///{folder / path.name}")
+        (folder / path.name).replace(path)
 
 
 def _batches(entries: Iterator[tuple[int, Entry]]) -> Iterator[list[tuple[int, Entry]]]:

@@ -16,8 +16,9 @@ import torch
 
 from crmuons import config
 from crmuons.runs import checkpoint, remote
-from crmuons.runs.directory import Run, find_run
+from crmuons.runs.directory import Run
 from crmuons.runs.location import RunStorage
+from crmuons.runs.owned import owned_run
 from crmuons.runs.uploads import UploadStatus
 from crmuons.storage import files
 from crmuons.storage.files import File
@@ -96,6 +97,7 @@ def run_training(settings: config.Config, launcher: Launcher) -> RunSummary:
 
     Raises:
         FileNotFoundError, ValueError: if the data or the settings do not allow it; nothing was started then.
+        HeldError: if another process trains this run; nothing was changed then.
         RunFailedError: if the run stopped on the way. Its last checkpoint is intact.
     """
     refuse_credentials(settings)
@@ -103,7 +105,11 @@ def run_training(settings: config.Config, launcher: Launcher) -> RunSummary:
     storage = RunStorage.of(settings)
     if storage.url is not None:
         files.check_writable(storage.url)
-    run = find_run(settings, storage)
+    with owned_run(settings, storage) as run:
+        return _train_run(settings, run, storage, launcher)
+
+
+def _train_run(settings: config.Config, run: Run, storage: RunStorage, launcher: Launcher) -> RunSummary:
     remote.fetch_start(run)
     started = run.has_started()
     origin = None

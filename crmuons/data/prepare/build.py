@@ -25,6 +25,7 @@ from crmuons.data.sampler import FileSlice, cut_files
 from crmuons.data.shards import read_shard_rows
 from crmuons.progress import progress
 from crmuons.storage.atomic import write_text
+from crmuons.storage.claims import names_in
 from crmuons.storage.differences import differences
 from crmuons.storage.files import File
 from crmuons.storage.identity import is_same, with_digests
@@ -91,7 +92,7 @@ def claim_dataset(out: Path, urls: Sequence[str], settings: PrepareSettings) -> 
     claim = out / CLAIM
     if claim.is_file():
         _check_same(claim, request, raw_files)
-    elif out.exists() and (not out.is_dir() or any(path not in _interrupted(claim) for path in out.iterdir())):
+    elif out.exists() and (not out.is_dir() or names_in(out) - {path.name for path in _interrupted(claim)}):
         msg = f"{out} is not empty and was not made by `crmuons prepare`; name a new directory with --out"
         raise ValueError(msg)
     else:

@@ -189,7 +189,7 @@ def _write_group(plan: ShufflePlan, group: int, events: EventArrays, read_counts
     }
     schema = arrow.FLAT_SCHEMA.with_metadata(metadata)
     with (
-        atomic_file(plan.group_file(group), shared=True) as partial,
+        atomic_file(plan.group_file(group)) as partial,
         pa.ipc.new_file(str(partial), schema) as writer,
     ):
         for batch in batches:

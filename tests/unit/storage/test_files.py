@@ -8,6 +8,7 @@ import fsspec
 import pytest
 
 from crmuons.storage import files
+from crmuons.storage.claims import FOLDER
 from crmuons.storage.files import File
 from crmuons.storage.output import folder_at
 
@@ -151,7 +152,7 @@ def test_a_folder_of_results_is_copied_to_a_url_when_it_is_done(tmp_path: Path) 
     with folder_at(url, new=True) as out:
         (out / "figures").mkdir()
         (out / "figures" / "n.png").write_bytes(b"png")
-        assert files.names(url) == []
+        assert files.names(url) == [FOLDER]
     assert files.sizes(url) == {"figures/n.png": 3}
     with pytest.raises(FileExistsError, match=f"{url} is not empty: name a new directory"), folder_at(url, new=True):
         pass

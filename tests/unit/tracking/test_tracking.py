@@ -1,5 +1,6 @@
 """A run's results reach MLflow exactly once, whatever happens to the server, and nothing secret with them."""
 
+import errno
 import json
 import logging
 import subprocess
@@ -22,7 +23,9 @@ from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 from crmuons.provenance import git_commit
+from crmuons.storage.ownership import hold
 from crmuons.storage.redact import without_credentials
+from crmuons.storage.staging import locks
 from crmuons.tracking.journal import Journal
 from crmuons.tracking.results import add_results
 from crmuons.tracking.sender import sync
@@ -206,6 +209,25 @@ def test_sync_leaves_a_living_run_alone(start, tmp_path):
     start().wait_for_run(20)
     with pytest.raises(BlockingIOError, match="tracked by a process that is alive"):
         sync(tmp_path)
+
+
+def test_results_are_sent_from_a_file_system_without_locks(start, client, tmp_path, monkeypatch):
+    def no_flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks, "flock", no_flock)
+    tracker = start()
+    tracker.metrics({"loss/critic": 0.5}, 1)
+    tracker.finish("FINISHED")
+    assert history(client, tracker.run_id, "loss/critic") == [(1, 0.5)]
+    assert main(["sync", str(tmp_path)]) == 0
+
+
+def test_sync_while_another_process_owns_the_run_says_who_it_is(start, tmp_path, capsys):
+    start().finish("FINISHED")
+    with hold(tmp_path):
+        assert main(["sync", str(tmp_path)]) == 1
+    assert "in use by" in capsys.readouterr().err
 
 
 def test_sync_of_no_run_names_the_directory(tmp_path):

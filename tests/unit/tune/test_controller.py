@@ -271,17 +271,6 @@ def test_a_sweep_is_continued_with_what_it_was_started_with(settings, tmp_path):
     assert all(name.startswith("preset-sweep-") for name in names)
 
 
-def test_a_sweep_is_run_by_one_process_at_a_time(tmp_path):
-    with (
-        directory.exclusive(tmp_path),
-        pytest.raises(BlockingIOError, match="another process runs the sweep"),
-        directory.exclusive(tmp_path),
-    ):
-        pass
-    with directory.exclusive(tmp_path):
-        pass
-
-
 def test_a_sweep_continues_on_the_data_of_its_first_trial_alone(start, settings, tmp_path, toy_events, write_toy):
     folder = tmp_path / "own"
     write_toy(folder / "toy.parquet", toy_events(400))

@@ -1,0 +1,148 @@
+"""Claims on an output: small files that say which process writes to a directory or a URL, and that it still lives.
+
+A claim is a random name. Its files are `.owner/CLAIM-BEAT.json`: each sign of life is a file with the next number, and
+the one before it is removed. No file changes after it was written, so that neither a cache of a federation nor one of
+a network file system can show an old sign of life as the newest. Storage needs no more than to list, write and remove.
+"""
+
+import json
+import logging
+import os
+import re
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crmuons.storage import files
+from crmuons.storage.atomic import OWNER_FOLDER, atomic_file
+from crmuons.storage.filesystems import filesystem
+
+logger = logging.getLogger(__name__)
+
+FOLDER = OWNER_FOLDER
+_NAME = re.compile(r"([0-9a-f]{16})-(\d{8})\.json")
+POLL_S = 0.5
+_END = 99_999_999  # The number of a claim that has ended, where its files could not be removed.
+
+
+@dataclass(frozen=True, order=True)
+class Claim:
+    """A claim at one of its signs of life."""
+
+    key: str
+    beat: int = 1
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        return f"{self.key}-{self.beat:08d}.json"
+
+    @property
+    def next(self) -> "Claim":
+        return Claim(self.key, self.beat + 1)
+
+    @property
+    def end(self) -> "Claim":
+        return Claim(self.key, _END)
+
+
+def clock() -> float:
+    """Return seconds that also pass while the machine is suspended."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+def names_in(folder: Path) -> set[str]:
+    """Return the names in a directory other than the mark of its owner; none if there is no directory."""
+    return {path.name for path in folder.iterdir()} - {FOLDER} if folder.is_dir() else set()
+
+
+class Claims:
+    """The claims on one output.
+
+    Args:
+        place: an absolute path or a URL.
+    """
+
+    def __init__(self, place: str) -> None:
+        self.url = f"{place.rstrip('/')}/{FOLDER}"
+        self.folder = None if files.is_remote(place) else Path(self.url)
+
+    def newest(self) -> dict[str, Claim]:
+        """List anew; return each claim that has not ended, at its newest sign of life."""
+        matches = [match for match in map(_NAME.fullmatch, files.names(self.url)) if match]
+        found = sorted(Claim(match[1], int(match[2])) for match in matches)
+        return {key: claim for key, claim in {claim.key: claim for claim in found}.items() if claim.beat != _END}
+
+    def write(self, claim: Claim, record: Mapping[str, Any]) -> None:
+        """Write a sign of life."""
+        content = json.dumps(record).encode()
+        if self.folder is not None:
+            with atomic_file(self.folder / claim.name) as partial:
+                partial.write_bytes(content)
+            return
+        with tempfile.TemporaryDirectory(prefix="crmuons-") as folder:
+            local = Path(folder) / claim.name
+            local.write_bytes(content)
+            files.put(local, f"{self.url}/{claim.name}")
+
+    def read(self, claim: Claim) -> dict[str, Any]:
+        """Return the record of a claim; nothing if it was just removed or is damaged."""
+        try:
+            record = json.loads(files.read_bytes(f"{self.url}/{claim.name}"))
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def is_there(self, claim: Claim) -> bool:
+        """Return whether a claim is still at this sign of life."""
+        if self.folder is None:
+            fs, path = filesystem(f"{self.url}/{claim.name}")
+            fs.invalidate_cache()
+            return bool(fs.exists(path))
+        try:
+            # NFS asks the server when a file is opened; a listing or a stat may be a minute old.
+            os.close(os.open(self.folder / claim.name, os.O_RDONLY))
+        except OSError:
+            return False
+        return True
+
+    def has_ended(self, claim: Claim, seconds: float) -> bool:
+        """Return True once a claim has ended or shown no sign of life for some seconds, False as soon as it shows one."""
+        deadline = clock() + seconds
+        while clock() < deadline:
+            if not self.is_there(claim):
+                return claim.key not in self.newest()
+            time.sleep(POLL_S)
+        return True
+
+    def remove(self, claim: Claim) -> None:
+        """Remove the files of a claim up to this sign of life.
+
+        Raises:
+            PermissionError, NotImplementedError: if the storage does not allow it.
+        """
+        for name in files.names(self.url):
+            match = _NAME.fullmatch(name)
+            if match and match[1] == claim.key and int(match[2]) <= claim.beat:
+                with suppress(FileNotFoundError):
+                    files.remove(f"{self.url}/{name}")
+
+    def close(self, claim: Claim) -> None:
+        """End a claim: remove its files, or mark it as ended where the storage does not allow removing."""
+        try:
+            self.remove(claim.end)
+        except (OSError, NotImplementedError) as error:
+            logger.info("%s cannot be removed (%s); it is marked as ended", self.url, error)
+            with suppress(FileExistsError):
+                self.write(claim.end, {})
+        # It stays if another command has begun in between.
+        with suppress(OSError, NotImplementedError):
+            if self.folder is not None:
+                self.folder.rmdir()
+            else:
+                fs, path = filesystem(self.url)
+                fs.rmdir(path)

@@ -1,0 +1,128 @@
+"""Who owns an output: the record of a process, which other processes and people read, and the errors that name it."""
+
+import getpass
+import os
+import shlex
+import socket
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from crmuons.storage.redact import without_credentials
+
+COMMAND_LENGTH = 100  # Of a message; settings come last.
+
+
+class HeldError(BlockingIOError):
+    """Raised if another command owns the output; the message says who, since when, and what to do."""
+
+
+class LostError(OSError):
+    """Raised if another command has taken over an output of this process."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who owns an output. An empty or zero value is unknown.
+
+    Attributes:
+        machine: identifies a machine from one boot to the next.
+        namespace: the table of processes (a container has its own) in which `pid` counts.
+        born: when the process started, in the clock ticks of its machine: numbers of processes are used again.
+        since: when it took the output, for people.
+        superseded: keys of the claims that it found left behind.
+    """
+
+    user: str = ""
+    host: str = ""
+    machine: str = ""
+    namespace: str = ""
+    pid: int = 0
+    born: str = ""
+    command: str = ""
+    since: str = ""
+    superseded: tuple[str, ...] = ()
+
+    @classmethod
+    def this_process(cls, superseded: tuple[str, ...] = ()) -> "Owner":
+        """Return the record of this process."""
+        return cls(
+            user=_user(),
+            host=socket.gethostname(),
+            machine=machine(),
+            namespace=_namespace(),
+            pid=os.getpid(),
+            born=_born(os.getpid()),
+            command=_command(),
+            since=datetime.now(UTC).isoformat(sep=" ", timespec="seconds"),
+            superseded=superseded,
+        )
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> "Owner":
+        """Return the owner in a claim's record. What another version wrote may lack fields or have more."""
+        kinds = {name: type(field.default) for name, field in cls.__dataclass_fields__.items()}
+        keys = record.get("superseded")
+        record = record | {"superseded": tuple(keys) if isinstance(keys, list) else ()}
+        return cls(**{name: record[name] for name, kind in kinds.items() if isinstance(record.get(name), kind)})
+
+    def describe(self) -> str:
+        """Return who it is, for a message."""
+        if not self.pid:
+            return "another process, which has not said yet who it is"
+        text = f"{self.user} on {self.host} since {self.since} (process {self.pid}: {self.command})"
+        return "".join(character for character in text if character.isprintable())
+
+    def is_gone(self) -> bool | None:
+        """Return whether its process has ended; None if this process cannot know."""
+        if not self.machine or (self.machine, self.namespace) != (machine(), _namespace()):
+            return None
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:  # Another user's process; /proc may hide it.
+            return False
+        return _born(self.pid) != self.born
+
+
+def machine() -> str:
+    """Identify this machine, from one boot to the next."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return boot.read_text(encoding="utf-8").strip() if boot.is_file() else socket.gethostname()
+
+
+def _namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+def _born(pid: int) -> str:
+    """Return when a process started; nothing if it has ended and waits for its parent, or if there is no /proc."""
+    try:
+        # The name, in parentheses, may hold anything.
+        state, *fields = (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        )
+    except OSError:
+        return ""
+    return "" if state in "ZX" else fields[18]
+
+
+def _command() -> str:
+    name, *words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    if name not in {"crmuons", "cli.py"}:  # Ray's workers have a password in their words.
+        return name
+    command = without_credentials(shlex.join(["crmuons", *words]))
+    return command if len(command) < COMMAND_LENGTH else f"{command[:COMMAND_LENGTH]} ..."
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # No entry in the user database, as in a container with --user.
+        return f"uid {os.getuid()}"

@@ -1,0 +1,300 @@
+"""Own an output: one command at a time writes to a directory or a URL.
+
+Two marks protect an output, both in its folder `.owner`:
+
+- a kernel lock on a file, where the file system has one. The kernel frees it when its process dies in any way. Some
+  network file systems have none, and some have one that other machines do not see;
+- a claim (claims.py), which says who writes, since when, and every PERIOD_S that its process still lives.
+
+Whoever finds the claim of a living process is refused, with the name of its owner. A process of this machine lives if
+it holds the kernel lock or is in the table of processes. Of another machine nothing is known but the signs of life:
+its claim counts as left behind once none has come for STALE_S, by the clock of the one who waits for them. Clocks of
+two machines are never compared.
+
+An owner that slept so long that another command has taken over ends at once: see `_end_process`.
+"""
+
+import logging
+import os
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import NoReturn
+
+from crmuons.storage import atomic, files
+from crmuons.storage.claims import FOLDER, POLL_S, Claim, Claims, clock
+from crmuons.storage.owner import HeldError, LostError, Owner, machine
+from crmuons.storage.redact import without_credentials
+from crmuons.storage.staging.locks import FileLock, NoLocksError
+
+logger = logging.getLogger(__name__)
+
+PERIOD_S = 5.0
+STALE_S = 30.0  # Six signs of life: storage that is slow or away for a moment costs nobody the output.
+REMEDY = "wait until it ends, or name another place"
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command may work later.
+
+
+@contextmanager
+def hold(place: str | Path, *, remedy: str = REMEDY, patience_s: float = 0.0) -> Iterator[None]:
+    """Own a directory or a URL for the duration of the block. A directory is made if it is missing.
+
+    Args:
+        place: a path or a URL.
+        remedy: what a user can do who is refused.
+        patience_s: how long to wait for an owner that ends.
+
+    Raises:
+        HeldError: if another process owns it.
+        PermissionError, NotADirectoryError: if it cannot be written.
+    """
+    ownership = Ownership(place, remedy)
+    deadline = clock() + patience_s
+    while True:
+        try:
+            ownership.acquire()
+            break
+        except HeldError:
+            if clock() > deadline:
+                raise
+            time.sleep(POLL_S)
+    try:
+        with atomic.guarded(ownership.place, ownership.confirm):
+            if ownership.folder is not None:
+                atomic.remove_partials(ownership.folder)
+            yield
+    finally:
+        ownership.release()
+
+
+class Ownership:
+    """The ownership of one output by this process; `hold` uses it.
+
+    Args:
+        place: a path or a URL.
+        remedy: what a user can do who is refused.
+        on_loss: called with the reason, in a thread, if another process takes over.
+    """
+
+    def __init__(
+        self, place: str | Path, remedy: str = REMEDY, on_loss: "Callable[[str], object] | None" = None
+    ) -> None:
+        self.folder = None if files.is_remote(str(place)) else Path(str(place).removeprefix("file://")).absolute()
+        self.place = str(place) if self.folder is None else str(self.folder)
+        self.remedy, self._on_loss = remedy, on_loss or _end_process
+        self.claims = Claims(self.place)
+        self._claim, self._owner = Claim(secrets.token_hex(8)), Owner()
+        self._lock: FileLock | None = None
+        self._has_claim = self._given_up = False
+        self._made: list[Path] = []
+        self._confirmed = 0.0
+        self._guard, self._ended = threading.Lock(), threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def acquire(self) -> None:
+        """Own the output, or raise HeldError. Nothing is written or changed if another process owns it."""
+        self._claim, self._owner = Claim(secrets.token_hex(8)), Owner.this_process()
+        try:
+            self._take_lock()
+            self._take_claim()
+        except BaseException:  # Ctrl-C while it waits, too.
+            self._let_go()
+            raise
+        self._confirmed = clock()
+        self._ended.clear()
+        self._thread = threading.Thread(target=self._live, name="ownership", daemon=True)
+        self._thread.start()
+
+    def release(self) -> None:
+        """Give the output free. A directory that was made for it and is empty is removed."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._let_go()
+
+    def confirm(self) -> None:
+        """Check that the output is still this process's, unless it showed a sign of life a moment ago.
+
+        Raises:
+            LostError: if another process has taken over.
+        """
+        if clock() - self._confirmed > STALE_S / 2 and not self._given_up:
+            try:
+                self._beat()
+            except LostError as error:
+                self._on_loss(str(error))
+                raise
+
+    def _take_lock(self) -> None:
+        if self.folder is None:
+            return
+        files.check_writable(self.place)
+        lock = FileLock(self.folder / FOLDER / "lock")
+        while not lock.is_open:
+            self._make(self.folder / FOLDER)
+            try:
+                taken = lock.acquire(shared=False, patient=lambda: False)
+            except FileNotFoundError:  # An owner that ended removed the folder at this moment.
+                continue
+            except NoLocksError:
+                lock.path.unlink(missing_ok=True)
+                return
+            except PermissionError as error:
+                raise self._not_allowed(error) from error
+            if not taken:
+                raise self._held_by(next(iter(self.claims.newest().values()), None))
+        self._lock = lock
+
+    def _take_claim(self) -> None:
+        dead = list(self.claims.newest().values())
+        for claim in dead:
+            if not self._is_dead(claim):
+                raise self._held_by(claim)
+        if self.folder is None:
+            files.check_writable(self.place)
+        self._owner = replace(self._owner, superseded=tuple(claim.key for claim in dead))
+        self._write_first()
+        # Of two processes that have come this far, at least one finds the other in this listing, and both never stay: the
+        # one with the greater key goes, and the other one waits until it has, since it may have listed first and own.
+        for rival in self.claims.newest().values():
+            if rival.key == self._claim.key or rival.key in self._owner.superseded:
+                continue
+            if rival.key < self._claim.key or not self.claims.has_ended(rival, STALE_S):
+                raise self._held_by(rival)
+            self._owner = replace(self._owner, superseded=(*self._owner.superseded, rival.key))
+            self._beat()
+        for claim in dead:
+            self.claims.close(claim)
+
+    def _write_first(self) -> None:
+        self._has_claim = True
+        while True:
+            try:
+                return self.claims.write(self._claim, asdict(self._owner))
+            except FileNotFoundError:  # As for the lock.
+                if self.folder is None:
+                    raise
+                self._make(self.folder / FOLDER)
+            except PermissionError as error:
+                raise (error if self.folder is None else self._not_allowed(error)) from error
+
+    def _is_dead(self, claim: Claim) -> bool:
+        owner = Owner.of(self.claims.read(claim))
+        if self._lock is not None and owner.machine == machine():
+            return True  # It would hold the kernel lock of its machine.
+        gone = owner.is_gone()
+        if gone is None:
+            logger.info("%s: waiting up to %.0f s for a sign of life of %s", self.place, STALE_S, owner.describe())
+            return self.claims.has_ended(claim, STALE_S)
+        return gone
+
+    def _held_by(self, claim: Claim | None) -> HeldError:
+        if claim is not None:  # It may have shown a sign of life since.
+            claim = self.claims.newest().get(claim.key)
+        owner = Owner() if claim is None else Owner.of(self.claims.read(claim))
+        return HeldError(f"{without_credentials(self.place)} is in use by {owner.describe()}; {self.remedy}")
+
+    def _not_allowed(self, error: PermissionError) -> OSError:
+        """Return the error for a mark that this user may not write."""
+        assert self.folder is not None
+        claim = next(iter(self.claims.newest().values()), None)
+        if claim is not None and not Owner.of(self.claims.read(claim)).is_gone():
+            return self._held_by(claim)
+        mark = self.folder / FOLDER
+        return PermissionError(
+            f"{mark} cannot be written ({error.strerror}): uid {mark.stat().st_uid} left it; remove it"
+        )
+
+    def _make(self, folder: Path) -> None:
+        """Make a directory and its missing parents, and remember them. Who may write to the output may write the mark."""
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        self._made += missing
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(PermissionError):  # Made by another user at this moment, or a file system without modes.
+            if missing:
+                folder.chmod(folder.parent.stat().st_mode & 0o777)
+
+    def _live(self) -> None:
+        """Show a sign of life every PERIOD_S."""
+        failed = False
+        while not self._ended.wait(PERIOD_S):
+            try:
+                self._beat()
+                failed = False
+            except LostError as error:
+                if not self._ended.is_set():
+                    self._on_loss(str(error))
+                return
+            except (PermissionError, NotImplementedError) as error:
+                logger.warning(
+                    "%s does not show other machines that it is in use, since it allows no removing of files (%s): let no "
+                    "other command write to it",
+                    self.place,
+                    error,
+                )
+                self._given_up = True
+                with suppress(OSError):
+                    self.claims.write(self._claim.end, {})
+                return
+            except Exception as error:  # noqa: BLE001 - each storage has its own errors; the next sign may come through.
+                if not failed:
+                    logger.warning("%s: no sign of life could be written: %s", self.place, error)
+                failed = True
+
+    def _beat(self) -> None:
+        with self._guard:
+            newest = self.claims.newest()
+            if not self.claims.is_there(self._claim) and self._claim.key not in newest:
+                raise LostError(self._loss(next(iter(newest.values()), None)))
+            previous, self._claim = self._claim, self._claim.next  # A name whose writing failed is not used again.
+            self.claims.write(self._claim, asdict(self._owner))
+            for claim in self.claims.newest().values():
+                # A successor removed this claim, and the line above wrote it again.
+                if claim.key != self._claim.key and self._claim.key in Owner.of(self.claims.read(claim)).superseded:
+                    self.claims.remove(self._claim.end)
+                    raise LostError(self._loss(claim))
+            self.claims.remove(previous)
+            self._confirmed = clock()
+
+    def _loss(self, successor: Claim | None) -> str:
+        place = without_credentials(self.place)
+        if successor is None:
+            return f"the mark of this process in {place}/{FOLDER} was removed, so that others may write there"
+        owner = Owner.of(self.claims.read(successor))
+        return (
+            f"{place} was taken over by {owner.describe()}, because this process had shown no sign of life for "
+            f"{clock() - self._confirmed:.0f} s"
+        )
+
+    def _let_go(self) -> None:
+        if self._has_claim:
+            try:
+                self.claims.close(self._claim)
+            except Exception as error:  # noqa: BLE001 - each storage has its own errors; the work is done
+                logger.warning(
+                    "%s may seem in use for %.0f s: its mark cannot be removed: %s", self.place, STALE_S, error
+                )
+        self._has_claim = False
+        if self._lock is not None:
+            self._lock.remove()
+            self._lock = None
+        if self.folder is not None:
+            with suppress(OSError):
+                (self.folder / FOLDER).rmdir()
+        for folder in self._made:
+            with suppress(OSError):  # It holds the output.
+                folder.rmdir()
+
+
+def _end_process(reason: str) -> NoReturn:
+    """End this process without another write. Ray ends the workers of a driver that is gone.
+
+    An exception would reach only this thread, and would let the others save what they have into another's output.
+    """
+    print(f"crmuons: {reason}; this process ends without writing there again", file=sys.stderr, flush=True)  # noqa: T201
+    os._exit(EXIT_CODE)

@@ -1,0 +1,289 @@
+"""One process writes to an output at a time: on any storage, told by name, taken over when its owner dies."""
+
+import errno
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from crmuons.storage import atomic, ownership
+from crmuons.storage import claims as claims_module
+from crmuons.storage import owner as owner_module
+from crmuons.storage.claims import FOLDER, Claim, Claims, names_in
+from crmuons.storage.owner import HeldError, LostError, Owner
+from crmuons.storage.ownership import Ownership, hold
+from crmuons.storage.staging import locks
+
+# A process that owns a place until it is killed, on a file system with or without locks.
+OWN = """
+import errno, sys, time
+from crmuons.storage import ownership
+from crmuons.storage.staging import locks
+def no_flock(descriptor, operation):
+    raise OSError(errno.ENOLCK, "No locks available")
+if sys.argv[2] == "without":
+    locks.flock = no_flock
+with ownership.hold(sys.argv[1]):
+    print("owned", flush=True)
+    time.sleep(60)
+"""
+ROOT = str(Path(__file__).parents[3])
+
+
+def no_flock(descriptor, operation):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+@pytest.fixture(params=["with", "without"])
+def kernel_locks(request, monkeypatch):
+    """A file system with or without locks."""
+    if request.param == "without":
+        monkeypatch.setattr(locks, "flock", no_flock)
+    return request.param
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Signs of life in short turns."""
+    monkeypatch.setattr(ownership, "PERIOD_S", 0.05)
+    monkeypatch.setattr(ownership, "STALE_S", 0.5)
+    monkeypatch.setattr(ownership, "POLL_S", 0.02)
+    monkeypatch.setattr(claims_module, "POLL_S", 0.02)
+
+
+@contextmanager
+def other_process(place, kernel_locks):
+    with subprocess.Popen(
+        [sys.executable, "-c", OWN, str(place), kernel_locks],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": ROOT},
+    ) as process:
+        try:
+            assert process.stdout.read(5) == b"owned"
+            yield process
+        finally:
+            process.kill()
+
+
+def left_behind(place, **changes):
+    """Write the claim of a process of another machine, which shows no sign of life by itself."""
+    claim = Claim("ab" * 8)
+    owner = replace(Owner.this_process(), user="ada", host="far", machine="elsewhere", command="crmuons x", **changes)
+    claims = Claims(str(place))
+    if claims.folder is not None:
+        claims.folder.mkdir(parents=True, exist_ok=True)
+    claims.write(claim, asdict(owner))
+    return claims, claim, asdict(owner)
+
+
+def test_the_second_process_is_told_who_owns_it_and_changes_nothing(tmp_path, kernel_locks):
+    out = tmp_path / "out"
+    with other_process(out, kernel_locks) as first:
+        (out / ".events.parquet.0123abcd.partial").touch()
+        before = sorted(path.name for path in out.rglob("*"))
+        # Who, since when, with what, and what to do.
+        told = rf"{out} is in use by \w+ on \S+ since 20\d\d-.* \(process {first.pid}: .*\); wait until it ends"
+        with pytest.raises(HeldError, match=told), hold(out):
+            pytest.fail("both own it")
+        assert first.poll() is None
+        assert sorted(path.name for path in out.rglob("*")) == before
+
+
+def test_after_a_kill_the_next_process_takes_over_at_once_and_cleans_up(tmp_path, kernel_locks):
+    out = tmp_path / "out"
+    with other_process(out, kernel_locks) as first:
+        (out / ".events.parquet.0123abcd.partial").touch()
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        begin = time.monotonic()
+        with hold(out):
+            assert time.monotonic() - begin < 5
+            assert names_in(out) == set()
+            assert len(Claims(str(out)).newest()) == 1
+    assert list(out.iterdir()) == []
+
+
+def test_a_killed_process_that_its_parent_has_not_noticed_is_gone(tmp_path):
+    with other_process(tmp_path / "out", "without") as first:
+        first.send_signal(signal.SIGKILL)
+        os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)  # A zombie.
+        with hold(tmp_path / "out"):
+            pass
+
+
+def test_a_block_leaves_nothing_behind_and_an_error_neither(tmp_path, kernel_locks):
+    (tmp_path / "old").mkdir()
+    for place in ("old", "new/deep"):
+        with hold(tmp_path / place):
+            assert (tmp_path / place / FOLDER).is_dir()
+            assert names_in(tmp_path / place) == set()
+        with pytest.raises(ZeroDivisionError), hold(tmp_path / place):
+            1 / 0  # noqa: B018
+    assert [path.name for path in tmp_path.rglob("*")] == ["old"]
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_a_claim_of_another_machine_counts_until_it_gives_no_sign_of_life(tmp_path, quick, scheme, caplog):
+    caplog.set_level(logging.INFO)
+    place = f"{scheme}{tmp_path}/out"
+    claims, claim, record = left_behind(place)
+    begin = time.monotonic()
+    with hold(place):
+        assert time.monotonic() - begin >= ownership.STALE_S
+        (mine,) = claims.newest().values()
+        assert mine.key != claim.key
+        assert claims.read(mine)["superseded"] == [claim.key]
+    assert "waiting up to 0 s for a sign of life of ada on far" in caplog.text
+    claims, claim, record = left_behind(place)
+
+    def live():
+        time.sleep(ownership.STALE_S / 2)
+        claims.write(claim.next, record)
+        claims.remove(claim)
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    with pytest.raises(HeldError, match=r"in use by ada on far since .*: crmuons x"), hold(place):
+        pytest.fail("both own it")
+    thread.join()
+
+
+def test_a_clock_that_is_wrong_on_another_machine_changes_nothing(tmp_path, quick):
+    left_behind(tmp_path, since="2077-01-01 00:00:00+00:00", born="9" * 12)
+    with hold(tmp_path):
+        pass
+
+
+def test_a_claim_that_has_ended_but_could_not_be_removed_is_no_claim(tmp_path, quick):
+    claims, claim, _ = left_behind(tmp_path)
+    claims.write(claim.end, {})
+    begin = time.monotonic()
+    with hold(tmp_path):
+        assert time.monotonic() - begin < ownership.STALE_S
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b'{"pid": "x", "superseded": 3}', b"\xff"])
+def test_a_damaged_claim_counts_as_one_of_another_machine(tmp_path, quick, content):
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / Claim("ab" * 8).name).write_bytes(content)
+    with hold(tmp_path):
+        pass
+
+
+def test_an_owner_that_slept_too_long_ends_before_it_writes_again(tmp_path, quick, monkeypatch):
+    monkeypatch.setattr(locks, "flock", no_flock)
+    lost = []
+    first = Ownership(tmp_path / "out", on_loss=lost.append)
+    monkeypatch.setattr(ownership, "PERIOD_S", 60.0)  # It sleeps.
+    first.acquire()
+    for module in (ownership, owner_module):
+        monkeypatch.setattr(module, "machine", lambda: "another")
+    second = Ownership(tmp_path / "out")
+    monkeypatch.setattr(ownership, "PERIOD_S", 0.05)
+    second.acquire()
+    with (
+        pytest.raises(LostError, match=r"out was taken over by .* no sign of life for \d+ s"),
+        atomic.guarded(first.place, first.confirm),
+        atomic.atomic_file(tmp_path / "out" / "result") as partial,
+    ):
+        partial.write_text("late")
+    assert names_in(tmp_path / "out") == set()
+    second.confirm()
+    second.release()
+    first.release()
+
+
+def test_an_owner_whose_claim_is_written_again_after_a_takeover_finds_its_successor(tmp_path, quick, monkeypatch):
+    """Between the look and the writing of a sign of life another process may take over."""
+    monkeypatch.setattr(locks, "flock", no_flock)
+    lost = threading.Event()
+    first = Ownership(tmp_path, on_loss=lambda reason: lost.set())
+    first.acquire()
+    left_behind(tmp_path, superseded=(first._claim.key,))
+    assert lost.wait(5)
+    assert first._claim.key not in Claims(str(tmp_path)).newest()
+    first.release()
+
+
+def test_of_many_that_begin_at_once_exactly_one_owns(tmp_path, quick, monkeypatch):
+    """Threads of one process: without kernel locks, and as if each were on a machine of its own."""
+    monkeypatch.setattr(locks, "flock", no_flock)
+    monkeypatch.setattr(Owner, "is_gone", lambda owner: None)
+    for turn in range(5):
+        place, owners, refused = f"memory://{tmp_path}/{turn}", [], []
+        together = threading.Barrier(8)
+
+        def contend(place=place, owners=owners, refused=refused, together=together):
+            each = Ownership(place)
+            together.wait()
+            try:
+                each.acquire()
+                owners.append(each)
+            except HeldError as error:
+                refused.append(str(error))
+
+        threads = [threading.Thread(target=contend) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(owners) == 1
+        assert len(refused) == 7
+        owners[0].release()
+
+
+def test_patience_waits_for_an_owner_that_ends(tmp_path, quick):
+    first = Ownership(tmp_path)
+    first.acquire()
+    threading.Timer(0.3, first.release).start()
+    with hold(tmp_path, patience_s=10):
+        pass
+
+
+def test_who_may_not_write_the_mark_is_told_why(tmp_path, monkeypatch):
+    left_behind(tmp_path, pid=0)
+
+    def refused(*words, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(locks.os, "open", refused)
+    with pytest.raises(HeldError, match="in use by another process, which has not said yet"), hold(tmp_path):
+        pass
+
+
+def test_the_record_shows_no_secret_and_no_control_character(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/bin/crmuons", "generate", "--out", "https://u:p@h/x?authz=SECRET"])
+    command = Owner.this_process().command
+    assert command.startswith("crmuons generate --out")
+    assert "SECRET" not in command
+    assert "u:p" not in command
+    monkeypatch.setattr(sys, "argv", ["default_worker.py", "--redis-password=SECRET"])
+    assert Owner.this_process().command == "default_worker.py"
+    assert "\x1b" not in Owner(pid=1, user="\x1b[31m").describe()
+
+
+def test_an_error_from_writing_has_the_remedy_of_its_cause():
+    assert atomic.remedy_for(OSError(errno.ENOSPC, "x")) == "free space there"
+    assert "shorter" in atomic.remedy_for(OSError(errno.ENAMETOOLONG, "x"))
+    assert "may write" in atomic.remedy_for(PermissionError(errno.EACCES, "x"))
+    assert json.dumps(atomic.remedy_for(RuntimeError("short write"))) == '"free space there"'
+
+
+def test_an_owner_removes_what_killed_processes_left_and_nothing_of_others(tmp_path):
+    for name in (".a.0123abcd.partial", "sub/.b.0123abcd.partial", ".download.partial", "theirs/.c.0123abcd.partial"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with hold(tmp_path / "theirs"):
+        (tmp_path / "theirs" / ".d.0123abcd.partial").touch()
+        with hold(tmp_path):
+            kept = {path.name for path in tmp_path.rglob("*.partial")}
+    assert kept == {".download.partial", ".d.0123abcd.partial"}
