@@ -32,7 +32,7 @@ GROUPS: dict[str, tuple[ModuleType, ...]] = {
 EXAMPLES = """\
 most people need three commands:
   crmuons simulate --events 1000000 --out data/sim
-  crmuons train jobs/configs/default.toml data.train=data/sim train.steps=2000
+  crmuons train default data.train=data/sim train.steps=2000
   crmuons generate --model runs/NAME --primaries data/sim --out bundles"""
 
 
@@ -92,9 +92,20 @@ def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
     if "words" in arguments:
         arguments.words += [word for word in left if not word.startswith("-")]
         left = [word for word in left if word.startswith("-")]
+        if left:
+            parser.error(f"unrecognized arguments: {' '.join(left)}; {_settings_meant(left)}")
     if left:
         parser.error(f"unrecognized arguments: {' '.join(left)}")
     return arguments
+
+
+def _settings_meant(options: Sequence[str]) -> str:
+    """Return the words to write in place of options that are settings in other programs."""
+    from crmuons.config import settings  # noqa: PLC0415  # Only here: the import takes 0.2 s.
+    from crmuons.config.hints import nearest  # noqa: PLC0415
+
+    words = (nearest(option.lstrip("-").partition("=")[0], settings()) for option in options)
+    return f"a setting is a word without dashes, such as {' '.join(f'{word}=VALUE' for word in words)}"
 
 
 if __name__ == "__main__":

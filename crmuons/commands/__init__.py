@@ -6,12 +6,15 @@ for them.
 """
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from crmuons.config import Config
     from crmuons.training.driver import Launcher
 
+DEFAULT_PRESET = "default"
 INTERRUPTED = 130  # The exit code that shells use after Ctrl-C: a script then does not run the next command.
 
 
@@ -22,6 +25,25 @@ class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
         if action.default in (None, ()) or "(default: " in (action.help or ""):
             return action.help
         return super()._get_help_string(action)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the words that `settings_of` reads."""
+    parser.epilog = "`crmuons settings` lists every setting. `train.max_seconds=none` unsets one."
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="[PRESET] section.key=value",
+        help="a TOML file or the name of a preset (default: default), and settings that override the preset's",
+    )
+
+
+def settings_of(words: Sequence[str]) -> "Config":
+    """Return the settings of a command line: a preset, if the first word is one, and words that override it."""
+    from crmuons import config
+
+    names_preset = bool(words) and ("=" not in words[0] or Path(words[0]).is_file())
+    return config.load(words[0] if names_preset else DEFAULT_PRESET, words[int(names_preset) :])
 
 
 def launcher_of(settings: "Config") -> "Launcher":

@@ -122,7 +122,7 @@ def run_training(settings: config.Config, launcher: Launcher) -> RunSummary:
         run.reserve_failure()
         with stop_on_signals(run.stop_request.touch), progress_of(run, settings):
             outcome = launcher.train(settings, run, tracking_uri)
-    return RunSummary(run, outcome)
+    return RunSummary(run, outcome, settings.train)
 
 
 def train_worker(settings: config.Config, run: Run, **how: Any) -> Outcome:

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from crmuons import config
 from crmuons.runs import checkpoint
 from crmuons.runs.directory import Run
 from crmuons.runs.uploads import UploadStatus
 from crmuons.tracking import journal
-from crmuons.training.loop import Outcome
+from crmuons.training.loop import Metrics, Outcome
 
 
 @dataclass(frozen=True)
@@ -17,13 +18,18 @@ class RunSummary:
     Attributes:
         run: the run.
         outcome: whether it reached its end or was asked to stop.
+        limits: the settings that end it.
     """
 
     run: Run
     outcome: Outcome
+    limits: config.Train
 
     def describe(self) -> str:
-        """Return a few lines: where the results are, the score, and the data that were left out."""
+        """Return a few lines: where the results are, the score, and the data that were left out.
+
+        The last line is what ended the run.
+        """
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
@@ -49,3 +55,14 @@ class RunSummary:
             yield f"left out {left_out:.0f} events with {muons:.0f} muons, above the cap: {run.uri}/outliers"
         if unsent := journal.num_unsent(run.directory):
             yield f"MLflow   does not have {unsent} entries of this run; they are kept: crmuons sync {run.directory}"
+        yield f"ended    by {self._reason(metrics)}"
+
+    def _reason(self, metrics: Metrics) -> str:
+        """Return what ended the run: the limit of its steps or of its time, or a request."""
+        step, steps, max_seconds = int(metrics.get("step", 0)), self.limits.steps, self.limits.max_seconds
+        if self.outcome == "interrupted":
+            return f"a request to stop (Ctrl-C or a signal) after {step} steps"
+        if steps is not None and step >= steps:
+            return f"train.steps = {steps}"
+        of = "" if steps is None else f" of train.steps = {steps}"
+        return f"train.max_seconds = {max_seconds:g} after {step} steps{of}; train.max_seconds=none removes this limit"

@@ -65,3 +65,11 @@ def test_settings_without_options_gives_every_setting_with_its_meaning(capsys):
     out = capsys.readouterr().out
     assert "data.shuffle_bytes = 33554432\n    " in out
     assert all(f"{path} = " in out for path in config.settings())
+
+
+def test_an_option_that_is_a_setting_is_told_as_a_word(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["train", "default", "--epochs", "10", "--lr=1e-3"])
+    said = capsys.readouterr().err
+    assert "unrecognized arguments: --epochs --lr=1e-3; a setting is a word without dashes" in said
+    assert "train.steps=VALUE train.optimizer.lr=VALUE" in said
