@@ -10,10 +10,12 @@ from typing import Literal
 import ray
 
 from crmuons import config
+from crmuons.evaluation.metrics import distances
 from crmuons.ray_backend import cluster, preflight
 from crmuons.ray_backend.scaling import check_cluster_fit
 from crmuons.runs.location import RunStorage
 from crmuons.storage import atomic
+from crmuons.storage.files import File
 from crmuons.tracking.interface import Status
 from crmuons.tracking.tracker import Tracker
 from crmuons.tracking.uri import resolve_uri
@@ -85,7 +87,7 @@ def run_sweep(settings: config.Config, space: Space, options: SweepOptions) -> S
     tracking_uri = resolve_uri(storage.directory.parent)  # As for a single run: beside the directory of the runs.
     inputs = SharedInputs()
     trials_left = len(trials.load_trials(directory)) < options.num_trials(space)
-    data = inputs(settings)[0] if trials_left else []  # Errors in the data are raised before a cluster starts.
+    data = _checked_data(inputs, settings) if trials_left else []  # Errors are raised before a cluster starts.
     with cluster.cluster():
         resources = preflight.check_cluster(
             storage,
@@ -102,6 +104,19 @@ def run_sweep(settings: config.Config, space: Space, options: SweepOptions) -> S
             )
             settings = config.changed(settings, {"tracking.parent": "" if tracker is None else tracker.identity})
             return _run(SweepController(directory, settings, space, options, inputs), resources, tracker, tracking_uri)
+
+
+def _checked_data(inputs: SharedInputs, settings: config.Config) -> list[File]:
+    """Return the training files of all trials; raise ValueError if their validation events cannot score a model."""
+    data, _, validation = inputs(settings)
+    if missing := distances.unscored(validation):
+        msg = (
+            f"a sweep compares scores, and the {len(validation.counts)} validation events give none "
+            f"({distances.describe_missing(missing)}); give more in data.validation, or set data.validation_share or "
+            "train.validation_events higher"
+        )
+        raise ValueError(msg)
+    return data
 
 
 def _resources(options: SweepOptions, scaling: config.Scaling, num_trials: int) -> TrialResources:

@@ -158,7 +158,13 @@ class TrainingLoop:
         metrics = (
             self.services.validate(self.trainer.averaged, self.trainer.num_steps) if distributed.rank() == 0 else {}
         )
-        (score,) = distributed.from_rank_zero([metrics.get("score", math.inf)], self.trainer.device)
+        known = [float("score" in metrics), metrics.get("score", math.inf)]
+        has_score, score = distributed.from_rank_zero(known, self.trainer.device)
+        if not has_score and math.isfinite(self.progress.best_score):
+            # An earlier crmuons gave a mean over fewer quantities, which selects nothing.
+            self.progress.best_score, self.progress.best_step = math.inf, 0
+            if distributed.rank() == 0:
+                checkpoint.forget_best(self.directory)
         improved = score < self.progress.best_score
         if improved:  # A NaN score compares as False.
             self.progress.best_score, self.progress.best_step = score, self.trainer.num_steps

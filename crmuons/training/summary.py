@@ -44,9 +44,18 @@ class RunSummary:
             yield f"saved    {saved}; the same command with run.resume=auto continues"
         if stored.kept is not None:
             yield f"old checkpoints stay where they are: {stored.kept}"
-        if selected := run.lowest("validation/score"):
-            step, score = selected
-            yield f"score    mean W1/sigma {score:.4f} on held-out events, at step {step}, which is the one selected"
+        if lowest := run.lowest("validation/score"):
+            step, score = lowest
+            chosen = checkpoint.best(run.checkpoints)
+            # No checkpoint is saved before the first step, whose score may be the best all the same.
+            which = (
+                "which is the one selected"
+                if chosen is None or checkpoint.step(chosen.name) == step
+                else (f"and no saved step was better; {chosen.name} is the one selected")
+            )
+            yield f"score    mean W1/sigma {score:.4f} on held-out events, at step {step}, {which}"
+        elif "validation/mean_muons_ratio" in metrics:
+            yield "score    none, because there are too few validation events; the last checkpoint is the one selected"
         if left_out := metrics.get("data/quarantined"):
             rows = metrics["data/rows"]
             yield f"left out {left_out:.0f} of {rows:.0f} rows that cannot be used: {run.uri}/quarantine"

@@ -195,7 +195,7 @@ def test_the_first_word_of_a_command_may_be_a_preset(tmp_path, monkeypatch):
     (tmp_path / "a=b.toml").write_text("[train]\nsteps = 7\n")
     assert settings_of(["a=b.toml"]).train.steps == 7
     assert settings_of(["a=b.toml"]).run.name.startswith("a-b-")
-    with pytest.raises(FileNotFoundError, match="no preset at train.steps; .* form section.key=value"):
+    with pytest.raises(FileNotFoundError, match=r"no preset at train\.steps; .* form section.key=value"):
         settings_of(["train.steps"])
 
 
@@ -218,7 +218,7 @@ def test_none_unsets_any_setting(tmp_path, path):
     )
     words = ["train.steps=5", "train.max_seconds=9", "run.name=r", "run.name=none", f"{path}=none"]
     found = config.load(preset, words).flat()[path]
-    if path == "train.optimizer.decay" or path == "train.penalty.kind":
+    if path in {"train.optimizer.decay", "train.penalty.kind"}:
         assert found == "none"  # A word of the setting's own.
     elif path == "run.name":
         assert found.startswith("p-")
@@ -232,7 +232,7 @@ def test_none_in_a_preset_is_no_value_too(tmp_path):
     preset = tmp_path / "p.toml"
     preset.write_text("[train]\nsteps = 5\nmuons_per_event = 'none'\n")
     assert config.load(preset).train.muons_per_event is None
-    with pytest.raises(ValueError, match="neither train.steps nor train.max_seconds"):
+    with pytest.raises(ValueError, match=r"neither train\.steps nor train\.max_seconds"):
         config.load(preset, ["train.steps=none"])
 
 

@@ -170,6 +170,19 @@ def test_few_events_to_validate_with_leave_the_last_checkpoint_selected(tmp_path
     assert json.loads(run.done.read_text())["selected"] == f"step-{STEPS:08d}"
 
 
+def test_a_best_checkpoint_of_fewer_quantities_is_not_selected_when_a_run_goes_on(prepared, monkeypatch):
+    """As a run of an earlier crmuons has it: its score was a mean over the quantities that there were."""
+    settings, run = prepared("old")
+    with monkeypatch.context() as patch:
+        patch.setattr("crmuons.training.validation.distances.fidelity", lambda *_: {"score": 0.001})
+        assert train_until(settings, run, 5) == "interrupted"
+    assert checkpoint.selected(run.checkpoints) is None or checkpoint.selected(run.checkpoints).name == "step-00000004"
+    checkpoint.mark_best(run.checkpoints, checkpoint.path(run.checkpoints, 4))
+    monkeypatch.setattr("crmuons.training.validation.distances.fidelity", lambda *_: {"mean_muons_ratio": 1.0})
+    assert train(settings, run) == "finished"
+    assert json.loads(run.done.read_text())["selected"] == f"step-{STEPS:08d}"
+
+
 def test_tensorboard_shows_every_metric_of_every_step_and_the_weights_at_validations(prepared):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     settings, run = prepared("shown")
