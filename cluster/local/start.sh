@@ -13,4 +13,5 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 source cluster/environment.sh
 export PATH="$PWD/.venv/bin:$PATH"
-exec ray start --head --block --dashboard-host=127.0.0.1 "$@"
+# The CPUs that this shell may use, by affinity, quota and batch system; Ray would count more of them.
+exec ray start --head --block --dashboard-host=127.0.0.1 --num-cpus="$(python -m crmuons.cpus)" "$@"

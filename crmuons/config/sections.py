@@ -231,7 +231,8 @@ class Scaling(Section):
     cpus_per_worker: float | None = Field(default=None, gt=0, le=4096)
     """CPUs reserved per worker. Unset: at most 1, so that one CPU of the cluster is left for reading the data."""
     threads_per_worker: int | None = Field(default=None, ge=1, le=4096)
-    """Torch threads per worker. Unset: the cores of the machine divided by the number of workers."""
+    """Torch threads per worker. Unset: the CPUs that crmuons may use (affinity, quota of the control group, Slurm),
+    divided by the number of workers, and at most OMP_NUM_THREADS."""
 
     @model_validator(mode="before")
     @classmethod

@@ -5,6 +5,7 @@ muon lists of events have offsets, so converting needs no pass over the muons. R
 prepared shards hold it.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import UInt64
 
+from crmuons.cpus import num_threads
 from crmuons.data.events import EventArrays
 from crmuons.data.schema import (
     EVENT_SCHEMA,
@@ -27,6 +29,10 @@ from crmuons.data.schema import (
     one_array,
 )
 from crmuons.storage.atomic import atomic_file
+
+# Arrow counts the CPUs of the machine. In Ray's tasks, Ray's OMP_NUM_THREADS limits it: one thread for one CPU.
+if "RAY_RAYLET_PID" not in os.environ:
+    pa.set_cpu_count(num_threads().number)
 
 IDS_COLUMN = "primary_ids"
 FLAT_SCHEMA = pa.schema(

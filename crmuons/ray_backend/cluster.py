@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import ray
 
+from crmuons.cpus import Cpus, available_cpus
 from crmuons.ray_backend import private
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def cluster(*, num_cpus: int | None = None) -> Iterator[None]:
     An existing connection is used as it is. Otherwise connect to RAY_ADDRESS, or start a cluster and stop it afterwards.
 
     Args:
-        num_cpus: CPUs of a cluster that is started here; None for all CPUs of the machine.
+        num_cpus: CPUs of a cluster that is started here; None for all that this process may use.
     """
     if ray.is_initialized():
         yield
@@ -73,8 +74,10 @@ def cluster(*, num_cpus: int | None = None) -> Iterator[None]:
     if "RAY_ADDRESS" in os.environ:
         ray.init(**quiet)
     else:
+        cpus = available_cpus() if num_cpus is None else Cpus(num_cpus, "as asked")
+        logger.info("starting a Ray cluster on this machine, CPUs: %d (%s)", cpus.number, cpus.reason)
         _start(
-            num_cpus=num_cpus,
+            num_cpus=cpus.number,
             include_dashboard=True,  # Tune needs the State API to free the resources of a stopped trial.
             dashboard_host="127.0.0.1",
             **quiet,

@@ -84,6 +84,8 @@ class LocalLauncher:
     def train(self, settings: config.Config, run: Run, tracking_uri: str) -> Outcome:
         """Train on the GPU if there is one, on the CPU otherwise."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        threads = worker.threads_of_worker(settings.scaling)
+        logger.info("training on %s, CPU threads: %d (%s)", device, threads.number, threads.reason)
         try:
             return train_worker(settings, run, device=device, tracking_uri=tracking_uri)
         except (ValueError, OSError, NonFiniteError) as error:
