@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from crmuons.commands import (
-    INTERRUPTED,
     benchmark,
     convert,
     evaluate,
@@ -22,6 +21,7 @@ from crmuons.commands import (
     sync,
     train,
 )
+from crmuons.unforeseen import DEBUG, guarded
 
 GROUPS: dict[str, tuple[ModuleType, ...]] = {
     "make data": (simulate, convert, inspect, prepare),
@@ -29,6 +29,7 @@ GROUPS: dict[str, tuple[ModuleType, ...]] = {
     "use a model": (generate, export),
     "housekeeping": (sync, login, benchmark),
 }
+NAMES = {command.__name__.rpartition(".")[2] for group in GROUPS.values() for command in group}
 EXAMPLES = """\
 most people need three commands:
   crmuons simulate --events 1000000 --out data/sim
@@ -37,30 +38,35 @@ most people need three commands:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. An error that the user can fix is one sentence, with exit code 1."""
-    words = sys.argv[1:] if argv is None else argv
+    """Run one command and return its exit code.
+
+    An error that the user can fix is one sentence, with exit code 1. Any other error is one sentence with the path of a
+    report, with exit code 70 (`unforeseen`).
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in words if word in NAMES), "")
+    return guarded(f"crmuons {command}".strip(), lambda: _run([word for word in words if word != DEBUG]), words)
+
+
+def _run(words: Sequence[str]) -> int | None:
     arguments = _parse(_parser(words), words)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     for package in ("crmuons", "tune"):  # Other libraries stay at warnings: torch would report its caches at exit.
         logging.getLogger(package).setLevel(logging.INFO)
-    try:
-        return int(arguments.run(arguments) or 0)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"crmuons {arguments.command}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"crmuons {arguments.command}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    code: int | None = arguments.run(arguments)
+    return code
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="crmuons",
-        usage="crmuons [-h] COMMAND ...",
+        usage="crmuons [-h] [--debug] COMMAND ...",
         description="Train and use a generator of atmospheric muon bundles. `crmuons COMMAND --help` explains more.",
         epilog=f"{_command_list()}\n\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    # For the help alone: `main` takes it out, so that it may stand anywhere.
+    parser.add_argument(DEBUG, action="store_true", help="show the traceback of an error")
     # argparse cannot group subcommands: it lists none of them, and the epilog lists all.
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", prog="crmuons", help=argparse.SUPPRESS

@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crmuons.unforeseen import INTERRUPTED
+
+__all__ = ["INTERRUPTED", "HelpWithDefaults", "add_settings", "launcher_of", "settings_of"]
+
 if TYPE_CHECKING:
     from crmuons.config import Config
     from crmuons.training.driver import Launcher
 
 DEFAULT_PRESET = "default"
-INTERRUPTED = 130  # The exit code that shells use after Ctrl-C: a script then does not run the next command.
 
 
 class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
