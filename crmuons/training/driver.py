@@ -90,6 +90,9 @@ class LocalLauncher:
             return train_worker(settings, run, device=device, tracking_uri=tracking_uri)
         except (ValueError, OSError, NonFiniteError) as error:
             raise RunFailedError(with_remedy(last_line(error), run)) from error
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            reason = f"the memory of {device} is used up; set train.events_per_worker or train.muons_per_event lower"
+            raise RunFailedError(with_remedy(reason, run)) from error
 
 
 def run_training(settings: config.Config, launcher: Launcher) -> RunSummary:

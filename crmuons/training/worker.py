@@ -66,7 +66,7 @@ def train(
     trainer = Trainer(settings, run.load_features(settings), device)
     state = _last_state(run, device)
     batches = _open_loader(settings, run, None if state is None else state["stream"], read, trainer.prepare)
-    services = Services(report)
+    services = Services(run, report)
     if distributed.rank() == 0:
         first_step = None if state is None else state["trainer"]["num_steps"]
         services = RankZeroServices(
