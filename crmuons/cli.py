@@ -21,6 +21,7 @@ from crmuons.commands import (
     sync,
     train,
 )
+from crmuons.progress import keep_bars_whole
 from crmuons.unforeseen import DEBUG, guarded
 
 GROUPS: dict[str, tuple[ModuleType, ...]] = {
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str]) -> int | None:
     arguments = _parse(_parser(words), words)
+    keep_bars_whole()
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     for package in ("crmuons", "tune"):  # Other libraries stay at warnings: torch would report its caches at exit.
         logging.getLogger(package).setLevel(logging.INFO)

@@ -148,7 +148,7 @@ def test_a_nan_leaves_the_last_checkpoint_good(prepared, monkeypatch):
     next(iter(state["trainer"]["critic"].values()))[0] = math.nan  # As a run that went wrong would have it.
     torch.save(state, checkpoint.path(run.checkpoints, 3) / checkpoint.TRAINING_FILE)
     with pytest.raises(
-        NonFiniteError, match="step 3: a loss or a gradient on rank 0 is NaN .* The checkpoint of step 3 holds NaN"
+        NonFiniteError, match=r"step 3: a loss or a gradient on rank 0 is NaN .* The checkpoint of step 3 holds NaN"
     ):
         train(settings, run)
     assert list(checkpoint.steps(run.checkpoints)) == [2, 3]
