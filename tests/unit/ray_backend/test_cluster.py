@@ -15,11 +15,13 @@ def test_a_dead_cluster_is_named_at_once(monkeypatch):
         cluster.check_head(f"ray://127.0.0.1:{port}")
     monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
     begin = time.monotonic()
-    with pytest.raises(
-        ConnectionError, match=rf"nothing answers at RAY_ADDRESS = 127\.0\.0\.1:{port} \(Connection refused\)"
+    with (
+        pytest.raises(
+            ConnectionError, match=rf"nothing answers at RAY_ADDRESS = 127\.0\.0\.1:{port} \(Connection refused\)"
+        ),
+        cluster.cluster(),
     ):
-        with cluster.cluster():
-            pass
+        pass
     assert time.monotonic() - begin < cluster.CONNECT_S
 
 
