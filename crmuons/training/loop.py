@@ -90,7 +90,7 @@ class TrainingLoop:
         self._has_logged, self._first_step = False, 0
         self._last_check, self._next_check = (0, time.perf_counter()), 0
         alone = distributed.world_size() == 1
-        self._batches = PatientBatches(stream, self._should_stop, self._until, alone=alone)
+        self._batches = PatientBatches(stream, services.should_stop, self._is_time_over, self._until, alone=alone)
 
     def fit(self) -> Outcome:
         """Train to the end or to a stop request, and save the last step in both cases."""
@@ -180,8 +180,10 @@ class TrainingLoop:
 
     def _should_stop(self) -> bool:
         """Return whether the run is to stop, as far as this rank knows: a request was made, or the time is over."""
-        limit = self.settings.max_seconds
-        return self.services.should_stop() or (limit is not None and self._seconds() >= limit)
+        return self.services.should_stop() or self._is_time_over()
+
+    def _is_time_over(self) -> bool:
+        return self.settings.max_seconds is not None and self._seconds() >= self.settings.max_seconds
 
     def _seconds(self) -> float:
         return self.progress.seconds + time.perf_counter() - self._last_log[-1]

@@ -11,6 +11,7 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.2
 SAY_AFTER_S = 5.0
+FIRST_BATCH_S = 30.0  # The first batch of a slow source may come after a short time limit; one step is then done.
 
 
 class NoBatchError(Exception):
@@ -26,7 +27,8 @@ class PatientBatches(Iterator[TrainingBatch]):
 
     Args:
         loader: the batches.
-        should_stop: whether the run is to stop, as far as this rank knows.
+        is_requested: whether a stop was requested, as far as this rank knows.
+        is_over: whether the time of the run is over, as far as this rank knows.
         until: how long the wait may last, in words.
         alone: whether this is the only rank.
 
@@ -36,9 +38,16 @@ class PatientBatches(Iterator[TrainingBatch]):
     """
 
     def __init__(
-        self, loader: Loader[TrainingBatch], should_stop: Callable[[], bool], until: Callable[[], str], *, alone: bool
+        self,
+        loader: Loader[TrainingBatch],
+        is_requested: Callable[[], bool],
+        is_over: Callable[[], bool],
+        until: Callable[[], str],
+        *,
+        alone: bool,
     ) -> None:
-        self.loader, self.should_stop, self.until, self.alone = loader, should_stop, until, alone
+        self.loader, self.until, self.alone = loader, until, alone
+        self.is_requested, self.is_over = is_requested, is_over
         self.last: TrainingBatch | None = None
         self.step_begun = False
 
@@ -50,9 +59,9 @@ class PatientBatches(Iterator[TrainingBatch]):
         """
         begin, said = time.perf_counter(), False
         while not self.loader.wait(POLL_S):
-            if self.should_stop():
-                return self._instead()
             waited = time.perf_counter() - begin
+            if self._is_too_late(waited):
+                return self._instead()
             if not said and waited > SAY_AFTER_S:
                 said = True
                 logger.warning(
@@ -60,6 +69,12 @@ class PatientBatches(Iterator[TrainingBatch]):
                 )
         self.last, self.step_begun = next(self.loader), True
         return self.last
+
+    def _is_too_late(self, waited: float) -> bool:
+        requested = self.is_requested()
+        if self.last is None and not (self.alone and requested) and waited < FIRST_BATCH_S:
+            return False
+        return requested or self.is_over()
 
     def _instead(self) -> TrainingBatch:
         if self.last is None or (self.alone and not self.step_begun):

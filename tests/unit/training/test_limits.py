@@ -8,6 +8,8 @@ import time
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
 
 from crmuons import config
 from crmuons.data import reader
@@ -70,6 +72,25 @@ def hang_after(segments):
             yield result
 
     return read
+
+
+def one_of_two(rank, settings, run, segments, directory):
+    """Train as one rank of two; rank 1 gets the events of so many segments."""
+    dist.init_process_group("gloo", init_method=f"file://{directory}/ranks", rank=rank, world_size=2)
+    how = {"read": hang_after(segments)} if rank == 1 else {}
+    outcome = worker.train(settings, run, device=torch.device("cpu"), tracking_uri="", **how)
+    (directory / f"{rank}.txt").write_text(outcome)
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("segments", [6, 10**9], ids=["rank 1 hangs", "both read"])
+def test_ranks_end_together_within_the_time_also_when_one_gets_no_data(prepared, tmp_path, segments):
+    settings, run = prepared(max_seconds=2.0)
+    begin = time.monotonic()
+    torch.multiprocessing.spawn(one_of_two, (settings, run, segments, tmp_path), nprocs=2)
+    assert time.monotonic() - begin < 10 * SLOW_MACHINE_S  # Two processes import torch.
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in (0, 1)] == ["finished"] * 2
+    assert last_line(run)["progress/seconds"] >= 2.0
 
 
 def last_line(run):
@@ -144,7 +165,7 @@ class Late:
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_a_step_that_has_begun_ends_with_a_batch_that_it_had(alone):
-    batches = PatientBatches(Late("one"), lambda: True, str, alone=alone)
+    batches = PatientBatches(Late("one"), lambda: True, lambda: False, str, alone=alone)
     assert [next(batches), next(batches), next(batches)] == ["one"] * 3
     batches.step_begun = False
     if alone:
@@ -154,10 +175,17 @@ def test_a_step_that_has_begun_ends_with_a_batch_that_it_had(alone):
         assert next(batches) == "one"
 
 
+def test_a_slow_first_batch_comes_after_a_short_time_limit():
+    """A run of a moment does one step; only a source that gives nothing for long ends it without one."""
+    late = Late()
+    threading.Timer(0.2, late.batches.append, ["one"]).start()
+    assert next(PatientBatches(late, bool, lambda: True, str, alone=True)) == "one"
+
+
 def test_a_long_wait_says_for_what_and_until_when(monkeypatch, caplog):
     monkeypatch.setattr(waiting, "SAY_AFTER_S", 0.0)
     stops = iter([False, False, False, True])
-    batches = PatientBatches(Late(), lambda: next(stops), lambda: "train.max_seconds is over in 7 s", alone=True)
+    batches = PatientBatches(Late(), lambda: next(stops), bool, lambda: "train.max_seconds is over in 7 s", alone=True)
     with caplog.at_level(logging.WARNING), pytest.raises(NoBatchError):
         next(batches)
     assert [record.message for record in caplog.records] == [
