@@ -36,7 +36,7 @@ $(VENV)/.ready: pyproject.toml requirements.lock
 demo: setup
 	rm -rf demo
 	$(BIN)/crmuons simulate --events 400000 --out demo/data --seed 1
-	$(BIN)/crmuons train jobs/configs/demo.toml data.train=demo/data run.storage_path=demo/runs run.name=demo
+	$(BIN)/crmuons train demo data.train=demo/data run.storage_path=demo/runs run.name=demo
 	$(BIN)/crmuons evaluate --truth demo/data --split test --model demo/runs/demo --events 15000 --out demo/evaluation
 	$(BIN)/crmuons generate --model demo/runs/demo --primaries demo/data/events-00000.parquet --out demo/generated
 	@echo

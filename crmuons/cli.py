@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from crmuons.commands import (
-    INTERRUPTED,
     benchmark,
     check_place,
     convert,
@@ -23,7 +22,9 @@ from crmuons.commands import (
     sync,
     train,
 )
-from crmuons.storage.redact import refuse_secrets, without_credentials
+from crmuons.progress import keep_bars_whole
+from crmuons.storage.redact import refuse_secrets
+from crmuons.unforeseen import DEBUG, guarded
 
 GROUPS: dict[str, tuple[ModuleType, ...]] = {
     "make data": (simulate, convert, inspect, prepare),
@@ -31,46 +32,49 @@ GROUPS: dict[str, tuple[ModuleType, ...]] = {
     "use a model": (generate, export),
     "housekeeping": (sync, login, benchmark),
 }
+NAMES = {command.__name__.rpartition(".")[2] for group in GROUPS.values() for command in group}
 EXAMPLES = """\
 most people need three commands:
   crmuons simulate --events 1000000 --out data/sim
-  crmuons train jobs/configs/default.toml data.train=data/sim train.steps=2000
+  crmuons train default data.train=data/sim train.steps=2000
   crmuons generate --model runs/NAME --primaries data/sim --out bundles"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code. An error that the user can fix is one sentence, with exit code 1."""
-    words = sys.argv[1:] if argv is None else argv
-    try:
-        for word in words:
-            refuse_secrets(word)  # Before argparse, whose errors show the words.
-    except ValueError as error:
-        print(f"crmuons: {error}", file=sys.stderr)
-        return 1
+    """Run one command and return its exit code.
+
+    An error that the user can fix is one sentence, with exit code 1. Any other error is one sentence with the path of a
+    report, with exit code 70 (`unforeseen`).
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    command = next((word for word in words if word in NAMES), "")
+    return guarded(f"crmuons {command}".strip(), lambda: _run([word for word in words if word != DEBUG]), words)
+
+
+def _run(words: Sequence[str]) -> int | None:
+    for word in words:
+        refuse_secrets(word)  # Before argparse, whose errors show the words.
     arguments = _parse(_parser(words), words)
+    keep_bars_whole()
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     for package in ("crmuons", "tune"):  # Other libraries stay at warnings: torch would report its caches at exit.
         logging.getLogger(package).setLevel(logging.INFO)
-    try:
-        if "out" in arguments and arguments.out is not None:
-            check_place(arguments.out)
-        return int(arguments.run(arguments) or 0)
-    except (ValueError, OSError, ImportError) as error:
-        print(f"crmuons {arguments.command}: {without_credentials(str(error))}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"crmuons {arguments.command}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    if "out" in arguments and arguments.out is not None:
+        check_place(arguments.out)
+    code: int | None = arguments.run(arguments)
+    return code
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="crmuons",
-        usage="crmuons [-h] COMMAND ...",
+        usage="crmuons [-h] [--debug] COMMAND ...",
         description="Train and use a generator of atmospheric muon bundles. `crmuons COMMAND --help` explains more.",
         epilog=f"{_command_list()}\n\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    # For the help alone: `main` takes it out, so that it may stand anywhere.
+    parser.add_argument(DEBUG, action="store_true", help="show the traceback of an error")
     # argparse cannot group subcommands: it lists none of them, and the epilog lists all.
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", prog="crmuons", help=argparse.SUPPRESS
@@ -102,9 +106,20 @@ def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
     if "words" in arguments:
         arguments.words += [word for word in left if not word.startswith("-")]
         left = [word for word in left if word.startswith("-")]
+        if left:
+            parser.error(f"unrecognized arguments: {' '.join(left)}; {_settings_meant(left)}")
     if left:
         parser.error(f"unrecognized arguments: {' '.join(left)}")
     return arguments
+
+
+def _settings_meant(options: Sequence[str]) -> str:
+    """Return the words to write in place of options that are settings in other programs."""
+    from crmuons.config import settings  # noqa: PLC0415  # Only here: the import takes 0.2 s.
+    from crmuons.config.hints import nearest  # noqa: PLC0415
+
+    words = (nearest(option.lstrip("-").partition("=")[0], settings()) for option in options)
+    return f"a setting is a word without dashes, such as {' '.join(f'{word}=VALUE' for word in words)}"
 
 
 if __name__ == "__main__":

@@ -2,11 +2,14 @@
 
 import io
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 SECONDS_BETWEEN_PLAIN_LINES = 10.0
+MAX_PLAIN = 100_000  # Larger numbers of work are shown as 1.20M.
+
+COUNT = "{n_fmt}/{total_fmt}{unit} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
 def progress(total: float | None, *, unit: str, what: str, initial: float = 0) -> "tqdm[Any]":
@@ -19,18 +22,61 @@ def progress(total: float | None, *, unit: str, what: str, initial: float = 0) -
         initial: work that was done earlier; the rate leaves it out.
     """
     terminal = sys.stderr.isatty()
+    stream = sys.stderr.stream if isinstance(sys.stderr, _AroundBars) else sys.stderr
+    line = f"{{desc}}: {COUNT}"
     return tqdm(
         total=total,
         unit=f" {unit}",
         desc=what,
         initial=initial,
-        unit_scale=True,
+        unit_scale=total is None or total > MAX_PLAIN,
         dynamic_ncols=terminal,
-        file=sys.stderr if terminal else _PlainLines(),
+        file=stream if terminal else _PlainLines(),
         mininterval=0.2 if terminal else SECONDS_BETWEEN_PLAIN_LINES,
         maxinterval=SECONDS_BETWEEN_PLAIN_LINES,
-        bar_format=None if terminal else "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
+        # Without a total there is no bar to draw.
+        bar_format=f"{{l_bar}}{{bar}}| {COUNT}" if terminal and total is not None else line,
     )
+
+
+def keep_bars_whole() -> None:
+    """Let everything that is written to standard error of a terminal stand above the bars, never inside one.
+
+    Libraries log to it with handlers of their own, so the stream itself is replaced.
+    """
+    if sys.stderr.isatty() and not isinstance(sys.stderr, _AroundBars):
+        sys.stderr = _AroundBars(sys.stderr)
+
+
+class _AroundBars(io.TextIOBase):
+    """A terminal's standard error: takes the bars away for each whole line, and draws them again below it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self._begun = ""  # A line without its end: a bar drawn behind it would be overwritten.
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self.stream.encoding
+
+    def write(self, text: str) -> int:
+        whole, newline, self._begun = (self._begun + text).rpartition("\n")
+        if newline:
+            with tqdm.external_write_mode(file=self.stream):
+                self.stream.write(whole + newline)
+        return len(text)
+
+    def flush(self) -> None:
+        if self._begun and not getattr(tqdm, "_instances", ()):
+            self.stream.write(self._begun)
+            self._begun = ""
+        self.stream.flush()
+
+    def isatty(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
 
 
 class _PlainLines(io.TextIOBase):

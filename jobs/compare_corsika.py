@@ -10,22 +10,20 @@ from pathlib import Path
 from crmuons.simulation.comparison import compare, comparison_table
 from crmuons.simulation.corsika import read_showers
 from crmuons.storage import files
+from crmuons.unforeseen import guarded
 
 
 def main() -> int:
-    """Read the files, simulate their primaries, and print the table; return 1 if a file cannot be read."""
+    """Read the files, simulate their primaries, and print the table; raise ValueError if a file cannot be read."""
     parser = argparse.ArgumentParser(description="Compare the simulator with CORSIKA 7 particle files.")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("files", nargs="+", help="files or globs")
     arguments = parser.parse_args()
-    try:
-        listed = files.list_files(arguments.files, suffixes=("",))
-        showers = [shower for file in listed for shower in read_showers(Path(file.url))]
-    except (ValueError, OSError) as error:
-        print(f"compare_corsika: {error}", file=sys.stderr)
-        return 1
+    listed = files.list_files(arguments.files, suffixes=("",))
+    showers = [shower for file in listed for shower in read_showers(Path(file.url))]
     print("\n".join(comparison_table(compare(showers))))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("compare_corsika", main, sys.argv[1:]))

@@ -9,23 +9,24 @@ import time
 import ray
 
 from crmuons.ray_backend import cluster
+from crmuons.unforeseen import guarded
 
 PAUSE_S = 1.0
 
 
 def main() -> int:
-    """Wait; print a sentence and return 1 if nodes are missing when the time is over."""
+    """Wait; raise TimeoutError if nodes are missing when the time is over."""
     parser = argparse.ArgumentParser(description="Wait until the cluster at RAY_ADDRESS has its nodes.")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("number", type=int, help="number of nodes, including the head")
     parser.add_argument("--seconds", type=float, default=300, help="give up after this time (default: 300)")
     arguments = parser.parse_args()
     deadline = time.monotonic() + arguments.seconds
-    try:
-        wait_for_head(os.environ["RAY_ADDRESS"], deadline)
-        wait_for_nodes(arguments.number, deadline)
-    except TimeoutError as error:
-        print(f"wait_for_nodes: {error}", file=sys.stderr)
-        return 1
+    if "RAY_ADDRESS" not in os.environ:
+        msg = "RAY_ADDRESS is not set; it is HOST:PORT of the cluster's head"
+        raise ValueError(msg)
+    wait_for_head(os.environ["RAY_ADDRESS"], deadline)
+    wait_for_nodes(arguments.number, deadline)
     return 0
 
 
@@ -76,4 +77,4 @@ def wait_for_nodes(number: int, deadline: float) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("wait_for_nodes", main, sys.argv[1:]))

@@ -10,11 +10,13 @@ from typing import Any, Literal
 import ray
 
 from crmuons import config
+from crmuons.evaluation.metrics import distances
 from crmuons.ray_backend import cluster, preflight
 from crmuons.ray_backend.scaling import check_cluster_fit
 from crmuons.runs.location import RunStorage
 from crmuons.runs.owned import REMEDY
 from crmuons.storage import atomic, ownership
+from crmuons.storage.files import File
 from crmuons.tracking.interface import Status
 from crmuons.tracking.tracker import Tracker
 from crmuons.tracking.uri import resolve_uri
@@ -97,7 +99,7 @@ def _run_owned(
     inputs = SharedInputs()
     begun = trials.load_trials(directory)
     trials_left = len(begun) < options.num_trials(space)
-    data = inputs(settings)[0] if trials_left else []  # Errors in the data are raised before a cluster starts.
+    data = _checked_data(inputs, settings) if trials_left else []  # Errors are raised before a cluster starts.
     if begun and (trials_left or not all(trial.is_over() for trial in begun)):
         check_same_data(begun[0])
     with cluster.cluster():
@@ -114,6 +116,19 @@ def _run_owned(
         )
         settings = config.changed(settings, {"tracking.parent": "" if tracker is None else tracker.identity})
         return _run(SweepController(directory, settings, space, options, inputs), resources, tracker, tracking_uri)
+
+
+def _checked_data(inputs: SharedInputs, settings: config.Config) -> list[File]:
+    """Return the training files of all trials; raise ValueError if their validation events cannot score a model."""
+    data, _, validation = inputs(settings)
+    if missing := distances.unscored(validation):
+        msg = (
+            f"a sweep compares scores, and the {len(validation.counts)} validation events give none "
+            f"({distances.describe_missing(missing)}); give more in data.validation, or set data.validation_share or "
+            "train.validation_events higher"
+        )
+        raise ValueError(msg)
+    return data
 
 
 def _resources(options: SweepOptions, scaling: config.Scaling, num_trials: int) -> TrialResources:

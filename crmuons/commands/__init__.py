@@ -6,13 +6,19 @@ for them.
 """
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from crmuons.unforeseen import INTERRUPTED
+
+__all__ = ["INTERRUPTED", "HelpWithDefaults", "add_settings", "launcher_of", "settings_of"]
 
 if TYPE_CHECKING:
     from crmuons.config import Config
     from crmuons.training.driver import Launcher
 
-INTERRUPTED = 130  # The exit code that shells use after Ctrl-C: a script then does not run the next command.
+DEFAULT_PRESET = "default"
 
 
 class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
@@ -37,6 +43,25 @@ def check_place(place: str) -> str:
         msg = f"'{place}' lasts only as long as this command, so nothing would be kept; name a directory or another URL"
         raise ValueError(msg)
     return place
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add the words that `settings_of` reads."""
+    parser.epilog = "`crmuons settings` lists every setting. `train.max_seconds=none` unsets one."
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="[PRESET] section.key=value",
+        help="a TOML file or the name of a preset (default: default), and settings that override the preset's",
+    )
+
+
+def settings_of(words: Sequence[str]) -> "Config":
+    """Return the settings of a command line: a preset, if the first word is one, and words that override it."""
+    from crmuons import config
+
+    names_preset = bool(words) and ("=" not in words[0] or Path(words[0]).is_file())
+    return config.load(words[0] if names_preset else DEFAULT_PRESET, words[int(names_preset) :])
 
 
 def launcher_of(settings: "Config") -> "Launcher":

@@ -2,12 +2,12 @@
 
 import argparse
 import json
-import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
 from crmuons.commands import HelpWithDefaults
+from crmuons.cpus import num_threads
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add(
         "--threads",
         type=_positive,
-        default=os.cpu_count() or 1,
+        default=num_threads().number,
         help="torch threads in step and generate; in train, threads of all workers together",
     )
     add(

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from crmuons.commands import INTERRUPTED, check_place
+from crmuons.commands import INTERRUPTED, add_settings, check_place, settings_of
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -13,14 +13,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "Train trials with different settings on Ray Tune, and compare their validation scores. To continue a sweep "
         "that was stopped or killed, run the same command with run.resume=auto (docs/sweeps.md)."
     )
-    parser.epilog = "`crmuons settings` lists every setting."
+    add_settings(parser)
     add = parser.add_argument
-    add(
-        "preset",
-        type=Path,
-        help="TOML file with the settings of every trial; jobs/configs has presets",
-    )
-    add("words", nargs="*", metavar="section.key=value", help="settings that override the preset's")
     add("--space", type=Path, metavar="TOML", help="the settings to vary (default: learning rates, momentum or betas, "
         "critic steps, penalty, batch size)")  # fmt: skip
     add(
@@ -65,11 +59,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from crmuons import config
     from tune.options import SweepOptions
     from tune.space import Space
 
-    settings = config.load(arguments.preset, arguments.words)
+    settings = settings_of(arguments.words)
     check_place(settings.run.storage_path)
     space = Space.default(settings) if arguments.space is None else Space.load(arguments.space)
     options = SweepOptions(**{name: getattr(arguments, name) for name in SweepOptions.__dataclass_fields__})

@@ -2,9 +2,8 @@
 
 import argparse
 import sys
-from pathlib import Path
 
-from crmuons.commands import INTERRUPTED, check_place
+from crmuons.commands import INTERRUPTED, add_settings, check_place, settings_of
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -12,16 +11,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Train a generator. The settings come from a TOML preset, and from words section.key=value that override it."
     )
-    parser.epilog = "`crmuons settings` lists every setting."
-    parser.add_argument("preset", type=Path, help="TOML file; jobs/configs has presets")
-    parser.add_argument("words", nargs="*", metavar="section.key=value", help="settings that override the preset's")
+    add_settings(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from crmuons import config
-
-    settings = config.load(arguments.preset, arguments.words)  # Before Ray, whose import takes seconds.
+    settings = settings_of(arguments.words)  # Before Ray, whose import takes seconds.
     check_place(settings.run.storage_path)
     from crmuons.commands import launcher_of
     from crmuons.training.driver import RunFailedError, run_training

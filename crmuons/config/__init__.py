@@ -1,6 +1,8 @@
-"""Every setting of a run: `sections.py` declares them, `reading.py` reads presets and words."""
+"""Every setting of a run: `sections.py` declares them, `reading.py` reads presets and words, `hints.py` knows
+other names of settings; `presets/` are crmuons' own."""
 
-from crmuons.config.reading import changed, from_dict, from_stored, load, settings, with_new_names
+from crmuons.config.base import Section
+from crmuons.config.reading import changed, find_preset, from_dict, from_stored, load, settings, with_new_names
 from crmuons.config.sections import (
     Config,
     Data,
@@ -9,7 +11,6 @@ from crmuons.config.sections import (
     Penalty,
     Run,
     Scaling,
-    Section,
     Staging,
     Tracking,
     Train,
@@ -28,6 +29,7 @@ __all__ = [
     "Tracking",
     "Train",
     "changed",
+    "find_preset",
     "from_dict",
     "from_stored",
     "load",

@@ -6,16 +6,11 @@ from the environment), and no ranks or devices (the launcher gives them).
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-
-class Section(BaseModel):
-    """A group of settings; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+from crmuons.config.base import MANY, Section, flatten
 
 
 def _not_empty(path: str) -> str:
@@ -27,7 +22,7 @@ def _not_empty(path: str) -> str:
 
 
 class Run(Section):
-    name: str = Field(default="", pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]*)?$")
+    name: str = Field(default="", max_length=200, pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]*)?$")
     """Directory of the run below storage_path. Empty: the preset's name and a digest of the settings."""
     storage_path: str = "runs"
     """Storage of the runs: a directory that every worker can write to, or a URL (docs/pelican.md)."""
@@ -35,13 +30,13 @@ class Run(Section):
     """Seed of the weights, the noise and the order of the data."""
     resume: Literal["never", "auto"] = "never"
     """auto: continue the newest run of this name from its last checkpoint, or start it. never: always a new run."""
-    max_failures: int = Field(default=3, ge=-1)
+    max_failures: int = Field(default=3, ge=-1, le=10**6)
     """Number of worker failures that the run survives; -1 for any number."""
-    checkpoint_every: int = Field(default=500, ge=1)
+    checkpoint_every: int = Field(default=500, ge=1, le=MANY)
     """Steps between checkpoints."""
-    keep_checkpoints: int = Field(default=2, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1, le=10**6)
     """Number of newest checkpoints to keep, in addition to the best one."""
-    upload_seconds: float = Field(default=1800, gt=0)
+    upload_seconds: float = Field(default=1800, gt=0, le=1e9)
     """For a run stored at a URL: seconds at the end during which failed uploads are tried again."""
 
     @field_validator("storage_path")
@@ -55,9 +50,9 @@ class Staging(Section):
     """Directory for local copies of remote files, on each node that reads data. Unset: read remote files directly."""
     files_ahead: int = Field(default=32, ge=1, le=256)
     """Number of files that each worker stages ahead of reading."""
-    max_bytes: int = Field(default=50 * 2**30, ge=1)
+    max_bytes: int = Field(default=50 * 2**30, ge=1, le=10**18)
     """Largest total size of the files in the directory."""
-    max_files: int = Field(default=10_000, ge=1)
+    max_files: int = Field(default=10_000, ge=1, le=MANY)
     """Largest number of files in the directory."""
     delete_after_use: bool = False
     """Remove a file right after it was read, instead of when its space is needed."""
@@ -79,17 +74,17 @@ class Data(Section):
     """Share of the showers used for validation, selected by a hash of their ids."""
     test_share: float = Field(default=0.05, ge=0, lt=1)
     """Share of the showers reserved for testing, selected by a hash of their ids."""
-    max_muons_per_event: int | None = Field(default=None, ge=1)
+    max_muons_per_event: int | None = Field(default=None, ge=1, le=MANY)
     """Events with more muons are written to the outliers data set and not trained on."""
-    max_muons_per_batch: int | None = Field(default=None, ge=1)
+    max_muons_per_batch: int | None = Field(default=None, ge=1, le=MANY)
     """Largest number of muons in a batch. A single event above it is written to the outliers data set."""
     max_quarantined_share: float = Field(default=0.01, ge=0, le=1)
     """The run stops if a larger share of the rows cannot be used."""
     skip_missing: bool = False
     """Leave out files that are gone, damaged, or not those that the run began with, instead of stopping."""
-    shuffle_bytes: int = Field(default=32 * 2**20, ge=1)
+    shuffle_bytes: int = Field(default=32 * 2**20, ge=1, le=2**40)
     """Bytes of Parquet that are read and shuffled together."""
-    prefetch_batches: int = Field(default=8, ge=1)
+    prefetch_batches: int = Field(default=8, ge=1, le=10_000)
     """Number of batches prepared ahead of the training step."""
     staging: Staging = Field(default_factory=Staging)
 
@@ -114,21 +109,21 @@ class Data(Section):
 class Model(Section):
     kind: Literal["set", "predecessor"] = "set"
     """set: the muons of an event influence each other. predecessor: the networks of the predecessor."""
-    width: int = Field(default=64, ge=1)
+    width: int = Field(default=64, ge=1, le=8192)
     """Width of the hidden layers."""
-    layers: int = Field(default=2, ge=1)
+    layers: int = Field(default=2, ge=1, le=100)
     """Set layers of the generator."""
-    critic_layers: int = Field(default=1, ge=1)
+    critic_layers: int = Field(default=1, ge=1, le=100)
     """Set layers of the critic."""
-    shower_latents: int = Field(default=8, ge=0)
+    shower_latents: int = Field(default=8, ge=0, le=8192)
     """Latent variables shared by the muons of an event."""
-    muon_latents: int = Field(default=4, ge=1)
+    muon_latents: int = Field(default=4, ge=1, le=8192)
     """Latent variables of each muon."""
     multiplicity: Literal["mixture", "regressor"] = "mixture"
     """mixture: negative binomials, exact likelihood. regressor: log10(N + 1) by least squares, no spread."""
-    multiplicity_width: int = Field(default=128, ge=1)
+    multiplicity_width: int = Field(default=128, ge=1, le=8192)
     """Width of the multiplicity model's hidden layers."""
-    multiplicity_components: int = Field(default=4, ge=1)
+    multiplicity_components: int = Field(default=4, ge=1, le=1024)
     """Number of negative binomials in the mixture."""
 
 
@@ -138,19 +133,19 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class Optimizer(Section):
     kind: Literal["adam", "sgd"] = "adam"
     """Optimizer of generator and critic (the multiplicity model always uses Adam)."""
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=1e-3, gt=0, le=1e3)
     """Learning rate of generator and critic at the end of the warm-up."""
-    generator_lr: float | None = Field(default=None, gt=0)
+    generator_lr: float | None = Field(default=None, gt=0, le=1e3)
     """Learning rate of the generator. Unset: lr."""
-    critic_lr: float | None = Field(default=None, gt=0)
+    critic_lr: float | None = Field(default=None, gt=0, le=1e3)
     """Learning rate of the critic. Unset: lr."""
-    multiplicity_lr: float = Field(default=1e-2, gt=0)
+    multiplicity_lr: float = Field(default=1e-2, gt=0, le=1e3)
     """Learning rate of the multiplicity model."""
     momentum: float = Field(default=0.5, ge=0, lt=1)
     """Momentum of SGD."""
     betas: tuple[Beta, Beta] = (0.0, 0.99)
     """Decay rates of Adam's moments."""
-    warmup_steps: int = Field(default=100, ge=0)
+    warmup_steps: int = Field(default=100, ge=0, le=MANY)
     """Steps over which the learning rates rise from zero."""
     decay: Literal["cosine", "linear", "none"] = "cosine"
     """Shape of the decrease of the learning rates to final_lr_share over the run."""
@@ -163,9 +158,9 @@ class Optimizer(Section):
 class Penalty(Section):
     kind: Literal["zero_centred", "one_centred", "none"] = "zero_centred"
     """zero_centred: squared gradient norm on real and on fake events. one_centred: (norm - 1)^2 on interpolates."""
-    lambda_gp: float = Field(default=10.0, ge=0)
+    lambda_gp: float = Field(default=10.0, ge=0, le=1e6)
     """Weight of the penalty."""
-    every: int = Field(default=1, ge=1)
+    every: int = Field(default=1, ge=1, le=10_000)
     """Critic steps between penalties. The weight is multiplied by this number, so the mean penalty stays the same."""
     sample_fraction: float = Field(default=1.0, gt=0, le=1)
     """Share of a batch's events on which the penalty is computed."""
@@ -174,22 +169,22 @@ class Penalty(Section):
 
 
 class Train(Section):
-    steps: int | None = Field(default=None, ge=1)
+    steps: int | None = Field(default=None, ge=1, le=MANY)
     """The run ends after this many generator steps."""
-    max_seconds: float | None = Field(default=None, gt=0)
+    max_seconds: float | None = Field(default=None, gt=0, le=1e9)
     """The run ends after this many seconds of training."""
-    events_per_worker: int = Field(default=2048, ge=1)
+    events_per_worker: int = Field(default=2048, ge=1, le=2**24)
     """Events in one worker's batch. An optimizer step uses this times the workers times grad_accumulation."""
-    grad_accumulation: int = Field(default=1, ge=1)
+    grad_accumulation: int = Field(default=1, ge=1, le=10_000)
     """Number of batches whose gradients are summed for one optimizer step."""
-    muons_per_event: int | None = Field(default=128, ge=1)
+    muons_per_event: int | None = Field(default=128, ge=1, le=10**8)
     """Generator and critic use at most this many muons of an event, drawn at random; the condition N is unchanged.
     Muons of an event are exchangeable, and without a limit the largest events would take most of the time."""
     weight_power: float = Field(default=0.25, ge=0, le=1)
     """Weight of an event for generator and critic: its number of muons (after muons_per_event) to this power.
     With 0 all events have the same weight. Large bundles are then too rare, and their energies and radii vary too
     little from shower to shower."""
-    n_critic: int = Field(default=1, ge=1)
+    n_critic: int = Field(default=1, ge=1, le=10_000)
     """Critic steps per generator step."""
     reuse_batch: bool = False
     """true: all updates of a step use the same events and generated muons. A step is cheaper and learns less.
@@ -200,11 +195,11 @@ class Train(Section):
     penalty: Penalty = Field(default_factory=Penalty)
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
     """Decay per step of the averaged generator. The averaged generator is the one that generates events."""
-    log_every: int = Field(default=20, ge=1)
+    log_every: int = Field(default=20, ge=1, le=MANY)
     """Steps between metrics."""
-    validate_every: int = Field(default=500, ge=1)
+    validate_every: int = Field(default=500, ge=1, le=MANY)
     """Steps between validations."""
-    validation_events: int = Field(default=50_000, ge=100)
+    validation_events: int = Field(default=50_000, ge=100, le=10**7)
     """Events of a validation."""
     profile_steps: tuple[int, int] | None = None
     """[first,last]: steps that rank 0 records with torch.profiler, in `profile/` of the run's directory."""
@@ -240,19 +235,20 @@ class Train(Section):
 
 
 class Scaling(Section):
-    num_workers: int = Field(default=1, ge=0)
+    num_workers: int = Field(default=1, ge=0, le=100_000)
     """Number of Ray Train workers. 0: train in this process, without a cluster. [least,most]: an elastic run. It uses
     as many workers as the cluster has room for, continues with fewer if nodes are lost, and grows if nodes join."""
     min_workers: int | None = Field(default=None, ge=1)
     """Smallest number of workers of an elastic run; scaling.num_workers=[least,most] sets it."""
-    resize_seconds: float = Field(default=60.0, gt=0)
+    resize_seconds: float = Field(default=60.0, gt=0, le=1e9)
     """Seconds between checks of an elastic run for room for more workers."""
     use_gpu: bool | None = None
     """Reserve one GPU per worker. Unset: if the cluster has GPUs."""
-    cpus_per_worker: float | None = Field(default=None, gt=0)
+    cpus_per_worker: float | None = Field(default=None, gt=0, le=4096)
     """CPUs reserved per worker. Unset: at most 1, so that one CPU of the cluster is left for reading the data."""
-    threads_per_worker: int | None = Field(default=None, ge=1)
-    """Torch threads per worker. Unset: the cores of the machine divided by the number of workers."""
+    threads_per_worker: int | None = Field(default=None, ge=1, le=4096)
+    """Torch threads per worker. Unset: the CPUs that crmuons may use (affinity, quota of the control group, Slurm),
+    divided by the number of workers, and at most OMP_NUM_THREADS."""
 
     @model_validator(mode="before")
     @classmethod
@@ -276,7 +272,7 @@ class Scaling(Section):
 class Tracking(Section):
     enabled: bool = True
     """Send the run to MLflow."""
-    experiment: str = "crmuons"
+    experiment: str = Field(default="crmuons", min_length=1)
     """MLflow experiment."""
     tensorboard: bool = False
     """Also write TensorBoard event files, in `tensorboard/` of the run's directory."""
@@ -307,11 +303,3 @@ class Config(Section):
         }
         kept = self.model_dump(mode="json", exclude=bookkeeping)
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

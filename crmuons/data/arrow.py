@@ -6,6 +6,7 @@ prepared shards hold it.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import UInt64
 
+from crmuons.cpus import num_threads
 from crmuons.data.events import EventArrays
 from crmuons.data.parquet import parquet_writer
 from crmuons.data.schema import (
@@ -29,6 +31,10 @@ from crmuons.data.schema import (
     one_array,
 )
 from crmuons.storage.atomic import atomic_file
+
+# Arrow counts the CPUs of the machine. In Ray's tasks, Ray's OMP_NUM_THREADS limits it: one thread for one CPU.
+if "RAY_RAYLET_PID" not in os.environ:
+    pa.set_cpu_count(num_threads().number)
 
 IDS_COLUMN = "primary_ids"
 ORIGIN_KEY = b"crmuons"  # Of a Parquet file's metadata: how the file was made, as JSON.

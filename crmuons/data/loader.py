@@ -104,6 +104,13 @@ class Loader(Generic[Batch]):
         self.num_muons += muons
         return batch
 
+    def wait(self, seconds: float) -> bool:
+        """Wait for the next batch, so long at most; return whether it, or the error that reading it met, is there."""
+        begin = time.perf_counter()
+        ready = self._ready.wait(seconds)
+        self.seconds_waited += time.perf_counter() - begin
+        return ready
+
     def close(self) -> None:
         """Stop the thread."""
         self._ready.close()

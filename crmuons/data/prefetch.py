@@ -8,6 +8,8 @@ from concurrent.futures import Future
 from itertools import islice
 from typing import Generic, TypeVar
 
+CLOSE_S = 1.0  # A thread whose source hangs is left behind: it is a daemon, and the process can end.
+
 T = TypeVar("T")
 Entry = TypeVar("Entry")
 
@@ -30,12 +32,16 @@ class Prefetcher(Iterator[T], Generic[T]):
         self._ready: queue.Queue[T | _Ended] = queue.Queue(depth)
         self._closed = threading.Event()
         self._ended: _Ended | None = None
+        self._held: list[T | _Ended] = []  # The entry that `wait` took out of the queue, for __next__.
         self._thread = threading.Thread(target=self._run, args=(source,), name=name, daemon=True)
         self._thread.start()
 
     def __next__(self) -> T:
         """Return the next entry."""
-        entry = self._ready.get() if self._ended is None else self._ended
+        if self._ended is not None:
+            entry: T | _Ended = self._ended
+        else:
+            entry = self._held.pop() if self._held else self._ready.get()
         if not isinstance(entry, _Ended):
             return entry
         self._ended = entry
@@ -43,12 +49,21 @@ class Prefetcher(Iterator[T], Generic[T]):
             raise entry.error
         raise StopIteration
 
+    def wait(self, seconds: float) -> bool:
+        """Wait for the next entry, so long at most; return whether `next` returns, or raises, at once."""
+        if self._ended is None and not self._held:
+            try:
+                self._held.append(self._ready.get(timeout=seconds))
+            except queue.Empty:
+                return False
+        return True
+
     def close(self) -> None:
         """End the thread. The source is not read to its end."""
         self._closed.set()
         while not self._ready.empty():
             self._ready.get_nowait()
-        self._thread.join(timeout=10)
+        self._thread.join(timeout=CLOSE_S)
 
     def _run(self, source: Iterable[T]) -> None:
         end = _Ended(None)

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import torch
 
 from crmuons import allocator, provenance
+from crmuons.cpus import num_threads
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
 from crmuons.data.parquet import parquet_writer
@@ -45,7 +46,7 @@ OUTPUT_SCHEMA = schema.EVENT_SCHEMA.append(pa.field(OUTSIDE_COLUMN, pa.bool_(), 
 DIGEST_KEY, TALLY_KEY = b"crmuons.request", b"crmuons.tally"
 
 ROW_GROUP_MUONS, ROW_GROUP_EVENTS = 2**20, 2**16  # 12 MB in memory, and a good size for readers.
-CPUS = torch.get_num_threads()  # OMP_NUM_THREADS sets it.
+CPUS = num_threads().number
 MAX_THREADS = 16  # A thread holds Python's lock for about 4 % of its time.
 MUONS_IN_PROCESS = 8_000_000  # One core generates about this many in the time of connecting to Ray.
 FOOTERS_AT_ONCE = 16

@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import psutil
 import ray
 
+from crmuons.cpus import Cpus, available_cpus
 from crmuons.ray_backend import private
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,7 @@ LOCAL_ENVIRONMENT = {
 }
 
 MAX_STARTS = 3
+CONNECT_S = 10.0  # To a head that is alive but busy, over a slow network.
 
 
 def set_environment() -> None:
@@ -62,7 +65,7 @@ def cluster(*, num_cpus: int | None = None) -> Iterator[None]:
     An existing connection is used as it is. Otherwise connect to RAY_ADDRESS, or start a cluster and stop it afterwards.
 
     Args:
-        num_cpus: CPUs of a cluster that is started here; None for all CPUs of the machine.
+        num_cpus: CPUs of a cluster that is started here; None for all that this process may use.
     """
     if ray.is_initialized():
         yield
@@ -71,10 +74,13 @@ def cluster(*, num_cpus: int | None = None) -> Iterator[None]:
     # Without Ray's own log lines: metrics and errors report on a run.
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if "RAY_ADDRESS" in os.environ:
+        check_head(os.environ["RAY_ADDRESS"])
         ray.init(**quiet)
     else:
+        cpus = available_cpus() if num_cpus is None else Cpus(num_cpus, "as asked")
+        logger.info("starting a Ray cluster on this machine, CPUs: %d (%s)", cpus.number, cpus.reason)
         _start(
-            num_cpus=num_cpus,
+            num_cpus=cpus.number,
             include_dashboard=True,  # Tune needs the State API to free the resources of a stopped trial.
             dashboard_host="127.0.0.1",
             **quiet,
@@ -83,6 +89,32 @@ def cluster(*, num_cpus: int | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def check_head(address: str) -> None:
+    """Check that something listens at the address of a cluster: Ray itself tries for 7 minutes.
+
+    Args:
+        address: RAY_ADDRESS. Only HOST:PORT is checked, also after ray://; Ray finds the others by itself.
+
+    Raises:
+        ConnectionError: if nothing listens there.
+        ValueError: if the address has another form.
+    """
+    if address in {"auto", "local", ""}:
+        return
+    host, _, port = address.removeprefix("ray://").partition("/")[0].rpartition(":")
+    if "://" in address.removeprefix("ray://") or not host or not port.isdecimal() or int(port) >= 2**16:
+        msg = f"RAY_ADDRESS = '{address}' is not HOST:PORT of a cluster's head node; unset it to start a cluster here"
+        raise ValueError(msg)
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        msg = (
+            f"nothing answers at RAY_ADDRESS = {address} ({error.strerror or error}); start the cluster, or unset "
+            "RAY_ADDRESS to start one on this machine"
+        )
+        raise ConnectionError(msg) from error
 
 
 def _start(**options: Any) -> None:

@@ -100,6 +100,11 @@ def mark_best(directory: Path, checkpoint: Path) -> None:
         partial.write_text(checkpoint.name, encoding="utf-8")
 
 
+def forget_best(directory: Path) -> None:
+    """Take the mark of `mark_best` away."""
+    (directory / BEST_FILE).unlink(missing_ok=True)
+
+
 def prune(directory: Path, keep: int) -> None:
     """Delete all checkpoints except the newest `keep` and the best, and any that a killed process left incomplete."""
     kept = {*list(steps(directory).values())[-keep:], best(directory)}

@@ -86,10 +86,15 @@ class LocalLauncher:
     def train(self, settings: config.Config, run: Run, tracking_uri: str) -> Outcome:
         """Train on the GPU if there is one, on the CPU otherwise."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        threads = worker.threads_of_worker(settings.scaling)
+        logger.info("training on %s, CPU threads: %d (%s)", device, threads.number, threads.reason)
         try:
             return train_worker(settings, run, device=device, tracking_uri=tracking_uri)
         except (ValueError, OSError, NonFiniteError) as error:
             raise RunFailedError(with_remedy(last_line(error), run)) from error
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            reason = f"the memory of {device} is used up; set train.events_per_worker or train.muons_per_event lower"
+            raise RunFailedError(with_remedy(reason, run)) from error
 
 
 def run_training(settings: config.Config, launcher: Launcher) -> RunSummary:
@@ -132,7 +137,7 @@ def _train_run(settings: config.Config, run: Run, storage: RunStorage, launcher:
         run.reserve_failure()
         with stop_on_signals(run.stop_request.touch), progress_of(run, settings):
             outcome = launcher.train(settings, run, tracking_uri)
-    return RunSummary(run, outcome)
+    return RunSummary(run, outcome, settings.train)
 
 
 def train_worker(settings: config.Config, run: Run, **how: Any) -> Outcome:

@@ -25,7 +25,12 @@ from crmuons.models.bundle_model import BundleModel
 from crmuons.runs import checkpoint
 from crmuons.training import distributed
 from crmuons.training.batch import TrainingBatch
-from crmuons.training.trainer import LossTerms, Trainer
+from crmuons.training.diagnosis import cause_of_nonfinite
+from crmuons.training.trainer import LossTerms, NonFiniteError, Trainer
+from crmuons.training.waiting import NoBatchError, PatientBatches
+
+CHECK_S = 0.4  # Seconds between looks at the time limit and the request to stop, whatever train.log_every.
+FIRST_LOG_S = 5.0  # The first metrics come after this time at the latest, however slow the steps are.
 
 Metrics = dict[str, float]
 Outcome = Literal["finished", "interrupted"]
@@ -50,7 +55,7 @@ class LoopServices(Protocol):
         """Return the metrics of a model on held-out events, among them "score"; called on rank 0."""
 
     def should_stop(self) -> bool:
-        """Return whether the run was asked to stop; called on rank 0."""
+        """Return whether the run was asked to stop, as far as this rank sees."""
 
     def model_metadata(self, step: int) -> dict[str, object]:
         """Return the content of model.json for a step; called on rank 0."""
@@ -82,20 +87,27 @@ class TrainingLoop:
         self.settings, self.run = settings.train, settings.run
         self.progress = Progress()
         self._last_log = self._counters()
+        self._has_logged, self._first_step = False, 0
+        self._last_check, self._next_check = (0, time.perf_counter()), 0
+        alone = distributed.world_size() == 1
+        self._batches = PatientBatches(stream, services.should_stop, self._is_time_over, self._until, alone=alone)
 
     def fit(self) -> Outcome:
         """Train to the end or to a stop request, and save the last step in both cases."""
         if self.trainer.num_steps == 0:
             self.services.report(self._validate()[0], 0, None)
-        batches = (batch.to(self.trainer.device, non_blocking=True) for batch in self.stream)
-        stop = False
-        self.services.on_step(self.trainer.num_steps)
+        stop, self._first_step = False, self.trainer.num_steps
+        self._last_check, self._next_check = (self._first_step, time.perf_counter()), self._first_step + 1
+        self.services.on_step(self._first_step)
         while not stop and self._share_done() < 1:
             self.trainer.progress = self._share_done()
-            terms = self.trainer.step(batches)
+            try:
+                terms = self._step()
+            except NoBatchError:
+                return self._end_without_batch()
             step, metrics, improved = self.trainer.num_steps, Metrics(), False
             self.services.on_step(step)
-            if step % self.settings.log_every == 0 or step == self.settings.steps:
+            if self._is_log_due(step):
                 metrics, stop = self._log(terms)
             done = self._share_done() >= 1
             if done or step % self.settings.validate_every == 0:
@@ -115,6 +127,75 @@ class TrainingLoop:
         if distributed.rank() == 0 and best.is_dir():  # A kill may have come between saving and marking it.
             checkpoint.mark_best(self.directory, best)
 
+    def _step(self) -> LossTerms:
+        """Take a training step; name the cause if a number is not finite."""
+        # A generator that raised has ended, so each step has its own.
+        batches = (batch.to(self.trainer.device, non_blocking=True) for batch in self._batches)
+        self._batches.step_begun = False
+        try:
+            return self.trainer.step(batches)
+        except NonFiniteError as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: NonFiniteError) -> NonFiniteError:
+        return NonFiniteError(f"{error} {cause_of_nonfinite(self.trainer, self._batches.last, self._first_step)}")
+
+    def _end_without_batch(self) -> Outcome:
+        """Save the state of the last whole step and end: the limit or a request came while no data did."""
+        if distributed.world_size() > 1:
+            msg = "no data came to this worker before the run was to stop; look at the server of data.train"
+            raise TimeoutError(msg)  # The others wait for this rank in an exchange.
+        self.progress.seconds += time.perf_counter() - self._last_log[-1]
+        self._last_log = self._counters()
+        if self.trainer.num_steps > self._first_step:
+            values = {"progress/share_done": self._share_done(), "progress/seconds": self.progress.seconds}
+            self.services.report(values, self.trainer.num_steps, self._save(best=False))
+        # Without a step there is no model to deliver.
+        return "finished" if self._share_done() >= 1 and self.trainer.num_steps else "interrupted"
+
+    def _is_log_due(self, step: int) -> bool:
+        """Return whether to log this step: regularly, at the end, and when rank 0 finds that it is time to stop.
+
+        Rank 0 says at which step all ranks ask it again, from the speed of the last steps.
+        """
+        if step % self.settings.log_every == 0 or step == self.settings.steps:
+            return True
+        now = time.perf_counter()
+        last_step, last_time = self._last_check
+        if step < self._next_check or (distributed.world_size() == 1 and now - last_time < CHECK_S):
+            return False
+        first_is_late = not self._has_logged and now - self._last_log[-1] > FIRST_LOG_S
+        seconds_per_step = max((now - last_time) / (step - last_step), 1e-6)
+        # Not more than twice as far as before: the steps may become slower.
+        ahead = min(int(CHECK_S / seconds_per_step), 2 * (step - last_step)) if distributed.world_size() > 1 else 1
+        urgent, ahead = map(
+            int,
+            distributed.from_rank_zero(
+                [float(distributed.rank() == 0 and (first_is_late or self._should_stop())), float(max(1, ahead))],
+                self.trainer.device,
+            ),
+        )
+        self._last_check, self._next_check = (step, now), step + ahead
+        return bool(urgent)
+
+    def _should_stop(self) -> bool:
+        """Return whether the run is to stop, as far as this rank knows: a request was made, or the time is over."""
+        return self.services.should_stop() or self._is_time_over()
+
+    def _is_time_over(self) -> bool:
+        return self.settings.max_seconds is not None and self._seconds() >= self.settings.max_seconds
+
+    def _seconds(self) -> float:
+        return self.progress.seconds + time.perf_counter() - self._last_log[-1]
+
+    def _until(self) -> str:
+        limit = self.settings.max_seconds
+        return (
+            "Ctrl-C"
+            if limit is None
+            else f"train.max_seconds is over in {max(limit - self._seconds(), 0):.0f} s, or Ctrl-C"
+        )
+
     def _share_done(self) -> float:
         """Return the share of the run that is done. All ranks agree: `seconds` is rank 0's at the last log step."""
         return self.settings.share_done(self.trainer.num_steps, self.progress.seconds)
@@ -122,7 +203,11 @@ class TrainingLoop:
     def _log(self, terms: LossTerms) -> tuple[Metrics, bool]:
         """Return the metrics of the step, and whether rank 0 asks to stop. Add rank 0's time to the training time."""
         values = torch.stack(list(terms.values())).tolist()  # device sync
-        self.trainer.check_finite()
+        self._has_logged = True
+        try:
+            self.trainer.check_finite()
+        except NonFiniteError as error:
+            raise self._explained(error) from error
         metrics = {f"train/{name}": value for name, value in zip(terms, values, strict=True) if not math.isnan(value)}
         previous, self._last_log = self._last_log, self._counters()
         events, muons, waited, seconds = (new - old for new, old in zip(self._last_log, previous, strict=True))
@@ -162,7 +247,13 @@ class TrainingLoop:
         metrics = (
             self.services.validate(self.trainer.averaged, self.trainer.num_steps) if distributed.rank() == 0 else {}
         )
-        (score,) = distributed.from_rank_zero([metrics.get("score", math.inf)], self.trainer.device)
+        known = [float("score" in metrics), metrics.get("score", math.inf)]
+        has_score, score = distributed.from_rank_zero(known, self.trainer.device)
+        if not has_score and math.isfinite(self.progress.best_score):
+            # An earlier crmuons gave a mean over fewer quantities, which selects nothing.
+            self.progress.best_score, self.progress.best_step = math.inf, 0
+            if distributed.rank() == 0:
+                checkpoint.forget_best(self.directory)
         improved = score < self.progress.best_score
         if improved:  # A NaN score compares as False.
             self.progress.best_score, self.progress.best_step = score, self.trainer.num_steps

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,8 +48,8 @@ def _watch(
     newest, seen, losses = start
     said = {""}  # Sentences shown: the metrics are read again from the start if the run went back to a checkpoint.
     timed = settings.train.steps is None
-    begin = newest.get("progress/seconds" if timed else "step", 0)
-    total = settings.train.max_seconds if timed else settings.train.steps
+    begin = int(newest.get("progress/seconds" if timed else "step", 0))
+    total = math.ceil(settings.train.max_seconds or 0) if timed else settings.train.steps
     with progress(total, unit="s" if timed else "steps", what="train", initial=begin) as bar:
         while not ended.wait(0.5):
             staging.update()
@@ -62,7 +63,7 @@ def _watch(
                     logger.warning(sentence)
                     said.add(sentence)
             bar.set_postfix_str(_postfix(newest), refresh=False)
-            bar.update(newest.get("progress/seconds" if timed else "step", begin) - bar.n)
+            bar.update(int(newest.get("progress/seconds" if timed else "step", begin)) - bar.n)
 
 
 def _new_lines(path: Path, seen: int) -> tuple[int, list[str]]:

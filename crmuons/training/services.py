@@ -33,11 +33,12 @@ class Services:
     """The services of a rank other than 0; `RankZeroServices` overrides the methods.
 
     Args:
+        run: the run's directory.
         report: receives every report (metrics, step, saved checkpoint) on every rank; None for nobody.
     """
 
-    def __init__(self, report: Report | None = None) -> None:
-        self._report = report
+    def __init__(self, run: Run, report: Report | None = None) -> None:
+        self.run, self._report = run, report
 
     def report(self, values: Metrics, step: int, saved: Path | None) -> None:
         """Pass metrics of a step on, with the checkpoint if one was saved. All ranks call it at the same steps."""
@@ -50,8 +51,8 @@ class Services:
         return {}
 
     def should_stop(self) -> bool:
-        """Return whether the run was asked to stop; only rank 0 asks, and the loop sends its answer to all ranks."""
-        return False
+        """Return whether a stop was requested through the run's directory. Rank 0's answer holds for all ranks."""
+        return self.run.stop_request.exists()
 
     def model_metadata(self, step: int) -> dict[str, object]:
         """Return the content of model.json for a model saved at a step; nothing on a rank other than 0, which saves none."""
@@ -93,8 +94,8 @@ class RankZeroServices(Services):
         tracking_uri: str,
         report: Report | None = None,
     ) -> None:
-        super().__init__(report)
-        self.run, self.settings = run, settings
+        super().__init__(run, report)
+        self.settings = settings
         run.forget_metrics_after(-1 if first_step is None else first_step)
         self.tracker = _open_tracker(settings, run, tracking_uri)
         self._closing = ExitStack()
@@ -125,10 +126,6 @@ class RankZeroServices(Services):
     def validate(self, model: BundleModel, step: int) -> Metrics:
         """Return the metrics of a model on held-out events."""
         return self.validation(model, step)
-
-    def should_stop(self) -> bool:
-        """Return whether a stop was requested through the run's directory."""
-        return self.run.stop_request.exists()
 
     def model_metadata(self, step: int) -> dict[str, object]:
         """Return the content of model.json: how the model is built, and which run, step and code it comes from."""

@@ -70,14 +70,26 @@ def set_up_run(settings: config.Config) -> tuple[list[File], Features, EventArra
         read += validation_read
     (validation,) = rest
     _check_sample(read, len(sample.counts), len(validation.counts), data)
-    if "score" not in distances.fidelity(validation, validation):
+    if missing := distances.unscored(validation):
         logger.warning(
-            "%d validation events are too few to score a model: the last checkpoint will be selected. "
-            "Give data.validation, or a larger data.validation_share",
+            "the %d validation events cannot score a model (%s): %s, and the last checkpoint will be selected",
             len(validation.counts),
+            distances.describe_missing(missing),
+            _remedy(validation, settings),
         )
     features = _features(listed, sample, train, cartesian=settings.model.kind == "predecessor")
     return listed, features, validation
+
+
+def _remedy(validation: EventArrays, settings: config.Config) -> str:
+    """Return what gives a run enough validation events to score its models."""
+    needed = distances.events_for_score(validation)
+    if needed is None:
+        return "give validation events in data.validation that have these quantities, and different values of them"
+    number = f"a score needs about {needed} events like these"
+    if len(validation.counts) >= settings.train.validation_events:
+        return f"{number}; set train.validation_events={needed} or more"
+    return f"{number}; give more in data.validation, or a larger data.validation_share"
 
 
 def _warn_if_overlapping(train: list[File], validation: list[File]) -> None:

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from crmuons import config
 from crmuons.data.quarantine import num_skipped
 from crmuons.runs import checkpoint
 from crmuons.runs.directory import Run
 from crmuons.runs.uploads import UploadStatus
 from crmuons.tracking import journal
-from crmuons.training.loop import Outcome
+from crmuons.training.loop import Metrics, Outcome
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,18 @@ class RunSummary:
     Attributes:
         run: the run.
         outcome: whether it reached its end or was asked to stop.
+        limits: the settings that end it.
     """
 
     run: Run
     outcome: Outcome
+    limits: config.Train
 
     def describe(self) -> str:
-        """Return a few lines: where the results are, the score, and the data that were left out."""
+        """Return a few lines: where the results are, the score, and the data that were left out.
+
+        The last line is what ended the run.
+        """
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
@@ -39,9 +45,18 @@ class RunSummary:
             yield f"saved    {saved}; the same command with run.resume=auto continues"
         if stored.kept is not None:
             yield f"old checkpoints stay where they are: {stored.kept}"
-        if selected := run.lowest("validation/score"):
-            step, score = selected
-            yield f"score    mean W1/sigma {score:.4f} on held-out events, at step {step}, which is the one selected"
+        if lowest := run.lowest("validation/score"):
+            step, score = lowest
+            chosen = checkpoint.best(run.checkpoints)
+            # No checkpoint is saved before the first step, whose score may be the best all the same.
+            which = (
+                "which is the one selected"
+                if chosen is None or checkpoint.step(chosen.name) == step
+                else (f"and no saved step was better; {chosen.name} is the one selected")
+            )
+            yield f"score    mean W1/sigma {score:.4f} on held-out events, at step {step}, {which}"
+        elif "validation/mean_muons_ratio" in metrics:
+            yield "score    none, because there are too few validation events; the last checkpoint is the one selected"
         if left_out := metrics.get("data/quarantined"):
             rows = metrics["data/rows"]
             yield f"left out {left_out:.0f} of {rows:.0f} rows that cannot be used: {run.uri}/quarantine"
@@ -52,3 +67,14 @@ class RunSummary:
             yield f"left out {left_out} files that are gone, damaged or changed: {run.uri}/quarantine, skipped-*"
         if unsent := journal.num_unsent(run.directory):
             yield f"MLflow   does not have {unsent} entries of this run; they are kept: crmuons sync {run.directory}"
+        yield f"ended    by {self._reason(metrics)}"
+
+    def _reason(self, metrics: Metrics) -> str:
+        """Return what ended the run: the limit of its steps or of its time, or a request."""
+        step, steps, max_seconds = int(metrics.get("step", 0)), self.limits.steps, self.limits.max_seconds
+        if self.outcome == "interrupted":
+            return f"a request to stop (Ctrl-C or a signal) after {step} steps"
+        if steps is not None and step >= steps:
+            return f"train.steps = {steps}"
+        of = "" if steps is None else f" of train.steps = {steps}"
+        return f"train.max_seconds = {max_seconds:g} after {step} steps{of}; train.max_seconds=none removes this limit"

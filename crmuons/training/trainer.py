@@ -249,10 +249,7 @@ class Trainer:
         """
         step, rank = self.nonfinite.tolist()  # device sync
         if step >= 0:
-            msg = (
-                f"step {step}: a loss or a gradient on rank {rank} is NaN or infinite; no optimizer used it. "
-                "Try a lower train.optimizer.lr, or train.optimizer.max_grad_norm"
-            )
+            msg = f"step {step}: a loss or a gradient on rank {rank} is NaN or infinite; no optimizer used it."
             raise NonFiniteError(msg)
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,17 +1,18 @@
 """Train on one rank: build the step, the data loader, the loop and the services, and run them. This needs no Ray."""
 
 import io
-import os
 import platform
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from crmuons import config
 from crmuons.allocator import keep_freed_memory
+from crmuons.cpus import Cpus, num_threads
 from crmuons.data import loader, reader, sampler, shards
 from crmuons.data.events import EventArrays
 from crmuons.data.quarantine import ReadCounts
@@ -26,7 +27,7 @@ from crmuons.training.loop import Outcome, TrainingLoop
 from crmuons.training.services import RankZeroServices, Report, Services
 from crmuons.training.trainer import Trainer
 
-__all__ = ["Report", "set_up_torch", "train"]
+__all__ = ["Report", "set_up_torch", "threads_of_worker", "train"]
 
 # The training step releases the interpreter's lock at each operation. The thread that prepares batches must give it
 # back after this time. Python's default of 5 ms reached 0.85 of this setting's speed on two cores without Ray, and 0.94 with
@@ -65,7 +66,7 @@ def train(
     trainer = Trainer(settings, run.load_features(settings), device)
     state = _last_state(run, device)
     batches = _open_loader(settings, run, None if state is None else state["stream"], read, trainer.prepare)
-    services = Services(report)
+    services = Services(run, report)
     if distributed.rank() == 0:
         first_step = None if state is None else state["trainer"]["num_steps"]
         services = RankZeroServices(
@@ -91,13 +92,19 @@ def train(
 
 def set_up_torch(settings: config.Config) -> None:
     """Set the threads, the matrix precision and the memory allocator of this process."""
-    threads = settings.scaling.threads_per_worker
-    if threads is None:
-        threads = max(1, (os.cpu_count() or 1) // max(1, settings.scaling.num_workers))
+    threads = threads_of_worker(settings.scaling).number
     torch.set_num_threads(threads)
+    pa.set_cpu_count(threads)
     torch.set_float32_matmul_precision("high" if settings.train.tf32 else "highest")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     keep_freed_memory()
+
+
+def threads_of_worker(scaling: config.Scaling) -> Cpus:
+    """Return the threads of a worker, and why so many: the setting, or a share of the CPUs that this process may use."""
+    if scaling.threads_per_worker is not None:
+        return Cpus(scaling.threads_per_worker, "scaling.threads_per_worker")
+    return num_threads(scaling.num_workers)
 
 
 def _check_device(device: torch.device) -> None:

@@ -22,13 +22,14 @@ width = 16
 multiplicity_width = 16
 [train]
 events_per_worker = 64
-validation_events = 200
+validation_events = 300
 muons_per_event = 16
 log_every = 2
 validate_every = 40
 [run]
 checkpoint_every = 10
 [data]
+validation_share = 0.1
 prefetch_batches = 2
 [scaling]
 num_workers = 0

@@ -111,3 +111,75 @@ def test_bundles_are_not_written_among_their_primaries(tmp_path):
     )
     with pytest.raises(ValueError, match="lies inside the data directory"):
         generate._primaries(arguments)
+
+
+def test_an_option_that_is_a_setting_is_told_as_a_word(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["train", "default", "--epochs", "10", "--lr=1e-3"])
+    said = capsys.readouterr().err
+    assert "unrecognized arguments: --epochs --lr=1e-3; a setting is a word without dashes" in said
+    assert "train.steps=VALUE train.optimizer.lr=VALUE" in said
+
+
+NAMES = [cli.name_of(command) for group in cli.GROUPS.values() for command in group]
+
+
+def fail(*_: object) -> None:
+    url = "https://me:hidden1@example.org/a.parquet?access_token=hidden2&x=1"
+    msg = f"cannot read {url} with s3cr3t-of-the-environment"
+    raise KeyError(msg)
+
+
+@pytest.fixture
+def failing(monkeypatch, tmp_path):
+    """Every command fails as none should; reports go to a directory of the test's own."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cr3t-of-the-environment")
+    for group in cli.GROUPS.values():
+        for command in group:
+            monkeypatch.setattr(command, "run", fail)
+            monkeypatch.setattr(command, "add", lambda parser: parser.add_argument("words", nargs="*"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_error_that_nobody_foresaw_is_one_sentence_and_a_report_without_secrets(name, failing, capsys):
+    assert cli.main([name, "run.seed=7"]) == 70
+    (said,) = capsys.readouterr().err.splitlines()
+    (report,) = failing.iterdir()
+    assert said.startswith(f"crmuons {name}: an error that crmuons did not foresee (KeyError: ")
+    assert said.endswith(f"please report it with the file {report}")
+    text = report.read_text()
+    for expected in (
+        "Traceback (most recent call last)",
+        "in fail",
+        "run.seed=7",
+        "crmuons_version: ",
+        "torch_version: ",
+        "python: ",
+    ):
+        assert expected in text
+    for secret in ("hidden", "s3cr3t"):
+        assert secret not in text
+        assert secret not in said
+    assert report.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("words", [["--debug", "train"], ["train", "--debug"], ["train", "a=1", "--debug", "b=2"]])
+def test_the_traceback_is_on_the_screen_with_debug(words, failing, capsys):
+    assert cli.main(words) == 70
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_leaves_the_sentence(failing, monkeypatch, capsys):
+    monkeypatch.setattr("tempfile.tempdir", str(failing / "none"))
+    assert cli.main(["train"]) == 70
+    assert (
+        "no report could be written (No such file or directory); --debug shows the traceback" in capsys.readouterr().err
+    )
+
+
+def test_an_error_while_the_options_are_read_is_one_sentence_too(failing, monkeypatch, capsys):
+    monkeypatch.setattr("crmuons.commands.train.add", fail)
+    assert cli.main(["train"]) == 70
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -5,6 +5,8 @@ import json
 import pytest
 
 from crmuons import config
+from crmuons.commands import settings_of
+from crmuons.config.hints import OTHER_NAMES
 
 
 def load(*words, preset=None):
@@ -82,7 +84,7 @@ def test_words_win_over_the_preset_and_the_preset_over_the_defaults(tmp_path):
 
 
 def test_presets_that_are_missing_or_not_toml_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no preset at .*none\.toml.*jobs/configs"):
+    with pytest.raises(FileNotFoundError, match=r"no preset at .*none\.toml; the presets of crmuons are default, demo"):
         config.load(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("[train\nsteps = 1")
     with pytest.raises(ValueError, match=r"bad\.toml is not TOML: .*line 1"):
@@ -145,3 +147,116 @@ def test_a_preset_may_begin_with_a_byte_order_mark_and_other_encodings_are_named
     preset.write_text("[train]\nsteps = 7\n", encoding="utf-16")
     with pytest.raises(ValueError, match=r"windows\.toml is not UTF-8 text \(.*\); save it as UTF-8"):
         config.load(preset)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("train.lr", "train.optimizer.lr"), ("train.batch_size", "train.events_per_worker"), ("epochs", "train.steps"),
+        ("train.epochs", "train.steps"), ("gpus", "scaling.num_workers"), ("num_workers", "scaling.num_workers"),
+        ("learning_rate", "train.optimizer.lr"), ("optimizer.learning-rate", "train.optimizer.lr"),
+        ("lambda_gp", "train.penalty.lambda_gp"), ("n_critic", "train.n_critic"), ("critic_steps", "train.n_critic"),
+        ("train.lerning_rate", "train.optimizer.lr"), ("seed", "run.seed"), ("output_dir", "run.storage_path"),
+        ("optimizer.kind", "train.optimizer.kind"), ("penalty.kind", "train.penalty.kind"), ("latent_dim", "model.shower_latents"),
+        ("data.batch_size", "train.events_per_worker"), ("save_every", "run.checkpoint_every"), ("BATCH_SIZE", "train.events_per_worker"),
+    ],
+)  # fmt: skip
+def test_a_wrong_name_gets_the_setting_that_it_means(wrong, meant):
+    with pytest.raises(ValueError, match=f"unknown setting '{wrong}'; the nearest valid one is '{meant}'"):
+        load(f"{wrong}=1")
+
+
+def test_every_other_name_leads_to_a_setting_and_to_one_only():
+    names = [name for names in OTHER_NAMES.values() for name in names.split()]
+    assert len(names) == len(set(names))
+    assert set(OTHER_NAMES) <= set(config.settings())
+    assert not set(names) & {
+        path.rpartition(".")[2] for path in config.settings()
+    }  # Such a name is found without help.
+
+
+def test_a_section_that_is_given_a_value_names_a_setting_in_it():
+    with pytest.raises(ValueError, match=r"train\.optimizer: a section, .* 'train\.optimizer\.kind' \(got 'adam'\)"):
+        load("train.optimizer=adam")
+
+
+def test_presets_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config.load("default").train.max_seconds == 900
+    assert config.load("default").run.name.startswith("default-")
+    (tmp_path / "default").write_text("[train]\nsteps = 7\n")
+    assert config.load("default").train.steps == 7  # A file that exists wins.
+
+
+def test_the_first_word_of_a_command_may_be_a_preset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert settings_of(["data.train=x"]) == config.load("default", ["data.train=x"])
+    assert settings_of(["demo", "data.train=x"]) == config.load("demo", ["data.train=x"])
+    (tmp_path / "a=b.toml").write_text("[train]\nsteps = 7\n")
+    assert settings_of(["a=b.toml"]).train.steps == 7
+    assert settings_of(["a=b.toml"]).run.name.startswith("a-b-")
+    with pytest.raises(FileNotFoundError, match=r"no preset at train\.steps; .* form section.key=value"):
+        settings_of(["train.steps"])
+
+
+def test_steps_in_words_replace_the_time_limit_of_the_preset():
+    assert config.load("default", ["train.steps=200000"]).train.max_seconds is None
+    both = config.load("default", ["train.steps=200000", "train.max_seconds=60"]).train
+    assert (both.steps, both.max_seconds) == (200_000, 60)
+    assert config.load("default", ["train.steps=none"]).train.max_seconds == 900
+
+
+@pytest.mark.parametrize("path", list(config.settings()))
+def test_none_unsets_any_setting(tmp_path, path):
+    """One that can be without a value has none; another one has its default, whatever the preset says."""
+    default = load("train.steps=5", "train.max_seconds=9").flat()
+    preset = tmp_path / "p.toml"
+    other = {"run.name": "'mine'", "data.train": "'d'", "run.seed": "3", "train.max_seconds": "7.0"}
+    section, _, key = path.rpartition(".")
+    preset.write_text(
+        "[train]\nsteps = 5\n" if path not in other or section == "train" else f"[{section}]\n{key} = {other[path]}\n"
+    )
+    words = ["train.steps=5", "train.max_seconds=9", "run.name=r", "run.name=none", f"{path}=none"]
+    found = config.load(preset, words).flat()[path]
+    if path in {"train.optimizer.decay", "train.penalty.kind"}:
+        assert found == "none"  # A word of the setting's own.
+    elif path == "run.name":
+        assert found.startswith("p-")
+    elif path in {"train.muons_per_event", "train.steps", "train.max_seconds"}:
+        assert found is None
+    else:
+        assert found == default[path]
+
+
+def test_none_in_a_preset_is_no_value_too(tmp_path):
+    preset = tmp_path / "p.toml"
+    preset.write_text("[train]\nsteps = 5\nmuons_per_event = 'none'\n")
+    assert config.load(preset).train.muons_per_event is None
+    with pytest.raises(ValueError, match=r"neither train\.steps nor train\.max_seconds"):
+        config.load(preset, ["train.steps=none"])
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "model.width=1000000", "model.layers=100000", "scaling.threads_per_worker=100000", "run.seed=18446744073709551616",
+        "train.events_per_worker=1000000000000", "train.validation_events=1000000000000", "train.steps=1e400", "train.max_seconds=1e300",
+        "train.optimizer.betas=[nan,0.5]", "train.optimizer.betas=[0.5,inf]", "train.penalty.lambda_gp=-inf", "train.n_critic=9999999",
+        "data.validation_share=nan", "run.name=" + "a" * 300, "data.train=", 'data.train=["a",""]', "tracking.experiment=",
+        "train.steps=" + "9" * 5000, "data.train=" + "[" * 100_000, "a." * 100_000 + "a=1", "train." * 1000 + "steps=1",
+    ],
+    ids=lambda word: word[:30],
+)  # fmt: skip
+def test_what_no_machine_can_do_is_refused_by_its_name_in_a_short_sentence(word):
+    with pytest.raises(ValueError, match=r"\w") as caught:
+        load(word)
+    assert word.partition("=")[0][:40] in str(caught.value) or "nested too deeply" in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_preset_nested_without_end_is_refused(tmp_path):
+    preset = tmp_path / "deep.toml"
+    for text in ("a = " + "[" * 100_000, f"[{'.'.join('a' * 5000)}]\nb = 1\n", "a = " + "9" * 5000):
+        preset.write_text(text)
+        with pytest.raises(ValueError, match=r"deep\.toml is not TOML|nested too deeply|unknown setting"):
+            config.load(preset, ["train.steps=5"])

@@ -24,6 +24,8 @@ SCORED = (
 )
 QUANTITIES = (*MUON_QUANTITIES, *BUNDLE_QUANTITIES)
 MIN_SHOWERS = 100  # Two samples of 100 from one normal are 0.18 sigma apart; below, W1 shows only the sample size.
+# Values in single precision that are equal differ by 1e-7 after a logarithm; a sigma of that size gave scores of 1e11.
+SAME = 1e-5
 SPLITS = 24  # Of the truth into two halves. Their standard deviation is then known to a seventh.
 
 
@@ -56,7 +58,7 @@ def fidelity(truth: EventArrays, generated: EventArrays) -> dict[str, float]:
         `w1_<quantity>`: W1/sigma of each quantity in SCORED, infinite if the true events have it and the generated
         events do not; `score`: their mean; `mean_muons_ratio` and `empty_share_difference` (generated - true). A
         quantity is left out if fewer than MIN_SHOWERS true events have it, or if it is the same in all of them; `score`
-        is left out if all quantities are.
+        is left out if one of them is, because a mean over another list cannot be compared.
     """
     true_sample, generated_sample = Sample.of(truth), Sample.of(generated)
     distances = {
@@ -64,7 +66,7 @@ def fidelity(truth: EventArrays, generated: EventArrays) -> dict[str, float]:
         for name in SCORED
         if lacking(true_sample, name) is None
     }
-    mean = {"score": float(np.mean(list(distances.values())))} if distances else {}
+    mean = {"score": float(np.mean(list(distances.values())))} if len(distances) == len(SCORED) else {}
     return (
         distances
         | mean
@@ -75,6 +77,21 @@ def fidelity(truth: EventArrays, generated: EventArrays) -> dict[str, float]:
             "empty_share_difference": float((generated.counts == 0).mean() - (truth.counts == 0).mean()),
         }
     )
+
+
+def unscored(truth: EventArrays) -> dict[str, Missing]:
+    """Return the quantities in SCORED that true events cannot give a score for, with the reasons."""
+    sample = Sample.of(truth)
+    return {name: reason for name in SCORED if (reason := lacking(sample, name)) is not None}
+
+
+def events_for_score(truth: EventArrays) -> int | None:
+    """Return how many events like these a score needs; None if no number would do, as far as these events tell."""
+    sample = Sample.of(truth)
+    if any(np.ptp(sample.values(name)) <= SAME for name in SCORED if sample.num_showers(name)):
+        return None
+    fewest = min(sample.num_showers(name) for name in SCORED)
+    return math.ceil(len(truth.counts) * MIN_SHOWERS / fewest) if fewest else None
 
 
 def scaled_wasserstein(truth: Float[np.ndarray, " n"], other: Float[np.ndarray, " m"]) -> float:
@@ -119,18 +136,24 @@ def lacking(sample: Sample, name: str, needed: int = MIN_SHOWERS) -> Missing | N
     showers = sample.num_showers(name)
     if showers < needed:
         return Missing(f"{showers} showers have it, {needed} needed")
-    return None if np.ptp(sample.values(name)) > 0 else Missing("all values are the same")
+    return None if np.ptp(sample.values(name)) > SAME else Missing("all values are the same")
 
 
 def score(numbers: dict[str, Number]) -> Number:
     """Return the mean W1/sigma over SCORED; Missing if one of them is, because a shorter list is a different figure."""
-    values = []
-    for name in SCORED:
-        number = numbers[f"w1_{name}"]
-        if isinstance(number, Missing):
-            return Missing(f"w1_{name}: {number.reason}")
-        values.append(number.value)
-    return Estimate(float(np.mean(values)))
+    scored = {name: numbers[f"w1_{name}"] for name in SCORED}
+    missing = {name: number for name, number in scored.items() if isinstance(number, Missing)}
+    if missing:
+        return Missing(describe_missing(missing))
+    return Estimate(float(np.mean([number.value for number in scored.values() if isinstance(number, Estimate)])))
+
+
+def describe_missing(missing: dict[str, Missing]) -> str:
+    """Return the names of missing quantities, with the reason beside those that share it."""
+    by_reason: dict[str, list[str]] = {}
+    for name, number in missing.items():
+        by_reason.setdefault(number.reason, []).append(name)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in by_reason.items())
 
 
 def null_distances(pool: Sample, splits: Bool[np.ndarray, "splits showers"]) -> dict[str, Number]:

@@ -87,10 +87,18 @@ def summary(evaluation: Evaluation) -> str:
     rows = [["figure", "generated", "floor", "verdict"]]
     for headline in HEADLINES:
         number, null = (evaluation.numbers[sample][headline.name] for sample in (GENERATED, NULL))
-        rows.append([headline.title, show(number), show(null), judge(evaluation, headline)])
+        verdict = " ".join([judge(evaluation, headline), *_reasons(number, null)])
+        rows.append([headline.title, show(number), show(null), verdict])
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([*lines, *(f"warning: {warning}" for warning in evaluation.warnings)])
+
+
+def _reasons(number: Number, null: Number) -> list[str]:
+    """Return why a figure or its floor is absent, in brackets."""
+    ours, floor = (each.reason if isinstance(each, Missing) else "" for each in (number, null))
+    both = [ours] if ours == floor else [*([ours] if ours else []), *([f"floor: {floor}"] if floor else [])]
+    return [f"({'; '.join(both)})"] if any(both) else []
 
 
 def _by_sample(numbers: dict[str, Numbers]) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def test_threads_are_those_of_all_workers_together(tmp_path):
 def test_an_interrupted_run_gives_no_speed(tmp_path):
     settings = train.settings_of(1, ["d"], tmp_path, workers=0, threads=1, events=64)
     with pytest.raises(KeyboardInterrupt):
-        train.run(1, settings, lambda _: RunSummary(Run(tmp_path), "interrupted"))
+        train.run(1, settings, lambda _: RunSummary(Run(tmp_path), "interrupted", settings.train))
 
 
 def test_the_prediction_in_closed_form():

@@ -1,6 +1,7 @@
 """The protocol: what is compared with what, and what is said about it."""
 
 import json
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -233,6 +234,21 @@ def test_report_holds_all_figures_and_no_nan(evaluation, tmp_path):
     assert "Numbers that are absent, and why:" in page
     assert "src='http" not in page
     assert "title='" in page  # Absent numbers carry their reasons.
+
+
+def test_the_reason_stands_beside_what_is_absent(evaluation):
+    lines = files.summary(evaluation).splitlines()
+    (pit,) = [line for line in lines if line.startswith("distance of the PIT")]
+    assert pit.endswith(
+        "—  (the PIT needs a model, whose distribution is known; a data set has one draw per primary)".replace(
+            "  ", " "
+        )
+    )
+    (fpd,) = [line for line in lines if line.startswith("FPD")]
+    assert re.search(
+        r"absent +absent +— \(\d+ events with muons, 1000 needed; floor: \d+ events with muons, 1000 needed\)$", fpd
+    )
+    assert all("(" in line for line in lines if "absent" in line)
 
 
 def test_numbers_are_shown_to_two_digits_of_their_error():

@@ -103,6 +103,35 @@ def test_fidelity_of_few_events_has_no_score():
     assert set(found) == {"mean_muons_ratio", "empty_share_difference"}
 
 
+def test_a_score_has_all_ten_quantities_or_is_none():
+    """An event of two muons has no correlation: nine quantities of ten are no score, and the missing one is named."""
+    truth = events_of([[(10 + i, 1 + i % 7, 1), (20 + i, 2 + i % 5, 3)][: 1 + i % 2] for i in range(300)])
+    found = distances.fidelity(truth, truth)
+    assert "w1_log_energy" in found
+    assert "score" not in found
+    missing = {"correlation": Missing("0 showers have it, 100 needed")}
+    assert distances.unscored(truth) == missing
+    both = Sample.of(truth)
+    assert distances.distances(both, both)["score"] == Missing("correlation: 0 showers have it, 100 needed")
+
+
+def test_the_number_of_events_that_a_score_needs_is_an_estimate_from_those_that_are_there():
+    few = toy_events(90, seed=1)
+    rarest = min(Sample.of(few).num_showers(name) for name in distances.SCORED)
+    assert rarest < distances.MIN_SHOWERS
+    needed = distances.events_for_score(few)
+    assert needed == math.ceil(len(few.counts) * 100 / rarest)
+    assert not distances.unscored(toy_events(round(1.3 * needed), seed=2))
+    assert distances.events_for_score(events_of([[(10, 1, 1)]] * 50)) is None  # All alike, however many.
+
+
+def test_identical_muons_give_no_score():
+    truth = events_of([[(10.0, 1.0, 1.0)] * 4] * 200)
+    close = events_of([[(10.0 * (1 + 1e-7 * i), 1.0, 1.0)] * 4 for i in range(200)])
+    for events in (truth, close):
+        assert "score" not in distances.fidelity(events, toy_events(200, seed=3))
+
+
 def test_too_few_events_give_a_reason_and_no_number():
     few, many = Sample.of(toy_events(60, seed=1)), Sample.of(toy_events(600, seed=2))
     number = distances.distances(few, many)["w1_log_num_muons"]

@@ -20,6 +20,18 @@ FAILING = {
 JOBS = sorted(path.stem for path in (Path(__file__).parents[3] / "jobs").glob("*.py") if path.stem != "__init__")
 
 
+@pytest.mark.parametrize("job", ["compare_corsika", "wait_for_nodes"])
+def test_a_job_of_its_own_ends_in_one_sentence_after_an_error_that_nobody_foresaw(job, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("argparse.ArgumentParser.parse_args", lambda _: {}["gone"])
+    monkeypatch.setattr(sys, "argv", [job, "x"])
+    with pytest.raises(SystemExit, match="70"):
+        runpy.run_module(f"jobs.{job}", run_name="__main__")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith(f"{job}: an error that crmuons did not foresee (KeyError: 'gone'); please report it with")
+
+
 @pytest.mark.parametrize("job", JOBS)
 def test_a_job_that_fails_says_why_in_its_last_line(job, tmp_path, monkeypatch, capsys):
     words, reason = FAILING[job]

@@ -106,9 +106,7 @@ def settings_of(manifest: dict[str, Any], module: str) -> config.Config:
     python, _, run, preset, *words = manifest["spec"]["entrypoint"].split()
     assert (python, run) == ("python", module)
     assert (HERE.parents[2] / f"{module.replace('.', '/')}.py").is_file()
-    return config.load(
-        HERE.parents[2] / Path(preset).relative_to("/opt/crmuons"), [word for word in words if "=" in word]
-    )
+    return config.load(preset, [word for word in words if "=" in word])
 
 
 def test_the_training_job_asks_for_what_its_cluster_has() -> None:

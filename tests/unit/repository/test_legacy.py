@@ -93,10 +93,14 @@ def test_a_run_of_the_predecessors_networks_is_known_by_its_old_name(legacy):
 def test_a_users_old_names_get_a_sentence_with_the_new_ones(tmp_path):
     with pytest.raises(ValueError, match=r"model\.kind = 'baseline' is 'predecessor' now"):
         config.load(Path(preset(tmp_path, "[model]", 'kind = "baseline"')), ["train.steps=1"])
-    with pytest.raises(
-        FileNotFoundError, match=r"no preset at jobs/configs/baseline\.toml; it is jobs/configs/default\.toml now"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no preset at jobs/configs/baseline\.toml; it is 'default' now"):
         config.load(Path("jobs/configs/baseline.toml"), ["train.steps=1"])
+
+
+def test_the_old_path_of_a_preset_finds_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert config.load("jobs/configs/default.toml").train.max_seconds == 900
+    assert config.load(Path("/opt/crmuons/jobs/configs/demo.toml")) == config.load("demo")
 
 
 @pytest.mark.parametrize("name", ["set", "predecessor"])

@@ -119,8 +119,29 @@ def test_the_lowest_value_of_a_metric_is_the_one_that_is_told(tmp_path):
         '{"step": 6, "a": 0.0}\n{"step": 10, "validation/score": NaN}\n{"step": 15, "validation/score": 0.3}\n'
     )
     assert run.lowest("validation/score") == (5, 0.2)
-    said = RunSummary(run, "finished").describe()
+    said = RunSummary(run, "finished", config.Train(steps=15)).describe()
     assert "mean W1/sigma 0.2000 on held-out events, at step 5" in said
+
+
+@pytest.mark.parametrize(
+    ("outcome", "train", "said"),
+    [
+        ("finished", {"steps": 15}, "train.steps = 15"),
+        ("finished", {"steps": 15, "max_seconds": 900.0}, "train.steps = 15"),
+        ("finished", {"max_seconds": 4.5}, "train.max_seconds = 4.5 after 15 steps; train.max_seconds=none removes this limit"),
+        (
+            "finished",
+            {"steps": 200_000, "max_seconds": 4.5},
+            "train.max_seconds = 4.5 after 15 steps of train.steps = 200000; train.max_seconds=none removes this limit",
+        ),
+        ("interrupted", {"steps": 20}, "a request to stop (Ctrl-C or a signal) after 15 steps"),
+    ],
+)  # fmt: skip
+def test_the_last_line_says_what_ended_the_run(tmp_path, outcome, train, said):
+    run = Run(tmp_path)
+    run.metrics.write_text('{"step": 15, "progress/seconds": 4.6}\n')
+    last = RunSummary(run, outcome, config.Train(**train)).describe().splitlines()[-1]
+    assert last == f"ended    by {said}"
 
 
 def test_runs_of_a_ray_job_outlive_its_working_directory(tmp_path, monkeypatch):

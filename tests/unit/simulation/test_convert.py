@@ -136,11 +136,11 @@ def test_damage_at_any_place_is_one_sentence_or_no_fault(tmp_path, capsys, pack)
         assert out.exists() == (code == 0)
 
 
-def test_a_url_takes_the_events_and_a_second_run_continues_there(tmp_path, capsys):
+def test_a_url_takes_the_events_and_a_second_run_continues_there(tmp_path):
     path, out = put(tmp_path / "DAT000001", run_file(1)), "memory://converted/events"
-    for kept in ("1 files converted; in", "0 files converted, 1 were there already; in"):
-        assert corsika(path, "--out", out, "--depths", "600") == 0
-        assert kept in capsys.readouterr().out
+    settings = DepthSettings(depths_m=(600.0,))
+    results = [convert.convert_corsika([str(path)], out, settings) for _ in range(2)]
+    assert [(result.converted, result.kept) for result in results] == [(1, 0), (0, 1)]
 
 
 @pytest.mark.parametrize(

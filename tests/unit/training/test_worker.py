@@ -147,7 +147,9 @@ def test_a_nan_leaves_the_last_checkpoint_good(prepared, monkeypatch):
     state = checkpoint.load_training(checkpoint.path(run.checkpoints, 3))
     next(iter(state["trainer"]["critic"].values()))[0] = math.nan  # As a run that went wrong would have it.
     torch.save(state, checkpoint.path(run.checkpoints, 3) / checkpoint.TRAINING_FILE)
-    with pytest.raises(NonFiniteError, match="step 3: a loss or a gradient on rank 0 is NaN"):
+    with pytest.raises(
+        NonFiniteError, match=r"step 3: a loss or a gradient on rank 0 is NaN .* The checkpoint of step 3 holds NaN"
+    ):
         train(settings, run)
     assert list(checkpoint.steps(run.checkpoints)) == [2, 3]
 
@@ -166,6 +168,19 @@ def test_few_events_to_validate_with_leave_the_last_checkpoint_selected(tmp_path
     settings, run = settings_of(tmp_path), Run(tmp_path / "few")
     files = [write_toy(tmp_path / "data" / "0.parquet", toy_events(40, seed=0))]
     run.create(settings, files, Features().fit(toy_events(120, seed=2)), toy_events(3, seed=9))
+    assert train(settings, run) == "finished"
+    assert json.loads(run.done.read_text())["selected"] == f"step-{STEPS:08d}"
+
+
+def test_a_best_checkpoint_of_fewer_quantities_is_not_selected_when_a_run_goes_on(prepared, monkeypatch):
+    """As a run of an earlier crmuons has it: its score was a mean over the quantities that there were."""
+    settings, run = prepared("old")
+    with monkeypatch.context() as patch:
+        patch.setattr("crmuons.training.validation.distances.fidelity", lambda *_: {"score": 0.001})
+        assert train_until(settings, run, 5) == "interrupted"
+    assert checkpoint.selected(run.checkpoints) is None or checkpoint.selected(run.checkpoints).name == "step-00000004"
+    checkpoint.mark_best(run.checkpoints, checkpoint.path(run.checkpoints, 4))
+    monkeypatch.setattr("crmuons.training.validation.distances.fidelity", lambda *_: {"mean_muons_ratio": 1.0})
     assert train(settings, run) == "finished"
     assert json.loads(run.done.read_text())["selected"] == f"step-{STEPS:08d}"
 

@@ -31,12 +31,12 @@ def settings(tmp_path_factory, toy_events, write_toy):
     write_toy(folder / "toy.parquet", toy_events(400))
     return config.from_dict(
         {
-            "data": {"train": [str(folder)], "validation_share": 0.2},
+            "data": {"train": [str(folder)], "validation_share": 0.3},
             "model": {"width": 8, "multiplicity_width": 8},
             "train": {
                 "steps": 4,
                 "events_per_worker": 32,
-                "validation_events": 100,
+                "validation_events": 200,
                 "validate_every": 2,
                 "log_every": 1,
             },

@@ -1,0 +1,41 @@
+"""What all groups of settings share: unknown keys are errors, numbers are finite, and `none` is no value."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic.fields import FieldInfo
+
+NONE = "none"  # TOML has no null: this word is the value of a setting without one.
+
+# Upper bounds are far above what runs use and below what exhausts a machine: a slip of the pen is refused by its name
+# before memory or time is spent.
+MANY = 10**12  # Steps, bytes and files.
+
+
+class Section(BaseModel):
+    """A group of settings; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_is_no_value(cls, values: Any) -> Any:
+        """Take the word `none` as no value, in the settings that can be without one."""
+        if not isinstance(values, dict):
+            return values
+        unset = {name for name, value in values.items() if value == NONE and can_be_unset(cls.model_fields.get(name))}
+        return values | dict.fromkeys(unset)
+
+
+def can_be_unset(field: FieldInfo | None) -> bool:
+    """Return whether a setting can be without a value."""
+    return field is not None and type(None) in get_args(field.annotation)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

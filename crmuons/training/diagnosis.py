@@ -1,0 +1,43 @@
+"""Find out why a loss or a gradient was NaN or infinite: damaged weights, data out of range, or a step too large."""
+
+import torch
+
+from crmuons.training.batch import TrainingBatch
+from crmuons.training.trainer import Trainer
+
+# Features are standardised: 99.99 % of the values lie within 10, and far beyond this float32 overflows in a penalty.
+MAX_FEATURE = 1e4
+
+
+def cause_of_nonfinite(trainer: Trainer, batch: TrainingBatch | None, first_step: int) -> str:
+    """Return the most likely cause and its remedy, in a sentence.
+
+    Args:
+        trainer: the training step, after its failure; no optimizer has used the bad gradient.
+        batch: the last batch of the step.
+        first_step: number of steps done when this attempt began; 0 for a new run.
+    """
+    weights = {**trainer.model.state_dict(), **{f"critic.{k}": v for k, v in trainer.critic.state_dict().items()}}
+    bad = [name for name, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    if bad:
+        if first_step and int(trainer.nonfinite[0]) == first_step:  # No step has changed the weights since.
+            return (
+                f"The checkpoint of step {first_step} holds NaN or infinity ({bad[0]}): remove its directory, and "
+                "run.resume=auto continues from the one before"
+            )
+        return f"The weights themselves are NaN or infinite ({bad[0]}). Try a lower train.optimizer.lr"
+    if batch is not None and (largest := _largest_feature(trainer, batch)) is not None:
+        return (
+            f"The data are the likely cause: a value of the last batch is {largest:.3g} standard deviations from the mean. "
+            "`crmuons inspect` shows the ranges of the data; remove such events"
+        )
+    return "Try a lower train.optimizer.lr, or train.optimizer.max_grad_norm"
+
+
+def _largest_feature(trainer: Trainer, batch: TrainingBatch) -> float | None:
+    """Return the largest feature of a batch if it is beyond reason, None otherwise."""
+    features = trainer.model.features
+    batch = batch.to(trainer.device)
+    values = torch.cat([features.muons(batch.muons).flatten(), features.condition(batch.primaries).flatten()]).abs()
+    largest = float(values.nan_to_num(nan=torch.inf).max()) if len(values) else 0.0
+    return largest if largest > MAX_FEATURE else None

@@ -1,0 +1,83 @@
+"""Wait for batches so that a limit or a request to stop acts while a source of data hangs."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+
+from crmuons.data.loader import Loader
+from crmuons.training.batch import TrainingBatch
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.2
+SAY_AFTER_S = 5.0
+FIRST_BATCH_S = 30.0  # The first batch of a slow source may come after a short time limit; one step is then done.
+
+
+class NoBatchError(Exception):
+    """The run is to stop, and no batch has come that could end the step."""
+
+
+class PatientBatches(Iterator[TrainingBatch]):
+    """The batches of a loader on the host. While one is late, `should_stop` is asked again and again.
+
+    A step that has begun ends with a batch that it had before, because ranks that wait for this one would hang, and a
+    step that was broken off has updated the critic and not the generator. The position in the data stays that of the
+    last new batch, so nothing is left out when the run continues.
+
+    Args:
+        loader: the batches.
+        is_requested: whether a stop was requested, as far as this rank knows.
+        is_over: whether the time of the run is over, as far as this rank knows.
+        until: how long the wait may last, in words.
+        alone: whether this is the only rank.
+
+    Attributes:
+        last: the last batch that was returned.
+        step_begun: whether the step in progress has had a batch; the loop sets it to False after a step.
+    """
+
+    def __init__(
+        self,
+        loader: Loader[TrainingBatch],
+        is_requested: Callable[[], bool],
+        is_over: Callable[[], bool],
+        until: Callable[[], str],
+        *,
+        alone: bool,
+    ) -> None:
+        self.loader, self.until, self.alone = loader, until, alone
+        self.is_requested, self.is_over = is_requested, is_over
+        self.last: TrainingBatch | None = None
+        self.step_begun = False
+
+    def __next__(self) -> TrainingBatch:
+        """Return the next batch.
+
+        Raises:
+            NoBatchError: if the run is to stop before it comes.
+        """
+        begin, said = time.perf_counter(), False
+        while not self.loader.wait(POLL_S):
+            waited = time.perf_counter() - begin
+            if self._is_too_late(waited):
+                return self._instead()
+            if not said and waited > SAY_AFTER_S:
+                said = True
+                logger.warning(
+                    "no data for %.0f s: waiting for the next batch until it comes, or %s", waited, self.until()
+                )
+        self.last, self.step_begun = next(self.loader), True
+        return self.last
+
+    def _is_too_late(self, waited: float) -> bool:
+        requested = self.is_requested()
+        if self.last is None and not (self.alone and requested) and waited < FIRST_BATCH_S:
+            return False
+        return requested or self.is_over()
+
+    def _instead(self) -> TrainingBatch:
+        if self.last is None or (self.alone and not self.step_begun):
+            raise NoBatchError
+        self.step_begun = True
+        return self.last
