@@ -215,11 +215,13 @@ class Tracker:
 
     def _warn_of_unsent(self) -> None:
         directory, refused = self._journal.directory, self._sender.server.sent.refused
-        if self._sender.pending:
+        if pending := self._sender.pending:
+            only_files = pending == len(self._sender.server.sent.waiting)
             logger.warning(
-                "%d entries of this run are not in MLflow (%s); they are kept in %s. "
-                "Send them later with: crmuons sync %s",
-                self._sender.pending,
+                "%d %s of this run are not in MLflow%s (%s); they are kept in %s. Send them later with: crmuons sync %s",
+                pending,
+                "artifacts" if only_files else "entries",
+                ", its metrics and state are" if only_files else "",
                 self._sender.last_error or "the time to send them ran out",
                 directory,
                 directory,
