@@ -4,7 +4,6 @@ import logging
 import os
 import stat
 import uuid
-import warnings
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -18,11 +17,6 @@ from mlflow.utils.rest_utils import http_request
 from crmuons.storage.redact import without_credentials
 from crmuons.tracking.journal import Entry, Journal
 from crmuons.tracking.uri import database, is_server
-
-with warnings.catch_warnings():
-    # MLflow warns about a type hint of its own in every process that saves or loads a model.
-    warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType", category=UserWarning)
-    import mlflow.pyfunc  # loaded here, so that the warning is not shown later
 
 logger = logging.getLogger(__name__)
 

@@ -11,25 +11,19 @@ import logging
 import re
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
-import mlflow
 import numpy as np
-import pandas as pd
 from jaxtyping import Float32
 from matplotlib.figure import Figure
-from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-from mlflow.types.schema import Array
 from PIL import Image
 
-from crmuons.data import schema
 from crmuons.provenance import code_tags
 from crmuons.storage.redact import without_credentials
 from crmuons.tracking.interface import Status
 from crmuons.tracking.journal import Journal
+from crmuons.tracking.pyfunc import save_logged_model
 from crmuons.tracking.sender import Sender
 from crmuons.tracking.server import Server
 from crmuons.tracking.system_metrics import SystemMetrics
@@ -45,18 +39,6 @@ TAG_SETTINGS = re.compile(r"(run|scaling|tracking|data\.staging)\..+|train\.(log
 THUMBNAIL_PIXELS = 256
 
 _NAME = re.compile(r"^[\w.\-/ ]{1,250}$")
-
-MODEL_SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.double, name) for name in schema.PRIMARY_FEATURES]),
-    outputs=Schema(
-        [
-            *(ColSpec(DataType.long, name) for name in schema.ID_COLUMNS),
-            ColSpec(Array(DataType.float), schema.PRIMARY_COLUMN),
-            ColSpec(Array(Array(DataType.float)), schema.MUONS_COLUMN),
-        ]
-    ),
-    params=ParamSchema([ParamSpec("seed", DataType.long, 0)]),
-)
 
 
 class Tracker:
@@ -171,15 +153,7 @@ class Tracker:
             primaries: a few primaries as an input example: energy (GeV), zenith (rad), mass (GeV), depth (m).
         """
         path = self._journal.new_folder() / "model"
-        example = pd.DataFrame(primaries.astype(np.float64), columns=list(schema.PRIMARY_FEATURES))
-        mlflow.pyfunc.save_model(
-            path=path,
-            loader_module="crmuons.tracking.pyfunc",
-            data_path=str(directory),
-            signature=MODEL_SIGNATURE,
-            input_example=example,
-            pip_requirements=[f"{name}=={version(name)}" for name in ("crmuons", "mlflow", "numpy", "pandas", "torch")],
-        )
+        save_logged_model(path, directory, primaries)
         self._append_file("model", path)
 
     def register(self, identity: str, name: str, *, score: float, tags: Mapping[str, str]) -> None:

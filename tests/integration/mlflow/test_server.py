@@ -45,7 +45,17 @@ class MlflowServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [*self._before, sys.executable, "-m", "mlflow", *self._words, "--port", str(self.port), "--workers", "1"]
+        command = [
+            *self._before,
+            sys.executable,
+            "-m",
+            "mlflow",
+            *self._words,
+            "--port",
+            str(self.port),
+            "--workers",
+            "1",
+        ]
         with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=self._directory, env=os.environ | FEW, stdout=log, stderr=log, start_new_session=True
@@ -222,7 +232,13 @@ def test_a_root_that_is_a_path_of_the_server_holds_up_no_metric_and_is_told(tmp_
     if elsewhere and os.geteuid() != 0:
         pytest.skip("a server that sees other files than this process needs a mount namespace, which root may make")
     root = tmp_path / "root" if elsewhere else Path("/proc/mlflow")  # Nobody can write to /proc.
-    options = ("--default-artifact-root", str(root), "--no-serve-artifacts", "--backend-store-uri", f"sqlite:///{tmp_path}/db")
+    options = (
+        "--default-artifact-root",
+        str(root),
+        "--no-serve-artifacts",
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/db",
+    )
     hidden = ("unshare", "--mount", "sh", "-c", f'mkdir -p {root} && mount -t tmpfs none {root} && exec "$@"', "sh")
     server = MlflowServer(tmp_path, "server", *options, before=hidden if elsewhere else ())
     server.start()
