@@ -22,6 +22,7 @@ from crmuons.commands import (
     sync,
     train,
 )
+from crmuons.provenance import complete_environment
 
 GROUPS: dict[str, tuple[ModuleType, ...]] = {
     "make data": (simulate, convert, inspect, prepare),
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. An error that the user can fix is one sentence, with exit code 1."""
     words = sys.argv[1:] if argv is None else argv
     arguments = _parse(_parser(words), words)
+    complete_environment()
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     for package in ("crmuons", "tune"):  # Other libraries stay at warnings: torch would report its caches at exit.
         logging.getLogger(package).setLevel(logging.INFO)

@@ -5,7 +5,6 @@ between the runs, and with the first metric that the server lists, which in SQLi
 `ParallelCoordinatesPlotPanel`). Therefore settings that do not change the training are tags, and the score comes first.
 """
 
-import getpass
 import json
 import logging
 import re
@@ -19,7 +18,7 @@ from jaxtyping import Float32
 from matplotlib.figure import Figure
 from PIL import Image
 
-from crmuons.provenance import code_tags
+from crmuons.provenance import code_tags, user_name
 from crmuons.storage.redact import without_credentials
 from crmuons.tracking.interface import Status
 from crmuons.tracking.journal import Journal
@@ -244,7 +243,7 @@ def _save_image(figure: Figure, folder: Path, name: str, step: int) -> None:
 
 def _mlflow_tags() -> dict[str, str]:
     """Return the tags that fill columns of MLflow's UI."""
-    return {"mlflow.source.name": "crmuons", "mlflow.source.type": "LOCAL", "mlflow.user": getpass.getuser()}
+    return {"mlflow.source.name": "crmuons", "mlflow.source.type": "LOCAL", "mlflow.user": user_name()}
 
 
 def _check_name(name: str) -> None:
