@@ -36,8 +36,8 @@ class RunSummary:
             yield "saved    nothing: it was stopped before the first step; run.resume=auto starts it again"
         else:
             yield f"saved    {saved}; the same command with run.resume=auto continues"
-        if stored.kept is not None:
-            yield f"old checkpoints stay where they are: {stored.kept}"
+        if stored.removal_error is not None:
+            yield f"old checkpoints stay where they are: {stored.removal_error}"
         if selected := run.lowest("validation/score"):
             step, score = selected
             yield f"score    mean W1/sigma {score:.4f} on held-out events, at step {step}, which is the one selected"
