@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ray._private import ray_constants, services
+from ray._common import network_utils
+from ray._private import ray_constants
 from ray._private.worker import global_worker
 from ray._raylet import Config  # type: ignore[attr-defined]  # a compiled module
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -55,12 +56,13 @@ def listen_on_loopback() -> None:
 
 def session_directory() -> Path:
     """Return the directory in which the node of this process keeps its logs, sockets and the code of jobs."""
+    assert global_worker.node is not None, "ray.init was called"
     return Path(global_worker.node.get_session_dir_path())
 
 
 def network_address() -> str:
     """Return the address of this machine on the network, as Ray finds it."""
-    return str(services.node_ip_address_from_perspective(None))
+    return str(network_utils.node_ip_address_from_perspective())
 
 
 def call_each_round(dataset: "Dataset", function: Callable[[], object]) -> None:

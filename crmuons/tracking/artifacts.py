@@ -123,9 +123,9 @@ def _check_shared_path(run: Run, tracking_uri: str, root: Path) -> None:
 
 def _listed(tracking_uri: str, run_id: str) -> set[str]:
     """Return the paths that the server itself, not this client, sees in the artifact root of a run."""
-    answer = http_request(
-        get_default_host_creds(tracking_uri), "/api/2.0/mlflow/artifacts/list", "GET", params={"run_id": run_id}
-    )
+    credentials = get_default_host_creds(tracking_uri)  # type: ignore[no-untyped-call]
+    place = "/api/2.0/mlflow/artifacts/list"
+    answer = http_request(credentials, place, "GET", params={"run_id": run_id})  # type: ignore[no-untyped-call]
     return {file["path"] for file in answer.json().get("files", ())} if answer.ok else set()
 
 

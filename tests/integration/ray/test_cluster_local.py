@@ -126,7 +126,7 @@ import os, time
 from crmuons.ray_backend.cluster import cluster
 with cluster(num_cpus=1):
     import ray
-    ray.get(ray.remote(int).remote())
+    ray.get(ray.remote(lambda: 1).remote())
     print("started", flush=True)
     while not os.path.exists("end"):
         time.sleep(0.2)
@@ -136,9 +136,10 @@ with cluster(num_cpus=1):
 def test_the_cluster_of_a_command_is_private_and_on_loopback(bench: Bench) -> None:
     started = bench.start(sys.executable, "-c", LOCAL)
     try:
-        for line in started.stdout:
-            if line == "started\n":
-                break
+        said = []
+        while "started\n" not in said:
+            said.append(started.stdout.readline())
+            assert said[-1], said  # It has ended.
         top = psutil.Process(started.pid)
         processes = [top, *top.children(recursive=True)]
         assert listening(processes) == {"127.0.0.1"}
