@@ -62,7 +62,8 @@ def session_directory() -> Path:
 
 def network_address() -> str:
     """Return the address of this machine on the network, as Ray finds it."""
-    return str(network_utils.node_ip_address_from_perspective())
+    address = network_utils.node_ip_address_from_perspective()  # type: ignore[attr-defined]  # not in its __all__
+    return str(address)
 
 
 def call_each_round(dataset: "Dataset", function: Callable[[], object]) -> None:
