@@ -19,6 +19,22 @@ if [ ! -s "$RAY_AUTH_TOKEN_PATH" ]; then (
 ) fi
 chmod 600 "$RAY_AUTH_TOKEN_PATH"
 
+# make_private_folder sets `folder` to a folder that this user owns and nobody else can enter. Ray's own folders have mode 0777,
+# whatever the umask: every user of the machine could replace the code of a job. Below it goes `ray start --temp-dir`.
+make_private_folder() {
+  folder=${RAY_TMPDIR:-/tmp}/ray-$(id -u)  # Short: the paths of Ray's sockets have 107 characters at most.
+  mkdir -m 700 "$folder" 2> /dev/null || true
+  if [ "$(stat -c '%u %F' "$folder")" != "$(id -u) directory" ]; then  # Another user was there first.
+    folder=$(mktemp -d "$folder-XXXXXXXX")
+  fi
+  chmod 700 "$folder"
+  if [ ${#folder} -gt 33 ]; then
+    echo "RAY_TMPDIR=$RAY_TMPDIR is too long for Ray's sockets: use a directory of at most $((33 - ${#folder} + ${#RAY_TMPDIR})) characters" >&2
+    return 1
+  fi
+  [ -z "${TMPDIR:-}" ] || [ ${#TMPDIR} -le 70 ] || export TMPDIR="$folder"  # Ray's Python processes make sockets there.
+}
+
 # wait_for_port HOST:PORT waits until something listens there, for at most five minutes.
 wait_for_port() {
   local second

@@ -23,6 +23,7 @@ from crmuons.commands import (
     train,
 )
 from crmuons.progress import keep_bars_whole
+from crmuons.provenance import complete_environment
 from crmuons.storage.redact import refuse_secrets
 from crmuons.unforeseen import DEBUG, guarded
 
@@ -56,6 +57,7 @@ def _run(words: Sequence[str]) -> int | None:
         refuse_secrets(word)  # Before argparse, whose errors show the words.
     arguments = _parse(_parser(words), words)
     keep_bars_whole()
+    complete_environment()
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     for package in ("crmuons", "tune"):  # Other libraries stay at warnings: torch would report its caches at exit.
         logging.getLogger(package).setLevel(logging.INFO)

@@ -1,6 +1,8 @@
-"""The code that made a result: the git commit and the package versions that tag a run."""
+"""What made a result: the user, the git commit and the package versions that tag a run."""
 
+import getpass
 import importlib.metadata
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -34,3 +36,20 @@ def code_tags() -> dict[str, str]:
     tags = {f"{name}_version": importlib.metadata.version(name) for name in ("crmuons", "torch", "ray")}
     commit = git_commit()
     return tags if commit is None else tags | {"git_commit": commit}
+
+
+def user_name() -> str:
+    """Return the name of this user; "uid-N" for a user without one, as in a container that runs as a number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # OSError from Python 3.13 on.
+        return f"uid-{os.getuid()}"
+
+
+def complete_environment() -> None:
+    """Set USER and HOME for a user whom the machine does not know: Ray, torch and MLflow look there before they fail."""
+    os.environ.setdefault("USER", user_name())
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = "/"  # As Docker does. It cannot be written, which everything that keeps files there bears.

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # cluster/mlflow/serve.sh --artifacts-destination /data/mlflow    # a tracking server for a group, until Ctrl-C
 #
-# PostgreSQL holds the runs, a directory or bucket the artifacts, and every user has a name and a password. Once, before:
+# PostgreSQL holds the runs, a directory or bucket the artifacts, and every user has a name and a password. Artifacts go
+# through the server; an account cannot name another place for them. Run it as a user of its own, who owns nothing else.
+# Once, before, as that user:
 #     pip install 'crmuons[server]'
 #     createdb mlflow                                  # on the machine of PostgreSQL, 12 or newer
 #     mkdir -m 700 ~/.mlflow-server
@@ -25,7 +27,15 @@ for name in admin-password cookie-key; do
 done
 
 # Secrets go through files and the environment: every user of the machine can see arguments.
-MLFLOW_BACKEND_STORE_URI=$(<"$secrets/database")
+# A password may have any character: % and @ are encoded unless they are already.
+MLFLOW_BACKEND_STORE_URI=$(python3 - "$secrets/database" <<'PYTHON'
+import re, sys
+from urllib.parse import quote, unquote
+uri = open(sys.argv[1], encoding="utf-8").read().strip()
+parts = re.fullmatch(r"([\w+]+://[^:/@]*:)(.*)(@[^@]*)", uri)
+print(uri if parts is None else parts[1] + quote(unquote(parts[2]), safe="") + parts[3])
+PYTHON
+)
 MLFLOW_AUTH_ADMIN_PASSWORD=$(<"$secrets/admin-password")
 MLFLOW_FLASK_SERVER_SECRET_KEY=$(<"$secrets/cookie-key")
 MLFLOW_AUTH_CONFIG_PATH=$secrets/auth.ini
@@ -36,9 +46,9 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION="${MLFLOW_SERVER_ENABLE_JOB_EXECUTION:
 cat >"$MLFLOW_AUTH_CONFIG_PATH" <<INI
 [mlflow]
 default_permission = READ
-database_uri = $MLFLOW_BACKEND_STORE_URI
+database_uri = ${MLFLOW_BACKEND_STORE_URI//%/%%}
 admin_username = admin
-authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+authorization_function = crmuons.tracking.mlflow_server:authenticate
 grant_default_workspace_access = false
 auth_cache_ttl_seconds = 60
 INI

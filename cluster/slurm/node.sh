@@ -3,9 +3,9 @@ set -euo pipefail
 source cluster/environment.sh
 address=$1 port=${1##*:}
 
-# This node's own folder and ports: jobs that share a node must not use the same. The folder is in /tmp, because the paths
-# of Ray's sockets must be short.
-folder=/tmp/ray-$SLURM_JOB_ID-$SLURM_PROCID
+# This node's own folder and ports: jobs that share a node must not use the same.
+make_private_folder
+folder=$folder/$SLURM_JOB_ID-$SLURM_PROCID
 options=(--block --temp-dir="$folder" --num-cpus="$SLURM_CPUS_PER_TASK" --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0)
 # Removes what an attempt left. Running processes end first: while they write, the folder cannot be removed.
 clean_up() {

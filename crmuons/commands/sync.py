@@ -10,10 +10,14 @@ REMEDY = "it sends the entries itself"
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = (
-        "Send the rest of a run's journal to the run's tracking server, or to MLFLOW_TRACKING_URI. "
-        "Entries that the server already has are not sent again."
+        "Send the rest of a run's journal to an MLflow server. Entries that the server already has are not sent again."
     )
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="directory of the run")
+    parser.add_argument(
+        "--to",
+        metavar="URI",
+        help="the server (default: MLFLOW_TRACKING_URI; without it, the run's own server, which gets no credentials)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -22,5 +26,5 @@ def run(arguments: argparse.Namespace) -> None:
     from crmuons.tracking.sender import sync
 
     with hold(arguments.run_dir, remedy=REMEDY) if arguments.run_dir.is_dir() else nullcontext():
-        num_sent, run_id = sync(arguments.run_dir)
+        num_sent, run_id = sync(arguments.run_dir, arguments.to)
     print(f"{num_sent} entries of {arguments.run_dir} sent to MLflow run {run_id}")

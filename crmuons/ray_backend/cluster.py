@@ -12,8 +12,9 @@ from typing import Any
 import psutil
 import ray
 
+from crmuons import provenance
 from crmuons.cpus import Cpus, available_cpus
-from crmuons.ray_backend import private
+from crmuons.ray_backend import private, temporary
 
 logger = logging.getLogger(__name__)
 
@@ -41,18 +42,25 @@ CONNECT_S = 10.0  # To a head that is alive but busy, over a slow network.
 def set_environment() -> None:
     """Set the environment variables that Ray reads, except those that the user has set.
 
-    Without RAY_ADDRESS, a local cluster will be started: it requires a token, in a file that only its owner can read. For
-    the cluster at RAY_ADDRESS, the token is used if one exists.
+    Without RAY_ADDRESS, a local cluster will be started: it listens on loopback and requires a token, in a file that only
+    its owner can read. For the cluster at RAY_ADDRESS, the token is used if one exists.
     """
     starts_local = "RAY_ADDRESS" not in os.environ
+    if starts_local or _is_on_loopback_alone(os.environ["RAY_ADDRESS"]):
+        private.listen_on_loopback()
+    provenance.complete_environment()
     for name, value in (ENVIRONMENT | (LOCAL_ENVIRONMENT if starts_local else {})).items():
         os.environ.setdefault(name, value)
     if "RAY_AUTH_MODE" in os.environ:
         return
     has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
-    token = Path.home() / ".ray" / "auth_token"
+    token = Path("~/.ray/auth_token").expanduser()
     if starts_local and not has_token:
-        _keep_private_token(token)
+        try:
+            _keep_private_token(token)
+        except OSError as error:  # A container often runs as a user whose home cannot be written, or has none.
+            logger.info("the cluster's token is kept in memory alone, because %s", error)
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     if starts_local or has_token or token.exists():
         os.environ["RAY_AUTH_MODE"] = "token"
         private.reload_settings()
@@ -76,13 +84,17 @@ def cluster(*, num_cpus: int | None = None) -> Iterator[None]:
     if "RAY_ADDRESS" in os.environ:
         check_head(os.environ["RAY_ADDRESS"])
         ray.init(**quiet)
+        _warn_of_others(private.session_directory())
     else:
         cpus = available_cpus() if num_cpus is None else Cpus(num_cpus, "as asked")
         logger.info("starting a Ray cluster on this machine, CPUs: %d (%s)", cpus.number, cpus.reason)
+        directory = temporary.private_directory()
+        temporary.shorten_tmpdir(directory)
         _start(
             num_cpus=cpus.number,
             include_dashboard=True,  # Tune needs the State API to free the resources of a stopped trial.
             dashboard_host="127.0.0.1",
+            _temp_dir=str(directory / "ray"),
             **quiet,
         )
     try:
@@ -138,6 +150,32 @@ def _start(**options: Any) -> None:
             return
     msg = f"Ray did not start on this machine in {MAX_STARTS} attempts of 30 s; try again when the machine is less busy"
     raise TimeoutError(msg)
+
+
+def _is_on_loopback_alone(address: str) -> bool:
+    """Return whether a cluster listens on loopback and not on the network, as cluster/local/start.sh starts it."""
+    host, _, port = address.rpartition(":")
+    if host not in ("127.0.0.1", "localhost") or not port.isdigit():
+        return False
+    return _listens("127.0.0.1", int(port)) and not _listens(private.network_address(), int(port))
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def _warn_of_others(session: Path) -> None:
+    """Log that other users can run code in a cluster. In a pod of Kubernetes there are no others."""
+    if temporary.is_open_to_others(session) and "KUBERNETES_SERVICE_HOST" not in os.environ:
+        logger.warning(
+            "every user of this machine can change the cluster's files in %s, and so run code as you; start the cluster "
+            "with cluster/local/start.sh, or give `ray start` a --temp-dir below a directory of mode 700",
+            session,
+        )
 
 
 def _keep_private_token(token: Path) -> None:

@@ -5,10 +5,15 @@ Ray Data and Ray Train are imported where they are used: Ray Data reads its envi
 must come after `cluster.set_environment`.
 """
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ray._common import network_utils
+from ray._private import ray_constants
+from ray._private.worker import global_worker
 from ray._raylet import Config  # type: ignore[attr-defined]  # a compiled module
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -25,6 +30,9 @@ CHECKPOINT_RECORD = "checkpoint_manager_snapshot.json"
 GUESSES_TEXT = " Some common causes include"
 
 
+LOOPBACK = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+
+
 def reload_settings() -> None:
     """Have Ray's core read RAY_* from the environment again.
 
@@ -32,6 +40,30 @@ def reload_settings() -> None:
     public function for it.
     """
     Config.initialize("")
+
+
+def listen_on_loopback() -> None:
+    """Have a cluster that this process starts, or connects to on loopback, use 127.0.0.1 as the address of its node.
+
+    All its servers then listen on loopback. Ray does so on macOS and Windows; on Linux, this variable asks for it. Ray
+    itself reads it when it is imported, and its processes inherit it.
+    """
+    os.environ[LOOPBACK] = "0"
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # The workers exchange gradients there.
+    ray_constants.ENABLE_RAY_CLUSTER = False
+
+
+def session_directory() -> Path:
+    """Return the directory in which the node of this process keeps its logs, sockets and the code of jobs."""
+    assert global_worker.node is not None, "ray.init was called"
+    return Path(global_worker.node.get_session_dir_path())
+
+
+def network_address() -> str:
+    """Return the address of this machine on the network, as Ray finds it."""
+    address = network_utils.node_ip_address_from_perspective()  # type: ignore[attr-defined]  # not in its __all__
+    return str(address)
 
 
 def call_each_round(dataset: "Dataset", function: Callable[[], object]) -> None:

@@ -18,6 +18,7 @@ from crmuons.storage import artifacts, atomic, files
 
 logger = logging.getLogger(__name__)
 
+KEYS_OF_0_1 = {"trouble": "upload_error", "kept": "removal_error"}  # As crmuons 0.1 wrote upload.json.
 FIRST_WAIT_S, LONGEST_WAIT_S = 2.0, 30.0
 FAILURE_WAIT_S = 60.0  # A failed run waits this long for the upload of its last checkpoint.
 
@@ -33,20 +34,23 @@ class UploadStatus:
     Attributes:
         step: the step of the newest checkpoint at the URL; -1 if there is none.
         model: the name of the model's artifact; None before the end of the run.
-        trouble: why the last upload failed; None if it succeeded.
-        kept: why checkpoints that are no longer needed could not be removed; None if they were.
+        upload_error: why the last upload failed; None if it succeeded.
+        removal_error: why checkpoints that are no longer needed could not be removed; None if they were.
     """
 
     step: int = -1
     model: str | None = None
-    trouble: str | None = None
-    kept: str | None = None
+    upload_error: str | None = None
+    removal_error: str | None = None
 
     @classmethod
     def of(cls, run: Run) -> "UploadStatus":
         """Return the status that this machine recorded."""
         path = _record(run)
-        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else cls()
+        if not path.is_file():
+            return cls()
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return cls(**{KEYS_OF_0_1.get(key, key): value for key, value in record.items()})
 
 
 class Uploads:
@@ -64,7 +68,7 @@ class Uploads:
     def __init__(self, run: Run, keep: int) -> None:
         assert run.url is not None
         self.run, self.url, self.keep = run, run.url, keep
-        self.stored = replace(UploadStatus.of(run), trouble=None, kept=None)
+        self.stored = replace(UploadStatus.of(run), upload_error=None, removal_error=None)
         self._guard = threading.Condition()
         self._waiting: dict[str, dict[str, int | None]] = {}  # By label, what the manifest will say about it.
         self._sending: str | None = None
@@ -114,7 +118,7 @@ class Uploads:
         self._given_up = True
         msg = (
             f"{' and '.join(self._waiting)} could not be copied to {self.url} within run.upload_seconds = {seconds:g} "
-            f"({self.stored.trouble or 'it takes longer than that'}); all of it is in {self.run.directory} on "
+            f"({self.stored.upload_error or 'it takes longer than that'}); all of it is in {self.run.directory} on "
             f"{socket.gethostname()}, where the same command with run.resume=auto copies it once the storage works again"
         )
         raise NotStoredError(msg)
@@ -149,7 +153,7 @@ class Uploads:
                 wait_s = FIRST_WAIT_S
             except Exception as error:  # noqa: BLE001 - each storage has its own errors; `finish` reports it
                 logger.warning("copying %s to %s failed and will be repeated: %s", label, self.url, error)
-                self._note(trouble=str(error) or type(error).__name__)
+                self._note(upload_error=str(error) or type(error).__name__)
                 time.sleep(wait_s)
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
@@ -168,9 +172,9 @@ class Uploads:
         with self._guard:
             self._drop(label)
         if label.startswith("model"):
-            self._note(model=name, trouble=None)
+            self._note(model=name, upload_error=None)
             return
-        self._note(step=checkpoint.step(label), trouble=None)
+        self._note(step=checkpoint.step(label), upload_error=None)
         self._sent.append(name)
         self._prune(about["best"])
 
@@ -187,9 +191,9 @@ class Uploads:
                 if checkpoint.step(name) < newest and checkpoint.step(name) != best and name not in kept:
                     files.remove_tree(f"{self.url}/{name}")
         except Exception as error:  # noqa: BLE001 - as above; it costs space but no result
-            if self.stored.kept is None:
+            if self.stored.removal_error is None:
                 logger.warning("%s: old checkpoints cannot be removed: %s", self.url, error)
-            self._note(kept=str(error) or type(error).__name__)
+            self._note(removal_error=str(error) or type(error).__name__)
 
     def _note(self, **changed: Any) -> None:
         self.stored = replace(self.stored, **changed)

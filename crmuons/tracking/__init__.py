@@ -14,6 +14,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # Standard output belongs to the command.
+    "MLFLOW_LOGGING_LEVEL": "WARNING",  # Its messages about each saved model would break a progress bar.
     "MLFLOW_UV_AUTO_DETECT": "false",  # Requirements of models are given explicitly.
 }
 for _name, _value in ENVIRONMENT.items():

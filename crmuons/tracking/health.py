@@ -1,5 +1,7 @@
 """Check before a run that its tracking server answers."""
 
+from crmuons.tracking.uri import is_server
+
 
 def unreachable_reason(uri: str) -> str | None:
     """Return why this process cannot send to a tracking server, after one small request with its credentials.
@@ -10,7 +12,7 @@ def unreachable_reason(uri: str) -> str | None:
     Returns:
         The reason in one line; None if the server answers or the URI is not a server's.
     """
-    if not uri.startswith(("http://", "https://")):
+    if not is_server(uri):
         return None
     from crmuons.tracking.server import connection_error  # noqa: PLC0415  # Importing MLflow takes 1.6 CPU-seconds.
 

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def num_unsent(directory: Path) -> int:
     journal = Journal(directory)
     sent = journal.last_sent()
     journal.close()
-    return journal.num_entries - (0 if sent is None else sent.entries - sent.refused)
+    return journal.num_entries - (0 if sent is None else sent.num_sent)
 
 
 @dataclass
@@ -46,9 +46,10 @@ class DeliveryState:
         uri: the server, without credentials.
         run_id: the MLflow run; None until the server has created it.
         experiment_id: the experiment of the run.
-        offset: byte of the journal up to which all entries are sent.
+        offset: byte of the journal up to which all entries are sent, except those of `waiting`.
         entries: number of entries before `offset`.
         refused: number of these entries that the server refused.
+        waiting: the first bytes of the entries before `offset` whose files the server does not have yet.
     """
 
     uri: str
@@ -57,6 +58,12 @@ class DeliveryState:
     offset: int = 0
     entries: int = 0
     refused: int = 0
+    waiting: list[int] = field(default_factory=list)
+
+    @property
+    def num_sent(self) -> int:
+        """Number of entries that the server has."""
+        return self.entries - len(self.waiting) - self.refused
 
 
 class Journal:
@@ -128,6 +135,10 @@ class Journal:
                     continue
                 yield offset, entry
 
+    def entry_at(self, offset: int) -> Entry:
+        """Return the first entry from a byte on."""
+        return next(entry for _, entry in self.entries(offset))
+
     def keep_file(self, path: Path) -> str:
         """Copy a file or a directory into the journal; return its path relative to `files`."""
         kept = self.new_folder() / path.name
@@ -163,8 +174,9 @@ class Journal:
         Raises:
             BlockingIOError: if another process sends it.
         """
-        # A file system without locks: only the owner of the run sends then (storage/ownership.py).
-        with suppress(NoLocksError):
+        # A file system without locks: only the owner of the run sends then (storage/ownership.py). Two threads of the
+        # owner send: one of them must not meet the lock of the other.
+        with self._guard, suppress(NoLocksError):
             if not self._lock.is_open and not self._lock.acquire(shared=False, patient=lambda: False):
                 msg = f"{self.directory} is tracked by a process that is alive; it sends the entries itself"
                 raise BlockingIOError(msg)

@@ -1,38 +1,80 @@
-"""Load a logged model for `mlflow.pyfunc.load_model`: a table of primaries in, a table of muon bundles out."""
+"""Write models for `mlflow.pyfunc.load_model`, and load those of crmuons 0.1, whose loader is this module."""
 
-from typing import Any
+import hashlib
+import shutil
+import tempfile
+import warnings
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float32
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import Array
 
 from crmuons.data import schema
-from crmuons.data.arrow import to_table
-from crmuons.generation.generator import BundleGenerator
 from crmuons.generation.load import load_generator
+from crmuons.models import served, standalone
+from crmuons.models.served import PrimariesToBundles
+
+with warnings.catch_warnings():
+    # MLflow warns about a type hint of its own in every process that saves or loads a model.
+    warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType", category=UserWarning)
+    import mlflow.pyfunc
+
+SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec(DataType.double, name) for name in schema.PRIMARY_FEATURES]),
+    outputs=Schema(
+        [
+            *(ColSpec(DataType.long, name) for name in schema.ID_COLUMNS),
+            ColSpec(Array(DataType.float), schema.PRIMARY_COLUMN),
+            ColSpec(Array(Array(DataType.float)), schema.MUONS_COLUMN),
+        ]
+    ),
+    params=ParamSchema([ParamSpec("seed", DataType.long, 0)]),
+)
+CODE = (served, standalone)
 
 
-class PrimariesToBundles:
-    """A muon-bundle generator with MLflow's `predict` method."""
+def save_logged_model(path: Path, directory: Path, primaries: Float32[np.ndarray, "primaries 4"]) -> None:
+    """Write a model directory as an MLflow model that holds its code: it loads where crmuons is not installed.
 
-    def __init__(self, generator: BundleGenerator) -> None:
-        self._generator = generator
+    Its requirements can be installed from a package index: crmuons is not one of them, and torch has no build of this
+    machine (such as +cpu) in its version.
 
-    def predict(self, primaries: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Generate one event for each primary.
-
-        Args:
-            primaries: columns energy_gev, zenith_rad, mass_gev, depth_m.
-            params: `seed` of the random numbers (0 if not given).
-
-        Returns:
-            The columns of the data contract: shower ids (the row number), the primary, and muons as lists of
-            [energy_gev, x_m, y_m].
-        """
-        values = primaries[list(schema.PRIMARY_FEATURES)].to_numpy(np.float32)
-        events = self._generator.generate(values, seed=int((params or {}).get("seed", 0)))
-        return pd.DataFrame(to_table(events).to_pydict())
+    Args:
+        path: new directory.
+        directory: a model directory (`saved_model.save_model`).
+        primaries: a few primaries as an input example: energy (GeV), zenith (rad), mass (GeV), depth (m).
+    """
+    sources = [Path(module.__file__ or "") for module in CODE]
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:8]
+    example = pd.DataFrame(primaries.astype(np.float64), columns=list(schema.PRIMARY_FEATURES))
+    with tempfile.TemporaryDirectory(prefix="crmuons-") as folder:
+        package = Path(folder) / f"crmuons_model_{digest}"
+        package.mkdir()
+        (package / "__init__.py").touch()
+        for source in sources:
+            shutil.copyfile(source, package / source.name)
+        mlflow.pyfunc.save_model(
+            path=path,
+            loader_module=f"{package.name}.served",
+            data_path=str(directory),
+            code_paths=[str(package)],
+            signature=SIGNATURE,
+            input_example=example,
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in ("mlflow", "numpy", "torch")],
+        )
 
 
 def _load_pyfunc(path: str) -> PrimariesToBundles:
-    """Return the model of a directory. MLflow calls this function of a loader module by its name."""
-    return PrimariesToBundles(load_generator(path))
+    """Return the model of a directory that crmuons 0.1 logged. MLflow calls this function by its name."""
+    generator = load_generator(path)
+
+    def generate(primaries: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        events = generator.generate(primaries, seed=seed)
+        return events.counts, events.muons
+
+    return PrimariesToBundles(generate)

@@ -1,4 +1,4 @@
-"""Send the journal: in a background thread during the run, or at once later."""
+"""Send the journal: in background threads during the run, or at once later."""
 
 import logging
 import os
@@ -11,10 +11,12 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 
 from crmuons.progress import progress
+from crmuons.tracking.artifacts import ArtifactStoreError, describe
+from crmuons.tracking.file_delivery import FileDelivery
 from crmuons.tracking.interface import Status
 from crmuons.tracking.journal import Journal
-from crmuons.tracking.server import Server, describe
-from crmuons.tracking.uri import bare_uri
+from crmuons.tracking.server import Server
+from crmuons.tracking.uri import bare_uri, has_credentials, is_server
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +27,14 @@ LONGEST_PAUSE = 60.0  # Seconds between attempts while a server does not answer.
 LAST_ATTEMPTS = 2  # At the end of a run: failures in a row after which `crmuons sync` must send the rest.
 
 
-def sync(directory: Path) -> tuple[int, str]:
+def sync(directory: Path, to: str | None = None) -> tuple[int, str]:
     """Send the journal entries of a run that the server does not have.
 
-    The server is MLFLOW_TRACKING_URI, or if that is not set, the one of the run. A run whose process died ends as
-    KILLED.
+    A run whose process died ends as KILLED.
+
+    Args:
+        directory: the run's directory.
+        to: the server; None for MLFLOW_TRACKING_URI, or if that is not set, for the server of the run.
 
     Returns:
         The number of entries sent, and the ID of the MLflow run.
@@ -37,19 +42,27 @@ def sync(directory: Path) -> tuple[int, str]:
     Raises:
         FileNotFoundError: if the directory has no journal.
         BlockingIOError: if the process of the run is alive.
-        ConnectionError: if the server does not take the entries. Entries that it took are not sent again.
+        ConnectionError: if the server does not take the entries, or if only the directory names the server and this
+            user has credentials. Entries that it took are not sent again.
     """
     if not Journal.exists(directory):
         msg = f"no journal of a tracked run in {directory}; give the directory of a run"
         raise FileNotFoundError(msg)
     with _locked(directory) as journal:
+        server, files = _server(journal, to)
         if journal.status == "RUNNING":
             journal.append("status", status="KILLED")
-        server = _server(journal)
-        already_sent = server.sent.entries
-        with progress(journal.num_entries - already_sent, unit="entries", what="sync") as bar:
-            _send(journal, server, bar.update)
-        return server.sent.entries - already_sent, server.run_id
+        num_sent = 0
+        with progress(server.pending, unit="entries", what="sync") as bar:
+            for number in _send(journal, server, files):
+                num_sent += number
+                bar.update(number)
+        return num_sent, server.run_id
+
+
+def named_server() -> str | None:
+    """Return the server that the user named for this process, in MLFLOW_TRACKING_URI; None for none."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or None
 
 
 def finalize_run(directory: Path, status: Status, tags: Mapping[str, str]) -> None:
@@ -68,7 +81,8 @@ def finalize_run(directory: Path, status: Status, tags: Mapping[str, str]) -> No
         if journal.status == "RUNNING":
             journal.append("status", status=status)
         journal.append("tags", values=dict(tags))
-        _send(journal, _server(journal), lambda _: None)
+        for _ in _send(journal, *_server(journal)):
+            pass
 
 
 @contextmanager
@@ -82,48 +96,99 @@ def _locked(directory: Path) -> Iterator[Journal]:
         journal.close()
 
 
-def _server(journal: Journal) -> Server:
+def _server(journal: Journal, to: str | None = None) -> tuple[Server, FileDelivery]:
     if not journal.uri:
         msg = f"the journal in {journal.directory} does not name its run and server: its first entry is missing"
         raise ValueError(msg)
-    return Server(journal, bare_uri(os.environ.get("MLFLOW_TRACKING_URI") or journal.uri))
+    named = to or named_server()
+    if named is None and is_server(journal.uri) and has_credentials():
+        # The directory may be a stranger's, who would get this user's password.
+        msg = (
+            f"only the directory {journal.directory} names the server {journal.uri}, and MLflow would send it your "
+            f"credentials; if you trust it: crmuons sync {journal.directory} --to {journal.uri}"
+        )
+        raise ConnectionError(msg)
+    server = Server(journal, bare_uri(named or journal.uri))
+    return server, FileDelivery(journal, server, named=named is not None)
 
 
-def _send(journal: Journal, server: Server, tell: Callable[[int], object]) -> None:
+def _send(journal: Journal, server: Server, files: FileDelivery) -> Iterator[int]:
     try:
-        for done in server.send_all():
-            tell(done)
+        yield from server.send_entries()
     except MlflowException as error:
         msg = f"{server.sent.uri} takes no results of {journal.directory}: {describe(error)}"
         raise ConnectionError(msg) from error
+    try:
+        yield from files.send()
+    except Exception as error:  # Artifact stores are plug-ins (S3, GCS, SFTP) with their own errors.
+        msg = (
+            f"{server.sent.uri} has the metrics and the state of {journal.directory}, but does not take "
+            f"{len(server.sent.waiting)} of its artifacts: {describe(error)}"
+        )
+        raise ConnectionError(msg) from error
 
 
-class Sender(threading.Thread):
-    """Thread that sends the journal during the run. The pauses grow while the server does not answer.
-
-    Attributes:
-        server: the server and its run.
-        last_error: the reason of the last failure; "" after a success.
-    """
+class Sender:
+    """Two threads that send the journal during the run: one its entries, the other the files of its entries."""
 
     def __init__(self, journal: Journal, server: Server) -> None:
-        super().__init__(name="tracking", daemon=True)
-        self._journal = journal
         self.server = server
-        self.last_error = ""
-        self._closing = threading.Event()
-        self._deadline = float("inf")
+        self._entries = _Delivery("results", journal, server, server.send_entries)
+        self._files = _Delivery("artifacts", journal, server, FileDelivery(journal, server).send, after=self._entries)
 
     @property
     def pending(self) -> int:
         """Number of entries that are not sent yet."""
-        return self._journal.num_entries - self.server.sent.entries
+        return self.server.pending
+
+    @property
+    def last_error(self) -> str:
+        """The reason of the last failure; "" after a success."""
+        return self._entries.last_error or self._files.last_error
+
+    def start(self) -> None:
+        """Start the threads."""
+        self._entries.start()
+        self._files.start()
 
     def close(self, seconds: float) -> None:
-        """Send the remaining entries within `seconds`, and end the thread."""
-        self._deadline = time.monotonic() + seconds
+        """Send what remains within `seconds`, and end the threads."""
+        deadline = time.monotonic() + seconds
+        for delivery in (self._entries, self._files):  # The last entries tell which files are to be sent.
+            delivery.close(deadline)
+
+
+class _Delivery(threading.Thread):
+    """A thread that repeats an attempt. The pauses grow while the server does not answer.
+
+    Args:
+        what: what it sends.
+        journal: is locked while the thread runs.
+        server: the server, for messages.
+        send: makes requests; it yields after each.
+        after: a delivery that ends before this one. The last one unlocks the journal.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        journal: Journal,
+        server: Server,
+        send: Callable[[], Iterator[int]],
+        *,
+        after: "_Delivery | None" = None,
+    ) -> None:
+        super().__init__(name=f"tracking-{what}", daemon=True)
+        self._what, self._journal, self._server, self._send, self._after = what, journal, server, send, after
+        self.last_error = ""
+        self._closing = threading.Event()
+        self._deadline = float("inf")
+
+    def close(self, deadline: float) -> None:
+        """Send what remains until a time of the monotonic clock, and end."""
+        self._deadline = deadline
         self._closing.set()
-        self.join(seconds)
+        self.join(max(0.0, deadline - time.monotonic()))
 
     def run(self) -> None:
         """Send until `close` is called and all is sent, or its time is over."""
@@ -139,27 +204,34 @@ class Sender(threading.Thread):
                 if last and failures >= LAST_ATTEMPTS:
                     break
             self._pause(failures)
-        self._journal.unlock()
+        if self._after is not None:
+            self._after.join()
+            self._journal.unlock()
 
     def _attempt(self) -> bool:
         try:
             self._journal.lock()
             self._journal.flush()
-            for _ in self.server.send_all():
+            for _ in self._send():
                 if time.monotonic() > self._deadline:
                     return False
         except Exception as error:  # noqa: BLE001 - artifact stores are plug-ins (S3, GCS, SFTP) with their own errors.
             # None of these may end the thread. The error is logged here and by `Tracker.finish`.
+            reason = describe(error)
             if not self.last_error:
-                logger.info(
-                    "MLflow at %s takes no results now, they stay in the journal: %s",
-                    self.server.sent.uri,
-                    describe(error),
+                # Told at once: a wrong artifact root stays wrong, and a run may take weeks.
+                level = logging.WARNING if isinstance(error, ArtifactStoreError) else logging.INFO
+                logger.log(
+                    level,
+                    "MLflow at %s takes no %s now, they stay in the journal: %s",
+                    self._server.sent.uri,
+                    self._what,
+                    reason,
                 )
-            self.last_error = describe(error)
+            self.last_error = reason
             return False
         if self.last_error:
-            logger.info("MLflow at %s takes results again", self.server.sent.uri)
+            logger.info("MLflow at %s takes %s again", self._server.sent.uri, self._what)
         self.last_error = ""
         return True
 

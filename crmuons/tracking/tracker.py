@@ -5,31 +5,24 @@ between the runs, and with the first metric that the server lists, which in SQLi
 `ParallelCoordinatesPlotPanel`). Therefore settings that do not change the training are tags, and the score comes first.
 """
 
-import getpass
 import json
 import logging
 import re
 import time
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
-import mlflow
 import numpy as np
-import pandas as pd
 from jaxtyping import Float32
 from matplotlib.figure import Figure
-from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-from mlflow.types.schema import Array
 from PIL import Image
 
-from crmuons.data import schema
-from crmuons.provenance import code_tags
+from crmuons.provenance import code_tags, user_name
 from crmuons.storage.redact import without_credentials
 from crmuons.tracking.interface import Status
 from crmuons.tracking.journal import Journal
+from crmuons.tracking.pyfunc import save_logged_model
 from crmuons.tracking.sender import Sender
 from crmuons.tracking.server import Server
 from crmuons.tracking.system_metrics import SystemMetrics
@@ -45,18 +38,6 @@ TAG_SETTINGS = re.compile(r"(run|scaling|tracking|data\.staging)\..+|train\.(log
 THUMBNAIL_PIXELS = 256
 
 _NAME = re.compile(r"^[\w.\-/ ]{1,250}$")
-
-MODEL_SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.double, name) for name in schema.PRIMARY_FEATURES]),
-    outputs=Schema(
-        [
-            *(ColSpec(DataType.long, name) for name in schema.ID_COLUMNS),
-            ColSpec(Array(DataType.float), schema.PRIMARY_COLUMN),
-            ColSpec(Array(Array(DataType.float)), schema.MUONS_COLUMN),
-        ]
-    ),
-    params=ParamSchema([ParamSpec("seed", DataType.long, 0)]),
-)
 
 
 class Tracker:
@@ -171,15 +152,7 @@ class Tracker:
             primaries: a few primaries as an input example: energy (GeV), zenith (rad), mass (GeV), depth (m).
         """
         path = self._journal.new_folder() / "model"
-        example = pd.DataFrame(primaries.astype(np.float64), columns=list(schema.PRIMARY_FEATURES))
-        mlflow.pyfunc.save_model(
-            path=path,
-            loader_module="crmuons.tracking.pyfunc",
-            data_path=str(directory),
-            signature=MODEL_SIGNATURE,
-            input_example=example,
-            pip_requirements=[f"{name}=={version(name)}" for name in ("crmuons", "mlflow", "numpy", "pandas", "torch")],
-        )
+        save_logged_model(path, directory, primaries)
         self._append_file("model", path)
 
     def register(self, identity: str, name: str, *, score: float, tags: Mapping[str, str]) -> None:
@@ -215,11 +188,13 @@ class Tracker:
 
     def _warn_of_unsent(self) -> None:
         directory, refused = self._journal.directory, self._sender.server.sent.refused
-        if self._sender.pending:
+        if pending := self._sender.pending:
+            only_files = pending == len(self._sender.server.sent.waiting)
             logger.warning(
-                "%d entries of this run are not in MLflow (%s); they are kept in %s. "
-                "Send them later with: crmuons sync %s",
-                self._sender.pending,
+                "%d %s of this run are not in MLflow%s (%s); they are kept in %s. Send them later with: crmuons sync %s",
+                pending,
+                "artifacts" if only_files else "entries",
+                ", its metrics and state are" if only_files else "",
                 self._sender.last_error or "the time to send them ran out",
                 directory,
                 directory,
@@ -268,7 +243,7 @@ def _save_image(figure: Figure, folder: Path, name: str, step: int) -> None:
 
 def _mlflow_tags() -> dict[str, str]:
     """Return the tags that fill columns of MLflow's UI."""
-    return {"mlflow.source.name": "crmuons", "mlflow.source.type": "LOCAL", "mlflow.user": getpass.getuser()}
+    return {"mlflow.source.name": "crmuons", "mlflow.source.type": "LOCAL", "mlflow.user": user_name()}
 
 
 def _check_name(name: str) -> None:

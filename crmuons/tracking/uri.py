@@ -6,6 +6,8 @@ from urllib.parse import unquote, urlsplit
 
 from crmuons.storage.redact import without_credentials
 
+CREDENTIALS = Path("~/.mlflow/credentials")  # MLflow's own file
+
 
 def default_uri(base: Path) -> str:
     """Return the URI of the SQLite file that a plain `mlflow ui` in the directory reads."""
@@ -47,6 +49,17 @@ def bare_uri(uri: str) -> str:
         os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", unquote(parts.password or ""))
         return without_credentials(uri)
     return uri
+
+
+def is_server(uri: str) -> bool:
+    """Return whether a URI is a server's, as opposed to a database's."""
+    return uri.startswith(("http://", "https://"))
+
+
+def has_credentials() -> bool:
+    """Return whether MLflow would send credentials of this user to any server that it speaks to."""
+    names = ("USERNAME", "PASSWORD", "TOKEN", "AUTH", "AWS_SIGV4", "CLIENT_CERT_PATH")
+    return any(os.environ.get(f"MLFLOW_TRACKING_{name}") for name in names) or CREDENTIALS.expanduser().exists()
 
 
 def database(uri: str) -> Path:

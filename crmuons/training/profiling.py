@@ -1,9 +1,14 @@
 """Record steps of a run with torch.profiler (train.profile_steps); Perfetto and chrome://tracing show the traces."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from torch.profiler import ProfilerAction, profile
+
+logger = logging.getLogger(__name__)
+
+SORT_BY, ROWS = "self_cpu_time_total", 15  # Of the printed table.
 
 
 class StepProfiler:
@@ -12,7 +17,7 @@ class StepProfiler:
     Args:
         steps: the first and the last step to record.
         directory: directory of the traces `steps-FIRST-LAST.json.gz`; the first trace creates it.
-        send: called with each trace after it was written.
+        send: called with each trace, and the table of its operations, after it was written.
     """
 
     def __init__(self, steps: tuple[int, int], directory: Path, send: Callable[[Path], None]) -> None:
@@ -45,4 +50,9 @@ class StepProfiler:
         self.directory.mkdir(exist_ok=True)
         trace = self.directory / f"steps-{self.begun_after + 1}-{self.done}.json.gz"
         recorded.export_chrome_trace(str(trace))
-        self.send(trace)
+        table = recorded.key_averages().table(sort_by=SORT_BY, row_limit=ROWS, max_name_column_width=50)
+        text = trace.with_name(trace.name.replace(".json.gz", ".txt"))
+        text.write_text(table, encoding="utf-8")
+        logger.info("where the time of steps %d to %d went:\n%s", self.begun_after + 1, self.done, table)
+        for path in (trace, text):
+            self.send(path)

@@ -104,7 +104,9 @@ class RankZeroServices(Services):
             board = Board(run.tensorboard, trainer.averaged, first_step or 0)
             self.board = self._closing.enter_context(closing(board))
         self.uploads = Uploads(run, settings.run.keep_checkpoints) if run.url else None
-        self.validation = Validation(run, settings, trainer.device, self.tracker)
+        self.validation = Validation(
+            run, settings, trainer.device, self.tracker, None if self.board is None else self.board.events
+        )
         self.profiler: StepProfiler | None = None
         if settings.train.profile_steps is not None:
             profiler = StepProfiler(settings.train.profile_steps, run.profile, self._send_trace)

@@ -43,8 +43,8 @@ class RunSummary:
             yield "saved    nothing: it was stopped before the first step; run.resume=auto starts it again"
         else:
             yield f"saved    {saved}; the same command with run.resume=auto continues"
-        if stored.kept is not None:
-            yield f"old checkpoints stay where they are: {stored.kept}"
+        if stored.removal_error is not None:
+            yield f"old checkpoints stay where they are: {stored.removal_error}"
         if lowest := run.lowest("validation/score"):
             step, score = lowest
             chosen = checkpoint.best(run.checkpoints)

@@ -3,9 +3,13 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 from torch.nn import Module
 
 from crmuons import config
+from crmuons.data import schema
+from crmuons.data.events import EventArrays
+from crmuons.models.standalone import RADIUS_OFFSET_M
 from crmuons.training.loop import Metrics
 
 
@@ -24,7 +28,7 @@ def check_installed(settings: config.Config) -> None:
 
 
 class Board:
-    """Writes every metric as a scalar, and at each validation the weights of a model as histograms.
+    """Writes every metric as a scalar, and at each validation weights of a model and distributions of events as histograms.
 
     Args:
         directory: directory of the event files; files of earlier attempts stay.
@@ -46,6 +50,23 @@ class Board:
             for name, weights in self.model.named_parameters():
                 self.writer.add_histogram(f"weights/{name}", weights, step)  # device sync
         self.writer.flush()
+
+    def events(self, truth: EventArrays, generated: EventArrays, step: int) -> None:
+        """Write the distributions of held-out primaries, and of true and generated N and muons, as histograms.
+
+        Energies, masses and radii are logarithmic. N is log10(N + 1), so that empty events are seen.
+        """
+        for name, values in zip(schema.PRIMARY_FEATURES, truth.primaries.T, strict=True):
+            logarithmic = name in {"energy_gev", "mass_gev"}
+            label = f"log10_{name}" if logarithmic else name
+            self.writer.add_histogram(f"primaries/{label}", np.log10(values) if logarithmic else values, step)
+        for kind, events in (("true", truth), ("generated", generated)):
+            self.writer.add_histogram(f"{kind}/log10_num_muons_plus_1", np.log10(events.counts + 1.0), step)
+            if len(events.muons):  # TensorBoard refuses a histogram of nothing.
+                energy, x, y = events.muons.T.astype(np.float64)
+                radius = np.hypot(x, y) + RADIUS_OFFSET_M
+                self.writer.add_histogram(f"{kind}/muon_log10_energy_gev", np.log10(energy), step)
+                self.writer.add_histogram(f"{kind}/muon_log10_radius_m", np.log10(radius), step)
 
     def close(self) -> None:
         """Close the event file."""

@@ -1,8 +1,11 @@
 """Validate a model during the training, on held-out events."""
 
+from collections.abc import Callable
+
 import torch
 
 from crmuons import config
+from crmuons.data.events import EventArrays
 from crmuons.evaluation.metrics import distances
 from crmuons.generation.generator import MAX_MUONS_PER_EVENT, BundleGenerator
 from crmuons.models.bundle_model import BundleModel
@@ -17,9 +20,16 @@ VALIDATION_MUON_CAP = 10
 class Validation:
     """Compares generated events with held-out events of the same primaries, in metrics and in a figure for MLflow."""
 
-    def __init__(self, run: Run, settings: config.Config, device: torch.device, tracker: AnyTracker) -> None:
+    def __init__(
+        self,
+        run: Run,
+        settings: config.Config,
+        device: torch.device,
+        tracker: AnyTracker,
+        show: Callable[[EventArrays, EventArrays, int], None] | None = None,
+    ) -> None:
         self.truth = run.load_validation()
-        self.seed, self.device, self.tracker = settings.run.seed, device, tracker
+        self.seed, self.device, self.tracker, self.show = settings.run.seed, device, tracker, show
         # Early in the training a multiplicity model sometimes draws millions of muons. The run should get a bad score
         # and not fail.
         self.max_muons = min(VALIDATION_MUON_CAP * max(1, int(self.truth.counts.max())), MAX_MUONS_PER_EVENT)
@@ -33,4 +43,6 @@ class Validation:
             from crmuons.evaluation.report import figures  # noqa: PLC0415  # The import takes 0.8 CPU-seconds.
 
             self.tracker.figure(figures.marginals(truth, generated), "marginals", step)
+        if self.show is not None:
+            self.show(truth, generated, step)
         return distances.fidelity(truth, generated)

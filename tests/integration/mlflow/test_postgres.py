@@ -162,6 +162,19 @@ def test_nobody_gets_in_without_an_account_and_secrets_are_the_owners_alone(serv
     assert "between-the-servers" not in arguments
 
 
+def test_no_account_chooses_where_the_server_keeps_artifacts(server: Server) -> None:
+    """A place of the server, such as its own secrets, could be read by HTTP."""
+    stranger = ("stranger", "a-password-of-theirs")
+    admin = ("admin", (server.secrets / "admin-password").read_text().strip())
+    created = {"username": stranger[0], "password": stranger[1]}
+    assert server.status("/api/2.0/mlflow/users/create", admin, created) == 200
+    for number, place in enumerate((f"file://{server.secrets}", str(server.secrets), "http://127.0.0.1:9/x")):
+        body = {"name": f"stranger-{number}", "artifact_location": place}
+        assert server.status("/api/2.0/mlflow/experiments/create", stranger, body) == 403
+        assert server.status("/ajax-api/2.0/mlflow/experiments/create", stranger, body) == 403
+    assert server.status("/api/2.0/mlflow/experiments/create", stranger, {"name": "plain"}) == 200
+
+
 def test_in_a_population_the_worst_go_on_from_the_best_with_settings_near_theirs(
     bench: Bench, server: Server, said: str
 ) -> None:

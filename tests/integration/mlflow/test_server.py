@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -36,15 +36,26 @@ SETTINGS = {"experiment": "tests", "run_name": "bundle", "params": {"train.steps
 class MlflowServer:
     """An MLflow server on a port of its own; it and its children form one process group."""
 
-    def __init__(self, directory: Path, *words: str) -> None:
+    def __init__(self, directory: Path, *words: str, before: Sequence[str] = ()) -> None:
         self._directory = directory
+        self._before = before
         self._words = words
         (self.port,) = free_ports(1)
         self.uri = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", *self._words, "--port", str(self.port), "--workers", "1"]
+        command = [
+            *self._before,
+            sys.executable,
+            "-m",
+            "mlflow",
+            *self._words,
+            "--port",
+            str(self.port),
+            "--workers",
+            "1",
+        ]
         with (self._directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, cwd=self._directory, env=os.environ | FEW, stdout=log, stderr=log, start_new_session=True
@@ -213,6 +224,37 @@ def test_killed_trainer_is_resumed_in_the_same_run(server, client, tmp_path):
     assert resumed.communicate()[0].split() == ["logged", run_id]
     assert steps(client, run_id) == list(range(150))
     assert client.get_run(run_id).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["not writable", "another machine's"])
+def test_a_root_that_is_a_path_of_the_server_holds_up_no_metric_and_is_told(tmp_path, caplog, elsewhere):
+    """A server without --artifacts-destination has clients write to a path: that of the server, on the client."""
+    if elsewhere and os.geteuid() != 0:
+        pytest.skip("a server that sees other files than this process needs a mount namespace, which root may make")
+    root = tmp_path / "root" if elsewhere else Path("/proc/mlflow")  # Nobody can write to /proc.
+    options = (
+        "--default-artifact-root",
+        str(root),
+        "--no-serve-artifacts",
+        "--backend-store-uri",
+        f"sqlite:///{tmp_path}/db",
+    )
+    hidden = ("unshare", "--mount", "sh", "-c", f'mkdir -p {root} && mount -t tmpfs none {root} && exec "$@"', "sh")
+    server = MlflowServer(tmp_path, "server", *options, before=hidden if elsewhere else ())
+    server.start()
+    try:
+        tracker = Tracker.open(tmp_path / "run", uri=server.uri, **SETTINGS)
+        log_steps(tracker, 0, 10)
+        tracker.finish("FINISHED")
+        client = mlflow.MlflowClient(server.uri)
+        assert steps(client, tracker.run_id) == list(range(10))
+        assert client.get_run(tracker.run_id).info.status == "FINISHED"
+    finally:
+        server.kill()
+    assert f"the MLflow server keeps artifacts at its path {root}" in caplog.text
+    assert "start it with --artifacts-destination" in caplog.text
+    assert "2 artifacts of this run are not in MLflow, its metrics and state are" in caplog.text
+    assert not any(root.rglob("*"))  # Nothing stays on the wrong machine.
 
 
 def test_processes_that_start_at_once_share_one_new_sqlite_file(tmp_path):

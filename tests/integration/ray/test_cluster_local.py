@@ -1,17 +1,21 @@
 """The cluster of cluster/local/start.sh: its dashboard answers only requests with the token."""
 
+import re
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from crmuons.ray_backend.cluster import _warn_of_others
+from crmuons.ray_backend.temporary import is_open_to_others
 from tests.integration.conftest import RAY_PORTS, Bench, output, takes_jobs, wait_for
 from tests.integration.ports import free_ports
 
@@ -88,12 +92,72 @@ def test_nobody_else_is_answered(bench: Bench, dashboard: str) -> None:
     assert "401" in said or "nauthorized" in said or "uthenticat" in said
 
 
-def test_the_dashboard_listens_on_this_machine_alone(bench: Bench, dashboard: str) -> None:
-    port = int(dashboard.rpartition(":")[2])
-    listening = {
-        connection.laddr.ip
-        for process in bench.ray_processes()
+def listening(processes: Iterable[psutil.Process]) -> set[str]:
+    """The addresses at which processes listen."""
+    return {
+        connection.laddr.ip.removeprefix("::ffff:")
+        for process in processes
         for connection in process.net_connections(kind="tcp")
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+        if connection.status == psutil.CONN_LISTEN
     }
-    assert listening == {"127.0.0.1"}
+
+
+def test_all_of_it_listens_on_this_machine_alone(bench: Bench, dashboard: str) -> None:
+    assert listening(bench.ray_processes()) == {"127.0.0.1"}
+
+
+def test_no_other_user_reaches_the_clusters_files(bench: Bench, dashboard: str) -> None:
+    """Ray makes its own directories 0777: a stranger could replace the code of a job in one that can be reached."""
+    assert_private(bench.ray_processes())
+
+
+def assert_private(processes: Iterable[psutil.Process]) -> None:
+    """Assert that every session directory these processes name is one that no other user can enter."""
+    words = [word for process in processes for word in process.cmdline()]
+    sessions = {found for word in words for found in re.findall(r"(/[^=,\s]*/session_[-_0-9]+)", word)}
+    assert sessions
+    for session in sessions:
+        assert stat.S_IMODE(Path(session).stat().st_mode) & stat.S_IWOTH  # As Ray makes it.
+        assert not is_open_to_others(Path(session))
+
+
+LOCAL = """
+import os, time
+from crmuons.ray_backend.cluster import cluster
+with cluster(num_cpus=1):
+    import ray
+    ray.get(ray.remote(lambda: 1).remote())
+    print("started", flush=True)
+    while not os.path.exists("end"):
+        time.sleep(0.2)
+"""
+
+
+def test_the_cluster_of_a_command_is_private_and_on_loopback(bench: Bench) -> None:
+    started = bench.start(sys.executable, "-c", LOCAL)
+    try:
+        said = []
+        while "started\n" not in said:
+            said.append(started.stdout.readline())
+            assert said[-1], said  # It has ended.
+        top = psutil.Process(started.pid)
+        processes = [top, *top.children(recursive=True)]
+        assert listening(processes) == {"127.0.0.1"}
+        assert_private(processes)
+    finally:
+        (bench.folder / "end").touch()
+    assert started.wait(200) == 0
+
+
+def test_an_open_cluster_is_told(
+    bench: Bench, dashboard: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _warn_of_others(tmp_path)
+    assert not caplog.records
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        session = Path(folder, "session")
+        session.mkdir()
+        Path(folder).chmod(0o755)
+        session.chmod(0o777)
+        _warn_of_others(session)
+    assert "every user of this machine can change the cluster's files" in caplog.text

@@ -1,5 +1,6 @@
 """Runs at a URL: another machine continues from the newest complete checkpoint, and no result is lost silently."""
 
+import json
 import shutil
 import threading
 import uuid
@@ -158,13 +159,13 @@ def test_a_storage_that_is_down_at_the_end_loses_nothing(url, start, down):
     with pytest.raises(NotStoredError, match=r"step-00000006 and model-00000006 could not be copied to memory://.*/r within "
                        r"run.upload_seconds = 0.2 \(storage is down\); all of it is in .*/cache/.* on \w+.*run.resume=auto"):  # fmt: skip
         train(settings, run)
-    assert UploadStatus.of(run).trouble == "storage is down"
+    assert UploadStatus.of(run).upload_error == "storage is down"
     assert run.done.exists()
     down.set()
     assert train(settings, run) == "finished"  # The same command again.
     assert steps_at(url) == [STEPS]
     assert len(artifacts.find_artifacts(run.url, r"model-\d{8}")) == 1
-    assert UploadStatus.of(run).trouble is None
+    assert UploadStatus.of(run).upload_error is None
 
 
 def test_training_does_not_wait_for_a_slow_storage_and_what_is_overtaken_is_left_out(url, start, down):
@@ -192,7 +193,7 @@ def test_what_may_not_be_removed_stays_and_is_said_once(url, start, monkeypatch,
     settings = settings_of(url, "run.keep_checkpoints=1", "run.checkpoint_every=1", "train.validate_every=100")
     run = start(settings)
     train(settings, run)
-    assert "takes storage.modify" in UploadStatus.of(run).kept
+    assert "takes storage.modify" in UploadStatus.of(run).removal_error
     assert caplog.text.count("old checkpoints cannot be removed") == 1
 
 
@@ -252,3 +253,11 @@ def test_a_model_directory_at_a_url_is_fetched_as_it_is_now(url, tmp_path):
         files.remove_tree(url)
         files.put_tree(saved_model.save_model(tmp_path / "model", BundleModel(settings), about), url)
         assert load_generator(url).metadata["step"] == step
+
+
+def test_the_record_of_uploads_of_an_earlier_version_is_read(tmp_path):
+    run = Run(tmp_path)
+    record = {"step": 7, "model": None, "trouble": "storage is down", "kept": "not allowed"}
+    (tmp_path / "upload.json").write_text(json.dumps(record))
+    status = UploadStatus.of(run)
+    assert (status.step, status.upload_error, status.removal_error) == (7, "storage is down", "not allowed")

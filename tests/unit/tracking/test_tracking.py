@@ -391,6 +391,10 @@ def test_logged_model_generates_bundles_through_mlflow(start, client, model_dir,
     assert bundles.to_dict("list") == wanted
     assert loaded.metadata.signature.inputs.input_names() == list(schema.PRIMARY_FEATURES)
     assert loaded.input_example is not None
+    (requirements,) = (tmp_path / "run").rglob("requirements.txt")
+    names = [line.partition("==")[0] for line in requirements.read_text().split()]
+    assert names == ["mlflow", "numpy", "torch"]  # Not crmuons: whoever takes that name on an index would be run.
+    assert "+" not in requirements.read_text()  # No index has torch==2.13.0+cpu under this name.
     files = {path.name for path in (tmp_path / "run").rglob("*")}
     assert {"MLmodel", "weights.pt"} <= files
     assert not any(name.endswith(".pkl") for name in files)

@@ -206,6 +206,13 @@ def test_tensorboard_shows_every_metric_of_every_step_and_the_weights_at_validat
         shown = read.Histograms(f"weights/{name}")
         assert [event.step for event in shown] == [0, 4, 6]
         assert shown[-1].histogram_value.num == values.numel()
+    truth = run.load_validation()
+    (primaries,) = {
+        read.Histograms(f"primaries/{name}")[-1].histogram_value.num for name in ("log10_energy_gev", "depth_m")
+    }
+    assert primaries == len(truth.counts)
+    assert read.Histograms("true/muon_log10_radius_m")[-1].histogram_value.num == len(truth.muons)
+    assert [event.step for event in read.Histograms("generated/log10_num_muons_plus_1")] == [0, 4, 6]
 
 
 def test_a_run_that_tensorboard_is_missing_for_does_not_start(tmp_path, monkeypatch):
@@ -229,7 +236,8 @@ def test_the_chosen_steps_are_traced_and_the_trace_is_an_artifact(prepared, monk
     monkeypatch.setattr(NullTracker, "artifact", lambda self, path, folder="": sent.append((path, folder)))
     settings, run = prepared("traced", profile_steps=[2, 4])
     train(settings, run)
-    assert sent == [(run.profile / "steps-2-4.json.gz", "profile")]
+    assert sent == [(run.profile / "steps-2-4.json.gz", "profile"), (run.profile / "steps-2-4.txt", "profile")]
+    assert "Self CPU" in (run.profile / "steps-2-4.txt").read_text()
     steps, names = traced_steps(run, "steps-2-4.json.gz")
     assert steps == [2, 3, 4]
     assert "aten::addmm" in names
@@ -241,7 +249,7 @@ def test_a_run_that_ends_or_goes_on_amid_the_chosen_steps_traces_those_it_does(p
     assert traced_steps(run, "steps-2-3.json.gz")[0] == [2, 3, 4]  # Of 4 what comes before the next step: saving.
     train(settings, run)
     assert traced_steps(run, "steps-4-5.json.gz")[0] == [4, 5]
-    assert len(list(run.profile.iterdir())) == 2
+    assert len(list(run.profile.glob("*.json.gz"))) == 2
 
 
 @pytest.mark.parametrize("steps", [[0, 3], [4, 3]])

@@ -1,0 +1,41 @@
+"""Cut journal entries into what one request to MLflow takes."""
+
+from collections.abc import Iterator, Mapping
+
+from mlflow.entities import Metric
+
+from crmuons.tracking.journal import Entry
+
+MAX_METRICS, MAX_PARAMS = 1000, 100  # MLflow's limits for one request
+
+
+def batches(entries: Iterator[tuple[int, Entry]]) -> Iterator[list[tuple[int, Entry]]]:
+    """Yield batches of entries for one request: consecutive metrics together, any other entry alone."""
+    batch: list[tuple[int, Entry]] = []
+    size = 0
+    for offset, entry in entries:
+        if entry["kind"] != "metrics":
+            if batch:
+                yield batch
+            yield [(offset, entry)]
+            batch, size = [], 0
+            continue
+        if batch and size + len(entry["values"]) > MAX_METRICS:
+            yield batch
+            batch, size = [], 0
+        batch.append((offset, entry))
+        size += len(entry["values"])
+    if batch:
+        yield batch
+
+
+def metrics_of(entry: Entry) -> list[Metric]:
+    """Return the metrics of an entry, with its time and step."""
+    return [Metric(key, value, entry["time_ms"], entry["step"]) for key, value in entry["values"].items()]
+
+
+def parts(values: Mapping[str, str]) -> Iterator[list[tuple[str, str]]]:
+    """Yield the pairs of a mapping, as many as one request takes."""
+    pairs = list(values.items())
+    for start in range(0, len(pairs), MAX_PARAMS):
+        yield pairs[start : start + MAX_PARAMS]
