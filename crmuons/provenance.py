@@ -3,6 +3,7 @@
 import importlib.metadata
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -30,7 +31,10 @@ def git_commit(file: Path = Path(__file__)) -> str | None:
 
 
 def code_tags() -> dict[str, str]:
-    """Return the versions of crmuons, torch and Ray, and the git commit if there is one, as tags."""
-    tags = {f"{name}_version": importlib.metadata.version(name) for name in ("crmuons", "torch", "ray")}
+    """Return the versions of crmuons, torch and Ray as far as they are installed, and the git commit if there is one."""
+    tags = {}
+    for name in ("crmuons", "torch", "ray"):
+        with suppress(importlib.metadata.PackageNotFoundError):  # crmuons runs from a checkout, and without Ray.
+            tags[f"{name}_version"] = importlib.metadata.version(name)
     commit = git_commit()
     return tags if commit is None else tags | {"git_commit": commit}
