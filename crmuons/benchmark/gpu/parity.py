@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from crmuons import config
@@ -19,6 +18,7 @@ from crmuons.benchmark.gpu.machine import (
     HAS_GRAPHS,
     Figures,
     Machine,
+    Precision,
     batch_on_device,
     fitted_features,
     precision,
@@ -51,17 +51,19 @@ BOUND = {"fp32": 1e-3, "tf32": 0.1, "bf16": 0.2}  # Largest relative difference;
 
 
 def measure(machine: Machine) -> Figures:
-    """Return relative differences between the device and the CPU by variant, and whether anything waited."""
-    found: Figures = {name: attempt(_compare, machine, dict(variant)) for name, variant in VARIANTS.items()}
-    for name, check in (
-        ("the same twice", _same_twice),
-        ("resumed", _resumed),
-        ("NaN", _stops_at_nan),
-        ("generated", _generated),
-    ):
-        found[name] = attempt(check, machine)
-    if HAS_GRAPHS and machine.is_gpu:
-        found["graph"] = attempt(_graph_equals_eager, machine)
+    """Return relative differences between the device and the CPU by variant, and whether anything waited.
+
+    A step that may become a graph pads its batches. Its first step runs operation by operation, and is compared too.
+    """
+    found: Figures = {}
+    for way, graph in ({"": False} | ({", graph": True} if HAS_GRAPHS and machine.is_gpu else {})).items():
+        for name, variant in VARIANTS.items():
+            found[name + way] = attempt(_compare, machine, dict(variant), graph)
+        for name, check in (("the same twice", _same_twice), ("resumed", _resumed), ("NaN", _stops_at_nan)):
+            found[name + way] = attempt(check, machine, graph)
+        if graph:
+            found["replayed"] = attempt(_replay_equals_operations, machine)
+    found["generated"] = attempt(_generated, machine)
     return found
 
 
@@ -95,30 +97,29 @@ class SameNoise(TorchFunctionMode):
         return values if kwargs.get("out") is None else kwargs["out"].copy_(values)
 
 
-def _trainers(machine: Machine, variant: dict[str, Any]) -> tuple[Trainer, Trainer]:
+def _trainers(machine: Machine, variant: dict[str, Any], graph: bool) -> tuple[Trainer, Trainer]:
     """Return trainers on the CPU and on the device whose steps are the gradients, up to rounding."""
     plain = {"kind": "sgd", "lr": 0.1, "momentum": 0.0, "warmup_steps": 0, "decay": "none"}
     clip = {"max_grad_norm": variant.pop("clip")} if "clip" in variant else {}
     how = {"optimizer": plain | clip} | variant
     here = machine.trainer(**how | {"on": "cpu", "bf16": False})
-    there = machine.trainer(**how)
+    there = machine.trainer(graph=graph, **how)
     return here, there
 
 
-def _compare(machine: Machine, variant: dict[str, Any]) -> Figures:
-    kind = "bf16" if variant.get("bf16") else variant.pop("precision", "fp32")
-    trainers = _trainers(machine, variant)
+def _compare(machine: Machine, variant: dict[str, Any], graph: bool) -> Figures:
+    kind: Precision = "bf16" if variant.get("bf16") else variant.pop("precision", "fp32")
     drawn = events.draw(machine.size(512, 32), 4.0)
     moves, metrics = [], []
-    with precision(kind if kind != "bf16" else "fp32"):
-        for trainer in trainers:
-            networks = trainer.critic, trainer.model.generator
-            before = [weights(network) for network in networks]
-            batch = batch_on_device(trainer, drawn)
-            with SameNoise():
-                metrics.append({name: float(value) for name, value in trainer.step(repeat(batch)).items()})
-            moves.append([weights(network) - was for network, was in zip(networks, before, strict=True)])
-        waits = _waits(machine.trainer(**variant), drawn) if machine.is_gpu else "none"
+    for trainer, way in zip(_trainers(machine, variant, graph), ("fp32", kind), strict=True):
+        networks = trainer.critic, trainer.model.generator
+        before = [weights(network) for network in networks]
+        batch = batch_on_device(trainer, drawn)
+        with precision(way), SameNoise():  # type: ignore[arg-type]
+            metrics.append({name: float(value) for name, value in trainer.step(repeat(batch)).items()})
+        moves.append([weights(network) - was for network, was in zip(networks, before, strict=True)])
+    variant.pop("clip", None)
+    waits = _waits(machine.trainer(graph=graph, **variant), drawn) if machine.is_gpu else "none"
     errors = {name: _difference(here, metrics[1][name]) for name, here in metrics[0].items()}
     for name, here, there in zip(("critic gradient", "generator gradient"), *moves, strict=True):
         errors[name] = float((there - here).norm() / here.norm())
@@ -151,7 +152,7 @@ def waiting_is_an_error() -> Iterator[None]:
 
 def _waits(trainer: Trainer, drawn: EventArrays) -> str:
     """Return where a step, with its batches' way to the device, waits for the device."""
-    for _ in range(2):
+    for _ in range(5):  # Until a graph of each kind of step is recorded.
         trainer.step(repeat(batch_on_device(trainer, drawn)))
     ready = [trainer.prepare(drawn) for _ in range(24)]
     try:
@@ -162,10 +163,10 @@ def _waits(trainer: Trainer, drawn: EventArrays) -> str:
     return "none"
 
 
-def _same_twice(machine: Machine) -> Figures:
+def _same_twice(machine: Machine, graph: bool) -> Figures:
     same = {}
     for kind in ("set", "predecessor"):
-        pair = [machine.trainer({"kind": kind}, n_critic=2) for _ in range(2)]
+        pair = [machine.trainer({"kind": kind}, graph=graph, n_critic=2) for _ in range(2)]
         for trainer in pair:
             _steps(trainer, machine, 10)
         same[kind] = bool(torch.equal(*(weights(trainer.model, trainer.critic, trainer.averaged) for trainer in pair)))
@@ -179,8 +180,8 @@ def _steps(trainer: Trainer, machine: Machine, number: int) -> Trainer:
     return trainer
 
 
-def _resumed(machine: Machine) -> bool:
-    unbroken, other = _steps(machine.trainer(), machine, 5), machine.trainer()
+def _resumed(machine: Machine, graph: bool) -> bool:
+    unbroken, other = _steps(machine.trainer(graph=graph), machine, 5), machine.trainer(graph=graph)
     torch.save(unbroken.state_dict(), machine.folder / "state.pt")
     other.load_state_dict(torch.load(machine.folder / "state.pt", map_location="cpu", weights_only=True))
     ends = [
@@ -190,9 +191,9 @@ def _resumed(machine: Machine) -> bool:
     return bool(torch.equal(*ends))
 
 
-def _stops_at_nan(machine: Machine) -> Figures:
-    trainer = machine.trainer()
-    _steps(trainer, machine, 1)
+def _stops_at_nan(machine: Machine, graph: bool) -> Figures:
+    trainer = machine.trainer(graph=graph)
+    _steps(trainer, machine, 3)
     before = weights(trainer.model, trainer.critic)
     bad = copy.deepcopy(events.draw(64, 6.0))
     bad.muons[0, 0] = np.nan
@@ -242,9 +243,12 @@ def _generation_waits(generator: BundleGenerator, drawn: EventArrays) -> str:
     return "none"
 
 
-def _graph_equals_eager(machine: Machine) -> Figures:
-    ends: list[Tensor] = [
-        weights(trainer.model, trainer.critic, trainer.averaged)
-        for trainer in (_steps(machine.trainer(graph=graph, n_critic=2), machine, 10) for graph in (False, True))
-    ]
+def _replay_equals_operations(machine: Machine) -> Figures:
+    """Compare a replayed graph with the same operations one by one."""
+    ends = []
+    for captures in (True, False):
+        trainer = machine.trainer(graph=True, n_critic=2)
+        trainer.graphs.captures = captures  # type: ignore[attr-defined, unused-ignore]
+        _steps(trainer, machine, 10)
+        ends.append(weights(trainer.model, trainer.critic, trainer.averaged))
     return {"difference": float((ends[1] - ends[0]).norm() / ends[0].norm()), "the same bits": bool(torch.equal(*ends))}

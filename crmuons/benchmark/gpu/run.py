@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
 
 from crmuons.benchmark.gpu import data, drawing, machine, parity, ranks, report, runs, steps
 from crmuons.benchmark.gpu.machine import Figures, Machine, write_json
@@ -111,22 +110,21 @@ def _run_parts(check: Check, names: Sequence[str]) -> None:
 def _start(check: Check, target: Callable[..., None], name: str) -> ForkServerProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["crmuons.benchmark.gpu.run"])  # Torch is imported once; CUDA starts in each part.
-    arguments = check.machine, name
-    process = context.Process(target=_in_own_session, args=(check.out / "log.txt", target, arguments))
+    process = context.Process(target=in_own_session, args=(check.out / "log.txt", target, check.machine, name))
     process.start()
     return process
 
 
-def _in_own_session(log: Path, target: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """Run a function in a session of its own, so that it can be ended with all it has started, and log its output."""
+def in_own_session(log: Path, target: Callable[..., None], given: Machine, name: str) -> None:
+    """Run a function of a part in a session of its own, so that it is ended with all it has started; log its output."""
     os.setsid()
-    if arguments[0].device == "cpu":
+    if given.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # A training would take a GPU if it saw one.
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    target(*arguments)
+    target(given, name)
 
 
 def _part(machine: Machine, name: str) -> None:
