@@ -87,11 +87,11 @@ class StandaloneModel:
             if not self.components:
                 drawn.append(round_counts(self.log_counts(given)))
                 continue
-            mixture = self.mixture(given)
+            weights, means, shapes = self.mixture(given)
             for block, rows in together:
                 part = slice(rows.start - first, rows.stop - first)
                 source = random_stream(seed, block, COUNTS, self.device)
-                drawn.append(sample_mixture(*(values[part] for values in mixture), source))
+                drawn.append(sample_mixture(weights[part], means[part], shapes[part], source))
         return torch.cat(drawn).cpu().numpy()  # The only wait for the device.
 
     @torch.inference_mode()
@@ -103,16 +103,17 @@ class StandaloneModel:
         Seed, event numbers and N determine the muons; `first_event` is a multiple of EVENTS_PER_BLOCK. The host never
         waits for the device.
         """
-        source, current = None, None
+        source, current = torch.Generator(), -1
         for together in passes(pieces(counts, first_event, self.device), self.device, counts):
-            rows, noise = slice(together[0][1].start, together[-1][1].stop), []
+            rows = slice(together[0][1].start, together[-1][1].stop)
+            noise: list[tuple[Tensor, ...]] = []
             for block, piece in together:  # The pieces of a block continue its stream.
-                source = source if block == current else random_stream(seed, block, MUONS, self.device)
-                current = block
+                if block != current:
+                    source, current = random_stream(seed, block, MUONS, self.device), block
                 noise.append(self.noise(int(np.count_nonzero(counts[piece])), int(counts[piece].sum()), source))
             yield rows, self._muons(primaries[rows], counts[rows], noise)
 
-    def _muons(self, primaries: np.ndarray, counts: np.ndarray, noise: "list[tuple[Tensor, Tensor, Tensor]]") -> Tensor:
+    def _muons(self, primaries: np.ndarray, counts: np.ndarray, noise: "list[tuple[Tensor, ...]]") -> Tensor:
         kept = np.flatnonzero(counts)
         if not len(kept):
             return torch.empty((0, 3), device=self.device)

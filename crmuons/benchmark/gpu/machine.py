@@ -70,7 +70,8 @@ class Machine:
             self.wait()
             done.append(time.perf_counter() - begin)
             if number < self.size(warm, 1):
-                done.clear(), returned.clear()
+                done.clear()
+                returned.clear()
         return statistics.median(done), statistics.median(returned)
 
     def in_a_row(self, run: Callable[[], object], calls: int) -> float:
@@ -142,7 +143,7 @@ def describe(machine: Machine) -> Figures:
         found |= {"gpus": torch.cuda.device_count(), "gpu": told.partition("\n")[0], "cuda": torch.version.cuda}
         found |= _transfers(machine)
     for kind in ("fp32", "tf32"):
-        with precision(kind):  # type: ignore[arg-type]
+        with precision(kind):
             found[f"Tflop/s, {kind}"] = timing.matmul_rate(machine.torch, size) / 1e12
     found["TB/s, copy"] = timing.copy_rate(machine.torch, machine.size(1024, 1)) / 1e12
     one = torch.zeros(1, device=machine.torch)
@@ -162,10 +163,8 @@ def _transfers(machine: Machine) -> Figures:
         torch.empty(2**26, dtype=torch.uint8, pin_memory=True),
         torch.empty(2**26, dtype=torch.uint8, device="cuda"),
     )
-    to_device, to_host = (
-        machine.seconds(lambda a=a, b=b: a.copy_(b, non_blocking=True), 10)[0]
-        for a, b in ((there, host), (host, there))  # type: ignore[misc]
-    )
+    to_device = machine.seconds(lambda: there.copy_(host, non_blocking=True), 10)[0]
+    to_host = machine.seconds(lambda: host.copy_(there, non_blocking=True), 10)[0]
     return {"GB/s, to the device": host.nbytes / to_device / 1e9, "GB/s, to the host": host.nbytes / to_host / 1e9}
 
 
@@ -179,7 +178,7 @@ def _graph(run: Callable[[], object]) -> torch.cuda.CUDAGraph:
 
 def profile(machine: Machine, run: Callable[[], object], rounds: int = 3) -> Figures:
     """Return how many kernels a call starts, how long they take, the share of time without one, and the longest by name."""
-    from torch.autograd import DeviceType  # noqa: PLC0415
+    from torch._C._autograd import DeviceType  # noqa: PLC0415
     from torch.profiler import ProfilerActivity  # noqa: PLC0415
 
     run()

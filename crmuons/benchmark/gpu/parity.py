@@ -115,7 +115,7 @@ def _compare(machine: Machine, variant: dict[str, Any], graph: bool) -> Figures:
         networks = trainer.critic, trainer.model.generator
         before = [weights(network) for network in networks]
         batch = batch_on_device(trainer, drawn)
-        with precision(way), SameNoise():  # type: ignore[arg-type]
+        with precision(way), SameNoise():
             metrics.append({name: float(value) for name, value in trainer.step(repeat(batch)).items()})
         moves.append([weights(network) - was for network, was in zip(networks, before, strict=True)])
     variant.pop("clip", None)
@@ -219,10 +219,12 @@ def _generated(machine: Machine) -> Figures:
     generator = BundleGenerator(model, {}, machine.torch)
     found: Figures = {}
     for kind in ("fp32", "tf32"):
-        with precision(kind), torch.inference_mode():  # type: ignore[arg-type]
-            moved = [part.to(machine.torch) for part in (*given, *noise)]
-            muons = generator.network.muons_of(*moved[:3], tuple(moved[3:])).cpu()
-        found[kind] = float(((muons - expected).norm(dim=0) / expected.norm(dim=0)).max())
+        with precision(kind), torch.inference_mode():
+            there = [part.to(machine.torch) for part in given]
+            muons = generator.network.muons_of(
+                there[0], there[1], there[2], tuple(part.to(machine.torch) for part in noise)
+            )
+        found[kind] = float(((muons.cpu() - expected).norm(dim=0) / expected.norm(dim=0)).max())
     drawn = events.draw(machine.size(40_000, 300), 13.5)
     whole = generator.generate(drawn.primaries, seed=1, counts=drawn.counts)
     kept = torch.cat(
