@@ -20,7 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "suite",
-        choices=("step", "read", "train", "generate", "scale", "gpu"),
+        choices=("step", "read", "train", "generate", "gpu"),
         help="what to measure; gpu checks a GPU in parts, in eight minutes, and needs neither Ray nor MLflow",
     )
     add("--rounds", type=_positive, default=5, help="how often to run each of the compared programs")

@@ -178,6 +178,10 @@ def test_large_events_are_added_up_in_parts(generator):
     expected = torch.stack([part.mean(0) for part in muons.split(counts.tolist())])
     torch.testing.assert_close(generator.network.mean(muons, counts, sums), expected)
     assert sums[0].diff().max() == standalone.MUONS_PER_SUM
+    event, primaries = torch.repeat_interleave(counts), torch.tensor([[1e6, 0.3, 1.0, 2000.0]]).expand(5, 4)
+    noise = generator.network.noise(5, len(event), torch.Generator().manual_seed(1))
+    muons = [generator.network.muons_of(primaries, counts, event, noise, parts) for parts in (None, sums)]
+    torch.testing.assert_close(*muons, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(sums[1], [0, 1, 2, 4, 44])
 
 
