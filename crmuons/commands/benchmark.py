@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run_check(arguments: argparse.Namespace, out: Path) -> int:
-    from crmuons.benchmark.gpu import run
+    from crmuons.benchmark.gpu import report, run
     from crmuons.generation.load import choose_device
 
     parts = arguments.parts or list(run.PARTS)
@@ -80,9 +80,13 @@ def _run_check(arguments: argparse.Namespace, out: Path) -> int:
         msg = f"--parts {unknown[0]}: expected {', '.join(run.PARTS)}"
         raise ValueError(msg)
     device = choose_device(arguments.device or "cuda", elsewhere=False)
-    print(run.run(device, out, parts=parts, limit=arguments.limit, tiny=arguments.tiny))
+    results = run.run(device, out, parts=parts, limit=arguments.limit, tiny=arguments.tiny)
+    print(report.table(results))
     print(f"figures: {out}/results.json\nfor docs/performance.md: {out}/paragraph.md\nlog: {out}/log.txt")
-    return 0
+    found = report.faults(results)
+    for fault in found:
+        print(f"crmuons benchmark: {fault}", file=sys.stderr)
+    return 1 if found else 0
 
 
 def _run_suite(arguments: argparse.Namespace, out: Path) -> int:

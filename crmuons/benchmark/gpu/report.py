@@ -15,6 +15,20 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def faults(results: Mapping[str, Any], path: str = "") -> list[str]:
+    """Return what failed: errors, differences beyond their bounds, checks that are false, and waits for the device."""
+    found = []
+    for name, value in results.items():
+        where = f"{path}/{name}" if path else name
+        if isinstance(value, dict):
+            found += faults(value, where)
+        elif name == "error" or (name == "waits" and value != "none"):
+            found.append(f"{where}: {value}")
+        elif value is False:
+            found.append(f"{where} is false")
+    return found
+
+
 def _lines(found: Mapping[str, Any], path: str) -> Iterator[str]:
     plain = {name: value for name, value in found.items() if not isinstance(value, dict | list) and name not in HIDDEN}
     if plain:

@@ -55,8 +55,8 @@ class Check:
 
 def run(
     device: str, out: Path, *, parts: Sequence[str] = tuple(PARTS), limit: float = DEFAULT_LIMIT, tiny: bool = False
-) -> str:
-    """Run parts of the check, write results.json after each, and return a table.
+) -> dict[str, Figures]:
+    """Run parts of the check, write results.json after each, and return the results.
 
     Args:
         device: "cuda" or "cpu".
@@ -75,9 +75,8 @@ def run(
     with tempfile.TemporaryDirectory(prefix="crmuons-gpu-") as folder:
         check = Check(Machine(device, tiny, Path(folder)), out, limit)
         _run_parts(check, [name for name in PARTS if name in parts])
-    table = report.table(check.results)
     (out / "paragraph.md").write_text(report.paragraph(check.results), encoding="utf-8")
-    return table
+    return check.results
 
 
 def _run_parts(check: Check, names: Sequence[str]) -> None:
@@ -132,6 +131,8 @@ def _part(machine: Machine, name: str) -> None:
     logger.info("===== %s", name)
     try:
         result = PARTS[name][0](machine)
+    except ImportError as error:
+        result = {"left out": str(error)}  # A part names the package that it needs.
     except Exception as error:  # noqa: BLE001 - the table shows it, and the other parts go on
         traceback.print_exc()
         result = {"error": f"{type(error).__name__}: {error}"[:1000]}
@@ -163,4 +164,4 @@ def _collect(check: Check, name: str, process: ForkServerProcess, seconds: float
 def _finish(check: Check, name: str, found: Figures) -> None:
     check.results[name] = found
     write_json(check.out / "results.json", check.results)
-    logger.info("%s: %s (%.0f s)", name, found.get("error", "done"), found.get("seconds", 0.0))
+    logger.info("%s: %s (%.0f s)", name, found.get("error", found.get("left out", "done")), found.get("seconds", 0.0))

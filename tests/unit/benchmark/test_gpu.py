@@ -96,6 +96,16 @@ def test_the_table_and_the_paragraph_show_the_figures():
     assert "1.8e-06" in paragraph
 
 
+def test_what_fails_is_told_by_its_place():
+    results = {
+        "parity": {"default": {"within bound": True, "waits": "none"}, "tf32": {"within bound": False, "waits": "File x"}, "resumed": False},
+        "job": {"error": "no time was left for it"}, "evaluate": {"left out": "No module named 'sklearn'"},
+    }  # fmt: skip
+    assert report.faults(results) == [
+        "parity/tf32/within bound is false", "parity/tf32/waits: File x", "parity/resumed is false", "job/error: no time was left for it",
+    ]  # fmt: skip
+
+
 def test_a_full_directory_is_refused(tmp_path):
     (tmp_path / "kept").touch()
     with pytest.raises(FileExistsError, match="is not empty; name a new directory for the check with --out"):
