@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 # In order, with the seconds that each may take. A GPU of today needs half of them.
 PARTS: dict[str, tuple[Callable[[Machine], Figures], int]] = {
-    "machine": (machine.describe, 30), "parity": (parity.measure, 60), "step": (steps.measure, 100), "generate": (drawing.measure, 50),
+    "machine": (machine.describe, 30), "parity": (parity.measure, 90), "step": (steps.measure, 100), "generate": (drawing.measure, 50),
     "data": (data.measure, 40), "job": (runs.job, 60), "train": (runs.train, 120), "ranks": (ranks.measure, 60),
     "evaluate": (runs.evaluate, 120),
 }  # fmt: skip

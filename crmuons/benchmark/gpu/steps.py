@@ -61,6 +61,8 @@ def _step(
     kind: Precision,
     rates: tuple[float, float] | None = None,
 ) -> Figures:
+    if machine.is_gpu:
+        torch.cuda.reset_peak_memory_stats()
     trainer = machine.trainer(**train)
     batch = batch_on_device(trainer, drawn)
 
