@@ -1,6 +1,7 @@
 # make demo   sets everything up, then simulates, trains, evaluates and generates
 # make test   sets everything up, then runs the unit tests
 # make docs   sets everything up, then builds the documentation site; a broken link or page fails
+# make gpu-check   sets everything up, then checks this machine's GPUs in eight minutes (docs/performance.md)
 # make federation   a local Pelican federation of XRootD servers, to try pelican:// on (docs/pelican.md)
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ TORCH := 2.13.0
 # Compiled afterwards, on all cores: 80 of the set-up's CPU-seconds, which pip would spend on one.
 PIP := $(BIN)/python -m pip install -q --no-compile
 
-.PHONY: setup demo test integration federation lint types docs lock clean
+.PHONY: setup demo test integration gpu-check federation lint types docs lock clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.ready
@@ -50,6 +51,9 @@ test: setup
 
 integration: setup
 	$(BIN)/python -m pytest tests/integration -n 2 --dist loadfile --no-loadscope-reorder
+
+gpu-check: setup
+	$(BIN)/crmuons benchmark gpu
 
 federation: setup
 	$(BIN)/python -m tests.integration.pelican.federation

@@ -13,7 +13,7 @@ import torch
 
 from crmuons import config, provenance
 from crmuons.allocator import keep_freed_memory
-from crmuons.benchmark import figures, generate, read, scale, step, train
+from crmuons.benchmark import figures, generate, read, step, train
 from crmuons.benchmark.figures import Figure
 from crmuons.simulation.simulate import SimulationSettings, simulate
 from crmuons.storage import ownership
@@ -55,7 +55,6 @@ SUITES: Mapping[str, Callable[[BenchmarkOptions], list[Figure]]] = {
     "read": lambda options: _read(options, _data(options)),
     "train": lambda options: train.run(options.rounds, _settings(options, _data(options)), options.start),
     "generate": lambda options: generate.run(options.rounds, torch.device(options.device)),
-    "scale": lambda options: scale.run(options.rounds),
 }
 
 

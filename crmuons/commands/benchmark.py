@@ -18,7 +18,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.formatter_class = HelpWithDefaults
     add = parser.add_argument
-    add("suite", choices=("step", "read", "train", "generate", "scale"), help="what to measure")
+    add(
+        "suite",
+        choices=("step", "read", "train", "generate", "gpu"),
+        help="what to measure; gpu checks a GPU in parts, in eight minutes, and needs neither Ray nor MLflow",
+    )
     add("--rounds", type=_positive, default=5, help="how often to run each of the compared programs")
     add(
         "--threads",
@@ -28,8 +32,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--device",
-        default="cpu",
-        help="device of step and generate: cpu, cuda or auto; train uses a GPU if there is one",
+        help="device of step, generate (default: cpu) and gpu (default: cuda): cpu, cuda or auto; train uses a GPU if there is one",
     )
     add(
         "--data",
@@ -41,6 +44,20 @@ def add(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=int, default=1, help="Ray Train workers of train; with 0, train and read do not use Ray")
     add("--events", type=_positive, default=2048, help="events in a worker's batch in train")
     add(
+        "--parts",
+        nargs="+",
+        metavar="PART",
+        help="parts of gpu: machine, parity, step, generate, data, job, train, ranks, evaluate",
+    )
+    add(
+        "--limit",
+        type=float,
+        default=420.0,
+        metavar="SECONDS",
+        help="time for gpu; a part that does not fit is left out",
+    )
+    add("--tiny", action="store_true", help="run gpu once on a few events, to try the check itself")
+    add(
         "--out",
         type=Path,
         help="new directory for results.json and the suite's own files (default: benchmarks/SUITE-TIME)",
@@ -49,21 +66,44 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
+    now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    out = arguments.out or Path("benchmarks") / f"{arguments.suite}-{now}"
+    return _run_check(arguments, out) if arguments.suite == "gpu" else _run_suite(arguments, out)
+
+
+def _run_check(arguments: argparse.Namespace, out: Path) -> int:
+    from crmuons.benchmark.gpu import report, run
+    from crmuons.generation.load import choose_device
+
+    parts = arguments.parts or list(run.PARTS)
+    if unknown := sorted(set(parts) - set(run.PARTS)):
+        msg = f"--parts {unknown[0]}: expected {', '.join(run.PARTS)}"
+        raise ValueError(msg)
+    device = choose_device(arguments.device or "cuda", elsewhere=False)
+    results = run.run(device, out, parts=parts, limit=arguments.limit, tiny=arguments.tiny)
+    print(report.table(results))
+    print(f"figures: {out}/results.json\nfor docs/performance.md: {out}/paragraph.md\nlog: {out}/log.txt")
+    found = report.faults(results)
+    for fault in found:
+        print(f"crmuons benchmark: {fault}", file=sys.stderr)
+    return 1 if found else 0
+
+
+def _run_suite(arguments: argparse.Namespace, out: Path) -> int:
     from crmuons.benchmark import read_through_ray
     from crmuons.benchmark.command import BenchmarkOptions, run
     from crmuons.commands import launcher_of
     from crmuons.generation.load import choose_device
     from crmuons.training.driver import RunFailedError, run_training
 
-    now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     options = BenchmarkOptions(
         rounds=arguments.rounds,
         threads=arguments.threads,
-        device=choose_device(arguments.device, elsewhere=False),
+        device=choose_device(arguments.device or "cpu", elsewhere=False),
         data=arguments.data,
         workers=arguments.workers,
         events=arguments.events,
-        out=arguments.out or Path("benchmarks") / f"{arguments.suite}-{now}",
+        out=out,
         start=lambda settings: run_training(settings, launcher_of(settings)),
         read_through_ray=read_through_ray.run,
     )

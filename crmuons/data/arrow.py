@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import UInt64
+from jaxtyping import Float32, UInt64
 
 from crmuons.cpus import num_threads
 from crmuons.data.events import EventArrays
@@ -151,16 +151,26 @@ def _all_wide(array: pa.Array, width: int) -> bool:
 
 def _all_in_range(events: EventArrays) -> bool:
     """Return whether all numbers are finite and within the contract's limits."""
-    if not (_all_finite(events.primaries) and _all_finite(events.muons)):
-        return False
-    energy, zenith, mass, depth = events.primaries.T
-    return not len(energy) or bool(
+    return (
+        are_legal_primaries(events.primaries)
+        and _all_finite(events.muons)
+        and (not len(events.muons) or bool(events.muons[:, 0].min() > 0))
+    )
+
+
+def are_legal_primaries(primaries: Float32[np.ndarray, "events 4"]) -> bool:
+    """Return whether all primaries are finite and within the contract's limits."""
+    if not len(primaries):
+        return True
+    energy, zenith, mass, depth = np.ascontiguousarray(
+        primaries.T
+    )  # Reductions of a strided column take four times as long.
+    return _all_finite(primaries) and bool(
         energy.min() > 0
         and mass.min() > 0
         and zenith.min() >= 0
         and zenith.max() <= np.float32(np.pi / 2)
         and depth.min() >= MIN_DEPTH_M
-        and (not len(events.muons) or events.muons[:, 0].min() > 0)
     )
 
 
@@ -219,7 +229,7 @@ def from_flat(batch: pa.RecordBatch) -> EventArrays:
     return EventArrays(
         ids=_rows(batch[IDS_COLUMN], 0, batch.num_rows),
         primaries=_rows(batch[PRIMARY_COLUMN], 0, batch.num_rows),
-        counts=np.diff(offsets).astype(np.int64),
+        counts=np.subtract(offsets[1:], offsets[:-1], dtype=np.int64),  # In one pass; the offsets have 32 bits.
         muons=_rows(muons.values, *offsets[[0, -1]].tolist()),
     )
 

@@ -37,15 +37,19 @@ class Batcher:
         if num_events > self.num_events:
             return None
         taken: list[EventArrays] = []
-        muons_left = np.inf if max_muons is None else max_muons
+        muons_left = max_muons
         while num_events > 0:
             block, ends = self._blocks[0]
             first_muon = int(ends[self._start - 1]) if self._start else 0
-            stop = min(self._start + num_events, int(np.searchsorted(ends, first_muon + muons_left, side="right")))
+            stop = min(self._start + num_events, len(ends))
+            if muons_left is not None:
+                stop = min(stop, int(np.searchsorted(ends, first_muon + muons_left, side="right")))
             if stop > self._start:
                 last_muon = int(ends[stop - 1])
                 taken.append(view(block, self._start, stop, first_muon, last_muon))
-                num_events, muons_left = num_events - (stop - self._start), muons_left - (last_muon - first_muon)
+                num_events -= stop - self._start
+                if muons_left is not None:
+                    muons_left -= last_muon - first_muon
                 self.num_events -= stop - self._start
             self._start = stop
             if stop < len(ends):

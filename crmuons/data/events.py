@@ -163,6 +163,6 @@ def _cut_into_runs(events: EventArrays, length: int, first: int) -> list[EventAr
     """Cut events into runs of `length` events, the first of `first` events."""
     number = len(events.counts)
     bounds = [0, *range(min(first, number), number, length), number]
-    muon_bounds = np.concatenate([[0], np.cumsum(events.counts)])[bounds].tolist()
+    muon_bounds = np.cumsum([0, *np.add.reduceat(events.counts, bounds[:-1])]).tolist() if number else [0, 0]
     spans = zip(pairwise(bounds), pairwise(muon_bounds), strict=True)
     return [view(events, *event_span, *muon_span) for event_span, muon_span in spans]

@@ -84,14 +84,15 @@ def _export(generator: BundleGenerator, out: Path, *, onnx: bool) -> None:
 class _OnnxNetwork(StandaloneModel):
     """The networks in operators that onnxruntime computes alike on any number of threads."""
 
-    def mean(self, muons: Tensor, counts: Tensor) -> Tensor:
+    def mean(self, muons: Tensor, counts: Tensor, sums: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Return the means as differences of running sums: onnxruntime's scatter-add loses updates on several threads.
 
         With 10^6 muons in front of an event, double precision costs its mean 1e-10.
         """
+        del sums  # A matter of GPUs' speed.
         ends = counts.cumsum(0)
-        sums = torch.nn.functional.pad(muons.double().cumsum(0), (0, 0, 1, 0))
-        return ((sums[ends] - sums[ends - counts]) / counts[:, None]).float()
+        running = torch.nn.functional.pad(muons.double().cumsum(0), (0, 0, 1, 0))
+        return ((running[ends] - running[ends - counts]) / counts[:, None]).float()
 
 
 class MultiplicityGraph(nn.Module):

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,13 +11,28 @@ import torch
 from jaxtyping import Bool, Float32, Int64, UInt64
 
 from crmuons.data import schema
-from crmuons.data.arrow import to_table
+from crmuons.data.arrow import are_legal_primaries, to_table
 from crmuons.data.events import EventArrays
 from crmuons.models import standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.standalone import StandaloneModel
 
 MAX_MUONS_PER_EVENT = 2**21  # An event is generated in one piece; this many muons take 2 GB of hidden numbers.
+
+
+@dataclass(frozen=True)
+class DeviceBlock:
+    """Consecutive events whose muons are on the device that made them.
+
+    Attributes:
+        rows: the rows of their primaries.
+        counts: number of muons of each event, on the host.
+        muons: energy_gev, x_m, y_m of the muons of all events in order.
+    """
+
+    rows: slice
+    counts: Int64[np.ndarray, " events"]
+    muons: Float32[torch.Tensor, "muons 3"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +70,8 @@ class BundleGenerator:
 
     @property
     def events_per_block(self) -> int:
-        """Number of events that share a random stream."""
-        return standalone.EVENTS_PER_BLOCK[self.device.type]
+        """Number of events that are generated together: a call that begins at a multiple of it changes nothing."""
+        return standalone.EVENTS_PER_BLOCK[self.device.type] * standalone.BLOCKS_PER_PASS[self.device.type]
 
     @property
     def training_ranges(self) -> dict[str, tuple[float, float]]:
@@ -83,10 +98,33 @@ class BundleGenerator:
         first_event: int = 0,
     ) -> EventArrays:
         """Draw one event for each primary. Arguments and errors are those of `generate_blocks`."""
-        blocks = self.generate_blocks(
-            primaries, seed=seed, ids=ids, counts=counts, max_muons=max_muons, first_event=first_event
-        )
-        return concat_blocks(list(blocks)).events
+        _, kept = self._numbers(primaries, seed, counts, max_muons, first_event)
+        muons = torch.empty((int(kept.sum()), 3), dtype=torch.float32)
+        made = self.network.draw_muons(primaries, kept, seed, first_event)
+        first = 0
+        for _, part in self._on_host(made):
+            muons[first : first + len(part)].copy_(part)
+            first += len(part)
+        return EventArrays(_ids(ids, len(primaries), first_event), primaries, kept, muons.numpy())
+
+    def generate_on_device(
+        self,
+        primaries: Float32[np.ndarray, "events 4"],
+        *,
+        seed: int,
+        counts: Int64[np.ndarray, " events"] | None = None,
+        max_muons: int | None = None,
+        first_event: int = 0,
+    ) -> Iterator[DeviceBlock]:
+        """Draw the events of `generate_blocks`, and leave their muons on the device.
+
+        The host waits for N alone, once. The blocks follow each other without a wait for the device, so a caller who
+        keeps all of them needs the memory for all muons, 12 bytes each. Arguments and errors are those of
+        `generate_blocks`.
+        """
+        _, kept = self._numbers(primaries, seed, counts, max_muons, first_event)
+        for rows, muons in self.network.draw_muons(primaries, kept, seed, first_event):
+            yield DeviceBlock(rows, kept[rows], muons)
 
     def generate_blocks(
         self,
@@ -100,7 +138,7 @@ class BundleGenerator:
     ) -> Iterator[GeneratedBlock]:
         """Draw one event for each primary, and yield the events block by block.
 
-        A GPU computes and copies the next block while the caller uses the last one.
+        A GPU computes and copies the next block while the caller uses the last one. `generate_on_device` does not copy.
 
         Args:
             primaries: energy_gev, zenith_rad, mass_gev, depth_m (slant).
@@ -114,36 +152,64 @@ class BundleGenerator:
         Raises:
             ValueError: if a primary or N is out of range, or first_event is not a multiple of `events_per_block`.
         """
+        drawn, kept = self._numbers(primaries, seed, counts, max_muons, first_event)
+        ids = _ids(ids, len(primaries), first_event)
+        for rows, muons in self._on_host(self.network.draw_muons(primaries, kept, seed, first_event)):
+            own = muons if self.device.type == "cpu" else muons.clone()  # The buffer is used again.
+            yield GeneratedBlock(EventArrays(ids[rows], primaries[rows], kept[rows], own.numpy()), drawn[rows])
+
+    def _numbers(
+        self,
+        primaries: Float32[np.ndarray, "events 4"],
+        seed: int,
+        counts: Int64[np.ndarray, " events"] | None,
+        max_muons: int | None,
+        first_event: int,
+    ) -> tuple[Int64[np.ndarray, " events"], Int64[np.ndarray, " events"]]:
+        """Check the primaries. Return N of each event as drawn or given, and after the cap."""
         check_primaries(primaries)
-        if ids is None:
-            numbers = np.arange(first_event, first_event + len(primaries), dtype=np.uint64)
-            ids = np.stack([numbers, np.zeros_like(numbers)], axis=1)
         drawn = self.network.draw_counts(primaries, seed, first_event) if counts is None else counts
         kept = drawn if max_muons is None else np.minimum(drawn, max_muons)
         check_counts(kept, primaries)
-        made = self.network.draw_muons(primaries, kept, seed, first_event)
-        for rows, muons in _one_ahead((rows, _Copy(muons)) for rows, muons in made):
-            yield GeneratedBlock(EventArrays(ids[rows], primaries[rows], kept[rows], muons.on_host()), drawn[rows])
+        return drawn, kept
+
+    def _on_host(self, made: Iterator[tuple[slice, torch.Tensor]]) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield muons on the host. Those of a GPU lie in a buffer that the next but one overwrites."""
+        if self.device.type == "cpu":
+            return made
+        buffers = [_HostBuffer(self.device) for _ in range(2)]
+        copies = ((rows, buffer.fill(muons)) for (rows, muons), buffer in zip(made, itertools.cycle(buffers)))
+        return ((rows, wait()) for rows, wait in _one_ahead(copies))
 
 
-class _Copy:
-    """A copy of a tensor to the host that runs in the background. Page-locked memory lets the GPU work meanwhile."""
+class _HostBuffer:
+    """Page-locked memory, into which a GPU copies while it computes. To lock 1 MB takes 0.9 ms, so it is kept."""
 
-    def __init__(self, values: torch.Tensor) -> None:
-        self.done = None
-        if values.device.type == "cuda":
-            self.values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            self.values.copy_(values, non_blocking=True)
-            self.done = torch.cuda.Event()
-            self.done.record()
-        else:
-            self.values = values
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.memory = torch.empty((0, 3), dtype=torch.float32, pin_memory=True)
 
-    def on_host(self) -> np.ndarray:
-        """Wait for the copy, and return its values."""
-        if self.done is not None:
-            self.done.synchronize()
-        return self.values.numpy()
+    def fill(self, values: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Start a copy, and return a function that waits for it and returns its values."""
+        if len(self.memory) < len(values):
+            self.memory = torch.empty((len(values) * 5 // 4, 3), dtype=torch.float32, pin_memory=True)
+        copied = self.memory[: len(values)].copy_(values, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record(torch.cuda.current_stream(self.device))  # Without a stream: that of the current device.
+
+        def wait() -> torch.Tensor:
+            done.synchronize()
+            return copied
+
+        return wait
+
+
+def _ids(ids: UInt64[np.ndarray, "events 2"] | None, events: int, first_event: int) -> UInt64[np.ndarray, "events 2"]:
+    """Return ids, by default the numbers of the events."""
+    if ids is None:
+        ids = np.zeros((events, 2), np.uint64)
+        ids[:, 0] = np.arange(first_event, first_event + events)
+    return ids
 
 
 def concat_blocks(blocks: Sequence[GeneratedBlock]) -> GeneratedBlock:
@@ -167,6 +233,8 @@ def check_primaries(primaries: Float32[np.ndarray, "events 4"]) -> None:
     if primaries.ndim != 2 or primaries.shape[1] != len(schema.PRIMARY_FEATURES):
         msg = f"primaries have shape {primaries.shape}, expected (events, 4): {', '.join(schema.PRIMARY_FEATURES)}"
         raise ValueError(msg)
+    if are_legal_primaries(primaries):  # Row by row takes ten times as long, and says which row is not.
+        return
     none = np.zeros(len(primaries), np.int64)
     table = to_table(
         EventArrays(np.zeros((len(primaries), 2), np.uint64), primaries, none, np.empty((0, 3), np.float32))

@@ -133,7 +133,9 @@ def scan_primaries(
         counts=options.counts,
         max_muons_per_event=options.max_muons_per_event,
         events_per_shard=options.events_per_shard
-        or _events_per_shard(mean, standalone.EVENTS_PER_BLOCK[options.device]),
+        or _events_per_shard(
+            mean, standalone.EVENTS_PER_BLOCK[options.device] * standalone.BLOCKS_PER_PASS[options.device]
+        ),
         device=options.device,
     )
     return request, mean

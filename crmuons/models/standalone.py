@@ -25,11 +25,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, layer_norm, leaky_relu_, relu, silu
 
-# Events that share a random stream, so that the numbers drawn do not depend on how a caller groups them. A GPU needs
-# many events to be busy.
+# Events that share a random stream, so that the numbers drawn do not depend on how a caller groups them.
 EVENTS_PER_BLOCK = {"cpu": 1024, "cuda": 16_384}
-# Muons in one piece. Their 64 hidden numbers each fill 2 MB of a CPU's cache, or 256 MB of a GPU's memory.
+# Muons in one piece of a block. Their 64 hidden numbers each fill 2 MB of a CPU's cache, or 256 MB of a GPU's memory.
 MUONS_PER_PIECE = {"cpu": 2**13, "cuda": 2**20}
+# What one pass through the networks takes. A GPU waits for 110 launches of 5 us a pass, so it gets several blocks: an H200
+# makes 155 M muons/s in passes of 131,072 events with 13.5 muons, 95 M in passes of 16,384.
+BLOCKS_PER_PASS = {"cpu": 1, "cuda": 8}
+MUONS_PER_PASS = {"cpu": 0, "cuda": 2**21}
+# Muons that a GPU adds up one after the other. A thread would take 0.5 us for each muon of the largest event.
+MUONS_PER_SUM = 128
 COUNTS, MUONS = 0, 1  # A block's random streams.
 SLOPE = 0.2  # LeakyReLU: piecewise linear, so that the critic's second derivatives stay bounded.
 MAX_SHAPE = 1e4  # A negative binomial of larger shape is a Poisson distribution to 0.01 % of its variance at N = 1.
@@ -76,11 +81,19 @@ class StandaloneModel:
     @torch.inference_mode()
     def draw_counts(self, primaries: np.ndarray, seed: int, first_event: int = 0) -> np.ndarray:
         """Draw N of each event [events] from the multiplicity model."""
-        drawn = [
-            self.sample_counts(self._on_device(primaries[rows]), random_stream(seed, block, COUNTS, self.device))
-            for block, rows in blocks(len(primaries), first_event, self.device)
-        ]
-        return torch.cat([torch.empty(0, dtype=torch.int64), *(counts.cpu() for counts in drawn)]).numpy()
+        drawn = [torch.empty(0, dtype=torch.int64, device=self.device)]
+        for together in passes(blocks(len(primaries), first_event, self.device), self.device):
+            first = together[0][1].start
+            given = self._on_device(primaries[first : together[-1][1].stop])
+            if not self.components:
+                drawn.append(round_counts(self.log_counts(given)))
+                continue
+            weights, means, shapes = self.mixture(given)
+            for block, rows in together:
+                part = slice(rows.start - first, rows.stop - first)
+                source = random_stream(seed, block, COUNTS, self.device)
+                drawn.append(sample_mixture(weights[part], means[part], shapes[part], source))
+        return torch.cat(drawn).cpu().numpy()  # The only wait for the device.
 
     @torch.inference_mode()
     def draw_muons(
@@ -88,21 +101,34 @@ class StandaloneModel:
     ) -> "Iterator[tuple[slice, Tensor]]":
         """Draw the muons of events. Yield the rows and the muons [muons, 3] of one piece of events after the other.
 
-        Seed, event numbers and N determine the muons; `first_event` is a multiple of EVENTS_PER_BLOCK.
+        Seed, event numbers and N determine the muons; `first_event` is a multiple of EVENTS_PER_BLOCK. The host never
+        waits for the device.
         """
-        for block, rows in blocks(len(primaries), first_event, self.device):
-            source = random_stream(seed, block, MUONS, self.device)
-            for part in pieces(counts[rows], self.device):
-                piece = slice(rows.start + part.start, rows.start + part.stop)
-                kept = np.flatnonzero(counts[piece])
-                yield piece, self._muons(primaries[piece][kept], counts[piece][kept], source)
+        source, current = torch.Generator(), -1
+        for together in passes(pieces(counts, first_event, self.device), self.device, counts):
+            rows = slice(together[0][1].start, together[-1][1].stop)
+            noise: list[tuple[Tensor, ...]] = []
+            for block, piece in together:  # The pieces of a block continue its stream.
+                if block != current:
+                    source, current = random_stream(seed, block, MUONS, self.device), block
+                noise.append(self.noise(int(np.count_nonzero(counts[piece])), int(counts[piece].sum()), source))
+            yield rows, self._muons(primaries[rows], counts[rows], noise)
 
-    def _muons(self, primaries: np.ndarray, counts: np.ndarray, source: torch.Generator) -> Tensor:
-        if not len(counts):
+    def _muons(self, primaries: np.ndarray, counts: np.ndarray, noise: "list[tuple[Tensor, ...]]") -> Tensor:
+        kept = np.flatnonzero(counts)
+        if not len(kept):
             return torch.empty((0, 3), device=self.device)
+        if len(kept) < len(counts):
+            primaries, counts = primaries[kept], counts[kept]
         numbers = self._on_device(counts)
         event = torch.repeat_interleave(numbers, output_size=int(counts.sum()))
-        return self.muons_of(self._on_device(primaries), numbers, event, self.noise(len(counts), len(event), source))
+        latents = noise[0]
+        if len(noise) > 1:
+            latents = tuple(torch.cat(parts) for parts in zip(*noise))  # noqa: B905  # for Python 3.8
+        sums = None
+        if self.device.type == "cuda" and counts.max() > MUONS_PER_SUM:
+            sums = partial_sums(numbers, int((-(-counts // MUONS_PER_SUM)).sum()))
+        return self.muons_of(self._on_device(primaries), numbers, event, latents, sums)
 
     def noise(self, events: int, muons: int, source: torch.Generator) -> "tuple[Tensor, Tensor, Tensor]":
         """Draw normal latent variables of the events and of the muons, and azimuths in radians."""
@@ -137,7 +163,12 @@ class StandaloneModel:
         return self._dense("multiplicity.network.4", hidden)
 
     def muons_of(
-        self, primaries: Tensor, counts: Tensor, event: Tensor, noise: "tuple[Tensor, Tensor, Tensor]"
+        self,
+        primaries: Tensor,
+        counts: Tensor,
+        event: Tensor,
+        noise: "tuple[Tensor, ...]",
+        sums: "tuple[Tensor, Tensor] | None" = None,
     ) -> Tensor:
         """Compute muons [muons, 3] from noise, without drawing a number.
 
@@ -146,24 +177,27 @@ class StandaloneModel:
             counts: number of muons of each event.
             event: event of each muon, ascending.
             noise: normal latent variables of the events and of the muons, and azimuths in radians.
+            sums: how to add up the muons of large events in parts; see `partial_sums`.
         """
         mean, std = self.weights["features.log_count_mean"], self.weights["features.log_count_std"]
         inputs = torch.cat([self.condition(primaries), standardised_log_counts(counts, mean, std), noise[0]], dim=1)
         if self.predecessor:
             return self._predecessor(inputs, noise[1], event)
-        return self._physical(self._set(inputs, noise[1], counts, event), noise[2])
+        return self._physical(self._set(inputs, noise[1], counts, event, sums), noise[2])
 
-    def _set(self, inputs: Tensor, noise: Tensor, counts: Tensor, event: Tensor) -> Tensor:
+    def _set(
+        self, inputs: Tensor, noise: Tensor, counts: Tensor, event: Tensor, sums: "tuple[Tensor, Tensor] | None" = None
+    ) -> Tensor:
         """Run the SetGenerator. Return its features [features, muons]."""
         state = self._leaky("generator.context.2", self._leaky("generator.context.0", inputs))
-        muons = self._dense("generator.embed_event", state) + self.weights["generator.embed.bias"]
-        muons = self._mixed("generator.embed", muons.index_select(0, event), noise)
+        rows = self._dense("generator.embed_event", state) + self.weights["generator.embed.bias"]
+        muons = self.mixed("generator.embed", rows, event, noise)
         for layer in range(self.num_layers):
             name = f"generator.layers.{layer}"
-            pooled = self._dense(f"{name}.pool", self.mean(muons, counts))
+            pooled = self._dense(f"{name}.pool", self.mean(muons, counts, sums))
             state = state + leaky_relu_(pooled + self._dense(f"{name}.event", state), SLOPE)
-            mixed = self._dense(f"{name}.event_to_muon", state).index_select(0, event)
-            muons += self._leaky(f"{name}.out", self._mixed(f"{name}.muon", mixed, muons))
+            mixed = self.mixed(f"{name}.muon", self._dense(f"{name}.event_to_muon", state), event, muons)
+            muons += self._leaky(f"{name}.out", mixed)
         # [features, muons] takes 5 ns per muon for a width of 64 and two features; [muons, features] takes 27 ns.
         return torch.mm(self.weights["generator.out.weight"], muons.t()) + self.weights["generator.out.bias"][:, None]
 
@@ -199,10 +233,17 @@ class StandaloneModel:
         too_high = score < scores.index_select(0, interval)
         return (interval + too_low.long() - too_high.long()).clamp_(0, last)
 
-    def mean(self, muons: Tensor, counts: Tensor) -> Tensor:
+    def mixed(self, name: str, rows: Tensor, event: Tensor, muons: Tensor) -> Tensor:
+        """Return LeakyReLU of each muon's own part plus the row of its event [muons, width]."""
+        of_events = rows.index_select(0, event)
+        return leaky_relu_(of_events.addmm_(muons, self.weights[f"{name}.weight"].t()), SLOPE)
+
+    def mean(self, muons: Tensor, counts: Tensor, sums: "tuple[Tensor, Tensor] | None" = None) -> Tensor:
         """Return the mean over the muons of each event [events, width]."""
-        rows = torch.arange(len(muons), device=self.device)
-        return embedding_bag(rows, muons, counts.cumsum(0) - counts, mode="sum") / counts[:, None]
+        starts = counts.cumsum(0) - counts
+        for first in (starts,) if sums is None else sums:
+            muons = embedding_bag(torch.arange(len(muons), device=self.device), muons, first, mode="sum")
+        return muons / counts[:, None]
 
     def _dense(self, name: str, values: Tensor) -> Tensor:
         return torch.addmm(self.weights[f"{name}.bias"], values, self.weights[f"{name}.weight"].t())
@@ -210,12 +251,10 @@ class StandaloneModel:
     def _leaky(self, name: str, values: Tensor) -> Tensor:
         return leaky_relu_(self._dense(name, values), SLOPE)
 
-    def _mixed(self, name: str, of_events: Tensor, muons: Tensor) -> Tensor:
-        """Add each muon's own part to the part of its event, in place."""
-        return leaky_relu_(of_events.addmm_(muons, self.weights[f"{name}.weight"].t()), SLOPE)
-
     def _on_device(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.array(values)).to(self.device)
+        host = torch.from_numpy(np.require(values, requirements=("C", "W")))  # Copied if read-only.
+        # A copy from page-locked memory, which torch keeps for the next one, makes the host wait for nothing.
+        return host if self.device.type == "cpu" else host.pin_memory().to(self.device, non_blocking=True)
 
 
 class Bundles:
@@ -256,8 +295,8 @@ class Bundles:
         values = np.ascontiguousarray(primaries, np.float32)
         check(values)
         number = self.network.draw_counts(values, seed) if counts is None else np.asarray(counts, np.int64)
-        muons = [part.cpu().numpy() for _, part in self.network.draw_muons(values, number, seed)]
-        return number, np.concatenate([np.empty((0, 3), np.float32), *muons])
+        muons = [part for _, part in self.network.draw_muons(values, number, seed)]
+        return number, torch.cat([torch.empty((0, 3), device=self.network.device), *muons]).cpu().numpy()
 
 
 def check(primaries: np.ndarray) -> None:
@@ -292,12 +331,56 @@ def blocks(events: int, first_event: int, device: torch.device) -> "Iterator[tup
         yield (first_event + start) // size, slice(start, min(start + size, events))
 
 
-def pieces(counts: np.ndarray, device: torch.device) -> "Iterator[slice]":
-    """Cut events into pieces of about MUONS_PER_PIECE muons, without cutting an event."""
-    piece = (np.cumsum(counts) - counts) // MUONS_PER_PIECE[device.type]
-    bounds = [0, *(np.flatnonzero(np.diff(piece)) + 1).tolist(), len(piece)]
-    for index in range(len(bounds) - 1):
-        yield slice(bounds[index], bounds[index + 1])
+def pieces(counts: np.ndarray, first_event: int, device: torch.device) -> "Iterator[tuple[int, slice]]":
+    """Cut blocks into pieces of about MUONS_PER_PIECE muons, without cutting an event; yield block and rows of each."""
+    for block, rows in blocks(len(counts), first_event, device):
+        number = counts[rows]
+        piece = (np.cumsum(number) - number) // MUONS_PER_PIECE[device.type]
+        bounds = [0, *(np.flatnonzero(np.diff(piece)) + 1).tolist(), len(piece)]
+        for index in range(len(bounds) - 1):
+            yield block, slice(rows.start + bounds[index], rows.start + bounds[index + 1])
+
+
+def passes(
+    parts: "Iterator[tuple[int, slice]]", device: torch.device, counts: "np.ndarray | None" = None
+) -> "Iterator[list[tuple[int, slice]]]":
+    """Group parts of blocks (block and rows of each) that go through the networks together.
+
+    The block numbers fix the groups, so that a caller who cuts his events at multiples of BLOCKS_PER_PASS blocks does not
+    change them.
+
+    Args:
+        parts: the parts.
+        device: where the networks are; a CPU takes each part by itself.
+        counts: number of muons of each event, if MUONS_PER_PASS limits a group.
+    """
+    together: list[tuple[int, slice]] = []  # Python does not evaluate it, so 3.8 accepts it.
+    taken = 0
+    for block, rows in parts:
+        number = 0 if counts is None else int(counts[rows].sum())
+        other_pass = (
+            together and block // BLOCKS_PER_PASS[device.type] != together[0][0] // BLOCKS_PER_PASS[device.type]
+        )
+        if other_pass or (taken and taken + number > MUONS_PER_PASS[device.type]):
+            yield together
+            together, taken = [], 0
+        together.append((block, rows))
+        taken += number
+    if together:
+        yield together
+
+
+def partial_sums(counts: Tensor, number: int) -> "tuple[Tensor, Tensor]":
+    """Cut the muons of each event into `number` parts of at most MUONS_PER_SUM in all, so that a GPU adds them up at once.
+
+    Returns:
+        The first muon of each part, and the first part of each event.
+    """
+    parts = (counts + MUONS_PER_SUM - 1) // MUONS_PER_SUM
+    event = torch.repeat_interleave(parts, output_size=number)
+    first_part, first_muon = parts.cumsum(0) - parts, counts.cumsum(0) - counts
+    within = torch.arange(number, device=counts.device) - first_part.index_select(0, event)
+    return first_muon.index_select(0, event) + MUONS_PER_SUM * within, first_part
 
 
 # Formulas that the trained model calls too.
@@ -344,7 +427,9 @@ def mixture_parameters(outputs: Tensor) -> "tuple[Tensor, Tensor, Tensor]":
 
 def sample_mixture(log_weights: Tensor, log_means: Tensor, shapes: Tensor, source: "torch.Generator | None") -> Tensor:
     """Draw N [events] from a mixture of negative binomials: a component, its gamma factor, then a Poisson number."""
-    chosen = torch.multinomial(log_weights.exp(), 1, generator=source)
+    # The draw of torch.multinomial, to the last bit, without its checks: they read the device twice.
+    weights = log_weights.exp()
+    chosen = (weights / torch.empty_like(weights).exponential_(generator=source)).argmax(1, keepdim=True)
     shape, mean = shapes.gather(1, chosen)[:, 0], log_means.gather(1, chosen)[:, 0].exp()
     factor = torch._standard_gamma(shape, generator=source) / shape
     return torch.poisson((mean * factor).clamp(max=MAX_COUNT), generator=source).long()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from crmuons.benchmark import events, figures, read, reference, roofline, scale, step, timing, train
+from crmuons.benchmark import events, figures, read, reference, roofline, step, timing, train
 from crmuons.benchmark.figures import Figure
 from crmuons.benchmark.timing import Times
 from crmuons.runs.directory import Run
@@ -110,12 +110,3 @@ def test_an_interrupted_run_gives_no_speed(tmp_path):
     settings = train.settings_of(1, ["d"], tmp_path, workers=0, threads=1, events=64)
     with pytest.raises(KeyboardInterrupt):
         train.run(1, settings, lambda _: RunSummary(Run(tmp_path), "interrupted", settings.train))
-
-
-def test_the_prediction_in_closed_form():
-    # Steps of 10 ms that never differ, 2 exchanges of 1 MB in all. 8 GPUs: 2 x 14 hops of 5 us + 1.75 MB / 200 GB/s.
-    shares = scale.predict(np.full(3, 0.01), 2, 1e6)
-    assert shares["predicted_share_of_perfect_scaling_8"] == pytest.approx(0.01 / (0.01 + 28 * 5e-6 + 1.75e6 / 200e9))
-    # A deviation of 1 ms: the slowest of 8 lags by sqrt(2 ln 8) = 2.04 ms.
-    uneven = scale.predict(np.array([0.009, 0.011]), 0, 0.0)["predicted_share_of_perfect_scaling_8"]
-    assert uneven == pytest.approx(0.01 / 0.01204, rel=1e-3)

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from crmuons import config
 from crmuons.data import schema
@@ -98,6 +99,92 @@ def test_the_largest_events_are_made_in_pieces_that_are_never_cut(generator, pri
         assert_same(one.events, other.events)
 
 
+def test_blocks_that_pass_through_the_networks_together_draw_what_each_draws_alone(generator, primaries, monkeypatch):
+    counts = np.random.default_rng(0).poisson(3.0, len(primaries))
+    alone = generator.generate(primaries, seed=1), generator.generate(primaries, seed=1, counts=counts)
+    monkeypatch.setitem(standalone.BLOCKS_PER_PASS, "cpu", 2)
+    monkeypatch.setitem(standalone.MUONS_PER_PASS, "cpu", 5000)  # A block of 1024 events has 3000 muons.
+    assert generator.events_per_block == 2 * EVENTS_PER_BLOCK
+    pieces = list(generator.generate_on_device(primaries, seed=1, counts=counts))
+    assert [(piece.rows.start, piece.rows.stop) for piece in pieces] == [(0, 1024), (1024, 2048), (2048, 3000)]
+    monkeypatch.setitem(standalone.MUONS_PER_PASS, "cpu", 10_000)
+    pieces = list(generator.generate_on_device(primaries, seed=1, counts=counts))
+    assert [(piece.rows.start, piece.rows.stop) for piece in pieces] == [(0, 2048), (2048, 3000)]
+    together = generator.generate(primaries, seed=1), generator.generate(primaries, seed=1, counts=counts)
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one.counts, other.counts)
+        np.testing.assert_allclose(one.muons, other.muons, rtol=1e-4, atol=1e-4)
+    # A call that begins with the second block makes the same passes as the whole call.
+    (second,) = generator.generate_on_device(primaries[2048:], seed=1, counts=counts[2048:], first_event=2048)
+    assert torch.equal(second.muons, pieces[1].muons)
+
+
+def test_events_that_stay_on_the_device_are_the_same(generator, primaries):
+    whole = generator.generate(primaries, seed=1, max_muons=3)
+    pieces = list(generator.generate_on_device(primaries, seed=1, max_muons=3))
+    np.testing.assert_array_equal(np.concatenate([piece.counts for piece in pieces]), whole.counts)
+    np.testing.assert_array_equal(torch.cat([piece.muons for piece in pieces]).numpy(), whole.muons)
+    assert all(len(piece.muons) == piece.counts.sum() for piece in pieces)
+
+
+class Reads(TorchDispatchMode):
+    """Counts the operations for which a host waits for its device."""
+
+    READING = (
+        "_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "is_nonzero", "equal", "multinomial", "_to_copy",
+    )  # fmt: skip
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name in self.READING and (name != "_to_copy" or "device" in (kwargs or {})):
+            self.seen.append(name)
+        if name == "repeat_interleave" and (kwargs or {}).get("output_size") is None:
+            self.seen.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_drawing_reads_nothing_from_the_device(generator, primaries):
+    counts = np.arange(len(primaries)) % 7
+    with Reads() as reads:
+        drawn = generator.network.draw_counts(primaries, 1)
+        list(generator.network.draw_muons(primaries, counts, 1))
+    assert reads.seen == []
+    with Reads() as reads:  # It does see them.
+        torch.multinomial(torch.ones(3), 1).item()
+        torch.repeat_interleave(torch.from_numpy(drawn))
+    assert reads.seen == ["multinomial", "_local_scalar_dense", "repeat_interleave"]
+
+
+def test_a_component_is_drawn_as_torch_draws_it():
+    log_weights = torch.randn(5000, 4, dtype=torch.float64).log_softmax(1)
+    means = torch.arange(4.0, dtype=torch.float64).mul(100).exp().log().expand(5000, 4)
+    shapes = torch.full((5000, 4), 1e4, dtype=torch.float64)
+    sources = [torch.Generator().manual_seed(3) for _ in range(2)]
+    chosen = torch.multinomial(log_weights.exp(), 1, generator=sources[0])
+    shape, mean = shapes.gather(1, chosen)[:, 0], means.gather(1, chosen)[:, 0].exp()
+    factor = torch._standard_gamma(shape, generator=sources[0]) / shape
+    expected = torch.poisson((mean * factor).clamp(max=2.0**53), generator=sources[0]).long()
+    assert torch.equal(standalone.sample_mixture(log_weights, means, shapes, sources[1]), expected)
+
+
+def test_large_events_are_added_up_in_parts(generator):
+    counts = torch.tensor([1, 128, 129, 5000, 3])
+    sums = standalone.partial_sums(counts, 1 + 1 + 2 + 40 + 1)
+    muons = torch.randn(int(counts.sum()), 6, dtype=torch.float64)
+    expected = torch.stack([part.mean(0) for part in muons.split(counts.tolist())])
+    torch.testing.assert_close(generator.network.mean(muons, counts, sums), expected)
+    assert sums[0].diff().max() == standalone.MUONS_PER_SUM
+    event, primaries = torch.repeat_interleave(counts), torch.tensor([[1e6, 0.3, 1.0, 2000.0]]).expand(5, 4)
+    noise = generator.network.noise(5, len(event), torch.Generator().manual_seed(1))
+    muons = [generator.network.muons_of(primaries, counts, event, noise, parts) for parts in (None, sums)]
+    torch.testing.assert_close(*muons, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(sums[1], [0, 1, 2, 4, 44])
+
+
 @pytest.mark.parametrize(
     ("column", "value", "reason"),
     [(0, -1.0, "energy_gev is not positive"), (1, 2.0, "zenith_rad is outside"), (2, 0.0, "mass_gev is not positive"),
@@ -158,6 +245,15 @@ def test_a_gpu_makes_the_same_bundles_however_calls_are_cut(generator, toy_event
     there = BundleGenerator(copy.deepcopy(generator.model), {}, "cuda")
     block = there.events_per_block
     primaries = np.tile(toy_events(300).primaries, (block // 100, 1))[: 2 * block]
+    there.generate(primaries, seed=1)  # What torch loads and allocates at first waits for the device.
+    counts = np.arange(len(primaries)) % 300
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        made = list(there.network.draw_muons(primaries, counts, 1))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    kept = torch.cat([muons for _, muons in made]).cpu().numpy()
+    np.testing.assert_array_equal(kept, there.generate(primaries, seed=1, counts=counts).muons)
     whole, second = there.generate(primaries, seed=1), there.generate(primaries[block:], seed=1, first_event=block)
     np.testing.assert_array_equal(second.counts, whole.counts[block:])
     np.testing.assert_array_equal(second.muons, whole.muons[whole.counts[:block].sum() :])

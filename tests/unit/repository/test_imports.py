@@ -69,3 +69,8 @@ def test_packages_import_from_the_layers_below_alone():
             f"{path.relative_to(PACKAGE)} imports {name}" for name in imported & set(LAYERS[: LAYERS.index(package)])
         ]
     assert upwards == []
+
+
+def test_the_check_of_a_gpu_loads_what_a_bare_machine_has():
+    lacking = {"ray", "mlflow", "pelicanfs", "aiohttp", "matplotlib", "sklearn", "scipy"}
+    assert not loaded_by("crmuons.cli, crmuons.benchmark.gpu.run, crmuons.training.driver") & lacking
