@@ -70,7 +70,9 @@ class Ragged:
         """Return the maximum over the muons of each event, which needs one. Of equal muons one gets the gradient."""
         precise = values.detach().to(torch.promote_types(values.dtype, torch.float32))
         rows = torch._embedding_bag(precise, self.muons, self.starts, mode=MAX)[3]
-        return values.gather(0, rows)
+        # An event without muons takes the last row. In a padded batch (training/packed.py), the only one that has such
+        # events, that row belongs to a dummy event; a row of a real event would get their gradients.
+        return values.gather(0, rows.masked_fill_((self.counts == 0)[:, None], self.num_muons - 1))
 
 
 class _Sum(torch.autograd.Function):

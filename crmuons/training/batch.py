@@ -16,6 +16,15 @@ from crmuons.models.ragged import Ragged
 
 
 @dataclass(frozen=True)
+class RealEvents:
+    """1 for each real event and 0 for each dummy event of a padded batch (packed.py), for three sets of events."""
+
+    all: Float32[Tensor, " all"]
+    nonempty: Float32[Tensor, " events"]
+    penalised: Float32[Tensor, " penalised"]
+
+
+@dataclass(frozen=True)
 class TrainingBatch:
     """One rank's batch of a training step.
 
@@ -30,6 +39,7 @@ class TrainingBatch:
             to the power `train.weight_power`.
         ragged: layout of the muons of the nonempty events.
         penalty_layout: layout of the first nonempty events, on which the gradient penalty is computed.
+        real: which events of a padded batch are real; None without dummy events.
     """
 
     primaries: Float32[Tensor, "all 4"]
@@ -39,6 +49,7 @@ class TrainingBatch:
     weights: Float32[Tensor, " events"]
     ragged: Ragged
     penalty_layout: Ragged
+    real: RealEvents | None = None
 
     @classmethod
     def from_events(cls, events: EventArrays, train: config.Train) -> "TrainingBatch":
@@ -56,11 +67,18 @@ class TrainingBatch:
             kept = np.minimum(kept, train.muons_per_event)
         counts = torch.from_numpy(kept)
         ragged = Ragged.from_counts(counts)
-        chosen = _num_penalised(train.penalty, len(counts))
+        chosen = num_penalised(train.penalty, len(counts))
         part = ragged if chosen == len(counts) else Ragged.from_counts(counts[:chosen])
         weights = counts.float() ** train.weight_power
         primaries, all_counts, kept_muons = (_tensor(array) for array in (events.primaries, events.counts, muons))
         return cls(primaries, all_counts, torch.from_numpy(nonempty), kept_muons, weights, ragged, part)
+
+    def real_events_of(self, name: str) -> Tensor | None:
+        """Return 1 for real events and 0 for dummies, of the events that a term has values for; None if all are real."""
+        if self.real is None:
+            return None
+        sets = {"multiplicity_loss": self.real.all, "gradient_penalty": self.real.penalised}
+        return sets.get(name, self.real.nonempty)
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "TrainingBatch":
         """Return the batch on a device."""
@@ -78,7 +96,8 @@ class TrainingBatch:
         return TrainingBatch(primaries, counts, nonempty, muons, weights, ragged, penalty_layout)
 
 
-def _num_penalised(penalty: config.Penalty, events: int) -> int:
+def num_penalised(penalty: config.Penalty, events: int) -> int:
+    """Return on how many of a batch's nonempty events the gradient penalty is computed."""
     return min(math.ceil(events * penalty.sample_fraction), penalty.max_pairs or events)
 
 

@@ -23,6 +23,7 @@ from crmuons.tracking.interface import Status
 from crmuons.training import distributed
 from crmuons.training.batch import TrainingBatch
 from crmuons.training.loop import Outcome, TrainingLoop
+from crmuons.training.packed import PackedBatch
 from crmuons.training.services import RankZeroServices, Report, Services
 from crmuons.training.trainer import Trainer
 
@@ -85,6 +86,7 @@ def train(
         status = "FINISHED" if outcome == "finished" else "KILLED"
     finally:
         batches.close()
+        trainer.release_graphs()
         services.close(status)
     return outcome
 
@@ -129,8 +131,8 @@ def _open_loader(
     run: Run,
     state: dict[str, object] | None,
     read: loader.ReadSegments,
-    prepare: Callable[[EventArrays], TrainingBatch],
-) -> loader.Loader[TrainingBatch]:
+    prepare: Callable[[EventArrays], TrainingBatch | PackedBatch],
+) -> loader.Loader[TrainingBatch | PackedBatch]:
     """Return this rank's loader, at the position of a checkpoint. The number of ranks may have changed since then."""
     files = run.load_files()
     slices, segment_bytes = shards.slices_and_segment_bytes(files, settings.data.shuffle_bytes)
