@@ -30,7 +30,15 @@ def git_commit(file: Path = Path(__file__)) -> str | None:
 
 
 def code_tags() -> dict[str, str]:
-    """Return the versions of crmuons, torch and Ray, and the git commit if there is one, as tags."""
-    tags = {f"{name}_version": importlib.metadata.version(name) for name in ("crmuons", "torch", "ray")}
+    """Return the versions of crmuons, torch and Ray as far as they are installed, and the git commit, as tags."""
+    tags = {f"{name}_version": version for name in ("crmuons", "torch", "ray") if (version := _version(name)) is not None}
     commit = git_commit()
     return tags if commit is None else tags | {"git_commit": commit}
+
+
+def _version(package: str) -> str | None:
+    """Return the version of an installed package; None for a checkout on the path, or a package that is not needed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -50,7 +50,7 @@ def open_file(url: str, size: int | None = None) -> IO[bytes]:
         size: the file's size in bytes, if a listing gave it; it saves a request.
     """
     fs, path = filesystem(url)
-    if isinstance(fs, pelican.Federation):
+    if pelican.is_federation(fs):
         return fs.open(path, "rb", size=size)
     return fs.open(path, "rb")
 
@@ -114,7 +114,7 @@ def remove_tree(url: str) -> None:
     fs.invalidate_cache()
     if not fs.isdir(root):
         return
-    if not isinstance(fs, pelican.Federation):
+    if not pelican.is_federation(fs):
         fs.rm(root, recursive=True)
         return
     entries = fs.find(root, withdirs=True)
@@ -198,7 +198,7 @@ def check_writable(url: str) -> None:
     fs, path = filesystem(url)
     if isinstance(fs, LocalFileSystem):
         _check_local_folder(url, Path(path))
-    elif not (isinstance(fs, pelican.Federation) and fs.check_writable(path)):
+    elif not (pelican.is_federation(fs) and fs.check_writable(path)):
         _try_writing(url)
 
 

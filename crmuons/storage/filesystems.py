@@ -30,7 +30,7 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 def with_scheme(fs: fsspec.AbstractFileSystem, name: str) -> str:
     """Return the URL of a path in a file system; for local files the path itself."""
-    if isinstance(fs, pelican.Federation):
+    if pelican.is_federation(fs):
         return fs.url(name)
     return name if isinstance(fs, LocalFileSystem) else str(fs.unstrip_protocol(name))
 

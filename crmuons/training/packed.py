@@ -32,7 +32,9 @@ LEGAL_PRIMARY = (1e6, 0.0, 1.0, 1000.0)  # Of dummy events: the features take lo
 LEGAL_MUON = 1.0
 # torch's segment sum on a GPU walks an event's muons in one thread, so many muons must not belong to one dummy event.
 MUONS_OF_A_DUMMY = 16
-LEAST_STEP = 64
+# The steps in which sizes are rounded up are no smaller than these: small batches differ more, each bucket needs a graph,
+# and a GPU takes as long for 1,000 muons as for none.
+LEAST_EVENTS, LEAST_MUONS = 256, 1024
 
 
 class Sizes(NamedTuple):
@@ -65,11 +67,11 @@ class Bucket:
             all_penalised: whether the penalty is computed on all events, by the settings.
         """
         # One muon more, at least: the dummy events have one, see Ragged.max.
-        muons = _rounded_up(1 + max(sizes.muons for sizes in batches))
+        muons = _rounded_up(1 + max(sizes.muons for sizes in batches), LEAST_MUONS)
         nonempty = max(_with_room(sizes.nonempty, muons - sizes.muons) for sizes in batches)
         if all_penalised:
             return cls(capacity, nonempty, muons, 0, 0)
-        part_muons = min(_rounded_up(1 + max(sizes.penalised_muons for sizes in batches)), muons)
+        part_muons = min(_rounded_up(1 + max(sizes.penalised_muons for sizes in batches), LEAST_MUONS), muons)
         part = max(_with_room(sizes.penalised, part_muons - sizes.penalised_muons) for sizes in batches)
         return cls(capacity, nonempty, muons, min(part, nonempty), part_muons)
 
@@ -79,15 +81,15 @@ class Bucket:
         return _bytes(self.events, self.muons)
 
 
-def _rounded_up(number: int) -> int:
-    """Round up to one of 16 steps between powers of two: 3 % more on average, and few different sizes."""
-    step = max(LEAST_STEP, 1 << max(0, number.bit_length() - 5))
-    return max(1, -(-number // step)) * step
+def _rounded_up(number: int, least: int) -> int:
+    """Round up to one of 16 steps between powers of two: 2 % more on average, and few different sizes."""
+    step = max(least, 1 << max(0, number.bit_length() - 5))
+    return -(-number // step) * step
 
 
 def _with_room(events: int, missing_muons: int) -> int:
     """Return the size for events and the dummy events that hold the missing muons, one at least."""
-    return _rounded_up(events + 1 + -(-missing_muons // MUONS_OF_A_DUMMY))
+    return _rounded_up(events + 1 + -(-missing_muons // MUONS_OF_A_DUMMY), LEAST_EVENTS)
 
 
 def _bytes(events: int, muons: int) -> int:

@@ -1,10 +1,42 @@
 """Files in a Pelican federation. Failing caches, a failing director or an expired token do not end a run.
 
+pelicanfs and aiohttp are imported at the first `pelican://` URL: a machine that has its data on disk needs neither.
+
 See docs/pelican.md.
 """
 
-from crmuons.storage.pelican.addresses import split_url
-from crmuons.storage.pelican.digests import digest
-from crmuons.storage.pelican.federation import Federation, filesystem
+import sys
+from typing import TYPE_CHECKING, TypeGuard
 
-__all__ = ["Federation", "digest", "filesystem", "split_url"]
+from crmuons.storage.pelican.addresses import split_url
+
+if TYPE_CHECKING:
+    from crmuons.storage.pelican.federation import Federation
+
+__all__ = ["digest", "filesystem", "is_federation", "split_url"]
+
+
+def filesystem(url: str) -> "Federation":
+    """Return the file system of a URL's federation: one per process and federation, shared by all threads."""
+    from crmuons.storage.pelican import federation  # noqa: PLC0415
+
+    return federation.filesystem(url)
+
+
+def is_federation(fs: object) -> "TypeGuard[Federation]":
+    """Return whether a file system is that of a federation."""
+    federation = sys.modules.get("crmuons.storage.pelican.federation")  # Loaded by whoever made one.
+    return federation is not None and isinstance(fs, federation.Federation)
+
+
+def digest(federation: "Federation", path: str, algorithms: str) -> str:
+    """Return the origin's `Digest` header for a file; empty if it gives none.
+
+    Args:
+        federation: the federation that holds the file.
+        path: the file's path.
+        algorithms: comma-separated names, the preferred first.
+    """
+    from crmuons.storage.pelican import digests  # noqa: PLC0415
+
+    return digests.digest(federation, path, algorithms)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from fsspec.core import url_to_fs
-from fsspec.implementations.http import HTTPFileSystem
 
 from crmuons.storage import files, pelican
 
@@ -57,7 +56,7 @@ class Checksum:
         if url.startswith(files.FEDERATED):
             return cls.from_header(pelican.digest(pelican.filesystem(url), pelican.split_url(url)[1], WANTED))
         fs, path = url_to_fs(url)
-        if not isinstance(fs, HTTPFileSystem):
+        if "https" not in fs.protocol:  # fsspec's class for HTTP needs aiohttp, and local files do not.
             return None
         info: Mapping[str, str] = fs.info(path, headers={"Want-Digest": WANTED})
         return cls.from_header(info.get("Digest", "")) or cls.from_header(f"md5={info.get('Content-MD5', '')}")
