@@ -31,7 +31,9 @@ def git_commit(file: Path = Path(__file__)) -> str | None:
 
 def code_tags() -> dict[str, str]:
     """Return the versions of crmuons, torch and Ray as far as they are installed, and the git commit, as tags."""
-    tags = {f"{name}_version": version for name in ("crmuons", "torch", "ray") if (version := _version(name)) is not None}
+    tags = {
+        f"{name}_version": version for name in ("crmuons", "torch", "ray") if (version := _version(name)) is not None
+    }
     commit = git_commit()
     return tags if commit is None else tags | {"git_commit": commit}
 

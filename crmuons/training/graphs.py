@@ -167,6 +167,7 @@ class StepGraphs:
     def _record(self, step: Callable[[], LossTerms], noise: torch.Generator) -> _Recording | None:
         """Record a step without running it; None if it cannot be recorded, now and from now on."""
         torch.cuda.synchronize(self.device)
+        torch.cuda.empty_cache()  # A graph's memory is its own; that of the eager step is needed no more.
         recording = self._current = _Recording(self._pool, noise)
         try:
             recording.begin()

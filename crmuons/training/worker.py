@@ -86,8 +86,8 @@ def train(
         status = "FINISHED" if outcome == "finished" else "KILLED"
     finally:
         batches.close()
-        trainer.release_graphs()
         services.close(status)
+        trainer.release_graphs()
     return outcome
 
 

@@ -1,22 +1,15 @@
 """The step of fixed sizes that a GPU captures: what it computes, what may differ between two steps, what it may cost."""
 
-import copy
-import math
-from itertools import repeat
-
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 from crmuons import config
-from crmuons.data.events import EventArrays, concat, slice_events
+from crmuons.data.events import EventArrays, slice_events
 from crmuons.models.features import Features
-from crmuons.training import distributed, losses
-from crmuons.training.batch import TrainingBatch
+from crmuons.training import losses
 from crmuons.training.packed import Bucket, PackedBatch, lay_out
-from crmuons.training.trainer import NonFiniteError, Trainer
+from crmuons.training.trainer import Trainer
 
 TINY = {"width": 8, "multiplicity_width": 8, "multiplicity_components": 2, "shower_latents": 2, "muon_latents": 2}
 CPU = torch.device("cpu")
