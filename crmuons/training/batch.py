@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,13 +15,25 @@ from crmuons.data.events import EventArrays
 from crmuons.models.ragged import Ragged
 
 
-@dataclass(frozen=True)
-class RealEvents:
-    """1 for each real event and 0 for each dummy event of a padded batch (packed.py), for three sets of events."""
+class RealEvents(NamedTuple):
+    """Which events of a padded batch (packed.py) are real.
 
-    all: Float32[Tensor, " all"]
-    nonempty: Float32[Tensor, " events"]
-    penalised: Float32[Tensor, " penalised"]
+    Attributes:
+        is_real: 1 for each real event and 0 for each dummy event.
+        number: number of the real events.
+    """
+
+    is_real: Float32[Tensor, " events"]
+    number: Float32[Tensor, ""]
+
+
+@dataclass(frozen=True)
+class Real:
+    """The real events of a padded batch, in three sets of events."""
+
+    all: RealEvents
+    nonempty: RealEvents
+    penalised: RealEvents
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,7 @@ class TrainingBatch:
     weights: Float32[Tensor, " events"]
     ragged: Ragged
     penalty_layout: Ragged
-    real: RealEvents | None = None
+    real: Real | None = None
 
     @classmethod
     def from_events(cls, events: EventArrays, train: config.Train) -> "TrainingBatch":
@@ -73,8 +85,8 @@ class TrainingBatch:
         primaries, all_counts, kept_muons = (_tensor(array) for array in (events.primaries, events.counts, muons))
         return cls(primaries, all_counts, torch.from_numpy(nonempty), kept_muons, weights, ragged, part)
 
-    def real_events_of(self, name: str) -> Tensor | None:
-        """Return 1 for real events and 0 for dummies, of the events that a term has values for; None if all are real."""
+    def real_events_of(self, name: str) -> RealEvents | None:
+        """Return the real ones of the events that a term has values for; None if all are real."""
         if self.real is None:
             return None
         sets = {"multiplicity_loss": self.real.all, "gradient_penalty": self.real.penalised}

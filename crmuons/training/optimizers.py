@@ -150,14 +150,21 @@ def all_reduce_gradients(
         non-finite number, and for all ranks if the sum is not finite. It is highest for ranks that sent one.
     """
     gradients = [network.pop_flat_gradient() for network in networks]
-    pairs = [torch.stack([total.total, total.events]) for total in totals.values()]
-    local = torch.cat([*gradients, *pairs])
-    faults = local.new_zeros(distributed.world_size())
-    faults[distributed.rank()] = (~torch.isfinite(local)).any().float()
-    buffer = exchange(torch.cat([local, faults]))
-    sizes = [len(gradient) for gradient in gradients] + [2] * len(pairs) + [len(faults)]
+    numbers = torch.stack([number for total in totals.values() for number in (total.total, total.events)])
+    world = distributed.world_size()
+    buffer = torch.cat([*gradients, numbers, numbers.new_zeros(world)])
+    sizes = [len(gradient) for gradient in gradients] + [2] * len(totals) + [world]
     *parts, faults = buffer.split(sizes)
+    summed_part = buffer[: len(buffer) - world]
+    is_faulty = _is_nonfinite(summed_part)
+    faults[distributed.rank()] = is_faulty
+    exchange(buffer)
     # A sum of finite numbers can overflow. Then all ranks are marked.
-    faults = faults + (~torch.isfinite(buffer[: len(local)])).any()
+    faults = faults + (is_faulty if world == 1 else _is_nonfinite(summed_part))
     summed = {name: WeightedSum(*part.unbind()) for name, part in zip(totals, parts[len(gradients) :], strict=True)}
     return parts[: len(gradients)], summed, faults
+
+
+def _is_nonfinite(values: Tensor) -> Tensor:
+    """Return whether a number is NaN or infinite: 0 times it is NaN. It takes three operations; isfinite takes seven."""
+    return (values * 0).sum() != 0

@@ -25,7 +25,7 @@ from torch import Tensor
 from crmuons import config
 from crmuons.data.events import EventArrays
 from crmuons.models.ragged import Ragged
-from crmuons.training.batch import RealEvents, TrainingBatch, num_penalised
+from crmuons.training.batch import Real, RealEvents, TrainingBatch, num_penalised
 
 HEADER_BYTES = 64  # Room for eight integers; Sizes has five.
 LEGAL_PRIMARY = (1e6, 0.0, 1.0, 1000.0)  # Of dummy events: the features take logarithms.
@@ -212,17 +212,16 @@ def lay_out(content: Tensor, bucket: Bucket, train: config.Train) -> TrainingBat
         kept = kept.clamp(max=train.muons_per_event)
     kept = _with_dummies(kept, num_nonempty, bucket.muons - num_muons)
     ragged = Ragged(kept, bucket.muons)
-    is_real = (slots < num_nonempty).float()
-    weights = kept.float() ** train.weight_power * is_real
-    part, is_penalised = ragged, is_real
+    numbers = header.float()
+    real = RealEvents((slots < num_nonempty).float(), numbers[1])
+    weights = kept.float() ** train.weight_power * real.is_real
+    part, penalised = ragged, real
     if bucket.penalised:
-        chosen = kept[: bucket.penalised]
-        part = Ragged(
-            _with_dummies(chosen, num_chosen, bucket.penalised_muons - num_chosen_muons), bucket.penalised_muons
-        )
-        is_penalised = (slots[: bucket.penalised] < num_chosen).float()
-    real = RealEvents((rows < events).float(), is_real, is_penalised)
-    return TrainingBatch(primaries, counts, nonempty, muons, weights, ragged, part, real)
+        missing = bucket.penalised_muons - num_chosen_muons
+        part = Ragged(_with_dummies(kept[: bucket.penalised], num_chosen, missing), bucket.penalised_muons)
+        penalised = RealEvents((slots[: bucket.penalised] < num_chosen).float(), numbers[3])
+    everything = RealEvents((rows < events).float(), numbers[0])
+    return TrainingBatch(primaries, counts, nonempty, muons, weights, ragged, part, Real(everything, real, penalised))
 
 
 def _numbers(rows: Tensor) -> Int64[Tensor, " rows"]:

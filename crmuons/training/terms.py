@@ -33,7 +33,7 @@ def _weighted_sum(losses_of_events: Tensor, name: str, batch: TrainingBatch) -> 
     """Return the weighted sum of a network's losses over events. The multiplicity model weights all events equally."""
     if name != "multiplicity":
         return losses_of_events @ batch.weights
-    return (losses_of_events if batch.real is None else losses_of_events * batch.real.all).sum()
+    return (losses_of_events if batch.real is None else losses_of_events * batch.real.all.is_real).sum()
 
 
 def spread_penalties(penalties: Tensor, num_events: int, batch: TrainingBatch) -> Tensor:
@@ -41,8 +41,8 @@ def spread_penalties(penalties: Tensor, num_events: int, batch: TrainingBatch) -
     if batch.real is None:
         scaled = penalties * (num_events / len(penalties))
     else:
-        real, penalised = batch.real.nonempty.sum(), batch.real.penalised.sum()
-        scaled = penalties * batch.real.penalised * (real / penalised.clamp(min=1))
+        penalised = batch.real.penalised
+        scaled = penalties * (penalised.is_real * (batch.real.nonempty.number / penalised.number.clamp(min=1)))
     return nn.functional.pad(scaled, (0, num_events - len(penalties)))
 
 
@@ -52,8 +52,10 @@ def accumulate(totals: dict[str, WeightedSum], terms: LossTerms, batch: Training
         values, real = term.detach(), batch.real_events_of(name)
         if real is None or not len(values):
             total, events = values.sum().float(), values.new_full((), len(values), dtype=torch.float32)
+        elif values.dtype == torch.float32:
+            total, events = values @ real.is_real, real.number
         else:
-            total, events = (values * real).sum().float(), real.sum()
+            total, events = (values * real.is_real).sum().float(), real.number
         if name in totals:
             total, events = total + totals[name].total, events + totals[name].events
         totals[name] = WeightedSum(total, events)

@@ -1,7 +1,6 @@
 """The training step: `n_critic` updates of the critic, then one of the generator and the multiplicity model.
 
-- The loss of the critic is in `Trainer.critic_terms`: `losses.critic_loss` plus the weighted gradient penalty.
-- The losses of generator and multiplicity model are in `Trainer.generator_terms`.
+- The losses are in `Objective.critic_terms` and `Objective.generator_terms` (objective.py).
 - `Trainer.state_dict` is what a checkpoint holds of the step: the weights of the model (features, generator,
   multiplicity), of its average and of the critic, the optimizer states, and the numbers of steps and critic updates.
 
@@ -24,14 +23,13 @@ from crmuons import config
 from crmuons.data.events import EventArrays
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
-from crmuons.models.gradients import functions
 from crmuons.models.networks import build_networks
-from crmuons.models.ragged import Ragged
-from crmuons.training import distributed, losses, optimizers
+from crmuons.training import distributed, optimizers
 from crmuons.training.batch import TrainingBatch
 from crmuons.training.graphs import StepGraphs
+from crmuons.training.objective import Objective
 from crmuons.training.packed import PackedBatch
-from crmuons.training.terms import LossTerms, WeightedSum, accumulate, loss_sum, spread_penalties
+from crmuons.training.terms import LossTerms, WeightedSum, accumulate, loss_sum
 
 Batches = Iterator[TrainingBatch] | Iterator[PackedBatch]
 
@@ -40,7 +38,7 @@ class NonFiniteError(RuntimeError):
     """A loss or a gradient became NaN or infinite. No optimizer step was taken from then on."""
 
 
-class Trainer:
+class Trainer(Objective):
     """Networks, optimizers and the training step. `state_dict` holds everything that resume needs.
 
     Args:
@@ -54,17 +52,16 @@ class Trainer:
         self, settings: config.Config, features: Features, device: torch.device, *, static: bool | None = None
     ) -> None:
         torch.manual_seed(settings.run.seed)  # Every rank starts from the same weights.
-        self.settings, self.seed, self.device = settings.train, settings.run.seed, device
-        self.model = BundleModel(settings.model, features).to(device)
-        self.critic = build_networks(settings.model, features.num_muon_features)[1].to(device)
+        self.seed, self.device = settings.run.seed, device
+        model = BundleModel(settings.model, features).to(device)
+        critic = build_networks(settings.model, features.num_muon_features)[1].to(device)
+        super().__init__(settings.train, model, critic, torch.Generator(device))
         self.averaged = copy.deepcopy(self.model).requires_grad_(requires_grad=False)
         modules = {"generator": self.model.generator, "multiplicity": self.model.multiplicity, "critic": self.critic}
         is_static = device.type == "cuda" and settings.train.cuda_graph if static is None else static
         self.graphs = StepGraphs(settings.train, device, self._recover) if is_static else None
         self.networks = optimizers.build_optimizers(settings.train.optimizer, modules, graphed=is_static)
-        self.noise = torch.Generator(device)
         self.num_steps = 0
-        self.num_critic_updates = 0
         # The penalty is reported at each step, but not computed in each.
         self.newest_penalty = torch.full((), math.nan, device=device)
         self.progress = 0.0  # Share of the run that is done; the learning rates depend on it.
@@ -72,7 +69,6 @@ class Trainer:
         # Of the step being taken, for the operations that a graph repeats: its number, and the average's 1 - decay.
         self._step_number = torch.zeros((), dtype=torch.int64, device=device)
         self._average_weight = torch.zeros((), device=device)
-        self._drawn: dict[int, Tensor] = {}  # With train.reuse_batch: the fake muons of a batch, by id().
 
     def step(self, batches: Batches) -> LossTerms:
         """Take one WGAN step (Gulrajani et al. 2017, arXiv:1704.00028, Alg. 1).
@@ -102,6 +98,7 @@ class Trainer:
 
     def _updates(self, batches: Iterator[TrainingBatch]) -> LossTerms:
         """Take the updates of a step; return its metrics."""
+        self._shared.clear()
         if self.settings.reuse_batch:
             batches = cycle([replace(batch) for batch in islice(batches, self.settings.grad_accumulation)])
         for _ in range(self.settings.n_critic):
@@ -121,40 +118,6 @@ class Trainer:
             return PackedBatch.from_events(events, self.settings, pin_memory=self.device.type == "cuda")
         batch = TrainingBatch.from_events(events, self.settings)
         return batch.pin_memory() if self.device.type == "cuda" else batch
-
-    def critic_terms(self, batch: TrainingBatch) -> LossTerms:
-        """Return the loss of the critic, with the gradient penalty, and its metrics, per event."""
-        _, condition = self._conditions(batch)
-        real = self.model.features.muons(batch.muons)
-        with torch.no_grad():
-            fake = self._cached_fake_muons(condition, batch).detach()
-        real_scores, fake_scores, penalties = self._score_and_penalise(real, fake, condition, batch)
-        loss = losses.critic_loss(real_scores, fake_scores, self.settings.loss)
-        if len(penalties):
-            weight = self.settings.penalty.lambda_gp * self.settings.penalty.every
-            loss = loss + weight * spread_penalties(penalties, len(loss), batch)
-        return {
-            "critic_loss": loss,
-            "wasserstein_estimate": real_scores - fake_scores,
-            "gradient_penalty": penalties,
-        }
-
-    def generator_terms(self, batch: TrainingBatch) -> LossTerms:
-        """Return the losses of the generator and of the multiplicity model, per event.
-
-        Fake events have the primaries and the numbers of muons of the real ones. Only the multiplicity model sees
-        events without muons.
-        """
-        primaries, condition = self._conditions(batch)
-        fake = self._score(self._cached_fake_muons(condition, batch), condition, batch.ragged)
-        real = None
-        if self.settings.loss == "relativistic":
-            with torch.no_grad(), self._precision():  # Real scores need no gradient here.
-                real = self.critic(self.model.features.muons(batch.muons), condition, batch.ragged).float()
-        return {
-            "generator_loss": losses.generator_loss(real, fake, self.settings.loss),
-            "multiplicity_loss": self.model.multiplicity.loss(primaries, batch.counts),
-        }
 
     def _update(
         self, terms_of: Callable[[TrainingBatch], LossTerms], batches: Iterator[TrainingBatch], *names: str
@@ -181,77 +144,11 @@ class Trainer:
         }
         return norms | {name: total.mean for name, total in totals.items()}
 
-    def _score_and_penalise(
-        self, real: Tensor, fake: Tensor, condition: Tensor, batch: TrainingBatch
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the scores of real and fake events, from one pass of the critic, and penalties of a part of them."""
-        both, conditions, twice = torch.cat([real, fake]), torch.cat([condition, condition]), batch.ragged.twice
-        due = self._is_penalty_due()
-        if due and self.settings.penalty.kind == "zero_centred" and batch.penalty_layout is batch.ragged:
-            scores, squared_norms = self._scores_and_norms(both, conditions, twice)
-            real_norms, fake_norms = squared_norms.chunk(2)
-            return *scores.chunk(2), real_norms + fake_norms  # type: ignore[return-value]
-        scores = self._score(both, conditions, twice)
-        penalties = self._penalties(real, fake, condition, batch.penalty_layout) if due else scores.new_zeros(0)
-        return *scores.chunk(2), penalties  # type: ignore[return-value]
-
-    def _is_penalty_due(self) -> bool:
-        return self.settings.penalty.kind != "none" and self.num_critic_updates % self.settings.penalty.every == 0
-
-    def _penalties(self, real: Tensor, fake: Tensor, condition: Tensor, part: Ragged) -> Tensor:
-        """Return the penalties of the first events of a batch. Batches are shuffled, so these are a random sample.
-
-        The zero-centred penalty is the squared gradient norm on real and on fake events (Mescheder et al. 2018,
-        arXiv:1801.04406, eqs. 9 and 10). With it the training converges; with the one-centred penalty it can circle
-        around its equilibrium.
-        """
-        real, fake, condition = real[: part.num_muons], fake[: part.num_muons], condition[: len(part.counts)]
-        if self.settings.penalty.kind == "one_centred":
-            share = torch.rand(len(condition), generator=self.noise, device=self.device)
-            points = losses.interpolate(real, fake, share, part)
-            return losses.one_centred_penalty(self._scores_and_norms(points, condition, part)[1])
-        both, conditions = torch.cat([real, fake]), torch.cat([condition, condition])
-        real_norms, fake_norms = self._scores_and_norms(both, conditions, part.twice)[1].chunk(2)
-        return real_norms + fake_norms
-
-    def _conditions(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
-        """Return standardised primaries of all events [all, 4], and with log10 N those of nonempty events [events, 5]."""
-        primaries = self.model.features.condition(batch.primaries)
-        log_counts = self.model.features.log_count(batch.counts.index_select(0, batch.nonempty))
-        return primaries, torch.cat([primaries.index_select(0, batch.nonempty), log_counts], dim=1)
-
-    def _cached_fake_muons(self, condition: Tensor, batch: TrainingBatch) -> Tensor:
-        """Return fake muons for a batch. With train.reuse_batch all updates of a step share them and their graph."""
-        if not self.settings.reuse_batch:
-            return self._fake_muons(condition, batch.ragged)
-        if id(batch) not in self._drawn:
-            with torch.enable_grad():
-                self._drawn[id(batch)] = self._fake_muons(condition, batch.ragged)
-        return self._drawn[id(batch)]
-
-    def _fake_muons(self, condition: Tensor, ragged: Ragged) -> Tensor:
-        noise = self.model.latents(ragged, self.noise)
-        with self._precision():
-            return functions.generator_forward(self.model.generator, condition, *noise, ragged).float()
-
-    def _score(self, features: Tensor, condition: Tensor, ragged: Ragged) -> Tensor:
-        with self._precision():
-            return functions.scores(self.critic, features, condition, ragged).float()
-
-    def _scores_and_norms(self, features: Tensor, condition: Tensor, ragged: Ragged) -> tuple[Tensor, Tensor]:
-        with self._precision():
-            scores, squared_norms = functions.scores_and_sq_grad_norms(self.critic, features, condition, ragged)
-        return scores.float(), squared_norms
-
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16)
-
     def _exchange(self, buffer: Tensor) -> Tensor:
         return distributed.sum_over_ranks(buffer) if self.graphs is None else self.graphs.exchange(buffer)
 
     def _start_step(self) -> torch.Generator:
         """Set what differs between two steps, in place; return the generator of the noise."""
-        self._drawn = {}
         # The noise depends only on (seed, step, rank), so resume is exact without saving a generator state.
         self.noise.manual_seed(((self.seed * 1_000_003 + self.num_steps) * 65_537 + distributed.rank()) % 2**63)
         share = optimizers.lr_share(self.settings.optimizer, self.num_steps, self.progress)

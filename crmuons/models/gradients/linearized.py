@@ -21,8 +21,14 @@ class Weights:
 
     @classmethod
     def from_network(cls, network: nn.Module, dtype: torch.dtype) -> "Weights":
-        """Convert a network's weights to a dtype."""
-        return cls({name: parameter.to(dtype) for name, parameter in network.named_parameters()})
+        """Convert a network's weights to a dtype: all at once, since each of thirty casts would cost a GPU as much."""
+        named = dict(network.named_parameters())
+        if all(parameter.dtype == dtype for parameter in named.values()):
+            return cls(named)
+        parts = torch.cat([parameter.flatten() for parameter in named.values()]).to(dtype)
+        sizes = [parameter.numel() for parameter in named.values()]
+        pairs = zip(named.items(), parts.split(sizes), strict=True)
+        return cls({name: part.view_as(parameter) for (name, parameter), part in pairs})
 
     def __getitem__(self, name: str) -> Tensor:
         return self.named[self.prefix + name]

@@ -131,22 +131,31 @@ def test_a_padded_step_is_the_step(make, batches, monkeypatch, variant):
     assert relative(weights(trainers[1]), weights(trainers[0])) < 2e-5
 
 
+def keep_gradients(trainer):
+    """Return a dictionary that gets the gradient of each network's first update."""
+    found = {}
+
+    def keeping(name, move):
+        def kept(gradient, skip_step):
+            found.setdefault(name, gradient.double())
+            return move(gradient, skip_step)
+
+        return kept
+
+    for name, network in trainer.networks.items():
+        network.step = keeping(name, network.step)
+    return found
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_padded_gradients_are_the_gradients(make, batches, monkeypatch, variant):
     interpolate = losses.interpolate
     monkeypatch.setattr(losses, "interpolate", lambda r, f, share, part: interpolate(r, f, 0 * share + 0.3, part))
     gradients = []
     for static in (False, True):
-        trainer, found = make(kind=Fixed, static=static, **VARIANTS[variant]), {}
-        for name, network in trainer.networks.items():
-
-            def kept(gradient, skip_step, name=name, move=network.step):
-                found.setdefault(name, gradient.double())
-                return move(gradient, skip_step)
-
-            network.step = kept
+        trainer = make(kind=Fixed, static=static, **VARIANTS[variant])
+        gradients.append(keep_gradients(trainer))
         step(trainer, batches)
-        gradients.append(found)
     for name, gradient in gradients[0].items():
         # The generator's gradient is taken after the critic moved.
         assert relative(gradients[1][name], gradient) < (1e-6 if name != "generator" else 1e-4), name
