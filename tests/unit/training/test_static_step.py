@@ -1,17 +1,25 @@
 """The step of fixed sizes that a GPU captures: what it computes, what may differ between two steps, what it may cost."""
 
+import copy
+import math
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from crmuons import config
 from crmuons.data.events import EventArrays, slice_events
 from crmuons.models.features import Features
-from crmuons.training import losses
-from crmuons.training.packed import Bucket, PackedBatch, lay_out
-from crmuons.training.trainer import Trainer
+from crmuons.training import distributed, graphs, losses, packed
+from crmuons.training.batch import TrainingBatch
+from crmuons.training.packed import Bucket, PackedBatch, Sizes, lay_out
+from crmuons.training.trainer import NonFiniteError, Trainer
 
 TINY = {"width": 8, "multiplicity_width": 8, "multiplicity_components": 2, "shower_latents": 2, "muon_latents": 2}
+EVENTS = 24
 CPU = torch.device("cpu")
 VARIANTS = {
     "default": {},
@@ -65,11 +73,18 @@ def sample(toy_events):
     return toy_events(300, seed=11)
 
 
+@pytest.fixture(autouse=True)
+def small_buckets(monkeypatch):
+    """Round up in small steps: tiny batches would otherwise be dummies for the most part."""
+    monkeypatch.setattr(packed, "LEAST_EVENTS", 16)
+    monkeypatch.setattr(packed, "LEAST_MUONS", 64)
+
+
 @pytest.fixture
 def make(sample):
     def trainer(model=(), *, kind=Trainer, static=True, **train):
         settings = config.from_dict(
-            {"model": TINY | dict(model), "train": {"steps": 100, "events_per_worker": 64} | train}
+            {"model": TINY | dict(model), "train": {"steps": 100, "events_per_worker": EVENTS} | train}
         )
         features = Features(cartesian=settings.model.kind == "predecessor").fit(sample)
         return kind(settings, features, CPU, static=static)
@@ -80,15 +95,14 @@ def make(sample):
 @pytest.fixture
 def batches(toy_events):
     """Batches of one size, with different numbers of muons and of events without any."""
-    with_empty = []
+    made = []
     for seed in range(4):
-        events = slice_events(toy_events(64, seed=seed), 0, 64)
-        keep = np.ones(64, bool)
+        events = slice_events(toy_events(EVENTS, seed=seed), 0, EVENTS)
+        keep = np.ones(EVENTS, bool)
         keep[seed :: 5 + seed] = False
-        counts = np.where(keep, events.counts, 0)
         muons = events.muons[np.repeat(keep, events.counts)]
-        with_empty.append(EventArrays(events.ids, events.primaries, counts, muons))
-    return with_empty
+        made.append(EventArrays(events.ids, events.primaries, np.where(keep, events.counts, 0), muons))
+    return made
 
 
 def weights(trainer):
@@ -100,35 +114,13 @@ def relative(one, other):
     return ((one - other).norm() / other.norm()).item()
 
 
-def step(trainer, batches):
-    return trainer.step(repeat_all(trainer.prepare(batch) for batch in batches))
-
-
-def repeat_all(prepared):
-    prepared = list(prepared)
+def forever(items):
     while True:
-        yield from prepared
+        yield from items
 
 
-def padded(events, settings):
-    packed = PackedBatch.from_events(events, settings, pin_memory=False)
-    bucket = Bucket.of([packed.sizes], packed.capacity, all_penalised=True)
-    memory = torch.full((bucket.bytes,), 255, dtype=torch.uint8)  # As float32: NaN in all that no batch has written.
-    packed.copy_into(memory)
-    return lay_out(memory, bucket, settings), bucket
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_padded_step_is_the_step(make, batches, monkeypatch, variant):
-    interpolate = losses.interpolate  # The points between real and fake are random; here they are the same.
-    monkeypatch.setattr(losses, "interpolate", lambda r, f, share, part: interpolate(r, f, 0 * share + 0.3, part))
-    trainers = [make(kind=Fixed, static=static, **VARIANTS[variant]) for static in (False, True)]
-    for _ in range(2):
-        plain, static = (step(trainer, batches) for trainer in trainers)
-        for name, value in plain.items():
-            assert static[name].item() == pytest.approx(value.item(), rel=1e-4, abs=1e-5, nan_ok=True), name
-    # Adam divides by the size of a gradient, and so enlarges the rounding of the smallest ones.
-    assert relative(weights(trainers[1]), weights(trainers[0])) < 2e-5
+def step(trainer, batches):
+    return trainer.step(forever([trainer.prepare(batch) for batch in batches]))
 
 
 def keep_gradients(trainer):
@@ -148,14 +140,240 @@ def keep_gradients(trainer):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_padded_gradients_are_the_gradients(make, batches, monkeypatch, variant):
-    interpolate = losses.interpolate
+def test_a_padded_step_is_the_step(make, batches, monkeypatch, variant):
+    interpolate = losses.interpolate  # The points between real and fake are random; here they are the same.
     monkeypatch.setattr(losses, "interpolate", lambda r, f, share, part: interpolate(r, f, 0 * share + 0.3, part))
-    gradients = []
-    for static in (False, True):
-        trainer = make(kind=Fixed, static=static, **VARIANTS[variant])
-        gradients.append(keep_gradients(trainer))
-        step(trainer, batches)
-    for name, gradient in gradients[0].items():
+    trainers = [make(kind=Fixed, static=static, **VARIANTS[variant]) for static in (False, True)]
+    plain_gradients, static_gradients = (keep_gradients(trainer) for trainer in trainers)
+    for _ in range(2):
+        plain, static = (step(trainer, batches) for trainer in trainers)
+        for name, value in plain.items():
+            assert static[name].item() == pytest.approx(value.item(), rel=1e-4, abs=1e-4, nan_ok=True), name
+    for name, gradient in plain_gradients.items():
         # The generator's gradient is taken after the critic moved.
-        assert relative(gradients[1][name], gradient) < (1e-6 if name != "generator" else 1e-4), name
+        assert relative(static_gradients[name], gradient) < (1e-6 if name != "generator" else 1e-4), name
+    # Adam divides by the size of a gradient, and so enlarges the rounding of the smallest ones.
+    assert relative(weights(trainers[1]), weights(trainers[0])) < 2e-5
+
+
+@pytest.mark.parametrize("penalty", [{}, {"sample_fraction": 0.4}, {"max_pairs": 3}])
+@pytest.mark.parametrize("cap", [None, 4])
+@pytest.mark.parametrize("counts", [[], [0, 0], [3], [0, 2, 9, 0, 1, 30, 4], [5, 5, 5]])
+def test_a_packed_batch_is_the_batch_and_dummy_events_without_weight(make, penalty, cap, counts):
+    settings = make(muons_per_event=cap, penalty=penalty, weight_power=0.5).settings
+    random = np.random.default_rng(1)
+    number, counts = len(counts), np.asarray(counts, np.int64)
+    events = EventArrays(
+        np.zeros((number, 2), np.uint64),
+        random.uniform(1, 2, (number, 4)).astype(np.float32),
+        counts,
+        random.uniform(1, 2, (counts.sum(), 3)).astype(np.float32),
+    )
+    given = PackedBatch.from_events(events, settings, pin_memory=False)
+    bucket = Bucket.of([given.sizes, Sizes(5, 4, 100, 2, 50)], given.capacity, all_penalised=not penalty)
+    memory = torch.full((bucket.bytes,), 255, dtype=torch.uint8)  # As float32: NaN in all that no batch has written.
+    given.copy_into(memory)
+    padded, plain = lay_out(memory, bucket, settings), TrainingBatch.from_events(events, settings)
+    filled, muons = len(plain.ragged.counts), len(plain.muons)
+    assert torch.equal(padded.primaries[:number], plain.primaries)
+    assert torch.equal(padded.counts[:number], plain.counts)
+    assert padded.real.all.is_real.tolist() == [1.0] * number + [0.0] * (given.capacity - number)
+    assert torch.equal(padded.nonempty[:filled], plain.nonempty)
+    assert torch.equal(padded.muons[:muons], plain.muons)
+    assert torch.equal(padded.ragged.counts[:filled], plain.ragged.counts)
+    torch.testing.assert_close(padded.weights[:filled], plain.weights)
+    assert padded.weights[filled:].eq(0).all()
+    assert torch.isfinite(padded.muons).all()
+    assert torch.isfinite(padded.primaries).all()
+    layouts = [(padded.ragged, plain.ragged, padded.real.nonempty)]
+    layouts += [(padded.penalty_layout, plain.penalty_layout, padded.real.penalised)] if penalty else []
+    for layout, expected, real in layouts:
+        chosen = len(expected.counts)
+        assert torch.equal(layout.counts[:chosen], expected.counts)
+        assert int(layout.counts.sum()) == layout.num_muons  # Every muon belongs to an event.
+        assert layout.counts[chosen:].max() >= 1  # See Ragged.max.
+        assert real.number == chosen == real.is_real[:chosen].sum() == real.is_real.sum()
+
+
+def test_the_size_of_a_step_depends_on_its_batches_alone(make, batches):
+    # The random numbers of a GPU depend on how many are drawn: a resumed run must draw as many.
+    settings = make().settings
+    sizes = [PackedBatch.from_events(batch, settings, pin_memory=False).sizes for batch in batches]
+    both = Bucket.of(sizes[:2], EVENTS, all_penalised=True)
+    assert both == Bucket.of(sizes[1::-1], EVENTS, all_penalised=True)
+    each = [Bucket.of([size], EVENTS, all_penalised=True) for size in sizes[:2]]
+    assert both.muons == max(bucket.muons for bucket in each)
+    # 16 steps between powers of two: at most 1/16 of the muons are dummies.
+    for muons in (10_000, 27_001, 620_000):
+        assert muons < Bucket.of([Sizes(1, 1, muons, 1, muons)], 1, all_penalised=True).muons <= muons * 17 / 16 + 1
+
+
+# Operations that wait for the device, and one that makes a tensor of a number of Python's: a copy from memory that is
+# not page-locked.
+READS = {
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "is_nonzero",
+    "equal",
+    "multinomial",
+    "lift_fresh",
+}
+
+
+class Recording(TorchDispatchMode):
+    """Records each operation with the shapes of its tensors and its other arguments: what a CUDA graph bakes in."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        self.operations.append((func, repr(tree_map(self._described, (args, kwargs)))))
+        return func(*args, **kwargs)
+
+    @staticmethod
+    def _described(value):
+        if isinstance(value, torch.Tensor):
+            return (value.dtype, tuple(value.shape), value.stride())
+        return type(value).__name__ if isinstance(value, torch.Generator | torch.ScriptObject) else value
+
+
+def recorded(trainer, batches):
+    """Return the operations of a step that a graph would repeat."""
+    updates, recording = trainer._updates, Recording()
+
+    def recorded_updates(laid_out):
+        with recording:
+            return updates(laid_out)
+
+    trainer._updates = recorded_updates
+    step(trainer, batches)
+    trainer._updates = updates
+    return recording.operations
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_two_steps_of_one_size_differ_in_the_numbers_in_tensors_alone_and_read_none(
+    make, batches, monkeypatch, variant
+):
+    largest = Bucket.of
+    sizes = Sizes(EVENTS, EVENTS, 4000, EVENTS, 4000)
+    monkeypatch.setattr(Bucket, "of", lambda batches, *rest, **how: largest([*batches, sizes], *rest, **how))
+    trainer = make(**VARIANTS[variant])
+    for _ in range(2):
+        step(trainer, batches)  # The first step makes the optimizers' states; two bring `penalty.every` to its start.
+    trainer.progress = 0.3
+    first = recorded(trainer, batches[:2])
+    step(trainer, batches)
+    trainer.progress = 0.6
+    second = recorded(trainer, batches[2:])
+    assert first == second
+    names = {func.overloadpacket.__name__ for func, _ in first}
+    assert "mm" in names
+    assert not names & READS
+
+
+# What a GPU launches no kernel for.
+FREE = {"view", "_unsafe_view", "expand", "unbind", "split", "split_with_sizes", "t", "transpose", "slice", "select", "detach",
+        "alias", "as_strided", "unsqueeze", "squeeze", "permute", "empty", "empty_like", "new_empty", "new_empty_strided",
+        "promote_types", "_record_function_enter_new", "_record_function_exit"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "most"), [
+    ({}, 735),
+    ({"n_critic": 5, "loss": "wasserstein", "penalty": {"kind": "none"}, "reuse_batch": True}, 1172),
+    ({"n_critic": 5, "loss": "wasserstein", "penalty": {"kind": "none"}, "reuse_batch": True, "bf16": True}, 1500),
+])  # fmt: skip
+def test_the_number_of_kernels_of_a_step_only_falls(make, batches, given, most):
+    # In a graph each costs 1 us at least, and reads and writes memory that a fused one would not touch.
+    trainer = make({"multiplicity_components": 2}, **given)
+    step(trainer, batches)
+    counted = Counter(func.overloadpacket.__name__ for func, _ in recorded(trainer, batches))
+    assert sum(number for name, number in counted.items() if name not in FREE) <= most
+
+
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_a_resumed_trainer_of_fixed_size_is_the_trainer(make, batches, kind):
+    trainer = make(optimizer={"kind": kind, "momentum": 0.9})
+    for _ in range(3):
+        step(trainer, batches)
+    state = copy.deepcopy(trainer.state_dict())
+    for network in state["optimizers"].values():  # As on a CPU: a file has the same form from either.
+        assert all(isinstance(group["lr"], float) and not group.get("capturable") for group in network["param_groups"])
+    fresh, plain = (
+        make(optimizer={"kind": kind, "momentum": 0.9}),
+        make(static=False, optimizer={"kind": kind, "momentum": 0.9}),
+    )
+    fresh.load_state_dict(copy.deepcopy(state))
+    plain.load_state_dict(copy.deepcopy(state))
+    for one in (trainer, fresh):
+        step(one, batches)
+    assert torch.equal(weights(trainer), weights(fresh))
+    step(plain, batches)
+    back = make(optimizer={"kind": kind, "momentum": 0.9})
+    back.load_state_dict(copy.deepcopy(plain.state_dict()))
+    step(back, batches)
+
+
+def test_loading_a_state_forgets_the_graphs_of_the_tensors_that_it_replaces(make, batches):
+    trainer = make()
+    step(trainer, batches)
+    assert trainer.graphs._entries
+    trainer.load_state_dict(copy.deepcopy(trainer.state_dict()))
+    assert not trainer.graphs._entries
+
+
+def test_after_a_number_that_is_not_finite_nothing_moves_not_even_the_average(make, batches):
+    trainer = make()
+    for _ in range(3):
+        step(trainer, batches)
+    before = weights(trainer)
+    poisoned = EventArrays(batches[0].ids, batches[0].primaries, batches[0].counts, batches[0].muons.copy())
+    poisoned.muons[0, 0] = math.nan
+    step(trainer, [poisoned])
+    for _ in range(2):
+        step(trainer, batches)
+    assert torch.equal(weights(trainer), before)
+    with pytest.raises(NonFiniteError, match="step 3: a loss or a gradient on rank 0"):
+        trainer.check_finite()
+
+
+def test_few_entries_are_kept_however_the_sizes_vary(make, batches, monkeypatch):
+    monkeypatch.setattr(graphs, "MAX_ENTRIES", 2)
+    trainer = make(muons_per_event=None)
+    of_size = [slice_events(batches[0], 0, number) for number in (2, 10, 24, 2)]
+    for events in of_size:
+        step(trainer, [events])
+    assert len(trainer.graphs._entries) == 2
+    first, last = trainer.graphs._entries  # The one used last is the last.
+    assert last[0].muons < first[0].muons
+
+
+def test_a_recording_ends_a_graph_at_each_exchange_of_several_ranks(make, monkeypatch):
+    # The exchange itself needs a GPU; here is that it happens between graphs, in order, and in none of them.
+    done = []
+
+    class Graph(graphs._Recording):
+        def begin(self):
+            done.append("begin")
+            self.graphs.append(self)
+
+        def end(self):
+            done.append("end")
+
+    trainer = make()
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "sum_over_ranks", lambda buffer: done.append(len(buffer)) or buffer)
+    recording = trainer.graphs._current = Graph(None, trainer.noise)
+    recording.begin()
+    for number in (3, 5):
+        trainer.graphs.exchange(torch.zeros(number))
+    recording.end()
+    trainer.graphs._current = None
+    assert done == ["begin", "end", "begin", "end", "begin", "end"]
+    assert [len(buffer) for buffer in recording.buffers] == [3, 5]
+    trainer.graphs.exchange(torch.zeros(7))
+    assert done[-1] == 7
