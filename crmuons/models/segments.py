@@ -10,6 +10,9 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.nn.functional import leaky_relu_
+
+from crmuons.models.standalone import SLOPE
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +53,36 @@ def spread(values: Tensor, events: Tensor) -> Tensor:
     return result
 
 
+def linear_leaky(values: Tensor, weight: Tensor, addend: Tensor, events: Tensor, signs: Tensor | None = None) -> Tensor:
+    """Return LeakyReLU(values @ weight.T + the row of each muon's event) [muons, width].
+
+    Args:
+        values: a row for each muon.
+        weight: [width, width of values].
+        addend: a row for each event.
+        events: event of each muon.
+        signs: outputs of an earlier LeakyReLU [muons, width], whose slopes are taken instead.
+    """
+    kernels = _kernels_for(addend)
+    if kernels is not None:
+        result: Tensor = kernels.add_spread_leaky_(values @ weight.T, addend, events, signs, SLOPE)
+        return result
+    sums = spread(addend, events).addmm_(values, weight.T)
+    return leaky_relu_(sums, SLOPE) if signs is None else leaky_relu_grad_(sums, signs)
+
+
+def leaky_relu_grad(values: Tensor, activation: Tensor) -> Tensor:
+    """Multiply by LeakyReLU's slope, given its output `activation`, which has the sign of its input."""
+    result: Tensor = torch.ops.aten.leaky_relu_backward(values, activation, SLOPE, True)
+    return result
+
+
+def leaky_relu_grad_(values: Tensor, activation: Tensor) -> Tensor:
+    """Do the same as `leaky_relu_grad`, in place."""
+    torch.ops.aten.leaky_relu_backward.grad_input(values, activation, SLOPE, True, grad_input=values)
+    return values
+
+
 def _kernels_for(values: Tensor) -> ModuleType | None:
     if not values.is_cuda or values.dtype not in DTYPES or values.shape[1] < LEAST_WIDTH:
         return None
@@ -67,9 +100,15 @@ def _kernels(device: torch.device) -> ModuleType | None:
         events = torch.repeat_interleave(torch.arange(4, device=device), counts)
         sums = triton_segments.segment_sum(values, counts.cumsum(0) - counts, counts)
         expected = torch.zeros(4, 24, device=device).index_add_(0, events, values)
-        if torch.equal(sums, expected) and torch.equal(triton_segments.spread(sums, events), expected[events]):
+        signs = -values
+        added = triton_segments.add_spread_leaky_(values.clone(), expected, events, signs, 0.5)
+        if (
+            torch.equal(sums, expected)
+            and torch.equal(triton_segments.spread(sums, events), expected[events])
+            and torch.equal(added, (values + expected[events]) * torch.where(signs > 0, 1.0, 0.5))
+        ):
             return triton_segments
-        reason = "they give wrong sums"
+        reason = "they give wrong numbers"
     except Exception as error:  # noqa: BLE001 - a compiler fails in many ways, and torch's kernels do the same work
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     logger.warning(

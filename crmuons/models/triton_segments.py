@@ -35,6 +35,53 @@ def _spread(values, events, result, stride, width, muons, ROWS: tl.constexpr, CO
     tl.store(result + rows[:, None] * width + columns[None, :], content, mask=mask)
 
 
+@triton.jit
+def _add_spread(
+    values,
+    addend,
+    events,
+    signs,
+    stride,
+    width,
+    muons,
+    slope,
+    MASKED: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    columns = tl.arange(0, COLUMNS)
+    event = tl.load(events + rows, mask=rows < muons, other=0)
+    mask = (rows < muons)[:, None] & (columns < width)[None, :]
+    places = rows[:, None] * width + columns[None, :]
+    total = tl.load(values + places, mask=mask, other=0.0).to(tl.float32)
+    total += tl.load(addend + event[:, None] * stride + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+    sign = total
+    if MASKED:
+        sign = tl.load(signs + places, mask=mask, other=0.0).to(tl.float32)
+    tl.store(values + places, tl.where(sign > 0, total, total * slope), mask=mask)
+
+
+def add_spread_leaky_(values: Tensor, addend: Tensor, events: Tensor, signs: Tensor | None, slope: float) -> Tensor:
+    """Add to each muon the row of its event, and multiply negative results by `slope`, in place.
+
+    Args:
+        values: a contiguous row for each muon.
+        addend: a row for each event.
+        events: event of each muon.
+        signs: numbers whose signs decide instead of those of the results, like `values`.
+        slope: the slope of LeakyReLU.
+    """
+    rows = _rows(addend)
+    muons, width = values.shape
+    if muons:
+        _add_spread[(triton.cdiv(muons, ROWS_OF_SPREAD),)](
+            values, rows, events, values if signs is None else signs, rows.stride(0), width, muons, slope,
+            signs is not None, ROWS_OF_SPREAD, triton.next_power_of_2(width),
+        )  # fmt: skip
+    return values
+
+
 def segment_sum(values: Tensor, starts: Tensor, counts: Tensor) -> Tensor:
     """Return the sum of the rows of each event [events, width], added in single precision."""
     rows = _rows(values)

@@ -1,11 +1,9 @@
-"""Parts of hand-written gradients: weights by name, and LeakyReLU with the slopes of an earlier forward pass."""
+"""Weights of a network by name, for hand-written gradients."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-
-from crmuons.models.standalone import SLOPE
 
 
 class Weights:
@@ -36,15 +34,3 @@ class Weights:
     def submodule(self, name: str) -> "Weights":
         """Return the weights of a submodule, by their names in it."""
         return Weights(self.named, f"{self.prefix}{name}.")
-
-
-def leaky_relu_grad(values: Tensor, activation: Tensor) -> Tensor:
-    """Multiply by LeakyReLU's slope, given its output `activation`, which has the sign of its input."""
-    result: Tensor = torch.ops.aten.leaky_relu_backward(values, activation, SLOPE, True)
-    return result
-
-
-def leaky_relu_grad_(values: Tensor, activation: Tensor) -> Tensor:
-    """Do the same as `leaky_relu_grad`, in place."""
-    torch.ops.aten.leaky_relu_backward.grad_input(values, activation, SLOPE, True, grad_input=values)
-    return values
