@@ -36,7 +36,7 @@ def _spread(values, events, result, stride, width, muons, ROWS: tl.constexpr, CO
 
 
 @triton.jit
-def _add_spread(
+def _add_spread(  # type: ignore[no-untyped-def]  # noqa: PLR0917
     values,
     addend,
     events,
@@ -48,7 +48,7 @@ def _add_spread(
     MASKED: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+):
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, COLUMNS)
     event = tl.load(events + rows, mask=rows < muons, other=0)

@@ -377,3 +377,28 @@ def test_a_recording_ends_a_graph_at_each_exchange_of_several_ranks(make, monkey
     assert [len(buffer) for buffer in recording.buffers] == [3, 5]
     trainer.graphs.exchange(torch.zeros(7))
     assert done[-1] == 7
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_replayed_step_is_the_eager_step(sample, batches, variant, caplog):
+    given = {key: value for key, value in VARIANTS[variant].items() if key != "model"}
+    model = TINY | VARIANTS[variant].get("model", {}) | {"width": 64}
+    settings = config.from_dict({"model": model, "train": {"steps": 100, "events_per_worker": EVENTS} | given})
+    eager, replayed, resumed = (
+        Trainer(settings, Features(cartesian=settings.model.kind == "predecessor").fit(sample), torch.device("cuda"))
+        for _ in range(3)
+    )
+    eager.graphs.captures = False
+    for _ in range(8):
+        for trainer in (eager, replayed):
+            trainer.step(forever([trainer.prepare(batch).to(trainer.device, non_blocking=True) for batch in batches]))
+    assert any(entry.recording is not None for entry in replayed.graphs._entries.values())
+    assert not caplog.records
+    assert relative(weights(replayed), weights(eager)) < 1e-6
+    resumed.load_state_dict(copy.deepcopy(replayed.state_dict()))
+    for _ in range(4):
+        for trainer in (resumed, replayed):
+            step(trainer, batches)
+    assert relative(weights(replayed), weights(resumed)) < 1e-6
