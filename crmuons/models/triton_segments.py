@@ -10,7 +10,7 @@ ROWS_OF_SPREAD = 32
 
 
 @triton.jit
-def _sum(values, starts, counts, sums, stride, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _sum(values, starts, counts, sums, stride, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # noqa: PLR0917
     event = tl.program_id(0).to(tl.int64)
     first = tl.load(starts + event)
     number = tl.load(counts + event)
@@ -26,7 +26,7 @@ def _sum(values, starts, counts, sums, stride, width, ROWS: tl.constexpr, COLUMN
 
 
 @triton.jit
-def _spread(values, events, result, stride, width, muons, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _spread(values, events, result, stride, width, muons, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # noqa: PLR0917
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, COLUMNS)
     event = tl.load(events + rows, mask=rows < muons, other=0)
@@ -36,7 +36,7 @@ def _spread(values, events, result, stride, width, muons, ROWS: tl.constexpr, CO
 
 
 @triton.jit
-def _add_spread(  # type: ignore[no-untyped-def]  # noqa: PLR0917
+def _add_spread(  # noqa: PLR0917
     values,
     addend,
     events,

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ Updates = Callable[[Iterator[TrainingBatch]], LossTerms]
 class _Recording:
     """Graphs of one step, and the buffers that ranks exchange between them."""
 
-    pool: object
+    pool: Any  # torch's own type of a memory pool.
     noise: torch.Generator
     graphs: list["torch.cuda.CUDAGraph"] = field(default_factory=list)
     buffers: list[Tensor] = field(default_factory=list)

@@ -24,9 +24,8 @@ from crmuons.data.quarantine import ReadCounts
 from crmuons.models.bundle_model import BundleModel
 from crmuons.runs import checkpoint
 from crmuons.training import distributed
-from crmuons.training.batch import TrainingBatch
-from crmuons.training.packed import PackedBatch
-from crmuons.training.trainer import LossTerms, Trainer
+from crmuons.training.terms import LossTerms
+from crmuons.training.trainer import PreparedBatch, Trainer
 
 Metrics = dict[str, float]
 Outcome = Literal["finished", "interrupted"]
@@ -74,7 +73,7 @@ class TrainingLoop:
     def __init__(
         self,
         trainer: Trainer,
-        stream: Loader[TrainingBatch | PackedBatch],
+        stream: Loader[PreparedBatch],
         settings: config.Config,
         directory: Path,
         services: LoopServices,

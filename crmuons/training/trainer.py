@@ -31,7 +31,7 @@ from crmuons.training.objective import Objective
 from crmuons.training.packed import PackedBatch
 from crmuons.training.terms import LossTerms, WeightedSum, accumulate, loss_sum
 
-Batches = Iterator[TrainingBatch] | Iterator[PackedBatch]
+PreparedBatch = TrainingBatch | PackedBatch  # Of a step as it is, or of one of fixed sizes.
 
 
 class NonFiniteError(RuntimeError):
@@ -70,7 +70,7 @@ class Trainer(Objective):
         self._step_number = torch.zeros((), dtype=torch.int64, device=device)
         self._average_weight = torch.zeros((), device=device)
 
-    def step(self, batches: Batches) -> LossTerms:
+    def step(self, batches: Iterator[PreparedBatch]) -> LossTerms:
         """Take one WGAN step (Gulrajani et al. 2017, arXiv:1704.00028, Alg. 1).
 
         Args:
@@ -112,7 +112,7 @@ class Trainer(Objective):
         self._average()
         return critic | generator | {"gradient_penalty": self.newest_penalty.clone()}
 
-    def prepare(self, events: EventArrays) -> TrainingBatch | PackedBatch:
+    def prepare(self, events: EventArrays) -> PreparedBatch:
         """Return the input of `step` for a batch on the host. The thread that reads data calls it."""
         if self.graphs is not None:
             return PackedBatch.from_events(events, self.settings, pin_memory=self.device.type == "cuda")
@@ -173,7 +173,8 @@ class Trainer(Objective):
     @torch.no_grad()
     def _average(self) -> None:
         """Update the averaged model."""
-        averaged, model = list(self.averaged.parameters()), list(self.model.parameters())
+        averaged: list[Tensor] = list(self.averaged.parameters())
+        model: list[Tensor] = list(self.model.parameters())
         if self.device.type == "cpu" and self.graphs is None:
             torch._foreach_lerp_(averaged, model, self._weight_of_step())
             return
