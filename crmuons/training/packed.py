@@ -12,7 +12,7 @@ The random numbers that a GPU draws depend on how many it draws. A bucket is the
 alone, and a resumed run draws the noise of the run that was not interrupted.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import NamedTuple
@@ -122,11 +122,13 @@ class PackedBatch:
             pin_memory: whether a GPU will copy the block. Torch reuses it when no copy needs it any more.
         """
         counts, number = events.counts, len(events.counts)
-        cap = train.muons_per_event
-        kept = counts if cap is None else np.minimum(counts, cap)
-        kept_of_nonempty = kept[counts > 0]
-        chosen = num_penalised(train.penalty, len(kept_of_nonempty))
-        sizes = Sizes(number, len(kept_of_nonempty), int(kept.sum()), chosen, int(kept_of_nonempty[:chosen].sum()))
+        spans = _kept_rows(counts, train.muons_per_event, len(events.muons))
+        num_nonempty, num_muons = int(np.count_nonzero(counts)), sum(last - first for first, last in spans)
+        chosen, chosen_muons = num_penalised(train.penalty, num_nonempty), num_muons
+        if chosen < num_nonempty:
+            first_counts = counts[np.flatnonzero(counts)[:chosen]]
+            chosen_muons = int(np.minimum(first_counts, train.muons_per_event or num_muons).sum())
+        sizes = Sizes(number, num_nonempty, num_muons, chosen, chosen_muons)
         capacity = max(number, train.events_per_worker)
         content = torch.empty(_bytes(capacity, sizes.muons), dtype=torch.uint8, pin_memory=pin_memory)
         header, primaries, room, muons = _views(content.numpy(), capacity)
@@ -134,7 +136,7 @@ class PackedBatch:
         primaries[:number], primaries[number:] = events.primaries, LEGAL_PRIMARY
         room[:number], room[number:] = counts, 0
         start = 0
-        for first, last in _kept_rows(counts, cap, len(events.muons)):
+        for first, last in spans:
             muons[start : start + last - first] = events.muons[first:last]
             start += last - first
         return cls(sizes, capacity, content)
@@ -162,16 +164,14 @@ def _copy_stream(device: torch.device) -> "torch.cuda.Stream":
     return torch.cuda.Stream(device)
 
 
-def _kept_rows(counts: np.ndarray, cap: int | None, num_muons: int) -> Iterator[tuple[int, int]]:
-    """Yield spans of rows without the muons above the cap. Few events have more, so the spans are few and long."""
-    first = 0
-    if cap is not None:
-        large = np.flatnonzero(counts > cap)
-        ends = np.cumsum(counts)[large] if len(large) else large
-        for end, number in zip(ends.tolist(), counts[large].tolist(), strict=True):
-            yield first, end - number + cap
-            first = end
-    yield first, num_muons
+def _kept_rows(counts: np.ndarray, cap: int | None, num_muons: int) -> list[tuple[int, int]]:
+    """Return spans of rows without the muons above the cap. Few events have more, so the spans are few and long."""
+    large = np.flatnonzero(counts > cap) if cap is not None else []
+    if not len(large):
+        return [(0, num_muons)]
+    ends = np.cumsum(counts)[large]
+    starts = [0, *ends.tolist()]
+    return list(zip(starts, [*(ends - counts[large] + cap).tolist(), num_muons], strict=True))
 
 
 def _views(content: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
