@@ -47,7 +47,10 @@ def compare(shape: Shape, rounds: int, device: torch.device, rates: tuple[float,
     steps = {"reference": lambda: reference(*standardised), "ours": lambda: trainer.step(batches)}
     times = timing.alternate(steps, rounds)
     title = f"step, {number:,} x {mean:g}{' with penalty' if penalised else ''}, default settings"
-    details = _limits(steps["ours"], times["ours"], rates)
+    # The operations of a CUDA graph cannot be counted while it is replayed.
+    eager = trainer if trainer.graphs is None else default(device, static=False)
+    counted = repeat(eager.prepare(batch).to(device))
+    details = _limits(lambda: eager.step(counted), times["ours"], rates)
     against = "a step of the predecessor's structure"
     return Figure(title, "events", number, times["ours"], against, number, times["reference"], details)
 
@@ -62,9 +65,9 @@ def _limits(step: Callable[[], object], times: Times, rates: tuple[float, float]
     }  # fmt: skip
 
 
-def default(device: torch.device) -> Trainer:
-    """Return our trainer at the default settings."""
-    return Trainer(config.from_dict({"train": {"steps": 1}}), _features(False), device)
+def default(device: torch.device, *, static: bool | None = None) -> Trainer:
+    """Return our trainer at the default settings; `static` as in Trainer."""
+    return Trainer(config.from_dict({"train": {"steps": 1}}), _features(False), device, static=static)
 
 
 def _features(cartesian: bool) -> Features:

@@ -19,7 +19,7 @@ from crmuons.storage import pelican
 from crmuons.storage.atomic import atomic_file
 from crmuons.storage.braces import expand_braces
 from crmuons.storage.filesystems import FEDERATED, WEB, filesystem, is_remote, with_scheme
-from crmuons.storage.http.site import WebFiles
+from crmuons.storage.http import is_web
 from crmuons.storage.listing import PARQUET_SUFFIXES, File, list_files
 
 __all__ = [
@@ -53,7 +53,7 @@ def open_file(url: str, size: int | None = None) -> IO[bytes]:
         size: the file's size in bytes, if a listing gave it; it saves a request.
     """
     fs, path = filesystem(url)
-    if isinstance(fs, WebFiles) or pelican.is_federation(fs):
+    if is_web(fs) or pelican.is_federation(fs):
         return fs.open(path, "rb", size=size)
     return fs.open(path, "rb")
 

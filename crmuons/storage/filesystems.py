@@ -7,7 +7,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from crmuons.storage import pelican
-from crmuons.storage.http.site import WebFiles, web_files
+from crmuons.storage.http import is_web, web_files
 from crmuons.storage.redact import refuse_secrets
 from crmuons.storage.stores import Named
 
@@ -46,7 +46,7 @@ def with_scheme(fs: fsspec.AbstractFileSystem, name: str) -> str:
     """Return the URL of a path in a file system; for local files the path itself."""
     if pelican.is_federation(fs):
         return fs.url(name)
-    return name if isinstance(fs, LocalFileSystem | WebFiles) else str(fs.unstrip_protocol(name))
+    return name if isinstance(fs, LocalFileSystem) or is_web(fs) else str(fs.unstrip_protocol(name))
 
 
 def without_query(url: str) -> str:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,27 @@ from torch import Tensor
 from crmuons import config
 from crmuons.data.events import EventArrays
 from crmuons.models.ragged import Ragged
+
+
+class RealEvents(NamedTuple):
+    """Which events of a padded batch (packed.py) are real.
+
+    Attributes:
+        is_real: 1 for each real event and 0 for each dummy event.
+        number: number of the real events.
+    """
+
+    is_real: Float32[Tensor, " events"]
+    number: Float32[Tensor, ""]
+
+
+@dataclass(frozen=True)
+class Real:
+    """The real events of a padded batch, in three sets of events."""
+
+    all: RealEvents
+    nonempty: RealEvents
+    penalised: RealEvents
 
 
 @dataclass(frozen=True)
@@ -30,6 +51,7 @@ class TrainingBatch:
             to the power `train.weight_power`.
         ragged: layout of the muons of the nonempty events.
         penalty_layout: layout of the first nonempty events, on which the gradient penalty is computed.
+        real: which events of a padded batch are real; None without dummy events.
     """
 
     primaries: Float32[Tensor, "all 4"]
@@ -39,6 +61,7 @@ class TrainingBatch:
     weights: Float32[Tensor, " events"]
     ragged: Ragged
     penalty_layout: Ragged
+    real: Real | None = None
 
     @classmethod
     def from_events(cls, events: EventArrays, train: config.Train) -> "TrainingBatch":
@@ -56,11 +79,18 @@ class TrainingBatch:
             kept = np.minimum(kept, train.muons_per_event)
         counts = torch.from_numpy(kept)
         ragged = Ragged.from_counts(counts)
-        chosen = _num_penalised(train.penalty, len(counts))
+        chosen = num_penalised(train.penalty, len(counts))
         part = ragged if chosen == len(counts) else Ragged.from_counts(counts[:chosen])
         weights = counts.float() ** train.weight_power
         primaries, all_counts, kept_muons = (_tensor(array) for array in (events.primaries, events.counts, muons))
         return cls(primaries, all_counts, torch.from_numpy(nonempty), kept_muons, weights, ragged, part)
+
+    def real_events_of(self, name: str) -> RealEvents | None:
+        """Return the real ones of the events that a term has values for; None if all are real."""
+        if self.real is None:
+            return None
+        sets = {"multiplicity_loss": self.real.all, "gradient_penalty": self.real.penalised}
+        return sets.get(name, self.real.nonempty)
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "TrainingBatch":
         """Return the batch on a device."""
@@ -78,7 +108,8 @@ class TrainingBatch:
         return TrainingBatch(primaries, counts, nonempty, muons, weights, ragged, penalty_layout)
 
 
-def _num_penalised(penalty: config.Penalty, events: int) -> int:
+def num_penalised(penalty: config.Penalty, events: int) -> int:
+    """Return on how many of a batch's nonempty events the gradient penalty is computed."""
     return min(math.ceil(events * penalty.sample_fraction), penalty.max_pairs or events)
 
 

@@ -2,14 +2,14 @@
 
 import torch
 
-from crmuons.training.batch import TrainingBatch
-from crmuons.training.trainer import Trainer
+from crmuons.training.packed import PackedBatch
+from crmuons.training.trainer import PreparedBatch, Trainer
 
 # Features are standardised: 99.99 % of the values lie within 10, and far beyond this float32 overflows in a penalty.
 MAX_FEATURE = 1e4
 
 
-def cause_of_nonfinite(trainer: Trainer, batch: TrainingBatch | None, first_step: int) -> str:
+def cause_of_nonfinite(trainer: Trainer, batch: PreparedBatch | None, first_step: int) -> str:
     """Return the most likely cause and its remedy, in a sentence.
 
     Args:
@@ -34,10 +34,11 @@ def cause_of_nonfinite(trainer: Trainer, batch: TrainingBatch | None, first_step
     return "Try a lower train.optimizer.lr, or train.optimizer.max_grad_norm"
 
 
-def _largest_feature(trainer: Trainer, batch: TrainingBatch) -> float | None:
+def _largest_feature(trainer: Trainer, batch: PreparedBatch) -> float | None:
     """Return the largest feature of a batch if it is beyond reason, None otherwise."""
     features = trainer.model.features
-    batch = batch.to(trainer.device)
-    values = torch.cat([features.muons(batch.muons).flatten(), features.condition(batch.primaries).flatten()]).abs()
+    primaries, muons = batch.values() if isinstance(batch, PackedBatch) else (batch.primaries, batch.muons)
+    primaries, muons = primaries.to(trainer.device), muons.to(trainer.device)
+    values = torch.cat([features.muons(muons).flatten(), features.condition(primaries).flatten()]).abs()
     largest = float(values.nan_to_num(nan=torch.inf).max()) if len(values) else 0.0
     return largest if largest > MAX_FEATURE else None

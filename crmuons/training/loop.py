@@ -24,9 +24,9 @@ from crmuons.data.quarantine import ReadCounts
 from crmuons.models.bundle_model import BundleModel
 from crmuons.runs import checkpoint
 from crmuons.training import distributed
-from crmuons.training.batch import TrainingBatch
 from crmuons.training.diagnosis import cause_of_nonfinite
-from crmuons.training.trainer import LossTerms, NonFiniteError, Trainer
+from crmuons.training.terms import LossTerms
+from crmuons.training.trainer import NonFiniteError, PreparedBatch, Trainer
 from crmuons.training.waiting import NoBatchError, PatientBatches
 
 CHECK_S = 0.4  # Seconds between looks at the time limit and the request to stop, whatever train.log_every.
@@ -78,7 +78,7 @@ class TrainingLoop:
     def __init__(
         self,
         trainer: Trainer,
-        stream: Loader[TrainingBatch],
+        stream: Loader[PreparedBatch],
         settings: config.Config,
         directory: Path,
         services: LoopServices,
@@ -228,7 +228,7 @@ class TrainingLoop:
             "speed/events_per_second": events / seconds,
             "speed/muons_per_second": muons / seconds,
             "speed/data_wait_share": waited / (seconds * distributed.world_size()),
-            "train/learning_rate": self.trainer.networks["generator"].optimizer.param_groups[0]["lr"],
+            "train/learning_rate": self.trainer.networks["generator"].current_lr,
             "progress/share_done": self._share_done(),
             "progress/seconds": self.progress.seconds,
         }
@@ -261,6 +261,7 @@ class TrainingLoop:
 
     def _save(self, *, best: bool) -> Path:
         """Write a checkpoint on rank 0, with the data position of every rank; return its path."""
+        self.trainer.check_finite()  # On a GPU a step may have been skipped since the last log step.
         step, stream = self.trainer.num_steps, self.stream
         local = torch.tensor([*stream.position, *astuple(stream.read_counts)], device=self.trainer.device)
         positions = distributed.gather(local).tolist()  # device sync

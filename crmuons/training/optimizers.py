@@ -1,25 +1,46 @@
 """Optimizers, learning rates, and the sum of gradients over ranks."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from crmuons import config
 from crmuons.training import distributed
+from crmuons.training.terms import WeightedSum
 
 
 class NetworkOptimizer:
-    """A module and its optimizer, which takes steps with one flat gradient vector."""
+    """A module and its optimizer, which takes steps with one flat gradient vector.
 
-    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float | None) -> None:
+    Args:
+        module: the network.
+        optimizer: the optimizer of its parameters.
+        max_grad_norm: limit on the norm of the gradient.
+        graphed: keep the learning rate in a tensor, which a CUDA graph reads anew at each replay.
+
+    Attributes:
+        current_lr: the learning rate of the next step.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        max_grad_norm: float | None,
+        *,
+        graphed: bool = False,
+    ) -> None:
         self.parameters = list(module.parameters())
         self.optimizer = optimizer
         self.max_grad_norm = max_grad_norm
-        self.lr = float(optimizer.param_groups[0]["lr"])
+        self.lr = self.current_lr = float(optimizer.param_groups[0]["lr"])
         self.sizes = [parameter.numel() for parameter in self.parameters]
+        self._lr = torch.full((), self.lr, device=self.parameters[0].device) if graphed else None
+        self._set_lr(self.lr)
 
     def pop_flat_gradient(self) -> Tensor:
         """Return the accumulated gradient as one vector and clear it; zero for parameters without a gradient."""
@@ -41,17 +62,47 @@ class NetworkOptimizer:
             parameter.grad = part.view_as(parameter)
         # Fused optimizers skip the step on the device if this flag is set. Gradient scaling of mixed precision uses it.
         self.optimizer.found_inf = skip_step.float()  # type: ignore[attr-defined]
-        self.optimizer.step()
+        with self._capturable():
+            self.optimizer.step()
         self.optimizer.zero_grad()
         return norm
 
     def set_lr_share(self, share: float) -> None:
         """Set the learning rate to a share of the configured value."""
+        self._set_lr(self.lr * share)
+
+    def _set_lr(self, lr: float) -> None:
+        self.current_lr = lr
+        if self._lr is not None:
+            self._lr.fill_(self.current_lr)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.lr * share
+            group["lr"] = self.current_lr if self._lr is None else self._lr
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimizer's state, with the learning rate as a number."""
+        state = self.optimizer.state_dict()
+        return state | {"param_groups": [group | {"lr": self.current_lr} for group in state["param_groups"]]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load a saved state. The tensors of the state are replaced: graphs that hold them must be released."""
+        self.optimizer.load_state_dict(state)
+        self._set_lr(float(state["param_groups"][0]["lr"]))
+
+    @contextmanager
+    def _capturable(self) -> Iterator[None]:
+        """Let Adam be captured: it asks for a flag, which outside of a capture it warns of."""
+        groups = [group for group in self.optimizer.param_groups if "capturable" in group]
+        capturing = self._lr is not None and self._lr.is_cuda and torch.cuda.is_current_stream_capturing()
+        for group in groups:
+            group["capturable"] = capturing
+        yield
+        for group in groups:
+            group["capturable"] = False
 
 
-def build_optimizers(settings: config.Optimizer, modules: Mapping[str, nn.Module]) -> dict[str, NetworkOptimizer]:
+def build_optimizers(
+    settings: config.Optimizer, modules: Mapping[str, nn.Module], *, graphed: bool = False
+) -> dict[str, NetworkOptimizer]:
     """Return one optimizer for each of the modules generator, critic and multiplicity."""
     rates = {
         "generator": settings.lr if settings.generator_lr is None else settings.generator_lr,
@@ -67,7 +118,7 @@ def build_optimizers(settings: config.Optimizer, modules: Mapping[str, nn.Module
             optimizer = torch.optim.SGD(parameters, rates[name], momentum=settings.momentum, fused=True)
         else:
             optimizer = torch.optim.Adam(parameters, rates[name], betas=settings.betas, fused=True)
-        networks[name] = NetworkOptimizer(module, optimizer, settings.max_grad_norm)
+        networks[name] = NetworkOptimizer(module, optimizer, settings.max_grad_norm, graphed=graphed)
     return networks
 
 
@@ -84,40 +135,36 @@ def lr_share(settings: config.Optimizer, step: int, progress: float) -> float:
     return warm * (settings.final_lr_share + (1 - settings.final_lr_share) * left)
 
 
-@dataclass
-class WeightedSum:
-    """A quantity summed over events, of one rank or of all."""
-
-    total: Tensor
-    events: Tensor
-
-    @property
-    def mean(self) -> Tensor:
-        """Mean per event; NaN if no event contributed."""
-        return self.total / self.events
-
-
 def all_reduce_gradients(
-    networks: Sequence[NetworkOptimizer], totals: Mapping[str, WeightedSum]
+    networks: Sequence[NetworkOptimizer],
+    totals: Mapping[str, WeightedSum],
+    exchange: Callable[[Tensor], Tensor] = distributed.sum_over_ranks,
 ) -> tuple[list[Tensor], dict[str, WeightedSum], Tensor]:
     """Sum gradients and totals over all ranks, in one all-reduce.
 
     The gradient of a rank is a sum over its events, and so is the result. Ranks may have different numbers of events,
-    or none.
+    or none. `exchange` sums a buffer over all ranks in place.
 
     Returns:
         The summed gradients, the summed totals, and one number per rank. The number is above 0 if that rank sent a
         non-finite number, and for all ranks if the sum is not finite. It is highest for ranks that sent one.
     """
     gradients = [network.pop_flat_gradient() for network in networks]
-    pairs = [torch.stack([total.total, total.events]) for total in totals.values()]
-    local = torch.cat([*gradients, *pairs])
-    faults = local.new_zeros(distributed.world_size())
-    faults[distributed.rank()] = (~torch.isfinite(local)).any().float()
-    buffer = distributed.sum_over_ranks(torch.cat([local, faults]))
-    sizes = [len(gradient) for gradient in gradients] + [2] * len(pairs) + [len(faults)]
+    numbers = torch.stack([number for total in totals.values() for number in (total.total, total.events)])
+    world = distributed.world_size()
+    buffer = torch.cat([*gradients, numbers, numbers.new_zeros(world)])
+    sizes = [len(gradient) for gradient in gradients] + [2] * len(totals) + [world]
     *parts, faults = buffer.split(sizes)
+    summed_part = buffer[: len(buffer) - world]
+    is_faulty = _is_nonfinite(summed_part)
+    faults[distributed.rank()] = is_faulty
+    exchange(buffer)
     # A sum of finite numbers can overflow. Then all ranks are marked.
-    faults = faults + (~torch.isfinite(buffer[: len(local)])).any()
+    faults = faults + (is_faulty if world == 1 else _is_nonfinite(summed_part))
     summed = {name: WeightedSum(*part.unbind()) for name, part in zip(totals, parts[len(gradients) :], strict=True)}
     return parts[: len(gradients)], summed, faults
+
+
+def _is_nonfinite(values: Tensor) -> Tensor:
+    """Return whether a number is NaN or infinite: 0 times it is NaN. It takes three operations; isfinite takes seven."""
+    return (values * 0).sum() != 0

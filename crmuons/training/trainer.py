@@ -1,11 +1,12 @@
 """The training step: `n_critic` updates of the critic, then one of the generator and the multiplicity model.
 
-- The loss of the critic is in `Trainer.critic_terms`: `losses.critic_loss` plus the weighted gradient penalty.
-- The losses of generator and multiplicity model are in `Trainer.generator_terms`.
+- The losses are in `Objective.critic_terms` and `Objective.generator_terms` (objective.py).
 - `Trainer.state_dict` is what a checkpoint holds of the step: the weights of the model (features, generator,
   multiplicity), of its average and of the critic, the optimizer states, and the numbers of steps and critic updates.
 
-This module uses torch only: no Ray and no files.
+On an NVIDIA GPU (train.cuda_graph) a step is *static*: batches have fixed sizes (packed.py), what changes from step to
+step is a tensor, and `graphs.py` replays the operations of `Trainer._updates`. This module uses torch only: no Ray and
+no files.
 """
 
 import copy
@@ -16,54 +17,60 @@ from itertools import cycle, islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from crmuons import config
 from crmuons.data.events import EventArrays
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
-from crmuons.models.gradients import functions
 from crmuons.models.networks import build_networks
-from crmuons.models.ragged import Ragged
-from crmuons.training import distributed, losses, optimizers
+from crmuons.training import distributed, optimizers
 from crmuons.training.batch import TrainingBatch
-from crmuons.training.optimizers import WeightedSum
+from crmuons.training.graphs import StepGraphs
+from crmuons.training.objective import Objective
+from crmuons.training.packed import PackedBatch
+from crmuons.training.terms import LossTerms, WeightedSum, accumulate, loss_sum
 
-# Name of a loss or metric -> its value for each event. A network NAME is trained on "NAME_loss".
-LossTerms = dict[str, Tensor]
+PreparedBatch = TrainingBatch | PackedBatch  # Of a step as it is, or of one of fixed sizes.
 
 
 class NonFiniteError(RuntimeError):
     """A loss or a gradient became NaN or infinite. No optimizer step was taken from then on."""
 
 
-class Trainer:
+class Trainer(Objective):
     """Networks, optimizers and the training step. `state_dict` holds everything that resume needs.
 
     Args:
         settings: the run's settings.
         features: features fitted on training data.
         device: device of the networks.
+        static: take steps of fixed sizes, which can be captured; None: on a GPU with train.cuda_graph.
     """
 
-    def __init__(self, settings: config.Config, features: Features, device: torch.device) -> None:
+    def __init__(
+        self, settings: config.Config, features: Features, device: torch.device, *, static: bool | None = None
+    ) -> None:
         torch.manual_seed(settings.run.seed)  # Every rank starts from the same weights.
-        self.settings, self.seed, self.device = settings.train, settings.run.seed, device
-        self.model = BundleModel(settings.model, features).to(device)
-        self.critic = build_networks(settings.model, features.num_muon_features)[1].to(device)
+        self.seed, self.device = settings.run.seed, device
+        model = BundleModel(settings.model, features).to(device)
+        critic = build_networks(settings.model, features.num_muon_features)[1].to(device)
+        super().__init__(settings.train, model, critic, torch.Generator(device))
         self.averaged = copy.deepcopy(self.model).requires_grad_(requires_grad=False)
         modules = {"generator": self.model.generator, "multiplicity": self.model.multiplicity, "critic": self.critic}
-        self.networks = optimizers.build_optimizers(settings.train.optimizer, modules)
-        self.noise = torch.Generator(device)
+        is_static = device.type == "cuda" and settings.train.cuda_graph if static is None else static
+        self.graphs = StepGraphs(settings.train, device, self._recover) if is_static else None
+        self.networks = optimizers.build_optimizers(settings.train.optimizer, modules, graphed=is_static)
         self.num_steps = 0
-        self.num_critic_updates = 0
         # The penalty is reported at each step, but not computed in each.
         self.newest_penalty = torch.full((), math.nan, device=device)
         self.progress = 0.0  # Share of the run that is done; the learning rates depend on it.
         self.nonfinite = torch.full((2,), -1, device=device)  # Step and rank of the first non-finite number.
-        self._drawn: dict[int, Tensor] = {}  # With train.reuse_batch: the fake muons of a batch, by id().
+        # Of the step being taken, for the operations that a graph repeats: its number, and the average's 1 - decay.
+        self._step_number = torch.zeros((), dtype=torch.int64, device=device)
+        self._average_weight = torch.zeros((), device=device)
 
-    def step(self, batches: Iterator[TrainingBatch]) -> LossTerms:
+    def step(self, batches: Iterator[PreparedBatch]) -> LossTerms:
         """Take one WGAN step (Gulrajani et al. 2017, arXiv:1704.00028, Alg. 1).
 
         Args:
@@ -76,60 +83,41 @@ class Trainer:
         Raises:
             NonFiniteError: on a CPU at once. On a GPU `check_finite` raises it; optimizer steps are skipped until then.
         """
-        self._start_step()
+        done = self.num_critic_updates
+        if self.graphs is None:
+            self._start_step()
+            terms = self._updates(batches)  # type: ignore[arg-type]
+        else:
+            number = self.settings.grad_accumulation * (1 if self.settings.reuse_batch else self.settings.n_critic + 1)
+            packed: list[PackedBatch] = list(islice(batches, number))  # type: ignore[arg-type]
+            phase = done % self.settings.penalty.every  # It decides which updates have a penalty.
+            terms = self.graphs.run(packed, phase, self._start_step, self._updates)
+        self.num_critic_updates = done + self.settings.n_critic
+        self.num_steps += 1
+        return terms
+
+    def _updates(self, batches: Iterator[TrainingBatch]) -> LossTerms:
+        """Take the updates of a step; return its metrics."""
+        self._shared.clear()
         if self.settings.reuse_batch:
             batches = cycle([replace(batch) for batch in islice(batches, self.settings.grad_accumulation)])
         for _ in range(self.settings.n_critic):
             critic = self._update(self.critic_terms, batches, "critic")
             if self._is_penalty_due():
-                self.newest_penalty = critic["gradient_penalty"]
+                self.newest_penalty.copy_(critic["gradient_penalty"])
             self.num_critic_updates += 1
         self.critic.requires_grad_(requires_grad=False)  # The generator's loss must leave no gradient in the critic.
         generator = self._update(self.generator_terms, batches, "generator", "multiplicity")
         self.critic.requires_grad_(requires_grad=True)
         self._average()
-        self.num_steps += 1
-        return critic | generator | {"gradient_penalty": self.newest_penalty}
+        return critic | generator | {"gradient_penalty": self.newest_penalty.clone()}
 
-    def prepare(self, events: EventArrays) -> TrainingBatch:
+    def prepare(self, events: EventArrays) -> PreparedBatch:
         """Return the input of `step` for a batch on the host. The thread that reads data calls it."""
+        if self.graphs is not None:
+            return PackedBatch.from_events(events, self.settings, pin_memory=self.device.type == "cuda")
         batch = TrainingBatch.from_events(events, self.settings)
         return batch.pin_memory() if self.device.type == "cuda" else batch
-
-    def critic_terms(self, batch: TrainingBatch) -> LossTerms:
-        """Return the loss of the critic, with the gradient penalty, and its metrics, per event."""
-        _, condition = self._conditions(batch)
-        real = self.model.features.muons(batch.muons)
-        with torch.no_grad():
-            fake = self._cached_fake_muons(condition, batch).detach()
-        real_scores, fake_scores, penalties = self._score_and_penalise(real, fake, condition, batch)
-        loss = losses.critic_loss(real_scores, fake_scores, self.settings.loss)
-        if len(penalties):
-            loss = loss + self.settings.penalty.lambda_gp * self.settings.penalty.every * _spread_penalties(
-                penalties, len(loss)
-            )
-        return {
-            "critic_loss": loss,
-            "wasserstein_estimate": real_scores - fake_scores,
-            "gradient_penalty": penalties,
-        }
-
-    def generator_terms(self, batch: TrainingBatch) -> LossTerms:
-        """Return the losses of the generator and of the multiplicity model, per event.
-
-        Fake events have the primaries and the numbers of muons of the real ones. Only the multiplicity model sees
-        events without muons.
-        """
-        primaries, condition = self._conditions(batch)
-        fake = self._score(self._cached_fake_muons(condition, batch), condition, batch.ragged)
-        real = None
-        if self.settings.loss == "relativistic":
-            with torch.no_grad(), self._precision():  # Real scores need no gradient here.
-                real = self.critic(self.model.features.muons(batch.muons), condition, batch.ragged).float()
-        return {
-            "generator_loss": losses.generator_loss(real, fake, self.settings.loss),
-            "multiplicity_loss": self.model.multiplicity.loss(primaries, batch.counts),
-        }
 
     def _update(
         self, terms_of: Callable[[TrainingBatch], LossTerms], batches: Iterator[TrainingBatch], *names: str
@@ -143,10 +131,10 @@ class Trainer:
         for _ in range(self.settings.grad_accumulation):
             batch = next(batches)
             terms = terms_of(batch)
-            torch.stack([_weighted_sum(terms[f"{name}_loss"], name, batch) for name in names]).sum().backward()
-            _accumulate(totals, terms)
+            loss_sum(terms, names, batch).backward()
+            accumulate(totals, terms, batch)
         networks = [self.networks[name] for name in names]
-        gradients, totals, faults = optimizers.all_reduce_gradients(networks, totals)
+        gradients, totals, faults = optimizers.all_reduce_gradients(networks, totals, self._exchange)
         self._record_nonfinite(faults)
         norms = {
             f"{name}_gradient_norm": self.networks[name].step(
@@ -156,89 +144,49 @@ class Trainer:
         }
         return norms | {name: total.mean for name, total in totals.items()}
 
-    def _score_and_penalise(
-        self, real: Tensor, fake: Tensor, condition: Tensor, batch: TrainingBatch
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the scores of real and fake events, from one pass of the critic, and penalties of a part of them."""
-        both, conditions, twice = torch.cat([real, fake]), torch.cat([condition, condition]), batch.ragged.twice
-        due = self._is_penalty_due()
-        if due and self.settings.penalty.kind == "zero_centred" and batch.penalty_layout is batch.ragged:
-            scores, squared_norms = self._scores_and_norms(both, conditions, twice)
-            real_norms, fake_norms = squared_norms.chunk(2)
-            return *scores.chunk(2), real_norms + fake_norms  # type: ignore[return-value]
-        scores = self._score(both, conditions, twice)
-        penalties = self._penalties(real, fake, condition, batch.penalty_layout) if due else scores.new_zeros(0)
-        return *scores.chunk(2), penalties  # type: ignore[return-value]
+    def _exchange(self, buffer: Tensor) -> Tensor:
+        return distributed.sum_over_ranks(buffer) if self.graphs is None else self.graphs.exchange(buffer)
 
-    def _is_penalty_due(self) -> bool:
-        return self.settings.penalty.kind != "none" and self.num_critic_updates % self.settings.penalty.every == 0
-
-    def _penalties(self, real: Tensor, fake: Tensor, condition: Tensor, part: Ragged) -> Tensor:
-        """Return the penalties of the first events of a batch. Batches are shuffled, so these are a random sample.
-
-        The zero-centred penalty is the squared gradient norm on real and on fake events (Mescheder et al. 2018,
-        arXiv:1801.04406, eqs. 9 and 10). With it the training converges; with the one-centred penalty it can circle
-        around its equilibrium.
-        """
-        real, fake, condition = real[: part.num_muons], fake[: part.num_muons], condition[: len(part.counts)]
-        if self.settings.penalty.kind == "one_centred":
-            share = torch.rand(len(condition), generator=self.noise, device=self.device)
-            points = losses.interpolate(real, fake, share, part)
-            return losses.one_centred_penalty(self._scores_and_norms(points, condition, part)[1])
-        both, conditions = torch.cat([real, fake]), torch.cat([condition, condition])
-        real_norms, fake_norms = self._scores_and_norms(both, conditions, part.twice)[1].chunk(2)
-        return real_norms + fake_norms
-
-    def _conditions(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
-        """Return standardised primaries of all events [all, 4], and with log10 N those of nonempty events [events, 5]."""
-        primaries = self.model.features.condition(batch.primaries)
-        log_counts = self.model.features.log_count(batch.counts.index_select(0, batch.nonempty))
-        return primaries, torch.cat([primaries.index_select(0, batch.nonempty), log_counts], dim=1)
-
-    def _cached_fake_muons(self, condition: Tensor, batch: TrainingBatch) -> Tensor:
-        """Return fake muons for a batch. With train.reuse_batch all updates of a step share them and their graph."""
-        if not self.settings.reuse_batch:
-            return self._fake_muons(condition, batch.ragged)
-        if id(batch) not in self._drawn:
-            with torch.enable_grad():
-                self._drawn[id(batch)] = self._fake_muons(condition, batch.ragged)
-        return self._drawn[id(batch)]
-
-    def _fake_muons(self, condition: Tensor, ragged: Ragged) -> Tensor:
-        noise = self.model.latents(ragged, self.noise)
-        with self._precision():
-            return functions.generator_forward(self.model.generator, condition, *noise, ragged).float()
-
-    def _score(self, features: Tensor, condition: Tensor, ragged: Ragged) -> Tensor:
-        with self._precision():
-            return functions.scores(self.critic, features, condition, ragged).float()
-
-    def _scores_and_norms(self, features: Tensor, condition: Tensor, ragged: Ragged) -> tuple[Tensor, Tensor]:
-        with self._precision():
-            scores, squared_norms = functions.scores_and_sq_grad_norms(self.critic, features, condition, ragged)
-        return scores.float(), squared_norms
-
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16)
-
-    def _start_step(self) -> None:
-        self._drawn = {}
+    def _start_step(self) -> torch.Generator:
+        """Set what differs between two steps, in place; return the generator of the noise."""
         # The noise depends only on (seed, step, rank), so resume is exact without saving a generator state.
         self.noise.manual_seed(((self.seed * 1_000_003 + self.num_steps) * 65_537 + distributed.rank()) % 2**63)
         share = optimizers.lr_share(self.settings.optimizer, self.num_steps, self.progress)
         for network in self.networks.values():
             network.set_lr_share(share)
+        self._step_number.fill_(self.num_steps)
+        self._average_weight.fill_(self._weight_of_step())
+        return self.noise
+
+    def _recover(self) -> None:
+        """Undo what an unfinished step has set: a failed capture leaves the generator of its noise unusable."""
+        self.noise = torch.Generator(self.device)
+        self.num_critic_updates = self.num_steps * self.settings.n_critic
+        self.critic.requires_grad_(requires_grad=True)
+        for network in self.networks.values():
+            network.optimizer.zero_grad()
+
+    def _weight_of_step(self) -> float:
+        """Return the weight of the model in its average: larger in the first steps, to forget the initial weights."""
+        return 1 - min(self.settings.ema_decay, (1 + self.num_steps) / (10 + self.num_steps))
 
     @torch.no_grad()
     def _average(self) -> None:
-        """Update the averaged model. Its decay is smaller in the first steps, to forget the initial weights."""
-        decay = min(self.settings.ema_decay, (1 + self.num_steps) / (10 + self.num_steps))
-        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - decay)
+        """Update the averaged model."""
+        averaged: list[Tensor] = list(self.averaged.parameters())
+        model: list[Tensor] = list(self.model.parameters())
+        if self.device.type == "cpu" and self.graphs is None:
+            torch._foreach_lerp_(averaged, model, self._weight_of_step())
+            return
+        moves = torch._foreach_sub(model, averaged)
+        # Like the optimizers, the average does not move after a number that is not finite.
+        torch._foreach_mul_(moves, self._average_weight * (self.nonfinite[0] < 0))
+        torch._foreach_add_(averaged, moves)
 
     def _record_nonfinite(self, faults: Tensor) -> None:
-        current = torch.stack([torch.full_like(self.nonfinite[0], self.num_steps), faults.argmax()])
-        self.nonfinite = torch.where((self.nonfinite[0] < 0) & (faults.max() > 0), current, self.nonfinite)
-        if self.device.type == "cpu":
+        current = torch.stack([self._step_number, faults.argmax()])
+        self.nonfinite.copy_(torch.where((self.nonfinite[0] < 0) & (faults.max() > 0), current, self.nonfinite))
+        if self.device.type == "cpu" and self.graphs is None:
             self.check_finite()
 
     def check_finite(self) -> None:
@@ -258,7 +206,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict(),
             "critic": self.critic.state_dict(),
-            "optimizers": {name: network.optimizer.state_dict() for name, network in self.networks.items()},
+            "optimizers": {name: network.state_dict() for name, network in self.networks.items()},
             "num_steps": self.num_steps,
             "num_critic_updates": self.num_critic_updates,
         }
@@ -269,23 +217,11 @@ class Trainer:
         self.averaged.load_state_dict(state["averaged"])
         self.critic.load_state_dict(state["critic"])
         for name, network in self.networks.items():
-            network.optimizer.load_state_dict(state["optimizers"][name])
+            network.load_state_dict(state["optimizers"][name])
         self.num_steps, self.num_critic_updates = state["num_steps"], state["num_critic_updates"]
+        self.release_graphs()  # They hold the optimizers' old tensors.
 
-
-def _weighted_sum(losses_of_events: Tensor, name: str, batch: TrainingBatch) -> Tensor:
-    """Return the weighted sum of a network's losses over events. The multiplicity model weights all events equally."""
-    return losses_of_events.sum() if name == "multiplicity" else losses_of_events @ batch.weights
-
-
-def _spread_penalties(penalties: Tensor, num_events: int) -> Tensor:
-    """Return penalties of all events: the first ones scaled so that the sum is right for all, the others zero."""
-    return nn.functional.pad(penalties * (num_events / len(penalties)), (0, num_events - len(penalties)))
-
-
-def _accumulate(totals: dict[str, WeightedSum], terms: LossTerms) -> None:
-    for name, values in terms.items():
-        total, events = values.detach().sum().float(), values.new_full((), len(values), dtype=torch.float32)
-        if name in totals:
-            total, events = total + totals[name].total, events + totals[name].events
-        totals[name] = WeightedSum(total, events)
+    def release_graphs(self) -> None:
+        """Free the CUDA graphs. It must happen before the process group ends."""
+        if self.graphs is not None:
+            self.graphs.release()

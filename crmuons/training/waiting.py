@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from crmuons.data.loader import Loader
-from crmuons.training.batch import TrainingBatch
+from crmuons.training.trainer import PreparedBatch
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ class NoBatchError(Exception):
     """The run is to stop, and no batch has come that could end the step."""
 
 
-class PatientBatches(Iterator[TrainingBatch]):
+class PatientBatches(Iterator[PreparedBatch]):
     """The batches of a loader on the host. While one is late, `should_stop` is asked again and again.
 
     A step that has begun ends with a batch that it had before, because ranks that wait for this one would hang, and a
@@ -39,7 +39,7 @@ class PatientBatches(Iterator[TrainingBatch]):
 
     def __init__(
         self,
-        loader: Loader[TrainingBatch],
+        loader: Loader[PreparedBatch],
         is_requested: Callable[[], bool],
         is_over: Callable[[], bool],
         until: Callable[[], str],
@@ -48,10 +48,10 @@ class PatientBatches(Iterator[TrainingBatch]):
     ) -> None:
         self.loader, self.until, self.alone = loader, until, alone
         self.is_requested, self.is_over = is_requested, is_over
-        self.last: TrainingBatch | None = None
+        self.last: PreparedBatch | None = None
         self.step_begun = False
 
-    def __next__(self) -> TrainingBatch:
+    def __next__(self) -> PreparedBatch:
         """Return the next batch.
 
         Raises:
@@ -76,7 +76,7 @@ class PatientBatches(Iterator[TrainingBatch]):
             return False
         return requested or self.is_over()
 
-    def _instead(self) -> TrainingBatch:
+    def _instead(self) -> PreparedBatch:
         if self.last is None or (self.alone and not self.step_begun):
             raise NoBatchError
         self.step_begun = True

@@ -22,10 +22,9 @@ from crmuons.runs import checkpoint, remote
 from crmuons.runs.directory import Run
 from crmuons.tracking.interface import Status
 from crmuons.training import distributed
-from crmuons.training.batch import TrainingBatch
 from crmuons.training.loop import Outcome, TrainingLoop
 from crmuons.training.services import RankZeroServices, Report, Services
-from crmuons.training.trainer import Trainer
+from crmuons.training.trainer import PreparedBatch, Trainer
 
 __all__ = ["Report", "set_up_torch", "threads_of_worker", "train"]
 
@@ -87,6 +86,7 @@ def train(
     finally:
         batches.close()
         services.close(status)
+        trainer.release_graphs()
     return outcome
 
 
@@ -136,8 +136,8 @@ def _open_loader(
     run: Run,
     state: dict[str, object] | None,
     read: loader.ReadSegments,
-    prepare: Callable[[EventArrays], TrainingBatch],
-) -> loader.Loader[TrainingBatch]:
+    prepare: Callable[[EventArrays], PreparedBatch],
+) -> loader.Loader[PreparedBatch]:
     """Return this rank's loader, at the position of a checkpoint. The number of ranks may have changed since then."""
     files = run.load_files()
     slices, segment_bytes = shards.slices_and_segment_bytes(files, settings.data.shuffle_bytes)

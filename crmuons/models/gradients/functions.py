@@ -57,7 +57,9 @@ def scores_and_sq_grad_norms(
     """
     if not isinstance(critic, SetCritic):
         return _by_autograd(critic, features, condition, ragged)
-    return _by_hand(critic, features, condition, ragged)
+    scores, squared_norms = _by_hand(critic, features, condition, ragged, with_norms=True)
+    assert squared_norms is not None
+    return scores, squared_norms
 
 
 def scores(critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged) -> Tensor:
@@ -65,7 +67,7 @@ def scores(critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged) 
     if not isinstance(critic, SetCritic):
         result: Tensor = critic(features, condition, ragged)
         return result
-    return _by_hand(critic, features, condition, ragged)[0]
+    return _by_hand(critic, features, condition, ragged, with_norms=False)[0]
 
 
 def generator_forward(
@@ -83,9 +85,11 @@ def generator_forward(
     return result
 
 
-def _by_hand(critic: SetCritic, features: Tensor, condition: Tensor, ragged: Ragged) -> tuple[Tensor, Tensor]:
-    result: tuple[Tensor, Tensor] = _ScoresAndSqGradNorms.apply(  # type: ignore[no-untyped-call]
-        critic, ragged, features, critic.context(condition), *_weights_after_context(critic)
+def _by_hand(
+    critic: SetCritic, features: Tensor, condition: Tensor, ragged: Ragged, *, with_norms: bool
+) -> tuple[Tensor, Tensor | None]:
+    result: tuple[Tensor, Tensor | None] = _ScoresAndSqGradNorms.apply(  # type: ignore[no-untyped-call]
+        critic, ragged, with_norms, features, critic.context(condition), *_weights_after_context(critic)
     )
     return result
 
@@ -103,18 +107,26 @@ def _weights_after_context(network: nn.Module) -> list[Tensor]:
 
 
 class _ScoresAndSqGradNorms(torch.autograd.Function):
-    """Scores [events] and squared gradient norms [events] of a SetCritic, from features and the events' context."""
+    """Scores [events] and, if asked for, squared gradient norms [events], from features and the events' context."""
 
     @staticmethod
-    def forward(
-        ctx: Any, critic: SetCritic, ragged: Ragged, features: Tensor, event: Tensor, *weights: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(  # noqa: PLR0917 - apply takes no keywords
+        ctx: Any,
+        critic: SetCritic,
+        ragged: Ragged,
+        with_norms: bool,
+        features: Tensor,
+        event: Tensor,
+        *weights: Tensor,
+    ) -> tuple[Tensor, Tensor | None]:
         del weights  # The critic holds them; as arguments, autograd asks for their gradients.
         ctx.set_materialize_grads(False)
         ctx.critic_pass = SetCriticPass(critic, ragged, event.dtype)
         ctx.features, ctx.event = features.to(event.dtype), event
         scores = ctx.critic_pass.forward(ctx.features, event)
         ctx.input_gradient = ctx.critic_pass.input_gradient()
+        if not with_norms:
+            return scores, None
         precise = ctx.input_gradient.to(torch.promote_types(event.dtype, torch.float32))
         squared = ragged.sum((precise**2).sum(dim=1, keepdim=True))[:, 0]
         return scores, squared
@@ -124,15 +136,15 @@ class _ScoresAndSqGradNorms(torch.autograd.Function):
         ragged, event = ctx.critic_pass.ragged, ctx.event
         bias_coefficient = event.new_zeros(len(event), 1) if d_scores is None else d_scores[:, None]
         per_muon = ragged.broadcast(bias_coefficient)
-        d_features = per_muon * ctx.input_gradient if ctx.needs_input_grad[2] else None
-        if not any(ctx.needs_input_grad[3:]):
-            return (None, None, d_features, *(None for _ in ctx.needs_input_grad[3:]))
+        d_features = per_muon * ctx.input_gradient if ctx.needs_input_grad[3] else None
+        if not any(ctx.needs_input_grad[4:]):
+            return (None, None, None, d_features, *(None for _ in ctx.needs_input_grad[4:]))
         tangent = per_muon * ctx.features
         if d_sq_norms is not None:
             tangent += ragged.broadcast((2 * d_sq_norms)[:, None].to(event.dtype)) * ctx.input_gradient
         gradients = ctx.critic_pass.weight_gradients(tangent, bias_coefficient * event, bias_coefficient)
-        d_event = bias_coefficient * ctx.critic_pass.d_event if ctx.needs_input_grad[3] else None
-        return None, None, d_features, d_event, *gradients
+        d_event = bias_coefficient * ctx.critic_pass.d_event if ctx.needs_input_grad[4] else None
+        return None, None, None, d_features, d_event, *gradients
 
 
 class _GeneratorForward(torch.autograd.Function):

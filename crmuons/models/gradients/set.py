@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import leaky_relu_, linear
 
-from crmuons.models.gradients.linearized import Weights, leaky_relu_grad, leaky_relu_grad_
+from crmuons.models.gradients.linearized import Weights
 from crmuons.models.networks import SetCritic, SetGenerator
 from crmuons.models.ragged import Ragged
+from crmuons.models.segments import leaky_relu_grad, leaky_relu_grad_, linear_leaky
 from crmuons.models.standalone import SLOPE
 
 
@@ -88,7 +89,7 @@ class _Trunk:
         self.inputs = features, event
         w = self.weights
         rows = linear(event, w["embed_event.weight"], w["embed_event.bias"] + w["embed.bias"])
-        self.embedded = leaky_relu_(self.ragged.broadcast(rows).addmm_(features, w["embed.weight"].T), SLOPE)
+        self.embedded = linear_leaky(features, w["embed.weight"], rows, self.ragged.event_of_muon)
         muons = self.embedded
         for layer in self.layers:
             muons, event = layer.forward(muons, event)
@@ -111,7 +112,7 @@ class _Trunk:
         w = self.weights
         bias = w["embed_event.bias"] + w["embed.bias"]
         rows = (bias_coefficient * bias).addmm_(event, w["embed_event.weight"].T)
-        muons = leaky_relu_grad_(self.ragged.broadcast(rows).addmm_(features, w["embed.weight"].T), self.embedded)
+        muons = linear_leaky(features, w["embed.weight"], rows, self.ragged.event_of_muon, self.embedded)
         for layer in self.layers:
             muons, event, layer_gradients = layer.linearized(muons, event, bias_coefficient)
             gradients += layer_gradients
@@ -142,8 +143,8 @@ class _Layer:
         bias = w["pool.bias"] + w["event.bias"]
         self.pooled = leaky_relu_(linear(mean, w["pool.weight"], bias).addmm_(event, w["event.weight"].T), SLOPE)
         updated = event + self.pooled
-        rows = ragged.broadcast(linear(updated, w["event_to_muon.weight"], w["event_to_muon.bias"]))
-        self.mixed = leaky_relu_(rows.addmm_(muons, w["muon.weight"].T), SLOPE)
+        rows = linear(updated, w["event_to_muon.weight"], w["event_to_muon.bias"])
+        self.mixed = linear_leaky(muons, w["muon.weight"], rows, ragged.event_of_muon)
         self.out = leaky_relu_(linear(self.mixed, w["out.weight"], w["out.bias"]), SLOPE)
         self.inputs = muons, mean, event, updated, self.mixed
         return muons + self.out, updated
@@ -167,10 +168,10 @@ class _Layer:
         pooled = (bias_coefficient * (w["pool.bias"] + w["event.bias"])).addmm_(mean, w["pool.weight"].T)
         updated = event + leaky_relu_grad_(pooled.addmm_(event, w["event.weight"].T), self.pooled)
         rows = (bias_coefficient * w["event_to_muon.bias"]).addmm_(updated, w["event_to_muon.weight"].T)
-        mixed = leaky_relu_grad_(ragged.broadcast(rows).addmm_(muons, w["muon.weight"].T), self.mixed)
+        mixed = linear_leaky(muons, w["muon.weight"], rows, ragged.event_of_muon, self.mixed)
         gradients = self.weight_gradients((muons, mean, event, updated, mixed), bias_coefficient)
-        out = ragged.broadcast(bias_coefficient * w["out.bias"]).addmm_(mixed, w["out.weight"].T)
-        return muons.add_(leaky_relu_grad_(out, self.out)), updated, gradients
+        out = linear_leaky(mixed, w["out.weight"], bias_coefficient * w["out.bias"], ragged.event_of_muon, self.out)
+        return muons.add_(out), updated, gradients
 
     def weight_gradients(self, tangents: tuple[Tensor, ...], bias_coefficient: Tensor) -> list[Tensor]:
         """Return the gradients in the layer's weights, in their order. `tangents` has the order of `self.inputs`."""

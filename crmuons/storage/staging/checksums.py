@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from crmuons.storage import files, pelican
-from crmuons.storage.http.site import web_files
+from crmuons.storage.http import web_files
 
 OURS = "sha-256"  # If the server gives none.
 # WLCG storage keeps adler32 with each file; for md5 a server may have to read the file first.

@@ -30,6 +30,12 @@ def test_training_in_one_process_loads_no_ray():
     assert not loaded_by(f"crmuons.training.driver, {launcher}") & {"ray", "mlflow"}
 
 
+def test_data_on_disk_need_no_package_of_a_federation_and_no_http_client():
+    # A GPU machine may have torch, numpy, pyarrow and pydantic alone.
+    modules = "crmuons.training.worker, crmuons.training.driver, crmuons.benchmark.step, crmuons.generation.writer"
+    assert not loaded_by(modules) & {"pelicanfs", "aiohttp", "ray", "mlflow"}
+
+
 @pytest.mark.parametrize("package", ["storage", "data"])
 def test_storage_and_data_load_no_torch(package):
     modules = [path.relative_to(PACKAGE.parent).with_suffix("") for path in (PACKAGE / package).rglob("*.py")]

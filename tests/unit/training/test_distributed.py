@@ -23,8 +23,8 @@ TINY = {"width": 8, "multiplicity_width": 8, "multiplicity_components": 2}
 class Fixed(Trainer):
     """Its noise is a function of the events, wherever they are; keeps the gradient of every update."""
 
-    def __init__(self, *args):
-        super().__init__(*args)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
         self.gradients = []
         self.model.latents = self._noise_of_events
         for name, network in self.networks.items():
@@ -63,11 +63,11 @@ def halves(batch, sizes):
     return slice_events(batch, 0, first), slice_events(batch, first, first + second)
 
 
-def fixed_trainer(features, penalty, kind=Fixed, **train):
+def fixed_trainer(features, penalty, kind=Fixed, *, static=False, **train):
     settings = config.from_dict(
         {"model": TINY, "train": {"steps": 9, "n_critic": 2, "penalty": {"kind": penalty}, **train}}
     )
-    return kind(settings, features, torch.device("cpu"))
+    return kind(settings, features, torch.device("cpu"), static=static)
 
 
 def fix_interpolates():
@@ -100,12 +100,13 @@ def two_ranks(rank, batch, features, directory):
     count_exchanges(calls)
     original = fix_interpolates()
     for name, sizes in SIZES.items():
-        for penalty in PENALTIES:
-            trainer = fixed_trainer(features, penalty)
+        for penalty, static in (*product(PENALTIES, [False]), ("zero_centred", True)):
+            trainer = fixed_trainer(features, penalty, static=static)
             before = len(calls)
             terms = trainer.step(repeat(trainer.prepare(halves(batch, sizes)[rank])))
-            result[name, penalty] = (trainer.gradients, {key: float(value) for key, value in terms.items()})
-            result[name, penalty, "exchanges"] = calls[before:]
+            case = "padded" if static else penalty
+            result[name, case] = (trainer.gradients, {key: float(value) for key, value in terms.items()})
+            result[name, case, "exchanges"] = calls[before:]
     losses.interpolate = original
     result["fault"] = fault(rank, batch, features)
     result["noise"] = noise(batch, features)
@@ -156,12 +157,12 @@ def ranks(events, tmp_path_factory):
     return [torch.load(directory / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
-@pytest.mark.parametrize(("sizes", "penalty"), list(product(SIZES, PENALTIES)))
+@pytest.mark.parametrize(("sizes", "penalty"), list(product(SIZES, (*PENALTIES, "padded"))))
 def test_gradients_equal_those_of_one_process_on_the_union(ranks, events, sizes, penalty, monkeypatch):
     batch, features = events
     monkeypatch.setattr(losses, "interpolate", losses.interpolate)  # Put back what the next line changes.
     fix_interpolates()
-    single = fixed_trainer(features, penalty)
+    single = fixed_trainer(features, "zero_centred" if penalty == "padded" else penalty)
     terms = single.step(repeat(single.prepare(concat(halves(batch, SIZES[sizes])))))
     assert [name for name, _ in single.gradients] == ["critic", "critic", "generator", "multiplicity"]
     for result in ranks:
@@ -176,7 +177,7 @@ def test_gradients_equal_those_of_one_process_on_the_union(ranks, events, sizes,
 
 
 def test_ranks_hold_the_same_gradients_to_the_bit(ranks):
-    for case in (case for case in ranks[0] if case[-1] in PENALTIES):
+    for case in (case for case in ranks[0] if case[-1] in (*PENALTIES, "padded")):
         for (_, one), (_, other) in zip(ranks[0][case][0], ranks[1][case][0], strict=True):
             assert torch.equal(one, other)
 
@@ -184,7 +185,7 @@ def test_ranks_hold_the_same_gradients_to_the_bit(ranks):
 def test_every_step_exchanges_n_critic_plus_one_times_on_every_rank(ranks):
     for result in ranks:
         exchanges = [calls for case, calls in result.items() if case[-1] == "exchanges"]
-        assert len(exchanges) == len(SIZES) * len(PENALTIES)
+        assert len(exchanges) == len(SIZES) * (len(PENALTIES) + 1)
         assert {len(calls) for calls in exchanges} == {3}  # n_critic = 2
         assert len({tuple(calls) for calls in exchanges}) == 1  # Of the same lengths, whatever the data.
 

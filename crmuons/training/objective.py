@@ -1,0 +1,157 @@
+"""What critic, generator and multiplicity model minimise on a batch, per event.
+
+- `critic_terms`: the loss of the critic, `losses.critic_loss` plus the weighted gradient penalty.
+- `generator_terms`: the losses of generator and multiplicity model.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from crmuons import config
+from crmuons.models.bundle_model import BundleModel
+from crmuons.models.gradients import functions
+from crmuons.models.networks import Critic
+from crmuons.models.ragged import Ragged
+from crmuons.training import losses
+from crmuons.training.batch import TrainingBatch
+from crmuons.training.terms import LossTerms, spread_penalties
+
+T = TypeVar("T")
+
+
+class Objective:
+    """The losses of a trainer's networks.
+
+    Args:
+        settings: the training's settings.
+        model: features, generator and multiplicity model.
+        critic: the critic.
+        noise: the generator of the noise.
+
+    Attributes:
+        num_critic_updates: updates of the critic so far. The penalty's turn depends on it.
+    """
+
+    def __init__(self, settings: config.Train, model: BundleModel, critic: Critic, noise: torch.Generator) -> None:
+        self.settings, self.model, self.critic, self.noise = settings, model, critic, noise
+        self.num_critic_updates = 0
+        self._shared: dict[tuple[int, str], Any] = {}  # With train.reuse_batch: by the batch's id() and a name.
+
+    def critic_terms(self, batch: TrainingBatch) -> LossTerms:
+        """Return the loss of the critic, with the gradient penalty, and its metrics, per event."""
+        _, condition = self._conditions(batch)
+        real = self._real_muons(batch)
+        with torch.no_grad():
+            fake = self._cached_fake_muons(condition, batch).detach()
+        real_scores, fake_scores, penalties = self._score_and_penalise(real, fake, condition, batch)
+        loss = losses.critic_loss(real_scores, fake_scores, self.settings.loss)
+        if len(penalties):
+            weight = self.settings.penalty.lambda_gp * self.settings.penalty.every
+            loss = loss + weight * spread_penalties(penalties, len(loss), batch)
+        return {
+            "critic_loss": loss,
+            "wasserstein_estimate": real_scores - fake_scores,
+            "gradient_penalty": penalties,
+        }
+
+    def generator_terms(self, batch: TrainingBatch) -> LossTerms:
+        """Return the losses of the generator and of the multiplicity model, per event.
+
+        Fake events have the primaries and the numbers of muons of the real ones. Only the multiplicity model sees
+        events without muons.
+        """
+        primaries, condition = self._conditions(batch)
+        fake = self._score(self._cached_fake_muons(condition, batch), condition, batch.ragged)
+        real = None
+        if self.settings.loss == "relativistic":
+            with torch.no_grad(), self._precision():  # Real scores need no gradient here.
+                real = self.critic(self._real_muons(batch), condition, batch.ragged).float()
+        return {
+            "generator_loss": losses.generator_loss(real, fake, self.settings.loss),
+            "multiplicity_loss": self.model.multiplicity.loss(primaries, batch.counts),
+        }
+
+    def _score_and_penalise(
+        self, real: Tensor, fake: Tensor, condition: Tensor, batch: TrainingBatch
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the scores of real and fake events, from one pass of the critic, and penalties of a part of them."""
+        both = self._once(batch, "both", lambda: torch.cat([real, fake]))
+        conditions = self._once(batch, "both conditions", lambda: torch.cat([condition, condition]))
+        twice = batch.ragged.twice
+        due = self._is_penalty_due()
+        if due and self.settings.penalty.kind == "zero_centred" and batch.penalty_layout is batch.ragged:
+            scores, squared_norms = self._scores_and_norms(both, conditions, twice)
+            real_norms, fake_norms = squared_norms.chunk(2)
+            return *scores.chunk(2), real_norms + fake_norms  # type: ignore[return-value]
+        scores = self._score(both, conditions, twice)
+        penalties = self._penalties(real, fake, condition, batch.penalty_layout) if due else scores.new_zeros(0)
+        return *scores.chunk(2), penalties  # type: ignore[return-value]
+
+    def _is_penalty_due(self) -> bool:
+        return self.settings.penalty.kind != "none" and self.num_critic_updates % self.settings.penalty.every == 0
+
+    def _penalties(self, real: Tensor, fake: Tensor, condition: Tensor, part: Ragged) -> Tensor:
+        """Return the penalties of the first events of a batch. Batches are shuffled, so these are a random sample.
+
+        The zero-centred penalty is the squared gradient norm on real and on fake events (Mescheder et al. 2018,
+        arXiv:1801.04406, eqs. 9 and 10). With it the training converges; with the one-centred penalty it can circle
+        around its equilibrium.
+        """
+        real, fake, condition = real[: part.num_muons], fake[: part.num_muons], condition[: len(part.counts)]
+        if self.settings.penalty.kind == "one_centred":
+            share = torch.rand(len(condition), generator=self.noise, device=self.noise.device)
+            points = losses.interpolate(real, fake, share, part)
+            return losses.one_centred_penalty(self._scores_and_norms(points, condition, part)[1])
+        both, conditions = torch.cat([real, fake]), torch.cat([condition, condition])
+        real_norms, fake_norms = self._scores_and_norms(both, conditions, part.twice)[1].chunk(2)
+        return real_norms + fake_norms
+
+    def _conditions(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
+        """Return standardised primaries of all events [all, 4], and with log10 N those of nonempty events [events, 5]."""
+
+        def compute() -> tuple[Tensor, Tensor]:
+            primaries = self.model.features.condition(batch.primaries)
+            log_counts = self.model.features.log_count(batch.counts.index_select(0, batch.nonempty))
+            return primaries, torch.cat([primaries.index_select(0, batch.nonempty), log_counts], dim=1)
+
+        return self._once(batch, "conditions", compute)
+
+    def _real_muons(self, batch: TrainingBatch) -> Tensor:
+        return self._once(batch, "real", lambda: self.model.features.muons(batch.muons))
+
+    def _cached_fake_muons(self, condition: Tensor, batch: TrainingBatch) -> Tensor:
+        """Return fake muons for a batch. With train.reuse_batch all updates of a step share them and their graph."""
+        if not self.settings.reuse_batch:
+            return self._fake_muons(condition, batch.ragged)
+        with torch.enable_grad():
+            return self._once(batch, "fake", lambda: self._fake_muons(condition, batch.ragged))
+
+    def _once(self, batch: TrainingBatch, name: str, compute: Callable[[], T]) -> T:
+        """Return what `compute` returns. With train.reuse_batch all updates of a step share it."""
+        if not self.settings.reuse_batch:
+            return compute()
+        key = id(batch), name
+        if key not in self._shared:
+            self._shared[key] = compute()
+        result: T = self._shared[key]
+        return result
+
+    def _fake_muons(self, condition: Tensor, ragged: Ragged) -> Tensor:
+        noise = self.model.latents(ragged, self.noise)
+        with self._precision():
+            return functions.generator_forward(self.model.generator, condition, *noise, ragged).float()
+
+    def _score(self, features: Tensor, condition: Tensor, ragged: Ragged) -> Tensor:
+        with self._precision():
+            return functions.scores(self.critic, features, condition, ragged).float()
+
+    def _scores_and_norms(self, features: Tensor, condition: Tensor, ragged: Ragged) -> tuple[Tensor, Tensor]:
+        with self._precision():
+            scores, squared_norms = functions.scores_and_sq_grad_norms(self.critic, features, condition, ragged)
+        return scores.float(), squared_norms
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.noise.device.type, torch.bfloat16, enabled=self.settings.bf16)

@@ -1,0 +1,61 @@
+"""Sums and means of per-event losses and metrics. The dummy events of a padded batch count for nothing."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from crmuons.training.batch import TrainingBatch
+
+# Name of a loss or metric -> its value for each event. A network NAME is trained on "NAME_loss".
+LossTerms = dict[str, Tensor]
+
+
+@dataclass
+class WeightedSum:
+    """A quantity summed over events, of one rank or of all."""
+
+    total: Tensor
+    events: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean per event; NaN if no event contributed."""
+        return self.total / self.events
+
+
+def loss_sum(terms: LossTerms, names: tuple[str, ...], batch: TrainingBatch) -> Tensor:
+    """Return the sum of the weighted losses of several networks over the events of a batch."""
+    return torch.stack([_weighted_sum(terms[f"{name}_loss"], name, batch) for name in names]).sum()
+
+
+def _weighted_sum(losses_of_events: Tensor, name: str, batch: TrainingBatch) -> Tensor:
+    """Return the weighted sum of a network's losses over events. The multiplicity model weights all events equally."""
+    if name != "multiplicity":
+        return losses_of_events @ batch.weights
+    return (losses_of_events if batch.real is None else losses_of_events * batch.real.all.is_real).sum()
+
+
+def spread_penalties(penalties: Tensor, num_events: int, batch: TrainingBatch) -> Tensor:
+    """Return penalties of all events: the first ones scaled so that the sum is right for all, the others zero."""
+    if batch.real is None:
+        scaled = penalties * (num_events / len(penalties))
+    else:
+        penalised = batch.real.penalised
+        scaled = penalties * (penalised.is_real * (batch.real.nonempty.number / penalised.number.clamp(min=1)))
+    return nn.functional.pad(scaled, (0, num_events - len(penalties)))
+
+
+def accumulate(totals: dict[str, WeightedSum], terms: LossTerms, batch: TrainingBatch) -> None:
+    """Add the terms of a batch, summed over its events, to totals."""
+    for name, term in terms.items():
+        values, real = term.detach(), batch.real_events_of(name)
+        if real is None or not len(values):
+            total, events = values.sum().float(), values.new_full((), len(values), dtype=torch.float32)
+        elif values.dtype == torch.float32:
+            total, events = values @ real.is_real, real.number
+        else:
+            total, events = (values * real.is_real).sum().float(), real.number
+        if name in totals:
+            total, events = total + totals[name].total, events + totals[name].events
+        totals[name] = WeightedSum(total, events)
