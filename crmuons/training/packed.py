@@ -171,8 +171,7 @@ def _copy_stream(device: torch.device) -> "torch.cuda.Stream":
 
 def _kept_rows(counts: np.ndarray, cap: int | None, num_muons: int) -> list[tuple[int, int]]:
     """Return spans of rows without the muons above the cap. Few events have more, so the spans are few and long."""
-    large = np.flatnonzero(counts > cap) if cap is not None else []
-    if not len(large):
+    if cap is None or not (large := np.flatnonzero(counts > cap)).size:
         return [(0, num_muons)]
     ends = np.cumsum(counts)[large]
     starts = [0, *ends.tolist()]
