@@ -20,8 +20,7 @@ from crmuons import config, provenance
 from crmuons.benchmark import events, timing
 from crmuons.data.events import EventArrays
 from crmuons.models.features import Features
-from crmuons.training.batch import TrainingBatch
-from crmuons.training.trainer import Trainer
+from crmuons.training.trainer import PreparedBatch, Trainer
 
 Figures = dict[str, Any]  # Figures by name, of one part of the check.
 Precision = Literal["fp32", "tf32", "bf16"]
@@ -108,7 +107,7 @@ def fitted_features(*, cartesian: bool = False) -> Features:
     return Features(cartesian=cartesian).fit(events.draw(5_000, 5.0, seed=1))
 
 
-def batch_on_device(trainer: Trainer, drawn: EventArrays) -> TrainingBatch:
+def batch_on_device(trainer: Trainer, drawn: EventArrays) -> PreparedBatch:
     """Return a batch as a training step takes it."""
     return trainer.prepare(drawn).to(trainer.device, non_blocking=True)
 

@@ -250,7 +250,8 @@ def _replay_equals_operations(machine: Machine) -> Figures:
     ends = []
     for captures in (True, False):
         trainer = machine.trainer(graph=True, n_critic=2)
-        trainer.graphs.captures = captures  # type: ignore[attr-defined, unused-ignore]
+        assert trainer.graphs is not None  # graph=True
+        trainer.graphs.captures = captures
         _steps(trainer, machine, 10)
         ends.append(weights(trainer.model, trainer.critic, trainer.averaged))
     difference = float((ends[1] - ends[0]).norm() / ends[0].norm())

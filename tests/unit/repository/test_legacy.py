@@ -77,6 +77,8 @@ def test_a_run_continues_as_the_code_that_started_it_would(legacy, name, data, w
     )
     assert [line["step"] for line in continued] == [line["step"] for line in expected] == list(range(10))
     for line, other in zip(continued, expected, strict=True):
+        if "validation/score" not in line:  # Early versions made a score of the quantities that there were.
+            other.pop("validation/score", None)
         assert line == pytest.approx(other, rel=1e-3, abs=1e-4)
 
 
