@@ -207,9 +207,9 @@ class Train(Section):
     """Allow TF32 matrix products on NVIDIA GPUs."""
     bf16: bool = False
     """Run the networks in bfloat16; losses, penalties and features stay in float32."""
-    cuda_graph: bool = True
-    """On an NVIDIA GPU, run a step as one CUDA graph (with several workers, as one graph between two exchanges). It is
-    several times as fast as one operation after another. Without a GPU the setting changes nothing."""
+    cuda_graph: bool = False
+    """On an NVIDIA GPU, run a step as one CUDA graph (with several workers, as one graph between two exchanges). Without a
+    GPU the setting changes nothing. Off by default until `crmuons benchmark gpu` has compared it on a GPU."""
 
     @field_validator("profile_steps")
     @classmethod
