@@ -99,10 +99,10 @@ def check_mlflow(bench: Bench, run: Path) -> None:
 
 def shown_to_prometheus(bench: Bench, run: Path) -> dict[str, float]:
     """The run's metrics on every page in Ray's list that answers without a token."""
-    listed = Path(bench.environment["RAY_TMPDIR"]) / "ray" / "prom_metrics_service_discovery.json"
-    if not listed.is_file():
+    listed = list(Path(bench.environment["RAY_TMPDIR"]).glob("ray-*/ray/prom_metrics_service_discovery.json"))
+    if not listed:
         return {}
-    (entry,) = json.loads(listed.read_text())
+    (entry,) = json.loads(listed[0].read_text())
     found = {}
     for target in entry["targets"]:
         try:
