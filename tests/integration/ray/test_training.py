@@ -84,7 +84,8 @@ def check_mlflow(bench: Bench, run: Path) -> None:
     assert one.data.params["train.steps"] == "60"
     client = mlflow.MlflowClient()
     history = client.get_metric_history(one.info.run_id, "train/critic_loss")
-    assert [point.step for point in history] == list(range(2, 61, 2))
+    # The first step of an attempt is logged by itself if the steps are slow.
+    assert [point.step for point in history if point.step != 1] == list(range(2, 61, 2))
     assert any(image.path.endswith(".png") for image in client.list_artifacts(one.info.run_id, "images"))
     # In another process, like any reader of the store.
     (model,) = client.search_logged_models([experiment.experiment_id], f"source_run_id = '{one.info.run_id}'")
