@@ -162,8 +162,11 @@ def follow(
         energy = propagation.propagate(state[0], step_water[of_shower], rng)
         alive = np.flatnonzero(energy >= threshold_gev)
         state, of_shower = state[:, alive], of_shower[alive]
+        water = step_water[of_shower]
+        shift, turn = propagation.scatter(state[0], energy[alive], water, rng)
         state[0] = energy[alive]
-        state[1:3] += state[3:5] * step[of_shower]
+        state[1:3] += state[3:5] * step[of_shower] + shift * (step[of_shower] / water)
+        state[3:5] += turn
         events.append(of_shower * num_depths + depth)
         muons.append(state[:3].T.astype(np.float32))
     event = np.concatenate(events)
