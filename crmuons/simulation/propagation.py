@@ -71,6 +71,7 @@ def scatter(
         Displacements across the track in metres of water, and angles, each [2, muons].
     """
     scale = SCATTERING_GEV**2 / RADIATION_LENGTH
+    water_m = np.maximum(water_m, 1e-9)  # Two depths may be the same.
     ratio = after_gev / before_gev
     # Moments of u^k / E(u)^2 over the distance u from the end, for E(u) = E' + (E - E') u / X, in units of E and X.
     lost = np.maximum(1 - ratio, 1e-3)

@@ -68,11 +68,11 @@ TILT_SHAPE = 400.0
 INTERACTION_LENGTH, INTERACTION_MASS_POWER = 55.0, 0.35
 # A muon of energy E_N / 10^l is born deeper by a further exponential with mean C l^p. Fitted together with <pT> and the
 # hard share to the distribution of E r at 1 TeV.
-CASCADE_LENGTH, CASCADE_POWER = 4.3, 2.15
-# Transverse momentum: pT exp(-2 pT / <pT>), where <pT> = 0.295 GeV (1 + 0.7 x^(1/6)) rises for leading particles (the
+CASCADE_LENGTH, CASCADE_POWER = 2.47, 2.15
+# Transverse momentum: pT exp(-2 pT / <pT>), where <pT> = 0.228 GeV (1 + x^(1/6)) rises for leading particles (the
 # "seagull effect"). A few in a hundred follow the power law of hard scattering.
-MEAN_PT_GEV, PT_RISE, PT_RISE_POWER = 0.295, 0.7, 1 / 6
-HARD_SHARE, HARD_PT_GEV, HARD_POWER = 0.03, 1.0, 4.0  # P(>pT) = (pT / 1 GeV)^-4 for this share
+MEAN_PT_GEV, PT_RISE, PT_RISE_POWER = 0.228, 1.0, 1 / 6
+HARD_SHARE, HARD_PT_GEV, HARD_POWER = 0.02, 1.0, 4.0  # P(>pT) = (pT / 1 GeV)^-4 for this share
 POSITIVE_SHARE = 0.57  # mu+ : mu- = 1.32, between 1.27 at 100 GeV and 1.37 at 1 TeV (MINOS, arXiv:0705.3815).
 LEAST_RISE_M = 100.0  # No muon is born closer to the surface.
 

@@ -165,7 +165,7 @@ def follow(
         water = step_water[of_shower]
         shift, turn = propagation.scatter(state[0], energy[alive], water, rng)
         state[0] = energy[alive]
-        state[1:3] += state[3:5] * step[of_shower] + shift * (step[of_shower] / water)
+        state[1:3] += state[3:5] * step[of_shower] + shift * (step[of_shower] / np.maximum(water, 1e-9))
         state[3:5] += turn
         events.append(of_shower * num_depths + depth)
         muons.append(state[:3].T.astype(np.float32))
