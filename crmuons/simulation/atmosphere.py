@@ -60,16 +60,20 @@ def air_loss_gev(cosine: FloatArray, altitude_m: float) -> FloatArray:
     return AIR_LOSS * np.maximum(above_site / effective_cosine(cosine) - BIRTH_AIR, 0.0)
 
 
-def survival(energy_gev: FloatArray, cosine: FloatArray, altitude_m: float) -> FloatArray:
-    """Return the probability that a muon does not decay on its way from the typical place of birth to a site.
+def typical_path_m(cosine: FloatArray, altitude_m: float) -> FloatArray:
+    """Return the length of the track from the typical place of birth of a muon to a site.
 
     Args:
-        energy_gev: the mean energy on the way.
         cosine: cosine of the zenith angle at the site.
         altitude_m: altitude of the site above sea level.
     """
     rise = np.maximum(height_m(BIRTH_AIR * effective_cosine(cosine)) - altitude_m, 0.0)
-    return np.exp(-path_m(rise, cosine, altitude_m) * MUON_MASS_GEV / (MUON_LIFETIME_M * energy_gev))
+    return path_m(rise, cosine, altitude_m)
+
+
+def survival(energy_gev: FloatArray, length_m: FloatArray) -> FloatArray:
+    """Return the probability that a muon does not decay on `length_m` metres, which it runs with this mean energy."""
+    return np.exp(-length_m * (MUON_MASS_GEV / MUON_LIFETIME_M) / energy_gev)
 
 
 def transverse_field(cosine: FloatArray, azimuth_rad: FloatArray) -> FloatArray:

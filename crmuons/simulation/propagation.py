@@ -80,7 +80,7 @@ def scatter(
     turn = scale * water_m / (before_gev * after_gev)
     mixed = scale * (water_m / before_gev) ** 2 * (log + ratio - 1) / lost**2
     move = scale * (water_m / before_gev) ** 2 * water_m * (1 - 2 * ratio * log - ratio**2) / lost**3
-    first, second = rng.standard_normal((2, 2, len(before_gev)))
+    first, second = rng.standard_normal((2, 2, len(before_gev)), dtype=np.float32)
     correlated = mixed / np.sqrt(turn)
     angle = np.sqrt(turn) * first
     shift = correlated * first + np.sqrt(np.maximum(move - correlated**2, 0.0)) * second

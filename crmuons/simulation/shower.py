@@ -20,6 +20,7 @@ from crmuons.simulation.atmosphere import (
     path_m,
     survival,
     transverse_field,
+    typical_path_m,
 )
 
 PROTON_MASS_GEV = 0.938272
@@ -111,22 +112,22 @@ def mean_yield(
     log_x = log_least * (1 - nodes) / 2
     primary, nucleons, slope = (values[..., None] for values in (primary_gev, mass_number, cosine))
     energy = np.exp(log_x) * primary / nucleons
-    arriving = survival(energy - air_loss_gev(slope, altitude_m) / 2, slope, altitude_m)
-    conventional = _born(CONVENTIONAL, log_x, nucleons) / (primary / nucleons * effective_cosine(slope))
-    density = conventional * decay_probability(energy, slope) + _born(PROMPT, log_x, nucleons)
+    arriving = survival(energy - air_loss_gev(slope, altitude_m) / 2, typical_path_m(slope, altitude_m))
+    effective = effective_cosine(slope)
+    conventional = _born(CONVENTIONAL, log_x, nucleons) / (primary / nucleons * effective)
+    density = conventional * decay_probability(energy * effective) + _born(PROMPT, log_x, nucleons)
     mean: FloatArray = (density * arriving * weights).sum(-1) * -log_least[..., 0] / 2
     return mean
 
 
-def decay_probability(energy_gev: FloatArray, cosine: FloatArray) -> FloatArray:
-    """Return how many of the mesons that would decay without air's competition do so before they interact.
+def decay_probability(scaled_gev: FloatArray) -> FloatArray:
+    """Return the share of mesons that decay before they interact, over the share that the yield's form supposes.
 
-    The yield's form holds where decay is rare, far above the critical energies, and grows without limit below them:
-    P = (1 - w) E / (E + E_pi / cos*) + w E / (E + E_K / cos*), for muons of energy E at birth (Gaisser, Engel, Resconi,
-    Cosmic Rays and Particle Physics, eq. 6.36).
+    The form holds far above the critical energies, where decay is rare, and grows without limit below them. With E
+    cos*, the muon's energy at birth times the cosine where it is born, the share is (1 - w) E cos* / (E cos* + E_pi) + w E
+    cos* / (E cos* + E_K) (Gaisser, Engel, Resconi, Cosmic Rays and Particle Physics, section 6.4).
     """
-    scaled = energy_gev * effective_cosine(cosine)
-    return (1 - KAON_SHARE) * scaled / (scaled + PION_GEV) + KAON_SHARE * scaled / (scaled + KAON_GEV)
+    return scaled_gev * ((1 - KAON_SHARE) / (scaled_gev + PION_GEV) + KAON_SHARE / (scaled_gev + KAON_GEV))
 
 
 def _mean_born(form: Yield, threshold_gev: FloatArray, primary_gev: FloatArray, mass_number: FloatArray) -> FloatArray:
@@ -205,8 +206,8 @@ def draw_showers(
     log_x = _draw_log_x(born * mass_number / primary_gev, of_shower, is_prompt, rng)
     energy = np.exp(log_x) * (primary_gev / mass_number)[of_shower]
     # A muon exists if its meson decays, and arrives if it does not decay itself.
-    exists = np.where(is_prompt, 1.0, decay_probability(energy, cosine[of_shower]))
-    exists *= survival(energy - loss[of_shower] / 2, cosine[of_shower], altitude_m)
+    exists = survival(energy - (loss / 2)[of_shower], typical_path_m(cosine, altitude_m)[of_shower])
+    exists *= np.where(is_prompt, 1.0, decay_probability(energy * effective[of_shower]))
     kept = np.flatnonzero(rng.random(len(energy)) < exists)
     of_shower, log_x, energy = of_shower[kept], log_x[kept], energy[kept] - loss[of_shower[kept]]
     counts = np.bincount(of_shower, minlength=len(counts))
@@ -218,10 +219,11 @@ def draw_showers(
     angle_x, angle_y = angle * np.cos(azimuth), angle * np.sin(azimuth)
     # The field bends the track by an angle `bend`; the muon arrives where half of this angle points.
     charge = np.where(rng.random(len(energy)) < POSITIVE_SHARE, 1.0, -1.0)
-    field = transverse_field(cosine, rng.random(len(counts)) * (2 * np.pi))
+    strength = BENDING * transverse_field(cosine, rng.random(len(counts)) * (2 * np.pi))
     direction = rng.random(len(counts)) * (2 * np.pi)  # The same for all muons of a shower; files hold no azimuth.
-    bend = charge * BENDING * field[of_shower] * path / energy
-    bend_x, bend_y = bend * np.cos(direction)[of_shower], bend * np.sin(direction)[of_shower]
+    bend = charge * path / energy
+    bend_x = bend * (strength * np.cos(direction))[of_shower]
+    bend_y = bend * (strength * np.sin(direction))[of_shower]
     x, y = (angle_x + bend_x / 2) * path, (angle_y + bend_y / 2) * path
     return Showers(counts, energy, x, y, angle_x + bend_x, angle_y + bend_y)
 
