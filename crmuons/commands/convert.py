@@ -2,41 +2,117 @@
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
+
+from crmuons.commands import INTERRUPTED
+
+if TYPE_CHECKING:
+    from crmuons.simulation.convert import Conversion
+    from crmuons.simulation.surface import DepthSettings
+
+ENDING = (
+    "A file that cannot be read to its end is left out completely and named; the exit code is then 1. The same command "
+    "continues after an interruption."
+)
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    from crmuons.simulation.propagation import MEDIA
+
     formats = parser.add_subparsers(dest="format", required=True, metavar="FORMAT")
-    corsika = formats.add_parser(
+    corsika = _format(
+        formats,
         "corsika",
-        help="CORSIKA 7 particle files",
-        description="Follow the muons of CORSIKA 7 particle files (DAT...) into the ice. "
-        "A file that cannot be read to its end is left out completely and named; the exit code is then 1.",
+        "CORSIKA 7 particle files and CORSIKA 8 directories",
+        "Follow the muons of CORSIKA 7 particle files (DAT..., also compressed with gzip, bz2, xz or zstd) and of "
+        "CORSIKA 8's output directories into ice, water or rock.",
     )
     add = corsika.add_argument
-    add("files", nargs="+", help="files, globs, or directories that hold only CORSIKA files")
-    add("--out", required=True, help="new directory or URL for the Parquet files")
+    add("files", nargs="+", help="files, globs or directories; the content tells what a file is")
+    add("--out", required=True, help="directory or URL for the Parquet files")
     add("--depths", type=float, nargs="+", metavar="M", help="slant depths in metres (default: 1500 2000 2500)")
     add("--vertical", action="store_true", help="the depths are vertical: convert them with each shower's zenith")
-    add("--threshold-gev", type=float, help="muons below this energy are lost (default: 10)")
+    add("--medium", choices=sorted(MEDIA), default="ice", help="what the muons pass (default: ice)")
+    add("--threshold-gev", type=float, default=10.0, help="muons below this energy are lost (default: 10)")
     add("--seed", type=int, default=0, help="seed of the energy losses")
+
+    for name, what in (("hdf5", "HDF5 dumps of Muonitron"), ("parquet", "Parquet files whose rows have more numbers")):
+        dump = _format(
+            formats,
+            name,
+            what,
+            f"Convert {what} into the columns of crmuons. Without --columns, the widths that the predecessor wrote are "
+            "known: primaries of 7 or 6 numbers, muons of 6 or 5.",
+        )
+        add = dump.add_argument
+        add("files", nargs="+", help="files, directories, globs or URLs")
+        add("--out", required=True, help="directory or URL for the Parquet files")
+        add(
+            "--columns",
+            nargs="+",
+            default=(),
+            metavar="PART=NAME,...",
+            help="the numbers of a row in their order, for example "
+            "primary=major,minor,energy,zenith,mass,time,depth muons=energy,radius,x,y; needed are energy, zenith, mass, "
+            "depth and energy, x, y; major and minor are the shower's ids; other names are passed over",
+        )
+        add("--vertical", action="store_true", help="the depths are vertical, as Muonitron's are: make them slant")
+
+
+def _format(
+    formats: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, what: str, description: str
+) -> argparse.ArgumentParser:
+    return formats.add_parser(name, help=what, description=f"{description} {ENDING}")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from crmuons.simulation.corsika import DEPTHS_M, THRESHOLD_GEV, convert
-    from crmuons.storage.output import folder_at
+    from crmuons.simulation import convert
 
-    with folder_at(arguments.out, new=True) as out:
-        left_out = convert(
-            arguments.files,
-            out,
-            depths_m=arguments.depths or DEPTHS_M,
-            vertical=arguments.vertical,
-            threshold_gev=THRESHOLD_GEV if arguments.threshold_gev is None else arguments.threshold_gev,
-            seed=arguments.seed,
+    try:
+        if arguments.format == "corsika":
+            result = convert.convert_corsika(arguments.files, arguments.out, _depth_settings(arguments))
+        else:
+            result = convert.convert_dumps(
+                arguments.files,
+                arguments.out,
+                columns=arguments.columns,
+                vertical=arguments.vertical,
+                command=f"convert {arguments.format}",
+            )
+    except KeyboardInterrupt:
+        print(
+            "crmuons convert: interrupted; run the same command to continue after the finished files", file=sys.stderr
         )
-    print(f"events in {arguments.out}")
-    if left_out:
-        print("\n".join([f"left out {len(left_out)} files:", *left_out.values()]), file=sys.stderr)
-    return 1 if left_out else 0
+        return INTERRUPTED
+    return _report(arguments, result)
+
+
+def _depth_settings(arguments: argparse.Namespace) -> "DepthSettings":
+    from crmuons.simulation.surface import DepthSettings
+
+    depths = {} if arguments.depths is None else {"depths_m": tuple(arguments.depths)}
+    return DepthSettings(
+        **depths,
+        vertical=arguments.vertical,
+        threshold_gev=arguments.threshold_gev,
+        medium=arguments.medium,
+        seed=arguments.seed,
+    )
+
+
+def _report(arguments: argparse.Namespace, result: "Conversion") -> int:
+    """Print what the output holds, and name each file that was left out once; return the exit code."""
+    if result.total.events:
+        kept = f", {result.kept} were there already" if result.kept else ""
+        print(f"{result.converted} files converted{kept}; in {arguments.out}:")
+        print("\n".join(result.total.lines()))
+        if arguments.format != "corsika" and not arguments.vertical:
+            print("depths are kept as slant ones; Muonitron writes vertical ones, for which --vertical is needed")
+    else:
+        print("nothing was converted", file=sys.stderr)
+    if result.left_out:
+        what = [f"left out {len(result.left_out)} files:", *result.left_out.values()]
+        print("\n".join(what), file=sys.stderr)
+    return 1 if result.left_out or not result.total.events else 0

@@ -1,4 +1,4 @@
-"""Draw muon bundles in ice with the built-in simulator."""
+"""Draw muon bundles in ice, water or rock with the built-in simulator."""
 
 import argparse
 
@@ -7,11 +7,13 @@ from crmuons.commands import HelpWithDefaults
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    from crmuons.simulation.propagation import MEDIA
     from crmuons.simulation.simulate import SimulationSettings
 
     default = SimulationSettings()
     parser.description = (
-        "Draw muon bundles in the ice of the South Pole from published parametrisations (docs/simulator.md)."
+        "Draw muon bundles from published parametrisations, in the ice of the South Pole, in water or in standard rock "
+        "(docs/simulator.md)."
     )
     parser.formatter_class = HelpWithDefaults
     add = parser.add_argument
@@ -33,11 +35,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     add("--gamma", type=float, default=default.gamma, help="the primaries' spectrum is E^-GAMMA")
     add(
         "--masses",
-        type=float,
+        type=_mass,
         nargs="+",
-        metavar="GEV",
+        metavar="NUCLEUS",
         default=default.masses_gev,
-        help="masses of the primaries, in equal shares",
+        help="primaries in equal shares: nuclei by name (p, He, C, N, O, Mg, Al, Si, Fe) or masses in GeV",
     )
     add(
         "--max-zenith-deg",
@@ -67,6 +69,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         default=(),
         help="the same vertical depths for every shower, instead of drawn ones",
     )
+    add(
+        "--medium",
+        choices=sorted(MEDIA),
+        default=default.medium,
+        help="what the muons pass; ice lies at 2835 m, water and rock at sea level",
+    )
     add("--threshold-gev", type=float, default=default.threshold_gev, help="muons below this energy are lost")
 
 
@@ -84,6 +92,7 @@ def run(arguments: argparse.Namespace) -> None:
         depths_per_shower=arguments.depths_per_shower,
         depths_m=tuple(arguments.depths),
         threshold_gev=arguments.threshold_gev,
+        medium=arguments.medium,
     )
     # With a URL, `out` is a temporary directory of this node: tasks on other nodes cannot write to it.
     if num_files(arguments.events, settings) > FILES_IN_PROCESS and "://" not in arguments.out:
@@ -91,3 +100,12 @@ def run(arguments: argparse.Namespace) -> None:
     with folder_at(arguments.out, new=True) as out:
         simulate(settings, num_events=arguments.events, out=out, seed=arguments.seed)
     print(f"{arguments.events} events in {arguments.out}")
+
+
+def _mass(text: str) -> float:
+    from crmuons.simulation.nuclei import mass_gev
+
+    try:
+        return mass_gev(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

@@ -5,7 +5,8 @@ muon lists of events have offsets, so converting needs no pass over the muons. R
 prepared shards hold it.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from crmuons.data.schema import (
 from crmuons.storage.atomic import atomic_file
 
 IDS_COLUMN = "primary_ids"
+ORIGIN_KEY = b"crmuons"  # Of a Parquet file's metadata: how the file was made, as JSON.
 FLAT_SCHEMA = pa.schema(
     [
         pa.field(IDS_COLUMN, pa.list_(pa.uint64(), len(ID_COLUMNS)), nullable=False),
@@ -108,11 +110,32 @@ def _flat_arrays(
     )
 
 
-def write_events(path: Path, tables: Sequence[pa.Table], *, row_group_rows: int = 16_384) -> None:
-    """Write one Parquet file of events. It gets its name only when it is complete."""
+def write_events(
+    path: Path,
+    tables: Iterable[pa.Table],
+    *,
+    row_group_rows: int = 16_384,
+    origin: Callable[[], Mapping[str, object]] | None = None,
+) -> None:
+    """Write one Parquet file of events. It gets its name only when it is complete.
+
+    Args:
+        path: the file.
+        tables: the events, in EVENT_SCHEMA.
+        row_group_rows: most rows of a row group.
+        origin: asked after the last table for what the file's metadata say of its making; `read_origin` reads it.
+    """
     with atomic_file(path) as partial, pq.ParquetWriter(partial, EVENT_SCHEMA, compression="zstd") as writer:
         for table in tables:
             writer.write_table(table, row_group_size=row_group_rows)
+        if origin is not None:
+            writer.add_key_value_metadata({ORIGIN_KEY.decode(): json.dumps(origin())})
+
+
+def read_origin(metadata: pq.FileMetaData) -> dict[str, object] | None:
+    """Return what a file's metadata say of its making, or None if they say nothing."""
+    text = (metadata.metadata or {}).get(ORIGIN_KEY)
+    return None if text is None else json.loads(text)
 
 
 def _all_wide(array: pa.Array, width: int) -> bool:

@@ -32,7 +32,10 @@ MIN_DEPTH_M = 10.0  # No detector is shallower; a smaller value is a depth in ki
 # the first fault that applies.
 FAULTS = (
     "",
-    f"column '{PRIMARY_COLUMN}' is not {len(PRIMARY_FEATURES)} wide ({', '.join(PRIMARY_FEATURES)})",
+    (
+        f"column '{PRIMARY_COLUMN}' is not {len(PRIMARY_FEATURES)} wide ({', '.join(PRIMARY_FEATURES)}); wider rows: "
+        "crmuons convert parquet"
+    ),
     f"column '{MUONS_COLUMN}' has a muon that is not {len(MUON_FEATURES)} wide ({', '.join(MUON_FEATURES)})",
     "primary holds NaN or infinity",
     "primary energy_gev is not positive",

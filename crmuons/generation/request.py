@@ -112,19 +112,18 @@ def scan_primaries(
     """
     seen, outside, sampled, muons = 0, 0, 0, 0.0
     content = hashlib.sha256()
-    first_outside: list[float] = []
+    values_outside: dict[str, list[float]] = {}
     for primaries in source:
         for array in (primaries.ids, primaries.values, primaries.counts):
             content.update(b"" if array is None else array.tobytes())
         beyond = generator.outside_training(primaries.values)
-        if beyond.any() and not outside:
-            first_outside = primaries.values[np.argmax(beyond)].tolist()
+        _add_outside(values_outside, generator, primaries.values[beyond])
         outside += int(beyond.sum())
         sample = _sample_counts(generator, primaries, options)
         sampled, muons = sampled + len(sample), muons + float(sample.sum())
         seen += len(primaries)
     _require(seen > 0, "the primaries have no rows; give at least one primary")
-    _report_outside(generator, options, seen, outside, first_outside)
+    _report_outside(generator, options, f"{outside} of {seen}", values_outside)
     mean = muons / sampled
     request = GenerationRequest(
         model=model_digest(generator),
@@ -162,14 +161,29 @@ def _events_per_shard(mean_muons: float, block: int) -> int:
     return int(2 ** np.clip(np.floor(np.log2(events)), np.log2(block), np.log2(MAX_EVENTS_PER_SHARD)))
 
 
+def _add_outside(values: dict[str, list[float]], generator: BundleGenerator, primaries: np.ndarray) -> None:
+    """Add lowest and highest value of each quantity that is outside its range, of primaries that are outside."""
+    lowest = np.array([low for low, _ in generator.training_ranges.values()], np.float32)
+    for column, name in enumerate(schema.PRIMARY_FEATURES if len(primaries) else ()):
+        alone = np.tile(lowest, (len(primaries), 1))  # All other quantities inside.
+        alone[:, column] = primaries[:, column]
+        found = primaries[generator.outside_training(alone), column].tolist()
+        if found:
+            found += values.get(name, [])
+            values[name] = [min(found), max(found)]
+
+
 def _report_outside(
-    generator: BundleGenerator, options: GenerationOptions, seen: int, outside: int, first: list[float]
+    generator: BundleGenerator, options: GenerationOptions, how_many: str, values: dict[str, list[float]]
 ) -> None:
-    if not outside:
+    if not values:
         return
-    ranges = ", ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in generator.training_ranges.items())
-    values = ", ".join(f"{name} {value:g}" for name, value in zip(schema.PRIMARY_FEATURES, first, strict=True))
-    what = f"{outside} of {seen} primaries are outside the trained range ({ranges}), the first with {values}"
+    ranges = generator.training_ranges
+    quantities = "; ".join(
+        f"{name} {low:g}{f' to {high:g}' if high > low else ''} (trained: {ranges[name][0]:g} to {ranges[name][1]:g})"
+        for name, (low, high) in values.items()
+    )
+    what = f"{how_many} primaries are outside the trained range: {quantities}"
     _require(not options.strict, f"{what}; leave them out, or generate them anyway without --strict")
     logger.warning("%s; their events are generated with %s = true", what, OUTSIDE_COLUMN)
 

@@ -18,14 +18,11 @@ import pyarrow.parquet as pq
 from crmuons.data import geometry, schema
 from crmuons.generation.primaries import Primaries
 from crmuons.simulation import shower
+from crmuons.simulation.nuclei import NUCLEI, symbol
+from crmuons.simulation.simulate import check_events
 from crmuons.storage import files
 from crmuons.storage.output import Output
 
-# Z and A. simweights' Gaisser H3a and H4a fluxes know p, He, N, Al and Fe; its Hoerandel flux knows all of these.
-NUCLEI = {
-    "p": (1, 1), "He": (2, 4), "C": (6, 12), "N": (7, 14), "O": (8, 16), "Mg": (12, 24), "Al": (13, 27), "Si": (14, 28),
-    "Fe": (26, 56),
-}  # fmt: skip
 EVENTS_PER_DRAW = 65_536  # Events that share a random stream.
 STREAM = 0x5EC  # Separates these random streams from those of the bundles, which have the same seed.
 ANGLES = 4097  # Nodes of the zenith angle's distribution function; the interpolation error is 1e-7.
@@ -40,7 +37,7 @@ class Spectrum:
         seed: seed of the random numbers.
         energy_gev: range of the energies.
         gamma: index of the power law E^-gamma.
-        composition: names of nuclei and their relative shares.
+        composition: symbols of nuclei (simulation.nuclei) and their relative shares.
         zenith_deg: range of the zenith angles.
         depth_m: range of the vertical depths, drawn uniformly; events carry the slant depth.
         cylinder_m: length and radius of the cylinder through which the flux passes.
@@ -60,13 +57,12 @@ class Spectrum:
             self.events >= 1 and float(self.events).is_integer(),
             f"events={self.events}: expected a whole number, at least 1",
         )
+        check_events(f"--spectrum: events={self.events:g}", self.events)
         for name, (least, most) in _LIMITS.items():
             low, high = getattr(self, name)
             _require(
                 least <= low <= high <= most, f"{name}={low:g}:{high:g}: expected {least:g} <= LOW <= HIGH <= {most:g}"
             )
-        _require(self.energy_gev[0] < self.energy_gev[1], "energy_gev: expected LOW < HIGH")
-        _require(self.zenith_deg[0] < self.zenith_deg[1], "zenith_deg: expected LOW < HIGH")
         _require(0 <= self.gamma <= 10, f"gamma={self.gamma:g}: expected 0 to 10 (the spectrum is E^-gamma)")
         _require(bool(self.composition), "composition: expected at least one nucleus, for example p:0.5,Fe:0.5")
         for name, share in self.composition:
@@ -156,6 +152,11 @@ def simweights_tables(directory: str | Path) -> dict[str, dict[str, np.ndarray]]
         msg = f"{directory}: its primaries come from files; only those of --spectrum have a known probability"
         raise ValueError(msg)
     spectrum = Spectrum(**_tuples(record["primaries"]["spectrum"]))
+    for name in ("energy_gev", "zenith_deg"):
+        low, high = getattr(spectrum, name)
+        if low == high:
+            msg = f"{directory}: {name} is the single value {low:g}, and a flux has no weight for a range of no width"
+            raise ValueError(msg)
     columns = [schema.PRIMARY_COLUMN]
     tables = [
         pq.read_table(files.open_file(file.url, file.size), columns=columns) for file in files.list_files(output.url)
@@ -198,13 +199,16 @@ def _value(name: str, text: str) -> Any:
     try:
         if name == "composition":
             pairs = [part.split(":") for part in text.split(",")]
-            return tuple((nucleus, float(share)) for nucleus, share in pairs)
+            return tuple((symbol(nucleus), float(share)) for nucleus, share in pairs)
         if name in _PAIRS:
             low, high = text.split(":")
             return float(low), float(high)
         number = float(text)
         return int(number) if name == "events" and number.is_integer() else number
     except ValueError as error:
+        if "is none of" in str(error):
+            msg = f"--spectrum: composition: {error}"
+            raise ValueError(msg) from error
         forms = {"composition": "p:0.5,He:0.2,Fe:0.3", "events": "1000000", "gamma": "2.0"}
         msg = f"--spectrum: {name}={text} cannot be read; write for example {name}={forms.get(name, '1e5:1e8')}"
         raise ValueError(msg) from error

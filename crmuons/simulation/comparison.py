@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from crmuons.simulation import shower
-from crmuons.simulation.corsika import CorsikaShower
+from crmuons.simulation.surface import SurfaceShower
 
 LEAST_SHOWERS = 30  # The table also shows cells with fewer showers, but their statistical errors are large.
 NUM_MUONS = 20_000  # To simulate for each cell, within the limits of REPLICAS.
@@ -66,7 +66,7 @@ class ComparisonCell:
         return len(self.corsika.counts)
 
 
-def compare(showers: Sequence[CorsikaShower], *, seed: int = 0) -> list[ComparisonCell]:
+def compare(showers: Sequence[SurfaceShower], *, seed: int = 0) -> list[ComparisonCell]:
     """Simulate the primary of every shower many times, and sort both into cells of nucleus and decade of energy.
 
     The statistical errors of the simulated side are small: 1 % in N, 2 % in the median radius.
@@ -80,7 +80,7 @@ def compare(showers: Sequence[CorsikaShower], *, seed: int = 0) -> list[Comparis
     return cells
 
 
-def _cell_of(cascade: CorsikaShower) -> tuple[int, int]:
+def _cell_of(cascade: SurfaceShower) -> tuple[int, int]:
     """Return the mass number and the decade of energy."""
     return cascade.mass_number, int(np.log10(cascade.energy_gev))
 
@@ -115,13 +115,13 @@ def _ratio(simulated: float, real: float) -> str:
     return f"{simulated / real:.2f}" if real > 0 else "-"
 
 
-def _corsika(showers: Sequence[CorsikaShower]) -> ShowerSample:
-    counts = np.array([int(cascade.surface.counts[0]) for cascade in showers])
-    radius = np.concatenate([np.hypot(cascade.surface.x_m, cascade.surface.y_m) for cascade in showers])
+def _corsika(showers: Sequence[SurfaceShower]) -> ShowerSample:
+    counts = np.array([int(cascade.muons.counts[0]) for cascade in showers])
+    radius = np.concatenate([np.hypot(cascade.muons.x_m, cascade.muons.y_m) for cascade in showers])
     return ShowerSample(counts, radius)
 
 
-def _simulated(showers: Sequence[CorsikaShower], rng: np.random.Generator) -> ShowerSample:
+def _simulated(showers: Sequence[SurfaceShower], rng: np.random.Generator) -> ShowerSample:
     energy, mass_number, cosine, cutoff = _primaries(showers)
     expected = shower.mean_yield(cutoff, energy, mass_number, cosine).sum()
     replicas = int(np.clip(NUM_MUONS / max(expected, 1e-9), *REPLICAS))
@@ -131,7 +131,7 @@ def _simulated(showers: Sequence[CorsikaShower], rng: np.random.Generator) -> Sh
     return ShowerSample(drawn.counts, np.hypot(drawn.x_m, drawn.y_m))
 
 
-def _primaries(showers: Sequence[CorsikaShower]) -> tuple[Float64[np.ndarray, " showers"], ...]:
+def _primaries(showers: Sequence[SurfaceShower]) -> tuple[Float64[np.ndarray, " showers"], ...]:
     """Return the energies, mass numbers, cosines of the zenith angle and muon energy cutoffs of the showers."""
     rows = [
         (cascade.energy_gev, cascade.mass_number, np.cos(cascade.zenith_rad), cascade.cutoff_gev) for cascade in showers

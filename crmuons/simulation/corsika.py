@@ -1,156 +1,93 @@
-"""Read CORSIKA 7 particle files (DAT...), and propagate their muons into the ice, for `crmuons convert corsika`.
+"""Read CORSIKA 7 particle files (DAT...) for `crmuons convert corsika`.
 
-The energy losses are the simulator's. The surface of the ice is taken to be at CORSIKA's observation level. Particle
-ids and record layout: CORSIKA 7 user guide, section 10.
+Particle ids and record layout: CORSIKA 7 user guide, section 10. Files of a build with THIN have blocks of 312 words
+instead of 273, and records of 8 words instead of 7; the eighth is the weight.
 """
 
-import logging
-import zlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
 
-from crmuons.data import arrow, geometry, schema
 from crmuons.data.events import EventArrays
-from crmuons.progress import progress
-from crmuons.simulation import propagation, shower
-from crmuons.simulation.simulate import follow, make_new_directory
-from crmuons.storage import files
+from crmuons.simulation import content
+from crmuons.simulation.surface import MUON_MASS_GEV, DepthSettings, SurfaceShower, across_axis, to_events
 
 try:
-    import corsikaio
-    from corsikaio.io import open_compressed
+    from corsikaio.io import iter_blocks
+    from corsikaio.subblocks import (
+        parse_event_header,
+        parse_event_header_thin,
+        parse_particle_data,
+        parse_particle_data_thin,
+    )
 except ImportError as error:
     missing = "reading CORSIKA files needs the package corsikaio: pip install 'crmuons[corsika]'"
     raise ImportError(missing) from error
 
-logger = logging.getLogger(__name__)
-
-MUON_IDS = (
-    5,
-    6,
-)  # mu+, mu-. Others are left out: MUADDI's birth records have ids 75 and 76, EHIST's parents negative ids.
+# mu+, mu-. Others are left out: MUADDI's birth records have ids 75 and 76, EHIST's parents negative ids.
+MUON_IDS = (5, 6)
 PROTON_ID, NEUTRON_ID = 14, 13
-MUON_MASS_GEV = 0.105658
-RUN_HEADER = b"RUNH"
-READ_ERRORS = (ValueError, OSError, EOFError, zlib.error)  # Errors from reading a damaged file, plain or compressed.
+RUN_HEADER, RUN_END, EVENT_HEADER, EVENT_END, PROFILE = b"RUNH", b"RUNE", b"EVTH", b"EVTE", b"LONG"
+THIN_BLOCK_BYTES = 312 * 4
+LEAST_DESCRIPTION = 1_000  # A particle's first word is id * 1000 + ..., a photon bunch's the number of its photons.
+MOST_DESCRIPTION = 1e8  # Nuclei are id 5656 and below; photon bunches among the particles are about 9.9e6.
+VERSION_WORD, VERSIONS = 45, (6.5, 8.0)  # corsikaio knows the headers from 6.5 on; CORSIKA 8 writes no such files.
+THINNING_LEVELS = ("energy_fraction_if_thinning_level_hadronic", "energy_fraction_if_thinning_level_em")
 CM = 0.01  # metres
-DEPTHS_M = (1_500.0, 2_000.0, 2_500.0)
-THRESHOLD_GEV = 10.0
 
 
-@dataclass(frozen=True)
-class CorsikaShower:
-    """One shower: its primary, and its muons at the lowest observation level.
+def run_of(start: bytes) -> int:
+    """Return the run number of a file with these first bytes.
 
-    Attributes:
-        run, event: CORSIKA's numbers; they become the shower's ids.
-        energy_gev, mass_number, zenith_rad: the primary.
-        altitude_m: altitude of the observation level above sea level.
-        cutoff_gev: energy below which CORSIKA dropped muons.
-        surface: the muons, in the plane across the axis at the point where it meets the observation level.
+    Raises:
+        ValueError: if they are not those of a CORSIKA particle file; the message says of what they are.
     """
+    at = start.find(RUN_HEADER, 0, 8)
+    if at not in (0, 4):  # Fortran's record length may come first.
+        what = content.foreign(start)
+        msg = "not a CORSIKA particle file: " + (what or "no run header (RUNH) at its start")
+        raise ValueError(msg)
+    if len(start) < at + 8:
+        msg = "ends within its run header"
+        raise ValueError(msg)
+    number = float(np.frombuffer(start, "<f4", 1, at + 4)[0])
+    if not (number.is_integer() and number >= 0):
+        msg = f"the run number {number:g} in its header cannot be right"
+        raise ValueError(msg)
+    return int(number)
 
-    run: int
-    event: int
-    energy_gev: float
-    mass_number: int
-    zenith_rad: float
-    altitude_m: float
-    cutoff_gev: float
-    surface: shower.Showers
+
+def read_events(
+    url: str, size: int, settings: DepthSettings, notes: Counter[str], *, base: int = 0
+) -> Iterator[EventArrays]:
+    """Yield the events of a file at some depths; errors as for `read_showers`, without the file's name.
+
+    Args:
+        url: the file.
+        size: in bytes.
+        settings: the depths.
+        notes: see `to_events`.
+        base: added to the run numbers, which are the showers' first ids.
+    """
+    with content.opened(url, size) as stream:
+        showers = _showers(stream, content.head(url, size), Path(url).name)
+        yield from to_events((replace(one, run=base + one.run) for one in showers), settings, notes)
 
 
-def read_showers(path: Path) -> Iterator[CorsikaShower]:
+def read_showers(path: Path) -> Iterator[SurfaceShower]:
     """Yield the showers of one file, in order.
 
     Raises:
-        ValueError: if the file is not a CORSIKA particle file, ends before its end record, or holds a primary that is
-            not a nucleus. The showers before the fault are yielded first.
+        ValueError: if the file is not a CORSIKA particle file, is thinned, ends before its end record, or holds
+            Cherenkov photons or a primary that is not a nucleus. The showers before the fault are yielded first.
     """
-    with _faults_named(path), _opened(path) as file:
-        for event in file:
-            yield _to_shower(event.header, event.particles)
-
-
-def convert(
-    paths: Sequence[str],
-    out: Path,
-    *,
-    depths_m: Sequence[float] = DEPTHS_M,
-    vertical: bool = False,
-    threshold_gev: float = THRESHOLD_GEV,
-    seed: int = 0,
-) -> dict[str, str]:
-    """Write the muons of CORSIKA files at some depths as events, one Parquet file for each CORSIKA file.
-
-    A file that cannot be read to its end is left out completely, so that a data set never holds a part of a file.
-
-    Args:
-        paths: files, globs, or directories that hold only CORSIKA files.
-        out: new directory.
-        depths_m: slant depths, or vertical ones.
-        vertical: whether the depths are vertical; they are then converted with the zenith of each shower.
-        threshold_gev: muons that keep less than this at a depth are lost there.
-        seed: seed of the energy losses; the losses of a shower depend on it and on the shower's ids alone.
-
-    Returns:
-        The files that were left out, each with the reason.
-
-    Raises:
-        FileNotFoundError: if a path matches nothing.
-        ValueError: if a depth is not in metres, or the directory is not empty.
-    """
-    _check_depths(depths_m)
-    urls = [file.url for file in files.list_files(paths, suffixes=("",))]
-    make_new_directory(out)
-    left_out: dict[str, str] = {}
-    runs: dict[int, str] = {}
-    with progress(len(urls), unit="files", what="convert") as bar:
-        for url in urls:
-            try:
-                showers = _read_whole(Path(url), runs)
-            except (ValueError, OSError) as error:
-                left_out[url] = str(error)
-                logger.warning("left out: %s", error)
-            else:
-                if showers and url == urls[0]:
-                    _warn_about_cutoff(showers[0], depths_m, vertical, threshold_gev)
-                events = [_events(cascade, depths_m, vertical, threshold_gev, seed) for cascade in showers]
-                arrow.write_events(out / f"{Path(url).name}.parquet", [arrow.to_table(event) for event in events])
-            bar.update()
-    return left_out
-
-
-def _check_depths(depths_m: Sequence[float]) -> None:
-    for depth in depths_m:
-        if not depth >= schema.MIN_DEPTH_M:
-            msg = f"--depths {depth:g}: depths are in metres, {schema.MIN_DEPTH_M:g} or more; is it in kilometres?"
-            raise ValueError(msg)
-
-
-def _read_whole(path: Path, runs: dict[int, str]) -> list[CorsikaShower]:
-    """Read all showers of a file, and refuse a run that an earlier file had.
-
-    Args:
-        path: the file.
-        runs: the file of each run so far; this file's runs are added.
-    """
-    showers = list(read_showers(path))
-    for run in sorted({cascade.run for cascade in showers}):
-        if run in runs:
-            msg = (
-                f"{path}: run {run} is also in {runs[run]}; run and event number identify a shower, so convert only "
-                "one of these files"
-            )
-            raise ValueError(msg)
-    runs.update({cascade.run: str(path) for cascade in showers})
-    return showers
+    with _faults_named(path), content.opened(str(path)) as stream:
+        yield from _showers(stream, content.head(str(path)), path.name)
 
 
 @contextmanager
@@ -158,38 +95,118 @@ def _faults_named(path: Path) -> Iterator[None]:
     """Turn the errors from reading a damaged file into a ValueError that names it."""
     try:
         yield
-    except READ_ERRORS as error:
+    except content.READ_ERRORS as error:
         msg = f"{path}: {error}"
         raise ValueError(msg) from error
 
 
-def _opened(path: Path) -> Any:
-    with open_compressed(path) as file:
-        start = file.read(8)
-    if RUN_HEADER not in (start[:4], start[4:]):  # Fortran's record length may come first.
-        msg = "not a CORSIKA particle file: no run header (RUNH) at its start"
+def _showers(stream: Any, start: bytes, name: str) -> Iterator[SurfaceShower]:
+    run_of(start)
+    thin = start[start.find(RUN_HEADER) + THIN_BLOCK_BYTES :][:4] in (EVENT_HEADER, RUN_END)
+    num_particles = 0
+    for header, particles in _events(iter_blocks(stream, thinning=thin), thin):
+        num_particles += len(particles)
+        _refuse_thinned(header, particles)
+        _refuse_photons(particles)
+        if num_particles == 0 and _named_cherenkov(name, header):
+            msg = "a Cherenkov file by its name and header, and no particle in it; the muons are in the run's DAT file"
+            raise ValueError(msg)
+        yield _to_shower(header, particles)
+
+
+def _events(blocks: Iterable[bytes], thin: bool) -> Iterator[tuple[Any, Any]]:
+    """Yield the header and the particle records of each event."""
+    parse_header, parse_particles = (
+        (parse_event_header_thin, parse_particle_data_thin) if thin else (parse_event_header, parse_particle_data)
+    )
+    header, records, ended = None, bytearray(), False
+    for block in blocks:
+        kind = block[:4]
+        if header is None:
+            if kind == EVENT_HEADER and not ended:
+                _check_version(block)
+                header, records = parse_header(block)[0], bytearray()
+            elif kind in (RUN_END, RUN_HEADER):  # Runs may have been joined with `cat`.
+                ended = kind == RUN_END
+            elif not ended or any(block):  # Zeros fill the last record.
+                msg = f"a run or event header was expected, but {kind!r} found"
+                raise ValueError(msg)
+        elif kind == EVENT_END:
+            yield header, _checked(parse_particles(bytes(records)))
+            header = None
+        elif kind in (EVENT_HEADER, RUN_END, RUN_HEADER):
+            msg = f"{kind.decode()} comes before the end record (EVTE) of event {header['event_number']:.0f}"
+            raise ValueError(msg)
+        elif kind != PROFILE:
+            records += block
+    if ended and header is None:
+        return
+    msg = "it ends before its end record (RUNE); the run was killed, or the file is cut short"
+    raise ValueError(msg)
+
+
+def _check_version(header: bytes) -> None:
+    """Refuse versions whose fields are not known; a damaged number looks like one."""
+    version = float(np.frombuffer(header, "<f4", 1, VERSION_WORD * 4)[0])
+    if not VERSIONS[0] <= version < VERSIONS[1]:
+        msg = (
+            f"an event header of CORSIKA {version:.4g}; {VERSIONS[0]} to {VERSIONS[1]} are read, or the file is damaged"
+        )
         raise ValueError(msg)
-    return _ParticleFile(str(path))
 
 
-class _ParticleFile(corsikaio.CorsikaParticleFile):  # type: ignore[misc]  # corsikaio has no types
-    """A CORSIKA file that also closes itself if its first record is damaged."""
-
-    def __init__(self, path: str) -> None:
-        try:
-            super().__init__(path)
-        except READ_ERRORS:
-            self.close()
-            raise
+def _checked(particles: Any) -> Any:
+    """Return particle records, and refuse numbers that CORSIKA does not write."""
+    numbers = particles.view(np.float32)
+    if not np.isfinite(numbers).all() or (np.abs(particles["particle_description"]) > MOST_DESCRIPTION).any():
+        msg = "it is damaged: a particle record holds NaN, infinity or an id that there is not"
+        raise ValueError(msg)
+    return particles
 
 
-def _to_shower(header: Any, particles: Any) -> CorsikaShower:
+def _refuse_thinned(header: Any, particles: Any) -> None:
+    level = max(float(header[name]) for name in THINNING_LEVELS)
+    weights = particles["thinning_weight"] if "thinning_weight" in particles.dtype.names else np.ones(1)
+    heaviest = float(weights.max(initial=1.0))
+    if level > 0 or (weights != 1).any():
+        msg = (
+            f"thinned (level {level:g}, largest weight {heaviest:g}): a particle of weight w stands for w like it that "
+            "are not in the file, so its bundles have the wrong muons; simulate without THIN"
+        )
+        raise ValueError(msg)
+
+
+def _refuse_photons(particles: Any) -> None:
+    """Refuse the bunches of a Cherenkov file (CER...), whose headers are those of the run's particle file."""
+    if not len(particles):
+        return
+    few = np.abs(particles["particle_description"]) < LEAST_DESCRIPTION
+    # MMCS, of MAGIC, writes larger first words. Words 4 and 5 of a bunch are direction cosines, those of a particle GeV
+    # and cm.
+    cosines = np.hypot(particles["pz"], particles["x"]) <= 1
+    if few.any() or cosines.all():
+        msg = "a Cherenkov file: it holds bunches of photons, no particles; the muons are in the run's DAT file"
+        raise ValueError(msg)
+
+
+def _named_cherenkov(name: str, header: Any) -> bool:
+    """Return whether a file without any particle is a Cherenkov file: then its content alone does not tell."""
+    return name.upper().startswith("CER") and int(header["cerenkov_flag"]) % 2 == 1
+
+
+def _to_shower(header: Any, particles: Any) -> SurfaceShower:
     levels = int(header["n_observation_levels"])
     momentum = np.array([header["momentum_x"], header["momentum_y"], header["momentum_minus_z"]], np.float64)
+    if not (1 <= levels <= 10 and np.linalg.norm(momentum) > 0):
+        msg = f"event {header['event_number']:.0f}: its header has {levels} observation levels, momentum {momentum}"
+        raise ValueError(msg)
     # particle_description is id * 1000 + generation * 10 + observation level; the lowest level has the highest number.
     code = particles["particle_description"].astype(np.int64)
     chosen = particles[np.isin(code // 1000, MUON_IDS) & (code % 10 == levels % 10)]
-    return CorsikaShower(
+    position = np.stack([chosen["x"], chosen["y"], np.zeros(len(chosen))]).astype(np.float64) * CM
+    momenta = np.stack([chosen["px"], chosen["py"], chosen["pz"]]).astype(np.float64)
+    energy = np.sqrt((momenta**2).sum(axis=0) + MUON_MASS_GEV**2)
+    return SurfaceShower(
         run=int(header["run_number"]),
         event=int(header["event_number"]),
         energy_gev=float(header["total_energy"]),
@@ -197,7 +214,7 @@ def _to_shower(header: Any, particles: Any) -> CorsikaShower:
         zenith_rad=float(header["zenith"]),
         altitude_m=float(header["observation_height"][levels - 1]) * CM,
         cutoff_gev=float(header["energy_cutoff_muons"]),
-        surface=_across_axis(chosen, momentum / np.linalg.norm(momentum)),
+        muons=across_axis(position, momenta, energy, momentum / np.linalg.norm(momentum)),
     )
 
 
@@ -209,63 +226,3 @@ def _mass_number(particle_id: int) -> int:
         msg = f"the primary with CORSIKA id {particle_id} is not a nucleus"
         raise ValueError(msg)
     return particle_id // 100
-
-
-def _across_axis(particles: Any, axis: Float64[np.ndarray, "3"]) -> shower.Showers:
-    """Return the muons in the plane across the shower axis at its foot, on straight lines through their positions.
-
-    Args:
-        particles: records at one observation level: positions in cm from the foot of the axis, momenta in GeV, z
-            downward.
-        axis: the shower's direction, z downward.
-    """
-    position = np.stack([particles["x"], particles["y"], np.zeros(len(particles))]).astype(np.float64) * CM
-    momentum = np.stack([particles["px"], particles["py"], particles["pz"]]).astype(np.float64)
-    plane = _plane_across(axis)
-    slope = (plane @ momentum) / (axis @ momentum)
-    x_m, y_m = plane @ position - slope * (axis @ position)
-    energy = np.sqrt((momentum**2).sum(axis=0) + MUON_MASS_GEV**2)
-    return shower.Showers(np.array([len(energy)]), energy, x_m, y_m, slope[0], slope[1])
-
-
-def _plane_across(axis: Float64[np.ndarray, "3"]) -> Float64[np.ndarray, "2 3"]:
-    """Return two unit vectors across the axis: the first in the vertical plane of the axis, the second horizontal."""
-    azimuth = np.arctan2(axis[1], axis[0])
-    horizontal = np.array([-np.sin(azimuth), np.cos(azimuth), 0.0])
-    return np.stack([np.cross(horizontal, axis), horizontal])
-
-
-def _slant_and_water(
-    cascade: CorsikaShower, depths_m: Sequence[float], vertical: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    cosine = np.array([np.cos(cascade.zenith_rad)])
-    slant = np.sort(np.array(depths_m, np.float64))
-    if vertical:
-        slant = geometry.slant_depth_m(slant, cosine, cascade.altitude_m)
-    return slant[None], propagation.water_equivalent_m(slant, cosine)[None]
-
-
-def _events(
-    cascade: CorsikaShower, depths_m: Sequence[float], vertical: bool, threshold_gev: float, seed: int
-) -> EventArrays:
-    """Make the events of a shower, one for each depth."""
-    slant, water = _slant_and_water(cascade, depths_m, vertical)
-    rng = np.random.default_rng((seed, cascade.run, cascade.event))
-    counts, muons = follow(cascade.surface, slant, water, threshold_gev, rng)
-    mass = float(shower.mass_gev(np.array([cascade.mass_number]))[0])
-    primaries = [(cascade.energy_gev, cascade.zenith_rad, mass, depth) for depth in slant[0]]
-    ids = np.tile(np.array([cascade.run, cascade.event], np.uint64), (len(primaries), 1))
-    return EventArrays(ids=ids, primaries=np.array(primaries, np.float32), counts=counts, muons=muons)
-
-
-def _warn_about_cutoff(cascade: CorsikaShower, depths_m: Sequence[float], vertical: bool, threshold_gev: float) -> None:
-    """Warn if CORSIKA dropped muons that could have reached the shallowest depth."""
-    _, water = _slant_and_water(cascade, depths_m, vertical)
-    least = float(propagation.least_surface_energy_gev(water[0, :1], threshold_gev)[0])
-    if cascade.cutoff_gev > least:
-        logger.warning(
-            "CORSIKA dropped muons below %.0f GeV, but muons above %.0f GeV can reach the first depth: the events lack "
-            "some of their muons",
-            cascade.cutoff_gev,
-            least,
-        )

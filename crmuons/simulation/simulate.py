@@ -1,4 +1,4 @@
-"""Simulate data sets of muon bundles in ice from published parametrisations: the work of `crmuons simulate`.
+"""Simulate muon bundles in ice, water or rock from published parametrisations: the work of `crmuons simulate`.
 
 Events are drawn in blocks. A block depends on the settings, the seed and its number alone, so any number of processes
 makes the same data set; ray_backend.simulate writes the files in Ray tasks. docs/simulator.md describes the physics and
@@ -6,7 +6,7 @@ its check against CORSIKA.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from crmuons.data.events import EventArrays
 from crmuons.data.geometry import FloatArray
 from crmuons.progress import progress
 from crmuons.simulation import propagation, shower
+from crmuons.simulation.nuclei import LEAST_MASS_GEV, MOST_MASS_GEV
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,12 @@ SHOWERS_PER_BLOCK = 512  # Enough for numpy to be fast; few enough for showers o
 BLOCKS_PER_FILE = 32
 FILES_IN_PROCESS = 20  # One process writes about this many files in the 5 to 10 s that Ray takes to start.
 MASSES_GEV = tuple(round(float(mass), 6) for mass in shower.mass_gev(np.array([1, 4, 14, 27, 56])))  # p, He, N, Al, Fe
-LEAST_DEPTH_M = 500.0  # Muons below 100 GeV reach smaller depths, and the yield formula does not hold for them.
+MOST_DEPTH_M = 1e5
+MOST_DEPTHS = 1_000  # of a shower
+MOST_THRESHOLD_GEV = 1e6
+MOST_EVENTS = 10**10
+BYTES_PER_EVENT = 100  # Of a file, for an event with ten muons.
+MOST_SEED = 2**63 - 1  # Seeds become shower ids, which Arrow and numpy then take as signed numbers too.
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class SimulationSettings:
         depths_per_shower: number of depths at which each shower is recorded.
         depths_m: vertical depths at which every shower is recorded, instead of drawn ones.
         threshold_gev: muons that keep less than this at a depth are lost there.
+        medium: what the muons pass, a name in propagation.MEDIA.
     """
 
     energy_gev: tuple[float, float] = (1e4, 1e9)
@@ -55,25 +62,36 @@ class SimulationSettings:
     depths_per_shower: int = 3
     depths_m: tuple[float, ...] = ()
     threshold_gev: float = 10.0
+    medium: str = "ice"
 
     def __post_init__(self) -> None:
+        check_medium(self.medium)
         low, high = self.energy_gev
         _require(0 < low <= high <= 1e10, f"--energy-range {low:g} {high:g}: expected 0 < LOW <= HIGH <= 1e10, in GeV")
+        _require(0 <= self.gamma <= 10, f"--gamma {self.gamma:g}: expected 0 to 10 (the spectrum is E^-gamma)")
         for mass in self.masses_gev:
             _require(
-                0.9 <= mass <= 260, f"--masses {mass:g}: expected a nucleus's mass in GeV (proton 0.938, iron 52.1)"
+                LEAST_MASS_GEV <= mass <= MOST_MASS_GEV,
+                f"--masses {mass:g}: expected a nucleus's mass in GeV (proton 0.938, iron 52.1)",
             )
         _require(bool(self.masses_gev), "--masses: expected at least one mass in GeV")
         _require(0 <= self.max_zenith_deg <= 89, f"--max-zenith-deg {self.max_zenith_deg:g}: expected 0 to 89 degrees")
-        _require(self.depths_per_shower >= 1, f"--depths-per-shower {self.depths_per_shower}: expected at least 1")
-        _require(self.threshold_gev > 0, f"--threshold-gev {self.threshold_gev:g}: expected more than 0 GeV")
+        _require(
+            1 <= self.depths_per_shower <= MOST_DEPTHS,
+            f"--depths-per-shower {self.depths_per_shower}: expected at least 1, at most {MOST_DEPTHS}",
+        )
+        _require(
+            len(self.depths_m) <= MOST_DEPTHS, f"--depths: {len(self.depths_m)} depths, expected at most {MOST_DEPTHS}"
+        )
+        check_threshold(self.threshold_gev)
         low, high = self.depth_range_m
         _require(low <= high, f"--depth-range {low:g} {high:g}: expected LOW <= HIGH, in metres")
+        least = self.passed.least_depth_m
         for depth in (*self.depth_range_m, *self.depths_m):
             _require(
-                LEAST_DEPTH_M <= depth <= 1e5,
-                f"vertical depth {depth:g} m: expected {LEAST_DEPTH_M:g} m or more (muons below 100 GeV reach smaller "
-                "depths, and the yield formula does not hold for them)"
+                least <= depth <= MOST_DEPTH_M,
+                f"vertical depth {depth:g} m: expected {least:g} m or more (muons below 100 GeV reach smaller depths of "
+                f"{self.medium}, and the yield formula does not hold for them), and at most {MOST_DEPTH_M:g} m"
                 + ("; is it in kilometres?" if depth < 10 else ""),
             )
 
@@ -81,6 +99,42 @@ class SimulationSettings:
     def rows_per_shower(self) -> int:
         """Return the number of depths, and so of rows, for each shower."""
         return len(self.depths_m) or self.depths_per_shower
+
+    @property
+    def passed(self) -> propagation.Medium:
+        """Return the medium."""
+        return propagation.MEDIA[self.medium]
+
+
+def check_medium(name: str) -> None:
+    """Raise a ValueError unless it is the name of a medium."""
+    _require(name in propagation.MEDIA, f"--medium {name}: expected {', '.join(propagation.MEDIA)}")
+
+
+def check_threshold(threshold_gev: float) -> None:
+    """Raise a ValueError unless muons can keep this energy; with 0, muons that stopped would be kept."""
+    _require(
+        0 < threshold_gev <= MOST_THRESHOLD_GEV,
+        f"--threshold-gev {threshold_gev:g}: expected more than 0 GeV, at most {MOST_THRESHOLD_GEV:g}",
+    )
+
+
+def check_seed(seed: int) -> None:
+    """Raise a ValueError for a seed that cannot be part of a shower's id."""
+    _require(0 <= seed <= MOST_SEED, f"--seed {seed}: expected 0 or more, at most {MOST_SEED}")
+
+
+def check_events(option: str, num_events: float) -> None:
+    """Raise a ValueError for a number of events that no disk holds.
+
+    Args:
+        option: how the user wrote it, for the message.
+        num_events: the number.
+    """
+    _require(
+        num_events <= MOST_EVENTS,
+        f"{option}: that would be about {num_events * BYTES_PER_EVENT / 1e12:,.0f} TB; expected at most {MOST_EVENTS:.0e}",
+    )
 
 
 def _require(holds: bool, message: str) -> None:
@@ -93,13 +147,12 @@ def draw_block(settings: SimulationSettings, seed: int, block: int) -> EventArra
     rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence((seed, block))))
     energy, mass, zenith, vertical = _draw_primaries(settings, rng)
     cosine = np.cos(zenith)
-    slant = geometry.slant_depth_m(vertical, cosine[:, None])
-    water = propagation.water_equivalent_m(slant, cosine[:, None])
-    least = propagation.least_surface_energy_gev(water[:, 0], settings.threshold_gev)
-    surface = shower.draw_showers(
-        energy, shower.mass_number(mass), cosine, least, altitude_m=geometry.ICE_SURFACE_M, rng=rng
-    )
-    counts, muons = follow(surface, slant, water, settings.threshold_gev, rng)
+    medium = settings.passed
+    slant = geometry.slant_depth_m(vertical, cosine[:, None], medium.surface_m)
+    water = propagation.water_equivalent_m(slant, cosine[:, None], medium)
+    least = propagation.least_surface_energy_gev(water[:, 0], settings.threshold_gev, medium)
+    surface = shower.draw_showers(energy, shower.mass_number(mass), cosine, least, altitude_m=medium.surface_m, rng=rng)
+    counts, muons = follow(surface, slant, water, settings.threshold_gev, rng, medium=medium)
     ids = np.empty((counts.size, 2), np.uint64)
     ids[:, 0] = seed
     ids[:, 1] = np.repeat(np.arange(len(energy)) + block * SHOWERS_PER_BLOCK, slant.shape[1])
@@ -135,7 +188,13 @@ def _draw_power_law(low: float, high: float, gamma: float, uniform: FloatArray) 
 
 
 def follow(
-    surface: shower.Showers, slant_m: FloatArray, water_m: FloatArray, threshold_gev: float, rng: np.random.Generator
+    surface: shower.Showers,
+    slant_m: FloatArray,
+    water_m: FloatArray,
+    threshold_gev: float,
+    rng: np.random.Generator,
+    *,
+    medium: propagation.Medium = propagation.ICE,
 ) -> tuple[Counts, Muons]:
     """Propagate muons from the surface to one depth after the other.
 
@@ -145,6 +204,7 @@ def follow(
         water_m: the same in metres of water, [showers, depths].
         threshold_gev: a muon with less energy at a depth is lost there and below.
         rng: draws the energy losses.
+        medium: what the muons pass.
 
     Returns:
         The number of muons of each event, [showers * depths], and the muons of all events in this order, [muons, 3]
@@ -159,11 +219,11 @@ def follow(
     for depth in range(num_depths):
         step, step_water = slant_m[:, depth] - passed_m, water_m[:, depth] - passed_water
         passed_m, passed_water = slant_m[:, depth], water_m[:, depth]
-        energy = propagation.propagate(state[0], step_water[of_shower], rng)
+        energy = propagation.propagate(state[0], step_water[of_shower], rng, medium)
         alive = np.flatnonzero(energy >= threshold_gev)
         state, of_shower = state[:, alive], of_shower[alive]
         water = step_water[of_shower]
-        shift, turn = propagation.scatter(state[0], energy[alive], water, rng)
+        shift, turn = propagation.scatter(state[0], energy[alive], water, rng, medium)
         state[0] = energy[alive]
         state[1:3] += state[3:5] * step[of_shower] + shift * (step[of_shower] / np.maximum(water, 1e-9))
         state[3:5] += turn
@@ -187,8 +247,13 @@ def write_file(out: Path, settings: SimulationSettings, seed: int, num_events: i
     last = min(first + BLOCKS_PER_FILE, -(-num_events // rows_per_block))
     blocks = [arrow.to_table(draw_block(settings, seed, block)) for block in range(first, last)]
     table = pa.concat_tables(blocks).slice(0, num_events - first * rows_per_block)
-    arrow.write_events(out / f"events-{number:05d}.parquet", [table])
+    arrow.write_events(out / f"events-{number:05d}.parquet", [table], origin=lambda: _origin(settings, seed))
     return int(table.num_rows)
+
+
+def _origin(settings: SimulationSettings, seed: int) -> dict[str, object]:
+    """Return what the files say of their making."""
+    return {"command": "simulate", "settings": asdict(settings) | {"seed": seed}, "medium": asdict(settings.passed)}
 
 
 def simulate(settings: SimulationSettings, *, num_events: int, out: Path, seed: int) -> None:
@@ -207,10 +272,11 @@ def make_output_directory(out: Path, num_events: int, seed: int) -> None:
     """Check the request, and make the output directory.
 
     Raises:
-        ValueError: if `num_events` is 0, the seed is negative, or the directory is not empty.
+        ValueError: if `num_events` is 0 or more than a disk holds, the seed is negative, or the directory is not empty.
     """
     _require(num_events >= 1, f"--events {num_events}: expected at least 1")
-    _require(seed >= 0, f"--seed {seed}: expected 0 or more")
+    check_events(f"--events {num_events}", num_events)
+    check_seed(seed)
     make_new_directory(out)
 
 

@@ -163,6 +163,19 @@ def test_a_spectrum_reads_as_it_is_written_on_the_command_line():
     )
 
 
+def test_a_range_may_be_a_single_value():
+    spectrum = Spectrum.parse(["events=100", "zenith_deg=0:0", "energy_gev=1e6:1e6", "depth_m=1500:1500"], seed=0)
+    energy, zenith, _, depth = drawn(spectrum).T
+    assert (energy == 1e6).all()
+    assert (zenith == 0).all()
+    assert depth == pytest.approx(np.full(100, 1_500.0))
+
+
+def test_nuclei_are_known_in_any_case_and_h_is_the_proton():
+    spectrum = Spectrum.parse(["events=10", "composition=H:1,fe:2,SI:1"], seed=0)
+    assert spectrum.composition == (("p", 1.0), ("Fe", 2.0), ("Si", 1.0))
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -183,6 +196,9 @@ def test_a_spectrum_reads_as_it_is_written_on_the_command_line():
         (["events=10", "depth_m=1.5:2.5"], "expected 10"),
         (["events=10", "gamma=nan"], "expected 0 to 10"),
         (["events=10", "energy_gev=nan:1e5"], "expected"),
+        (["events=1e15"], "events=1e+15: that would be about 100,000 TB; expected at most 1e+10"),
+        (["events=10", "composition=H:1,p:1"], "twice"),
+        (["events=10", "zenith_deg=nan:0"], "expected"),
     ],
 )
 def test_a_spectrum_that_cannot_be_is_refused_with_what_would_be_right(words, says):

@@ -191,7 +191,8 @@ def test_primaries_outside_the_trained_range_are_flagged_and_counted_or_refused(
     tally = generate(model_dir, far_file, tmp_path / "out", counts=2)
     assert np.flatnonzero(read(tmp_path / "out")["outside_training"].to_numpy()).tolist() == [31]
     assert tally.outside_training == 1
-    assert "1 of 50 primaries are outside the trained range" in caplog.text
+    assert "1 of 50 primaries are outside the trained range: energy_gev 1e+11 (trained: " in caplog.text
+    assert "mass_gev" not in caplog.text  # Only what is outside is named.
     with pytest.raises(ValueError, match=r"1 of 50 primaries are outside .* energy_gev 1e.11.*without --strict"):
         generate(model_dir, far_file, tmp_path / "strict", strict=True)
     assert not (tmp_path / "strict").exists()

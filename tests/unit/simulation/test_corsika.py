@@ -7,49 +7,22 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from corsikaio.subblocks.data import particle_data_dtype
-from corsikaio.subblocks.event_header import get_event_header_dtype
-from corsikaio.subblocks.run_header import get_run_header_dtype
 
 from crmuons import cli
 from crmuons.data import arrow, schema
 from crmuons.simulation import corsika
 from crmuons.simulation.comparison import LEAST_SHOWERS, compare
-from crmuons.simulation.corsika import convert, read_showers
+from crmuons.simulation.convert import convert_corsika
+from crmuons.simulation.corsika import read_showers
+from crmuons.simulation.surface import DepthSettings
+from tests.unit.simulation.corsika_files import BLOCK, MUON, dat_bytes, event_blocks
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "data" / "corsika"
-BLOCK = 273 * 4  # bytes
-VERSION = 7.75
 
 
-def header(dtype, name, **fields):
-    block = np.zeros(1, dtype)
-    block[dtype.names[0]] = name
-    for field, value in fields.items():
-        block[field] = value
-    return block.tobytes().ljust(BLOCK, b"\0")
-
-
-def event_blocks(event, particles, *, run=1, particle_id=14, zenith=0.0, azimuth=0.0, energy=1e6):
-    """An event's blocks. particles: description, px, py, pz (downward), x, y (cm), t."""
-    direction = np.array([np.sin(zenith) * np.cos(azimuth), np.sin(zenith) * np.sin(azimuth), np.cos(zenith)])
-    momenta = dict(zip(("momentum_x", "momentum_y", "momentum_minus_z"), energy * direction, strict=True))
-    start = header(
-        get_event_header_dtype(VERSION), b"EVTH", event_number=event, particle_id=particle_id, total_energy=energy,
-        zenith=zenith, azimuth=azimuth, run_number=run, version=VERSION, n_observation_levels=1,
-        observation_height=[[283_500.0, *[0.0] * 9]], energy_cutoff_muons=300.0, **momenta,
-    )  # fmt: skip
-    records = np.array([tuple(row) for row in particles], particle_data_dtype).tobytes()
-    blocks = [records[at : at + BLOCK].ljust(BLOCK, b"\0") for at in range(0, len(records), BLOCK)]
-    return b"".join([start, *blocks, b"EVTE".ljust(BLOCK, b"\0")])
-
-
-def dat_bytes(*events, run=1):
-    start = header(get_run_header_dtype(VERSION), b"RUNH", run_number=run, version=VERSION)
-    return b"".join([start, *events, b"RUNE".ljust(BLOCK, b"\0")])
-
-
-MUON = (5001.0, 0.0, 0.0, 5e3, 0.0, 0.0, 0.0)
+def convert(paths, out, **settings):
+    """Convert files; return what was left out."""
+    return convert_corsika(paths, str(out), DepthSettings(**settings)).left_out
 
 
 @pytest.fixture
@@ -70,8 +43,8 @@ def test_muons_alone_are_read(dat):
     (found,) = read_showers(dat(event_blocks(3, [parents[0], MUON, parents[1], (6001.0, *MUON[1:]), parents[2]])))
     assert (found.run, found.event, found.mass_number) == (1, 3, 1)
     assert found.altitude_m == 2_835
-    assert found.surface.counts.tolist() == [2]
-    assert found.surface.energy_gev == pytest.approx(5e3)
+    assert found.muons.counts.tolist() == [2]
+    assert found.muons.energy_gev == pytest.approx(5e3)
 
 
 def test_positions_are_across_the_axis_of_an_inclined_shower(dat):
@@ -81,9 +54,9 @@ def test_positions_are_across_the_axis_of_an_inclined_shower(dat):
     parallel_y = (6001.0, *(5e3 * axis), 0.0, 1_000.0, 0.0)
     (found,) = read_showers(dat(event_blocks(1, [parallel_x, parallel_y], zenith=zenith, azimuth=azimuth)))
     # 10 m along the azimuth are 10 cos 60 = 5 m across the axis; 10 m beside it stay 10 m.
-    assert found.surface.x_m == pytest.approx([5.0, 0.0], abs=1e-5)
-    assert found.surface.y_m == pytest.approx([0.0, 10.0], abs=1e-5)
-    assert found.surface.angle_x == pytest.approx([0.0, 0.0], abs=1e-6)
+    assert found.muons.x_m == pytest.approx([5.0, 0.0], abs=1e-5)
+    assert found.muons.y_m == pytest.approx([0.0, 10.0], abs=1e-5)
+    assert found.muons.angle_x == pytest.approx([0.0, 0.0], abs=1e-6)
 
 
 def test_muons_follow_straight_lines_to_the_plane_across_the_axis(dat, tmp_path):
@@ -92,7 +65,7 @@ def test_muons_follow_straight_lines_to_the_plane_across_the_axis(dat, tmp_path)
     momentum = 5e4 * axis + np.array([30.0, -20.0, 10.0])
     muon = (5001.0, *momentum, 4_000.0, -7_000.0, 0.0)
     path = dat(event_blocks(1, [muon], zenith=zenith, azimuth=azimuth))
-    assert convert([str(path)], tmp_path / "out", depths_m=[depth]) == {}
+    assert convert([str(path)], tmp_path / "out", depths_m=(depth,)) == {}
     (found,) = arrow.to_arrays(pq.read_table(tmp_path / "out")).muons.astype(float)
     # The muon's line meets the plane at `depth` along the axis; its distance from the axis there, without any basis.
     start = np.array([40.0, -70.0, 0.0])
@@ -114,14 +87,14 @@ def test_primaries_have_their_mass_in_gev(dat, tmp_path, particle_id, mass_gev):
 
 def test_vertical_depths_become_slant_ones(dat, tmp_path):
     path = dat(event_blocks(1, [MUON], zenith=np.pi / 3))
-    convert([str(path)], tmp_path / "out", depths_m=[1_000.0], vertical=True)
+    convert([str(path)], tmp_path / "out", depths_m=(1_000.0,), vertical=True)
     (primary,) = arrow.to_arrays(pq.read_table(tmp_path / "out")).primaries
     assert primary[3] == pytest.approx(2_000, rel=1e-3)
 
 
 def test_showers_without_muons_are_events_too(dat, tmp_path):
     path = dat(event_blocks(1, []), event_blocks(2, [MUON]))
-    convert([str(path)], tmp_path / "out", depths_m=[600.0])
+    convert([str(path)], tmp_path / "out", depths_m=(600.0,))
     events = arrow.to_arrays(pq.read_table(tmp_path / "out"))
     assert events.ids.tolist() == [[1, 1], [1, 2]]
     assert events.counts.tolist() == [0, 1]
@@ -167,7 +140,9 @@ def test_damaged_files_are_named_and_left_out_whole(dat, tmp_path, capsys):
     assert f"left out {len(names)} files:" in said
     listed = said.split("files:")[1]
     assert all(f"{tmp_path}/bad/{name}: " in listed for name in names)
-    assert [path.name for path in out.iterdir()] == ["DAT000001.parquet"]
+    (written,) = out.iterdir()
+    assert written.name.startswith("DAT000001-run000001-")
+    assert all(said.count(f"{tmp_path}/bad/{name}: ") == 1 for name in names)
 
 
 def test_two_files_of_one_run_are_not_both_converted(dat, tmp_path):
@@ -181,18 +156,21 @@ def test_whole_files_convert_with_exit_code_0(dat, tmp_path, capsys):
     path = dat(event_blocks(1, [MUON]))
     assert cli.main(["convert", "corsika", str(path), "--out", str(tmp_path / "out"), "--depths", "600"]) == 0
     assert cli.main(["convert", "corsika", str(path), "--out", str(tmp_path / "out")]) == 1
-    assert "is not empty" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "is not empty" in said
+    assert "depths_m was [600.0], is [1500.0, 2000.0, 2500.0]" in said
 
 
 def test_depths_in_kilometres_are_refused(dat, tmp_path):
     path = dat(event_blocks(1, [MUON]))
     with pytest.raises(ValueError, match=r"--depths 1\.5: depths are in metres, 10 or more; is it in kilometres"):
-        convert([str(path)], tmp_path / "out", depths_m=[1.5])
+        convert([str(path)], tmp_path / "out", depths_m=(1.5,))
     assert not (tmp_path / "out").exists()
 
 
 def test_without_corsikaio_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "corsikaio", None)
+    for name in ("corsikaio", "corsikaio.io", "corsikaio.subblocks"):
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "crmuons.simulation.corsika")
     with pytest.raises(ImportError, match=r"pip install 'crmuons\[corsika\]'"):
         importlib.import_module("crmuons.simulation.corsika")

@@ -10,7 +10,9 @@ from crmuons.simulation.propagation import (
     FLUCTUATION_LENGTH,
     HARD_RADIATION,
     IONISATION,
+    MEDIA,
     SOFT_RADIATION,
+    complete_water_m,
     least_surface_energy_gev,
     median_surface_energy_gev,
     propagate,
@@ -60,6 +62,40 @@ def test_half_of_the_muons_keep_1_tev_from_the_published_median_energy(ice_m, to
 def test_published_median_energy_at_1950_m():
     # 1e3 exp(1950 / 2521.51 + 1950^2 / 7.13834e8) = 1e3 exp(0.77334 + 0.00533) = 2179 GeV
     assert median_surface_energy_gev(np.array([1_950.0])) == pytest.approx([2_178.6], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("water_m", "median_gev"), [(500.0, 1_267.0), (1_000.0, 1_625.0), (2_000.0, 2_765.0), (3_000.0, 4_854.0)]
+)
+def test_half_of_the_muons_keep_1_tev_in_rock_from_the_energy_of_an_independent_calculation(water_m, median_gev):
+    """Compound Poisson losses of bremsstrahlung, pairs and nuclear interactions, on Groom's tables for standard rock."""
+    energy = np.full(50_000, median_gev)
+    after = propagate(energy, np.full_like(energy, water_m), np.random.default_rng(2), MEDIA["rock"])
+    assert np.median(after) == pytest.approx(1_000, rel=0.1)  # 5 % in the energy at the surface.
+
+
+def test_rock_and_water_take_what_the_tables_of_groom_say_they_do():
+    # Groom, Mokhov and Striganov at 1 TeV, GeV/m and 1e-3/m of water equivalent.
+    rock, water = (0.2681, 0.3924), (0.3045, 0.2958)
+    ours = MEDIA["rock"]
+    assert ours.ionisation / IONISATION == pytest.approx(rock[0] / water[0], rel=0.01)
+    for part in ("soft_radiation", "hard_radiation"):
+        assert getattr(ours, part) / getattr(MEDIA["water"], part) == pytest.approx(rock[1] / water[1], rel=0.01)
+        assert getattr(MEDIA["water"], part) == getattr(MEDIA["ice"], part)
+
+
+def test_water_equivalents_of_water_and_rock_are_their_densities():
+    slant, cosine = np.array([1_000.0]), np.array([0.7])
+    assert water_equivalent_m(slant, cosine, MEDIA["water"]).tolist() == [1_000.0]
+    assert water_equivalent_m(slant, cosine, MEDIA["rock"]) == pytest.approx([2_650.0])
+
+
+@pytest.mark.parametrize("medium", MEDIA)
+def test_the_depth_of_completeness_is_where_the_cutoff_is_the_least_surface_energy(medium):
+    water = complete_water_m(1_000.0, 10.0, MEDIA[medium])
+    least = least_surface_energy_gev(np.array([water]), 10.0, MEDIA[medium])
+    assert least == pytest.approx([1_000.0], rel=1e-9)
+    assert complete_water_m(5.0, 10.0, MEDIA[medium]) == 0
 
 
 def test_following_a_muon_in_two_steps_is_following_it_in_one():

@@ -239,6 +239,44 @@ def test_primaries_follow_the_spectrum_and_are_uniform_in_cosine(gamma):
     assert set(primaries[:, 2]) == {np.float32(mass) for mass in settings.masses_gev}
 
 
+@pytest.mark.parametrize(
+    ("words", "masses"),
+    [
+        (("Fe", "He"), (52.163664, 3.725976)),
+        (("p", "0.938"), (0.938272, 0.938)),
+        (("H", "fe"), (0.938272, 52.163664)),
+        (("N", "Al", "Si", "C", "O", "Mg"), (13.040916, 25.150338, 26.081832, 11.177928, 14.903904, 22.355856)),
+    ],
+)
+def test_primaries_are_taken_by_name_or_mass(tmp_path, words, masses):
+    settings = ["--events", "400", "--energy-range", "1e4", "2e4", "--depths", "1500"]
+    assert cli.main(["simulate", *settings, "--masses", *words, "--out", str(tmp_path / "sim")]) == 0
+    found = set(pq.read_table(tmp_path / "sim")["primary"].combine_chunks().flatten().to_numpy()[2::4].tolist())
+    assert sorted(found) == pytest.approx(sorted(masses), rel=1e-6)
+
+
+@pytest.mark.parametrize(("word", "says"), [("Xe", "nearest is"), ("nan", "by name"), ("5000", "proton 0.938")])
+def test_primaries_that_are_no_nuclei_are_refused(tmp_path, capsys, word, says):
+    with pytest.raises(SystemExit):
+        cli.main(["simulate", "--events", "1", "--masses", word, "--out", str(tmp_path / "sim")])
+    assert says in capsys.readouterr().err
+
+
+def test_a_medium_is_recorded_and_water_and_rock_begin_at_sea_level(tmp_path):
+    mean = {}
+    for medium, depth in (("ice", "4642"), ("water", "4240"), ("rock", "1600")):  # 4240 m of water equivalent each.
+        words = ["--events", "3000", "--energy-range", "1e7", "1e8", "--gamma", "1", "--max-zenith-deg", "0"]
+        words += ["--depths", depth, "--medium", medium, "--out", str(tmp_path / medium)]
+        assert cli.main(["simulate", *words]) == 0
+        events = arrow.to_arrays(pq.read_table(tmp_path / medium))
+        mean[medium] = events.counts.mean()
+        origin = arrow.read_origin(pq.read_metadata(tmp_path / medium / "events-00000.parquet"))
+        assert (origin["command"], origin["settings"]["medium"], origin["settings"]["seed"]) == ("simulate", medium, 0)
+        assert origin["medium"]["surface_m"] == {"ice": 2_835.0, "water": 0.0, "rock": 0.0}[medium]
+    assert mean["water"] == pytest.approx(mean["ice"], rel=0.1)
+    assert 0.5 < mean["rock"] / mean["water"] < 0.8  # 1.32 times the radiative loss: fewer arrive.
+
+
 def test_masses_are_those_of_nuclei():
     assert list(simulate.MASSES_GEV) == pytest.approx([0.938, 3.727, 13.04, 25.13, 52.09], rel=2e-3)
     assert shower.mass_number(np.array(simulate.MASSES_GEV)).tolist() == [1, 4, 14, 27, 56]
@@ -311,6 +349,20 @@ def test_the_command_writes_what_it_was_asked_for(tmp_path, capsys):
         ({"max_zenith_deg": 95.0}, "expected 0 to 89 degrees"),
         ({"depths_per_shower": 0}, "expected at least 1"),
         ({"threshold_gev": 0.0}, "expected more than 0 GeV"),
+        ({"threshold_gev": float("nan")}, "--threshold-gev nan: expected"),
+        ({"threshold_gev": float("inf")}, "--threshold-gev inf: expected"),
+        ({"threshold_gev": -10.0}, "--threshold-gev -10: expected"),
+        ({"gamma": float("inf")}, "--gamma inf: expected 0 to 10"),
+        ({"gamma": float("nan")}, "--gamma nan: expected 0 to 10"),
+        ({"gamma": -1.0}, "--gamma -1: expected 0 to 10"),
+        ({"depths_m": (float("inf"),)}, "vertical depth inf m: .* at most 100000"),
+        ({"depths_m": (1e300,)}, "vertical depth 1e.300 m: .* at most"),
+        ({"depths_m": (1e3,) * 1001}, "--depths: 1001 depths, expected at most 1000"),
+        ({"depths_per_shower": 10**8}, "at most 1000"),
+        ({"energy_gev": (float("nan"), 1e6)}, "--energy-range nan"),
+        ({"max_zenith_deg": float("nan")}, "expected 0 to 89 degrees"),
+        ({"medium": "lava"}, "--medium lava: expected ice, water, rock"),
+        ({"medium": "rock", "depths_m": (150.0,)}, "150 m: expected 200 m or more .*of rock"),
     ],
 )
 def test_settings_out_of_range_are_refused_with_their_value(changed, message):
@@ -318,8 +370,16 @@ def test_settings_out_of_range_are_refused_with_their_value(changed, message):
         dataclasses.replace(SimulationSettings(), **changed)
 
 
-@pytest.mark.parametrize(("num_events", "seed", "message"), [(0, 0, "--events 0: expected at"), (1, -1, "--seed -1")])
-def test_no_events_and_negative_seeds_are_refused(tmp_path, num_events, seed, message):
+@pytest.mark.parametrize(
+    ("num_events", "seed", "message"),
+    [
+        (0, 0, "--events 0: expected at"),
+        (1, -1, "--seed -1"),
+        (1, 2**64, "--seed 18446744073709551616: expected"),
+        (10**15, 0, "--events 1000000000000000: that would be about 100,000 TB"),
+    ],
+)
+def test_numbers_of_events_and_seeds_that_cannot_be_are_refused(tmp_path, num_events, seed, message):
     with pytest.raises(ValueError, match=message):
         simulate.simulate(SimulationSettings(), num_events=num_events, out=tmp_path / "new", seed=seed)
     assert not (tmp_path / "new").exists()

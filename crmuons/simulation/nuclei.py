@@ -1,0 +1,46 @@
+"""Name nuclei: the primaries that options take by their symbols, with their charge, nucleons and mass."""
+
+import difflib
+import math
+
+import numpy as np
+
+from crmuons.simulation import shower
+
+# Z and A. simweights' Gaisser H3a and H4a fluxes know p, He, N, Al and Fe; its Hoerandel flux knows all of these.
+NUCLEI = {
+    "p": (1, 1), "He": (2, 4), "C": (6, 12), "N": (7, 14), "O": (8, 16), "Mg": (12, 24), "Al": (13, 27), "Si": (14, 28),
+    "Fe": (26, 56),
+}  # fmt: skip
+_SYMBOLS = {name.lower(): name for name in NUCLEI} | {"h": "p", "proton": "p"}
+LEAST_MASS_GEV, MOST_MASS_GEV = 0.9, 260.0
+
+
+def symbol(name: str) -> str:
+    """Return the symbol in NUCLEI for a nucleus, in any case; H is the proton.
+
+    Raises:
+        ValueError: for another name; the message lists all and the nearest.
+    """
+    found = _SYMBOLS.get(name.strip().lower())
+    if found is None:
+        near = difflib.get_close_matches(name.strip().lower(), _SYMBOLS, n=1, cutoff=0.0)[0]
+        msg = f"'{name}' is none of {', '.join(NUCLEI)} (H is p); the nearest is {_SYMBOLS[near]}"
+        raise ValueError(msg)
+    return found
+
+
+def mass_gev(text: str) -> float:
+    """Return the mass of a nucleus that is given by its symbol or as a mass in GeV.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    try:
+        mass = float(text)
+    except ValueError:
+        return round(float(shower.mass_gev(np.array(NUCLEI[symbol(text)][1]))), 6)
+    if not (math.isfinite(mass) and LEAST_MASS_GEV <= mass <= MOST_MASS_GEV):
+        msg = f"{text}: expected a nucleus by name ({', '.join(NUCLEI)}) or its mass in GeV (proton 0.938, iron 52.1)"
+        raise ValueError(msg)
+    return mass
