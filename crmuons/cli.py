@@ -21,11 +21,12 @@ from crmuons.commands import (
     sweep,
     sync,
     train,
+    validate,
 )
 
 GROUPS: dict[str, tuple[ModuleType, ...]] = {
     "make data": (simulate, convert, inspect, prepare),
-    "train and compare": (train, sweep, evaluate, settings),
+    "train and compare": (train, sweep, evaluate, validate, settings),
     "use a model": (generate, export),
     "housekeeping": (sync, login, benchmark),
 }

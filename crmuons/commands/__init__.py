@@ -6,6 +6,9 @@ for them.
 """
 
 import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -33,3 +36,18 @@ def launcher_of(settings: "Config") -> "Launcher":
     from crmuons.ray_backend.train import RayLauncher
 
     return RayLauncher()
+
+
+def track_results(run: Path, values: Mapping[str, float], step: int, out: Path) -> None:
+    """Add metrics and a directory of artifacts to a tracked run in MLflow. The command succeeds if the server is down."""
+    from crmuons.tracking.journal import Journal
+    from crmuons.tracking.results import add_results
+
+    if not Journal.exists(run):
+        return
+    try:
+        run_id = add_results(run, values, step, out)
+    except (ConnectionError, BlockingIOError) as error:
+        print(f"kept for `crmuons sync {run}`: {error}", file=sys.stderr)
+    else:
+        print(f"MLflow run: {run_id}")

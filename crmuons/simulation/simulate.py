@@ -166,7 +166,7 @@ def _draw_primaries(
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Draw energies, masses and zeniths of a block's primaries, rounded to float32 like the files, and their depths."""
     num = SHOWERS_PER_BLOCK
-    energy = _draw_power_law(*settings.energy_gev, settings.gamma, rng.random(num))
+    energy = draw_power_law(*settings.energy_gev, settings.gamma, rng.random(num))
     mass = rng.choice(np.array(settings.masses_gev), num)
     least_cosine = np.cos(np.deg2rad(settings.max_zenith_deg))
     zenith = np.arccos(least_cosine + (1 - least_cosine) * rng.random(num))
@@ -178,7 +178,7 @@ def _draw_primaries(
     return energy, mass, zenith, vertical
 
 
-def _draw_power_law(low: float, high: float, gamma: float, uniform: FloatArray) -> FloatArray:
+def draw_power_law(low: float, high: float, gamma: float, uniform: FloatArray) -> FloatArray:
     """Return quantiles of E^-gamma between two energies."""
     if gamma == 1:
         return np.asarray(low * np.exp(uniform * np.log(high / low)))

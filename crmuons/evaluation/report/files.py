@@ -65,7 +65,8 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "cells": [dataclasses.asdict(cell) | {"ratio": _number(cell.ratio)} for cell in breakdown.cells],
         "pit_cells": [dataclasses.asdict(cell) | {"distance": _number(cell.distance)} for cell in breakdown.pit_cells],
         "bins": [
-            dataclasses.asdict(part.region) | {"events": part.events} | _by_sample(part.numbers) for part in breakdown.bins
+            dataclasses.asdict(part.region) | {"events": part.events} | _by_sample(part.numbers)
+            for part in breakdown.bins
         ],
         "hard_cases": [
             {"name": case.name, "true_events": case.true_events, "generated_events": case.events[GENERATED]}

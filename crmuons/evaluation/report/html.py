@@ -120,7 +120,9 @@ def _sections(evaluation: Evaluation, images: dict[str, bytes]) -> Iterator[str]
     yield f"<h2>Verdict</h2><p>{READING}</p>" + _headline_table(evaluation)
     yield "<h2>Overview</h2>" + parts.figures(images, CAPTIONS, "marginals", "multiplicity_by_energy", "cells")
     if evaluation.calibration is not None:
-        yield "<h2>Calibration of the number of muons</h2>" + parts.figures(images, CAPTIONS, "calibration", "calibration_cells")
+        yield "<h2>Calibration of the number of muons</h2>" + parts.figures(
+            images, CAPTIONS, "calibration", "calibration_cells"
+        )
     yield "<h2>Dependence on the primary</h2>" + parts.figures(images, CAPTIONS, "bins") + _bin_tables(evaluation)
     yield "<h2>Hard cases</h2>" + _hard_table(evaluation)
     yield "<h2>All distances and rates</h2>" + _full_table(evaluation)
