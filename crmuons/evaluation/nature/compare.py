@@ -58,8 +58,7 @@ def _vertical_references(sample: Sample, rows: Rows, depth: float) -> Iterator[R
             shift = value / float(expected(np.array(measured_at), np.array(1.0)))
             yield Reference(intensity * shift, error * shift, "DUMAND, measured")
     if not rock and tables.MUPAGE_KM[0] <= depth <= tables.MUPAGE_KM[1]:
-        many = np.arange(1, 1001)[:, None]
-        value = _average(sample, rows, depth, lambda x, c: (many * tables.bundle_intensity(many, x * c, c)).sum(0))
+        value = _average(sample, rows, depth, lambda x, c: tables.all_bundles(x * c, c))
         yield Reference(value, value * tables.MUPAGE_INTENSITY_ERROR, "MUPAGE")
     value = _average(sample, rows, depth, lambda x, c: tables.mei_hime(x) / effective_cosine(c))
     # A fit to measurements in rock, without an error; what it says of water is shown only.

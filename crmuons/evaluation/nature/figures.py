@@ -12,6 +12,7 @@ from crmuons.evaluation.nature.rows import OUTSIDE, Row
 from crmuons.evaluation.report.figures import GENERATED_COLOUR, TRUE_COLOUR
 
 COLOURS = ("#2b6cb0", "#6b46c1", "#2f855a")
+LEGEND = "upper right"  # Of falling curves.
 INTENSITY_LABEL = "intensity, 1 / (m² s sr)"
 
 
@@ -39,8 +40,8 @@ def depth_intensity(rows: Sequence[Row], least_gev: float) -> Figure:
     upper.fill_between(depth, reference * (1 - error), reference * (1 + error), color=TRUE_COLOUR, alpha=0.3, lw=0)
     upper.plot(depth, reference, color=TRUE_COLOUR, lw=1, label="daemonflux through water, with its error")
     lower.fill_between(depth, 1 - error, 1 + error, color=TRUE_COLOUR, alpha=0.3, lw=0)
-    many, inside = np.arange(1, 1001)[:, None], (depth >= tables.MUPAGE_KM[0]) & (depth <= tables.MUPAGE_KM[1])
-    mupage = (many * tables.bundle_intensity(many, depth[inside], np.ones(inside.sum()))).sum(0)
+    inside = (depth >= tables.MUPAGE_KM[0]) & (depth <= tables.MUPAGE_KM[1])
+    mupage = tables.all_bundles(depth[inside], np.ones(inside.sum()))
     for axes, scale in ((upper, 1.0), (lower, reference)):
         here, there = (scale[inside], scale) if isinstance(scale, np.ndarray) else (scale, scale)
         axes.plot(depth[inside], mupage / here, color=COLOURS[0], lw=1, ls="--", label="MUPAGE")
@@ -52,7 +53,7 @@ def depth_intensity(rows: Sequence[Row], least_gev: float) -> Figure:
     _points(upper, lower, [row for row in _of(rows, "vertical intensity, ") if row.source.startswith("daemonflux")])
     upper.set_yscale("log")
     upper.set_ylabel(INTENSITY_LABEL)
-    upper.legend(frameon=False)
+    upper.legend(frameon=False, loc=LEGEND)
     lower.set_xlabel("vertical depth, km w.e.")
     lower.set_ylim(0.5, 1.6)
     return figure
@@ -72,7 +73,7 @@ def multiplicity(rows: Sequence[Row]) -> Figure:
         _points(upper, lower, here)
         upper.set_title(f"{depth:g} km w.e.", fontsize=10)
         upper.set_yscale("log")
-        upper.legend(frameon=False)
+        upper.legend(frameon=False, loc=LEGEND)
         lower.set_xlabel("muons in the bundle")
         lower.set_ylim(0, 1.6)
     panels[0, 0].set_ylabel(INTENSITY_LABEL)
@@ -113,7 +114,7 @@ def _with_ratio(rows: Sequence[Row], x_label: str, y_label: str, *, log: bool = 
     if log_x:
         upper.set_xscale("log")
     upper.set_ylabel(y_label)
-    upper.legend(frameon=False)
+    upper.legend(frameon=False, loc=LEGEND if log else "lower right")
     lower.set_xlabel(x_label)
     lower.set_ylim(0.7, 1.3)
     return figure

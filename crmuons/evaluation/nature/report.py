@@ -71,7 +71,10 @@ def summary(validation: Validation) -> str:
     """Return the rows that the data cover, and how many they do not, as text for a terminal."""
     covered = [row for row in validation.rows if row.verdict != OUTSIDE]
     lines = [["figure", "where", "data / reference", "reference", "verdict"]]
-    lines += [[row.quantity, row.label, _ratio(row), row.source, row.verdict] for row in covered]
+    lines += [
+        [row.quantity, row.label, _ratio(row), row.source, row.verdict + (row.note and f" ({row.note})")]
+        for row in covered
+    ]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     outside = len(validation.rows) - len(covered)

@@ -15,6 +15,8 @@ from crmuons.evaluation.metrics.quantities import shower_numbers
 from crmuons.evaluation.nature.weights import Coverage, Drawn, Flux, nucleons, row_weights
 from crmuons.simulation.propagation import water_equivalent_m
 
+FEW = 16  # Showers of equal weight.
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -103,7 +105,11 @@ class Sample:
             return None
         value = (weight * above[rows]).sum() / total
         of_shower = np.bincount(self.shower[rows], weight * (above[rows] - value * below[rows]))
-        return float(value), float(np.sqrt((of_shower**2).sum()) / total)
+        error = np.sqrt((of_shower**2).sum()) / total
+        num = total**2 / (np.bincount(self.shower[rows], weight * below[rows]) ** 2).sum()
+        if num < FEW:  # The spread of so few says little; that of a single one is 0.
+            error = max(error, value / np.sqrt(num))
+        return float(value), float(error)
 
     def per_event(self, values: FloatArray) -> FloatArray:
         """Return the sum over the muons of each event."""

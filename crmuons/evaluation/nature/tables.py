@@ -6,6 +6,7 @@ in m. An error is one standard deviation. Where a source quotes none, the commen
 
 import numpy as np
 from scipy.interpolate import CubicSpline, PchipInterpolator
+from scipy.special import zeta
 
 from crmuons.data.geometry import FloatArray
 
@@ -150,14 +151,24 @@ def bundle_intensity(
         cosine: cosine of the zenith angle.
         muongun: take the exponent of m from IceCube's MuonGun, which fitted the same form to CORSIKA.
     """
-    h = vertical_km
-    rate = 0.0072 * h**-1.927 * cosine * np.exp((-0.581 * h + 0.034) / cosine)
-    if muongun:
-        power = (0.01041 * h**2 + 0.09912 * h + 2.712) * np.exp(0.01615 * np.exp(0.6010 * h) / cosine)
-    else:
-        power = (-0.0771 * h**2 + 0.524 * h + 2.068) * np.exp(0.03 * np.exp(0.47 * h) / cosine)
+    rate, power = _bundle_terms(vertical_km, cosine, muongun=muongun)
     intensity: FloatArray = rate / num_muons**power
     return intensity
+
+
+def all_bundles(vertical_km: FloatArray, cosine: FloatArray) -> FloatArray:
+    """Return MUPAGE's intensity of muons in bundles of any size: the sum of m times `bundle_intensity`."""
+    rate, power = _bundle_terms(vertical_km, cosine, muongun=False)
+    intensity: FloatArray = rate * zeta(power - 1)
+    return intensity
+
+
+def _bundle_terms(h: FloatArray, cosine: FloatArray, *, muongun: bool) -> tuple[FloatArray, FloatArray]:
+    """Return the intensity of single muons, and the power of 1 / m."""
+    rate = 0.0072 * h**-1.927 * cosine * np.exp((-0.581 * h + 0.034) / cosine)
+    if muongun:
+        return rate, (0.01041 * h**2 + 0.09912 * h + 2.712) * np.exp(0.01615 * np.exp(0.6010 * h) / cosine)
+    return rate, (-0.0771 * h**2 + 0.524 * h + 2.068) * np.exp(0.03 * np.exp(0.47 * h) / cosine)
 
 
 def mean_radius(num_muons: FloatArray, vertical_km: FloatArray, zenith_rad: FloatArray) -> FloatArray:

@@ -2,6 +2,7 @@
 
 import difflib
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import simweights
@@ -19,6 +20,7 @@ FLUXES = (
     "Hoerandel5", "GaisserH4a_IT", "GlobalFitGST_IT", "GlobalSplineFit_IT", "Hoerandel_IT",
 )  # fmt: skip
 DEFAULT_FLUX = "GlobalSplineFit5Comp"  # Fitted to measurements (arXiv:1711.11432); it goes with daemonflux.
+PRIMARY_GEV = np.geomspace(100, 1e11, 181)  # Of all muons that matter below 0.5 km w.e.
 PER_M2 = 1e4  # simweights' fluxes are per cm^2.
 
 
@@ -144,9 +146,10 @@ class Coverage:
 
     def __init__(self, drawn: Drawn, flux: Flux, nuclei: set[int]) -> None:
         self.drawn, self.flux, self.nuclei = drawn, flux, nuclei
-        self.energy = np.geomspace(100, 1e11, 181)
+        self.energy = PRIMARY_GEV
         low, high = drawn.energy_gev
         self.inside = (self.energy >= low) & (self.energy <= high)
+        self._rates = {number: flux(self.energy, number) * self.energy for number in flux.nuclei}
 
     def surface_energy(self, water_km: float) -> float:
         """Return the energy from which about half of the muons reach a depth."""
@@ -167,18 +170,21 @@ class Coverage:
         """Return the same for muons above an energy at the surface."""
         held = total = 0.0
         for number in self.flux.nuclei:
-            nucleons = np.full(len(self.energy), float(number))
-            muons = shower.mean_yield(
-                np.full(len(self.energy), muon_gev), self.energy, nucleons, np.full(len(self.energy), cosine)
-            )
-            rate = muons
+            rate = muons = _mean_yield(number, muon_gev, cosine)
             if num_muons is not None:
-                shape = shower.gamma_shape(nucleons)
+                shape = float(shower.gamma_shape(np.float64(number)))
                 rate = nbinom.pmf(num_muons, shape, shape / (shape + muons))
-            rate = rate * self.flux(self.energy, number) * self.energy
+            rate = rate * self._rates[number]
             total += rate.sum()
             held += rate[self.inside].sum() if number in self.nuclei else 0.0
         return float(held / total) if total > 0 else 0.0
+
+
+@cache
+def _mean_yield(number: int, muon_gev: float, cosine: float) -> FloatArray:
+    """Return the mean number of muons above an energy of a nucleus, at all PRIMARY_GEV."""
+    least, slope = np.full(len(PRIMARY_GEV), muon_gev), np.full(len(PRIMARY_GEV), cosine)
+    return shower.mean_yield(least, PRIMARY_GEV, np.full(len(PRIMARY_GEV), float(number)), slope)
 
 
 def nucleons(mass_gev: FloatArray) -> Int64[np.ndarray, " events"]:
