@@ -61,8 +61,8 @@ class Medium:
 
 # Standard rock (Z = 11, A = 22) over water, from the tables of Groom, Mokhov and Striganov, At. Data Nucl. Data Tables
 # 78 (2001) 183: a is 0.879, 0.881, 0.882, 0.884 and b is 1.331, 1.326, 1.311, 1.295 times water's at 0.1, 1, 10 and
-# 100 TeV. The ratios are taken, and not the tables' own values, so that rock keeps the fit of ice to MMC; MMC's own
-# constants for standard rock, 0.223 GeV/m and 0.463e-3/m, are 2 and 3 % lower.
+# 100 TeV. The ratios are taken, and not the tables' own values, so that rock keeps the fit of water. MMC's own constants
+# for standard rock, 0.223 GeV/m and 0.463e-3/m, are 6 % and 0.4 % lower.
 _ROCK_IONISATION, _ROCK_RADIATION = 0.881, 1.32
 
 MEDIA = {

@@ -79,7 +79,7 @@ MUPAGE_KM = (1.5, 5.0)  # Where MUPAGE's formulas hold; they were fitted to HEMA
 # MUPAGE quotes no error of the intensity. Ours is the spread of its table beside daemonflux through water.
 MUPAGE_INTENSITY_ERROR = 0.1
 MULTIPLICITY_ERROR = 0.05  # In addition to half of the difference between MUPAGE's exponent and MuonGun's.
-DISTANCE_ERROR = 0.1  # MACRO finds the models' distances of pairs to agree to 20 % (hep-ex/0207043): two of ours.
+DISTANCE_ERROR = 0.1  # MACRO quotes 20 % for the difference between models: two of ours.
 # Mean distance of two muons in a bundle of 2 to 10, from MUPAGE's radii for independent muons, vertical.
 PAIR_KM = np.array([1.5, 1.767, 2.0, 2.5, 3.0, 4.0, 5.0])
 PAIR_DISTANCE = np.array([22.25, 18.59, 16.25, 12.77, 10.49, 7.727, 6.109])
