@@ -161,7 +161,7 @@ class Coverage:
     def share(self, water_km: float, cosine: float, num_muons: int | None = None) -> float:
         """Return the share of the muons, or of the bundles of some number of muons, that the data can hold."""
         medium = self.drawn.passed
-        least = propagation.least_surface_energy_gev(np.float64(1e3 * water_km), self.drawn.threshold_gev, medium)
+        least = propagation.least_surface_energy_gev(np.array(1e3 * water_km), self.drawn.threshold_gev, medium)
         if self.drawn.surface_gev > least:
             return 0.0
         return self.share_above(self.surface_energy(water_km), cosine, num_muons)
@@ -172,7 +172,7 @@ class Coverage:
         for number in self.flux.nuclei:
             rate = muons = _mean_yield(number, muon_gev, cosine)
             if num_muons is not None:
-                shape = float(shower.gamma_shape(np.float64(number)))
+                shape = float(shower.gamma_shape(np.array(float(number))))
                 rate = nbinom.pmf(num_muons, shape, shape / (shape + muons))
             rate = rate * self._rates[number]
             total += rate.sum()
