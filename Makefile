@@ -1,4 +1,4 @@
-# make demo   sets everything up, then simulates, trains, evaluates and generates
+# make demo   sets everything up, then simulates, trains, evaluates, generates and validates
 # make test   sets everything up, then runs the unit tests
 # make docs   sets everything up, then builds the documentation site; a broken link or page fails
 # make gpu-check   sets everything up, then checks this machine's GPUs in eight minutes (docs/performance.md)
@@ -40,10 +40,12 @@ demo: setup
 	$(BIN)/crmuons train demo data.train=demo/data run.storage_path=demo/runs run.name=demo
 	$(BIN)/crmuons evaluate --truth demo/data --split test --model demo/runs/demo --events 15000 --out demo/evaluation
 	$(BIN)/crmuons generate --model demo/runs/demo --primaries demo/data/events-00000.parquet --out demo/generated
+	$(BIN)/crmuons validate demo/runs/demo --events 200000 --out demo/validation
 	@echo
 	@echo "model      demo/runs/demo/model"
 	@echo "report     demo/evaluation/report.html"
 	@echo "bundles    demo/generated"
+	@echo "nature     demo/validation/report.html"
 	@echo "MLflow     demo/mlflow.db; to look at the run: $(BIN)/mlflow ui --backend-store-uri sqlite:///demo/mlflow.db"
 
 test: setup

@@ -21,6 +21,7 @@ from crmuons.commands import (
     sweep,
     sync,
     train,
+    validate,
 )
 from crmuons.progress import keep_bars_whole
 from crmuons.provenance import complete_environment
@@ -29,7 +30,7 @@ from crmuons.unforeseen import DEBUG, guarded
 
 GROUPS: dict[str, tuple[ModuleType, ...]] = {
     "make data": (simulate, convert, inspect, prepare),
-    "train and compare": (train, sweep, evaluate, settings),
+    "train and compare": (train, sweep, evaluate, validate, settings),
     "use a model": (generate, export),
     "housekeeping": (sync, login, benchmark),
 }

@@ -6,7 +6,8 @@ for them.
 """
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -73,3 +74,26 @@ def launcher_of(settings: "Config") -> "Launcher":
     from crmuons.ray_backend.train import RayLauncher
 
     return RayLauncher()
+
+
+def track_results(run: Path, values: Mapping[str, float], step: int, out: Path) -> None:
+    """Add metrics and a directory of artifacts to a tracked run in MLflow.
+
+    The command succeeds even if the server is down, the run still trains, or the run is another user's.
+    """
+    from crmuons.storage.owner import HeldError
+    from crmuons.storage.ownership import hold
+    from crmuons.tracking.journal import Journal
+    from crmuons.tracking.results import add_results
+
+    if not Journal.exists(run):
+        return
+    try:
+        with hold(run, remedy="give the same command when it has ended"):
+            run_id = add_results(run, values, step, out)
+    except (HeldError, PermissionError) as error:
+        print(f"MLflow does not get these results: {error}", file=sys.stderr)
+    except (ConnectionError, BlockingIOError) as error:
+        print(f"kept for `crmuons sync {run}`: {error}", file=sys.stderr)
+    else:
+        print(f"MLflow run: {run_id}")

@@ -2,14 +2,12 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from crmuons.evaluation.evaluate import Evaluation
     from crmuons.evaluation.tasks import Executor
 
 
@@ -70,6 +68,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
+    from crmuons.commands import track_results
     from crmuons.evaluation.reference import EvaluationSettings
     from crmuons.evaluation.report.files import summary, write_report
     from crmuons.evaluation.request import EvaluationRequest, evaluate_request
@@ -90,7 +89,9 @@ def run(arguments: argparse.Namespace) -> None:
             write_report(evaluation, out / name)
             print(f"{evaluation.about['candidate']}\n{summary(evaluation)}")
             if request.models:
-                _track_evaluation(Path(evaluation.about["candidate"]), evaluation, out / name)
+                values = {f"evaluation/{figure}": value for figure, value in evaluation.flat().items()}
+                run_directory, step = Path(evaluation.about["candidate"]), int(evaluation.about["model_step"])
+                track_results(run_directory, values, step, out / name)
     for name in names:
         folder = f"{arguments.out.rstrip('/')}/{name}".rstrip("/")
         print(f"report: {folder}/report.html\nfigures: {folder}/evaluation.json")
@@ -119,27 +120,3 @@ def _executor(workers: int | None) -> "AbstractContextManager[Executor]":
     from crmuons.ray_backend.evaluate import on_ray
 
     return on_ray(num_cpus=workers)
-
-
-def _track_evaluation(run: Path, evaluation: "Evaluation", out: Path) -> None:
-    """Add the evaluation of a run to the run in MLflow.
-
-    The evaluation succeeds even if the server is down, the run still trains, or the run is another user's.
-    """
-    from crmuons.storage.owner import HeldError
-    from crmuons.storage.ownership import hold
-    from crmuons.tracking.journal import Journal
-    from crmuons.tracking.results import add_results
-
-    if not Journal.exists(run):
-        return
-    values = {f"evaluation/{name}": value for name, value in evaluation.flat().items()}
-    try:
-        with hold(run, remedy="evaluate again when it has ended"):
-            run_id = add_results(run, values, int(evaluation.about["model_step"]), out)
-    except (HeldError, PermissionError) as error:
-        print(f"MLflow does not get this evaluation: {error}", file=sys.stderr)
-    except (ConnectionError, BlockingIOError) as error:
-        print(f"kept for `crmuons sync {run}`: {error}", file=sys.stderr)
-    else:
-        print(f"MLflow run: {run_id}")

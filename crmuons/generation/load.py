@@ -104,3 +104,12 @@ def _load(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         msg = f"the model at {directory} is damaged or of another version ({reason}); export or copy it again"
         raise ValueError(msg) from error
+
+
+def is_model(place: str) -> bool:
+    """Return whether a path or URL is a run, a checkpoint or a model directory, and not a data set."""
+    if "://" in place:
+        above, name = _artifact_of(place.rstrip("/"))
+        return name is not None or saved_model.SETTINGS_FILE in files.names(above)
+    directory = Path(place)
+    return (directory / saved_model.SETTINGS_FILE).is_file() or (directory / "checkpoints").is_dir()

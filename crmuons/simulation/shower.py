@@ -12,7 +12,16 @@ from jaxtyping import Int64
 from scipy.special import gammaincinv, ndtr
 
 from crmuons.data.geometry import FloatArray
-from crmuons.simulation.atmosphere import effective_cosine, height_m, path_m
+from crmuons.simulation.atmosphere import (
+    BENDING,
+    air_loss_gev,
+    effective_cosine,
+    height_m,
+    path_m,
+    survival,
+    transverse_field,
+    typical_path_m,
+)
 
 PROTON_MASS_GEV = 0.938272
 ATOMIC_MASS_UNIT_GEV = 0.931494
@@ -33,9 +42,13 @@ class Yield:
     p3: float
 
 
-# K, p1 and p2 were fitted to CORSIKA 7 showers. Published values for the same form: 14.5, 1.757, 5.25 (Gaisser) and
-# 12.4, 1.787, 5.99 (Verpoest and Gaisser, arXiv:2107.11068).
-CONVENTIONAL = Yield(scale_gev=12.13, p1=1.8145, p2=4.265, p3=1.0)
+# K, p1, p2 and the kaons' share were fitted to the mean N of 450 CORSIKA 7 showers and to the vertical flux of daemonflux
+# (arXiv:2303.00022) from 150 GeV to 20 TeV, with the cosmic rays of Global Spline Fit. Published values of the form, which
+# then has no critical energies: 14.5, 1.757, 5.25 (Gaisser) and 12.4, 1.787, 5.99 (Verpoest and Gaisser, arXiv:2107.11068).
+CONVENTIONAL = Yield(scale_gev=12.62, p1=1.825, p2=2.874, p3=1.0)
+# Critical energies of pions and kaons over 1.1, the factor of muons in Gaisser's flux (115 and 850 GeV there; his share
+# of kaons, 0.054 * 850 / (115 + 0.054 * 850), is 0.29).
+PION_GEV, KAON_GEV, KAON_SHARE = 115 / 1.1, 850 / 1.1, 0.246
 # Charm decays, for each nucleon and without 1 / (E_N cos*): 2.8e-5 x^-1 (1 - x^0.78)^6.73. This is MCEq's fit to SIBYLL
 # 2.3c, as in CORSIKA's leading-muon bias.
 PROMPT = Yield(scale_gev=2.8e-5, p1=1.0, p2=6.73, p3=0.78)
@@ -56,11 +69,12 @@ TILT_SHAPE = 400.0
 INTERACTION_LENGTH, INTERACTION_MASS_POWER = 55.0, 0.35
 # A muon of energy E_N / 10^l is born deeper by a further exponential with mean C l^p. Fitted together with <pT> and the
 # hard share to the distribution of E r at 1 TeV.
-CASCADE_LENGTH, CASCADE_POWER = 4.3, 2.15
-# Transverse momentum: pT exp(-2 pT / <pT>), where <pT> = 0.295 GeV (1 + 0.7 x^(1/6)) rises for leading particles (the
+CASCADE_LENGTH, CASCADE_POWER = 2.47, 2.15
+# Transverse momentum: pT exp(-2 pT / <pT>), where <pT> = 0.228 GeV (1 + x^(1/6)) rises for leading particles (the
 # "seagull effect"). A few in a hundred follow the power law of hard scattering.
-MEAN_PT_GEV, PT_RISE, PT_RISE_POWER = 0.295, 0.7, 1 / 6
-HARD_SHARE, HARD_PT_GEV, HARD_POWER = 0.03, 1.0, 4.0  # P(>pT) = (pT / 1 GeV)^-4 for this share
+MEAN_PT_GEV, PT_RISE, PT_RISE_POWER = 0.228, 1.0, 1 / 6
+HARD_SHARE, HARD_PT_GEV, HARD_POWER = 0.02, 1.0, 4.0  # P(>pT) = (pT / 1 GeV)^-4 for this share
+POSITIVE_SHARE = 0.57  # mu+ : mu- = 1.32, between 1.27 at 100 GeV and 1.37 at 1 TeV (MINOS, arXiv:0705.3815).
 LEAST_RISE_M = 100.0  # No muon is born closer to the surface.
 
 
@@ -75,7 +89,12 @@ def mass_number(mass_gev: FloatArray) -> FloatArray:
 
 
 def mean_yield(
-    energy_gev: FloatArray, primary_gev: FloatArray, mass_number: FloatArray, cosine: FloatArray
+    energy_gev: FloatArray,
+    primary_gev: FloatArray,
+    mass_number: FloatArray,
+    cosine: FloatArray,
+    *,
+    altitude_m: float = 0.0,
 ) -> FloatArray:
     """Return the mean number of conventional and prompt muons above an energy at the surface.
 
@@ -84,27 +103,46 @@ def mean_yield(
         primary_gev: energy of the primary.
         mass_number: nucleons in the primary.
         cosine: cosine of the zenith angle at the surface.
+        altitude_m: altitude of the surface above sea level.
     """
-    conventional = mean_conventional(energy_gev, primary_gev, mass_number, cosine)
-    total: FloatArray = conventional + mean_prompt(energy_gev, primary_gev, mass_number)
-    return total
-
-
-def mean_conventional(
-    energy_gev: FloatArray, primary_gev: FloatArray, mass_number: FloatArray, cosine: FloatArray
-) -> FloatArray:
-    """Return the part of `mean_yield` from pions and kaons."""
-    nucleon_gev = primary_gev / mass_number
-    decaying = CONVENTIONAL.scale_gev * mass_number / (nucleon_gev * effective_cosine(cosine))
-    mean: FloatArray = decaying * np.exp(_log_shape(np.log(np.minimum(energy_gev / nucleon_gev, 1.0)), CONVENTIONAL))
+    born = energy_gev + air_loss_gev(cosine, altitude_m)
+    log_least = np.log(np.minimum(born * mass_number / primary_gev, 1.0))[..., None]
+    # The integral over the energies at birth, of the muons born in dlnE times their chance to exist and to arrive.
+    nodes, weights = np.polynomial.legendre.leggauss(96)
+    log_x = log_least * (1 - nodes) / 2
+    primary, nucleons, slope = (values[..., None] for values in (primary_gev, mass_number, cosine))
+    energy = np.exp(log_x) * primary / nucleons
+    arriving = survival(energy - air_loss_gev(slope, altitude_m) / 2, typical_path_m(slope, altitude_m))
+    effective = effective_cosine(slope)
+    conventional = _born(CONVENTIONAL, log_x, nucleons) / (primary / nucleons * effective)
+    density = conventional * decay_probability(energy * effective) + _born(PROMPT, log_x, nucleons)
+    mean: FloatArray = (density * arriving * weights).sum(-1) * -log_least[..., 0] / 2
     return mean
 
 
-def mean_prompt(energy_gev: FloatArray, primary_gev: FloatArray, mass_number: FloatArray) -> FloatArray:
-    """Return the part of `mean_yield` from charm."""
-    log_x = np.log(np.minimum(energy_gev * mass_number / primary_gev, 1.0))
-    mean: FloatArray = PROMPT.scale_gev * mass_number * np.exp(_log_shape(log_x, PROMPT))
+def decay_probability(scaled_gev: FloatArray) -> FloatArray:
+    """Return the share of mesons that decay before they interact, over the share that the yield's form supposes.
+
+    The form holds far above the critical energies, where decay is rare, and grows without limit below them. With E
+    cos*, the muon's energy at birth times the cosine where it is born, the share is (1 - w) E cos* / (E cos* + E_pi) + w E
+    cos* / (E cos* + E_K) (Gaisser, Engel, Resconi, Cosmic Rays and Particle Physics, section 6.4).
+    """
+    return scaled_gev * ((1 - KAON_SHARE) / (scaled_gev + PION_GEV) + KAON_SHARE / (scaled_gev + KAON_GEV))
+
+
+def _mean_born(form: Yield, threshold_gev: FloatArray, primary_gev: FloatArray, mass_number: FloatArray) -> FloatArray:
+    """Return K A x^-p1 (1 - x^p3)^p2: the yield above an energy without its factor 1 / (E_N cos*)."""
+    log_x = np.log(np.minimum(threshold_gev * mass_number / primary_gev, 1.0))
+    mean: FloatArray = form.scale_gev * mass_number * np.exp(_log_shape(log_x, form))
     return mean
+
+
+def _born(form: Yield, log_x: FloatArray, mass_number: FloatArray) -> FloatArray:
+    """Return the density in ln x that belongs to `_mean_born`."""
+    power = np.exp(form.p3 * log_x)
+    slope = form.p1 + form.p2 * form.p3 * power / np.maximum(1 - power, 1e-12)
+    density: FloatArray = form.scale_gev * mass_number * np.exp(_log_shape(log_x, form)) * slope
+    return density
 
 
 def _log_shape(log_x: FloatArray, form: Yield) -> FloatArray:
@@ -157,20 +195,37 @@ def draw_showers(
         rng: draws everything.
     """
     first_air, factor = _shower_factors(mass_number, rng)
-    conventional = mean_conventional(threshold_gev, primary_gev, mass_number, cosine)
-    prompt = mean_prompt(threshold_gev, primary_gev, mass_number)
+    loss = air_loss_gev(cosine, altitude_m)
+    born = threshold_gev + loss  # Lowest energy at birth.
+    effective = effective_cosine(cosine)
+    conventional = _mean_born(CONVENTIONAL, born, primary_gev, mass_number) / (primary_gev / mass_number * effective)
+    prompt = _mean_born(PROMPT, born, primary_gev, mass_number)
     counts = rng.poisson(factor * (conventional + prompt))
     of_shower = np.repeat(np.arange(len(counts)), counts)
     is_prompt = rng.random(len(of_shower)) * (conventional + prompt)[of_shower] < prompt[of_shower]
-    log_x = _draw_log_x(threshold_gev * mass_number / primary_gev, of_shower, is_prompt, rng)
+    log_x = _draw_log_x(born * mass_number / primary_gev, of_shower, is_prompt, rng)
     energy = np.exp(log_x) * (primary_gev / mass_number)[of_shower]
+    # A muon exists if its meson decays, and arrives if it does not decay itself.
+    exists = survival(energy - (loss / 2)[of_shower], typical_path_m(cosine, altitude_m)[of_shower])
+    exists *= np.where(is_prompt, 1.0, decay_probability(energy * effective[of_shower]))
+    kept = np.flatnonzero(rng.random(len(energy)) < exists)
+    of_shower, log_x, energy = of_shower[kept], log_x[kept], energy[kept] - loss[of_shower[kept]]
+    counts = np.bincount(of_shower, minlength=len(counts))
     air = first_air[of_shower] + _further_air(mass_number[of_shower], log_x) * rng.standard_exponential(len(energy))
-    rise = np.maximum(height_m(air * effective_cosine(cosine)[of_shower]) - altitude_m, LEAST_RISE_M)
+    rise = np.maximum(height_m(air * effective[of_shower]) - altitude_m, LEAST_RISE_M)
+    path = path_m(rise, cosine[of_shower], altitude_m)
     angle = _draw_pt_gev(log_x, rng) / energy
     azimuth = rng.random(len(energy)) * (2 * np.pi)
     angle_x, angle_y = angle * np.cos(azimuth), angle * np.sin(azimuth)
-    path = path_m(rise, cosine[of_shower], altitude_m)
-    return Showers(counts, energy, angle_x * path, angle_y * path, angle_x, angle_y)
+    # The field bends the track by an angle `bend`; the muon arrives where half of this angle points.
+    charge = np.where(rng.random(len(energy)) < POSITIVE_SHARE, 1.0, -1.0)
+    strength = BENDING * transverse_field(cosine, rng.random(len(counts)) * (2 * np.pi))
+    direction = rng.random(len(counts)) * (2 * np.pi)  # The same for all muons of a shower; files hold no azimuth.
+    bend = charge * path / energy
+    bend_x = bend * (strength * np.cos(direction))[of_shower]
+    bend_y = bend * (strength * np.sin(direction))[of_shower]
+    x, y = (angle_x + bend_x / 2) * path, (angle_y + bend_y / 2) * path
+    return Showers(counts, energy, x, y, angle_x + bend_x, angle_y + bend_y)
 
 
 def _shower_factors(mass_number: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:

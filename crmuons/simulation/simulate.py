@@ -167,7 +167,7 @@ def _draw_primaries(
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Draw energies, masses and zeniths of a block's primaries, rounded to float32 like the files, and their depths."""
     num = SHOWERS_PER_BLOCK
-    energy = _draw_power_law(*settings.energy_gev, settings.gamma, rng.random(num))
+    energy = draw_power_law(*settings.energy_gev, settings.gamma, rng.random(num))
     mass = rng.choice(np.array(settings.masses_gev), num)
     least_cosine = np.cos(np.deg2rad(settings.max_zenith_deg))
     zenith = np.arccos(least_cosine + (1 - least_cosine) * rng.random(num))
@@ -179,7 +179,7 @@ def _draw_primaries(
     return energy, mass, zenith, vertical
 
 
-def _draw_power_law(low: float, high: float, gamma: float, uniform: FloatArray) -> FloatArray:
+def draw_power_law(low: float, high: float, gamma: float, uniform: FloatArray) -> FloatArray:
     """Return quantiles of E^-gamma between two energies."""
     if gamma == 1:
         return np.asarray(low * np.exp(uniform * np.log(high / low)))
@@ -223,8 +223,11 @@ def follow(
         energy = propagation.propagate(state[0], step_water[of_shower], rng, medium)
         alive = np.flatnonzero(energy >= threshold_gev)
         state, of_shower = state[:, alive], of_shower[alive]
+        water = step_water[of_shower]
+        shift, turn = propagation.scatter(state[0], energy[alive], water, rng, medium)
         state[0] = energy[alive]
-        state[1:3] += state[3:5] * step[of_shower]
+        state[1:3] += state[3:5] * step[of_shower] + shift * (step[of_shower] / np.maximum(water, 1e-9))
+        state[3:5] += turn
         events.append(of_shower * num_depths + depth)
         muons.append(state[:3].T.astype(np.float32))
     event = np.concatenate(events)

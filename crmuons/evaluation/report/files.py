@@ -1,8 +1,6 @@
 """Write an evaluation as JSON, HTML page and figures, and format the table for the terminal."""
 
 import dataclasses
-import io
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,13 +11,12 @@ from crmuons.evaluation.comparison import Numbers
 from crmuons.evaluation.evaluate import Evaluation
 from crmuons.evaluation.metrics.distances import Missing, Number
 from crmuons.evaluation.reference import GENERATED, NULL
-from crmuons.evaluation.report import breakdown_figures, figures
+from crmuons.evaluation.report import breakdown_figures, figures, parts
 from crmuons.evaluation.report.criteria import HEADLINES, judge, show
 from crmuons.evaluation.report.html import page
-from crmuons.storage.atomic import write_text
 
 FORMAT = 1
-JSON_FILE, PAGE_FILE, FIGURES_DIRECTORY = "evaluation.json", "report.html", "figures"
+JSON_FILE = "evaluation.json"
 
 
 def write_report(evaluation: Evaluation, out: Path) -> dict[str, Figure]:
@@ -32,52 +29,49 @@ def write_report(evaluation: Evaluation, out: Path) -> dict[str, Figure]:
         OSError: if a file cannot be written.
     """
     drawn = _draw(evaluation)
-    images = {name: _png(figure) for name, figure in drawn.items()}
-    (out / FIGURES_DIRECTORY).mkdir(parents=True, exist_ok=True)
-    for name, image in images.items():
-        (out / FIGURES_DIRECTORY / f"{name}.png").write_bytes(image)
-    write_text(out / JSON_FILE, json.dumps(to_json(evaluation), indent=1, ensure_ascii=False, allow_nan=False))
-    write_text(out / PAGE_FILE, page(evaluation, images))
+    images = {name: parts.png(figure) for name, figure in drawn.items()}
+    parts.write(out, images, JSON_FILE, to_json(evaluation), page(evaluation, images))
     return drawn
 
 
 def _draw(evaluation: Evaluation) -> dict[str, Figure]:
     """Draw all figures of the report; return them by name."""
-    (truth, generated), parts = evaluation.shown, evaluation.breakdown
+    (truth, generated), breakdown = evaluation.shown, evaluation.breakdown
     drawn = {
         "marginals": figures.marginals(truth, generated),
         "multiplicity_by_energy": figures.multiplicity_by_energy(truth, generated),
-        "cells": breakdown_figures.cell_map(parts.cells),
+        "cells": breakdown_figures.cell_map(breakdown.cells),
         "lateral_profile": figures.lateral_profile(truth, generated),
         "energy_spectrum": figures.energy_spectrum(truth, generated),
         "energy_radius_map": figures.energy_radius_map(truth, generated),
-        "bins": breakdown_figures.heat_map(parts.bins),
+        "bins": breakdown_figures.heat_map(breakdown.bins),
         "event_displays": figures.event_displays(truth, generated),
     }
     if evaluation.calibration is not None:
         drawn["calibration"] = breakdown_figures.calibration_histogram(evaluation.calibration)
-        drawn["calibration_cells"] = breakdown_figures.calibration_map(parts.pit_cells)
+        drawn["calibration_cells"] = breakdown_figures.calibration_map(breakdown.pit_cells)
     return drawn
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """Return all numbers for JSON; a missing one is {"absent": reason}, an infinite distance {"absent": "infinite"}."""
-    parts = evaluation.breakdown
+    breakdown = evaluation.breakdown
     return {
         "format": FORMAT,
         "about": evaluation.about,
         "warnings": evaluation.warnings,
         "verdicts": {headline.name: judge(evaluation, headline) for headline in HEADLINES},
         "numbers": _by_sample(evaluation.numbers),
-        "cells": [dataclasses.asdict(cell) | {"ratio": _number(cell.ratio)} for cell in parts.cells],
-        "pit_cells": [dataclasses.asdict(cell) | {"distance": _number(cell.distance)} for cell in parts.pit_cells],
+        "cells": [dataclasses.asdict(cell) | {"ratio": _number(cell.ratio)} for cell in breakdown.cells],
+        "pit_cells": [dataclasses.asdict(cell) | {"distance": _number(cell.distance)} for cell in breakdown.pit_cells],
         "bins": [
-            dataclasses.asdict(part.region) | {"events": part.events} | _by_sample(part.numbers) for part in parts.bins
+            dataclasses.asdict(part.region) | {"events": part.events} | _by_sample(part.numbers)
+            for part in breakdown.bins
         ],
         "hard_cases": [
             {"name": case.name, "true_events": case.true_events, "generated_events": case.events[GENERATED]}
             | _by_sample(case.numbers)
-            for case in parts.hard_cases
+            for case in breakdown.hard_cases
         ],
     }
 
@@ -111,9 +105,3 @@ def _number(number: Number) -> dict[str, Any]:
     if not math.isfinite(number.value):
         return {"absent": "infinite"}
     return {"value": number.value, "error": number.error}
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    return buffer.getvalue()

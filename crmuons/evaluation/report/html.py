@@ -1,6 +1,5 @@
 """Write an evaluation as one HTML page with its figures inside, for readers who do not know crmuons."""
 
-import base64
 import html
 from collections.abc import Iterator, Sequence
 
@@ -11,7 +10,9 @@ from crmuons.evaluation.metrics.distances import QUANTITIES, SCORED, Missing, Nu
 from crmuons.evaluation.metrics.quantities import LABELS
 from crmuons.evaluation.metrics.ratios import EVENT_TAILS, MUON_TAILS
 from crmuons.evaluation.reference import GENERATED, NULL
+from crmuons.evaluation.report import parts
 from crmuons.evaluation.report.criteria import AT_FLOOR, HEADLINES, MISSED, PASS, UNDECIDED, describe_bar, judge, show
+from crmuons.evaluation.report.parts import table, td
 
 CLASSES = {AT_FLOOR: "good", PASS: "good", UNDECIDED: "fair", MISSED: "bad"}
 DISTANCES = tuple(f"w1_{name}" for name in QUANTITIES)
@@ -111,48 +112,22 @@ CAPTIONS = {
 def page(evaluation: Evaluation, images: dict[str, bytes]) -> str:
     """Return the report as one HTML page with its figures inside."""
     body = "\n".join(_sections(evaluation, images))
-    title = html.escape(f"Evaluation: {evaluation.about.get('candidate', 'generated events')}")
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
-        f'<meta name="viewport" content="width=device-width">\n<style>{STYLE}</style></head>\n'
-        f"<body><h1>{title}</h1>\n{body}\n</body></html>\n"
-    )
+    return parts.document(f"Evaluation: {evaluation.about.get('candidate', 'generated events')}", body)
 
 
 def _sections(evaluation: Evaluation, images: dict[str, bytes]) -> Iterator[str]:
-    yield f"<p>{INTRODUCTION}</p>" + _about(evaluation)
-    if evaluation.warnings:
-        yield (
-            "<h2>Warnings</h2><ul class='warnings'>"
-            + "".join(f"<li>{html.escape(warning)}</li>" for warning in evaluation.warnings)
-            + "</ul>"
-        )
+    yield f"<p>{INTRODUCTION}</p>" + parts.definitions(evaluation.about) + parts.warning_list(evaluation.warnings)
     yield f"<h2>Verdict</h2><p>{READING}</p>" + _headline_table(evaluation)
-    yield "<h2>Overview</h2>" + _figures(images, "marginals", "multiplicity_by_energy", "cells")
+    yield "<h2>Overview</h2>" + parts.figures(images, CAPTIONS, "marginals", "multiplicity_by_energy", "cells")
     if evaluation.calibration is not None:
-        yield "<h2>Calibration of the number of muons</h2>" + _figures(images, "calibration", "calibration_cells")
-    yield "<h2>Dependence on the primary</h2>" + _figures(images, "bins") + _bin_tables(evaluation)
+        yield "<h2>Calibration of the number of muons</h2>" + parts.figures(
+            images, CAPTIONS, "calibration", "calibration_cells"
+        )
+    yield "<h2>Dependence on the primary</h2>" + parts.figures(images, CAPTIONS, "bins") + _bin_tables(evaluation)
     yield "<h2>Hard cases</h2>" + _hard_table(evaluation)
     yield "<h2>All distances and rates</h2>" + _full_table(evaluation)
-    yield "<h2>Muons</h2>" + _figures(images, "lateral_profile", "energy_spectrum", "energy_radius_map")
-    yield "<h2>Single bundles</h2>" + _figures(images, "event_displays")
-
-
-def _about(evaluation: Evaluation) -> str:
-    texts = {key: f"{value:,}" if isinstance(value, int) else str(value) for key, value in evaluation.about.items()}
-    entries = (
-        f"<dt>{html.escape(key.replace('_', ' '))}</dt><dd>{html.escape(text)}</dd>" for key, text in texts.items()
-    )
-    return f"<dl>{''.join(entries)}</dl>"
-
-
-def _figures(images: dict[str, bytes], *names: str) -> str:
-    return "".join(
-        f"<figure><img alt='{html.escape(CAPTIONS[name])}' "
-        f"src='data:image/png;base64,{base64.b64encode(images[name]).decode()}'>"
-        f"<figcaption>{html.escape(CAPTIONS[name])}</figcaption></figure>"
-        for name in names
-    )
+    yield "<h2>Muons</h2>" + parts.figures(images, CAPTIONS, "lateral_profile", "energy_spectrum", "energy_radius_map")
+    yield "<h2>Single bundles</h2>" + parts.figures(images, CAPTIONS, "event_displays")
 
 
 def _headline_table(evaluation: Evaluation) -> str:
@@ -161,12 +136,12 @@ def _headline_table(evaluation: Evaluation) -> str:
     rows = []
     for headline in HEADLINES:
         verdict = judge(evaluation, headline)
-        cells = [_td(html.escape(headline.title), "name")]
+        cells = [td(html.escape(headline.title), "name")]
         cells += [_cell(evaluation.numbers[sample].get(headline.name)) for sample in (GENERATED, NULL, *baselines)]
-        cells.append(_td(html.escape(describe_bar(headline, evaluation.numbers[NULL][headline.name]))))
-        rows.append("".join([*cells, _td(verdict, CLASSES.get(verdict, ""))]))
+        cells.append(td(html.escape(describe_bar(headline, evaluation.numbers[NULL][headline.name]))))
+        rows.append("".join([*cells, td(verdict, CLASSES.get(verdict, ""))]))
     names = [headline.name for headline in HEADLINES]
-    return _table(head, rows) + _reasons({name: evaluation.numbers[GENERATED].get(name) for name in names})
+    return table(head, rows) + _reasons({name: evaluation.numbers[GENERATED].get(name) for name in names})
 
 
 def _full_table(evaluation: Evaluation) -> str:
@@ -183,10 +158,10 @@ def _sample_table(numbers: dict[str, Numbers], names: Sequence[str]) -> str:
     samples = [GENERATED, NULL, *_baselines(numbers)]
     head = ["figure", *("floor" if sample == NULL else sample for sample in samples)]
     rows = [
-        _td(html.escape(_title(name)), "name") + "".join(_cell(numbers[sample].get(name)) for sample in samples)
+        td(html.escape(_title(name)), "name") + "".join(_cell(numbers[sample].get(name)) for sample in samples)
         for name in names
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _bin_tables(evaluation: Evaluation) -> str:
@@ -207,12 +182,12 @@ def _hard_table(evaluation: Evaluation) -> str:
         for sample in samples:
             first = f"<td class='name' rowspan='{len(samples)}'>{name}</td>" if sample == GENERATED else ""
             figures = "".join(_cell(case.numbers[sample].get(figure)) for figure in HARD_FIGURES)
-            rows.append(first + _td("floor" if sample == NULL else sample) + figures)
+            rows.append(first + td("floor" if sample == NULL else sample) + figures)
     note = (
         "Events or muons that are rare, or at the edge of the range of primaries. The rate is ideal at 1. In a case of "
         "muons, the events are those that have such muons, and N counts only these muons."
     )
-    return f"<p>{note}</p>" + _table(["case", "sample", *HARD_FIGURES.values()], rows)
+    return f"<p>{note}</p>" + table(["case", "sample", *HARD_FIGURES.values()], rows)
 
 
 def _baselines(numbers: dict[str, Numbers]) -> list[str]:
@@ -239,36 +214,7 @@ def _reasons(numbers: dict[str, Number | None]) -> str:
 
 def _cell(number: Number | None) -> str:
     if number is None:
-        return _td("")
+        return td("")
     if isinstance(number, Missing):
         return f"<td class='absent' title='{html.escape(number.reason, quote=True)}'>absent</td>"
-    return _td(show(number))
-
-
-def _td(text: str, kind: str = "") -> str:
-    return f"<td class='{kind}'>{text}</td>" if kind else f"<td>{text}</td>"
-
-
-def _table(head: Sequence[str], rows: Sequence[str]) -> str:
-    header = "".join(f"<th>{html.escape(text)}</th>" for text in head)
-    body = "".join(f"<tr>{row}</tr>" for row in rows)
-    return f"<div class='wide'><table><thead><tr>{header}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 1180px; margin: 2em auto; padding: 0 1em; }
-h1 { font-size: 1.5em; overflow-wrap: anywhere; }
-h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ccc; }
-p { max-width: 60em; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1em 1em; } dt { color: #666; } dd { margin: 0; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92em; }
-th, td { padding: .3em .7em; text-align: right; border-bottom: 1px solid #e3e3e3; white-space: nowrap; }
-th { border-bottom: 2px solid #999; }
-th:first-child, td.name { text-align: left; white-space: normal; } td.name { min-width: 13em; }
-td.absent { color: #999; text-decoration: underline dotted; cursor: help; } ul.absent { color: #666; font-size: .92em; }
-.good { background: #d9f0d9; } .fair { background: #fdf3cd; } .bad { background: #f8d7d3; }
-.warnings { background: #fdf3cd; padding: .7em 2em; }
-summary { cursor: pointer; padding: .2em 0; } details[open] { margin-bottom: 1em; }
-figure { margin: 1.6em 0; } img { max-width: 100%; } figcaption { color: #555; max-width: 60em; } small { color: #666; }
-"""
+    return td(show(number))

@@ -316,6 +316,6 @@ def test_an_evaluation_of_another_users_run_ends_well(tmp_path, monkeypatch, cap
     monkeypatch.setattr("crmuons.storage.files.os.access", lambda *words: False)  # Root may write anywhere.
     evaluation = SimpleNamespace(flat=dict, about={"model_step": 1})
     evaluate_command._track_evaluation(tmp_path, evaluation, tmp_path / "report")
-    assert "MLflow does not get this evaluation: " in (said := capsys.readouterr().err)
+    assert "MLflow does not get these results: " in (said := capsys.readouterr().err)
     assert "no permission to write" in said
     assert [path.name for path in tmp_path.rglob("*")] == ["tracking", "journal.jsonl"]

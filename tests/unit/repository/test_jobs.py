@@ -15,6 +15,7 @@ FAILING = {
     "simulate": (["--events", "0", "--out", "out"], "crmuons simulate: "),
     "sweep": (["small.toml", "data.train=/nowhere"], "crmuons sweep: nothing to read at '/nowhere'"),
     "train": (["small.toml", "data.train=/nowhere"], "crmuons train: nothing to read at '/nowhere'"),
+    "validate": (["/nowhere", "--out", "out"], "crmuons validate: nothing to read at '/nowhere'"),
     "wait_for_nodes": (["2", "--seconds=0"], "wait_for_nodes: nothing listens at RAY_ADDRESS"),
 }
 JOBS = sorted(path.stem for path in (Path(__file__).parents[3] / "jobs").glob("*.py") if path.stem != "__init__")

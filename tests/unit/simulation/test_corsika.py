@@ -70,7 +70,8 @@ def test_muons_follow_straight_lines_to_the_plane_across_the_axis(dat, tmp_path)
     # The muon's line meets the plane at `depth` along the axis; its distance from the axis there, without any basis.
     start = np.array([40.0, -70.0, 0.0])
     point = start + momentum * (depth - start @ axis) / (momentum @ axis)
-    assert np.hypot(*found[1:]) == pytest.approx(np.linalg.norm(point - depth * axis), rel=1e-5)
+    # Scattering in the ice moves a muon of this energy by centimetres.
+    assert np.hypot(*found[1:]) == pytest.approx(np.linalg.norm(point - depth * axis), abs=0.3)
     assert found[0] < np.linalg.norm(momentum)
 
 

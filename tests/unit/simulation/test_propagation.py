@@ -8,14 +8,15 @@ from crmuons.data.geometry import slant_depth_m
 from crmuons.simulation import atmosphere
 from crmuons.simulation.propagation import (
     FLUCTUATION_LENGTH,
+    HARD_RADIATION,
     IONISATION,
     MEDIA,
-    RADIATION,
     SOFT_RADIATION,
     complete_water_m,
     least_surface_energy_gev,
     median_surface_energy_gev,
     propagate,
+    scatter,
     water_equivalent_m,
 )
 
@@ -41,14 +42,16 @@ def test_mean_radiative_loss_is_the_gamma_process_transform():
     water = np.full(100_000, 1_800.0)
     low, high = (propagate(np.full_like(water, gev), water, np.random.default_rng(1)) for gev in (1e6, 2e6))
     kept = (high - low) / 1e6  # exp(-B): the loss is linear in the energy.
-    hard = (RADIATION - SOFT_RADIATION) * FLUCTUATION_LENGTH
+    hard = HARD_RADIATION * FLUCTUATION_LENGTH
     expected = np.exp(-SOFT_RADIATION * 1_800) * (1 + hard) ** (-1_800 / FLUCTUATION_LENGTH)
     assert kept.mean() == pytest.approx(expected, abs=5 * kept.std() / np.sqrt(len(kept)))
-    assert -np.log(kept).mean() == pytest.approx(RADIATION * 1_800, rel=0.01)  # The mean of B is b X.
+    assert -np.log(kept).mean() == pytest.approx(
+        (SOFT_RADIATION + HARD_RADIATION) * 1_800, rel=0.01
+    )  # The mean of B is b X.
 
 
 @pytest.mark.parametrize(
-    ("ice_m", "tolerance"), [(500.0, 0.03), (1_000.0, 0.03), (1_950.0, 0.03), (3_000.0, 0.03), (4_000.0, 0.05)]
+    ("ice_m", "tolerance"), [(500.0, 0.03), (1_000.0, 0.03), (1_950.0, 0.06), (3_000.0, 0.08), (4_000.0, 0.08)]
 )
 def test_half_of_the_muons_keep_1_tev_from_the_published_median_energy(ice_m, tolerance):
     energy = np.full(50_000, median_surface_energy_gev(np.array([ice_m]))[0])
@@ -104,6 +107,66 @@ def test_following_a_muon_in_two_steps_is_following_it_in_one():
     assert np.quantile(twice, quantiles) == pytest.approx(np.quantile(once, quantiles), rel=0.02)
 
 
+@pytest.mark.parametrize("water_m", [1_000.0, 3_000.0])
+def test_survival_and_mean_energy_are_those_of_muons_followed_step_by_step(water_m):
+    """Beside a small propagator of another kind: stochastic losses one by one, with tables of a(E) and b(E)."""
+    rng = np.random.default_rng(6)
+    energy = np.geomspace(300, 3e4, 20_000)
+    weight = energy**-2.0  # The muons' spectrum E^-3, per ln E.
+    reference = followed(energy, water_m, rng)
+    model = propagate(energy, np.full_like(energy, water_m), rng)
+    arrived, expected = (weight[after > 1].sum() for after in (model, reference))
+    assert arrived == pytest.approx(expected, rel=0.08)
+    mean, expected_mean = ((weight * after).sum() / weight[after > 1].sum() for after in (model, reference))
+    assert mean == pytest.approx(expected_mean, rel=0.06)
+
+
+# Liquid water, from PUMAS's tables (V. Niess; conventions of Groom, Mokhov and Striganov 2001): ln E, a in GeV/m, and b of
+# bremsstrahlung, pairs and photonuclear interactions in 1e-4 / m.
+LOG_E = np.log([10, 100, 1e3, 1e4, 1e5])
+IONISING = [0.2482, 0.2781, 0.3045, 0.3324, 0.3634]
+RADIATING = (
+    ([0.486, 0.785, 1.043, 1.186, 1.234], lambda v: (4 / 3 - 4 / 3 * v + v * v) / v),
+    ([0.487, 1.094, 1.510, 1.663, 1.698], lambda v: 1 / (v * (1 + v / 0.002) ** 2)),
+    ([0.336, 0.3845, 0.4053, 0.4854, 0.6171], lambda v: (1 - v) / v),
+)
+
+
+def followed(energy, water_m, rng, step_m=25.0):
+    """Follow muons in steps; losses of more than a hundredth of the energy come one by one, the others evenly."""
+    share = np.geomspace(1e-6, 1, 4_001)[:-1]
+    energy = energy.copy()
+    for _ in range(int(water_m / step_m)):
+        log = np.log(np.maximum(energy, 1.0))
+        lost = np.interp(log, LOG_E, IONISING) * step_m
+        kept = np.ones_like(energy)
+        for table, shape in RADIATING:
+            number = shape(share) * share  # Per ln v.
+            number /= (number * share).sum()  # So that the mean loss is 1.
+            hard = share > 0.01
+            mean = np.interp(log, LOG_E, table) * 1e-4 * step_m
+            kept *= np.exp(-mean * (number * share)[~hard].sum())
+            jumps = rng.poisson(mean * number[hard].sum())
+            cumulative = np.cumsum(number[hard]) / number[hard].sum()
+            for most in range(jumps.max()):
+                jump = np.interp(rng.random(len(energy)), cumulative, share[hard])
+                kept *= np.where(jumps > most, 1 - jump, 1.0)
+        energy = np.where(energy > 1, np.maximum(energy * kept - lost, 0.0), 0.0)
+    return energy
+
+
+def test_scattering_adds_up_over_the_way_and_turns_as_it_moves():
+    before, after, water = (np.full(200_000, value) for value in (1_000.0, 300.0, 2_000.0))
+    shift, angle = scatter(before, after, water, np.random.default_rng(7))
+    distance = np.linspace(0, 2_000, 20_001)  # From the end.
+    growth = (13.6e-3 * 1.33) ** 2 / 0.3608 / (300 + 0.35 * distance) ** 2
+    moments = [np.trapezoid(growth * distance**power, distance) for power in (0, 1, 2)]
+    assert angle.var(axis=1) == pytest.approx([moments[0]] * 2, rel=0.02)
+    assert (shift * angle).mean(axis=1) == pytest.approx([moments[1]] * 2, rel=0.02)
+    assert shift.var(axis=1) == pytest.approx([moments[2]] * 2, rel=0.02)
+    assert np.sqrt(moments[2]) == pytest.approx(1.99, rel=0.01)  # Metres, for a muon that ends with 300 GeV.
+
+
 def test_no_muon_below_the_least_surface_energy_arrives_and_some_just_above_do():
     water = np.full(100_000, 1_800.0)
     least = least_surface_energy_gev(water, 10.0)
@@ -133,3 +196,19 @@ def test_air_above_a_height_falls_by_e_in_one_scale_height():
     air = np.array([100.0, 100.0 / np.e])
     high, higher = atmosphere.height_m(air)
     assert higher - high == pytest.approx(atmosphere.SCALE_HEIGHT_M)
+
+
+def test_air_takes_2_gev_from_a_vertical_muon_and_decay_few_of_100_gev():
+    one = np.ones(1)
+    assert atmosphere.air_loss_gev(one, 0.0) == pytest.approx([2.2e-3 * 930])
+    # 16.1 km against gamma c tau = 100 / 0.1057 * 658.6 m = 623 km.
+    assert atmosphere.survival(100 * one, atmosphere.typical_path_m(one, 0.0)) == pytest.approx(
+        [np.exp(-16.1 / 623.4)], abs=1e-4
+    )
+
+
+def test_the_field_across_a_track_is_the_whole_field_less_what_lies_along_it():
+    one = np.ones(1)
+    assert atmosphere.transverse_field(one, 0 * one) == pytest.approx([16.811e-6])
+    along = 51.890 / np.hypot(51.890, 16.811)
+    assert atmosphere.transverse_field(along * one, 0 * one) == pytest.approx([0.0], abs=1e-8)

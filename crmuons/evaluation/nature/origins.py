@@ -1,0 +1,57 @@
+"""Find in the files of a data set how its primaries were drawn and its muons followed."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from crmuons.data import arrow, manifest
+from crmuons.generation.request import REQUEST_FILE
+from crmuons.storage import files
+from crmuons.storage.output import Output
+
+NEEDED = ("energy_gev", "gamma", "threshold_gev", "medium")  # Fields of weights.Drawn, and of the metadata's settings.
+AT_THE_DEPTH = ("threshold_gev", "medium")  # What a conversion knows.
+
+
+def recorded(sources: Sequence[str]) -> dict[str, Any]:
+    """Return what the files record, by the names of NEEDED: all of a simulation, some of a conversion or generation.
+
+    Raises:
+        FileNotFoundError: if there are no files.
+        ValueError: if a file is not Parquet, or two files differ.
+    """
+    found: dict[str, str] = {}
+    for file in manifest.event_files(sources):
+        if file.url.endswith(files.PARQUET_SUFFIXES):
+            found.setdefault(json.dumps(_of_file(file), sort_keys=True), file.url)
+    if len(found) > 1:
+        (one, first), (other, second) = list(found.items())[:2]
+        msg = f"{first} was made with {one}, and {second} with {other}: validate them one by one"
+        raise ValueError(msg)
+    return json.loads(next(iter(found), "{}")) | _of_generation(sources)
+
+
+def _of_file(file: files.File) -> dict[str, Any]:
+    try:
+        with files.open_file(file.url, file.size) as opened:
+            origin = arrow.read_origin(pq.read_metadata(opened)) or {}
+    except pa.ArrowInvalid as error:
+        msg = f"{file.url} is not a Parquet file, or is truncated ({error}); write it again, or leave it out"
+        raise ValueError(msg) from error
+    settings = origin.get("settings")
+    names = NEEDED if origin.get("command") == "simulate" else AT_THE_DEPTH
+    return {name: settings[name] for name in names if name in settings} if isinstance(settings, dict) else {}
+
+
+def _of_generation(sources: Sequence[str]) -> dict[str, Any]:
+    """Return energies and power of a data set that `crmuons generate --spectrum` made."""
+    if len(sources) != 1 or any(sign in sources[0] for sign in "*?["):
+        return {}
+    output = Output.at(sources[0])
+    if REQUEST_FILE not in output.names():
+        return {}
+    spectrum = json.loads(output.read(REQUEST_FILE)).get("primaries", {}).get("spectrum")
+    return {} if spectrum is None else {name: spectrum[name] for name in ("energy_gev", "gamma")}
