@@ -140,8 +140,8 @@ def test_ctrl_c_in_the_second_does_not_end_the_first_and_readers_read(bench, sta
     said = output(
         bench.crmuons("evaluate", "--model", "runs/long", "--truth", "data", "--out", "report", "--events", "300"), 0
     )
-    assert "MLflow does not get this evaluation" in said
-    assert "evaluate again when it has ended" in said
+    assert "MLflow does not get these results" in said
+    assert "give the same command when it has ended" in said
     assert first.poll() is None
     first.send_signal(signal.SIGINT)
     output(first, 130)
