@@ -33,21 +33,36 @@ class SetLayer(nn.Module):
         return muons + self.act(self.out(mixed)), event
 
 
-class SetGenerator(nn.Module):
+class SetNetwork(nn.Module):
+    """The part that generator and critic share: embeddings of muons and events, and the layers that mix them."""
+
+    def __init__(self, event_inputs: int, muon_inputs: int, width: int, layers: int) -> None:
+        super().__init__()
+        # A seed draws the initial weights in this order, and optimizers number their states by it: keep it.
+        self.act = nn.LeakyReLU(SLOPE)
+        self.context = nn.Sequential(nn.Linear(event_inputs, width), self.act, nn.Linear(width, width), self.act)
+        self.embed = nn.Linear(muon_inputs, width)
+        self.embed_event = nn.Linear(width, width)
+        self.layers = nn.ModuleList(SetLayer(width) for _ in range(layers))
+
+    def mix(
+        self, muons: Float[Tensor, "muons inputs"], event: Float[Tensor, "events inputs"], ragged: Ragged
+    ) -> tuple[Float[Tensor, "muons width"], Float[Tensor, "events width"]]:
+        """Return the states of muons and events after all layers."""
+        event = self.context(event)
+        muons = self.act(self.embed(muons) + ragged.broadcast(self.embed_event(event)))
+        for layer in self.layers:
+            muons, event = layer(muons, event, ragged)
+        return muons, event
+
+
+class SetGenerator(SetNetwork):
     """Generator of muon features from the noise of the shower and of each muon."""
 
     def __init__(self, model: Model, num_features: int) -> None:
-        super().__init__()
-        width = model.width
+        super().__init__(5 + model.shower_latents, model.muon_latents, model.width, model.layers)
         self.shower_latents, self.muon_latents = model.shower_latents, model.muon_latents
-        self.act = nn.LeakyReLU(SLOPE)
-        self.context = nn.Sequential(
-            nn.Linear(5 + model.shower_latents, width), self.act, nn.Linear(width, width), self.act
-        )
-        self.embed = nn.Linear(model.muon_latents, width)
-        self.embed_event = nn.Linear(width, width)
-        self.layers = nn.ModuleList(SetLayer(width) for _ in range(model.layers))
-        self.out = nn.Linear(width, num_features)
+        self.out = nn.Linear(model.width, num_features)
 
     def forward(
         self,
@@ -56,15 +71,12 @@ class SetGenerator(nn.Module):
         muon_noise: Float[Tensor, "muons m"],
         ragged: Ragged,
     ) -> Float[Tensor, "muons features"]:
-        event = self.context(torch.cat([condition, shower_noise], dim=1))
-        muons = self.act(self.embed(muon_noise) + ragged.broadcast(self.embed_event(event)))
-        for layer in self.layers:
-            muons, event = layer(muons, event, ragged)
+        muons, _ = self.mix(muon_noise, torch.cat([condition, shower_noise], dim=1), ragged)
         result: Tensor = self.out(muons)
         return result
 
 
-class SetCritic(nn.Module):
+class SetCritic(SetNetwork):
     """Critic that gives each event one unbounded score.
 
     The first layer of the head is multiplied by sqrt(N), so that it compares the mean over an event's muons with its
@@ -73,22 +85,14 @@ class SetCritic(nn.Module):
     """
 
     def __init__(self, model: Model, num_features: int) -> None:
-        super().__init__()
         width = model.width
-        self.act = nn.LeakyReLU(SLOPE)
-        self.context = nn.Sequential(nn.Linear(5, width), self.act, nn.Linear(width, width), self.act)
-        self.embed = nn.Linear(num_features, width)
-        self.embed_event = nn.Linear(width, width)
-        self.layers = nn.ModuleList(SetLayer(width) for _ in range(model.critic_layers))
+        super().__init__(5, num_features, width, model.critic_layers)
         self.head = nn.Sequential(nn.Linear(2 * width, width), self.act, nn.Linear(width, 1))
 
     def forward(
         self, features: Float[Tensor, "muons features"], condition: Float[Tensor, "events 5"], ragged: Ragged
     ) -> Float[Tensor, " events"]:
-        event = self.context(condition)
-        muons = self.act(self.embed(features) + ragged.broadcast(self.embed_event(event)))
-        for layer in self.layers:
-            muons, event = layer(muons, event, ragged)
+        muons, event = self.mix(features, condition, ragged)
         deviation = self.head[0](torch.cat([ragged.mean(muons), event], dim=1)) * ragged.divisors.sqrt()
         result: Tensor = self.head[1:](deviation)[:, 0]
         return result

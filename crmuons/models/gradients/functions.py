@@ -51,15 +51,28 @@ from crmuons.models.ragged import Ragged
 def scores_and_sq_grad_norms(
     critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged
 ) -> tuple[Tensor, Tensor]:
-    """Return the score and the squared gradient norm of each event [events], the numbers of `losses.gradient_norms`.
+    """Return the score and the squared gradient norm of each event [events], the numbers of `gradient_norms`.
 
     They can be differentiated once, in the critic's weights and in the condition.
     """
     if not isinstance(critic, SetCritic):
-        return _by_autograd(critic, features, condition, ragged)
+        return gradient_norms(critic, features, condition, ragged)
     scores, squared_norms = _by_hand(critic, features, condition, ragged, with_norms=True)
     assert squared_norms is not None
     return scores, squared_norms
+
+
+def gradient_norms(critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged) -> tuple[Tensor, Tensor]:
+    """Return the score of each event [events], and the squared norm of its gradient in the event's muons, by autograd.
+
+    The norm runs over all muons of an event (Gulrajani et al. 2017, arXiv:1704.00028). An equal shift of N muons has
+    sqrt(N) times the norm of the shift of one muon; it is also sqrt(N) times more significant against their scatter.
+    """
+    features = features.detach().requires_grad_()
+    scores = critic(features, condition, ragged)
+    # The graph of the gradient is kept: the norm is differentiated again, in the critic's weights.
+    (gradient,) = torch.autograd.grad(scores.sum(), features, create_graph=True)
+    return scores, ragged.sum((gradient**2).sum(dim=1, keepdim=True))[:, 0]
 
 
 def scores(critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged) -> Tensor:
@@ -92,13 +105,6 @@ def _by_hand(
         critic, ragged, with_norms, features, critic.context(condition), *_weights_after_context(critic)
     )
     return result
-
-
-def _by_autograd(critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged) -> tuple[Tensor, Tensor]:
-    features = features.detach().requires_grad_()
-    scores = critic(features, condition, ragged)
-    (gradient,) = torch.autograd.grad(scores.sum(), features, create_graph=True)  # For the second derivative.
-    return scores, ragged.sum((gradient**2).sum(dim=1, keepdim=True))[:, 0]
 
 
 def _weights_after_context(network: nn.Module) -> list[Tensor]:
