@@ -21,6 +21,7 @@ from crmuons.storage.files import File
 
 MIN_SLICES = 64  # A few files are cut into at least this many slices, so that every rank gets some of each epoch,
 MIN_SLICE_BYTES = 4 * 2**20  # but never smaller than this: a slice decodes every row group that it touches.
+# With a single segment an epoch one rank would read it all, and the others nothing.
 MIN_SEGMENTS = 8
 MAX_SLICE_BYTES = 64 * 2**20
 
@@ -35,6 +36,7 @@ class FileSlice:
 
     def rows(self, number: int) -> range:
         """Return the slice's rows if the file has `number` rows."""
+        # Integers alone: the shares meet without a gap or an overlap, whatever the number of rows.
         return range(number * self.part // self.parts, number * (self.part + 1) // self.parts)
 
     @property
@@ -80,6 +82,7 @@ def _num_parts(file: File, num_files: int, max_bytes: int) -> int:
 
 def permutation(slices: Sequence[FileSlice], seed: int, epoch: int) -> list[FileSlice]:
     """Return the slices in the order of an epoch."""
+    # A function of seed and epoch, so that every rank and a resumed run draw the same order without a message.
     order = np.random.default_rng([seed, epoch]).permutation(len(slices))
     return [slices[index] for index in order]
 
@@ -141,6 +144,7 @@ class ReadPlan:
         current = [self._event_position(rank, *position) for rank, position in enumerate(positions)]
         # An epoch of the backlog has begun, even if no rank has reached it yet: it must not be read whole again.
         last = max(self.base_epoch - 1, *(epoch for epoch, _, _ in current))
+        # Oldest epochs first; and every rank must compute the same list.
         left = sorted(
             entry for rank, (index, taken) in enumerate(positions) for entry in self._left(rank, index, taken, last)
         )

@@ -21,6 +21,7 @@ class SetLayer(nn.Module):
         self.pool = nn.Linear(width, width)
         self.event = nn.Linear(width, width)
         self.event_to_muon = nn.Linear(width, width)
+        # No bias: the one of `event_to_muon` adds to the same numbers.
         self.muon = nn.Linear(width, width, bias=False)
         self.out = nn.Linear(width, width)
         self.act = nn.LeakyReLU(SLOPE)
@@ -28,6 +29,7 @@ class SetLayer(nn.Module):
     def forward(
         self, muons: Float[Tensor, "muons width"], event: Float[Tensor, "events width"], ragged: Ragged
     ) -> tuple[Float[Tensor, "muons width"], Float[Tensor, "events width"]]:
+        # Residual: a gradient reaches the first layer whatever the number of layers.
         event = event + self.act(self.pool(ragged.mean(muons)) + self.event(event))
         mixed = self.act(self.muon(muons) + ragged.broadcast(self.event_to_muon(event)))
         return muons + self.act(self.out(mixed)), event
@@ -41,6 +43,7 @@ class SetNetwork(nn.Module):
         # A seed draws the initial weights in this order, and optimizers number their states by it: keep it.
         self.act = nn.LeakyReLU(SLOPE)
         self.context = nn.Sequential(nn.Linear(event_inputs, width), self.act, nn.Linear(width, width), self.act)
+        # Two biases that add to the same numbers, where one would do: saved models hold both.
         self.embed = nn.Linear(muon_inputs, width)
         self.embed_event = nn.Linear(width, width)
         self.layers = nn.ModuleList(SetLayer(width) for _ in range(layers))
@@ -86,6 +89,7 @@ class SetCritic(SetNetwork):
 
     def __init__(self, model: Model, num_features: int) -> None:
         width = model.width
+        # 5: the standardised primary (4) and log10 N.
         super().__init__(5, num_features, width, model.critic_layers)
         self.head = nn.Sequential(nn.Linear(2 * width, width), self.act, nn.Linear(width, 1))
 
@@ -93,6 +97,7 @@ class SetCritic(SetNetwork):
         self, features: Float[Tensor, "muons features"], condition: Float[Tensor, "events 5"], ragged: Ragged
     ) -> Float[Tensor, " events"]:
         muons, event = self.mix(features, condition, ragged)
+        # An event without muons, a dummy of a padded batch, counts as N = 1, so that its score is finite.
         deviation = self.head[0](torch.cat([ragged.mean(muons), event], dim=1)) * ragged.divisors.sqrt()
         result: Tensor = self.head[1:](deviation)[:, 0]
         return result
@@ -103,6 +108,7 @@ class PredecessorGenerator(nn.Module):
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
+        # Sizes and activations are the predecessor's, for comparisons; no setting changes them.
         self.shower_latents, self.muon_latents = 32, 16
         self.context = nn.Sequential(nn.Linear(5 + 32, 128), nn.ReLU(), nn.Linear(128, 256), nn.LayerNorm(256))
         self.local = nn.Sequential(
@@ -135,6 +141,7 @@ class PredecessorCritic(nn.Module):
     def forward(
         self, features: Float[Tensor, "muons features"], condition: Float[Tensor, "events 5"], ragged: Ragged
     ) -> Float[Tensor, " events"]:
+        # The predecessor's critic does not see N.
         primaries = condition[:, :4]
         local = self.local(torch.cat([ragged.broadcast(primaries), features], dim=1))
         highest = ragged.max(local)

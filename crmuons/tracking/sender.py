@@ -27,6 +27,12 @@ LONGEST_PAUSE = 60.0  # Seconds between attempts while a server does not answer.
 LAST_ATTEMPTS = 2  # At the end of a run: failures in a row after which `crmuons sync` must send the rest.
 
 
+def pause_s(failures: int) -> float:
+    """Return the seconds to wait after a number of failures in a row."""
+    # 2**1024 is no float: without the limit the thread would die after 17 hours without a server.
+    return min(SECONDS_BETWEEN_BATCHES * 2 ** min(failures, 10), LONGEST_PAUSE)
+
+
 def sync(directory: Path, to: str | None = None) -> tuple[int, str]:
     """Send the journal entries of a run that the server does not have.
 
@@ -51,6 +57,7 @@ def sync(directory: Path, to: str | None = None) -> tuple[int, str]:
     with _locked(directory) as journal:
         server, files = _server(journal, to)
         if journal.status == "RUNNING":
+            # This process has the lock, so that of the run is gone, and it logged no end.
             journal.append("status", status="KILLED")
         num_sent = 0
         with progress(server.pending, unit="entries", what="sync") as bar:
@@ -237,6 +244,6 @@ class _Delivery(threading.Thread):
 
     def _pause(self, failures: int) -> None:
         if not self._closing.is_set():
-            self._closing.wait(min(SECONDS_BETWEEN_BATCHES * 2**failures, LONGEST_PAUSE))
+            self._closing.wait(pause_s(failures))
         elif failures:
             time.sleep(SECONDS_BEFORE_LAST_ATTEMPT)

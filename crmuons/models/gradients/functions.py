@@ -126,6 +126,7 @@ class _ScoresAndSqGradNorms(torch.autograd.Function):
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor | None]:
         del weights  # The critic holds them; as arguments, autograd asks for their gradients.
+        # Without a penalty the norms get no gradient: None, which leaves work out, instead of zeros to compute with.
         ctx.set_materialize_grads(False)
         ctx.critic_pass = SetCriticPass(critic, ragged, event.dtype)
         ctx.features, ctx.event = features.to(event.dtype), event
@@ -133,6 +134,7 @@ class _ScoresAndSqGradNorms(torch.autograd.Function):
         ctx.input_gradient = ctx.critic_pass.input_gradient()
         if not with_norms:
             return scores, None
+        # bfloat16 has 8 significant bits, too few to add the squares of thousands of muons.
         precise = ctx.input_gradient.to(torch.promote_types(event.dtype, torch.float32))
         squared = ragged.sum((precise**2).sum(dim=1, keepdim=True))[:, 0]
         return scores, squared
@@ -142,7 +144,9 @@ class _ScoresAndSqGradNorms(torch.autograd.Function):
         ragged, event = ctx.critic_pass.ragged, ctx.event
         bias_coefficient = event.new_zeros(len(event), 1) if d_scores is None else d_scores[:, None]
         per_muon = ragged.broadcast(bias_coefficient)
+        # Of the scores alone. No loss differentiates the norms in the features: that would need another derivative.
         d_features = per_muon * ctx.input_gradient if ctx.needs_input_grad[3] else None
+        # The generator's update: the critic's weights and the context need no gradient, so no tangent is computed.
         if not any(ctx.needs_input_grad[4:]):
             return (None, None, None, d_features, *(None for _ in ctx.needs_input_grad[4:]))
         tangent = per_muon * ctx.features

@@ -64,6 +64,7 @@ class _Adler32:
     """Adler-32 (RFC 1950) with the interface of hashlib."""
 
     def __init__(self) -> None:
+        # Adler-32 of no bytes.
         self._value = 1
 
     def update(self, block: bytes) -> None:
@@ -75,6 +76,7 @@ class _Adler32:
 
 ALGORITHMS: dict[str, Callable[[], Any]] = {
     "adler32": _Adler32,
+    # It finds damage, not forgery; Pythons built for FIPS refuse md5 otherwise.
     "md5": lambda: hashlib.md5(usedforsecurity=False),
     OURS: hashlib.sha256,
 }

@@ -84,6 +84,7 @@ class Stager:
             wanted = set(chain.from_iterable(self._windows))
             for use in self._held.keys() - wanted:
                 self._release(use)
+            # Without this the two sets would grow with every epoch.
             self._past &= wanted
             self._counted &= wanted
             self._changed.notify_all()
@@ -113,7 +114,9 @@ class Stager:
             with self._changed:
                 self._active.discard(use)
                 if held is None:
+                    # No room, or a failure: files that are released meanwhile make room.
                     self._changed.wait(RETRY_S)
+                # Its window has passed during the download.
                 elif self._closed or use not in self._pending():
                     held.release()
                     self._maybe_evict(use)

@@ -46,6 +46,7 @@ def download_file(cache: CacheDir, file: File, lock: FileLock) -> None:
                     _finish(file, computed, lock)
                 return
             with cache.faults():
+                # From the start again: which of the bytes are wrong is unknown.
                 part.write_bytes(b"")
     with cache.faults():
         part.unlink()
@@ -78,6 +79,7 @@ def _fetch(cache: CacheDir, file: File, part: Path, *, anew: bool) -> None:
             if not block:
                 msg = f"{file.url} ended after {start} of {file.size} bytes; it has changed: list it again under a new run"
                 raise ChangedError(msg)
+            # Around the writing alone, so that a full disk is not taken for a fault of the server.
             with cache.faults(), part.open("ab") as target:
                 target.write(block)
             start += len(block)
@@ -112,4 +114,5 @@ def _finish(file: File, checksum: Checksum, lock: FileLock) -> None:
     record = json.dumps({"url": file.url, "size": file.size, "checksum": str(checksum)}).encode()
     os.ftruncate(lock.descriptor, 0)
     os.pwrite(lock.descriptor, record, 0)
+    # After the record: a file of the final name always has one.
     part_of(lock).rename(whole_of(lock))
