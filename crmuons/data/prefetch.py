@@ -68,6 +68,7 @@ class Prefetcher(Iterator[T], Generic[T]):
         self._thread.join(timeout=CLOSE_S)
 
     def _run(self, source: Iterable[T]) -> None:
+        # The queue carries the end too: the reader cannot see whether the thread lives.
         end = _Ended(None)
         try:
             for entry in source:

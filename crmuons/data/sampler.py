@@ -76,6 +76,7 @@ def cut_files(files: Sequence[File], max_bytes: int = MAX_SLICE_BYTES) -> list[F
 
 def _num_parts(file: File, num_files: int, max_bytes: int) -> int:
     desired = math.ceil(MIN_SLICES / num_files) if num_files < MIN_SLICES else 1
+    # The memory limit goes before the wish for few slices.
     least = math.ceil(file.size / max_bytes)
     return max(min(desired, file.size // MIN_SLICE_BYTES), least, 1)
 
@@ -110,6 +111,7 @@ class ReadPlan:
     def segments(self, epoch: int) -> list[tuple[FileSlice, ...]]:
         """Return the slices of each segment of an epoch. Every slice is in exactly one segment."""
         total = sum(part.size for part in self.slices)
+        # About segment_bytes in each, which is what is shuffled in memory; none without a slice.
         number = min(len(self.slices), max(MIN_SEGMENTS, math.ceil(total / self.segment_bytes)))
         order = permutation(self.slices, self.seed, epoch)
         bounds = [len(order) * i // number for i in range(number + 1)]
@@ -123,6 +125,7 @@ class ReadPlan:
                 cache[epoch] = self.segments(epoch)
             yield Segment(epoch, number, start, self.seed, cache[epoch][number])
         for epoch in count(self.base_epoch):
+            # Every rank walks through all segments, so that all agree on who reads what without a message.
             for number, slices in enumerate(self.segments(epoch)):
                 if self._reader(epoch, number) == rank:
                     yield Segment(epoch, number, 0, self.seed, slices)

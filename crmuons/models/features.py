@@ -103,6 +103,7 @@ class Features(nn.Module):
         network = muon_to_network(muons)
         self.muon_mean.copy_(network.mean(0))
         self.muon_std.copy_(_spread(network))
+        # The scores before the knots: a larger sample reaches further into the tails.
         self.scores.copy_(_normal_scores(len(muons)))
         for knots, values in zip(self.knots, _polar(muons).unbind(1), strict=True):
             knots.copy_(_quantiles(values, self.scores))

@@ -99,6 +99,7 @@ class SetCritic(SetNetwork):
         muons, event = self.mix(features, condition, ragged)
         # An event without muons, a dummy of a padded batch, counts as N = 1, so that its score is finite.
         deviation = self.head[0](torch.cat([ragged.mean(muons), event], dim=1)) * ragged.divisors.sqrt()
+        # No sigmoid or other bound: a Wasserstein critic's scores are differences, on a scale of their own.
         result: Tensor = self.head[1:](deviation)[:, 0]
         return result
 

@@ -50,6 +50,7 @@ class Ragged:
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "Ragged":
         """Return the same layout on a device. Only the counts are copied; the rest is computed there."""
+        # 8 bytes an event to copy, instead of 8 a muon twice.
         counts = self.counts.to(device, non_blocking=non_blocking)
         return self if counts is self.counts else Ragged(counts, self.num_muons)
 

@@ -19,6 +19,7 @@ def _sum(values, starts, counts, sums, stride, width, ROWS: tl.constexpr, COLUMN
     columns = tl.arange(0, COLUMNS)
     # Single precision for bfloat16 too, whose sums stop growing at 256; ROWS partial sums are added at the end.
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    # One program adds up one event, in a fixed order: the sum is the same in each run, which atomic adds would not be.
     for row in range(0, number, ROWS):
         mask = (row + rows < number)[:, None] & (columns < width)[None, :]
         total += tl.load(values + (first + row + rows)[:, None] * stride + columns[None, :], mask=mask, other=0.0).to(

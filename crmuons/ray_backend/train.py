@@ -70,6 +70,7 @@ class RayLauncher:
             "tracking_uri": tracking_uri,
         }
         try:
+            # Workers on other nodes may not see the run's directory.
             with driver_sync(run) as mirror:
                 _fit(scaling_config(settings.scaling), settings.run, run, payload | {"mirror": mirror})
         except TrainingFailedError as error:

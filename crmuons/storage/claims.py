@@ -82,6 +82,7 @@ class Claims:
         """Write a sign of life."""
         content = json.dumps(record).encode()
         if self.folder is not None:
+            # A reader never sees half a record, which would look like a damaged claim.
             with atomic_file(self.folder / claim.name) as partial:
                 partial.write_bytes(content)
             return

@@ -114,6 +114,7 @@ def is_copy(path: Path, file: File) -> bool:
 
 def _is_same(file: File, size: int, stamp: str | None) -> bool:
     """Return whether size and stamp alone show that a file is the same. Files that no listing gave are not checked."""
+    # Runs of early versions recorded sizes alone.
     unknown = file.stamp is None and file.digest is None
     return unknown or (size == file.size and file.stamp is not None and stamp == file.stamp)
 
@@ -158,6 +159,7 @@ def _checked(opened: IO[bytes], file: File) -> IO[bytes]:
     if file.digest is None:
         return opened
     size = opened.seek(0, os.SEEK_END)
+    # Arrow reads the same bytes next to find the footer: they are kept, and the check costs no request.
     tail = _read_tail(opened, size)
     _compare(file, size, None, _digest(tail))
     return _WithTail(opened, tail, size)  # type: ignore[return-value]  # It has what Arrow and IO[bytes] share.

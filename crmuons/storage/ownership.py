@@ -123,8 +123,7 @@ class Ownership:
         Raises:
             LostError: if another process has taken over.
         """
-        # Half, because another command may take over after STALE_S, and a write takes a while too.
-        if clock() - self._confirmed > STALE_S / 2 and not self._given_up:
+        if clock() - self._confirmed > STALE_S / 2 and not self._given_up:  # After STALE_S another may take over.
             try:
                 self._beat()
             except LostError as error:
@@ -158,7 +157,6 @@ class Ownership:
                 raise self._held_by(claim)
         if self.folder is None:
             files.check_writable(self.place)
-        # An owner that was only asleep finds itself in this list, and ends.
         self._owner = replace(self._owner, superseded=tuple(claim.key for claim in dead))
         self._write_first()
         # Of two processes that have come this far, at least one finds the other in this listing, and both never stay: the

@@ -127,6 +127,7 @@ class Journal:
         with self._path.open("rb") as file:
             file.seek(offset)
             for line in file:
+                # Another process may be writing this line.
                 if not line.endswith(b"\n"):
                     return
                 offset += len(line)
@@ -198,6 +199,7 @@ class Journal:
         self._file.close()
 
     def _write(self, entry: Entry) -> None:
+        # At the only place that writes, so that no kind of entry can forget it.
         line = without_credentials(json.dumps(entry)) + "\n"
         self._file.write(line.encode())
         self._remember(entry)

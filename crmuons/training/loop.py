@@ -212,6 +212,7 @@ class TrainingLoop:
             raise self._explained(error) from error
         metrics = {f"train/{name}": value for name, value in zip(terms, values, strict=True) if not math.isnan(value)}
         previous, self._last_log = self._last_log, self._counters()
+        # Since the last log step, and not since the start: the speed of now.
         events, muons, waited, seconds = (new - old for new, old in zip(self._last_log, previous, strict=True))
         stop = distributed.rank() == 0 and self.services.should_stop()
         seconds, stopping = distributed.from_rank_zero([seconds, float(stop)], self.trainer.device)
@@ -249,6 +250,7 @@ class TrainingLoop:
         metrics = (
             self.services.validate(self.trainer.averaged, self.trainer.num_steps) if distributed.rank() == 0 else {}
         )
+        # Two numbers: a score of infinity or NaN is a result, and no score at all is another.
         known = [float("score" in metrics), metrics.get("score", math.inf)]
         has_score, score = distributed.from_rank_zero(known, self.trainer.device)
         if not has_score and math.isfinite(self.progress.best_score):

@@ -103,6 +103,7 @@ class Objective:
         arXiv:1801.04406, eqs. 9 and 10). With it the training converges; with the one-centred penalty it can circle
         around its equilibrium.
         """
+        # Muons are in the order of their events, so the first events' muons are the first rows.
         real, fake, condition = real[: part.num_muons], fake[: part.num_muons], condition[: len(part.counts)]
         if self.settings.penalty.kind == "one_centred":
             # One share for all muons of an event: the critic judges bundles, so the point lies between two bundles.
@@ -138,6 +139,7 @@ class Objective:
         """Return what `compute` returns. With train.reuse_batch all updates of a step share it."""
         if not self.settings.reuse_batch:
             return compute()
+        # By identity: the object lives for the whole step, and comparing tensors would wait for the device.
         key = id(batch), name
         if key not in self._shared:
             self._shared[key] = compute()

@@ -135,6 +135,7 @@ def lr_share(settings: config.Optimizer, step: int, progress: float) -> float:
     """
     # step + 1, so that the first step learns.
     warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+    # Of the share that is done and not of steps, so that a run limited in time decays to its end too.
     left = {"none": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}[settings.decay]
     return warm * (settings.final_lr_share + (1 - settings.final_lr_share) * left)
 

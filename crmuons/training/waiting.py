@@ -68,6 +68,7 @@ class PatientBatches(Iterator[PreparedBatch]):
                 logger.warning(
                     "no data for %.0f s: waiting for the next batch until it comes, or %s", waited, self.until()
                 )
+        # The only place that takes a new batch; repeating the last one leaves the position in the data where it was.
         self.last, self.step_begun = next(self.loader), True
         return self.last
 

@@ -141,6 +141,7 @@ def scatter_group(plan: ShufflePlan, task: tuple[int, Sequence[FileSlice]]) -> R
     """
     group, slices = task
     path = plan.group_file(group)
+    # The file has its name only since it is whole, so it is not read again to make sure.
     if path.is_file():
         return ReadCounts(*json.loads(_open(path).schema.metadata[READ_COUNTS_KEY]))
     allocator.keep_freed_memory()
@@ -158,6 +159,7 @@ def gather_shard(plan: ShufflePlan, spec: ShardSpec) -> PreparedShard:
         The shard's entry in the manifest.
     """
     path, receipt = plan.out / spec.file, plan.receipt(spec)
+    # Both: a kill between the two leaves a shard whose counts and digest nobody wrote down.
     if path.is_file() and receipt.is_file():
         return PreparedShard(**json.loads(receipt.read_text(encoding="utf-8")) | {"places": spec.hash_range})
     allocator.keep_freed_memory()

@@ -131,6 +131,7 @@ class _ScoresAndSqGradNorms(torch.autograd.Function):
         ctx.critic_pass = SetCriticPass(critic, ragged, event.dtype)
         ctx.features, ctx.event = features.to(event.dtype), event
         scores = ctx.critic_pass.forward(ctx.features, event)
+        # Now, for a penalty or not: this pass also leaves the upstream gradients that `backward` needs.
         ctx.input_gradient = ctx.critic_pass.input_gradient()
         if not with_norms:
             return scores, None
@@ -149,6 +150,7 @@ class _ScoresAndSqGradNorms(torch.autograd.Function):
         # The generator's update: the critic's weights and the context need no gradient, so no tangent is computed.
         if not any(ctx.needs_input_grad[4:]):
             return (None, None, None, d_features, *(None for _ in ctx.needs_input_grad[4:]))
+        # The tangent of the docstring, t_0 = a x + v: here a x, below v.
         tangent = per_muon * ctx.features
         if d_sq_norms is not None:
             tangent += ragged.broadcast((2 * d_sq_norms)[:, None].to(event.dtype)) * ctx.input_gradient

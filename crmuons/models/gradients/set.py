@@ -30,6 +30,7 @@ class SetCriticPass:
         """Return the scores [events], and keep the activations."""
         w = self.weights
         muons, event = self.trunk.forward(features, event)
+        # Kept in the order of the critic's own head: its first weight has the mean's columns first.
         pooled = torch.cat([self.ragged.mean(muons), event], dim=1)
         self.hidden = leaky_relu_(linear(pooled, w["head.0.weight"], w["head.0.bias"]).mul_(self.scale), SLOPE)
         return linear(self.hidden, w["head.2.weight"], w["head.2.bias"])[:, 0]

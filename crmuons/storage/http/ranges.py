@@ -20,5 +20,6 @@ def check_range(answer: aiohttp.ClientResponse, source: Source, start: int, size
     span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", f"bytes {start}-0/*"))
     if span is None or int(span[1]) != start:
         raise Fault(source, f"another range than asked for: {answer.headers['Content-Range']}")
+    # The size of today against the listed one: the file was replaced, or this server holds another version.
     if span[2] not in ("*", str(size)):
         raise Fault(source, f"it holds {span[2]} bytes of a file of {size}", doubtful=True)

@@ -81,6 +81,7 @@ class CacheDir:
         """
         part = self.path(file).with_suffix(".part")
         with self.faults():
+            # Two processes that both saw the same room would together use twice of it.
             room = self._lock_room()
             try:
                 self._make_room(file, part.stem)
@@ -117,6 +118,7 @@ class CacheDir:
         if left.enough():
             return
         if file.size <= self.max_bytes:
+            # The least recently used first.
             for candidate in sorted(staged, key=self._last_used):
                 if self._evict(candidate):
                     left.gain(_size(candidate))

@@ -33,6 +33,7 @@ class Checksum:
         """Compute the checksum of a local file."""
         value = ALGORITHMS[algorithm]()
         with path.open("rb") as file:
+            # In blocks: files are larger than what a worker may hold.
             while block := file.read(BLOCK_BYTES):
                 value.update(block)
         return cls(algorithm, value.hexdigest())

@@ -110,6 +110,7 @@ class Stager:
 
     def _work(self) -> None:
         while (use := self._next()) is not None:
+            # Outside the lock: a download lasts for minutes.
             held = self._hold(use.file)
             with self._changed:
                 self._active.discard(use)
@@ -128,6 +129,7 @@ class Stager:
         """Wait for the next use to stage, and return it; None at the end."""
         with self._changed:
             while not self._closed:
+                # Running downloads count: they will be held too.
                 if len(self._held) + len(self._active) < self.staging.files_ahead:
                     begun = self._held.keys() | self._active
                     use = next((pending for pending in self._pending() if pending not in begun), None)

@@ -34,6 +34,7 @@ def download_file(cache: CacheDir, file: File, lock: FileLock) -> None:
         OSError: if the file cannot be read, or its checksum differs from the server's.
     """
     part = cache.reserve(file)
+    # Asked before the download: a server that gives none cannot verify a part, which is then not continued.
     stated = Checksum.from_server(file.url)
     for _ in range(ATTEMPTS):
         with _removed_if_unusable(part):
