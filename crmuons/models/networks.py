@@ -49,7 +49,7 @@ class SetNetwork(nn.Module):
         self.layers = nn.ModuleList(SetLayer(width) for _ in range(layers))
 
     def mix(
-        self, muons: Float[Tensor, "muons inputs"], event: Float[Tensor, "events inputs"], ragged: Ragged
+        self, muons: Float[Tensor, "muons muon_inputs"], event: Float[Tensor, "events event_inputs"], ragged: Ragged
     ) -> tuple[Float[Tensor, "muons width"], Float[Tensor, "events width"]]:
         """Return the states of muons and events after all layers."""
         event = self.context(event)
