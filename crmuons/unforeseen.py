@@ -57,13 +57,13 @@ def describe(error: BaseException) -> str:
 
 def _where(error: BaseException, name: str, words: Sequence[str]) -> str:
     try:
-        path = write_report(error, name, words)
+        path = write_error_report(error, name, words)
     except OSError as full:
         return f"no report could be written ({full.strerror}); {DEBUG} shows the traceback"
     return f"please report it with the file {path}"
 
 
-def write_report(error: BaseException, name: str, words: Sequence[str]) -> str:
+def write_error_report(error: BaseException, name: str, words: Sequence[str]) -> str:
     """Write traceback, command line and versions to a new file that only the user can read; return its path.
 
     Raises:

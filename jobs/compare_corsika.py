@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from crmuons.simulation.comparison import compare, comparison_table
+from crmuons.simulation.comparison import compare_with_simulator, comparison_table
 from crmuons.simulation.corsika import read_showers
 from crmuons.storage import files
 from crmuons.unforeseen import guarded
@@ -21,7 +21,7 @@ def main() -> int:
     arguments = parser.parse_args()
     listed = files.list_files(arguments.files, suffixes=("",))
     showers = [shower for file in listed for shower in read_showers(Path(file.url))]
-    print("\n".join(comparison_table(compare(showers))))
+    print("\n".join(comparison_table(compare_with_simulator(showers))))
     return 0
 
 

@@ -23,10 +23,10 @@ SHAPES = ((48_000, 0.36, False), (2_048, 13.5, True), (8_192, 13.5, False))
 def run(rounds: int, device: torch.device) -> list[Figure]:
     """Measure all shapes."""
     rates = timing.matmul_rate(device), timing.copy_rate(device)
-    return [compare(shape, rounds, device, rates) for shape in SHAPES]
+    return [compare_step(shape, rounds, device, rates) for shape in SHAPES]
 
 
-def compare(shape: Shape, rounds: int, device: torch.device, rates: tuple[float, float]) -> Figure:
+def compare_step(shape: Shape, rounds: int, device: torch.device, rates: tuple[float, float]) -> Figure:
     """Measure our step against the reference step.
 
     Args:

@@ -86,6 +86,7 @@ class Loader(Generic[Batch]):
         self._sizes: deque[int] = deque()  # Bytes of each segment being read; 0 if its rows were counted before.
         self._quarantine = selection.quarantine
         batches = self._batches(read(self._segments(position), selection), events_per_batch, data.max_muons_per_batch)
+        # Position and counts travel with their batch: the thread is several batches ahead of what was trained on.
         ready = (
             (prepare(batch), (len(batch.counts), len(batch.muons)), position, counts)
             for batch, position, counts in batches
@@ -140,6 +141,7 @@ class Loader(Generic[Batch]):
             if i < index:
                 continue
             start = segment.start + (taken if i == index else 0)
+            # A segment that is continued was counted before the checkpoint.
             self._sizes.append(0 if start else sum(part.size for part in segment.slices))
             yield replace(segment, start=start)
 
@@ -147,6 +149,7 @@ class Loader(Generic[Batch]):
         self, results: Iterator[ReadResult], num_events: int, max_muons: int | None
     ) -> Iterator[tuple[EventArrays, Position, ReadCounts]]:
         """Cut the events of segments into batches; yield each with the position and the read counts after it."""
+        # The counts of the first segment, which come before its events, move the index to it.
         index, taken = self.position[0] - 1, self.position[1]
         read_counts, empty_segments = self.read_counts, 0
         batcher = Batcher()
@@ -156,6 +159,7 @@ class Loader(Generic[Batch]):
             if isinstance(result, ReadCounts):  # A new segment begins.
                 read_counts += result
                 index, taken = index + 1, taken if index + 1 == self.position[0] else 0
+                # Set back to 0 by the segment's first events, if it has any.
                 empty_segments += 1
                 self._limit.count(result.rows, self._sizes.popleft())
                 self._check_segment(read_counts, empty_segments)
@@ -179,6 +183,7 @@ def _advance(waiting: deque[_Waiting], num_events: int) -> tuple[Position, ReadC
     while True:
         length, index, taken, read_counts = waiting.popleft()
         if length >= num_events:
+            # The batch ends within these events; the others wait for the next one.
             if length > num_events:
                 waiting.appendleft(_Waiting(length - num_events, index, taken + num_events, read_counts))
             return (index, taken + num_events), read_counts

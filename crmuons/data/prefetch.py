@@ -38,6 +38,7 @@ class Prefetcher(Iterator[T], Generic[T]):
 
     def __next__(self) -> T:
         """Return the next entry."""
+        # The thread is gone, and the queue would stay empty for ever.
         if self._ended is not None:
             entry: T | _Ended = self._ended
         else:
@@ -61,11 +62,13 @@ class Prefetcher(Iterator[T], Generic[T]):
     def close(self) -> None:
         """End the thread. The source is not read to its end."""
         self._closed.set()
+        # Makes room for a thread that waits in `_put`, which then sees at once that it is to end.
         while not self._ready.empty():
             self._ready.get_nowait()
         self._thread.join(timeout=CLOSE_S)
 
     def _run(self, source: Iterable[T]) -> None:
+        # The queue carries the end too: the reader cannot see whether the thread lives.
         end = _Ended(None)
         try:
             for entry in source:
@@ -79,6 +82,7 @@ class Prefetcher(Iterator[T], Generic[T]):
         """Wait until the queue has room, and add an entry; return False if the prefetcher was closed first."""
         while not self._closed.is_set():
             try:
+                # A put without a limit would never see that the prefetcher was closed.
                 self._ready.put(entry, timeout=0.5)
             except queue.Full:
                 continue
@@ -114,6 +118,7 @@ def ordered_map(work: Callable[[Entry], T], entries: Iterable[Entry], at_once: i
         begin(at_once)
         while pending:
             result = pending.popleft().result()
+            # Before the yield, so that the threads work while the caller uses the result.
             begin(1)
             yield result
     finally:

@@ -21,6 +21,7 @@ from crmuons.storage.files import File
 
 MIN_SLICES = 64  # A few files are cut into at least this many slices, so that every rank gets some of each epoch,
 MIN_SLICE_BYTES = 4 * 2**20  # but never smaller than this: a slice decodes every row group that it touches.
+# With a single segment an epoch one rank would read it all, and the others nothing.
 MIN_SEGMENTS = 8
 MAX_SLICE_BYTES = 64 * 2**20
 
@@ -35,6 +36,7 @@ class FileSlice:
 
     def rows(self, number: int) -> range:
         """Return the slice's rows if the file has `number` rows."""
+        # Integers alone: the shares meet without a gap or an overlap, whatever the number of rows.
         return range(number * self.part // self.parts, number * (self.part + 1) // self.parts)
 
     @property
@@ -74,12 +76,14 @@ def cut_files(files: Sequence[File], max_bytes: int = MAX_SLICE_BYTES) -> list[F
 
 def _num_parts(file: File, num_files: int, max_bytes: int) -> int:
     desired = math.ceil(MIN_SLICES / num_files) if num_files < MIN_SLICES else 1
+    # The memory limit goes before the wish for few slices.
     least = math.ceil(file.size / max_bytes)
     return max(min(desired, file.size // MIN_SLICE_BYTES), least, 1)
 
 
 def permutation(slices: Sequence[FileSlice], seed: int, epoch: int) -> list[FileSlice]:
     """Return the slices in the order of an epoch."""
+    # A function of seed and epoch, so that every rank and a resumed run draw the same order without a message.
     order = np.random.default_rng([seed, epoch]).permutation(len(slices))
     return [slices[index] for index in order]
 
@@ -107,6 +111,7 @@ class ReadPlan:
     def segments(self, epoch: int) -> list[tuple[FileSlice, ...]]:
         """Return the slices of each segment of an epoch. Every slice is in exactly one segment."""
         total = sum(part.size for part in self.slices)
+        # About segment_bytes in each, which is what is shuffled in memory; none without a slice.
         number = min(len(self.slices), max(MIN_SEGMENTS, math.ceil(total / self.segment_bytes)))
         order = permutation(self.slices, self.seed, epoch)
         bounds = [len(order) * i // number for i in range(number + 1)]
@@ -120,6 +125,7 @@ class ReadPlan:
                 cache[epoch] = self.segments(epoch)
             yield Segment(epoch, number, start, self.seed, cache[epoch][number])
         for epoch in count(self.base_epoch):
+            # Every rank walks through all segments, so that all agree on who reads what without a message.
             for number, slices in enumerate(self.segments(epoch)):
                 if self._reader(epoch, number) == rank:
                     yield Segment(epoch, number, 0, self.seed, slices)
@@ -141,6 +147,7 @@ class ReadPlan:
         current = [self._event_position(rank, *position) for rank, position in enumerate(positions)]
         # An epoch of the backlog has begun, even if no rank has reached it yet: it must not be read whole again.
         last = max(self.base_epoch - 1, *(epoch for epoch, _, _ in current))
+        # Oldest epochs first; and every rank must compute the same list.
         left = sorted(
             entry for rank, (index, taken) in enumerate(positions) for entry in self._left(rank, index, taken, last)
         )

@@ -25,7 +25,7 @@ def local_model(place: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: if there is nothing at the URL.
-        DamagedError: if an artifact's content does not match its name.
+        DamagedArtifactError: if an artifact's content does not match its name.
     """
     url = str(place).rstrip("/")
     if "://" not in url:

@@ -27,6 +27,7 @@ from crmuons.models.standalone import (
     standardised_log_counts,
 )
 
+# 256 intervals. Saved models hold knots of this shape, so another number would need new models.
 NUM_QUANTILES = 257
 MIN_MUONS = 100  # Fewer muons do not determine 257 quantiles.
 MUONS_BEYOND = 5  # Muons of the sample beyond the outermost knot on each side: no single extreme value sets a knot.
@@ -72,6 +73,7 @@ class Features(nn.Module):
         self.register_buffer("log_count_std", torch.ones(()))
         self.register_buffer("muon_mean", torch.zeros(3))
         self.register_buffer("muon_std", torch.ones(3))
+        # Any increasing numbers: until `fit` or a checkpoint sets the knots, no slope may be infinite.
         self.register_buffer("knots", torch.arange(2 * NUM_QUANTILES, dtype=torch.float32).reshape(2, -1))
         self.register_buffer("scores", _normal_scores(MIN_MUONS))
 
@@ -87,11 +89,13 @@ class Features(nn.Module):
                 f"need {MIN_MUONS}: are nearly all events empty, or is the data set too small?"
             )
             raise ValueError(msg)
+        # Copied: torch warns of arrays that cannot be written, such as views of Arrow's memory.
         physical = torch.from_numpy(np.array(events.primaries))
         primaries = primary_to_network(physical)
         self.primary_mean.copy_(primaries.mean(0))
         self.primary_std.copy_(_spread(primaries))
         self.primary_range.copy_(torch.stack([physical.amin(0), physical.amax(0)]))
+        # Generator and critic see no event without muons, so N = 0 is no part of their statistics.
         log_counts = torch.log10(torch.from_numpy(events.counts[events.counts > 0]).float())
         self.log_count_mean.copy_(log_counts.mean())
         self.log_count_std.copy_(_spread(log_counts))
@@ -99,6 +103,7 @@ class Features(nn.Module):
         network = muon_to_network(muons)
         self.muon_mean.copy_(network.mean(0))
         self.muon_std.copy_(_spread(network))
+        # The scores before the knots: a larger sample reaches further into the tails.
         self.scores.copy_(_normal_scores(len(muons)))
         for knots, values in zip(self.knots, _polar(muons).unbind(1), strict=True):
             knots.copy_(_quantiles(values, self.scores))
@@ -141,6 +146,7 @@ def fit_to_file(events: EventArrays) -> bytes:
 
 def _polar(muons: Tensor) -> Tensor:
     """Convert energy_gev, x_m, y_m to log10(E/GeV), log10(radius + 1 mm)."""
+    # The offset of 1 mm keeps the logarithm finite for a muon on the shower axis.
     radius_m = torch.hypot(muons[:, 1], muons[:, 2])
     return torch.stack([torch.log10(muons[:, 0]), torch.log10(radius_m + RADIUS_OFFSET_M)], dim=1)
 
@@ -151,6 +157,7 @@ def _normal_scores(muons: int) -> Tensor:
     Knots at equal probabilities would end at 2.9 sigma, and one slope on each side would map the two muons in a
     thousand beyond.
     """
+    # A small sample ends earlier: where MUONS_BEYOND of its muons are expected beyond.
     end = min(MAX_SCORE, -float(torch.special.ndtri(torch.tensor(MUONS_BEYOND / muons, dtype=torch.float64))))
     return torch.linspace(-end, end, NUM_QUANTILES)
 
@@ -160,6 +167,7 @@ def _quantiles(values: Tensor, scores: Tensor) -> Tensor:
     knots = np.quantile(values.double().numpy(), torch.special.ndtr(scores.double()).numpy())
     # At least two units of float32's rounding: two knots that round to the same value would have an infinite slope.
     least = max(1e-4 * (knots[-1] - knots[0]) / NUM_QUANTILES, 2 * np.finfo(np.float32).eps * np.abs(knots).max(), 1e-9)
+    # Take a ramp off, let the rest not fall, and add the ramp again: every step is then `least` or more.
     ramp = least * np.arange(NUM_QUANTILES)
     return torch.from_numpy(np.maximum.accumulate(knots - ramp) + ramp).float()
 
@@ -172,5 +180,6 @@ def _spread(values: Tensor) -> Tensor:
 
 def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
     """Interpolate linearly between the knots (xs, ys); the outer slopes continue beyond the ends."""
+    # The choice of the interval has no derivative; searchsorted warns of values that are not contiguous.
     left = (torch.searchsorted(xs, x.detach().contiguous()) - 1).clamp(0, xs.shape[0] - 2)
     return piecewise_linear(x, left, xs, ys)

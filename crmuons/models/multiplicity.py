@@ -33,7 +33,10 @@ class MixtureMultiplicity(nn.Module):
     ) -> Float[Tensor, " events"]:
         """Return ln P(N | primary), in double precision: the lgamma terms cancel to nothing in single precision."""
         log_weights, log_means, shapes = self.parameters_of(condition)
+        # lgamma(N + r) - lgamma(N + 1) is a difference of numbers near N ln N, of which float32 keeps seven digits.
         n = counts.double()[:, None]
+        # ln P(N) = ln C(N + r - 1, N) + N ln(mu / (mu + r)) + r ln(r / (mu + r)), with mean mu and shape r.
+        # The ratios are differences of logarithms: r / (mu + r) would round to 1 for a nearly Poissonian component.
         log_total = torch.logaddexp(log_means, shapes.log())
         log_binomial = torch.lgamma(n + shapes) - torch.lgamma(shapes) - torch.lgamma(n + 1)
         log_component = log_binomial + n * (log_means - log_total) + shapes * (shapes.log() - log_total)

@@ -21,6 +21,7 @@ class SetLayer(nn.Module):
         self.pool = nn.Linear(width, width)
         self.event = nn.Linear(width, width)
         self.event_to_muon = nn.Linear(width, width)
+        # No bias: the one of `event_to_muon` adds to the same numbers.
         self.muon = nn.Linear(width, width, bias=False)
         self.out = nn.Linear(width, width)
         self.act = nn.LeakyReLU(SLOPE)
@@ -28,26 +29,43 @@ class SetLayer(nn.Module):
     def forward(
         self, muons: Float[Tensor, "muons width"], event: Float[Tensor, "events width"], ragged: Ragged
     ) -> tuple[Float[Tensor, "muons width"], Float[Tensor, "events width"]]:
+        # Residual: a gradient reaches the first layer whatever the number of layers.
         event = event + self.act(self.pool(ragged.mean(muons)) + self.event(event))
         mixed = self.act(self.muon(muons) + ragged.broadcast(self.event_to_muon(event)))
         return muons + self.act(self.out(mixed)), event
 
 
-class SetGenerator(nn.Module):
+class SetNetwork(nn.Module):
+    """The part that generator and critic share: embeddings of muons and events, and the layers that mix them."""
+
+    def __init__(self, event_inputs: int, muon_inputs: int, width: int, layers: int) -> None:
+        super().__init__()
+        # A seed draws the initial weights in this order, and optimizers number their states by it: keep it.
+        self.act = nn.LeakyReLU(SLOPE)
+        self.context = nn.Sequential(nn.Linear(event_inputs, width), self.act, nn.Linear(width, width), self.act)
+        # Two biases that add to the same numbers, where one would do: saved models hold both.
+        self.embed = nn.Linear(muon_inputs, width)
+        self.embed_event = nn.Linear(width, width)
+        self.layers = nn.ModuleList(SetLayer(width) for _ in range(layers))
+
+    def mix(
+        self, muons: Float[Tensor, "muons muon_inputs"], event: Float[Tensor, "events event_inputs"], ragged: Ragged
+    ) -> tuple[Float[Tensor, "muons width"], Float[Tensor, "events width"]]:
+        """Return the states of muons and events after all layers."""
+        event = self.context(event)
+        muons = self.act(self.embed(muons) + ragged.broadcast(self.embed_event(event)))
+        for layer in self.layers:
+            muons, event = layer(muons, event, ragged)
+        return muons, event
+
+
+class SetGenerator(SetNetwork):
     """Generator of muon features from the noise of the shower and of each muon."""
 
     def __init__(self, model: Model, num_features: int) -> None:
-        super().__init__()
-        width = model.width
+        super().__init__(5 + model.shower_latents, model.muon_latents, model.width, model.layers)
         self.shower_latents, self.muon_latents = model.shower_latents, model.muon_latents
-        self.act = nn.LeakyReLU(SLOPE)
-        self.context = nn.Sequential(
-            nn.Linear(5 + model.shower_latents, width), self.act, nn.Linear(width, width), self.act
-        )
-        self.embed = nn.Linear(model.muon_latents, width)
-        self.embed_event = nn.Linear(width, width)
-        self.layers = nn.ModuleList(SetLayer(width) for _ in range(model.layers))
-        self.out = nn.Linear(width, num_features)
+        self.out = nn.Linear(model.width, num_features)
 
     def forward(
         self,
@@ -56,15 +74,12 @@ class SetGenerator(nn.Module):
         muon_noise: Float[Tensor, "muons m"],
         ragged: Ragged,
     ) -> Float[Tensor, "muons features"]:
-        event = self.context(torch.cat([condition, shower_noise], dim=1))
-        muons = self.act(self.embed(muon_noise) + ragged.broadcast(self.embed_event(event)))
-        for layer in self.layers:
-            muons, event = layer(muons, event, ragged)
+        muons, _ = self.mix(muon_noise, torch.cat([condition, shower_noise], dim=1), ragged)
         result: Tensor = self.out(muons)
         return result
 
 
-class SetCritic(nn.Module):
+class SetCritic(SetNetwork):
     """Critic that gives each event one unbounded score.
 
     The first layer of the head is multiplied by sqrt(N), so that it compares the mean over an event's muons with its
@@ -73,23 +88,18 @@ class SetCritic(nn.Module):
     """
 
     def __init__(self, model: Model, num_features: int) -> None:
-        super().__init__()
         width = model.width
-        self.act = nn.LeakyReLU(SLOPE)
-        self.context = nn.Sequential(nn.Linear(5, width), self.act, nn.Linear(width, width), self.act)
-        self.embed = nn.Linear(num_features, width)
-        self.embed_event = nn.Linear(width, width)
-        self.layers = nn.ModuleList(SetLayer(width) for _ in range(model.critic_layers))
+        # 5: the standardised primary (4) and log10 N.
+        super().__init__(5, num_features, width, model.critic_layers)
         self.head = nn.Sequential(nn.Linear(2 * width, width), self.act, nn.Linear(width, 1))
 
     def forward(
         self, features: Float[Tensor, "muons features"], condition: Float[Tensor, "events 5"], ragged: Ragged
     ) -> Float[Tensor, " events"]:
-        event = self.context(condition)
-        muons = self.act(self.embed(features) + ragged.broadcast(self.embed_event(event)))
-        for layer in self.layers:
-            muons, event = layer(muons, event, ragged)
+        muons, event = self.mix(features, condition, ragged)
+        # An event without muons, a dummy of a padded batch, counts as N = 1, so that its score is finite.
         deviation = self.head[0](torch.cat([ragged.mean(muons), event], dim=1)) * ragged.divisors.sqrt()
+        # No sigmoid or other bound: a Wasserstein critic's scores are differences, on a scale of their own.
         result: Tensor = self.head[1:](deviation)[:, 0]
         return result
 
@@ -99,6 +109,7 @@ class PredecessorGenerator(nn.Module):
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
+        # Sizes and activations are the predecessor's, for comparisons; no setting changes them.
         self.shower_latents, self.muon_latents = 32, 16
         self.context = nn.Sequential(nn.Linear(5 + 32, 128), nn.ReLU(), nn.Linear(128, 256), nn.LayerNorm(256))
         self.local = nn.Sequential(
@@ -131,6 +142,7 @@ class PredecessorCritic(nn.Module):
     def forward(
         self, features: Float[Tensor, "muons features"], condition: Float[Tensor, "events 5"], ragged: Ragged
     ) -> Float[Tensor, " events"]:
+        # The predecessor's critic does not see N.
         primaries = condition[:, :4]
         local = self.local(torch.cat([ragged.broadcast(primaries), features], dim=1))
         highest = ragged.max(local)

@@ -67,6 +67,7 @@ def linear_leaky(values: Tensor, weight: Tensor, addend: Tensor, events: Tensor,
     if kernels is not None:
         result: Tensor = kernels.add_spread_leaky_(values @ weight.T, addend, events, signs, SLOPE)
         return result
+    # In place: one row per muon is the largest tensor of a step, and each new one is a pass through memory.
     sums = spread(addend, events).addmm_(values, weight.T)
     return leaky_relu_(sums, SLOPE) if signs is None else leaky_relu_grad_(sums, signs)
 
@@ -95,6 +96,8 @@ def _kernels(device: torch.device) -> ModuleType | None:
     try:
         from crmuons.models import triton_segments  # noqa: PLC0415 - only torch's builds for GPUs bring Triton
 
+        # An event without muons, one with more than a program reads at once, and a width that is no power of two.
+        # Sums of small integers are exact in any order, so the results must be equal to the last bit.
         counts = torch.tensor([3, 0, 40, 1], device=device)
         values = torch.arange(44 * 24, device=device).reshape(44, 24).float()
         events = torch.repeat_interleave(torch.arange(4, device=device), counts)

@@ -11,12 +11,15 @@ ROWS_OF_SPREAD = 32
 
 @triton.jit
 def _sum(values, starts, counts, sums, stride, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # noqa: PLR0917
+    # 64 bits: 34 million muons of 64 numbers have more places than 32 bits can count.
     event = tl.program_id(0).to(tl.int64)
     first = tl.load(starts + event)
     number = tl.load(counts + event)
     rows = tl.arange(0, ROWS)
     columns = tl.arange(0, COLUMNS)
+    # Single precision for bfloat16 too, whose sums stop growing at 256; ROWS partial sums are added at the end.
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    # One program adds up one event, in a fixed order: the sum is the same in each run, which atomic adds would not be.
     for row in range(0, number, ROWS):
         mask = (row + rows < number)[:, None] & (columns < width)[None, :]
         total += tl.load(values + (first + row + rows)[:, None] * stride + columns[None, :], mask=mask, other=0.0).to(
@@ -31,6 +34,7 @@ def _spread(values, events, result, stride, width, muons, ROWS: tl.constexpr, CO
     columns = tl.arange(0, COLUMNS)
     event = tl.load(events + rows, mask=rows < muons, other=0)
     mask = (rows < muons)[:, None] & (columns < width)[None, :]
+    # Rows behind the last muon have event 0, which exists; the mask keeps them from being read and stored.
     content = tl.load(values + event[:, None] * stride + columns[None, :], mask=mask, other=0.0)
     tl.store(result + rows[:, None] * width + columns[None, :], content, mask=mask)
 
@@ -59,6 +63,7 @@ def _add_spread(  # noqa: PLR0917
     sign = total
     if MASKED:
         sign = tl.load(signs + places, mask=mask, other=0.0).to(tl.float32)
+    # A result of 0 gets `slope`, as in torch's LeakyReLU: forward and backward must agree on every slope.
     tl.store(values + places, tl.where(sign > 0, total, total * slope), mask=mask)
 
 
@@ -87,6 +92,7 @@ def segment_sum(values: Tensor, starts: Tensor, counts: Tensor) -> Tensor:
     rows = _rows(values)
     events, width = len(counts), values.shape[1]
     sums = torch.empty(events, width, dtype=values.dtype, device=values.device)
+    # A kernel cannot be launched on no programs at all.
     if events:
         _sum[(events,)](
             rows, starts, counts, sums, rows.stride(0), width, ROWS_OF_SUM, triton.next_power_of_2(width), num_warps=2

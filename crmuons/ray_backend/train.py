@@ -65,10 +65,12 @@ class RayLauncher:
         payload = {
             "settings": settings.model_dump(mode="json"),
             "place": run.uri,
+            # The driver's list: a listing of the worker's own could already show other files.
             "files": run.found_files,
             "tracking_uri": tracking_uri,
         }
         try:
+            # Workers on other nodes may not see the run's directory.
             with driver_sync(run) as mirror:
                 _fit(scaling_config(settings.scaling), settings.run, run, payload | {"mirror": mirror})
         except TrainingFailedError as error:
@@ -106,6 +108,7 @@ def _work(payload: dict[str, Any]) -> None:
             )
         except (ValueError, OSError, NonFiniteError, ray.exceptions.RayTaskError) as error:
             run.directory.mkdir(parents=True, exist_ok=True)
+            # These would come again with the same data and settings. A lost node would not: Ray Train tries again.
             run.fail({"error": _root_cause(error), "kind": type(error).__name__})
             raise
 

@@ -46,7 +46,7 @@ def fetch_start(run: Run) -> None:
     """Copy what a run starts from to this machine, once for all processes. Do nothing for a new run.
 
     Raises:
-        DamagedError: if the remote files do not match their manifest.
+        DamagedArtifactError: if the remote files do not match their manifest.
         ValueError: if this machine's copy belongs to another run of the same name.
     """
     if run.url is None:
@@ -78,7 +78,7 @@ def fetch_newest(run: Run) -> None:
             return
         try:
             best = _fetch_checkpoint(run, name).about["best"]
-        except artifacts.DamagedError as error:
+        except artifacts.DamagedArtifactError as error:
             logger.warning("%s; continuing from the checkpoint before it", error)
             continue
         if best is not None:

@@ -66,7 +66,7 @@ class ComparisonCell:
         return len(self.corsika.counts)
 
 
-def compare(showers: Sequence[SurfaceShower], *, seed: int = 0) -> list[ComparisonCell]:
+def compare_with_simulator(showers: Sequence[SurfaceShower], *, seed: int = 0) -> list[ComparisonCell]:
     """Simulate the primary of every shower many times, and sort both into cells of nucleus and decade of energy.
 
     The statistical errors of the simulated side are small: 1 % in N, 2 % in the median radius.

@@ -78,7 +78,7 @@ def _corsika_sources(found: Sequence[File], settings: DepthSettings, left_out: d
                 read = partial(corsika8.read_events, library, settings)
                 yield Source(file.url, file.size, PurePosixPath(library).name, read)
                 continue
-            run = corsika.run_of(start)
+            run = corsika.run_number(start)
         except content.READ_ERRORS as error:
             left_out[file.url] = f"{file.url}: {error}"
             continue

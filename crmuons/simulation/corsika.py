@@ -41,7 +41,7 @@ THINNING_LEVELS = ("energy_fraction_if_thinning_level_hadronic", "energy_fractio
 CM = 0.01  # metres
 
 
-def run_of(start: bytes) -> int:
+def run_number(start: bytes) -> int:
     """Return the run number of a file with these first bytes.
 
     Raises:
@@ -101,7 +101,7 @@ def _faults_named(path: Path) -> Iterator[None]:
 
 
 def _showers(stream: Any, start: bytes, name: str) -> Iterator[SurfaceShower]:
-    run_of(start)
+    run_number(start)
     thin = start[start.find(RUN_HEADER) + THIN_BLOCK_BYTES :][:4] in (EVENT_HEADER, RUN_END)
     num_particles = 0
     for header, particles in _events(iter_blocks(stream, thinning=thin), thin):

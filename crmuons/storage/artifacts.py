@@ -24,7 +24,7 @@ MANIFEST = "manifest.json"
 MAX_NAMES = 20  # An interrupted upload uses up a file name if the token does not allow overwriting.
 
 
-class DamagedError(OSError):
+class DamagedArtifactError(OSError):
     """Raised if the files at a URL do not match their manifest."""
 
 
@@ -96,7 +96,7 @@ def download(url: str, name: str, folder: Path) -> ArtifactManifest:
     """Copy an artifact to a local folder, which appears once every checksum is verified.
 
     Raises:
-        DamagedError: if the artifact is incomplete or does not match its manifest.
+        DamagedArtifactError: if the artifact is incomplete or does not match its manifest.
     """
     manifest, places = _read_manifest(f"{url}/{name}", name)
     with atomic_directory(folder, replace=True) as partial:
@@ -104,10 +104,10 @@ def download(url: str, name: str, folder: Path) -> ArtifactManifest:
             try:
                 files.get(f"{url}/{name}/{places[path]}", partial / path)
             except FileNotFoundError as error:
-                raise DamagedError(str(error)) from error
+                raise DamagedArtifactError(str(error)) from error
             if _sha256(partial / path) != digest:
                 msg = f"{url}/{name}/{places[path]} does not match its manifest: it was changed or damaged"
-                raise DamagedError(msg)
+                raise DamagedArtifactError(msg)
     return manifest
 
 
@@ -115,7 +115,7 @@ def is_whole(url: str, name: str) -> bool:
     """Return whether an artifact has its manifest, and every file in it with the right size."""
     try:
         manifest, places = _read_manifest(f"{url}/{name}", name)
-    except DamagedError:
+    except DamagedArtifactError:
         return False
     remote_sizes = files.sizes(f"{url}/{name}")
     return all(remote_sizes.get(places[path]) == size for path, (size, _) in manifest.files.items())
@@ -133,7 +133,7 @@ def _read_manifest(url: str, name: str) -> tuple[ArtifactManifest, dict[str, str
         except (ValueError, KeyError, TypeError, AttributeError):  # An interrupted upload left half a manifest.
             continue
     msg = f"{url} has no manifest that matches its name: its upload was interrupted, or it is damaged"
-    raise DamagedError(msg)
+    raise DamagedArtifactError(msg)
 
 
 def _put(local: Path, url: str, name: str, remote_sizes: Mapping[str, int]) -> str:

@@ -74,6 +74,7 @@ class Claims:
     def newest(self) -> dict[str, Claim]:
         """List anew; return each claim that has not ended, at its newest sign of life."""
         matches = [match for match in map(_NAME.fullmatch, files.names(self.url)) if match]
+        # Sorted by key and number, so that the dictionary below keeps the last of each key.
         found = sorted(Claim(match[1], int(match[2])) for match in matches)
         return {key: claim for key, claim in {claim.key: claim for claim in found}.items() if claim.beat != _END}
 
@@ -81,6 +82,7 @@ class Claims:
         """Write a sign of life."""
         content = json.dumps(record).encode()
         if self.folder is not None:
+            # A reader never sees half a record, which would look like a damaged claim.
             with atomic_file(self.folder / claim.name) as partial:
                 partial.write_bytes(content)
             return
@@ -92,6 +94,7 @@ class Claims:
     def read(self, claim: Claim) -> dict[str, Any]:
         """Return the record of a claim; nothing if it was just removed or is damaged."""
         try:
+            # Its owner may remove it between the listing and this line, as it writes the next.
             record = json.loads(files.read_bytes(f"{self.url}/{claim.name}"))
         except (OSError, ValueError):
             return {}
@@ -101,6 +104,7 @@ class Claims:
         """Return whether a claim is still at this sign of life."""
         if self.folder is None:
             fs, path = filesystem(f"{self.url}/{claim.name}")
+            # fsspec remembers listings, and an old one would show a sign of life that is gone.
             fs.invalidate_cache()
             return bool(fs.exists(path))
         try:
@@ -115,6 +119,7 @@ class Claims:
         deadline = clock() + seconds
         while clock() < deadline:
             if not self.is_there(claim):
+                # The name is gone: its owner lives if a later sign of life took its place.
                 return claim.key not in self.newest()
             time.sleep(POLL_S)
         return True
@@ -127,6 +132,7 @@ class Claims:
         """
         for name in files.names(self.url):
             match = _NAME.fullmatch(name)
+            # No later one: a sign of life that came meanwhile stays.
             if match and match[1] == claim.key and int(match[2]) <= claim.beat:
                 with suppress(FileNotFoundError):
                     files.remove(f"{self.url}/{name}")

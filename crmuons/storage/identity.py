@@ -37,6 +37,7 @@ def with_digests(files: Sequence[File]) -> list[File]:
         wanted = [
             file.digest is None and (num_remote <= MAX_REMOTE_DIGESTS or not is_remote(file.url)) for file in files
         ]
+        # In the order of the files, so that the next line can deal the results out again.
         read = pool.map(_with_digest, (file for file, is_wanted in zip(files, wanted, strict=True) if is_wanted))
         return [next(read) if is_wanted else file for file, is_wanted in zip(files, wanted, strict=True)]
 
@@ -113,6 +114,7 @@ def is_copy(path: Path, file: File) -> bool:
 
 def _is_same(file: File, size: int, stamp: str | None) -> bool:
     """Return whether size and stamp alone show that a file is the same. Files that no listing gave are not checked."""
+    # Runs of early versions recorded sizes alone.
     unknown = file.stamp is None and file.digest is None
     return unknown or (size == file.size and file.stamp is not None and stamp == file.stamp)
 
@@ -136,6 +138,7 @@ def _describe(stamp: str | None, digest: str | None) -> str:
     text = f", end {digest}" if digest else ""
     if stamp is None:
         return text
+    # Nanoseconds since 1970 have 19 digits; what a server gave (an ETag, a date) is shown as it came.
     is_time = stamp.isdigit() and len(stamp) > 16
     return (
         f" of {datetime.fromtimestamp(int(stamp) / 1e9, UTC):%Y-%m-%d %H:%M:%S} UTC{text}"
@@ -152,9 +155,11 @@ def _checked(opened: IO[bytes], file: File) -> IO[bytes]:
             _compare(file, state.st_size, stamp, _digest(_read_tail(opened, state.st_size)))
             opened.seek(0)
         return opened
+    # The time stamp of a remote file would cost another request.
     if file.digest is None:
         return opened
     size = opened.seek(0, os.SEEK_END)
+    # Arrow reads the same bytes next to find the footer: they are kept, and the check costs no request.
     tail = _read_tail(opened, size)
     _compare(file, size, None, _digest(tail))
     return _WithTail(opened, tail, size)  # type: ignore[return-value]  # It has what Arrow and IO[bytes] share.

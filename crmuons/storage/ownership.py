@@ -123,7 +123,7 @@ class Ownership:
         Raises:
             LostError: if another process has taken over.
         """
-        if clock() - self._confirmed > STALE_S / 2 and not self._given_up:
+        if clock() - self._confirmed > STALE_S / 2 and not self._given_up:  # After STALE_S another may take over.
             try:
                 self._beat()
             except LostError as error:

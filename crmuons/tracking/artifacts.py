@@ -161,7 +161,7 @@ def log_model(client: mlflow.MlflowClient, run_id: str, experiment_id: str, path
         client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])  # Twice is a database error.
 
 
-def describe(error: BaseException) -> str:
+def first_cause(error: BaseException) -> str:
     """Return the first cause of an error in one line, for example "connection refused" or "database is locked"."""
     if isinstance(error, ArtifactStoreError | UnusableFileError):
         return str(error)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from crmuons.tracking import artifacts, registry
 from crmuons.tracking.journal import Entry, Journal
-from crmuons.tracking.server import Server, run_of
+from crmuons.tracking.server import Server, mlflow_run_of
 
 SECONDS_OF_FAILURES = 60.0  # Files that fail may cost a timeout of 20 s each. After this time, the others wait.
 
@@ -31,6 +31,7 @@ class FileDelivery:
             Exception: the first error, after all were tried, or failed for SECONDS_OF_FAILURES. Stores are plug-ins with
                 errors of their own.
         """
+        # Without a request: most rounds have no file.
         if not self._server.sent.waiting:
             return
         self._server.connect()
@@ -74,7 +75,7 @@ class FileDelivery:
     def _deliver(self, entry: Entry) -> None:
         client, run_id = self._server.client, self._server.run_id
         if entry["kind"] == "registration":
-            registry.register(client, run_of(client, entry["of"]), entry)
+            registry.register(client, mlflow_run_of(client, entry["of"]), entry)
             return
         path = artifacts.kept_file(self._journal, entry["file"])
         if not self._root_is_checked:

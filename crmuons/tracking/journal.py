@@ -92,6 +92,7 @@ class Journal:
         self.tags: dict[str, str] = {}
         self.status, self.uri = "", ""
         self.identity = uuid.uuid4().hex
+        # Unbuffered: an entry is with the kernel when `append` returns, and a kill loses none.
         self._file = self._path.open("ab", buffering=0)
         self._end_torn_line()
         for _, entry in self.entries():
@@ -126,6 +127,7 @@ class Journal:
         with self._path.open("rb") as file:
             file.seek(offset)
             for line in file:
+                # Another process may be writing this line.
                 if not line.endswith(b"\n"):
                     return
                 offset += len(line)
@@ -141,6 +143,7 @@ class Journal:
 
     def keep_file(self, path: Path) -> str:
         """Copy a file or a directory into the journal; return its path relative to `files`."""
+        # A copy: the run may overwrite or remove the file before it is sent.
         kept = self.new_folder() / path.name
         if path.is_dir():
             shutil.copytree(path, kept)
@@ -165,6 +168,7 @@ class Journal:
 
     def save_sent(self, sent: DeliveryState) -> None:
         """Store how much of the journal the server has."""
+        # Through to the disk: after a power cut an older record would send entries a second time.
         with atomic_file(self._path.with_name("sent.json"), fsync=True) as partial:
             partial.write_text(json.dumps(asdict(sent)), encoding="utf-8")
 
@@ -195,6 +199,7 @@ class Journal:
         self._file.close()
 
     def _write(self, entry: Entry) -> None:
+        # At the only place that writes, so that no kind of entry can forget it.
         line = without_credentials(json.dumps(entry)) + "\n"
         self._file.write(line.encode())
         self._remember(entry)
@@ -207,6 +212,7 @@ class Journal:
             case "figure":
                 self.last_steps[entry["key"]] = entry["step"]
             case "params":
+                # The first value stays, since MLflow refuses to change a parameter.
                 self.params = entry["values"] | self.params
             case "tags":
                 self.tags |= entry["values"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 
 from crmuons.progress import progress
-from crmuons.tracking.artifacts import ArtifactStoreError, describe
+from crmuons.tracking.artifacts import ArtifactStoreError, first_cause
 from crmuons.tracking.file_delivery import FileDelivery
 from crmuons.tracking.interface import Status
 from crmuons.tracking.journal import Journal
@@ -25,6 +25,12 @@ SECONDS_BETWEEN_BATCHES = 2.0
 SECONDS_BEFORE_LAST_ATTEMPT = 0.5
 LONGEST_PAUSE = 60.0  # Seconds between attempts while a server does not answer.
 LAST_ATTEMPTS = 2  # At the end of a run: failures in a row after which `crmuons sync` must send the rest.
+
+
+def pause_s(failures: int) -> float:
+    """Return the seconds to wait after a number of failures in a row."""
+    # 2**1024 is no float: without the limit the thread would die after 17 hours without a server.
+    return min(SECONDS_BETWEEN_BATCHES * 2 ** min(failures, 10), LONGEST_PAUSE)
 
 
 def sync(directory: Path, to: str | None = None) -> tuple[int, str]:
@@ -51,6 +57,7 @@ def sync(directory: Path, to: str | None = None) -> tuple[int, str]:
     with _locked(directory) as journal:
         server, files = _server(journal, to)
         if journal.status == "RUNNING":
+            # This process has the lock, so that of the run is gone, and it logged no end.
             journal.append("status", status="KILLED")
         num_sent = 0
         with progress(server.pending, unit="entries", what="sync") as bar:
@@ -116,14 +123,14 @@ def _send(journal: Journal, server: Server, files: FileDelivery) -> Iterator[int
     try:
         yield from server.send_entries()
     except MlflowException as error:
-        msg = f"{server.sent.uri} takes no results of {journal.directory}: {describe(error)}"
+        msg = f"{server.sent.uri} takes no results of {journal.directory}: {first_cause(error)}"
         raise ConnectionError(msg) from error
     try:
         yield from files.send()
     except Exception as error:  # Artifact stores are plug-ins (S3, GCS, SFTP) with their own errors.
         msg = (
             f"{server.sent.uri} has the metrics and the state of {journal.directory}, but does not take "
-            f"{len(server.sent.waiting)} of its artifacts: {describe(error)}"
+            f"{len(server.sent.waiting)} of its artifacts: {first_cause(error)}"
         )
         raise ConnectionError(msg) from error
 
@@ -154,6 +161,7 @@ class Sender:
     def close(self, seconds: float) -> None:
         """Send what remains within `seconds`, and end the threads."""
         deadline = time.monotonic() + seconds
+        # One deadline for both, so that the end of a run waits no longer than was said.
         for delivery in (self._entries, self._files):  # The last entries tell which files are to be sent.
             delivery.close(deadline)
 
@@ -204,6 +212,7 @@ class _Delivery(threading.Thread):
                 if last and failures >= LAST_ATTEMPTS:
                     break
             self._pause(failures)
+        # Not before the other thread has ended: it may still be sending under this lock.
         if self._after is not None:
             self._after.join()
             self._journal.unlock()
@@ -217,7 +226,7 @@ class _Delivery(threading.Thread):
                     return False
         except Exception as error:  # noqa: BLE001 - artifact stores are plug-ins (S3, GCS, SFTP) with their own errors.
             # None of these may end the thread. The error is logged here and by `Tracker.finish`.
-            reason = describe(error)
+            reason = first_cause(error)
             if not self.last_error:
                 # Told at once: a wrong artifact root stays wrong, and a run may take weeks.
                 level = logging.WARNING if isinstance(error, ArtifactStoreError) else logging.INFO
@@ -237,6 +246,6 @@ class _Delivery(threading.Thread):
 
     def _pause(self, failures: int) -> None:
         if not self._closing.is_set():
-            self._closing.wait(min(SECONDS_BETWEEN_BATCHES * 2**failures, LONGEST_PAUSE))
+            self._closing.wait(pause_s(failures))
         elif failures:
             time.sleep(SECONDS_BEFORE_LAST_ATTEMPT)

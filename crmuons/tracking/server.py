@@ -11,7 +11,7 @@ from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from crmuons.storage import ownership
-from crmuons.tracking.artifacts import describe
+from crmuons.tracking.artifacts import first_cause
 from crmuons.tracking.batches import batches, metrics_of, parts
 from crmuons.tracking.journal import DeliveryState, Entry, Journal
 from crmuons.tracking.uri import database
@@ -98,7 +98,7 @@ class Server:
 
     def note_refused(self, entry: Entry, error: Exception) -> None:
         """Log and count an entry that the server does not take."""
-        logger.warning("MLflow refused an entry (%s) for good: %s", entry["kind"], describe(error))
+        logger.warning("MLflow refused an entry (%s) for good: %s", entry["kind"], first_cause(error))
         with self.guard:
             self.sent.refused += 1
 
@@ -159,7 +159,7 @@ class Server:
         runs = _search(client, [experiment], entry["identity"])
         tags = {_IDENTITY_TAG: entry["identity"]}
         if entry.get("parent"):
-            tags["mlflow.parentRunId"] = run_of(client, entry["parent"]).info.run_id
+            tags["mlflow.parentRunId"] = mlflow_run_of(client, entry["parent"]).info.run_id
         run = runs[0] if runs else client.create_run(experiment, entry["time_ms"], tags, entry["run_name"])
         self.sent.run_id, self.sent.experiment_id = run.info.run_id, experiment
         self.known.set()
@@ -176,7 +176,7 @@ class Server:
         return str(client.create_experiment(name, artifact_location=location))
 
 
-def run_of(client: mlflow.MlflowClient, identity: str) -> mlflow.entities.Run:
+def mlflow_run_of(client: mlflow.MlflowClient, identity: str) -> mlflow.entities.Run:
     """Return the run of another journal.
 
     Raises:
@@ -227,5 +227,5 @@ def connection_error(uri: str) -> str | None:
     try:
         mlflow.MlflowClient(uri).search_experiments(max_results=1)
     except MlflowException as error:
-        return describe(error)
+        return first_cause(error)
     return None

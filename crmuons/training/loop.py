@@ -95,6 +95,7 @@ class TrainingLoop:
     def fit(self) -> Outcome:
         """Train to the end or to a stop request, and save the last step in both cases."""
         if self.trainer.num_steps == 0:
+            # The untrained model: every curve of the run begins at step 0.
             self.services.report(self._validate()[0], 0, None)
         stop, self._first_step = False, self.trainer.num_steps
         self._last_check, self._next_check = (self._first_step, time.perf_counter()), self._first_step + 1
@@ -113,6 +114,7 @@ class TrainingLoop:
             if done or step % self.settings.validate_every == 0:
                 validation, improved = self._validate()
                 metrics |= validation
+            # An improved model is saved at once: the best one must be on disk when the next steps make it worse.
             saves = done or stop or improved or step % self.run.checkpoint_every == 0
             saved = self._save(best=improved) if saves else None
             if metrics or saved:
@@ -210,6 +212,7 @@ class TrainingLoop:
             raise self._explained(error) from error
         metrics = {f"train/{name}": value for name, value in zip(terms, values, strict=True) if not math.isnan(value)}
         previous, self._last_log = self._last_log, self._counters()
+        # Since the last log step, and not since the start: the speed of now.
         events, muons, waited, seconds = (new - old for new, old in zip(self._last_log, previous, strict=True))
         stop = distributed.rank() == 0 and self.services.should_stop()
         seconds, stopping = distributed.from_rank_zero([seconds, float(stop)], self.trainer.device)
@@ -247,6 +250,7 @@ class TrainingLoop:
         metrics = (
             self.services.validate(self.trainer.averaged, self.trainer.num_steps) if distributed.rank() == 0 else {}
         )
+        # Two numbers: a score of infinity or NaN is a result, and no score at all is another.
         known = [float("score" in metrics), metrics.get("score", math.inf)]
         has_score, score = distributed.from_rank_zero(known, self.trainer.device)
         if not has_score and math.isfinite(self.progress.best_score):
@@ -263,6 +267,7 @@ class TrainingLoop:
         """Write a checkpoint on rank 0, with the data position of every rank; return its path."""
         self.trainer.check_finite()  # On a GPU a step may have been skipped since the last log step.
         step, stream = self.trainer.num_steps, self.stream
+        # Ranks have read different amounts, and each continues from its own position.
         local = torch.tensor([*stream.position, *astuple(stream.read_counts)], device=self.trainer.device)
         positions = distributed.gather(local).tolist()  # device sync
         if distributed.rank() == 0:
@@ -283,4 +288,5 @@ class TrainingLoop:
 def _memory(device: torch.device) -> Metrics:
     if device.type == "cuda":
         return {"system/device_memory_gb": torch.cuda.max_memory_allocated(device) / 1e9}
+    # ru_maxrss: the most so far, in KiB on Linux.
     return {"system/worker_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9}

@@ -5,7 +5,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from crmuons.models.networks import Critic
 from crmuons.models.ragged import Ragged
 
 
@@ -28,21 +27,6 @@ def generator_loss(
         return -fake
     assert real is not None
     return softplus(real - fake)
-
-
-def gradient_norms(
-    critic: Critic, features: Float[Tensor, "muons features"], condition: Float[Tensor, "events 5"], ragged: Ragged
-) -> tuple[Float[Tensor, " events"], Float[Tensor, " events"]]:
-    """Return the scores of events, and the squared norm of each score's gradient with respect to the event's muons.
-
-    The norm runs over all muons of an event (Gulrajani et al. 2017, arXiv:1704.00028). An equal shift of N muons has
-    sqrt(N) times the norm of the shift of one muon; it is also sqrt(N) times more significant against their scatter.
-    """
-    features = features.detach().requires_grad_()
-    scores = critic(features, condition, ragged)
-    (gradient,) = torch.autograd.grad(scores.sum(), features, create_graph=True)
-    squared = ragged.sum((gradient**2).sum(dim=1, keepdim=True))[:, 0]
-    return scores, squared
 
 
 def one_centred_penalty(squared_norms: Float[Tensor, " events"]) -> Float[Tensor, " events"]:

@@ -45,10 +45,12 @@ class Objective:
         _, condition = self._conditions(batch)
         real = self._real_muons(batch)
         with torch.no_grad():
+            # Detached all the same: with train.reuse_batch these muons carry the generator's graph.
             fake = self._cached_fake_muons(condition, batch).detach()
         real_scores, fake_scores, penalties = self._score_and_penalise(real, fake, condition, batch)
         loss = losses.critic_loss(real_scores, fake_scores, self.settings.loss)
         if len(penalties):
+            # In every n-th update with n times the weight: its mean effect is that of a penalty in each update.
             weight = self.settings.penalty.lambda_gp * self.settings.penalty.every
             loss = loss + weight * spread_penalties(penalties, len(loss), batch)
         return {
@@ -82,6 +84,7 @@ class Objective:
         conditions = self._once(batch, "both conditions", lambda: torch.cat([condition, condition]))
         twice = batch.ragged.twice
         due = self._is_penalty_due()
+        # All events are penalised at the points that are scored anyway, so one pass gives scores and norms.
         if due and self.settings.penalty.kind == "zero_centred" and batch.penalty_layout is batch.ragged:
             scores, squared_norms = self._scores_and_norms(both, conditions, twice)
             real_norms, fake_norms = squared_norms.chunk(2)
@@ -100,8 +103,10 @@ class Objective:
         arXiv:1801.04406, eqs. 9 and 10). With it the training converges; with the one-centred penalty it can circle
         around its equilibrium.
         """
+        # Muons are in the order of their events, so the first events' muons are the first rows.
         real, fake, condition = real[: part.num_muons], fake[: part.num_muons], condition[: len(part.counts)]
         if self.settings.penalty.kind == "one_centred":
+            # One share for all muons of an event: the critic judges bundles, so the point lies between two bundles.
             share = torch.rand(len(condition), generator=self.noise, device=self.noise.device)
             points = losses.interpolate(real, fake, share, part)
             return losses.one_centred_penalty(self._scores_and_norms(points, condition, part)[1])
@@ -114,6 +119,7 @@ class Objective:
 
         def compute() -> tuple[Tensor, Tensor]:
             primaries = self.model.features.condition(batch.primaries)
+            # index_select and not a boolean mask, for which the host would wait to learn the number of rows.
             log_counts = self.model.features.log_count(batch.counts.index_select(0, batch.nonempty))
             return primaries, torch.cat([primaries.index_select(0, batch.nonempty), log_counts], dim=1)
 
@@ -133,6 +139,7 @@ class Objective:
         """Return what `compute` returns. With train.reuse_batch all updates of a step share it."""
         if not self.settings.reuse_batch:
             return compute()
+        # By identity: the object lives for the whole step, and comparing tensors would wait for the device.
         key = id(batch), name
         if key not in self._shared:
             self._shared[key] = compute()
@@ -154,4 +161,5 @@ class Objective:
         return scores.float(), squared_norms
 
     def _precision(self) -> torch.autocast:
+        # bfloat16 has the range of float32, so small gradients do not vanish and no loss scaling is needed.
         return torch.autocast(self.noise.device.type, torch.bfloat16, enabled=self.settings.bf16)

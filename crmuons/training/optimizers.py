@@ -29,6 +29,7 @@ class NetworkOptimizer:
     def __init__(
         self,
         module: nn.Module,
+        # Fused optimizers take one kernel for all weights, and are those that skip a step by `found_inf`.
         optimizer: torch.optim.Optimizer,
         max_grad_norm: float | None,
         *,
@@ -44,6 +45,7 @@ class NetworkOptimizer:
 
     def pop_flat_gradient(self) -> Tensor:
         """Return the accumulated gradient as one vector and clear it; zero for parameters without a gradient."""
+        # One vector of a fixed layout, so that all ranks add the same places, whichever weights a batch reached.
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         self.optimizer.zero_grad()
         return torch.cat([part.flatten() for part in parts])
@@ -57,6 +59,7 @@ class NetworkOptimizer:
         """
         norm = gradient.norm()
         if self.max_grad_norm is not None:
+            # A factor of 1 below the limit; an `if` would make the host wait for the norm.
             gradient = gradient * (self.max_grad_norm / norm.clamp(min=self.max_grad_norm))
         for parameter, part in zip(self.parameters, gradient.split(self.sizes), strict=True):
             parameter.grad = part.view_as(parameter)
@@ -130,7 +133,9 @@ def lr_share(settings: config.Optimizer, step: int, progress: float) -> float:
         step: number of steps done; the warm-up depends on it.
         progress: share of the run that is done; the decay depends on it.
     """
+    # step + 1, so that the first step learns.
     warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
+    # Of the share that is done and not of steps, so that a run limited in time decays to its end too.
     left = {"none": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}[settings.decay]
     return warm * (settings.final_lr_share + (1 - settings.final_lr_share) * left)
 
@@ -157,6 +162,7 @@ def all_reduce_gradients(
     *parts, faults = buffer.split(sizes)
     summed_part = buffer[: len(buffer) - world]
     is_faulty = _is_nonfinite(summed_part)
+    # A NaN of one rank is a NaN in the sums of all. These places hold 0 or 1 only, so they still tell whose it was.
     faults[distributed.rank()] = is_faulty
     exchange(buffer)
     # A sum of finite numbers can overflow. Then all ranks are marked.

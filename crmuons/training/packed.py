@@ -93,6 +93,7 @@ def _with_room(events: int, missing_muons: int) -> int:
 
 
 def _bytes(events: int, muons: int) -> int:
+    # An event is four float32 of its primary and N as int64; a muon is three float32.
     return HEADER_BYTES + 24 * events + 12 * muons
 
 
@@ -131,6 +132,7 @@ class PackedBatch:
         sizes = Sizes(number, num_nonempty, num_muons, chosen, chosen_muons)
         capacity = max(number, train.events_per_worker)
         content = torch.empty(_bytes(capacity, sizes.muons), dtype=torch.uint8, pin_memory=pin_memory)
+        # Views of one block, so that one copy takes it to the GPU instead of four.
         header, primaries, room, muons = _views(content.numpy(), capacity)
         header[: len(sizes)] = sizes
         primaries[:number], primaries[number:] = events.primaries, LEGAL_PRIMARY
@@ -211,11 +213,13 @@ def lay_out(content: Tensor, bucket: Bucket, train: config.Train) -> TrainingBat
     place = (~empty).cumsum(0).sub_(1).masked_fill_(empty, bucket.nonempty)  # The last slot takes all empty events.
     nonempty = torch.zeros(bucket.nonempty + 1, dtype=torch.int64, device=content.device)
     nonempty = nonempty.scatter_(0, place, rows)[:-1]
+    # `counts` stays the true N, for the multiplicity model; the muons above the cap were left out by the host.
     kept = counts.index_select(0, nonempty)
     if train.muons_per_event is not None:
         kept = kept.clamp(max=train.muons_per_event)
     kept = _with_dummies(kept, num_nonempty, bucket.muons - num_muons)
     ragged = Ragged(kept, bucket.muons)
+    # Exact up to 2^24 events or muons, above which float32 skips integers; a batch has far fewer events.
     numbers = header.float()
     real = RealEvents((slots < num_nonempty).float(), numbers[1])
     weights = kept.float() ** train.weight_power * real.is_real
@@ -236,5 +240,6 @@ def _with_dummies(counts: Tensor, num_real: Tensor, missing: Tensor) -> Int64[Te
     """Return counts in which the events after the first `num_real` share the missing muons."""
     behind = _numbers(counts) - num_real
     dummies = len(counts) - num_real
+    # As evenly as possible: the time of a segment sum is that of its longest event.
     shared = missing // dummies + (behind < missing % dummies)
     return torch.where(behind < 0, counts, shared)

@@ -9,6 +9,7 @@ from crmuons.training.trainer import PreparedBatch
 
 logger = logging.getLogger(__name__)
 
+# Seconds: Ctrl-C acts at once for a person, and five looks a second cost nothing.
 POLL_S = 0.2
 SAY_AFTER_S = 5.0
 FIRST_BATCH_S = 30.0  # The first batch of a slow source may come after a short time limit; one step is then done.
@@ -67,11 +68,13 @@ class PatientBatches(Iterator[PreparedBatch]):
                 logger.warning(
                     "no data for %.0f s: waiting for the next batch until it comes, or %s", waited, self.until()
                 )
+        # The only place that takes a new batch; repeating the last one leaves the position in the data where it was.
         self.last, self.step_begun = next(self.loader), True
         return self.last
 
     def _is_too_late(self, waited: float) -> bool:
         requested = self.is_requested()
+        # A rank among others waits for its first batch even if a stop was requested: it has none to repeat.
         if self.last is None and not (self.alone and requested) and waited < FIRST_BATCH_S:
             return False
         return requested or self.is_over()

@@ -16,6 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.toy import toy_events, write_toy  # noqa: F401 - fixtures
+
 PRESET = """
 [model]
 width = 16

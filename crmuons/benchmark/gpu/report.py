@@ -15,13 +15,13 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def faults(results: Mapping[str, Any], path: str = "") -> list[str]:
+def failures(results: Mapping[str, Any], path: str = "") -> list[str]:
     """Return what failed: errors, differences beyond their bounds, checks that are false, and waits for the device."""
     found = []
     for name, value in results.items():
         where = f"{path}/{name}" if path else name
         if isinstance(value, dict):
-            found += faults(value, where)
+            found += failures(value, where)
         elif name == "error" or (name == "waits" and value != "none"):
             found.append(f"{where}: {value}")
         elif value is False:

@@ -141,6 +141,7 @@ def scatter_group(plan: ShufflePlan, task: tuple[int, Sequence[FileSlice]]) -> R
     """
     group, slices = task
     path = plan.group_file(group)
+    # The file has its name only since it is whole, so it is not read again to make sure.
     if path.is_file():
         return ReadCounts(*json.loads(_open(path).schema.metadata[READ_COUNTS_KEY]))
     allocator.keep_freed_memory()
@@ -158,10 +159,13 @@ def gather_shard(plan: ShufflePlan, spec: ShardSpec) -> PreparedShard:
         The shard's entry in the manifest.
     """
     path, receipt = plan.out / spec.file, plan.receipt(spec)
+    # Both: a kill between the two leaves a shard whose counts and digest nobody wrote down.
     if path.is_file() and receipt.is_file():
         return PreparedShard(**json.loads(receipt.read_text(encoding="utf-8")) | {"places": spec.hash_range})
     allocator.keep_freed_memory()
+    # In the order of the groups, whichever task was done first: the same input gives the same bytes.
     events = concat([_events_of(spec, plan.group_file(group)) for group in range(plan.num_groups)])
+    # 1 is the phase: a group and a shard of the same number draw independently.
     random = np.random.default_rng([plan.settings.seed, 1, spec.index])
     events = shuffle_muons(take(events, random.permutation(len(events.counts))), random)
     path.unlink(missing_ok=True)  # A shard without its receipt, from a run that was killed.
@@ -170,6 +174,7 @@ def gather_shard(plan: ShufflePlan, spec: ShardSpec) -> PreparedShard:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     size = path.stat().st_size
     shard = PreparedShard(spec.file, spec.hash_range, len(events.counts), len(events.muons), size, digest)
+    # Last: the receipt says that the shard is whole.
     write_text(receipt, json.dumps(asdict(shard)))
     return shard
 
@@ -178,6 +183,7 @@ def _write_group(plan: ShufflePlan, group: int, events: EventArrays, read_counts
     """Write the events of a group: one record batch for each shard, in the order of the shards."""
     random = np.random.default_rng([plan.settings.seed, 0, group])
     index = _draw_shards(events, plan, random)
+    # Stable, so that the file does not depend on the version of numpy's sorting.
     order = np.argsort(index, kind="stable")
     events = take(events, order)
     bounds = np.searchsorted(index[order], np.arange(len(plan.shards) + 1))
@@ -204,6 +210,7 @@ def _draw_shards(events: EventArrays, plan: ShufflePlan, random: np.random.Gener
         specs = [spec for spec in plan.shards if spec.split == split]
         if specs:
             low, high = specs[0].hash_range
+            # By the shower: one that is in two splits, at two depths, would make the test too easy.
             in_split = (coordinate >= low) & (coordinate < high)
             index[in_split] = specs[0].index + (drawn[in_split] * len(specs)).astype(np.int64)
     return index

@@ -19,6 +19,7 @@ MIN_EVENTS = 1_000  # In each sample. With fewer, a classifier learns little, an
 MIN_EVENTS_SCORED = 200  # In each sample. The standard error of an AUC near 0.5 is then 0.029.
 FOLDS = 3
 BOOTSTRAPS = 40
+TREES, PATIENCE = 300, 15  # At most TREES; training stops once PATIENCE of them brought no lower loss.
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def boosting_fold(
     values, is_other = np.concatenate([features(truth), features(other)]), labels(truth, other)
     inside = held_out(truth, other, fold, FOLDS, seed)
     model = HistGradientBoostingClassifier(
-        max_iter=300, learning_rate=0.1, early_stopping=True, n_iter_no_change=15, random_state=seed
+        max_iter=TREES, learning_rate=0.1, early_stopping=True, n_iter_no_change=PATIENCE, random_state=seed
     )
     model.fit(values[~inside], is_other[~inside])
     scores: np.ndarray = model.decision_function(values[inside])

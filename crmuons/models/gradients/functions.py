@@ -51,15 +51,28 @@ from crmuons.models.ragged import Ragged
 def scores_and_sq_grad_norms(
     critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged
 ) -> tuple[Tensor, Tensor]:
-    """Return the score and the squared gradient norm of each event [events], the numbers of `losses.gradient_norms`.
+    """Return the score and the squared gradient norm of each event [events], the numbers of `gradient_norms`.
 
     They can be differentiated once, in the critic's weights and in the condition.
     """
     if not isinstance(critic, SetCritic):
-        return _by_autograd(critic, features, condition, ragged)
+        return gradient_norms(critic, features, condition, ragged)
     scores, squared_norms = _by_hand(critic, features, condition, ragged, with_norms=True)
     assert squared_norms is not None
     return scores, squared_norms
+
+
+def gradient_norms(critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged) -> tuple[Tensor, Tensor]:
+    """Return the score of each event [events], and the squared norm of its gradient in the event's muons, by autograd.
+
+    The norm runs over all muons of an event (Gulrajani et al. 2017, arXiv:1704.00028). An equal shift of N muons has
+    sqrt(N) times the norm of the shift of one muon; it is also sqrt(N) times more significant against their scatter.
+    """
+    features = features.detach().requires_grad_()
+    scores = critic(features, condition, ragged)
+    # The graph of the gradient is kept: the norm is differentiated again, in the critic's weights.
+    (gradient,) = torch.autograd.grad(scores.sum(), features, create_graph=True)
+    return scores, ragged.sum((gradient**2).sum(dim=1, keepdim=True))[:, 0]
 
 
 def scores(critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged) -> Tensor:
@@ -94,13 +107,6 @@ def _by_hand(
     return result
 
 
-def _by_autograd(critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged) -> tuple[Tensor, Tensor]:
-    features = features.detach().requires_grad_()
-    scores = critic(features, condition, ragged)
-    (gradient,) = torch.autograd.grad(scores.sum(), features, create_graph=True)  # For the second derivative.
-    return scores, ragged.sum((gradient**2).sum(dim=1, keepdim=True))[:, 0]
-
-
 def _weights_after_context(network: nn.Module) -> list[Tensor]:
     """Return the weights with hand-written gradients. Autograd handles the context network, with one row per event."""
     return [parameter for name, parameter in network.named_parameters() if not name.startswith("context.")]
@@ -120,13 +126,16 @@ class _ScoresAndSqGradNorms(torch.autograd.Function):
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor | None]:
         del weights  # The critic holds them; as arguments, autograd asks for their gradients.
+        # Without a penalty the norms get no gradient: None, which leaves work out, instead of zeros to compute with.
         ctx.set_materialize_grads(False)
         ctx.critic_pass = SetCriticPass(critic, ragged, event.dtype)
         ctx.features, ctx.event = features.to(event.dtype), event
         scores = ctx.critic_pass.forward(ctx.features, event)
+        # Now, for a penalty or not: this pass also leaves the upstream gradients that `backward` needs.
         ctx.input_gradient = ctx.critic_pass.input_gradient()
         if not with_norms:
             return scores, None
+        # bfloat16 has 8 significant bits, too few to add the squares of thousands of muons.
         precise = ctx.input_gradient.to(torch.promote_types(event.dtype, torch.float32))
         squared = ragged.sum((precise**2).sum(dim=1, keepdim=True))[:, 0]
         return scores, squared
@@ -136,9 +145,12 @@ class _ScoresAndSqGradNorms(torch.autograd.Function):
         ragged, event = ctx.critic_pass.ragged, ctx.event
         bias_coefficient = event.new_zeros(len(event), 1) if d_scores is None else d_scores[:, None]
         per_muon = ragged.broadcast(bias_coefficient)
+        # Of the scores alone. No loss differentiates the norms in the features: that would need another derivative.
         d_features = per_muon * ctx.input_gradient if ctx.needs_input_grad[3] else None
+        # The generator's update: the critic's weights and the context need no gradient, so no tangent is computed.
         if not any(ctx.needs_input_grad[4:]):
             return (None, None, None, d_features, *(None for _ in ctx.needs_input_grad[4:]))
+        # The tangent of the docstring, t_0 = a x + v: here a x, below v.
         tangent = per_muon * ctx.features
         if d_sq_norms is not None:
             tangent += ragged.broadcast((2 * d_sq_norms)[:, None].to(event.dtype)) * ctx.input_gradient

@@ -25,6 +25,7 @@ class Weights:
             return cls(named)
         parts = torch.cat([parameter.flatten() for parameter in named.values()]).to(dtype)
         sizes = [parameter.numel() for parameter in named.values()]
+        # Views of one tensor: nothing is copied again.
         pairs = zip(named.items(), parts.split(sizes), strict=True)
         return cls({name: part.view_as(parameter) for (name, parameter), part in pairs})
 

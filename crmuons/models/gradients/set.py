@@ -23,12 +23,14 @@ class SetCriticPass:
     def __init__(self, critic: SetCritic, ragged: Ragged, dtype: torch.dtype) -> None:
         self.weights, self.ragged = Weights.from_network(critic, dtype), ragged
         self.trunk = _Trunk(self.weights, len(critic.layers), ragged)
+        # See SetCritic: deviations of the mean in units of its statistical error.
         self.scale = ragged.divisors.sqrt().to(dtype)
 
     def forward(self, features: Tensor, event: Tensor) -> Tensor:
         """Return the scores [events], and keep the activations."""
         w = self.weights
         muons, event = self.trunk.forward(features, event)
+        # Kept in the order of the critic's own head: its first weight has the mean's columns first.
         pooled = torch.cat([self.ragged.mean(muons), event], dim=1)
         self.hidden = leaky_relu_(linear(pooled, w["head.0.weight"], w["head.0.bias"]).mul_(self.scale), SLOPE)
         return linear(self.hidden, w["head.2.weight"], w["head.2.bias"])[:, 0]
@@ -36,8 +38,10 @@ class SetCriticPass:
     def input_gradient(self) -> Tensor:
         """Return each score's gradient in the features [muons, features], and keep the upstream gradients."""
         w, ragged = self.weights, self.ragged
+        # Starts from dscore/dscore = 1 in every event: the last layer's weights are the gradient in its inputs.
         self.d_hidden = leaky_relu_grad(w["head.2.weight"].expand_as(self.hidden), self.hidden).mul_(self.scale)
         d_pooled, d_event = (self.d_hidden @ w["head.0.weight"]).chunk(2, dim=1)
+        # The mean divides by N, and so does its gradient, which is the same for all muons of the event.
         d_muons = ragged.broadcast(d_pooled / ragged.divisors.to(d_pooled.dtype))
         d_features, self.d_event = self.trunk.backward(d_muons, d_event)
         return d_features
@@ -56,6 +60,7 @@ class SetCriticPass:
         hidden = (bias_coefficient * w["head.0.bias"]).addmm_(pooled, w["head.0.weight"].T)
         hidden = leaky_relu_grad_(hidden.mul_(self.scale), self.hidden)
         d_first = self.d_hidden.T @ pooled, (self.d_hidden.T @ bias_coefficient)[:, 0]
+        # The last layer's upstream gradient is 1, so its weights' gradient is the plain sum of its tangents.
         return [*gradients, *d_first, hidden.sum(0, keepdim=True), bias_coefficient.sum(0)]
 
 
@@ -88,6 +93,7 @@ class _Trunk:
     def forward(self, features: Tensor, event: Tensor) -> tuple[Tensor, Tensor]:
         self.inputs = features, event
         w = self.weights
+        # Both biases are added to the events' rows, which are fewer than the muons.
         rows = linear(event, w["embed_event.weight"], w["embed_event.bias"] + w["embed.bias"])
         self.embedded = linear_leaky(features, w["embed.weight"], rows, self.ragged.event_of_muon)
         muons = self.embedded
@@ -154,10 +160,12 @@ class _Layer:
         w, ragged = self.weights, self.ragged
         self.d_out = leaky_relu_grad(d_muons, self.out)
         self.d_mixed = leaky_relu_grad_(self.d_out @ w["out.weight"], self.mixed)
+        # All muons of an event were given the same row, so its gradient is the sum over them.
         self.d_rows = ragged.sum(self.d_mixed)
         d_event = torch.addmm(d_event, self.d_rows, w["event_to_muon.weight"])
         self.d_pooled = leaky_relu_grad(d_event, self.pooled)
         d_mean = self.d_pooled @ w["pool.weight"] / ragged.divisors.to(d_event.dtype)
+        # In place: the old value is the residual path's gradient, the first of three terms.
         d_muons = d_muons.addmm_(self.d_mixed, w["muon.weight"]).add_(ragged.broadcast(d_mean))
         return d_muons, d_event.addmm_(self.d_pooled, w["event.weight"])
 
@@ -166,9 +174,11 @@ class _Layer:
         w, ragged = self.weights, self.ragged
         mean = ragged.mean(muons)
         pooled = (bias_coefficient * (w["pool.bias"] + w["event.bias"])).addmm_(mean, w["pool.weight"].T)
+        # The slopes of `forward`, not of the tangent: the tangent goes through linear layers.
         updated = event + leaky_relu_grad_(pooled.addmm_(event, w["event.weight"].T), self.pooled)
         rows = (bias_coefficient * w["event_to_muon.bias"]).addmm_(updated, w["event_to_muon.weight"].T)
         mixed = linear_leaky(muons, w["muon.weight"], rows, ragged.event_of_muon, self.mixed)
+        # Before the line that overwrites `muons`, one of these tangents.
         gradients = self.weight_gradients((muons, mean, event, updated, mixed), bias_coefficient)
         out = linear_leaky(mixed, w["out.weight"], bias_coefficient * w["out.bias"], ragged.event_of_muon, self.out)
         return muons.add_(out), updated, gradients

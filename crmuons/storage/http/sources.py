@@ -73,7 +73,7 @@ class Sources:
     def failed(self, fault: Fault) -> None:
         """Avoid a server for a while: longer after each failure, and at least as long as it asked."""
         source = fault.source
-        wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2**source.failures) * random.uniform(0.5, 1.5)  # noqa: S311
+        wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(source.failures, 10)) * random.uniform(0.5, 1.5)  # noqa: S311
         source.failures += 1
         source.ready_at = self.clock() + max(wait_s, fault.retry_after_s or 0.0)
 

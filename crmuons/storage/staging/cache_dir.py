@@ -52,6 +52,7 @@ class CacheDir:
         """
         with self.faults():
             self.folder.mkdir(parents=True, exist_ok=True)
+            # Modes do not tell: a read-only mount or a full quota shows when a file is made.
             tempfile.TemporaryFile(dir=self.folder).close()
             self._lock_room().release()
 
@@ -80,6 +81,7 @@ class CacheDir:
         """
         part = self.path(file).with_suffix(".part")
         with self.faults():
+            # Two processes that both saw the same room would together use twice of it.
             room = self._lock_room()
             try:
                 self._make_room(file, part.stem)
@@ -116,11 +118,13 @@ class CacheDir:
         if left.enough():
             return
         if file.size <= self.max_bytes:
+            # The least recently used first.
             for candidate in sorted(staged, key=self._last_used):
                 if self._evict(candidate):
                     left.gain(_size(candidate))
                 if left.enough():
                     return
+        # Within the limits, but others fill the disk, which waiting for our own files does not change.
         if left.disk < 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         msg = f"no room for {file.url} ({file.size} bytes) beside the files in use"
@@ -129,6 +133,7 @@ class CacheDir:
     def _evict(self, key: str) -> bool:
         """Remove a complete or partial file unless a process holds it; return whether it was removed."""
         lock = FileLock(self.folder / f"{key}.lock")
+        # Without waiting: who holds the file reads it, and the next candidate does as well.
         if not lock.acquire(shared=False, patient=lambda: False):
             return False
         for path in (self.folder / key, self.folder / f"{key}.part"):
@@ -179,6 +184,7 @@ def whole_of(lock: FileLock) -> Path:
 
 def _key(file: File) -> str:
     """Return the name under which a file is staged. It contains the size, so that counting needs no stat call."""
+    # The name is for people: its end alone, since Linux allows 255 bytes, and without dots, which begin our suffixes.
     name = file.url.rpartition("/")[2][-100:].replace(".", "_")
     return f"{hashlib.sha256(file.url.encode()).hexdigest()[:20]}-{file.size}-{name}"
 

@@ -33,6 +33,7 @@ class Checksum:
         """Compute the checksum of a local file."""
         value = ALGORITHMS[algorithm]()
         with path.open("rb") as file:
+            # In blocks: files are larger than what a worker may hold.
             while block := file.read(BLOCK_BYTES):
                 value.update(block)
         return cls(algorithm, value.hexdigest())
@@ -64,6 +65,7 @@ class _Adler32:
     """Adler-32 (RFC 1950) with the interface of hashlib."""
 
     def __init__(self) -> None:
+        # Adler-32 of no bytes.
         self._value = 1
 
     def update(self, block: bytes) -> None:
@@ -75,6 +77,7 @@ class _Adler32:
 
 ALGORITHMS: dict[str, Callable[[], Any]] = {
     "adler32": _Adler32,
+    # It finds damage, not forgery; Pythons built for FIPS refuse md5 otherwise.
     "md5": lambda: hashlib.md5(usedforsecurity=False),
     OURS: hashlib.sha256,
 }

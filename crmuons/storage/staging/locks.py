@@ -49,8 +49,11 @@ class FileLock:
         """
         while True:
             if self._descriptor is None:
+                # Not inherited: a child would keep the lock after the death of this process.
                 self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
+                # flock, because a POSIX lock is lost when any descriptor of the file is closed, anywhere in the process.
+                # Never blocking: `patient` must be able to end the wait.
                 flock(self._descriptor, (LOCK_SH if shared else LOCK_EX) | LOCK_NB)
             except BlockingIOError:
                 if not patient():

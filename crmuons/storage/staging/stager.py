@@ -84,6 +84,7 @@ class Stager:
             wanted = set(chain.from_iterable(self._windows))
             for use in self._held.keys() - wanted:
                 self._release(use)
+            # Without this the two sets would grow with every epoch.
             self._past &= wanted
             self._counted &= wanted
             self._changed.notify_all()
@@ -109,11 +110,14 @@ class Stager:
 
     def _work(self) -> None:
         while (use := self._next()) is not None:
+            # Outside the lock: a download lasts for minutes.
             held = self._hold(use.file)
             with self._changed:
                 self._active.discard(use)
                 if held is None:
+                    # No room, or a failure: files that are released meanwhile make room.
                     self._changed.wait(RETRY_S)
+                # Its window has passed during the download.
                 elif self._closed or use not in self._pending():
                     held.release()
                     self._maybe_evict(use)
@@ -125,6 +129,7 @@ class Stager:
         """Wait for the next use to stage, and return it; None at the end."""
         with self._changed:
             while not self._closed:
+                # Running downloads count: they will be held too.
                 if len(self._held) + len(self._active) < self.staging.files_ahead:
                     begun = self._held.keys() | self._active
                     use = next((pending for pending in self._pending() if pending not in begun), None)

@@ -34,6 +34,7 @@ def download_file(cache: CacheDir, file: File, lock: FileLock) -> None:
         OSError: if the file cannot be read, or its checksum differs from the server's.
     """
     part = cache.reserve(file)
+    # Asked before the download: a server that gives none cannot verify a part, which is then not continued.
     stated = Checksum.from_server(file.url)
     for _ in range(ATTEMPTS):
         with _removed_if_unusable(part):
@@ -46,6 +47,7 @@ def download_file(cache: CacheDir, file: File, lock: FileLock) -> None:
                     _finish(file, computed, lock)
                 return
             with cache.faults():
+                # From the start again: which of the bytes are wrong is unknown.
                 part.write_bytes(b"")
     with cache.faults():
         part.unlink()
@@ -78,6 +80,7 @@ def _fetch(cache: CacheDir, file: File, part: Path, *, anew: bool) -> None:
             if not block:
                 msg = f"{file.url} ended after {start} of {file.size} bytes; it has changed: list it again under a new run"
                 raise ChangedError(msg)
+            # Around the writing alone, so that a full disk is not taken for a fault of the server.
             with cache.faults(), part.open("ab") as target:
                 target.write(block)
             start += len(block)
@@ -112,4 +115,5 @@ def _finish(file: File, checksum: Checksum, lock: FileLock) -> None:
     record = json.dumps({"url": file.url, "size": file.size, "checksum": str(checksum)}).encode()
     os.ftruncate(lock.descriptor, 0)
     os.pwrite(lock.descriptor, record, 0)
+    # After the record: a file of the final name always has one.
     part_of(lock).rename(whole_of(lock))

@@ -77,7 +77,7 @@ def test_the_reference_critic_takes_the_maximum_and_zero_for_an_empty_event():
 
 
 def test_the_suites_step_and_read_give_figures_with_references(toy_events, write_toy, tmp_path):
-    figure = step.compare((20, 2.0, True), 1, torch.device("cpu"), rates=(1e11, 1e10))
+    figure = step.compare_step((20, 2.0, True), 1, torch.device("cpu"), rates=(1e11, 1e10))
     assert figure.name == "step, 20 x 2 with penalty, default settings"
     assert figure.details["gflop"] > 0
     assert figure.values()["ratio"] > 0

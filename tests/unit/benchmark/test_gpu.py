@@ -101,7 +101,7 @@ def test_what_fails_is_told_by_its_place():
         "parity": {"default": {"within bound": True, "waits": "none"}, "tf32": {"within bound": False, "waits": "File x"}, "resumed": False},
         "job": {"error": "no time was left for it"}, "evaluate": {"left out": "No module named 'sklearn'"},
     }  # fmt: skip
-    assert report.faults(results) == [
+    assert report.failures(results) == [
         "parity/tf32/within bound is false", "parity/tf32/waits: File x", "parity/resumed is false", "job/error: no time was left for it",
     ]  # fmt: skip
 

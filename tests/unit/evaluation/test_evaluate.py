@@ -202,6 +202,7 @@ def evaluation():
     truth, generated = toy_events(900, seed=0), toy_events(450, seed=1, first_id=10_000)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("crmuons.evaluation.metrics.set_classifier.STEPS", 20)
+        patch.setattr("crmuons.evaluation.metrics.classifiers.TREES", 10)  # 24 classifiers are trained.
         patch.setattr("crmuons.evaluation.metrics.classifiers.MIN_EVENTS", 400)
         yield evaluate_arrays(
             truth, generated, toy_events(700, seed=2, first_id=20_000), EvaluationSettings(max_events=900)

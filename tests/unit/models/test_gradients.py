@@ -49,7 +49,7 @@ def test_the_critics_gradients_equal_autograd_with_double_backward(kind, layers,
     ragged, condition, features = inputs(counts, 2)
     condition.requires_grad_()
     results = []
-    for function in (losses.gradient_norms, functions.scores_and_sq_grad_norms):
+    for function in (functions.gradient_norms, functions.scores_and_sq_grad_norms):
         scores, norms = function(critic, features, condition, ragged)
         results.append((scores, norms, *gradients_of(critic, LOSSES[kind](scores, norms), condition)))
     for expected, value in zip(*results, strict=True):
@@ -92,7 +92,7 @@ def test_the_predecessors_networks_train_by_plain_autograd(loss, counts):
     generator, critic = (network.double() for network in build_networks(config.Model(kind="predecessor"), 3))
     ragged, condition, features, noise = inputs(counts, 3, 16)
     results = []
-    for function in (losses.gradient_norms, functions.scores_and_sq_grad_norms):
+    for function in (functions.gradient_norms, functions.scores_and_sq_grad_norms):
         scores, norms = function(critic, features, condition, ragged)
         results.append((scores, norms, *gradients_of(critic, LOSSES[loss](scores, norms))))
     for expected, value in zip(*results, strict=True):
@@ -106,7 +106,7 @@ def test_gradients_in_bfloat16_are_as_exact_as_autograd():
     # Rounding of 2^-9 in each of some ten operations: a few per cent, by either way, of what float64 gives.
     _, critic = networks()
     ragged, condition, features = inputs([20] * 30, 2)
-    exact = gradients_of(critic, LOSSES["both"](*losses.gradient_norms(critic, features, condition, ragged)))
+    exact = gradients_of(critic, LOSSES["both"](*functions.gradient_norms(critic, features, condition, ragged)))
     critic.float()
     with torch.autocast("cpu", torch.bfloat16):
         scores, norms = functions.scores_and_sq_grad_norms(critic, features.float(), condition.float(), ragged)

@@ -1,6 +1,7 @@
 """The training loop is torch and numpy alone: Ray, MLflow's server side and the tuner stay outside."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -15,34 +16,54 @@ LAYERS = ["cli", "commands", "unforeseen", "benchmark", "ray_backend", "training
 TOP = ["__init__", "spectrum"]  # Neither a layer: the package itself, and a name that users import.
 
 
-def loaded_by(module):
-    script = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+STEPS = [
+    "crmuons.training.loop, crmuons.training.worker",
+    "crmuons.cli, crmuons.benchmark.gpu.run, crmuons.training.driver",
+    "crmuons.benchmark.step, crmuons.generation.writer",
+    "crmuons.commands.train, crmuons.config; crmuons.commands.launcher_of(crmuons.config.from_dict({'scaling': {'num_workers': 0}, 'train': {'steps': 1}}))",
+]
+
+
+def loaded_after(steps):
+    """Top-level packages in `sys.modules` after each step of imports in one new process; each list holds those before it."""
+    report = "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    script = "import sys\n" + "\n".join(f"import {step}\n{report}" for step in steps)
     ran = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=PACKAGE.parent)
-    return set(ran.stdout.split())
+    return [set(line.split()) for line in ran.stdout.splitlines()]
 
 
-def test_a_worker_loads_no_ray_and_only_what_every_rank_needs():
-    assert not loaded_by("crmuons.training.loop, crmuons.training.worker") & {"ray", "mlflow", "matplotlib", "pandas"}
+@pytest.fixture(scope="module")
+def loaded():
+    # One process for all steps: torch alone takes two CPU-seconds to load.
+    return dict(zip(["worker", "gpu check", "generation", "train"], loaded_after(STEPS), strict=True))
 
 
-def test_training_in_one_process_loads_no_ray():
-    launcher = "crmuons.commands.train, crmuons.config; crmuons.commands.launcher_of(crmuons.config.from_dict({'scaling': {'num_workers': 0}, 'train': {'steps': 1}}))"
-    assert not loaded_by(f"crmuons.training.driver, {launcher}") & {"ray", "mlflow"}
+def test_a_worker_loads_no_ray_and_only_what_every_rank_needs(loaded):
+    assert not loaded["worker"] & {"ray", "mlflow", "matplotlib", "pandas"}
 
 
-def test_data_on_disk_need_no_package_of_a_federation_and_no_http_client():
+def test_training_in_one_process_loads_no_ray(loaded):
+    assert not loaded["train"] & {"ray", "mlflow"}
+
+
+def test_data_on_disk_need_no_package_of_a_federation_and_no_http_client(loaded):
     # A GPU machine may have torch, numpy, pyarrow and pydantic alone.
-    modules = "crmuons.training.worker, crmuons.training.driver, crmuons.benchmark.step, crmuons.generation.writer"
-    assert not loaded_by(modules) & {"pelicanfs", "aiohttp", "ray", "mlflow"}
+    assert not loaded["generation"] & {"pelicanfs", "aiohttp", "ray", "mlflow"}
+
+
+def test_the_check_of_a_gpu_loads_what_a_bare_machine_has(loaded):
+    lacking = {"ray", "mlflow", "pelicanfs", "aiohttp", "matplotlib", "sklearn", "scipy"}
+    assert not loaded["gpu check"] & lacking
 
 
 @pytest.mark.parametrize("package", ["storage", "data"])
 def test_storage_and_data_load_no_torch(package):
     modules = [path.relative_to(PACKAGE.parent).with_suffix("") for path in (PACKAGE / package).rglob("*.py")]
     names = [".".join(module.parts).removesuffix(".__init__") for module in modules]
-    assert "torch" not in loaded_by(", ".join(sorted(names)))
+    assert "torch" not in loaded_after([", ".join(sorted(names))])[0]
 
 
+@functools.cache
 def imports_of(path):
     """Every module that a file imports at its top level or inside its functions."""
     found = set()
@@ -75,8 +96,3 @@ def test_packages_import_from_the_layers_below_alone():
             f"{path.relative_to(PACKAGE)} imports {name}" for name in imported & set(LAYERS[: LAYERS.index(package)])
         ]
     assert upwards == []
-
-
-def test_the_check_of_a_gpu_loads_what_a_bare_machine_has():
-    lacking = {"ray", "mlflow", "pelicanfs", "aiohttp", "matplotlib", "sklearn", "scipy"}
-    assert not loaded_by("crmuons.cli, crmuons.benchmark.gpu.run, crmuons.training.driver") & lacking

@@ -11,7 +11,7 @@ import pytest
 from crmuons import cli
 from crmuons.data import arrow, schema
 from crmuons.simulation import corsika
-from crmuons.simulation.comparison import LEAST_SHOWERS, compare
+from crmuons.simulation.comparison import LEAST_SHOWERS, compare_with_simulator
 from crmuons.simulation.convert import convert_corsika
 from crmuons.simulation.corsika import read_showers
 from crmuons.simulation.surface import DepthSettings
@@ -185,7 +185,7 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the CORSIKA
 @needs_shared
 def test_the_simulator_agrees_with_real_corsika():
     showers = [one for path in sorted(SHARED.glob("DAT*")) for one in read_showers(path)]
-    cells = [cell for cell in compare(showers) if cell.num_showers >= LEAST_SHOWERS]
+    cells = [cell for cell in compare_with_simulator(showers) if cell.num_showers >= LEAST_SHOWERS]
     assert len(cells) == 6
     for cell in cells:
         real, model = cell.corsika, cell.simulated

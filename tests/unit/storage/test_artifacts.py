@@ -63,7 +63,9 @@ def test_what_broke_off_is_no_bundle_and_is_completed_by_the_next_attempt(url, f
             artifacts.upload(url, folder, "start", {})
     (name,) = artifacts.find_artifacts(url, "start")
     assert not artifacts.is_whole(url, name)
-    with pytest.raises(artifacts.DamagedError, match=r"start-\w{16} has no manifest .* its upload was interrupted"):
+    with pytest.raises(
+        artifacts.DamagedArtifactError, match=r"start-\w{16} has no manifest .* its upload was interrupted"
+    ):
         artifacts.download(url, name, tmp_path / "back")
     assert artifacts.upload(url, folder, "start", {}) == name
     assert artifacts.is_whole(url, name)
@@ -93,7 +95,7 @@ def test_what_does_not_fit_its_name_is_not_believed(url, folder, tmp_path, case)
     file, change, message = DAMAGE[case]
     name = artifacts.upload(url, folder, "start", {})
     overwrite(f"{url}/{name}/{file}", change)
-    with pytest.raises(artifacts.DamagedError, match=message):
+    with pytest.raises(artifacts.DamagedArtifactError, match=message):
         artifacts.download(url, name, tmp_path / "back")
     assert not (tmp_path / "back").exists()
     assert not list(tmp_path.glob(".back*"))
@@ -103,7 +105,7 @@ def test_a_file_that_is_gone_is_damage(url, folder, tmp_path):
     name = artifacts.upload(url, folder, "start", {})
     fsspec.filesystem("memory").rm_file(fsspec.core.url_to_fs(f"{url}/{name}/weights")[1])
     assert not artifacts.is_whole(url, name)
-    with pytest.raises(artifacts.DamagedError, match="weights"):
+    with pytest.raises(artifacts.DamagedArtifactError, match="weights"):
         artifacts.download(url, name, tmp_path / "back")
 
 

@@ -28,7 +28,7 @@ from crmuons.storage.redact import without_credentials
 from crmuons.storage.staging import locks
 from crmuons.tracking.journal import Journal
 from crmuons.tracking.results import add_results
-from crmuons.tracking.sender import sync
+from crmuons.tracking.sender import LONGEST_PAUSE, pause_s, sync
 from crmuons.tracking.tracker import Tracker
 from crmuons.tracking.uri import bare_uri, default_uri, resolve_uri
 
@@ -483,3 +483,7 @@ def test_best_model_is_registered_once_its_run_is_known_and_keeps_the_alias_from
     holder = client.get_model_version_by_alias("bundles", "best")
     assert holder.run_id == runs["other"]  # Other events: its score does not compare.
     assert (holder.tags["validation"], holder.tags["score"]) == ("other data", "0.3")
+
+
+def test_the_pauses_between_attempts_grow_to_a_minute_and_never_fail() -> None:
+    assert [pause_s(failures) for failures in (0, 1, 2, 10, 10_000)] == [2.0, 4.0, 8.0, LONGEST_PAUSE, LONGEST_PAUSE]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from crmuons.models.gradients import functions
 from crmuons.models.networks import SetCritic
 from crmuons.models.ragged import Ragged
 from crmuons.training import losses
@@ -35,7 +36,7 @@ class Quadratic(SetCritic):
 def norms(critic, counts, features=None):
     ragged = Ragged.from_counts(torch.tensor(counts))
     features = torch.randn(sum(counts), 2) if features is None else features
-    return losses.gradient_norms(critic, features, torch.zeros(len(counts), 5), ragged)
+    return functions.gradient_norms(critic, features, torch.zeros(len(counts), 5), ragged)
 
 
 def test_penalties_of_one_muon_and_a_linear_critic():

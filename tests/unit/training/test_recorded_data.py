@@ -21,6 +21,14 @@ SMALL = (
 )  # fmt: skip
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_figures():
+    """No figures of a validation, which cost more than a run of four steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("crmuons.evaluation.report.figures.marginals", lambda truth, generated: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory, toy_events, write_toy):
     """Four files, and a run of four steps on them."""
