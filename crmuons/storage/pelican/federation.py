@@ -97,7 +97,7 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
             assert namespace.caches is not None
             access = Access(namespace, path)
             source = await patience.next(namespace.caches)
-            token = await access.token()
+            token = await access.token(source)
             try:
                 async for piece in self._range(access, source, token, range(start, end), size):
                     pieces.append(piece)

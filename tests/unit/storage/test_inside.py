@@ -24,7 +24,7 @@ PAYLOAD = b"echo the stranger's code\n"
     "name", ["/etc/passwd", "../x", "a/../../x", "a/..", "..", ".", "", "a//b", "a/", "./a", "a\0b", None, 3, ["a"]]
 )
 def test_a_name_that_leaves_its_folder_is_refused(name: object, tmp_path: Path) -> None:
-    with pytest.raises(OutsideError, match="the journal names .* no path below its own folder"):
+    with pytest.raises(OutsideError, match=r"the journal names .* no path below its own folder"):
         inside(tmp_path, name, "the journal")
 
 
@@ -62,7 +62,7 @@ class Stranger:
 @pytest.fixture
 def serve() -> Iterator[http.server.ThreadingHTTPServer]:
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802  its name in http.server
+        def do_GET(self) -> None:
             body = server.stranger.answer(self.path)  # type: ignore[attr-defined]
             self.send_response(200)
             self.send_header("Content-Type", "text/html" if body.startswith(b"<") else "application/octet-stream")
@@ -71,7 +71,7 @@ def serve() -> Iterator[http.server.ThreadingHTTPServer]:
             if self.command == "GET":
                 self.wfile.write(body)
 
-        do_HEAD = do_GET
+        do_HEAD = do_GET  # noqa: N815  names of http.server
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""
