@@ -9,6 +9,8 @@ export RAY_USAGE_STATS_ENABLED=0  # Without this, Ray sends usage statistics to 
 export RAY_idle_worker_killing_time_threshold_ms=600000
 export RAY_JOB_STOP_WAIT_TIME_S=60  # By default `ray job stop` kills after 3 s, too soon for a checkpoint.
 
+umask o-w  # Only you and, if your umask allows it, your group may change the files of runs.
+
 if [ ! -s "$RAY_AUTH_TOKEN_PATH" ]; then (
   umask 077
   mkdir -p "$(dirname "$RAY_AUTH_TOKEN_PATH")"

@@ -10,7 +10,7 @@ import mlflow
 from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from crmuons.storage import ownership
+from crmuons.storage import atomic, ownership
 from crmuons.tracking.artifacts import describe
 from crmuons.tracking.batches import batches, metrics_of, parts
 from crmuons.tracking.journal import DeliveryState, Entry, Journal
@@ -172,6 +172,7 @@ class Server:
         if self.uri.startswith("sqlite:"):
             # MLflow's default is in the working directory, which differs between workers.
             folder = database(self.uri).parent / "mlruns" / re.sub(r"[^\w.-]", "_", name)
+            atomic.make_directory(folder, private=folder)
             location = folder.as_uri()
         return str(client.create_experiment(name, artifact_location=location))
 
@@ -209,7 +210,9 @@ def _make_database(path: Path) -> None:
             return
         (folder / path.name).unlink(missing_ok=True)  # Of a killed process.
         mlflow.MlflowClient(f"sqlite:///{folder / path.name}")
-        (folder / path.name).replace(path)
+        made = folder / path.name
+        made.chmod(made.stat().st_mode & 0o770)  # Runs are closed to others too (docs/security.md).
+        made.replace(path)
 
 
 def _has_run(client: mlflow.MlflowClient, run_id: str) -> bool:
