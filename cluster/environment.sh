@@ -2,6 +2,7 @@
 #
 # Everybody who has the token can run code on the cluster. So only its owner can read the file. Every node needs the same
 # token: in a home directory that the nodes share, or in a copy.
+# shellcheck shell=bash
 export RAY_AUTH_MODE=token
 export RAY_AUTH_TOKEN_PATH="${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}"
 export RAY_USAGE_STATS_ENABLED=0  # Without this, Ray sends usage statistics to its developers every hour.

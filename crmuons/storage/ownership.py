@@ -41,9 +41,7 @@ EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command may work later.
 
 
 @contextmanager
-def hold(
-    place: str | Path, *, remedy: str = REMEDY, patience_s: float = 0.0, private: bool = False
-) -> Iterator[None]:
+def hold(place: str | Path, *, remedy: str = REMEDY, patience_s: float = 0.0, private: bool = False) -> Iterator[None]:
     """Own a directory or a URL for the duration of the block. A directory is made if it is missing.
 
     Args:
