@@ -55,7 +55,10 @@ def what_nobody_can(paths: Iterable[Path]) -> list[list[str]]:
 def everything_below(*places: Path) -> set[Path]:
     """Every file, folder and socket at and below places; links stand for what they point to, which is listed too."""
     assert all(place.exists() for place in places), places
-    found = {below for place in places for below in (place, *place.rglob("*"))}
+    found = set(places)
+    for place in places:
+        for folder, folders, names in os.walk(place):  # What disappears meanwhile is passed over.
+            found |= {Path(folder) / name for name in (*folders, *names)}
     return {path for path in found if not path.is_symlink()}
 
 
@@ -80,7 +83,8 @@ def place(bench: Bench) -> Iterator[Bench]:
         shutil.copy(bench.folder / "small.toml", folder)
         (folder / "home").mkdir(mode=0o755)
         (folder / "s").mkdir(mode=0o755)
-        known = {"HOME": str(folder / "home"), "RAY_TMPDIR": str(folder / "s")}
+        path = f"{Path(sys.executable).parent}:{bench.environment['PATH']}"
+        known = {"HOME": str(folder / "home"), "RAY_TMPDIR": str(folder / "s"), "PATH": path}
         opened = Bench(folder, bench.environment | known)
         yield opened
         opened.clean_up()
@@ -182,11 +186,10 @@ def test_a_server(place: Bench) -> None:
     secrets.mkdir(mode=0o755)
     (secrets / "database").write_text(f"sqlite:///{secrets}/runs.db")
     (port,) = map(str, free_ports(1))
-    path = f"{Path(sys.executable).parent}:{place.environment['PATH']}"
     artifacts = place.folder / "artifacts"
     artifacts.mkdir(mode=0o700)
     words = ("--user", "root", "--port", port, "--artifacts-destination", str(artifacts), "--workers", "1")
-    started = start(place, str(ROOT / "cluster" / "mlflow" / "serve.sh"), *words, PATH=path)
+    started = start(place, str(ROOT / "cluster" / "mlflow" / "serve.sh"), *words)
     wait_for((secrets / "runs.db").exists, by=started)
     wait_for(
         lambda: any(
