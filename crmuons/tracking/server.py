@@ -4,6 +4,7 @@ import logging
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
@@ -172,7 +173,8 @@ class Server:
         if self.uri.startswith("sqlite:"):
             # MLflow's default is in the working directory, which differs between workers.
             folder = database(self.uri).parent / "mlruns" / re.sub(r"[^\w.-]", "_", name)
-            atomic.make_directory(folder, private=folder)
+            with suppress(OSError):  # Metrics need no artifact store; who sends an artifact there reports it.
+                atomic.make_directory(folder, private=folder)
             location = folder.as_uri()
         return str(client.create_experiment(name, artifact_location=location))
 
