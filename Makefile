@@ -6,11 +6,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOCKED := $(VENV)/locked.txt
 TORCH := 2.13.0
 # Compiled afterwards, on all cores: 80 of the set-up's CPU-seconds, which pip would spend on one.
 PIP := $(BIN)/python -m pip install -q --no-compile
 
-.PHONY: setup demo test integration gpu-check federation lint types docs lock clean
+.PHONY: setup demo test integration gpu-check federation lint types docs lock audit clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.ready
@@ -20,16 +21,17 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "crmuons needs Python 3.11 or newer, %s is %s: make PYTHON=python3.11" % (sys.executable, sys.version.split()[0]))'
 	$(PYTHON) -m venv $(VENV)
+	@sed 's/ --hash=.*//' requirements.lock > $(LOCKED)  # Hashes are those of the images' platform (cluster/container).
 	@if nvidia-smi -L >/dev/null 2>&1; then \
 	  echo "GPU found: installing torch $(TORCH) with CUDA"; $(PIP) torch===$(TORCH); \
 	else \
 	  echo "no GPU: installing the CPU build of torch $(TORCH)"; \
-	  $(PIP) torch==$(TORCH)+cpu -c requirements.lock 2>/dev/null \
+	  $(PIP) torch==$(TORCH)+cpu -c $(LOCKED) 2>/dev/null \
 	  || $(PIP) torch==$(TORCH)+cpu --extra-index-url https://download.pytorch.org/whl/cpu 2>/dev/null \
 	  || { echo "no CPU build at hand: installing PyPI's"; $(PIP) torch==$(TORCH); }; \
 	fi
 	@echo "installing crmuons and the versions of requirements.lock"
-	$(PIP) -c requirements.lock -e '.[dev]'
+	$(PIP) -c $(LOCKED) -e '.[dev]'
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true  # Some packages bring templates, which are no Python.
 	@touch $@
 
@@ -63,6 +65,7 @@ federation: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/shellcheck --external-sources .ci/run cluster/*.sh cluster/*/*.sh cluster/slurm/job.sbatch
 
 types: setup
 	$(BIN)/mypy
@@ -72,9 +75,16 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 	@echo "site       site/index.html; with search: $(BIN)/python -m http.server -d site"
 
-# Every version of the environment at hand, to be run after a change of pyproject.toml.
+# Every version of the environment at hand, to be run after a change of pyproject.toml, on Linux x86-64 with Python 3.11.
 lock:
-	$(BIN)/python -m pip freeze --exclude-editable | sed 's/^\(torch==[0-9.]*\)+.*/\1/' > requirements.lock
+	$(BIN)/python .ci/lock.py > $(LOCKED).new
+	mv $(LOCKED).new requirements.lock
+
+# Compares the locked versions with the known vulnerabilities. It needs the network, so it is no part of .ci/run.
+audit: setup
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install -q pip-audit
+	$(VENV)/audit/bin/pip-audit --disable-pip --no-deps -r $(LOCKED)
 
 clean:
 	rm -rf $(VENV) demo site

@@ -2,12 +2,15 @@
 #
 # Everybody who has the token can run code on the cluster. So only its owner can read the file. Every node needs the same
 # token: in a home directory that the nodes share, or in a copy.
+# shellcheck shell=bash
 export RAY_AUTH_MODE=token
 export RAY_AUTH_TOKEN_PATH="${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}"
 export RAY_USAGE_STATS_ENABLED=0  # Without this, Ray sends usage statistics to its developers every hour.
 # Keep the processes that read: with the default of 1 s, each read starts a new one.
 export RAY_idle_worker_killing_time_threshold_ms=600000
 export RAY_JOB_STOP_WAIT_TIME_S=60  # By default `ray job stop` kills after 3 s, too soon for a checkpoint.
+
+umask o-w  # Only you and, if your umask allows it, your group may change the files of runs.
 
 if [ ! -s "$RAY_AUTH_TOKEN_PATH" ]; then (
   umask 077

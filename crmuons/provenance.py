@@ -49,7 +49,11 @@ def user_name() -> str:
 
 
 def complete_environment() -> None:
-    """Set USER and HOME for a user whom the machine does not know: Ray, torch and MLflow look there before they fail."""
+    """Set USER and HOME for a user whom the machine does not know: Ray, torch and MLflow look there before they fail.
+
+    Whatever the umask, only this user and, if the umask allows it, the group may change the files of this process.
+    """
+    os.umask(os.umask(0o077) | 0o002)
     os.environ.setdefault("USER", user_name())
     try:
         Path.home()

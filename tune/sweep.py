@@ -85,7 +85,7 @@ def run_sweep(settings: config.Config, space: Space, options: SweepOptions) -> S
     options.check(space, settings)
     definition = define(settings, space, options)
     storage = RunStorage.of(settings)
-    with ownership.hold(find_sweep(settings, storage, definition), remedy=REMEDY):
+    with ownership.hold(find_sweep(settings, storage, definition), remedy=REMEDY, private=True):
         return _run_owned(settings, space, options, storage, definition)
 
 

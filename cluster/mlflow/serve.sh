@@ -2,7 +2,8 @@
 # cluster/mlflow/serve.sh --artifacts-destination /data/mlflow    # a tracking server for a group, until Ctrl-C
 #
 # PostgreSQL holds the runs, a directory or bucket the artifacts, and every user has a name and a password. Artifacts go
-# through the server; an account cannot name another place for them. Run it as a user of its own, who owns nothing else.
+# through the server; an account cannot name another place for them. Run it as a user of its own, who owns nothing else; as
+# root, name this user first: serve.sh --user NAME ... (--user root only where nothing else lives, as in a container).
 # Once, before, as that user:
 #     pip install 'crmuons[server]'
 #     createdb mlflow                                  # on the machine of PostgreSQL, 12 or newer
@@ -14,6 +15,19 @@
 # ~/.mlflow-server/admin-password. Set MLFLOW_SERVER_SECRETS to use another directory than ~/.mlflow-server.
 set -euo pipefail
 
+if [ "${1:-}" = --user ]; then
+  user=${2:?"serve.sh: --user needs a name"}
+  shift 2
+  if [ "$(id -u)" != "$(id -u "$user")" ]; then
+    HOME=$(getent passwd "$user" | cut -d: -f6)
+    export HOME USER="$user" LOGNAME="$user"
+    exec setpriv --reuid "$user" --regid "$(id -g "$user")" --init-groups --no-new-privs "$0" "$@"
+  fi
+elif [ "$(id -u)" = 0 ]; then
+  echo "serve.sh: not as root: give --user NAME first, the name of a user who owns nothing else, since every account uses this server's rights" >&2
+  exit 1
+fi
+
 secrets=${MLFLOW_SERVER_SECRETS:-$HOME/.mlflow-server}
 umask 077
 mkdir -p "$secrets"
@@ -22,6 +36,24 @@ if [ ! -s "$secrets/database" ]; then
   echo "serve.sh: $secrets/database is missing: write the URI of a PostgreSQL database into it, postgresql://USER:PASSWORD@HOST/NAME" >&2
   exit 1
 fi
+# Every account reads and writes all of the directory of the artifacts: nothing else may be in it.
+python3 - "$secrets" "$HOME" "$@" <<'PYTHON'
+import os, sys
+secrets, home, *words = sys.argv[1:]
+names = ("--artifacts-destination", "--default-artifact-root")
+places = [os.environ.get(name, "") for name in ("MLFLOW_ARTIFACTS_DESTINATION", "MLFLOW_DEFAULT_ARTIFACT_ROOT")]
+places += [word.partition("=")[2] for word in words if word.partition("=")[0] in names]
+places += [after for word, after in zip(words, words[1:]) if word in names]
+for place in places or ["mlartifacts"]:
+    path = os.path.realpath(place.removeprefix("file://"))
+    if not place or ("://" in place and not place.startswith("file://")):
+        continue  # A bucket.
+    for what, kept in (("the server's secrets", secrets), ("your home directory", home), ("the server's code", sys.prefix)):
+        kept = os.path.realpath(kept)
+        inside = kept == path or kept.startswith(path.rstrip("/") + "/")
+        if inside or (what == "the server's secrets" and path.startswith(kept + "/")):
+            sys.exit(f"serve.sh: {place} holds or is in {what} ({kept}), which every account could read: choose another directory")
+PYTHON
 for name in admin-password cookie-key; do
   [ -s "$secrets/$name" ] || python3 -c 'import secrets; print(secrets.token_urlsafe(24))' >"$secrets/$name"
 done

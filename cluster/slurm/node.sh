@@ -1,4 +1,5 @@
 # srun bash cluster/slurm/node.sh HEAD_ADDRESS    # one Ray node; job.sbatch starts it on every node of the job
+# shellcheck shell=bash
 set -euo pipefail
 source cluster/environment.sh
 address=$1 port=${1##*:}

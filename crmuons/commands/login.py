@@ -18,7 +18,7 @@ def run(arguments: argparse.Namespace) -> None:
     import segno
 
     from crmuons.storage.pelican.login import log_in
-    from crmuons.storage.pelican.scopes import scopes_by_issuer
+    from crmuons.storage.pelican.scopes import federations_of, scopes_by_issuer
 
     def show(url: str, code: str) -> None:
         segno.make(url).terminal(compact=True)
@@ -29,5 +29,6 @@ def run(arguments: argparse.Namespace) -> None:
         msg = "no pelican:// URL given; name the URLs to read, or the URLs to write after --write"
         raise ValueError(msg)
     for issuer, scopes in issuers.items():
-        print(f"logging in to {issuer} for {' '.join(scopes)}")
-        print(f"logged in; the login is stored in {log_in(issuer, scopes, show)}")
+        federations = federations_of(issuer, [*arguments.read, *arguments.write])
+        print(f"logging in to {issuer} for {' '.join(scopes)} at {' and '.join(federations)}")
+        print(f"logged in; the login is stored in {log_in(issuer, scopes, show, federations)}")

@@ -12,6 +12,7 @@ from typing import Any
 
 from crmuons.storage import files
 from crmuons.storage.files import File
+from crmuons.storage.inside import relative_name
 
 MANIFEST = "manifest.json"
 CLAIM = (
@@ -85,6 +86,8 @@ class Manifest:
         try:
             content = json.loads(files.read_bytes(f"{root}/{MANIFEST}"))
             shards = [PreparedShard(**shard | {"places": tuple(shard["places"])}) for shard in content.pop("shards")]
+            for shard in shards:
+                relative_name(shard.file, "its entry")
             sources = [(url, size) for url, size in content.pop("sources")]
             return cls(shards=shards, sources=sources, **content)
         except (ValueError, KeyError, TypeError, AttributeError) as error:

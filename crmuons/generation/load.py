@@ -26,8 +26,16 @@ def local_model(place: str | Path) -> Path:
     Raises:
         FileNotFoundError: if there is nothing at the URL.
         DamagedArtifactError: if an artifact's content does not match its name.
+        ValueError: for a model of MLflow, whose own code would run.
     """
     url = str(place).rstrip("/")
+    if re.match(r"(models|runs|mlflow-artifacts):", url):
+        msg = (
+            f"{url} is a model of MLflow, which may hold code of whoever logged it; crmuons loads weights alone: give the "
+            "run's directory, or run `mlflow artifacts download --artifact-uri "
+            f"{url} -d DIR` and give the directory below DIR that holds model.json"
+        )
+        raise ValueError(msg)
     if "://" not in url:
         return Path(place)
     storage, name = _artifact_of(url)

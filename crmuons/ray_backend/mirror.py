@@ -98,7 +98,7 @@ def worker_sync(run: Run, handle: SyncHandle | None, rank: int) -> Iterator[None
 
 def _clean_up(run: Run, actor: Any) -> None:
     """Remove what an earlier command left on this node, and write the failure of a worker elsewhere, if there is one."""
-    run.directory.mkdir(parents=True, exist_ok=True)
+    run.directory.mkdir(mode=0o770, parents=True, exist_ok=True)  # As where it was begun; the umask takes more.
     for stale in (run.failure, run.stop_request, run.done):
         stale.unlink(missing_ok=True)
     failure: bytes | None = ray.get(actor.get.remote(run.failure.name), timeout=TIMEOUT_S)

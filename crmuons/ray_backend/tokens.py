@@ -28,7 +28,9 @@ NAME = "crmuons-tokens"
 POLL_S = 5.0  # A token is renewed a minute before it expires.
 TIMEOUT_S = 10.0
 
-TokenPairs = list[tuple[str, str]]  # (value, place). A Token refuses to be pickled; here it is done on purpose.
+TokenPairs = list[
+    tuple[str, str, tuple[str, ...]]
+]  # (value, place, federations). A Token refuses to be pickled; here it is done on purpose.
 
 
 @contextmanager
@@ -72,7 +74,7 @@ def _local_pairs(urls: list[str]) -> TokenPairs:
     issuers = {issuer.rstrip("/") for namespace in namespaces for issuer in namespace.issuers}
     usable = [token for token in tokens.local_tokens() if token.issuer is None or token.issuer in issuers]
     usable += login.stored_tokens(sorted(issuers))
-    return [(token.value, f"{token.place} on {socket.gethostname()}") for token in usable]
+    return [(token.value, f"{token.place} on {socket.gethostname()}", token.federations) for token in usable]
 
 
 class _Received:
@@ -99,7 +101,7 @@ def _request(known: list[Token]) -> list[Token]:
     except ray.exceptions.RayError as error:
         logger.warning("the driver does not answer a request for its tokens: %s", error)
         return known
-    return [token for value, place in pairs if (token := Token.from_text(value, place)) is not None]
+    return [token for pair in pairs if (token := Token.from_text(*pair)) is not None]
 
 
 _received = _Received()

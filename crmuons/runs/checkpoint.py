@@ -14,6 +14,7 @@ from typing import Any
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.saved_model import read_tensors, write_model_files, write_tensors
 from crmuons.storage.atomic import atomic_directory, atomic_file, remedy_for, remove_atomically
+from crmuons.storage.inside import inside
 
 TRAINING_FILE, BEST_FILE = "training.pt", "best"
 _NAME = re.compile(r"step-(\d{8})")
@@ -90,7 +91,7 @@ def best(directory: Path) -> Path | None:
 def selected(directory: Path) -> Path | None:
     """Return the checkpoint that validation selected; None if it selected none."""
     chosen = directory / BEST_FILE
-    named = directory / chosen.read_text(encoding="utf-8") if chosen.is_file() else None
+    named = inside(directory, chosen.read_text(encoding="utf-8"), chosen) if chosen.is_file() else None
     return named if named is not None and named.is_dir() else None
 
 

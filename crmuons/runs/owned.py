@@ -33,5 +33,5 @@ def own(run: Run, *, patience_s: float = 0.0) -> Iterator[None]:
     with ExitStack() as held:
         for place in (run.directory, run.url):
             if place is not None:
-                held.enter_context(ownership.hold(place, remedy=REMEDY, patience_s=patience_s))
+                held.enter_context(ownership.hold(place, remedy=REMEDY, patience_s=patience_s, private=True))
         yield

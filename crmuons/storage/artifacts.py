@@ -17,6 +17,7 @@ from typing import Any
 
 from crmuons.storage import files
 from crmuons.storage.atomic import atomic_directory, check_owned
+from crmuons.storage.inside import inside, relative_name
 
 logger = logging.getLogger(__name__)
 
@@ -97,15 +98,17 @@ def download(url: str, name: str, folder: Path) -> ArtifactManifest:
 
     Raises:
         DamagedArtifactError: if the artifact is incomplete or does not match its manifest.
+        OutsideError: if the manifest names a file outside the artifact.
     """
     manifest, places = _read_manifest(f"{url}/{name}", name)
     with atomic_directory(folder, replace=True) as partial:
         for path, (_, digest) in manifest.files.items():
+            target = inside(partial, path, f"{url}/{name}/{MANIFEST}")
             try:
-                files.get(f"{url}/{name}/{places[path]}", partial / path)
+                files.get(f"{url}/{name}/{places[path]}", target)
             except FileNotFoundError as error:
                 raise DamagedArtifactError(str(error)) from error
-            if _sha256(partial / path) != digest:
+            if _sha256(target) != digest:
                 msg = f"{url}/{name}/{places[path]} does not match its manifest: it was changed or damaged"
                 raise DamagedArtifactError(msg)
     return manifest
@@ -128,10 +131,14 @@ def _read_manifest(url: str, name: str) -> tuple[ArtifactManifest, dict[str, str
             content = json.loads(files.read_bytes(f"{url}/{candidate}"))
             places = content.pop("places")
             content["files"] = {path: tuple(entry) for path, entry in content["files"].items()}
-            if (manifest := ArtifactManifest(**content)).name == name:
-                return manifest, places
+            manifest = ArtifactManifest(**content)
+            matches = manifest.name == name and places.keys() >= manifest.files.keys()
         except (ValueError, KeyError, TypeError, AttributeError):  # An interrupted upload left half a manifest.
             continue
+        if matches:
+            for path in (*manifest.files, *places.values()):  # Whoever made the artifact made its digest too.
+                relative_name(path, f"{url}/{candidate}")
+            return manifest, places
     msg = f"{url} has no manifest that matches its name: its upload was interrupted, or it is damaged"
     raise DamagedArtifactError(msg)
 

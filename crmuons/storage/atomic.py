@@ -131,6 +131,21 @@ def remove_partials(folder: Path) -> None:
                 Path(partial).unlink(missing_ok=True)
 
 
+def make_directory(folder: Path, *, private: Path | None = None) -> list[Path]:
+    """Make a directory and its missing parents, and return those that were made. Others may write to none, whatever the umask.
+
+    Args:
+        folder: the directory.
+        private: the one of them that is closed to all but its owner and group.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        with suppress(PermissionError):  # Made by another user at this moment, or a file system without modes.
+            path.chmod(path.stat().st_mode & 0o7777 & ~(0o007 if path == private else 0o002))
+    return missing
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write a small JSON file."""
     write_text(path, json.dumps(content, indent=1))

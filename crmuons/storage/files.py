@@ -20,6 +20,7 @@ from crmuons.storage.atomic import atomic_file
 from crmuons.storage.braces import expand_braces
 from crmuons.storage.filesystems import FEDERATED, WEB, filesystem, is_remote, with_scheme
 from crmuons.storage.http import is_web
+from crmuons.storage.inside import inside
 from crmuons.storage.listing import PARQUET_SUFFIXES, File, list_files
 
 __all__ = [
@@ -173,6 +174,7 @@ def get_tree(url: str, folder: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: if there is no file below the URL.
+        OutsideError: if the listing names a file outside it, or a link in the folder leads out of the folder.
     """
     fs, root = filesystem(url)
     remote_sizes = _sizes(fs, root)
@@ -181,7 +183,7 @@ def get_tree(url: str, folder: Path) -> list[Path]:
         raise FileNotFoundError(msg)
     copied = []
     for name, size in remote_sizes.items():
-        target = folder / PurePosixPath(name).relative_to(root)
+        target = inside(folder, name.removeprefix(f"{root.rstrip('/')}/"), url)
         if not target.is_file() or target.stat().st_size != size:
             get(with_scheme(fs, name), target)
             copied.append(target)

@@ -41,20 +41,21 @@ EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command may work later.
 
 
 @contextmanager
-def hold(place: str | Path, *, remedy: str = REMEDY, patience_s: float = 0.0) -> Iterator[None]:
+def hold(place: str | Path, *, remedy: str = REMEDY, patience_s: float = 0.0, private: bool = False) -> Iterator[None]:
     """Own a directory or a URL for the duration of the block. A directory is made if it is missing.
 
     Args:
         place: a path or a URL.
         remedy: what a user can do who is refused.
         patience_s: how long to wait for an owner that ends.
+        private: close a directory that is made to all but its owner and group.
 
     Raises:
         HeldError: if another process owns it.
         PermissionError, NotADirectoryError: if it cannot be written.
     """
-    ownership = Ownership(place, remedy)
-    deadline = clock() + patience_s
+    ownership, deadline = Ownership(place, remedy), clock() + patience_s
+    ownership.private = private
     while True:
         try:
             ownership.acquire()
@@ -87,7 +88,7 @@ class Ownership:
         self.folder = None if files.is_remote(str(place)) else Path(str(place).removeprefix("file://")).absolute()
         self.place = str(place) if self.folder is None else str(self.folder)
         self.remedy, self._on_loss = remedy, on_loss or _end_process
-        self.claims = Claims(self.place)
+        self.claims, self.private = Claims(self.place), False
         self._claim, self._owner = Claim(secrets.token_hex(8)), Owner()
         self._lock: FileLock | None = None
         self._has_claim = self._given_up = False
@@ -205,18 +206,14 @@ class Ownership:
         claim = next(iter(self.claims.newest().values()), None)
         if claim is not None and not Owner.of(self.claims.read(claim)).is_gone():
             return self._held_by(claim)
-        mark = self.folder / FOLDER
-        return PermissionError(
-            f"{mark} cannot be written ({error.strerror}): uid {mark.stat().st_uid} left it; remove it"
-        )
+        mark, why = self.folder / FOLDER, error.strerror
+        return PermissionError(f"{mark} cannot be written ({why}): uid {mark.stat().st_uid} left it; remove it")
 
     def _make(self, folder: Path) -> None:
         """Make a directory and its missing parents, and remember them. Who may write to the output may write the mark."""
-        missing = [path for path in (folder, *folder.parents) if not path.exists()]
-        self._made += missing
-        folder.mkdir(parents=True, exist_ok=True)
-        with suppress(PermissionError):  # Made by another user at this moment, or a file system without modes.
-            if missing:
+        self._made += atomic.make_directory(folder, private=self.folder if self.private else None)
+        with suppress(PermissionError):  # Another user's.
+            if folder in self._made:
                 folder.chmod(folder.parent.stat().st_mode & 0o777)
 
     def _live(self) -> None:

@@ -14,6 +14,7 @@ from mlflow.models import Model
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
+from crmuons.storage.inside import OutsideError, inside, relative_name
 from crmuons.storage.redact import without_credentials
 from crmuons.tracking.journal import Entry, Journal
 from crmuons.tracking.uri import database, is_server
@@ -40,11 +41,14 @@ def kept_file(journal: Journal, name: str) -> Path:
     Raises:
         UnusableFileError: if it is not, or is gone.
     """
-    base = journal.directory.resolve()
-    path = journal.files / name
-    if Path(name).is_absolute() or ".." in Path(name).parts or not path.resolve().is_relative_to(base):
-        msg = f"{name} is not a file of {journal.directory}: a journal may name only files of its own run"
-        raise UnusableFileError(msg)
+    try:
+        relative_name(name, "the journal")
+        path = inside(
+            journal.directory, f"{journal.files.relative_to(journal.directory).as_posix()}/{name}", "the journal"
+        )
+    except OutsideError as error:
+        msg = f"{name} is not a file of {journal.directory}: a journal may name only files of its own run ({error})"
+        raise UnusableFileError(msg) from error
     if not os.path.lexists(path):
         msg = f"{path} is gone: it was removed from the journal before it was sent"
         raise UnusableFileError(msg)

@@ -4,13 +4,14 @@ import logging
 import re
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import mlflow
 from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from crmuons.storage import ownership
+from crmuons.storage import atomic, ownership
 from crmuons.tracking.artifacts import first_cause
 from crmuons.tracking.batches import batches, metrics_of, parts
 from crmuons.tracking.journal import DeliveryState, Entry, Journal
@@ -172,6 +173,8 @@ class Server:
         if self.uri.startswith("sqlite:"):
             # MLflow's default is in the working directory, which differs between workers.
             folder = database(self.uri).parent / "mlruns" / re.sub(r"[^\w.-]", "_", name)
+            with suppress(OSError):  # Metrics need no artifact store; who sends an artifact there reports it.
+                atomic.make_directory(folder, private=folder)
             location = folder.as_uri()
         return str(client.create_experiment(name, artifact_location=location))
 
@@ -209,7 +212,9 @@ def _make_database(path: Path) -> None:
             return
         (folder / path.name).unlink(missing_ok=True)  # Of a killed process.
         mlflow.MlflowClient(f"sqlite:///{folder / path.name}")
-        (folder / path.name).replace(path)
+        made = folder / path.name
+        made.chmod(made.stat().st_mode & 0o770)  # Runs are closed to others too (docs/security.md).
+        made.replace(path)
 
 
 def _has_run(client: mlflow.MlflowClient, run_id: str) -> bool:

@@ -21,11 +21,12 @@ class Namespace:
     Attributes:
         prefix: the path at which it begins.
         needs_token: whether reading needs a token; writing always does.
-        issuers: the issuers whose tokens its servers accept; empty if the director does not name them.
+        issuers: the issuers whose tokens its servers accept, as the director claims; empty if the director does not name them.
         base_paths: the folders to which token scopes are relative.
         scope_depth: how many folders deep the issuer lets a scope's path be; None for no limit.
         origin: the server that lists folders; None if the namespace gives no listings.
         caches: the servers to read from; None until the first question.
+        federation: the federation's HOST or HOST:PORT.
         accepted: the last token that a server accepted.
         asked_at: time.monotonic() of the last question to the director.
     """
@@ -37,6 +38,7 @@ class Namespace:
     scope_depth: int | None
     origin: Sources | None
     caches: Sources | None
+    federation: str = ""
     accepted: Token | None = None
     asked_at: float = field(default_factory=time.monotonic)
 
@@ -50,10 +52,13 @@ class Answer:
     body: bytes
 
 
-def parse_namespace(answer: Answer, known: Mapping[str, Namespace], *, listing: bool) -> Namespace | None:
+def parse_namespace(
+    federation: str, answer: Answer, known: Mapping[str, Namespace], *, listing: bool
+) -> Namespace | None:
     """Return the namespace in a director's answer; its servers keep their known record. None if it names no namespace.
 
     Args:
+        federation: the federation's HOST or HOST:PORT.
         answer: the director's answer.
         known: the namespaces known so far, by their prefixes.
         listing: whether the question was for the origin (listing) rather than for caches (reading).
@@ -74,6 +79,7 @@ def parse_namespace(answer: Answer, known: Mapping[str, Namespace], *, listing: 
         scope_depth=min(map(int, _token_parameters(answer, "max-scope-depth")), default=None),
         origin=Sources.of([server_of(header.collections_url)], old_origin) if header.collections_url else None,
         caches=caches,
+        federation=federation,
         accepted=old.accepted if old else None,
     )
 

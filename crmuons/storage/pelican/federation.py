@@ -28,7 +28,7 @@ from crmuons.storage.pelican.refusals import Access, judge_refusal
 from crmuons.storage.pelican.servers import Servers
 from crmuons.storage.pelican.tokens import Token
 from crmuons.storage.pelican.waits import Waits
-from crmuons.storage.pelican.webdav import parse_listing
+from crmuons.storage.pelican.webdav import check_inside, parse_listing
 from crmuons.storage.pelican.writing import Writer
 
 LISTINGS_AT_ONCE = 16
@@ -97,7 +97,7 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
             assert namespace.caches is not None
             access = Access(namespace, path)
             source = await patience.next(namespace.caches)
-            token = await access.token()
+            token = await access.token(source)
             try:
                 async for piece in self._range(access, source, token, range(start, end), size):
                     pieces.append(piece)
@@ -255,10 +255,12 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
             msg = f"{self.url(path)} cannot be listed: {namespace.origin.best().url} answered HTTP {answer.status}"
             raise OSError(msg)
         try:
-            return parse_listing(answer.body)
+            entries = parse_listing(answer.body)
+            check_inside(entries, path)
         except ValueError as error:
             msg = f"{self.url(path)} cannot be listed at {namespace.origin.best().url}: {error}"
             raise ValueError(msg) from error
+        return entries
 
 
 _federations: dict[tuple[int, str], Federation] = {}

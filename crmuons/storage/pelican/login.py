@@ -39,6 +39,7 @@ class Login:
     access_token: str = field(repr=False)
     scope: str
     expires_at: float
+    federations: Sequence[str] = ()  # Their servers may see the tokens. None in the logins of crmuons 0.1.
 
     def renewed(self, answer: Any) -> "Login":
         """Return this login with the tokens of an issuer's answer."""
@@ -60,13 +61,16 @@ def store() -> Path:
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "crmuons" / "logins.json"
 
 
-def log_in(issuer_url: str, scopes: Sequence[str], show: Callable[[str, str], None]) -> Path:
+def log_in(
+    issuer_url: str, scopes: Sequence[str], show: Callable[[str, str], None], federations: Sequence[str] = ()
+) -> Path:
     """Log in by the device flow and store the login. Scopes of an earlier login to the same issuer are kept.
 
     Args:
         issuer_url: the issuer.
         scopes: the scopes to ask for, such as `storage.read:/data`.
         show: shows the user the URL to open and the code to confirm.
+        federations: the federations, HOST or HOST:PORT, whose servers may see the tokens.
 
     Returns:
         The file that holds the login.
@@ -82,7 +86,8 @@ def log_in(issuer_url: str, scopes: Sequence[str], show: Callable[[str, str], No
     answer = issuer.device_login(client, scope, show)
     if "refresh_token" not in answer:
         logger.warning("%s gave no refresh token: this login ends when its token expires", issuer_url)
-    login = Login(issuer_url, client.id, client.secret, "", "", scope, 0.0).renewed(answer)
+    known = dict.fromkeys([*(before.federations if before else ()), *federations])
+    login = Login(issuer_url, client.id, client.secret, "", "", scope, 0.0, tuple(known)).renewed(answer)
     with _locked():
         _save({**_load(), issuer_url: login})
     return store()
@@ -93,7 +98,9 @@ def stored_tokens(issuers: Sequence[str]) -> list[Token]:
     names = {issuer.rstrip("/") for issuer in issuers}
     logins = [login for url, login in _load().items() if url.rstrip("/") in names]
     current = [_renew(login.issuer) if login.is_due() else login for login in logins]
-    tokens = [Token.from_text(login.access_token, f"crmuons login ({login.issuer})") for login in current]
+    tokens = [
+        Token.from_text(login.access_token, f"crmuons login ({login.issuer})", login.federations) for login in current
+    ]
     return [token for token in tokens if token is not None]
 
 

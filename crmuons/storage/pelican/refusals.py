@@ -3,10 +3,11 @@
 import asyncio
 from dataclasses import dataclass
 
-from crmuons.storage.http.sources import Fault, Patience, Sources
+from crmuons.storage.http.sources import Fault, Patience, Source, Sources
 from crmuons.storage.pelican import login
 from crmuons.storage.pelican.director import Namespace
 from crmuons.storage.pelican.tokens import Operation, Token, choose, find_tokens, places
+from crmuons.storage.pelican.trust import TRUSTED, may_see
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,15 @@ class Access:
         if token is not None and self.namespace is not None:
             self.namespace.accepted = token
 
-    async def token(self) -> Token | None:
-        """Look up the token to send; None if none is needed or none fits."""
+    async def token(self, server: Source | None = None) -> Token | None:
+        """Look up the token to send to a server; None if none is needed or none fits.
+
+        Without a server, it is the token that one of the namespace's known servers would get.
+        """
         if self.namespace is None or (self.operation == "read" and not self.namespace.needs_token):
             return None
         # In a thread, because a stored login may be renewed at its issuer, which blocks.
-        return await asyncio.to_thread(_find_token, self.namespace, self)
+        return await asyncio.to_thread(_find_token, self.namespace, self, server)
 
 
 async def judge_refusal(fault: Fault, access: Access, sources: Sources, patience: Patience, token_s: float) -> None:
@@ -49,7 +53,7 @@ async def judge_refusal(fault: Fault, access: Access, sources: Sources, patience
         raise PermissionError(msg)
     if not isinstance(sent, Token):
         namespace.needs_token = True
-        if await access.token() is None and not _may_come_back(fault, namespace, patience, token_s):
+        if await access.token(fault.source) is None and not _may_come_back(fault, namespace, patience, token_s):
             raise PermissionError(no_token(patience.what, namespace))
     elif sent.expired():
         if patience.since_first("token expired") > token_s:
@@ -74,15 +78,33 @@ def _may_come_back(fault: Fault, namespace: Namespace, patience: Patience, token
 
 def no_token(what: str, namespace: Namespace) -> str:
     """Return the error sentence for a namespace for which no token fits."""
-    others = [token for token in find_tokens() if token.issuer not in (None, *namespace.issuers)]
+    found = _candidates(namespace)
+    others = [token for token in found if token.issuer not in (None, *namespace.issuers)]
     expected = f"a token of {' or '.join(namespace.issuers) or 'its issuer'}"
+    if kept := [token for token in found if token not in others and not _may_go(token, namespace, None)]:
+        audience = f"is for {', '.join(kept[0].audience)}" if kept[0].audience else "names no audience"
+        return (
+            f"{what}: {namespace.prefix} takes {expected}; {kept[0]} {audience}, and is not sent to {namespace.federation}, "
+            f"which only claims that issuer; if you trust this federation, set {TRUSTED}={namespace.federation}, or "
+            f"log in with 'crmuons login {what}'"
+        )
     candidates = f"found {others[0]}, issued by {others[0].issuer}" if others else f"looked in {places()}"
     return f"{what}: {namespace.prefix} takes {expected}; {candidates}; {_remedy(what)}"
 
 
-def _find_token(namespace: Namespace, access: Access) -> Token | None:
-    candidates = [*find_tokens(), *login.stored_tokens(namespace.issuers)]
+def _find_token(namespace: Namespace, access: Access, server: Source | None) -> Token | None:
+    candidates = [token for token in _candidates(namespace) if _may_go(token, namespace, server)]
     return choose(candidates, namespace.issuers, access.operation, access.path, namespace.base_paths)
+
+
+def _candidates(namespace: Namespace) -> list[Token]:
+    return [*find_tokens(), *login.stored_tokens(namespace.issuers)]
+
+
+def _may_go(token: Token, namespace: Namespace, server: Source | None) -> bool:
+    known = [each for sources in (namespace.origin, namespace.caches) if sources for each in sources.sources]
+    urls = [each.url for each in ([server] if server else known)] or [namespace.federation]
+    return any(may_see(token, url, namespace.federation) for url in urls)
 
 
 def _remedy(url: str) -> str:

@@ -32,6 +32,12 @@ def scopes_by_issuer(read: Iterable[str], write: Iterable[str]) -> dict[str, lis
     return {issuer: list(dict.fromkeys(scopes)) for issuer, scopes in by_issuer.items()}
 
 
+def federations_of(issuer: str, urls: Iterable[str]) -> list[str]:
+    """Return the federations in which a namespace of these URLs names an issuer first."""
+    namespaces = [filesystem(url).namespace(split_url(folder(url))[1]) for url in urls]
+    return sorted({namespace.federation for namespace in namespaces if namespace.issuers[:1] == [issuer]})
+
+
 def folder(url: str) -> str:
     """Return the folder that holds everything a URL names: above the first wildcard, and above a file."""
     fixed = re.split(r"[*?\[{]", url)[0]

@@ -114,7 +114,7 @@ class Servers:
         while True:
             source = await patience.next(sources)
             try:
-                token = await access.token()
+                token = await access.token(source)
                 async with self.exchange(
                     method, source, access.path, token=token, headers=headers, follow=follow
                 ) as answer:
@@ -185,7 +185,7 @@ class Servers:
         at_origin = answer.status == 404 and not listing  # Perhaps no cache is up.
         if at_origin:
             answer = await self.request("GET", director, Access(None, TO_ORIGIN + path), patience, follow=False)
-        namespace = parse_namespace(answer, self._namespaces, listing=listing)
+        namespace = parse_namespace(self.host, answer, self._namespaces, listing=listing)
         if namespace is None:
             msg = (
                 f"{self.url(path)}: the director knows no such file or namespace (HTTP {answer.status}); check the path"

@@ -37,14 +37,16 @@ class Token:
         value: the secret.
         place: where it was found, for messages.
         claims: the claims of a JSON web token; empty for an opaque token.
+        federations: the federations that the user logged in for, when the token comes from a login.
     """
 
     value: str = field(repr=False)
     place: str = field(compare=False)
     claims: Mapping[str, Any] = field(compare=False)
+    federations: tuple[str, ...] = field(default=(), compare=False)
 
     @classmethod
-    def from_text(cls, text: str, place: str) -> "Token | None":
+    def from_text(cls, text: str, place: str, federations: Sequence[str] = ()) -> "Token | None":
         """Parse a bare token, or JSON with `access_token`, as in a variable or a file; None if it is neither."""
         value = text.strip()
         if value.startswith("{"):
@@ -52,7 +54,7 @@ class Token:
                 value = str(json.loads(value).get("access_token") or "")
             except json.JSONDecodeError:  # Half written, by a renewal that is not finished.
                 return None
-        return cls(value, place, _claims(value)) if TOKEN.fullmatch(value) else None
+        return cls(value, place, _claims(value), tuple(federations)) if TOKEN.fullmatch(value) else None
 
     def __reduce__(self) -> NoReturn:
         """Refuse to be pickled, since pickles go to other nodes and to disk."""
@@ -64,6 +66,12 @@ class Token:
         """The URL of its issuer; None if the token does not name it."""
         issuer = self.claims.get("iss")
         return None if issuer is None else str(issuer).rstrip("/")
+
+    @property
+    def audience(self) -> list[str]:
+        """The servers that it is for, as its `aud` claim names them; empty if it names none."""
+        audience = self.claims.get("aud") or []
+        return [str(name) for name in audience] if isinstance(audience, list) else [str(audience)]
 
     @property
     def scopes(self) -> list[str]:

@@ -6,6 +6,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from crmuons.storage.inside import OutsideError, relative_name
+
 DAV = "{DAV:}"
 
 
@@ -28,6 +30,20 @@ def parse_listing(xml: bytes) -> list[dict[str, Any]]:
         msg = f"the listing is a <{root.tag}>, not a WebDAV multistatus"
         raise ValueError(msg)
     return [_entry(response) for response in root.iterfind(f"{DAV}response")]
+
+
+def check_inside(entries: list[dict[str, Any]], path: str) -> None:
+    """Check that the entries of a listing are the listed path and what lies directly in it.
+
+    Raises:
+        OutsideError: if one is not: the server is broken, or wants other files to be read or replaced.
+    """
+    for name in (entry["name"] for entry in entries):
+        if name != (path.rstrip("/") or "/"):
+            below = relative_name(name.removeprefix(f"{path.rstrip('/')}/"), f"the listing of {path}")
+            if "/" in below:
+                msg = f"the listing of {path} names {name!r}, which does not lie directly in it: the server is broken"
+                raise OutsideError(msg)
 
 
 def _entry(response: ET.Element) -> dict[str, Any]:

@@ -125,7 +125,7 @@ class Writer:
             raise OSError(msg)
 
     async def _send(self, access: Access, source: Source, file: IO[bytes]) -> int:
-        token = await access.token()
+        token = await access.token(source)
         async with self.servers.exchange("PUT", source, access.path, token=token, data=file) as answer:
             return answer.status
 

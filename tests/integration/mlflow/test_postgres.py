@@ -120,7 +120,16 @@ def server(bench: Bench, database: str) -> Iterator[Server]:
     (secrets / "database").write_text(database)
     (port,) = free_ports(1)
     path = f"{Path(sys.executable).parent}:{bench.environment['PATH']}"
-    words = ("--port", str(port), "--artifacts-destination", str(bench.folder / "artifacts"), "--workers", "1")
+    as_root = ("--user", "root") if os.geteuid() == 0 else ()  # Another user may not reach the checkout.
+    words = (
+        *as_root,
+        "--port",
+        str(port),
+        "--artifacts-destination",
+        str(bench.folder / "artifacts"),
+        "--workers",
+        "1",
+    )
     started = bench.start(str(ROOT / "cluster" / "mlflow" / "serve.sh"), *words, PATH=path)
     server = Server(f"http://127.0.0.1:{port}", secrets, started)
     wait_for(server.is_up, within=400)

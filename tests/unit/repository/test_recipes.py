@@ -122,3 +122,18 @@ def test_ray_up_accepts_the_cloud_cluster() -> None:
     cluster["available_node_types"]["gpu"]["min_worker"] = 1
     with pytest.raises(jsonschema.ValidationError, match="min_worker"):
         validate_config(prepare_config(cluster))
+
+
+def test_every_locked_file_but_torch_has_a_hash_and_the_images_ask_for_it() -> None:
+    lines = (CLUSTER.parent / "requirements.lock").read_text().splitlines()
+    unhashed = [line for line in lines if not re.fullmatch(r"[\w.-]+==[\w.!]+ --hash=sha256:[0-9a-f]{64}", line)]
+    assert [line.partition("==")[0] for line in unhashed] == ["torch"]
+    install = (CLUSTER / "container" / "install.sh").read_text()
+    commands = [
+        line
+        for line in install.splitlines()
+        if "pip install" in line and "torch" not in line and "--dry-run" not in line
+    ]
+    assert len(commands) == 2
+    assert "--require-hashes --no-deps --only-binary :all:" in commands[0]
+    assert commands[1].endswith('--no-deps --no-build-isolation "$here"')

@@ -1,0 +1,55 @@
+"""Decide which servers may see a token.
+
+A director only claims that a namespace takes tokens of an issuer: whoever runs a federation can claim any. A server that
+gets a token can use it, so the claim alone sends none.
+"""
+
+import os
+import re
+from urllib.parse import urlsplit
+
+from crmuons.storage.pelican.addresses import OSDF
+from crmuons.storage.pelican.tokens import Token
+
+TRUSTED = "CRMUONS_PELICAN_TRUSTED"
+EVERYWHERE = {"https://wlcg.cern.ch/jwt/v1/any", "any"}  # The WLCG profile and SciTokens; lower case.
+
+
+def may_see(token: Token, server: str, federation: str) -> bool:
+    """Return whether a token may be sent to a server of a federation.
+
+    It may if the user named the server or the federation in CRMUONS_PELICAN_TRUSTED or logged in for the federation, or
+    if the token's audience names one of them. A token for any audience, or without one, may go to the OSDF, and to the
+    issuer's own host, as TLS proves it.
+
+    Args:
+        token: the token.
+        server: the server's URL.
+        federation: the federation's HOST or HOST:PORT.
+    """
+    places = (server, federation)
+    trusted = os.environ.get(TRUSTED, "").replace(",", " ").split()
+    if federation in token.federations or _any_names(trusted, places):
+        return True
+    audience = token.audience
+    if audience and EVERYWHERE.isdisjoint(name.lower() for name in audience):
+        return _any_names(audience, places)
+    issuer = [_host(token.issuer)[0]] if token.issuer else []
+    return _any_names([OSDF], (federation,)) or _any_names(issuer, places)
+
+
+def _any_names(names: list[str], places: tuple[str, ...]) -> bool:
+    """Return whether one of the names is the host of one of the places; a port counts if the name has one."""
+    hosts = [_host(place) for place in places]
+    return any(
+        host and (host, port or there) == (where, there) for host, port in map(_host, names) for where, there in hosts
+    )
+
+
+def _host(url: str) -> tuple[str, int | None]:
+    """Return host and port of a URL, or of HOST[:PORT]; an empty host if there is none."""
+    try:
+        parts = urlsplit(url if re.match(r"\w+://", url) else f"//{url}")
+        return (parts.hostname or "").rstrip("."), parts.port
+    except ValueError:  # A port that is no number, or half an IPv6 address.
+        return "", None
