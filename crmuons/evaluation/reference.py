@@ -2,10 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float64, Int64
+from pydantic import Field
 
+from crmuons.config.options import Expected, Seed, check
 from crmuons.evaluation import baselines
 from crmuons.evaluation.comparison import Comparison, EvaluationPlan, EventSample, compare, compare_truth
 from crmuons.evaluation.datasets import BlockedEvents, EventSet, concat_parts
@@ -18,6 +21,9 @@ from crmuons.evaluation.tasks import Executor
 GENERATED, NULL, NEAREST, PARAMETRIC = "generated", "truth", "nearest primary", "parametric"
 EVENTS_PER_TASK = 2**14  # To generate. A multiple of the generator's blocks, each of which has one random stream.
 ADVISED_EVENTS = 20_000
+SampleEvents = Annotated[
+    int, Field(ge=1, le=10**9), Expected(f"1 to 1e9 events for each sample, and better {ADVISED_EVENTS:,}")
+]
 
 
 @dataclass(frozen=True)
@@ -32,16 +38,11 @@ class EvaluationSettings:
         ValueError: if `max_events` is below 1 or the seed is negative.
     """
 
-    max_events: int = 60_000
-    seed: int = 0
+    max_events: SampleEvents = 60_000
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        if self.max_events < 1:
-            msg = f"--events {self.max_events}: give 1 or more events for each sample, and better {ADVISED_EVENTS:,}"
-            raise ValueError(msg)
-        if self.seed < 0:
-            msg = f"--seed {self.seed}: give 0 or more"
-            raise ValueError(msg)
+        check(self, max_events="--events")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from crmuons.config.options import Events, Muons, Seed, check
 from crmuons.data import schema
 from crmuons.generation.generator import BundleGenerator, check_counts
 from crmuons.generation.primaries import Counts, Primaries, PrimarySource
@@ -41,19 +42,16 @@ class GenerationOptions:
         device: "cpu" or "cuda"; they draw different random numbers.
     """
 
-    seed: int = 0
+    seed: Seed = 0
     counts: Counts = "predict"
-    max_muons_per_event: int | None = None
+    max_muons_per_event: Muons | None = None
     strict: bool = False
-    events_per_shard: int | None = None
+    events_per_shard: Events | None = None
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        _require(self.seed >= 0, f"--seed {self.seed}: expected 0 or more")
-        if isinstance(self.counts, int):
-            _require(self.counts >= 0, f"--counts {self.counts}: expected predict, column, or a number of muons from 0")
-        cap, size = self.max_muons_per_event, self.events_per_shard
-        _require(cap is None or cap >= 1, f"--max-muons-per-event {cap}: expected at least 1")
+        check(self)
+        size = self.events_per_shard
         block = standalone.EVENTS_PER_BLOCK[self.device]
         _require(
             size is None or (size > 0 and size % block == 0),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from crmuons import provenance
+from crmuons.config.options import Share, check_value
 from crmuons.data.events import EventArrays, concat, slice_events
 from crmuons.data.manifest import CLAIM, FEATURES, MANIFEST, Manifest, PreparedShard, event_files, is_shard
 from crmuons.data.prepare import shuffle
@@ -106,7 +107,7 @@ def claim_dataset(out: Path, urls: Sequence[str], settings: PrepareSettings) -> 
 
 
 def prepare_dataset(
-    preparation: Preparation, fit: Fit, run_tasks: TaskRunner = run_locally, max_quarantined_share: float = 0.01
+    preparation: Preparation, fit: Fit, run_tasks: TaskRunner = run_locally, max_quarantined_share: Share = 0.01
 ) -> Manifest:
     """Make the parts of the data set that are missing.
 
@@ -120,6 +121,7 @@ def prepare_dataset(
         ValueError: if a file does not hold events, or too many rows cannot be used.
         OSError: if something cannot be written. Finished parts are kept.
     """
+    check_value("--max-quarantined-share", Share, max_quarantined_share)
     plan = preparation.plan
     if (plan.out / MANIFEST).is_file():
         logger.info("%s is already prepared; nothing to do", plan.out)

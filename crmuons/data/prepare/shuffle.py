@@ -19,6 +19,7 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from crmuons import allocator
+from crmuons.config.options import Seed, Share, check
 from crmuons.data import arrow, manifest, reader, shards
 from crmuons.data.events import EventArrays, concat, shuffle_muons, take
 from crmuons.data.manifest import HashRange, PreparedShard
@@ -47,21 +48,19 @@ class PrepareSettings:
         seed: seed of the shuffle.
     """
 
-    validation_share: float = 0.05
-    test_share: float = 0.05
+    validation_share: Share = 0.05
+    test_share: Share = 0.05
     vertical_depth: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         """Refuse shares that leave nothing to train on, and a seed that numpy does not take."""
-        if min(self.validation_share, self.test_share) < 0 or self.validation_share + self.test_share >= 1:
+        check(self)
+        if self.validation_share + self.test_share >= 1:
             msg = (
                 f"a validation share of {self.validation_share:g} and a test share of {self.test_share:g} leave nothing to "
                 "train on; each must be at least 0, and their sum less than 1"
             )
-            raise ValueError(msg)
-        if self.seed < 0:
-            msg = f"the seed is {self.seed}; it must be at least 0"
             raise ValueError(msg)
 
     def selection(self, split: Split) -> Selection:
