@@ -275,7 +275,7 @@ class Scaling(Section):
 class Tracking(Section):
     enabled: bool = True
     """Send the run to MLflow."""
-    experiment: str = Field(default="crmuons", min_length=1)
+    experiment: str = Field(default="crmuons", pattern=r"\S")
     """MLflow experiment."""
     tensorboard: bool = False
     """Also write TensorBoard event files, in `tensorboard/` of the run's directory."""

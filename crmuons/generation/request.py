@@ -17,6 +17,7 @@ from crmuons.data import schema
 from crmuons.generation.generator import BundleGenerator, check_counts
 from crmuons.generation.primaries import Counts, Primaries, PrimarySource
 from crmuons.models import standalone
+from crmuons.storage import records
 from crmuons.storage.differences import differences
 from crmuons.storage.output import Output
 
@@ -204,11 +205,8 @@ def claim_directory(out: Output, request: GenerationRequest, about: dict[str, ob
 
 
 def _read_request(out: Output) -> dict[str, Any]:
-    try:
-        request: dict[str, Any] = json.loads(out.read(REQUEST_FILE))["request"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        msg = f"{out.of(REQUEST_FILE)} is damaged ({error}); name another directory with --out, or remove {out}"
-        raise ValueError(msg) from error
+    remedy = f"name another directory with --out, or remove {out}"
+    request: dict[str, Any] = records.read(out.of(REQUEST_FILE), keys=("request",), remedy=remedy)["request"]
     return request
 
 

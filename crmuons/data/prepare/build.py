@@ -31,6 +31,7 @@ from crmuons.storage.differences import differences
 from crmuons.storage.files import File
 from crmuons.storage.identity import is_same, with_digests
 from crmuons.storage.output import check_apart
+from crmuons.storage.records import damage_named
 
 logger = logging.getLogger(__name__)
 
@@ -208,17 +209,14 @@ def _groups(raw_files: list[File]) -> Iterator[tuple[FileSlice, ...]]:
 
 def _check_same(claim: Path, request: dict[str, Any], raw_files: Sequence[File]) -> None:
     """Refuse a directory that was claimed with other settings or for other files."""
-    try:
-        previous = json.loads(claim.read_text(encoding="utf-8"))
+    with damage_named(claim, f"remove {claim.parent}, or name another directory with --out"):
+        previous = json.loads(claim.read_bytes())
         # Early versions have no digest, and the time stamp as a number.
         sources = {
             url: File(url, size, None if stamp is None else str(stamp), *digest)
             for url, size, stamp, *digest in previous["files"]
         }
-        settings = previous["settings"]
-    except (ValueError, KeyError, TypeError) as error:
-        msg = f"{claim} is damaged ({error}); remove {claim.parent}, or name another directory with --out"
-        raise ValueError(msg) from error
+        settings = dict(previous["settings"])
     current = {file.url: file for file in raw_files}
     changes = differences(settings, request["settings"])
     for change, urls in (

@@ -27,6 +27,7 @@ from crmuons.data.quarantine import ReadCounts
 from crmuons.data.sampler import FileSlice
 from crmuons.data.selection import Selection, Split, split_coordinates
 from crmuons.storage.atomic import atomic_file, write_text
+from crmuons.storage.records import damage_named
 
 SHARD_BYTES = 96 * 2**20  # Of a finished shard; gathering it takes about four times as much memory.
 # 1.0 with 15 muons an event, 1.35 with 0.4. A wrong value only makes the shards larger or smaller.
@@ -158,7 +159,8 @@ def gather_shard(plan: ShufflePlan, spec: ShardSpec) -> PreparedShard:
     """
     path, receipt = plan.out / spec.file, plan.receipt(spec)
     if path.is_file() and receipt.is_file():
-        return PreparedShard(**json.loads(receipt.read_text(encoding="utf-8")) | {"places": spec.hash_range})
+        with damage_named(receipt, "remove it, and run the same command again"):
+            return PreparedShard(**json.loads(receipt.read_bytes()) | {"places": spec.hash_range})
     allocator.keep_freed_memory()
     events = concat([_events_of(spec, plan.group_file(group)) for group in range(plan.num_groups)])
     random = np.random.default_rng([plan.settings.seed, 1, spec.index])
