@@ -19,8 +19,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "Compare generated events with true ones. The report also shows the best possible result (truth against truth) "
         "and two simple baselines. docs/metrics.md explains the numbers."
     )
-    from crmuons.config.options import Output, Place, Processes, Seed, option
-    from crmuons.evaluation.reference import SampleEvents
+    from crmuons.config.options import Output, Place, Processes, SampleEvents, Seed, option
 
     add = parser.add_argument
     add(

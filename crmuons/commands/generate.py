@@ -19,8 +19,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "continue."
     )
     parser.formatter_class = HelpWithDefaults
-    from crmuons.config.options import Events, Muons, Output, Place, Seed, Word, option
-    from crmuons.generation.request import Counts
+    from crmuons.config.options import Counts, Events, Muons, Output, Place, Seed, Word, option
 
     add = parser.add_argument
     add("--model", type=option(Place), required=True, help="a run, a checkpoint or a model directory; a path or a URL")

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -61,6 +61,14 @@ def _path(place: str) -> Path:
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # Seeds become shower ids, which Arrow and numpy take as signed too.
 Events = Annotated[int, Field(ge=1, le=10**10)]
 BatchEvents = Annotated[int, Field(ge=1, le=2**24)]
+ADVISED_EVENTS = 20_000  # Of a sample in an evaluation: fewer leave real differences unseen.
+SampleEvents = Annotated[
+    int, Field(ge=1, le=10**9), Expected(f"1 to 1e9 events for each sample, and better {ADVISED_EVENTS:,}")
+]
+Counts = Annotated[  # Where the number of muons comes from.
+    Literal["predict", "column"] | Annotated[int, Field(ge=0, le=10**8)],
+    Expected("predict, column, or a number of muons from 0 to 1e8"),
+]
 Rows = Annotated[int, Field(ge=0, le=10**12)]
 Muons = Annotated[int, Field(ge=1, le=10**8)]
 Processes = Annotated[int, Field(ge=0, le=4096)]
@@ -155,8 +163,12 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 def _fault(value: object, error: ValidationError, expects: str) -> str:
     first = error.errors()[0]
     if first["type"] == "value_error":  # From a function of the type, whose message says all.
-        return str(first["msg"]).removeprefix("Value error, ")
+        said = str(first["msg"]).removeprefix("Value error, ")
+        return said.replace(value, _cut(value)) if isinstance(value, str) and value else said
     value = f"{value:g}" if isinstance(value, float) else value
     text = value if isinstance(value, str) and value.strip() and value.isprintable() else repr(value)
-    shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
-    return f"{shown}: expected {expects}"
+    return f"{_cut(text)}: expected {expects}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

@@ -42,7 +42,7 @@ def load(preset: Path | str | None, words: Sequence[str] = ()) -> Config:
     tree: dict[str, Any] = {"train": {}}
     path = None if preset is None else find_preset(preset)
     if path is not None:
-        tree |= _read_preset(path)
+        tree |= read_toml(path)
     given: dict[str, Any] = {}
     for word in words:
         name, equals, text = word.partition("=")
@@ -125,7 +125,12 @@ def settings() -> dict[str, tuple[str, str]]:
     return described
 
 
-def _read_preset(preset: Path) -> dict[str, Any]:
+def read_toml(preset: Path) -> dict[str, Any]:
+    """Return the content of a TOML file.
+
+    Raises:
+        ValueError: if it is no TOML, with the place of the fault.
+    """
     try:
         # Some editors begin a file with a byte order mark.
         return tomllib.loads(preset.read_text(encoding="utf-8-sig"))

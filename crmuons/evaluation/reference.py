@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from pydantic import Field
 
-from crmuons.config.options import Expected, Seed, check
+from crmuons.config.options import ADVISED_EVENTS, SampleEvents, Seed, check
 from crmuons.evaluation import baselines
 from crmuons.evaluation.comparison import Comparison, EvaluationPlan, EventSample, compare, compare_truth
 from crmuons.evaluation.datasets import BlockedEvents, EventSet, concat_parts
@@ -20,10 +18,6 @@ from crmuons.evaluation.tasks import Executor
 # The samples that are compared with the first half of the truth. NULL, the floor, is the second half of the truth.
 GENERATED, NULL, NEAREST, PARAMETRIC = "generated", "truth", "nearest primary", "parametric"
 EVENTS_PER_TASK = 2**14  # To generate. A multiple of the generator's blocks, each of which has one random stream.
-ADVISED_EVENTS = 20_000
-SampleEvents = Annotated[
-    int, Field(ge=1, le=10**9), Expected(f"1 to 1e9 events for each sample, and better {ADVISED_EVENTS:,}")
-]
 
 
 @dataclass(frozen=True)

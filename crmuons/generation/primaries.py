@@ -2,15 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Float32, Int64, UInt64
-from pydantic import Field
 
-from crmuons.config.options import Expected
 from crmuons.data import arrow, geometry, schema
 from crmuons.data.parquet import open_parquet
 from crmuons.data.schema import COUNT_COLUMN, ID_COLUMNS, MUONS_COLUMN, PRIMARY_COLUMN, PRIMARY_FEATURES
@@ -19,11 +17,6 @@ from crmuons.storage.identity import open_listed
 
 ROWS_AT_ONCE = 65_536
 MAX_COUNT = 2**62
-
-Counts = Annotated[
-    Literal["predict", "column"] | Annotated[int, Field(ge=0, le=10**8)],
-    Expected("predict, column, or a number of muons from 0 to 1e8"),
-]
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from crmuons.config.options import Events, Muons, Seed, check
+from crmuons.config.options import Counts, Events, Muons, Seed, check
 from crmuons.data import schema
 from crmuons.generation.generator import BundleGenerator, check_counts
-from crmuons.generation.primaries import Counts, Primaries, PrimarySource
+from crmuons.generation.primaries import Primaries, PrimarySource
 from crmuons.models import standalone
 from crmuons.storage import records
 from crmuons.storage.differences import differences

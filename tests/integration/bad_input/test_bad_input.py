@@ -26,6 +26,20 @@ def world(tmp_path_factory):
     assert cli.main(["prepare", world.data, "--out", f"{world.root}/prepared"]) == 0
     model = f"{world.run}/model"
     assert cli.main(["generate", "--model", model, "--spectrum", "events=10", "--out", f"{world.root}/generated"]) == 0
+    # The modules of `evaluate` are imported here: on a busy machine that alone takes seconds.
+    given = [
+        "--truth",
+        world.data,
+        "--split",
+        "all",
+        "--generated",
+        world.data,
+        "--events",
+        "1",
+        "--out",
+        f"{world.root}/e",
+    ]
+    cli.main(["evaluate", *given])
     os.mkfifo(world.fifo)
     (world.root / "text").write_text("no data\n")
     (world.root / "empty").mkdir()
