@@ -235,7 +235,10 @@ class Run:
 
     def _metric_lines(self) -> Iterator[dict[str, int | float]]:
         if self.metrics.is_file():
-            yield from records.read_lines(self.metrics, keys=("step",), remedy=METRICS_REMEDY)
+            for line in records.read_lines(self.metrics, keys=("step",), remedy=METRICS_REMEDY):
+                with damage_named(self.metrics, METRICS_REMEDY):
+                    int(line["step"])
+                yield line
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits of a hash of the training files' names, sizes and digests at the run's start."""

@@ -27,6 +27,7 @@ REMEDY = re.compile(
     r"expected|give|name a|choose|copy|remove|set |nearest|Input should|is not|holds? no|take|say|write|check|prepare|install"
     r"|form |nested|rename|must|required|no (file|model|preset|space|journal)|does not|cannot|explains"
 )
+BAR = re.compile(r"^\w+: .*\[\d\d:\d\d")
 BAD_NUMBERS = ("nan", "-inf", "inf", "1e400", "-1", "x", "", "9" * 5000, str(2**64), "0x10", "1;2", "1 2")
 BAD_VALUES = ("nan", "inf", "-1e400", str(2**70), "[[]]", "{a=1}", "2026-01-01")
 
@@ -67,6 +68,7 @@ class Case:
 class Answer:
     code: int
     text: str
+    printed: str
     seconds: float
 
     def fault(self, case: Case) -> str:
@@ -77,12 +79,15 @@ class Answer:
             return f"not foreseen: {self.text[:300]}"
         if self.code == 0:
             return "" if case.may_pass else "accepted"
-        lines = [line for line in self.text.splitlines() if line.strip()]
-        if not 1 <= len(lines) <= LINES or len(self.text) > 1500:
-            return f"{len(lines)} lines with {len(self.text)} letters: {self.text[:300]}"
-        if case.names and not any(name in self.text for name in case.names):
-            return f"does not name {' or '.join(case.names)}: {self.text[:300]}"
-        return "" if REMEDY.search(self.text) else f"has no remedy: {self.text[:300]}"
+        lines = [line for line in self.text.splitlines() if line.strip() and not BAR.search(line)]
+        if not lines:  # `inspect` says on standard output what it found.
+            lines = [line for line in self.printed.splitlines() if any(name in line for name in case.names)]
+        text = "\n".join(lines)
+        if not 1 <= len(lines) <= LINES or len(text) > 1500:
+            return f"{len(lines)} lines with {len(text)} letters: {text[:300]}"
+        if case.names and not any(name in text for name in case.names):
+            return f"does not name {' or '.join(case.names)}: {text[:300]}"
+        return "" if REMEDY.search(text) else f"has no remedy: {text[:300]}"
 
 
 class _TooLongError(BaseException):
@@ -91,8 +96,8 @@ class _TooLongError(BaseException):
 
 def answer(words: tuple[str, ...]) -> Answer:
     """Run a command in this process."""
-    said, begin = io.StringIO(), time.monotonic()
-    with redirect_stderr(said), redirect_stdout(io.StringIO()):
+    said, printed, begin = io.StringIO(), io.StringIO(), time.monotonic()
+    with redirect_stderr(said), redirect_stdout(printed):
         try:
             with _limit():
                 code = cli.main(words)
@@ -100,7 +105,7 @@ def answer(words: tuple[str, ...]) -> Answer:
             code = int(end.code or 0)
         except _TooLongError:
             code = -1
-    return Answer(code, said.getvalue(), time.monotonic() - begin)
+    return Answer(code, said.getvalue(), printed.getvalue(), time.monotonic() - begin)
 
 
 @contextmanager
