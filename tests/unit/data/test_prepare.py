@@ -341,7 +341,7 @@ def test_a_missing_a_shortened_and_a_foreign_shard_are_named(done, tmp_path):
     with pytest.raises(ValueError, match=r"or is damaged \(its metadata are missing or wrong\)"):
         read_all(path)
     (copy / "manifest.json").write_text("{")
-    with pytest.raises(ValueError, match=r"manifest\.json is not the manifest of a prepared data set, or is damaged"):
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged, or was not written by crmuons"):
         event_files(str(copy))
 
 
