@@ -15,6 +15,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+MOST_LETTERS = 1000  # Of a path or a URL. An error shows the whole name.
 MAX_SHOWN = 80  # Characters of a wrong value in a message.
 _CONTROL = re.compile(
     r"[\x00-\x1f\x7f\ud800-\udfff]"
@@ -28,9 +29,17 @@ class Expected:
     text: str
 
 
-def _named(place: str) -> str:
+def named(place: str) -> str:
+    """Return the name of something.
+
+    Raises:
+        ValueError: if it is empty, longer than a file system takes, or has control characters.
+    """
     if not place.strip():
         msg = "the name is empty, perhaps from a variable that is not set; give a name"
+        raise ValueError(msg)
+    if len(place) > MOST_LETTERS:
+        msg = f"'{_cut(place)}' has {len(place)} letters; give a shorter name, at most {MOST_LETTERS}"
         raise ValueError(msg)
     if _CONTROL.search(place):
         msg = f"{place!r} has control characters or is not UTF-8; rename it"
@@ -76,10 +85,10 @@ Threads = Annotated[int, Field(ge=1, le=4096)]
 Rounds = Annotated[int, Field(ge=1, le=10_000)]
 Seconds = Annotated[float, Field(gt=0, le=1e9)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Place = Annotated[str, AfterValidator(_named), Expected("a path or a URL")]
+Place = Annotated[str, AfterValidator(named), Expected("a path or a URL")]
 Output = Annotated[Place, AfterValidator(check_place), Expected("a directory or a URL for the results")]
 LocalPath = Annotated[Output, AfterValidator(_path), Expected("a path of this machine")]
-Word = Annotated[str, AfterValidator(_named), Expected("a word")]
+Word = Annotated[str, AfterValidator(named), Expected("a word")]
 
 
 class Reader:

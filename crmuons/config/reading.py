@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from crmuons.config.base import NONE, Section, can_be_unset, flatten
 from crmuons.config.hints import OTHER_NAMES, nearest
+from crmuons.config.options import named
 from crmuons.config.sections import Config
 
 # Values of model.kind. Runs and models made before 0.2 hold the old one.
@@ -66,7 +67,7 @@ def find_preset(preset: Path | str) -> Path:
     Raises:
         FileNotFoundError: if there is neither such a file nor such a preset.
     """
-    path = Path(preset)
+    path = Path(named(str(preset)))
     if path.is_file():
         return path
     own = PRESETS / f"{path.name.removesuffix('.toml')}.toml"

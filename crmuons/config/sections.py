@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from crmuons.config.base import MANY, Section, flatten
+from crmuons.config.options import named
 
 
 def _not_empty(path: str) -> str:
@@ -19,7 +20,7 @@ def _not_empty(path: str) -> str:
     if not path.strip():
         msg = "an empty path, perhaps from a variable that is not set; give a path or a URL, or leave the setting out"
         raise ValueError(msg)
-    return path
+    return named(path)
 
 
 class Run(Section):
