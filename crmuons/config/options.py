@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -44,7 +45,18 @@ def named(place: str) -> str:
     if _CONTROL.search(place):
         msg = f"{place!r} has control characters or is not UTF-8; rename it"
         raise ValueError(msg)
+    if place.startswith(("http://", "https://")) and not _has_host(place):
+        msg = f"'{place}' is no URL: its host or port cannot be; give one such as https://host:443/path"
+        raise ValueError(msg)
     return place
+
+
+def _has_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:  # A port of 99999, or a bracket without its end.
+        return False
 
 
 def check_place(place: str) -> str:
