@@ -75,7 +75,7 @@ def test_a_space_that_is_no_text_is_named(tmp_path, capsys):
     (tmp_path / "preset.toml").write_text("[train]\nsteps = 10\n")
     (tmp_path / "space.toml").write_bytes(b"\xff\xfe")
     assert main(["sweep", str(tmp_path / "preset.toml"), "--space", str(tmp_path / "space.toml")]) == 1
-    assert "space.toml is not TOML" in capsys.readouterr().err
+    assert "space.toml is not UTF-8 text" in capsys.readouterr().err
 
 
 def test_settings_may_stand_before_and_after_the_options(tmp_path, capsys):
