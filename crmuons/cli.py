@@ -2,13 +2,14 @@
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any, NoReturn
 
 from crmuons.commands import (
     benchmark,
-    check_place,
     convert,
     evaluate,
     export,
@@ -53,6 +54,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(f"crmuons {command}".strip(), lambda: _run([word for word in words if word != DEBUG]), words)
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with the words in one line, and takes -1e5 and -inf as numbers, which the option refuses."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)", re.IGNORECASE)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the message without the usage, and exit."""
+        self.exit(2, f"{self.prog}: error: {message}; `{self.prog} --help` explains the options\n")
+
+
 def _run(words: Sequence[str]) -> int | None:
     for word in words:
         refuse_secrets(word)  # Before argparse, whose errors show the words.
@@ -62,14 +75,12 @@ def _run(words: Sequence[str]) -> int | None:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     for package in ("crmuons", "tune"):  # Other libraries stay at warnings: torch would report its caches at exit.
         logging.getLogger(package).setLevel(logging.INFO)
-    if "out" in arguments and arguments.out is not None:
-        check_place(arguments.out)
     code: int | None = arguments.run(arguments)
     return code
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="crmuons",
         usage="crmuons [-h] [--debug] COMMAND ...",
         description="Train and use a generator of atmospheric muon bundles. `crmuons COMMAND --help` explains more.",

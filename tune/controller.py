@@ -12,7 +12,7 @@ from pathlib import Path
 from crmuons import config
 from crmuons.data.events import EventArrays
 from crmuons.models.features import Features
-from crmuons.storage import atomic
+from crmuons.storage import atomic, records
 from crmuons.storage.files import File
 from crmuons.training.setup import set_up_run
 from tune import exploit, search, trials
@@ -157,7 +157,7 @@ class SweepController:
 
     def _resume(self, trial: Trial) -> Trial:
         """Write the scaling and tracking of this command into the settings of an interrupted trial, and return it."""
-        stored = json.loads((trial.run.directory / "config.json").read_text(encoding="utf-8"))
+        stored = records.read(trial.run.directory / "config.json")
         current = self.settings.model_dump(mode="json")
         changes = {"scaling": current["scaling"], "tracking": current["tracking"]}
         atomic.write_json(trial.run.directory / "config.json", stored | changes)

@@ -10,6 +10,7 @@ from typing import Any
 
 from crmuons import config
 from crmuons.runs.location import RunStorage
+from crmuons.storage import records
 from crmuons.storage.claims import names_in
 from crmuons.storage.differences import differences
 from tune.options import SweepOptions
@@ -52,8 +53,10 @@ def find_sweep(settings: config.Config, storage: RunStorage, definition: Mapping
             f"'{name}' exists in {directory.parent}; continue a sweep with run.resume=auto, or choose another run.name"
         )
         raise ValueError(msg)
-    stored = json.loads((directory / SWEEP_FILE).read_text(encoding="utf-8"))
-    stored["settings"] = config.with_new_names(stored["settings"])
+    remedy = "copy it back from a backup, or start a new sweep with another run.name"
+    stored = records.read(directory / SWEEP_FILE, keys=("settings", "space", "options"), remedy=remedy)
+    with records.damage_named(directory / SWEEP_FILE, remedy):
+        stored["settings"] = config.with_new_names(stored["settings"])
     _check_unchanged(name, _flat(stored), fixed)
     return directory
 

@@ -1,17 +1,25 @@
 """The options of a sweep and the resources of its trials, checked before anything starts."""
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from crmuons import config
+from crmuons.config.options import Expected, Seconds, Seed, check
 from tune.schedulers import Asha, Population, RunAll, Scheduler
 from tune.search import Method, grid_size
 from tune.space import Space
 
 DEFAULT_SAMPLES = 20
+
+Trials = Annotated[int, Field(ge=1, le=100_000)]
+Cpus = Annotated[float, Field(gt=0, le=4096)]
+Gpus = Annotated[float, Field(ge=0, le=4096), Expected("0 to 4096; 0 trains on CPUs")]
+FirstRung = Annotated[float, Field(gt=0, lt=1), Expected("a share above 0 and below 1")]
+Reduction = Annotated[float, Field(gt=1, le=1e6), Expected("a number above 1, at most 1e6")]
 
 # What a population may change in the middle of a run: no shape of the model, and no choice of the data.
 MAY_CHANGE_MIDWAY = re.compile(
@@ -38,14 +46,14 @@ class SweepOptions:
 
     search: Method = "tpe"
     scheduler: Literal["none", "asha", "pbt"] = "asha"
-    samples: int | None = None
-    concurrency: int | None = None
-    cpus_per_trial: float | None = None
-    gpus_per_trial: float | None = None
-    max_seconds: float | None = None
-    seed: int = 0
-    first_rung: float = 1 / 9
-    reduction: float = 3.0
+    samples: Trials | None = None
+    concurrency: Trials | None = None
+    cpus_per_trial: Cpus | None = None
+    gpus_per_trial: Gpus | None = None
+    max_seconds: Seconds | None = None
+    seed: Seed = 0
+    first_rung: FirstRung = 1 / 9
+    reduction: Reduction = 3.0
 
     def num_trials(self, space: Space) -> int:
         """Return the number of trials in the sweep."""
@@ -69,23 +77,7 @@ class SweepOptions:
         Raises:
             ValueError: names the option, its value and a valid value.
         """
-        positive = {name: getattr(self, name) for name in ("samples", "concurrency", "cpus_per_trial", "max_seconds")}
-        for name, value in positive.items():
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                msg = f"{name} = {value}: a sweep needs a number above 0"
-                raise ValueError(msg)
-        if self.gpus_per_trial is not None and not (self.gpus_per_trial >= 0 and math.isfinite(self.gpus_per_trial)):
-            msg = f"gpus_per_trial = {self.gpus_per_trial}: a trial needs 0 or more; 0 trains on CPUs"
-            raise ValueError(msg)
-        if self.seed < 0:
-            msg = f"seed = {self.seed} is negative; give 0 or more"
-            raise ValueError(msg)
-        if not (0 < self.first_rung < 1 and 1 < self.reduction < math.inf):
-            msg = (
-                f"first_rung = {self.first_rung} and reduction = {self.reduction}: give a share below 1 and a number "
-                "above 1"
-            )
-            raise ValueError(msg)
+        check(self)
         self.num_trials(space)
         self._check_scheduler(space, settings.train)
 

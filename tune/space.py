@@ -11,7 +11,6 @@ A space is a TOML file with lines `PATH = { KIND = [...] }`, PATH as in a preset
 
 import math
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,13 +111,12 @@ class Space:
         if not path.is_file():
             msg = f"no space at {path}; it is a TOML file with lines such as train.n_critic = {{ randint = [1, 5] }}"
             raise FileNotFoundError(msg)
+        tree = config.read_toml(path)
         try:
-            return cls.from_dict(tomllib.loads(path.read_text(encoding="utf-8")))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            msg = f"{path} is not TOML: {error}"
-            raise ValueError(msg) from error
-        except ValueError as error:
-            msg = f"{path}: {error}"
+            return cls.from_dict(tree)
+        except (ValueError, RecursionError) as error:
+            reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+            msg = f"{path}: {reason}"
             raise ValueError(msg) from error
 
     @classmethod

@@ -4,21 +4,22 @@ A trial has no state outside its directory. Beside the files of a run, it may ho
 the trial, and `takeover.json`, a request to exploit another trial.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from crmuons import config
-from crmuons.runs.directory import Run
+from crmuons.runs.directory import METRICS_REMEDY, Run
+from crmuons.storage import records
 from crmuons.training.trainer import NonFiniteError
 from tune.search import Observation
 from tune.space import SettingValues, Space
 
 State = Literal["finished", "stopped", "diverged", "failed", "unfinished"]
 STOPPED_FILE, EXPLOIT_FILE = "stopped.json", "takeover.json"
+FILE_REMEDY = "remove the file to let the trial run again"
 STOP_FILE = "stop"  # In the sweep's directory: while it exists, all trials end.
 
 
@@ -67,7 +68,7 @@ class Trial:
 
     def settings(self) -> config.Config:
         """Read the run's settings."""
-        return config.from_stored(json.loads((self.run.directory / "config.json").read_text(encoding="utf-8")))
+        return self.run.stored_settings()
 
     def state(self) -> State:
         """Return the state that the files of the trial show."""
@@ -76,16 +77,20 @@ class Trial:
         if self.stopped.is_file():
             return "stopped"
         if self.run.failure.is_file():
-            return "diverged" if _read(self.run.failure).get("kind") == NonFiniteError.__name__ else "failed"
+            return (
+                "diverged"
+                if records.read(self.run.failure, remedy=FILE_REMEDY).get("kind") == NonFiniteError.__name__
+                else "failed"
+            )
         return "unfinished"
 
     def reason(self) -> str:
         """Return why the trial ended early; empty if it finished or is unfinished."""
         match self.state():
             case "stopped":
-                return str(_read(self.stopped)["reason"])
+                return str(records.read(self.stopped, keys=("reason",), remedy=FILE_REMEDY)["reason"])
             case "diverged" | "failed":
-                return str(_read(self.run.failure)["error"])
+                return self.run.reason_of_failure()
         return ""
 
     def is_over(self) -> bool:
@@ -122,14 +127,8 @@ def scores(run: Run, train: config.Train) -> Iterator[Score]:
     if not run.metrics.is_file():
         return
     seconds = 0.0
-    for line in run.metrics.read_text(encoding="utf-8").rpartition("\n")[0].splitlines():
-        metrics = json.loads(line)
+    for metrics in records.read_lines(run.metrics, keys=("step",), remedy=METRICS_REMEDY):
         seconds = metrics.get("progress/seconds", seconds)
         if "validation/score" in metrics:
             step = int(metrics["step"])
             yield Score(step, train.share_done(step, seconds), seconds, metrics["validation/score"])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content

@@ -31,21 +31,6 @@ class HelpWithDefaults(argparse.ArgumentDefaultsHelpFormatter):
         return super()._get_help_string(action)
 
 
-def check_place(place: str) -> str:
-    """Refuse a place for results that keeps nothing: an empty name, or the memory of this process.
-
-    Raises:
-        ValueError: with the place and the remedy.
-    """
-    if not str(place).strip():
-        msg = "the name of the output is empty, perhaps from a variable that is not set; name a directory or a URL"
-        raise ValueError(msg)
-    if "memory:/" in str(place):  # A Path has one slash.
-        msg = f"'{place}' lasts only as long as this command, so nothing would be kept; name a directory or another URL"
-        raise ValueError(msg)
-    return place
-
-
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add the words that `settings_of` reads."""
     parser.epilog = "`crmuons settings` lists every setting. `train.max_seconds=none` unsets one."

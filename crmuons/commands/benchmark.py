@@ -17,41 +17,51 @@ def add(parser: argparse.ArgumentParser) -> None:
         "log them to MLflow (docs/performance.md)."
     )
     parser.formatter_class = HelpWithDefaults
+    from crmuons.config.options import BatchEvents, LocalPath, Place, Processes, Rounds, Seconds, Threads, Word, option
+
     add = parser.add_argument
     add(
         "suite",
         choices=("step", "read", "train", "generate", "gpu"),
         help="what to measure; gpu checks a GPU in parts, in eight minutes, and needs neither Ray nor MLflow",
     )
-    add("--rounds", type=_positive, default=5, help="how often to run each of the compared programs")
+    add("--rounds", type=option(Rounds), default=5, help="how often to run each of the compared programs")
     add(
         "--threads",
-        type=_positive,
+        type=option(Threads),
         default=num_threads().number,
         help="torch threads in step and generate; in train, threads of all workers together",
     )
     add(
         "--device",
+        type=option(Word),
         help="device of step, generate (default: cpu) and gpu (default: cuda): cpu, cuda or auto; train uses a GPU if there is one",
     )
     add(
         "--data",
+        type=option(Place),
         nargs="+",
         default=(),
         metavar="DATA",
         help="events for read (raw files) and train (raw or prepared files); simulated if not given",
     )
-    add("--workers", type=int, default=1, help="Ray Train workers of train; with 0, train and read do not use Ray")
-    add("--events", type=_positive, default=2048, help="events in a worker's batch in train")
+    add(
+        "--workers",
+        type=option(Processes),
+        default=1,
+        help="Ray Train workers of train; with 0, train and read do not use Ray",
+    )
+    add("--events", type=option(BatchEvents), default=2048, help="events in a worker's batch in train")
     add(
         "--parts",
+        type=option(Word),
         nargs="+",
         metavar="PART",
         help="parts of gpu: machine, parity, step, generate, data, job, train, ranks, evaluate",
     )
     add(
         "--limit",
-        type=float,
+        type=option(Seconds),
         default=420.0,
         metavar="SECONDS",
         help="time for gpu; a part that does not fit is left out",
@@ -59,7 +69,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add("--tiny", action="store_true", help="run gpu once on a few events, to try the check itself")
     add(
         "--out",
-        type=Path,
+        type=option(LocalPath),
         help="new directory for results.json and the suite's own files (default: benchmarks/SUITE-TIME)",
     )
 
@@ -115,10 +125,3 @@ def _run_suite(arguments: argparse.Namespace, out: Path) -> int:
     print(results.pop("table"))
     print(json.dumps(results))
     return 0
-
-
-def _positive(text: str) -> int:
-    if text.isdecimal() and int(text):
-        return int(text)
-    msg = f"'{text}' is not a whole number of 1 or more"
-    raise argparse.ArgumentTypeError(msg)

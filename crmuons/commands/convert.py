@@ -18,7 +18,9 @@ ENDING = (
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    from crmuons.config.options import Output, Place, Seed, Word, option
     from crmuons.simulation.propagation import MEDIA
+    from crmuons.simulation.surface import SlantDepth, Threshold
 
     formats = parser.add_subparsers(dest="format", required=True, metavar="FORMAT")
     corsika = _format(
@@ -29,13 +31,19 @@ def add(parser: argparse.ArgumentParser) -> None:
         "CORSIKA 8's output directories into ice, water or rock.",
     )
     add = corsika.add_argument
-    add("files", nargs="+", help="files, globs or directories; the content tells what a file is")
-    add("--out", required=True, help="directory or URL for the Parquet files")
-    add("--depths", type=float, nargs="+", metavar="M", help="slant depths in metres (default: 1500 2000 2500)")
+    add("files", nargs="+", type=option(Place), help="files, globs or directories; the content tells what a file is")
+    add("--out", type=option(Output), required=True, help="directory or URL for the Parquet files")
+    add(
+        "--depths",
+        type=option(SlantDepth),
+        nargs="+",
+        metavar="M",
+        help="slant depths in metres (default: 1500 2000 2500)",
+    )
     add("--vertical", action="store_true", help="the depths are vertical: convert them with each shower's zenith")
     add("--medium", choices=sorted(MEDIA), default="ice", help="what the muons pass (default: ice)")
-    add("--threshold-gev", type=float, default=10.0, help="muons below this energy are lost (default: 10)")
-    add("--seed", type=int, default=0, help="seed of the energy losses")
+    add("--threshold-gev", type=option(Threshold), default=10.0, help="muons below this energy are lost (default: 10)")
+    add("--seed", type=option(Seed), default=0, help="seed of the energy losses")
 
     for name, what in (("hdf5", "HDF5 dumps of Muonitron"), ("parquet", "Parquet files whose rows have more numbers")):
         dump = _format(
@@ -46,10 +54,11 @@ def add(parser: argparse.ArgumentParser) -> None:
             "known: primaries of 7 or 6 numbers, muons of 6 or 5.",
         )
         add = dump.add_argument
-        add("files", nargs="+", help="files, directories, globs or URLs")
-        add("--out", required=True, help="directory or URL for the Parquet files")
+        add("files", nargs="+", type=option(Place), help="files, directories, globs or URLs")
+        add("--out", type=option(Output), required=True, help="directory or URL for the Parquet files")
         add(
             "--columns",
+            type=option(Word),
             nargs="+",
             default=(),
             metavar="PART=NAME,...",

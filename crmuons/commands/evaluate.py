@@ -17,8 +17,17 @@ def add(parser: argparse.ArgumentParser) -> None:
         "Compare generated events with true ones. The report also shows the best possible result (truth against truth) "
         "and two simple baselines. docs/metrics.md explains the numbers."
     )
+    from crmuons.config.options import Output, Place, Processes, SampleEvents, Seed, option
+
     add = parser.add_argument
-    add("--truth", nargs="+", required=True, metavar="DATA", help="true events: files, directories, globs or URLs")
+    add(
+        "--truth",
+        type=option(Place),
+        nargs="+",
+        required=True,
+        metavar="DATA",
+        help="true events: files, directories, globs or URLs",
+    )
     add(
         "--split",
         choices=("test", "validation", "train", "all"),
@@ -28,23 +37,35 @@ def add(parser: argparse.ArgumentParser) -> None:
     candidate = parser.add_mutually_exclusive_group(required=True)
     candidate.add_argument(
         "--model",
+        type=option(Place),
         nargs="+",
         default=(),
         metavar="DIR",
         help="runs, checkpoints or model directories; with several, each gets a directory below --out",
     )
     candidate.add_argument(
-        "--generated", nargs="+", default=(), metavar="DATA", help="generated events, in place of a model"
+        "--generated",
+        type=option(Place),
+        nargs="+",
+        default=(),
+        metavar="DATA",
+        help="generated events, in place of a model",
     )
-    add("--out", required=True, help="directory or URL for evaluation.json, report.html and figures")
+    add(
+        "--out",
+        type=option(Output),
+        required=True,
+        help="directory or URL for evaluation.json, report.html and figures",
+    )
     add(
         "--events",
-        type=int,
+        type=option(SampleEvents),
         default=60_000,
         help="true events and generated events, each (default: 60000); truth against truth takes as many again",
     )
     add(
         "--training",
+        type=option(Place),
         nargs="+",
         default=(),
         metavar="DATA",
@@ -56,10 +77,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="whether depth_m of the true files is slant or vertical (default: as in the model's training; slant for "
         "--generated)",
     )
-    add("--seed", type=int, default=0, help="seed of the generation and of the samples")
+    add("--seed", type=option(Seed), default=0, help="seed of the generation and of the samples")
     add(
         "--workers",
-        type=int,
+        type=option(Processes),
         metavar="N",
         help="run Ray tasks on N CPUs of this machine; 0 uses this process alone (default: the cluster of RAY_ADDRESS if "
         "it is set, otherwise 0)",

@@ -10,8 +10,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         "the same bundles as the model. With --onnx it also writes ONNX graphs and checks them in onnxruntime "
         "(docs/generation.md)."
     )
-    parser.add_argument("model", help="a run, a checkpoint or a model directory; a path or a URL")
-    parser.add_argument("--out", required=True, help="new directory, or its URL")
+    from crmuons.config.options import Output, Place, option
+
+    parser.add_argument("model", type=option(Place), help="a run, a checkpoint or a model directory; a path or a URL")
+    parser.add_argument("--out", type=option(Output), required=True, help="new directory, or its URL")
     parser.add_argument(
         "--onnx", action="store_true", help="also write multiplicity.onnx and generator.onnx (needs crmuons[onnx])"
     )

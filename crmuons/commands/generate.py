@@ -19,33 +19,40 @@ def add(parser: argparse.ArgumentParser) -> None:
         "continue."
     )
     parser.formatter_class = HelpWithDefaults
+    from crmuons.config.options import Counts, Events, Muons, Output, Place, Seed, Word, option
+
     add = parser.add_argument
-    add("--model", required=True, help="a run, a checkpoint or a model directory; a path or a URL")
+    add("--model", type=option(Place), required=True, help="a run, a checkpoint or a model directory; a path or a URL")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
-        "--primaries", nargs="+", metavar="URL", help="primaries: Parquet files, directories, globs or URLs"
+        "--primaries",
+        type=option(Place),
+        nargs="+",
+        metavar="URL",
+        help="primaries: Parquet files, directories, globs or URLs",
     )
     source.add_argument(
         "--spectrum",
+        type=option(Word),
         nargs="+",
         metavar="NAME=VALUE",
         help="draw the primaries from a spectrum: events=N energy_gev=LOW:HIGH gamma=G "
         "composition=p:SHARE,He:SHARE,... zenith_deg=LOW:HIGH depth_m=LOW:HIGH (vertical) cylinder_m=LENGTH:RADIUS",
     )
     add("--vertical", action="store_true", help="depth_m of the primaries is the vertical depth")
-    add("--out", required=True, help="directory or URL for the Parquet files")
-    add("--seed", type=int, default=0, help="the same seed, model and primaries give the same bundles")
-    add("--device", default="auto", help="cpu, cuda, or auto (a GPU if there is one)")
+    add("--out", type=option(Output), required=True, help="directory or URL for the Parquet files")
+    add("--seed", type=option(Seed), default=0, help="the same seed, model and primaries give the same bundles")
+    add("--device", type=option(Word), default="auto", help="cpu, cuda, or auto (a GPU if there is one)")
     add(
         "--counts",
-        type=_counts,
+        type=option(Counts),
         default="predict",
         help="muons in each event: predict (draw the number), column (take it from the primaries' files), or a number",
     )
-    add("--max-muons-per-event", type=int, metavar="CAP", help="limit the muons of each event to this number")
+    add("--max-muons-per-event", type=option(Muons), metavar="CAP", help="limit the muons of each event to this number")
     add(
         "--events-per-shard",
-        type=int,
+        type=option(Events),
         help="events in a file, a multiple of 1024 (default: about 2 million muons in a file)",
     )
     add(
@@ -106,12 +113,3 @@ def _primaries(arguments: argparse.Namespace) -> "PrimarySource":
         msg = "--counts column and --vertical describe the files of --primaries; they do not go with --spectrum"
         raise ValueError(msg)
     return Spectrum.parse(arguments.spectrum, arguments.seed)
-
-
-def _counts(text: str) -> int | str:
-    if text in {"predict", "column"}:
-        return text
-    if text.isdecimal():
-        return int(text)
-    msg = f"'{text}' is not predict, column or a number of muons"
-    raise argparse.ArgumentTypeError(msg)

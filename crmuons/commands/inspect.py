@@ -6,10 +6,14 @@ import argparse
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = "Show what a data set holds. Every file is opened; the exit code is 1 if one is broken, or a row cannot be used."
+    from crmuons.config.options import Place, Rows, option
+
     add = parser.add_argument
-    add("data", nargs="+", help="files, directories, globs or URLs of event Parquet")
-    add("--rows", type=int, default=1_000_000, help="read about this many rows; 0 reads all (default: 1000000)")
-    add("--preview", type=int, default=3, help="number of events with muons to show (default: 3)")
+    add("data", type=option(Place), nargs="+", help="files, directories, globs or URLs of event Parquet")
+    add(
+        "--rows", type=option(Rows), default=1_000_000, help="read about this many rows; 0 reads all (default: 1000000)"
+    )
+    add("--preview", type=option(Rows), default=3, help="number of events with muons to show (default: 3)")
 
 
 def run(arguments: argparse.Namespace) -> int:

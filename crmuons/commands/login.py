@@ -9,8 +9,14 @@ def add(parser: argparse.ArgumentParser) -> None:
         "Log in with a browser, on any machine, to the token issuer of these URLs. The login renews itself. It is stored "
         "in a file that only you can read; every node of a run must be able to read it (docs/pelican.md)."
     )
-    parser.add_argument("read", nargs="*", metavar="URL", help="URLs to read: files, directories or globs")
-    parser.add_argument("--write", nargs="+", default=[], metavar="URL", help="URLs to write results to")
+    from crmuons.config.options import Place, option
+
+    parser.add_argument(
+        "read", type=option(Place), nargs="*", metavar="URL", help="URLs to read: files, directories or globs"
+    )
+    parser.add_argument(
+        "--write", type=option(Place), nargs="+", default=[], metavar="URL", help="URLs to write results to"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

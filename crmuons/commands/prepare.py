@@ -3,13 +3,13 @@
 import argparse
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 from crmuons.commands import INTERRUPTED, HelpWithDefaults
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    from crmuons.config.options import LocalPath, Place, Seed, Share, option
     from crmuons.data.prepare.shuffle import PrepareSettings
 
     default = PrepareSettings()
@@ -20,19 +20,24 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.formatter_class = HelpWithDefaults
     add = parser.add_argument
-    add("data", nargs="+", help="files, directories, globs or URLs of event Parquet")
-    add("--out", type=_folder, required=True, help="new directory; on a cluster, all nodes must share it")
-    add("--validation-share", type=float, default=default.validation_share, help="share of the showers for validation")
-    add("--test-share", type=float, default=default.test_share, help="share of the showers for testing")
+    add("data", type=option(Place), nargs="+", help="files, directories, globs or URLs of event Parquet")
+    add("--out", type=option(LocalPath), required=True, help="new directory; on a cluster, all nodes must share it")
+    add(
+        "--validation-share",
+        type=option(Share),
+        default=default.validation_share,
+        help="share of the showers for validation",
+    )
+    add("--test-share", type=option(Share), default=default.test_share, help="share of the showers for testing")
     add(
         "--vertical",
         action="store_true",
         help="depth_m of the files is the vertical depth; the shards get the slant depth",
     )
-    add("--seed", type=int, default=default.seed, help="seed of the shuffle")
+    add("--seed", type=option(Seed), default=default.seed, help="seed of the shuffle")
     add(
         "--max-quarantined-share",
-        type=float,
+        type=option(Share),
         default=0.01,
         help="stop if more than this share of all rows cannot be used",
     )
@@ -66,13 +71,3 @@ def run(arguments: argparse.Namespace) -> int:
     if manifest.quarantined:
         print(f"{manifest.quarantined} rows cannot be used; they are in {arguments.out / QUARANTINE}")
     return 0
-
-
-def _folder(text: str) -> Path:
-    if "://" in text:
-        msg = f"'{text}' is a URL; give a directory, and copy the finished data set to the URL"
-        raise argparse.ArgumentTypeError(msg)
-    if not text.strip():
-        msg = "the name is empty, perhaps from a variable that is not set"
-        raise argparse.ArgumentTypeError(msg)
-    return Path(text)

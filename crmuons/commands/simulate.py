@@ -7,8 +7,18 @@ from crmuons.commands import HelpWithDefaults
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    from crmuons.config.options import Events, Output, Seed, option
     from crmuons.simulation.propagation import MEDIA
-    from crmuons.simulation.simulate import SimulationSettings
+    from crmuons.simulation.simulate import (
+        Depth,
+        DepthsPerShower,
+        Energy,
+        Gamma,
+        Nucleus,
+        SimulationSettings,
+        Threshold,
+        ZenithDeg,
+    )
 
     default = SimulationSettings()
     parser.description = (
@@ -17,25 +27,26 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.formatter_class = HelpWithDefaults
     add = parser.add_argument
-    add("--events", type=int, required=True, help="rows to write; a shower gives one row for each depth")
+    add("--events", type=option(Events), required=True, help="rows to write; a shower gives one row for each depth")
     add(
         "--out",
+        type=option(Output),
         required=True,
         help="new directory or URL for the Parquet files; for a URL, only this process simulates",
     )
-    add("--seed", type=int, default=0, help="the same seed and settings give the same events")
+    add("--seed", type=option(Seed), default=0, help="the same seed and settings give the same events")
     add(
         "--energy-range",
-        type=float,
+        type=option(Energy),
         nargs=2,
         metavar="GEV",
         default=default.energy_gev,
         help="lowest and highest energy of the primaries",
     )
-    add("--gamma", type=float, default=default.gamma, help="the primaries' spectrum is E^-GAMMA")
+    add("--gamma", type=option(Gamma), default=default.gamma, help="the primaries' spectrum is E^-GAMMA")
     add(
         "--masses",
-        type=_mass,
+        type=option(Nucleus),
         nargs="+",
         metavar="NUCLEUS",
         default=default.masses_gev,
@@ -43,13 +54,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--max-zenith-deg",
-        type=float,
+        type=option(ZenithDeg),
         default=default.max_zenith_deg,
         help="largest zenith angle; cos zenith is uniform from its cosine to 1",
     )
     add(
         "--depth-range",
-        type=float,
+        type=option(Depth),
         nargs=2,
         metavar="M",
         default=default.depth_range_m,
@@ -57,13 +68,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--depths-per-shower",
-        type=int,
+        type=option(DepthsPerShower),
         default=default.depths_per_shower,
         help="how many depths to draw for each shower",
     )
     add(
         "--depths",
-        type=float,
+        type=option(Depth),
         nargs="+",
         metavar="M",
         default=(),
@@ -75,7 +86,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         default=default.medium,
         help="what the muons pass; ice lies at 2835 m, water and rock at sea level",
     )
-    add("--threshold-gev", type=float, default=default.threshold_gev, help="muons below this energy are lost")
+    add(
+        "--threshold-gev",
+        type=option(Threshold),
+        default=default.threshold_gev,
+        help="muons below this energy are lost",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -100,12 +116,3 @@ def run(arguments: argparse.Namespace) -> None:
     with folder_at(arguments.out, new=True) as out:
         simulate(settings, num_events=arguments.events, out=out, seed=arguments.seed)
     print(f"{arguments.events} events in {arguments.out}")
-
-
-def _mass(text: str) -> float:
-    from crmuons.simulation.nuclei import mass_gev
-
-    try:
-        return mass_gev(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error

@@ -2,9 +2,8 @@
 
 import argparse
 import sys
-from pathlib import Path
 
-from crmuons.commands import INTERRUPTED, add_settings, check_place, settings_of
+from crmuons.commands import INTERRUPTED, add_settings, settings_of
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -14,8 +13,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         "that was stopped or killed, run the same command with run.resume=auto (docs/sweeps.md)."
     )
     add_settings(parser)
+    from crmuons.config.options import LocalPath, Seconds, Seed, option
+    from tune.options import Cpus, FirstRung, Gpus, Reduction, Trials
+
     add = parser.add_argument
-    add("--space", type=Path, metavar="TOML", help="the settings to vary (default: learning rates, momentum or betas, "
+    add("--space", type=option(LocalPath), metavar="TOML", help="the settings to vary (default: learning rates, momentum or betas, "
         "critic steps, penalty, batch size)")  # fmt: skip
     add(
         "--search",
@@ -26,32 +28,37 @@ def add(parser: argparse.ArgumentParser) -> None:
     add("--scheduler", choices=("none", "asha", "pbt"), default="asha",
         help="which trials to continue: all (none), the better ones (asha), or a population in which bad trials copy "
         "good ones (pbt) (default: asha)")  # fmt: skip
-    add("--samples", type=int, metavar="N", help="number of trials (default: 20, or the whole grid)")
-    add("--concurrency", type=int, metavar="N", help="number of trials at once (default: as many as fit)")
-    add("--cpus-per-trial", type=float, metavar="CPUS", help="CPUs of a trial (default: an equal share)")
+    add("--samples", type=option(Trials), metavar="N", help="number of trials (default: 20, or the whole grid)")
+    add("--concurrency", type=option(Trials), metavar="N", help="number of trials at once (default: as many as fit)")
+    add("--cpus-per-trial", type=option(Cpus), metavar="CPUS", help="CPUs of a trial (default: an equal share)")
     add(
         "--gpus-per-trial",
-        type=float,
+        type=option(Gpus),
         metavar="GPUS",
         help="GPUs of a trial; a fraction shares a GPU, 0 trains on CPUs (default: an equal share)",
     )
-    add("--max-seconds", type=float, metavar="S", help="save and end all trials after this time (default: no limit)")
+    add(
+        "--max-seconds",
+        type=option(Seconds),
+        metavar="S",
+        help="save and end all trials after this time (default: no limit)",
+    )
     add(
         "--seed",
-        type=int,
+        type=option(Seed),
         default=0,
         help="seed of the choice of settings; run.seed is the seed of the training (default: 0)",
     )
     add(
         "--first-rung",
-        type=float,
+        type=option(FirstRung),
         metavar="SHARE",
         default=1 / 9,
         help="share of a run after which asha first compares trials (default: 1/9)",
     )
     add(
         "--reduction",
-        type=float,
+        type=option(Reduction),
         default=3.0,
         help="asha continues one in this many trials at each comparison (default: 3)",
     )
@@ -59,6 +66,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
+    from crmuons.config.options import check_place
     from tune.options import SweepOptions
     from tune.space import Space
 

@@ -2,7 +2,6 @@
 
 import argparse
 from contextlib import nullcontext
-from pathlib import Path
 
 REMEDY = "it sends the entries itself"
 
@@ -12,9 +11,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Send the rest of a run's journal to an MLflow server. Entries that the server already has are not sent again."
     )
-    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="directory of the run")
+    from crmuons.config.options import LocalPath, Place, option
+
+    parser.add_argument("run_dir", type=option(LocalPath), metavar="RUN_DIR", help="directory of the run")
     parser.add_argument(
         "--to",
+        type=option(Place),
         metavar="URI",
         help="the server (default: MLFLOW_TRACKING_URI; without it, the run's own server, which gets no credentials)",
     )

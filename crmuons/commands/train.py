@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from crmuons.commands import INTERRUPTED, add_settings, check_place, settings_of
+from crmuons.commands import INTERRUPTED, add_settings, settings_of
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +16,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
+    from crmuons.config.options import check_place
+
     settings = settings_of(arguments.words)  # Before Ray, whose import takes seconds.
     check_place(settings.run.storage_path)
     from crmuons.commands import launcher_of

@@ -2,7 +2,16 @@
 other names of settings; `presets/` are crmuons' own."""
 
 from crmuons.config.base import Section
-from crmuons.config.reading import changed, find_preset, from_dict, from_stored, load, settings, with_new_names
+from crmuons.config.reading import (
+    changed,
+    find_preset,
+    from_dict,
+    from_stored,
+    load,
+    read_toml,
+    settings,
+    with_new_names,
+)
 from crmuons.config.sections import (
     Config,
     Data,
@@ -33,6 +42,7 @@ __all__ = [
     "from_dict",
     "from_stored",
     "load",
+    "read_toml",
     "settings",
     "with_new_names",
 ]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 NONE = "none"  # TOML has no null: this word is the value of a setting without one.
@@ -26,6 +26,20 @@ class Section(BaseModel):
             return values
         unset = {name for name, value in values.items() if value == NONE and can_be_unset(cls.model_fields.get(name))}
         return values | dict.fromkeys(unset)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false for a number, where pydantic would take 1 and 0."""
+        if isinstance(value, bool) and _is_number(cls.model_fields[info.field_name or ""]):
+            msg = "expected a number"
+            raise ValueError(msg)
+        return value
+
+
+def _is_number(field: FieldInfo) -> bool:
+    kinds = {field.annotation, *get_args(field.annotation)}
+    return bool(kinds & {int, float}) and bool not in kinds
 
 
 def can_be_unset(field: FieldInfo | None) -> bool:

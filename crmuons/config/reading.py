@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from crmuons.config.base import NONE, Section, can_be_unset, flatten
 from crmuons.config.hints import OTHER_NAMES, nearest
+from crmuons.config.options import named
 from crmuons.config.sections import Config
 
 # Values of model.kind. Runs and models made before 0.2 hold the old one.
@@ -42,7 +43,7 @@ def load(preset: Path | str | None, words: Sequence[str] = ()) -> Config:
     tree: dict[str, Any] = {"train": {}}
     path = None if preset is None else find_preset(preset)
     if path is not None:
-        tree |= _read_preset(path)
+        tree |= read_toml(path)
     given: dict[str, Any] = {}
     for word in words:
         name, equals, text = word.partition("=")
@@ -66,7 +67,7 @@ def find_preset(preset: Path | str) -> Path:
     Raises:
         FileNotFoundError: if there is neither such a file nor such a preset.
     """
-    path = Path(preset)
+    path = Path(named(str(preset)))
     if path.is_file():
         return path
     own = PRESETS / f"{path.name.removesuffix('.toml')}.toml"
@@ -125,7 +126,12 @@ def settings() -> dict[str, tuple[str, str]]:
     return described
 
 
-def _read_preset(preset: Path) -> dict[str, Any]:
+def read_toml(preset: Path) -> dict[str, Any]:
+    """Return the content of a TOML file.
+
+    Raises:
+        ValueError: if it is no TOML, with the place of the fault.
+    """
     try:
         # Some editors begin a file with a byte order mark.
         return tomllib.loads(preset.read_text(encoding="utf-8-sig"))

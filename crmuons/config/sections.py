@@ -6,11 +6,13 @@ from the environment), and no ranks or devices (the launcher gives them).
 
 import hashlib
 import json
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from crmuons.config.base import MANY, Section, flatten
+from crmuons.config.options import named
 
 
 def _not_empty(path: str) -> str:
@@ -18,11 +20,11 @@ def _not_empty(path: str) -> str:
     if not path.strip():
         msg = "an empty path, perhaps from a variable that is not set; give a path or a URL, or leave the setting out"
         raise ValueError(msg)
-    return path
+    return named(path)
 
 
 class Run(Section):
-    name: str = Field(default="", max_length=200, pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._-]*)?$")
+    name: str = Field(default="", max_length=200)
     """Directory of the run below storage_path. Empty: the preset's name and a digest of the settings."""
     storage_path: str = "runs"
     """Storage of the runs: a directory that every worker can write to, or a URL (docs/pelican.md)."""
@@ -38,6 +40,14 @@ class Run(Section):
     """Number of newest checkpoints to keep, in addition to the best one."""
     upload_seconds: float = Field(default=1800, gt=0, le=1e9)
     """For a run stored at a URL: seconds at the end during which failed uploads are tried again."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_one_folder(cls, value: str) -> str:
+        if not re.fullmatch(r"([A-Za-z0-9_-][A-Za-z0-9._-]*)?", value):
+            msg = "expected a name of letters, digits, '.', '_' and '-' that does not begin with '.', such as first-run"
+            raise ValueError(msg)
+        return value
 
     @field_validator("storage_path")
     @classmethod
@@ -151,7 +161,7 @@ class Optimizer(Section):
     """Shape of the decrease of the learning rates to final_lr_share over the run."""
     final_lr_share: float = Field(default=0.01, ge=0, le=1)
     """Learning rate at the end, as a share of the highest."""
-    max_grad_norm: float | None = Field(default=None, gt=0)
+    max_grad_norm: float | None = Field(default=None, gt=0, le=1e12)
     """Largest L2 norm of a network's gradient; a larger gradient is scaled down to it. Unset: no limit."""
 
 
@@ -164,7 +174,7 @@ class Penalty(Section):
     """Critic steps between penalties. The weight is multiplied by this number, so the mean penalty stays the same."""
     sample_fraction: float = Field(default=1.0, gt=0, le=1)
     """Share of a batch's events on which the penalty is computed."""
-    max_pairs: int | None = Field(default=None, ge=1)
+    max_pairs: int | None = Field(default=None, ge=1, le=MANY)
     """Largest number of events of a batch on which the penalty is computed."""
 
 
@@ -241,7 +251,7 @@ class Scaling(Section):
     num_workers: int = Field(default=1, ge=0, le=100_000)
     """Number of Ray Train workers. 0: train in this process, without a cluster. [least,most]: an elastic run. It uses
     as many workers as the cluster has room for, continues with fewer if nodes are lost, and grows if nodes join."""
-    min_workers: int | None = Field(default=None, ge=1)
+    min_workers: int | None = Field(default=None, ge=1, le=100_000)
     """Smallest number of workers of an elastic run; scaling.num_workers=[least,most] sets it."""
     resize_seconds: float = Field(default=60.0, gt=0, le=1e9)
     """Seconds between checks of an elastic run for room for more workers."""
@@ -275,12 +285,20 @@ class Scaling(Section):
 class Tracking(Section):
     enabled: bool = True
     """Send the run to MLflow."""
-    experiment: str = Field(default="crmuons", min_length=1)
+    experiment: str = "crmuons"
     """MLflow experiment."""
     tensorboard: bool = False
     """Also write TensorBoard event files, in `tensorboard/` of the run's directory."""
     parent: str = ""
     """Identity of the sweep that this run is a trial of; `crmuons sweep` sets it."""
+
+    @field_validator("experiment")
+    @classmethod
+    def _has_name(cls, value: str) -> str:
+        if not value.strip():  # No server takes it: the run could never be sent.
+            msg = "an empty name, perhaps from a variable that is not set; give a name, or leave the setting out"
+            raise ValueError(msg)
+        return value
 
 
 class Config(Section):

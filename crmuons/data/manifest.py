@@ -13,6 +13,7 @@ from typing import Any
 from crmuons.storage import files
 from crmuons.storage.files import File
 from crmuons.storage.inside import relative_name
+from crmuons.storage.records import damage_named
 
 MANIFEST = "manifest.json"
 CLAIM = (
@@ -83,19 +84,13 @@ class Manifest:
         Raises:
             ValueError: if it is damaged.
         """
-        try:
+        with damage_named(f"{root}/{MANIFEST}", "prepare the data again"):
             content = json.loads(files.read_bytes(f"{root}/{MANIFEST}"))
             shards = [PreparedShard(**shard | {"places": tuple(shard["places"])}) for shard in content.pop("shards")]
             for shard in shards:
                 relative_name(shard.file, "its entry")
             sources = [(url, size) for url, size in content.pop("sources")]
             return cls(shards=shards, sources=sources, **content)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            msg = (
-                f"{root}/{MANIFEST} is not the manifest of a prepared data set, or is damaged ({error}); prepare the data "
-                "again"
-            )
-            raise ValueError(msg) from error
 
 
 def event_files(

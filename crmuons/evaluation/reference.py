@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from crmuons.config.options import ADVISED_EVENTS, SampleEvents, Seed, check
 from crmuons.evaluation import baselines
 from crmuons.evaluation.comparison import Comparison, EvaluationPlan, EventSample, compare, compare_truth
 from crmuons.evaluation.datasets import BlockedEvents, EventSet, concat_parts
@@ -17,7 +18,6 @@ from crmuons.evaluation.tasks import Executor
 # The samples that are compared with the first half of the truth. NULL, the floor, is the second half of the truth.
 GENERATED, NULL, NEAREST, PARAMETRIC = "generated", "truth", "nearest primary", "parametric"
 EVENTS_PER_TASK = 2**14  # To generate. A multiple of the generator's blocks, each of which has one random stream.
-ADVISED_EVENTS = 20_000
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,11 @@ class EvaluationSettings:
         ValueError: if `max_events` is below 1 or the seed is negative.
     """
 
-    max_events: int = 60_000
-    seed: int = 0
+    max_events: SampleEvents = 60_000
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
-        if self.max_events < 1:
-            msg = f"--events {self.max_events}: give 1 or more events for each sample, and better {ADVISED_EVENTS:,}"
-            raise ValueError(msg)
-        if self.seed < 0:
-            msg = f"--seed {self.seed}: give 0 or more"
-            raise ValueError(msg)
+        check(self, max_events="--events")
 
 
 @dataclass(frozen=True)

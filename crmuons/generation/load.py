@@ -1,17 +1,14 @@
 """Load a generator from a run, a checkpoint or a model directory, at a path or a URL."""
 
 import hashlib
-import pickle
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from crmuons.generation.generator import BundleGenerator
 from crmuons.models import saved_model, standalone
-from crmuons.models.bundle_model import BundleModel
 from crmuons.runs import checkpoint
 from crmuons.runs.location import caches
 from crmuons.storage import artifacts, files
@@ -93,25 +90,8 @@ def load_generator(path: str | Path, device: torch.device | str = "cpu") -> Bund
     selected = checkpoint.best(directory / "checkpoints")
     for candidate in (directory, selected):
         if candidate is not None and (candidate / saved_model.SETTINGS_FILE).is_file():
-            return BundleGenerator(*_load(candidate), device)
-    return BundleGenerator(*_load(directory), device)  # Raises the error that says what is missing.
-
-
-def _load(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
-    try:
-        return saved_model.load_model(directory)
-    except FileNotFoundError:
-        raise
-    except (
-        RuntimeError,
-        OSError,
-        EOFError,
-        KeyError,
-        pickle.UnpicklingError,
-    ) as error:  # Torch raises these for damaged files.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        msg = f"the model at {directory} is damaged or of another version ({reason}); export or copy it again"
-        raise ValueError(msg) from error
+            return BundleGenerator(*saved_model.load_model(candidate), device)
+    return BundleGenerator(*saved_model.load_model(directory), device)  # Raises the error that says what is missing.
 
 
 def is_model(place: str) -> bool:

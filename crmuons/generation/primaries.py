@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -17,8 +17,6 @@ from crmuons.storage.identity import open_listed
 
 ROWS_AT_ONCE = 65_536
 MAX_COUNT = 2**62
-
-Counts = Literal["predict", "column"] | int
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from crmuons.config.options import Counts, Events, Muons, Seed, check
 from crmuons.data import schema
 from crmuons.generation.generator import BundleGenerator, check_counts
-from crmuons.generation.primaries import Counts, Primaries, PrimarySource
+from crmuons.generation.primaries import Primaries, PrimarySource
 from crmuons.models import standalone
+from crmuons.storage import records
 from crmuons.storage.differences import differences
 from crmuons.storage.output import Output
 
@@ -41,19 +43,16 @@ class GenerationOptions:
         device: "cpu" or "cuda"; they draw different random numbers.
     """
 
-    seed: int = 0
+    seed: Seed = 0
     counts: Counts = "predict"
-    max_muons_per_event: int | None = None
+    max_muons_per_event: Muons | None = None
     strict: bool = False
-    events_per_shard: int | None = None
+    events_per_shard: Events | None = None
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        _require(self.seed >= 0, f"--seed {self.seed}: expected 0 or more")
-        if isinstance(self.counts, int):
-            _require(self.counts >= 0, f"--counts {self.counts}: expected predict, column, or a number of muons from 0")
-        cap, size = self.max_muons_per_event, self.events_per_shard
-        _require(cap is None or cap >= 1, f"--max-muons-per-event {cap}: expected at least 1")
+        check(self)
+        size = self.events_per_shard
         block = standalone.EVENTS_PER_BLOCK[self.device]
         _require(
             size is None or (size > 0 and size % block == 0),
@@ -206,11 +205,8 @@ def claim_directory(out: Output, request: GenerationRequest, about: dict[str, ob
 
 
 def _read_request(out: Output) -> dict[str, Any]:
-    try:
-        request: dict[str, Any] = json.loads(out.read(REQUEST_FILE))["request"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        msg = f"{out.of(REQUEST_FILE)} is damaged ({error}); name another directory with --out, or remove {out}"
-        raise ValueError(msg) from error
+    remedy = f"name another directory with --out, or remove {out}"
+    request: dict[str, Any] = records.read(out.of(REQUEST_FILE), keys=("request",), remedy=remedy)["request"]
     return request
 
 

@@ -6,7 +6,6 @@ simweights' `NaturalRateCylinder` and CORSIKA's VOLUMECORR: p(cos zenith) ~ pi r
 
 import dataclasses
 import difflib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from crmuons.generation.primaries import Primaries
 from crmuons.simulation import shower
 from crmuons.simulation.nuclei import NUCLEI, symbol
 from crmuons.simulation.simulate import check_events
-from crmuons.storage import files
+from crmuons.storage import files, records
 from crmuons.storage.files import File
 from crmuons.storage.output import Output
 
@@ -149,7 +148,7 @@ def simweights_tables(directory: str | Path) -> dict[str, dict[str, np.ndarray]]
         ValueError: if the primaries were not drawn from a spectrum, or if events are missing.
     """
     output = Output.at(directory)
-    record = json.loads(output.read("request.json"))
+    record = records.read(output.of("request.json"), keys=("primaries",))
     if "spectrum" not in record["primaries"]:
         msg = f"{directory}: its primaries come from files; only those of --spectrum have a known probability"
         raise ValueError(msg)

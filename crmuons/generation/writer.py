@@ -35,6 +35,7 @@ from crmuons.generation.request import (
     with_previous_shard_size,
 )
 from crmuons.progress import progress
+from crmuons.storage import records
 from crmuons.storage.output import Output
 
 logger = logging.getLogger(__name__)
@@ -174,7 +175,7 @@ def _finished(out: Output, request: GenerationRequest, number: int) -> WriteCoun
     if metadata.get(DIGEST_KEY) != request.digest.encode():
         logger.warning("%s belongs to another request and is generated again", out.of(name))
         return None
-    return WriteCounts(**json.loads(metadata[TALLY_KEY]))
+    return WriteCounts(**records.parse(metadata[TALLY_KEY], "the tally of a shard"))
 
 
 def generate(generator: BundleGenerator, source: PrimarySource, work: GenerationJob) -> WriteCounts:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -14,7 +15,10 @@ import torch
 from crmuons import config
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
+from crmuons.models.standalone import check_finite
+from crmuons.storage import records
 from crmuons.storage.atomic import atomic_directory
+from crmuons.storage.records import damage_named
 
 SETTINGS_FILE, WEIGHTS_FILE = "model.json", "weights.pt"
 FORMAT = 1
@@ -38,19 +42,24 @@ def load_model(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: if it is not a model directory.
-        ValueError: if it has another format.
+        ValueError: if it is damaged, has another format, or holds NaN.
     """
     settings_file = directory / SETTINGS_FILE
     if not settings_file.is_file():
         msg = f"no model at {directory}: it has no {SETTINGS_FILE}; give a run, a checkpoint or a model directory"
         raise FileNotFoundError(msg)
-    about: dict[str, Any] = json.loads(settings_file.read_text(encoding="utf-8"))
+    remedy = "copy the model again, or take another checkpoint"
+    about: dict[str, Any] = records.read(settings_file, keys=("format",), remedy=remedy)
     if about.get("format") != FORMAT:
         msg = f"{settings_file} has format {about.get('format')}, this crmuons reads format {FORMAT}"
         raise ValueError(msg)
-    settings = config.Model.model_validate(config.with_new_names({"model": about["model"]})["model"])
-    model = BundleModel(settings, Features(cartesian=settings.kind == "predecessor"))
-    model.load_state_dict(read_tensors(directory / WEIGHTS_FILE))
+    with damage_named(settings_file, remedy):
+        settings = config.Model.model_validate(config.with_new_names({"model": about["model"]})["model"])
+        model = BundleModel(settings, Features(cartesian=settings.kind == "predecessor"))
+    weights = read_tensors(directory / WEIGHTS_FILE)
+    with damage_named(directory / WEIGHTS_FILE, remedy):
+        model.load_state_dict(weights)
+    check_finite(weights, directory / WEIGHTS_FILE)
     return model.eval().requires_grad_(requires_grad=False), about
 
 
@@ -71,6 +80,7 @@ def read_tensors(source: Path | BytesIO, name: str = "") -> dict[str, Any]:
         name: its name for errors; by default the path.
 
     Raises:
+        FileNotFoundError: if it is missing.
         ValueError: if it is no such file, or does not have the checksums that were written with it.
     """
     # torch writes a CRC-32 of each tensor and does not compare it when it reads: a flipped bit would be a wrong weight.
@@ -81,10 +91,21 @@ def read_tensors(source: Path | BytesIO, name: str = "") -> dict[str, Any]:
         if isinstance(source, BytesIO):
             source.seek(0)
         state: dict[str, Any] = torch.load(source, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+        EOFError,
+        RuntimeError,
+        KeyError,
+        pickle.UnpicklingError,
+    ) as error:
         reason = str(error).partition(". This is an internal")[0]
         msg = f"{name or source} is damaged or cut short ({reason}); copy it again, or take another checkpoint"
         raise ValueError(msg) from error
+    if not isinstance(state, dict):
+        msg = f"{name or source} holds {type(state).__name__} in place of tensors by name; copy it again"
+        raise ValueError(msg)  # noqa: TRY004 - a fault of the file, not of the program
     return state
 
 

@@ -269,7 +269,9 @@ class Bundles:
             if archive.testzip() is not None:  # torch itself does not compare the checksums that it writes.
                 msg = f"{weights} is damaged: it does not have the checksums written with it; copy the model again"
                 raise ValueError(msg)
-        self.network = StandaloneModel(torch.load(weights, map_location=device, weights_only=True))
+        tensors = torch.load(weights, map_location=device, weights_only=True)
+        check_finite(tensors, weights)
+        self.network = StandaloneModel(tensors)
 
     def outside_training(self, primaries: np.ndarray) -> np.ndarray:
         """Tell which primaries lie outside the range of the training data (by more than 1 % of its width)."""
@@ -297,6 +299,18 @@ class Bundles:
         number = self.network.draw_counts(values, seed) if counts is None else np.asarray(counts, np.int64)
         muons = [part for _, part in self.network.draw_muons(values, number, seed)]
         return number, torch.cat([torch.empty((0, 3), device=self.network.device), *muons]).cpu().numpy()
+
+
+def check_finite(tensors: "dict[str, Tensor]", place: "Path | str") -> None:
+    """Raise a ValueError that names the first tensor of a file with NaN or infinity, which would generate NaN muons."""
+    for name, values in tensors.items():
+        if not torch.isfinite(values).all():
+            bad = int((~torch.isfinite(values)).sum())
+            msg = (
+                f"{place}: tensor '{name}' holds {bad} values that are NaN or infinite (of {values.numel()}); copy the file "
+                "again, or take another checkpoint"
+            )
+            raise ValueError(msg)
 
 
 def check(primaries: np.ndarray) -> None:

@@ -1,6 +1,5 @@
 """The Ray launcher: runs the workers of a training on Ray Train."""
 
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -74,14 +73,10 @@ class RayLauncher:
             with driver_sync(run) as mirror:
                 _fit(scaling_config(settings.scaling), settings.run, run, payload | {"mirror": mirror})
         except TrainingFailedError as error:
-            reason = (
-                json.loads(run.failure.read_text(encoding="utf-8"))["error"]
-                if run.failure.exists()
-                else _root_cause(error)
-            )
+            reason = run.reason_of_failure() if run.failure.exists() else _root_cause(error)
             raise RunFailedError(with_remedy(reason, run)) from error
         if run.failure.exists():
-            raise RunFailedError(with_remedy(json.loads(run.failure.read_text(encoding="utf-8"))["error"], run))
+            raise RunFailedError(with_remedy(run.reason_of_failure(), run))
         return "finished" if run.done.exists() else "interrupted"
 
 

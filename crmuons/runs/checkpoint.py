@@ -4,6 +4,7 @@ A checkpoint is a model directory (see models/saved_model.py) that also holds `t
 resumed run needs.
 """
 
+import logging
 import re
 import shutil
 from collections.abc import Mapping
@@ -12,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from crmuons.models.bundle_model import BundleModel
-from crmuons.models.saved_model import read_tensors, write_model_files, write_tensors
+from crmuons.models.saved_model import WEIGHTS_FILE, load_model, read_tensors, write_model_files, write_tensors
 from crmuons.storage.atomic import atomic_directory, atomic_file, remedy_for, remove_atomically
-from crmuons.storage.inside import inside
+
+logger = logging.getLogger(__name__)
 
 TRAINING_FILE, BEST_FILE = "training.pt", "best"
 _NAME = re.compile(r"step-(\d{8})")
+ASIDE = "damaged-"  # Before the name of a checkpoint that cannot be read.
 
 
 def path(directory: Path, step: int) -> Path:
@@ -83,6 +86,48 @@ def latest(directory: Path) -> Path | None:
     return next(reversed(steps(directory).values()), None)
 
 
+def set_aside_damaged(directory: Path) -> None:
+    """Rename the checkpoints that cannot be read, so that the run goes on from the newest intact one, and say so.
+
+    Raises:
+        ValueError: if none is intact; their names are then left.
+    """
+    faults = {saved: fault for saved in steps(directory).values() if (fault := _fault(saved)) is not None}
+    if not faults:
+        return
+    intact = [saved for saved in steps(directory).values() if saved not in faults]
+    if not intact:
+        saved, fault = next(reversed(faults.items()))
+        msg = (
+            f"no checkpoint in {directory} can be read; {saved.name}: {fault}. Copy one back from a backup, or start a new "
+            "run with another run.name"
+        )
+        raise ValueError(msg)
+    for saved, fault in faults.items():
+        aside = saved.with_name(f"{ASIDE}{saved.name}")
+        remove_atomically(aside)
+        saved.rename(aside)
+        logger.warning("%s; it is kept as %s, and the newest intact checkpoint is %s", fault, aside, intact[-1].name)
+
+
+def _fault(saved: Path) -> str | None:
+    """Return why a checkpoint cannot be read; None if it can."""
+    try:
+        load_model(saved)
+        load_training(saved)
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+    return None
+
+
+def features_of(checkpoint: Path | None) -> dict[str, Any] | None:
+    """Return the statistics of the features, which a checkpoint holds with the weights; None without a checkpoint."""
+    if checkpoint is None:
+        return None
+    weights = read_tensors(checkpoint / WEIGHTS_FILE)
+    return {name.removeprefix("features."): value for name, value in weights.items() if name.startswith("features.")}
+
+
 def best(directory: Path) -> Path | None:
     """Return the checkpoint that validation selected, or the newest if it selected none."""
     return selected(directory) or latest(directory)
@@ -91,8 +136,8 @@ def best(directory: Path) -> Path | None:
 def selected(directory: Path) -> Path | None:
     """Return the checkpoint that validation selected; None if it selected none."""
     chosen = directory / BEST_FILE
-    named = inside(directory, chosen.read_text(encoding="utf-8"), chosen) if chosen.is_file() else None
-    return named if named is not None and named.is_dir() else None
+    name = chosen.read_text(encoding="utf-8", errors="replace") if chosen.is_file() else ""
+    return directory / name if _NAME.fullmatch(name) and (directory / name).is_dir() else None
 
 
 def mark_best(directory: Path, checkpoint: Path) -> None:

@@ -18,16 +18,21 @@ from crmuons.data.events import EventArrays
 from crmuons.data.parquet import open_parquet
 from crmuons.models.features import Features
 from crmuons.models.saved_model import read_tensors
+from crmuons.models.standalone import check_finite
+from crmuons.runs import checkpoint
 from crmuons.runs.location import RunStorage, local_copy
-from crmuons.storage import artifacts, files
+from crmuons.storage import artifacts, files, records
 from crmuons.storage.atomic import filled_directory, remedy_for, write_json, write_text
 from crmuons.storage.claims import FOLDER, names_in
 from crmuons.storage.differences import differences
 from crmuons.storage.files import File
+from crmuons.storage.records import damage_named
 
 logger = logging.getLogger(__name__)
 
 FAILURE_BYTES = 4096
+REMEDY = "copy it back from a backup, or start a new run with another run.name"
+METRICS_REMEDY = "remove the damaged lines"
 # What a run starts from. config.json comes last: a directory that has it counts as a started run.
 START_FILES = ("features.pt", "validation.parquet", "files.json", "config.json")
 START = "start"  # Label of the artifact that holds the start of a run stored at a URL.
@@ -177,7 +182,15 @@ class Run:
     def load_features(self, settings: config.Config) -> Features:
         """Load the features that were fitted when the run started."""
         features = Features(cartesian=settings.model.kind == "predecessor")
-        features.load_state_dict(read_tensors(self.directory / "features.pt"))
+        path = self.directory / "features.pt"
+        try:
+            _fill(features, read_tensors(path), path)
+        except ValueError as error:
+            found = checkpoint.features_of(checkpoint.latest(self.checkpoints))
+            if found is None:
+                raise
+            logger.warning("%s; they are taken from the newest checkpoint, which holds them too", error)
+            _fill(features, found, self.checkpoints)
         return features
 
     def load_validation(self) -> EventArrays:
@@ -195,12 +208,9 @@ class Run:
         if self.found_files is not None:
             return list(self.found_files)
         record = self.directory / "files.json"
-        try:
+        with damage_named(record, REMEDY):
             # Early versions recorded URL and size alone.
             return [File(str(url), int(size), *rest) for url, size, *rest in json.loads(record.read_bytes())]
-        except (ValueError, TypeError) as error:
-            msg = f"{record} is not a list of training files, or is damaged ({error}); copy it back, or start a new run"
-            raise ValueError(msg) from error
 
     def latest_metrics(self) -> dict[str, int | float]:
         """Return the newest value of each metric."""
@@ -225,8 +235,10 @@ class Run:
 
     def _metric_lines(self) -> Iterator[dict[str, int | float]]:
         if self.metrics.is_file():
-            whole, _, _unfinished = self.metrics.read_text(encoding="utf-8").rpartition("\n")
-            yield from map(json.loads, whole.splitlines())
+            for line in records.read_lines(self.metrics, keys=("step",), remedy=METRICS_REMEDY):
+                with damage_named(self.metrics, METRICS_REMEDY):
+                    int(line["step"])
+                yield line
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits of a hash of the training files' names, sizes and digests at the run's start."""
@@ -236,7 +248,13 @@ class Run:
 
     def stored_settings(self) -> config.Config:
         """Read the settings that the run began with."""
-        return config.from_stored(json.loads((self.directory / "config.json").read_text(encoding="utf-8")))
+        path = self.directory / "config.json"
+        with damage_named(path, REMEDY):
+            return config.from_stored(json.loads(path.read_bytes()))
+
+    def reason_of_failure(self) -> str:
+        """Return why the run stopped, from `failure`."""
+        return str(records.read(self.failure, keys=("error",), remedy="remove the file to try again")["error"])
 
     def check_unchanged(self, settings: config.Config) -> None:
         """Refuse to continue a run with settings that would make it a different run.
@@ -255,6 +273,12 @@ class Run:
                 "Take them back, or start a new run with another run.name"
             )
             raise ValueError(msg)
+
+
+def _fill(features: Features, state: dict[str, torch.Tensor], path: Path) -> None:
+    with damage_named(path, REMEDY):
+        features.load_state_dict(state)
+        check_finite(state, path)
 
 
 def find_run(settings: config.Config, storage: RunStorage) -> Run:

@@ -14,7 +14,8 @@ from typing import Any
 from crmuons.runs import checkpoint
 from crmuons.runs.directory import Run
 from crmuons.runs.remote import KEPT_WITH_STEPS, STEPS, link
-from crmuons.storage import artifacts, atomic, files
+from crmuons.storage import artifacts, atomic, files, records
+from crmuons.storage.records import damage_named
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,9 @@ class UploadStatus:
         path = _record(run)
         if not path.is_file():
             return cls()
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{KEYS_OF_0_1.get(key, key): value for key, value in record.items()})
+        with damage_named(path, "remove it: the next upload writes it again"):
+            record = json.loads(path.read_bytes())
+            return cls(**{KEYS_OF_0_1.get(key, key): value for key, value in record.items()})
 
 
 class Uploads:
@@ -102,7 +104,7 @@ class Uploads:
         label = f"model-{step:08d}"
         with self._guard:
             self._snapshot(self.run.model, label, (self.run.metrics.name,))
-            done = json.loads(self.run.done.read_text(encoding="utf-8")) | {"model": "."}
+            done = records.read(self.run.done) | {"model": "."}
             atomic.write_json(self._outbox / label / self.run.done.name, done)
             self._waiting[label] = {"step": step}
             self._guard.notify()

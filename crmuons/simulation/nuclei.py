@@ -30,7 +30,7 @@ def symbol(name: str) -> str:
     return found
 
 
-def mass_gev(text: str) -> float:
+def mass_gev(text: str | float) -> float:
     """Return the mass of a nucleus that is given by its symbol or as a mass in GeV.
 
     Raises:
@@ -39,7 +39,7 @@ def mass_gev(text: str) -> float:
     try:
         mass = float(text)
     except ValueError:
-        return round(float(shower.mass_gev(np.array(NUCLEI[symbol(text)][1]))), 6)
+        return round(float(shower.mass_gev(np.array(NUCLEI[symbol(str(text))][1]))), 6)
     if not (math.isfinite(mass) and LEAST_MASS_GEV <= mass <= MOST_MASS_GEV):
         msg = f"{text}: expected a nucleus by name ({', '.join(NUCLEI)}) or its mass in GeV (proton 0.938, iron 52.1)"
         raise ValueError(msg)

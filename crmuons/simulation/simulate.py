@@ -8,17 +8,20 @@ its check against CORSIKA.
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int64
+from pydantic import BeforeValidator, Field
 
+from crmuons.config.options import Events, Expected, Seed, check, check_value
 from crmuons.data import arrow, geometry
 from crmuons.data.events import EventArrays
 from crmuons.data.geometry import FloatArray
 from crmuons.progress import progress
 from crmuons.simulation import propagation, shower
-from crmuons.simulation.nuclei import LEAST_MASS_GEV, MOST_MASS_GEV
+from crmuons.simulation.nuclei import mass_gev
 from crmuons.storage.claims import names_in
 
 logger = logging.getLogger(__name__)
@@ -32,10 +35,19 @@ FILES_IN_PROCESS = 20  # One process writes about this many files in the 5 to 10
 MASSES_GEV = tuple(round(float(mass), 6) for mass in shower.mass_gev(np.array([1, 4, 14, 27, 56])))  # p, He, N, Al, Fe
 MOST_DEPTH_M = 1e5
 MOST_DEPTHS = 1_000  # of a shower
-MOST_THRESHOLD_GEV = 1e6
 MOST_EVENTS = 10**10
 BYTES_PER_EVENT = 100  # Of a file, for an event with ten muons.
-MOST_SEED = 2**63 - 1  # Seeds become shower ids, which Arrow and numpy then take as signed numbers too.
+
+Energy = Annotated[float, Field(gt=0, le=1e10), Expected("an energy above 0 GeV, at most 1e10")]
+Gamma = Annotated[float, Field(ge=0, le=10), Expected("0 to 10 (the spectrum is E^-gamma)")]
+Nucleus = Annotated[
+    float, BeforeValidator(mass_gev), Expected("a nucleus by name or its mass in GeV (proton 0.938, iron 52.1)")
+]
+ZenithDeg = Annotated[float, Field(ge=0, le=89), Expected("0 to 89 degrees")]
+Depth = Annotated[float, Field(gt=0, le=MOST_DEPTH_M), Expected(f"a depth in metres, at most {MOST_DEPTH_M:g}")]
+DepthsPerShower = Annotated[int, Field(ge=1, le=MOST_DEPTHS), Expected(f"at least 1, at most {MOST_DEPTHS}")]
+# With 0, muons that stopped would be kept.
+Threshold = Annotated[float, Field(gt=0, le=1e6), Expected("more than 0 GeV, at most 1e+06")]
 
 
 @dataclass(frozen=True)
@@ -55,36 +67,27 @@ class SimulationSettings:
         medium: what the muons pass, a name in propagation.MEDIA.
     """
 
-    energy_gev: tuple[float, float] = (1e4, 1e9)
-    gamma: float = 1.4
-    masses_gev: tuple[float, ...] = MASSES_GEV
-    max_zenith_deg: float = 80.0
-    depth_range_m: tuple[float, float] = (1_400.0, 2_600.0)
-    depths_per_shower: int = 3
-    depths_m: tuple[float, ...] = ()
-    threshold_gev: float = 10.0
+    energy_gev: tuple[Energy, Energy] = (1e4, 1e9)
+    gamma: Gamma = 1.4
+    masses_gev: tuple[Nucleus, ...] = MASSES_GEV
+    max_zenith_deg: ZenithDeg = 80.0
+    depth_range_m: tuple[Depth, Depth] = (1_400.0, 2_600.0)
+    depths_per_shower: DepthsPerShower = 3
+    depths_m: tuple[Depth, ...] = ()
+    threshold_gev: Threshold = 10.0
     medium: str = "ice"
 
     def __post_init__(self) -> None:
+        check(
+            self, energy_gev="--energy-range", masses_gev="--masses", depth_range_m="--depth-range", depths_m="--depths"
+        )
         check_medium(self.medium)
         low, high = self.energy_gev
-        _require(0 < low <= high <= 1e10, f"--energy-range {low:g} {high:g}: expected 0 < LOW <= HIGH <= 1e10, in GeV")
-        _require(0 <= self.gamma <= 10, f"--gamma {self.gamma:g}: expected 0 to 10 (the spectrum is E^-gamma)")
-        for mass in self.masses_gev:
-            _require(
-                LEAST_MASS_GEV <= mass <= MOST_MASS_GEV,
-                f"--masses {mass:g}: expected a nucleus's mass in GeV (proton 0.938, iron 52.1)",
-            )
+        _require(low <= high, f"--energy-range {low:g} {high:g}: expected 0 < LOW <= HIGH <= 1e10, in GeV")
         _require(bool(self.masses_gev), "--masses: expected at least one mass in GeV")
-        _require(0 <= self.max_zenith_deg <= 89, f"--max-zenith-deg {self.max_zenith_deg:g}: expected 0 to 89 degrees")
-        _require(
-            1 <= self.depths_per_shower <= MOST_DEPTHS,
-            f"--depths-per-shower {self.depths_per_shower}: expected at least 1, at most {MOST_DEPTHS}",
-        )
         _require(
             len(self.depths_m) <= MOST_DEPTHS, f"--depths: {len(self.depths_m)} depths, expected at most {MOST_DEPTHS}"
         )
-        check_threshold(self.threshold_gev)
         low, high = self.depth_range_m
         _require(low <= high, f"--depth-range {low:g} {high:g}: expected LOW <= HIGH, in metres")
         least = self.passed.least_depth_m
@@ -110,19 +113,6 @@ class SimulationSettings:
 def check_medium(name: str) -> None:
     """Raise a ValueError unless it is the name of a medium."""
     _require(name in propagation.MEDIA, f"--medium {name}: expected {', '.join(propagation.MEDIA)}")
-
-
-def check_threshold(threshold_gev: float) -> None:
-    """Raise a ValueError unless muons can keep this energy; with 0, muons that stopped would be kept."""
-    _require(
-        0 < threshold_gev <= MOST_THRESHOLD_GEV,
-        f"--threshold-gev {threshold_gev:g}: expected more than 0 GeV, at most {MOST_THRESHOLD_GEV:g}",
-    )
-
-
-def check_seed(seed: int) -> None:
-    """Raise a ValueError for a seed that cannot be part of a shower's id."""
-    _require(0 <= seed <= MOST_SEED, f"--seed {seed}: expected 0 or more, at most {MOST_SEED}")
 
 
 def check_events(option: str, num_events: float) -> None:
@@ -275,9 +265,9 @@ def make_output_directory(out: Path, num_events: int, seed: int) -> None:
     Raises:
         ValueError: if `num_events` is 0 or more than a disk holds, the seed is negative, or the directory is not empty.
     """
-    _require(num_events >= 1, f"--events {num_events}: expected at least 1")
     check_events(f"--events {num_events}", num_events)
-    check_seed(seed)
+    check_value("--events", Events, num_events)
+    check_value("--seed", Seed, seed)
     make_new_directory(out)
 
 

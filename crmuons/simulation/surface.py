@@ -6,24 +6,33 @@ The energy losses are the simulator's. The surface is taken to be at the program
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float64
+from pydantic import Field
 
+from crmuons.config.options import Expected, Seed, check
 from crmuons.data import geometry, schema
 from crmuons.data.events import EventArrays, concat
 from crmuons.simulation import propagation, shower
 from crmuons.simulation.simulate import (
     MOST_DEPTH_M,
     MOST_DEPTHS,
+    Threshold,
     check_medium,
-    check_seed,
-    check_threshold,
     follow,
 )
 
 MUON_MASS_GEV = 0.105658
 MUONS_AT_ONCE = 2**20  # Showers are joined to tables of about this many muons.
+
+
+SlantDepth = Annotated[
+    float,
+    Field(ge=schema.MIN_DEPTH_M, le=MOST_DEPTH_M),
+    Expected(f"depths in metres (not kilometres), {schema.MIN_DEPTH_M:g} or more, at most {MOST_DEPTH_M:g}"),
+]
 
 
 @dataclass(frozen=True)
@@ -38,26 +47,18 @@ class DepthSettings:
         seed: seed of the energy losses; the losses of a shower depend on it and on the shower's ids alone.
     """
 
-    depths_m: tuple[float, ...] = (1_500.0, 2_000.0, 2_500.0)
+    depths_m: tuple[SlantDepth, ...] = (1_500.0, 2_000.0, 2_500.0)
     vertical: bool = False
-    threshold_gev: float = 10.0
+    threshold_gev: Threshold = 10.0
     medium: str = "ice"
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.depths_m) <= MOST_DEPTHS:
             msg = f"--depths: {len(self.depths_m)} depths, expected 1 to {MOST_DEPTHS}"
             raise ValueError(msg)
-        for depth in self.depths_m:
-            if not schema.MIN_DEPTH_M <= depth <= MOST_DEPTH_M:
-                limit = f"at most {MOST_DEPTH_M:g}"
-                if depth < schema.MIN_DEPTH_M:
-                    limit = f"{schema.MIN_DEPTH_M:g} or more; is it in kilometres?"
-                msg = f"--depths {depth:g}: depths are in metres, {limit}"
-                raise ValueError(msg)
+        check(self, depths_m="--depths")
         check_medium(self.medium)
-        check_threshold(self.threshold_gev)
-        check_seed(self.seed)
 
     @property
     def passed(self) -> propagation.Medium:

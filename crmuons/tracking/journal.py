@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from crmuons.storage.atomic import atomic_file
+from crmuons.storage.records import damage_named
 from crmuons.storage.redact import without_credentials
 from crmuons.storage.staging.locks import FileLock, NoLocksError
 
@@ -135,7 +136,8 @@ class Journal:
                     entry = json.loads(line)
                 except ValueError:  # A killed process left this line unfinished; `_end_torn_line` has warned.
                     continue
-                yield offset, entry
+                if isinstance(entry, dict) and isinstance(entry.get("kind"), str):
+                    yield offset, entry
 
     def entry_at(self, offset: int) -> Entry:
         """Return the first entry from a byte on."""
@@ -164,7 +166,14 @@ class Journal:
     def last_sent(self) -> DeliveryState | None:
         """Return how much the server that was last sent to has; None before the first."""
         path = self._path.with_name("sent.json")
-        return DeliveryState(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+        if not path.is_file():
+            return None
+        with damage_named(path, "remove it: everything is then sent again, which changes nothing at the server"):
+            state = DeliveryState(**json.loads(path.read_bytes()))
+            if not isinstance(state.uri, str) or not isinstance(state.entries, int):
+                msg = f"its uri is {state.uri!r} and its entries are {state.entries!r}"
+                raise ValueError(msg)  # noqa: TRY004 - a fault of the file, not of the program
+        return state
 
     def save_sent(self, sent: DeliveryState) -> None:
         """Store how much of the journal the server has."""

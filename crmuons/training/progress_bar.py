@@ -1,6 +1,5 @@
 """Show the progress of a run in the process that started it, by reading the run's metrics file."""
 
-import json
 import logging
 import math
 import threading
@@ -12,6 +11,7 @@ from typing import Any
 from crmuons import config
 from crmuons.progress import progress
 from crmuons.runs.directory import Run
+from crmuons.storage import records
 from crmuons.training.loop import Metrics
 from crmuons.training.staging_progress import StagingWatch
 
@@ -55,10 +55,10 @@ def _watch(
             staging.update()
             losses, lines = _new_lines(run.losses, losses)
             for line in lines:
-                logger.warning(_loss(json.loads(line)))
+                logger.warning(_loss(records.parse(line, run.losses)))
             seen, lines = _new_lines(run.metrics, seen)
             for line in lines:
-                newest |= (values := json.loads(line))
+                newest |= (values := records.parse(line, run.metrics))
                 if (sentence := _resized(values)) not in said:
                     logger.warning(sentence)
                     said.add(sentence)

@@ -14,9 +14,11 @@ from crmuons.data.selection import Selection, training_selection
 from crmuons.evaluation.metrics import distances
 from crmuons.models.features import Features
 from crmuons.models.saved_model import read_tensors
+from crmuons.models.standalone import check_finite
 from crmuons.runs import location
 from crmuons.storage.files import File
 from crmuons.storage.identity import open_listed, with_digests
+from crmuons.storage.records import damage_named
 from crmuons.storage.redact import refuse_secrets
 
 logger = logging.getLogger(__name__)
@@ -156,7 +158,10 @@ def _features(listed: list[File], sample: EventArrays, train: Selection, *, cart
     content = manifest.features_of(listed, train.bounds) if train.max_muons is None else None
     if content is None:
         return features.fit(sample)
-    features.load_state_dict(read_tensors(io.BytesIO(content), manifest.FEATURES))
+    state = read_tensors(io.BytesIO(content), manifest.FEATURES)
+    with damage_named(manifest.FEATURES, "prepare the data again"):
+        features.load_state_dict(state)
+        check_finite(state, manifest.FEATURES)
     return features
 
 

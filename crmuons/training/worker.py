@@ -122,10 +122,14 @@ def _last_state(run: Run, device: torch.device) -> dict[str, Any] | None:
     The ranks of a run at a URL may be on different machines, so rank 0 sends the state to all of them.
     """
     if distributed.rank() == 0:
+        checkpoint.set_aside_damaged(run.checkpoints)
         remote.fetch_newest(run)
-    last = checkpoint.latest(run.checkpoints)
     if run.url is None:
-        return None if last is None else checkpoint.load_training(last)
+        newest = checkpoint.latest(run.checkpoints)
+        # Rank 0 says which: another rank may still see one that was set aside.
+        name = distributed.bytes_from_rank_zero(newest.name.encode() if newest else b"", device).decode()
+        return checkpoint.load_training(run.checkpoints / name) if name else None
+    last = checkpoint.latest(run.checkpoints)
     local = b"" if last is None else (last / checkpoint.TRAINING_FILE).read_bytes()
     content = distributed.bytes_from_rank_zero(local, device)
     return checkpoint.load_training(io.BytesIO(content)) if content else None

@@ -4,10 +4,13 @@ import argparse
 import pkgutil
 import re
 from collections import Counter
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from crmuons import cli, commands, config
+from crmuons.config.options import Reader
 
 
 def test_every_command_stands_in_exactly_one_group():
@@ -80,10 +83,14 @@ def test_settings_without_options_gives_every_setting_with_its_meaning(capsys):
 )
 @pytest.mark.parametrize(
     ("place", "says"),
-    [("memory://x", "'memory://x' lasts only as long as this command"), ("", "the name of the output is empty")],
+    [
+        ("memory://x", "'memory://x' lasts only as long as this command"),
+        ("", "--out: the name is empty, perhaps from a variable that is not set"),
+    ],
 )
 def test_an_output_that_keeps_nothing_is_refused(words, place, says, capsys):
-    assert cli.main([*words, place]) == 1
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([*words, place])
     assert says in capsys.readouterr().err
 
 
@@ -183,3 +190,42 @@ def test_an_error_while_the_options_are_read_is_one_sentence_too(failing, monkey
     monkeypatch.setattr("crmuons.commands.train.add", fail)
     assert cli.main(["train"]) == 70
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def options_of(parser):
+    """Yield all arguments of a parser and of the parsers below it."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from options_of(below)
+        else:
+            yield parser.prog, action
+
+
+def test_every_option_that_takes_a_value_has_a_type_that_refuses_what_cannot_be():
+    words = sorted(cli.NAMES)
+    checked = 0
+    for command, action in options_of(cli._parser(words)):
+        if (
+            action.nargs == 0 or action.choices is not None or action.dest == "words"
+        ):  # Settings have types of their own.
+            continue
+        assert isinstance(action.type, Reader), f"{command} {action.option_strings or action.dest}: type=option(KIND)"
+        checked += 1
+        for word in ("", "nan", "inf", "-inf", "1e400", str(2**64), "9" * 5000, "-1"):
+            with suppress(argparse.ArgumentTypeError):
+                value = action.type(word)
+                assert isinstance(value, str | Path), f"{command} {action.option_strings} took {word} as {value!r}"
+    assert checked > 60
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["--gamma=nan"], ["--gamma", "-1e5"], ["--depths", "-inf"], ["--seed", str(2**64)]]
+)
+def test_a_wrong_option_is_one_line_that_names_it(words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["simulate", "--events", "1", "--out", "x", *words] if words else ["simulate"])
+    (said,) = capsys.readouterr().err.splitlines()
+    for word in words:
+        assert word.split("=")[-1] in said
+    assert "expected" in said if words else "required: --events, --out" in said

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from crmuons import provenance
+from crmuons.config.options import Share, check_value
 from crmuons.data.events import EventArrays, concat, slice_events
 from crmuons.data.manifest import CLAIM, FEATURES, MANIFEST, Manifest, PreparedShard, event_files, is_shard
 from crmuons.data.prepare import shuffle
@@ -30,6 +31,7 @@ from crmuons.storage.differences import differences
 from crmuons.storage.files import File
 from crmuons.storage.identity import is_same, with_digests
 from crmuons.storage.output import check_apart
+from crmuons.storage.records import damage_named
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +108,7 @@ def claim_dataset(out: Path, urls: Sequence[str], settings: PrepareSettings) -> 
 
 
 def prepare_dataset(
-    preparation: Preparation, fit: Fit, run_tasks: TaskRunner = run_locally, max_quarantined_share: float = 0.01
+    preparation: Preparation, fit: Fit, run_tasks: TaskRunner = run_locally, max_quarantined_share: Share = 0.01
 ) -> Manifest:
     """Make the parts of the data set that are missing.
 
@@ -120,6 +122,7 @@ def prepare_dataset(
         ValueError: if a file does not hold events, or too many rows cannot be used.
         OSError: if something cannot be written. Finished parts are kept.
     """
+    check_value("--max-quarantined-share", Share, max_quarantined_share)
     plan = preparation.plan
     if (plan.out / MANIFEST).is_file():
         logger.info("%s is already prepared; nothing to do", plan.out)
@@ -206,17 +209,14 @@ def _groups(raw_files: list[File]) -> Iterator[tuple[FileSlice, ...]]:
 
 def _check_same(claim: Path, request: dict[str, Any], raw_files: Sequence[File]) -> None:
     """Refuse a directory that was claimed with other settings or for other files."""
-    try:
-        previous = json.loads(claim.read_text(encoding="utf-8"))
+    with damage_named(claim, f"remove {claim.parent}, or name another directory with --out"):
+        previous = json.loads(claim.read_bytes())
         # Early versions have no digest, and the time stamp as a number.
         sources = {
             url: File(url, size, None if stamp is None else str(stamp), *digest)
             for url, size, stamp, *digest in previous["files"]
         }
-        settings = previous["settings"]
-    except (ValueError, KeyError, TypeError) as error:
-        msg = f"{claim} is damaged ({error}); remove {claim.parent}, or name another directory with --out"
-        raise ValueError(msg) from error
+        settings = dict(previous["settings"])
     current = {file.url: file for file in raw_files}
     changes = differences(settings, request["settings"])
     for change, urls in (

@@ -19,6 +19,7 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from crmuons import allocator
+from crmuons.config.options import Seed, Share, check
 from crmuons.data import arrow, manifest, reader, shards
 from crmuons.data.events import EventArrays, concat, shuffle_muons, take
 from crmuons.data.manifest import HashRange, PreparedShard
@@ -26,6 +27,7 @@ from crmuons.data.quarantine import ReadCounts
 from crmuons.data.sampler import FileSlice
 from crmuons.data.selection import Selection, Split, split_coordinates
 from crmuons.storage.atomic import atomic_file, write_text
+from crmuons.storage.records import damage_named
 
 SHARD_BYTES = 96 * 2**20  # Of a finished shard; gathering it takes about four times as much memory.
 # 1.0 with 15 muons an event, 1.35 with 0.4. A wrong value only makes the shards larger or smaller.
@@ -47,21 +49,19 @@ class PrepareSettings:
         seed: seed of the shuffle.
     """
 
-    validation_share: float = 0.05
-    test_share: float = 0.05
+    validation_share: Share = 0.05
+    test_share: Share = 0.05
     vertical_depth: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         """Refuse shares that leave nothing to train on, and a seed that numpy does not take."""
-        if min(self.validation_share, self.test_share) < 0 or self.validation_share + self.test_share >= 1:
+        check(self)
+        if self.validation_share + self.test_share >= 1:
             msg = (
                 f"a validation share of {self.validation_share:g} and a test share of {self.test_share:g} leave nothing to "
                 "train on; each must be at least 0, and their sum less than 1"
             )
-            raise ValueError(msg)
-        if self.seed < 0:
-            msg = f"the seed is {self.seed}; it must be at least 0"
             raise ValueError(msg)
 
     def selection(self, split: Split) -> Selection:
@@ -161,7 +161,8 @@ def gather_shard(plan: ShufflePlan, spec: ShardSpec) -> PreparedShard:
     path, receipt = plan.out / spec.file, plan.receipt(spec)
     # Both: a kill between the two leaves a shard whose counts and digest nobody wrote down.
     if path.is_file() and receipt.is_file():
-        return PreparedShard(**json.loads(receipt.read_text(encoding="utf-8")) | {"places": spec.hash_range})
+        with damage_named(receipt, "remove it, and run the same command again"):
+            return PreparedShard(**json.loads(receipt.read_bytes()) | {"places": spec.hash_range})
     allocator.keep_freed_memory()
     # In the order of the groups, whichever task was done first: the same input gives the same bytes.
     events = concat([_events_of(spec, plan.group_file(group)) for group in range(plan.num_groups)])

@@ -18,6 +18,7 @@ from typing import Any
 from crmuons.storage.atomic import atomic_file
 from crmuons.storage.pelican.issuer import Client, Issuer
 from crmuons.storage.pelican.tokens import Token
+from crmuons.storage.records import damage_named
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,8 @@ def _load() -> dict[str, Login]:
         text = store().read_text(encoding="utf-8")
     except FileNotFoundError:
         return {}
-    return {url: Login(**fields) for url, fields in json.loads(text).items()}
+    with damage_named(store(), "remove it, and log in again with `crmuons login`"):
+        return {url: Login(**fields) for url, fields in json.loads(text).items()}
 
 
 def _save(logins: dict[str, Login]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
+from crmuons.storage import records
 from crmuons.storage.atomic import atomic_file
 from crmuons.storage.files import File
 from crmuons.storage.staging.download import CachedFile, Staging
@@ -182,7 +183,7 @@ class Stager:
 
 def read_progress(report: Path) -> tuple[int, int]:
     """Return the numbers of files and bytes that all workers of a run staged."""
-    done = [json.loads(path.read_text(encoding="utf-8")) for path in report.glob("*.json")]
+    done = [records.read(path, kind=list) for path in report.glob("*.json")]
     return sum(files for files, _ in done), sum(size for _, size in done)
 
 

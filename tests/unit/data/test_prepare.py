@@ -258,7 +258,7 @@ def test_what_cannot_be_prepared_is_said_before_anything_is_written(raw, done, t
             ValueError, match=r"leave nothing to train on; each must be at least 0, and their sum less than 1"
         ):
             make(raw, tmp_path / "set", **shares)
-    with pytest.raises(ValueError, match=r"the seed is -1; it must be at least 0"):
+    with pytest.raises(ValueError, match=r"--seed -1: expected a whole number from 0"):
         make(raw, tmp_path / "set", seed=-1)
     assert not (tmp_path / "set").exists()
 
@@ -341,7 +341,7 @@ def test_a_missing_a_shortened_and_a_foreign_shard_are_named(done, tmp_path):
     with pytest.raises(ValueError, match=r"or is damaged \(its metadata are missing or wrong\)"):
         read_all(path)
     (copy / "manifest.json").write_text("{")
-    with pytest.raises(ValueError, match=r"manifest\.json is not the manifest of a prepared data set, or is damaged"):
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged, or was not written by crmuons"):
         event_files(str(copy))
 
 

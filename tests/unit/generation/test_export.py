@@ -1,6 +1,7 @@
 """An exported model generates what the model generates, without any package but torch and numpy."""
 
 import ast
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from crmuons import config
 from crmuons.generation.export import export, worst_difference
 from crmuons.generation.load import load_generator
-from crmuons.models import saved_model, standalone
+from crmuons.models import saved_model, served, standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 from crmuons.models.ragged import Ragged
@@ -170,3 +171,28 @@ def test_an_export_that_generates_something_else_is_refused_and_leaves_nothing(m
 def test_a_directory_that_holds_something_is_not_overwritten(model_dir):
     with pytest.raises(ValueError, match=r"model is not empty; name a new directory with --out"):
         export(model_dir, model_dir)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["features.knots", "features.primary_std", "multiplicity.network.4.bias"])
+def test_every_loader_refuses_a_tensor_with_nan_by_its_name(name, value, tmp_path, toy_events):
+    """A run, a checkpoint, a directory, an exported one and MLflow's model: all of them generated NaN muons."""
+    model_dir = save("set", tmp_path, toy_events())
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000001"
+    for other in (tmp_path / "exported", checkpoint):
+        shutil.copytree(model_dir, other)
+    for folder in (model_dir, tmp_path / "exported", checkpoint):
+        weights = torch.load(folder / "weights.pt", weights_only=True)
+        weights[name].view(-1)[1] = value
+        torch.save(weights, folder / "weights.pt")
+    for load, place in (
+        (load_generator, model_dir),
+        (load_generator, tmp_path / "run"),
+        (load_generator, checkpoint),
+        (standalone.Bundles, tmp_path / "exported"),
+        (served._load_pyfunc, tmp_path / "exported"),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"weights\.pt: tensor '{name}' holds 1 values that are NaN .* copy the file"
+        ):
+            load(str(place))

@@ -229,8 +229,8 @@ def test_the_request_says_where_everything_comes_from(model_dir, primaries_file,
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"seed": -1}, "--seed -1: expected 0 or more"),
-        ({"max_muons_per_event": 0}, "--max-muons-per-event 0: expected at least 1"),
+        ({"seed": -1}, "--seed -1: expected a whole number from 0"),
+        ({"max_muons_per_event": 0}, "--max-muons-per-event 0: expected a whole number from 1"),
         ({"events_per_shard": 1000}, "--events-per-shard 1000: expected a multiple of 1024"),
     ],
 )
@@ -249,7 +249,7 @@ def test_the_command_generates_says_where_and_refuses_in_one_sentence(model_dir,
     assert "they do not go with --spectrum" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*words, "--primaries", primaries_file, "--counts", "some"])
-    assert "'some' is not predict, column or a number of muons" in capsys.readouterr().err
+    assert "--counts: some: expected predict, column, or a number of muons" in capsys.readouterr().err
 
 
 def test_no_primaries_at_all_are_refused(model_dir, tmp_path):

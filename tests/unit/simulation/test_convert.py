@@ -358,19 +358,20 @@ def test_soft_muons_that_reach_a_shallow_depth_are_kept(tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--threshold-gev", "nan"], "--threshold-gev nan: expected more than 0 GeV"),
-        (["--threshold-gev", "inf"], "--threshold-gev inf: expected more than 0 GeV, at most 1e+06"),
-        (["--threshold-gev", "0"], "--threshold-gev 0: expected more than 0"),
-        (["--threshold-gev", "-1"], "--threshold-gev -1: expected more than 0"),
-        (["--depths", "inf"], "--depths inf: depths are in metres, at most 100000"),
-        (["--depths", "1e300"], "--depths 1e+300: depths are in metres, at most"),
-        (["--depths", "nan"], "--depths nan: depths are in metres"),
-        (["--seed", "-1"], "--seed -1: expected 0 or more"),
-        (["--seed", str(2**64)], "expected 0 or more, at most"),
+        (["--threshold-gev", "nan"], "--threshold-gev: nan: expected more than 0 GeV"),
+        (["--threshold-gev", "inf"], "--threshold-gev: inf: expected more than 0 GeV, at most 1e+06"),
+        (["--threshold-gev", "0"], "--threshold-gev: 0: expected more than 0"),
+        (["--threshold-gev", "-1"], "--threshold-gev: -1: expected more than 0"),
+        (["--depths", "inf"], "--depths: inf: expected depths in metres (not kilometres), 10 or more, at most 100000"),
+        (["--depths", "1e300"], "--depths: 1e300: expected depths in metres"),
+        (["--depths", "nan"], "--depths: nan: expected depths in metres"),
+        (["--seed", "-1"], "--seed: -1: expected a whole number from 0"),
+        (["--seed", str(2**64)], "expected a whole number from 0 to 9223372036854775807"),
     ],
 )
 def test_options_out_of_range_are_refused_with_their_value(tmp_path, capsys, words, says):
-    assert corsika(put(tmp_path / "DAT000001", run_file(1)), "--out", tmp_path / "out", *words) == 1
+    with pytest.raises(SystemExit, match="2"):
+        corsika(put(tmp_path / "DAT000001", run_file(1)), "--out", tmp_path / "out", *words)
     assert says in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

@@ -265,7 +265,7 @@ def test_the_fingerprint_follows_the_content_and_not_the_time(root, tmp_path):
     record.write_text(json.dumps([[url, size, stamp, digest[::-1]] for url, size, stamp, digest in files]))
     assert run.fingerprint() != before
     record.write_text("[[")
-    with pytest.raises(ValueError, match=r"files\.json is not a list of training files, or is damaged"):
+    with pytest.raises(ValueError, match=r"files\.json is damaged, or was not written by crmuons"):
         run.load_files()
 
 

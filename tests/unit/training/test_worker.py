@@ -154,6 +154,54 @@ def test_a_nan_leaves_the_last_checkpoint_good(prepared, monkeypatch):
     assert list(checkpoint.steps(run.checkpoints)) == [2, 3]
 
 
+DAMAGE = {"truncated": lambda old: old[: len(old) // 2], "empty": lambda old: b"", "garbage": lambda old: b"x" * 1000}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", [checkpoint.TRAINING_FILE, saved_model.WEIGHTS_FILE, saved_model.SETTINGS_FILE])
+def test_a_run_goes_on_from_the_newest_intact_checkpoint(prepared, damage, name, caplog):
+    settings, run = prepared("run")
+    train_until(settings, run, 3)
+    newest = checkpoint.path(run.checkpoints, 3)
+    (newest / name).write_bytes(DAMAGE[damage]((newest / name).read_bytes()))
+    assert train(settings, run) == "finished"
+    (said,) = [record.message for record in caplog.records if "damaged" in record.message]
+    assert f"step-00000003/{name}" in said
+    assert said.endswith("damaged-step-00000003, and the newest intact checkpoint is step-00000002")
+    assert (run.checkpoints / "damaged-step-00000003").is_dir()  # Nothing is thrown away.
+    steps = [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()]
+    assert steps == list(range(STEPS + 1))  # Step 3 was done again.
+
+
+def test_a_run_without_an_intact_checkpoint_is_refused_and_loses_nothing(prepared):
+    settings, run = prepared("run")
+    train_until(settings, run, 3)
+    saved = checkpoint.steps(run.checkpoints)
+    for path in saved.values():
+        (path / checkpoint.TRAINING_FILE).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"no checkpoint in .* can be read; step-00000003: .*Copy one back"):
+        train(settings, run)
+    assert checkpoint.steps(run.checkpoints) == saved
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_features_come_from_the_newest_checkpoint(prepared, damage, caplog):
+    settings, run = prepared("run")
+    whole = {name: values.clone() for name, values in run.load_features(settings).state_dict().items()}
+    path = run.directory / "features.pt"
+    content = path.read_bytes()
+    path.write_bytes(DAMAGE[damage](content))
+    with pytest.raises(ValueError, match=r"features\.pt is damaged"):  # No checkpoint holds them yet.
+        run.load_features(settings)
+    path.write_bytes(content)
+    train_until(settings, run, 3)
+    path.write_bytes(DAMAGE[damage](content))
+    again = run.load_features(settings).state_dict()
+    assert all(torch.equal(again[name], values) for name, values in whole.items())
+    assert "features.pt is damaged" in caplog.text
+    assert "taken from the newest checkpoint" in caplog.text
+
+
 def test_a_multiplicity_beyond_reason_is_a_bad_score_and_no_failed_run(prepared):
     settings, run = prepared("many")
     model = Trainer(settings, run.load_features(settings), torch.device("cpu")).averaged

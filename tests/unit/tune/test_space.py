@@ -75,7 +75,7 @@ def test_a_space_that_is_no_text_is_named(tmp_path, capsys):
     (tmp_path / "preset.toml").write_text("[train]\nsteps = 10\n")
     (tmp_path / "space.toml").write_bytes(b"\xff\xfe")
     assert main(["sweep", str(tmp_path / "preset.toml"), "--space", str(tmp_path / "space.toml")]) == 1
-    assert "space.toml is not TOML" in capsys.readouterr().err
+    assert "space.toml is not UTF-8 text" in capsys.readouterr().err
 
 
 def test_settings_may_stand_before_and_after_the_options(tmp_path, capsys):
@@ -89,16 +89,16 @@ def test_settings_may_stand_before_and_after_the_options(tmp_path, capsys):
 
 
 REFUSED = {
-    SweepOptions(samples=0): "samples = 0: a sweep needs a number above 0",
-    SweepOptions(search="grid", scheduler="asha", samples=0): "samples = 0",
+    SweepOptions(samples=0): "--samples 0: expected a whole number from 1 to 100000",
+    SweepOptions(search="grid", scheduler="asha", samples=0): "--samples 0",
     SweepOptions(search="grid"): "a grid needs lists, and train.optimizer.lr is a range (loguniform)",
-    SweepOptions(concurrency=-1): "concurrency = -1",
-    SweepOptions(max_seconds=math.nan): "max_seconds = nan",
-    SweepOptions(gpus_per_trial=-0.5): "gpus_per_trial = -0.5: a trial needs 0 or more",
-    SweepOptions(gpus_per_trial=math.nan): "gpus_per_trial = nan: a trial needs 0 or more",
-    SweepOptions(seed=-1): "seed = -1 is negative",
-    SweepOptions(reduction=math.inf): "reduction = inf",
-    SweepOptions(reduction=1.0): "reduction = 1.0",
+    SweepOptions(concurrency=-1): "--concurrency -1: expected",
+    SweepOptions(max_seconds=math.nan): "--max-seconds nan: expected a number above 0",
+    SweepOptions(gpus_per_trial=-0.5): "--gpus-per-trial -0.5: expected 0 to 4096; 0 trains on CPUs",
+    SweepOptions(gpus_per_trial=math.nan): "--gpus-per-trial nan: expected 0 to 4096",
+    SweepOptions(seed=-1): "--seed -1: expected a whole number from 0",
+    SweepOptions(reduction=math.inf): "--reduction inf: expected a number above 1",
+    SweepOptions(reduction=1.0): "--reduction 1: expected a number above 1",
     SweepOptions(scheduler="pbt", samples=1): "samples = 1 is no population",
 }
 
