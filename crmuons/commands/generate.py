@@ -20,7 +20,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.formatter_class = HelpWithDefaults
     add = parser.add_argument
-    add("--model", required=True, help="a run, a checkpoint or a model directory; a path or a URL")
+    add(
+        "--model",
+        required=True,
+        help="a run, a checkpoint or a model directory (a path or a URL), or `models:/NAME@ALIAS` in MLflow",
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--primaries", nargs="+", metavar="URL", help="primaries: Parquet files, directories, globs or URLs"
@@ -62,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     from crmuons.generation.request import GenerationOptions
     from crmuons.storage.output import Output
     from crmuons.storage.ownership import hold
+    from crmuons.tracking.logged_models import local_place
 
     options = GenerationOptions(
         device=choose_device(arguments.device, elsewhere="RAY_ADDRESS" in os.environ),
@@ -71,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         strict=arguments.strict,
         events_per_shard=arguments.events_per_shard,
     )
-    generator = load_generator(arguments.model)
+    generator = load_generator(local_place(arguments.model))
     source = _primaries(arguments)
     try:
         with hold(arguments.out):

@@ -4,6 +4,7 @@ other names of settings; `presets/` are crmuons' own."""
 from crmuons.config.base import Section
 from crmuons.config.reading import changed, find_preset, from_dict, from_stored, load, settings, with_new_names
 from crmuons.config.sections import (
+    LATER,
     Config,
     Data,
     Model,
@@ -17,6 +18,7 @@ from crmuons.config.sections import (
 )
 
 __all__ = [
+    "LATER",
     "Config",
     "Data",
     "Model",

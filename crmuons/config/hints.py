@@ -40,6 +40,8 @@ OTHER_NAMES = {
     "local_batch_size per_device_batch_size train_batch_size batch_events",
     "train.grad_accumulation": "accumulate gradient_accumulation accum accumulation_steps gradient_accumulation_steps "
     "grad_accumulation_steps accumulate_grad_batches",
+    "train.init_from": "pretrained pretrained_model pretrained_weights finetune fine_tune finetune_from fine_tune_from warm_start "
+    "warmstart from_pretrained init initial_weights init_weights initial_model start_from parent parent_model weights",
     "train.log_every": "log_interval log_steps logging_steps log_freq log_frequency print_every log_every_n_steps",
     "train.loss": "loss_fn loss_function gan_loss criterion objective loss_type",
     "train.max_seconds": "time max_time time_limit timeout hours minutes seconds duration walltime max_hours max_minutes",

@@ -5,13 +5,11 @@ import pickle
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from crmuons.generation.generator import BundleGenerator
 from crmuons.models import saved_model, standalone
-from crmuons.models.bundle_model import BundleModel
 from crmuons.runs import checkpoint
 from crmuons.runs.location import caches
 from crmuons.storage import artifacts, files
@@ -81,17 +79,20 @@ def load_generator(path: str | Path, device: torch.device | str = "cpu") -> Bund
         FileNotFoundError: if there is no model.
         ValueError: if the model is damaged, or of another format.
     """
-    directory = local_model(path)
-    selected = checkpoint.best(directory / "checkpoints")
-    for candidate in (directory, selected):
-        if candidate is not None and (candidate / saved_model.SETTINGS_FILE).is_file():
-            return BundleGenerator(*_load(candidate), device)
-    return BundleGenerator(*_load(directory), device)  # Raises the error that says what is missing.
+    return read_generator(model_directory(local_model(path)), device)
 
 
-def _load(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
+def model_directory(place: Path) -> Path:
+    """Return the model directory that a local place means: of a run, the selected checkpoint; or the place itself."""
+    selected = checkpoint.best(place / "checkpoints")
+    is_model = (place / saved_model.SETTINGS_FILE).is_file()
+    return place if is_model or selected is None else selected
+
+
+def read_generator(directory: Path, device: torch.device | str = "cpu") -> BundleGenerator:
+    """Read the generator of a local model directory. The errors are those of `load_generator`."""
     try:
-        return saved_model.load_model(directory)
+        model, about = saved_model.load_model(directory)
     except FileNotFoundError:
         raise
     except (
@@ -104,3 +105,4 @@ def _load(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         msg = f"the model at {directory} is damaged or of another version ({reason}); export or copy it again"
         raise ValueError(msg) from error
+    return BundleGenerator(model, about, device)
