@@ -1,13 +1,16 @@
 """The command line as a whole: its help names every command once, and the reference of the settings is complete."""
 
 import argparse
+import errno
 import pkgutil
 import re
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
 
-from crmuons import cli, commands, config
+from crmuons import cli, commands, config, unforeseen
 
 
 def test_every_command_stands_in_exactly_one_group():
@@ -183,3 +186,20 @@ def test_an_error_while_the_options_are_read_is_one_sentence_too(failing, monkey
     monkeypatch.setattr("crmuons.commands.train.add", fail)
     assert cli.main(["train"]) == 70
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("lines", [2, 30_000])
+def test_a_command_whose_reader_has_enough_ends_quietly(lines):
+    """As `crmuons settings | head -1`: with a short output only the last flush meets the closed pipe."""
+    code = f"from crmuons.unforeseen import guarded; guarded('crmuons x', lambda: [print(n) for n in range({lines})] and 0, [])"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+        command.stdout.close()
+        assert command.stderr.read() == b""
+
+
+def test_a_connection_that_breaks_is_an_error_all_the_same(capsys):
+    def broken():
+        raise BrokenPipeError(errno.EPIPE, "the server at example.org went away")
+
+    assert unforeseen.guarded("crmuons x", broken, []) == 1
+    assert "the server at example.org went away" in capsys.readouterr().err

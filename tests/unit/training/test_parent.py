@@ -140,7 +140,7 @@ def test_the_parents_statistics_are_kept_unless_refitted_and_its_range_is_never_
 
 
 def test_primaries_far_from_the_parents_are_named_with_the_remedy(root, caplog, toy_events, write_toy):
-    write_toy(root / "far" / "0.parquet", toy_events(250, seed=3, depths=(60_000.0,)))
+    write_toy(root / "far" / "0.parquet", toy_events(250, seed=3, depths=(5_000.0,), mean=500.0))
     settings = config.load(None, words_of(root, "far", "train.init_from=parent"))
     set_up_run_and_parent(settings, RunStorage.of(settings))
     assert re.search(r"far from those of train.init_from \(depth_m \+\d+.\d sigma\).*refit_features", caplog.text)
@@ -159,7 +159,7 @@ def test_a_resume_is_exact_and_does_not_need_the_parent(root, stop_at):
     run.metrics.unlink()
 
     def stop(values, step, saved):
-        if step == stop_at:
+        if step == stop_at - 1:
             run.stop_request.touch()
 
     if stop_at:
@@ -173,7 +173,9 @@ def test_a_resume_is_exact_and_does_not_need_the_parent(root, stop_at):
 
 
 def test_the_parents_weights_are_selected_if_no_step_is_better(root):
-    run, settings = begin(root, "train.init_from=parent", "train.optimizer.lr=100", "train.optimizer.warmup_steps=0")
+    run, settings = begin(
+        root, "train.init_from=parent", "train.optimizer.lr=1e-12", "train.optimizer.multiplicity_lr=1e-12"
+    )
     train_here(settings, run)
     assert checkpoint.best(run.checkpoints).name == "step-00000000"
     assert load_generator(run.model).metadata["step"] == 0
