@@ -70,3 +70,9 @@ def test_an_open_file_names_its_url_too(failing, tmp_path, toy_events, write_toy
 def test_a_store_whose_library_is_missing_is_named(failing):
     with pytest.raises(ValueError, match=r"'abfs://c/a' cannot be opened: .*adlfs"):
         files.exists("abfs://c/a")
+
+
+def test_hugging_face_without_its_library_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ValueError, match=r"'hf://datasets/u/d' cannot be opened .*pip install 'crmuons\[hf\]'"):
+        filesystems.filesystem("hf://datasets/u/d")
