@@ -349,7 +349,9 @@ def test_numbers_of_muons_that_no_memory_holds_are_refused_with_the_remedy(model
 
 def test_n_comes_from_the_column_that_is_named(tmp_path, model_dir, capsys):
     primaries = {"energy_gev": [1e6] * 3, "zenith_rad": [0.1] * 3, "mass_gev": [0.938] * 3, "depth_m": [1500.0] * 3}
-    table = pa.table({**primaries, "num_muons": [1, 1, 1], "n_mu": [0, 5, 2], "hits": [[1.0], [], [2.0, 3.0]], "x": [0.5] * 3})
+    table = pa.table(
+        {**primaries, "num_muons": [1, 1, 1], "n_mu": [0, 5, 2], "hits": [[1.0], [], [2.0, 3.0]], "x": [0.5] * 3}
+    )
     pq.write_table(table, tmp_path / "p.parquet")
 
     def generate_with(column, *words):

@@ -1,5 +1,7 @@
 """Errors of storage libraries name the URL in one sentence, whatever their classes."""
 
+import sys
+
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
@@ -7,7 +9,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from crmuons.data.reader import read_slice
 from crmuons.data.sampler import cut_files
 from crmuons.data.selection import Selection
-from crmuons.storage import files
+from crmuons.storage import files, filesystems
 from crmuons.storage.stores import StoreError
 
 
