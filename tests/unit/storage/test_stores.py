@@ -78,3 +78,15 @@ def test_hugging_face_without_its_library_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ValueError, match=r"'hf://datasets/u/d' cannot be opened .*pip install 'crmuons\[hf\]'"):
         filesystems.filesystem("hf://datasets/u/d")
+
+
+def test_a_url_of_one_file_is_asked_for_once_beside_whether_it_is_a_folder(monkeypatch):
+    asked = []
+    info = MemoryFileSystem.info
+    monkeypatch.setattr(
+        MemoryFileSystem, "info", lambda self, path, **how: asked.append(path) or info(self, path, **how)
+    )
+    MemoryFileSystem().pipe_file("/once/a.parquet", b"x" * 7)
+    (found,) = files.list_files("memory://once/a.parquet")
+    assert found.size == 7
+    assert len(asked) == 2
