@@ -133,7 +133,8 @@ def _settings_meant(options: Sequence[str]) -> str:
     from crmuons.config.hints import nearest  # noqa: PLC0415
 
     words = (nearest(option.lstrip("-").partition("=")[0], settings()) for option in options)
-    return f"a setting is a word without dashes, such as {' '.join(f'{word}=VALUE' for word in words)}"
+    named = " ".join(f"{word}=VALUE" for word in words if word is not None)
+    return f"a setting is a word without dashes, such as {named or 'train.steps=1000; `crmuons settings` lists all'}"
 
 
 if __name__ == "__main__":

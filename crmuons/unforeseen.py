@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import select
 import sys
 import tempfile
 import traceback
@@ -14,6 +15,7 @@ from crmuons import provenance
 from crmuons.storage.redact import without_credentials
 
 INTERRUPTED = 130  # The exit code that shells use after Ctrl-C: a script then does not run the next command.
+PIPE_CLOSED = 141  # What shells show for a program that a closed pipe ended.
 FAILED, UNFORESEEN = 1, 70  # 70 is EX_SOFTWARE of sysexits.h.
 DEBUG = "--debug"
 
@@ -35,11 +37,13 @@ def guarded(name: str, work: Callable[[], int | None], words: Sequence[str]) -> 
         words: the command line, for the report; with DEBUG in it, every error shows its traceback too.
     """
     try:
-        return int(work() or 0)
+        return _flushed(int(work() or 0))
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - nothing may end in a traceback on the screen; the report has it
+        if isinstance(error, BrokenPipeError) and _output_is_closed():
+            return PIPE_CLOSED
         if DEBUG in words:
             traceback.print_exc()
         if isinstance(error, FORESEEN):
@@ -47,6 +51,26 @@ def guarded(name: str, work: Callable[[], int | None], words: Sequence[str]) -> 
             return FAILED
         print(f"{name}: {describe(error)}; {_where(error, name, words)}", file=sys.stderr)
         return UNFORESEEN
+
+
+def _flushed(code: int) -> int:
+    """Return an exit code after all output is written: here a closed pipe is foreseen, and not when Python ends."""
+    sys.stdout.flush()
+    return code
+
+
+def _output_is_closed() -> bool:
+    """Return whether the reader of standard output has gone, as `head` does once it has its lines.
+
+    A connection to a server breaks with the same error.
+    """
+    with suppress(OSError):  # A standard output that is no file cannot be closed from outside.
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        if poll.poll(0):  # Asked for nothing, it tells of errors alone.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again when it ends.
+            return True
+    return False
 
 
 def describe(error: BaseException) -> str:

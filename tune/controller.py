@@ -10,11 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from crmuons import config
-from crmuons.data.events import EventArrays
-from crmuons.models.features import Features
+from crmuons.runs.location import RunStorage
 from crmuons.storage import atomic, records
-from crmuons.storage.files import File
-from crmuons.training.setup import set_up_run
+from crmuons.training.parent import RunInputs, set_up_run_and_parent
 from tune import exploit, search, trials
 from tune.options import SweepOptions
 from tune.schedulers import Continue, Exploit, Stop
@@ -23,21 +21,27 @@ from tune.trials import STOP_FILE, Score, Trial
 
 logger = logging.getLogger(__name__)
 
-RunInputs = tuple[list[File], Features, EventArrays]  # What `set_up_run` returns: files, features, validation events.
-
 
 class SharedInputs:
-    """Sets up the inputs of trials, once for all trials that agree in data, kind of model and validation events."""
+    """Sets up the inputs of trials, once for all trials that agree in data, parent, kind of model and validation events.
 
-    def __init__(self) -> None:
+    Args:
+        storage: where train.init_from finds a run's name; None: where the trials are.
+    """
+
+    def __init__(self, storage: RunStorage | None = None) -> None:
+        self._storage = storage
         self._inputs: dict[str, RunInputs] = {}
 
     def __call__(self, settings: config.Config) -> RunInputs:
-        """Return the inputs of a trial with these settings; raise what `set_up_run` raises."""
-        shared = [settings.data.model_dump(mode="json"), settings.model.kind, settings.train.validation_events]
+        """Return the inputs of a trial with these settings; raise what `set_up_run_and_parent` raises."""
+        train = settings.train
+        shared = [settings.data.model_dump(mode="json"), settings.model.kind, train.validation_events]
+        if train.init_from is not None:
+            shared += [train.init_from, train.refit_features, settings.model.model_dump(mode="json")]
         key = json.dumps(shared, sort_keys=True)
         if key not in self._inputs:
-            self._inputs[key] = set_up_run(settings)
+            self._inputs[key] = set_up_run_and_parent(settings, self._storage or RunStorage.of(settings))
         return self._inputs[key]
 
 

@@ -41,9 +41,11 @@ def find_sweep(settings: config.Config, storage: RunStorage, definition: Mapping
         msg = f"run.storage_path = {settings.run.storage_path} is a URL; a sweep needs a directory that all nodes share"
         raise ValueError(msg)
     fixed = {path: value for path, value in _flat(definition).items() if not MUTABLE_SETTINGS.fullmatch(path)}
+    later = {f"settings.{path}": default for path, default in config.LATER.items()}
     name = settings.run.name
     if name.endswith(settings.digest()):  # The user gave no name.
-        digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:8]
+        kept = {path: value for path, value in fixed.items() if path not in later or value != later[path]}
+        digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]
         name = f"{name.removesuffix(settings.digest())}sweep-{digest}"
     directory = storage.directory / name
     if not names_in(directory) - {"lock"}:  # Sweeps of version 0.1 left a lock.
@@ -56,7 +58,8 @@ def find_sweep(settings: config.Config, storage: RunStorage, definition: Mapping
     remedy = "copy it back from a backup, or start a new sweep with another run.name"
     stored = records.read(directory / SWEEP_FILE, keys=("settings", "space", "options"), remedy=remedy)
     with records.damage_named(directory / SWEEP_FILE, remedy):
-        stored["settings"] = config.with_new_names(stored["settings"])
+        # With settings of later versions.
+        stored["settings"] = config.from_stored(stored["settings"]).model_dump(mode="json")
     _check_unchanged(name, _flat(stored), fixed)
     return directory
 

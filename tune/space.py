@@ -165,6 +165,12 @@ class Space:
                     "shapes the model"
                 )
                 raise ValueError(msg)
+            if settings.train.init_from is not None and dimension.path.startswith("model."):
+                msg = (
+                    f"'{dimension.path}' cannot be swept with train.init_from, whose weights fit one architecture; leave "
+                    "one of them out"
+                )
+                raise ValueError(msg)
 
 
 def _dimensions(tree: Mapping[str, Any], prefix: str = "") -> Iterator[Dimension]:

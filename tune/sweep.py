@@ -96,7 +96,7 @@ def _run_owned(
         settings, storage, definition
     )  # Again: another process may have begun or ended it until now.
     tracking_uri = resolve_uri(storage.directory.parent)  # As for a single run: beside the directory of the runs.
-    inputs = SharedInputs()
+    inputs = SharedInputs(storage)
     begun = trials.load_trials(directory)
     trials_left = len(begun) < options.num_trials(space)
     data = _checked_data(inputs, settings) if trials_left else []  # Errors are raised before a cluster starts.
@@ -120,7 +120,7 @@ def _run_owned(
 
 def _checked_data(inputs: SharedInputs, settings: config.Config) -> list[File]:
     """Return the training files of all trials; raise ValueError if their validation events cannot score a model."""
-    data, _, validation = inputs(settings)
+    data, _, validation, _ = inputs(settings)
     if missing := distances.unscored(validation):
         msg = (
             f"a sweep compares scores, and the {len(validation.counts)} validation events give none "

@@ -12,7 +12,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     from crmuons.config.options import Output, Place, option
 
-    parser.add_argument("model", type=option(Place), help="a run, a checkpoint or a model directory; a path or a URL")
+    parser.add_argument(
+        "model",
+        type=option(Place),
+        help="a run, a checkpoint or a model directory (a path or a URL), or `models:/NAME@ALIAS` in MLflow",
+    )
     parser.add_argument("--out", type=option(Output), required=True, help="new directory, or its URL")
     parser.add_argument(
         "--onnx", action="store_true", help="also write multiplicity.onnx and generator.onnx (needs crmuons[onnx])"
@@ -22,6 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from crmuons.generation.export import export
+    from crmuons.tracking.logged_models import local_place
 
-    export(arguments.model, arguments.out, onnx=arguments.onnx)
+    export(local_place(arguments.model), arguments.out, onnx=arguments.onnx)
     print(f"model in {arguments.out}; its README.txt explains how to use it")

@@ -22,7 +22,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     from crmuons.config.options import Counts, Events, Muons, Output, Place, Seed, Word, option
 
     add = parser.add_argument
-    add("--model", type=option(Place), required=True, help="a run, a checkpoint or a model directory; a path or a URL")
+    add(
+        "--model",
+        type=option(Place),
+        required=True,
+        help="a run, a checkpoint or a model directory (a path or a URL), or `models:/NAME@ALIAS` in MLflow",
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument(
         "--primaries",
@@ -49,6 +54,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         default="predict",
         help="muons in each event: predict (draw the number), column (take it from the primaries' files), or a number",
     )
+    add(
+        "--count-column",
+        type=option(Word),
+        metavar="NAME",
+        help="the column of the primaries' files that holds N; implies --counts column",
+    )
     add("--max-muons-per-event", type=option(Muons), metavar="CAP", help="limit the muons of each event to this number")
     add(
         "--events-per-shard",
@@ -69,7 +80,10 @@ def run(arguments: argparse.Namespace) -> int:
     from crmuons.generation.request import GenerationOptions
     from crmuons.storage.output import Output
     from crmuons.storage.ownership import hold
+    from crmuons.tracking.logged_models import local_place
 
+    if arguments.count_column is not None:
+        arguments.counts = _with_count_column(arguments.counts)
     options = GenerationOptions(
         device=choose_device(arguments.device, elsewhere="RAY_ADDRESS" in os.environ),
         seed=arguments.seed,
@@ -78,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         strict=arguments.strict,
         events_per_shard=arguments.events_per_shard,
     )
-    generator = load_generator(arguments.model)
+    generator = load_generator(local_place(arguments.model))
     source = _primaries(arguments)
     try:
         with hold(arguments.out):
@@ -107,9 +121,19 @@ def _primaries(arguments: argparse.Namespace) -> "PrimarySource":
         if "://" not in arguments.out:
             check_apart(Path(arguments.out), arguments.primaries)
         return PrimaryFiles(
-            arguments.primaries, with_counts=arguments.counts == "column", vertical_depth=arguments.vertical
+            arguments.primaries,
+            with_counts=arguments.counts == "column",
+            count_column=arguments.count_column,
+            vertical_depth=arguments.vertical,
         )
     if arguments.counts == "column" or arguments.vertical:
-        msg = "--counts column and --vertical describe the files of --primaries; they do not go with --spectrum"
+        msg = "--counts column, --count-column and --vertical describe the files of --primaries; they do not go with --spectrum"
         raise ValueError(msg)
     return Spectrum.parse(arguments.spectrum, arguments.seed)
+
+
+def _with_count_column(counts: int | str) -> str:
+    if counts not in {"predict", "column"}:
+        msg = f"--count-column takes N from the primaries' files, and --counts {counts} does not; leave one of them out"
+        raise ValueError(msg)
+    return "column"

@@ -13,6 +13,7 @@ from crmuons.config.reading import (
     with_new_names,
 )
 from crmuons.config.sections import (
+    LATER,
     Config,
     Data,
     Model,
@@ -26,6 +27,7 @@ from crmuons.config.sections import (
 )
 
 __all__ = [
+    "LATER",
     "Config",
     "Data",
     "Model",

@@ -40,6 +40,8 @@ OTHER_NAMES = {
     "local_batch_size per_device_batch_size train_batch_size batch_events",
     "train.grad_accumulation": "accumulate gradient_accumulation accum accumulation_steps gradient_accumulation_steps "
     "grad_accumulation_steps accumulate_grad_batches",
+    "train.init_from": "pretrained pretrained_model pretrained_weights finetune fine_tune finetune_from fine_tune_from warm_start "
+    "warmstart from_pretrained init initial_weights init_weights initial_model start_from parent_model weights",
     "train.log_every": "log_interval log_steps logging_steps log_freq log_frequency print_every log_every_n_steps",
     "train.loss": "loss_fn loss_function gan_loss criterion objective loss_type",
     "train.max_seconds": "time max_time time_limit timeout hours minutes seconds duration walltime max_hours max_minutes",
@@ -71,10 +73,13 @@ _BY_OTHER_NAME = {name: path for path, names in OTHER_NAMES.items() for name in 
 _SURELY_A_TYPO = (
     0.8  # difflib's ratio; `lerning_rate` and `learning_rate` have 0.96, `dropout` and any setting below 0.6.
 )
+_RELATED = (
+    0.72  # `nmae` and `name` have 0.75; names of settings that crmuons lacks (`activation`, `batchnorm`) at most 0.71.
+)
 
 
-def nearest(path: str, settings: Iterable[str]) -> str:
-    """Return the valid setting that an unknown one means most likely.
+def nearest(path: str, settings: Iterable[str]) -> str | None:
+    """Return the valid setting that an unknown one means most likely; None if it is like none.
 
     Args:
         path: the unknown setting.
@@ -89,6 +94,8 @@ def nearest(path: str, settings: Iterable[str]) -> str:
     known = max(paths, key=lambda known: _likeness(path, known))
     names = {_last(known): known for known in paths} | _BY_OTHER_NAME
     name = max(names, key=lambda name: _likeness(last, name))
+    if max(_likeness(last, name), _likeness(last, _last(known))) < _RELATED:
+        return None
     surely = _likeness(last, name) > max(_likeness(last, _last(known)), _SURELY_A_TYPO)
     return names[name] if surely else known
 

@@ -222,6 +222,8 @@ def _describe_unknown(path: str, value: Any) -> str:
         path = next((f"{path}.{below}" for below, _ in flatten(value)), path)
     known = settings()
     meant = nearest(path, known)
+    if meant is None:
+        return f"unknown setting '{_cut(path)}', and no setting is like it; `crmuons settings` lists all"
     explained = ""
     if path.rpartition(".")[2] != meant.rpartition(".")[2]:
         explained = f" ({' '.join(known[meant][1].split()).partition('. ')[0].rstrip('.')})"

@@ -179,6 +179,12 @@ class Penalty(Section):
 
 
 class Train(Section):
+    init_from: str | None = None
+    """A model to begin from: a run (name, directory or URL), a checkpoint, a model directory, or `models:/...` in MLflow.
+    The run takes its weights, and its critic's where it holds one; optimizers and steps are new. Unset: random weights."""
+    refit_features: bool = False
+    """With init_from: fit the features' statistics to this run's data. By default the parent's are kept, because its
+    weights were trained with them."""
     steps: int | None = Field(default=None, ge=1, le=MANY)
     """The run ends after this many generator steps."""
     max_seconds: float | None = Field(default=None, gt=0, le=1e9)
@@ -228,6 +234,18 @@ class Train(Section):
             msg = "the first and the last step to profile are numbers from 1 on, in this order"
             raise ValueError(msg)
         return steps
+
+    @field_validator("init_from")
+    @classmethod
+    def _no_empty_parent(cls, value: str | None) -> str | None:
+        return None if value is None else _not_empty(value)
+
+    @model_validator(mode="after")
+    def _refits_with_parent(self) -> Self:
+        if self.refit_features and self.init_from is None:
+            msg = "refit_features goes with train.init_from: the features of a run without a parent are always fitted"
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _ends(self) -> Self:
@@ -301,6 +319,11 @@ class Tracking(Section):
         return value
 
 
+# Settings that version 0.1 did not have. While they have these defaults, digests leave them out: runs and sweeps that
+# were begun before keep their names.
+LATER = {"data.skip_missing": False, "train.cuda_graph": False, "train.init_from": None, "train.refit_features": False}
+
+
 class Config(Section):
     run: Run = Field(default_factory=Run)
     data: Data = Field(default_factory=Data)
@@ -323,4 +346,7 @@ class Config(Section):
             "run": {"name", "resume", "storage_path", "upload_seconds"},
         }
         kept = self.model_dump(mode="json", exclude=bookkeeping)
+        for section, _, name in (path.partition(".") for path in LATER):
+            if kept[section].get(name) == LATER[f"{section}.{name}"]:
+                kept[section].pop(name, None)
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:8]

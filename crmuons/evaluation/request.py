@@ -21,6 +21,7 @@ from crmuons.generation.generator import BundleGenerator
 from crmuons.generation.load import load_generator
 from crmuons.storage import files
 from crmuons.storage.files import File
+from crmuons.tracking.logged_models import local_place
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def evaluate_request(request: EvaluationRequest, executor: Executor) -> Iterator
         yield _evaluate_data(request, executor)
         return
     generators = [
-        load_generator(model) for model in request.models
+        load_generator(local_place(model)) for model in request.models
     ]  # All at once, so that a missing one is an early error.
     references: dict[str, tuple[LoadedData, Reference]] = {}
     for name, generator in zip(request.models, generators, strict=True):

@@ -86,12 +86,18 @@ def load_generator(path: str | Path, device: torch.device | str = "cpu") -> Bund
         FileNotFoundError: if there is no model.
         ValueError: if the model is damaged, or of another format.
     """
-    directory = local_model(path)
-    selected = checkpoint.best(directory / "checkpoints")
-    for candidate in (directory, selected):
-        if candidate is not None and (candidate / saved_model.SETTINGS_FILE).is_file():
-            return BundleGenerator(*saved_model.load_model(candidate), device)
-    return BundleGenerator(*saved_model.load_model(directory), device)  # Raises the error that says what is missing.
+    return read_generator(model_directory(local_model(path)), device)
+
+
+def model_directory(place: Path) -> Path:
+    """Return the model directory that a local place means: of a run, the selected checkpoint; or the place itself."""
+    selected = checkpoint.best(place / "checkpoints")
+    return place if selected is None or (place / saved_model.SETTINGS_FILE).is_file() else selected
+
+
+def read_generator(directory: Path, device: torch.device | str = "cpu") -> BundleGenerator:
+    """Read the generator of a local model directory. The errors are those of `load_generator`."""
+    return BundleGenerator(*saved_model.load_model(directory), device)
 
 
 def is_model(place: str) -> bool:

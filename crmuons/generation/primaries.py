@@ -1,6 +1,6 @@
 """Read primaries for generation from Parquet: files of the data contract, or one flat column for each quantity."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -60,16 +60,26 @@ class PrimaryFiles:
     Args:
         urls: paths, directories, globs or URLs.
         with_counts: also read N, from the column num_muons if present, else from the lengths of the lists of muons.
+        count_column: read N from the column of this name instead: integers, or lists whose lengths count.
         vertical_depth: depth_m is the vertical depth.
     """
 
-    def __init__(self, urls: list[str], *, with_counts: bool = False, vertical_depth: bool = False) -> None:
+    def __init__(
+        self,
+        urls: list[str],
+        *,
+        with_counts: bool = False,
+        count_column: str | None = None,
+        vertical_depth: bool = False,
+    ) -> None:
         self.files = files.list_files(urls)
-        self.with_counts, self.vertical_depth = with_counts, vertical_depth
+        self.with_counts, self.vertical_depth = with_counts or count_column is not None, vertical_depth
+        self.count_columns = (COUNT_COLUMN, MUONS_COLUMN) if count_column is None else (count_column,)
 
     def about(self) -> dict[str, object]:
         """Return the files."""
-        return {"files": [file.url for file in self.files], "vertical_depth": self.vertical_depth}
+        about: dict[str, object] = {"files": [file.url for file in self.files], "vertical_depth": self.vertical_depth}
+        return about | ({"count_columns": self.count_columns} if self.with_counts else {})
 
     def __iter__(self) -> Iterator[Primaries]:
         """Read the files in order.
@@ -81,7 +91,7 @@ class PrimaryFiles:
         first, had_ids = 0, None
         for file in self.files:
             with open_listed(file) as opened, open_parquet(opened, file.url) as parquet:
-                columns = _Columns.of(parquet.schema_arrow, file.url, with_counts=self.with_counts)
+                columns = _Columns.of(parquet.schema_arrow, file.url, self.count_columns if self.with_counts else ())
                 if had_ids not in (None, columns.has_ids):
                     msg = f"{file.url}: some files have {' and '.join(ID_COLUMNS)}, others do not; give all, or none"
                     raise ValueError(msg)
@@ -122,7 +132,7 @@ class _Columns:
         return [*ids, *((PRIMARY_COLUMN,) if self.nested else PRIMARY_FEATURES), *([self.count] if self.count else [])]
 
     @classmethod
-    def of(cls, columns: pa.Schema, url: str, *, with_counts: bool) -> "_Columns":
+    def of(cls, columns: pa.Schema, url: str, count_columns: Sequence[str]) -> "_Columns":
         nested = PRIMARY_COLUMN in columns.names
         schema.check_names(columns, url)
         missing = [] if nested else [name for name in PRIMARY_FEATURES if name not in columns.names]
@@ -137,7 +147,7 @@ class _Columns:
         if len(present) == 1:
             msg = f"{url}: column '{present[0]}' stands alone; give both {' and '.join(ID_COLUMNS)}, or neither"
             raise ValueError(msg)
-        return cls(nested, bool(present), _count_column(columns, url) if with_counts else None)
+        return cls(nested, bool(present), _count_column(columns, url, count_columns) if count_columns else None)
 
 
 def _check_types(columns: pa.Schema, url: str, nested: bool) -> None:
@@ -154,18 +164,26 @@ def _check_types(columns: pa.Schema, url: str, nested: bool) -> None:
             raise ValueError(msg)
 
 
-def _count_column(columns: pa.Schema, url: str) -> str:
-    for name, good, expected in (
-        (COUNT_COLUMN, pa.types.is_integer, "an integer"),
-        (MUONS_COLUMN, _is_list, "list<list<float32>>"),
-    ):
+def _count_column(columns: pa.Schema, url: str, candidates: Sequence[str]) -> str:
+    for name in candidates:
         if name in columns.names:
-            if not good(columns.field(name).type):
-                msg = f"{url}: column '{name}' has type {columns.field(name).type}, expected {expected}"
+            kind = columns.field(name).type
+            good, expected = (_is_list, "list<list<float32>>") if name == MUONS_COLUMN else (_is_count, "an integer")
+            if not good(kind):
+                msg = f"{url}: column '{name}' has type {kind}, expected {expected}"
                 raise ValueError(msg)
             return name
-    msg = f"{url}: no column '{COUNT_COLUMN}' and no '{MUONS_COLUMN}' to read N from; add one, or use --counts predict"
+    wanted = " and no ".join(f"'{name}'" for name in candidates)
+    msg = (
+        f"{url}: no column {wanted} to read N from (found {', '.join(columns.names)}); add one, name another with "
+        "--count-column, or use --counts predict"
+    )
     raise ValueError(msg)
+
+
+def _is_count(kind: pa.DataType) -> bool:
+    """Return whether a column of this type can hold N: integers, or one list for each event."""
+    return bool(pa.types.is_integer(kind)) or _is_list(kind)
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -205,7 +223,7 @@ def _ids(column: pa.ChunkedArray, what: str, row: int) -> pa.Array:
 
 def _counts(table: pa.Table, columns: _Columns, url: str, row: int) -> Int64[np.ndarray, " events"]:
     column = table[columns.count]
-    if columns.count == MUONS_COLUMN:
+    if _is_list(column.type):
         column = pc.list_value_length(column)
     what = f"{url}: column '{columns.count}'"
     _refuse(column.is_null(), what, row, "is null; write 0 for an event without muons")

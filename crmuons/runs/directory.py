@@ -19,7 +19,7 @@ from crmuons.data.parquet import open_parquet
 from crmuons.models.features import Features
 from crmuons.models.saved_model import read_tensors
 from crmuons.models.standalone import check_finite
-from crmuons.runs import checkpoint
+from crmuons.runs import checkpoint, parent
 from crmuons.runs.location import RunStorage, local_copy
 from crmuons.storage import artifacts, files, records
 from crmuons.storage.atomic import filled_directory, remedy_for, write_json, write_text
@@ -34,7 +34,7 @@ FAILURE_BYTES = 4096
 REMEDY = "copy it back from a backup, or start a new run with another run.name"
 METRICS_REMEDY = "remove the damaged lines"
 # What a run starts from. config.json comes last: a directory that has it counts as a started run.
-START_FILES = ("features.pt", "validation.parquet", "files.json", "config.json")
+START_FILES = ("features.pt", "validation.parquet", "files.json", *parent.FILES, "config.json")
 START = "start"  # Label of the artifact that holds the start of a run stored at a URL.
 
 # Settings that may change when a run continues. A change of any other setting is refused.
@@ -123,7 +123,12 @@ class Run:
         return (self.directory / "config.json").is_file()
 
     def create(
-        self, settings: config.Config, files: Sequence[File], features: Features, validation: EventArrays
+        self,
+        settings: config.Config,
+        files: Sequence[File],
+        features: Features,
+        validation: EventArrays,
+        begun_from: parent.Parent | None = None,
     ) -> None:
         """Write what every worker and every later attempt starts from. config.json comes last: see `has_started`.
 
@@ -132,6 +137,7 @@ class Run:
             files: the training files.
             features: the features fitted to the training events.
             validation: the events held out for validation.
+            begun_from: the model whose weights it begins from; None for random weights.
 
         Raises:
             OSError: if it cannot be written, or if a directory of this name exists and holds anything else.
@@ -143,6 +149,8 @@ class Run:
                 torch.save(features.state_dict(), partial / "features.pt")
                 arrow.write_events(partial / "validation.parquet", [arrow.to_table(validation)])
                 write_json(partial / "files.json", [[file.url, file.size, file.stamp, file.digest] for file in files])
+                if begun_from is not None:
+                    begun_from.write(partial)
                 write_json(partial / "config.json", settings.model_dump(mode="json"))
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a short write
             msg = (

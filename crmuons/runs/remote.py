@@ -2,7 +2,7 @@
 
 The run's URL holds artifacts (storage/artifacts.py), which are immutable and complete or ignored:
 
-    start-DIGEST/              config.json, files.json, features.pt, validation.parquet
+    start-DIGEST/              config.json, files.json, features.pt, validation.parquet, the parent's weights
     step-XXXXXXXX-DIGEST/      a checkpoint, with the metrics and the tracking journal up to it
     model-XXXXXXXX-DIGEST/     the selected model, metrics and done.json; it marks the end of the run
     quarantine/, outliers/     Parquet files of rejected rows and of events above the muon cap
@@ -60,7 +60,8 @@ def fetch_start(run: Run) -> None:
             folder = run.directory / ".start"
             artifacts.download(run.url, complete[0], folder)
             for name in START_FILES:
-                (folder / name).replace(run.directory / name)
+                if (folder / name).is_file():  # Most runs have no parent.
+                    (folder / name).replace(run.directory / name)
             folder.rmdir()
 
 
@@ -137,7 +138,8 @@ def _start_folder(run: Run) -> Iterator[Path]:
     """Yield a temporary folder with the files that a run starts from."""
     with tempfile.TemporaryDirectory(prefix=".start-", dir=run.directory) as folder:
         for name in START_FILES:
-            link(str(run.directory / name), str(Path(folder) / name))
+            if (run.directory / name).is_file():
+                link(str(run.directory / name), str(Path(folder) / name))
         yield Path(folder)
 
 

@@ -5,7 +5,6 @@ makes the same data set; ray_backend.simulate writes the files in Ray tasks. doc
 its check against CORSIKA.
 """
 
-import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -22,9 +21,7 @@ from crmuons.data.geometry import FloatArray
 from crmuons.progress import progress
 from crmuons.simulation import propagation, shower
 from crmuons.simulation.nuclei import mass_gev
-from crmuons.storage.claims import names_in
-
-logger = logging.getLogger(__name__)
+from crmuons.simulation.unfinished import finished_files
 
 Counts = Int64[np.ndarray, " events"]
 Muons = Float32[np.ndarray, "muons 3"]
@@ -227,8 +224,15 @@ def follow(
 
 def num_files(num_events: int, settings: SimulationSettings) -> int:
     """Return the number of files that hold this many events."""
-    per_file = BLOCKS_PER_FILE * SHOWERS_PER_BLOCK * settings.rows_per_shower
-    return -(-num_events // per_file)
+    return -(-num_events // _rows_per_file(settings))
+
+
+def _rows_per_file(settings: SimulationSettings) -> int:
+    return BLOCKS_PER_FILE * SHOWERS_PER_BLOCK * settings.rows_per_shower
+
+
+def _name(number: int) -> str:
+    return f"events-{number:05d}.parquet"
 
 
 def write_file(out: Path, settings: SimulationSettings, seed: int, num_events: int, number: int) -> int:
@@ -238,7 +242,7 @@ def write_file(out: Path, settings: SimulationSettings, seed: int, num_events: i
     last = min(first + BLOCKS_PER_FILE, -(-num_events // rows_per_block))
     blocks = [arrow.to_table(draw_block(settings, seed, block)) for block in range(first, last)]
     table = pa.concat_tables(blocks).slice(0, num_events - first * rows_per_block)
-    arrow.write_events(out / f"events-{number:05d}.parquet", [table], origin=lambda: _origin(settings, seed))
+    arrow.write_events(out / _name(number), [table], origin=lambda: _origin(settings, seed))
     return int(table.num_rows)
 
 
@@ -248,34 +252,33 @@ def _origin(settings: SimulationSettings, seed: int) -> dict[str, object]:
 
 
 def simulate(settings: SimulationSettings, *, num_events: int, out: Path, seed: int) -> None:
-    """Write a data set of events, in this process.
+    """Write a data set of events, in this process. Files that an earlier, interrupted call has finished are kept.
 
     Raises:
-        ValueError: if `num_events` is 0, the seed is negative, or the directory is not empty.
+        ValueError: see `plan_files`.
     """
-    make_output_directory(out, num_events, seed)
-    with progress(num_events, unit="events", what="simulate") as bar:
-        for number in range(num_files(num_events, settings)):
+    numbers, done = plan_files(settings, num_events, out, seed)
+    with progress(num_events, unit="events", what="simulate", initial=done) as bar:
+        for number in numbers:
             bar.update(write_file(out, settings, seed, num_events, number))
 
 
-def make_output_directory(out: Path, num_events: int, seed: int) -> None:
-    """Check the request, and make the output directory.
+def plan_files(settings: SimulationSettings, num_events: int, out: Path, seed: int) -> tuple[list[int], int]:
+    """Check the request, make the output directory, and find what an interrupted command has finished there.
+
+    Returns:
+        The numbers of the files to write, and the number of events in the others.
 
     Raises:
-        ValueError: if `num_events` is 0 or more than a disk holds, the seed is negative, or the directory is not empty.
+        ValueError: if `num_events` is 0 or more than a disk holds, the seed is negative, or the directory holds anything
+            but files of the same simulation.
     """
     check_events(f"--events {num_events}", num_events)
     check_value("--events", Events, num_events)
     check_value("--seed", Seed, seed)
-    make_new_directory(out)
-
-
-def make_new_directory(out: Path) -> None:
-    """Make a directory for a data set.
-
-    Raises:
-        ValueError: if it exists and is not empty.
-    """
     out.mkdir(parents=True, exist_ok=True)
-    _require(not names_in(out), f"{out} is not empty: name a new directory with --out, or empty this one")
+    size = _rows_per_file(settings)
+    expected = {_name(n): min(size, num_events - n * size) for n in range(num_files(num_events, settings))}
+    done = finished_files(out, expected, _origin(settings, seed))
+    numbers = [number for number, name in enumerate(expected) if name not in done]
+    return numbers, sum(expected[name] for name in done)

@@ -13,6 +13,7 @@ from crmuons.storage.stores import Named
 
 FEDERATED = ("pelican://", "osdf://")
 WEB = ("https://", "http://")
+HUGGING_FACE = "hf://"
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -29,6 +30,9 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         fs, path = url_to_fs(url)
     except ImportError as error:
+        if url.startswith(HUGGING_FACE):
+            msg = f"'{url}' cannot be opened without huggingface_hub: pip install 'crmuons[hf]'"
+            raise ValueError(msg) from error
         msg = (
             f"'{url}' cannot be opened: {error} (pip install), or copy the data to a place that crmuons reads by itself"
         )

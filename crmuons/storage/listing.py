@@ -125,9 +125,11 @@ class _Listing:
             return self._add_remote_glob(fs, path), "the glob matches no file"
         if fs.isdir(path):
             return self._add_remote_folder(fs, path), self._no_file_hint()
-        if fs.exists(path):
-            return self._add_remote(fs, fs.info(path)), ""
-        return False, "no such file or directory"
+        try:
+            entry = fs.info(path)  # Not `exists` first, which asks for the same.
+        except FileNotFoundError:
+            return False, "no such file or directory"
+        return self._add_remote(fs, entry), ""
 
     def _no_file_hint(self) -> str:
         return f"the directory holds no file ending in {' or '.join(self.suffixes)}"

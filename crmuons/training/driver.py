@@ -25,9 +25,10 @@ from crmuons.storage.files import File
 from crmuons.tracking.uri import resolve_uri
 from crmuons.training import tensorboard, worker
 from crmuons.training.loop import Outcome
+from crmuons.training.parent import set_up_run_and_parent
 from crmuons.training.progress_bar import progress_of
 from crmuons.training.resume import with_found_files
-from crmuons.training.setup import refuse_credentials, set_up_run
+from crmuons.training.setup import refuse_credentials
 from crmuons.training.signals import stop_on_signals
 from crmuons.training.summary import RunSummary
 from crmuons.training.trainer import NonFiniteError
@@ -122,7 +123,7 @@ def _train_run(settings: config.Config, run: Run, storage: RunStorage, launcher:
         run.check_unchanged(settings)
         run, data = with_found_files(run, settings)
     else:
-        origin = set_up_run(settings)
+        origin = set_up_run_and_parent(settings, storage)
         data = origin[0]
     # A plain `mlflow ui`, typed beside the directory of the runs, finds them.
     tracking_uri = resolve_uri(storage.directory.parent)

@@ -87,16 +87,19 @@ class TrainingLoop:
         self.settings, self.run = settings.train, settings.run
         self.progress = Progress()
         self._last_log = self._counters()
-        self._has_logged, self._first_step = False, 0
+        self._has_logged, self._first_step, self._resumed = False, 0, False
         self._last_check, self._next_check = (0, time.perf_counter()), 0
         alone = distributed.world_size() == 1
         self._batches = PatientBatches(stream, services.should_stop, self._is_time_over, self._until, alone=alone)
 
     def fit(self) -> Outcome:
         """Train to the end or to a stop request, and save the last step in both cases."""
-        if self.trainer.num_steps == 0:
-            # The untrained model: every curve of the run begins at step 0.
-            self.services.report(self._validate()[0], 0, None)
+        if self.trainer.num_steps == 0 and not self._resumed:
+            # Every curve of the run begins at step 0.
+            metrics, improved = self._validate()
+            # The weights that a run begins from may stay the best, so they can be selected; random ones are not kept.
+            saved = self._save(best=improved) if self.settings.init_from is not None else None
+            self.services.report(metrics, 0, saved)
         stop, self._first_step = False, self.trainer.num_steps
         self._last_check, self._next_check = (self._first_step, time.perf_counter()), self._first_step + 1
         self.services.on_step(self._first_step)
@@ -123,6 +126,7 @@ class TrainingLoop:
 
     def resume(self, state: dict[str, Any]) -> None:
         """Continue from the state of a checkpoint. The loader was already opened at its position."""
+        self._resumed = True
         self.trainer.load_state_dict(state["trainer"])
         self.progress = Progress(**state["progress"])
         best = checkpoint.path(self.directory, self.progress.best_step)

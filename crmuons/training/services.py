@@ -14,6 +14,7 @@ from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.runs import checkpoint
 from crmuons.runs.directory import Run
+from crmuons.runs.parent import about_parent
 from crmuons.runs.uploads import FAILURE_WAIT_S, Uploads
 from crmuons.storage import atomic
 from crmuons.storage.staging import stager
@@ -131,7 +132,7 @@ class RankZeroServices(Services):
 
     def model_metadata(self, step: int) -> dict[str, object]:
         """Return the content of model.json: how the model is built, and which run, step and code it comes from."""
-        return {
+        about: dict[str, object] = {
             "model": self.settings.model.model_dump(mode="json"),
             "run": self.run.directory.name,
             "step": step,
@@ -139,6 +140,8 @@ class RankZeroServices(Services):
             "config": self.settings.model_dump(mode="json"),
             "versions": provenance.code_tags(),
         }
+        parent = about_parent(self.run.directory)
+        return about if parent is None else about | {"parent": parent}
 
     def on_step(self, step: int) -> None:
         """Start or stop the profiler if its steps begin or end here."""
@@ -180,6 +183,13 @@ class RankZeroServices(Services):
         self.tracker.artifact(trace, "profile")
 
 
+def tags_of(run: Run) -> dict[str, str]:
+    """Return the tags of a run in MLflow: its data, its workers, and the model that it began from."""
+    parent = about_parent(run.directory) or {}
+    of_parent = {f"init_from.{name}": str(value) for name, value in parent.items() if name != "parent"}
+    return {"dataset_fingerprint": run.fingerprint(), "num_workers": str(distributed.world_size()), **of_parent}
+
+
 def _open_tracker(settings: config.Config, run: Run, uri: str) -> AnyTracker:
     if not settings.tracking.enabled:
         return NullTracker()
@@ -191,6 +201,6 @@ def _open_tracker(settings: config.Config, run: Run, uri: str) -> AnyTracker:
         experiment=settings.tracking.experiment,
         run_name=run.directory.name,
         params=settings.flat(),
-        tags={"dataset_fingerprint": run.fingerprint(), "num_workers": str(distributed.world_size())},
+        tags=tags_of(run),
         parent=settings.tracking.parent,
     )

@@ -11,6 +11,8 @@ from crmuons.runs.uploads import UploadStatus
 from crmuons.tracking import journal
 from crmuons.training.loop import Metrics, Outcome
 
+EACH_EPOCH = "again in every epoch; the files hold each once"
+
 
 @dataclass(frozen=True)
 class RunSummary:
@@ -59,10 +61,16 @@ class RunSummary:
             yield "score    none, because there are too few validation events; the last checkpoint is the one selected"
         if left_out := metrics.get("data/quarantined"):
             rows = metrics["data/rows"]
-            yield f"left out {left_out:.0f} of {rows:.0f} rows that cannot be used: {run.uri}/quarantine"
+            yield (
+                f"left out {left_out:.0f} of {rows:.0f} rows read, which cannot be used (counted {EACH_EPOCH}): "
+                f"{run.uri}/quarantine"
+            )
         if left_out := metrics.get("data/outliers"):
             muons = metrics["data/outlier_muons"]
-            yield f"left out {left_out:.0f} events with {muons:.0f} muons, above the cap: {run.uri}/outliers"
+            yield (
+                f"left out {left_out:.0f} events with {muons:.0f} muons, above the cap (counted {EACH_EPOCH}): "
+                f"{run.uri}/outliers"
+            )
         if metrics.get("data/skipped_slices") and (left_out := num_skipped(f"{run.uri}/quarantine")):
             yield f"left out {left_out} files that are gone, damaged or changed: {run.uri}/quarantine, skipped-*"
         if unsent := journal.num_unsent(run.directory):

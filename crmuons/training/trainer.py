@@ -168,6 +168,8 @@ class Trainer(Objective):
 
     def _weight_of_step(self) -> float:
         """Return the weight of the model in its average: larger in the first steps, to forget the initial weights."""
+        if self.settings.init_from is not None:  # Nothing is to be forgotten.
+            return 1 - self.settings.ema_decay
         return 1 - min(self.settings.ema_decay, (1 + self.num_steps) / (10 + self.num_steps))
 
     @torch.no_grad()
@@ -220,6 +222,17 @@ class Trainer(Objective):
             network.load_state_dict(state["optimizers"][name])
         self.num_steps, self.num_critic_updates = state["num_steps"], state["num_critic_updates"]
         self.release_graphs()  # They hold the optimizers' old tensors.
+
+    def begin_from(self, model: dict[str, Any], critic: dict[str, Any] | None) -> None:
+        """Take the weights of another model of the same architecture, and of its critic if there is one.
+
+        Features, optimizers and step counts stay those of a new run.
+        """
+        features = {name: value for name, value in self.model.state_dict().items() if name.startswith("features.")}
+        self.model.load_state_dict(model | features)
+        self.averaged.load_state_dict(model | features)
+        if critic is not None:
+            self.critic.load_state_dict(critic)
 
     def release_graphs(self) -> None:
         """Free the CUDA graphs. It must happen before the process group ends."""

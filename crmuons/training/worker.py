@@ -20,6 +20,7 @@ from crmuons.data.selection import training_selection
 from crmuons.data.staged_reading import read_in_parts
 from crmuons.runs import checkpoint, remote
 from crmuons.runs.directory import Run
+from crmuons.runs.parent import Parent
 from crmuons.tracking.interface import Status
 from crmuons.training import distributed
 from crmuons.training.loop import Outcome, TrainingLoop
@@ -64,6 +65,8 @@ def train(
     remote.fetch_start(run)
     trainer = Trainer(settings, run.load_features(settings), device)
     state = _last_state(run, device)
+    if state is None and (parent := Parent.read(run.directory)) is not None:
+        trainer.begin_from(parent.model, parent.critic)
     batches = _open_loader(settings, run, None if state is None else state["stream"], read, trainer.prepare)
     services = Services(run, report)
     if distributed.rank() == 0:

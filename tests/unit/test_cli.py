@@ -1,15 +1,18 @@
 """The command line as a whole: its help names every command once, and the reference of the settings is complete."""
 
 import argparse
+import errno
 import pkgutil
 import re
+import subprocess
+import sys
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from crmuons import cli, commands, config
+from crmuons import cli, commands, config, unforeseen
 from crmuons.config.options import Reader
 
 
@@ -229,3 +232,20 @@ def test_a_wrong_option_is_one_line_that_names_it(words, capsys):
     for word in words:
         assert word.split("=")[-1] in said
     assert "expected" in said if words else "required: --events, --out" in said
+
+
+@pytest.mark.parametrize("lines", [2, 30_000])
+def test_a_command_whose_reader_has_enough_ends_quietly(lines):
+    """As `crmuons settings | head -1`: with a short output only the last flush meets the closed pipe."""
+    code = f"from crmuons.unforeseen import guarded; guarded('crmuons x', lambda: [print(n) for n in range({lines})] and 0, [])"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+        command.stdout.close()
+        assert command.stderr.read() == b""
+
+
+def test_a_connection_that_breaks_is_an_error_all_the_same(capsys):
+    def broken():
+        raise BrokenPipeError(errno.EPIPE, "the server at example.org went away")
+
+    assert unforeseen.guarded("crmuons x", broken, []) == 1
+    assert "the server at example.org went away" in capsys.readouterr().err

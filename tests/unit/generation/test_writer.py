@@ -345,3 +345,25 @@ def test_numbers_of_muons_that_no_memory_holds_are_refused_with_the_remedy(model
     ):
         generate(model_dir, primaries_file, tmp_path / "out", counts=3_000_000)
     assert generate(model_dir, primaries_file, tmp_path / "capped", counts=3_000_000, max_muons_per_event=2).capped
+
+
+def test_n_comes_from_the_column_that_is_named(tmp_path, model_dir, capsys):
+    primaries = {"energy_gev": [1e6] * 3, "zenith_rad": [0.1] * 3, "mass_gev": [0.938] * 3, "depth_m": [1500.0] * 3}
+    table = pa.table(
+        {**primaries, "num_muons": [1, 1, 1], "n_mu": [0, 5, 2], "hits": [[1.0], [], [2.0, 3.0]], "x": [0.5] * 3}
+    )
+    pq.write_table(table, tmp_path / "p.parquet")
+
+    def generate_with(column, *words):
+        words = ["--primaries", str(tmp_path / "p.parquet"), "--out", str(tmp_path / f"out-{column}"), *words]
+        return main(["generate", "--model", str(model_dir), "--count-column", column, *words])
+
+    for column, counts in (("n_mu", [0, 5, 2]), ("hits", [1, 0, 2])):
+        assert generate_with(column) == 0
+        assert [len(muons) for muons in read(tmp_path / f"out-{column}")["muons"].to_pylist()] == counts
+    assert generate_with("none") == 1
+    assert "no column 'none' to read N from (found energy_gev" in capsys.readouterr().err
+    assert generate_with("x") == 1
+    assert "column 'x' has type double, expected an integer" in capsys.readouterr().err
+    assert generate_with("n_mu", "--counts", "7") == 1
+    assert "--count-column takes N from the primaries' files, and --counts 7 does not" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The simulator against the formulas it is made of, and its data sets against the contract."""
 
 import dataclasses
+import logging
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -383,3 +384,34 @@ def test_numbers_of_events_and_seeds_that_cannot_be_are_refused(tmp_path, num_ev
     with pytest.raises(ValueError, match=message):
         simulate.simulate(SimulationSettings(), num_events=num_events, out=tmp_path / "new", seed=seed)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_killed_simulation_continues_with_the_files_that_are_missing(tmp_path, small_files, caplog):
+    caplog.set_level(logging.INFO, "crmuons")
+    simulate.simulate(SETTINGS, num_events=4_000, out=tmp_path / "whole", seed=7)
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+    (tmp_path / "whole" / "events-00001.parquet").unlink()
+    kept = (tmp_path / "whole" / "events-00000.parquet").stat().st_mtime_ns
+    simulate.simulate(SETTINGS, num_events=4_000, out=tmp_path / "whole", seed=7)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()} == whole
+    assert (tmp_path / "whole" / "events-00000.parquet").stat().st_mtime_ns == kept
+    assert "an earlier command finished 2 of 3 files" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "seed", "num_events", "why"),
+    [
+        ({}, 8, 4_000, "made with other settings"),
+        ({"medium": "rock"}, 7, 4_000, "made with other settings"),
+        ({}, 7, 3_900, "it has 928 rows, not 828"),
+        ({}, 7, 3_072, "its files have other names"),
+    ],
+)
+@pytest.mark.usefixtures("small_files")
+def test_the_files_of_another_simulation_are_never_continued(tmp_path, changes, seed, num_events, why):
+    simulate.simulate(SETTINGS, num_events=4_000, out=tmp_path, seed=7)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    other = dataclasses.replace(SETTINGS, **changes)
+    with pytest.raises(ValueError, match=f"is not empty: name a new directory .*{why}"):
+        simulate.simulate(other, num_events=num_events, out=tmp_path, seed=seed)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

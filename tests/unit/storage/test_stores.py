@@ -1,5 +1,7 @@
 """Errors of storage libraries name the URL in one sentence, whatever their classes."""
 
+import sys
+
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
@@ -7,7 +9,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from crmuons.data.reader import read_slice
 from crmuons.data.sampler import cut_files
 from crmuons.data.selection import Selection
-from crmuons.storage import files
+from crmuons.storage import files, filesystems
 from crmuons.storage.stores import StoreError
 
 
@@ -70,3 +72,21 @@ def test_an_open_file_names_its_url_too(failing, tmp_path, toy_events, write_toy
 def test_a_store_whose_library_is_missing_is_named(failing):
     with pytest.raises(ValueError, match=r"'abfs://c/a' cannot be opened: .*adlfs"):
         files.exists("abfs://c/a")
+
+
+def test_hugging_face_without_its_library_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ValueError, match=r"'hf://datasets/u/d' cannot be opened .*pip install 'crmuons\[hf\]'"):
+        filesystems.filesystem("hf://datasets/u/d")
+
+
+def test_a_url_of_one_file_is_asked_for_once_beside_whether_it_is_a_folder(monkeypatch):
+    asked = []
+    info = MemoryFileSystem.info
+    monkeypatch.setattr(
+        MemoryFileSystem, "info", lambda self, path, **how: asked.append(path) or info(self, path, **how)
+    )
+    MemoryFileSystem().pipe_file("/once/a.parquet", b"x" * 7)
+    (found,) = files.list_files("memory://once/a.parquet")
+    assert found.size == 7
+    assert len(asked) == 2

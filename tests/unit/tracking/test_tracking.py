@@ -19,6 +19,7 @@ from crmuons.data import schema
 from crmuons.data.arrow import to_table
 from crmuons.data.events import EventArrays
 from crmuons.generation.load import load_generator
+from crmuons.generation.request import model_digest
 from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
@@ -27,6 +28,7 @@ from crmuons.storage.ownership import hold
 from crmuons.storage.redact import without_credentials
 from crmuons.storage.staging import locks
 from crmuons.tracking.journal import Journal
+from crmuons.tracking.logged_models import local_place
 from crmuons.tracking.results import add_results
 from crmuons.tracking.sender import LONGEST_PAUSE, pause_s, sync
 from crmuons.tracking.tracker import Tracker
@@ -487,3 +489,25 @@ def test_best_model_is_registered_once_its_run_is_known_and_keeps_the_alias_from
 
 def test_the_pauses_between_attempts_grow_to_a_minute_and_never_fail() -> None:
     assert [pause_s(failures) for failures in (0, 1, 2, 10, 10_000)] == [2.0, 4.0, 8.0, LONGEST_PAUSE, LONGEST_PAUSE]
+
+
+def test_a_model_of_the_registry_is_a_model_like_others(start, client, model_dir, tmp_path):
+    tracker = start(tmp_path / "run", uri=NOBODY)
+    tracker.model(model_dir, np.array([[1e6, 0.1, 0.938, 1600]], np.float32))
+    tracker.finish("FINISHED")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
+        _, run_id = sync(tmp_path / "run")
+        patch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", None)
+        (model,) = client.search_logged_models(
+            [client.get_run(run_id).info.experiment_id], f"source_run_id = '{run_id}'"
+        )
+        client.create_registered_model("bundles")
+        version = client.create_model_version("bundles", f"models:/{model.model_id}", run_id, model_id=model.model_id)
+        client.set_registered_model_alias("bundles", "best", version.version)
+        for place in ("models:/bundles@best", f"models:/bundles/{version.version}", f"models:/{model.model_id}"):
+            assert model_digest(load_generator(local_place(place))) == model_digest(load_generator(model_dir))
+        with pytest.raises(FileNotFoundError, match=r"models:/bundles@worst cannot be read from .*sqlite.*: "):
+            local_place("models:/bundles@worst")
+        with pytest.raises(FileNotFoundError, match=r"models:/nothing@best cannot be read from .*sqlite.*: "):
+            local_place("models:/nothing@best")

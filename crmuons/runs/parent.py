@@ -1,0 +1,51 @@
+"""The model that a run begins from (train.init_from), kept in the run's directory: a resume does not look for it again."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from crmuons.models.saved_model import read_tensors, write_tensors
+from crmuons.storage.atomic import write_json
+
+FILES = WEIGHTS_FILE, ABOUT_FILE = "parent.pt", "parent.json"
+
+
+@dataclass(frozen=True)
+class Parent:
+    """Weights to begin from, and where they are from.
+
+    Attributes:
+        about: the record: uri, digest of the weights, run and step that trained them, "critic" (whether there is one),
+            "features" (kept or fitted), and the record of the parent's own parent under "parent".
+        model: the state dict of the model.
+        critic: the state dict of its critic; None if the source holds none.
+    """
+
+    about: dict[str, Any]
+    model: dict[str, Any]
+    critic: dict[str, Any] | None
+
+    def write(self, directory: Path) -> None:
+        """Write the weights and the record into the directory of a run that begins."""
+        write_tensors(directory / WEIGHTS_FILE, {"model": self.model, "critic": self.critic})
+        write_json(directory / ABOUT_FILE, self.about)
+
+    @classmethod
+    def read(cls, directory: Path) -> "Parent | None":
+        """Read the parent of a run; None if it began from random weights.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
+        about = about_parent(directory)
+        return None if about is None else cls(about, **read_tensors(directory / WEIGHTS_FILE))
+
+
+def about_parent(directory: Path) -> dict[str, Any] | None:
+    """Read the record of a run's parent alone; None if there is none."""
+    path = directory / ABOUT_FILE
+    if not path.is_file():
+        return None
+    about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return about

@@ -1,0 +1,62 @@
+"""Copy a model out of MLflow: `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `models:/ID`."""
+
+import hashlib
+import logging
+import shutil
+from pathlib import Path
+
+from crmuons.models.saved_model import SETTINGS_FILE
+from crmuons.runs.location import caches
+from crmuons.tracking.uri import database, is_server, resolve_uri
+
+SCHEME = "models:/"
+
+
+def is_logged(place: str | Path) -> bool:
+    """Return whether a place of a model is in MLflow."""
+    return str(place).startswith(SCHEME)
+
+
+def local_place(place: str) -> str | Path:
+    """Return a place that `load_generator` takes: a model in MLflow is copied to this machine, others stay as they are.
+
+    The store is MLFLOW_TRACKING_URI, or the database in the working directory, beside `runs`.
+
+    Raises:
+        FileNotFoundError, ValueError: see `local_copy_of`.
+    """
+    return local_copy_of(place, resolve_uri(Path.cwd())) if is_logged(place) else place
+
+
+def local_copy_of(place: str, tracking_uri: str) -> Path:
+    """Copy a logged model of crmuons to this machine, and return its model directory.
+
+    Args:
+        place: its URI in MLflow.
+        tracking_uri: the server or store, from `resolve_uri`.
+
+    Raises:
+        FileNotFoundError: if there is no such store or model, or it holds none of crmuons.
+        ValueError: if the store cannot be read.
+    """
+    if not is_server(tracking_uri) and not database(tracking_uri).is_file():
+        msg = f"{place} is looked up in MLflow, and there is no {tracking_uri}; set MLFLOW_TRACKING_URI to the server or store"
+        raise FileNotFoundError(msg)
+    import mlflow  # noqa: PLC0415  # 1.6 CPU-seconds.
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415
+
+    copy = caches() / "models" / hashlib.sha256(f"{tracking_uri} {place}".encode()).hexdigest()[:16]
+    shutil.rmtree(copy, ignore_errors=True)  # A name in the registry may mean another version than last time.
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(tracking_uri)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    try:
+        mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=str(copy), tracking_uri=tracking_uri)
+    except MlflowException as error:
+        msg = f"{place} cannot be read from {tracking_uri}: {str(error).splitlines()[0]}"
+        raise (FileNotFoundError if "not found" in str(error) else ValueError)(msg) from error
+    found = sorted(copy.glob(f"data/*/{SETTINGS_FILE}"))
+    if not found:
+        msg = f"{place} in {tracking_uri} is no model of crmuons: it holds no {SETTINGS_FILE}"
+        raise FileNotFoundError(msg)
+    return found[0].parent
