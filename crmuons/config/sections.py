@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from crmuons.config.adaptation import Adapt
 from crmuons.config.base import MANY, Section, flatten
 
 
@@ -193,6 +194,7 @@ class Train(Section):
     """relativistic: softplus of the difference of paired scores."""
     optimizer: Optimizer = Field(default_factory=Optimizer)
     penalty: Penalty = Field(default_factory=Penalty)
+    adapt: Adapt = Field(default_factory=Adapt)
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
     """Decay per step of the averaged generator. The averaged generator is the one that generates events."""
     log_every: int = Field(default=20, ge=1, le=MANY)
@@ -224,6 +226,8 @@ class Train(Section):
         if self.steps is None and self.max_seconds is None:
             msg = "neither train.steps nor train.max_seconds is set: the run would never end"
             raise ValueError(msg)
+        if self.adapt.enabled:
+            self.adapt.check_start(self.n_critic, None if self.penalty.kind == "none" else self.penalty.lambda_gp)
         return self
 
     def share_done(self, step: int, seconds: float) -> float:
@@ -301,7 +305,8 @@ class Config(Section):
             "scaling": True,
             "tracking": True,
             "data": {"staging", "skip_missing"},
-            "train": {"profile_steps", "cuda_graph"},
+            # Without the adaptive critic, its other settings change nothing.
+            "train": {"profile_steps", "cuda_graph"} | (set() if self.train.adapt.enabled else {"adapt"}),
             "run": {"name", "resume", "storage_path", "upload_seconds"},
         }
         kept = self.model_dump(mode="json", exclude=bookkeeping)
