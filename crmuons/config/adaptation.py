@@ -14,9 +14,9 @@ class Adapt(Section):
     enabled: bool = False
     """Adapt the number of critic steps and the weight of the penalty to the Wasserstein estimate (docs/metrics.md).
     They begin at n_critic and lambda_gp. For losses that run away or stall; a run that converges does not need it."""
-    n_critic: tuple[Steps, Steps] = (1, 5)
+    n_critic_bounds: tuple[Steps, Steps] = (1, 5)
     """[least,most]: bounds of the critic steps per generator step."""
-    lambda_gp: tuple[Weight, Weight] = (1.0, 100.0)
+    lambda_gp_bounds: tuple[Weight, Weight] = (1.0, 100.0)
     """[least,most]: bounds of the weight of the penalty."""
     every: int = Field(default=100, ge=10, le=MANY)
     """Steps over which the estimate is averaged; at their end at most one change is made."""
@@ -24,7 +24,7 @@ class Adapt(Section):
     """Relative change of the estimate since the last change that leads to the next one: 0.5 is a rise to 1.5 times, or
     a fall to 1 / 1.5. To turn back takes twice the band, and each turn doubles it again."""
 
-    @field_validator("n_critic", "lambda_gp")
+    @field_validator("n_critic_bounds", "lambda_gp_bounds")
     @classmethod
     def _in_order(cls, bounds: tuple[float, float]) -> tuple[float, float]:
         if bounds[0] > bounds[1]:
@@ -38,9 +38,12 @@ class Adapt(Section):
         Raises:
             ValueError: naming the value and the bounds.
         """
-        values = {"train.n_critic": (n_critic, self.n_critic), "train.penalty.lambda_gp": (lambda_gp, self.lambda_gp)}
+        values = {
+            "train.n_critic": (n_critic, self.n_critic_bounds),
+            "train.penalty.lambda_gp": (lambda_gp, self.lambda_gp_bounds),
+        }
         for name, (value, (least, most)) in values.items():
             if value is not None and not least <= value <= most:
-                bounds = f"train.adapt.{name.rpartition('.')[2]} = [{least:g},{most:g}]"
+                bounds = f"train.adapt.{name.rpartition('.')[2]}_bounds = [{least:g},{most:g}]"
                 msg = f"{name} = {value:g} is outside {bounds}: the run begins with it; move the value or the bounds"
                 raise ValueError(msg)

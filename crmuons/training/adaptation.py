@@ -132,10 +132,10 @@ class Adaptation:
 
     def _move(self, direction: int) -> None:
         """Make the critic stronger (1) or weaker (-1) by one notch, within the bounds."""
-        least, most = self.settings.n_critic
+        least, most = self.settings.n_critic_bounds
         self.state.n_critic = min(max(self.state.n_critic + direction, least), most)
         if self.has_penalty:
-            lightest, heaviest = self.settings.lambda_gp
+            lightest, heaviest = self.settings.lambda_gp_bounds
             self.state.lambda_gp = min(max(self.state.lambda_gp / WEIGHT_FACTOR**direction, lightest), heaviest)
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ no files.
 import copy
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import cycle, islice
 from typing import Any
@@ -54,6 +55,7 @@ class Trainer(Objective):
     ) -> None:
         torch.manual_seed(settings.run.seed)  # Every rank starts from the same weights.
         self.seed, self.device = settings.run.seed, device
+        self.pin_memory = device.type == "cuda" and settings.data.pin_memory
         model = BundleModel(settings.model, features).to(device)
         critic = build_networks(settings.model, features.num_muon_features)[1].to(device)
         super().__init__(settings.train, model, critic, torch.Generator(device))
@@ -86,6 +88,10 @@ class Trainer(Objective):
         Raises:
             NonFiniteError: on a CPU at once. On a GPU `check_finite` raises it; optimizer steps are skipped until then.
         """
+        with torch.autograd.set_detect_anomaly(True) if self.settings.detect_anomaly else nullcontext():
+            return self._step(batches)
+
+    def _step(self, batches: Iterator[PreparedBatch]) -> LossTerms:
         done = self._updates_before = self.num_critic_updates
         if self.graphs is None:
             self._start_step()
@@ -127,9 +133,9 @@ class Trainer(Objective):
     def prepare(self, events: EventArrays) -> PreparedBatch:
         """Return the input of `step` for a batch on the host. The thread that reads data calls it."""
         if self.graphs is not None:
-            return PackedBatch.from_events(events, self.settings, pin_memory=self.device.type == "cuda")
+            return PackedBatch.from_events(events, self.settings, pin_memory=self.pin_memory)
         batch = TrainingBatch.from_events(events, self.settings)
-        return batch.pin_memory() if self.device.type == "cuda" else batch
+        return batch.pin_memory() if self.pin_memory else batch
 
     def _update(
         self, terms_of: Callable[[TrainingBatch], LossTerms], batches: Iterator[TrainingBatch], *names: str
@@ -143,7 +149,7 @@ class Trainer(Objective):
         for _ in range(self.settings.grad_accumulation):
             batch = next(batches)
             terms = terms_of(batch)
-            loss_sum(terms, names, batch).backward()
+            self._backward(loss_sum(terms, names, batch))
             accumulate(totals, terms, batch)
         networks = [self.networks[name] for name in names]
         gradients, totals, faults = optimizers.all_reduce_gradients(networks, totals, self._exchange)
@@ -155,6 +161,18 @@ class Trainer(Objective):
             for name, gradient in zip(names, gradients, strict=True)
         }
         return norms | {name: total.mean for name, total in totals.items()}
+
+    def _backward(self, loss: Tensor) -> None:
+        try:
+            loss.backward()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            if not (self.settings.detect_anomaly and "returned nan values" in str(error)):
+                raise
+            msg = (
+                f"step {self.num_steps}: the first NaN on rank {distributed.rank()} came from an operation's gradient: "
+                f"{str(error).rstrip('.')} (the warning before shows where it was called); no optimizer used it."
+            )
+            raise NonFiniteError(msg) from error
 
     def _exchange(self, buffer: Tensor) -> Tensor:
         return distributed.sum_over_ranks(buffer) if self.graphs is None else self.graphs.exchange(buffer)

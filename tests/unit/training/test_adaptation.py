@@ -63,7 +63,7 @@ def test_a_slow_drift_adds_up_and_the_bounds_may_fix_a_value():
     slow = [1.002**step for step in range(1000)]  # A factor of 7.4 in 1,000 steps, 2 % in a window.
     assert follow(slow, n_critic=5)[-1][0] == 1
     assert {steps for steps, _ in follow(slow, n_critic=2)} == {1, 2}
-    settings = settings_of(n_critic=3, train={"adapt": {"enabled": True, "every": 10, "n_critic": [3, 3]}})
+    settings = settings_of(n_critic=3, train={"adapt": {"enabled": True, "every": 10, "n_critic_bounds": [3, 3]}})
     chosen = follow(slow, Adaptation(settings.train, CPU))
     assert {steps for steps, _ in chosen} == {3}
     assert chosen[-1][1] > 22
@@ -126,12 +126,15 @@ def test_a_change_is_told_with_its_reason(caplog):
 @pytest.mark.parametrize(
     ("adapt", "message"),
     [
-        ({"n_critic": [5, 1]}, r"train.adapt.n_critic: .*the bounds \[5,1\] cross"),
-        ({"lambda_gp": [20.0, 2.0]}, r"train.adapt.lambda_gp: .*the bounds \[20,2\] cross"),
-        ({"n_critic": [0, 3]}, "train.adapt.n_critic"),
-        ({"lambda_gp": [0, 3]}, "train.adapt.lambda_gp"),
-        ({"n_critic": [3, 4]}, r"train.n_critic = 2 is outside train.adapt.n_critic = \[3,4\]"),
-        ({"lambda_gp": [1, 5]}, r"train.penalty.lambda_gp = 10 is outside train.adapt.lambda_gp = \[1,5\]"),
+        ({"n_critic_bounds": [5, 1]}, r"train.adapt.n_critic_bounds: .*the bounds \[5,1\] cross"),
+        ({"lambda_gp_bounds": [20.0, 2.0]}, r"train.adapt.lambda_gp_bounds: .*the bounds \[20,2\] cross"),
+        ({"n_critic_bounds": [0, 3]}, "train.adapt.n_critic_bounds"),
+        ({"lambda_gp_bounds": [0, 3]}, "train.adapt.lambda_gp_bounds"),
+        ({"n_critic_bounds": [3, 4]}, r"train.n_critic = 2 is outside train.adapt.n_critic_bounds = \[3,4\]"),
+        (
+            {"lambda_gp_bounds": [1, 5]},
+            r"train.penalty.lambda_gp = 10 is outside train.adapt.lambda_gp_bounds = \[1,5\]",
+        ),
     ],
 )
 def test_bounds_that_cross_or_leave_out_the_start_are_refused(adapt, message):
@@ -167,7 +170,7 @@ def tensors(trainer):
 
 
 # A band this narrow lets tiny networks change something within a few windows.
-LIVELY = {"band": 0.01, "n_critic": (1, 4)}
+LIVELY = {"band": 0.01, "n_critic_bounds": (1, 4)}
 
 
 @pytest.mark.parametrize("static", [False, True])
@@ -201,7 +204,7 @@ def test_the_padded_step_has_a_graph_for_each_pair_of_numbers(make, toy_events):
 
 def test_bounds_without_room_give_the_training_without_it_bitwise(make, toy_events):
     events = toy_events(40, seed=1)
-    fixed = {"enabled": True, "every": 10, "band": 0.01, "n_critic": (2, 2), "lambda_gp": (10.0, 10.0)}
+    fixed = {"enabled": True, "every": 10, "band": 0.01, "n_critic_bounds": (2, 2), "lambda_gp_bounds": (10.0, 10.0)}
     plain, held = (make(settings_of(train={"adapt": adapt})) for adapt in ({"enabled": False}, fixed))
     told = take(plain, events, 25)[-1]
     take(held, events, 25)
