@@ -4,7 +4,7 @@ Every process that reads imports this module. It must not import torch: that tak
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import astuple, replace
 from functools import partial
@@ -64,7 +64,9 @@ def read_with_ray(
         tasks: segments that are read at once.
     """
     for mapped, group in groupby(segments, _is_mapped):
-        read = reader.read_in_process if mapped else partial(_read_in_tasks, tasks=tasks)
+        read: Callable[..., Iterator[ReadResult]] = (
+            reader.read_in_process if mapped else partial(_read_in_tasks, tasks=tasks)
+        )
         yield from read(group, selection)
 
 

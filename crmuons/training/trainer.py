@@ -12,7 +12,6 @@ no files.
 import copy
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from itertools import cycle, islice
 from typing import Any
@@ -88,7 +87,9 @@ class Trainer(Objective):
         Raises:
             NonFiniteError: on a CPU at once. On a GPU `check_finite` raises it; optimizer steps are skipped until then.
         """
-        with torch.autograd.set_detect_anomaly(True) if self.settings.detect_anomaly else nullcontext():
+        if not self.settings.detect_anomaly:
+            return self._step(batches)
+        with torch.autograd.set_detect_anomaly(True):
             return self._step(batches)
 
     def _step(self, batches: Iterator[PreparedBatch]) -> LossTerms:
