@@ -1,6 +1,7 @@
 """Every setting of a run: `sections.py` declares them, `reading.py` reads presets and words, `hints.py` knows
 other names of settings; `presets/` are crmuons' own."""
 
+from crmuons.config.adaptation import Adapt
 from crmuons.config.base import Section
 from crmuons.config.reading import (
     changed,
@@ -28,6 +29,7 @@ from crmuons.config.sections import (
 
 __all__ = [
     "LATER",
+    "Adapt",
     "Config",
     "Data",
     "Model",

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from crmuons.config.adaptation import Adapt
 from crmuons.config.base import MANY, Section, flatten
 from crmuons.config.options import named
 
@@ -96,6 +97,12 @@ class Data(Section):
     """Bytes of Parquet that are read and shuffled together."""
     prefetch_batches: int = Field(default=8, ge=1, le=10_000)
     """Number of batches prepared ahead of the training step."""
+    read_tasks: int = Field(default=2, ge=1, le=1024)
+    """Segments that each worker has read at once, in Ray tasks; with scaling.num_workers=0 one thread reads. A read of
+    fast storage decodes far more than a worker trains on; slow storage may need more."""
+    pin_memory: bool = True
+    """For a GPU, prepare batches in page-locked memory, from which they are copied while it computes. false: for machines
+    that allow little of it."""
     staging: Staging = Field(default_factory=Staging)
 
     @field_validator("train", "validation", mode="before")
@@ -209,6 +216,7 @@ class Train(Section):
     """relativistic: softplus of the difference of paired scores."""
     optimizer: Optimizer = Field(default_factory=Optimizer)
     penalty: Penalty = Field(default_factory=Penalty)
+    adapt: Adapt = Field(default_factory=Adapt)
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
     """Decay per step of the averaged generator. The averaged generator is the one that generates events."""
     log_every: int = Field(default=20, ge=1, le=MANY)
@@ -223,6 +231,9 @@ class Train(Section):
     """Allow TF32 matrix products on NVIDIA GPUs."""
     bf16: bool = False
     """Run the networks in bfloat16; losses, penalties and features stay in float32."""
+    detect_anomaly: bool = False
+    """Find the operation that made the first NaN of a gradient, with torch's anomaly mode: the error names it. Steps are
+    several times slower. A run may be continued with it (run.resume=auto)."""
     cuda_graph: bool = False
     """On an NVIDIA GPU, run a step as one CUDA graph (with several workers, as one graph between two exchanges). Without a
     GPU the setting changes nothing. Off by default until `crmuons benchmark gpu` has compared it on a GPU."""
@@ -252,6 +263,11 @@ class Train(Section):
         if self.steps is None and self.max_seconds is None:
             msg = "neither train.steps nor train.max_seconds is set: the run would never end"
             raise ValueError(msg)
+        if self.detect_anomaly and self.cuda_graph:
+            msg = "train.detect_anomaly reads each gradient, which a CUDA graph does not allow; set train.cuda_graph=false"
+            raise ValueError(msg)
+        if self.adapt.enabled:
+            self.adapt.check_start(self.n_critic, None if self.penalty.kind == "none" else self.penalty.lambda_gp)
         return self
 
     def share_done(self, step: int, seconds: float) -> float:
@@ -274,12 +290,15 @@ class Scaling(Section):
     resize_seconds: float = Field(default=60.0, gt=0, le=1e9)
     """Seconds between checks of an elastic run for room for more workers."""
     use_gpu: bool | None = None
-    """Reserve one GPU per worker. Unset: if the cluster has GPUs."""
+    """Reserve one GPU per worker; with num_workers=0, train on this machine's. Unset: if there are GPUs."""
+    backend: Literal["auto", "gloo", "nccl"] = "auto"
+    """How the workers exchange gradients. auto: NCCL between GPUs, Gloo between CPUs. gloo: slower between GPUs, for
+    networks on which NCCL fails."""
     cpus_per_worker: float | None = Field(default=None, gt=0, le=4096)
     """CPUs reserved per worker. Unset: at most 1, so that one CPU of the cluster is left for reading the data."""
     threads_per_worker: int | None = Field(default=None, ge=1, le=4096)
     """Torch threads per worker. Unset: the CPUs that crmuons may use (affinity, quota of the control group, Slurm),
-    divided by the number of workers, and at most OMP_NUM_THREADS."""
+    divided by the number of workers on the node, and at most OMP_NUM_THREADS."""
 
     @model_validator(mode="before")
     @classmethod
@@ -341,8 +360,10 @@ class Config(Section):
         bookkeeping: Any = {
             "scaling": True,
             "tracking": True,
-            "data": {"staging", "skip_missing"},
-            "train": {"profile_steps", "cuda_graph"},
+            "data": {"staging", "skip_missing", "read_tasks", "pin_memory"},
+            # Without the adaptive critic, its other settings change nothing.
+            "train": {"profile_steps", "cuda_graph", "detect_anomaly"}
+            | (set() if self.train.adapt.enabled else {"adapt"}),
             "run": {"name", "resume", "storage_path", "upload_seconds"},
         }
         kept = self.model_dump(mode="json", exclude=bookkeeping)

@@ -48,6 +48,10 @@ class GeneratedBlock:
     drawn: Int64[np.ndarray, " events"]
 
 
+class ModelNotFiniteError(ValueError):
+    """A model has weights that are NaN or infinite, or its network overflows."""
+
+
 class BundleGenerator:
     """A trained model that draws events.
 
@@ -61,6 +65,10 @@ class BundleGenerator:
     def __init__(self, model: BundleModel, metadata: dict[str, Any], device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device)
+        for name, weights in self.model.named_parameters():
+            if not weights.isfinite().all():
+                msg = f"the model's weights are NaN or infinite ({name}); take an earlier checkpoint"
+                raise ModelNotFiniteError(msg)
         self.network = StandaloneModel(self.model.state_dict())
         self.metadata = metadata
 
@@ -85,7 +93,7 @@ class BundleGenerator:
 
     def draw_counts(self, primaries: Float32[np.ndarray, "events 4"], *, seed: int) -> Int64[np.ndarray, " events"]:
         """Draw N alone for each primary, the same as in `generate`."""
-        return self.network.draw_counts(primaries, seed)
+        return self._drawn(primaries, seed, 0)
 
     def generate(
         self,
@@ -168,10 +176,25 @@ class BundleGenerator:
     ) -> tuple[Int64[np.ndarray, " events"], Int64[np.ndarray, " events"]]:
         """Check the primaries. Return N of each event as drawn or given, and after the cap."""
         check_primaries(primaries)
-        drawn = self.network.draw_counts(primaries, seed, first_event) if counts is None else counts
+        drawn = self._drawn(primaries, seed, first_event) if counts is None else counts
         kept = drawn if max_muons is None else np.minimum(drawn, max_muons)
         check_counts(kept, primaries)
         return drawn, kept
+
+    def _drawn(
+        self, primaries: Float32[np.ndarray, "events 4"], seed: int, first_event: int
+    ) -> Int64[np.ndarray, " events"]:
+        """Draw N. A mean of NaN is an error of torch's on a CPU, and a meaningless N on a GPU and of the regressor."""
+        try:
+            drawn = self.network.draw_counts(primaries, seed, first_event)
+        except RuntimeError as error:
+            if "Poisson" not in str(error):
+                raise
+            drawn = np.full(1, -1)
+        if (drawn < 0).any():
+            msg = "the multiplicity model gives NaN as the mean of N: its weights are too large; take an earlier checkpoint"
+            raise ModelNotFiniteError(msg)
+        return drawn
 
     def _on_host(self, made: Iterator[tuple[slice, torch.Tensor]]) -> Iterator[tuple[slice, torch.Tensor]]:
         """Yield muons on the host. Those of a GPU lie in a buffer that the next but one overwrites."""

@@ -59,15 +59,19 @@ def _artifact_of(url: str) -> tuple[str, str | None]:
 
 
 def choose_device(device: str, *, elsewhere: bool) -> str:
-    """Return the device for `auto`, `cpu` or `cuda`; `auto` takes a GPU if this machine has one.
+    """Return the device for `auto`, `cpu` or `cuda`; `auto` takes an NVIDIA GPU if this machine has one.
 
     Args:
         device: one of the three.
         elsewhere: other machines do the work and may have a GPU, even if this one has none.
 
     Raises:
-        ValueError: for another name, or for `cuda` if torch finds no GPU.
+        ValueError: for another name, for `mps`, or for `cuda` if torch finds no GPU.
     """
+    if device == "mps":
+        # The likelihood and the draw of N are in double precision, see models/standalone.py and models/multiplicity.py.
+        msg = "--device mps: Apple's GPUs have no double precision, which the model of N needs; use --device cpu"
+        raise ValueError(msg)
     if device not in {"auto", *standalone.EVENTS_PER_BLOCK}:
         msg = f"--device {device}: expected auto, {' or '.join(standalone.EVENTS_PER_BLOCK)}"
         raise ValueError(msg)

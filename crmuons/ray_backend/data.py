@@ -4,9 +4,10 @@ Every process that reads imports this module. It must not import torch: that tak
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import astuple, replace
+from functools import partial
 from itertools import groupby, islice
 from typing import Any, ClassVar
 
@@ -33,7 +34,8 @@ SEGMENTS_PER_EXECUTION = 256  # Limits the memory of the list of tasks.
 SEGMENTS_AHEAD = 32  # An execution takes 1-2 s to start: the next one starts this many segments before the end.
 BLOCKS_AHEAD = 2
 READ_AHEAD_BYTES = 256 * 2**20  # In the object store, per rank and execution.
-READS_AT_ONCE = 2  # Per rank. One read decodes 15 million muons/s of the nested layout; a CPU trains on 0.2 million.
+# The default of data.read_tasks: one read decodes 15 million muons/s of the nested layout; a CPU trains on 0.2 million.
+READS_AT_ONCE = 2
 SCHEDULER_PAUSE_S = (
     0.05  # A segment (such as 150,000 events of 13.5 muons) takes three or four rounds of the scheduler.
 )
@@ -48,32 +50,44 @@ BLOCK_SCHEMA = arrow.FLAT_SCHEMA.set(
 ).append(pa.field(COUNTS_COLUMN, pa.list_(pa.int64())))
 
 
-def read_with_ray(segments: Iterator[Segment], selection: Selection) -> Iterator[ReadResult]:
+def read_with_ray(
+    segments: Iterator[Segment], selection: Selection, tasks: int = READS_AT_ONCE
+) -> Iterator[ReadResult]:
     """Yield the content of segments in order, and read ahead.
 
     Ray Data tasks read the segments. Prepared shards that this process can map into memory are read here instead: moving
     them through the object store would take longer.
+
+    Args:
+        segments: what to read.
+        selection: the events to keep.
+        tasks: segments that are read at once.
     """
     for mapped, group in groupby(segments, _is_mapped):
-        yield from (reader.read_in_process if mapped else _read_in_tasks)(group, selection)
+        read: Callable[..., Iterator[ReadResult]] = (
+            reader.read_in_process if mapped else partial(_read_in_tasks, tasks=tasks)
+        )
+        yield from read(group, selection)
 
 
 def _is_mapped(segment: Segment) -> bool:
     return all(shards.is_mapped(file_slice.file) for file_slice in segment.slices)
 
 
-def _read_in_tasks(segments: Iterator[Segment], selection: Selection) -> Iterator[ReadResult]:
+def _read_in_tasks(segments: Iterator[Segment], selection: Selection, tasks: int) -> Iterator[ReadResult]:
     """Read segments in executions of Ray Data; each execution starts before the one before it ends."""
     if selection.staging is None:
-        yield from _read_in_order((segment, selection) for segment in segments)
+        yield from _read_in_order(((segment, selection) for segment in segments), tasks)
         return
     with staging_actor.actor(selection.staging) as stager:
         staged = with_stager(segments, selection.staging, stager)
-        yield from _read_in_order((segment, replace(selection, staging=staging)) for segment, staging in staged)
+        yield from _read_in_order(
+            ((segment, replace(selection, staging=staging)) for segment, staging in staged), tasks
+        )
 
 
-def _read_in_order(reads: Iterator[Read]) -> Iterator[ReadResult]:
-    following = _begin(reads)
+def _read_in_order(reads: Iterator[Read], tasks: int) -> Iterator[ReadResult]:
+    following = _begin(reads, tasks)
     try:
         while following is not None:
             (num_segments, blocks), following = following, None
@@ -82,17 +96,17 @@ def _read_in_order(reads: Iterator[Read]) -> Iterator[ReadResult]:
                 for result in (result for block in SchedulerThrottle.unthrottled(blocks) for result in _unpack(block)):
                     num_done += isinstance(result, ReadCounts)
                     if following is None and num_segments - num_done <= SEGMENTS_AHEAD:
-                        following = _begin(reads)
+                        following = _begin(reads, tasks)
                     yield result
     finally:
         if following is not None:
             following[1].close()
 
 
-def _begin(reads: Iterator[Read]) -> tuple[int, Prefetcher[pa.Table]] | None:
+def _begin(reads: Iterator[Read], tasks: int) -> tuple[int, Prefetcher[pa.Table]] | None:
     """Start to read the next segments; return their number and their blocks, or None if no segment is left."""
     batch = list(islice(reads, SEGMENTS_PER_EXECUTION))
-    return (len(batch), Prefetcher(_execute(batch), BLOCKS_AHEAD, "ray-data")) if batch else None
+    return (len(batch), Prefetcher(_execute(batch, tasks), BLOCKS_AHEAD, "ray-data")) if batch else None
 
 
 class SchedulerThrottle:
@@ -173,12 +187,12 @@ def _block_without_events(counts: ReadCounts) -> pa.Table:
     return pa.table(row, schema=BLOCK_SCHEMA)
 
 
-def _execute(reads: list[Read]) -> Iterator[pa.Table]:
+def _execute(reads: list[Read], tasks: int) -> Iterator[pa.Table]:
     # Against Ray's defaults: one block per segment, in order, and a bounded read-ahead.
     dataset = ray.data.read_datasource(
         SegmentSource(reads),
         override_num_blocks=len(reads),
-        concurrency=READS_AT_ONCE,
+        concurrency=tasks,
         num_cpus=CPUS_PER_READ,
         ray_remote_args=staging_actor.where_to_read(reads[0][1].staging),
     )

@@ -30,6 +30,9 @@ def scaling_config(scaling: config.Scaling) -> ScalingConfig:
                 f"the cluster has {available.get(kind, 0.0):g}; ask for fewer workers"
             )
             raise ValueError(msg)
+    if scaling.backend == "nccl" and not use_gpu:
+        msg = "scaling.backend = nccl exchanges between GPUs, and the workers have none; use auto or gloo"
+        raise ValueError(msg)
     per_worker = {"CPU": _cpus_per_worker(scaling, available.get("CPU", 0.0))} | ({"GPU": 1.0} if use_gpu else {})
     check_cluster_fit("workers", least, per_worker)
     return ScalingConfig(
@@ -38,6 +41,11 @@ def scaling_config(scaling: config.Scaling) -> ScalingConfig:
         resources_per_worker=per_worker,
         elastic_resize_monitor_interval_s=scaling.resize_seconds,  # type: ignore[call-arg]
     )
+
+
+def backend(scaling: config.Scaling) -> str | None:
+    """Return torch's name of the exchange between workers; None leaves the choice to Ray Train, by the device."""
+    return None if scaling.backend == "auto" else scaling.backend
 
 
 def check_cluster_fit(what: str, number: int, per_process: Mapping[str, float]) -> None:

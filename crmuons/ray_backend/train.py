@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from crmuons.ray_backend import cluster, preflight, private, tokens
 from crmuons.ray_backend.data import read_with_ray
 from crmuons.ray_backend.metrics import gauges
 from crmuons.ray_backend.mirror import driver_sync, worker_sync
-from crmuons.ray_backend.scaling import WorkerLossLog, scaling_config
+from crmuons.ray_backend.scaling import WorkerLossLog, backend, scaling_config
 from crmuons.runs.directory import Run
 from crmuons.runs.location import RunStorage
 from crmuons.storage.files import File
@@ -71,7 +72,8 @@ class RayLauncher:
         try:
             # Workers on other nodes may not see the run's directory.
             with driver_sync(run) as mirror:
-                _fit(scaling_config(settings.scaling), settings.run, run, payload | {"mirror": mirror})
+                scaling = scaling_config(settings.scaling)
+                _fit(scaling, backend(settings.scaling), settings.run, run, payload | {"mirror": mirror})
         except TrainingFailedError as error:
             reason = run.reason_of_failure() if run.failure.exists() else _root_cause(error)
             raise RunFailedError(with_remedy(reason, run)) from error
@@ -98,7 +100,8 @@ def _work(payload: dict[str, Any]) -> None:
                 run,
                 device=get_device(),
                 tracking_uri=payload["tracking_uri"],
-                read=read_with_ray,
+                read=partial(read_with_ray, tasks=settings.data.read_tasks),
+                workers_on_node=ray.train.get_context().get_local_world_size(),
                 report=_reporter(run),
             )
         except (ValueError, OSError, NonFiniteError, ray.exceptions.RayTaskError) as error:
@@ -108,13 +111,13 @@ def _work(payload: dict[str, Any]) -> None:
             raise
 
 
-def _fit(scaling: ScalingConfig, settings: config.Run, run: Run, payload: dict[str, Any]) -> None:
+def _fit(scaling: ScalingConfig, exchange: str | None, settings: config.Run, run: Run, payload: dict[str, Any]) -> None:
     private.forget_checkpoints(run.directory)
     trainer = TorchTrainer(
         _work,
         train_loop_config=payload,
         scaling_config=scaling,
-        torch_config=TorchConfig(timeout_s=COLLECTIVE_TIMEOUT_S),
+        torch_config=TorchConfig(backend=exchange, timeout_s=COLLECTIVE_TIMEOUT_S),
         run_config=RunConfig(
             name=run.directory.name,
             storage_path=str(run.directory.parent),

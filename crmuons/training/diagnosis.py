@@ -17,7 +17,11 @@ def cause_of_nonfinite(trainer: Trainer, batch: PreparedBatch | None, first_step
         batch: the last batch of the step.
         first_step: number of steps done when this attempt began; 0 for a new run.
     """
-    weights = {**trainer.model.state_dict(), **{f"critic.{k}": v for k, v in trainer.critic.state_dict().items()}}
+    weights = {
+        **trainer.model.state_dict(),
+        **{f"averaged.{k}": v for k, v in trainer.averaged.state_dict().items()},
+        **{f"critic.{k}": v for k, v in trainer.critic.state_dict().items()},
+    }
     bad = [name for name, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if bad:
         if first_step and int(trainer.nonfinite[0]) == first_step:  # No step has changed the weights since.

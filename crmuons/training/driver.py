@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from crmuons import config
+from crmuons.generation.load import choose_device
 from crmuons.runs import checkpoint, remote
 from crmuons.runs.directory import Run
 from crmuons.runs.location import RunStorage
@@ -86,7 +87,7 @@ class LocalLauncher:
 
     def train(self, settings: config.Config, run: Run, tracking_uri: str) -> Outcome:
         """Train on the GPU if there is one, on the CPU otherwise."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device(_local_device(settings.scaling))
         threads = worker.threads_of_worker(settings.scaling)
         logger.info("training on %s, CPU threads: %d (%s)", device, threads.number, threads.reason)
         try:
@@ -96,6 +97,20 @@ class LocalLauncher:
         except (MemoryError, torch.OutOfMemoryError) as error:
             reason = f"the memory of {device} is used up; set train.events_per_worker or train.muons_per_event lower"
             raise RunFailedError(with_remedy(reason, run)) from error
+
+
+def _local_device(scaling: config.Scaling) -> str:
+    """Return the device of a training in this process.
+
+    Raises:
+        RunFailedError: if a GPU is asked for and torch sees none.
+    """
+    wish = {None: "auto", True: "cuda", False: "cpu"}[scaling.use_gpu]
+    try:
+        return choose_device(wish, elsewhere=False)
+    except ValueError as error:
+        msg = f"scaling.use_gpu=true, but torch {torch.__version__} sees no GPU here; use scaling.use_gpu=false"
+        raise RunFailedError(msg) from error
 
 
 def run_training(settings: config.Config, launcher: Launcher) -> RunSummary:

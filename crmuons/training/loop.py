@@ -251,9 +251,12 @@ class TrainingLoop:
         Returns:
             The metrics (none on other ranks), and on all ranks whether the score is the best so far.
         """
-        metrics = (
-            self.services.validate(self.trainer.averaged, self.trainer.num_steps) if distributed.rank() == 0 else {}
-        )
+        try:
+            metrics = (
+                self.services.validate(self.trainer.averaged, self.trainer.num_steps) if distributed.rank() == 0 else {}
+            )
+        except NonFiniteError as error:
+            raise self._explained(error) from error
         # Two numbers: a score of infinity or NaN is a result, and no score at all is another.
         known = [float("score" in metrics), metrics.get("score", math.inf)]
         has_score, score = distributed.from_rank_zero(known, self.trainer.device)

@@ -33,11 +33,14 @@ class Objective:
 
     Attributes:
         num_critic_updates: updates of the critic so far. The penalty's turn depends on it.
+        n_critic: critic updates of a step, and
+        lambda_gp: weight of the penalty: the settings, or where the adaptive critic has moved them.
     """
 
     def __init__(self, settings: config.Train, model: BundleModel, critic: Critic, noise: torch.Generator) -> None:
         self.settings, self.model, self.critic, self.noise = settings, model, critic, noise
         self.num_critic_updates = 0
+        self.n_critic, self.lambda_gp = settings.n_critic, settings.penalty.lambda_gp
         self._shared: dict[tuple[int, str], Any] = {}  # With train.reuse_batch: by the batch's id() and a name.
 
     def critic_terms(self, batch: TrainingBatch) -> LossTerms:
@@ -51,7 +54,7 @@ class Objective:
         loss = losses.critic_loss(real_scores, fake_scores, self.settings.loss)
         if len(penalties):
             # In every n-th update with n times the weight: its mean effect is that of a penalty in each update.
-            weight = self.settings.penalty.lambda_gp * self.settings.penalty.every
+            weight = self.lambda_gp * self.settings.penalty.every
             loss = loss + weight * spread_penalties(penalties, len(loss), batch)
         return {
             "critic_loss": loss,

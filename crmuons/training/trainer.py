@@ -2,7 +2,7 @@
 
 - The losses are in `Objective.critic_terms` and `Objective.generator_terms` (objective.py).
 - `Trainer.state_dict` is what a checkpoint holds of the step: the weights of the model (features, generator,
-  multiplicity), of its average and of the critic, the optimizer states, and the numbers of steps and critic updates.
+  multiplicity), of its average and of the critic, the optimizer states, the numbers of steps and critic updates, and where the adaptive critic is.
 
 On an NVIDIA GPU (train.cuda_graph) a step is *static*: batches have fixed sizes (packed.py), what changes from step to
 step is a tensor, and `graphs.py` replays the operations of `Trainer._updates`. This module uses torch only: no Ray and
@@ -25,6 +25,7 @@ from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 from crmuons.models.networks import build_networks
 from crmuons.training import distributed, optimizers
+from crmuons.training.adaptation import Adaptation
 from crmuons.training.batch import TrainingBatch
 from crmuons.training.graphs import StepGraphs
 from crmuons.training.objective import Objective
@@ -53,6 +54,7 @@ class Trainer(Objective):
     ) -> None:
         torch.manual_seed(settings.run.seed)  # Every rank starts from the same weights.
         self.seed, self.device = settings.run.seed, device
+        self.pin_memory = device.type == "cuda" and settings.data.pin_memory
         model = BundleModel(settings.model, features).to(device)
         critic = build_networks(settings.model, features.num_muon_features)[1].to(device)
         super().__init__(settings.train, model, critic, torch.Generator(device))
@@ -62,6 +64,8 @@ class Trainer(Objective):
         self.graphs = StepGraphs(settings.train, device, self._recover) if is_static else None
         self.networks = optimizers.build_optimizers(settings.train.optimizer, modules, graphed=is_static)
         self.num_steps = 0
+        self.adaptation = Adaptation(settings.train, device) if settings.train.adapt.enabled else None
+        self._updates_before = 0  # Critic updates before the step being taken.
         # The penalty is reported at each step, but not computed in each.
         self.newest_penalty = torch.full((), math.nan, device=device)
         self.progress = 0.0  # Share of the run that is done; the learning rates depend on it.
@@ -83,25 +87,40 @@ class Trainer(Objective):
         Raises:
             NonFiniteError: on a CPU at once. On a GPU `check_finite` raises it; optimizer steps are skipped until then.
         """
-        done = self.num_critic_updates
+        if not self.settings.detect_anomaly:
+            return self._step(batches)
+        with torch.autograd.set_detect_anomaly(True):
+            return self._step(batches)
+
+    def _step(self, batches: Iterator[PreparedBatch]) -> LossTerms:
+        done = self._updates_before = self.num_critic_updates
         if self.graphs is None:
             self._start_step()
             terms = self._updates(batches)  # type: ignore[arg-type]
         else:
-            number = self.settings.grad_accumulation * (1 if self.settings.reuse_batch else self.settings.n_critic + 1)
+            number = self.settings.grad_accumulation * (1 if self.settings.reuse_batch else self.n_critic + 1)
             packed: list[PackedBatch] = list(islice(batches, number))  # type: ignore[arg-type]
             phase = done % self.settings.penalty.every  # It decides which updates have a penalty.
-            terms = self.graphs.run(packed, phase, self._start_step, self._updates)
-        self.num_critic_updates = done + self.settings.n_critic
+            # A graph repeats these numbers, so each pair of them has its own.
+            variant = phase, self.n_critic, self.lambda_gp
+            terms = self.graphs.run(packed, variant, self._start_step, self._updates)
+        self.num_critic_updates = done + self.n_critic
         self.num_steps += 1
-        return terms
+        return terms if self.adaptation is None else self._adapt(self.adaptation, terms)
+
+    def _adapt(self, adaptation: Adaptation, terms: LossTerms) -> LossTerms:
+        """Take the step's estimate into account; add the numbers of this step to its metrics."""
+        used = {"n_critic": float(self.n_critic), "lambda_gp": self.lambda_gp}
+        adaptation.observe(terms["wasserstein_estimate"], self.num_steps)
+        self.n_critic, self.lambda_gp = adaptation.n_critic, adaptation.lambda_gp
+        return terms | {name: torch.full((), value, device=self.device) for name, value in used.items()}
 
     def _updates(self, batches: Iterator[TrainingBatch]) -> LossTerms:
         """Take the updates of a step; return its metrics."""
         self._shared.clear()
         if self.settings.reuse_batch:
             batches = cycle([replace(batch) for batch in islice(batches, self.settings.grad_accumulation)])
-        for _ in range(self.settings.n_critic):
+        for _ in range(self.n_critic):
             critic = self._update(self.critic_terms, batches, "critic")
             if self._is_penalty_due():
                 self.newest_penalty.copy_(critic["gradient_penalty"])
@@ -115,9 +134,9 @@ class Trainer(Objective):
     def prepare(self, events: EventArrays) -> PreparedBatch:
         """Return the input of `step` for a batch on the host. The thread that reads data calls it."""
         if self.graphs is not None:
-            return PackedBatch.from_events(events, self.settings, pin_memory=self.device.type == "cuda")
+            return PackedBatch.from_events(events, self.settings, pin_memory=self.pin_memory)
         batch = TrainingBatch.from_events(events, self.settings)
-        return batch.pin_memory() if self.device.type == "cuda" else batch
+        return batch.pin_memory() if self.pin_memory else batch
 
     def _update(
         self, terms_of: Callable[[TrainingBatch], LossTerms], batches: Iterator[TrainingBatch], *names: str
@@ -131,7 +150,7 @@ class Trainer(Objective):
         for _ in range(self.settings.grad_accumulation):
             batch = next(batches)
             terms = terms_of(batch)
-            loss_sum(terms, names, batch).backward()
+            self._backward(loss_sum(terms, names, batch))
             accumulate(totals, terms, batch)
         networks = [self.networks[name] for name in names]
         gradients, totals, faults = optimizers.all_reduce_gradients(networks, totals, self._exchange)
@@ -143,6 +162,18 @@ class Trainer(Objective):
             for name, gradient in zip(names, gradients, strict=True)
         }
         return norms | {name: total.mean for name, total in totals.items()}
+
+    def _backward(self, loss: Tensor) -> None:
+        try:
+            loss.backward()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            if not (self.settings.detect_anomaly and "returned nan values" in str(error)):
+                raise
+            msg = (
+                f"step {self.num_steps}: the first NaN on rank {distributed.rank()} came from an operation's gradient: "
+                f"{str(error).rstrip('.')} (the warning before shows where it was called); no optimizer used it."
+            )
+            raise NonFiniteError(msg) from error
 
     def _exchange(self, buffer: Tensor) -> Tensor:
         return distributed.sum_over_ranks(buffer) if self.graphs is None else self.graphs.exchange(buffer)
@@ -161,7 +192,7 @@ class Trainer(Objective):
     def _recover(self) -> None:
         """Undo what an unfinished step has set: a failed capture leaves the generator of its noise unusable."""
         self.noise = torch.Generator(self.device)
-        self.num_critic_updates = self.num_steps * self.settings.n_critic
+        self.num_critic_updates = self._updates_before
         self.critic.requires_grad_(requires_grad=True)
         for network in self.networks.values():
             network.optimizer.zero_grad()
@@ -211,7 +242,7 @@ class Trainer(Objective):
             "optimizers": {name: network.state_dict() for name, network in self.networks.items()},
             "num_steps": self.num_steps,
             "num_critic_updates": self.num_critic_updates,
-        }
+        } | ({} if self.adaptation is None else {"adaptation": self.adaptation.state_dict()})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a saved state. A missing or surplus weight is an error."""
@@ -221,6 +252,9 @@ class Trainer(Objective):
         for name, network in self.networks.items():
             network.load_state_dict(state["optimizers"][name])
         self.num_steps, self.num_critic_updates = state["num_steps"], state["num_critic_updates"]
+        if self.adaptation is not None and "adaptation" in state:  # A trial of a sweep may go on from one without.
+            self.adaptation.load_state_dict(state["adaptation"])
+            self.n_critic, self.lambda_gp = self.adaptation.n_critic, self.adaptation.lambda_gp
         self.release_graphs()  # They hold the optimizers' old tensors.
 
     def begin_from(self, model: dict[str, Any], critic: dict[str, Any] | None) -> None:

@@ -7,11 +7,12 @@ import torch
 from crmuons import config
 from crmuons.data.events import EventArrays
 from crmuons.evaluation.metrics import distances
-from crmuons.generation.generator import MAX_MUONS_PER_EVENT, BundleGenerator
+from crmuons.generation.generator import MAX_MUONS_PER_EVENT, BundleGenerator, ModelNotFiniteError
 from crmuons.models.bundle_model import BundleModel
 from crmuons.runs.directory import Run
 from crmuons.tracking.interface import AnyTracker, NullTracker
 from crmuons.training.loop import Metrics
+from crmuons.training.trainer import NonFiniteError
 
 # Largest multiplicity of a generated event in a validation, in units of the largest true one.
 VALIDATION_MUON_CAP = 10
@@ -35,10 +36,18 @@ class Validation:
         self.max_muons = min(VALIDATION_MUON_CAP * max(1, int(self.truth.counts.max())), MAX_MUONS_PER_EVENT)
 
     def __call__(self, model: BundleModel, step: int) -> Metrics:
-        """Return the metrics of a model; "score" is the mean W1/sigma (docs/metrics.md)."""
-        generator = BundleGenerator(model, {}, self.device)
+        """Return the metrics of a model; "score" is the mean W1/sigma (docs/metrics.md).
+
+        Raises:
+            NonFiniteError: if the model gives NaN.
+        """
         truth = self.truth
-        generated = generator.generate(truth.primaries, seed=self.seed, ids=truth.ids, max_muons=self.max_muons)
+        try:
+            generator = BundleGenerator(model, {}, self.device)
+            generated = generator.generate(truth.primaries, seed=self.seed, ids=truth.ids, max_muons=self.max_muons)
+        except ModelNotFiniteError as error:
+            msg = f"step {step}: the averaged model cannot be validated: {str(error).partition(';')[0]}."
+            raise NonFiniteError(msg) from error
         if not isinstance(self.tracker, NullTracker):
             from crmuons.evaluation.report import figures  # noqa: PLC0415  # The import takes 0.8 CPU-seconds.
 

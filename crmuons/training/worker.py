@@ -43,6 +43,7 @@ def train(
     tracking_uri: str,
     read: loader.ReadSegments = reader.read_in_process,
     report: Report | None = None,
+    workers_on_node: int = 1,
 ) -> Outcome:
     """Train from the run's last checkpoint, or from the start, to the end.
 
@@ -53,6 +54,7 @@ def train(
         tracking_uri: the MLflow server or store.
         read: reads segments of the data.
         report: receives metrics, their step and the saved checkpoint (or None), on every rank.
+        workers_on_node: workers that share the CPUs of this machine.
 
     Returns:
         Whether the run reached its end or was asked to stop.
@@ -61,7 +63,7 @@ def train(
         ValueError: if the device is a GPU that torch does not see.
     """
     _check_device(device)
-    set_up_torch(settings)
+    set_up_torch(settings, workers_on_node)
     remote.fetch_start(run)
     trainer = Trainer(settings, run.load_features(settings), device)
     state = _last_state(run, device)
@@ -93,9 +95,9 @@ def train(
     return outcome
 
 
-def set_up_torch(settings: config.Config) -> None:
+def set_up_torch(settings: config.Config, workers_on_node: int = 1) -> None:
     """Set the threads, the matrix precision and the memory allocator of this process."""
-    threads = threads_of_worker(settings.scaling).number
+    threads = threads_of_worker(settings.scaling, workers_on_node).number
     torch.set_num_threads(threads)
     pa.set_cpu_count(threads)
     torch.set_float32_matmul_precision("high" if settings.train.tf32 else "highest")
@@ -103,11 +105,11 @@ def set_up_torch(settings: config.Config) -> None:
     keep_freed_memory()
 
 
-def threads_of_worker(scaling: config.Scaling) -> Cpus:
+def threads_of_worker(scaling: config.Scaling, workers_on_node: int = 1) -> Cpus:
     """Return the threads of a worker, and why so many: the setting, or a share of the CPUs that this process may use."""
     if scaling.threads_per_worker is not None:
         return Cpus(scaling.threads_per_worker, "scaling.threads_per_worker")
-    return num_threads(scaling.num_workers)
+    return num_threads(workers_on_node)
 
 
 def _check_device(device: torch.device) -> None:

@@ -102,12 +102,21 @@ def test_the_digest_names_what_shapes_the_result():
         "tracking.enabled=false",
         "tracking.tensorboard=true",
         "train.profile_steps=[1,2]",
+        "train.detect_anomaly=true",
+        "data.read_tasks=3",
+        "data.pin_memory=false",
+        "scaling.backend=gloo",
         "run.storage_path=elsewhere",
         "run.resume=auto",
     )
     assert all(load(word).run.name == base.run.name for word in same)
     other = ("run.seed=1", "train.n_critic=5", "data.train=x", "model.width=32")
     assert len({base.digest(), *(load(word).digest() for word in other)}) == 5
+
+
+def test_anomaly_detection_and_graphs_exclude_each_other():
+    with pytest.raises(ValueError, match=r"train: .*train.detect_anomaly reads each gradient.*train.cuda_graph=false"):
+        load("train.detect_anomaly=true", "train.cuda_graph=true")
 
 
 def test_every_setting_has_a_path_a_default_and_a_meaning():

@@ -115,7 +115,7 @@ def test_torch_and_arrow_take_the_same_number(machine):
     try:
         set_up_torch(settings)
         assert (torch.get_num_threads(), pa.cpu_count()) == (4, 4)
-        set_up_torch(config.changed(settings, {"scaling.num_workers": 2}))
+        set_up_torch(config.changed(settings, {"scaling.num_workers": 8}), workers_on_node=2)  # On four nodes.
         assert (torch.get_num_threads(), pa.cpu_count()) == (2, 2)
         set_up_torch(config.changed(settings, {"scaling.threads_per_worker": 3}))
         assert torch.get_num_threads() == 3

@@ -1,6 +1,7 @@
 """Draw weighted events beside the published tables; no display is needed."""
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +13,7 @@ from crmuons.evaluation.nature.rows import OUTSIDE, Row
 from crmuons.evaluation.report.figures import GENERATED_COLOUR, TRUE_COLOUR
 
 COLOURS = ("#2b6cb0", "#6b46c1", "#2f855a")
-LEGEND = "upper right"  # Of falling curves.
+LEGEND: Literal["upper right"] = "upper right"  # Of falling curves.
 INTENSITY_LABEL = "intensity, 1 / (m² s sr)"
 
 
@@ -92,7 +93,7 @@ def distances(rows: Sequence[Row]) -> Figure:
     axes.axvline(1, color=TRUE_COLOUR, lw=0.8)
     for y, row in zip(place, chosen, strict=True):
         if row.ratio is not None:
-            axes.errorbar(row.ratio, y, xerr=row.ratio_error, **_marker(row))
+            axes.errorbar(row.ratio, y, xerr=row.ratio_error or 0.0, **_marker(row))
     axes.set_yticks(place, [f"{'axis' if 'axis' in row.quantity else 'pairs'}: {row.label}" for row in chosen])
     axes.set_xlim(0.4, 1.6)
     axes.set_xlabel("mean distance / MUPAGE")
@@ -126,15 +127,15 @@ def _points(upper: Axes, lower: Axes, rows: Sequence[Row]) -> None:
     lower.set_ylabel("ratio")
     labelled = False
     for row in rows:
-        if not row.value:
+        if not row.value or row.ratio is None:
             continue
         label = None if labelled or row.verdict == OUTSIDE else "this data"
         labelled = labelled or label is not None
         upper.errorbar(row.position, row.value, row.error, label=label, **_marker(row))
-        lower.errorbar(row.position, row.ratio, row.ratio_error, **_marker(row))
+        lower.errorbar(row.position, row.ratio, row.ratio_error or 0.0, **_marker(row))
 
 
-def _marker(row: Row) -> dict[str, object]:
+def _marker(row: Row) -> dict[str, Any]:
     hollow = row.verdict == OUTSIDE
     return {"fmt": "o", "color": GENERATED_COLOUR, "ms": 4, "lw": 1, "mfc": "white" if hollow else GENERATED_COLOUR}
 

@@ -168,7 +168,7 @@ def _given(request: ValidationRequest, on_file: dict[str, Any], warnings: list[s
     for name, value in given.items():
         if name in on_file and np.any(np.asarray(value) != np.asarray(on_file[name])):
             warnings.append(f"{options[name]}: the files say {on_file[name]}, and {value} is taken")
-    known = {"medium": "ice", "threshold_gev": DEFAULT_THRESHOLD_GEV} | on_file | given
+    known: dict[str, Any] = {"medium": "ice", "threshold_gev": DEFAULT_THRESHOLD_GEV} | on_file | given
     missing = [option for name, option in options.items() if name not in known]
     _require(
         not missing,

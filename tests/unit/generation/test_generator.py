@@ -229,8 +229,29 @@ def test_a_damaged_model_is_said_to_be_one(generator, tmp_path):
 def test_the_device_is_one_that_there_is():
     assert choose_device("auto", elsewhere=False) == ("cuda" if torch.cuda.is_available() else "cpu")
     assert choose_device("cuda", elsewhere=True) == "cuda"
+    with pytest.raises(ValueError, match="--device mps: Apple's GPUs have no double precision"):
+        choose_device("mps", elsewhere=False)
     with pytest.raises(ValueError, match="--device tpu: expected auto, cpu or cuda"):
         choose_device("tpu", elsewhere=False)
+
+
+@pytest.mark.parametrize("multiplicity", ["mixture", "regressor"])
+def test_a_model_with_nan_or_of_weights_too_large_is_said(multiplicity, toy_events):
+    settings = config.Model(width=8, multiplicity_width=8, multiplicity=multiplicity)
+    model = BundleModel(settings, Features().fit(toy_events(50)))
+    primaries = toy_events(50).primaries
+    with torch.no_grad():
+        model.multiplicity.network[-1].weight.fill_(3e38)
+        model.multiplicity.network[-1].weight[:, ::2] *= -1  # Infinity minus infinity.
+        if multiplicity == "regressor":
+            model.multiplicity.network[-1].bias.fill_(torch.inf).neg_().nan_to_num_()
+            model.multiplicity.network[2].weight.fill_(1e30)
+    with pytest.raises(ValueError, match="the multiplicity model gives NaN as the mean of N"):
+        BundleGenerator(copy.deepcopy(model), {}).draw_counts(primaries, seed=0)
+    with torch.no_grad():
+        model.generator.get_parameter(next(name for name, _ in model.generator.named_parameters()))[0] = torch.nan
+    with pytest.raises(ValueError, match=r"the model's weights are NaN or infinite \(generator\..*earlier checkpoint"):
+        BundleGenerator(model, {})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

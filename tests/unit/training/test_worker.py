@@ -15,7 +15,7 @@ from crmuons.models.features import Features
 from crmuons.runs import checkpoint
 from crmuons.runs.directory import Run
 from crmuons.tracking.interface import NullTracker
-from crmuons.training import tensorboard, validation, worker
+from crmuons.training import objective, tensorboard, validation, worker
 from crmuons.training.trainer import NonFiniteError, Trainer
 
 STEPS = 6
@@ -210,6 +210,51 @@ def test_a_multiplicity_beyond_reason_is_a_bad_score_and_no_failed_run(prepared)
     with torch.no_grad():
         model.multiplicity.network[-1].bias[2:4] += 6.0  # The log means' third: exp(18) muons an event.
     assert before < validate(model, 0)["score"] < math.inf
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda network: network[0].weight[0].fill_(math.inf), r"weights are NaN or infinite \(multiplicity.network.0"),
+        (lambda network: network[-1].weight.fill_(3e38), "the multiplicity model gives NaN as the mean of N"),
+    ],
+)
+def test_a_model_that_gives_nan_at_a_validation_ends_the_run_with_its_nan_sentence(
+    prepared, monkeypatch, damage, reason
+):
+    settings, run = prepared("nan-at-validation")
+    average = Trainer._average
+
+    def diverges(trainer):
+        average(trainer)
+        if trainer.num_steps == 3:  # Of the step being taken: the fourth, which is validated.
+            with torch.no_grad():
+                damage(trainer.averaged.multiplicity.network)
+
+    monkeypatch.setattr(Trainer, "_average", diverges)
+    with pytest.raises(
+        NonFiniteError, match=rf"step 4: the averaged model cannot be validated: .*{reason}.* lower train.optimizer.lr"
+    ):
+        train(settings, run)
+    assert list(checkpoint.steps(run.checkpoints))[-1] == 2
+
+
+def test_anomaly_detection_names_the_operation_that_made_the_nan(prepared, monkeypatch):
+    def loss(real, fake, kind):
+        del kind
+        return fake - (real * 0).sqrt()  # The slope of sqrt at 0 is infinite, and times 0 NaN.
+
+    monkeypatch.setattr(objective.losses, "critic_loss", loss)
+    settings, run = prepared("anomaly", detect_anomaly=True)
+    with (
+        pytest.warns(UserWarning, match=r"(?s)Error detected in MulBackward0.*test_worker.py.*real \* 0"),
+        pytest.raises(
+            NonFiniteError,
+            match=r"step 0: the first NaN on rank 0 came from an operation's gradient: Function 'MulBackward0' returned nan",
+        ),
+    ):
+        train(settings, run)
+    assert not torch.is_anomaly_enabled()
 
 
 def test_few_events_to_validate_with_leave_the_last_checkpoint_selected(tmp_path, toy_events, write_toy):

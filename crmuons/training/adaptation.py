@@ -1,0 +1,151 @@
+"""The adaptive critic (train.adapt): move its steps and the penalty's weight with the Wasserstein estimate.
+
+The estimate is the critic's mean score of true events minus that of generated ones. It has no absolute scale, so only
+its relative change counts. A rise says that the critic leaves the generator behind: it gets fewer steps and a larger
+penalty. A fall says that the generator catches up: the critic gets more steps and a smaller penalty.
+
+What acts is the mean over a window of train.adapt.every steps, compared with the mean at the last change. Three rules
+keep the pair from circling:
+
+- The change must be larger than train.adapt.band, and than the noise of both means.
+- To turn back takes twice the band, because the last change itself moves the estimate.
+- Each turn doubles the band of the next turn, so turns become rare; going on in one direction stays as easy as it was.
+"""
+
+import logging
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crmuons import config
+from crmuons.training import distributed
+
+logger = logging.getLogger(__name__)
+
+WEIGHT_FACTOR = 1.5  # Of lambda_gp at a change: from 10 to the default bounds of 1 and 100 in six changes.
+NOISE = 3.0  # Standard errors that a change must exceed: noise alone does so in 0.3 % of the windows.
+LEAST_ESTIMATE = 1e-6  # Scores are of order 1. Below it, and below its noise, an estimate is zero.
+
+
+@dataclass
+class _State:
+    """Numbers on the host, equal on all ranks. `start` holds the settings that `n_critic` and `lambda_gp` began with."""
+
+    start: tuple[int, float]
+    n_critic: int
+    lambda_gp: float
+    reference: float = math.nan  # Mean of the window at the last change, and its standard error.
+    reference_error: float = math.nan
+    direction: int = 0  # Of the last change: 1 for a stronger critic.
+    turns: int = 0
+
+
+class Adaptation:
+    """Decides on the critic's steps and the penalty's weight. All ranks decide the same, from rank 0's numbers.
+
+    Args:
+        settings: the training's settings.
+        device: where the estimates are. They are read at the end of a window only, because reading waits for the device.
+
+    Attributes:
+        state: numbers that resume needs, and the current choice.
+    """
+
+    def __init__(self, settings: config.Train, device: torch.device) -> None:
+        self.settings, self.has_penalty = settings.adapt, settings.penalty.kind != "none"
+        # In the warm-up the estimate rises from zero in every run.
+        self.first_step = settings.optimizer.warmup_steps
+        start = settings.n_critic, settings.penalty.lambda_gp
+        self.state = _State(start, *start)
+        self._sums = torch.zeros(3, dtype=torch.float64, device=device)  # Number, sum and sum of squares in the window.
+
+    @property
+    def n_critic(self) -> int:
+        """Critic updates of a step."""
+        return self.state.n_critic
+
+    @property
+    def lambda_gp(self) -> float:
+        """Weight of the gradient penalty."""
+        return self.state.lambda_gp
+
+    def observe(self, estimate: Tensor, step: int) -> None:
+        """Take the estimate of a step, over all ranks; at the end of a window, decide.
+
+        Args:
+            estimate: on the device; NaN if no event had muons.
+            step: number of steps done, which all ranks agree on.
+        """
+        if step <= self.first_step:
+            return
+        value = estimate.detach().double()
+        self._sums += torch.stack([torch.ones_like(value), value, value**2]).nan_to_num() * value.isfinite()
+        if (step - self.first_step) % self.settings.every:
+            return
+        number, total, squares = distributed.from_rank_zero(self._sums.tolist(), self._sums.device)  # device sync
+        self._sums.zero_()
+        if number >= 2:
+            mean = total / number
+            variance = max(squares / number - mean**2, 0.0) * number / (number - 1)
+            self._decide(mean, math.sqrt(variance / number), step)
+
+    def _decide(self, mean: float, error: float, step: int) -> None:
+        """Compare the mean of a window with that of the last change; make the next change if they differ enough."""
+        state = self.state
+        noise = NOISE * math.hypot(error, state.reference_error)
+        if math.isnan(state.reference):
+            state.reference, state.reference_error = mean, error
+            return
+        direction = 1 if mean < state.reference else -1
+        is_turn = direction == -state.direction
+        band = math.log1p(self.settings.band) * (2 ** (state.turns + 1) if is_turn else 1)
+        # An estimate of zero or less is a critic that cannot tell the events apart. How far below zero says no more.
+        least = max(noise, LEAST_ESTIMATE)
+        larger, smaller = max(mean, state.reference, least), max(min(mean, state.reference), least)
+        if larger - smaller <= noise or math.log(larger / smaller) <= band:
+            return
+        before, reference = (state.n_critic, state.lambda_gp), state.reference
+        state.reference, state.reference_error = mean, error
+        self._move(direction)
+        if (
+            state.n_critic,
+            state.lambda_gp,
+        ) == before:  # At the bounds. The reference follows, so the way back is short.
+            return
+        state.direction, state.turns = direction, state.turns + is_turn
+        if distributed.rank() == 0:
+            logger.info(
+                "step %d: train.adapt: the Wasserstein estimate %s from %.3g to %.3g: n_critic %d (was %d), "
+                "lambda_gp %.3g (was %.3g)",
+                step,
+                "fell" if direction > 0 else "rose",
+                reference,
+                mean,
+                state.n_critic,
+                before[0],
+                state.lambda_gp,
+                before[1],
+            )
+
+    def _move(self, direction: int) -> None:
+        """Make the critic stronger (1) or weaker (-1) by one notch, within the bounds."""
+        least, most = self.settings.n_critic_bounds
+        self.state.n_critic = min(max(self.state.n_critic + direction, least), most)
+        if self.has_penalty:
+            lightest, heaviest = self.settings.lambda_gp_bounds
+            self.state.lambda_gp = min(max(self.state.lambda_gp / WEIGHT_FACTOR**direction, lightest), heaviest)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the choice, what it depends on, and the sums of the window that has begun."""
+        return asdict(self.state) | {"sums": self._sums.clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state. A trial of a sweep that goes on with other settings begins again at them."""
+        numbers = {name: value for name, value in state.items() if name != "sums"}
+        loaded = _State(**numbers | {"start": tuple(numbers["start"])})
+        if loaded.start == self.state.start:
+            self.state = loaded
+        self._sums.copy_(state["sums"])

@@ -1,0 +1,223 @@
+"""The adaptive critic follows the Wasserstein estimate within bounds, does not circle, and is resumed exactly."""
+
+import copy
+import logging
+import math
+from itertools import pairwise, repeat
+
+import pytest
+import torch
+
+from crmuons import config
+from crmuons.models.features import Features
+from crmuons.training.adaptation import Adaptation
+from crmuons.training.trainer import Trainer
+
+CPU = torch.device("cpu")
+TINY = {"width": 8, "multiplicity_width": 8, "multiplicity_components": 2, "shower_latents": 2, "muon_latents": 2}
+
+
+def settings_of(n_critic=2, lambda_gp=10.0, penalty=(), train=(), **adapt):
+    train = {
+        "steps": 1000,
+        "n_critic": n_critic,
+        "penalty": {"lambda_gp": lambda_gp, **dict(penalty)},
+        "optimizer": {"warmup_steps": 0},
+        "adapt": {"enabled": True, "every": 10, **adapt},
+    } | dict(train)
+    return config.from_dict({"model": TINY, "train": train})
+
+
+def follow(estimates, adaptation=None, begin=0, **settings):
+    """Return what the adaptation chooses after each estimate."""
+    adaptation = adaptation or Adaptation(settings_of(**settings).train, CPU)
+    chosen = []
+    for step, estimate in enumerate(estimates, begin + 1):
+        adaptation.observe(torch.tensor(float(estimate)), step)
+        chosen.append((adaptation.n_critic, adaptation.lambda_gp))
+    return chosen
+
+
+def windows(*means):
+    return [mean for mean in means for _ in range(10)]
+
+
+def test_a_rising_estimate_weakens_the_critic_to_its_bounds():
+    chosen = follow(windows(1, 2, 4, 8, 16, 32, 64, 128), n_critic=3, lambda_gp=10.0)
+    assert chosen[19] == (2, 15.0)  # The second window is twice the first.
+    assert chosen[29] == (1, 22.5)
+    assert chosen[-1] == (1, 100.0)
+    steps, weights = zip(*chosen, strict=True)
+    assert list(steps) == sorted(steps, reverse=True)
+    assert list(weights) == sorted(weights)
+
+
+def test_a_falling_estimate_strengthens_the_critic_to_its_bounds_also_below_zero():
+    chosen = follow(windows(64, 32, 16, 8, 4, 2, 1, 0.5, -1), n_critic=1)
+    assert chosen[19] == (2, 10 / 1.5)
+    assert chosen[-1] == (5, 1.0)
+    assert follow(windows(1, -1))[-1] == (3, 10 / 1.5)
+
+
+def test_a_slow_drift_adds_up_and_the_bounds_may_fix_a_value():
+    slow = [1.002**step for step in range(1000)]  # A factor of 7.4 in 1,000 steps, 2 % in a window.
+    assert follow(slow, n_critic=5)[-1][0] == 1
+    assert {steps for steps, _ in follow(slow, n_critic=2)} == {1, 2}
+    settings = settings_of(n_critic=3, train={"adapt": {"enabled": True, "every": 10, "n_critic_bounds": [3, 3]}})
+    chosen = follow(slow, Adaptation(settings.train, CPU))
+    assert {steps for steps, _ in chosen} == {3}
+    assert chosen[-1][1] > 22
+
+
+def test_no_penalty_leaves_its_weight_alone():
+    assert follow(windows(1, 2), penalty={"kind": "none"})[-1] == (1, 10.0)
+
+
+@pytest.mark.parametrize("mean", [1.0, 0.0, -2.0])
+@pytest.mark.parametrize("sigma", [0.0, 0.1, 1.0, 5.0])
+def test_a_constant_or_noisy_estimate_changes_next_to_nothing(mean, sigma):
+    noise = torch.randn(4_000, generator=torch.Generator().manual_seed(1))
+    chosen = follow((mean + sigma * noise).tolist())
+    changes = sum(one != other for one, other in pairwise(chosen))
+    assert changes <= (0 if sigma <= 0.1 * abs(mean) else 3)  # In 400 windows; noise has few turns, then none.
+
+
+def test_an_estimate_that_follows_the_critic_does_not_make_it_circle():
+    """Feedback: one more critic step doubles the estimate, so that each change alone would call for its opposite."""
+    adaptation, changes = Adaptation(settings_of(n_critic=2).train, CPU), []
+    for step in range(1, 4_001):
+        drift = 3.0 if step > 500 else 1.0
+        before = adaptation.n_critic
+        adaptation.observe(torch.tensor(drift * 4.0 ** (adaptation.n_critic - 2)), step)
+        if adaptation.n_critic != before:
+            changes.append(step)
+    assert changes
+    assert max(changes) < 1500
+    assert len(changes) <= 4
+
+
+def test_an_estimate_that_swings_for_ever_is_followed_ever_more_rarely():
+    chosen = follow(windows(*[1.0, 4.0] * 40))
+    changes = [step for step, pair in enumerate(pairwise(chosen)) if pair[0] != pair[1]]
+    assert 1 <= len(changes) <= 3
+    signs = follow(windows(*[0.1, -0.1] * 40))
+    assert sum(one != other for one, other in pairwise(signs)) <= 8
+
+
+def test_the_warm_up_and_steps_without_muons_count_for_nothing():
+    settings = settings_of(train={"optimizer": {"warmup_steps": 20}})
+    assert set(follow(windows(1, 50, 7, 7), Adaptation(settings.train, CPU))) == {(2, 10.0)}
+    broken = windows(1, 2)
+    broken[3:9] = [math.nan] * 6
+    broken[12] = math.inf
+    assert follow(broken)[-1] == (1, 15.0)
+    assert set(follow(windows(*[math.nan] * 4))) == {(2, 10.0)}
+
+
+def test_a_change_is_told_with_its_reason(caplog):
+    caplog.set_level(logging.INFO)
+    follow(windows(1, 2, 2, 2))
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "step 20: train.adapt: the Wasserstein estimate rose from 1 to 2: n_critic 1 (was 2), lambda_gp 15 (was 10)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("adapt", "message"),
+    [
+        ({"n_critic_bounds": [5, 1]}, r"train.adapt.n_critic_bounds: .*the bounds \[5,1\] cross"),
+        ({"lambda_gp_bounds": [20.0, 2.0]}, r"train.adapt.lambda_gp_bounds: .*the bounds \[20,2\] cross"),
+        ({"n_critic_bounds": [0, 3]}, "train.adapt.n_critic_bounds"),
+        ({"lambda_gp_bounds": [0, 3]}, "train.adapt.lambda_gp_bounds"),
+        ({"n_critic_bounds": [3, 4]}, r"train.n_critic = 2 is outside train.adapt.n_critic_bounds = \[3,4\]"),
+        (
+            {"lambda_gp_bounds": [1, 5]},
+            r"train.penalty.lambda_gp = 10 is outside train.adapt.lambda_gp_bounds = \[1,5\]",
+        ),
+    ],
+)
+def test_bounds_that_cross_or_leave_out_the_start_are_refused(adapt, message):
+    train = {"steps": 1, "n_critic": 2, "adapt": {"enabled": True, **adapt}}
+    with pytest.raises(ValueError, match=message):
+        config.from_dict({"train": train})
+
+
+def test_without_it_the_digest_of_the_settings_is_as_before_and_with_it_another():
+    def digest(**adapt):
+        return config.from_dict({"train": {"steps": 1, "adapt": adapt}}).digest()
+
+    assert digest() == digest(band=3.0) == "11918a4a"
+    assert len({digest(), digest(enabled=True), digest(enabled=True, band=3.0)}) == 3
+
+
+@pytest.fixture
+def make(toy_events):
+    features = Features().fit(toy_events(300, seed=11))
+
+    def trainer(settings, **how):
+        return Trainer(settings, copy.deepcopy(features), CPU, **how)
+
+    return trainer
+
+
+def take(trainer, events, steps):
+    return [trainer.step(repeat(trainer.prepare(events))) for _ in range(steps)]
+
+
+def tensors(trainer):
+    return [*trainer.model.state_dict().values(), *trainer.critic.state_dict().values()]
+
+
+# A band this narrow lets tiny networks change something within a few windows.
+LIVELY = {"band": 0.01, "n_critic_bounds": (1, 4)}
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_a_resumed_adaptation_is_the_unbroken_one_also_in_the_middle_of_a_window(make, toy_events, static):
+    events = toy_events(40, seed=1)
+    settings = settings_of(n_critic=2, train={"adapt": {"enabled": True, "every": 10, **LIVELY}})
+    whole = make(settings, static=static)
+    used = [(float(t["n_critic"]), float(t["lambda_gp"])) for t in take(whole, events, 45)]
+    assert len(set(used)) > 1
+    begun = make(settings, static=static)
+    take(begun, events, 25)
+    again = make(settings, static=static)
+    again.load_state_dict(copy.deepcopy(begun.state_dict()))
+    rest = [(float(t["n_critic"]), float(t["lambda_gp"])) for t in take(again, events, 20)]
+    assert rest == used[25:]
+    assert again.num_critic_updates == whole.num_critic_updates == sum(steps for steps, _ in used)
+    assert all(torch.equal(*pair) for pair in zip(tensors(whole), tensors(again), strict=True))
+    assert whole.adaptation.state == again.adaptation.state
+
+
+def test_the_padded_step_has_a_graph_for_each_pair_of_numbers(make, toy_events):
+    events = toy_events(40, seed=1)
+    settings = settings_of(n_critic=2, train={"adapt": {"enabled": True, "every": 10, **LIVELY}})
+    static = make(settings, static=True)
+    told = take(static, events, 35)
+    pairs = {(int(t["n_critic"]), float(torch.tensor(static.settings.penalty.lambda_gp))) for t in told}
+    variants = {variant for _, variant in static.graphs._entries}
+    assert {steps for _, steps, _ in variants} == {steps for steps, _ in pairs}
+    assert all(len(entry.inputs) == variant[1] + 1 for (_, variant), entry in static.graphs._entries.items())
+
+
+def test_bounds_without_room_give_the_training_without_it_bitwise(make, toy_events):
+    events = toy_events(40, seed=1)
+    fixed = {"enabled": True, "every": 10, "band": 0.01, "n_critic_bounds": (2, 2), "lambda_gp_bounds": (10.0, 10.0)}
+    plain, held = (make(settings_of(train={"adapt": adapt})) for adapt in ({"enabled": False}, fixed))
+    told = take(plain, events, 25)[-1]
+    take(held, events, 25)
+    assert "n_critic" not in told
+    assert "adaptation" not in plain.state_dict()
+    assert all(torch.equal(*pair) for pair in zip(tensors(plain), tensors(held), strict=True))
+
+
+def test_a_trial_that_goes_on_with_other_settings_begins_again_at_them():
+    donor = Adaptation(settings_of(n_critic=3).train, CPU)
+    follow(windows(1, 2), donor)
+    assert donor.n_critic == 2
+    same, other = Adaptation(settings_of(n_critic=3).train, CPU), Adaptation(settings_of(n_critic=4).train, CPU)
+    for adaptation in (same, other):
+        adaptation.load_state_dict(donor.state_dict())
+    assert (same.n_critic, other.n_critic) == (2, 4)
