@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from crmuons import config
 from crmuons.runs.location import RunStorage
@@ -36,7 +37,7 @@ class SharedInputs:
     def __call__(self, settings: config.Config) -> RunInputs:
         """Return the inputs of a trial with these settings; raise what `set_up_run_and_parent` raises."""
         train = settings.train
-        shared = [settings.data.model_dump(mode="json"), settings.model.kind, train.validation_events]
+        shared: list[Any] = [settings.data.model_dump(mode="json"), settings.model.kind, train.validation_events]
         if train.init_from is not None:
             shared += [train.init_from, train.refit_features, settings.model.model_dump(mode="json")]
         key = json.dumps(shared, sort_keys=True)

@@ -93,7 +93,7 @@ def _run_check(arguments: argparse.Namespace, out: Path) -> int:
     results = run.run(device, out, parts=parts, limit=arguments.limit, tiny=arguments.tiny)
     print(report.table(results))
     print(f"figures: {out}/results.json\nfor docs/performance.md: {out}/paragraph.md\nlog: {out}/log.txt")
-    found = report.faults(results)
+    found = report.failures(results)
     for fault in found:
         print(f"crmuons benchmark: {fault}", file=sys.stderr)
     return 1 if found else 0

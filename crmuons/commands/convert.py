@@ -20,7 +20,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     from crmuons.config.options import Output, Place, Seed, Word, option
     from crmuons.simulation.propagation import MEDIA
-    from crmuons.simulation.surface import SlantDepth, Threshold
+    from crmuons.simulation.simulate import Threshold
+    from crmuons.simulation.surface import SlantDepth
 
     formats = parser.add_subparsers(dest="format", required=True, metavar="FORMAT")
     corsika = _format(

@@ -2,12 +2,17 @@
 
 import argparse
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    from crmuons.config.options import Events, Output, Place, Seed, Word, option
     from crmuons.evaluation.nature.weights import DEFAULT_FLUX
     from crmuons.simulation.propagation import MEDIA
+    from crmuons.simulation.simulate import Energy, Gamma, Threshold
 
     parser.description = (
         "Weigh events to a cosmic-ray flux, and compare depth-intensity curve, zenith angles, energies, multiplicities "
@@ -16,28 +21,39 @@ def add(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "sources",
+        type=option(Place),
         nargs="+",
         metavar="DATA_OR_MODEL",
         help="events (files, directories, globs or URLs), or a run, checkpoint or model directory, which generates its own",
     )
-    add("--out", required=True, help="directory or URL for validation.json, report.html and figures")
-    add("--flux", default=DEFAULT_FLUX, help=f"cosmic-ray flux of simweights (default: {DEFAULT_FLUX})")
+    add(
+        "--out",
+        type=option(Output),
+        required=True,
+        help="directory or URL for validation.json, report.html and figures",
+    )
+    add(
+        "--flux",
+        type=option(Word),
+        default=DEFAULT_FLUX,
+        help=f"cosmic-ray flux of simweights (default: {DEFAULT_FLUX})",
+    )
     add(
         "--energy-range",
-        type=float,
+        type=option(Energy),
         nargs=2,
         metavar="GEV",
         help="range from which the primaries were drawn (default: as the files of `simulate` and `generate` say)",
     )
-    add("--gamma", type=float, help="they were drawn from E^-GAMMA (default: as the files say)")
+    add("--gamma", type=option(Gamma), help="they were drawn from E^-GAMMA (default: as the files say)")
     add(
         "--threshold-gev",
-        type=float,
+        type=option(Threshold),
         help="leave out muons below this energy at the depth (default: as the files say, or 10)",
     )
     add(
         "--surface-cut-gev",
-        type=float,
+        type=option(Annotated[float, Field(ge=0, le=1e10)]),
         default=0.0,
         metavar="GEV",
         help="energy at the surface below which the events lack muons, such as CORSIKA's cut (default: 0, none)",
@@ -46,10 +62,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     add("--depth", choices=("slant", "vertical"), default="slant", help="meaning of depth_m in the files")
     add(
         "--events",
-        type=int,
+        type=option(Events),
         help="events to read at most (default: 2000000), or to generate from a model (default: 400000)",
     )
-    add("--seed", type=int, default=0, help="seed of the generation, and of the choice of files")
+    add("--seed", type=option(Seed), default=0, help="seed of the generation, and of the choice of files")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -43,7 +43,7 @@ def parse(
         ValueError: with the place, the key and the remedy.
     """
     with damage_named(place, remedy):
-        value = json.loads(content)
+        value: Any = json.loads(content)
         if not isinstance(value, kind):
             msg = f"it holds {type(value).__name__}, expected {kind.__name__}"
             raise ValueError(msg)  # noqa: TRY004 - a fault of the file, not of the program

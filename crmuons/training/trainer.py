@@ -165,7 +165,7 @@ class Trainer(Objective):
 
     def _backward(self, loss: Tensor) -> None:
         try:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         except RuntimeError as error:
             if not (self.settings.detect_anomaly and "returned nan values" in str(error)):
                 raise

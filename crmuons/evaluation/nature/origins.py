@@ -1,6 +1,5 @@
 """Find in the files of a data set how its primaries were drawn and its muons followed."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ import pyarrow.parquet as pq
 
 from crmuons.data import arrow, manifest
 from crmuons.generation.request import REQUEST_FILE
-from crmuons.storage import files
+from crmuons.storage import files, records
 from crmuons.storage.output import Output
 
 NEEDED = ("energy_gev", "gamma", "threshold_gev", "medium")  # Fields of weights.Drawn, and of the metadata's settings.
@@ -23,15 +22,15 @@ def recorded(sources: Sequence[str]) -> dict[str, Any]:
         FileNotFoundError: if there are no files.
         ValueError: if a file is not Parquet, or two files differ.
     """
-    found: dict[str, str] = {}
+    first_url, first = "", {}
     for file in manifest.event_files(sources):
         if file.url.endswith(files.PARQUET_SUFFIXES):
-            found.setdefault(json.dumps(_of_file(file), sort_keys=True), file.url)
-    if len(found) > 1:
-        (one, first), (other, second) = list(found.items())[:2]
-        msg = f"{first} was made with {one}, and {second} with {other}: validate them one by one"
-        raise ValueError(msg)
-    return json.loads(next(iter(found), "{}")) | _of_generation(sources)
+            other = _of_file(file)
+            if first_url and other != first:
+                msg = f"{first_url} was made with {first}, and {file.url} with {other}: validate them one by one"
+                raise ValueError(msg)
+            first_url, first = first_url or file.url, other
+    return first | _of_generation(sources)
 
 
 def _of_file(file: files.File) -> dict[str, Any]:
@@ -53,5 +52,5 @@ def _of_generation(sources: Sequence[str]) -> dict[str, Any]:
     output = Output.at(sources[0])
     if REQUEST_FILE not in output.names():
         return {}
-    spectrum = json.loads(output.read(REQUEST_FILE)).get("primaries", {}).get("spectrum")
+    spectrum = records.parse(output.read(REQUEST_FILE), output.of(REQUEST_FILE)).get("primaries", {}).get("spectrum")
     return {} if spectrum is None else {name: spectrum[name] for name in ("energy_gev", "gamma")}

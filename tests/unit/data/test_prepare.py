@@ -253,7 +253,9 @@ def test_what_cannot_be_prepared_is_said_before_anything_is_written(raw, done, t
         make(done, tmp_path / "set")
     with pytest.raises(ValueError, match=r"ready lies inside the data directory .*; name a directory outside it"):
         make(raw, raw / "ready")
-    for shares in ({"validation_share": 0.6, "test_share": 0.4}, {"test_share": -0.1}):
+    with pytest.raises(ValueError, match=r"--test-share -0\.1: expected a number from 0 to 1"):
+        make(raw, tmp_path / "set", test_share=-0.1)
+    for shares in ({"validation_share": 0.6, "test_share": 0.4},):
         with pytest.raises(
             ValueError, match=r"leave nothing to train on; each must be at least 0, and their sum less than 1"
         ):

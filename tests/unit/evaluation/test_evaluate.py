@@ -3,14 +3,13 @@
 import json
 import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from crmuons import config
-from crmuons.commands import evaluate as evaluate_command
+from crmuons.commands import track_results
 from crmuons.data.arrow import to_table, write_events
 from crmuons.data.events import NO_EVENTS, EventArrays
 from crmuons.data.quarantine import ReadCounts
@@ -315,8 +314,7 @@ def test_an_evaluation_of_another_users_run_ends_well(tmp_path, monkeypatch, cap
     (tmp_path / "tracking").mkdir()
     (tmp_path / "tracking" / "journal.jsonl").touch()
     monkeypatch.setattr("crmuons.storage.files.os.access", lambda *words: False)  # Root may write anywhere.
-    evaluation = SimpleNamespace(flat=dict, about={"model_step": 1})
-    evaluate_command._track_evaluation(tmp_path, evaluation, tmp_path / "report")
+    track_results(tmp_path, {}, 1, tmp_path / "report")
     assert "MLflow does not get these results: " in (said := capsys.readouterr().err)
     assert "no permission to write" in said
     assert [path.name for path in tmp_path.rglob("*")] == ["tracking", "journal.jsonl"]

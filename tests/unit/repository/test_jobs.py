@@ -12,7 +12,7 @@ FAILING = {
     "evaluate": (["--truth", "/nowhere", "--model", "/nowhere", "--out", "out"], "crmuons evaluate: "),
     "generate": (["--model", "/nowhere", "--spectrum", "events=1", "--out", "out"], "crmuons generate: "),
     "prepare": (["/nowhere", "--out", "out"], "crmuons prepare: nothing to read at '/nowhere'"),
-    "simulate": (["--events", "0", "--out", "out"], "crmuons simulate: "),
+    "simulate": (["--events", "1", "--energy-range", "1e6", "1e5", "--out", "out"], "crmuons simulate: "),
     "sweep": (["small.toml", "data.train=/nowhere"], "crmuons sweep: nothing to read at '/nowhere'"),
     "train": (["small.toml", "data.train=/nowhere"], "crmuons train: nothing to read at '/nowhere'"),
     "validate": (["/nowhere", "--out", "out"], "crmuons validate: nothing to read at '/nowhere'"),

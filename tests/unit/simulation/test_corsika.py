@@ -163,7 +163,7 @@ def test_whole_files_convert_with_exit_code_0(dat, tmp_path, capsys):
 
 def test_depths_in_kilometres_are_refused(dat, tmp_path):
     path = dat(event_blocks(1, [MUON]))
-    with pytest.raises(ValueError, match=r"--depths 1\.5: depths are in metres, 10 or more; is it in kilometres"):
+    with pytest.raises(ValueError, match=r"--depths 1\.5: expected depths in metres \(not kilometres\), 10 or more"):
         convert([str(path)], tmp_path / "out", depths_m=(1.5,))
     assert not (tmp_path / "out").exists()
 

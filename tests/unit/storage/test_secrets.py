@@ -31,7 +31,7 @@ COMMANDS = (
     "sweep data.train={} --out new", "sweep --space {}", "evaluate --truth {} --model new --out new", "evaluate --truth d --generated {} --out new",
     "evaluate --truth d --model {} --out {}", "generate --model {} --primaries d --out new", "generate --model d --primaries {} --out new",
     "generate --model d --primaries d --out {}", "export {} --out new", "export d --out={}", "sync {}", "login {}", "login --write {}", "benchmark read --data {}",
-    "settings {}", "nonsense {}",
+    "settings {}", "validate {} --out new", "validate d --out {}", "nonsense {}",
 )  # fmt: skip
 
 

@@ -502,12 +502,18 @@ def test_a_model_of_the_registry_is_a_model_like_others(start, client, model_dir
         (model,) = client.search_logged_models(
             [client.get_run(run_id).info.experiment_id], f"source_run_id = '{run_id}'"
         )
-        client.create_registered_model("bundles")
-        version = client.create_model_version("bundles", f"models:/{model.model_id}", run_id, model_id=model.model_id)
-        client.set_registered_model_alias("bundles", "best", version.version)
-        for place in ("models:/bundles@best", f"models:/bundles/{version.version}", f"models:/{model.model_id}"):
+        client.create_registered_model("bundles-by-name")
+        version = client.create_model_version(
+            "bundles-by-name", f"models:/{model.model_id}", run_id, model_id=model.model_id
+        )
+        client.set_registered_model_alias("bundles-by-name", "best", version.version)
+        for place in (
+            "models:/bundles-by-name@best",
+            f"models:/bundles-by-name/{version.version}",
+            f"models:/{model.model_id}",
+        ):
             assert model_digest(load_generator(local_place(place))) == model_digest(load_generator(model_dir))
-        with pytest.raises(FileNotFoundError, match=r"models:/bundles@worst cannot be read from .*sqlite.*: "):
-            local_place("models:/bundles@worst")
+        with pytest.raises(FileNotFoundError, match=r"models:/bundles-by-name@worst cannot be read from .*sqlite.*: "):
+            local_place("models:/bundles-by-name@worst")
         with pytest.raises(FileNotFoundError, match=r"models:/nothing@best cannot be read from .*sqlite.*: "):
             local_place("models:/nothing@best")
