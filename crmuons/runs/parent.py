@@ -1,11 +1,11 @@
 """The model that a run begins from (train.init_from), kept in the run's directory: a resume does not look for it again."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from crmuons.models.saved_model import read_tensors, write_tensors
+from crmuons.storage import records
 from crmuons.storage.atomic import write_json
 
 FILES = WEIGHTS_FILE, ABOUT_FILE = "parent.pt", "parent.json"
@@ -47,5 +47,5 @@ def about_parent(directory: Path) -> dict[str, Any] | None:
     path = directory / ABOUT_FILE
     if not path.is_file():
         return None
-    about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    about: dict[str, Any] = records.read(path)
     return about

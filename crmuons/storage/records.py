@@ -47,8 +47,9 @@ def parse(
         if not isinstance(value, kind):
             msg = f"it holds {type(value).__name__}, expected {kind.__name__}"
             raise ValueError(msg)  # noqa: TRY004 - a fault of the file, not of the program
+        content_of: Any = value  # mypy takes `kind` for what `value` is.
         for key in keys:
-            value[key]
+            content_of[key]
     return value
 
 

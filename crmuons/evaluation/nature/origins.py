@@ -22,7 +22,8 @@ def recorded(sources: Sequence[str]) -> dict[str, Any]:
         FileNotFoundError: if there are no files.
         ValueError: if a file is not Parquet, or two files differ.
     """
-    first_url, first = "", {}
+    first_url = ""
+    first: dict[str, Any] = {}
     for file in manifest.event_files(sources):
         if file.url.endswith(files.PARQUET_SUFFIXES):
             other = _of_file(file)

@@ -297,7 +297,6 @@ def test_primaries_that_begin_too_high_leave_figures_outside(tmp_path):
         (["--energy-range", "400", "1e8", "--gamma", "1.8", "--flux", "Gaisser"], "the nearest is Gaisser"),
         (["--energy-range", "1e8", "400", "--gamma", "1.8"], "expected 0 < LOW < HIGH"),
         (["--energy-range", "400", "1e8", "--gamma", "1.8", "--threshold-gev", "500"], "hold from 1 to 100 GeV"),
-        (["--energy-range", "400", "1e8", "--gamma", "1.8", "--events", "0"], "--events 0: expected at least 1"),
     ],
 )
 def test_options_that_cannot_be_are_refused_in_one_sentence(words, reason, tmp_path, capsys):
