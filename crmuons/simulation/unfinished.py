@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crmuons.data import arrow
+from crmuons.storage import records
 from crmuons.storage.claims import names_in
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ def finished_files(out: Path, expected: Mapping[str, int], origin: Mapping[str, 
     """
     found = names_in(out)
     for name in sorted(found):
-        why = _why_foreign(out / name, expected.get(name), json.loads(json.dumps(origin)))
+        why = _why_foreign(out / name, expected.get(name), records.parse(json.dumps(origin), out))
         if why is not None:
             msg = (
                 f"{out} is not empty: name a new directory with --out, or empty this one ({name} is no file of this "
