@@ -130,7 +130,8 @@ def scatter(
     a muon belong together.
 
     Args:
-        before_gev, after_gev: energies at both ends, [muons]; after_gev is more than 0.
+        before_gev: energies at the beginning of the way, [muons].
+        after_gev: energies at its end, more than 0, [muons].
         water_m: metres of water equivalent on the way, more than 0, [muons].
         rng: draws the scattering.
         medium: what the muons pass through.
