@@ -63,7 +63,8 @@ def test_two_workers_finish_although_one_is_killed_before_and_after_the_first_ch
     wait_for(lambda: checkpoint.latest(run / "checkpoints"))
     kill_a_worker(bench)
     assert "finished after 60 steps" in output(process, 0, within=400)
-    assert [line["step"] for line in metrics(run)] == [0, *range(2, 61, 2)]
+    # If the steps are slow, the first one is logged by itself.
+    assert [line["step"] for line in metrics(run) if line["step"] != 1] == [0, *range(2, 61, 2)]
     assert json.loads((run / "done.json").read_text())["steps"] == 60
     assert not bench.ray_processes()
     check_mlflow(bench, run)
