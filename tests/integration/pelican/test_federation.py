@@ -117,6 +117,7 @@ def test_patterns_list_what_they_match_with_sizes(fed: Federation, pattern: str,
     assert [file.size for file in found] == [(fed.data / file.url.split("/", 3)[3]).stat().st_size for file in found]
 
 
+@pytest.mark.usefixtures("served_files")
 def test_names_may_hold_any_character(fed: Federation) -> None:
     folder = fed.data / "public" / "names"
     folder.mkdir(exist_ok=True)
@@ -262,6 +263,7 @@ def test_patience_ends_with_url_cause_and_remedy(fed: Federation, monkeypatch: p
     assert str(raised.value).startswith(file.url)
 
 
+@pytest.mark.usefixtures("served_files")
 def test_a_file_that_was_replaced_is_not_mixed_from_two_versions(fed: Federation) -> None:
     path = fed.data / "public" / "replaced.parquet"
     path.write_bytes(b"a" * 1000)
@@ -281,6 +283,7 @@ def test_missing_files_are_missing_once_the_origin_says_so(fed: Federation) -> N
     assert "PROPFIND" in {entry["method"] for entry in fed.log("origin")}
 
 
+@pytest.mark.usefixtures("served_files")
 def test_a_namespace_without_listings_gives_files_by_name(fed: Federation) -> None:
     (fed.data / "unlisted/x.parquet").write_bytes(content(fed))
     assert read(fed.url("/unlisted/x.parquet")).equals(events(0))
