@@ -53,7 +53,7 @@ def train(machine: Machine) -> Figures:
     last = {name: value for name, value in lines[-1].items() if name.startswith("validation/")}
     return {
         "events/s": statistics.median(speeds), "steps": lines[-1]["step"], "seconds": time.perf_counter() - begin,
-        "score at the end": scores[-1][1], "scores": scores, "last": last, "run": run.directory.name,
+        "score at the end": scores[-1][1] if scores else None, "scores": scores, "last": last, "run": run.directory.name,
     }  # fmt: skip
 
 

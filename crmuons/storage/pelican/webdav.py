@@ -38,8 +38,10 @@ def check_inside(entries: list[dict[str, Any]], path: str) -> None:
     Raises:
         OutsideError: if one is not: the server is broken, or wants other files to be read or replaced.
     """
+    # XRootD does not escape a `%` of a name: decoded, the listed path itself may look like another.
+    itself = (path.rstrip("/") or "/", unquote(path.rstrip("/")) or "/")
     for name in (entry["name"] for entry in entries):
-        if name != (path.rstrip("/") or "/"):
+        if name not in itself:
             below = relative_name(name.removeprefix(f"{path.rstrip('/')}/"), f"the listing of {path}")
             if "/" in below:
                 msg = f"the listing of {path} names {name!r}, which does not lie directly in it: the server is broken"
