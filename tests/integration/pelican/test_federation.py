@@ -26,7 +26,7 @@ from crmuons.storage import artifacts, files, pelican
 from crmuons.storage.pelican import federation as client
 from crmuons.storage.pelican import login, servers
 from crmuons.storage.pelican.scopes import scopes_by_issuer
-from tests.integration.pelican.federation.federation import Federation, federation, what_is_missing
+from tests.integration.pelican.federation.federation import Federation, federation, what_is_missing, write_private
 
 MISSING = what_is_missing()
 pytestmark = [pytest.mark.pelican, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
@@ -117,7 +117,6 @@ def test_patterns_list_what_they_match_with_sizes(fed: Federation, pattern: str,
     assert [file.size for file in found] == [(fed.data / file.url.split("/", 3)[3]).stat().st_size for file in found]
 
 
-@pytest.mark.usefixtures("served_files")
 def test_names_may_hold_any_character(fed: Federation) -> None:
     folder = fed.data / "public" / "names"
     folder.mkdir(exist_ok=True)
@@ -263,7 +262,6 @@ def test_patience_ends_with_url_cause_and_remedy(fed: Federation, monkeypatch: p
     assert str(raised.value).startswith(file.url)
 
 
-@pytest.mark.usefixtures("served_files")
 def test_a_file_that_was_replaced_is_not_mixed_from_two_versions(fed: Federation) -> None:
     path = fed.data / "public" / "replaced.parquet"
     path.write_bytes(b"a" * 1000)
@@ -283,7 +281,6 @@ def test_missing_files_are_missing_once_the_origin_says_so(fed: Federation) -> N
     assert "PROPFIND" in {entry["method"] for entry in fed.log("origin")}
 
 
-@pytest.mark.usefixtures("served_files")
 def test_a_namespace_without_listings_gives_files_by_name(fed: Federation) -> None:
     (fed.data / "unlisted/x.parquet").write_bytes(content(fed))
     assert read(fed.url("/unlisted/x.parquet")).equals(events(0))
@@ -319,9 +316,9 @@ def test_a_token_is_found_and_used(fed: Federation, monkeypatch: pytest.MonkeyPa
     good, stale = fed.token(), fed.token(lifetime_s=-60)
     credentials = tmp_path / "credentials"
     credentials.mkdir()
-    (tmp_path / f"bt_u{os.geteuid()}").write_text(stale)
-    (credentials / "other.use").write_text(fed.token(issuer="https://elsewhere.org"))
-    (credentials / "ours.use").write_text(f'{{"access_token": "{good}"}}')
+    write_private(tmp_path / f"bt_u{os.geteuid()}", stale)
+    write_private(credentials / "other.use", fed.token(issuer="https://elsewhere.org"))
+    write_private(credentials / "ours.use", f'{{"access_token": "{good}"}}')
     monkeypatch.setenv("_CONDOR_CREDS", str(credentials))
     assert read(fed.url("/private/sim")).equals(expected(fed, "private"))
     monkeypatch.setenv("BEARER_TOKEN", fed.token())
@@ -333,7 +330,7 @@ def test_renewal_reaches_a_file_that_is_open(
     fed: Federation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, meanwhile: str
 ) -> None:
     token = tmp_path / "token"
-    token.write_text(fed.token())
+    write_private(token, fed.token())
     monkeypatch.setenv("BEARER_TOKEN_FILE", str(token))
     file = one_file(fed, "private")
     parquet = pq.ParquetFile(files.open_file(file.url, file.size), pre_buffer=True)
@@ -342,8 +339,8 @@ def test_renewal_reaches_a_file_that_is_open(
         token.unlink()
     else:
         stale = fed.token(lifetime_s=-60)
-        token.write_text({"expired": stale, "garbage": "garbage", "half": fed.token()[:-20]}[meanwhile])
-    renewal = threading.Timer(1.5, lambda: token.write_text(fed.token()))
+        write_private(token, {"expired": stale, "garbage": "garbage", "half": fed.token()[:-20]}[meanwhile])
+    renewal = threading.Timer(1.5, lambda: write_private(token, fed.token()))
     renewal.start()
     after = [parquet.read_row_group(i) for i in range(1, parquet.num_row_groups)]
     renewal.join()

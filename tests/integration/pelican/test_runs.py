@@ -16,7 +16,7 @@ from crmuons.cli import main
 from crmuons.simulation.simulate import SimulationSettings, simulate
 from crmuons.storage.pelican import federation as client
 from tests.integration.conftest import wait_for
-from tests.integration.pelican.federation.federation import Federation, federation, what_is_missing
+from tests.integration.pelican.federation.federation import Federation, federation, what_is_missing, write_private
 
 MISSING = what_is_missing()
 pytestmark = [pytest.mark.pelican, pytest.mark.skipif(bool(MISSING), reason=MISSING), pytest.mark.timeout(900)]
@@ -41,7 +41,7 @@ def fed(running: Federation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     """The federation without faults, and a machine that has a token for it and knows of no run."""
     running.clear()
     monkeypatch.setattr(client, "_federations", {})
-    (tmp_path / "token").write_text(running.token("storage.read:/ storage.modify:/"))
+    write_private(tmp_path / "token", running.token("storage.read:/ storage.modify:/"))
     monkeypatch.setenv("BEARER_TOKEN_FILE", str(tmp_path / "token"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "machine-a"))
     monkeypatch.delenv("BEARER_TOKEN", raising=False)
@@ -107,7 +107,7 @@ def test_a_storage_that_is_down_at_the_end_is_told_and_mended_by_the_same_comman
 def test_a_token_that_only_reads_is_refused_before_anything_is_read_or_trained(
     fed: Federation, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "token").write_text(fed.token("storage.read:/"))
+    write_private(tmp_path / "token", fed.token("storage.read:/"))
     url = fed.url("/private/runs")
     assert main(words(fed, url, "refused")) == 1
     said = capfd.readouterr().err.splitlines()
@@ -125,7 +125,7 @@ def test_workers_on_another_node_have_the_renewed_token_and_write_where_only_it_
     fed: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(fed.data / "public/sim", fed.data / "private/sim", dirs_exist_ok=True)
-    (tmp_path / "renewed").write_text(fed.token("storage.read:/ storage.modify:/ storage.create:/"))
+    write_private(tmp_path / "renewed", fed.token("storage.read:/ storage.modify:/ storage.create:/"))
     signatures = [(tmp_path / name).read_text().rpartition(".")[2] for name in ("token", "renewed")]
     (tmp_path / "machine-b").mkdir()
     url = fed.url("/private/runs")

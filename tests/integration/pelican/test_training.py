@@ -23,7 +23,7 @@ from crmuons.simulation.simulate import SimulationSettings, simulate
 from crmuons.storage.pelican import federation as client
 from crmuons.training import setup
 from tests.integration.conftest import fill
-from tests.integration.pelican.federation.federation import Federation, federation, what_is_missing
+from tests.integration.pelican.federation.federation import Federation, federation, what_is_missing, write_private
 
 MISSING = what_is_missing()
 pytestmark = [pytest.mark.pelican, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
@@ -156,14 +156,14 @@ def test_a_token_may_expire_in_the_middle_until_it_is_renewed(
     monkeypatch.setattr(client, "_federations", {})
     fed.clear()
     token = tmp_path / "token"
-    token.write_text(fed.token())
+    write_private(token, fed.token())
     monkeypatch.setenv("BEARER_TOKEN_FILE", str(token))
 
     def expire() -> None:
-        token.write_text(fed.token(lifetime_s=-60))
+        write_private(token, fed.token(lifetime_s=-60))
         while 403 not in {entry["status"] for entry in fed.log(*CACHES)}:
             time.sleep(0.05)
-        token.write_text(fed.token())
+        write_private(token, fed.token())
 
     with once(lambda: gets(fed, *CACHES) > NUM_FILES, expire):
         train_as_wanted(fed, "/private/sim/*/*.parquet", tmp_path, wanted)
@@ -258,7 +258,7 @@ def test_two_workers_outlive_a_killed_cache_and_show_no_token(
     fed.clear()
     fed.fault(fed.caches[1], cut=20_000, every=3)
     token = fed.token()
-    (tmp_path / "token").write_text(token)
+    write_private(tmp_path / "token", token)
     done = threading.Event()
 
     def kill_once_it_is_read() -> None:

@@ -33,6 +33,13 @@ def what_is_missing() -> str:
     return f"no {' and no '.join(missing)}: apt-get install {' '.join(DEBIAN_PACKAGES)}" if missing else ""
 
 
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read: crmuons refuses token files that others may read."""
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+    path.write_text(text)
+
+
 class Federation:
     """A running federation.
 
