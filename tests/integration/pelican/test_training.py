@@ -248,9 +248,9 @@ def test_reading_of_a_thousand_files_begins_once_they_are_listed(
         [("discovery", "GET"), ("director", "PROPFIND"), *[("origin", "PROPFIND")] * 6, ("director", "GET")]
     )
     # One request a file for the digest of its end; then the sample and what was begun beside it, at two requests a file,
-    # and the footer of the first file.
+    # and a few footers.
     assert {who for who, _ in seen[first:]} <= set(CACHES)
-    assert len(seen) - first <= 1000 + 2 * (2 + 2 * reader.READS_AT_ONCE) + 1
+    assert len(seen) - first <= 1000 + 2 * (2 + 2 * reader.READS_AT_ONCE) + 10
 
 
 @pytest.mark.ray
