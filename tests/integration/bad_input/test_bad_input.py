@@ -7,7 +7,7 @@ import pytest
 
 from crmuons import cli
 from tests.integration.bad_input import cases
-from tests.unit.conftest import make_events, write_file
+from tests.toy import make_events, write_file
 
 
 @pytest.fixture(scope="module")

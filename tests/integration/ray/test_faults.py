@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -151,8 +152,8 @@ def test_a_few_bad_rows_and_large_events_are_set_aside_counted_and_said(bench: B
     assert sorted(quarantined["row"].to_pylist()) == list(range(20))
     outliers = pq.read_table(run / "outliers", schema=rows(bench).schema)
     assert min(map(len, outliers["muons"].to_pylist())) > 50
-    assert f"rows that cannot be used: {run / 'quarantine'}" in said
-    assert f"above the cap: {run / 'outliers'}" in said
+    assert re.search(rf"rows read, which cannot be used \(.*\): {run / 'quarantine'}", said)
+    assert re.search(rf"{run / 'outliers'}", said)
 
 
 def test_validation_data_of_their_own_files_without_ids_and_less_than_a_batch(bench: Bench) -> None:
