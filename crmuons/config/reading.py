@@ -223,7 +223,7 @@ def _describe_unknown(path: str, value: Any) -> str:
     known = settings()
     meant = nearest(path, known)
     if meant is None:
-        return f"unknown setting '{_cut(path)}', and no setting is like it; `crmuons settings` lists all"
+        return f"unknown setting '{_cut(path)}', and no setting is like it; use one that `crmuons settings` lists"
     explained = ""
     if path.rpartition(".")[2] != meant.rpartition(".")[2]:
         explained = f" ({' '.join(known[meant][1].split()).partition('. ')[0].rstrip('.')})"

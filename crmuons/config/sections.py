@@ -307,7 +307,7 @@ class Scaling(Section):
         if not isinstance(pair, list | tuple):
             return values
         if len(pair) != 2:
-            msg = f"num_workers is a number or a pair [least,most], not {pair}"
+            msg = f"num_workers: expected a number or a pair [least,most], not {pair}"
             raise ValueError(msg)
         return values | {"min_workers": pair[0], "num_workers": pair[1]}
 
