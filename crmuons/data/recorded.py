@@ -74,7 +74,7 @@ def refuse_unusable(found: FoundFiles, recorded: Sequence[File]) -> None:
 def _listed(urls: Sequence[str], hash_range: HashRange, *, needed: bool) -> dict[str, File]:
     try:
         return {file.url: file for file in event_files(urls, hash_range)}
-    except (FileNotFoundError, ValueError):  # Of a damaged prepared data set too, take what there is.
+    except (FileNotFoundError, ValueError):  # A damaged prepared data set has no usable manifest: list its files.
         try:
             return {file.url: file for file in files.list_files(urls, suffixes=(*files.PARQUET_SUFFIXES, SUFFIX))}
         except FileNotFoundError:  # Gone, or the paths start from another working directory now.

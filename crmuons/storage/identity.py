@@ -17,7 +17,7 @@ from typing import IO
 from crmuons.storage.changed import ChangedError
 from crmuons.storage.files import File, is_remote, open_file
 
-TAIL_BYTES = 64 * 2**10  # Arrow reads as much first to find a footer, so that checking a remote file costs no request.
+TAIL_BYTES = 64 * 2**10  # Arrow reads as much first to find a footer: a check at opening then costs no request of its own.
 READS_AT_ONCE = 16
 MAX_REMOTE_DIGESTS = 2_000  # Reading the end of more files would hold up the start of a run for minutes.
 REMEDY = (

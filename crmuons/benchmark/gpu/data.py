@@ -35,7 +35,7 @@ def make(machine: Machine, name: str) -> None:
         dataset = build.claim_dataset(folder / "prepared", [str(folder / "raw")], PrepareSettings())
         build.prepare_dataset(dataset, fit_to_file)
         (folder / "done").touch()
-    except BaseException:
+    except BaseException:  # Whatever ends this process, who waits for the data must learn of it.
         (folder / "failed").write_text(traceback.format_exc(), encoding="utf-8")
         raise
 
