@@ -17,7 +17,8 @@ from typing import IO
 from crmuons.storage.changed import ChangedError
 from crmuons.storage.files import File, is_remote, open_file
 
-TAIL_BYTES = 64 * 2**10  # Arrow reads as much first to find a footer: a check at opening then costs no request of its own.
+# Arrow reads as much first to find a footer, so a check at opening costs no request of its own; the digest of a listing does.
+TAIL_BYTES = 64 * 2**10
 READS_AT_ONCE = 16
 MAX_REMOTE_DIGESTS = 2_000  # Reading the end of more files would hold up the start of a run for minutes.
 REMEDY = (

@@ -21,7 +21,10 @@ def load(*words, preset=None):
             "train.optimizer.lrr=1",
             "unknown setting 'train.optimizer.lrr'; the nearest valid one is 'train.optimizer.lr'",
         ),
-        ("train.dropout=5", "unknown setting 'train.dropout', and no setting is like it; use one that `crmuons settings` lists"),
+        (
+            "train.dropout=5",
+            "unknown setting 'train.dropout', and no setting is like it; use one that `crmuons settings` lists",
+        ),
         ("model.batchnorm=5", "unknown setting 'model.batchnorm', and no setting is like it"),
         ("train.activation=5", "unknown setting 'train.activation', and no setting is like it"),
         ("trian.steps=5", "unknown setting 'trian.steps'; the nearest valid one is 'train.steps'"),
