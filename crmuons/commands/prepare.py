@@ -9,7 +9,7 @@ from crmuons.commands import INTERRUPTED, HelpWithDefaults
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    from crmuons.config.options import LocalPath, Place, Seed, Share, option
+    from crmuons.config.options import LocalPath, Place, Seed, Share, Word, option
     from crmuons.data.prepare.shuffle import PrepareSettings
 
     default = PrepareSettings()
@@ -36,6 +36,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     add("--seed", type=option(Seed), default=default.seed, help="seed of the shuffle")
     add(
+        "--features",
+        type=option(Word),
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="numbers of a muon to keep beside energy_gev, x_m, y_m, as in data.features",
+    )
+    add(
         "--max-quarantined-share",
         type=option(Share),
         default=0.01,
@@ -45,12 +53,18 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
+    from functools import partial
+
+    from crmuons.data import features
     from crmuons.data.prepare import build
     from crmuons.data.prepare.shuffle import QUARANTINE, PrepareSettings
     from crmuons.models.features import fit_to_file
     from crmuons.storage.ownership import hold
 
-    settings = PrepareSettings(arguments.validation_share, arguments.test_share, arguments.vertical, arguments.seed)
+    settings = PrepareSettings(
+        arguments.validation_share, arguments.test_share, arguments.vertical, arguments.seed, tuple(arguments.features)
+    )
+    fit = partial(fit_to_file, extra=features.parse(settings.features, "--features"))
     out = arguments.out.absolute()
     run_tasks: build.TaskRunner = build.run_locally
     connection: AbstractContextManager[None] = nullcontext()
@@ -63,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
 
                 run_tasks, connection = tasks.map_unordered, cluster()
             with connection:
-                manifest = build.prepare_dataset(preparation, fit_to_file, run_tasks, arguments.max_quarantined_share)
+                manifest = build.prepare_dataset(preparation, fit, run_tasks, arguments.max_quarantined_share)
     except KeyboardInterrupt:
         print("crmuons prepare: interrupted; run the same command to continue with what is missing", file=sys.stderr)
         return INTERRUPTED

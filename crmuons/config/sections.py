@@ -79,6 +79,9 @@ class Data(Section):
     """Paths, directories, globs or URLs of event Parquet."""
     validation: list[str] = Field(default_factory=list)
     """The same for validation. Empty: use the validation share of `train`."""
+    features: list[str] = Field(default_factory=list)
+    """Numbers of a muon to learn beside energy_gev, x_m, y_m: t_ns, dir_x, dir_y, charge, energy_surface_gev, or your own as
+    NAME:KIND with the kind positive, signed, angle or discrete. The files declare them (docs/data-contract.md)."""
     depth: Literal["slant", "vertical"] = "slant"
     """Meaning of depth_m in the files. A vertical depth is converted to the slant depth with the zenith."""
     validation_share: float = Field(default=0.05, ge=0, lt=1)
@@ -340,7 +343,13 @@ class Tracking(Section):
 
 # Settings that version 0.1 did not have. While they have these defaults, digests leave them out: runs and sweeps that
 # were begun before keep their names.
-LATER = {"data.skip_missing": False, "train.cuda_graph": False, "train.init_from": None, "train.refit_features": False}
+LATER: dict[str, Any] = {
+    "data.features": [],
+    "data.skip_missing": False,
+    "train.cuda_graph": False,
+    "train.init_from": None,
+    "train.refit_features": False,
+}
 
 
 class Config(Section):

@@ -82,6 +82,13 @@ def concat(parts: Sequence[EventArrays]) -> EventArrays:
     )
 
 
+def with_columns(events: EventArrays, columns: Sequence[int]) -> EventArrays:
+    """Return the events with some of the numbers of each muon, in the order of `columns`."""
+    return EventArrays(
+        events.ids, events.primaries, events.counts, np.ascontiguousarray(events.muons[:, list(columns)])
+    )
+
+
 def _take_muons(events: EventArrays, chosen: np.ndarray) -> Float32[np.ndarray, "muons features"]:
     """Copy the muons of the chosen events, in the order of `chosen`."""
     # Arrow sees an event's muons as one binary string and copies it at once: 0.9 ms for 340,000 muons of 25,000 events.

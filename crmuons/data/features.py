@@ -80,6 +80,59 @@ def named(names: Sequence[str], option: str) -> tuple[MuonFeature, ...]:
     return tuple(KNOWN[name] for name in names)
 
 
+def parse(words: Sequence[str], option: str = "data.features") -> tuple[MuonFeature, ...]:
+    """Return the features, beyond the first three, of words like t_ns, or speed_c:positive:1 for one of the user's own.
+
+    Raises:
+        ValueError: for a name that is neither known nor has a kind, and for the first three or a repeated one; the message
+            begins with `option` and has the nearest name.
+    """
+    found: list[MuonFeature] = []
+    for word in words:
+        name, *rest = word.split(":")
+        if name in KNOWN and not rest:
+            feature = KNOWN[name]
+        elif name not in KNOWN and rest and rest[0] in KINDS and len(rest) <= 2:
+            feature = MuonFeature(name, *(rest[1:] or ["1"]), rest[0])  # type: ignore[arg-type]
+        else:
+            near = difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.0)[0]
+            msg = (
+                f"{option}: {word} is not known; expected {', '.join(KNOWN)} (the nearest is {near}), or a feature of your own "
+                f"as NAME:KIND or NAME:KIND:UNIT with the kind {', '.join(KINDS)}"
+            )
+            raise ValueError(msg)
+        if feature in BASE or feature.name in {other.name for other in found}:
+            msg = f"{option}: {name} is there already; energy_gev, x_m, y_m are always used, and each other feature is named once"
+            raise ValueError(msg)
+        found.append(feature)
+    return tuple(found)
+
+
+def columns_of(declared: Sequence[MuonFeature], wanted: Sequence[MuonFeature], source: str) -> list[int] | None:
+    """Return which numbers of a file's muons are wanted; None if all are, in this order.
+
+    Raises:
+        ValueError: if the file lacks a feature or declares it as another kind; the message begins with `source`.
+    """
+    if tuple(declared) == tuple(wanted):
+        return None
+    places = {feature.name: at for at, feature in enumerate(declared)}
+    for feature in wanted:
+        if feature.name not in places:
+            msg = (
+                f"{source}: its muons have no '{feature.name}' (they have {', '.join(places)}); leave it out of the features "
+                "(data.features), or make the data with it"
+            )
+            raise ValueError(msg)
+        kind = declared[places[feature.name]].kind
+        if kind != feature.kind:
+            msg = (
+                f"{source}: '{feature.name}' is declared as {kind}, not as {feature.kind}; write {feature.name}:{kind}"
+            )
+            raise ValueError(msg)
+    return [places[feature.name] for feature in wanted]
+
+
 def metadata_of(features: Sequence[MuonFeature]) -> dict[bytes, bytes]:
     """Return what a file's schema says of the muons; nothing for the three that every file has."""
     if tuple(features) == BASE:

@@ -1,14 +1,15 @@
 """Describe a data set for `crmuons inspect`: rows, ranges, multiplicities, faults and a few events."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 
 from crmuons.data import arrow, manifest, parquet, reader, schema, selection, shards
-from crmuons.data.events import EventArrays, concat, take
+from crmuons.data.events import EventArrays, concat, take, with_columns
+from crmuons.data.features import BASE, MuonFeature, columns_of, declared
 from crmuons.data.prefetch import ordered_map
 from crmuons.data.sampler import FileSlice, cut_files, permutation
 from crmuons.progress import progress
@@ -31,6 +32,7 @@ class Inspection:
         faults: number of rows by the reason why they cannot be used.
         events: the legal events that were read.
         complete: whether all rows were read.
+        features: what the files declare of their muons; those of the first.
         broken: files that cannot be read, each with the reason.
     """
 
@@ -40,6 +42,7 @@ class Inspection:
     faults: Counter[str] = field(default_factory=Counter)
     events: list[EventArrays] = field(default_factory=list)
     complete: bool = True
+    features: tuple[MuonFeature, ...] = BASE
     broken: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -65,7 +68,7 @@ class Inspection:
             yield from (f"          {reason}" for _, reason in sorted(self.broken.items()))
         events = concat(self.events)
         if len(events.counts):
-            yield from _describe(events)
+            yield from _describe(events, self.features)
             yield from _preview(events, preview)
 
 
@@ -85,11 +88,13 @@ def inspect(urls: list[str], *, max_rows: int | None) -> Inspection:
     inspection = Inspection(listed, has_ids=True, broken=broken)
     with progress(len(listed), unit="files", what="open") as bar:
         # All of them: a broken file may be among those of which no row is read.
-        for file, has_ids in zip(listed, ordered_map(_has_ids, listed, FILES_AT_ONCE, "open"), strict=True):
-            if isinstance(has_ids, str):
-                inspection.broken[file.url] = has_ids
+        first = True
+        for file, found in zip(listed, ordered_map(_opened, listed, FILES_AT_ONCE, "open"), strict=True):
+            if isinstance(found, str):
+                inspection.broken[file.url] = found
             else:
-                inspection.has_ids &= has_ids
+                inspection.has_ids &= found[0]
+                inspection.features, first = (found[1] if first else inspection.features), False
             bar.update(1)
     slices = cut_files([file for file in listed if file.url not in inspection.broken])
     slices = slices if max_rows is None else permutation(slices, seed=0, epoch=0)
@@ -105,14 +110,13 @@ def inspect(urls: list[str], *, max_rows: int | None) -> Inspection:
     return inspection
 
 
-def _has_ids(file: File) -> bool | str:
-    """Return whether a file holds shower ids, or why it is broken."""
+def _opened(file: File) -> tuple[bool, tuple[MuonFeature, ...]] | str:
+    """Return whether a file holds shower ids, and what it declares of its muons; or why it is broken."""
     try:
         if manifest.is_shard(file):
-            shards.read_shard_rows(FileSlice(file, 0, 2**62))  # No row, but its metadata.
-            return True
+            return True, shards.read_declaration(file)
         with open_listed(file) as opened, parquet.open_parquet(opened, file.url) as rows:
-            return schema.check_schema(rows.schema_arrow, file.url)
+            return schema.check_schema(rows.schema_arrow, file.url), declared(rows.schema_arrow, file.url)
     except (ValueError, OSError) as error:
         return _reason(file, error)
 
@@ -124,20 +128,23 @@ def _reason(file: File, error: Exception) -> str:
 def _inspect_slice(file_slice: FileSlice, inspection: Inspection) -> int:
     """Add a slice's rows to the inspection; return how many it has."""
     if manifest.is_shard(file_slice.file):  # Its events were checked when it was written.
-        events, read_counts = reader.read_slice(file_slice, selection.Selection())
+        chosen = selection.Selection(features=inspection.features[len(BASE) :])
+        events, read_counts = reader.read_slice(file_slice, chosen)
         inspection.rows += read_counts.rows
         inspection.events.append(events)
         return read_counts.rows
     rows = parquet.read_rows(file_slice)
-    fault = schema.faults(rows.table)
+    fault = schema.faults(rows.table, rows.features)
     inspection.faults.update(schema.FAULTS[code] for code in fault[fault > 0])
     inspection.rows += rows.table.num_rows
     legal = rows.table.filter(pa.array(fault == 0))
-    inspection.events.append(arrow.to_arrays(legal, missing_ids=rows.ids(np.flatnonzero(fault == 0))))
+    events = arrow.to_arrays(legal, rows.ids(np.flatnonzero(fault == 0)), rows.features)
+    columns = columns_of(rows.features, inspection.features, file_slice.file.url)
+    inspection.events.append(events if columns is None else with_columns(events, columns))
     return rows.table.num_rows
 
 
-def _describe(events: EventArrays) -> Iterator[str]:
+def _describe(events: EventArrays, features: Sequence[MuonFeature]) -> Iterator[str]:
     showers = len(np.unique(events.ids, axis=0))
     yield f"showers   {showers:,}, {len(events.counts) / showers:.2f} events each"
     quantiles = np.quantile(events.counts, MULTIPLICITY_QUANTILES)
@@ -152,6 +159,8 @@ def _describe(events: EventArrays) -> Iterator[str]:
     if len(events.muons):
         yield _range("muon energy_gev", events.muons[:, 0])
         yield _range("muon radius_m", np.hypot(events.muons[:, 1], events.muons[:, 2]))
+        for at, feature in enumerate(features[len(BASE) :], start=len(BASE)):
+            yield _range(f"muon {feature.name}", events.muons[:, at])
 
 
 def _range(name: str, values: np.ndarray) -> str:
@@ -167,5 +176,5 @@ def _preview(events: EventArrays, number: int) -> Iterator[str]:
             f"event     shower {major}/{minor}: {energy:.4g} GeV, zenith {zenith:.3f} rad, mass {mass:.4g} GeV, "
             f"depth {depth:.1f} m, {count} muons"
         )
-        for energy, x, y in chosen.muons[end - count : end][:MUONS_SHOWN]:
+        for energy, x, y in chosen.muons[end - count : end, : len(BASE)][:MUONS_SHOWN]:
             yield f"            {energy:10.2f} GeV at ({x:8.2f}, {y:8.2f}) m"

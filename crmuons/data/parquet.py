@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64, UInt64
 
 from crmuons.data import schema
+from crmuons.data.features import BASE, MuonFeature, declared
 from crmuons.data.sampler import FileSlice
 from crmuons.data.staged_reading import open_slice
 from crmuons.storage.staging.download import Staging
@@ -31,11 +32,13 @@ class Rows:
         table: the rows.
         first: number of the first row in the file.
         file_id: identifies the file in the ids of its rows; None if the rows have ids of their own.
+        features: what the file declares of its muons.
     """
 
     table: pa.Table
     first: int
     file_id: int | None
+    features: tuple[MuonFeature, ...] = BASE
 
     def ids(self, rows: np.ndarray) -> UInt64[np.ndarray, "rows 2"] | None:
         """Return ids (file, row number) of some rows, which make each row its own shower; None if the file has ids."""
@@ -56,13 +59,13 @@ def read_rows(file_slice: FileSlice, staging: Staging | None = None) -> Rows:
     """
     url = file_slice.file.url
     with open_slice(file_slice, staging) as opened, open_parquet(opened, url) as parquet:
-        has_ids = schema.check_schema(parquet.schema_arrow, url)
+        has_ids, features = schema.check_schema(parquet.schema_arrow, url), declared(parquet.schema_arrow, url)
         file_id = (
             None if has_ids else _file_id(opened, file_slice.file.first_url or url, parquet.metadata.serialized_size)
         )
         rows, groups, first = _row_groups(parquet.metadata, file_slice)
         table = parquet.read_row_groups(groups, columns=schema.columns_to_read(has_ids), use_threads=False)
-    return Rows(table.slice(rows.start - first, len(rows)), rows.start, file_id)
+    return Rows(table.slice(rows.start - first, len(rows)), rows.start, file_id, features)
 
 
 @contextmanager

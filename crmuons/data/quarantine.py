@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pyarrow as pa
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
 from crmuons.data.events import EventArrays
+from crmuons.data.features import BASE, MuonFeature
 from crmuons.data.parquet import parquet_writer
 from crmuons.data.sampler import FileSlice
 from crmuons.storage import files
@@ -55,10 +57,12 @@ def keep_quarantined(
     _write_once(rows, directory, file_slice)
 
 
-def keep_outliers(events: EventArrays, file_slice: FileSlice, directory: str | None) -> None:
+def keep_outliers(
+    events: EventArrays, file_slice: FileSlice, directory: str | None, features: Sequence[MuonFeature] = BASE
+) -> None:
     """Write events above the cap in the contract's schema; do nothing if the directory is None."""
     if len(events.counts) and directory is not None:
-        _write_once(to_table(events), directory, file_slice)
+        _write_once(to_table(events, features), directory, file_slice)
 
 
 def keep_skipped(file: File, reason: str, directory: str | None) -> None:

@@ -25,7 +25,9 @@ from crmuons.data.events import (
     shuffle_runs,
     slice_events,
     take,
+    with_columns,
 )
+from crmuons.data.features import columns_of
 from crmuons.data.geometry import with_slant_depth
 from crmuons.data.manifest import HashRange, is_shard
 from crmuons.data.parquet import DamagedError, Rows, read_rows
@@ -146,7 +148,7 @@ def _read_parts(file_slice: FileSlice, selection: Selection) -> list[_Part]:
 
 def _read_usable_parts(file_slice: FileSlice, selection: Selection) -> list[_Part]:
     if is_shard(file_slice.file):
-        batches, hash_range = read_shard_rows(file_slice, selection.staging)
+        batches, hash_range = read_shard_rows(file_slice, selection.staging, selection.muon_features)
         return [
             _select(events, ReadCounts(len(events.counts)), hash_range, file_slice, selection) for events in batches
         ]
@@ -162,7 +164,7 @@ def _select(
     chosen = within_bounds(events.ids, selection.bounds, hash_range)
     if selection.max_muons is not None and (above := events.counts > selection.max_muons).any():
         outliers = take(events, np.flatnonzero(above & chosen))
-        keep_outliers(outliers, file_slice, selection.outliers)
+        keep_outliers(outliers, file_slice, selection.outliers, selection.muon_features)
         read_counts += ReadCounts(outliers=len(outliers.counts), outlier_muons=len(outliers.muons))
         chosen &= ~above
     return _Part(events, np.flatnonzero(chosen), read_counts)
@@ -174,11 +176,14 @@ def _read_raw(file_slice: FileSlice, selection: Selection) -> tuple[list[EventAr
     legal = _all_legal(rows)
     quarantined = 0
     if legal is None:
-        fault = schema.faults(rows.table)
+        fault = schema.faults(rows.table, rows.features)
         quarantined = int((fault > 0).sum())
         keep_quarantined(rows.table, fault, rows.first, file_slice, selection.quarantine)
         good_rows = rows.table.filter(pa.array(fault == 0))
-        legal = [arrow.to_arrays(good_rows, missing_ids=rows.ids(np.flatnonzero(fault == 0)))]
+        legal = [arrow.to_arrays(good_rows, rows.ids(np.flatnonzero(fault == 0)), rows.features)]
+    columns = columns_of(rows.features, selection.muon_features, file_slice.file.url)
+    if columns is not None:
+        legal = [with_columns(events, columns) for events in legal]
     if selection.vertical_depth:
         legal = [with_slant_depth(events) for events in legal]
     return legal, ReadCounts(rows.table.num_rows, quarantined)
@@ -190,7 +195,7 @@ def _all_legal(rows: Rows) -> list[EventArrays] | None:
     first = 0
     for batch in rows.table.to_batches():
         ids = rows.ids(np.arange(first, first + batch.num_rows))
-        events = arrow.legal_arrays(pa.Table.from_batches([batch]), missing_ids=ids)
+        events = arrow.legal_arrays(pa.Table.from_batches([batch]), ids, rows.features)
         if events is None:
             return None
         groups.append(events)

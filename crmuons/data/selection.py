@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, UInt64
 
 from crmuons import config
+from crmuons.data import features
+from crmuons.data.features import BASE, MuonFeature
 from crmuons.storage.staging.download import Staging
 
 Split = Literal["train", "validation", "test", "all"]
@@ -25,6 +27,7 @@ class Selection:
         muons_per_event: bring this many randomly drawn muons to the front of each event that has more. None: keep the
             file's order.
         skip_missing: leave out files that are gone, damaged or not the listed ones, instead of stopping.
+        features: numbers of a muon to read beyond the first three.
         staging: copies remote files to a local directory before they are read; None to read them at their URL.
     """
 
@@ -38,6 +41,12 @@ class Selection:
     muons_per_event: int | None = None
     skip_missing: bool = False
     staging: Staging | None = None
+    features: tuple[MuonFeature, ...] = ()
+
+    @property
+    def muon_features(self) -> tuple[MuonFeature, ...]:
+        """Return all numbers of a muon."""
+        return (*BASE, *self.features)
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -111,4 +120,5 @@ def training_selection(data: config.Data, run_directory: str | None, muons_per_e
         muons_per_event=muons_per_event,
         skip_missing=data.skip_missing,
         staging=Staging.of(data.staging),
+        features=features.parse(data.features),
     )

@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from crmuons.data import arrow
-from crmuons.data.events import EventArrays
+from crmuons.data.events import EventArrays, with_columns
+from crmuons.data.features import BASE, MuonFeature, columns_of, declared, metadata_of
 from crmuons.data.manifest import HashRange, is_shard
 from crmuons.data.parquet import DamagedError
 from crmuons.data.sampler import FileSlice, cut_files
@@ -56,21 +57,28 @@ def is_mapped(file: File) -> bool:
     return is_shard(file) and "://" not in file.url  # files.list_files gives local files as plain paths.
 
 
-def write_shard(path: Path, events: EventArrays, hash_range: HashRange) -> None:
+def write_shard(path: Path, events: EventArrays, hash_range: HashRange, features: Sequence[MuonFeature] = BASE) -> None:
     """Write a shard. It gets its name only when it is complete and on the disk."""
     batches = pa.Table.from_batches([arrow.to_flat(events)]).to_batches(max_chunksize=EVENTS_PER_BATCH)
     content = json.dumps(
         {"places": hash_range, "events": len(events.counts), "checksums": [checksum(batch) for batch in batches]}
     )
-    metadata = {METADATA_KEY: content, METADATA_CRC_KEY: str(zlib.crc32(content.encode()))}
-    schema = arrow.FLAT_SCHEMA.with_metadata(metadata)
+    metadata = {METADATA_KEY: content.encode(), METADATA_CRC_KEY: str(zlib.crc32(content.encode())).encode()}
+    schema = arrow.flat_schema(len(features)).with_metadata(metadata_of(features) | metadata)
     with atomic_file(path, fsync=True) as partial, pa.ipc.new_file(str(partial), schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
 
 
-def read_shard_rows(file_slice: FileSlice, staging: Staging | None = None) -> tuple[list[EventArrays], HashRange]:
+def read_shard_rows(
+    file_slice: FileSlice, staging: Staging | None = None, features: Sequence[MuonFeature] | None = None
+) -> tuple[list[EventArrays], HashRange]:
     """Read the events of a slice of a shard.
+
+    Args:
+        file_slice: the slice.
+        staging: see open_slice.
+        features: the numbers of a muon to return; None for all that the shard holds.
 
     Returns:
         The events of each record batch, in read-only memory, and the range of the split coordinate of the shard's
@@ -84,7 +92,18 @@ def read_shard_rows(file_slice: FileSlice, staging: Staging | None = None) -> tu
         rows = file_slice.rows(metadata["events"])
         checksums = metadata["checksums"]
         batches = [_batch_events(shard, number, rows, state, checksums[number]) for number in _batch_numbers(rows)]
-        return batches, tuple(metadata["places"])
+        found = declared(shard.schema, file_slice.file.url)
+    columns = None if features is None else columns_of(found, features, file_slice.file.url)
+    if columns is not None:
+        batches = [with_columns(events, columns) for events in batches]
+    return batches, tuple(metadata["places"])
+
+
+def read_declaration(file: File) -> tuple[MuonFeature, ...]:
+    """Return what a shard declares of its muons. The errors are those of `read_shard_rows`."""
+    with _opened(FileSlice(file, 0, 1), None) as (shard, _):
+        _metadata(shard.schema.metadata)
+        return declared(shard.schema, file.url)
 
 
 def _metadata(entries: Mapping[bytes, bytes]) -> dict[str, Any]:

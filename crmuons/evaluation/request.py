@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import Literal
 
 from crmuons import config
-from crmuons.data import manifest
+from crmuons.data import features, manifest
 from crmuons.data.quarantine import ReadCounts
 from crmuons.data.selection import Selection, Split, in_split, training_selection
 from crmuons.evaluation import pairing
@@ -15,6 +15,7 @@ from crmuons.evaluation.candidates import data_candidate, model_candidate
 from crmuons.evaluation.datasets import BlockedEvents, read
 from crmuons.evaluation.evaluate import Evaluation, evaluate
 from crmuons.evaluation.headers import EventHeaders
+from crmuons.evaluation.metrics.quantities import EXTRA
 from crmuons.evaluation.reference import EvaluationSettings, Reference, prepare_reference
 from crmuons.evaluation.tasks import Executor
 from crmuons.generation.generator import BundleGenerator
@@ -107,7 +108,18 @@ def evaluate_request(request: EvaluationRequest, executor: Executor) -> Iterator
             "model_step": generator.metadata.get("step"),
             "model_written": generator.metadata.get("written"),
         }
+        result = _with_names(result, [feature.name for feature in generator.model.features.extra])
         yield _describe(result, request, loaded, about, _training_warnings(request, data, loaded.truth.headers))
+
+
+def _with_names(result: Evaluation, extra: Sequence[str]) -> Evaluation:
+    """Return the figures with the names of the further features of the muons."""
+    names = {f"w1_{EXTRA}{at}": f"w1_{name}" for at, name in enumerate(extra)}
+    numbers = {
+        sample: {names.get(name, name): number for name, number in figures.items()}
+        for sample, figures in result.numbers.items()
+    }
+    return replace(result, numbers=numbers)
 
 
 def _evaluate_data(request: EvaluationRequest, executor: Executor) -> Evaluation:
@@ -138,7 +150,8 @@ def _data_settings(request: EvaluationRequest, model: BundleGenerator | None) ->
 
 def _selection(data: config.Data, split: Split) -> Selection:
     vertical = data.depth == "vertical"
-    return Selection(split, data.validation_share, data.test_share, vertical_depth=vertical)
+    declared = features.parse(data.features)
+    return Selection(split, data.validation_share, data.test_share, vertical_depth=vertical, features=declared)
 
 
 def _read(request: EvaluationRequest, data: config.Data, executor: Executor) -> LoadedData:

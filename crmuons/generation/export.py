@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 # Rounding makes 7e-7.
 TOLERANCE = 1e-5
 CHECK_EVENTS, CHECK_MUONS_PER_EVENT = 256, 20
-INPUTS = ("primaries", "counts", "event_of_muon", "shower_noise", "muon_noise", "azimuth_rad")
+INPUTS = ("primaries", "counts", "event_of_muon", "shower_noise", "muon_noise", "azimuth_rad", "uniform")
 README = """A generator of muon bundles, exported by crmuons.
 
 With Python >= 3.8, torch >= 1.13 and numpy:
@@ -34,7 +34,7 @@ With Python >= 3.8, torch >= 1.13 and numpy:
     counts, muons = Bundles().generate(primaries, seed=1)
 or  python bundles.py primaries.csv out.npz
 primaries: energy_gev, zenith_rad, mass_gev (proton 0.938), depth_m (slant), one row per event.
-muons: energy_gev, x_m, y_m across the shower axis; counts[0] rows of the first event, and so on.
+muons: energy_gev, x_m, y_m across the shower axis{further}; counts[0] rows of the first event, and so on.
 """
 ONNX_README = """
 onnx/multiplicity.onnx: primaries [events, 4] -> the distribution of N.
@@ -72,13 +72,26 @@ def _export(generator: BundleGenerator, out: Path, *, onnx: bool) -> None:
         saved_model.write_model_files(partial, generator.model, generator.metadata)
         shutil.copyfile(standalone.__file__, partial / "bundles.py")
         bundles = Bundles(partial)
-        (partial / "README.txt").write_text(
-            README + (ONNX_README.format(latents=bundles.network.latents) if onnx else ""), encoding="utf-8"
-        )
+        (partial / "README.txt").write_text(_readme(bundles.network, onnx=onnx), encoding="utf-8")
         primaries = _primaries_in_range(generator)
         _check_standalone(generator, bundles, primaries)
         if onnx:
             _write_onnx(bundles.network, primaries, partial / "onnx")
+
+
+def _readme(network: StandaloneModel, *, onnx: bool) -> str:
+    further = "".join(f", {name}" for name in network.extra.names)
+    if not onnx:
+        return README.format(further=further)
+    width = f"muons [muons, {network.width}]"
+    inputs = (
+        f"\n    uniform [muons, {len(network.levels)}] uniform in [0, 1) as the last input." if network.levels else ""
+    )
+    return (
+        README.format(further=further)
+        + ONNX_README.format(latents=network.latents).replace("muons [muons, 3]", width)
+        + inputs
+    )
 
 
 class _OnnxNetwork(StandaloneModel):
@@ -124,16 +137,23 @@ class GeneratorGraph(nn.Module):
         shower_noise: Tensor,
         muon_noise: Tensor,
         azimuth_rad: Tensor,
+        uniform: Tensor | None = None,
     ) -> Tensor:
-        return self.network.muons_of(primaries, counts, event_of_muon, (shower_noise, muon_noise, azimuth_rad))
+        noise = (shower_noise, muon_noise, azimuth_rad, *(() if uniform is None else (uniform,)))
+        return self.network.muons_of(primaries, counts, event_of_muon, noise)
 
 
 def worst_difference(muons: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest relative difference of energies, and of positions against the radius + 1 mm [muons, 3]."""
+    """Return the largest relative difference of energies, of positions against the radius + 1 mm, and of further features.
+
+    The further features of muons [muons, 3 + k] are compared against their standard deviation.
+    """
     muons, expected = muons.astype(np.float64), expected.astype(np.float64)
     energy = np.abs(muons[:, 0] / expected[:, 0] - 1)
-    distance = np.hypot(*(muons - expected)[:, 1:].T) / (np.hypot(*expected[:, 1:].T) + standalone.RADIUS_OFFSET_M)
-    return float(np.max(np.concatenate([energy, distance]), initial=0.0))
+    distance = np.hypot(*(muons - expected)[:, 1:3].T) / (np.hypot(*expected[:, 1:3].T) + standalone.RADIUS_OFFSET_M)
+    others = expected[:, 3:]
+    further = (np.abs(muons[:, 3:] - others) / np.maximum(others.std(axis=0), 1e-30)).ravel() if others.size else []
+    return float(np.max(np.concatenate([energy, distance, further]), initial=0.0))
 
 
 def _primaries_in_range(generator: BundleGenerator) -> np.ndarray:
@@ -154,7 +174,19 @@ def _check_standalone(generator: BundleGenerator, bundles: Bundles, primaries: n
         generator.model.condition(values, ragged.counts), inputs["shower_noise"], inputs["muon_noise"], ragged
     )
     trained = generator.model.features.to_muons(features, inputs["azimuth_rad"])
-    _compare("the exported model", worst_difference(GeneratorGraph(network)(*inputs.values()).numpy(), trained.numpy()))
+    exported = GeneratorGraph(network)(*inputs.values())
+    smooth = [0, 1, 2, *(3 + at for at in network.extra.smooth)]
+    _compare("the exported model", worst_difference(exported[:, smooth].numpy(), trained.numpy()))
+    if generator.model.discrete is not None:
+        condition = ragged.broadcast(generator.model.condition(values, ragged.counts))
+        parts = generator.model.discrete.network(torch.cat([condition, features], dim=1)).split(
+            generator.model.discrete.levels, dim=1
+        )
+        for number, (at, logits) in enumerate(zip(network.extra.discrete, parts, strict=True)):
+            drawn = standalone.draw_level(logits, network.levels[number], inputs["uniform"][:, number])
+            share = float((drawn != exported[:, 3 + at]).float().mean())
+            # A uniform number that falls on the edge between two levels, to rounding.
+            _require(share < 1e-3, f"{network.extra.names[at]} of {share:.1%} of the exported model's muons differs")
 
 
 def _write_onnx(network: StandaloneModel, primaries: np.ndarray, folder: Path) -> None:
@@ -176,7 +208,7 @@ def _inputs(network: StandaloneModel, primaries: Tensor) -> dict[str, Tensor]:
     counts = torch.randint(1, 2 * CHECK_MUONS_PER_EVENT, (len(primaries),), generator=source)
     event = torch.repeat_interleave(counts)
     noise = network.noise(len(primaries), len(event), source)
-    return dict(zip(INPUTS, (primaries, counts, event, *noise), strict=True))
+    return dict(zip(INPUTS, (primaries, counts, event, *noise), strict=False))  # `uniform` is for discrete features.
 
 
 def _run_onnx(graph: MultiplicityGraph | GeneratorGraph, inputs: dict[str, Tensor], path: Path) -> list[np.ndarray]:
@@ -188,7 +220,7 @@ def _run_onnx(graph: MultiplicityGraph | GeneratorGraph, inputs: dict[str, Tenso
         msg = f"ONNX needs packages that are not installed ({error}): pip install 'crmuons[onnx]'"
         raise ImportError(msg) from error
     dims = {name: torch.export.Dim(name) for name in ("events", "muons")}
-    of_muons = {"event_of_muon", "muon_noise", "azimuth_rad"}
+    of_muons = {"event_of_muon", "muon_noise", "azimuth_rad", "uniform"}
     shapes = tuple({0: dims["muons" if name in of_muons else "events"]} for name in inputs)
     with _quiet():
         torch.onnx.export(

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float32, Int64, UInt64
 
 from crmuons.data import schema
 from crmuons.data.arrow import are_legal_primaries, to_table
-from crmuons.data.events import EventArrays
+from crmuons.data.events import NO_EVENTS, EventArrays
+from crmuons.data.features import MuonFeature
 from crmuons.models import standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.standalone import StandaloneModel
@@ -27,12 +28,12 @@ class DeviceBlock:
     Attributes:
         rows: the rows of their primaries.
         counts: number of muons of each event, on the host.
-        muons: energy_gev, x_m, y_m of the muons of all events in order.
+        muons: numbers of the muons of all events in order, energy_gev, x_m, y_m first.
     """
 
     rows: slice
     counts: Int64[np.ndarray, " events"]
-    muons: Float32[torch.Tensor, "muons 3"]
+    muons: Float32[torch.Tensor, "muons features"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,11 @@ class BundleGenerator:
         return standalone.EVENTS_PER_BLOCK[self.device.type] * standalone.BLOCKS_PER_PASS[self.device.type]
 
     @property
+    def muon_features(self) -> tuple[MuonFeature, ...]:
+        """The numbers of a muon."""
+        return self.model.features.muon_features
+
+    @property
     def training_ranges(self) -> dict[str, tuple[float, float]]:
         """Lowest and highest value of each quantity of the primaries in a sample of the training data."""
         low, high = self.model.features.primary_range.tolist()
@@ -107,7 +113,7 @@ class BundleGenerator:
     ) -> EventArrays:
         """Draw one event for each primary. Arguments and errors are those of `generate_blocks`."""
         _, kept = self._numbers(primaries, seed, counts, max_muons, first_event)
-        muons = torch.empty((int(kept.sum()), 3), dtype=torch.float32)
+        muons = torch.empty((int(kept.sum()), self.network.width), dtype=torch.float32)
         made = self.network.draw_muons(primaries, kept, seed, first_event)
         first = 0
         for _, part in self._on_host(made):
@@ -210,12 +216,13 @@ class _HostBuffer:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.memory = torch.empty((0, 3), dtype=torch.float32, pin_memory=True)
+        self.memory = torch.empty((0, 0), dtype=torch.float32, pin_memory=True)
 
     def fill(self, values: torch.Tensor) -> Callable[[], torch.Tensor]:
         """Start a copy, and return a function that waits for it and returns its values."""
         if len(self.memory) < len(values):
-            self.memory = torch.empty((len(values) * 5 // 4, 3), dtype=torch.float32, pin_memory=True)
+            size = (len(values) * 5 // 4, values.shape[1])
+            self.memory = torch.empty(size, dtype=torch.float32, pin_memory=True)
         copied = self.memory[: len(values)].copy_(values, non_blocking=True)
         done = torch.cuda.Event()
         done.record(torch.cuda.current_stream(self.device))  # Without a stream: that of the current device.
@@ -242,7 +249,7 @@ def concat_blocks(blocks: Sequence[GeneratedBlock]) -> GeneratedBlock:
         ids=np.concatenate([np.empty((0, 2), np.uint64), *(part.ids for part in events)]),
         primaries=np.concatenate([np.empty((0, 4), np.float32), *(part.primaries for part in events)]),
         counts=np.concatenate([np.empty(0, np.int64), *(part.counts for part in events)]),
-        muons=np.concatenate([np.empty((0, 3), np.float32), *(part.muons for part in events)]),
+        muons=np.concatenate([part.muons for part in events or [NO_EVENTS]]),
     )
     return GeneratedBlock(together, np.concatenate([np.empty(0, np.int64), *(block.drawn for block in blocks)]))
 

@@ -32,7 +32,7 @@ class TableGenerator:
     @property
     def muon_features(self) -> tuple[str, ...]:
         """Return the names of a muon's numbers, with their units."""
-        return schema.MUON_FEATURES
+        return tuple(feature.name for feature in self.generator.muon_features)
 
     @property
     def training_ranges(self) -> dict[str, tuple[float, float]]:

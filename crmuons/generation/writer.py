@@ -22,6 +22,7 @@ from crmuons import allocator, provenance
 from crmuons.cpus import num_threads
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
+from crmuons.data.features import metadata_of
 from crmuons.data.parquet import parquet_writer
 from crmuons.generation import generator as bundles
 from crmuons.generation.generator import BundleGenerator, GeneratedBlock
@@ -249,7 +250,9 @@ def _write(
     path: str, request: GenerationRequest, groups: Iterator[GeneratedBlock], generator: BundleGenerator
 ) -> WriteCounts:
     tally, weights = WriteCounts(), flux_weights(request)
+    declared = generator.muon_features
     columns_written = OUTPUT_SCHEMA if weights is None else OUTPUT_SCHEMA.append(WEIGHT_FIELD)
+    columns_written = columns_written.with_metadata(metadata_of(declared) or None)
     with parquet_writer(
         path,
         columns_written,
@@ -261,7 +264,7 @@ def _write(
     ) as writer:
         for group in groups:
             outside = generator.outside_training(group.events.primaries)
-            columns = [*to_table(group.events).columns, pa.array(outside), pa.array(group.drawn)]
+            columns = [*to_table(group.events, declared).columns, pa.array(outside), pa.array(group.drawn)]
             if weights is not None:
                 columns.append(pa.array(weights(group.events.primaries)))
             writer.write_table(pa.Table.from_arrays(columns, schema=columns_written), row_group_size=len(outside))

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from crmuons import config
 from crmuons.models import multiplicity, networks
+from crmuons.models.discrete import DiscreteFeatures
 from crmuons.models.features import Features
 from crmuons.models.ragged import Ragged
 
@@ -18,6 +19,9 @@ class BundleModel(nn.Module):
         self.features = features if features is not None else Features(cartesian=settings.kind == "predecessor")
         self.multiplicity = multiplicity.build_multiplicity(settings)
         self.generator, _ = networks.build_networks(settings, self.features.num_muon_features)
+        levels = [len(values) for values in self.features.levels]
+        # Last, so that a seed draws the other weights as without it.
+        self.discrete = DiscreteFeatures(self.features.num_muon_features, levels) if levels else None
 
     def condition(self, primaries: Float32[Tensor, "events 4"], counts: Int64[Tensor, " events"]) -> Tensor:
         """Return the condition of generator and critic [events, 5]: the standardised primary and log10 N."""

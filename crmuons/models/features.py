@@ -6,20 +6,29 @@ log10(mass/GeV) and the slant depth in km; a muon becomes log10(E/PeV), x/500 m,
 The second step is fitted on training data and saved with the model. Primaries are standardised. For the set model,
 muons become (log energy, log radius), and quantiles map each of the two to a normal distribution. The azimuth is
 uniform in the data, because the field's converters draw it; generation draws it too, and the networks do not learn it.
+
+Further features (data/features.py) become more columns of the same kind: a quantile map of log10 of a positive one, and of
+the value of any other. A direction (dir_x, dir_y) is turned by the muon's azimuth first: its part along the radius grows with
+the radius, and neither part depends on the azimuth. Discrete features are no columns: `models.discrete` has their
+probabilities. `declaration` says which features there are, so that weights alone make a model again.
 """
 
 import io
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pyarrow as pa
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from crmuons.data.events import EventArrays
+from crmuons.data.features import BASE, FEATURES_KEY, MuonFeature, declared, metadata_of
 from crmuons.models.standalone import (
     GEV_PER_PEV,
     METRES_PER_LENGTH,
     RADIUS_OFFSET_M,
+    ExtraFeatures,
     muon_from_network,
     muons_from_polar,
     piecewise_linear,
@@ -29,15 +38,16 @@ from crmuons.models.standalone import (
 
 # 256 intervals. Saved models hold knots of this shape, so another number would need new models.
 NUM_QUANTILES = 257
+MOST_LEVELS = 64  # Of a discrete feature: each is an output of the network.
 MIN_MUONS = 100  # Fewer muons do not determine 257 quantiles.
 MUONS_BEYOND = 5  # Muons of the sample beyond the outermost knot on each side: no single extreme value sets a knot.
 MAX_SCORE = 4.5  # The outermost knots in sigma; seven muons in a million lie outside.
 
 
-def muon_to_network(muons: Float[Tensor, "muons 3"]) -> Float[Tensor, "muons 3"]:
+def muon_to_network(muons: Float[Tensor, "muons numbers"]) -> Float[Tensor, "muons 3"]:
     """Convert energy_gev, x_m, y_m to log10(E/PeV), x/500 m, y/500 m."""
     energy = torch.log10(muons[:, :1] / GEV_PER_PEV)  # 1 GeV .. 1 EeV becomes -6 .. 3.
-    return torch.cat([energy, muons[:, 1:] / METRES_PER_LENGTH], dim=1)
+    return torch.cat([energy, muons[:, 1:3] / METRES_PER_LENGTH], dim=1)
 
 
 class Features(nn.Module):
@@ -45,9 +55,16 @@ class Features(nn.Module):
 
     Args:
         cartesian: use network space with three standardised features, as the predecessor's networks do.
+        extra: features of a muon beyond energy_gev, x_m, y_m.
+
+    Raises:
+        ValueError: if there are further features for the predecessor's networks.
 
     Attributes:
-        num_muon_features: 2 (log energy and log radius, for the set model) or 3 (network space, for the predecessor).
+        num_muon_features: 2 (log energy and log radius, for the set model) and one for each further feature that is not
+            discrete; or 3 (network space, for the predecessor).
+        extra: the further features.
+        levels: the values of each discrete feature in the training data.
         primary_range: lowest and highest value of each quantity of the primaries [2, 4], in physical units.
         scores: normal scores of the quantiles [257].
         knots: quantiles of log10(E/GeV) and log10(radius + 1 mm) at the scores [2, 257].
@@ -62,11 +79,16 @@ class Features(nn.Module):
     scores: Tensor
     muon_mean: Tensor
     muon_std: Tensor
+    extra_knots: Tensor
 
-    def __init__(self, *, cartesian: bool = False) -> None:
+    def __init__(self, *, cartesian: bool = False, extra: Sequence[MuonFeature] = ()) -> None:
         super().__init__()
-        self.cartesian = cartesian
-        self.num_muon_features = 3 if cartesian else 2
+        if cartesian and extra:
+            msg = "model.kind=predecessor knows energy_gev, x_m, y_m alone; leave data.features out, or use model.kind=set"
+            raise ValueError(msg)
+        self.cartesian, self.extra = cartesian, tuple(extra)
+        self.layout = ExtraFeatures([(feature.name, feature.kind) for feature in self.extra])
+        self.num_muon_features = 3 if cartesian else 2 + len(self.layout.smooth)
         for name, shape in (("primary_mean", (4,)), ("primary_std", (4,)), ("primary_range", (2, 4))):
             self.register_buffer(name, torch.ones(shape))
         self.register_buffer("log_count_mean", torch.zeros(()))
@@ -76,6 +98,32 @@ class Features(nn.Module):
         # Any increasing numbers: until `fit` or a checkpoint sets the knots, no slope may be infinite.
         self.register_buffer("knots", torch.arange(2 * NUM_QUANTILES, dtype=torch.float32).reshape(2, -1))
         self.register_buffer("scores", _normal_scores(MIN_MUONS))
+        if self.extra:
+            self.register_buffer("declaration", _packed(self.extra))
+            rows = len(self.layout.smooth)
+            knots = torch.arange(rows * NUM_QUANTILES, dtype=torch.float32).reshape(rows, -1)
+            self.register_buffer("extra_knots", knots)
+            for number in range(len(self.layout.discrete)):
+                self.register_buffer(f"levels_{number}", torch.zeros(1))
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Tensor], *, cartesian: bool) -> "Features":
+        """Return features that `load_state_dict` can give this state: of the same declaration and levels."""
+        features = cls(cartesian=cartesian, extra=_unpacked(state["declaration"]) if "declaration" in state else ())
+        for name, values in state.items():
+            if name.startswith("levels_"):
+                features.register_buffer(name, torch.zeros_like(values))
+        return features
+
+    @property
+    def levels(self) -> list[Tensor]:
+        """Return the values of each discrete feature."""
+        return [getattr(self, f"levels_{number}") for number in range(len(self.layout.discrete))]
+
+    @property
+    def muon_features(self) -> tuple[MuonFeature, ...]:
+        """Return all numbers of a muon in physical units."""
+        return (*BASE, *self.extra)
 
     def fit(self, events: EventArrays) -> "Features":
         """Set the statistics from a sample of training events, and return self.
@@ -107,7 +155,23 @@ class Features(nn.Module):
         self.scores.copy_(_normal_scores(len(muons)))
         for knots, values in zip(self.knots, _polar(muons).unbind(1), strict=True):
             knots.copy_(_quantiles(values, self.scores))
+        if self.extra:
+            self._fit_extra(muons)
         return self
+
+    def _fit_extra(self, muons: Tensor) -> None:
+        for knots, values in zip(self.extra_knots, self.layout.to_columns(muons), strict=True):
+            knots.copy_(_quantiles(values, self.scores))
+        for number, at in enumerate(self.layout.discrete):
+            levels = torch.unique(muons[:, 3 + at])
+            if len(levels) > MOST_LEVELS:
+                feature = self.extra[at]
+                msg = (
+                    f"'{feature.name}' is declared as discrete and has {len(levels)} values in the sample, at most "
+                    f"{MOST_LEVELS}; declare it as signed or positive"
+                )
+                raise ValueError(msg)
+            self.register_buffer(f"levels_{number}", levels)
 
     def condition(self, primaries: Float[Tensor, "events 4"]) -> Float[Tensor, "events 4"]:
         """Return the standardised primaries."""
@@ -117,31 +181,59 @@ class Features(nn.Module):
         """Return the standardised log10 N of events that have muons."""
         return standardised_log_counts(counts, self.log_count_mean, self.log_count_std)
 
-    def muons(self, muons: Float[Tensor, "muons 3"]) -> Float[Tensor, "muons features"]:
+    def muons(self, muons: Float[Tensor, "muons numbers"]) -> Float[Tensor, "muons features"]:
         """Return the features of each muon, the critic's inputs."""
         if self.cartesian:
             return (muon_to_network(muons) - self.muon_mean) / self.muon_std
         columns = _polar(muons).unbind(1)
         mapped = [_interpolate(x, knots, self.scores) for x, knots in zip(columns, self.knots, strict=True)]
+        if self.extra:
+            further = zip(self.layout.to_columns(muons), self.extra_knots, strict=True)
+            mapped += [_interpolate(x, knots, self.scores) for x, knots in further]
         return torch.stack(mapped, dim=1)
+
+    def level_numbers(self, muons: Float[Tensor, "muons numbers"]) -> list[Int64[Tensor, " muons"]]:
+        """Return, for each discrete feature, the number of each muon's value among the levels; the nearest one."""
+        return [
+            (muons[:, 3 + at, None] - levels).abs().argmin(dim=1)
+            for at, levels in zip(self.layout.discrete, self.levels, strict=True)
+        ]
 
     def to_muons(
         self, features: Float[Tensor, "muons features"], azimuth_rad: Float[Tensor, " muons"]
-    ) -> Float[Tensor, "muons 3"]:
-        """Invert `muons`, given an azimuth for each muon. Cartesian features contain it and ignore the argument."""
+    ) -> Float[Tensor, "muons smooth"]:
+        """Invert `muons`, given an azimuth for each muon. Cartesian features contain it and ignore the argument.
+
+        Discrete features are left out.
+        """
         if self.cartesian:
             return muon_from_network(features * self.muon_std + self.muon_mean)
         log_energy, log_radius = (
-            _interpolate(x, self.scores, knots) for x, knots in zip(features.unbind(1), self.knots, strict=True)
+            _interpolate(x, self.scores, knots) for x, knots in zip(features.unbind(1)[:2], self.knots, strict=True)
         )
-        return muons_from_polar(log_energy, log_radius, azimuth_rad)
+        muons = muons_from_polar(log_energy, log_radius, azimuth_rad)
+        if not self.extra:
+            return muons
+        further = zip(features.unbind(1)[2:], self.extra_knots, strict=True)
+        columns = self.layout.from_columns([_interpolate(x, self.scores, knots) for x, knots in further], azimuth_rad)
+        return torch.cat([muons, *(column[:, None] for column in columns)], dim=1)
 
 
-def fit_to_file(events: EventArrays) -> bytes:
+def fit_to_file(events: EventArrays, extra: Sequence[MuonFeature] = ()) -> bytes:
     """Fit features to events, and return their state dict as the content of a file that `torch.load` reads."""
     content = io.BytesIO()
-    torch.save(Features().fit(events).state_dict(), content)
+    torch.save(Features(extra=extra).fit(events).state_dict(), content)
     return content.getvalue()
+
+
+def _packed(features: Sequence[MuonFeature]) -> Tensor:
+    """Return a declaration as bytes, so that it travels with the weights."""
+    return torch.frombuffer(bytearray(metadata_of((*BASE, *features))[FEATURES_KEY]), dtype=torch.uint8).clone()
+
+
+def _unpacked(declaration: Tensor) -> tuple[MuonFeature, ...]:
+    text = bytes(declaration.tolist())
+    return declared(pa.schema([], {FEATURES_KEY: text}), "the model")[len(BASE) :]
 
 
 def _polar(muons: Tensor) -> Tensor:

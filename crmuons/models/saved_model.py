@@ -55,9 +55,10 @@ def load_model(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
         raise ValueError(msg)
     with damage_named(settings_file, remedy):
         settings = config.Model.model_validate(config.with_new_names({"model": about["model"]})["model"])
-        model = BundleModel(settings, Features(cartesian=settings.kind == "predecessor"))
     weights = read_tensors(directory / WEIGHTS_FILE)
     with damage_named(directory / WEIGHTS_FILE, remedy):
+        of_features = {name[9:]: values for name, values in weights.items() if name.startswith("features.")}
+        model = BundleModel(settings, Features.of_state(of_features, cartesian=settings.kind == "predecessor"))
         model.load_state_dict(weights)
     check_finite(weights, directory / WEIGHTS_FILE)
     return model.eval().requires_grad_(requires_grad=False), about

@@ -42,11 +42,12 @@ MAX_COUNT = 2.0**53  # Far outside the trained range N may exceed every integer 
 GEV_PER_PEV = 1e6
 METRES_PER_LENGTH = 500.0
 METRES_PER_KM = 1000.0
+DIRECTION = ("dir_x", "dir_y")
 RADIUS_OFFSET_M = 1e-3  # log10(r + 1 mm) is finite for a muon on the axis.
 RANGE_MARGIN = 0.01  # The training ranges come from a sample; they are widened by this share of their widths.
 KNOWN = re.compile(
     r"features\.\w+|multiplicity\.network\.[024]\.(weight|bias)|generator\.(context\.[023]|embed|embed_event|out|local\.[024]"
-    r"|layers\.\d+\.(pool|event|event_to_muon|muon|out))\.(weight|bias)"
+    r"|layers\.\d+\.(pool|event|event_to_muon|muon|out))\.(weight|bias)|discrete\.network\.[02]\.(weight|bias)"
 )
 
 
@@ -74,6 +75,10 @@ class StandaloneModel:
         self.num_layers = sum(name.endswith(".pool.weight") for name in weights)
         self.components = len(weights["multiplicity.network.4.bias"]) // 3  # 0: a regression predicts N.
         gaps = weights["features.scores"].diff()
+        declaration = weights.get("features.declaration")
+        rows = [] if declaration is None else json.loads(bytes(declaration.tolist()))[3:]
+        self.extra = ExtraFeatures([(row["name"], row["kind"]) for row in rows])
+        self.levels = [weights[f"features.levels_{number}"] for number in range(len(self.extra.discrete))]
         self.even = bool(gaps.max() - gaps.min() < 1e-3 * gaps.mean())
         of_muon = 16 if self.predecessor else weights["generator.embed.weight"].shape[1]
         self.latents = (weights["generator.context.0.weight"].shape[1] - 5, of_muon)  # 5: the primary and N.
@@ -117,7 +122,7 @@ class StandaloneModel:
     def _muons(self, primaries: np.ndarray, counts: np.ndarray, noise: "list[tuple[Tensor, ...]]") -> Tensor:
         kept = np.flatnonzero(counts)
         if not len(kept):
-            return torch.empty((0, 3), device=self.device)
+            return torch.empty((0, self.width), device=self.device)
         if len(kept) < len(counts):
             primaries, counts = primaries[kept], counts[kept]
         numbers = self._on_device(counts)
@@ -130,12 +135,17 @@ class StandaloneModel:
             sums = partial_sums(numbers, int((-(-counts // MUONS_PER_SUM)).sum()))
         return self.muons_of(self._on_device(primaries), numbers, event, latents, sums)
 
-    def noise(self, events: int, muons: int, source: torch.Generator) -> "tuple[Tensor, Tensor, Tensor]":
-        """Draw normal latent variables of the events and of the muons, and azimuths in radians."""
+    def noise(self, events: int, muons: int, source: torch.Generator) -> "tuple[Tensor, ...]":
+        """Draw normal latent variables of the events and of the muons, and azimuths in radians.
+
+        With discrete features, also a uniform number for each of them and each muon.
+        """
         kwargs: Any = {"generator": source, "device": self.device}
         shower, muon = self.latents
         azimuth = torch.rand(muons, **kwargs).mul_(2 * math.pi)
-        return torch.randn(events, shower, **kwargs), torch.randn(muons, muon, **kwargs), azimuth
+        latents = (torch.randn(events, shower, **kwargs), torch.randn(muons, muon, **kwargs), azimuth)
+        # Last, so that the other features of a seed are those of a model without the discrete ones.
+        return (*latents, torch.rand(muons, len(self.levels), **kwargs)) if self.levels else latents
 
     def sample_counts(self, primaries: Tensor, source: torch.Generator) -> Tensor:
         """Draw N of each event."""
@@ -183,7 +193,9 @@ class StandaloneModel:
         inputs = torch.cat([self.condition(primaries), standardised_log_counts(counts, mean, std), noise[0]], dim=1)
         if self.predecessor:
             return self._predecessor(inputs, noise[1], event)
-        return self._physical(self._set(inputs, noise[1], counts, event, sums), noise[2])
+        features = self._set(inputs, noise[1], counts, event, sums)
+        muons = self._physical(features, noise[2])
+        return self._with_extra(muons, features, inputs[:, :5], event, noise) if self.extra.names else muons
 
     def _set(
         self, inputs: Tensor, noise: Tensor, counts: Tensor, event: Tensor, sums: "tuple[Tensor, Tensor] | None" = None
@@ -219,6 +231,39 @@ class StandaloneModel:
             piecewise_linear(features[i], self._interval(features[i], scores), scores, knots[i]) for i in (0, 1)
         )
         return muons_from_polar(log_energy, log_radius, azimuth_rad)
+
+    def _with_extra(
+        self, muons: Tensor, features: Tensor, condition: Tensor, event: Tensor, noise: "tuple[Tensor, ...]"
+    ) -> Tensor:
+        """Add the further features to muons [muons, 3], in their declared order."""
+        scores, knots = self.weights["features.scores"], self.weights["features.extra_knots"]
+        mapped = [
+            piecewise_linear(features[2 + i], self._interval(features[2 + i], scores), scores, knots[i])
+            for i in range(len(self.extra.smooth))
+        ]
+        smooth = iter(self.extra.from_columns(mapped, noise[2]))
+        drawn = iter(self._draw_levels(features, condition, event, noise[3]) if self.levels else ())
+        discrete = set(self.extra.discrete)
+        columns = [next(drawn) if at in discrete else next(smooth) for at in range(len(self.extra.names))]
+        return torch.cat([muons, torch.stack(columns, dim=1)], dim=1)
+
+    def _draw_levels(self, features: Tensor, condition: Tensor, event: Tensor, uniform: Tensor) -> "list[Tensor]":
+        """Draw each discrete feature from its probability, given the muon's other features and its event."""
+        first = self.weights["discrete.network.0.weight"]
+        of_event = torch.addmm(self.weights["discrete.network.0.bias"], condition, first[:, :5].t()).index_select(
+            0, event
+        )
+        hidden = silu(of_event.addmm_(features.t(), first[:, 5:].t()))
+        logits = self._dense("discrete.network.2", hidden).split([len(levels) for levels in self.levels], dim=1)
+        return [
+            draw_level(part, levels, uniform[:, at])
+            for at, (part, levels) in enumerate(zip(logits, self.levels))  # noqa: B905  # for Python 3.8
+        ]
+
+    @property
+    def width(self) -> int:
+        """Return how many numbers a muon has."""
+        return 3 + len(self.extra.names)
 
     def _interval(self, score: Tensor, scores: Tensor) -> Tensor:
         """Find the interval between two knots in which each score lies.
@@ -289,7 +334,8 @@ class Bundles:
             counts: number of muons of each event; None draws it.
 
         Returns:
-            The number of muons of each event, and the muons of all events in order: energy_gev, x_m, y_m.
+            The number of muons of each event, and the muons of all events in order: energy_gev, x_m, y_m, and the
+            further features of `network.extra.names`.
 
         Raises:
             ValueError: if a primary is out of range.
@@ -298,7 +344,8 @@ class Bundles:
         check(values)
         number = self.network.draw_counts(values, seed) if counts is None else np.asarray(counts, np.int64)
         muons = [part for _, part in self.network.draw_muons(values, number, seed)]
-        return number, torch.cat([torch.empty((0, 3), device=self.network.device), *muons]).cpu().numpy()
+        none = torch.empty((0, self.network.width), device=self.network.device)
+        return number, torch.cat([none, *muons]).cpu().numpy()
 
 
 def check_finite(tensors: "dict[str, Tensor]", place: "Path | str") -> None:
@@ -417,6 +464,65 @@ def muons_from_polar(log_energy: Tensor, log_radius: Tensor, azimuth_rad: Tensor
     radius_m = torch.pow(10, log_radius).sub_(RADIUS_OFFSET_M).clamp_(min=0)
     columns = [torch.pow(10, log_energy), torch.cos(azimuth_rad).mul_(radius_m), torch.sin(azimuth_rad).mul_(radius_m)]
     return torch.stack(columns, dim=1)
+
+
+class ExtraFeatures:
+    """The features of a muon beyond energy_gev, x_m, y_m, and the columns that the networks make of them.
+
+    Args:
+        declared: name and kind of each.
+
+    Attributes:
+        names: the names.
+        smooth, discrete: numbers of those that are columns, and of those that are drawn from a probability.
+    """
+
+    def __init__(self, declared: "list[tuple[str, str]]") -> None:
+        self.names, self.kinds = [name for name, _ in declared], [kind for _, kind in declared]
+        self.smooth = [at for at, kind in enumerate(self.kinds) if kind != "discrete"]
+        self.discrete = [at for at, kind in enumerate(self.kinds) if kind == "discrete"]
+        both = all(name in self.names for name in DIRECTION)
+        # The columns of a direction, whose parts along and across the radius are learned.
+        self.direction = [self.smooth.index(self.names.index(name)) for name in DIRECTION] if both else []
+
+    def to_columns(self, muons: Tensor) -> "list[Tensor]":
+        """Return the columns of muons in physical units [muons, numbers]."""
+        columns = [_log_if(self.kinds[at], muons[:, 3 + at]) for at in self.smooth]
+        if self.direction:
+            radius = torch.hypot(muons[:, 1], muons[:, 2]).clamp(min=1e-30)
+            self._turn(columns, muons[:, 1] / radius, -muons[:, 2] / radius)
+        return columns
+
+    def from_columns(self, columns: "list[Tensor]", azimuth_rad: Tensor) -> "list[Tensor]":
+        """Invert `to_columns`, for muons at some azimuths."""
+        columns = [_power_if(self.kinds[at], column) for at, column in zip(self.smooth, columns)]  # noqa: B905
+        if self.direction:
+            self._turn(columns, torch.cos(azimuth_rad), torch.sin(azimuth_rad))
+            along, across = (columns[at] for at in self.direction)
+            length = torch.hypot(along, across).clamp(min=1.0)  # Beyond the outermost knots it may exceed 1.
+            for at in self.direction:
+                columns[at] = columns[at] / length
+        return columns
+
+    def _turn(self, columns: "list[Tensor]", cos: Tensor, sin: Tensor) -> None:
+        first, second = self.direction
+        x, y = columns[first], columns[second]
+        columns[first], columns[second] = x * cos - y * sin, x * sin + y * cos
+
+
+def _log_if(kind: str, values: Tensor) -> Tensor:
+    return torch.log10(values) if kind == "positive" else values
+
+
+def _power_if(kind: str, values: Tensor) -> Tensor:
+    return torch.pow(10, values) if kind == "positive" else values
+
+
+def draw_level(logits: Tensor, levels: Tensor, uniform: Tensor) -> Tensor:
+    """Draw one of the levels [k] for each muon, with the probabilities of logits [muons, k], from uniform numbers."""
+    below = logits.softmax(1).cumsum(1)
+    number = (uniform[:, None] > below).sum(1).clamp_(max=len(levels) - 1)
+    return levels.index_select(0, number)
 
 
 def piecewise_linear(x: Tensor, interval: Tensor, xs: Tensor, ys: Tensor) -> Tensor:

@@ -42,12 +42,14 @@ SCHEDULER_PAUSE_S = (
 CPUS_PER_READ = 0  # A read must never wait for a CPU: the workers of an elastic run reserve all of them.
 COUNTS_COLUMN = "tally"
 
+
 # A block is a table of events. The first row of a segment also holds the segment's ReadCounts. A segment without events is
 # one row whose muons are null.
-BLOCK_SCHEMA = arrow.FLAT_SCHEMA.set(
-    arrow.FLAT_SCHEMA.get_field_index(schema.MUONS_COLUMN),
-    arrow.FLAT_SCHEMA.field(schema.MUONS_COLUMN).with_nullable(nullable=True),
-).append(pa.field(COUNTS_COLUMN, pa.list_(pa.int64())))
+def _block_schema(selection: Selection) -> pa.Schema:
+    flat = arrow.flat_schema(len(selection.muon_features))
+    muons = flat.field(schema.MUONS_COLUMN).with_nullable(nullable=True)
+    counts = pa.field(COUNTS_COLUMN, pa.list_(pa.int64()))
+    return flat.set(flat.get_field_index(schema.MUONS_COLUMN), muons).append(counts)
 
 
 def read_with_ray(
@@ -168,23 +170,23 @@ def _read_block(segment: Segment, selection: Selection) -> Block:
     tokens.receive()
     counts, events = reader.read_segment(segment, selection)
     if not len(events.counts):
-        return _block_without_events(counts)
+        return _block_without_events(counts, selection)
     # The counts are a list in the first row; the other rows are null.
     ends = np.full(len(events.counts) + 1, len(astuple(counts)), np.int32)
     ends[0] = 0
     is_null = np.arange(len(events.counts)) > 0
     column = pa.ListArray.from_arrays(pa.array(ends), pa.array(astuple(counts)), mask=pa.array(is_null))
-    return pa.Table.from_arrays([*arrow.to_flat(events).columns, column], schema=BLOCK_SCHEMA)
+    return pa.Table.from_arrays([*arrow.to_flat(events).columns, column], schema=_block_schema(selection))
 
 
-def _block_without_events(counts: ReadCounts) -> pa.Table:
+def _block_without_events(counts: ReadCounts, selection: Selection) -> pa.Table:
     row: dict[str, list[Any]] = {
         arrow.IDS_COLUMN: [[0, 0]],
         schema.PRIMARY_COLUMN: [[0.0] * 4],
         schema.MUONS_COLUMN: [None],
         COUNTS_COLUMN: [list(astuple(counts))],
     }
-    return pa.table(row, schema=BLOCK_SCHEMA)
+    return pa.table(row, schema=_block_schema(selection))
 
 
 def _execute(reads: list[Read], tasks: int) -> Iterator[pa.Table]:

@@ -15,6 +15,7 @@ import torch
 from crmuons import config
 from crmuons.data import arrow
 from crmuons.data.events import EventArrays
+from crmuons.data.features import declared
 from crmuons.data.parquet import open_parquet
 from crmuons.models.features import Features
 from crmuons.models.saved_model import read_tensors
@@ -147,7 +148,9 @@ class Run:
                 raise OSError(errno.ENOTEMPTY, f"it holds {min(other)}")  # noqa: TRY301 - reported like all others
             with filled_directory(self.directory, last=START_FILES[-1]) as partial:
                 torch.save(features.state_dict(), partial / "features.pt")
-                arrow.write_events(partial / "validation.parquet", [arrow.to_table(validation)])
+                of_muons = features.muon_features
+                events = [arrow.to_table(validation, of_muons)]
+                arrow.write_events(partial / "validation.parquet", events, features=of_muons)
                 write_json(partial / "files.json", [[file.url, file.size, file.stamp, file.digest] for file in files])
                 if begun_from is not None:
                     begun_from.write(partial)
@@ -189,23 +192,22 @@ class Run:
 
     def load_features(self, settings: config.Config) -> Features:
         """Load the features that were fitted when the run started."""
-        features = Features(cartesian=settings.model.kind == "predecessor")
+        cartesian = settings.model.kind == "predecessor"
         path = self.directory / "features.pt"
         try:
-            _fill(features, read_tensors(path), path)
+            return _filled(read_tensors(path), path, cartesian=cartesian)
         except ValueError as error:
             found = checkpoint.features_of(checkpoint.latest(self.checkpoints))
             if found is None:
                 raise
             logger.warning("%s; they are taken from the newest checkpoint, which holds them too", error)
-            _fill(features, found, self.checkpoints)
-        return features
+            return _filled(found, self.checkpoints, cartesian=cartesian)
 
     def load_validation(self) -> EventArrays:
         """Load the held-out events that validations use."""
         path = self.directory / "validation.parquet"
         with open_parquet(path, str(path)) as parquet:
-            return arrow.to_arrays(parquet.read())
+            return arrow.to_arrays(parquet.read(), features=declared(parquet.schema_arrow, str(path)))
 
     def load_files(self) -> list[File]:
         """Load the list of training files, from which the read plan follows.
@@ -283,10 +285,12 @@ class Run:
             raise ValueError(msg)
 
 
-def _fill(features: Features, state: dict[str, torch.Tensor], path: Path) -> None:
+def _filled(state: dict[str, torch.Tensor], path: Path, *, cartesian: bool) -> Features:
     with damage_named(path, REMEDY):
+        features = Features.of_state(state, cartesian=cartesian)
         features.load_state_dict(state)
         check_finite(state, path)
+    return features
 
 
 def find_run(settings: config.Config, storage: RunStorage) -> Run:

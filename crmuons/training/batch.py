@@ -46,7 +46,7 @@ class TrainingBatch:
         primaries: primaries of all events. The multiplicity model learns from these, also from events without muons.
         counts: numbers of muons of all events.
         nonempty: indices of the events with muons. Generator and critic learn from these only.
-        muons: energy_gev, x_m, y_m of their muons, at most `train.muons_per_event` of each event.
+        muons: the numbers of their muons, energy_gev, x_m, y_m first, at most `train.muons_per_event` of each event.
         weights: weights of the nonempty events in the losses of generator and critic: their number of muons in `muons`
             to the power `train.weight_power`.
         ragged: layout of the muons of the nonempty events.
@@ -57,7 +57,7 @@ class TrainingBatch:
     primaries: Float32[Tensor, "all 4"]
     counts: Int64[Tensor, " all"]
     nonempty: Int64[Tensor, " events"]
-    muons: Float32[Tensor, "muons 3"]
+    muons: Float32[Tensor, "muons numbers"]
     weights: Float32[Tensor, " events"]
     ragged: Ragged
     penalty_layout: Ragged

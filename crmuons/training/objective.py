@@ -74,10 +74,20 @@ class Objective:
         if self.settings.loss == "relativistic":
             with torch.no_grad(), self._precision():  # Real scores need no gradient here.
                 real = self.critic(self._real_muons(batch), condition, batch.ragged).float()
-        return {
+        terms = {
             "generator_loss": losses.generator_loss(real, fake, self.settings.loss),
             "multiplicity_loss": self.model.multiplicity.loss(primaries, batch.counts),
         }
+        return (
+            terms if self.model.discrete is None else terms | {"discrete_loss": self._discrete_loss(condition, batch)}
+        )
+
+    def _discrete_loss(self, condition: Tensor, batch: TrainingBatch) -> Tensor:
+        """Return the mean loss of the discrete features over the muons of each event."""
+        assert self.model.discrete is not None
+        numbers = self.model.features.level_numbers(batch.muons)
+        of_muons = batch.ragged.broadcast(condition)
+        return batch.ragged.mean(self.model.discrete.loss(self._real_muons(batch), of_muons, numbers))[:, 0]
 
     def _score_and_penalise(
         self, real: Tensor, fake: Tensor, condition: Tensor, batch: TrainingBatch

@@ -106,7 +106,7 @@ class NetworkOptimizer:
 def build_optimizers(
     settings: config.Optimizer, modules: Mapping[str, nn.Module], *, graphed: bool = False
 ) -> dict[str, NetworkOptimizer]:
-    """Return one optimizer for each of the modules generator, critic and multiplicity."""
+    """Return one optimizer for each of the modules generator, critic, multiplicity and discrete."""
     rates = {
         "generator": settings.lr if settings.generator_lr is None else settings.generator_lr,
         "critic": settings.lr if settings.critic_lr is None else settings.critic_lr,
@@ -115,7 +115,7 @@ def build_optimizers(
     for name, module in modules.items():
         parameters = list(module.parameters())
         optimizer: torch.optim.Optimizer
-        if name == "multiplicity":
+        if name in {"multiplicity", "discrete"}:  # Both learn a likelihood, beside the game of the other two.
             optimizer = torch.optim.Adam(parameters, settings.multiplicity_lr, fused=True)
         elif settings.kind == "sgd":
             optimizer = torch.optim.SGD(parameters, rates[name], momentum=settings.momentum, fused=True)

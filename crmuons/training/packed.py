@@ -27,7 +27,7 @@ from crmuons.data.events import EventArrays
 from crmuons.models.ragged import Ragged
 from crmuons.training.batch import Real, RealEvents, TrainingBatch, num_penalised
 
-HEADER_BYTES = 64  # Room for eight integers; Sizes has five.
+HEADER_BYTES = 64  # Room for eight integers; Sizes has six.
 LEGAL_PRIMARY = (1e6, 0.0, 1.0, 1000.0)  # Of dummy events: the features take logarithms.
 LEGAL_MUON = 1.0
 # torch's segment sum on a GPU walks an event's muons in one thread, so many muons must not belong to one dummy event.
@@ -38,13 +38,15 @@ LEAST_EVENTS, LEAST_MUONS = 256, 1024
 
 
 class Sizes(NamedTuple):
-    """Sizes of a batch: all events, those with muons, muons after the cap, and the first events that are penalised."""
+    """Sizes of a batch: all events, those with muons, muons after the cap, the first events that are penalised, and the
+    numbers of a muon."""
 
     events: int
     nonempty: int
     muons: int
     penalised: int
     penalised_muons: int
+    width: int = 3
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Bucket:
     muons: int
     penalised: int
     penalised_muons: int
+    width: int = 3
 
     @classmethod
     def of(cls, batches: Sequence[Sizes], capacity: int, *, all_penalised: bool) -> "Bucket":
@@ -66,19 +69,20 @@ class Bucket:
             capacity: number of events in the packed memory.
             all_penalised: whether the penalty is computed on all events, by the settings.
         """
+        width = batches[0].width
         # One muon more, at least: the dummy events have one, see Ragged.max.
         muons = _rounded_up(1 + max(sizes.muons for sizes in batches), LEAST_MUONS)
         nonempty = max(_with_room(sizes.nonempty, muons - sizes.muons) for sizes in batches)
         if all_penalised:
-            return cls(capacity, nonempty, muons, 0, 0)
+            return cls(capacity, nonempty, muons, 0, 0, width)
         part_muons = min(_rounded_up(1 + max(sizes.penalised_muons for sizes in batches), LEAST_MUONS), muons)
         part = max(_with_room(sizes.penalised, part_muons - sizes.penalised_muons) for sizes in batches)
-        return cls(capacity, nonempty, muons, min(part, nonempty), part_muons)
+        return cls(capacity, nonempty, muons, min(part, nonempty), part_muons, width)
 
     @property
     def bytes(self) -> int:
         """Bytes of a packed batch of these sizes."""
-        return _bytes(self.events, self.muons)
+        return _bytes(self.events, self.muons, self.width)
 
 
 def _rounded_up(number: int, least: int) -> int:
@@ -92,9 +96,9 @@ def _with_room(events: int, missing_muons: int) -> int:
     return _rounded_up(events + 1 + -(-missing_muons // MUONS_OF_A_DUMMY), LEAST_EVENTS)
 
 
-def _bytes(events: int, muons: int) -> int:
-    # An event is four float32 of its primary and N as int64; a muon is three float32.
-    return HEADER_BYTES + 24 * events + 12 * muons
+def _bytes(events: int, muons: int, width: int) -> int:
+    # An event is four float32 of its primary and N as int64; a muon is three float32, or more.
+    return HEADER_BYTES + 24 * events + 4 * width * muons
 
 
 @dataclass(frozen=True)
@@ -129,11 +133,12 @@ class PackedBatch:
         if chosen < num_nonempty:
             first_counts = counts[np.flatnonzero(counts)[:chosen]]
             chosen_muons = int(np.minimum(first_counts, train.muons_per_event or num_muons).sum())
-        sizes = Sizes(number, num_nonempty, num_muons, chosen, chosen_muons)
+        width = events.muons.shape[1]
+        sizes = Sizes(number, num_nonempty, num_muons, chosen, chosen_muons, width)
         capacity = max(number, train.events_per_worker)
-        content = torch.empty(_bytes(capacity, sizes.muons), dtype=torch.uint8, pin_memory=pin_memory)
+        content = torch.empty(_bytes(capacity, sizes.muons, width), dtype=torch.uint8, pin_memory=pin_memory)
         # Views of one block, so that one copy takes it to the GPU instead of four.
-        header, primaries, room, muons = _views(content.numpy(), capacity)
+        header, primaries, room, muons = _views(content.numpy(), capacity, width)
         header[: len(sizes)] = sizes
         primaries[:number], primaries[number:] = events.primaries, LEGAL_PRIMARY
         room[:number], room[number:] = counts, 0
@@ -153,8 +158,8 @@ class PackedBatch:
             return replace(self, content=content, copied=stream.record_event())
 
     def values(self) -> tuple[Tensor, Tensor]:
-        """Return the primaries, [events, 4], and the muons, [muons, 3], on the CPU."""
-        _, primaries, _, muons = _views(self.content.cpu().numpy(), self.capacity)
+        """Return the primaries, [events, 4], and the muons, [muons, numbers], on the CPU."""
+        _, primaries, _, muons = _views(self.content.cpu().numpy(), self.capacity, self.sizes.width)
         return torch.from_numpy(primaries[: self.sizes.events]), torch.from_numpy(muons)
 
     def copy_into(self, memory: Tensor) -> None:
@@ -180,14 +185,14 @@ def _kept_rows(counts: np.ndarray, cap: int | None, num_muons: int) -> list[tupl
     return list(zip(starts, [*(ends - counts[large] + cap).tolist(), num_muons], strict=True))
 
 
-def _views(content: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return a block's sizes, primaries [capacity, 4], counts [capacity] and muons [muons, 3] as views."""
+def _views(content: np.ndarray, capacity: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return a block's sizes, primaries [capacity, 4], counts [capacity] and muons [muons, width] as views."""
     primaries, counts, muons = HEADER_BYTES, HEADER_BYTES + 16 * capacity, HEADER_BYTES + 24 * capacity
     return (
         content[:primaries].view(np.int64),
         content[primaries:counts].view(np.float32).reshape(-1, 4),
         content[counts:muons].view(np.int64),
-        content[muons:].view(np.float32).reshape(-1, 3),
+        content[muons:].view(np.float32).reshape(-1, width),
     )
 
 
@@ -204,7 +209,7 @@ def lay_out(content: Tensor, bucket: Bucket, train: config.Train) -> TrainingBat
     events, num_nonempty, num_muons, num_chosen, num_chosen_muons = header[:5].unbind()
     primaries = content[HEADER_BYTES:primaries_end].view(torch.float32).view(-1, 4)
     counts = content[primaries_end:counts_end].view(torch.int64)
-    muons = content[counts_end : bucket.bytes].view(torch.float32).view(-1, 3)
+    muons = content[counts_end : bucket.bytes].view(torch.float32).view(-1, bucket.width)
     # What follows a batch's muons is left from earlier batches.
     muons = muons.masked_fill((_numbers(muons) >= num_muons)[:, None], LEGAL_MUON)
 

@@ -41,6 +41,10 @@ def set_up_run_and_parent(settings: config.Config, storage: RunStorage) -> RunIn
     if loaded is None:
         return listed, fitted, validation, None
     parent, features = loaded
+    if fitted.extra != features.extra:
+        theirs, ours = (", ".join(one.name for one in found.extra) or "none" for found in (features, fitted))
+        msg = f"train.init_from={settings.train.init_from}: its muons have other features ({theirs}) than data.features ({ours})"
+        raise ValueError(msg)
     _widen(fitted, features)
     if settings.train.refit_features:
         features = fitted

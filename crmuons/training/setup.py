@@ -3,6 +3,7 @@
 import io
 import logging
 from dataclasses import replace
+from typing import Any
 
 from crmuons import config
 from crmuons.data import manifest, reader, recorded, schema
@@ -57,7 +58,8 @@ def set_up_run(settings: config.Config) -> tuple[list[File], Features, EventArra
     validation_files = with_digests(manifest.event_files(data.validation)) if data.validation else []
     _warn_if_overlapping(listed, validation_files)
     _warn_if_without_ids(listed, train)
-    held_out = Selection("validation", data.validation_share, data.test_share, vertical_depth=train.vertical_depth)
+    common: dict[str, Any] = {"vertical_depth": train.vertical_depth, "features": train.features}
+    held_out = Selection("validation", data.validation_share, data.test_share, **common)
     held_out_requests = [] if data.validation else [(held_out, settings.train.validation_events)]
     limit = data.max_quarantined_share
     # A prepared shard holds events of one split, so the validation events are in other shards than the listed ones.
@@ -66,7 +68,7 @@ def set_up_run(settings: config.Config) -> tuple[list[File], Features, EventArra
         source_files, [(train, FEATURE_EVENTS), *held_out_requests], max_quarantined_share=limit
     )
     if data.validation:
-        every = Selection(vertical_depth=train.vertical_depth)
+        every = Selection(**common)
         requests = [(every, settings.train.validation_events)]
         rest, validation_read = sample_events(validation_files, requests, max_quarantined_share=limit)
         read += validation_read
@@ -154,12 +156,16 @@ def _list_files(data: config.Data, train: Selection) -> list[File]:
 
 def _features(listed: list[File], sample: EventArrays, train: Selection, *, cartesian: bool) -> Features:
     """Return the features stored with prepared data if they match the training events; fit the sample otherwise."""
-    features = Features(cartesian=cartesian)
+    features = Features(cartesian=cartesian, extra=train.features)
     content = manifest.features_of(listed, train.bounds) if train.max_muons is None else None
     if content is None:
         return features.fit(sample)
     state = read_tensors(io.BytesIO(content), manifest.FEATURES)
     with damage_named(manifest.FEATURES, "prepare the data again"):
+        stored = Features.of_state(state, cartesian=cartesian)
+        if stored.extra != features.extra:
+            return features.fit(sample)
+        features = stored
         features.load_state_dict(state)
         check_finite(state, manifest.FEATURES)
     return features

@@ -60,6 +60,9 @@ class Trainer(Objective):
         super().__init__(settings.train, model, critic, torch.Generator(device))
         self.averaged = copy.deepcopy(self.model).requires_grad_(requires_grad=False)
         modules = {"generator": self.model.generator, "multiplicity": self.model.multiplicity, "critic": self.critic}
+        if self.model.discrete is not None:
+            modules["discrete"] = self.model.discrete
+        self._with_generator = tuple(name for name in modules if name != "critic")
         is_static = device.type == "cuda" and settings.train.cuda_graph if static is None else static
         self.graphs = StepGraphs(settings.train, device, self._recover) if is_static else None
         self.networks = optimizers.build_optimizers(settings.train.optimizer, modules, graphed=is_static)
@@ -126,7 +129,7 @@ class Trainer(Objective):
                 self.newest_penalty.copy_(critic["gradient_penalty"])
             self.num_critic_updates += 1
         self.critic.requires_grad_(requires_grad=False)  # The generator's loss must leave no gradient in the critic.
-        generator = self._update(self.generator_terms, batches, "generator", "multiplicity")
+        generator = self._update(self.generator_terms, batches, *self._with_generator)
         self.critic.requires_grad_(requires_grad=True)
         self._average()
         return critic | generator | {"gradient_penalty": self.newest_penalty.clone()}

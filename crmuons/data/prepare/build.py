@@ -88,7 +88,7 @@ def claim_dataset(out: Path, urls: Sequence[str], settings: PrepareSettings) -> 
         msg = f"{shards[0]} is already prepared; name the raw files that it was made from"
         raise ValueError(msg)
     request = {
-        "settings": asdict(settings),
+        "settings": _recorded(settings),
         "files": [[file.url, file.size, file.stamp, file.digest] for file in raw_files],
     }
     claim = out / CLAIM
@@ -105,6 +105,12 @@ def claim_dataset(out: Path, urls: Sequence[str], settings: PrepareSettings) -> 
     groups = tuple(_groups(raw_files))
     shard_specs = shuffle.shard_specs(settings, sum(file.size for file in raw_files))
     return Preparation(ShufflePlan(out, settings, len(groups), shard_specs), tuple(raw_files), groups)
+
+
+def _recorded(settings: PrepareSettings) -> dict[str, Any]:
+    """Return the settings as the claim holds them. Those of earlier versions, without features, are the same."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    return {name: value for name, value in values.items() if name != "features" or value}
 
 
 def prepare_dataset(

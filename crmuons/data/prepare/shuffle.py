@@ -19,8 +19,8 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from crmuons import allocator
-from crmuons.config.options import Seed, Share, check
-from crmuons.data import arrow, manifest, reader, shards
+from crmuons.config.options import Seed, Share, Word, check
+from crmuons.data import arrow, features, manifest, reader, shards
 from crmuons.data.events import EventArrays, concat, shuffle_muons, take
 from crmuons.data.manifest import HashRange, PreparedShard
 from crmuons.data.quarantine import ReadCounts
@@ -47,16 +47,19 @@ class PrepareSettings:
         validation_share, test_share: shares of the showers.
         vertical_depth: whether the files' depth_m is the vertical depth; the shards hold the slant depth.
         seed: seed of the shuffle.
+        features: numbers of a muon to keep beyond the first three; see features.parse.
     """
 
     validation_share: Share = 0.05
     test_share: Share = 0.05
     vertical_depth: bool = False
     seed: Seed = 0
+    features: tuple[Word, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse shares that leave nothing to train on, and a seed that numpy does not take."""
         check(self)
+        features.parse(self.features, "--features")
         if self.validation_share + self.test_share >= 1:
             msg = (
                 f"a validation share of {self.validation_share:g} and a test share of {self.test_share:g} leave nothing to "
@@ -66,7 +69,8 @@ class PrepareSettings:
 
     def selection(self, split: Split) -> Selection:
         """Return the selection of the events of a split."""
-        return Selection(split, self.validation_share, self.test_share, self.vertical_depth)
+        declared = features.parse(self.features, "--features")
+        return Selection(split, self.validation_share, self.test_share, self.vertical_depth, features=declared)
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,7 @@ def gather_shard(plan: ShufflePlan, spec: ShardSpec) -> PreparedShard:
     random = np.random.default_rng([plan.settings.seed, 1, spec.index])
     events = shuffle_muons(take(events, random.permutation(len(events.counts))), random)
     path.unlink(missing_ok=True)  # A shard without its receipt, from a run that was killed.
-    shards.write_shard(path, events, spec.hash_range)
+    shards.write_shard(path, events, spec.hash_range, plan.settings.selection("all").muon_features)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     size = path.stat().st_size
@@ -194,7 +198,7 @@ def _write_group(plan: ShufflePlan, group: int, events: EventArrays, read_counts
         READ_COUNTS_KEY: json.dumps(astuple(read_counts)),
         CHECKSUMS_KEY: json.dumps([shards.checksum(batch) for batch in batches]),
     }
-    schema = arrow.FLAT_SCHEMA.with_metadata(metadata)
+    schema = arrow.flat_schema(events.muons.shape[1]).with_metadata(metadata)
     with (
         atomic_file(plan.group_file(group)) as partial,
         pa.ipc.new_file(str(partial), schema) as writer,

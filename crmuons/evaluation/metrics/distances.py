@@ -1,13 +1,14 @@
 """Distances of single quantities between two sets of events, in standard deviations (W1/sigma); see docs/metrics.md."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
 from crmuons.data.events import EventArrays
-from crmuons.evaluation.metrics.quantities import BUNDLE_QUANTITIES, MUON_QUANTITIES, Sample
+from crmuons.evaluation.metrics.quantities import BUNDLE_QUANTITIES, EXTRA, MUON_QUANTITIES, Sample
 
 # The score is the mean over these: two quantities of the muons and eight of the bundles.
 SCORED = (
@@ -47,15 +48,16 @@ class Missing:
 Number = Estimate | Missing
 
 
-def fidelity(truth: EventArrays, generated: EventArrays) -> dict[str, float]:
+def fidelity(truth: EventArrays, generated: EventArrays, extra: Sequence[str] = ()) -> dict[str, float]:
     """Compute distances of generated from true events that are cheap enough for the training loop.
 
     Args:
         truth: true events, best with the primaries of `generated`, so that the spread of the primaries cancels.
         generated: as many events.
+        extra: names of the further features of their muons.
 
     Returns:
-        `w1_<quantity>`: W1/sigma of each quantity in SCORED, infinite if the true events have it and the generated
+        `w1_<quantity>`: W1/sigma of each quantity in SCORED, and of the further features, which the score leaves out; infinite if the true events have it and the generated
         events do not; `score`: their mean; `mean_muons_ratio` and `empty_share_difference` (generated - true). A
         quantity is left out if fewer than MIN_SHOWERS true events have it, or if it is the same in all of them; `score`
         is left out if one of them is, because a mean over another list cannot be compared.
@@ -67,6 +69,10 @@ def fidelity(truth: EventArrays, generated: EventArrays) -> dict[str, float]:
         if lacking(true_sample, name) is None
     }
     mean = {"score": float(np.mean(list(distances.values())))} if len(distances) == len(SCORED) else {}
+    for at, name in enumerate(extra):
+        if lacking(true_sample, f"{EXTRA}{at}") is None:
+            both = (sample.values(f"{EXTRA}{at}") for sample in (true_sample, generated_sample))
+            distances[f"w1_{name}"] = scaled_wasserstein(*both)
     return (
         distances
         | mean
@@ -125,7 +131,7 @@ def distances(truth: Sample, other: Sample) -> dict[str, Number]:
     value.
     """
     numbers: dict[str, Number] = {}
-    for name in QUANTITIES:
+    for name in (name for name in truth.quantities if not name.startswith(EXTRA) or name in other.muons):
         missing = lacking(truth, name) or lacking(other, name)
         numbers[f"w1_{name}"] = missing or Estimate(scaled_wasserstein(truth.values(name), other.values(name)))
     return numbers | {"score": score(numbers)}
@@ -168,7 +174,7 @@ def null_distances(pool: Sample, splits: Bool[np.ndarray, "splits showers"]) -> 
     """
     by_split: dict[str, Float64[np.ndarray, " splits"]] = {}
     numbers: dict[str, Number] = {}
-    for name in QUANTITIES:
+    for name in pool.quantities:
         missing = lacking(pool, name, needed=2 * MIN_SHOWERS)
         if missing is None:
             values, showers = pool.values_and_showers(name)

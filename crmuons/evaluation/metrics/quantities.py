@@ -29,6 +29,7 @@ LABELS = {
     "correlation": "correlation of log E and log r in the bundle",
 }
 
+EXTRA = "extra_"  # Begins the names of further features of a muon; events do not know what they are.
 MUON_QUANTITIES = ("log_energy", "log_radius")
 BUNDLE_QUANTITIES = tuple(name for name in LABELS if name not in MUON_QUANTITIES)
 
@@ -56,7 +57,8 @@ class Sample(Counted):
     """Events with the quantities in which they are compared.
 
     Attributes:
-        muons: the quantities of each muon, in single precision to save memory (1e-7 of a decade does not matter).
+        muons: the quantities of each muon, in single precision to save memory (1e-7 of a decade does not matter); further
+            features of the muons as `extra_0` and so on, in their units.
         bundles: the quantities of each bundle; NaN if undefined.
     """
 
@@ -69,6 +71,7 @@ class Sample(Counted):
         muons = muon_quantities(events)
         showers = np.arange(len(events.counts)) if showers is None else showers
         single = {name: values.astype(np.float32) for name, values in muons.items()}
+        single |= {f"{EXTRA}{at}": column for at, column in enumerate(events.muons[:, 3:].T)}
         bundles = bundle_summaries(events.counts, muons)
         return cls(primary_features(events.primaries), events.counts, showers, single, bundles)
 
@@ -79,7 +82,7 @@ class Sample(Counted):
             np.concatenate([sample.conditions for sample in samples]),
             np.concatenate([sample.counts for sample in samples]),
             np.concatenate([sample.showers for sample in samples]),
-            {name: np.concatenate([sample.muons[name] for sample in samples]) for name in MUON_QUANTITIES},
+            {name: np.concatenate([sample.muons[name] for sample in samples]) for name in samples[0].muons},
             {name: np.concatenate([sample.bundles[name] for sample in samples]) for name in BUNDLE_QUANTITIES},
         )
 
@@ -109,14 +112,19 @@ class Sample(Counted):
 
     def values_and_showers(self, name: str) -> tuple[Float[np.ndarray, " values"], Int64[np.ndarray, " values"]]:
         """Return one quantity, and the shower of each value."""
-        if name in MUON_QUANTITIES:
+        if name in self.muons:
             return self.muons[name], np.repeat(self.showers, self.counts)
         defined = np.isfinite(self.bundles[name])
         return self.bundles[name][defined], self.showers[defined]
 
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """Return the names of all quantities."""
+        return (*MUON_QUANTITIES, *BUNDLE_QUANTITIES, *(name for name in self.muons if name.startswith(EXTRA)))
+
     def num_showers(self, name: str) -> int:
         """Count the showers that have a value of the quantity."""
-        has_value = self.counts > 0 if name in MUON_QUANTITIES else np.isfinite(self.bundles[name])
+        has_value = self.counts > 0 if name in self.muons else np.isfinite(self.bundles[name])
         return len(np.unique(self.showers[has_value]))
 
 
@@ -128,7 +136,7 @@ def shower_numbers(*ids: UInt64[np.ndarray, "events 2"]) -> list[Int64[np.ndarra
 
 def muon_quantities(events: EventArrays) -> dict[str, Float64[np.ndarray, " muons"]]:
     """Return log_energy and log_radius of every muon."""
-    energy, x, y = events.muons.astype(np.float64).T
+    energy, x, y = events.muons[:, :3].astype(np.float64).T
     return {"log_energy": np.log10(energy), "log_radius": np.log10(np.maximum(np.hypot(x, y), MIN_RADIUS_M))}
 
 

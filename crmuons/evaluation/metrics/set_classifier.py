@@ -87,8 +87,10 @@ class BundleSet:
         rng = np.random.default_rng(seed)
         few = [_with_few_muons(events, rng) for events in (truth, other)]
         event = [np.column_stack([primary_features(e.primaries), np.log10(e.counts + 1)]) for e in (truth, other)]
+        muons = [_muon_features(part) for part in few]
+        width = min(part.shape[1] for part in muons)  # A baseline has energies and positions alone.
         return cls(
-            _standardised(np.concatenate([_muon_features(part) for part in few])),
+            _standardised(np.concatenate([part[:, :width] for part in muons])),
             _standardised(np.concatenate(event)),
             np.concatenate([part.counts for part in few]),
         )
@@ -149,9 +151,11 @@ def _mean(
     return total / counts.clamp(min=1)[:, None]
 
 
-def _muon_features(events: EventArrays) -> Float32[np.ndarray, "muons 4"]:
+def _muon_features(events: EventArrays) -> Float32[np.ndarray, "muons f"]:
     quantities, azimuth = muon_quantities(events), np.arctan2(events.muons[:, 2], events.muons[:, 1])
     columns = [quantities["log_energy"], quantities["log_radius"], np.cos(azimuth), np.sin(azimuth)]
+    # Logarithms on both sides of 0: delays and angles have long tails, whose unit is 1e-3 at the least.
+    columns += [np.sign(values) * np.log1p(np.abs(values) * 1e3) for values in events.muons[:, 3:].T.astype(np.float64)]
     return np.column_stack(columns).astype(np.float32)
 
 

@@ -1,0 +1,165 @@
+"""Further features of a muon, from data to generated bundles: learned, drawn, saved, exported, and absent without data.features."""
+
+import re
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import crmuons
+from crmuons import config
+from crmuons.cli import main
+from crmuons.data import arrow, features
+from crmuons.data.events import EventArrays
+from crmuons.generation import export
+from crmuons.generation.generator import BundleGenerator
+from crmuons.models import saved_model
+from crmuons.models.bundle_model import BundleModel
+from crmuons.models.discrete import DiscreteFeatures
+from crmuons.models.features import Features
+from crmuons.models.standalone import ExtraFeatures, draw_level
+from crmuons.training.driver import LocalLauncher, run_training
+
+WORDS = ["t_ns", "dir_x", "dir_y", "charge", "energy_surface_gev", "twist_rad:angle:rad"]
+EXTRA = features.parse(WORDS)
+ALL = (*features.BASE, *EXTRA)
+
+
+@pytest.fixture(scope="module")
+def events(toy_events):
+    return with_extra(toy_events(800, seed=3))
+
+
+def with_extra(plain, seed=0):
+    """Muons fly away from the axis, later the farther they are; hard ones are mu+ more often."""
+    rng = np.random.default_rng(seed)
+    energy, x, y = plain.muons.T.astype(float)
+    number = len(energy)
+    radius = np.hypot(x, y)
+    along = radius / 3000 + 1e-4 * rng.normal(size=number)
+    across = 2e-3 * rng.normal(size=number)
+    columns = (
+        radius**2 / 500 * rng.gamma(4, 0.25, number),
+        (along * x - across * y) / radius,
+        (along * y + across * x) / radius,
+        np.where(rng.random(number) < np.where(energy > 300, 0.8, 0.3), 1, -1),
+        energy * (1 + rng.gamma(2, 1, number)),
+        rng.uniform(-np.pi, np.pi, number),
+    )
+    muons = np.concatenate([plain.muons, np.stack(columns, axis=1).astype(np.float32)], axis=1)
+    return EventArrays(plain.ids, plain.primaries, plain.counts, muons)
+
+
+def model_of(events, **settings):
+    torch.manual_seed(0)
+    chosen = config.Model(width=8, multiplicity_width=8, multiplicity_components=2, **settings)
+    return BundleModel(chosen, Features(extra=EXTRA).fit(events)), chosen
+
+
+def test_columns_come_back_and_a_direction_is_turned_with_its_muon(events):
+    model, _ = model_of(events)
+    muons = torch.from_numpy(events.muons)
+    columns = model.features.muons(muons)
+    assert columns.shape[1] == model.features.num_muon_features == 2 + 5
+    assert (columns.mean(0).abs() < 0.05).all()  # Normal,
+    assert ((columns.std(0) - 1).abs() < 0.05).all()  # each by itself.
+    azimuth = torch.atan2(muons[:, 2], muons[:, 1])
+    back = model.features.to_muons(columns, azimuth)
+    smooth = [0, 1, 2, 3, 4, 5, 7, 8]
+    np.testing.assert_allclose(back, muons[:, smooth], rtol=2e-3, atol=2e-5)
+    turned = model.features.to_muons(columns, azimuth + 1.0)
+    along = (turned[:, 1] * turned[:, 4] + turned[:, 2] * turned[:, 5]) / torch.hypot(turned[:, 1], turned[:, 2])
+    before = (muons[:, 1] * muons[:, 4] + muons[:, 2] * muons[:, 5]) / torch.hypot(muons[:, 1], muons[:, 2])
+    np.testing.assert_allclose(along, before, rtol=1e-3, atol=2e-5)
+
+
+def test_without_further_features_nothing_is_stored_or_drawn(toy_events):
+    state = Features().fit(toy_events(100)).state_dict()
+    assert not [name for name in state if "extra" in name or "declaration" in name or "levels" in name]
+    assert BundleModel(config.Model(width=8), Features()).discrete is None
+
+
+def test_the_standalone_model_agrees_and_draws_every_level(events, tmp_path):
+    model, settings = model_of(events)
+    saved_model.save_model(tmp_path / "model", model, {"model": settings.model_dump()})
+    export.export(tmp_path / "model", tmp_path / "exported")  # It compares the two.
+    generator = BundleGenerator(saved_model.load_model(tmp_path / "model")[0], {})
+    assert generator.muon_features == ALL
+    made = generator.generate(events.primaries, seed=1, counts=events.counts)
+    table = arrow.to_table(made, ALL)
+    assert arrow.legal_arrays(table, features=ALL) is not None
+    assert set(np.unique(made.muons[:, 6])) == {-1.0, 1.0}
+    again = generator.generate(events.primaries, seed=1, counts=events.counts)
+    np.testing.assert_array_equal(made.muons, again.muons)
+
+
+def test_a_level_is_drawn_with_its_probability():
+    probabilities = torch.tensor([0.1, 0.6, 0.3])
+    drawn = draw_level(probabilities.log().expand(100_000, 3), torch.tensor([-1.0, 0.0, 2.0]), torch.rand(100_000))
+    for value, probability in zip((-1.0, 0.0, 2.0), probabilities.tolist(), strict=True):
+        # 4 standard errors of sqrt(p (1 - p) / n)
+        assert abs(float((drawn == value).float().mean()) - probability) < 4 * np.sqrt(probability / 1e5)
+
+
+def test_the_probability_of_a_charge_is_learned_from_the_energy(events):
+    torch.manual_seed(1)
+    fitted = Features(extra=EXTRA).fit(events)
+    muons = torch.from_numpy(events.muons)
+    columns, numbers = fitted.muons(muons), fitted.level_numbers(muons)
+    network = DiscreteFeatures(columns.shape[1], [len(levels) for levels in fitted.levels])
+    optimizer = torch.optim.Adam(network.parameters(), 0.02)
+    condition = torch.zeros(len(muons), 5)
+    for _ in range(150):
+        optimizer.zero_grad()
+        network.loss(columns, condition, numbers).mean().backward()
+        optimizer.step()
+    positive = network.network(torch.cat([condition, columns], dim=1)).softmax(1)[:, 1]
+    hard = muons[:, 0] > 400
+    soft = muons[:, 0] < 200
+    assert float(positive[hard].mean()) == pytest.approx(0.8, abs=0.05)
+    assert float(positive[soft].mean()) == pytest.approx(0.3, abs=0.05)
+
+
+def test_a_run_learns_the_features_and_every_later_command_has_them(toy_events, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arrow.write_events(tmp_path / "e.parquet", [arrow.to_table(with_extra(toy_events(700)), ALL)], features=ALL)
+    assert main(["prepare", "e.parquet", "--out", "ready", "--features", *WORDS]) == 0
+    words = ["run.name=r", "train.steps=3", "train.events_per_worker=64", "scaling.num_workers=0", "model.width=8"]
+    words += ["train.validate_every=3", "train.validation_events=200", "tracking.enabled=false"]
+    for name, source in (("raw", "e.parquet"), ("prepared", "ready")):
+        chosen = [*words[1:], f"run.name={name}", f"data.train={source}", f"data.features={WORDS}"]
+        run_training(config.load(None, chosen), LocalLauncher())
+    metrics = (tmp_path / "runs" / "raw" / "metrics.jsonl").read_text()
+    assert "train/discrete_loss" in metrics
+    muons = crmuons.load("runs/prepared").generate(
+        {"energy_gev": [1e6] * 50, "zenith_rad": 0.3, "mass_gev": "p", "depth_m": 1900}, seed=1
+    )
+    assert list(muons.columns) == [feature.name for feature in ALL]
+    command = ["generate", "--model", "runs/raw", "--spectrum", "events=50", "--out", "out", "--format", "corsika8"]
+    assert main(command) == 0  # It needs no --fill.
+    assert features.declared(pq.read_schema("out/events-00000.parquet"), "out") == ALL
+    assert pq.read_table("out/_corsika8/events-00000.parquet").num_rows > 0
+    capsys.readouterr()
+    assert main(["inspect", "out/events-00000.parquet"]) == 0
+    assert "muon t_ns" in capsys.readouterr().out
+
+
+def test_features_that_the_data_lack_or_nobody_knows_are_refused(toy_events, tmp_path, write_toy):
+    plain = write_toy(tmp_path / "e.parquet", toy_events(100)).url
+    base = [f"data.train={plain}", "train.steps=1", "scaling.num_workers=0", f"run.storage_path={tmp_path}/runs"]
+    for words, message in (
+        (["data.features=['t_ns']"], "its muons have no 't_ns' (they have energy_gev, x_m, y_m)"),
+        (["data.features=['time']"], "data.features: time is not known; expected energy_gev"),
+        (["data.features=['x_m']"], "x_m is there already"),
+        (["data.features=['charge']", "model.kind=predecessor"], "its muons have no 'charge'"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            run_training(config.load(None, [*base, *words]), LocalLauncher())
+    with pytest.raises(ValueError, match="predecessor knows energy_gev, x_m, y_m alone"):
+        Features(cartesian=True, extra=EXTRA)
+
+
+def test_the_layout_keeps_the_declared_order():
+    layout = ExtraFeatures([("charge", "discrete"), ("dir_y", "signed"), ("t_ns", "signed"), ("dir_x", "signed")])
+    assert (layout.smooth, layout.discrete, layout.direction) == ([1, 2, 3], [0], [2, 0])
