@@ -81,8 +81,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     add(
         "--format",
         type=option(Word),
-        default="parquet",
-        help="also write the files of corsika8, icecube, f2k, mupage or siren (docs/formats.md), below OUT",
+        help="also write the files of tracks, corsika8, icecube, f2k, mupage or siren (docs/formats.md), below OUT "
+        "(default: parquet, the contract's files alone; with --surface: tracks)",
+    )
+    add(
+        "--surface",
+        type=option(Word),
+        metavar="SHAPE:SIZES",
+        help="draw the axes around a detector, with bundles at the depth of their entry and tracks from there on: "
+        "cylinder:RADIUS,LENGTH, sphere:RADIUS or plane:RADIUS, in metres; needs --spectrum with one depth_m",
     )
     add_fill(parser)
 
@@ -103,7 +110,6 @@ def add_fill(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from crmuons.data.schema import MUON_FEATURES
     from crmuons.generation import writer
     from crmuons.generation.formats.tracks import check_needs
     from crmuons.generation.load import choose_device, load_generator
@@ -129,7 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
     generator = load_generator(local_place(arguments.model))
     if target is not None:
         what = f"--format {arguments.format}: {arguments.model}"
-        check_needs(MUON_FEATURES, target.format.needs, target.fill, what)
+        check_needs([one.name for one in generator.muon_features], target.format.needs, target.fill, what)
     source = _primaries(arguments)
     try:
         with hold(arguments.out):
@@ -151,30 +157,43 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{counts.events} events with {counts.muons} muons in {arguments.out}")
     print(f"{counts.outside_training} outside the trained range, {counts.capped} capped")
     if target is not None:
-        print(f"{written.files} files of {arguments.format} in {arguments.out}/_{arguments.format}")
+        missed = f"; {written.missed} events miss the surface and are left out" if arguments.surface else ""
+        print(f"{written.files} files of {arguments.format} in {arguments.out}/_{arguments.format}{missed}")
     return 0
 
 
 def _format_options(arguments: argparse.Namespace) -> "FormatOptions | None":
     """Return the format to write beside the contract's files; None for these alone."""
     from crmuons.generation.formats import CONTRACT, format_named
+    from crmuons.generation.formats.surface import Surface
     from crmuons.generation.formats.tracks import parse_fill
     from crmuons.generation.rewrite import FormatOptions
 
+    surface = None if arguments.surface is None else Surface.parse(arguments.surface)
+    if arguments.format is None:
+        arguments.format = CONTRACT if surface is None else "tracks"
     if arguments.format == CONTRACT:
+        if surface is not None:
+            msg = "--surface writes tracks, which the contract's files do not hold; leave --format out, or name another"
+            raise ValueError(msg)
         if arguments.fill:
             msg = "--fill is for the formats of other tools; name one with --format"
             raise ValueError(msg)
         return None
-    return FormatOptions(format_named(arguments.format), parse_fill(arguments.fill), arguments.seed)
+    return FormatOptions(format_named(arguments.format), parse_fill(arguments.fill), arguments.seed, surface)
 
 
 def _primaries(arguments: argparse.Namespace) -> "PrimarySource":
+    from crmuons.generation.formats.surface import Surface
+    from crmuons.generation.placement import PlacedSpectrum
     from crmuons.generation.primaries import PrimaryFiles
     from crmuons.generation.spectrum import Spectrum
     from crmuons.storage.output import check_apart
 
     if arguments.primaries:
+        if arguments.surface is not None:
+            msg = "--surface draws the depth of each bundle from where its axis enters; give --spectrum instead of --primaries"
+            raise ValueError(msg)
         if "://" not in arguments.out:
             check_apart(Path(arguments.out), arguments.primaries)
         return PrimaryFiles(
@@ -186,7 +205,13 @@ def _primaries(arguments: argparse.Namespace) -> "PrimarySource":
     if arguments.counts == "column" or arguments.vertical:
         msg = "--counts column, --count-column and --vertical describe the files of --primaries; they do not go with --spectrum"
         raise ValueError(msg)
-    return Spectrum.parse(arguments.spectrum, arguments.seed)
+    spectrum = Spectrum.parse(arguments.spectrum, arguments.seed)
+    if arguments.surface is None:
+        return spectrum
+    if any(word.startswith("cylinder_m=") for word in arguments.spectrum):
+        msg = "--surface says through which cylinder the flux passes; leave cylinder_m out of --spectrum"
+        raise ValueError(msg)
+    return PlacedSpectrum.around(Surface.parse(arguments.surface), spectrum)
 
 
 def _with_count_column(counts: int | str) -> str:

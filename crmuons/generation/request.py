@@ -156,7 +156,7 @@ def scan_primaries(
 
 def _weight(source: PrimarySource, options: GenerationOptions) -> dict[str, Any] | None:
     """Return what the weights need: the flux and the spectrum; None without weights."""
-    return None if options.weight is None else {"flux": options.weight, **source.about()}
+    return None if options.weight is None else {"flux": options.weight, "spectrum": source.about()["spectrum"]}
 
 
 def flux_weights(request: GenerationRequest) -> FluxWeights | None:
@@ -168,11 +168,13 @@ def flux_weights(request: GenerationRequest) -> FluxWeights | None:
 
 def _check_weight(source: PrimarySource, options: GenerationOptions) -> None:
     if options.weight is not None:
+        spectrum = source if isinstance(source, Spectrum) else getattr(source, "spectrum", None)
         _require(
-            isinstance(source, Spectrum),
+            spectrum is not None,
             f"--weight {options.weight}: the probability of primaries from files is not known; draw them with --spectrum",
         )
-        FluxWeights(source, options.weight)  # Refuses a flux that cannot weight them.
+        assert isinstance(spectrum, Spectrum)
+        FluxWeights(spectrum, options.weight)  # Refuses a flux that cannot weight them.
 
 
 def _given_counts(primaries: Primaries, options: GenerationOptions) -> np.ndarray | None:

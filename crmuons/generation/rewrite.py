@@ -6,7 +6,7 @@ the same command continues after an interruption, and makes again what came from
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -18,6 +18,7 @@ from crmuons.data.events import EventArrays
 from crmuons.data.features import MuonFeature, declared
 from crmuons.data.parquet import open_parquet
 from crmuons.generation.formats import Format
+from crmuons.generation.formats.surface import Surface, at_entry, place
 from crmuons.generation.formats.tracks import Sample, Tracks, azimuths, completed, to_tracks
 from crmuons.generation.spectrum import Spectrum, recorded_spectrum
 from crmuons.storage import files, ownership, records
@@ -32,11 +33,12 @@ EVENTS_AT_ONCE = 1024  # 16,000 muons of usual events; the largest event determi
 
 @dataclass
 class Rewritten:
-    """What an output holds: files, events and muons, and how many of the files were there already."""
+    """What an output holds: files, events and muons, events that miss the surface, and files that were there already."""
 
     files: int = 0
     events: int = 0
     muons: int = 0
+    missed: int = 0
     kept: int = 0
 
 
@@ -47,17 +49,20 @@ class FormatOptions:
     Attributes:
         format: the format.
         fill: values for features that the muons lack.
-        seed: of the azimuths, which are drawn for each shower.
+        seed: of the azimuths, which are drawn for each shower, and of the axes around a surface.
+        surface: where tracks begin; None leaves them in the plane across the axis through the origin.
     """
 
     format: Format
     fill: Mapping[str, float]
     seed: int = 0
+    surface: Surface | None = None
 
     @property
     def record(self) -> dict[str, Any]:
         """Return what `format.json` says of them."""
-        return {"format": self.format.name, "fill": dict(self.fill), "seed": self.seed}
+        around = {} if self.surface is None else {"surface": asdict(self.surface)}
+        return {"format": self.format.name, "fill": dict(self.fill), "seed": self.seed} | around
 
 
 def rewrite(patterns: Sequence[str], out: str, options: FormatOptions) -> Rewritten:
@@ -91,14 +96,16 @@ def rewrite_files(found: Sequence[File], output: Output, options: FormatOptions)
             result.kept += 1
         else:
             with output.writing(name) as path:
-                counts = _Counts()
-                options.format.write(path, counts.of(_tracks(file, options)), _sample(file))
-            done[name] = {"source": source, "events": counts.events, "muons": counts.muons}
+                counts, sample = _Counts(), _sample(file)
+                options.format.write(path, counts.of(_tracks(file, options)), sample)
+            missed = sample.num_events - counts.events
+            done[name] = {"source": source, "events": counts.events, "muons": counts.muons, "missed": missed}
             with output.writing(RECORD) as path:
                 path.write_text(json.dumps({"request": options.record, "files": done}, indent=1), encoding="utf-8")
         result.files += 1
         result.events += done[name]["events"]
         result.muons += done[name]["muons"]
+        result.missed += done[name]["missed"]
     return result
 
 
@@ -165,7 +172,12 @@ def _tracks(file: File, options: FormatOptions) -> Iterator[Tracks]:
     what = f"--format {options.format.name}: {file.url}"
     for events, features in read_parts(file):
         whole, names = completed(events, features, options.format.needs, options.fill, what)
-        yield to_tracks(whole, names, azimuth_rad=azimuths(whole.ids, options.seed))
+        if options.surface is None:
+            yield to_tracks(whole, names, azimuth_rad=azimuths(whole.ids, options.seed))
+            continue
+        zenith = whole.primaries[:, 1].astype(np.float64)
+        azimuth, entry = place(whole.ids, zenith, options.surface, options.seed)
+        yield at_entry(to_tracks(whole, names, azimuth_rad=azimuth, core_m=entry), options.surface)
 
 
 def read_parts(file: File) -> Iterator[tuple[EventArrays, tuple[MuonFeature, ...]]]:

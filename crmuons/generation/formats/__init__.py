@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from crmuons.generation.formats import corsika8, icecube, text
+from crmuons.generation.formats import corsika8, icecube, parquet, text
 from crmuons.generation.formats.tracks import Sample, Tracks
 
 Write = Callable[[Path, Iterator[Tracks], Sample], None]
@@ -34,6 +34,7 @@ class Format:
 FORMATS = {
     one.name: one
     for one in (
+        Format("tracks", ".parquet", (*DIRECTION, *TIME), "tracks in Parquet, a row for each event", parquet.write),
         Format(
             "corsika8",
             ".parquet",

@@ -130,8 +130,12 @@ def parse_fill(words: Sequence[str]) -> dict[str, float]:
 
 def azimuths(ids: UInt64[np.ndarray, "events 2"], seed: int = 0) -> Float64[np.ndarray, " events"]:
     """Draw an azimuth in radians for each shower, uniformly; seed and shower determine it, not the file or its order."""
-    salt = int.from_bytes(hashlib.sha256(f"azimuth {seed}".encode()).digest()[:8], "little")
-    return 2 * np.pi * split_coordinates(ids ^ np.uint64(salt))
+    return 2 * np.pi * split_coordinates(salted(ids, f"azimuth {seed}"))
+
+
+def salted(ids: UInt64[np.ndarray, "events 2"], purpose: str) -> UInt64[np.ndarray, "events 2"]:
+    """Return other ids for the same showers, so that two purposes draw independent numbers."""
+    return ids ^ np.uint64(int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little"))
 
 
 def axes(zenith_rad: Float64[np.ndarray, " n"], azimuth_rad: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, "n 3 3"]:

@@ -217,7 +217,7 @@ def test_a_file_that_ends_early_leaves_no_output(tmp_path, toy_events, write_toy
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--to", "f2"], "--to f2: expected corsika8, icecube, f2k, mupage, siren; the nearest is f2k"),
+        (["--to", "f2"], "--to f2: expected tracks, corsika8, icecube, f2k, mupage, siren; the nearest is f2k"),
         (["--to", "siren", "--fill", "dirx=0"], "--fill dirx=0: expected NAME=VALUE with one of dir_x"),
         (["--to", "siren", "--fill", "dir_x=2"], "--fill dir_x=2: '2' is no value of dir_x"),
         (["--to", "siren", "--fill", "charge=0"], "--fill charge=0: '0' is no value of charge (-1 or 1, in e)"),

@@ -109,7 +109,7 @@ def test_symbols_keep_their_meaning():
             "--weight GaisserH3a: it has no flux of O, which the spectrum's composition names",
         ),
         (["--weight", "H3a"], "--weight H3a: expected one of GaisserH3a"),
-        (["--weight", "Hoerandel", "--format", "icetray"], "--format icetray: expected corsika8, icecube"),
+        (["--weight", "Hoerandel", "--format", "icetray"], "--format icetray: expected tracks, corsika8, icecube"),
         (["--format", "f2k"], "needs dir_x, dir_y, t_ns, which the muons lack (they have energy_gev, x_m, y_m)"),
         (["--fill", "t_ns=0"], "--fill is for the formats of other tools; name one with --format"),
     ],
