@@ -18,6 +18,7 @@ ENDING = (
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
+    from crmuons.commands.simulate import add_features
     from crmuons.config.options import Output, Place, Seed, Word, option
     from crmuons.simulation.propagation import MEDIA
     from crmuons.simulation.simulate import Threshold
@@ -45,6 +46,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add("--medium", choices=sorted(MEDIA), default="ice", help="what the muons pass (default: ice)")
     add("--threshold-gev", type=option(Threshold), default=10.0, help="muons below this energy are lost (default: 10)")
     add("--seed", type=option(Seed), default=0, help="seed of the energy losses")
+    add_features(corsika)
 
     for name, what in (("hdf5", "HDF5 dumps of Muonitron"), ("parquet", "Parquet files whose rows have more numbers")):
         dump = _format(
@@ -83,7 +85,13 @@ def _add_events(formats: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     add = events.add_argument
     add("files", nargs="+", type=option(Place), help="Parquet files of events, directories, globs or URLs")
-    add("--to", type=option(Word), required=True, metavar="FORMAT", help="corsika8, icecube, f2k, mupage or siren")
+    add(
+        "--to",
+        type=option(Word),
+        required=True,
+        metavar="FORMAT",
+        help="tracks, corsika8, icecube, f2k, mupage or siren",
+    )
     add("--out", type=option(Output), required=True, help="directory or URL for the files")
     add("--seed", type=option(Seed), default=0, help="seed of the azimuths, one for each shower")
     add_fill(events)
@@ -147,6 +155,7 @@ def _depth_settings(arguments: argparse.Namespace) -> "DepthSettings":
         threshold_gev=arguments.threshold_gev,
         medium=arguments.medium,
         seed=arguments.seed,
+        features=tuple(arguments.features),
     )
 
 

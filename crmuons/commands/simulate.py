@@ -92,6 +92,21 @@ def add(parser: argparse.ArgumentParser) -> None:
         default=default.threshold_gev,
         help="muons below this energy are lost",
     )
+    add_features(parser)
+
+
+def add_features(parser: argparse.ArgumentParser) -> None:
+    """Add the option for further numbers of a muon."""
+    from crmuons.config.options import Word, option
+
+    parser.add_argument(
+        "--features",
+        type=option(Word),
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="numbers of a muon beside energy_gev, x_m, y_m: t_ns dir_x dir_y charge energy_surface_gev",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -109,6 +124,7 @@ def run(arguments: argparse.Namespace) -> None:
         depths_m=tuple(arguments.depths),
         threshold_gev=arguments.threshold_gev,
         medium=arguments.medium,
+        features=tuple(arguments.features),
     )
     # With a URL, `out` is a temporary directory of this node: tasks on other nodes cannot write to it.
     if num_files(arguments.events, settings) > FILES_IN_PROCESS and "://" not in arguments.out:

@@ -7,7 +7,7 @@ made, so the same command continues after an interruption, and takes files that 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,10 +15,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crmuons.data import arrow
+from crmuons.data import arrow, features
 from crmuons.progress import progress
 from crmuons.simulation import content, muonitron
 from crmuons.simulation.columns import parse_columns
+from crmuons.simulation.simulate import without_new
 from crmuons.simulation.source import IdOwner, Source, Summary, UnreadableError, as_json, write_source
 from crmuons.simulation.surface import DepthSettings
 from crmuons.storage import files, ownership
@@ -57,8 +58,11 @@ def convert_corsika(paths: Sequence[str], out: str, settings: DepthSettings) -> 
         ValueError: if the output holds something else, or two sources would have one output.
     """
     result = Conversion()
-    sources = list(_corsika_sources(files.list_files(paths, suffixes=("",)), settings, result.left_out))
-    record = {"command": "convert corsika", "settings": asdict(settings), "medium": asdict(settings.passed)}
+    found = files.list_files(paths, suffixes=("",))
+    declared = (*features.BASE, *features.parse(settings.features))
+    sources = [replace(source, muon_features=declared) for source in _corsika_sources(found, settings, result.left_out)]
+    chosen = without_new(asdict(settings))
+    record = {"command": "convert corsika", "settings": chosen, "medium": asdict(settings.passed)}
     return convert(sources, Output.at(out), record, result)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from crmuons.data.events import EventArrays
 from crmuons.simulation import content
+from crmuons.simulation.shower import LIGHT_M_PER_NS
 from crmuons.simulation.surface import MUON_MASS_GEV, DepthSettings, SurfaceShower, across_axis, to_events
 
 try:
@@ -39,6 +40,7 @@ MOST_DESCRIPTION = 1e8  # Nuclei are id 5656 and below; photon bunches among the
 VERSION_WORD, VERSIONS = 45, (6.5, 8.0)  # corsikaio knows the headers from 6.5 on; CORSIKA 8 writes no such files.
 THINNING_LEVELS = ("energy_fraction_if_thinning_level_hadronic", "energy_fraction_if_thinning_level_em")
 CM = 0.01  # metres
+TOP_OF_ATMOSPHERE_M = 112_829.2  # CORSIKA 7's: where its standard atmospheres end.
 
 
 def run_number(start: bytes) -> int:
@@ -202,7 +204,8 @@ def _to_shower(header: Any, particles: Any) -> SurfaceShower:
         raise ValueError(msg)
     # particle_description is id * 1000 + generation * 10 + observation level; the lowest level has the highest number.
     code = particles["particle_description"].astype(np.int64)
-    chosen = particles[np.isin(code // 1000, MUON_IDS) & (code % 10 == levels % 10)]
+    chosen_rows = np.isin(code // 1000, MUON_IDS) & (code % 10 == levels % 10)
+    chosen = particles[chosen_rows]
     position = np.stack([chosen["x"], chosen["y"], np.zeros(len(chosen))]).astype(np.float64) * CM
     momenta = np.stack([chosen["px"], chosen["py"], chosen["pz"]]).astype(np.float64)
     energy = np.sqrt((momenta**2).sum(axis=0) + MUON_MASS_GEV**2)
@@ -214,8 +217,26 @@ def _to_shower(header: Any, particles: Any) -> SurfaceShower:
         zenith_rad=float(header["zenith"]),
         altitude_m=float(header["observation_height"][levels - 1]) * CM,
         cutoff_gev=float(header["energy_cutoff_muons"]),
-        muons=across_axis(position, momenta, energy, momentum / np.linalg.norm(momentum)),
+        muons=across_axis(
+            position,
+            momenta,
+            energy,
+            momentum / np.linalg.norm(momentum),
+            t_ns=chosen["t"].astype(np.float64) - _front_ns(header, levels),
+            charge=np.where(code[chosen_rows] // 1000 == MUON_IDS[0], 1.0, -1.0),
+        ),
     )
+
+
+def _front_ns(header: Any, levels: int) -> float:
+    """Return when the plane front is at the foot of the axis, by CORSIKA's clock.
+
+    The clock starts at the first interaction, or, if the height of that is negative, at the top of the atmosphere.
+    """
+    first = float(header["first_interaction_height"])
+    start_m = first * CM if first > 0 else TOP_OF_ATMOSPHERE_M
+    height = start_m - float(header["observation_height"][levels - 1]) * CM
+    return height / float(np.cos(header["zenith"])) / LIGHT_M_PER_NS
 
 
 def _mass_number(particle_id: int) -> int:

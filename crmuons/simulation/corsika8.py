@@ -26,12 +26,14 @@ import yaml
 from crmuons.data.events import EventArrays
 from crmuons.data.parquet import open_parquet
 from crmuons.simulation import shower
+from crmuons.simulation.shower import LIGHT_M_PER_NS
 from crmuons.simulation.surface import MUON_MASS_GEV, DepthSettings, SurfaceShower, across_axis, to_events
 from crmuons.storage import files
 
 PARTICLES, CONFIG, PRIMARIES = "particles/particles.parquet", "particles/config.yaml", "primary/summary.yaml"
 OTHER_SUFFIXES = (".yaml", ".parquet", ".npz")
-COLUMNS = ("shower", "pdg", "kinetic_energy", "x", "y", "nx", "ny", "nz", "weight")
+COLUMNS = ("shower", "pdg", "kinetic_energy", "x", "y", "nx", "ny", "nz", "time", "weight")
+NS_PER_S = 1e9
 MUON_PDG = 13
 PROTON_PDG, NEUTRON_PDG, NUCLEUS_PDG = 2212, 2112, 1_000_000_000  # A nucleus is 10LZZZAAAI.
 EARTH_RADIUS_M = 6_371_000.0  # CORSIKA 8's constants::EarthRadius::Mean
@@ -204,7 +206,14 @@ def _to_shower(run: int, number: int, primary: Any, muons: np.ndarray, altitude_
         zenith_rad=float(np.arccos(-direction[2])),
         altitude_m=altitude_m,
         cutoff_gev=0.0,
-        muons=across_axis(position, directions, muons["kinetic_energy"] + MUON_MASS_GEV, direction * down),
+        muons=across_axis(
+            position,
+            directions,
+            muons["kinetic_energy"] + MUON_MASS_GEV,
+            direction * down,
+            t_ns=muons["time"] * NS_PER_S - float(np.linalg.norm(foot - point)) / LIGHT_M_PER_NS,
+            charge=-np.sign(muons["pdg"]),
+        ),
     )
 
 

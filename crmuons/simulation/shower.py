@@ -75,6 +75,11 @@ CASCADE_LENGTH, CASCADE_POWER = 2.47, 2.15
 MEAN_PT_GEV, PT_RISE, PT_RISE_POWER = 0.228, 1.0, 1 / 6
 HARD_SHARE, HARD_PT_GEV, HARD_POWER = 0.02, 1.0, 4.0  # P(>pT) = (pT / 1 GeV)^-4 for this share
 POSITIVE_SHARE = 0.57  # mu+ : mu- = 1.32, between 1.27 at 100 GeV and 1.37 at 1 TeV (MINOS, arXiv:0705.3815).
+# The ratio of positive to negative muons rises as kaons take over: positive shares of pions' and kaons' muons, kaons over
+# pions, and the critical energies of both (OPERA, arXiv:1403.0244, eq. 6 and its fit).
+PION_POSITIVE, KAON_POSITIVE, KAON_SHARE, PION_CRITICAL_GEV, KAON_CRITICAL_GEV = 0.5512, 0.705, 0.054, 115.0, 850.0
+LIGHT_M_PER_NS = 0.299792458
+MUON_MASS_GEV = 0.105658
 LEAST_RISE_M = 100.0  # No muon is born closer to the surface.
 
 
@@ -165,6 +170,8 @@ class Showers:
         energy_gev: at the surface, [muons].
         x_m, y_m: position in the plane across the shower axis, at the point where the axis meets the surface, [muons].
         angle_x, angle_y: angles to the axis, as metres sideways per metre along it, [muons].
+        t_ns: time behind the plane front, [muons]; None if it is not known.
+        charge: -1 or 1, [muons]; None if it is not known.
     """
 
     counts: Int64[np.ndarray, " showers"]
@@ -173,6 +180,8 @@ class Showers:
     y_m: FloatArray
     angle_x: FloatArray
     angle_y: FloatArray
+    t_ns: FloatArray | None = None
+    charge: FloatArray | None = None
 
 
 def draw_showers(
@@ -218,14 +227,38 @@ def draw_showers(
     azimuth = rng.random(len(energy)) * (2 * np.pi)
     angle_x, angle_y = angle * np.cos(azimuth), angle * np.sin(azimuth)
     # The field bends the track by an angle `bend`; the muon arrives where half of this angle points.
-    charge = np.where(rng.random(len(energy)) < POSITIVE_SHARE, 1.0, -1.0)
+    positive = rng.random(len(energy))
+    charge = np.where(positive < POSITIVE_SHARE, 1.0, -1.0)
     strength = BENDING * transverse_field(cosine, rng.random(len(counts)) * (2 * np.pi))
     direction = rng.random(len(counts)) * (2 * np.pi)  # The same for all muons of a shower; files hold no azimuth.
     bend = charge * path / energy
     bend_x = bend * (strength * np.cos(direction))[of_shower]
     bend_y = bend * (strength * np.sin(direction))[of_shower]
     x, y = (angle_x + bend_x / 2) * path, (angle_y + bend_y / 2) * path
-    return Showers(counts, energy, x, y, angle_x + bend_x, angle_y + bend_y)
+    t_ns = delay_ns(path, np.hypot(x, y) / path, energy, energy)
+    # `charge` bends, with one share for all energies; files get the sign of the measured ratio, from the same draw.
+    share = positive_share(energy, effective[of_shower])
+    sign = np.where(positive < share, 1.0, -1.0)
+    return Showers(counts, energy, x, y, angle_x + bend_x, angle_y + bend_y, t_ns, sign)
+
+
+def positive_share(energy_gev: FloatArray, cosine: FloatArray) -> FloatArray:
+    """Return the share of mu+ among muons of an energy at the surface: 0.56 at 100 GeV, 0.58 at 1 TeV, 0.59 at 10 TeV."""
+    slant = 1.1 * energy_gev * cosine
+    pions, kaons = 1 / (1 + slant / PION_CRITICAL_GEV), KAON_SHARE / (1 + slant / KAON_CRITICAL_GEV)
+    return (PION_POSITIVE * pions + KAON_POSITIVE * kaons) / (pions + kaons)
+
+
+def delay_ns(way_m: FloatArray, angle: FloatArray, before_gev: FloatArray, after_gev: FloatArray) -> FloatArray:
+    """Return how much later than light along the axis a muon has come: by its angle, and by its speed.
+
+    Args:
+        way_m: metres along the axis.
+        angle: to the axis, on average (its square counts).
+        before_gev, after_gev: energies at both ends; between them 1 / E^2 has the mean 1 / (E E').
+    """
+    slower = MUON_MASS_GEV**2 / (2 * before_gev * after_gev)
+    return way_m * (angle**2 / 2 + slower) / LIGHT_M_PER_NS
 
 
 def _shower_factors(mass_number: FloatArray, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:

@@ -5,9 +5,10 @@ makes the same data set; ray_backend.simulate writes the files in Ray tasks. doc
 its check against CORSIKA.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from pydantic import BeforeValidator, Field
 
 from crmuons.config.options import Events, Expected, Seed, check, check_value
 from crmuons.data import arrow, geometry
+from crmuons.data import features as muon_features
 from crmuons.data.events import EventArrays
 from crmuons.data.geometry import FloatArray
 from crmuons.progress import progress
@@ -24,8 +26,16 @@ from crmuons.simulation.nuclei import mass_gev
 from crmuons.simulation.unfinished import finished_files
 
 Counts = Int64[np.ndarray, " events"]
-Muons = Float32[np.ndarray, "muons 3"]
+Muons = Float32[np.ndarray, "muons features"]
 
+FEATURES = (
+    "t_ns",
+    "dir_x",
+    "dir_y",
+    "charge",
+    "energy_surface_gev",
+)  # That the simulator makes beside the first three.
+DELAY = 5  # Row of the time in the state of `follow`; the charge and the energy at the surface follow.
 SHOWERS_PER_BLOCK = 512  # Enough for numpy to be fast; few enough for showers of 10^5 muons to fit in memory.
 BLOCKS_PER_FILE = 32
 FILES_IN_PROCESS = 20  # One process writes about this many files in the 5 to 10 s that Ray takes to start.
@@ -62,6 +72,7 @@ class SimulationSettings:
         depths_m: vertical depths at which every shower is recorded, instead of drawn ones.
         threshold_gev: muons that keep less than this at a depth are lost there.
         medium: what the muons pass, a name in propagation.MEDIA.
+        features: numbers of a muon beyond energy_gev, x_m, y_m, names in FEATURES.
     """
 
     energy_gev: tuple[Energy, Energy] = (1e4, 1e9)
@@ -73,8 +84,10 @@ class SimulationSettings:
     depths_m: tuple[Depth, ...] = ()
     threshold_gev: Threshold = 10.0
     medium: str = "ice"
+    features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_features(self.features)
         check(
             self, energy_gev="--energy-range", masses_gev="--masses", depth_range_m="--depth-range", depths_m="--depths"
         )
@@ -105,6 +118,19 @@ class SimulationSettings:
     def passed(self) -> propagation.Medium:
         """Return the medium."""
         return propagation.MEDIA[self.medium]
+
+
+def check_features(names: tuple[str, ...]) -> None:
+    """Raise a ValueError unless the simulator makes features of these names."""
+    for feature in muon_features.parse(names, "--features"):
+        _require(
+            feature.name in FEATURES, f"--features {feature.name}: the simulator makes {', '.join(FEATURES)} alone"
+        )
+
+
+def without_new(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return settings as files record them: without features, those of earlier versions are the same."""
+    return {name: value for name, value in settings.items() if name != "features" or value}
 
 
 def check_medium(name: str) -> None:
@@ -140,7 +166,9 @@ def draw_block(settings: SimulationSettings, seed: int, block: int) -> EventArra
     water = propagation.water_equivalent_m(slant, cosine[:, None], medium)
     least = propagation.least_surface_energy_gev(water[:, 0], settings.threshold_gev, medium)
     surface = shower.draw_showers(energy, shower.mass_number(mass), cosine, least, altitude_m=medium.surface_m, rng=rng)
-    counts, muons = follow(surface, slant, water, settings.threshold_gev, rng, medium=medium)
+    counts, muons = follow(
+        surface, slant, water, settings.threshold_gev, rng, medium=medium, features=settings.features
+    )
     ids = np.empty((counts.size, 2), np.uint64)
     ids[:, 0] = seed
     ids[:, 1] = np.repeat(np.arange(len(energy)) + block * SHOWERS_PER_BLOCK, slant.shape[1])
@@ -183,6 +211,7 @@ def follow(
     rng: np.random.Generator,
     *,
     medium: propagation.Medium = propagation.ICE,
+    features: Sequence[str] = (),
 ) -> tuple[Counts, Muons]:
     """Propagate muons from the surface to one depth after the other.
 
@@ -193,14 +222,20 @@ def follow(
         threshold_gev: a muon with less energy at a depth is lost there and below.
         rng: draws the energy losses.
         medium: what the muons pass.
+        features: names in FEATURES.
 
     Returns:
-        The number of muons of each event, [showers * depths], and the muons of all events in this order, [muons, 3]
-        with the columns of the contract.
+        The number of muons of each event, [showers * depths], and the muons of all events in this order, [muons, 3 + k]
+        with the columns of the contract and the features.
     """
     num_showers, num_depths = slant_m.shape
     of_shower = np.repeat(np.arange(num_showers), surface.counts)
-    state = np.stack([surface.energy_gev, surface.x_m, surface.y_m, surface.angle_x, surface.angle_y])
+    rows = [surface.energy_gev, surface.x_m, surface.y_m, surface.angle_x, surface.angle_y]
+    if features:  # Rows that stay with their muons: DELAY, CHARGE and the energy at the surface.
+        assert surface.t_ns is not None
+        assert surface.charge is not None
+        rows += [surface.t_ns, surface.charge, surface.energy_gev]
+    state = np.stack(rows)
     passed_m, passed_water = np.zeros(num_showers), np.zeros(num_showers)
     events: list[np.ndarray] = []
     muons: list[np.ndarray] = []
@@ -212,14 +247,27 @@ def follow(
         state, of_shower = state[:, alive], of_shower[alive]
         water = step_water[of_shower]
         shift, turn = propagation.scatter(state[0], energy[alive], water, rng, medium)
+        before, slopes = state[0], state[3:5].copy()
         state[0] = energy[alive]
         state[1:3] += state[3:5] * step[of_shower] + shift * (step[of_shower] / np.maximum(water, 1e-9))
         state[3:5] += turn
+        if features:
+            mean_angle = np.sqrt(((slopes**2).sum(axis=0) + (state[3:5] ** 2).sum(axis=0)) / 2)
+            state[DELAY] += shower.delay_ns(step[of_shower], mean_angle, before, state[0])
         events.append(of_shower * num_depths + depth)
-        muons.append(state[:3].T.astype(np.float32))
+        muons.append(np.concatenate([state[:3], _features(state, features)]).T.astype(np.float32))
     event = np.concatenate(events)
     counts = np.bincount(event, minlength=num_showers * num_depths)
     return counts, np.concatenate(muons)[np.argsort(event, kind="stable")]
+
+
+def _features(state: FloatArray, names: Sequence[str]) -> FloatArray:
+    """Return the features of muons from the rows of `follow`, [k, muons]."""
+    if not names:
+        return np.empty((0, state.shape[1]))
+    along = 1 / np.sqrt(1 + (state[3:5] ** 2).sum(axis=0))  # The slopes of a unit vector.
+    made = dict(zip(FEATURES, (state[DELAY], state[3] * along, state[4] * along, *state[DELAY + 1 :]), strict=True))
+    return np.stack([made[name] for name in names])
 
 
 def num_files(num_events: int, settings: SimulationSettings) -> int:
@@ -240,15 +288,20 @@ def write_file(out: Path, settings: SimulationSettings, seed: int, num_events: i
     rows_per_block = SHOWERS_PER_BLOCK * settings.rows_per_shower
     first = number * BLOCKS_PER_FILE
     last = min(first + BLOCKS_PER_FILE, -(-num_events // rows_per_block))
-    blocks = [arrow.to_table(draw_block(settings, seed, block)) for block in range(first, last)]
+    declared = (*muon_features.BASE, *muon_features.parse(settings.features))
+    blocks = [arrow.to_table(draw_block(settings, seed, block), declared) for block in range(first, last)]
     table = pa.concat_tables(blocks).slice(0, num_events - first * rows_per_block)
-    arrow.write_events(out / _name(number), [table], origin=lambda: _origin(settings, seed))
+    arrow.write_events(out / _name(number), [table], origin=lambda: _origin(settings, seed), features=declared)
     return int(table.num_rows)
 
 
 def _origin(settings: SimulationSettings, seed: int) -> dict[str, object]:
     """Return what the files say of their making."""
-    return {"command": "simulate", "settings": asdict(settings) | {"seed": seed}, "medium": asdict(settings.passed)}
+    return {
+        "command": "simulate",
+        "settings": without_new(asdict(settings)) | {"seed": seed},
+        "medium": asdict(settings.passed),
+    }
 
 
 def simulate(settings: SimulationSettings, *, num_events: int, out: Path, seed: int) -> None:

@@ -6,7 +6,7 @@ was made, and what it holds.
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from crmuons.data import arrow, schema
 from crmuons.data.events import EventArrays
+from crmuons.data.features import BASE, MuonFeature
 from crmuons.simulation import content
 from crmuons.storage.output import Output
 from crmuons.storage.redact import without_credentials
@@ -40,6 +41,7 @@ class Source:
         owns_ids: whether no other source may hold showers of the same first id.
         run: the run number, if `read` takes the argument `base` to make other first ids of it.
         start: digest of the first bytes, which a copy shares.
+        muon_features: the numbers of a muon.
     """
 
     url: str
@@ -49,6 +51,7 @@ class Source:
     owns_ids: bool = True
     run: int | None = None
     start: str = ""
+    muon_features: tuple[MuonFeature, ...] = BASE
 
     @property
     def output(self) -> str:
@@ -139,7 +142,7 @@ def write_source(
         return origin
 
     with output.writing(source.output) as path:
-        arrow.write_events(path, _tables(source, tally, owners), origin=complete)
+        arrow.write_events(path, _tables(source, tally, owners), origin=complete, features=source.muon_features)
     owners.update(dict.fromkeys(origin["first_ids"], IdOwner.of(origin)))
     return origin
 
@@ -162,8 +165,8 @@ def _tables(source: Source, tally: "_Tally", owners: Mapping[int, IdOwner]) -> I
             tally.add(events)
             if source.owns_ids:
                 _refuse_owned(tally.first_ids, source, owners)
-            table = arrow.to_table(events)
-            _check(table)
+            table = arrow.to_table(events, source.muon_features)
+            _check(table, source.muon_features)
             yield table
     except content.READ_ERRORS as error:
         msg = f"{source.shown}: {error}"
@@ -185,9 +188,9 @@ def _refuse_owned(first_ids: Iterable[int], source: Source, owners: Mapping[int,
             raise ValueError(msg)
 
 
-def _check(table: pa.Table) -> None:
+def _check(table: pa.Table, declared: Sequence[MuonFeature]) -> None:
     """Refuse what the contract refuses; it comes of damaged numbers in the source."""
-    fault = schema.faults(table)
+    fault = schema.faults(table, declared)
     if fault.any():
         row = int(np.flatnonzero(fault)[0])
         ids = [table[name][row].as_py() for name in schema.ID_COLUMNS]

@@ -20,6 +20,7 @@ from crmuons.simulation.simulate import (
     MOST_DEPTH_M,
     MOST_DEPTHS,
     Threshold,
+    check_features,
     check_medium,
     follow,
 )
@@ -45,6 +46,7 @@ class DepthSettings:
         threshold_gev: muons that keep less than this at a depth are lost there.
         medium: a name in propagation.MEDIA.
         seed: seed of the energy losses; the losses of a shower depend on it and on the shower's ids alone.
+        features: numbers of a muon beyond energy_gev, x_m, y_m, names in simulate.FEATURES.
     """
 
     depths_m: tuple[SlantDepth, ...] = (1_500.0, 2_000.0, 2_500.0)
@@ -52,8 +54,10 @@ class DepthSettings:
     threshold_gev: Threshold = 10.0
     medium: str = "ice"
     seed: Seed = 0
+    features: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_features(self.features)
         if not 1 <= len(self.depths_m) <= MOST_DEPTHS:
             msg = f"--depths: {len(self.depths_m)} depths, expected 1 to {MOST_DEPTHS}"
             raise ValueError(msg)
@@ -106,6 +110,9 @@ def across_axis(
     momentum: Float64[np.ndarray, "3 muons"],
     energy_gev: Float64[np.ndarray, " muons"],
     axis: Float64[np.ndarray, "3"],
+    *,
+    t_ns: Float64[np.ndarray, " muons"] | None = None,
+    charge: Float64[np.ndarray, " muons"] | None = None,
 ) -> shower.Showers:
     """Return the muons in the plane across the shower axis at its foot, on straight lines through their positions.
 
@@ -114,11 +121,17 @@ def across_axis(
         momentum: the muons' directions, in any unit.
         energy_gev: their energies.
         axis: the shower's direction, of length 1. The third component of all vectors points downward.
+        t_ns: when each muon is at its position; 0 is when the plane front is at the foot of the axis.
+        charge: -1 or 1.
     """
     plane = _plane_across(axis)
     slope = (plane @ momentum) / (axis @ momentum)
-    x_m, y_m = plane @ position_m - slope * (axis @ position_m)
-    return shower.Showers(np.array([len(energy_gev)]), energy_gev, x_m, y_m, slope[0], slope[1])
+    along = axis @ position_m
+    x_m, y_m = plane @ position_m - slope * along
+    # Back to the plane through the foot, at the muon's speed along its own way.
+    speed = np.sqrt(1 - (shower.MUON_MASS_GEV / energy_gev) ** 2) * shower.LIGHT_M_PER_NS
+    times = None if t_ns is None else t_ns - along * np.sqrt(1 + (slope**2).sum(axis=0)) / speed
+    return shower.Showers(np.array([len(energy_gev)]), energy_gev, x_m, y_m, slope[0], slope[1], times, charge)
 
 
 def _plane_across(axis: Float64[np.ndarray, "3"]) -> Float64[np.ndarray, "2 3"]:
@@ -162,7 +175,9 @@ def _at_depths(one: SurfaceShower, settings: DepthSettings, notes: Counter[str])
     water = propagation.water_equivalent_m(slant, cosine, medium)
     _note_cutoff(one, float(water[0, 0]), settings, notes)
     rng = np.random.default_rng((settings.seed, one.run, one.event))
-    counts, muons = follow(one.muons, slant, water, settings.threshold_gev, rng, medium=medium)
+    counts, muons = follow(
+        one.muons, slant, water, settings.threshold_gev, rng, medium=medium, features=settings.features
+    )
     mass = float(shower.mass_gev(np.array([one.mass_number]))[0])
     primaries = [(one.energy_gev, one.zenith_rad, mass, depth) for depth in slant[0]]
     ids = np.tile(np.array([one.run, one.event], np.uint64), (len(primaries), 1))
