@@ -77,7 +77,7 @@ HARD_SHARE, HARD_PT_GEV, HARD_POWER = 0.02, 1.0, 4.0  # P(>pT) = (pT / 1 GeV)^-4
 POSITIVE_SHARE = 0.57  # mu+ : mu- = 1.32, between 1.27 at 100 GeV and 1.37 at 1 TeV (MINOS, arXiv:0705.3815).
 # The ratio of positive to negative muons rises as kaons take over: positive shares of pions' and kaons' muons, kaons over
 # pions, and the critical energies of both (OPERA, arXiv:1403.0244, eq. 6 and its fit).
-PION_POSITIVE, KAON_POSITIVE, KAON_SHARE, PION_CRITICAL_GEV, KAON_CRITICAL_GEV = 0.5512, 0.705, 0.054, 115.0, 850.0
+PION_POSITIVE, KAON_POSITIVE, KAONS_PER_PION, RATIO_CRITICAL_GEV = 0.5512, 0.705, 0.054, (115.0, 850.0)
 LIGHT_M_PER_NS = 0.299792458
 MUON_MASS_GEV = 0.105658
 LEAST_RISE_M = 100.0  # No muon is born closer to the surface.
@@ -245,7 +245,8 @@ def draw_showers(
 def positive_share(energy_gev: FloatArray, cosine: FloatArray) -> FloatArray:
     """Return the share of mu+ among muons of an energy at the surface: 0.56 at 100 GeV, 0.58 at 1 TeV, 0.59 at 10 TeV."""
     slant = 1.1 * energy_gev * cosine
-    pions, kaons = 1 / (1 + slant / PION_CRITICAL_GEV), KAON_SHARE / (1 + slant / KAON_CRITICAL_GEV)
+    of_pions, of_kaons = RATIO_CRITICAL_GEV
+    pions, kaons = 1 / (1 + slant / of_pions), KAONS_PER_PION / (1 + slant / of_kaons)
     return (PION_POSITIVE * pions + KAON_POSITIVE * kaons) / (pions + kaons)
 
 

@@ -114,7 +114,8 @@ def test_the_probability_of_a_charge_is_learned_from_the_energy(events):
         optimizer.zero_grad()
         network.loss(columns, condition, numbers).mean().backward()
         optimizer.step()
-    positive = network.network(torch.cat([condition, columns], dim=1)).softmax(1)[:, 1]
+    with torch.no_grad():
+        positive = network.network(torch.cat([condition, columns], dim=1)).softmax(1)[:, 1]
     hard = muons[:, 0] > 400
     soft = muons[:, 0] < 200
     assert float(positive[hard].mean()) == pytest.approx(0.8, abs=0.05)
