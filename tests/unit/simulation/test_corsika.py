@@ -181,6 +181,12 @@ def test_without_corsikaio_the_error_says_what_to_install(monkeypatch):
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the CORSIKA files in ../shared/data/corsika")
 
 
+def median_error(sample):
+    """Return the statistical error of a sample's median, by bootstrap; 1.6 m for the 16 muons of the smallest cell."""
+    rng = np.random.default_rng(0)
+    return np.std([np.median(rng.choice(sample, len(sample))) for _ in range(200)])
+
+
 @pytest.mark.shared
 @needs_shared
 def test_the_simulator_agrees_with_real_corsika():
@@ -190,7 +196,8 @@ def test_the_simulator_agrees_with_real_corsika():
     for cell in cells:
         real, model = cell.corsika, cell.simulated
         assert abs(model.mean - real.mean) <= 0.2 * real.mean + real.mean_error
-        assert model.median_radius_m == pytest.approx(real.median_radius_m, rel=0.3)
+        tolerance_m = 0.1 * real.median_radius_m + 2 * median_error(real.radius_m)
+        assert abs(model.median_radius_m - real.median_radius_m) <= tolerance_m
         if cell.mass_number == 1:
             assert model.width == pytest.approx(real.width, rel=0.25)
 
