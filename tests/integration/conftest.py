@@ -99,6 +99,10 @@ class Bench:
         """A run's directory."""
         return self.folder / "runs" / name
 
+    def ray_directory(self, name: str) -> str:
+        """A new directory for `ray start --temp-dir`; Ray lets every user write there, so it is no parent of others."""
+        return tempfile.mkdtemp(prefix=name[:1], dir=self.environment["RAY_TMPDIR"])
+
     def clean_up(self) -> None:
         """End what a failed test left running, of the processes started here."""
         for process in self.started:
