@@ -46,6 +46,7 @@ def slices_and_segment_bytes(files: Sequence[File], shuffle_bytes: int) -> tuple
     The events of a shard are in random order, so small slices of mapped shards are enough. A large data set then takes
     no more memory than one of a million events.
     """
+    # One remote shard is enough for large slices: each slice is a request or more.
     if all(is_mapped(file) for file in files):
         return cut_files(files, MAPPED_BYTES), min(shuffle_bytes, MAPPED_BYTES)
     return cut_files(files), shuffle_bytes
@@ -58,12 +59,14 @@ def is_mapped(file: File) -> bool:
 
 def write_shard(path: Path, events: EventArrays, hash_range: HashRange) -> None:
     """Write a shard. It gets its name only when it is complete and on the disk."""
+    # Several batches, so that a slice maps and checks only its own part of the shard.
     batches = pa.Table.from_batches([arrow.to_flat(events)]).to_batches(max_chunksize=EVENTS_PER_BATCH)
     content = json.dumps(
         {"places": hash_range, "events": len(events.counts), "checksums": [checksum(batch) for batch in batches]}
     )
     metadata = {METADATA_KEY: content, METADATA_CRC_KEY: str(zlib.crc32(content.encode()))}
     schema = arrow.FLAT_SCHEMA.with_metadata(metadata)
+    # fsync, because the receipt and the manifest will say that the shard is whole.
     with atomic_file(path, fsync=True) as partial, pa.ipc.new_file(str(partial), schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
@@ -103,6 +106,7 @@ def _named_if_damaged(url: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, LookupError, TypeError, ValueError, OSError) as error:
+        # Arrow raises plain OSErrors without a number for a broken file; a disk or a server gives a number or a class.
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
         reason = str(error) if isinstance(error, ValueError | OSError) else "its metadata are missing or wrong"
@@ -136,6 +140,7 @@ def _batch_events(
 ) -> EventArrays:
     """Return the events of `rows` (row numbers in the shard) that are in one record batch."""
     batch = shard.get_batch(number)
+    # Once: an epoch reads each batch again, and the checksum takes longer than mapping it.
     if (*state, number) not in _verified:
         if checksum(batch) != written:
             msg = f"record batch {number} does not have the checksum that was written with it"
@@ -150,6 +155,7 @@ def checksum(batch: pa.RecordBatch) -> int:
     """Compute the CRC-32 of a batch's values, at 4 GB/s."""
     events = arrow.from_flat(batch)
     value = 0
+    # The values and not the file's bytes: those also hold padding, and a slice of a batch shares its buffers.
     for array in (events.ids, events.primaries, events.counts, events.muons):
         value = zlib.crc32(np.ascontiguousarray(array).data, value)
     return value

@@ -1,7 +1,6 @@
 """Export a model as a directory that needs torch and numpy alone, and as ONNX graphs (docs/generation.md)."""
 
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +13,11 @@ from torch import Tensor, nn
 
 from crmuons.generation.generator import BundleGenerator
 from crmuons.generation.load import load_generator
-from crmuons.models import saved_model, standalone
+from crmuons.models import saved_model
+from crmuons.models.bundles import Bundles
+from crmuons.models.exported import bundles_source
 from crmuons.models.ragged import Ragged
-from crmuons.models.standalone import Bundles, StandaloneModel
+from crmuons.models.standalone import RADIUS_OFFSET_M, StandaloneModel
 from crmuons.storage.atomic import filled_directory
 from crmuons.storage.output import Output, folder_at
 
@@ -70,7 +71,7 @@ def export(model: str | Path, out: str | Path, *, onnx: bool = False) -> None:
 def _export(generator: BundleGenerator, out: Path, *, onnx: bool) -> None:
     with filled_directory(out, last=saved_model.SETTINGS_FILE) as partial:
         saved_model.write_model_files(partial, generator.model, generator.metadata)
-        shutil.copyfile(standalone.__file__, partial / "bundles.py")
+        (partial / "bundles.py").write_text(bundles_source(), encoding="utf-8")
         bundles = Bundles(partial)
         (partial / "README.txt").write_text(
             README + (ONNX_README.format(latents=bundles.network.latents) if onnx else ""), encoding="utf-8"
@@ -132,7 +133,7 @@ def worst_difference(muons: np.ndarray, expected: np.ndarray) -> float:
     """Return the largest relative difference of energies, and of positions against the radius + 1 mm [muons, 3]."""
     muons, expected = muons.astype(np.float64), expected.astype(np.float64)
     energy = np.abs(muons[:, 0] / expected[:, 0] - 1)
-    distance = np.hypot(*(muons - expected)[:, 1:].T) / (np.hypot(*expected[:, 1:].T) + standalone.RADIUS_OFFSET_M)
+    distance = np.hypot(*(muons - expected)[:, 1:].T) / (np.hypot(*expected[:, 1:].T) + RADIUS_OFFSET_M)
     return float(np.max(np.concatenate([energy, distance]), initial=0.0))
 
 

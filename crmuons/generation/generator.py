@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float32, Int64, UInt64
 from crmuons.data import schema
 from crmuons.data.arrow import are_legal_primaries, to_table
 from crmuons.data.events import EventArrays
-from crmuons.models import standalone
+from crmuons.models import blocks, standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.standalone import StandaloneModel
 
@@ -79,7 +79,7 @@ class BundleGenerator:
     @property
     def events_per_block(self) -> int:
         """Number of events that are generated together: a call that begins at a multiple of it changes nothing."""
-        return standalone.EVENTS_PER_BLOCK[self.device.type] * standalone.BLOCKS_PER_PASS[self.device.type]
+        return blocks.EVENTS_PER_BLOCK[self.device.type] * blocks.BLOCKS_PER_PASS[self.device.type]
 
     @property
     def training_ranges(self) -> dict[str, tuple[float, float]]:

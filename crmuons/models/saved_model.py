@@ -14,8 +14,8 @@ import torch
 
 from crmuons import config
 from crmuons.models.bundle_model import BundleModel
+from crmuons.models.bundles import check_finite
 from crmuons.models.features import Features
-from crmuons.models.standalone import check_finite
 from crmuons.storage import records
 from crmuons.storage.atomic import atomic_directory
 from crmuons.storage.records import damage_named

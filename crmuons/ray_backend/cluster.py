@@ -45,10 +45,12 @@ def set_environment() -> None:
     Without RAY_ADDRESS, a local cluster will be started: it listens on loopback and requires a token, in a file that only
     its owner can read. For the cluster at RAY_ADDRESS, the token is used if one exists.
     """
+    # As Ray decides it: with an address it joins, without one it starts.
     starts_local = "RAY_ADDRESS" not in os.environ
     if starts_local or _is_on_loopback_alone(os.environ["RAY_ADDRESS"]):
         private.listen_on_loopback()
     provenance.complete_environment()
+    # setdefault: what the user has set stays.
     for name, value in (ENVIRONMENT | (LOCAL_ENVIRONMENT if starts_local else {})).items():
         os.environ.setdefault(name, value)
     if "RAY_AUTH_MODE" in os.environ:
@@ -75,6 +77,7 @@ def cluster(*, num_cpus: int | None = None) -> Iterator[None]:
     Args:
         num_cpus: CPUs of a cluster that is started here; None for all that this process may use.
     """
+    # A sweep or a test is connected already, and closes the connection itself.
     if ray.is_initialized():
         yield
         return

@@ -63,6 +63,7 @@ def read_with_ray(
         selection: the events to keep.
         tasks: segments that are read at once.
     """
+    # In order: the plan may mix shards on this disk with files behind URLs.
     for mapped, group in groupby(segments, _is_mapped):
         read: Callable[..., Iterator[ReadResult]] = (
             reader.read_in_process if mapped else partial(_read_in_tasks, tasks=tasks)
@@ -90,6 +91,7 @@ def _read_in_order(reads: Iterator[Read], tasks: int) -> Iterator[ReadResult]:
     following = _begin(reads, tasks)
     try:
         while following is not None:
+            # Taken out, so that `finally` closes only what was begun and not yet read.
             (num_segments, blocks), following = following, None
             num_done = 0
             with closing(blocks):
@@ -159,11 +161,13 @@ class SegmentSource(Datasource):
 
     def _task(self, segment: Segment, selection: Selection) -> ReadTask:
         size = 2 * sum(file_slice.size for file_slice in segment.slices)
+        # The number of rows is known once the segment is read.
         metadata = BlockMetadata(num_rows=None, size_bytes=size, exec_stats=None, input_files=None)
         return ReadTask(lambda: [_read_block(segment, selection)], metadata)
 
 
 def _read_block(segment: Segment, selection: Selection) -> Block:
+    # In the process of the task, which Ray uses again for the next one.
     allocator.keep_freed_memory()
     tokens.receive()
     counts, events = reader.read_segment(segment, selection)
@@ -197,6 +201,7 @@ def _execute(reads: list[Read], tasks: int) -> Iterator[pa.Table]:
         ray_remote_args=staging_actor.where_to_read(reads[0][1].staging),
     )
     options = dataset.context.execution_options
+    # Otherwise Ray yields blocks as they are done, and the order of the data depends on the machines.
     options.preserve_order = True
     options.resource_limits = ExecutionResources(object_store_memory=READ_AHEAD_BYTES)
     dataset.context.enable_progress_bars = False
@@ -209,6 +214,7 @@ def _execute(reads: list[Read], tasks: int) -> Iterator[pa.Table]:
 def _unpack(block: pa.Table) -> Iterator[ReadResult]:
     """Yield the counts and events in a block, which Ray may have cut or merged. The events share the block's memory."""
     for batch in block.to_batches():
+        # A segment begins where its counts are; a part without any continues the one before.
         starts = np.flatnonzero(batch[COUNTS_COLUMN].is_valid().to_numpy(zero_copy_only=False)).tolist()
         if not starts or starts[0]:
             yield _events(batch, 0, starts[0] if starts else batch.num_rows)

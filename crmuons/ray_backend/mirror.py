@@ -21,8 +21,10 @@ from crmuons.storage import atomic
 
 logger = logging.getLogger(__name__)
 
+# Of looks at small files; a request to stop waits at most this long.
 PERIOD_S = 1.0
 TIMEOUT_S = 30.0
+# Written by rank 0 alone; a failure may come from any rank.
 FROM_RANK_ZERO = ("metrics.jsonl", "upload.json", "done.json")
 STOP = "stop"  # The driver puts it.
 DRIVER_MARKER = ".driver"  # Holds the key of the SyncHandle in the driver's own directory.
@@ -48,6 +50,7 @@ def driver_sync(run: Run) -> Iterator[SyncHandle | None]:
         yield None
         return
     actor = mailbox.start_key_value_actor()
+    # A directory that both see shows it to the worker, whatever the paths are called.
     key = secrets.token_hex(8)
     atomic.write_text(run.directory / DRIVER_MARKER, key)
     seen = 0
@@ -56,6 +59,7 @@ def driver_sync(run: Run) -> Iterator[SyncHandle | None]:
         nonlocal seen
         if run.stop_request.exists():
             actor.put.remote(STOP, True)
+        # Only what is new: metrics.jsonl grows all along a run.
         seen, files = ray.get(actor.changes_since.remote(seen), timeout=TIMEOUT_S)
         for name in files.keys() - {STOP}:
             atomic.write_text(run.directory / name, files[name].decode())
@@ -79,6 +83,7 @@ def worker_sync(run: Run, handle: SyncHandle | None, rank: int) -> Iterator[None
         yield
         return
     actor = handle.actor
+    # Before the first look: a request to stop of an earlier command would end this one.
     _clean_up(run, actor)
     names = (run.failure.name, *(FROM_RANK_ZERO if rank == 0 else ()))
     sent: dict[str, tuple[int, int]] = {name: _size_and_mtime(run.directory / name) for name in names}
@@ -89,6 +94,7 @@ def worker_sync(run: Run, handle: SyncHandle | None, rank: int) -> Iterator[None
         for name in names:
             path = run.directory / name
             if (current := _size_and_mtime(path)) != sent[name] and path.is_file():
+                # Whole, each time: a file is small, and a lost message is made good by the next.
                 ray.get(actor.put.remote(name, path.read_bytes()), timeout=TIMEOUT_S)
                 sent[name] = current
 

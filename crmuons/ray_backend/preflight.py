@@ -42,6 +42,7 @@ def check_cluster(
         ValueError: lists all faults, one sentence per line.
         OSError: if the driver cannot write into the directory of the runs.
     """
+    # Before the plan, which may refuse as well: the user gets both in one message.
     faults = _faults_of_nodes(storage, tracking_uri, data)
     try:
         planned = plan()
@@ -53,6 +54,7 @@ def check_cluster(
 
 
 def _faults_of_nodes(storage: RunStorage, uri: str | None, data: Sequence[File]) -> list[str]:
+    # The driver's own node has read and written already, so a cluster of one node costs nothing.
     nodes = _other_nodes()
     if not nodes:
         if uri is not None:
@@ -85,7 +87,9 @@ def _run_on(nodes: dict[str, str], check: NodeCheck) -> tuple[dict[str, NodeRepo
     names = {}
     for node, name in nodes.items():
         strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+        # No CPU, so that a busy cluster answers too; no retry, since a node that dies has given its answer.
         names[task.options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote(check)] = name
+    # All at once: nodes start their processes beside each other.
     ready, silent = ray.wait(list(names), num_returns=len(names), timeout=TIMEOUT_S)
     reports: dict[str, NodeReport] = {}
     faults = {names[ref]: [f"no answer within {TIMEOUT_S:g} s; check the node, or remove it"] for ref in silent}

@@ -46,6 +46,7 @@ class RayLauncher:
     @contextmanager
     def connect(self, urls: Sequence[str]) -> Iterator[None]:
         """Stay connected to the cluster during the block, and share the tokens for these URLs with its nodes."""
+        # Tokens end before the connection does, since an actor holds them.
         with cluster.cluster(), tokens.shared(urls):
             yield
 
@@ -63,7 +64,7 @@ class RayLauncher:
             RunFailedError: if the run stopped before its end.
         """
         payload = {
-            "settings": settings.model_dump(mode="json"),
+            # As plain data: the worker checks them as it checks what a user gives.
             "place": run.uri,
             # The driver's list: a listing of the worker's own could already show other files.
             "files": run.found_files,
@@ -75,6 +76,7 @@ class RayLauncher:
                 scaling = scaling_config(settings.scaling)
                 _fit(scaling, backend(settings.scaling), settings.run, run, payload | {"mirror": mirror})
         except TrainingFailedError as error:
+            # The worker's own words before Ray's, which wrap them several times.
             reason = run.reason_of_failure() if run.failure.exists() else _root_cause(error)
             raise RunFailedError(with_remedy(reason, run)) from error
         if run.failure.exists():
@@ -87,8 +89,10 @@ def _work(payload: dict[str, Any]) -> None:
 
     An error that would occur again is written to a file, so that Ray Train's next attempt ends at once.
     """
+    # It would log each execution: one for 256 segments.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     tokens.receive()
+    # Opened here, since a URL has another local copy on each node.
     run = replace(Run.open(payload["place"]), found_files=payload["files"])
     settings = config.from_dict(payload["settings"])
     with worker_sync(run, payload["mirror"], ray.train.get_context().get_world_rank()):
@@ -98,6 +102,7 @@ def _work(payload: dict[str, Any]) -> None:
             train_worker(
                 settings,
                 run,
+                # The GPU that Ray chose for this worker, or the CPU.
                 device=get_device(),
                 tracking_uri=payload["tracking_uri"],
                 read=partial(read_with_ray, tasks=settings.data.read_tasks),
@@ -126,6 +131,7 @@ def _fit(scaling: ScalingConfig, exchange: str | None, settings: config.Run, run
             callbacks=[WorkerLossLog(run.losses)],  # type: ignore[list-item]  # mypy sees version 1's
         ),
     )
+    # In a thread: in the main one Ray would replace this process's signal handlers.
     in_thread(trainer.fit)
 
 
@@ -146,6 +152,7 @@ def _reporter(run: Run) -> worker.Report:
 
 def _root_cause(error: BaseException) -> str:
     """Return the last line of the error that Ray's errors wrap. Errors of crmuons name the file and the remedy."""
+    # Each layer of Ray wraps the error of the one below.
     while isinstance(error, ray.exceptions.RayError | TrainingFailedError):
         inner = getattr(error, "cause", None) or error.__cause__
         if inner is None:

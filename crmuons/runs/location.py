@@ -30,6 +30,7 @@ class RunStorage:
         """
         place = settings.run.storage_path
         if "://" in place and not place.startswith("file://"):
+            # The parent of a run's local copy is that of all runs of this URL.
             url = place.rstrip("/")
             return cls(local_copy(f"{url}/name").parent, url)
         path = Path(place.removeprefix("file://")).expanduser()
@@ -39,6 +40,7 @@ class RunStorage:
 def local_copy(url: str) -> Path:
     """Return the path of this machine's copy of a run that is stored at a URL: below $XDG_CACHE_HOME, or ~/.cache."""
     storage, _, name = url.rpartition("/")
+    # For people who look into the cache; the digest makes it unique.
     readable = re.sub(r"[^A-Za-z0-9.-]+", "_", storage)[-60:]
     digest = hashlib.sha256(storage.encode()).hexdigest()[:8]
     return caches() / f"{readable}-{digest}" / "runs" / name

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from crmuons import config
-from crmuons.runs.directory import Run, find_run
+from crmuons.runs.directory import Run
+from crmuons.runs.find import find_run
 from crmuons.runs.location import RunStorage
 from crmuons.storage import ownership
 

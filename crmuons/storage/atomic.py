@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 OWNER_FOLDER = ".owner"  # In an output: the mark of its owner (claims.py). Readers of a Parquet folder pass over it.
+# Exactly the names that `_partial` gives: nobody else's hidden file is ever removed.
 _PARTIAL = re.compile(r"/\.[^/]+\.[0-9a-f]{8}\.partial$")
 # Of the outputs that this process owns, by directory or URL: raises if another process has taken over (ownership.py).
 _guards: dict[str, Callable[[], None]] = {}
@@ -55,9 +56,11 @@ def atomic_file(path: Path, *, fsync: bool = False) -> Iterator[Path]:
     try:
         yield partial
         if fsync:
+            # The content before the name: after a power cut the name may be there and the blocks not.
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
         check_owned(path)
+        # rename(2) within one file system is atomic: readers see the old file or the new one, whole.
         partial.replace(path)
     except BaseException:  # Ctrl-C too must leave no partial file; the error goes on.
         with suppress(OSError):
@@ -101,6 +104,7 @@ def filled_directory(path: Path, *, last: str) -> Iterator[Path]:
     try:
         yield partial
         check_owned(path)
+        # One by one, since a directory that exists cannot be replaced at once.
         for entry in sorted(partial.iterdir(), key=lambda entry: entry.name == last):
             entry.replace(path / entry.name)
     finally:
@@ -138,6 +142,7 @@ def make_directory(folder: Path, *, private: Path | None = None) -> list[Path]:
         folder: the directory.
         private: the one of them that is closed to all but its owner and group.
     """
+    # From the innermost on, before they are made: only new directories get other modes.
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:

@@ -19,6 +19,7 @@ from crmuons.storage.files import File, is_remote, open_file
 
 # Arrow reads as much first to find a footer, so a check at opening costs no request of its own; the digest of a listing does.
 TAIL_BYTES = 64 * 2**10
+# Each waits for a disk or a server, not for a CPU.
 READS_AT_ONCE = 16
 MAX_REMOTE_DIGESTS = 2_000  # Reading the end of more files would hold up the start of a run for minutes.
 REMEDY = (
@@ -51,6 +52,7 @@ def open_listed(file: File) -> IO[bytes]:
         ChangedError: if its content is another.
     """
     try:
+        # With the size, which spares a remote file system a request for it.
         opened = open_file(file.url, file.size)
     except FileNotFoundError as error:
         raise _gone(file) from error
@@ -76,8 +78,10 @@ def check_local(file: File, path: Path | None = None) -> os.stat_result:
         state = (path or Path(file.url)).stat()
     except FileNotFoundError as error:
         raise _gone(file) from error
+    # A staged copy has the time of its download.
     stamp = None if path else str(state.st_mtime_ns)
     if not _is_same(file, state.st_size, stamp):
+        # Only where size and stamp do not settle it: 64 KiB for a file that was touched or copied.
         with (path or Path(file.url)).open("rb") as opened:
             _compare(file, state.st_size, stamp, _digest(_read_tail(opened, state.st_size)))
     return state
@@ -99,6 +103,7 @@ def check_listed(file: File, listed: File | None) -> File:
 
 def is_same(before: File, now: File) -> bool:
     """Return whether two entries of a file show the same content: by digest, or by time stamp if one has no digest."""
+    # The digest decides even if the stamps differ: a copy has a stamp of its own.
     if before.digest is not None and now.digest is not None:
         return (before.size, before.digest) == (now.size, now.digest)
     return before.size == now.size and (before.stamp is None or before.stamp == now.stamp)
@@ -121,6 +126,7 @@ def _is_same(file: File, size: int, stamp: str | None) -> bool:
 
 
 def _compare(file: File, size: int, stamp: str | None, digest: str) -> None:
+    # Without a recorded digest the stamp is all there is; a server that gives none can show no change.
     same_content = digest == file.digest if file.digest is not None else stamp in (None, file.stamp)
     if size == file.size and same_content:
         return
@@ -189,6 +195,7 @@ class _WithTail(io.RawIOBase):
         stop = self._size if size is None or size < 0 else min(self._position + size, self._size)
         start, tail_start = self._position, self._size - len(self._tail)
         if start >= tail_start:
+            # Across the border both parts come from the server: a read that begins before the tail is not cut in two.
             content = self._tail[start - tail_start : max(stop - tail_start, 0)]
         else:
             self._opened.seek(start)
@@ -212,4 +219,5 @@ def _read_tail(opened: IO[bytes], size: int) -> bytes:
 
 
 def _digest(tail: bytes) -> str:
+    # 64 bits: it compares two versions of one file, and is read by people in messages.
     return hashlib.sha256(tail).hexdigest()[:16]

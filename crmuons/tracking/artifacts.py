@@ -52,6 +52,7 @@ def kept_file(journal: Journal, name: str) -> Path:
     if not os.path.lexists(path):
         msg = f"{path} is gone: it was removed from the journal before it was sent"
         raise UnusableFileError(msg)
+    # lstat and not stat: a link in a stranger's journal could name any file of this user.
     for each in (path, *path.rglob("*")):
         kind = each.lstat().st_mode
         if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
@@ -101,6 +102,7 @@ def check_root(run: Run, tracking_uri: str, *, named: bool) -> None:
 
 def _check_shared_path(run: Run, tracking_uri: str, root: Path) -> None:
     """Write a probe below a path, and ask the server whether it sees the probe."""
+    # A name that nobody has: the server sees this very file, or another directory of the same path.
     probe, seen = root / f".probe-{uuid.uuid4().hex}", False
     made: list[Path] = []
     try:
@@ -152,9 +154,11 @@ def log_model(client: mlflow.MlflowClient, run_id: str, experiment_id: str, path
         name: identifies the model within its run.
     """
     known = f"tags.`{_MODEL_FILE_TAG}` = '{name}' AND source_run_id = '{run_id}'"
+    # By the tag: an answer may have been lost after the server had made the model.
     models = client.search_logged_models([experiment_id], known)
     tags = {_MODEL_FILE_TAG: name}
     model = models[0] if models else client.create_logged_model(experiment_id, "model", run_id, tags=tags)
+    # MLflow's own `log_model` writes these two into the directory; here it was written before the run had an ID.
     description = Model.load(str(path))
     description.run_id, description.model_id = run_id, model.model_id
     description.save(str(path / "MLmodel"))
@@ -169,6 +173,7 @@ def first_cause(error: BaseException) -> str:
     """Return the first cause of an error in one line, for example "connection refused" or "database is locked"."""
     if isinstance(error, ArtifactStoreError | UnusableFileError):
         return str(error)
+    # MLflow's message says that a request failed; why stands at the end of the chain.
     while (earlier := error.__cause__ or error.__context__) is not None:
         error = earlier
     first_line = (str(error).splitlines() or [""])[0]

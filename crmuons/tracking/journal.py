@@ -85,6 +85,7 @@ class Journal:
         self.files = directory / FOLDER / "files"
         self.files.mkdir(parents=True, exist_ok=True)
         self._path = directory / FOLDER / "journal.jsonl"
+        # Training, system metrics and validation append from threads of their own.
         self._guard = threading.Lock()
         self._lock = FileLock(self._path.with_name("lock"))
         self.num_entries = 0
@@ -121,6 +122,7 @@ class Journal:
 
     def is_new(self, key: str, step: int) -> bool:
         """Return whether the key has no entry for this step or a later one."""
+        # A run that went back to a checkpoint repeats steps; in MLflow the first value of a step stays.
         return step > self.last_steps.get(key, step - 1)
 
     def entries(self, offset: int = 0) -> Iterator[tuple[int, Entry]]:

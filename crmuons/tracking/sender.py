@@ -21,6 +21,7 @@ from crmuons.tracking.uri import bare_uri, has_credentials, is_server
 logger = logging.getLogger(__name__)
 
 
+# One request then carries all metrics of these seconds.
 SECONDS_BETWEEN_BATCHES = 2.0
 SECONDS_BEFORE_LAST_ATTEMPT = 0.5
 LONGEST_PAUSE = 60.0  # Seconds between attempts while a server does not answer.
@@ -115,6 +116,7 @@ def _server(journal: Journal, to: str | None = None) -> tuple[Server, FileDelive
             f"credentials; if you trust it: crmuons sync {journal.directory} --to {journal.uri}"
         )
         raise ConnectionError(msg)
+    # Credentials of the URI go to the environment, where MLflow looks for them; files never hold them.
     server = Server(journal, bare_uri(named or journal.uri))
     return server, FileDelivery(journal, server, named=named is not None)
 
@@ -141,6 +143,7 @@ class Sender:
     def __init__(self, journal: Journal, server: Server) -> None:
         self.server = server
         self._entries = _Delivery("results", journal, server, server.send_entries)
+        # A thread of its own: an upload of minutes must not hold up a metric of 8 bytes.
         self._files = _Delivery("artifacts", journal, server, FileDelivery(journal, server).send, after=self._entries)
 
     @property
@@ -190,6 +193,7 @@ class _Delivery(threading.Thread):
         self._what, self._journal, self._server, self._send, self._after = what, journal, server, send, after
         self.last_error = ""
         self._closing = threading.Event()
+        # Until the run ends; then both threads share what is left of flush_seconds.
         self._deadline = float("inf")
 
     def close(self, deadline: float) -> None:
@@ -220,6 +224,7 @@ class _Delivery(threading.Thread):
     def _attempt(self) -> bool:
         try:
             self._journal.lock()
+            # On the disk before it is on the server: after a power cut the server must not know more.
             self._journal.flush()
             for _ in self._send():
                 if time.monotonic() > self._deadline:

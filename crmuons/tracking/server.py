@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 TABLES_PATIENCE_S = 120.0  # MLflow makes its tables in seconds.
 WITH_FILES = ("artifact", "figure", "model", "registration")  # A registration waits for the model of its run.
 
+# By it a run is found again whose creation was answered too late.
 _IDENTITY_TAG = "crmuons.journal"
 
 
@@ -70,6 +71,7 @@ class Server:
         self.connect()
         begin = self.sent.offset
         for batch in batches(self._journal.entries(begin)):
+            # Passed on, not skipped: `offset` moves past it, and `waiting` remembers where it begins.
             if batch[0][1]["kind"] in WITH_FILES:
                 self._note_sent(batch, [begin])
             else:
@@ -130,6 +132,7 @@ class Server:
                 return
             if self.uri.startswith("sqlite:"):
                 _make_database(database(self.uri))
+            # Made at the first use, in the thread that sends: it may wait for the server.
             client = mlflow.MlflowClient(self.uri)
             if self.sent.run_id is not None and not _has_run(client, self.sent.run_id):
                 logger.warning(
@@ -153,6 +156,7 @@ class Server:
 
     def _open_run(self, client: mlflow.MlflowClient, entry: Entry) -> None:
         if self.sent.run_id is not None:
+            # It had ended as failed or killed, and goes on.
             client.update_run(self.sent.run_id, status="RUNNING")
             return
         experiment = self._experiment(client, entry["experiment"])
@@ -161,6 +165,7 @@ class Server:
         tags = {_IDENTITY_TAG: entry["identity"]}
         if entry.get("parent"):
             tags["mlflow.parentRunId"] = mlflow_run_of(client, entry["parent"]).info.run_id
+        # With the time of the entry: a run that is sent later shows when it really began.
         run = runs[0] if runs else client.create_run(experiment, entry["time_ms"], tags, entry["run_name"])
         self.sent.run_id, self.sent.experiment_id = run.info.run_id, experiment
         self.known.set()

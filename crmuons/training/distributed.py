@@ -29,6 +29,7 @@ def _is_one_of_several() -> bool:
     global _joined  # noqa: PLW0603 - torch's process group is global too
     if dist.is_initialized():
         _joined = True
+    # Never back to rank 0 of 1: it would write checkpoints and delete those of the run.
     elif _joined:
         msg = (
             "the process group of this worker was destroyed while it trained; "
@@ -49,6 +50,7 @@ def from_rank_zero(values: Sequence[float], device: torch.device) -> list[float]
     """Return rank 0's numbers on every rank."""
     if world_size() == 1:
         return list(values)
+    # Double precision: step numbers and seconds above 2^24 have to arrive exactly.
     buffer = torch.tensor(values, dtype=torch.float64, device=device)
     dist.broadcast(buffer, 0)
     numbers: list[float] = buffer.tolist()  # device sync
@@ -59,6 +61,7 @@ def bytes_from_rank_zero(content: bytes, device: torch.device) -> bytes:
     """Return rank 0's bytes on every rank; `content` of the other ranks is ignored."""
     if world_size() == 1:
         return content
+    # The others must know the size before they can receive.
     (length,) = from_rank_zero([float(len(content))], device)
     buffer = torch.empty(int(length), dtype=torch.uint8, device=device)
     if rank() == 0:
@@ -71,6 +74,7 @@ def gather(values: Tensor) -> Tensor:
     """Return the tensors of all ranks, which have the same shape, stacked by rank [ranks, ...]."""
     if world_size() == 1:
         return values[None]
+    # All ranks must send the same shape, or the exchange hangs.
     gathered = [torch.empty_like(values) for _ in range(world_size())]
     dist.all_gather(gathered, values)
     return torch.stack(gathered)

@@ -12,9 +12,9 @@ from crmuons.data.quarantine import ReadCounts
 from crmuons.data.sample import sample_events
 from crmuons.data.selection import Selection, training_selection
 from crmuons.evaluation.metrics import distances
+from crmuons.models.bundles import check_finite
 from crmuons.models.features import Features
 from crmuons.models.saved_model import read_tensors
-from crmuons.models.standalone import check_finite
 from crmuons.runs import location
 from crmuons.storage.files import File
 from crmuons.storage.identity import open_listed, with_digests

@@ -17,6 +17,7 @@ from crmuons.storage.http.sources import Fault, Source, retry_after_s
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 528)})
 DENIED = frozenset({401, 403})
 NETWORK_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
+# Not 300 and 304, which carry no new place for this request.
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 10
 
@@ -50,6 +51,7 @@ async def following(
         FinalError: if a redirect leaves https or http, goes from https to http, or there are too many.
     """
     for _ in range(MAX_REDIRECTS + 1):
+        # By hand: a redirect from https to http is refused, and the header stays with its origin.
         async with session.request(method, url, headers=headers, allow_redirects=False, **options) as answer:
             if answer.status not in REDIRECTS or "Location" not in answer.headers:
                 yield answer
@@ -85,6 +87,7 @@ async def fault_of(
         secret: words with this text in them are left out.
         credential: what was sent; the fault keeps it.
     """
+    # The first bytes alone: an error page may be long, and only a line of it is shown.
     words = (await answer.content.read(200)).decode(errors="replace").strip().partition("\n")[0]
     is_plain_text = words.isprintable() and words and "<" not in words and (secret is None or secret not in words)
     return Fault(

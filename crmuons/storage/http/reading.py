@@ -41,6 +41,7 @@ class Reader:
         """Note the version of a file that is listed anew, and whether its server sends ranges."""
         if entry.version.differs(self._versions.get(url, entry.version)):
             self.whole.drop(url)
+        # A new listing is the new truth: what was wrong with ranges of the old version is forgotten.
         self._versions[url] = entry.version
         self._bad_ranges[url] = 0 if entry.has_ranges else BAD_RANGES
 
@@ -54,11 +55,13 @@ class Reader:
         """
         if not self.whole.holds(url):
             try:
+                # Ranges first, for a file of any size: most reads want a footer or a few columns.
                 if self._bad_ranges.get(url, 0) < BAD_RANGES:
                     return await self._read_range(url, start, end, size)
             except NoRangesError:
                 self._bad_ranges[url] = BAD_RANGES
             await self.download(url, size)
+        # In a thread: a disk must not hold up the requests of the other files.
         return await asyncio.to_thread(self.whole.read, url, start, end)
 
     async def _read_range(self, url: str, start: int, end: int, size: int) -> bytes:
@@ -76,6 +79,7 @@ class Reader:
                 sources.worked(source)
                 self._bad_ranges.pop(url, None)
             except Fault as fault:
+                # A wrong answer, as opposed to none: it may be another file now, or a server that cannot send ranges.
                 if fault.doubtful or fault.status not in (None, *TRANSIENT):
                     await self._confirm(url, size)
                     self._count_bad_range(url)
@@ -92,6 +96,7 @@ class Reader:
             check_range(answer, source, span[0], size)
             left = len(span)
             async for piece in answer.content.iter_any():
+                # A server may send more than was asked for; the caller gets exactly its range.
                 yield piece[:left]
                 left -= len(piece)
                 if left < 0:
@@ -113,6 +118,7 @@ class Reader:
 
     def _check_version(self, url: str, answer: aiohttp.ClientResponse, source: Source) -> None:
         version = Version.of(answer)
+        # The first answer sets the version: parts of two versions are never mixed.
         if version.differs(self._versions.setdefault(url, version)):
             raise Fault(source, "it gives the file another ETag or date of change", doubtful=True)
 
@@ -146,6 +152,7 @@ class Reader:
         Raises:
             OSError: as `read`.
         """
+        # One download of a file for all its readers of this process.
         async with self._downloading.setdefault(url, asyncio.Lock()):
             patience, sources, furthest = self.web.patience(url), self.web.sources(url), 0
             while not self.whole.holds(url):
@@ -188,9 +195,11 @@ async def _decoded(url: str, answer: aiohttp.ClientResponse) -> AsyncIterator[by
         async for piece in answer.content.iter_any():
             yield piece
         return
+    # Others need libraries, and nobody asked for any.
     if encoding not in ("gzip", "x-gzip", "deflate"):
         msg = f"{url}: the server compresses it with '{encoding}' although none was asked for; store it as it is"
         raise FinalError(msg)
+    # 32: zlib finds out by itself whether the header is gzip's or its own.
     decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
     try:
         async for piece in answer.content.iter_any():

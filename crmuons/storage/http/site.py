@@ -14,7 +14,7 @@ import aiohttp
 from fsspec.asyn import AsyncFileSystem, sync
 from yarl import URL
 
-from crmuons.storage.atomic import atomic_file
+from crmuons.storage.http.by_info import ByInfo
 from crmuons.storage.http.exchange import FinalError
 from crmuons.storage.http.globs import glob
 from crmuons.storage.http.index_pages import entries
@@ -25,7 +25,6 @@ from crmuons.storage.http.web import Web, raise_if_refused
 
 logger = logging.getLogger(__name__)
 
-COPY_BYTES = 32 * 2**20
 MAX_PAGE_BYTES = 64 * 2**20  # Of an index page: 500,000 entries.
 DATA = (".parquet", ".pq", ".arrow")  # A file of these that is listed and then missing would be lost rows.
 MAX_FOLDERS = 10_000  # A directory that links to itself under ever new names has no end.
@@ -33,7 +32,7 @@ MAX_FOLDERS = 10_000  # A directory that links to itself under ever new names ha
 Info = dict[str, Any]
 
 
-class WebFiles(AsyncFileSystem):  # type: ignore[misc]  # fsspec is untyped
+class WebFiles(ByInfo, AsyncFileSystem):  # type: ignore[misc]  # fsspec is untyped
     """Files of web servers, to read. A path is a URL; directories are read from their index pages.
 
     Raises (all methods):
@@ -85,16 +84,6 @@ class WebFiles(AsyncFileSystem):  # type: ignore[misc]  # fsspec is untyped
         start, end, _step = slice(start, end).indices(size)
         return await self.reader.read(path, start, end, size) if start < end else b""
 
-    async def _get_file(self, rpath: str, lpath: str | Path, **_: Any) -> None:
-        """Copy a file to a local path, where it appears once it is complete. For a folder, make a local folder."""
-        info, target = await self._info(rpath), Path(lpath)
-        if info["type"] == "directory":
-            target.mkdir(parents=True, exist_ok=True)
-            return
-        with atomic_file(target) as partial, partial.open("wb") as file:
-            for start in range(0, info["size"], COPY_BYTES):
-                file.write(await self._cat_file(rpath, start, start + COPY_BYTES, size=info["size"]))
-
     async def _put_file(self, _lpath: str | Path, rpath: str, **_: Any) -> None:
         _refuse_writing(rpath)
 
@@ -111,21 +100,6 @@ class WebFiles(AsyncFileSystem):  # type: ignore[misc]  # fsspec is untyped
         self.reader.note(path, entry)
         size = await self.reader.download(path, None) if entry.size is None else entry.size
         return {"name": path, "type": "file", "size": size}
-
-    async def _exists(self, path: str, **_: Any) -> bool:
-        return await self._type(path) is not None
-
-    async def _isdir(self, path: str) -> bool:
-        return await self._type(path) == "directory"
-
-    async def _isfile(self, path: str) -> bool:
-        return await self._type(path) == "file"
-
-    async def _type(self, path: str) -> str | None:
-        try:
-            return str((await self._info(path))["type"])
-        except FileNotFoundError:
-            return None
 
     async def _ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         html, page = await self._page(path)

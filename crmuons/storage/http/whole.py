@@ -14,6 +14,7 @@ class Copy:
     """A copy that grows: its size in bytes, and the descriptor of its unnamed file."""
 
     def __init__(self) -> None:
+        # Unnamed: the kernel removes it with the last descriptor, also after a kill.
         with tempfile.TemporaryFile() as file:
             self.descriptor = os.dup(file.fileno())
         self.size = 0
@@ -31,6 +32,7 @@ class Copy:
         left = memoryview(piece)
         try:
             while left:
+                # write(2) may take less than it is given.
                 left = left[os.write(self.descriptor, left) :]
         except OSError as error:
             msg = f"{tempfile.gettempdir()} cannot take a file whose server sends no ranges ({error.strerror}); free space there, or set TMPDIR"
@@ -72,5 +74,6 @@ class WholeFiles:
         copy = Copy()
         yield copy
         self._copies[url] = copy
+        # The newest stays even if it alone is larger: somebody waits for it.
         while sum(kept.size for kept in self._copies.values()) > MAX_BYTES and len(self._copies) > 1:
             self.drop(next(iter(self._copies)))

@@ -15,8 +15,8 @@ import aiohttp
 from fsspec.asyn import AsyncFileSystem, sync
 from pelicanfs.core import PelicanFileSystem
 
-from crmuons.storage.atomic import atomic_file
 from crmuons.storage.changed import ChangedError
+from crmuons.storage.http.by_info import ByInfo
 from crmuons.storage.http.exchange import DENIED
 from crmuons.storage.http.globs import glob
 from crmuons.storage.http.ranges import check_range
@@ -32,10 +32,9 @@ from crmuons.storage.pelican.webdav import check_inside, parse_listing
 from crmuons.storage.pelican.writing import Writer
 
 LISTINGS_AT_ONCE = 16
-COPY_BYTES = 32 * 2**20
 
 
-class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyped
+class Federation(ByInfo, PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyped
     """The files of one federation.
 
     Files are read as HTTP ranges of checked length. A failed range continues at the next cache from the byte where it
@@ -140,18 +139,6 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
             )
             raise ChangedError(msg)
 
-    async def _get_file(self, rpath: str, lpath: str | Path, **_: Any) -> None:
-        """Copy a file to a local path, where it appears once it is complete. For a folder, make a local folder."""
-        path, target = self._check_fspath(rpath), Path(lpath)
-        info = await self._info(path)
-        if info["type"] == "directory":
-            target.mkdir(parents=True, exist_ok=True)
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(target) as partial, partial.open("wb") as file:
-            for start in range(0, info["size"], COPY_BYTES):
-                file.write(await self._cat_file(path, start, start + COPY_BYTES, size=info["size"]))
-
     async def _put_file(self, lpath: str | Path, rpath: str, **_: Any) -> None:
         """Copy a local file to a new name; see Writer.put."""
         await self.writer.put(Path(lpath), self._check_fspath(rpath))
@@ -195,21 +182,6 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         """Return the size of a file; None if it does not exist."""
         try:
             return int((await self._info(path))["size"])
-        except FileNotFoundError:
-            return None
-
-    async def _exists(self, path: str, **_: Any) -> bool:
-        return await self._type(path) is not None
-
-    async def _isdir(self, path: str) -> bool:
-        return await self._type(path) == "directory"
-
-    async def _isfile(self, path: str) -> bool:
-        return await self._type(path) == "file"
-
-    async def _type(self, path: str) -> str | None:
-        try:
-            return str((await self._info(path))["type"])
         except FileNotFoundError:
             return None
 

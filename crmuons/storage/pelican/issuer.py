@@ -48,12 +48,16 @@ class Issuer:
             OSError: if no issuer answers at the URL, with the addresses that were asked.
         """
         parts = urlsplit(url)
+        # OpenID Connect puts the name behind the issuer's path, RFC 8414 between host and path; issuers serve one or
+        # both.
+        # other.
         addresses = (
             f"{url.rstrip('/')}/.well-known/openid-configuration",
             f"{parts.scheme}://{parts.netloc}/.well-known/oauth-authorization-server{parts.path.rstrip('/')}",
         )
         for address in addresses:
             status, metadata = _call(address)
+            # The document must name the issuer itself (RFC 8414, 3.3), or anyone could answer for another one.
             if status == 200 and str(metadata.get("issuer", "")).rstrip("/") == url.rstrip("/"):
                 return cls(url, metadata)
         msg = f"{url} is no token issuer: neither {' nor '.join(addresses)} describes it"
@@ -69,6 +73,7 @@ class Issuer:
             "client_name": "crmuons",
             "grant_types": [DEVICE_GRANT, "refresh_token"],
             "response_types": [],
+            # The device flow sends nothing back to a browser.
             "redirect_uris": [],
             "token_endpoint_auth_method": "client_secret_basic",
             "scope": scope,
@@ -101,6 +106,7 @@ class Issuer:
             msg = f"{self.url} begins no login for the scopes '{scope}' (HTTP {status}{_reason(device)})"
             raise PermissionError(msg)
         show(str(device.get("verification_uri_complete", device["verification_uri"])), str(device["user_code"]))
+        # The issuer's own rhythm: one that is asked more often answers slow_down.
         interval_s = float(device.get("interval", DEFAULT_INTERVAL_S))
         deadline = time.monotonic() + float(device.get("expires_in", DEFAULT_LIFETIME_S))
         while time.monotonic() < deadline:
@@ -133,6 +139,7 @@ class Issuer:
         if "access_token" in answer:
             return answer
         msg = f"{self.url} did not renew the login (HTTP {status}{_reason(answer)}); log in again with 'crmuons login'"
+        # A broken server may renew it later; a refusal stays, and needs a new login.
         raise OSError(msg) if status >= 500 else PermissionError(msg)
 
     def endpoint(self, name: str) -> str:
@@ -178,6 +185,7 @@ def _call(
         with error:
             return error.code, _object(error.read())
     except urllib.error.URLError as error:
+        # Without the cause: the request holds the client's secret.
         msg = f"{url} cannot be asked: {error.reason}"
         raise OSError(msg) from None
 

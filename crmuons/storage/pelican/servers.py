@@ -28,6 +28,7 @@ from crmuons.storage.pelican.waits import Waits
 logger = logging.getLogger(__name__)
 
 NAMESPACE_GOOD_FOR_S = 15 * 60.0  # As long as pelicanfs trusts the director's answer.
+# While all caches fail: the director may know others by then.
 SECONDS_BETWEEN_REFRESHES = 10.0
 TO_ORIGIN = "/api/v1.0/director/origin"
 
@@ -46,6 +47,7 @@ class Servers:
         self._trust = trusted_authorities()
         self._namespaces: dict[str, Namespace] = {}
         self._director: Sources | None = None
+        # Many threads open files at once at the start; the first asks for all of them.
         self._asking = asyncio.Lock()
         self.digesting = asyncio.Lock()  # XRootD delays a third concurrent checksum request by 30 s.
         self.no_digest_before: dict[str, float] = {}  # time.monotonic() by namespace prefix.
@@ -75,6 +77,7 @@ class Servers:
         session = await self._session()
         url = URL(source.url).with_path(path)
         if token is not None and url.scheme != "https":
+            # A fault and not an error: another server of the namespace may be encrypted.
             raise Fault(source, "a token is not sent over an unencrypted connection")
         secret = {} if token is None else {"Authorization": f"Bearer {token.value}"}
         try:
@@ -119,6 +122,7 @@ class Servers:
                     method, source, access.path, token=token, headers=headers, follow=follow
                 ) as answer:
                     body = await answer.read()
+                # Even for 404: the server is well, and the answer is the caller's to judge.
                 sources.worked(source)
                 access.accepted(token)
                 return Answer(answer.status, answer.headers, body)
@@ -141,6 +145,7 @@ class Servers:
             known = self._known(path)
             if known is None or (known.origin if listing else known.caches) is None:
                 return await self._ask_director(path, listing, Patience(self.waits.patience_s, self.url(path)))
+        # In the background: reading goes on with the servers that are known, even if the director is away for hours.
         due_s = SECONDS_BETWEEN_REFRESHES if known.caches and known.caches.all_failing() else NAMESPACE_GOOD_FOR_S
         if time.monotonic() - known.asked_at > due_s:
             known.asked_at = time.monotonic()

@@ -109,6 +109,7 @@ class CacheDir:
 
     def _make_room(self, file: File, key: str) -> None:
         staged = _keys(self.folder) - {key}
+        # The disk too, and not only the limits: others write to it.
         disk = shutil.disk_usage(self.folder)
         left = _Left(
             num_bytes=self.max_bytes - file.size - sum(map(_size, staged)),
@@ -117,6 +118,7 @@ class CacheDir:
         )
         if left.enough():
             return
+        # A file above the limit would empty the whole directory and still not fit.
         if file.size <= self.max_bytes:
             # The least recently used first.
             for candidate in sorted(staged, key=self._last_used):
@@ -137,12 +139,14 @@ class CacheDir:
         if not lock.acquire(shared=False, patient=lambda: False):
             return False
         for path in (self.folder / key, self.folder / f"{key}.part"):
+            # A reader that has the file open keeps its content; the name is gone for the next one.
             path.unlink(missing_ok=True)
         lock.remove()
         return True
 
     def _last_used(self, key: str) -> float:
         try:
+            # A use sets this time (download.py), so no other record of uses is needed.
             return (self.folder / f"{key}.lock").stat().st_mtime
         except FileNotFoundError:
             return 0.0
@@ -206,6 +210,7 @@ def _is_key(name: str) -> bool:
 
 def _while_it_grows(part: Path) -> Callable[[], bool]:
     """Return a function that says whether to wait for the process that holds a lock: as long as its download grows."""
+    # By progress and not by age: a large file over a slow line may take hours.
     seen, since = -1, time.monotonic()
 
     def patient() -> bool:

@@ -18,7 +18,7 @@ from crmuons.generation import writer
 from crmuons.generation.load import load_generator
 from crmuons.generation.primaries import PrimaryFiles
 from crmuons.generation.request import GenerationOptions
-from crmuons.models import saved_model, standalone
+from crmuons.models import blocks, saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 from crmuons.storage import files
@@ -26,7 +26,7 @@ from crmuons.storage.files import File
 from crmuons.storage.output import Output
 from crmuons.storage.ownership import hold
 
-EVENTS_PER_BLOCK = standalone.EVENTS_PER_BLOCK["cpu"]
+EVENTS_PER_BLOCK = blocks.EVENTS_PER_BLOCK["cpu"]
 NUM_EVENTS = 3000  # Three blocks, the last one not full.
 
 
