@@ -3,6 +3,7 @@
 import errno
 import json
 import logging
+import resource
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from crmuons.provenance import git_commit
 from crmuons.storage.ownership import hold
 from crmuons.storage.redact import without_credentials
 from crmuons.storage.staging import locks
+from crmuons.tracking import logged_models
 from crmuons.tracking.journal import Journal
 from crmuons.tracking.logged_models import local_place
 from crmuons.tracking.results import add_results
@@ -513,6 +515,10 @@ def test_a_model_of_the_registry_is_a_model_like_others(start, client, model_dir
             f"models:/{model.model_id}",
         ):
             assert model_digest(load_generator(local_place(place))) == model_digest(load_generator(model_dir))
+        patch.setattr(logged_models, "MAX_FILE_BYTES", 1000)
+        with pytest.raises(ValueError, match="is no model of crmuons: it has a file of more than"):
+            local_place("models:/bundles-by-name@best")
+        assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
         with pytest.raises(FileNotFoundError, match=r"models:/bundles-by-name@worst cannot be read from .*sqlite.*: "):
             local_place("models:/bundles-by-name@worst")
         with pytest.raises(FileNotFoundError, match=r"models:/nothing@best cannot be read from .*sqlite.*: "):
