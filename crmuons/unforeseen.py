@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from crmuons import provenance
-from crmuons.storage.redact import without_credentials
+from crmuons.storage.redact import printable, without_credentials
 
 INTERRUPTED = 130  # The exit code that shells use after Ctrl-C: a script then does not run the next command.
 PIPE_CLOSED = 141  # What shells show for a program that a closed pipe ended.
@@ -47,9 +47,9 @@ def guarded(name: str, work: Callable[[], int | None], words: Sequence[str]) -> 
         if DEBUG in words:
             traceback.print_exc()
         if isinstance(error, FORESEEN):
-            print(f"{name}: {without_credentials(str(error))}", file=sys.stderr)
+            print(printable(f"{name}: {without_credentials(str(error))}"), file=sys.stderr)
             return FAILED
-        print(f"{name}: {describe(error)}; {_where(error, name, words)}", file=sys.stderr)
+        print(printable(f"{name}: {describe(error)}; {_where(error, name, words)}"), file=sys.stderr)
         return UNFORESEEN
 
 

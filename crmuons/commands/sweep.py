@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from crmuons.commands import INTERRUPTED, add_settings, settings_of
+from crmuons.storage.redact import printable
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tune.sweep import run_sweep
 
     result = run_sweep(settings, space, options)
-    print(result.describe())
+    print(printable(result.describe()))
     if result.outcome == "interrupted":
         return INTERRUPTED
     if result.outcome == "complete" and result.best is None:

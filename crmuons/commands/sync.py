@@ -3,6 +3,8 @@
 import argparse
 from contextlib import nullcontext
 
+from crmuons.storage.redact import printable
+
 REMEDY = "it sends the entries itself"
 
 
@@ -29,4 +31,4 @@ def run(arguments: argparse.Namespace) -> None:
 
     with hold(arguments.run_dir, remedy=REMEDY) if arguments.run_dir.is_dir() else nullcontext():
         num_sent, run_id = sync(arguments.run_dir, arguments.to)
-    print(f"{num_sent} entries of {arguments.run_dir} sent to MLflow run {run_id}")
+    print(printable(f"{num_sent} entries of {arguments.run_dir} sent to MLflow run {run_id}"))

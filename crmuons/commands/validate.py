@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from crmuons.storage.redact import printable
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -91,7 +93,7 @@ def run(arguments: argparse.Namespace) -> None:
     with folder_at(arguments.out) as out, in_process() as executor:
         validation = validate(request, executor)
         write_report(validation, out)
-        print(summary(validation))
+        print(printable(summary(validation)))
         if validation.model_step is not None:
             values = {f"validation/{name}": value for name, value in validation.flat().items()}
             track_results(Path(request.sources[0]), values, validation.model_step, out)

@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
+from crmuons.config.options import to_number
 from crmuons.data import geometry, schema
 from crmuons.data.parquet import open_parquet
 from crmuons.generation.primaries import Primaries
@@ -200,12 +201,12 @@ def _value(name: str, text: str) -> Any:
     try:
         if name == "composition":
             pairs = [part.split(":") for part in text.split(",")]
-            return tuple((symbol(nucleus), float(share)) for nucleus, share in pairs)
+            return tuple((symbol(nucleus), to_number(share)) for nucleus, share in pairs)
         if name in _PAIRS:
             low, high = text.split(":")
-            return float(low), float(high)
-        number = float(text)
-        return int(number) if name == "events" and number.is_integer() else number
+            return to_number(low), to_number(high)
+        value = to_number(text)
+        return int(value) if name == "events" and value.is_integer() else value
     except ValueError as error:
         if "is none of" in str(error):
             msg = f"--spectrum: composition: {error}"

@@ -20,13 +20,19 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the file system of a path or a URL, and the path in it.
 
     Raises:
-        ValueError: if no file system of this scheme is installed, or the URL carries a secret.
+        ValueError: if no file system of this scheme is installed, or the URL carries a secret or chains file systems.
     """
     refuse_secrets(url)
     if url.startswith(FEDERATED):
         return pelican.filesystem(url), pelican.split_url(url)[1]
     if url.startswith(WEB):
         return web_files(), url.rstrip("/")
+    if "::" in url:
+        if "://" not in url:  # A file with this name; fsspec would look for file systems in it.
+            return LocalFileSystem(), LocalFileSystem._strip_protocol(url)
+        # The inner one would pass by all that is checked here: secrets, hosts, sizes, links in archives.
+        msg = f"'{url}' chains file systems with '::', which crmuons does not read; copy or unpack the data, and give the files"
+        raise ValueError(msg)
     try:
         fs, path = url_to_fs(url)
     except ImportError as error:

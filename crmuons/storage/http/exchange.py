@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from aiohttp.helpers import get_env_proxy_for_url
 from yarl import URL
 
 from crmuons.storage.http.sources import Fault, Source, retry_after_s
@@ -45,14 +46,15 @@ async def following(
 ) -> AsyncIterator[aiohttp.ClientResponse]:
     """Send a request, follow its redirects, and yield the last answer.
 
-    Another origin (scheme, host or port) does not get the `Authorization` header.
+    Another origin (scheme, host or port) does not get the `Authorization` header. Each host has its own proxy, or none.
 
     Raises:
         FinalError: if a redirect leaves https or http, goes from https to http, or there are too many.
     """
     for _ in range(MAX_REDIRECTS + 1):
+        sent = {**options, **proxy_of(url)}
         # By hand: a redirect from https to http is refused, and the header stays with its origin.
-        async with session.request(method, url, headers=headers, allow_redirects=False, **options) as answer:
+        async with session.request(method, url, headers=headers, allow_redirects=False, **sent) as answer:
             if answer.status not in REDIRECTS or "Location" not in answer.headers:
                 yield answer
                 return
@@ -66,6 +68,18 @@ async def following(
         url = target
     msg = f"{url.origin()} redirects more than {MAX_REDIRECTS} times; give the URL of the file itself"
     raise FinalError(msg)
+
+
+def proxy_of(url: URL) -> dict[str, Any]:
+    """Return the options of a request that name the proxy of `https_proxy`, `http_proxy` and `no_proxy`; {} if there is none.
+
+    aiohttp's own `trust_env` would also send passwords of ~/.netrc, and refuses requests that carry a token then.
+    """
+    try:
+        proxy, account = get_env_proxy_for_url(url)
+    except LookupError:
+        return {}
+    return {"proxy": proxy, "proxy_auth": account}
 
 
 def _target(url: URL, location: str) -> URL:

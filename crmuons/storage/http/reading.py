@@ -10,7 +10,7 @@ from crmuons.storage.http.exchange import TRANSIENT, FinalError
 from crmuons.storage.http.ranges import check_range
 from crmuons.storage.http.sources import Fault, Source
 from crmuons.storage.http.web import Entry, Version, Web, raise_if_refused
-from crmuons.storage.http.whole import WholeFiles
+from crmuons.storage.http.whole import INFLATED_BYTES, WholeFiles
 
 PROGRESS_BYTES = 2**16  # Less is no progress: a server that breaks off after each byte would be asked for days.
 BAD_RANGES = 3  # Wrong answers in a row to requests for ranges, until the whole file is downloaded.
@@ -158,7 +158,7 @@ class Reader:
             while not self.whole.holds(url):
                 source = await patience.next(sources)
                 try:
-                    with self.whole.writing(url) as target:
+                    with self.whole.writing(url, size) as target:
                         async for piece in self._whole_pieces(url, source):
                             # Only new ground counts: a body that always breaks at one place is no progress.
                             if target.write(piece) > furthest:
@@ -203,7 +203,9 @@ async def _decoded(url: str, answer: aiohttp.ClientResponse) -> AsyncIterator[by
     decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
     try:
         async for piece in answer.content.iter_any():
-            yield decoder.decompress(piece)
+            while piece:  # A kilobyte may stand for a megabyte.
+                yield decoder.decompress(piece, INFLATED_BYTES)
+                piece = decoder.unconsumed_tail  # noqa: PLW2901
         yield decoder.flush()
     except zlib.error as error:
         msg = f"{url}: the server's compressed answer is damaged ({error})"

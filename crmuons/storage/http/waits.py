@@ -4,6 +4,10 @@ import os
 from dataclasses import dataclass, fields
 from typing import ClassVar, Self
 
+from crmuons.config.options import shown, to_number
+
+MAX_S = 1e7  # asyncio and sockets refuse limits of more than some years.
+
 
 @dataclass(frozen=True)
 class Waits:
@@ -34,10 +38,10 @@ class Waits:
 def _seconds(variable: str) -> float:
     value = os.environ[variable]
     try:
-        seconds = float(value)
+        seconds = to_number(value)
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        msg = f"{variable} is '{value}'; it takes a positive number of seconds"
+    if not 0 < seconds <= MAX_S:
+        msg = f"{variable} is {shown(value)}; it takes a positive number of seconds, at most {MAX_S:g}"
         raise ValueError(msg)
     return seconds

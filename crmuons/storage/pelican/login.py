@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from crmuons.storage.atomic import atomic_file
-from crmuons.storage.pelican.issuer import Client, Issuer
+from crmuons.storage.pelican.issuer import Client, Issuer, seconds
 from crmuons.storage.pelican.tokens import Token
 from crmuons.storage.records import damage_named
 
@@ -50,7 +50,7 @@ class Login:
             # An issuer may rotate the refresh token or keep it: without a new one the old one stays valid.
             access_token=str(answer["access_token"]),
             refresh_token=str(answer.get("refresh_token", self.refresh_token)),
-            expires_at=time.time() + float(answer.get("expires_in", DEFAULT_LIFETIME_S)),
+            expires_at=time.time() + seconds(answer, "expires_in", DEFAULT_LIFETIME_S),
         )
 
     def is_due(self) -> bool:

@@ -17,6 +17,7 @@ from crmuons.storage.http.exchange import (
     describe,
     fault_of,
     following,
+    proxy_of,
     trusted_authorities,
 )
 from crmuons.storage.http.sources import Fault, Patience, Source, Sources
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 NAMESPACE_GOOD_FOR_S = 15 * 60.0  # As long as pelicanfs trusts the director's answer.
 # While all caches fail: the director may know others by then.
 SECONDS_BETWEEN_REFRESHES = 10.0
+MAX_ANSWER_BYTES = 2**28  # A listing of half a million files.
 TO_ORIGIN = "/api/v1.0/director/origin"
 
 
@@ -86,7 +88,7 @@ class Servers:
                 following(session, method, url, headers=sent, data=data, ssl=self._trust)
                 if follow and data is None
                 else session.request(
-                    method, url, headers=sent, data=data, ssl=self._trust, allow_redirects=follow
+                    method, url, headers=sent, data=data, ssl=self._trust, allow_redirects=follow, **proxy_of(url)
                 )  # Only aiohttp knows whether it may send a body once more.
             ) as answer:
                 if answer.status in TRANSIENT | DENIED:
@@ -121,7 +123,7 @@ class Servers:
                 async with self.exchange(
                     method, source, access.path, token=token, headers=headers, follow=follow
                 ) as answer:
-                    body = await answer.read()
+                    body = await _body(answer, source)
                 # Even for 404: the server is well, and the answer is the caller's to judge.
                 sources.worked(source)
                 access.accepted(token)
@@ -207,3 +209,19 @@ class Servers:
             await self._ask_director(path, listing, Patience(0, self.url(path)))
         except OSError as error:
             logger.info("%s: continuing with the known servers", error)
+
+
+async def _body(answer: aiohttp.ClientResponse, source: Source) -> bytes:
+    """Return the body of an answer, which may have no end.
+
+    Raises:
+        ValueError: if it is longer than MAX_ANSWER_BYTES.
+    """
+    content = bytearray()
+    async for piece in answer.content.iter_any():
+        content += piece
+        if len(content) > MAX_ANSWER_BYTES:
+            answer.close()
+            msg = f"{source.url} sends an answer of more than {MAX_ANSWER_BYTES >> 20} MiB; name a folder with fewer files"
+            raise ValueError(msg)  # An OSError would count as a fault that passes.
+    return bytes(content)

@@ -1,5 +1,7 @@
 """Models in MLflow generate there, the best of a sweep is registered, and the registry's are models like others."""
 
+import resource
+
 import mlflow
 import numpy as np
 import pandas as pd
@@ -9,6 +11,7 @@ from crmuons.data import schema
 from crmuons.data.arrow import to_table
 from crmuons.generation.load import load_generator
 from crmuons.generation.request import model_digest
+from crmuons.tracking import logged_models
 from crmuons.tracking.logged_models import local_place
 from crmuons.tracking.sender import sync
 from tests.unit.tracking.store import NOBODY
@@ -97,6 +100,10 @@ def test_a_model_of_the_registry_is_a_model_like_others(start, client, model_dir
             f"models:/{model.model_id}",
         ):
             assert model_digest(load_generator(local_place(place))) == model_digest(load_generator(model_dir))
+        patch.setattr(logged_models, "MAX_FILE_BYTES", 1000)
+        with pytest.raises(ValueError, match="is no model of crmuons: it has a file of more than"):
+            local_place("models:/bundles-by-name@best")
+        assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
         with pytest.raises(FileNotFoundError, match=r"models:/bundles-by-name@worst cannot be read from .*sqlite.*: "):
             local_place("models:/bundles-by-name@worst")
         with pytest.raises(FileNotFoundError, match=r"models:/nothing@best cannot be read from .*sqlite.*: "):
