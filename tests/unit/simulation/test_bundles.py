@@ -42,7 +42,6 @@ def test_the_simulator_agrees_with_itself_at_the_surface_and_under_ice():
         "1",
         "2",
         "3 to 10",
-        "11 to 20",
         "from the axis, bundles of 4 to 10",
         "of two muons, bundles of 2 to 10",
     ):

@@ -191,7 +191,9 @@ def test_the_simulator_agrees_with_real_corsika():
     for cell in cells:
         real, model = cell.corsika, cell.simulated
         assert abs(model.mean - real.mean) <= 0.2 * real.mean + real.mean_error
-        assert model.median_radius_m == pytest.approx(real.median_radius_m, rel=0.3)
+        # Plus the statistical error: about the median over the root of the number of muons, which is 16 in one cell.
+        limit = 0.3 + 1 / np.sqrt(len(real.radius_m))
+        assert model.median_radius_m == pytest.approx(real.median_radius_m, rel=limit)
         if cell.mass_number == 1:
             assert model.width == pytest.approx(real.width, rel=0.25)
 
