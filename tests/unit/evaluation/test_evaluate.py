@@ -163,6 +163,17 @@ def test_a_case_of_muons_counts_these_muons_alone():
     assert 10 ** part.bundles["log_total_energy"] == pytest.approx(energies[energies > 0], rel=1e-5)
 
 
+def test_muons_of_the_lowest_primaries_are_a_case_of_their_own():
+    events = toy_events(300, seed=0)
+    energy = events.primaries[:, 0]
+    energy[:200] = np.float32(3e3)
+    energy[200:] = np.float32(3e4)
+    case = next(case for case in regions.hard_cases(None) if case.name == "muons from primaries below 10 TeV")
+    sample = Sample.of(events)
+    assert case.weight(sample).sum() == (events.counts[energy < 1e4] > 0).sum() > 0
+    assert (10 ** case.part(sample).conditions[:, 0] < 1e4).all()
+
+
 def test_only_masses_inside_the_trained_range_are_between_them():
     events = toy_events(3, seed=0, depths=1)
     masses = np.array([0.938, 13.0, 60.0], np.float32)

@@ -6,8 +6,9 @@ import pytest
 
 from crmuons import cli
 from crmuons.data import arrow, geometry
-from crmuons.simulation import shower, simulate
+from crmuons.simulation import shower, simulate, yields
 from crmuons.simulation.simulate import SimulationSettings, draw_block
+from crmuons.simulation.tracks import follow
 
 
 def draw(energy_gev=1e6, mass_number=1.0, threshold_gev=1e3, num=20_000):
@@ -30,18 +31,18 @@ def test_mean_yield_of_a_vertical_pev_proton_above_1_tev():
     arrives = np.exp(-6_900 * np.log(10.3) * 0.1056584 / (658.64 * (energy - 1.023)))
     expected = np.trapezoid((conventional * decay + prompt) * arrives, energy)
     one = np.ones(1)
-    assert shower.mean_yield(1e3 * one, 1e6 * one, one, one) == pytest.approx([expected], rel=1e-3)
+    assert yields.mean_yield(1e3 * one, 1e6 * one, one, one) == pytest.approx([expected], rel=1e-3)
 
 
 def test_mesons_that_would_decay_interact_near_their_critical_energy():
     one = np.ones(1)
     # Far above the critical energies the yield's own form holds; far below them every meson decays, so that the yield
     # does not grow further with 1 / E.
-    assert shower.decay_probability(1e8 * one) == pytest.approx([1.0], abs=1e-4)
-    low, lower = (shower.decay_probability(gev * one)[0] for gev in (0.2, 0.1))
+    assert yields.decay_probability(1e8 * one) == pytest.approx([1.0], abs=1e-4)
+    low, lower = (yields.decay_probability(gev * one)[0] for gev in (0.2, 0.1))
     assert low / lower == pytest.approx(2.0, rel=2e-3)
     # Kaons decay sooner: at 200 GeV, 0.754 * 0.657 + 0.246 * 0.206.
-    assert shower.decay_probability(200 * one) == pytest.approx([0.546], abs=1e-3)
+    assert yields.decay_probability(200 * one) == pytest.approx([0.546], abs=1e-3)
 
 
 def test_the_surface_flux_is_that_of_calibrated_references():
@@ -57,7 +58,7 @@ def test_the_surface_flux_is_that_of_calibrated_references():
         flux = 0.0
         for mass_number, charge, constants in H3A:
             above, more = (
-                shower.mean_yield(gev * one, primary, mass_number * one, one) for gev in (energy / 1.02, energy * 1.02)
+                yields.mean_yield(gev * one, primary, mass_number * one, one) for gev in (energy / 1.02, energy * 1.02)
             )
             rate = (above - more) / (energy * 1.02 - energy / 1.02)
             flux += (h3a(primary, charge, constants) * rate * primary).sum() * step
@@ -87,7 +88,7 @@ def h3a(energy_gev, charge, constants):
 
 def test_no_muon_has_more_energy_than_a_nucleon():
     one = np.ones(1)
-    assert shower.mean_yield(1e4 * one, 5e4 * one, 14 * one, one) == pytest.approx([0.0])
+    assert yields.mean_yield(1e4 * one, 5e4 * one, 14 * one, one) == pytest.approx([0.0])
     showers = draw(energy_gev=1e5, mass_number=4.0, threshold_gev=2e3)
     assert showers.counts.sum() > 1_000
     assert showers.energy_gev.min() >= 2e3
@@ -98,7 +99,7 @@ def test_no_muon_has_more_energy_than_a_nucleon():
 def test_multiplicity_is_negative_binomial_with_the_formulas_mean(mass_number, energy_gev):
     counts = draw(energy_gev, mass_number).counts
     one = np.ones(1)
-    mu = shower.mean_yield(1e3 * one, energy_gev * one, mass_number * one, one)[0]
+    mu = yields.mean_yield(1e3 * one, energy_gev * one, mass_number * one, one)[0]
     k = 11.3 * mass_number**0.59
     assert counts.mean() == pytest.approx(mu, abs=5 * counts.std() / np.sqrt(len(counts)))
     assert counts.var() == pytest.approx(mu + mu**2 / k, rel=0.06)  # 20,000 showers: 1 % or so
@@ -108,7 +109,7 @@ def test_energies_follow_the_yield():
     showers = draw(energy_gev=1e7)
     one = np.ones(1)
     for factor in (1.5, 3.0, 10.0):
-        above, all_of_them = (shower.mean_yield(gev * one, 1e7 * one, one, one)[0] for gev in (1e3 * factor, 1e3))
+        above, all_of_them = (yields.mean_yield(gev * one, 1e7 * one, one, one)[0] for gev in (1e3 * factor, 1e3))
         share = above / all_of_them
         expected = (1 - np.log(share) / 400) ** -400  # E[S^t] with t gamma of shape 400
         assert (showers.energy_gev > 1e3 * factor).mean() == pytest.approx(expected, rel=0.03)
@@ -187,7 +188,7 @@ def test_the_field_moves_charges_apart_by_the_same_share_of_a_gev_metre():
 def test_the_same_muon_is_found_deeper_with_less_energy_and_on_its_straight_line():
     slant = np.array([[1_000.0, 1_500.0, 2_500.0]])
     surface = muons_at(energy_gev=1e5, x_m=2.0, angle_x=1e-3)
-    counts, muons = simulate.follow(surface, slant, 0.9 * slant, 10.0, np.random.default_rng(0))
+    counts, muons = follow(surface, slant, 0.9 * slant, 10.0, np.random.default_rng(0))
     assert counts.tolist() == [1, 1, 1]
     assert 1e5 > muons[0, 0] > muons[1, 0] > muons[2, 0] > 10
     assert muons[:, 1] == pytest.approx([3.0, 3.5, 4.5], abs=0.1)  # Scattering moves a muon of 100 TeV by 2 cm.
@@ -195,7 +196,7 @@ def test_the_same_muon_is_found_deeper_with_less_energy_and_on_its_straight_line
 
 def test_a_muon_that_stopped_does_not_come_back_deeper():
     slant = np.array([[100.0, 5_000.0, 6_000.0]])
-    counts, muons = simulate.follow(
+    counts, muons = follow(
         muons_at(energy_gev=200.0, x_m=0.0, angle_x=0.0), slant, 0.9 * slant, 10.0, np.random.default_rng(0)
     )
     assert counts.tolist() == [1, 0, 0]
@@ -235,6 +236,69 @@ def test_primaries_follow_the_spectrum_and_are_uniform_in_cosine(gamma):
     assert np.cos(primaries[:, 1]).mean() == pytest.approx(0.75, abs=0.01)
     assert np.cos(primaries[:, 1]).min() >= 0.5 - 1e-6
     assert set(primaries[:, 2]) == {np.float32(mass) for mass in settings.masses_gev}
+
+
+def test_by_default_every_decade_has_showers_and_muons_have_half_of_their_sources():
+    """From the lowest primaries of muons at a telescope to the rarest: 460 showers of 100,000 above 1e9 GeV."""
+    energy = np.concatenate([draw_energy(block) for block in range(64)])
+    share = np.histogram(np.log10(energy), [np.log10(600), 3, 4, 5, 6, 7, 8, 9, 10])[0] / len(energy)
+    # 1/E to 1e6, then E^-1.5: ln 10 = 2.303 and, from 1e6, 2 (1 - 10^-0.5) = 1.368 falling by 10^0.5, over 9.399 in all.
+    expected = np.array([0.511, 2.303, 2.303, 2.303, 1.3675, 0.43245, 0.13675, 0.043245]) / 9.3986
+    assert share == pytest.approx(expected, abs=4 * np.sqrt(0.25 / len(energy)))
+    assert share[-1] == pytest.approx(expected[-1], rel=0.35)
+
+
+def draw_energy(block):
+    return simulate._draw_primaries(SimulationSettings(), np.random.default_rng(block))[0]
+
+
+def test_a_law_with_breaks_is_given_on_the_command_line_and_recorded(tmp_path):
+    words = ["--events", "60", "--energy-range", "1e3", "1e7", "--gamma", "1", "1e5", "2", "--depths", "1500"]
+    assert cli.main(["simulate", *words, "--out", str(tmp_path / "sim")]) == 0
+    origin = arrow.read_origin(pq.read_metadata(tmp_path / "sim/events-00000.parquet"))
+    assert origin["settings"]["gamma"] == [1.0, 1e5, 2.0]
+    assert cli.main(["simulate", *words, "--out", str(tmp_path / "sim")]) == 0  # It is finished, and the same.
+    words[words.index("2")] = "3"
+    assert cli.main(["simulate", *words, "--out", str(tmp_path / "sim")]) == 1
+
+
+def test_large_showers_are_drawn_few_at_once(monkeypatch):
+    """A block of iron at 1e10 GeV would take tens of gigabytes at once; what is drawn and written stays the same."""
+    settings = SimulationSettings(energy_gev=(1e6, 1e7), gamma=1.0, max_zenith_deg=30)
+    monkeypatch.setattr(simulate, "MUONS_AT_ONCE", 3_000)
+    drawn = []
+    real = shower.draw_showers
+
+    def draw_showers(*arguments, **named):
+        drawn.append(real(*arguments, **named))
+        return drawn[-1]
+
+    monkeypatch.setattr(shower, "draw_showers", draw_showers)
+    parts = list(simulate.draw_parts(settings, 5, 2))
+    assert len(parts) == len(drawn) > 4
+    assert max(len(each.energy_gev) for each in drawn) < 5_000
+    showers = simulate.SHOWERS_PER_BLOCK
+    ids = np.concatenate([part.ids for part in parts])
+    assert ids[:, 1].tolist() == np.repeat(np.arange(2 * showers, 3 * showers), 3).tolist()
+    monkeypatch.setattr(simulate, "MUONS_AT_ONCE", 2**40)
+    whole = draw_block(settings, 5, 2)
+    assert np.concatenate([part.primaries for part in parts]).tolist() == whole.primaries.tolist()
+    counts = np.concatenate([part.counts for part in parts])
+    assert counts.mean() == pytest.approx(whole.counts.mean(), rel=0.1)
+
+
+def test_files_of_large_showers_are_written_in_pieces_with_the_same_events(tmp_path, monkeypatch):
+    settings = SimulationSettings(energy_gev=(1e6, 1e7), gamma=1.0, max_zenith_deg=30)
+    monkeypatch.setattr(simulate, "MUONS_AT_ONCE", 3_000)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "many").mkdir()
+    simulate.write_file(tmp_path / "one", settings, 0, 2_000, 0)
+    monkeypatch.setattr(simulate, "MUONS_PER_WRITE", 5_000)
+    assert simulate.write_file(tmp_path / "many", settings, 0, 2_000, 0) == 2_000
+    one, many = (tmp_path / name / "events-00000.parquet" for name in ("one", "many"))
+    assert pq.read_metadata(one).num_row_groups == 1
+    assert pq.read_metadata(many).num_row_groups > 4
+    assert pq.read_table(one).equals(pq.read_table(many))
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,8 @@ def test_the_command_writes_what_it_was_asked_for(tmp_path, capsys):
         ({"gamma": float("inf")}, "--gamma inf: expected 0 to 10"),
         ({"gamma": float("nan")}, "--gamma nan: expected 0 to 10"),
         ({"gamma": -1.0}, "--gamma -1: expected 0 to 10"),
+        ({"gamma": (1.0, 1e6)}, "--gamma 1 1e.06: expected a power, or powers with"),
+        ({"gamma": (1.0, float("nan"), 2.0)}, "--gamma .*: expected"),
         ({"depths_m": (float("inf"),)}, "--depths inf: expected a depth in metres, at most 100000"),
         ({"depths_m": (1e300,)}, "--depths 1e.300: expected a depth in metres, at most"),
         ({"depths_m": (1e3,) * 1001}, "--depths: 1001 depths, expected at most 1000"),
