@@ -54,3 +54,14 @@ def test_every_command_that_a_document_shows_can_be_typed(name):
 
 def test_the_readme_shows_commands():
     assert len(shown_commands("README.md")) >= 8
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+def test_every_module_that_a_document_names_exists(name):
+    modules = {
+        f"/{path.relative_to(ROOT)}"
+        for folder in ("crmuons", "tune", "tests")
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    named = re.findall(r"`([\w/]+\.py)`", (ROOT / name).read_text(encoding="utf-8"))
+    assert [path for path in named if not any(module.endswith(f"/{path}") for module in modules)] == []
