@@ -16,8 +16,7 @@ def critic_loss(
     wasserstein: fake - real (Arjovsky et al. 2017, arXiv:1701.07875, eq. 3). relativistic: softplus(fake - real)
     (Jolicoeur-Martineau 2018, arXiv:1807.00734), where a real and a fake event have the same primary.
     """
-    # softplus is bounded below: once a pair is told apart, its gradient fades instead of pulling the scores apart for
-    # ever.
+    # softplus is bounded below: once the critic separates a pair, its gradient fades, and drives the scores no further.
     return fake - real if kind == "wasserstein" else softplus(fake - real)
 
 
