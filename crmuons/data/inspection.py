@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from crmuons.data import arrow, manifest, parquet, reader, schema, selection, shards
 from crmuons.data.events import EventArrays, concat, take
+from crmuons.data.plausibility import doubts
 from crmuons.data.prefetch import ordered_map
 from crmuons.data.sampler import FileSlice, cut_files, permutation
 from crmuons.progress import progress
@@ -65,6 +66,7 @@ class Inspection:
             yield from (f"          {reason}" for _, reason in sorted(self.broken.items()))
         events = concat(self.events)
         if len(events.counts):
+            yield from (f"doubtful  {doubt}" for doubt in doubts(events))
             yield from _describe(events)
             yield from _preview(events, preview)
 

@@ -146,7 +146,7 @@ def _read_parts(file_slice: FileSlice, selection: Selection) -> list[_Part]:
 
 def _read_usable_parts(file_slice: FileSlice, selection: Selection) -> list[_Part]:
     if is_shard(file_slice.file):
-        batches, hash_range = read_shard_rows(file_slice, selection.staging)
+        batches, hash_range = read_shard_rows(file_slice, selection.staging, selection.digests)
         return [
             _select(events, ReadCounts(len(events.counts)), hash_range, file_slice, selection) for events in batches
         ]
@@ -170,7 +170,7 @@ def _select(
 
 def _read_raw(file_slice: FileSlice, selection: Selection) -> tuple[list[EventArrays], ReadCounts]:
     """Return the legal events of a Parquet slice in a few parts, and the counts of its rows."""
-    rows = read_rows(file_slice, selection.staging)
+    rows = read_rows(file_slice, selection.staging, selection.digests)
     legal = _all_legal(rows)
     quarantined = 0
     if legal is None:

@@ -52,7 +52,10 @@ def find_again(
     """
     # In place, a missing listing is no error yet: each recorded file is looked up by itself.
     present = _listed(urls, hash_range, needed=moved)
-    found = _by_content(recorded, with_digests(list(present.values()))) if moved else _in_place(recorded, present)
+    if moved:
+        found = _by_content(recorded, with_digests(list(present.values()), {file.size for file in recorded}))
+    else:
+        found = _in_place(recorded, present)
     return replace(found, new=sorted(present.keys() - {file.url for file in found.files}))
 
 
@@ -121,7 +124,7 @@ def _by_content(recorded: Sequence[File], present: Sequence[File]) -> FoundFiles
             found.unusable[file.url] = (
                 f"data.train has no file with the {file.size} bytes and the digest {file.digest} of {file.url}"
                 if file.digest is not None
-                else f"{file.url} was recorded without a digest, so it must stay where it was"
+                else f"{file.url} was not read before the run stopped, so its digest is not known and it must stay where it was"
             )
             continue
         # Copies have equal content; the file that did not move, or kept its name, is the one that was meant.

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, UInt64
 
 from crmuons import config
+from crmuons.storage.identity import Digests
 from crmuons.storage.staging.download import Staging
 
 Split = Literal["train", "validation", "test", "all"]
@@ -26,6 +27,7 @@ class Selection:
             file's order.
         skip_missing: leave out files that are gone, damaged or not the listed ones, instead of stopping.
         staging: copies remote files to a local directory before they are read; None to read them at their URL.
+        digests: of earlier openings of remote files, which this reading is compared with and adds to; None for neither.
     """
 
     split: Split = "all"
@@ -38,6 +40,7 @@ class Selection:
     muons_per_event: int | None = None
     skip_missing: bool = False
     staging: Staging | None = None
+    digests: Digests | None = None
 
     @property
     def bounds(self) -> tuple[float, float]:

@@ -24,7 +24,7 @@ from crmuons.data.sampler import FileSlice, cut_files
 from crmuons.data.staged_reading import open_slice
 from crmuons.storage.atomic import atomic_file
 from crmuons.storage.files import File
-from crmuons.storage.identity import check_local
+from crmuons.storage.identity import Digests, check_local
 from crmuons.storage.staging.download import Staging
 
 EVENTS_PER_BATCH = 16_384  # Opening a record batch costs 50 us, little beside this many events; a slice has several.
@@ -72,7 +72,9 @@ def write_shard(path: Path, events: EventArrays, hash_range: HashRange) -> None:
             writer.write_batch(batch)
 
 
-def read_shard_rows(file_slice: FileSlice, staging: Staging | None = None) -> tuple[list[EventArrays], HashRange]:
+def read_shard_rows(
+    file_slice: FileSlice, staging: Staging | None = None, digests: Digests | None = None
+) -> tuple[list[EventArrays], HashRange]:
     """Read the events of a slice of a shard.
 
     Returns:
@@ -82,7 +84,7 @@ def read_shard_rows(file_slice: FileSlice, staging: Staging | None = None) -> tu
     Raises:
         ValueError: if the file is not a shard or is damaged. A record batch is checked once in a process.
     """
-    with _opened(file_slice, staging) as (shard, state):
+    with _opened(file_slice, staging, digests) as (shard, state):
         metadata = _metadata(shard.schema.metadata)
         rows = file_slice.rows(metadata["events"])
         checksums = metadata["checksums"]
@@ -118,7 +120,9 @@ def _named_if_damaged(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(file_slice: FileSlice, staging: Staging | None) -> Iterator[tuple[pa.RecordBatchFileReader, FileState]]:
+def _opened(
+    file_slice: FileSlice, staging: Staging | None, digests: Digests | None
+) -> Iterator[tuple[pa.RecordBatchFileReader, FileState]]:
     """Open the shard, and yield it with a state that differs if the file has changed."""
     file = file_slice.file
     if is_mapped(file):
@@ -126,7 +130,7 @@ def _opened(file_slice: FileSlice, staging: Staging | None) -> Iterator[tuple[pa
         with _named_if_damaged(file.url), pa.memory_map(file.url) as source:
             yield pa.ipc.open_file(source), (file.url, stat.st_size, stat.st_mtime_ns)
     else:
-        with open_slice(file_slice, staging) as source, _named_if_damaged(file.url):
+        with open_slice(file_slice, staging, digests) as source, _named_if_damaged(file.url):
             yield pa.ipc.open_file(source), (file.url, file.size, 0)
 
 

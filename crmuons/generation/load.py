@@ -109,5 +109,7 @@ def is_model(place: str) -> bool:
     if "://" in place:
         above, name = _artifact_of(place.rstrip("/"))
         return name is not None or saved_model.SETTINGS_FILE in files.names(above)
+    if not files.exists_locally(place):  # A name that is too long is no model; pathlib would raise.
+        return False
     directory = Path(place)
     return (directory / saved_model.SETTINGS_FILE).is_file() or (directory / "checkpoints").is_dir()

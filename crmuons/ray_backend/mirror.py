@@ -18,6 +18,7 @@ import ray
 from crmuons.ray_backend import mailbox
 from crmuons.runs.directory import Run
 from crmuons.storage import atomic
+from crmuons.training import notices
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def worker_sync(run: Run, handle: SyncHandle | None, rank: int) -> Iterator[None
     actor = handle.actor
     # Before the first look: a request to stop of an earlier command would end this one.
     _clean_up(run, actor)
-    names = (run.failure.name, *(FROM_RANK_ZERO if rank == 0 else ()))
+    names = (run.failure.name, notices.name_of(rank), *(FROM_RANK_ZERO if rank == 0 else ()))
     sent: dict[str, tuple[int, int]] = {name: _size_and_mtime(run.directory / name) for name in names}
 
     def sync() -> None:
@@ -105,7 +106,7 @@ def worker_sync(run: Run, handle: SyncHandle | None, rank: int) -> Iterator[None
 def _clean_up(run: Run, actor: Any) -> None:
     """Remove what an earlier command left on this node, and write the failure of a worker elsewhere, if there is one."""
     run.directory.mkdir(mode=0o770, parents=True, exist_ok=True)  # As where it was begun; the umask takes more.
-    for stale in (run.failure, run.stop_request, run.done):
+    for stale in (run.failure, run.stop_request, run.done, *run.directory.glob("notices-*.txt")):
         stale.unlink(missing_ok=True)
     failure: bytes | None = ray.get(actor.get.remote(run.failure.name), timeout=TIMEOUT_S)
     if failure is not None:

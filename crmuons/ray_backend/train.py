@@ -29,9 +29,10 @@ from crmuons.ray_backend.scaling import WorkerLossLog, backend, scaling_config
 from crmuons.runs.directory import Run
 from crmuons.runs.location import RunStorage
 from crmuons.storage.files import File
-from crmuons.training import worker
+from crmuons.training import distributed, worker
 from crmuons.training.driver import RunFailedError, last_line, train_worker, with_remedy
-from crmuons.training.loop import Metrics, Outcome
+from crmuons.training.interface import Metrics, Outcome
+from crmuons.training.notices import sent_to_driver
 from crmuons.training.signals import in_thread
 from crmuons.training.trainer import NonFiniteError
 
@@ -95,7 +96,9 @@ def _work(payload: dict[str, Any]) -> None:
     # Opened here, since a URL has another local copy on each node.
     run = replace(Run.open(payload["place"]), found_files=payload["files"])
     settings = config.from_dict(payload["settings"])
-    with worker_sync(run, payload["mirror"], ray.train.get_context().get_world_rank()):
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    with worker_sync(run, payload["mirror"], rank), sent_to_driver(run, rank, world), distributed.long_waits_said():
         if run.failure.exists():
             return
         try:
@@ -106,7 +109,7 @@ def _work(payload: dict[str, Any]) -> None:
                 device=get_device(),
                 tracking_uri=payload["tracking_uri"],
                 read=partial(read_with_ray, tasks=settings.data.read_tasks),
-                workers_on_node=ray.train.get_context().get_local_world_size(),
+                workers_on_node=context.get_local_world_size(),
                 report=_reporter(run),
             )
         except (ValueError, OSError, NonFiniteError, ray.exceptions.RayTaskError) as error:

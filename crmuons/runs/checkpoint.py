@@ -14,7 +14,7 @@ from typing import Any
 
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.saved_model import WEIGHTS_FILE, load_model, read_tensors, write_model_files, write_tensors
-from crmuons.storage.atomic import atomic_directory, atomic_file, remedy_for, remove_atomically
+from crmuons.storage.atomic import atomic_directory, atomic_file, reason_of, remedy_for, remove_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -55,18 +55,13 @@ def save(directory: Path, step: int, model: BundleModel, about: Mapping[str, Any
         with atomic_directory(target, replace=True) as partial:
             write_model_files(partial, model, about)
             write_tensors(partial / TRAINING_FILE, training)
-    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a short write
+    except OSError as error:
         msg = (
-            f"checkpoint of step {step} could not be written to {directory} ({_reason(error)}); {remedy_for(error)}; earlier ones "
-            "are intact"
+            f"checkpoint of step {step} could not be written to {directory} ({reason_of(error)}); {remedy_for(error)}; "
+            "earlier ones are intact"
         )
         raise OSError(msg) from error
     return target
-
-
-def _reason(error: Exception) -> str:
-    """Return the reason of an error, with torch's obscure message for a short write translated."""
-    return "No space left on device: a write fell short" if "inline_container" in str(error) else str(error)
 
 
 def load_training(checkpoint: Path | BytesIO) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from crmuons.data.events import EventArrays
 from crmuons.data.parquet import open_parquet
 from crmuons.models.bundles import check_finite
 from crmuons.models.features import Features
-from crmuons.models.saved_model import read_tensors
+from crmuons.models.saved_model import read_tensors, write_tensors
 from crmuons.runs import checkpoint, parent
 from crmuons.runs.location import local_copy
-from crmuons.storage import records
-from crmuons.storage.atomic import filled_directory, remedy_for, write_json, write_text
+from crmuons.storage import files, records
+from crmuons.storage.atomic import filled_directory, full_disk_named, reason_of, remedy_for, write_json, write_text
 from crmuons.storage.claims import names_in
 from crmuons.storage.differences import differences
 from crmuons.storage.files import File
@@ -147,16 +147,16 @@ class Run:
                 raise OSError(errno.ENOTEMPTY, f"it holds {min(other)}")  # noqa: TRY301 - reported like all others
             with filled_directory(self.directory, last=START_FILES[-1]) as partial:
                 # Everything under a partial name first: a directory that has config.json has the rest too.
-                torch.save(features.state_dict(), partial / "features.pt")
+                write_tensors(partial / "features.pt", features.state_dict())
                 arrow.write_events(partial / "validation.parquet", [arrow.to_table(validation)])
                 write_json(partial / "files.json", [[file.url, file.size, file.stamp, file.digest] for file in files])
                 if begun_from is not None:
                     begun_from.write(partial)
                 write_json(partial / "config.json", settings.model_dump(mode="json"))
-        except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a short write
+        except OSError as error:
             msg = (
-                f"the run's directory {self.directory} cannot be written ({error}); {remedy_for(error)}, or choose another "
-                "run.storage_path"
+                f"the run's directory {self.directory} cannot be written ({reason_of(error)}); {remedy_for(error)}, or "
+                "choose another run.storage_path"
             )
             raise OSError(msg) from error
 
@@ -167,10 +167,11 @@ class Run:
             OSError: if the directory cannot be written.
         """
         try:
-            # Spaces and not a hole: only written blocks are kept free on a full disk.
-            self._reserved.write_text(" " * FAILURE_BYTES, encoding="utf-8")
+            with full_disk_named(self.directory):
+                # Spaces and not a hole: only written blocks are kept free on a full disk.
+                self._reserved.write_text(" " * FAILURE_BYTES, encoding="utf-8")
         except OSError as error:
-            msg = f"the run's directory {self.directory} cannot be written ({error}); {remedy_for(error)}"
+            msg = f"the run's directory {self.directory} cannot be written ({reason_of(error)}); {remedy_for(error)}"
             raise OSError(msg) from error
 
     def fail(self, reason: dict[str, str]) -> None:
@@ -253,10 +254,21 @@ class Run:
                 yield line
 
     def fingerprint(self) -> str:
-        """Return 16 hexadecimal digits of a hash of the training files' names, sizes and digests at the run's start."""
+        """Return 16 hexadecimal digits of a hash of the training files' names, sizes and digests at the run's start.
+
+        Digests of remote files count if the start read all of these files: which ones it reads depends on the settings.
+        """
         # Of the start and not of today: data that moved are the same data.
         recorded = replace(self, found_files=None).load_files()
-        entries = [[file.url, file.size, *([] if file.digest is None else [file.digest])] for file in recorded]
+        all_read = all(file.digest is not None for file in recorded if files.is_remote(file.url))
+        entries = [
+            [
+                file.url,
+                file.size,
+                *([file.digest] if file.digest and (all_read or not files.is_remote(file.url)) else []),
+            ]
+            for file in recorded
+        ]
         return hashlib.sha256(json.dumps(entries, indent=1).encode()).hexdigest()[:16]
 
     def stored_settings(self) -> config.Config:

@@ -21,7 +21,7 @@ from crmuons.storage.braces import expand_braces
 from crmuons.storage.filesystems import FEDERATED, WEB, filesystem, is_remote, with_scheme
 from crmuons.storage.http import is_web
 from crmuons.storage.inside import inside
-from crmuons.storage.listing import PARQUET_SUFFIXES, File, list_files
+from crmuons.storage.listing import PARQUET_SUFFIXES, File, exists_locally, list_files
 
 __all__ = [
     "FEDERATED",
@@ -30,6 +30,7 @@ __all__ = [
     "File",
     "check_writable",
     "exists",
+    "exists_locally",
     "expand_braces",
     "get",
     "get_tree",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from crmuons.models.saved_model import SETTINGS_FILE
 from crmuons.runs.location import caches
+from crmuons.storage.reach import unreachable_reason
 from crmuons.tracking.uri import database, is_server, resolve_uri
 
 SCHEME = "models:/"
@@ -56,11 +57,14 @@ def local_copy_of(place: str, tracking_uri: str) -> Path:
 
     Raises:
         FileNotFoundError: if there is no such store or model, or it holds none of crmuons.
-        ValueError: if the store cannot be read, or sends a file that is too large for a model.
+        ValueError, ConnectionError: if the store cannot be read, or sends a file that is too large for a model.
     """
     if not is_server(tracking_uri) and not database(tracking_uri).is_file():
         msg = f"{place} is looked up in MLflow, and there is no {tracking_uri}; set MLFLOW_TRACKING_URI to the server or store"
         raise FileNotFoundError(msg)
+    if (reason := unreachable_reason(tracking_uri)) is not None:
+        msg = f"{place} cannot be read from {tracking_uri}: {reason}; check MLFLOW_TRACKING_URI, and that the server is up"
+        raise ConnectionError(msg)
     import mlflow  # noqa: PLC0415  # 1.6 CPU-seconds.
     from mlflow.exceptions import MlflowException  # noqa: PLC0415
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 
 from crmuons.progress import progress
+from crmuons.storage.reach import unreachable_reason
 from crmuons.tracking.artifacts import ArtifactStoreError, first_cause
 from crmuons.tracking.file_delivery import FileDelivery
 from crmuons.tracking.interface import Status
@@ -122,6 +123,9 @@ def _server(journal: Journal, to: str | None = None) -> tuple[Server, FileDelive
 
 
 def _send(journal: Journal, server: Server, files: FileDelivery) -> Iterator[int]:
+    if (reason := unreachable_reason(server.sent.uri)) is not None:
+        msg = f"{server.sent.uri} takes no results of {journal.directory}: {reason}"
+        raise ConnectionError(msg)
     try:
         yield from server.send_entries()
     except MlflowException as error:

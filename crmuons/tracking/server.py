@@ -12,6 +12,7 @@ from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from crmuons.storage import atomic, ownership
+from crmuons.storage.reach import unreachable_reason
 from crmuons.tracking.artifacts import first_cause
 from crmuons.tracking.batches import batches, metrics_of, parts
 from crmuons.tracking.journal import DeliveryState, Entry, Journal
@@ -234,6 +235,8 @@ def _has_run(client: mlflow.MlflowClient, run_id: str) -> bool:
 
 def connection_error(uri: str) -> str | None:
     """Return why a server does not answer this process, in one line; None if it answers."""
+    if (reason := unreachable_reason(uri)) is not None:  # MLflow would wait for 20 s and more.
+        return reason
     try:
         mlflow.MlflowClient(uri).search_experiments(max_results=1)
     except MlflowException as error:

@@ -4,12 +4,12 @@ The workers are started by a launcher. `LocalLauncher` trains in this process an
 `ray_backend.train.RayLauncher` trains on Ray Train workers.
 """
 
-import errno
 import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -22,10 +22,11 @@ from crmuons.runs.location import RunStorage
 from crmuons.runs.owned import owned_run
 from crmuons.runs.uploads import UploadStatus
 from crmuons.storage import files
+from crmuons.storage.atomic import FULL, DiskFullError
 from crmuons.storage.files import File
 from crmuons.tracking.uri import resolve_uri
 from crmuons.training import tensorboard, worker
-from crmuons.training.loop import Outcome
+from crmuons.training.interface import Outcome
 from crmuons.training.parent import set_up_run_and_parent
 from crmuons.training.progress_bar import progress_of
 from crmuons.training.resume import with_found_files
@@ -35,8 +36,6 @@ from crmuons.training.summary import RunSummary
 from crmuons.training.trainer import NonFiniteError
 
 logger = logging.getLogger(__name__)
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RunFailedError(RuntimeError):
@@ -169,9 +168,9 @@ def train_worker(settings: config.Config, run: Run, **how: Any) -> Outcome:
         return worker.train(settings, run, **how)
     except OSError as error:
         # A full disk's error may name no file, and a run writes to several disks.
-        if error.errno not in DISK_FULL:
+        if error.errno not in FULL or isinstance(error, DiskFullError):
             raise
-        raise OSError(_which_disk(error, run)) from error
+        raise DiskFullError(error, _which_disk(error, run), 0) from error
 
 
 def last_line(error: BaseException) -> str:
@@ -190,7 +189,7 @@ def with_remedy(reason: str, run: Run) -> str:
     return f"run {run.directory.name} stopped: {reason} ({where})"
 
 
-def _which_disk(error: OSError, run: Run) -> str:
-    """Name the disk that is full. Python names the file where it was opened, not where it was written."""
+def _which_disk(error: OSError, run: Run) -> Path:
+    """Return a place on the disk that is full. Python names the file where it was opened, not where it was written."""
     place = run.directory if shutil.disk_usage(run.directory).free < 2**20 else tempfile.gettempdir()
-    return f"{error.filename or place} cannot be written ({error.strerror}); free space there"
+    return Path(error.filename or place)

@@ -7,10 +7,11 @@ from crmuons import config
 from crmuons.data.quarantine import keep_skipped
 from crmuons.data.recorded import find_again, refuse_unusable
 from crmuons.data.selection import training_selection
+from crmuons.runs import checkpoint, remote
 from crmuons.runs.directory import Run
 from crmuons.storage.atomic import write_json
-from crmuons.storage.files import File
-from crmuons.storage.identity import with_digests
+from crmuons.storage.files import File, is_remote
+from crmuons.storage.identity import Digests, with_digests
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def with_found_files(run: Run, settings: config.Config) -> tuple[Run, list[File]
             "by another of the same size is not noticed",
             run.directory.name,
         )
+    recorded = _with_digests_of_openings(run, recorded)
     # The user gave another place: files are then matched by content, not by name.
     moved = settings.data.train != run.stored_settings().data.train
     # The bounds of the split: of prepared data only the shards of the training split are looked for.
@@ -63,6 +65,21 @@ def with_found_files(run: Run, settings: config.Config) -> tuple[Run, list[File]
     rest = iter(usable)
     files = [file if file.url in found.unusable else next(rest) for file in found.files]
     return replace(run, found_files=tuple(files)), usable
+
+
+def _with_digests_of_openings(run: Run, recorded: list[File]) -> list[File]:
+    """Return the files with the digests that the run's readings gave: those of remote files are known since then alone."""
+    if all(file.digest is not None or not is_remote(file.url) for file in recorded):
+        return recorded
+    remote.fetch_newest(run)  # Another machine may have trained until now.
+    newest = checkpoint.latest(run.checkpoints)
+    try:
+        state = {} if newest is None else checkpoint.load_training(newest)
+    except ValueError as error:  # Rank 0 sets it aside and goes on from an earlier one.
+        logger.warning("%s; of remote files, size and time stamp alone are compared now", error)
+        state = {}
+    known = Digests(state.get("stream", {}).get("digests"))
+    return [known.of(file) for file in recorded]
 
 
 def _is_over(run: Run, settings: config.Config) -> bool:

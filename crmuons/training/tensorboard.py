@@ -10,7 +10,7 @@ from crmuons import config
 from crmuons.data import schema
 from crmuons.data.events import EventArrays
 from crmuons.models.standalone import RADIUS_OFFSET_M
-from crmuons.training.loop import Metrics
+from crmuons.training.interface import Metrics
 
 
 def check_installed(settings: config.Config) -> None:

@@ -21,9 +21,11 @@ from crmuons.data.staged_reading import read_in_parts
 from crmuons.runs import checkpoint, remote
 from crmuons.runs.directory import Run
 from crmuons.runs.parent import Parent
+from crmuons.storage.identity import Digests
 from crmuons.tracking.interface import Status
 from crmuons.training import distributed
-from crmuons.training.loop import Outcome, TrainingLoop
+from crmuons.training.interface import Outcome
+from crmuons.training.loop import TrainingLoop
 from crmuons.training.services import RankZeroServices, Report, Services
 from crmuons.training.trainer import PreparedBatch, Trainer
 
@@ -173,7 +175,9 @@ def _open_loader(
             counts = saved_counts[rank]
         else:  # The counts are summed over ranks when they are reported, so rank 0 can take all of them.
             counts = sum(saved_counts, ReadCounts()) if rank == 0 else ReadCounts()
+    known: dict[str, str] = {} if state is None else state.get("digests", {})  # type: ignore[assignment]
     selection = training_selection(settings.data, run.uri, settings.train.muons_per_event)
+    selection = replace(selection, digests=Digests(known))
     if selection.staging is not None:
         # The run's files decide whether there is anything to stage, and whether parts of a file fit the cache.
         selection = replace(

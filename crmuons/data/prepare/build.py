@@ -82,9 +82,10 @@ def claim_dataset(out: Path, urls: Sequence[str], settings: PrepareSettings) -> 
         FileNotFoundError: if there is nothing to read.
         ValueError: if the directory holds other things, or was made from other files or with other settings.
     """
+    raw_files = event_files(urls)
     check_apart(out, urls)
     # With digests, so that touched or copied inputs do not begin the work anew.
-    raw_files = with_digests(event_files(urls))
+    raw_files = with_digests(raw_files, {file.size for file in raw_files})
     if shards := [file.url for file in raw_files if is_shard(file)]:
         msg = f"{shards[0]} is already prepared; name the raw files that it was made from"
         raise ValueError(msg)

@@ -15,14 +15,14 @@ class Waits:
 
     prefix: ClassVar[str] = "CRMUONS_HTTP_"
 
-    connect_s: float = 15.0
+    connect_s: float = 8.0
     """For a connection."""
     read_s: float = 60.0
     """For the next byte of an answer. The whole answer has no limit."""
     patience_s: float = 300.0
     """For progress, over all servers and attempts."""
-    start_s: float = 30.0
-    """For the first answer of a host. A mistyped host never answers."""
+    start_s: float = 8.0
+    """For the first answer of a host. A mistyped host never answers, and its name may not be found for minutes."""
 
     @classmethod
     def from_environment(cls) -> Self:

@@ -106,7 +106,9 @@ class Web:
         try:
             session = await self._open_session()
             sent = {**PLAIN, **headers}
-            async with self._at_once, following(session, method, URL(url), headers=sent, ssl=self._trust) as answer:
+            timeout = self._timeout(known=source.url in self._answered)
+            options = {"ssl": self._trust, "timeout": timeout}
+            async with self._at_once, following(session, method, URL(url), headers=sent, **options) as answer:
                 if answer.status in TRANSIENT:
                     raise await fault_of(source, answer)
                 self._answered.add(source.url)
@@ -142,11 +144,17 @@ class Web:
             else:
                 return entry
 
+    def _timeout(self, *, known: bool) -> aiohttp.ClientTimeout:
+        # No limit on the whole: a large file may take an hour. Each read has one.
+        # To look up the name of a host has no time limit of its own; it is part of the first connection.
+        connect_s = None if known else self.waits.start_s
+        return aiohttp.ClientTimeout(
+            total=None, connect=connect_s, sock_connect=self.waits.connect_s, sock_read=self.waits.read_s
+        )
+
     async def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
-            # No limit on the whole: a large file may take an hour. Each read has one.
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.waits.connect_s, sock_read=self.waits.read_s)
-            self._session = aiohttp.ClientSession(timeout=timeout, trust_env=True, auto_decompress=False)
+            self._session = aiohttp.ClientSession(trust_env=True, auto_decompress=False)
             weakref.finalize(self, HTTPFileSystem.close_session, self._loop, self._session)
         return self._session
 

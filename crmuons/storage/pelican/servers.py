@@ -180,7 +180,18 @@ class Servers:
             where = "/.well-known/pelican-configuration"
             what = f"pelican://{self.host}: asking https://{self.host}{where}"
             patience = Patience(self.waits.start_s, what, "CRMUONS_PELICAN_START_S")
-            answer = await self.request("GET", Sources.of([f"https://{self.host}"]), Access(None, where), patience)
+            try:
+                # Also if the name is not found for minutes, or the host takes the connection and says nothing.
+                async with asyncio.timeout(self.waits.start_s + 1.0):
+                    answer = await self.request(
+                        "GET", Sources.of([f"https://{self.host}"]), Access(None, where), patience
+                    )
+            except TimeoutError as error:
+                msg = (
+                    f"{what}: no answer in {self.waits.start_s:.0f} s; check the host's name and that it is up, or wait "
+                    "longer with CRMUONS_PELICAN_START_S"
+                )
+                raise ConnectionError(msg) from error
             self._director = Sources.of([director_endpoint(self.host, answer)])
         return self._director
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from crmuons.storage.atomic import size_text
 from crmuons.storage.files import File
 from crmuons.storage.staging.locks import FileLock
 
@@ -102,10 +103,17 @@ class CacheDir:
             yield
         except OSError as error:
             msg = (
-                f"data.staging.dir = {self.folder} cannot be used now ({error.strerror or error}): files that are not "
-                "staged yet are read remotely; free space there, or lower data.staging.max_bytes"
+                f"data.staging.dir = {self.folder} cannot be used now ({error.strerror or error}){self._room()}: files that "
+                "are not staged yet are read remotely; free space there, or lower data.staging.max_bytes"
             )
             raise CannotStageError(msg) from error
+
+    def _room(self) -> str:
+        try:
+            disk = shutil.disk_usage(self.folder)
+        except OSError:  # The folder is what cannot be used.
+            return ""
+        return f", {size_text(disk.free)} of {size_text(disk.total)} are free there"
 
     def _make_room(self, file: File, key: str) -> None:
         staged = _keys(self.folder) - {key}

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
 from crmuons.storage.files import File, is_remote
-from crmuons.storage.identity import is_copy, open_listed
+from crmuons.storage.identity import Digests, check_copy, is_copy, is_copy_of_present, open_listed
 from crmuons.storage.staging.cache_dir import CacheDir, CannotStageError, NoRoomError, whole_of
 from crmuons.storage.staging.locks import FileLock
-from crmuons.storage.staging.transfer import download_file, is_as_recorded
+from crmuons.storage.staging.transfer import StagingRecord, download_file, is_as_recorded
 
 if TYPE_CHECKING:  # Every reading process imports this module, and none makes settings.
     from crmuons import config
@@ -114,17 +114,20 @@ class Staging:
             self.helper.begin()
 
     @contextmanager
-    def open(self, file: File, *, whole: bool) -> Iterator[IO[bytes]]:
+    def open(self, file: File, *, whole: bool, digests: Digests | None = None) -> Iterator[IO[bytes]]:
         """Open a file in the staging directory, downloading it first if it is missing, or else remotely.
 
         Args:
             file: the file.
             whole: the file is read whole. To read only a part, no download is started or waited for.
+            digests: see identity.open_listed.
         """
         takes = self.should_stage(file, whole=whole)
         held = self.hold(file, download=whole) if takes else None
         try:
-            with open_listed(file) if held is None else held.file as opened:
+            with open_listed(file, digests) if held is None else held.file as opened:
+                if held is not None:
+                    check_copy(file, opened, digests)
                 yield opened
         finally:
             if held is not None:
@@ -212,12 +215,29 @@ class Staging:
         with self.cache.faults():
             record = os.fstat(lock.descriptor)
             checked = record.st_size > 0 and record.st_mtime >= self.began
-            # A copy of what the URL held before would be read in place of what the run recorded.
-            if path.exists() and is_copy(path, file) and (checked or is_as_recorded(path, file, lock)):
+            whole = path.exists() and is_copy(path, file) and (checked or is_as_recorded(path, file, lock))
+        # A copy of what the URL held before would be read in place of what the run listed.
+        current = whole and (file.digest is not None or self._is_current(path, file, lock))
+        with self.cache.faults():
+            if current:
                 os.utime(lock.descriptor)
                 return path.open("rb")
             path.unlink(missing_ok=True)
             return None
+
+    def _is_current(self, path: Path, file: File, lock: FileLock) -> bool:
+        """Return whether a staged copy is of the file that was listed: by the server's stamp, or else by the file's end now."""
+        try:
+            entry = StagingRecord.of(lock)
+        except ValueError:
+            return False
+        if file.stamp is not None and entry.stamp == file.stamp:
+            return True
+        if entry.compared < self.began and not is_copy_of_present(path, file):
+            return False
+        with self.cache.faults():
+            replace(entry, stamp=file.stamp, compared=time.time()).write(lock)
+        return True
 
     def _report_once(self, sentence: str) -> None:
         """Report a sentence once in a run, in a file that the process that the user watches reads."""

@@ -12,6 +12,7 @@ NAMED_OTHERWISE = {
     "shards.py",  # Metadata with a checksum, read where damage is named.
     "claims.py",  # A damaged claim counts as one of another machine.
     "transfer.py",
+    "data.py",  # Blocks of this process's own tasks, never on a disk.
 }
 
 WRONG = {

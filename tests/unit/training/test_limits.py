@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import re
 import threading
 import time
 
@@ -117,15 +118,19 @@ def test_a_run_goes_on_after_its_source_hung(prepared):
     assert last_line(run)["step"] == saved + 2
 
 
-def test_slow_steps_log_once_before_their_first_log_step(prepared, monkeypatch):
+def test_slow_steps_are_said_once_and_logged_at_the_steps_of_the_settings_alone(prepared, monkeypatch, caplog):
+    """A restart from step 0 could not take a line of its own back from MLflow."""
     monkeypatch.setattr(loop, "FIRST_LOG_S", 0.0)
     monkeypatch.setattr(loop, "CHECK_S", 0.0)
     settings, run = prepared(steps=6, log_every=5)
     train(settings, run)
+    said = [record.message for record in caplog.records if "metrics come every" in record.message]
+    assert len(said) == 1
+    assert re.fullmatch(r"the first 1 steps took \d+ s; metrics come every train\.log_every=5 steps", said[0])
     steps = [
         line["step"] for line in map(json.loads, run.metrics.read_text().splitlines()) if "train/critic_loss" in line
     ]
-    assert steps == [1, 5, 6]
+    assert steps == [5, 6]
 
 
 class Late:
@@ -167,9 +172,19 @@ def test_a_long_wait_says_for_what_and_until_when(monkeypatch, caplog):
     batches = PatientBatches(Late(), lambda: next(stops), bool, lambda: "train.max_seconds is over in 7 s", alone=True)
     with caplog.at_level(logging.WARNING), pytest.raises(NoBatchError):
         next(batches)
-    assert [record.message for record in caplog.records] == [
-        "no data for 0 s: waiting for the next batch until it comes, or train.max_seconds is over in 7 s"
-    ]
+    (said,) = (record.message for record in caplog.records)
+    assert re.fullmatch(
+        r"no data since \d\d:\d\d:\d\d, for 0 s: waiting for the next batch until it comes, or train.max_seconds is over in 7 s",
+        said,
+    )
+
+
+def test_the_end_of_a_long_wait_is_said_too(monkeypatch, caplog):
+    monkeypatch.setattr(waiting, "SAY_AFTER_S", 0.0)
+    late = Late()
+    threading.Timer(0.2, late.batches.append, ["one"]).start()
+    assert next(PatientBatches(late, bool, bool, lambda: "Ctrl-C", alone=True)) == "one"
+    assert [record.message for record in caplog.records][-1] == "data have come after 0 s"
 
 
 def test_a_damaged_checkpoint_is_the_cause_and_not_the_learning_rate(prepared):
