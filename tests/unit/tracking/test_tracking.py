@@ -23,7 +23,7 @@ from crmuons.generation.request import model_digest
 from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
-from crmuons.provenance import git_commit
+from crmuons.provenance import code_tags, git_commit
 from crmuons.storage.ownership import hold
 from crmuons.storage.redact import without_credentials
 from crmuons.storage.staging import locks
@@ -357,6 +357,15 @@ def test_commit_names_the_checkout_and_its_changes(tmp_path):
     assert git_commit(source) == git("rev-parse", "HEAD")
     source.write_text("2")
     assert git_commit(source) == git("rev-parse", "HEAD") + "-dirty"
+
+
+def test_the_code_of_a_process_is_looked_up_once(monkeypatch):
+    """Every checkpoint names it, and git takes two processes."""
+    tags = code_tags()
+    monkeypatch.setattr("crmuons.provenance.subprocess.run", None)
+    assert code_tags() == tags
+    code_tags().clear()  # A caller's copy.
+    assert code_tags()["torch_version"]
 
 
 @pytest.fixture
