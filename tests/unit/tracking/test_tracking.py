@@ -10,7 +10,7 @@ import mlflow
 import pytest
 
 from crmuons import config
-from crmuons.provenance import git_commit
+from crmuons.provenance import code_tags, git_commit
 from crmuons.storage.redact import without_credentials
 from crmuons.tracking.results import add_results
 from crmuons.tracking.sender import sync
@@ -212,3 +212,12 @@ def test_commit_names_the_checkout_and_its_changes(tmp_path):
     assert git_commit(source) == git("rev-parse", "HEAD")
     source.write_text("2")
     assert git_commit(source) == git("rev-parse", "HEAD") + "-dirty"
+
+
+def test_the_code_of_a_process_is_looked_up_once(monkeypatch):
+    """Every checkpoint names it, and git takes two processes."""
+    tags = code_tags()
+    monkeypatch.setattr("crmuons.provenance.subprocess.run", None)
+    assert code_tags() == tags
+    code_tags().clear()  # A caller's copy.
+    assert code_tags()["torch_version"]
