@@ -78,6 +78,7 @@ def worker_sync(run: Run, handle: SyncHandle | None, rank: int) -> Iterator[None
 
     Do nothing if this directory is the driver's own.
     """
+    # Also for a URL the driver's node may run workers, in the very directory of the driver.
     marker = run.directory / DRIVER_MARKER
     if handle is None or (marker.is_file() and marker.read_text(encoding="utf-8") == handle.key):
         yield

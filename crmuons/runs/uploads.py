@@ -96,6 +96,7 @@ class Uploads:
         best = checkpoint.selected(self.run.checkpoints)
         with self._guard:
             self._snapshot(saved, saved.name, (*KEPT_WITH_STEPS, self.run.moved.name))
+            # In the manifest, so that whoever continues the run knows which checkpoint validation selected.
             self._waiting[saved.name] = {"best": None if best is None else checkpoint.step(best.name)}
             # The one on its way is finished: half of it is at the URL.
             needed = {saved.name, self._sending, None if best is None else best.name}
@@ -135,6 +136,7 @@ class Uploads:
             # A second call, after a failure, must not wait as long again.
             seconds, self._closing = 0.0 if self._closing else seconds, True
             self._guard.notify()
+        # Not for ever: Ray or Slurm would kill a process that hangs at its end.
         self._thread.join(seconds)
         return not self._waiting
 
@@ -180,6 +182,7 @@ class Uploads:
         about = self._waiting[label]
         with self._guard:
             self._drop(label)
+        # The end of the run: after it nothing is pruned.
         if label.startswith("model"):
             self._note(model=name, upload_error=None)
             return
