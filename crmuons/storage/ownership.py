@@ -34,7 +34,6 @@ from crmuons.storage.staging.locks import FileLock, NoLocksError
 
 logger = logging.getLogger(__name__)
 
-# Each sign of life is a few requests, where the output is a URL.
 PERIOD_S = 5.0
 STALE_S = 30.0  # Six signs of life: storage that is slow or away for a moment costs nobody the output.
 REMEDY = "wait until it ends, or name another place"
@@ -159,7 +158,6 @@ class Ownership:
         self._lock = lock
 
     def _take_claim(self) -> None:
-        # All of them, and not the newest: several commands may have been killed here.
         dead = list(self.claims.newest().values())
         for claim in dead:
             if not self._is_dead(claim):
@@ -231,7 +229,6 @@ class Ownership:
     def _live(self) -> None:
         """Show a sign of life every PERIOD_S."""
         failed = False
-        # An event and not a sleep: `release` ends the thread at once.
         while not self._ended.wait(PERIOD_S):
             try:
                 self._beat()
