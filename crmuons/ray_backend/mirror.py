@@ -69,6 +69,7 @@ def driver_sync(run: Run) -> Iterator[SyncHandle | None]:
             yield SyncHandle(actor, key)
     finally:
         (run.directory / DRIVER_MARKER).unlink(missing_ok=True)
+        # It holds a driver's values only: the next command has an actor of its own.
         ray.kill(actor)
 
 

@@ -179,6 +179,7 @@ class Run:
             # The ordinary way first: it is atomic.
             write_json(self.failure, reason)
         except OSError as error:
+            # Only the driver reserves, and the first failure takes it: the first one is the cause.
             if not self._reserved.exists():  # Not the driver's node, or another worker was faster.
                 logger.warning("%s cannot be written: %s", self.failure, error)
                 return
@@ -227,6 +228,7 @@ class Run:
     def latest_metrics(self) -> dict[str, int | float]:
         """Return the newest value of each metric."""
         newest: dict[str, int | float] = {}
+        # Later lines win: a run that went back has repeated steps.
         for line in self._metric_lines():
             newest |= line
         return newest
@@ -234,6 +236,7 @@ class Run:
     def lowest(self, metric: str) -> tuple[int, float] | None:
         """Return the step at which a metric was lowest, and its value; None if it was never a finite number."""
         lines = [line for line in self._metric_lines() if math.isfinite(line.get(metric, math.nan))]
+        # Not every line has the metric: validations are rarer than log steps.
         values = [(int(line["step"]), float(line[metric])) for line in lines]
         return min(values, key=lambda entry: entry[1], default=None)
 
@@ -256,6 +259,7 @@ class Run:
         """Return 16 hexadecimal digits of a hash of the training files' names, sizes and digests at the run's start."""
         # Of the start and not of today: data that moved are the same data.
         recorded = replace(self, found_files=None).load_files()
+        # Without the time stamps, which a copy changes.
         entries = [[file.url, file.size, *([] if file.digest is None else [file.digest])] for file in recorded]
         return hashlib.sha256(json.dumps(entries, indent=1).encode()).hexdigest()[:16]
 

@@ -143,6 +143,7 @@ class Uploads:
     def _snapshot(self, source: Path, label: str, beside: Sequence[str]) -> None:
         """Link a directory's files into the outbox, where pruning cannot remove them, and copy growing files."""
         target = self._outbox / label
+        # The same label may be queued again, after a resume from an earlier step.
         shutil.rmtree(target, ignore_errors=True)
         # Links cost no space, and a checkpoint's files never change.
         shutil.copytree(source, target, copy_function=link)
@@ -165,6 +166,7 @@ class Uploads:
                 logger.warning("copying %s to %s failed and will be repeated: %s", label, self.url, error)
                 self._note(upload_error=str(error) or type(error).__name__)
                 time.sleep(wait_s)
+                # Repeated for ever: only `finish` has a limit.
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
     def _next(self) -> str | None:
@@ -179,6 +181,7 @@ class Uploads:
         name = self._find_whole(label) if label == self._resumed else None
         if name is None:
             name = artifacts.upload(self.url, self._outbox / label, label, self._waiting[label])
+        # Read before it is dropped; `add` may change the queue meanwhile.
         about = self._waiting[label]
         with self._guard:
             self._drop(label)

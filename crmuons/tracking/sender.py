@@ -200,6 +200,7 @@ class _Delivery(threading.Thread):
         """Send what remains until a time of the monotonic clock, and end."""
         self._deadline = deadline
         self._closing.set()
+        # Not for ever: a thread in a request that hangs is left, and is a daemon.
         self.join(max(0.0, deadline - time.monotonic()))
 
     def run(self) -> None:
@@ -207,6 +208,7 @@ class _Delivery(threading.Thread):
         failures = 0
         while time.monotonic() < self._deadline:
             last = self._closing.is_set()  # Read before sending, so that all entries before `close` are sent.
+            # Each attempt takes what has come since the last one.
             if self._attempt():
                 failures = 0
                 if last:
@@ -226,6 +228,7 @@ class _Delivery(threading.Thread):
             self._journal.lock()
             # On the disk before it is on the server: after a power cut the server must not know more.
             self._journal.flush()
+            # After each request: at the end of its time a long journal must not go on.
             for _ in self._send():
                 if time.monotonic() > self._deadline:
                     return False

@@ -105,6 +105,7 @@ class Web:
         (source,) = self.sources(url).sources
         try:
             session = await self._open_session()
+            # Asked for in each request: some servers compress whatever they can.
             sent = {**PLAIN, **headers}
             async with self._at_once, following(session, method, URL(url), headers=sent, ssl=self._trust) as answer:
                 if answer.status in TRANSIENT:
@@ -134,6 +135,7 @@ class Web:
                 # One byte shows more than a HEAD: the total size, and whether ranges work at all.
                 async with self.exchange("GET", url, {"Range": "bytes=0-0"}) as answer:
                     entry = _entry(url, answer)
+                    # The body is the whole file, or a page: nobody reads it here.
                     if answer.status != 206:
                         answer.close()  # Without reading the rest of the file.
                 sources.worked(source)

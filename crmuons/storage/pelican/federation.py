@@ -119,6 +119,7 @@ class Federation(ByInfo, PelicanFileSystem):  # type: ignore[misc]  # pelicanfs 
         """Yield a range in pieces from one server, and raise a Fault where it stops early."""
         headers = {"Range": f"bytes={span[0]}-{span[-1]}", "Accept-Encoding": "identity"}
         async with self.servers.exchange("GET", source, access.path, token=token, headers=headers) as answer:
+            # A cache may hold another version: its total size gives it away.
             check_range(answer, source, span[0], size)
             left = len(span)
             async for piece in answer.content.iter_any():
@@ -137,6 +138,7 @@ class Federation(ByInfo, PelicanFileSystem):  # type: ignore[misc]  # pelicanfs 
         # A fault of the network: the next server may have it.
         if not fault.doubtful:
             return
+        # The origin decides: caches keep what they once read.
         origin_size = (await self._info(access.path))["size"]
         if origin_size != size:
             msg = (

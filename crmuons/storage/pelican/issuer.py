@@ -105,6 +105,7 @@ class Issuer:
         if "device_code" not in device:
             msg = f"{self.url} begins no login for the scopes '{scope}' (HTTP {status}{_reason(device)})"
             raise PermissionError(msg)
+        # The complete URL holds the code already: there is nothing to type.
         show(str(device.get("verification_uri_complete", device["verification_uri"])), str(device["user_code"]))
         # The issuer's own rhythm: one that is asked more often answers slow_down.
         interval_s = float(device.get("interval", DEFAULT_INTERVAL_S))
