@@ -8,7 +8,7 @@ Two marks protect an output, both in its folder `.owner`:
 
 Whoever finds the claim of a living process is refused, with the name of its owner. A process of this machine lives if
 it holds the kernel lock or is in the table of processes. Of another machine nothing is known but the signs of life:
-its claim counts as left behind once none has come for STALE_S, by the clock of the one who waits for them. Clocks of
+its claim counts as left behind once none has come for STALE_S, by the clock of the process that waits. Clocks of
 two machines are never compared.
 
 An owner that slept so long that another command has taken over ends at once: see `_end_process`.

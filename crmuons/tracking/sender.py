@@ -58,7 +58,7 @@ def sync(directory: Path, to: str | None = None) -> tuple[int, str]:
     with _locked(directory) as journal:
         server, files = _server(journal, to)
         if journal.status == "RUNNING":
-            # This process has the lock, so that of the run is gone, and it logged no end.
+            # This process has the lock, so the run's process is gone, and it logged no end.
             journal.append("status", status="KILLED")
         num_sent = 0
         with progress(server.pending, unit="entries", what="sync") as bar:

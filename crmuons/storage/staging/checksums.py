@@ -1,4 +1,4 @@
-"""Checksums of files: the server's own, and that of a local copy."""
+"""Checksums of files, from their servers and of local copies."""
 
 import base64
 import binascii
