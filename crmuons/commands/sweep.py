@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from typing import get_args
 
 from crmuons.commands import INTERRUPTED, add_settings, settings_of
 from crmuons.storage.redact import printable
@@ -16,13 +17,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
     from crmuons.config.options import LocalPath, Seconds, Seed, option
     from tune.options import Cpus, FirstRung, Gpus, Reduction, Trials
+    from tune.search import Method
 
     add = parser.add_argument
     add("--space", type=option(LocalPath), metavar="TOML", help="the settings to vary (default: learning rates, momentum or betas, "
         "critic steps, penalty, batch size)")  # fmt: skip
     add(
         "--search",
-        choices=("random", "tpe", "grid"),
+        choices=get_args(Method),
         default="tpe",
         help="how to choose the settings of a trial (default: tpe)",
     )

@@ -104,6 +104,7 @@ class Loader(Generic[Batch]):
     def __next__(self) -> Batch:
         """Return the next batch, or raise the error that reading it met."""
         begin = time.perf_counter()
+        # All four together: a checkpoint between two batches has the position after the one that was trained on.
         batch, (events, muons), self.position, self.read_counts = next(self._ready)
         self.seconds_waited += time.perf_counter() - begin
         self.num_events += events
@@ -131,6 +132,7 @@ class Loader(Generic[Batch]):
             ValueError: if more than data.max_quarantined_share of all rows cannot be used, even if every row that is
                 not read yet is good.
         """
+        # Exceeded for certain: even if all rows to come were good.
         if self._limit.is_exceeded(read_counts):
             msg = (
                 f"{read_counts.quarantined} of {read_counts.rows} rows cannot be used, more than "
@@ -149,6 +151,7 @@ class Loader(Generic[Batch]):
         """Yield the rank's segments from a position, and note their sizes."""
         index, taken = position
         for i, segment in enumerate(self.plan.segments_of_rank(self.rank)):
+            # Skipped without reading: the plan alone says which segments these are.
             if i < index:
                 continue
             start = segment.start + (taken if i == index else 0)

@@ -127,6 +127,7 @@ def _opened(
     file = file_slice.file
     if is_mapped(file):
         stat = check_local(file)
+        # The map outlives this block in the arrays that were made of it.
         with _named_if_damaged(file.url), pa.memory_map(file.url) as source:
             yield pa.ipc.open_file(source), (file.url, stat.st_size, stat.st_mtime_ns)
     else:
@@ -150,6 +151,7 @@ def _batch_events(
             msg = f"record batch {number} does not have the checksum that was written with it"
             raise ValueError(msg)
         _verified.add((*state, number))
+    # Every batch but the last is full, so a row's batch follows from its number.
     first = number * EVENTS_PER_BATCH
     start, stop = max(rows.start - first, 0), min(rows.stop - first, batch.num_rows)
     return arrow.from_flat(batch.slice(start, stop - start))

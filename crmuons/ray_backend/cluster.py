@@ -53,6 +53,7 @@ def set_environment() -> None:
     # setdefault: what the user has set stays.
     for name, value in (ENVIRONMENT | (LOCAL_ENVIRONMENT if starts_local else {})).items():
         os.environ.setdefault(name, value)
+    # The user has decided, also against a token.
     if "RAY_AUTH_MODE" in os.environ:
         return
     has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
@@ -85,6 +86,7 @@ def cluster(*, num_cpus: int | None = None) -> Iterator[None]:
     # Without Ray's own log lines: metrics and errors report on a run.
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if "RAY_ADDRESS" in os.environ:
+        # Within CONNECT_S seconds, where Ray would try for minutes without a word.
         check_head(os.environ["RAY_ADDRESS"])
         ray.init(**quiet)
         _warn_of_others(private.session_directory())
@@ -138,6 +140,7 @@ def _start(**options: Any) -> None:
     Raises:
         TimeoutError: if no cluster started.
     """
+    # Only processes of the failed start are killed, not others of this process.
     earlier = set(psutil.Process().children(recursive=True))
     for _ in range(MAX_STARTS):
         try:

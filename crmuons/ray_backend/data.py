@@ -113,6 +113,7 @@ def _read_in_order(reads: Iterator[Read], tasks: int, digests: Digests | None) -
 
 def _begin(reads: Iterator[Read], tasks: int) -> tuple[int, Prefetcher[pa.Table]] | None:
     """Start to read the next segments; return their number and their blocks, or None if no segment is left."""
+    # The plan has no end, and Ray Data wants a list of tasks.
     batch = list(islice(reads, SEGMENTS_PER_EXECUTION))
     return (len(batch), Prefetcher(_execute(batch, tasks), BLOCKS_AHEAD, "ray-data")) if batch else None
 
@@ -182,6 +183,7 @@ def _read_block(segment: Segment, selection: Selection) -> Block:
     counts, events = reader.read_segment(segment, selection)
     digests = json.dumps({} if selection.digests is None else selection.digests.known)
     if not len(events.counts):
+        # Ray drops blocks of no rows, and with them the counts.
         return _block_without_events(counts, digests)
     # The counts are a list in the first row; the other rows are null.
     ends = np.full(len(events.counts) + 1, len(astuple(counts)), np.int32)
@@ -216,6 +218,7 @@ def _execute(reads: list[Read], tasks: int) -> Iterator[pa.Table]:
     # Otherwise Ray yields blocks as they are done, and the order of the data depends on the machines.
     options.preserve_order = True
     options.resource_limits = ExecutionResources(object_store_memory=READ_AHEAD_BYTES)
+    # Each rank would draw one, over the bar of the run.
     dataset.context.enable_progress_bars = False
     # A slow training step counts as no progress. Workers of a cluster that the user started lack cluster.ENVIRONMENT.
     dataset.context.execution_no_progress_timeout_s = -1

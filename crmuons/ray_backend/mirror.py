@@ -70,6 +70,7 @@ def driver_sync(run: Run) -> Iterator[SyncHandle | None]:
             yield SyncHandle(actor, key)
     finally:
         (run.directory / DRIVER_MARKER).unlink(missing_ok=True)
+        # It holds a driver's values only: the next command has an actor of its own.
         ray.kill(actor)
 
 
@@ -79,6 +80,7 @@ def worker_sync(run: Run, handle: SyncHandle | None, rank: int) -> Iterator[None
 
     Do nothing if this directory is the driver's own.
     """
+    # Also for a URL the driver's node may run workers, in the very directory of the driver.
     marker = run.directory / DRIVER_MARKER
     if handle is None or (marker.is_file() and marker.read_text(encoding="utf-8") == handle.key):
         yield

@@ -68,6 +68,7 @@ def marker_file(storage: Path) -> Iterator[str]:
     Raises:
         OSError: if it cannot be written.
     """
+    # With the error of the missing permission, before anything is made.
     files.check_writable(str(storage))
     storage.mkdir(parents=True, exist_ok=True)
     # A name that no other directory has: a path of the same name on another disk is found out.
@@ -129,6 +130,7 @@ def check_fit(what: str, number: int, per_process: Mapping[str, float], nodes: S
     Raises:
         ValueError: if fewer fit; Ray would wait for ever.
     """
+    # A fraction of a GPU counts too: several trials share one.
     needed = {kind: amount for kind, amount in per_process.items() if amount > 0}
     if not needed:
         return

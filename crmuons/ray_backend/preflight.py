@@ -62,6 +62,7 @@ def _faults_of_nodes(storage: RunStorage, uri: str | None, data: Sequence[File])
         return []
     with nullcontext() if storage.url is not None else node_checks.marker_file(storage.directory) as mark:
         check = NodeCheck(storage.url or str(storage.directory), mark, data[0] if data else None, uri)
+        # With the first file alone: one that a node can open shows the mount, the token and the network.
         reports, faults = _run_on(nodes, check)
     driver_versions = node_checks.versions()
     for node, report in reports.items():
@@ -77,6 +78,7 @@ def _other_nodes() -> dict[str, str]:
     return {
         node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeName']})"
         for node in ray.nodes()
+        # A head node without CPUs runs no worker, so it needs no data and no storage.
         if node["Alive"] and node["NodeID"] != this_node and (node["Resources"].keys() & {"CPU", "GPU"})
     }
 

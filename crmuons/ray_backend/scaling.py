@@ -21,6 +21,7 @@ def scaling_config(scaling: config.Scaling) -> ScalingConfig:
     """
     available = ray.cluster_resources()
     elastic = scaling.min_workers is not None
+    # An elastic run needs room for its smallest number at least.
     least = scaling.min_workers or scaling.num_workers
     # Unset: GPUs if the cluster has any. The driver itself may have none.
     use_gpu = available.get("GPU", 0.0) > 0 if scaling.use_gpu is None else scaling.use_gpu

@@ -24,6 +24,7 @@ from crmuons.storage.pelican.tokens import Token
 
 logger = logging.getLogger(__name__)
 
+# Looked up by name: tasks that Ray starts later have no handle of the actor.
 NAME = "crmuons-tokens"
 POLL_S = 5.0  # A token is renewed a minute before it expires.
 TIMEOUT_S = 10.0

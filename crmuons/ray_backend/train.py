@@ -66,6 +66,7 @@ class RayLauncher:
         """
         payload = {
             # As plain data: the worker checks them as it checks what a user gives.
+            "settings": settings.model_dump(mode="json"),
             "place": run.uri,
             # The driver's list: a listing of the worker's own could already show other files.
             "files": run.found_files,

@@ -180,6 +180,7 @@ class Run:
             # The ordinary way first: it is atomic.
             write_json(self.failure, reason)
         except OSError as error:
+            # Only the driver reserves, and the first failure takes it: the first one is the cause.
             if not self._reserved.exists():  # Not the driver's node, or another worker was faster.
                 logger.warning("%s cannot be written: %s", self.failure, error)
                 return
@@ -228,6 +229,7 @@ class Run:
     def latest_metrics(self) -> dict[str, int | float]:
         """Return the newest value of each metric."""
         newest: dict[str, int | float] = {}
+        # Later lines win: a run that went back has repeated steps.
         for line in self._metric_lines():
             newest |= line
         return newest
@@ -235,6 +237,7 @@ class Run:
     def lowest(self, metric: str) -> tuple[int, float] | None:
         """Return the step at which a metric was lowest, and its value; None if it was never a finite number."""
         lines = [line for line in self._metric_lines() if math.isfinite(line.get(metric, math.nan))]
+        # Not every line has the metric: validations are rarer than log steps.
         values = [(int(line["step"]), float(line[metric])) for line in lines]
         return min(values, key=lambda entry: entry[1], default=None)
 
@@ -260,6 +263,7 @@ class Run:
         """
         # Of the start and not of today: data that moved are the same data.
         recorded = replace(self, found_files=None).load_files()
+        # Without the time stamps, which a copy changes.
         all_read = all(file.digest is not None for file in recorded if files.is_remote(file.url))
         entries = [
             [

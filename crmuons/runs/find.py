@@ -18,13 +18,16 @@ def find_run(settings: config.Config, storage: RunStorage) -> Run:
         OSError: if the storage cannot be read.
     """
     name, url = settings.run.name, storage.url
+    # Here and at the URL: another machine may have begun one that this one has no copy of.
     names = set(_taken(storage, name))
+    # Only names made of the settings are numbered; a name that the user chose is one run.
     numbered = _numbered(name, names) if name.endswith(settings.digest()) else {}
 
     def run(name: str) -> Run:
         return Run(storage.directory / name, f"{url}/{name}" if url else None)
 
     if settings.run.resume == "auto":
+        # The newest of them: that of the last command with these settings.
         started = [candidate for candidate in map(run, (name, *numbered.values())) if has_started(candidate)]
         return started[-1] if started else run(name)
     if name not in names:

@@ -33,6 +33,7 @@ class RunStorage:
             # The parent of a run's local copy is that of all runs of this URL.
             url = place.rstrip("/")
             return cls(local_copy(f"{url}/name").parent, url)
+        # A job's working directory is a temporary copy that Ray removes: runs there would be lost.
         path = Path(place.removeprefix("file://")).expanduser()
         return cls(path.absolute() if path.is_absolute() or not in_ray_job() else Path.home() / path)
 

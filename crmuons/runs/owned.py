@@ -32,6 +32,7 @@ def owned_run(settings: config.Config, storage: RunStorage) -> Iterator[Run]:
 def own(run: Run, *, patience_s: float = 0.0) -> Iterator[None]:
     """Own a run, here and at its URL, for the duration of the block; see `ownership.hold`."""
     with ExitStack() as held:
+        # Both: two runs of this machine share the copy, two machines share the URL.
         for place in (run.directory, run.url):
             if place is not None:
                 held.enter_context(ownership.hold(place, remedy=REMEDY, patience_s=patience_s, private=True))

@@ -40,6 +40,7 @@ def start(run: Run) -> None:
     if run.url is None:
         return
     with _start_folder(run) as folder:
+        # Named by its content: a run that continues finds it there, and sends nothing.
         artifacts.upload(run.url, folder, START, {})
 
 
@@ -81,6 +82,7 @@ def fetch_newest(run: Run) -> None:
     local_step = max(checkpoint.steps(run.checkpoints), default=-1)
     # From the newest on: a damaged one costs the steps since the one before it, not the run.
     for name in reversed(_remote_names(run, STEPS, optional=local_step >= 0)):
+        # This machine's own is as new: it was written here before it was sent.
         if checkpoint.step(name) <= local_step:
             return
         try:
@@ -102,6 +104,7 @@ def _remote_names(run: Run, label: str, *, optional: bool) -> list[str]:
     except ConnectionError as error:
         if not optional:
             raise
+        # A URL that is away for an hour must not stop a run that has all it needs here.
         logger.warning("%s; continuing from this machine's copy of the run", error)
         return []
 
@@ -113,6 +116,7 @@ def _fetch_checkpoint(run: Run, name: str) -> artifacts.ArtifactManifest:
 
 def _fetch_best(run: Run, step: int) -> None:
     target = checkpoint.path(run.checkpoints, step)
+    # Optional: without the best one the run goes on, and selects again.
     for name in _remote_names(run, target.name, optional=True):
         if not target.is_dir():
             _fetch_checkpoint(run, name)

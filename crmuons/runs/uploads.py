@@ -96,6 +96,7 @@ class Uploads:
         best = checkpoint.selected(self.run.checkpoints)
         with self._guard:
             self._snapshot(saved, saved.name, (*KEPT_WITH_STEPS, self.run.moved.name))
+            # In the manifest, so that whoever continues the run knows which checkpoint validation selected.
             self._waiting[saved.name] = {"best": None if best is None else checkpoint.step(best.name)}
             # The one on its way is finished: half of it is at the URL.
             needed = {saved.name, self._sending, None if best is None else best.name}
@@ -135,12 +136,14 @@ class Uploads:
             # A second call, after a failure, must not wait as long again.
             seconds, self._closing = 0.0 if self._closing else seconds, True
             self._guard.notify()
+        # Not for ever: Ray or Slurm would kill a process that hangs at its end.
         self._thread.join(seconds)
         return not self._waiting
 
     def _snapshot(self, source: Path, label: str, beside: Sequence[str]) -> None:
         """Link a directory's files into the outbox, where pruning cannot remove them, and copy growing files."""
         target = self._outbox / label
+        # The same label may be queued again, after a resume from an earlier step.
         shutil.rmtree(target, ignore_errors=True)
         # Links cost no space, and a checkpoint's files never change.
         shutil.copytree(source, target, copy_function=link)
@@ -163,6 +166,7 @@ class Uploads:
                 logger.warning("copying %s to %s failed and will be repeated: %s", label, self.url, error)
                 self._note(upload_error=str(error) or type(error).__name__)
                 time.sleep(wait_s)
+                # Repeated for ever: only `finish` has a limit.
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
     def _next(self) -> str | None:
@@ -177,9 +181,11 @@ class Uploads:
         name = self._find_whole(label) if label == self._resumed else None
         if name is None:
             name = artifacts.upload(self.url, self._outbox / label, label, self._waiting[label])
+        # Read before it is dropped; `add` may change the queue meanwhile.
         about = self._waiting[label]
         with self._guard:
             self._drop(label)
+        # The end of the run: after it nothing is pruned.
         if label.startswith("model"):
             self._note(model=name, upload_error=None)
             return

@@ -8,7 +8,7 @@ Two marks protect an output, both in its folder `.owner`:
 
 Whoever finds the claim of a living process is refused, with the name of its owner. A process of this machine lives if
 it holds the kernel lock or is in the table of processes. Of another machine nothing is known but the signs of life:
-its claim counts as left behind once none has come for STALE_S, by the clock of the one who waits for them. Clocks of
+its claim counts as left behind once none has come for STALE_S, by the clock of the process that waits. Clocks of
 two machines are never compared.
 
 An owner that slept so long that another command has taken over ends at once: see `_end_process`.
@@ -34,7 +34,6 @@ from crmuons.storage.staging.locks import FileLock, NoLocksError
 
 logger = logging.getLogger(__name__)
 
-# Each sign of life is a few requests, where the output is a URL.
 PERIOD_S = 5.0
 STALE_S = 30.0  # Six signs of life: storage that is slow or away for a moment costs nobody the output.
 REMEDY = "wait until it ends, or name another place"
@@ -159,7 +158,6 @@ class Ownership:
         self._lock = lock
 
     def _take_claim(self) -> None:
-        # All of them, and not the newest: several commands may have been killed here.
         dead = list(self.claims.newest().values())
         for claim in dead:
             if not self._is_dead(claim):
@@ -231,7 +229,6 @@ class Ownership:
     def _live(self) -> None:
         """Show a sign of life every PERIOD_S."""
         failed = False
-        # An event and not a sleep: `release` ends the thread at once.
         while not self._ended.wait(PERIOD_S):
             try:
                 self._beat()

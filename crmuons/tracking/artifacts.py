@@ -78,6 +78,7 @@ def check_root(run: Run, tracking_uri: str, *, named: bool) -> None:
     """
     root = run.info.artifact_uri
     parts = urlsplit(root)
+    # A SQLite store: this process itself writes the artifacts.
     if not is_server(tracking_uri):
         if not named and not Path(unquote(parts.path)).resolve().is_relative_to(
             database(tracking_uri).parent.resolve()
@@ -90,6 +91,7 @@ def check_root(run: Run, tracking_uri: str, *, named: bool) -> None:
             # MLflow would send this user's password there.
             msg = f"the server keeps artifacts at another server, {without_credentials(root)}; use another tracking.experiment"
             raise ArtifactStoreError(msg)
+    # A bucket or a path of a stranger's choice would be written with this user's rights.
     elif not named:
         msg = (
             f"only the run's directory names {tracking_uri}, which keeps artifacts at {without_credentials(root)}; "
@@ -132,6 +134,7 @@ def _listed(tracking_uri: str, run_id: str) -> set[str]:
     credentials = get_default_host_creds(tracking_uri)  # type: ignore[no-untyped-call]
     place = "/api/2.0/mlflow/artifacts/list"
     answer = http_request(credentials, place, "GET", params={"run_id": run_id})  # type: ignore[no-untyped-call]
+    # Asked by HTTP and not through MLflow's client, which would look at this machine's path.
     return {file["path"] for file in answer.json().get("files", ())} if answer.ok else set()
 
 

@@ -39,5 +39,6 @@ def metrics_of(entry: Entry) -> list[Metric]:
 def parts(values: Mapping[str, str]) -> Iterator[list[tuple[str, str]]]:
     """Yield the pairs of a mapping, as many as one request takes."""
     pairs = list(values.items())
+    # A run has more settings than one request takes.
     for start in range(0, len(pairs), MAX_PARAMS):
         yield pairs[start : start + MAX_PARAMS]

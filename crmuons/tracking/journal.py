@@ -143,6 +143,7 @@ class Journal:
 
     def entry_at(self, offset: int) -> Entry:
         """Return the first entry from a byte on."""
+        # Read again from the disk: what waits for days must not fill the memory of the training.
         return next(entry for _, entry in self.entries(offset))
 
     def keep_file(self, path: Path) -> str:
@@ -157,11 +158,13 @@ class Journal:
 
     def new_folder(self) -> Path:
         """Return a new, empty folder in `files` for the files of an entry."""
+        # The number is for people; mkdtemp's letters keep two processes apart.
         return Path(tempfile.mkdtemp(prefix=f"{self.num_entries:06d}-", dir=self.files))
 
     def load_sent(self, uri: str) -> DeliveryState:
         """Return how much of the journal a server has; nothing for a new server."""
         record = self.last_sent()
+        # Another server has nothing of it: the whole journal is sent there.
         clean = without_credentials(uri)
         return record if record is not None and record.uri == clean else DeliveryState(uri=clean)
 

@@ -59,7 +59,7 @@ def sync(directory: Path, to: str | None = None) -> tuple[int, str]:
     with _locked(directory) as journal:
         server, files = _server(journal, to)
         if journal.status == "RUNNING":
-            # This process has the lock, so that of the run is gone, and it logged no end.
+            # This process has the lock, so the run's process is gone, and it logged no end.
             journal.append("status", status="KILLED")
         num_sent = 0
         with progress(server.pending, unit="entries", what="sync") as bar:
@@ -204,6 +204,7 @@ class _Delivery(threading.Thread):
         """Send what remains until a time of the monotonic clock, and end."""
         self._deadline = deadline
         self._closing.set()
+        # Not for ever: a thread in a request that hangs is left, and is a daemon.
         self.join(max(0.0, deadline - time.monotonic()))
 
     def run(self) -> None:
@@ -211,6 +212,7 @@ class _Delivery(threading.Thread):
         failures = 0
         while time.monotonic() < self._deadline:
             last = self._closing.is_set()  # Read before sending, so that all entries before `close` are sent.
+            # Each attempt takes what has come since the last one.
             if self._attempt():
                 failures = 0
                 if last:
@@ -230,6 +232,7 @@ class _Delivery(threading.Thread):
             self._journal.lock()
             # On the disk before it is on the server: after a power cut the server must not know more.
             self._journal.flush()
+            # After each request: at the end of its time a long journal must not go on.
             for _ in self._send():
                 if time.monotonic() > self._deadline:
                     return False

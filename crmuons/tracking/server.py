@@ -48,6 +48,7 @@ class Server:
         self.uri = uri
         self._client: mlflow.MlflowClient | None = None
         self.guard = threading.RLock()
+        # By server: with another URI nothing is sent yet.
         self.sent = journal.load_sent(uri)
         self.known = threading.Event()
         if self.sent.run_id is not None:
@@ -70,6 +71,7 @@ class Server:
         Entries with files join those that wait for `FileDelivery`.
         """
         self.connect()
+        # Where the last process stopped: bytes, so that a journal of weeks is not read again.
         begin = self.sent.offset
         for batch in batches(self._journal.entries(begin)):
             # Passed on, not skipped: `offset` moves past it, and `waiting` remembers where it begins.
@@ -84,6 +86,7 @@ class Server:
         try:
             self._deliver([entry for _, entry in batch])
         except MlflowException as error:
+            # A server that is down, a database that is locked: the same request later.
             if not self.is_refusal(error):
                 raise
             if len(batch) > 1:  # Send one by one, so that one bad entry does not block the good ones.
@@ -116,6 +119,7 @@ class Server:
         run_id = self.run_id
         match entry["kind"]:
             case "metrics":
+                # A metric sent twice is stored once: its key has time, step and value.
                 client.log_batch(run_id, metrics=[metric for one in entries for metric in metrics_of(one)])
             case "params":
                 for part in parts(entry["values"]):
@@ -123,6 +127,7 @@ class Server:
             case "tags":
                 for part in parts(entry["values"]):
                     client.log_batch(run_id, tags=[RunTag(*pair) for pair in part])
+            # With the entry's own time: the end of the run, not that of the sending.
             case "status":
                 client.set_terminated(run_id, entry["status"], entry["time_ms"])
 
@@ -227,6 +232,7 @@ def _has_run(client: mlflow.MlflowClient, run_id: str) -> bool:
     try:
         client.get_run(run_id)
     except MlflowException as error:
+        # Only this means that it is gone; a server that fails says something else.
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return False
         raise

@@ -95,8 +95,8 @@ class StepGraphs:
     def __init__(self, settings: config.Train, device: torch.device, recover: Callable[[], None]) -> None:
         self.settings, self.device, self._recover = settings, device, recover
         self.captures = device.type == "cuda"
-        # One pool for all graphs, since they never run at the same time: else each would keep a step's memory.
         self._stream = torch.cuda.Stream(device) if self.captures else None
+        # One pool for all graphs, since they never run at the same time: else each would keep a step's memory.
         self._pool = torch.cuda.graph_pool_handle() if self.captures else None
         self._entries: dict[tuple[Bucket, object], _Entry] = {}
         self._current: _Recording | None = None  # The recording in progress.

@@ -160,9 +160,9 @@ class Objective:
         return result
 
     def _fake_muons(self, condition: Tensor, ragged: Ragged) -> Tensor:
-        # float() after autocast: losses and penalties are computed in float32, whatever the networks run in.
         noise = self.model.latents(ragged, self.noise)
         with self._precision():
+            # float(): losses and penalties are computed in float32, whatever the networks run in.
             return functions.generator_forward(self.model.generator, condition, *noise, ragged).float()
 
     def _score(self, features: Tensor, condition: Tensor, ragged: Ragged) -> Tensor:

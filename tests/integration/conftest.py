@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.integration.ports import free_ports
 from tests.toy import toy_events, write_toy  # noqa: F401 - fixtures
 
 PRESET = """
@@ -63,6 +64,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest modules come first."""
     here = Path(__file__).parent
     items.sort(key=lambda item: item.path.relative_to(here).with_suffix("").as_posix() not in FIRST)
+
+
+def local_cluster_words() -> tuple[str, tuple[str, ...]]:
+    """Return the port of the dashboard, and options for cluster/local/start.sh, on free ports."""
+    port, dashboard, client = map(str, free_ports(3))
+    words = ("--port", port, "--dashboard-port", dashboard, "--ray-client-server-port", client, "--num-cpus=1")
+    return dashboard, (*words, *RAY_PORTS)
 
 
 @dataclass

@@ -213,6 +213,7 @@ def _draw_shards(events: EventArrays, plan: ShufflePlan, random: np.random.Gener
     coordinate, drawn = split_coordinates(events.ids), random.random(len(events.ids))
     index = np.zeros(len(coordinate), np.int64)
     for split in SPLITS:
+        # Shards of a split have consecutive indices, so a uniform number chooses one.
         specs = [spec for spec in plan.shards if spec.split == split]
         if specs:
             low, high = specs[0].hash_range

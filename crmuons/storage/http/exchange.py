@@ -84,6 +84,7 @@ def proxy_of(url: URL) -> dict[str, Any]:
 
 def _target(url: URL, location: str) -> URL:
     try:
+        # Relative locations are allowed (RFC 9110, 10.2.2).
         return url.join(URL(location)).with_fragment(None)
     except ValueError:  # Its text may hold a secret.
         msg = f"{url.origin()} redirects to what is no URL; give the URL of the file itself"
@@ -103,6 +104,7 @@ async def fault_of(
     """
     # The first bytes alone: an error page may be long, and only a line of it is shown.
     words = (await answer.content.read(200)).decode(errors="replace").strip().partition("\n")[0]
+    # Never HTML, and never a line that repeats the secret that was sent.
     is_plain_text = words.isprintable() and words and "<" not in words and (secret is None or secret not in words)
     return Fault(
         source,
@@ -115,6 +117,7 @@ async def fault_of(
 
 def describe(error: BaseException) -> str:
     """Return what a failed connection means, without URLs, which may hold secrets."""
+    # The most specific first: each is a subclass of one below.
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         reason = error.certificate_error
         return f"its certificate is not trusted ({reason}); name its authority's file in SSL_CERT_FILE"

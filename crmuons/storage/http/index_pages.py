@@ -35,6 +35,7 @@ def entries(html: str, page: URL) -> dict[str, bool]:
             continue
         # Names stay as the URL spells them: decoded and encoded again, some would be others.
         name, slash, deeper = target.raw_path[len(folder.raw_path) :].partition("/")
+        # A name that decodes to a path would lie elsewhere in the data set, or outside it.
         if deeper or unquote(name) in ("", ".", "..") or "/" in unquote(name) or "\\" in unquote(name):
             continue
         # A page may link the same entry twice, by its icon and by its name.
@@ -68,6 +69,7 @@ class _Links(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._inside:
             href, text = self.found[-1]
+            # In parts, since a parser may cut a text anywhere.
             self.found[-1] = (href, text + data)
 
     def handle_endtag(self, tag: str) -> None:

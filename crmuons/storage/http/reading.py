@@ -73,6 +73,7 @@ class Reader:
                 async for piece in self._pieces(url, source, range(start, end), size):
                     pieces.append(piece)
                     start += len(piece)
+                    # Otherwise a server that sends a byte and breaks off would renew the patience for ever.
                     if start - ground > PROGRESS_BYTES:
                         patience.progress()
                         ground = start
@@ -93,6 +94,7 @@ class Reader:
             if answer.status == 200:  # The whole file. Its copy serves the next reads too.
                 answer.close()
                 raise NoRangesError
+            # Also of the total: another size is another file.
             check_range(answer, source, span[0], size)
             left = len(span)
             async for piece in answer.content.iter_any():
@@ -123,6 +125,7 @@ class Reader:
             raise Fault(source, "it gives the file another ETag or date of change", doubtful=True)
 
     def _count_bad_range(self, url: str) -> None:
+        # In a row: one right range sets it back.
         self._bad_ranges[url] = self._bad_ranges.get(url, 0) + 1
         if self._bad_ranges[url] >= BAD_RANGES:
             raise NoRangesError

@@ -61,6 +61,7 @@ class WebFiles(ByInfo, AsyncFileSystem):  # type: ignore[misc]  # fsspec is unty
         """Open a file for reading; `size` in bytes, if known, saves a request."""
         if mode != "rb":
             _refuse_writing(path)
+        # A list of thousands of files has their sizes already; asking again would be a request for each.
         return RemoteFile(self, path, size=self.info(path)["size"] if size is None else size)
 
     def digest_headers(self, url: str, algorithms: str) -> dict[str, str]:
@@ -70,6 +71,7 @@ class WebFiles(ByInfo, AsyncFileSystem):  # type: ignore[misc]  # fsspec is unty
     async def _digest_headers(self, url: str, algorithms: str) -> dict[str, str]:
         try:
             async with self.web.exchange("HEAD", url, {"Want-Digest": algorithms}) as answer:
+                # An error page has headers of its own.
                 given = answer.headers if answer.status == 200 else {}
                 return {name: given[name] for name in ("Digest", "Content-MD5") if name in given}
         except (Fault, FinalError):  # If the fault also prevents reading the file, the read will raise it.
@@ -82,6 +84,7 @@ class WebFiles(ByInfo, AsyncFileSystem):  # type: ignore[misc]  # fsspec is unty
         if size is None:
             size = (await self._info(path))["size"]
         start, end, _step = slice(start, end).indices(size)
+        # HTTP has no range of no bytes.
         return await self.reader.read(path, start, end, size) if start < end else b""
 
     async def _put_file(self, _lpath: str | Path, rpath: str, **_: Any) -> None:
@@ -97,13 +100,16 @@ class WebFiles(ByInfo, AsyncFileSystem):  # type: ignore[misc]  # fsspec is unty
         entry = await self.web.ask(path)
         if entry.is_page:
             return {"name": path.rstrip("/"), "type": "directory", "size": 0}
+        # Later reads are compared with this answer: the version that is listed is the one that is read.
         self.reader.note(path, entry)
+        # A server that sends no length: only the whole file shows it.
         size = await self.reader.download(path, None) if entry.size is None else entry.size
         return {"name": path, "type": "file", "size": size}
 
     async def _ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         html, page = await self._page(path)
         listed = entries(html, page)
+        # A page in place of a file is most often a login.
         if not listed and path.endswith(DATA):
             msg = f"{path} answers with a web page that names no file below it, perhaps to log in; give the URL of the file itself"
             raise FinalError(msg)
@@ -112,6 +118,7 @@ class WebFiles(ByInfo, AsyncFileSystem):  # type: ignore[misc]  # fsspec is unty
                 "%s is a web page that names no file below it: an empty directory, a login page, or listing is off",
                 path,
             )
+        # Sizes need a request for each file; REQUESTS_AT_ONCE of them are under way.
         answers = await asyncio.gather(*(self._entry(path, name, folder) for name, folder in listed.items()))
         infos = [info for info in answers if info is not None]
         return infos if detail else [info["name"] for info in infos]
@@ -122,6 +129,7 @@ class WebFiles(ByInfo, AsyncFileSystem):  # type: ignore[misc]  # fsspec is unty
         """Return all files below a directory, sorted."""
         info = await self._info(path)
         found, folders = ([info], []) if info["type"] == "file" else ([], [info["name"]])
+        # Level by level: all folders of a level are listed at once.
         ls, depth = self._limited_ls(path), 0
         while folders and (maxdepth is None or depth < maxdepth):
             depth += 1
@@ -129,6 +137,7 @@ class WebFiles(ByInfo, AsyncFileSystem):  # type: ignore[misc]  # fsspec is unty
             inside = [entry for level in levels for entry in level]
             folders = [entry["name"] for entry in inside if entry["type"] == "directory"]
             found += [entry for entry in inside if withdirs or entry["type"] == "file"]
+        # Once each, although two pages may link the same file.
         by_name = {entry["name"]: entry for entry in sorted(found, key=lambda entry: str(entry["name"]))}
         return by_name if detail else list(by_name)
 
@@ -178,6 +187,7 @@ class WebFiles(ByInfo, AsyncFileSystem):  # type: ignore[misc]  # fsspec is unty
                         url = url.rstrip("/")
                         continue
                     raise_if_refused(path, answer)
+                    # Any other content is a file, or a listing in a form that is not known.
                     if answer.status != 200 or answer.content_type not in ("text/html", "application/xhtml+xml"):
                         msg = f"{path} cannot be listed (HTTP {answer.status}, {answer.content_type}); name the files themselves"
                         raise FinalError(msg)

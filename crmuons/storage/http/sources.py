@@ -69,6 +69,7 @@ class Sources:
     def best(self) -> Source:
         """Return the ready server with the fewest failures, or else the server that is ready first."""
         now = self.clock()
+        # min takes the first of equals: the order of preference decides among servers that are well.
         ready = [source for source in self.sources if source.ready_at <= now]
         return min(ready, key=lambda source: source.failures) if ready else min(self.sources, key=_ready_at)
 
@@ -116,6 +117,7 @@ class Patience:
 
     def progress(self) -> None:
         """Note that data arrived, and restart the time limit."""
+        # From the last data, not from the start: a slow transfer is no failure.
         self.began = self.clock()
         self.deadline = self.began + self.seconds
         self.firsts: dict[str, float] = {}

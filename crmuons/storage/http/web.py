@@ -105,6 +105,7 @@ class Web:
         (source,) = self.sources(url).sources
         try:
             session = await self._open_session()
+            # Asked for in each request: some servers compress whatever they can.
             sent = {**PLAIN, **headers}
             timeout = self._timeout(known=source.url in self._answered)
             options = {"ssl": self._trust, "timeout": timeout}
@@ -136,6 +137,7 @@ class Web:
                 # One byte shows more than a HEAD: the total size, and whether ranges work at all.
                 async with self.exchange("GET", url, {"Range": "bytes=0-0"}) as answer:
                     entry = _entry(url, answer)
+                    # The body is the whole file, or a page: nobody reads it here.
                     if answer.status != 206:
                         answer.close()  # Without reading the rest of the file.
                 sources.worked(source)

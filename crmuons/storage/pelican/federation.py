@@ -31,6 +31,7 @@ from crmuons.storage.pelican.waits import Waits
 from crmuons.storage.pelican.webdav import check_inside, parse_listing
 from crmuons.storage.pelican.writing import Writer
 
+# A glob over hundreds of folders would otherwise ask an origin for all at once.
 LISTINGS_AT_ONCE = 16
 
 
@@ -54,6 +55,7 @@ class Federation(ByInfo, PelicanFileSystem):  # type: ignore[misc]  # pelicanfs 
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.waits.connect_s, sock_read=self.waits.read_s)
         super().__init__(f"pelican://{host}/", client_kwargs={"timeout": timeout})
         self.servers = Servers(host, self.http_file_system.set_session, self.waits)
+        # With the origin's size, which the caches do not know of a new file.
         self.writer = Writer(self.servers, self._size)
         self._listings = asyncio.Semaphore(LISTINGS_AT_ONCE)
 
@@ -88,7 +90,9 @@ class Federation(ByInfo, PelicanFileSystem):  # type: ignore[misc]  # pelicanfs 
         path = self._check_fspath(path)
         if size is None:
             size = (await self._info(path))["size"]
+        # As Python does it: negative and missing ends count from the end of the file.
         start, end, _step = slice(start, end).indices(size)
+        # What has arrived stays: the next server continues from the byte after it.
         pieces: list[bytes] = []
         patience = Patience(self.waits.patience_s, self.url(path))
         while start < end:
@@ -115,6 +119,7 @@ class Federation(ByInfo, PelicanFileSystem):  # type: ignore[misc]  # pelicanfs 
         """Yield a range in pieces from one server, and raise a Fault where it stops early."""
         headers = {"Range": f"bytes={span[0]}-{span[-1]}", "Accept-Encoding": "identity"}
         async with self.servers.exchange("GET", source, access.path, token=token, headers=headers) as answer:
+            # A cache may hold another version: its total size gives it away.
             check_range(answer, source, span[0], size)
             left = len(span)
             async for piece in answer.content.iter_any():
@@ -127,10 +132,13 @@ class Federation(ByInfo, PelicanFileSystem):  # type: ignore[misc]  # pelicanfs 
 
     async def _judge(self, fault: Fault, access: Access, caches: Sources, size: int, patience: Patience) -> None:
         """Raise if a fault is final: a refusal that stays, or a file that is missing or changed at the origin."""
+        # The fault may be about the token, about this server, or about the file; the first two may pass.
         if fault.status in DENIED:
             await judge_refusal(fault, access, caches, patience, self.waits.token_s)
+        # A fault of the network: the next server may have it.
         if not fault.doubtful:
             return
+        # The origin decides: caches keep what they once read.
         origin_size = (await self._info(access.path))["size"]
         if origin_size != size:
             msg = (
@@ -160,6 +168,7 @@ class Federation(ByInfo, PelicanFileSystem):  # type: ignore[misc]  # pelicanfs 
 
     async def _info(self, path: str, **_: Any) -> dict[str, Any]:
         path = self._check_fspath(path)
+        # Without listings only a cache can be asked, about one file by its name.
         if (await self.servers.namespace(path, listing=True)).origin is None:
             return await self._head(path)
         return await self._entry(path) | {"name": path}
@@ -189,6 +198,7 @@ class Federation(ByInfo, PelicanFileSystem):  # type: ignore[misc]  # pelicanfs 
         path = self._check_fspath(path).rstrip("/")
         async with self._listings:
             entries = await self._propfind(path, depth=1)
+        # A WebDAV listing contains the listed folder itself.
         inside = [entry for entry in entries if entry["name"] != path]
         listed = inside if inside or entries[0]["type"] == "directory" else entries
         return listed if detail else [entry["name"] for entry in listed]

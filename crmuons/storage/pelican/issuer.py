@@ -109,6 +109,7 @@ class Issuer:
         if "device_code" not in device:
             msg = f"{self.url} begins no login for the scopes '{scope}' (HTTP {status}{_reason(device)})"
             raise PermissionError(msg)
+        # The complete URL holds the code already: there is nothing to type.
         show(*self._page_and_code(device))
         # The issuer's own rhythm: one that is asked more often answers slow_down.
         interval_s = min(seconds(device, "interval", DEFAULT_INTERVAL_S), LONGEST_INTERVAL_S)

@@ -93,6 +93,7 @@ def log_in(
         logger.warning("%s gave no refresh token: this login ends when its token expires", issuer_url)
     # Of earlier logins too: their runs still go on.
     known = dict.fromkeys([*(before.federations if before else ()), *federations])
+    # Tokens come with `renewed`, which also computes the expiry.
     login = Login(issuer_url, client.id, client.secret, "", "", scope, 0.0, tuple(known)).renewed(answer)
     with _locked():
         _save({**_load(), issuer_url: login})

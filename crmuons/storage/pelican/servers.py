@@ -172,6 +172,7 @@ class Servers:
         return Sources.of([str(URL(answer.headers["Location"]).origin())])
 
     def _known(self, path: str) -> Namespace | None:
+        # The longest prefix: namespaces lie in each other, with tokens of their own.
         holding = [namespace for namespace in self._namespaces.values() if is_below(path, namespace.prefix)]
         return max(holding, key=lambda namespace: len(namespace.prefix), default=None)
 
@@ -179,6 +180,7 @@ class Servers:
         if self._director is None:
             where = "/.well-known/pelican-configuration"
             what = f"pelican://{self.host}: asking https://{self.host}{where}"
+            # Short: a name with a typing error is found here, before anything else was asked.
             patience = Patience(self.waits.start_s, what, "CRMUONS_PELICAN_START_S")
             try:
                 # Also if the name is not found for minutes, or the host takes the connection and says nothing.

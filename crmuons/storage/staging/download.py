@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # Every reading process imports this module, and none makes s
 
 logger = logging.getLogger(__name__)
 
+# A full disk would otherwise be tried for each file, and slow down the remote reads that take its place.
 PAUSE_S = 60.0  # No download to a directory for this long after it could not be used.
 REPORT = "staging"  # Folder in a run's directory for each rank's progress, and for a warning.
 WARNING = "warning.txt"
@@ -122,9 +123,11 @@ class Staging:
             whole: the file is read whole. To read only a part, no download is started or waited for.
             digests: see identity.open_listed.
         """
+        # A file that is read in parts is staged by the stager ahead of time, or not at all: no reader waits for it.
         takes = self.should_stage(file, whole=whole)
         held = self.hold(file, download=whole) if takes else None
         try:
+            # Staging never fails a read: what cannot be staged is read remotely.
             with open_listed(file, digests) if held is None else held.file as opened:
                 if held is not None:
                     check_copy(file, opened, digests)
@@ -135,6 +138,7 @@ class Staging:
             followed = (
                 takes and self.helper is not None and self.helper.used(file, whole=whole, staged=held is not None)
             )
+            # Without a stager, or on another node than its own: the reader itself removes the file.
             if takes and whole and not followed:
                 self.evict(file)
 
@@ -152,6 +156,7 @@ class Staging:
         Raises:
             OSError: if the remote file cannot be read, or its checksum differs from the server's.
         """
+        # What is staged already is still used in the pause.
         paused = _paused_until.get(self.cache.folder, 0.0) > time.monotonic()
         try:
             return self._hold(file, download=download and not paused)
@@ -183,6 +188,7 @@ class Staging:
     def _hold(self, file: File, *, download: bool) -> CachedFile | None:
         path = self.cache.path(file)
         lock = FileLock(path.with_suffix(".lock"))
+        # Again, if the file vanished between the download and the lock: another process may have evicted it.
         while download or path.exists():
             if not self.cache.lock(lock, shared=True):
                 return None
@@ -214,6 +220,7 @@ class Staging:
         path = whole_of(lock)
         with self.cache.faults():
             record = os.fstat(lock.descriptor)
+            # In this run: checksums of earlier runs' files are computed once, since a disk may have changed them.
             checked = record.st_size > 0 and record.st_mtime >= self.began
             whole = path.exists() and is_copy(path, file) and (checked or is_as_recorded(path, file, lock))
         # A copy of what the URL held before would be read in place of what the run listed.
@@ -245,6 +252,7 @@ class Staging:
             logger.warning("%s", sentence)
             return
         try:
+            # Created exclusively below: of a hundred readers that meet a full disk, one reports it.
             self.report.mkdir(exist_ok=True)
             with (self.report / WARNING).open("x", encoding="utf-8") as file:
                 file.write(sentence + "\n")

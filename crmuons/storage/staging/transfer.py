@@ -76,8 +76,10 @@ def download_file(cache: CacheDir, file: File, lock: FileLock) -> None:
         with _removed_if_unusable(part):
             _fetch(cache, file, part, anew=stated is None)
             with cache.faults():
+                # Of what is on the disk, and not of what came from the network: a bad disk is found too.
                 computed = Checksum.of_file(part, OURS if stated is None else stated.algorithm)
             if stated is None or computed == stated:
+                # The checksum says that the copy is what the server has; this, that it is what the run recorded.
                 _check_content(file, part)
                 with cache.faults():
                     _finish(file, computed, lock)
@@ -107,6 +109,7 @@ def _fetch(cache: CacheDir, file: File, part: Path, *, anew: bool) -> None:
     """Download the missing rest of a file, or with `anew` all of it, if no checksum can verify the part on the disk."""
     with cache.faults():
         start = 0 if anew or part.stat().st_size > file.size else part.stat().st_size
+        # Also up to a size: a part that is longer than the file is of another version.
         os.truncate(part, start)
     with files.open_file(file.url, file.size) as source:
         if start:
@@ -139,6 +142,7 @@ def is_as_recorded(path: Path, file: File, lock: FileLock) -> bool:
         record = StagingRecord.of(lock)
     except ValueError:
         return False
+    # The algorithm of the record: the server's own if it gave a checksum, else sha-256.
     algorithm, _, _ = record.checksum.partition(":")
     same = record.url == file.url and str(Checksum.of_file(path, algorithm)) == record.checksum
     if not same:
