@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -118,7 +118,7 @@ def write_tensors(target: Path, state: Mapping[str, Any]) -> None:
     with target.open("wb") as file:
         sink = _Sink(file)
         try:
-            torch.save(dict(state), sink)
+            torch.save(dict(state), cast("IO[bytes]", sink))
         except RuntimeError as error:
             if sink.error is None:
                 raise
