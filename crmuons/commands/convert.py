@@ -1,4 +1,4 @@
-"""Convert files of other programs into events."""
+"""Convert files of other programs into events, and events into the files of other tools."""
 
 import argparse
 import sys
@@ -69,6 +69,25 @@ def add(parser: argparse.ArgumentParser) -> None:
             "depth and energy, x, y; major and minor are the shower's ids; other names are passed over",
         )
         add("--vertical", action="store_true", help="the depths are vertical, as Muonitron's are: make them slant")
+    _add_events(formats)
+
+
+def _add_events(formats: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    from crmuons.commands.generate import add_fill
+    from crmuons.config.options import Output, Place, Seed, Word, option
+
+    events = formats.add_parser(
+        "events",
+        help="events in the formats of other tools",
+        description="Write files of events in the format of another tool, one file for each (docs/formats.md). The same "
+        "command continues after an interruption.",
+    )
+    add = events.add_argument
+    add("files", nargs="+", type=option(Place), help="Parquet files of events, directories, globs or URLs")
+    add("--to", type=option(Word), required=True, metavar="FORMAT", help="corsika8, icecube, f2k, mupage or siren")
+    add("--out", type=option(Output), required=True, help="directory or URL for the files")
+    add("--seed", type=option(Seed), default=0, help="seed of the azimuths, one for each shower")
+    add_fill(events)
 
 
 def _format(
@@ -81,6 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from crmuons.simulation import convert
 
+    if arguments.format == "events":
+        return _run_events(arguments)
     try:
         if arguments.format == "corsika":
             result = convert.convert_corsika(arguments.files, arguments.out, _depth_settings(arguments))
@@ -98,6 +119,23 @@ def run(arguments: argparse.Namespace) -> int:
         )
         return INTERRUPTED
     return _report(arguments, result)
+
+
+def _run_events(arguments: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from crmuons.generation.formats import format_named
+    from crmuons.generation.formats.tracks import parse_fill
+    from crmuons.generation.rewrite import FormatOptions, rewrite
+    from crmuons.storage.output import check_apart
+
+    options = FormatOptions(format_named(arguments.to, "--to"), parse_fill(arguments.fill), arguments.seed)
+    if "://" not in arguments.out:
+        check_apart(Path(arguments.out), arguments.files)
+    result = rewrite(arguments.files, arguments.out, options)
+    kept = f", {result.kept} were there already" if result.kept else ""
+    print(f"{result.files} files with {result.events} events and {result.muons} muons in {arguments.out}{kept}")
+    return 0
 
 
 def _depth_settings(arguments: argparse.Namespace) -> "DepthSettings":

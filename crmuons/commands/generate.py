@@ -10,6 +10,7 @@ from crmuons.commands import INTERRUPTED, HelpWithDefaults
 
 if TYPE_CHECKING:
     from crmuons.generation.primaries import PrimarySource
+    from crmuons.generation.rewrite import FormatOptions
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -71,13 +72,44 @@ def add(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="refuse primaries outside the range of the training data instead of flagging their events",
     )
+    add(
+        "--weight",
+        type=option(Word),
+        metavar="FLUX",
+        help="add the column weight_hz for a cosmic-ray flux of simweights, for example GaisserH3a; needs --spectrum",
+    )
+    add(
+        "--format",
+        type=option(Word),
+        default="parquet",
+        help="also write the files of corsika8, icecube, f2k, mupage or siren (docs/formats.md), below OUT",
+    )
+    add_fill(parser)
+
+
+def add_fill(parser: argparse.ArgumentParser) -> None:
+    """Add the option with which a format gets features that the muons lack."""
+    from crmuons.config.options import Word, option
+
+    parser.add_argument(
+        "--fill",
+        type=option(Word),
+        nargs="+",
+        default=(),
+        metavar="NAME=VALUE",
+        help="values for features that the muons lack and the format needs: dir_x=0 dir_y=0 t_ns=0 charge=-1",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
+    from crmuons.data.schema import MUON_FEATURES
     from crmuons.generation import writer
+    from crmuons.generation.formats.tracks import check_needs
     from crmuons.generation.load import choose_device, load_generator
     from crmuons.generation.request import GenerationOptions
+    from crmuons.generation.rewrite import rewrite_files
+    from crmuons.storage.files import list_files
     from crmuons.storage.output import Output
     from crmuons.storage.ownership import hold
     from crmuons.tracking.logged_models import local_place
@@ -91,8 +123,13 @@ def run(arguments: argparse.Namespace) -> int:
         max_muons_per_event=arguments.max_muons_per_event,
         strict=arguments.strict,
         events_per_shard=arguments.events_per_shard,
+        weight=arguments.weight,
     )
+    target = _format_options(arguments)
     generator = load_generator(local_place(arguments.model))
+    if target is not None:
+        what = f"--format {arguments.format}: {arguments.model}"
+        check_needs(MUON_FEATURES, target.format.needs, target.fill, what)
     source = _primaries(arguments)
     try:
         with hold(arguments.out):
@@ -102,6 +139,10 @@ def run(arguments: argparse.Namespace) -> int:
             else:
                 from crmuons.generation.writer import generate
             counts = generate(generator, source, work)
+            if target is not None:
+                written = rewrite_files(
+                    list_files(arguments.out), Output.at(f"{arguments.out}/_{arguments.format}"), target
+                )
     except KeyboardInterrupt:
         print(
             "crmuons generate: interrupted; run the same command to continue after the finished files", file=sys.stderr
@@ -109,7 +150,23 @@ def run(arguments: argparse.Namespace) -> int:
         return INTERRUPTED
     print(f"{counts.events} events with {counts.muons} muons in {arguments.out}")
     print(f"{counts.outside_training} outside the trained range, {counts.capped} capped")
+    if target is not None:
+        print(f"{written.files} files of {arguments.format} in {arguments.out}/_{arguments.format}")
     return 0
+
+
+def _format_options(arguments: argparse.Namespace) -> "FormatOptions | None":
+    """Return the format to write beside the contract's files; None for these alone."""
+    from crmuons.generation.formats import CONTRACT, format_named
+    from crmuons.generation.formats.tracks import parse_fill
+    from crmuons.generation.rewrite import FormatOptions
+
+    if arguments.format == CONTRACT:
+        if arguments.fill:
+            msg = "--fill is for the formats of other tools; name one with --format"
+            raise ValueError(msg)
+        return None
+    return FormatOptions(format_named(arguments.format), parse_fill(arguments.fill), arguments.seed)
 
 
 def _primaries(arguments: argparse.Namespace) -> "PrimarySource":

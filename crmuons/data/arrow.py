@@ -7,7 +7,7 @@ prepared shards hold it.
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,12 @@ from jaxtyping import Float32, UInt64
 
 from crmuons.cpus import num_threads
 from crmuons.data.events import EventArrays
+from crmuons.data.features import BASE, MuonFeature, look_like_seconds, metadata_of, valid_rows
 from crmuons.data.parquet import parquet_writer
 from crmuons.data.schema import (
     EVENT_SCHEMA,
     ID_COLUMNS,
     MIN_DEPTH_M,
-    MUON_FEATURES,
     MUONS_COLUMN,
     PRIMARY_COLUMN,
     PRIMARY_FEATURES,
@@ -38,26 +38,47 @@ if "RAY_RAYLET_PID" not in os.environ:
 
 IDS_COLUMN = "primary_ids"
 ORIGIN_KEY = b"crmuons"  # Of a Parquet file's metadata: how the file was made, as JSON.
-FLAT_SCHEMA = pa.schema(
-    [
-        pa.field(IDS_COLUMN, pa.list_(pa.uint64(), len(ID_COLUMNS)), nullable=False),
-        pa.field(PRIMARY_COLUMN, pa.list_(pa.float32(), len(PRIMARY_FEATURES)), nullable=False),
-        pa.field(MUONS_COLUMN, pa.list_(pa.list_(pa.float32(), len(MUON_FEATURES))), nullable=False),
-    ]
-)
 
 
-def to_table(events: EventArrays) -> pa.Table:
-    """Convert events to a table in EVENT_SCHEMA."""
+def flat_schema(muon_width: int) -> pa.Schema:
+    """Return the flat layout of events whose muons have this many features."""
+    return pa.schema(
+        [
+            pa.field(IDS_COLUMN, pa.list_(pa.uint64(), len(ID_COLUMNS)), nullable=False),
+            pa.field(PRIMARY_COLUMN, pa.list_(pa.float32(), len(PRIMARY_FEATURES)), nullable=False),
+            pa.field(MUONS_COLUMN, pa.list_(pa.list_(pa.float32(), muon_width)), nullable=False),
+        ]
+    )
+
+
+FLAT_SCHEMA = flat_schema(len(BASE))
+
+
+def event_schema(features: Sequence[MuonFeature] = BASE) -> pa.Schema:
+    """Return the contract's columns, with the features of the muons in the metadata if there are more than three."""
+    return EVENT_SCHEMA.with_metadata(metadata_of(features) or None)
+
+
+def to_table(events: EventArrays, features: Sequence[MuonFeature] = BASE) -> pa.Table:
+    """Convert events to a table in `event_schema`."""
     num_events, num_muons = len(events.counts), len(events.muons)
     primary = _lists(np.arange(num_events + 1) * len(PRIMARY_FEATURES), pa.array(events.primaries.ravel()))
-    inner = _lists(np.arange(num_muons + 1) * len(MUON_FEATURES), pa.array(events.muons.ravel()))
+    width = len(features)
+    if events.muons.shape[1] != width:
+        names = ", ".join(feature.name for feature in features)
+        msg = f"the muons have {events.muons.shape[1]} numbers, and {width} are declared ({names}); declare those of the data"
+        raise ValueError(msg)
+    inner = _lists(np.arange(num_muons + 1) * width, pa.array(events.muons.ravel()))
     muons = _lists(np.concatenate([[0], np.cumsum(events.counts)]), inner)
     columns = [pa.array(events.ids[:, 0]), pa.array(events.ids[:, 1]), primary, muons]
-    return pa.Table.from_arrays(columns, schema=EVENT_SCHEMA)
+    return pa.Table.from_arrays(columns, schema=event_schema(features))
 
 
-def legal_arrays(table: pa.Table, missing_ids: UInt64[np.ndarray, "events 2"] | None = None) -> EventArrays | None:
+def legal_arrays(
+    table: pa.Table,
+    missing_ids: UInt64[np.ndarray, "events 2"] | None = None,
+    features: Sequence[MuonFeature] = BASE,
+) -> EventArrays | None:
     """Convert a table to events if every row is legal; return None if not (`schema.faults` then says which rows).
 
     This checks the lowest and highest value of each column and takes 4 ns a muon; `faults` checks each value and takes
@@ -66,6 +87,7 @@ def legal_arrays(table: pa.Table, missing_ids: UInt64[np.ndarray, "events 2"] | 
     Args:
         table: rows of a file that passed `schema.check_schema`.
         missing_ids: shower ids for a table without id columns.
+        features: what the file declares of its muons.
     """
     primary, muons = one_array(table[PRIMARY_COLUMN]), one_array(table[MUONS_COLUMN])
     inner = muons.flatten()
@@ -74,30 +96,39 @@ def legal_arrays(table: pa.Table, missing_ids: UInt64[np.ndarray, "events 2"] | 
         table[name].null_count for name in ID_COLUMNS if name in table.column_names
     ):
         return None
-    if not (_all_wide(primary, len(PRIMARY_FEATURES)) and _all_wide(inner, len(MUON_FEATURES))):
+    if not (_all_wide(primary, len(PRIMARY_FEATURES)) and _all_wide(inner, len(features))):
         return None
-    events = _flat_arrays(table, primary, muons, missing_ids)
-    return events if _all_in_range(events) else None
+    events = _flat_arrays(table, primary, muons, missing_ids, len(features))
+    return events if _all_in_range(events, features) else None
 
 
-def to_arrays(table: pa.Table, missing_ids: UInt64[np.ndarray, "events 2"] | None = None) -> EventArrays:
+def to_arrays(
+    table: pa.Table,
+    missing_ids: UInt64[np.ndarray, "events 2"] | None = None,
+    features: Sequence[MuonFeature] = BASE,
+) -> EventArrays:
     """Convert a table of legal events.
 
     Args:
         table: rows for which `schema.faults` is 0.
         missing_ids: shower ids for a table without id columns.
+        features: what the file declares of its muons.
 
     Raises:
         ValueError: if a list has a wrong width; the message names the column and the list.
     """
     primary, muons = one_array(table[PRIMARY_COLUMN]), one_array(table[MUONS_COLUMN])
     _check_widths(primary, len(PRIMARY_FEATURES), PRIMARY_COLUMN, PRIMARY_FEATURES)
-    _check_widths(muons.flatten(), len(MUON_FEATURES), MUONS_COLUMN, MUON_FEATURES)
-    return _flat_arrays(table, primary, muons, missing_ids)
+    _check_widths(muons.flatten(), len(features), MUONS_COLUMN, tuple(feature.name for feature in features))
+    return _flat_arrays(table, primary, muons, missing_ids, len(features))
 
 
 def _flat_arrays(
-    table: pa.Table, primary: pa.Array, muons: pa.Array, missing_ids: UInt64[np.ndarray, "events 2"] | None
+    table: pa.Table,
+    primary: pa.Array,
+    muons: pa.Array,
+    missing_ids: UInt64[np.ndarray, "events 2"] | None,
+    muon_width: int,
 ) -> EventArrays:
     """Convert columns whose lists have the right widths."""
     if ID_COLUMNS[0] in table.column_names:
@@ -113,7 +144,7 @@ def _flat_arrays(
         ids=ids,
         primaries=float32_values(primary.flatten()).reshape(table.num_rows, len(PRIMARY_FEATURES)),
         counts=list_lengths(muons),
-        muons=float32_values(muons.flatten().flatten()).reshape(-1, len(MUON_FEATURES)),
+        muons=float32_values(muons.flatten().flatten()).reshape(-1, muon_width),
     )
 
 
@@ -123,16 +154,18 @@ def write_events(
     *,
     row_group_rows: int = 16_384,
     origin: Callable[[], Mapping[str, object]] | None = None,
+    features: Sequence[MuonFeature] = BASE,
 ) -> None:
     """Write one Parquet file of events. It gets its name only when it is complete.
 
     Args:
         path: the file.
-        tables: the events, in EVENT_SCHEMA.
+        tables: the events, in `event_schema`.
         row_group_rows: most rows of a row group.
         origin: asked after the last table for what the file's metadata say of its making; `read_origin` reads it.
+        features: the numbers of a muon.
     """
-    with atomic_file(path) as partial, parquet_writer(partial, EVENT_SCHEMA, compression="zstd") as writer:
+    with atomic_file(path) as partial, parquet_writer(partial, event_schema(features), compression="zstd") as writer:
         for table in tables:
             writer.write_table(table, row_group_size=row_group_rows)
         if origin is not None:
@@ -149,13 +182,18 @@ def _all_wide(array: pa.Array, width: int) -> bool:
     return bool((np.diff(array.offsets.to_numpy()) == width).all())
 
 
-def _all_in_range(events: EventArrays) -> bool:
+def _all_in_range(events: EventArrays, features: Sequence[MuonFeature]) -> bool:
     """Return whether all numbers are finite and within the contract's limits."""
-    return (
+    legal = (
         are_legal_primaries(events.primaries)
         and _all_finite(events.muons)
         and (not len(events.muons) or bool(events.muons[:, 0].min() > 0))
     )
+    if not legal or len(features) == len(BASE):
+        return legal
+    times = [at for at, feature in enumerate(features) if feature.name == "t_ns"]
+    in_seconds = bool(times) and look_like_seconds(events.muons[:, times[0]])
+    return not in_seconds and bool(valid_rows(events.muons, features).all())
 
 
 def are_legal_primaries(primaries: Float32[np.ndarray, "events 4"]) -> bool:
@@ -219,7 +257,8 @@ def to_flat(events: EventArrays) -> pa.RecordBatch:
         _fixed(events.primaries),
         pa.ListArray.from_arrays(pa.array(offsets), _fixed(events.muons)),
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=FLAT_SCHEMA)
+    width = events.muons.shape[1]
+    return pa.RecordBatch.from_arrays(columns, schema=FLAT_SCHEMA if width == len(BASE) else flat_schema(width))
 
 
 def from_flat(batch: pa.RecordBatch) -> EventArrays:

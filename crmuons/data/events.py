@@ -25,13 +25,13 @@ class EventArrays:
         ids: primary_major_id and primary_minor_id.
         primaries: columns schema.PRIMARY_FEATURES.
         counts: number of muons of each event.
-        muons: columns schema.MUON_FEATURES.
+        muons: columns schema.MUON_FEATURES, and the further features of the data set (data/features.py).
     """
 
     ids: UInt64[np.ndarray, "events 2"]
     primaries: Float32[np.ndarray, "events 4"]
     counts: Int64[np.ndarray, " events"]
-    muons: Float32[np.ndarray, "muons 3"]
+    muons: Float32[np.ndarray, "muons features"]
 
 
 NO_EVENTS = EventArrays(
@@ -70,6 +70,10 @@ def view(events: EventArrays, start: int, stop: int, first_muon: int, last_muon:
 def concat(parts: Sequence[EventArrays]) -> EventArrays:
     """Join the events of several parts, in order."""
     parts = parts or [NO_EVENTS]
+    if len({part.muons.shape[1] for part in parts}) > 1:  # NO_EVENTS, which knows no features, beside other parts.
+        parts = [part for part in parts if len(part.counts) or part.muons.shape[1] != NO_EVENTS.muons.shape[1]] or [
+            NO_EVENTS
+        ]
     return EventArrays(
         np.concatenate([part.ids for part in parts]),
         np.concatenate([part.primaries for part in parts]),
@@ -78,7 +82,7 @@ def concat(parts: Sequence[EventArrays]) -> EventArrays:
     )
 
 
-def _take_muons(events: EventArrays, chosen: np.ndarray) -> Float32[np.ndarray, "muons 3"]:
+def _take_muons(events: EventArrays, chosen: np.ndarray) -> Float32[np.ndarray, "muons features"]:
     """Copy the muons of the chosen events, in the order of `chosen`."""
     # Arrow sees an event's muons as one binary string and copies it at once: 0.9 ms for 340,000 muons of 25,000 events.
     # Row by row, numpy took 2.0 ms.
@@ -97,7 +101,8 @@ def partial_shuffle(events: EventArrays, number: int, random: np.random.Generato
     of sorting by random keys.
     """
     counts = events.counts
-    muons = events.muons.view("V12").reshape(-1)  # Each muon as one value of 12 bytes: copied in a third of the time.
+    # Each muon as one value of 12 bytes, or more: copied in a third of the time.
+    muons = events.muons.view(f"V{4 * events.muons.shape[1]}").reshape(-1)
     large = np.flatnonzero(counts > number)
     starts, num_muons = (np.cumsum(counts) - counts)[large], counts[large]
     for place in range(number if len(large) else 0):

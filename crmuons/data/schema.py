@@ -5,14 +5,17 @@ says what else changes with a new column. Nothing is read here: `check_schema` j
 rows of a table.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int64, UInt8
 
+from crmuons.data.features import BASE, MuonFeature, look_like_seconds, valid_rows
+
 PRIMARY_FEATURES = ("energy_gev", "zenith_rad", "mass_gev", "depth_m")
-MUON_FEATURES = ("energy_gev", "x_m", "y_m")
+MUON_FEATURES = tuple(feature.name for feature in BASE)  # Of every file; data/features.py has the others.
 ID_COLUMNS = ("primary_major_id", "primary_minor_id")
 PRIMARY_COLUMN = "primary"
 MUONS_COLUMN = "muons"
@@ -37,7 +40,10 @@ FAULTS = (
         f"column '{PRIMARY_COLUMN}' is not {len(PRIMARY_FEATURES)} wide ({', '.join(PRIMARY_FEATURES)}); wider rows: "
         "crmuons convert parquet"
     ),
-    f"column '{MUONS_COLUMN}' has a muon that is not {len(MUON_FEATURES)} wide ({', '.join(MUON_FEATURES)})",
+    (
+        f"column '{MUONS_COLUMN}' has a muon that is not {len(MUON_FEATURES)} wide ({', '.join(MUON_FEATURES)}), or not as "
+        "wide as the file's metadata declare"
+    ),
     "primary holds NaN or infinity",
     "primary energy_gev is not positive",
     "primary mass_gev is not positive (it is a mass in GeV: proton 0.938)",
@@ -46,6 +52,11 @@ FAULTS = (
     "a muon holds NaN or infinity",
     "a muon's energy_gev is not positive",
     "a shower id is null",
+    (
+        "a muon has a value that its declared feature cannot have: a charge is -1 or 1, a direction across the axis has a "
+        "length of 1 at most, a positive feature is above 0, a discrete one is whole"
+    ),
+    "all t_ns are below 1e-5: times are in ns, these look like seconds",
 )
 
 
@@ -102,8 +113,13 @@ def columns_to_read(has_ids: bool) -> list[str]:
     return [*(ID_COLUMNS if has_ids else ()), PRIMARY_COLUMN, MUONS_COLUMN]
 
 
-def faults(table: pa.Table) -> UInt8[np.ndarray, " events"]:
-    """Return the fault of each row as an index into FAULTS; 0 means that the row is a legal event."""
+def faults(table: pa.Table, features: Sequence[MuonFeature] = BASE) -> UInt8[np.ndarray, " events"]:
+    """Return the fault of each row as an index into FAULTS; 0 means that the row is a legal event.
+
+    Args:
+        table: the rows.
+        features: what the file declares of its muons.
+    """
     num_rows = table.num_rows
     primary, muons = one_array(table[PRIMARY_COLUMN]), one_array(table[MUONS_COLUMN])
     fault = np.zeros(num_rows, np.uint8)
@@ -127,12 +143,14 @@ def faults(table: pa.Table) -> UInt8[np.ndarray, " events"]:
     floats = float32_values(inner.flatten())
     lengths = np.maximum(widths, 0)
     # The energy is the first number of each muon.
-    energies = floats[:: len(MUON_FEATURES)]
-    if not (lengths == len(MUON_FEATURES)).all():
+    muon_width = len(features)
+    energies = floats[::muon_width]
+    all_wide = bool((lengths == muon_width).all())
+    if not all_wide:
         energies = np.ones(len(widths), np.float32)
         energies[lengths > 0] = floats[(np.cumsum(lengths) - lengths)[lengths > 0]]
 
-    blame(_rows_with(widths != len(MUON_FEATURES), counts), 2)
+    blame(_rows_with(widths != muon_width, counts), 2)
     blame(~np.isfinite(values).all(axis=1), 3)
     energy, zenith, mass, depth = values.T
     blame(good & ~(energy > 0), 4)
@@ -143,6 +161,14 @@ def faults(table: pa.Table) -> UInt8[np.ndarray, " events"]:
     blame(_rows_with(~(energies > 0), counts), 9)
     for name in set(ID_COLUMNS).intersection(table.column_names):
         blame(table[name].is_null().to_numpy(), 10)
+    if muon_width > len(BASE):
+        wide = floats.reshape(-1, muon_width) if all_wide else _ragged_rows(inner, widths == muon_width, muon_width)
+        bad = np.zeros(len(widths), bool)
+        bad[widths == muon_width] = ~valid_rows(wide, features)
+        blame(_rows_with(bad, counts), 11)
+        times = [at for at, feature in enumerate(features) if feature.name == "t_ns"]
+        if times and look_like_seconds(wide[:, times[0]]):
+            blame(counts > 0, 12)
     return fault
 
 

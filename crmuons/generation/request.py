@@ -16,6 +16,8 @@ from crmuons.config.options import Counts, Events, Muons, Seed, check
 from crmuons.data import schema
 from crmuons.generation.generator import BundleGenerator, check_counts
 from crmuons.generation.primaries import Primaries, PrimarySource
+from crmuons.generation.spectrum import Spectrum
+from crmuons.generation.weights import FluxWeights
 from crmuons.models import blocks
 from crmuons.storage import records
 from crmuons.storage.differences import differences
@@ -41,6 +43,7 @@ class GenerationOptions:
         strict: refuse primaries outside the trained range.
         events_per_shard: a multiple of the device's EVENTS_PER_BLOCK; None chooses it for about MUONS_PER_SHARD muons.
         device: "cpu" or "cuda"; they draw different random numbers.
+        weight: a flux of simweights, for the column `weight_hz`; only for primaries of a spectrum.
     """
 
     seed: Seed = 0
@@ -49,6 +52,7 @@ class GenerationOptions:
     strict: bool = False
     events_per_shard: Events | None = None
     device: str = "cpu"
+    weight: str | None = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -68,6 +72,7 @@ class GenerationRequest:
         model: digest of the weights.
         primaries: digest of the primaries' values, ids and counts.
         num_events: events of the whole data set.
+        weight: the flux, and the spectrum of the primaries; None without weights.
     """
 
     model: str
@@ -78,6 +83,13 @@ class GenerationRequest:
     max_muons_per_event: int | None
     events_per_shard: int
     device: str
+    weight: dict[str, Any] | None = None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Return the request as request.json holds it. Requests of earlier versions, without weights, are the same."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # Tuples become lists.
+        return {name: value for name, value in values.items() if name != "weight" or value is not None}
 
     @property
     def num_shards(self) -> int:
@@ -85,7 +97,7 @@ class GenerationRequest:
 
     @property
     def digest(self) -> str:
-        return _sha256(json.dumps(asdict(self), sort_keys=True).encode())
+        return _sha256(json.dumps(self.record, sort_keys=True).encode())
 
     def shard(self, number: int) -> str:
         """Return the file name of a shard."""
@@ -109,6 +121,7 @@ def scan_primaries(
     Raises:
         ValueError: if there are no primaries, or one is out of range (with `strict`, outside the trained range).
     """
+    _check_weight(source, options)
     seen, outside, sampled, muons = 0, 0, 0, 0.0
     content = hashlib.sha256()
     values_outside: dict[str, list[float]] = {}
@@ -134,8 +147,30 @@ def scan_primaries(
         events_per_shard=options.events_per_shard
         or _events_per_shard(mean, blocks.EVENTS_PER_BLOCK[options.device] * blocks.BLOCKS_PER_PASS[options.device]),
         device=options.device,
+        weight=_weight(source, options),
     )
     return request, mean
+
+
+def _weight(source: PrimarySource, options: GenerationOptions) -> dict[str, Any] | None:
+    """Return what the weights need: the flux and the spectrum; None without weights."""
+    return None if options.weight is None else {"flux": options.weight, **source.about()}
+
+
+def flux_weights(request: GenerationRequest) -> FluxWeights | None:
+    """Return what computes the weights of the request's events; None without weights."""
+    if request.weight is None:
+        return None
+    return FluxWeights(Spectrum.recorded(request.weight["spectrum"]), request.weight["flux"])
+
+
+def _check_weight(source: PrimarySource, options: GenerationOptions) -> None:
+    if options.weight is not None:
+        _require(
+            isinstance(source, Spectrum),
+            f"--weight {options.weight}: the probability of primaries from files is not known; draw them with --spectrum",
+        )
+        FluxWeights(source, options.weight)  # Refuses a flux that cannot weight them.
 
 
 def _given_counts(primaries: Primaries, options: GenerationOptions) -> np.ndarray | None:
@@ -199,7 +234,7 @@ def claim_directory(out: Output, request: GenerationRequest, about: dict[str, ob
         return
     _require(not names, f"{out} holds other files and no {REQUEST_FILE}; name a new directory with --out")
     with out.writing(REQUEST_FILE) as path:
-        path.write_text(json.dumps({"request": asdict(request), **about}, indent=1), encoding="utf-8")
+        path.write_text(json.dumps({"request": request.record, **about}, indent=1), encoding="utf-8")
 
 
 def _read_request(out: Output) -> dict[str, Any]:
@@ -209,7 +244,7 @@ def _read_request(out: Output) -> dict[str, Any]:
 
 
 def _check_same(out: Output, request: GenerationRequest) -> None:
-    differing = differences(_read_request(out), asdict(request))
+    differing = differences(_read_request(out), request.record)
     _require(
         not differing,
         f"{out} belongs to another request ({'; '.join(differing)}): "

@@ -75,6 +75,11 @@ class Spectrum:
             )
         names = [name for name, _ in self.composition]
         _require(len(set(names)) == len(names), f"composition: {', '.join(names)} names a nucleus twice")
+        nucleons = [NUCLEI[name][1] for name in names]
+        _require(
+            len(set(nucleons)) == len(nucleons),
+            f"composition: two of {', '.join(names)} have the same number of nucleons, and events tell nuclei apart by mass",
+        )
         length, radius = self.cylinder_m
         _require(
             0 <= length < np.inf and 0 < radius < np.inf,
@@ -107,6 +112,11 @@ class Spectrum:
     def law(self) -> PowerLaw:
         """Return the law of the energies."""
         return PowerLaw(self.energy_gev, self.gamma)
+
+    @classmethod
+    def recorded(cls, values: dict[str, Any]) -> Self:
+        """Return the spectrum that JSON holds."""
+        return cls(**_tuples(dict(values)))
 
     def about(self) -> dict[str, object]:
         """Return the spectrum."""
@@ -154,26 +164,63 @@ def simweights_tables(directory: str | Path) -> dict[str, dict[str, np.ndarray]]
     Raises:
         ValueError: if the primaries were not drawn from a spectrum, or if events are missing.
     """
-    output = Output.at(directory)
-    record = records.read(output.of("request.json"), keys=("primaries",))
-    if "spectrum" not in record["primaries"]:
-        msg = f"{directory}: its primaries come from files; only those of --spectrum have a known probability"
-        raise ValueError(msg)
-    spectrum = Spectrum(**_tuples(record["primaries"]["spectrum"]))
-    for name in ("energy_gev", "zenith_deg"):
-        low, high = getattr(spectrum, name)
-        if low == high:
-            msg = f"{directory}: {name} is the single value {low:g}, and a flux has no weight for a range of no width"
-            raise ValueError(msg)
-    columns = [_primary_column(file) for file in files.list_files(output.url)]
+    spectrum = recorded_spectrum(directory)
+    check_ranges(spectrum, str(directory))
+    columns = [_primary_column(file) for file in files.list_files(Output.at(directory).url)]
     primary = np.concatenate([column.flatten().to_numpy() for column in columns]).reshape(-1, 4)
     if len(primary) != spectrum.events:
         msg = f"{directory} holds {len(primary)} of {spectrum.events} events; run its command again to make the rest"
         raise ValueError(msg)
-    nearest = np.abs(primary[:, 2:3] - spectrum.masses_gev).argmin(axis=1)
-    kinds = np.array([_pdg(name) for name, _ in spectrum.composition])
-    primaries = {"energy": primary[:, 0], "zenith": primary[:, 1], "type": kinds[nearest]}
-    return {"I3CorsikaInfo": _surface(spectrum, kinds), "PolyplopiaPrimary": primaries}
+    return weight_tables(spectrum, primary)
+
+
+def recorded_spectrum(directory: str | Path) -> Spectrum:
+    """Return the spectrum of a generated data set.
+
+    Raises:
+        ValueError: if its primaries come from files.
+    """
+    record = records.read(Output.at(directory).of("request.json"), keys=("primaries",))
+    if "spectrum" not in record["primaries"]:
+        msg = f"{directory}: its primaries come from files; only those of --spectrum have a known probability"
+        raise ValueError(msg)
+    return Spectrum.recorded(record["primaries"]["spectrum"])
+
+
+def check_ranges(spectrum: Spectrum, what: str) -> None:
+    """Raise a ValueError that begins with `what` if a range of the spectrum has no width."""
+    for name in ("energy_gev", "zenith_deg"):
+        low, high = getattr(spectrum, name)
+        if low == high:
+            msg = f"{what}: {name} is the single value {low:g}, and a flux has no weight for a range of no width"
+            raise ValueError(msg)
+
+
+def weight_tables(spectrum: Spectrum, primary: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    """Return the tables of primaries [events, 4] that were drawn from a spectrum: all of them, or a part.
+
+    simweights' main branch reads CorsikaWeightMap, its releases do not.
+    """
+    energy, kinds = primary[:, 0], primary_types(primary[:, 2], spectrum)
+    return {
+        "I3CorsikaInfo": corsika_info(spectrum, spectrum.events),
+        "PolyplopiaPrimary": {"energy": energy, "zenith": primary[:, 1], "type": kinds},
+        "CorsikaWeightMap": {"PrimaryEnergy": energy, "PrimaryType": kinds, "Weight": np.ones(len(energy))},
+    }
+
+
+def corsika_info(spectrum: Spectrum, num_events: int) -> dict[str, np.ndarray]:
+    """Return the columns of I3CorsikaInfo for this many events of a spectrum."""
+    kinds = np.array([pdg(name) for name, _ in spectrum.composition])
+    return _surface(dataclasses.replace(spectrum, events=num_events), kinds)
+
+
+def primary_types(mass_gev: np.ndarray, spectrum: Spectrum | None) -> np.ndarray:
+    """Return the Particle Data Group's numbers of the nuclei of these masses: of the spectrum's, or of all."""
+    names = list(NUCLEI) if spectrum is None else [name for name, _ in spectrum.composition]
+    masses = shower.mass_gev(np.array([NUCLEI[name][1] for name in names]))
+    nearest = np.abs(mass_gev[:, None] - masses).argmin(axis=1)
+    return np.array([pdg(name) for name in names])[nearest]
 
 
 def _primary_column(file: File) -> pa.Array:
@@ -234,7 +281,7 @@ def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return values | {name: tuple(values[name]) for name in _PAIRS}
 
 
-def _pdg(name: str) -> int:
+def pdg(name: str) -> int:
     """Return the Particle Data Group's number of a nucleus, 10LZZZAAAI, or of the proton, 2212."""
     charge, nucleons = NUCLEI[name]
     return 2212 if name == "p" else 1_000_000_000 + charge * 10_000 + nucleons * 10

@@ -31,9 +31,11 @@ from crmuons.generation.request import (
     GenerationOptions,
     GenerationRequest,
     claim_directory,
+    flux_weights,
     scan_primaries,
     with_previous_shard_size,
 )
+from crmuons.generation.weights import WEIGHT_COLUMN
 from crmuons.progress import progress
 from crmuons.storage import records
 from crmuons.storage.atomic import FULL, reason_of, remedy_for
@@ -45,6 +47,7 @@ DRAWN_COLUMN = "num_muons_drawn"
 OUTPUT_SCHEMA = schema.EVENT_SCHEMA.append(pa.field(OUTSIDE_COLUMN, pa.bool_(), nullable=False)).append(
     pa.field(DRAWN_COLUMN, pa.int64(), nullable=False)
 )
+WEIGHT_FIELD = pa.field(WEIGHT_COLUMN, pa.float64(), nullable=False)
 DIGEST_KEY, TALLY_KEY = b"crmuons.request", b"crmuons.tally"
 
 ROW_GROUP_MUONS, ROW_GROUP_EVENTS = 2**20, 2**16  # 12 MB in memory, and a good size for readers.
@@ -247,10 +250,11 @@ def _row_groups(blocks: Iterable[GeneratedBlock]) -> Iterator[GeneratedBlock]:
 def _write(
     path: str, request: GenerationRequest, groups: Iterator[GeneratedBlock], generator: BundleGenerator
 ) -> WriteCounts:
-    tally = WriteCounts()
+    tally, weights = WriteCounts(), flux_weights(request)
+    columns_written = OUTPUT_SCHEMA if weights is None else OUTPUT_SCHEMA.append(WEIGHT_FIELD)
     with parquet_writer(
         path,
-        OUTPUT_SCHEMA,
+        columns_written,
         compression="zstd",
         compression_level=1,
         use_dictionary=False,
@@ -260,7 +264,9 @@ def _write(
         for group in groups:
             outside = generator.outside_training(group.events.primaries)
             columns = [*to_table(group.events).columns, pa.array(outside), pa.array(group.drawn)]
-            writer.write_table(pa.Table.from_arrays(columns, schema=OUTPUT_SCHEMA), row_group_size=len(outside))
+            if weights is not None:
+                columns.append(pa.array(weights(group.events.primaries)))
+            writer.write_table(pa.Table.from_arrays(columns, schema=columns_written), row_group_size=len(outside))
             capped = int((group.drawn > group.events.counts).sum())
             tally += WriteCounts(len(outside), len(group.events.muons), int(outside.sum()), capped)
         writer.add_key_value_metadata({DIGEST_KEY: request.digest, TALLY_KEY: json.dumps(asdict(tally))})

@@ -7,10 +7,13 @@ import numpy as np
 from crmuons.config.options import to_number
 from crmuons.simulation import shower
 
-# Z and A. simweights' Gaisser H3a and H4a fluxes know p, He, N, Al and Fe; its Hoerandel flux knows all of these.
+# Z and A: all nuclei of simweights' fluxes. Its Gaisser H3a and H4a and its GST know p, He, N, Al and Fe, those for IceTop
+# p, He, O and Fe; Hoerandel ends with Fe, and GSF has all of these. Phosphorus is P31: P has always been the proton.
 NUCLEI = {
-    "p": (1, 1), "He": (2, 4), "C": (6, 12), "N": (7, 14), "O": (8, 16), "Mg": (12, 24), "Al": (13, 27), "Si": (14, 28),
-    "Fe": (26, 56),
+    "p": (1, 1), "He": (2, 4), "Li": (3, 7), "Be": (4, 9), "B": (5, 11), "C": (6, 12), "N": (7, 14), "O": (8, 16), "F": (9, 19),
+    "Ne": (10, 20), "Na": (11, 23), "Mg": (12, 24), "Al": (13, 27), "Si": (14, 28), "P31": (15, 31), "S": (16, 32),
+    "Cl": (17, 35), "Ar": (18, 40), "K": (19, 39), "Ca": (20, 40), "Sc": (21, 45), "Ti": (22, 48), "V": (23, 51),
+    "Cr": (24, 52), "Mn": (25, 55), "Fe": (26, 56), "Co": (27, 59), "Ni": (28, 59),
 }  # fmt: skip
 _SYMBOLS = {name.lower(): name for name in NUCLEI} | {"h": "p", "proton": "p"}
 LEAST_MASS_GEV, MOST_MASS_GEV = 0.9, 260.0

@@ -43,7 +43,7 @@ class ValidationRequest:
 
     Attributes:
         sources: a model, or files, directories, globs or URLs of events.
-        flux: the cosmic-ray flux, a name in weights.FLUXES.
+        flux: the cosmic-ray flux, a name in generation.weights.FLUXES.
         energy_gev, gamma: how the primaries were drawn; None for what the files say.
         threshold_gev: leave out softer muons at the depth; None for what the files say, or 10 GeV.
         surface_gev: energy at the surface below which muons are missing in the events.

@@ -1,26 +1,20 @@
 """Weight events to a cosmic-ray flux: how their primaries were drawn, what each is worth, and what the data lack."""
 
-import difflib
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import simweights
 from jaxtyping import Float64, Int64
 from scipy.stats import nbinom
 
 from crmuons.data.geometry import FloatArray
+from crmuons.generation.weights import flux_named
 from crmuons.simulation import power_law, propagation, shower
 from crmuons.simulation.nuclei import NUCLEI
 from crmuons.simulation.power_law import PowerLaw, Powers
 from crmuons.simulation.propagation import MEDIA, Medium
 from crmuons.simulation.yields import mean_yield
 
-# simweights' models that need no arguments.
-FLUXES = (
-    "GaisserH3a", "GaisserH4a", "GaisserHillas", "GlobalFitGST", "GlobalSplineFit", "GlobalSplineFit5Comp", "Hoerandel",
-    "Hoerandel5", "GaisserH4a_IT", "GlobalFitGST_IT", "GlobalSplineFit_IT", "Hoerandel_IT",
-)  # fmt: skip
 DEFAULT_FLUX = "GlobalSplineFit5Comp"  # Fitted to measurements (arXiv:1711.11432); it goes with daemonflux.
 PRIMARY_GEV = np.geomspace(100, 1e11, 181)  # Of all muons that matter below 0.5 km w.e.
 PER_M2 = 1e4  # simweights' fluxes are per cm^2.
@@ -71,7 +65,7 @@ class Flux:
     """A cosmic-ray flux by the nucleons of the nucleus.
 
     Args:
-        name: a model of simweights in FLUXES.
+        name: a model of simweights, in generation.weights.FLUXES.
 
     Attributes:
         name: the model.
@@ -79,11 +73,7 @@ class Flux:
     """
 
     def __init__(self, name: str) -> None:
-        if name not in FLUXES:
-            near = difflib.get_close_matches(name, FLUXES, n=1, cutoff=0.0)[0]
-            msg = f"--flux {name}: expected one of {', '.join(FLUXES)}; the nearest is {near}"
-            raise ValueError(msg)
-        self.name, self._model = name, getattr(simweights, name)()
+        self.name, self._model = name, flux_named(name, "--flux")
         self._pdg = {_nucleons(int(code)): int(code) for code in self._model.pdgids}
         self.nuclei = tuple(sorted(self._pdg))
 

@@ -1,0 +1,159 @@
+"""Declare the numbers of a muon: names, units and kinds, in a registry and in the metadata of files.
+
+A muon begins with energy_gev, x_m, y_m. A file may hold more; its metadata then list all of them, in the order of the
+numbers, under FEATURES_KEY. A feature of KNOWN needs no more than its name. Any other is the user's own.
+"""
+
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool
+
+FEATURES_KEY = b"crmuons.muon_features"
+Kind = Literal["positive", "signed", "angle", "discrete"]
+KINDS = {
+    "positive": "above 0; its logarithm is learned",
+    "signed": "any number",
+    "angle": "radians, periodic",
+    "discrete": "whole numbers, drawn from a probability that depends on the other features",
+}
+SECONDS = 1e-5  # Delays are 0.01 to 1000 ns; in seconds all would be below this number.
+DELAYS = 100  # That many muons decide whether the times of a file are in seconds.
+DIRECTION = ("dir_x", "dir_y")
+
+
+@dataclass(frozen=True)
+class MuonFeature:
+    """One number of a muon.
+
+    Attributes:
+        name: ends with the unit where there is one.
+        unit: GeV, m, ns, rad, e, or 1.
+        kind: how it is distributed; see KINDS.
+        about: what it is.
+    """
+
+    name: str
+    unit: str
+    kind: Kind
+    about: str = ""
+
+
+BASE = (
+    MuonFeature("energy_gev", "GeV", "positive", "total energy at the depth"),
+    MuonFeature("x_m", "m", "signed", "position across the axis, in the vertical plane through it"),
+    MuonFeature("y_m", "m", "signed", "position across the axis, horizontal"),
+)
+# To add a feature that crmuons knows, add it here; `valid_rows` says which values are legal.
+KNOWN = {
+    feature.name: feature
+    for feature in (
+        *BASE,
+        MuonFeature("t_ns", "ns", "signed", "time behind the shower's plane front"),
+        MuonFeature("dir_x", "1", "signed", "component of the muon's direction along x"),
+        MuonFeature("dir_y", "1", "signed", "component of the muon's direction along y"),
+        MuonFeature("charge", "e", "discrete", "-1 or 1"),
+        MuonFeature("energy_surface_gev", "GeV", "positive", "total energy at the surface"),
+    )
+}
+
+
+def named(names: Sequence[str], option: str) -> tuple[MuonFeature, ...]:
+    """Return the known features of these names.
+
+    Raises:
+        ValueError: for an unknown or a repeated name; the message begins with `option` and has the nearest name.
+    """
+    for name in names:
+        if name not in KNOWN:
+            near = difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.0)[0]
+            msg = f"{option} {name}: expected {', '.join(KNOWN)}; the nearest is {near}"
+            raise ValueError(msg)
+        if list(names).count(name) > 1:
+            msg = f"{option} {name}: it is there twice; give each feature once"
+            raise ValueError(msg)
+    return tuple(KNOWN[name] for name in names)
+
+
+def metadata_of(features: Sequence[MuonFeature]) -> dict[bytes, bytes]:
+    """Return what a file's schema says of the muons; nothing for the three that every file has."""
+    if tuple(features) == BASE:
+        return {}
+    rows = [{name: value for name, value in asdict(feature).items() if name != "about"} for feature in features]
+    return {FEATURES_KEY: json.dumps(rows).encode()}
+
+
+def declared(schema: pa.Schema, source: str) -> tuple[MuonFeature, ...]:
+    """Return the features that a file's schema declares, by default energy_gev, x_m, y_m.
+
+    Raises:
+        ValueError: if the declaration is damaged, does not begin with these three, or gives a known feature another unit or
+            kind; the message begins with `source`.
+    """
+    text = (schema.metadata or {}).get(FEATURES_KEY)
+    if text is None:
+        return BASE
+    key = FEATURES_KEY.decode()
+    try:
+        rows = json.loads(text)
+        found = tuple(MuonFeature(str(row["name"]), str(row["unit"]), row["kind"]) for row in rows)
+    except (ValueError, TypeError, KeyError) as error:
+        msg = f"{source}: the metadata '{key}' are damaged ({error}); expected a list of name, unit and kind"
+        raise ValueError(msg) from error
+    names = [feature.name for feature in found]
+    if names[:3] != [feature.name for feature in BASE] or len(set(names)) < len(names):
+        msg = f"{source}: the metadata '{key}' name {', '.join(names)}; expected energy_gev, x_m, y_m first, and each name once"
+        raise ValueError(msg)
+    return tuple(_checked(feature, source) for feature in found)
+
+
+def _checked(feature: MuonFeature, source: str) -> MuonFeature:
+    if feature.kind not in get_args(Kind):
+        msg = f"{source}: feature '{feature.name}' has the kind '{feature.kind}'; expected {', '.join(KINDS)}"
+        raise ValueError(msg)
+    known = KNOWN.get(feature.name)
+    if known is None:
+        return feature
+    if (feature.unit, feature.kind) != (known.unit, known.kind):
+        msg = (
+            f"{source}: feature '{feature.name}' is declared in {feature.unit} as {feature.kind}; crmuons keeps it in "
+            f"{known.unit} as {known.kind}: convert it, or give it another name"
+        )
+        raise ValueError(msg)
+    return known
+
+
+def valid_rows(muons: np.ndarray, features: Sequence[MuonFeature]) -> Bool[np.ndarray, " muons"]:
+    """Return which muons have legal values in the features beyond the first three; all numbers are finite.
+
+    A positive feature is above 0, an angle within two turns, a discrete one whole, a charge -1 or 1, and the direction
+    across the axis no longer than 1.
+    """
+    good = np.ones(len(muons), bool)
+    names = [feature.name for feature in features]
+    for at, feature in enumerate(features):
+        if at < len(BASE):
+            continue
+        column = muons[:, at]
+        if feature.name == "charge":
+            good &= np.abs(column) == 1
+        elif feature.kind == "positive":
+            good &= column > 0
+        elif feature.kind == "angle":
+            good &= np.abs(column) <= np.float32(4 * np.pi)
+        elif feature.kind == "discrete":
+            good &= column == np.rint(column)
+    if set(DIRECTION) <= set(names):
+        across = np.hypot(*(muons[:, names.index(name)].astype(np.float64) for name in DIRECTION))
+        good &= across <= 1 + 1e-6  # Of rounding.
+    return good
+
+
+def look_like_seconds(times: np.ndarray) -> bool:
+    """Return whether times that are to be in ns look like seconds, by their size."""
+    return len(times) >= DELAYS and bool(times.any()) and float(np.abs(times).max()) < SECONDS

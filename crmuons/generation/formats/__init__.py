@@ -1,0 +1,69 @@
+"""Write bundles in the formats of other tools: what each needs of a muon, and the function that writes it."""
+
+import difflib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from crmuons.generation.formats import corsika8, icecube, text
+from crmuons.generation.formats.tracks import Sample, Tracks
+
+Write = Callable[[Path, Iterator[Tracks], Sample], None]
+DIRECTION, TIME = ("dir_x", "dir_y"), ("t_ns",)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format.
+
+    Attributes:
+        name: what `--format` takes.
+        suffix: of its files.
+        needs: features of a muon that it cannot be written without.
+        about: which tool reads it.
+        write: writes one file.
+    """
+
+    name: str
+    suffix: str
+    needs: tuple[str, ...]
+    about: str
+    write: Write
+
+
+FORMATS = {
+    one.name: one
+    for one in (
+        Format(
+            "corsika8",
+            ".parquet",
+            (*DIRECTION, *TIME, "charge"),
+            "the columns of CORSIKA 8's particles, in Parquet",
+            corsika8.write,
+        ),
+        Format(
+            "icecube",
+            ".hdf5",
+            (*DIRECTION, *TIME, "charge"),
+            "IceCube's tables in HDF5, for simweights",
+            icecube.write,
+        ),
+        Format("f2k", ".f2k", (*DIRECTION, *TIME), "lines of the photon propagator ppc", text.write_f2k),
+        Format("mupage", ".txt", (*DIRECTION, *TIME), "the table of MUPAGE, for KM3NeT's tools", text.write_mupage),
+        Format("siren", ".csv", DIRECTION, "the primaries of SIREN, a row for each muon", text.write_siren),
+    )
+}
+CONTRACT = "parquet"  # Of --format: the contract's own files alone.
+
+
+def format_named(name: str, option: str = "--format") -> Format:
+    """Return the format of a name.
+
+    Raises:
+        ValueError: for another name; the message has all and the nearest.
+    """
+    if name not in FORMATS:
+        near = difflib.get_close_matches(name.lower(), FORMATS, n=1, cutoff=0.0)[0]
+        msg = f"{option} {name}: expected {', '.join(FORMATS)}; the nearest is {near}"
+        raise ValueError(msg)
+    return FORMATS[name]
