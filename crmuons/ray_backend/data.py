@@ -4,9 +4,10 @@ Every process that reads imports this module. It must not import torch: that tak
 """
 
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import astuple, replace
 from functools import partial
 from itertools import groupby, islice
@@ -31,6 +32,8 @@ from crmuons.data.staged_reading import with_stager
 from crmuons.ray_backend import private, staging_actor, tokens
 from crmuons.storage.identity import Digests
 
+logger = logging.getLogger(__name__)
+
 Read = tuple[Segment, Selection]
 SEGMENTS_PER_EXECUTION = 256  # Limits the memory of the list of tasks.
 SEGMENTS_AHEAD = 32  # An execution takes 1-2 s to start: the next one starts this many segments before the end.
@@ -43,16 +46,16 @@ SCHEDULER_PAUSE_S = (
 )
 CPUS_PER_READ = 0  # A read must never wait for a CPU: the workers of an elastic run reserve all of them.
 COUNTS_COLUMN = "tally"
-DIGESTS_COLUMN = "digests"  # JSON: digest by URL, of the remote files that the segment read.
+NOTES_COLUMN = "notes"  # JSON: digest by URL, of the remote files that the segment read, and warnings.
 
-# A block is a table of events. The first row of a segment also holds the segment's ReadCounts and digests. A segment without
+# A block is a table of events. The first row of a segment also holds the segment's ReadCounts and notes. A segment without
 # events is one row whose muons are null.
 BLOCK_SCHEMA = arrow.FLAT_SCHEMA.set(
     arrow.FLAT_SCHEMA.get_field_index(schema.MUONS_COLUMN),
     arrow.FLAT_SCHEMA.field(schema.MUONS_COLUMN).with_nullable(nullable=True),
 )
 BLOCK_SCHEMA = BLOCK_SCHEMA.append(pa.field(COUNTS_COLUMN, pa.list_(pa.int64())))
-BLOCK_SCHEMA = BLOCK_SCHEMA.append(pa.field(DIGESTS_COLUMN, pa.string()))
+BLOCK_SCHEMA = BLOCK_SCHEMA.append(pa.field(NOTES_COLUMN, pa.string()))
 
 
 def read_with_ray(
@@ -180,27 +183,49 @@ def _read_block(segment: Segment, selection: Selection) -> Block:
     # In the process of the task, which Ray uses again for the next one.
     allocator.keep_freed_memory()
     tokens.receive()
-    counts, events = reader.read_segment(segment, selection)
-    digests = json.dumps({} if selection.digests is None else selection.digests.known)
+    with _warnings_kept() as warnings:
+        counts, events = reader.read_segment(segment, selection)
+    notes = json.dumps({"digests": selection.digests.known if selection.digests else {}, "warnings": warnings})
     if not len(events.counts):
         # Ray drops blocks of no rows, and with them the counts.
-        return _block_without_events(counts, digests)
+        return _block_without_events(counts, notes)
     # The counts are a list in the first row; the other rows are null.
     ends = np.full(len(events.counts) + 1, len(astuple(counts)), np.int32)
     ends[0] = 0
     is_null = np.arange(len(events.counts)) > 0
     column = pa.ListArray.from_arrays(pa.array(ends), pa.array(astuple(counts)), mask=pa.array(is_null))
-    texts = pa.concat_arrays([pa.array([digests]), pa.nulls(len(events.counts) - 1, pa.string())])
+    texts = pa.concat_arrays([pa.array([notes]), pa.nulls(len(events.counts) - 1, pa.string())])
     return pa.Table.from_arrays([*arrow.to_flat(events).columns, column, texts], schema=BLOCK_SCHEMA)
 
 
-def _block_without_events(counts: ReadCounts, digests: str) -> pa.Table:
+@contextmanager
+def _warnings_kept() -> Iterator[list[str]]:
+    """Yield a list of what crmuons warns of in the block: Ray keeps the logs of its tasks to itself."""
+    handler = _Kept(logging.WARNING)
+    source = logging.getLogger("crmuons")
+    source.addHandler(handler)
+    try:
+        yield handler.messages
+    finally:
+        source.removeHandler(handler)
+
+
+class _Kept(logging.Handler):
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+def _block_without_events(counts: ReadCounts, notes: str) -> pa.Table:
     row: dict[str, list[Any]] = {
         arrow.IDS_COLUMN: [[0, 0]],
         schema.PRIMARY_COLUMN: [[0.0] * 4],
         schema.MUONS_COLUMN: [None],
         COUNTS_COLUMN: [list(astuple(counts))],
-        DIGESTS_COLUMN: [digests],
+        NOTES_COLUMN: [notes],
     }
     return pa.table(row, schema=BLOCK_SCHEMA)
 
@@ -238,9 +263,11 @@ def _unpack(block: pa.Table, digests: Digests | None) -> Iterator[ReadResult]:
         if not starts or starts[0]:
             yield _events(batch, 0, starts[0] if starts else batch.num_rows)
         for start, stop in zip(starts, [*starts[1:], batch.num_rows], strict=True):
-            if digests is not None:
-                for url, digest in json.loads(batch[DIGESTS_COLUMN][start].as_py()).items():
-                    digests.note(url, digest)
+            notes = json.loads(batch[NOTES_COLUMN][start].as_py())
+            for warning in notes["warnings"]:
+                logger.warning("%s", warning)
+            for url, digest in notes["digests"].items() if digests is not None else ():
+                digests.note(url, digest)
             yield ReadCounts(*batch[COUNTS_COLUMN][start].as_py())
             if batch[schema.MUONS_COLUMN][start].is_valid:
                 yield _events(batch, start, stop)
