@@ -24,6 +24,11 @@ class Waits:
     start_s: float = 30.0
     """For the first answer of a host. A mistyped host never answers."""
 
+    @property
+    def headers_s(self) -> float:
+        """For a connection and all headers of an answer."""
+        return self.connect_s + self.read_s
+
     @classmethod
     def from_environment(cls) -> Self:
         """Return the defaults, replaced by the environment's values.

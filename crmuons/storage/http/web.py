@@ -103,7 +103,10 @@ class Web:
         try:
             session = await self._open_session()
             sent = {**PLAIN, **headers}
-            async with self._at_once, following(session, method, URL(url), headers=sent, ssl=self._trust) as answer:
+            async with (
+                self._at_once,
+                following(session, method, URL(url), self.waits.headers_s, headers=sent, ssl=self._trust) as answer,
+            ):
                 if answer.status in TRANSIENT:
                     raise await fault_of(source, answer)
                 self._answered.add(source.url)

@@ -17,7 +17,7 @@ from pelicanfs.core import PelicanFileSystem
 
 from crmuons.storage.atomic import atomic_file
 from crmuons.storage.changed import ChangedError
-from crmuons.storage.http.exchange import DENIED
+from crmuons.storage.http.exchange import DENIED, steady
 from crmuons.storage.http.globs import glob
 from crmuons.storage.http.ranges import check_range
 from crmuons.storage.http.remote_file import RemoteFile
@@ -118,7 +118,7 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         async with self.servers.exchange("GET", source, access.path, token=token, headers=headers) as answer:
             check_range(answer, source, span[0], size)
             left = len(span)
-            async for piece in answer.content.iter_any():
+            async for piece in steady(answer, self.waits.read_s):
                 yield piece[:left]
                 left -= len(piece)
                 if left < 0:  # A server that ignores ranges sends the whole file.
