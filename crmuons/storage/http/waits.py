@@ -18,7 +18,7 @@ class Waits:
     connect_s: float = 15.0
     """For a connection."""
     read_s: float = 60.0
-    """For the next byte of an answer. The whole answer has no limit."""
+    """For the next kilobyte of an answer. The whole answer has no limit."""
     patience_s: float = 300.0
     """For progress, over all servers and attempts."""
     start_s: float = 30.0
