@@ -125,6 +125,10 @@ def _command_list() -> str:
 
 def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
     """Parse the words, and accept settings after the options too, where argparse alone would refuse them."""
+    if option := next(
+        (word for word in words if re.fullmatch("--[a-z-]+=--", word)), None
+    ):  # argparse makes a list of it.
+        parser.error(f"argument {option.removesuffix('=--')}: it has no value")
     arguments, left = parser.parse_known_args(words)
     if "words" in arguments:
         arguments.words += [word for word in left if not word.startswith("-")]

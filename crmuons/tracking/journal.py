@@ -29,6 +29,13 @@ FOLDER = "tracking"
 Entry = dict[str, Any]
 
 
+def check_journal(directory: Path) -> None:
+    """Raise a FileNotFoundError unless a directory is that of a tracked run."""
+    if not Journal.exists(directory):
+        msg = f"no journal of a tracked run in {directory}; give the directory of a run"
+        raise FileNotFoundError(msg)
+
+
 def num_unsent(directory: Path) -> int:
     """Return the number of journal entries that are on no server, including refused ones; 0 without a journal."""
     if not Journal.exists(directory):

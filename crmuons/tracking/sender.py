@@ -15,7 +15,7 @@ from crmuons.storage.reach import unreachable_reason
 from crmuons.tracking.artifacts import ArtifactStoreError, first_cause
 from crmuons.tracking.file_delivery import FileDelivery
 from crmuons.tracking.interface import Status
-from crmuons.tracking.journal import Journal
+from crmuons.tracking.journal import Journal, check_journal
 from crmuons.tracking.server import Server
 from crmuons.tracking.uri import bare_uri, has_credentials, is_server
 
@@ -53,9 +53,7 @@ def sync(directory: Path, to: str | None = None) -> tuple[int, str]:
         ConnectionError: if the server does not take the entries, or if only the directory names the server and this
             user has credentials. Entries that it took are not sent again.
     """
-    if not Journal.exists(directory):
-        msg = f"no journal of a tracked run in {directory}; give the directory of a run"
-        raise FileNotFoundError(msg)
+    check_journal(directory)
     with _locked(directory) as journal:
         server, files = _server(journal, to)
         if journal.status == "RUNNING":

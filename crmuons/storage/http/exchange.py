@@ -3,6 +3,7 @@
 import asyncio
 import os
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,6 +22,9 @@ NETWORK_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
 # Not 300 and 304, which carry no new place for this request.
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 10
+LEAST_BYTES = (
+    1024  # Of a body, in the time limit for the next byte: a server could hold a reader up with a byte a minute.
+)
 
 
 class FinalError(OSError):
@@ -42,10 +46,17 @@ def trusted_authorities() -> ssl.SSLContext:
 
 @asynccontextmanager
 async def following(
-    session: aiohttp.ClientSession, method: str, url: URL, *, headers: Mapping[str, str], **options: Any
+    session: aiohttp.ClientSession,
+    method: str,
+    url: URL,
+    within_s: float,
+    *,
+    headers: Mapping[str, str],
+    **options: Any,
 ) -> AsyncIterator[aiohttp.ClientResponse]:
     """Send a request, follow its redirects, and yield the last answer.
 
+    The headers of an answer come in `within_s` seconds; aiohttp's own limit begins anew with each byte that trickles in.
     Another origin (scheme, host or port) does not get the `Authorization` header. Each host has its own proxy, or none.
 
     Raises:
@@ -54,7 +65,11 @@ async def following(
     for _ in range(MAX_REDIRECTS + 1):
         sent = {**options, **proxy_of(url)}
         # By hand: a redirect from https to http is refused, and the header stays with its origin.
-        async with session.request(method, url, headers=headers, allow_redirects=False, **sent) as answer:
+        async with (
+            asyncio.timeout(within_s) as limit,
+            session.request(method, url, headers=headers, allow_redirects=False, **sent) as answer,
+        ):
+            limit.reschedule(None)
             if answer.status not in REDIRECTS or "Location" not in answer.headers:
                 yield answer
                 return
@@ -68,6 +83,25 @@ async def following(
         url = target
     msg = f"{url.origin()} redirects more than {MAX_REDIRECTS} times; give the URL of the file itself"
     raise FinalError(msg)
+
+
+async def steady(answer: aiohttp.ClientResponse, within_s: float) -> AsyncIterator[bytes]:
+    """Yield the body of an answer in pieces, as long as it does not trickle.
+
+    Raises:
+        TimeoutError: if fewer than LEAST_BYTES came in `within_s` seconds.
+    """
+    asked, waited_s, num_bytes = time.monotonic(), 0.0, 0
+    async for piece in answer.content.iter_any():
+        waited_s += time.monotonic() - asked
+        num_bytes += len(piece)
+        if num_bytes >= LEAST_BYTES:
+            waited_s, num_bytes = 0.0, 0
+        elif waited_s > within_s:
+            msg = f"it sent {num_bytes} bytes in {within_s:g} s"
+            raise TimeoutError(msg)
+        yield piece
+        asked = time.monotonic()  # Without the time that the reader of the pieces takes.
 
 
 def proxy_of(url: URL) -> dict[str, Any]:
@@ -128,6 +162,8 @@ def describe(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return f"the proxy of https_proxy or http_proxy answered HTTP {error.status}"
     text = str(error)
+    if isinstance(error, TimeoutError) and not text:
+        return "no whole answer came in time"
     if isinstance(error, aiohttp.ClientResponseError):  # Its text has the URL.
         text = error.message
     return f"{type(error).__name__}{': ' if text else ''}{' '.join(text.split())[:200]}"

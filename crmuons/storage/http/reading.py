@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 
-from crmuons.storage.http.exchange import TRANSIENT, FinalError
+from crmuons.storage.http.exchange import TRANSIENT, FinalError, steady
 from crmuons.storage.http.ranges import check_range
 from crmuons.storage.http.sources import Fault, Source
 from crmuons.storage.http.web import Entry, Version, Web, raise_if_refused
@@ -97,7 +97,7 @@ class Reader:
             # Also of the total: another size is another file.
             check_range(answer, source, span[0], size)
             left = len(span)
-            async for piece in answer.content.iter_any():
+            async for piece in steady(answer, self.web.waits.read_s):
                 # A server may send more than was asked for; the caller gets exactly its range.
                 yield piece[:left]
                 left -= len(piece)
@@ -182,7 +182,7 @@ class Reader:
             if answer.status != 200:
                 raise Fault(source, f"HTTP {answer.status} to a request for the whole file", doubtful=True)
             self._check_version(url, answer, source)
-            async for piece in _decoded(url, answer):
+            async for piece in _decoded(url, answer, self.web.waits.read_s):
                 yield piece
 
 
@@ -191,11 +191,11 @@ def _check_size(num_bytes: int, expected: int | None, source: Source) -> None:
         raise Fault(source, f"it sent {num_bytes} bytes of a file of {expected}", doubtful=True)
 
 
-async def _decoded(url: str, answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+async def _decoded(url: str, answer: aiohttp.ClientResponse, within_s: float) -> AsyncIterator[bytes]:
     """Yield the body of an answer, decompressed if the server compresses it without being asked."""
     encoding = answer.headers.get("Content-Encoding", "identity")
     if encoding == "identity":
-        async for piece in answer.content.iter_any():
+        async for piece in steady(answer, within_s):
             yield piece
         return
     # Others need libraries, and nobody asked for any.
@@ -205,7 +205,7 @@ async def _decoded(url: str, answer: aiohttp.ClientResponse) -> AsyncIterator[by
     # 32: zlib finds out by itself whether the header is gzip's or its own.
     decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
     try:
-        async for piece in answer.content.iter_any():
+        async for piece in steady(answer, within_s):
             while piece:  # A kilobyte may stand for a megabyte.
                 yield decoder.decompress(piece, INFLATED_BYTES)
                 piece = decoder.unconsumed_tail  # noqa: PLW2901

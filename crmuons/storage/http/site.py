@@ -15,7 +15,7 @@ from fsspec.asyn import AsyncFileSystem, sync
 from yarl import URL
 
 from crmuons.storage.http.by_info import ByInfo
-from crmuons.storage.http.exchange import FinalError
+from crmuons.storage.http.exchange import FinalError, steady
 from crmuons.storage.http.globs import glob
 from crmuons.storage.http.index_pages import entries
 from crmuons.storage.http.reading import Reader
@@ -191,7 +191,7 @@ class WebFiles(ByInfo, AsyncFileSystem):  # type: ignore[misc]  # fsspec is unty
                     if answer.status != 200 or answer.content_type not in ("text/html", "application/xhtml+xml"):
                         msg = f"{path} cannot be listed (HTTP {answer.status}, {answer.content_type}); name the files themselves"
                         raise FinalError(msg)
-                    text = await _text(path, answer)
+                    text = await _text(path, answer, self.web.waits.read_s)
                 sources.worked(source)
             except Fault as fault:
                 patience.record(sources, fault)
@@ -199,12 +199,12 @@ class WebFiles(ByInfo, AsyncFileSystem):  # type: ignore[misc]  # fsspec is unty
                 return text, answer.url
 
 
-async def _text(path: str, answer: aiohttp.ClientResponse) -> str:
+async def _text(path: str, answer: aiohttp.ClientResponse, within_s: float) -> str:
     """Return the text of a page of limited size."""
     encoding = answer.headers.get("Content-Encoding", "identity")
     content = bytearray()
     decoder = None if encoding == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
-    async for piece in answer.content.iter_any():
+    async for piece in steady(answer, within_s):
         content += piece if decoder is None else decoder.decompress(piece, MAX_PAGE_BYTES + 1)
         if len(content) > MAX_PAGE_BYTES:
             answer.close()

@@ -18,11 +18,16 @@ class Waits:
     connect_s: float = 8.0
     """For a connection."""
     read_s: float = 60.0
-    """For the next byte of an answer. The whole answer has no limit."""
+    """For the next kilobyte of an answer. The whole answer has no limit."""
     patience_s: float = 300.0
     """For progress, over all servers and attempts."""
     start_s: float = 8.0
     """For the first answer of a host. A mistyped host never answers, and its name may not be found for minutes."""
+
+    @property
+    def headers_s(self) -> float:
+        """For a connection and all headers of an answer."""
+        return self.connect_s + self.read_s
 
     @classmethod
     def from_environment(cls) -> Self:

@@ -109,7 +109,10 @@ class Web:
             sent = {**PLAIN, **headers}
             timeout = self._timeout(known=source.url in self._answered)
             options = {"ssl": self._trust, "timeout": timeout}
-            async with self._at_once, following(session, method, URL(url), headers=sent, **options) as answer:
+            async with (
+                self._at_once,
+                following(session, method, URL(url), self.waits.headers_s, headers=sent, **options) as answer,
+            ):
                 if answer.status in TRANSIENT:
                     raise await fault_of(source, answer)
                 self._answered.add(source.url)

@@ -17,7 +17,7 @@ from pelicanfs.core import PelicanFileSystem
 
 from crmuons.storage.changed import ChangedError
 from crmuons.storage.http.by_info import ByInfo
-from crmuons.storage.http.exchange import DENIED
+from crmuons.storage.http.exchange import DENIED, steady
 from crmuons.storage.http.globs import glob
 from crmuons.storage.http.ranges import check_range
 from crmuons.storage.http.remote_file import RemoteFile
@@ -122,7 +122,7 @@ class Federation(ByInfo, PelicanFileSystem):  # type: ignore[misc]  # pelicanfs 
             # A cache may hold another version: its total size gives it away.
             check_range(answer, source, span[0], size)
             left = len(span)
-            async for piece in answer.content.iter_any():
+            async for piece in steady(answer, self.waits.read_s):
                 yield piece[:left]
                 left -= len(piece)
                 if left < 0:  # A server that ignores ranges sends the whole file.

@@ -18,6 +18,7 @@ from crmuons.storage.http.exchange import (
     fault_of,
     following,
     proxy_of,
+    steady,
     trusted_authorities,
 )
 from crmuons.storage.http.sources import Fault, Patience, Source, Sources
@@ -85,7 +86,7 @@ class Servers:
         try:
             sent = {**(headers or {}), **secret}
             async with (
-                following(session, method, url, headers=sent, data=data, ssl=self._trust)
+                following(session, method, url, self.waits.headers_s, headers=sent, data=data, ssl=self._trust)
                 if follow and data is None
                 else session.request(
                     method, url, headers=sent, data=data, ssl=self._trust, allow_redirects=follow, **proxy_of(url)
@@ -123,7 +124,7 @@ class Servers:
                 async with self.exchange(
                     method, source, access.path, token=token, headers=headers, follow=follow
                 ) as answer:
-                    body = await _body(answer, source)
+                    body = await _body(answer, source, self.waits.read_s)
                 # Even for 404: the server is well, and the answer is the caller's to judge.
                 sources.worked(source)
                 access.accepted(token)
@@ -224,14 +225,14 @@ class Servers:
             logger.info("%s: continuing with the known servers", error)
 
 
-async def _body(answer: aiohttp.ClientResponse, source: Source) -> bytes:
+async def _body(answer: aiohttp.ClientResponse, source: Source, within_s: float) -> bytes:
     """Return the body of an answer, which may have no end.
 
     Raises:
         ValueError: if it is longer than MAX_ANSWER_BYTES.
     """
     content = bytearray()
-    async for piece in answer.content.iter_any():
+    async for piece in steady(answer, within_s):
         content += piece
         if len(content) > MAX_ANSWER_BYTES:
             answer.close()

@@ -431,6 +431,15 @@ def test_6_a_token_file_that_a_stranger_left_is_not_used(bench: Bench, tmp_path:
 # 7. and 9. Ports that listen on the network; a stranger's listener, links and directories in /tmp.
 
 
+LISTENER = f"""
+import os, socket, time
+os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
+at = [socket.create_server(('127.0.0.1', port)) for port in (6379, 8265)]
+print("up", flush=True)
+time.sleep(900)
+"""
+
+
 @pytest.fixture(scope="module")
 def training(bench: Bench) -> Iterator[tuple[Bench, Path, "subprocess.Popen[str]"]]:
     """A training of one worker, with what a stranger left in its folder for temporary files and at Ray's usual port."""
@@ -443,15 +452,7 @@ def training(bench: Bench) -> Iterator[tuple[Bench, Path, "subprocess.Popen[str]
         (shared / "ray/ray_current_cluster").write_text("127.0.0.1:6379")
         (shared / f"ray-{os.getuid()}").symlink_to(stranger)
         give_to_nobody(stranger, shared / "ray", shared / "ray/ray_current_cluster", shared / f"ray-{os.getuid()}")
-        listen = "import socket, time\nat = [socket.create_server(('127.0.0.1', port)) for port in (6379, 8265)]\nprint('up', flush=True)\ntime.sleep(900)"
-        listener = subprocess.Popen(
-            [sys.executable, "-c", listen],
-            user=NOBODY,
-            group=NOBODY,
-            extra_groups=[],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        listener = subprocess.Popen([sys.executable, "-c", LISTENER], stdout=subprocess.PIPE, text=True)
         assert listener.stdout is not None
         listener.stdout.readline()  # Where the ports are taken it has ended, and somebody else listens there.
         words = ("train.steps=1000000", "run.name=beside", "scaling.num_workers=1")

@@ -5,6 +5,7 @@ import json
 import re
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -225,6 +226,33 @@ def test_a_compressed_answer_fills_no_disk(listed: bool, monkeypatch: pytest.Mon
         files.read_bytes(f"{url}/a.parquet")
     assert sum(written) <= 2 * 2**20
     assert max(written) <= whole.INFLATED_BYTES
+
+
+@pytest.mark.parametrize(
+    "begin", ["HTTP/1.1 200 OK\r\nX: ", "HTTP/1.1 206 Partial\r\nContent-Range: bytes 0-99999/100000\r\nContent-Length: 100000\r\n\r\n"]
+)  # fmt: skip
+@pytest.mark.parametrize("scheme", ["http", "pelican"])
+def test_a_server_that_trickles_is_left(
+    tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch, scheme: str, begin: str
+) -> None:
+    """A byte now and then would hold a reader up for days: the limit for the next byte begins anew with each."""
+    for name in ("HTTP", "PELICAN"):
+        monkeypatch.setenv(f"CRMUONS_{name}_READ_S", "0.2")
+        monkeypatch.setenv(f"CRMUONS_{name}_CONNECT_S", "1")
+    ended = threading.Event()
+
+    def answer(request: Handler) -> Answer:
+        request.wfile.write(begin.encode())
+        while not ended.wait(0.05):
+            request.wfile.write(b"x")
+        return 200, {}, b""
+
+    with serving(answer, tls if scheme == "pelican" else None) as (url, _):
+        began = time.monotonic()
+        with pytest.raises(ConnectionError, match=r"no whole answer came in time|it sent \d+ bytes in 0.2 s"):
+            files.read_bytes(f"{scheme}://{url.partition('://')[2]}/a.parquet")
+        ended.set()
+    assert time.monotonic() - began < 8
 
 
 def test_a_small_file_that_is_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
