@@ -26,7 +26,7 @@ from crmuons.commands import (
 )
 from crmuons.progress import keep_bars_whole
 from crmuons.provenance import complete_environment
-from crmuons.storage.redact import refuse_secrets
+from crmuons.storage.redact import printable, refuse_secrets
 from crmuons.unforeseen import DEBUG, guarded
 
 GROUPS: dict[str, tuple[ModuleType, ...]] = {
@@ -63,7 +63,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message without the usage, and exit."""
-        self.exit(2, f"{self.prog}: error: {message}; `{self.prog} --help` explains the options\n")
+        self.exit(2, printable(f"{self.prog}: error: {message}; `{self.prog} --help` explains the options\n"))
+
+
+class _Printable(logging.Formatter):
+    """Writes out the control characters of names and of servers' words."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def _run(words: Sequence[str]) -> int | None:
@@ -73,6 +80,8 @@ def _run(words: Sequence[str]) -> int | None:
     keep_bars_whole()
     complete_environment()
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Printable("%(message)s"))
     for package in ("crmuons", "tune"):  # Other libraries stay at warnings: torch would report its caches at exit.
         logging.getLogger(package).setLevel(logging.INFO)
     code: int | None = arguments.run(arguments)
@@ -116,6 +125,10 @@ def _command_list() -> str:
 
 def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
     """Parse the words, and accept settings after the options too, where argparse alone would refuse them."""
+    if option := next(
+        (word for word in words if re.fullmatch("--[a-z-]+=--", word)), None
+    ):  # argparse makes a list of it.
+        parser.error(f"argument {option.removesuffix('=--')}: it has no value")
     arguments, left = parser.parse_known_args(words)
     if "words" in arguments:
         arguments.words += [word for word in left if not word.startswith("-")]

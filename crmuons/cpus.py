@@ -84,7 +84,7 @@ def _quota(folder: Path) -> float | None:
 def _number(text: str) -> int:
     """Return the number in a variable; 0 if it says none. OMP_NUM_THREADS may be a list: the first level counts."""
     first = text.partition(",")[0].strip()
-    return int(first) if first.isdecimal() and len(first) < 10 else 0
+    return int(first) if first.isascii() and first.isdecimal() and len(first) < 10 else 0
 
 
 def _users_threads() -> str:

@@ -1,5 +1,6 @@
 """What made a result: the user, the git commit and the package versions that tag a run."""
 
+import functools
 import getpass
 import importlib.metadata
 import os
@@ -32,7 +33,15 @@ def git_commit(file: Path = Path(__file__)) -> str | None:
 
 
 def code_tags() -> dict[str, str]:
-    """Return the versions of crmuons, torch and Ray as far as they are installed, and the git commit, as tags."""
+    """Return the versions of crmuons, torch and Ray as far as they are installed, and the git commit, as tags.
+
+    They are those of this process's first call: a checkout that changes later is not the code that runs.
+    """
+    return dict(_code_tags())
+
+
+@functools.cache  # Every checkpoint holds them, and git is asked in two processes.
+def _code_tags() -> dict[str, str]:
     tags = {
         f"{name}_version": version for name in ("crmuons", "torch", "ray") if (version := _version(name)) is not None
     }

@@ -4,15 +4,18 @@ import os
 import platform
 import re
 import select
+import shutil
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 
 from crmuons import provenance
-from crmuons.storage.redact import without_credentials
+from crmuons.storage.atomic import FULL, DiskFullError
+from crmuons.storage.redact import printable, without_credentials
 
 INTERRUPTED = 130  # The exit code that shells use after Ctrl-C: a script then does not run the next command.
 PIPE_CLOSED = 141  # What shells show for a program that a closed pipe ended.
@@ -46,11 +49,19 @@ def guarded(name: str, work: Callable[[], int | None], words: Sequence[str]) -> 
             return PIPE_CLOSED
         if DEBUG in words:
             traceback.print_exc()
+        if isinstance(error, OSError) and error.errno in FULL and not isinstance(error, DiskFullError):
+            error = DiskFullError(error, _fullest(error.filename), 0)
         if isinstance(error, FORESEEN):
-            print(f"{name}: {without_credentials(str(error))}", file=sys.stderr)
+            print(printable(f"{name}: {without_credentials(str(error))}"), file=sys.stderr)
             return FAILED
-        print(f"{name}: {describe(error)}; {_where(error, name, words)}", file=sys.stderr)
+        print(printable(f"{name}: {describe(error)}; {_where(error, name, words)}"), file=sys.stderr)
         return UNFORESEEN
+
+
+def _fullest(filename: str | None) -> Path:
+    """Return a place on the disk that is full: the file's, or else, as a failed write names none, that with the least room."""
+    places = [Path(filename)] if filename else [Path.cwd(), Path(tempfile.gettempdir())]
+    return min(places, key=lambda place: shutil.disk_usage(place if place.exists() else place.parent).free)
 
 
 def _flushed(code: int) -> int:

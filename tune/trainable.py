@@ -15,7 +15,7 @@ from crmuons.ray_backend.train import RayLauncher
 from crmuons.runs.owned import own
 from crmuons.storage import atomic
 from crmuons.training import driver, worker
-from crmuons.training.loop import Metrics
+from crmuons.training.interface import Metrics
 from crmuons.training.trainer import NonFiniteError
 from tune.exploit import exploit
 from tune.trials import STOP_FILE, Trial, scores

@@ -76,8 +76,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
+    from crmuons.storage.files import check_writable
+
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     out = arguments.out or Path("benchmarks") / f"{arguments.suite}-{now}"
+    check_writable(str(out))  # Before torch and MLflow, whose imports take seconds.
     return _run_check(arguments, out) if arguments.suite == "gpu" else _run_suite(arguments, out)
 
 

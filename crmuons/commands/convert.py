@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from crmuons.commands import INTERRUPTED
+from crmuons.storage.redact import printable
 
 if TYPE_CHECKING:
     from crmuons.simulation.convert import Conversion
@@ -164,12 +165,12 @@ def _report(arguments: argparse.Namespace, result: "Conversion") -> int:
     if result.total.events:
         kept = f", {result.kept} were there already" if result.kept else ""
         print(f"{result.converted} files converted{kept}; in {arguments.out}:")
-        print("\n".join(result.total.lines()))
+        print(printable("\n".join(result.total.lines())))
         if arguments.format != "corsika" and not arguments.vertical:
             print("depths are kept as slant ones; Muonitron writes vertical ones, for which --vertical is needed")
     else:
         print("nothing was converted", file=sys.stderr)
     if result.left_out:
         what = [f"left out {len(result.left_out)} files:", *result.left_out.values()]
-        print("\n".join(what), file=sys.stderr)
+        print(printable("\n".join(what)), file=sys.stderr)
     return 1 if result.left_out or not result.total.events else 0

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crmuons.storage.redact import printable
+
 if TYPE_CHECKING:
     from crmuons.evaluation.tasks import Executor
 
@@ -108,7 +110,7 @@ def run(arguments: argparse.Namespace) -> None:
     with folder_at(arguments.out) as out, _executor(arguments.workers) as executor:
         for evaluation, name in zip(evaluate_request(request, executor), names, strict=True):
             write_report(evaluation, out / name)
-            print(f"{evaluation.about['candidate']}\n{summary(evaluation)}")
+            print(printable(f"{evaluation.about['candidate']}\n{summary(evaluation)}"))
             if request.models:
                 values = {f"evaluation/{figure}": value for figure, value in evaluation.flat().items()}
                 run_directory, step = Path(evaluation.about["candidate"]), int(evaluation.about["model_step"])

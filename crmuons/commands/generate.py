@@ -203,7 +203,7 @@ def _primaries(arguments: argparse.Namespace) -> "PrimarySource":
             vertical_depth=arguments.vertical,
         )
     if arguments.counts == "column" or arguments.vertical:
-        msg = "--counts column, --count-column and --vertical describe the files of --primaries; they do not go with --spectrum"
+        msg = "--counts column, --count-column and --vertical describe the files of --primaries; they do not go with --spectrum: give --primaries, or leave them out"
         raise ValueError(msg)
     spectrum = Spectrum.parse(arguments.spectrum, arguments.seed)
     if arguments.surface is None:

@@ -2,6 +2,8 @@
 
 import argparse
 
+from crmuons.storage.redact import printable
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -22,5 +24,5 @@ def run(arguments: argparse.Namespace) -> int:
 
     inspection = inspect(arguments.data, max_rows=arguments.rows or None)
     for line in inspection.lines(arguments.preview):
-        print(line)
+        print(printable(line))
     return 0 if inspection.is_good else 1

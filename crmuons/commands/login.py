@@ -2,6 +2,8 @@
 
 import argparse
 
+from crmuons.storage.redact import printable
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -36,5 +38,5 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError(msg)
     for issuer, scopes in issuers.items():
         federations = federations_of(issuer, [*arguments.read, *arguments.write])
-        print(f"logging in to {issuer} for {' '.join(scopes)} at {' and '.join(federations)}")
+        print(printable(f"logging in to {issuer} for {' '.join(scopes)} at {' and '.join(federations)}"))
         print(f"logged in; the login is stored in {log_in(issuer, scopes, show, federations)}")

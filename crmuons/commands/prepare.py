@@ -5,6 +5,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 
 from crmuons.commands import INTERRUPTED, HelpWithDefaults
+from crmuons.storage.redact import printable
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("crmuons prepare: interrupted; run the same command to continue with what is missing", file=sys.stderr)
         return INTERRUPTED
-    print(f"{manifest.describe()} in {arguments.out}")
+    print(printable(f"{manifest.describe()} in {arguments.out}"))
     if manifest.quarantined:
         print(f"{manifest.quarantined} rows cannot be used; they are in {arguments.out / QUARANTINE}")
     return 0

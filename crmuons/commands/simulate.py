@@ -13,7 +13,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         Depth,
         DepthsPerShower,
         Energy,
-        Gamma,
+        GammaWord,
         Nucleus,
         SimulationSettings,
         Threshold,
@@ -43,7 +43,13 @@ def add(parser: argparse.ArgumentParser) -> None:
         default=default.energy_gev,
         help="lowest and highest energy of the primaries",
     )
-    add("--gamma", type=option(Gamma), default=default.gamma, help="the primaries' spectrum is E^-GAMMA")
+    add(
+        "--gamma",
+        type=option(GammaWord),
+        nargs="+",
+        default=default.gamma,
+        help="the primaries' spectrum is E^-GAMMA; or powers with the energies in GeV of breaks between them",
+    )
     add(
         "--masses",
         type=option(Nucleus),
@@ -111,12 +117,13 @@ def add_features(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
+    from crmuons.simulation import power_law
     from crmuons.simulation.simulate import FILES_IN_PROCESS, SimulationSettings, num_files, simulate
     from crmuons.storage.output import folder_at
 
     settings = SimulationSettings(
         energy_gev=tuple(arguments.energy_range),
-        gamma=arguments.gamma,
+        gamma=power_law.joined(arguments.gamma),
         masses_gev=tuple(arguments.masses),
         max_zenith_deg=arguments.max_zenith_deg,
         depth_range_m=tuple(arguments.depth_range),

@@ -2,8 +2,10 @@
 
 import argparse
 import sys
+from typing import get_args
 
 from crmuons.commands import INTERRUPTED, add_settings, settings_of
+from crmuons.storage.redact import printable
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -15,13 +17,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
     from crmuons.config.options import LocalPath, Seconds, Seed, option
     from tune.options import Cpus, FirstRung, Gpus, Reduction, Trials
+    from tune.search import Method
 
     add = parser.add_argument
     add("--space", type=option(LocalPath), metavar="TOML", help="the settings to vary (default: learning rates, momentum or betas, "
         "critic steps, penalty, batch size)")  # fmt: skip
     add(
         "--search",
-        choices=("random", "tpe", "grid"),
+        choices=get_args(Method),
         default="tpe",
         help="how to choose the settings of a trial (default: tpe)",
     )
@@ -79,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     from tune.sweep import run_sweep
 
     result = run_sweep(settings, space, options)
-    print(result.describe())
+    print(printable(result.describe()))
     if result.outcome == "interrupted":
         return INTERRUPTED
     if result.outcome == "complete" and result.best is None:

@@ -1,7 +1,8 @@
 """Send to MLflow what a run could not send itself."""
 
 import argparse
-from contextlib import nullcontext
+
+from crmuons.storage.redact import printable
 
 REMEDY = "it sends the entries itself"
 
@@ -25,8 +26,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
     from crmuons.storage.ownership import hold
+    from crmuons.tracking.journal import check_journal
+
+    check_journal(arguments.run_dir)  # Before MLflow, whose import takes seconds.
     from crmuons.tracking.sender import sync
 
-    with hold(arguments.run_dir, remedy=REMEDY) if arguments.run_dir.is_dir() else nullcontext():
+    with hold(arguments.run_dir, remedy=REMEDY):
         num_sent, run_id = sync(arguments.run_dir, arguments.to)
-    print(f"{num_sent} entries of {arguments.run_dir} sent to MLflow run {run_id}")
+    print(printable(f"{num_sent} entries of {arguments.run_dir} sent to MLflow run {run_id}"))

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from crmuons.commands import INTERRUPTED, add_settings, settings_of
+from crmuons.storage.redact import printable
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         result = run_training(settings, launcher_of(settings))
     except RunFailedError as error:
-        print(f"crmuons train: {error}", file=sys.stderr)
+        print(printable(f"crmuons train: {error}"), file=sys.stderr)
         return 1
-    print(result.describe())
+    print(printable(result.describe()))
     return 0 if result.outcome == "finished" else INTERRUPTED

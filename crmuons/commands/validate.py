@@ -6,13 +6,15 @@ from typing import Annotated
 
 from pydantic import Field
 
+from crmuons.storage.redact import printable
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     from crmuons.config.options import Events, Output, Place, Seed, Word, option
     from crmuons.evaluation.nature.weights import DEFAULT_FLUX
     from crmuons.simulation.propagation import MEDIA
-    from crmuons.simulation.simulate import Energy, Gamma, Threshold
+    from crmuons.simulation.simulate import Energy, GammaWord, Threshold
 
     parser.description = (
         "Weigh events to a cosmic-ray flux, and compare depth-intensity curve, zenith angles, energies, multiplicities "
@@ -45,7 +47,13 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="GEV",
         help="range from which the primaries were drawn (default: as the files of `simulate` and `generate` say)",
     )
-    add("--gamma", type=option(Gamma), help="they were drawn from E^-GAMMA (default: as the files say)")
+    add(
+        "--gamma",
+        type=option(GammaWord),
+        nargs="+",
+        help="they were drawn from E^-GAMMA, or from powers with the energies in GeV of breaks between them (default: as "
+        "the files say)",
+    )
     add(
         "--threshold-gev",
         type=option(Threshold),
@@ -74,13 +82,14 @@ def run(arguments: argparse.Namespace) -> None:
     from crmuons.evaluation.nature.report import summary, write_report
     from crmuons.evaluation.nature.request import ValidationRequest, validate
     from crmuons.evaluation.tasks import in_process
+    from crmuons.simulation.power_law import joined
     from crmuons.storage.output import folder_at
 
     request = ValidationRequest(
         sources=arguments.sources,
         flux=arguments.flux,
         energy_gev=None if arguments.energy_range is None else tuple(arguments.energy_range),
-        gamma=arguments.gamma,
+        gamma=None if arguments.gamma is None else joined(arguments.gamma),
         threshold_gev=arguments.threshold_gev,
         surface_gev=arguments.surface_cut_gev,
         medium=arguments.medium,
@@ -91,7 +100,7 @@ def run(arguments: argparse.Namespace) -> None:
     with folder_at(arguments.out) as out, in_process() as executor:
         validation = validate(request, executor)
         write_report(validation, out)
-        print(summary(validation))
+        print(printable(summary(validation)))
         if validation.model_step is not None:
             values = {f"validation/{name}": value for name, value in validation.flat().items()}
             track_results(Path(request.sources[0]), values, validation.model_step, out)

@@ -1,5 +1,5 @@
-"""Every setting of a run: `sections.py` declares them, `reading.py` reads presets and words, `hints.py` knows
-other names of settings; `presets/` are crmuons' own."""
+"""Every setting of a run: `sections.py` and `training.py` declare them, `reading.py` reads presets and words,
+`hints.py` knows other names of settings; `presets/` are crmuons' own."""
 
 from crmuons.config.adaptation import Adapt
 from crmuons.config.base import Section
@@ -18,14 +18,12 @@ from crmuons.config.sections import (
     Config,
     Data,
     Model,
-    Optimizer,
-    Penalty,
     Run,
     Scaling,
     Staging,
     Tracking,
-    Train,
 )
+from crmuons.config.training import Optimizer, Penalty, Train
 
 __all__ = [
     "LATER",

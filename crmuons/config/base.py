@@ -6,6 +6,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
+from crmuons.config.options import named
+
 NONE = "none"  # TOML has no null: this word is the value of a setting without one.
 
 # Upper bounds are far above what runs use and below what exhausts a machine: a slip of the pen is refused by its name
@@ -45,6 +47,14 @@ def _is_number(field: FieldInfo) -> bool:
 def can_be_unset(field: FieldInfo | None) -> bool:
     """Return whether a setting can be without a value."""
     return field is not None and type(None) in get_args(field.annotation)
+
+
+def not_empty(path: str) -> str:
+    """Refuse an empty path, which would be the working directory: a variable of the shell was not set."""
+    if not path.strip():
+        msg = "an empty path, perhaps from a variable that is not set; give a path or a URL, or leave the setting out"
+        raise ValueError(msg)
+    return named(path)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

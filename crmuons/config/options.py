@@ -122,6 +122,18 @@ class Reader:
             raise argparse.ArgumentTypeError(_fault(word, error, self.expected)) from error
 
 
+def to_number(text: str | float) -> float:
+    """Return the number that a text stands for, perhaps infinity or NaN; `float` would also take the digits of other scripts.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    try:
+        return float(_NUMBER.validate_python(text))
+    except ValidationError as error:
+        raise ValueError(_fault(text, error, "a number")) from error
+
+
 def option(kind: Any) -> Callable[[str], Any]:
     """Return what reads an option of a type, for argparse's `type`."""
     return Reader(kind)
@@ -181,6 +193,9 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
 
 
+_NUMBER = TypeAdapter(float)
+
+
 def _fault(value: object, error: ValidationError, expects: str) -> str:
     first = error.errors()[0]
     if first["type"] == "value_error":  # From a function of the type, whose message says all.
@@ -189,6 +204,11 @@ def _fault(value: object, error: ValidationError, expects: str) -> str:
     value = f"{value:g}" if isinstance(value, float) else value
     text = value if isinstance(value, str) and value.strip() and value.isprintable() else repr(value)
     return f"{_cut(text)}: expected {expects}"
+
+
+def shown(value: object) -> str:
+    """Return a value for a message: in quotation marks, without control characters, and of limited length."""
+    return _cut(repr(value))
 
 
 def _cut(text: str) -> str:

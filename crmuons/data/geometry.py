@@ -1,11 +1,11 @@
 """Compute the slant depth of a point in the ice below a curved surface."""
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float
 
 from crmuons.data.events import EventArrays
 
-FloatArray = Float64[np.ndarray, "..."]
+FloatArray = Float[np.ndarray, "..."]
 
 EARTH_RADIUS_M = 6_371_315.0  # At sea level at the South Pole; the value of IceCube's self-veto code.
 ICE_SURFACE_M = 2_835.0  # Altitude of the surface of the ice at the South Pole.

@@ -10,6 +10,7 @@ import pyarrow as pa
 from crmuons.data import arrow, manifest, parquet, reader, schema, selection, shards
 from crmuons.data.events import EventArrays, concat, take, with_columns
 from crmuons.data.features import BASE, MuonFeature, columns_of, declared
+from crmuons.data.plausibility import doubts
 from crmuons.data.prefetch import ordered_map
 from crmuons.data.sampler import FileSlice, cut_files, permutation
 from crmuons.progress import progress
@@ -68,6 +69,7 @@ class Inspection:
             yield from (f"          {reason}" for _, reason in sorted(self.broken.items()))
         events = concat(self.events)
         if len(events.counts):
+            yield from (f"doubtful  {doubt}" for doubt in doubts(events))
             yield from _describe(events, self.features)
             yield from _preview(events, preview)
 

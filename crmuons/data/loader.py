@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from typing import Generic, NamedTuple, TypeVar
 
 from crmuons import config
@@ -21,6 +22,8 @@ from crmuons.data.quarantine import QuarantineLimit, ReadCounts
 from crmuons.data.reader import ReadResult
 from crmuons.data.sampler import ReadPlan, Segment
 from crmuons.data.selection import Selection
+from crmuons.storage.files import is_remote
+from crmuons.storage.identity import Digests
 
 Batch = TypeVar("Batch")
 ReadSegments = Callable[[Iterator[Segment], Selection], Iterator[ReadResult]]
@@ -61,6 +64,7 @@ class Loader(Generic[Batch]):
     Attributes:
         position: where the reading stands after the batch that `next` returned last.
         read_counts: counts of the rows read up to there.
+        digests: of the remote files opened so far.
         num_events, num_muons: returned so far by this object.
         seconds_waited: time that `next` spent waiting for a batch.
     """
@@ -85,6 +89,7 @@ class Loader(Generic[Batch]):
         self._limit = QuarantineLimit(data.max_quarantined_share, sum(part.size for part in plan.slices))
         self._sizes: deque[int] = deque()  # Bytes of each segment being read; 0 if its rows were counted before.
         self._quarantine = selection.quarantine
+        self.digests = Digests() if selection.digests is None else selection.digests
         batches = self._batches(read(self._segments(position), selection), events_per_batch, data.max_muons_per_batch)
         # Position and counts travel with their batch: the thread is several batches ahead of what was trained on.
         ready = (
@@ -99,6 +104,7 @@ class Loader(Generic[Batch]):
     def __next__(self) -> Batch:
         """Return the next batch, or raise the error that reading it met."""
         begin = time.perf_counter()
+        # All four together: a checkpoint between two batches has the position after the one that was trained on.
         batch, (events, muons), self.position, self.read_counts = next(self._ready)
         self.seconds_waited += time.perf_counter() - begin
         self.num_events += events
@@ -126,6 +132,7 @@ class Loader(Generic[Batch]):
             ValueError: if more than data.max_quarantined_share of all rows cannot be used, even if every row that is
                 not read yet is good.
         """
+        # Exceeded for certain: even if all rows to come were good.
         if self._limit.is_exceeded(read_counts):
             msg = (
                 f"{read_counts.quarantined} of {read_counts.rows} rows cannot be used, more than "
@@ -134,10 +141,17 @@ class Loader(Generic[Batch]):
             )
             raise ValueError(msg)
 
+    @cached_property
+    def without_digest(self) -> list[str]:
+        """URLs of the files whose digests only their first opening gives, in an order that all ranks share."""
+        files = {part.file for part in self.plan.slices}
+        return sorted(file.first_url or file.url for file in files if file.digest is None and is_remote(file.url))
+
     def _segments(self, position: Position) -> Iterator[Segment]:
         """Yield the rank's segments from a position, and note their sizes."""
         index, taken = position
         for i, segment in enumerate(self.plan.segments_of_rank(self.rank)):
+            # Skipped without reading: the plan alone says which segments these are.
             if i < index:
                 continue
             start = segment.start + (taken if i == index else 0)

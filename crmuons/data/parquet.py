@@ -17,6 +17,7 @@ from crmuons.data import schema
 from crmuons.data.features import BASE, MuonFeature, declared
 from crmuons.data.sampler import FileSlice
 from crmuons.data.staged_reading import open_slice
+from crmuons.storage.identity import Digests
 from crmuons.storage.staging.download import Staging
 
 
@@ -50,7 +51,7 @@ class Rows:
         return ids
 
 
-def read_rows(file_slice: FileSlice, staging: Staging | None = None) -> Rows:
+def read_rows(file_slice: FileSlice, staging: Staging | None = None, digests: Digests | None = None) -> Rows:
     """Read the rows of a slice of a Parquet file.
 
     Raises:
@@ -58,7 +59,7 @@ def read_rows(file_slice: FileSlice, staging: Staging | None = None) -> Rows:
         ValueError: if the file is not Parquet (DamagedError), or its columns are not the contract's; the message names the file.
     """
     url = file_slice.file.url
-    with open_slice(file_slice, staging) as opened, open_parquet(opened, url) as parquet:
+    with open_slice(file_slice, staging, digests) as opened, open_parquet(opened, url) as parquet:
         has_ids, features = schema.check_schema(parquet.schema_arrow, url), declared(parquet.schema_arrow, url)
         file_id = (
             None if has_ids else _file_id(opened, file_slice.file.first_url or url, parquet.metadata.serialized_size)

@@ -23,6 +23,7 @@ from crmuons.data.features import BASE, MuonFeature
 from crmuons.data.parquet import parquet_writer
 from crmuons.data.sampler import FileSlice
 from crmuons.storage import files
+from crmuons.storage.atomic import full_disk_named
 from crmuons.storage.files import File
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ def _write_once(table: pa.Table, directory: str, file_slice: FileSlice, prefix: 
         return False
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "rows.parquet"
-        with parquet_writer(path, table.schema) as writer:
+        with full_disk_named(path), parquet_writer(path, table.schema) as writer:
             writer.write_table(table)
         files.put(path, target)
     return True

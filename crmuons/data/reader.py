@@ -85,11 +85,14 @@ def read_segment(segment: Segment, selection: Selection) -> tuple[ReadCounts, Ev
     """
     if selection.staging is not None:
         selection.staging.begin()
+    # In the order of the segment's slices, however many threads read: the shuffle below is then the same each time.
     parts = [part for read in read_ordered(_read_parts, segment.slices, selection) for part in read]
     # A checkpoint taken inside a segment already counts all rows of the segment: do not count them twice.
     read_counts = ReadCounts() if segment.start else sum((part.read_counts for part in parts), ReadCounts())
+    # Of the segment alone: any process that reads it, or reads it again, draws the same.
     random = np.random.default_rng([segment.seed, segment.epoch, segment.number])
     in_random_order = all(is_shard(part.file) for part in segment.slices)
+    # Shards are shuffled already: mixing their runs is enough, and copies less than a shuffle of single events.
     if in_random_order:
         events = shuffle_runs([_chosen_events(part) for part in parts], random)
     else:
@@ -148,10 +151,13 @@ def _read_parts(file_slice: FileSlice, selection: Selection) -> list[_Part]:
 
 def _read_usable_parts(file_slice: FileSlice, selection: Selection) -> list[_Part]:
     if is_shard(file_slice.file):
-        batches, hash_range = read_shard_rows(file_slice, selection.staging, selection.muon_features)
+        batches, hash_range = read_shard_rows(
+            file_slice, selection.staging, selection.digests, features=selection.muon_features
+        )
         return [
             _select(events, ReadCounts(len(events.counts)), hash_range, file_slice, selection) for events in batches
         ]
+    # Counts first, as a part without events: a slice of bad rows alone must be counted too.
     groups, read_counts = _read_raw(file_slice, selection)
     parts = [_select(events, ReadCounts(), (0.0, 1.0), file_slice, selection) for events in groups]
     return [_Part(NO_EVENTS, np.empty(0, np.int64), read_counts), *parts]
@@ -163,6 +169,7 @@ def _select(
     """Choose the events of the split that are below the muon cap; keep and count those above it."""
     chosen = within_bounds(events.ids, selection.bounds, hash_range)
     if selection.max_muons is not None and (above := events.counts > selection.max_muons).any():
+        # Of this split alone: another split's large events are not this run's to keep.
         outliers = take(events, np.flatnonzero(above & chosen))
         keep_outliers(outliers, file_slice, selection.outliers, selection.muon_features)
         read_counts += ReadCounts(outliers=len(outliers.counts), outlier_muons=len(outliers.muons))
@@ -172,7 +179,8 @@ def _select(
 
 def _read_raw(file_slice: FileSlice, selection: Selection) -> tuple[list[EventArrays], ReadCounts]:
     """Return the legal events of a Parquet slice in a few parts, and the counts of its rows."""
-    rows = read_rows(file_slice, selection.staging)
+    rows = read_rows(file_slice, selection.staging, selection.digests)
+    # One cheap question to all rows; which row is bad, and why, is found out only if one is.
     legal = _all_legal(rows)
     quarantined = 0
     if legal is None:
@@ -193,6 +201,7 @@ def _all_legal(rows: Rows) -> list[EventArrays] | None:
     """Return the events of each row group, without copying row groups together; None if any row is not legal."""
     groups: list[EventArrays] = []
     first = 0
+    # By row group, whose columns lie in one piece each: joined, they would all be copied.
     for batch in rows.table.to_batches():
         ids = rows.ids(np.arange(first, first + batch.num_rows))
         events = arrow.legal_arrays(pa.Table.from_batches([batch]), ids, rows.features)

@@ -50,8 +50,12 @@ def find_again(
     Raises:
         FileNotFoundError: if `moved` is set and nothing is at `urls`.
     """
+    # In place, a missing listing is no error yet: each recorded file is looked up by itself.
     present = _listed(urls, hash_range, needed=moved)
-    found = _by_content(recorded, with_digests(list(present.values()))) if moved else _in_place(recorded, present)
+    if moved:
+        found = _by_content(recorded, with_digests(list(present.values()), {file.size for file in recorded}))
+    else:
+        found = _in_place(recorded, present)
     return replace(found, new=sorted(present.keys() - {file.url for file in found.files}))
 
 
@@ -88,6 +92,7 @@ def _in_place(recorded: Sequence[File], present: Mapping[str, File]) -> FoundFil
     for file in recorded:
         try:
             found.files.append(_found(file, present.get(file.url)))
+        # Collected and not raised: the user sees how many files are gone, not only the first.
         except (FileNotFoundError, ChangedError) as error:
             # Without a stamp the reader would not compare it.
             found.files.append(file if file.stamp is not None else replace(file, stamp=NOT_RECORDED))
@@ -97,6 +102,7 @@ def _in_place(recorded: Sequence[File], present: Mapping[str, File]) -> FoundFil
 
 def _found(file: File, listed: File | None) -> File:
     if is_remote(file.url):
+        # With the stamp of now, so that the reader's cheap check succeeds in the epochs to come.
         return replace(file, stamp=check_listed(file, listed).stamp)
     state = check_local(file)
     if state.st_size != file.size:  # The record of an early version has the size alone.
@@ -111,16 +117,19 @@ def _by_content(recorded: Sequence[File], present: Sequence[File]) -> FoundFiles
         candidates[file.size, file.digest].append(file)
     found = FoundFiles([])
     for file in recorded:
+        # The name does not count: a move may rename everything.
         same = candidates[file.size, file.digest] if file.digest is not None else []
         if not same:
             found.files.append(file)
             found.unusable[file.url] = (
                 f"data.train has no file with the {file.size} bytes and the digest {file.digest} of {file.url}"
                 if file.digest is not None
-                else f"{file.url} was recorded without a digest, so it must stay where it was"
+                else f"{file.url} was not read before the run stopped, so its digest is not known and it must stay where it was"
             )
             continue
+        # Copies have equal content; the file that did not move, or kept its name, is the one that was meant.
         best = max(same, key=lambda other: (other.url == file.url, _name(other) == _name(file)))
+        # Each file once: two recorded copies of one content need two files.
         same.remove(best)
         found.files.append(replace(best, first_url=file.url))
         if best.url != file.url:
@@ -138,6 +147,7 @@ def _reason(error: Exception) -> str:
 
 def overlap(train: Sequence[File], validation: Sequence[File]) -> list[File]:
     """Return the validation files that are also training files, under the same or another name."""
+    # By place and by content: a copy under another name would make the validation too good as well.
     known = {key for file in train for key in _keys(file)}
     return [file for file in validation if not known.isdisjoint(_keys(file))]
 

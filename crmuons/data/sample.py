@@ -9,9 +9,10 @@ from crmuons.data.events import EventArrays, concat, take
 from crmuons.data.manifest import is_shard
 from crmuons.data.quarantine import QuarantineLimit, ReadCounts
 from crmuons.data.reader import read_ordered, read_slice
-from crmuons.data.sampler import cut_files, permutation
+from crmuons.data.sampler import FileSlice, cut_files, permutation
 from crmuons.data.selection import Selection, in_split
 from crmuons.storage.files import File
+from crmuons.storage.identity import Digests
 
 SAMPLE_SHARD_BYTES = 8 * 2**20  # Of a slice of a shard: the driver then takes 229 MB, and 327 with slices of 64 MB.
 
@@ -21,6 +22,7 @@ def sample_events(
     requests: Sequence[tuple[Selection, int]],
     seed: int = 0,
     max_quarantined_share: float = 1.0,
+    digests: Digests | None = None,
 ) -> tuple[list[EventArrays], ReadCounts]:
     """Read a number of events for each of several selections, in one pass over the files' slices in random order.
 
@@ -29,6 +31,7 @@ def sample_events(
         requests: selections, and how many events of each. They may differ in the split alone.
         seed: seed of the order.
         max_quarantined_share: limit on the share of bad rows.
+        digests: receives those of the remote files that gave events.
 
     Returns:
         The events of each selection (fewer if the files hold fewer), and the counts of the rows read.
@@ -43,8 +46,10 @@ def sample_events(
     limit = QuarantineLimit(max_quarantined_share, sum(part.size for part in slices))
     samples: list[list[EventArrays]] = [[] for _ in requests]
     read_counts = ReadCounts()
-    results = read_ordered(read_slice, slices, replace(requests[0][0], split="all"))
-    for file_slice, (events, counts) in zip(slices, results, strict=False):
+    results = read_ordered(_read_with_digests, slices, replace(requests[0][0], split="all"))
+    for file_slice, (events, counts, opened) in zip(slices, results, strict=False):
+        for url, digest in opened.known.items():
+            (digests or opened).note(url, digest)
         read_counts += counts
         limit.count(counts.rows, file_slice.size)
         _check_limit(limit, read_counts)
@@ -54,6 +59,12 @@ def sample_events(
         if all(_num_events(sample) >= number for (_, number), sample in zip(requests, samples, strict=True)):
             break
     return [concat(sample) for sample in samples], read_counts
+
+
+def _read_with_digests(file_slice: FileSlice, selection: Selection) -> tuple[EventArrays, ReadCounts, Digests]:
+    # Of its own slice alone: threads read ahead of what is taken, more or less far, and a run's record must not depend on it.
+    opened = Digests()
+    return *read_slice(file_slice, replace(selection, digests=opened)), opened
 
 
 def _num_events(parts: Sequence[EventArrays]) -> int:

@@ -23,6 +23,7 @@ MIN_SLICES = 64  # A few files are cut into at least this many slices, so that e
 MIN_SLICE_BYTES = 4 * 2**20  # but never smaller than this: a slice decodes every row group that it touches.
 # With a single segment an epoch one rank would read it all, and the others nothing.
 MIN_SEGMENTS = 8
+# Of a file that is decoded at once; decoded, it takes a few times as much memory.
 MAX_SLICE_BYTES = 64 * 2**20
 
 
@@ -114,12 +115,14 @@ class ReadPlan:
         # About segment_bytes in each, which is what is shuffled in memory; none without a slice.
         number = min(len(self.slices), max(MIN_SEGMENTS, math.ceil(total / self.segment_bytes)))
         order = permutation(self.slices, self.seed, epoch)
+        # Integers, as in FileSlice.rows: each slice in exactly one segment.
         bounds = [len(order) * i // number for i in range(number + 1)]
         return [tuple(order[low:high]) for low, high in pairwise(bounds)]
 
     def segments_of_rank(self, rank: int) -> Iterator[Segment]:
         """Yield every segment that a rank reads, without end."""
         cache: dict[int, list[tuple[FileSlice, ...]]] = {}
+        # In turns, so that the ranks finish the old epochs at about the same time.
         for epoch, number, start in self.backlog[rank :: self.world]:
             if epoch not in cache:
                 cache[epoch] = self.segments(epoch)
@@ -142,6 +145,7 @@ class ReadPlan:
             of all epochs that were begun, so that no event of them is read twice or left out, and positions at its
             start.
         """
+        # Exactly where each rank stopped: the run continues to the last bit.
         if world == self.world:
             return self, list(positions)
         current = [self._event_position(rank, *position) for rank, position in enumerate(positions)]
@@ -195,11 +199,13 @@ class ReadPlan:
         return (number + epoch) % self.world
 
     def _event_position(self, rank: int, index: int, taken: int) -> tuple[int, int, int]:
+        # Walked through, not computed: a position counts the backlog and the epochs in between.
         segment = next(segment for i, segment in enumerate(self.segments_of_rank(rank)) if i == index)
         return segment.epoch, segment.number, segment.start + taken
 
     def _left(self, rank: int, index: int, taken: int, last_epoch: int) -> Iterator[tuple[int, int, int]]:
         """Yield the backlog entries of what a rank has not read of the epochs up to `last_epoch`."""
+        # Entries of the backlog may be of any epoch, also of one after `last_epoch`.
         own_backlog = len(self.backlog[rank :: self.world])
         for i, segment in enumerate(self.segments_of_rank(rank)):
             if segment.epoch > last_epoch and i >= own_backlog:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float64, UInt64
 from crmuons import config
 from crmuons.data import features
 from crmuons.data.features import BASE, MuonFeature
+from crmuons.storage.identity import Digests
 from crmuons.storage.staging.download import Staging
 
 Split = Literal["train", "validation", "test", "all"]
@@ -29,6 +30,7 @@ class Selection:
         skip_missing: leave out files that are gone, damaged or not the listed ones, instead of stopping.
         features: numbers of a muon to read beyond the first three.
         staging: copies remote files to a local directory before they are read; None to read them at their URL.
+        digests: of earlier openings of remote files, which this reading is compared with and adds to; None for neither.
     """
 
     split: Split = "all"
@@ -41,6 +43,7 @@ class Selection:
     muons_per_event: int | None = None
     skip_missing: bool = False
     staging: Staging | None = None
+    digests: Digests | None = None
     features: tuple[MuonFeature, ...] = ()
 
     @property

@@ -25,7 +25,7 @@ from crmuons.data.sampler import FileSlice, cut_files
 from crmuons.data.staged_reading import open_slice
 from crmuons.storage.atomic import atomic_file
 from crmuons.storage.files import File
-from crmuons.storage.identity import check_local
+from crmuons.storage.identity import Digests, check_local
 from crmuons.storage.staging.download import Staging
 
 EVENTS_PER_BATCH = 16_384  # Opening a record batch costs 50 us, little beside this many events; a slice has several.
@@ -47,6 +47,7 @@ def slices_and_segment_bytes(files: Sequence[File], shuffle_bytes: int) -> tuple
     The events of a shard are in random order, so small slices of mapped shards are enough. A large data set then takes
     no more memory than one of a million events.
     """
+    # One remote shard is enough for large slices: each slice is a request or more.
     if all(is_mapped(file) for file in files):
         return cut_files(files, MAPPED_BYTES), min(shuffle_bytes, MAPPED_BYTES)
     return cut_files(files), shuffle_bytes
@@ -59,19 +60,25 @@ def is_mapped(file: File) -> bool:
 
 def write_shard(path: Path, events: EventArrays, hash_range: HashRange, features: Sequence[MuonFeature] = BASE) -> None:
     """Write a shard. It gets its name only when it is complete and on the disk."""
+    # Several batches, so that a slice maps and checks only its own part of the shard.
     batches = pa.Table.from_batches([arrow.to_flat(events)]).to_batches(max_chunksize=EVENTS_PER_BATCH)
     content = json.dumps(
         {"places": hash_range, "events": len(events.counts), "checksums": [checksum(batch) for batch in batches]}
     )
     metadata = {METADATA_KEY: content.encode(), METADATA_CRC_KEY: str(zlib.crc32(content.encode())).encode()}
     schema = arrow.flat_schema(len(features)).with_metadata(metadata_of(features) | metadata)
+    # fsync, because the receipt and the manifest will say that the shard is whole.
     with atomic_file(path, fsync=True) as partial, pa.ipc.new_file(str(partial), schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
 
 
 def read_shard_rows(
-    file_slice: FileSlice, staging: Staging | None = None, features: Sequence[MuonFeature] | None = None
+    file_slice: FileSlice,
+    staging: Staging | None = None,
+    digests: Digests | None = None,
+    *,
+    features: Sequence[MuonFeature] | None = None,
 ) -> tuple[list[EventArrays], HashRange]:
     """Read the events of a slice of a shard.
 
@@ -87,7 +94,7 @@ def read_shard_rows(
     Raises:
         ValueError: if the file is not a shard or is damaged. A record batch is checked once in a process.
     """
-    with _opened(file_slice, staging) as (shard, state):
+    with _opened(file_slice, staging, digests) as (shard, state):
         metadata = _metadata(shard.schema.metadata)
         rows = file_slice.rows(metadata["events"])
         checksums = metadata["checksums"]
@@ -122,6 +129,7 @@ def _named_if_damaged(url: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowInvalid, LookupError, TypeError, ValueError, OSError) as error:
+        # Arrow raises plain OSErrors without a number for a broken file; a disk or a server gives a number or a class.
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
         reason = str(error) if isinstance(error, ValueError | OSError) else "its metadata are missing or wrong"
@@ -133,15 +141,18 @@ def _named_if_damaged(url: str) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(file_slice: FileSlice, staging: Staging | None) -> Iterator[tuple[pa.RecordBatchFileReader, FileState]]:
+def _opened(
+    file_slice: FileSlice, staging: Staging | None, digests: Digests | None
+) -> Iterator[tuple[pa.RecordBatchFileReader, FileState]]:
     """Open the shard, and yield it with a state that differs if the file has changed."""
     file = file_slice.file
     if is_mapped(file):
         stat = check_local(file)
+        # The map outlives this block in the arrays that were made of it.
         with _named_if_damaged(file.url), pa.memory_map(file.url) as source:
             yield pa.ipc.open_file(source), (file.url, stat.st_size, stat.st_mtime_ns)
     else:
-        with open_slice(file_slice, staging) as source, _named_if_damaged(file.url):
+        with open_slice(file_slice, staging, digests) as source, _named_if_damaged(file.url):
             yield pa.ipc.open_file(source), (file.url, file.size, 0)
 
 
@@ -155,11 +166,13 @@ def _batch_events(
 ) -> EventArrays:
     """Return the events of `rows` (row numbers in the shard) that are in one record batch."""
     batch = shard.get_batch(number)
+    # Once: an epoch reads each batch again, and the checksum takes longer than mapping it.
     if (*state, number) not in _verified:
         if checksum(batch) != written:
             msg = f"record batch {number} does not have the checksum that was written with it"
             raise ValueError(msg)
         _verified.add((*state, number))
+    # Every batch but the last is full, so a row's batch follows from its number.
     first = number * EVENTS_PER_BATCH
     start, stop = max(rows.start - first, 0), min(rows.stop - first, batch.num_rows)
     return arrow.from_flat(batch.slice(start, stop - start))
@@ -169,6 +182,7 @@ def checksum(batch: pa.RecordBatch) -> int:
     """Compute the CRC-32 of a batch's values, at 4 GB/s."""
     events = arrow.from_flat(batch)
     value = 0
+    # The values and not the file's bytes: those also hold padding, and a slice of a batch shares its buffers.
     for array in (events.ids, events.primaries, events.counts, events.muons):
         value = zlib.crc32(np.ascontiguousarray(array).data, value)
     return value

@@ -15,7 +15,7 @@ from typing import IO
 
 from crmuons.data.sampler import FileSlice, Segment, cut_files
 from crmuons.storage.files import File
-from crmuons.storage.identity import open_listed
+from crmuons.storage.identity import Digests, open_listed
 from crmuons.storage.staging.download import Staging
 from crmuons.storage.staging.stager import FileUse, Stager, StagerClient
 
@@ -88,15 +88,17 @@ def _uses(segment: Segment, staging: Staging) -> list[FileUse]:
     return list(dict.fromkeys(uses))
 
 
-def open_slice(file_slice: FileSlice, staging: Staging | None) -> AbstractContextManager[IO[bytes]]:
-    """Open a slice's file: from the staging directory, or at its URL if `staging` is None.
+def open_slice(
+    file_slice: FileSlice, staging: Staging | None, digests: Digests | None = None
+) -> AbstractContextManager[IO[bytes]]:
+    """Open a slice's file: from the staging directory, or at its URL if `staging` is None; compare it with `digests`.
 
     Raises:
         FileNotFoundError, ChangedError: if the file is gone, or is not the one that was listed.
     """
     if staging is None:
-        return open_listed(file_slice.file)
-    return staging.open(file_slice.file, whole=file_slice.parts == 1)
+        return open_listed(file_slice.file, digests)
+    return staging.open(file_slice.file, whole=file_slice.parts == 1, digests=digests)
 
 
 def read_in_parts(data: Sequence[File]) -> set[File]:

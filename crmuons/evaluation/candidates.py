@@ -17,6 +17,10 @@ from crmuons.evaluation.tasks import Executor, Future
 from crmuons.evaluation.training_statistics import training_warnings
 from crmuons.generation.generator import BundleGenerator
 
+COPIES_LOOKED_FOR = 10_000  # Muons of the candidate.
+# Of these, which may be true ones: energies and places that somebody rounded coincide now and then.
+MAX_COPIED_SHARE = 0.1
+
 # True events, and the candidate's N for the same primaries in the same order.
 PairedCounts = tuple[EventHeaders, Int64[np.ndarray, " events"]]
 
@@ -65,6 +69,39 @@ def model_candidate(executor: Executor, reference: Reference, generator: BundleG
         pit,
         _outside_warnings(generator, reference.both) + executor.get(warnings),
     )
+
+
+def refuse_copies(executor: Executor, truth: BlockedEvents, generated: BlockedEvents, pairs: pairing.Pairing) -> None:
+    """Refuse a generated data set whose muons are those of the true events: its score would say nothing.
+
+    Raises:
+        ValueError: with the number of muons that both have.
+    """
+    true_rows = np.concatenate([pairs.truth, pairs.control])
+    both = truth.gather(executor, true_rows).events, generated.gather(executor, pairs.generated).events
+    copied, looked_at = executor.get(executor.submit(_num_copied, *both))
+    if copied > MAX_COPIED_SHARE * looked_at:
+        msg = (
+            f"the truth and the generated sample are the same rows: {copied} of {looked_at} generated muons occur among the true ones, "
+            "number for number; give events that a model generated, or the truth that they are compared with"
+        )
+        raise ValueError(msg)
+
+
+def _num_copied(truth: EventArrays, generated: EventArrays) -> tuple[int, int]:
+    """Return how many generated muons are also true ones, and how many were looked at."""
+    step = max(len(generated.muons) // COPIES_LOOKED_FOR, 1)
+    some = _keys(generated.muons[::step])
+    return int(np.isin(some, _keys(truth.muons)).sum()), len(some)
+
+
+def _keys(muons: np.ndarray) -> np.ndarray:
+    """Return a number for each muon that depends on every bit of its energy and place."""
+    words = np.ascontiguousarray(muons).view(np.uint32).astype(np.uint64)
+    factors = np.array(
+        [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64
+    )  # Odd, and without a pattern.
+    return (words * factors).sum(axis=1, dtype=np.uint64)
 
 
 def data_candidate(

@@ -11,7 +11,7 @@ from crmuons.data import features, manifest
 from crmuons.data.quarantine import ReadCounts
 from crmuons.data.selection import Selection, Split, in_split, training_selection
 from crmuons.evaluation import pairing
-from crmuons.evaluation.candidates import data_candidate, model_candidate
+from crmuons.evaluation.candidates import data_candidate, model_candidate, refuse_copies
 from crmuons.evaluation.datasets import BlockedEvents, read
 from crmuons.evaluation.evaluate import Evaluation, evaluate
 from crmuons.evaluation.headers import EventHeaders
@@ -128,6 +128,7 @@ def _evaluate_data(request: EvaluationRequest, executor: Executor) -> Evaluation
     generated = _read_generated(request, data, loaded.truth.headers, executor)
     settings = request.settings
     pairs = pairing.pair_data(loaded.truth.headers, generated.headers, settings.max_events, settings.seed)
+    refuse_copies(executor, loaded.truth, generated, pairs)
     reference = prepare_reference(executor, loaded.truth, loaded.training, settings, (pairs.truth, pairs.control))
     result = evaluate(executor, reference, data_candidate(executor, reference, loaded.truth, generated, pairs))
     return _describe(result, request, loaded, {"candidate": ", ".join(request.generated)}, [])

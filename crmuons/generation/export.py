@@ -1,7 +1,6 @@
 """Export a model as a directory that needs torch and numpy alone, and as ONNX graphs (docs/generation.md)."""
 
 import logging
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +13,11 @@ from torch import Tensor, nn
 
 from crmuons.generation.generator import BundleGenerator
 from crmuons.generation.load import load_generator
-from crmuons.models import saved_model, standalone
+from crmuons.models import saved_model
+from crmuons.models.bundles import Bundles
+from crmuons.models.exported import bundles_source
 from crmuons.models.ragged import Ragged
-from crmuons.models.standalone import Bundles, StandaloneModel
+from crmuons.models.standalone import RADIUS_OFFSET_M, StandaloneModel, draw_level
 from crmuons.storage.atomic import filled_directory
 from crmuons.storage.output import Output, folder_at
 
@@ -70,7 +71,7 @@ def export(model: str | Path, out: str | Path, *, onnx: bool = False) -> None:
 def _export(generator: BundleGenerator, out: Path, *, onnx: bool) -> None:
     with filled_directory(out, last=saved_model.SETTINGS_FILE) as partial:
         saved_model.write_model_files(partial, generator.model, generator.metadata)
-        shutil.copyfile(standalone.__file__, partial / "bundles.py")
+        (partial / "bundles.py").write_text(bundles_source(), encoding="utf-8")
         bundles = Bundles(partial)
         (partial / "README.txt").write_text(_readme(bundles.network, onnx=onnx), encoding="utf-8")
         primaries = _primaries_in_range(generator)
@@ -150,7 +151,7 @@ def worst_difference(muons: np.ndarray, expected: np.ndarray) -> float:
     """
     muons, expected = muons.astype(np.float64), expected.astype(np.float64)
     energy = np.abs(muons[:, 0] / expected[:, 0] - 1)
-    distance = np.hypot(*(muons - expected)[:, 1:3].T) / (np.hypot(*expected[:, 1:3].T) + standalone.RADIUS_OFFSET_M)
+    distance = np.hypot(*(muons - expected)[:, 1:3].T) / (np.hypot(*expected[:, 1:3].T) + RADIUS_OFFSET_M)
     others = expected[:, 3:]
     further = (np.abs(muons[:, 3:] - others) / np.maximum(others.std(axis=0), 1e-30)).ravel() if others.size else []
     return float(np.max(np.concatenate([energy, distance, further]), initial=0.0))
@@ -183,7 +184,7 @@ def _check_standalone(generator: BundleGenerator, bundles: Bundles, primaries: n
             generator.model.discrete.levels, dim=1
         )
         for number, (at, logits) in enumerate(zip(network.extra.discrete, parts, strict=True)):
-            drawn = standalone.draw_level(logits, network.levels[number], inputs["uniform"][:, number])
+            drawn = draw_level(logits, network.levels[number], inputs["uniform"][:, number])
             share = float((drawn != exported[:, 3 + at]).float().mean())
             # A uniform number that falls on the edge between two levels, to rounding.
             _require(share < 1e-3, f"{network.extra.names[at]} of {share:.1%} of the exported model's muons differs")

@@ -14,7 +14,7 @@ from crmuons.data import schema
 from crmuons.data.arrow import are_legal_primaries, to_table
 from crmuons.data.events import NO_EVENTS, EventArrays
 from crmuons.data.features import MuonFeature
-from crmuons.models import standalone
+from crmuons.models import blocks, standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.standalone import StandaloneModel
 
@@ -80,7 +80,7 @@ class BundleGenerator:
     @property
     def events_per_block(self) -> int:
         """Number of events that are generated together: a call that begins at a multiple of it changes nothing."""
-        return standalone.EVENTS_PER_BLOCK[self.device.type] * standalone.BLOCKS_PER_PASS[self.device.type]
+        return blocks.EVENTS_PER_BLOCK[self.device.type] * blocks.BLOCKS_PER_PASS[self.device.type]
 
     @property
     def muon_features(self) -> tuple[MuonFeature, ...]:

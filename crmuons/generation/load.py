@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from crmuons.generation.generator import BundleGenerator
-from crmuons.models import saved_model, standalone
+from crmuons.models import blocks, saved_model
 from crmuons.runs import checkpoint
 from crmuons.runs.location import caches
 from crmuons.storage import artifacts, files
@@ -72,8 +72,8 @@ def choose_device(device: str, *, elsewhere: bool) -> str:
         # The likelihood and the draw of N are in double precision, see models/standalone.py and models/multiplicity.py.
         msg = "--device mps: Apple's GPUs have no double precision, which the model of N needs; use --device cpu"
         raise ValueError(msg)
-    if device not in {"auto", *standalone.EVENTS_PER_BLOCK}:
-        msg = f"--device {device}: expected auto, {' or '.join(standalone.EVENTS_PER_BLOCK)}"
+    if device not in {"auto", *blocks.EVENTS_PER_BLOCK}:
+        msg = f"--device {device}: expected auto, {' or '.join(blocks.EVENTS_PER_BLOCK)}"
         raise ValueError(msg)
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -109,5 +109,7 @@ def is_model(place: str) -> bool:
     if "://" in place:
         above, name = _artifact_of(place.rstrip("/"))
         return name is not None or saved_model.SETTINGS_FILE in files.names(above)
+    if not files.exists_locally(place):  # A name that is too long is no model; pathlib would raise.
+        return False
     directory = Path(place)
     return (directory / saved_model.SETTINGS_FILE).is_file() or (directory / "checkpoints").is_dir()

@@ -18,7 +18,7 @@ from crmuons.generation.generator import BundleGenerator, check_counts
 from crmuons.generation.primaries import Primaries, PrimarySource
 from crmuons.generation.spectrum import Spectrum
 from crmuons.generation.weights import FluxWeights
-from crmuons.models import standalone
+from crmuons.models import blocks
 from crmuons.storage import records
 from crmuons.storage.differences import differences
 from crmuons.storage.output import Output
@@ -57,7 +57,7 @@ class GenerationOptions:
     def __post_init__(self) -> None:
         check(self)
         size = self.events_per_shard
-        block = standalone.EVENTS_PER_BLOCK[self.device]
+        block = blocks.EVENTS_PER_BLOCK[self.device]
         _require(
             size is None or (size > 0 and size % block == 0),
             f"--events-per-shard {size}: expected a multiple of {block}",
@@ -145,9 +145,7 @@ def scan_primaries(
         counts=options.counts,
         max_muons_per_event=options.max_muons_per_event,
         events_per_shard=options.events_per_shard
-        or _events_per_shard(
-            mean, standalone.EVENTS_PER_BLOCK[options.device] * standalone.BLOCKS_PER_PASS[options.device]
-        ),
+        or _events_per_shard(mean, blocks.EVENTS_PER_BLOCK[options.device] * blocks.BLOCKS_PER_PASS[options.device]),
         device=options.device,
         weight=_weight(source, options),
     )

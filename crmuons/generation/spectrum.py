@@ -14,11 +14,13 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
+from crmuons.config.options import to_number
 from crmuons.data import geometry, schema
 from crmuons.data.parquet import open_parquet
 from crmuons.generation.primaries import Primaries
-from crmuons.simulation import shower
+from crmuons.simulation import power_law, shower
 from crmuons.simulation.nuclei import NUCLEI, symbol
+from crmuons.simulation.power_law import PowerLaw, Powers
 from crmuons.simulation.simulate import check_events
 from crmuons.storage import files, records
 from crmuons.storage.files import File
@@ -37,7 +39,7 @@ class Spectrum:
         events: number of primaries.
         seed: seed of the random numbers.
         energy_gev: range of the energies.
-        gamma: index of the power law E^-gamma.
+        gamma: index of the power law E^-gamma, or indices with the energies of breaks between them (`power_law`).
         composition: symbols of nuclei (simulation.nuclei) and their relative shares.
         zenith_deg: range of the zenith angles.
         depth_m: range of the vertical depths, drawn uniformly; events carry the slant depth.
@@ -46,8 +48,8 @@ class Spectrum:
 
     events: int
     seed: int = 0
-    energy_gev: tuple[float, float] = (1e4, 1e9)
-    gamma: float = 2.0
+    energy_gev: tuple[float, float] = (600.0, 1e10)
+    gamma: Powers = 2.0
     composition: tuple[tuple[str, float], ...] = (("p", 1.0), ("He", 1.0), ("N", 1.0), ("Al", 1.0), ("Fe", 1.0))
     zenith_deg: tuple[float, float] = (0.0, 70.0)
     depth_m: tuple[float, float] = (1_450.0, 2_450.0)
@@ -64,7 +66,7 @@ class Spectrum:
             _require(
                 least <= low <= high <= most, f"{name}={low:g}:{high:g}: expected {least:g} <= LOW <= HIGH <= {most:g}"
             )
-        _require(0 <= self.gamma <= 10, f"gamma={self.gamma:g}: expected 0 to 10 (the spectrum is E^-gamma)")
+        _require(not (why := power_law.fault(self.gamma)), f"gamma={why}")
         _require(bool(self.composition), "composition: expected at least one nucleus, for example p:0.5,Fe:0.5")
         for name, share in self.composition:
             _require(name in NUCLEI, f"composition: '{name}' is none of {', '.join(NUCLEI)}")
@@ -106,6 +108,11 @@ class Spectrum:
             raise ValueError(msg)
         return cls(**values)
 
+    @property
+    def law(self) -> PowerLaw:
+        """Return the law of the energies."""
+        return PowerLaw(self.energy_gev, self.gamma)
+
     @classmethod
     def recorded(cls, values: dict[str, Any]) -> Self:
         """Return the spectrum that JSON holds."""
@@ -128,7 +135,7 @@ class Spectrum:
         vertical = self.depth_m[0] + uniform[2] * (self.depth_m[1] - self.depth_m[0])
         shares = np.array([share for _, share in self.composition])
         mass = self.masses_gev[rng.choice(len(shares), EVENTS_PER_DRAW, p=shares / shares.sum())]
-        energy = _inside(_power_law(*self.energy_gev, self.gamma, uniform[0]), *self.energy_gev)
+        energy = _inside(self.law.quantile(uniform[0]), *self.energy_gev)
         values = np.stack([energy, zenith, mass, geometry.slant_depth_m(vertical, np.cos(zenith))], axis=1)
         numbers = np.arange(first, first + EVENTS_PER_DRAW, dtype=np.uint64)
         return Primaries(np.stack([numbers, np.zeros_like(numbers)], axis=1), values.astype(np.float32))
@@ -222,21 +229,23 @@ def _primary_column(file: File) -> pa.Array:
 
 
 def _surface(spectrum: Spectrum, kinds: np.ndarray) -> dict[str, np.ndarray]:
-    """Return one row for each nucleus, with the column names of IceCube's I3CorsikaInfo."""
+    """Return a row for each nucleus and part of the spectrum, with the column names of IceCube's I3CorsikaInfo."""
     shares = np.array([share for _, share in spectrum.composition])
+    parts = spectrum.law.segments
     low, high = np.deg2rad(spectrum.zenith_deg)
     constant = {
         "cylinder_height": spectrum.cylinder_m[0],
         "cylinder_radius": spectrum.cylinder_m[1],
         "min_zenith": low,
         "max_zenith": high,
-        "min_energy": spectrum.energy_gev[0],
-        "max_energy": spectrum.energy_gev[1],
-        "power_law_index": -spectrum.gamma,
         "oversampling": 1.0,
     }
-    rows = {name: np.full(len(kinds), value) for name, value in constant.items()}
-    return rows | {"primary_type": kinds, "n_events": spectrum.events * shares / shares.sum()}
+    rows = {name: np.full(len(kinds) * len(parts), value) for name, value in constant.items()}
+    columns = {"min_energy": "low_gev", "max_energy": "high_gev"}
+    of_part = {name: np.tile([getattr(part, field) for part in parts], len(kinds)) for name, field in columns.items()}
+    of_part["power_law_index"] = np.tile([-part.gamma for part in parts], len(kinds))
+    num_events = spectrum.events * np.outer(shares / shares.sum(), [part.share for part in parts]).ravel()
+    return rows | of_part | {"primary_type": np.repeat(kinds, len(parts)), "n_events": num_events}
 
 
 _LIMITS = {"energy_gev": (1.0, 1e12), "zenith_deg": (0.0, 90.0), "depth_m": (schema.MIN_DEPTH_M, 1e5)}
@@ -247,12 +256,14 @@ def _value(name: str, text: str) -> Any:
     try:
         if name == "composition":
             pairs = [part.split(":") for part in text.split(",")]
-            return tuple((symbol(nucleus), float(share)) for nucleus, share in pairs)
+            return tuple((symbol(nucleus), to_number(share)) for nucleus, share in pairs)
         if name in _PAIRS:
             low, high = text.split(":")
-            return float(low), float(high)
-        number = float(text)
-        return int(number) if name == "events" and number.is_integer() else number
+            return to_number(low), to_number(high)
+        if name == "gamma":
+            return power_law.joined([to_number(word) for word in text.split(":")])
+        value = to_number(text)
+        return int(value) if name == "events" and value.is_integer() else value
     except ValueError as error:
         if "is none of" in str(error):
             msg = f"--spectrum: composition: {error}"
@@ -265,6 +276,8 @@ def _value(name: str, text: str) -> Any:
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     """Convert the lists that JSON made of tuples back to tuples."""
     values["composition"] = tuple((name, share) for name, share in values["composition"])
+    if isinstance(values["gamma"], list):
+        values["gamma"] = tuple(values["gamma"])
     return values | {name: tuple(values[name]) for name in _PAIRS}
 
 
@@ -272,14 +285,6 @@ def pdg(name: str) -> int:
     """Return the Particle Data Group's number of a nucleus, 10LZZZAAAI, or of the proton, 2212."""
     charge, nucleons = NUCLEI[name]
     return 2212 if name == "p" else 1_000_000_000 + charge * 10_000 + nucleons * 10
-
-
-def _power_law(low: float, high: float, gamma: float, uniform: np.ndarray) -> np.ndarray:
-    """Return quantiles of E^-gamma between two energies."""
-    if gamma == 1:
-        return np.asarray(low * (high / low) ** uniform)
-    power = 1 - gamma
-    return np.asarray(low * (1 + uniform * ((high / low) ** power - 1)) ** (1 / power))
 
 
 def _inside(values: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -39,6 +39,7 @@ from crmuons.generation.request import (
 from crmuons.generation.weights import WEIGHT_COLUMN
 from crmuons.progress import progress
 from crmuons.storage import records
+from crmuons.storage.atomic import FULL, reason_of, remedy_for
 from crmuons.storage.output import Output
 
 logger = logging.getLogger(__name__)
@@ -155,7 +156,8 @@ def write_output_shard(
         with out.writing(name) as path:
             return _write(str(path), request, _row_groups(_blocks(request, generator, shard)), generator)
     except OSError as error:
-        msg = f"{out.of(name)} could not be written ({error}); the same command continues after the finished shards"
+        remedy = f"{remedy_for(error)}; " if error.errno in FULL else ""
+        msg = f"{out.of(name)} could not be written ({reason_of(error)}); {remedy}the same command continues after the finished shards"
         raise OSError(msg) from error
 
 

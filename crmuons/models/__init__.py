@@ -1,1 +1,7 @@
-"""The generative model: features, multiplicity, generator and critic."""
+"""The generative model: features, multiplicity, generator and critic.
+
+- bundle_model: the model as one; features, multiplicity and networks are its parts
+- gradients: the networks' gradients by hand, with ragged and segments for the sums over an event's muons
+- standalone: the networks for generation; with blocks and bundles it makes the file of an export (exported)
+- saved_model: a model in a directory; served: one in MLflow
+"""

@@ -8,14 +8,14 @@ import zlib
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
 from crmuons import config
 from crmuons.models.bundle_model import BundleModel
+from crmuons.models.bundles import check_finite
 from crmuons.models.features import Features
-from crmuons.models.standalone import check_finite
 from crmuons.storage import records
 from crmuons.storage.atomic import atomic_directory
 from crmuons.storage.records import damage_named
@@ -111,8 +111,36 @@ def read_tensors(source: Path | BytesIO, name: str = "") -> dict[str, Any]:
 
 
 def write_tensors(target: Path, state: Mapping[str, Any]) -> None:
-    """Save tensors by name to a file, and wait until it is on disk."""
+    """Save tensors by name to a file, and wait until it is on disk.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
     with target.open("wb") as file:
-        torch.save(dict(state), file)
+        sink = _Sink(file)
+        try:
+            torch.save(dict(state), cast("IO[bytes]", sink))
+        except RuntimeError as error:
+            if sink.error is None:
+                raise
+            raise sink.error from error
         file.flush()
         os.fsync(file.fileno())
+
+
+class _Sink:
+    """A file to write to that keeps the error of a write: torch says "unexpected pos" in place of a full disk."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, content: Any) -> int:  # bytes, or memory of a tensor
+        try:
+            return self.file.write(content)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()

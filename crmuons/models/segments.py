@@ -85,6 +85,7 @@ def leaky_relu_grad_(values: Tensor, activation: Tensor) -> Tensor:
 
 
 def _kernels_for(values: Tensor) -> ModuleType | None:
+    # Double precision is for tests, which compare with autograd on torch's own kernels.
     if not values.is_cuda or values.dtype not in DTYPES or values.shape[1] < LEAST_WIDTH:
         return None
     return _kernels(values.device)

@@ -1,15 +1,15 @@
 """Serve a trained model in MLflow with torch and numpy alone: a table of primaries in, a table of muon bundles out.
 
-A logged model holds a copy of this file and of standalone.py, in a package whose name has the digest of both. So it loads
+A logged model holds a copy of this file and bundles.py (exported.py), in a package whose name has the digest of both. So it loads
 on a machine without crmuons, and models of several versions of crmuons load in one process.
 """
 
-from typing import Any, Callable  # noqa: UP035  # for Python 3.8, as standalone.py
+from typing import Any, Callable  # noqa: UP035  # for Python 3.8, as bundles.py
 
 import numpy as np
 import pandas as pd
 
-from .standalone import Bundles  # the copy is in a package of another name
+from .bundles import Bundles  # the copy is in a package of another name
 
 PRIMARY = ["energy_gev", "zenith_rad", "mass_gev", "depth_m"]
 Generate = Callable[[np.ndarray, int], "tuple[np.ndarray, np.ndarray]"]

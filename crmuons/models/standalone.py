@@ -1,23 +1,12 @@
-"""Generate muon bundles from a trained model with torch and numpy alone. An export copies this file as bundles.py.
+"""The networks of crmuons.models.networks, written for generation: a part of bundles.py, see exported.py.
 
-    from bundles import Bundles
-    counts, muons = Bundles().generate(primaries, seed=1)
-
-The command `python bundles.py primaries.csv out.npz` takes one primary per line: energy_gev, zenith_rad, mass_gev,
-depth_m. The file needs Python 3.8 and torch 1.13. `crmuons generate` runs it too: the same torch on the
-same machine gives the same bundles, to the last bit.
-
-The networks are those of crmuons.models.networks, written for speed instead of for training: the arrays of one piece of
-muons fit into a CPU's cache and are changed in place. The trained model (features.py, multiplicity.py) calls the
-formulas in the last section.
+The arrays of one piece of muons fit into a CPU's cache and are changed in place. The trained model (features.py,
+multiplicity.py) calls the formulas in the last section. Python 3.8, torch and numpy alone.
 """
 
-import argparse
 import json
 import math
 import re
-import zipfile
-from pathlib import Path
 from typing import Any, Callable, Iterator  # noqa: UP035  # for Python 3.8
 
 import numpy as np
@@ -25,17 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, layer_norm, leaky_relu_, relu, silu
 
-# Events that share a random stream, so that the numbers drawn do not depend on how a caller groups them.
-EVENTS_PER_BLOCK = {"cpu": 1024, "cuda": 16_384}
-# Muons in one piece of a block. Their 64 hidden numbers each fill 2 MB of a CPU's cache, or 256 MB of a GPU's memory.
-MUONS_PER_PIECE = {"cpu": 2**13, "cuda": 2**20}
-# What one pass through the networks takes. A GPU waits for 110 launches of 5 us a pass, so it gets several blocks: an H200
-# makes 155 M muons/s in passes of 131,072 events with 13.5 muons, 95 M in passes of 16,384.
-BLOCKS_PER_PASS = {"cpu": 1, "cuda": 8}
-MUONS_PER_PASS = {"cpu": 0, "cuda": 2**21}
-# Muons that a GPU adds up one after the other. A thread would take 0.5 us for each muon of the largest event.
-MUONS_PER_SUM = 128
-COUNTS, MUONS = 0, 1  # A block's random streams.
+from crmuons.models.blocks import COUNTS, MUONS, MUONS_PER_SUM, blocks, partial_sums, passes, pieces, random_stream
+
 SLOPE = 0.2  # LeakyReLU: piecewise linear, so that the critic's second derivatives stay bounded.
 MAX_SHAPE = 1e4  # A negative binomial of larger shape is a Poisson distribution to 0.01 % of its variance at N = 1.
 MAX_COUNT = 2.0**53  # Far outside the trained range N may exceed every integer type.
@@ -302,148 +282,6 @@ class StandaloneModel:
         return host if self.device.type == "cpu" else host.pin_memory().to(self.device, non_blocking=True)
 
 
-class Bundles:
-    """A trained model in a directory: `about` is the content of model.json, `network` the StandaloneModel."""
-
-    def __init__(self, directory: "Path | str | None" = None, device: str = "cpu") -> None:
-        """Load the model of a directory, by default of the directory of this file."""
-        folder = Path(__file__).parent if directory is None else Path(directory)
-        self.about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-        weights = folder / "weights.pt"
-        with zipfile.ZipFile(weights) as archive:
-            if archive.testzip() is not None:  # torch itself does not compare the checksums that it writes.
-                msg = f"{weights} is damaged: it does not have the checksums written with it; copy the model again"
-                raise ValueError(msg)
-        tensors = torch.load(weights, map_location=device, weights_only=True)
-        check_finite(tensors, weights)
-        self.network = StandaloneModel(tensors)
-
-    def outside_training(self, primaries: np.ndarray) -> np.ndarray:
-        """Tell which primaries lie outside the range of the training data (by more than 1 % of its width)."""
-        ranges = self.network.weights["features.primary_range"].cpu().numpy()
-        return outside_ranges(np.asarray(primaries, np.float32), ranges)
-
-    def generate(
-        self, primaries: np.ndarray, seed: int = 0, counts: "np.ndarray | None" = None
-    ) -> "tuple[np.ndarray, np.ndarray]":
-        """Draw one event for each primary.
-
-        Args:
-            primaries: energy_gev, zenith_rad, mass_gev (proton 0.938), depth_m (slant), one row per event.
-            seed: seed of the random numbers.
-            counts: number of muons of each event; None draws it.
-
-        Returns:
-            The number of muons of each event, and the muons of all events in order: energy_gev, x_m, y_m, and the
-            further features of `network.extra.names`.
-
-        Raises:
-            ValueError: if a primary is out of range.
-        """
-        values = np.ascontiguousarray(primaries, np.float32)
-        check(values)
-        number = self.network.draw_counts(values, seed) if counts is None else np.asarray(counts, np.int64)
-        muons = [part for _, part in self.network.draw_muons(values, number, seed)]
-        none = torch.empty((0, self.network.width), device=self.network.device)
-        return number, torch.cat([none, *muons]).cpu().numpy()
-
-
-def check_finite(tensors: "dict[str, Tensor]", place: "Path | str") -> None:
-    """Raise a ValueError that names the first tensor of a file with NaN or infinity, which would generate NaN muons."""
-    for name, values in tensors.items():
-        if not torch.isfinite(values).all():
-            bad = int((~torch.isfinite(values)).sum())
-            msg = (
-                f"{place}: tensor '{name}' holds {bad} values that are NaN or infinite (of {values.numel()}); copy the file "
-                "again, or take another checkpoint"
-            )
-            raise ValueError(msg)
-
-
-def check(primaries: np.ndarray) -> None:
-    """Raise a ValueError that names the first primary out of range."""
-    if primaries.ndim != 2 or primaries.shape[1] != 4:
-        msg = f"primaries have shape {primaries.shape}, expected (events, 4): energy_gev, zenith_rad, mass_gev, depth_m"
-        raise ValueError(msg)
-    energy, zenith, mass, depth = primaries.T
-    good = (energy > 0) & (zenith >= 0) & (zenith <= np.float32(np.pi / 2)) & (mass > 0) & (depth >= 10)
-    bad = np.flatnonzero(~(good & np.isfinite(primaries).all(axis=1)))
-    if bad.size:
-        msg = (
-            f"primary {bad[0]} is {primaries[bad[0]].tolist()}; expected energy_gev > 0, zenith_rad in [0, pi/2], "
-            "mass_gev > 0 (proton 0.938), depth_m >= 10 (metres, not kilometres)"
-        )
-        raise ValueError(msg)
-
-
-def random_stream(seed: int, block: int, stream: int, device: torch.device) -> torch.Generator:
-    """Return the random number generator of a block of events."""
-    state = np.random.SeedSequence([seed, block, stream]).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
-
-
-def blocks(events: int, first_event: int, device: torch.device) -> "Iterator[tuple[int, slice]]":
-    """Yield the number and the rows of each block of events; raise a ValueError if the first event begins no block."""
-    size = EVENTS_PER_BLOCK[device.type]
-    if first_event % size:
-        msg = f"first_event {first_event} is not a multiple of {size}"
-        raise ValueError(msg)
-    for start in range(0, events, size):
-        yield (first_event + start) // size, slice(start, min(start + size, events))
-
-
-def pieces(counts: np.ndarray, first_event: int, device: torch.device) -> "Iterator[tuple[int, slice]]":
-    """Cut blocks into pieces of about MUONS_PER_PIECE muons, without cutting an event; yield block and rows of each."""
-    for block, rows in blocks(len(counts), first_event, device):
-        number = counts[rows]
-        piece = (np.cumsum(number) - number) // MUONS_PER_PIECE[device.type]
-        bounds = [0, *(np.flatnonzero(np.diff(piece)) + 1).tolist(), len(piece)]
-        for index in range(len(bounds) - 1):
-            yield block, slice(rows.start + bounds[index], rows.start + bounds[index + 1])
-
-
-def passes(
-    parts: "Iterator[tuple[int, slice]]", device: torch.device, counts: "np.ndarray | None" = None
-) -> "Iterator[list[tuple[int, slice]]]":
-    """Group parts of blocks (block and rows of each) that go through the networks together.
-
-    The block numbers fix the groups, so that a caller who cuts his events at multiples of BLOCKS_PER_PASS blocks does not
-    change them.
-
-    Args:
-        parts: the parts.
-        device: where the networks are; a CPU takes each part by itself.
-        counts: number of muons of each event, if MUONS_PER_PASS limits a group.
-    """
-    together: list[tuple[int, slice]] = []  # Python does not evaluate it, so 3.8 accepts it.
-    taken = 0
-    for block, rows in parts:
-        number = 0 if counts is None else int(counts[rows].sum())
-        other_pass = (
-            together and block // BLOCKS_PER_PASS[device.type] != together[0][0] // BLOCKS_PER_PASS[device.type]
-        )
-        if other_pass or (taken and taken + number > MUONS_PER_PASS[device.type]):
-            yield together
-            together, taken = [], 0
-        together.append((block, rows))
-        taken += number
-    if together:
-        yield together
-
-
-def partial_sums(counts: Tensor, number: int) -> "tuple[Tensor, Tensor]":
-    """Cut the muons of each event into `number` parts of at most MUONS_PER_SUM in all, so that a GPU adds them up at once.
-
-    Returns:
-        The first muon of each part, and the first part of each event.
-    """
-    parts = (counts + MUONS_PER_SUM - 1) // MUONS_PER_SUM
-    event = torch.repeat_interleave(parts, output_size=number)
-    first_part, first_muon = parts.cumsum(0) - parts, counts.cumsum(0) - counts
-    within = torch.arange(number, device=counts.device) - first_part.index_select(0, event)
-    return first_muon.index_select(0, event) + MUONS_PER_SUM * within, first_part
-
-
 # Formulas that the trained model calls too.
 
 
@@ -568,19 +406,3 @@ def outside_ranges(primaries: np.ndarray, ranges: np.ndarray) -> np.ndarray:
     low, high = limits
     slack = RANGE_MARGIN * (high - low) + 1e-6 * np.maximum(np.abs(low), np.abs(high))  # Rounding of single precision.
     return np.asarray(((values < low - slack) | (values > high + slack)).any(axis=1))
-
-
-def main() -> None:
-    """Read primaries from a text file, and write `counts` and `muons` to an .npz file."""
-    parser = argparse.ArgumentParser(description="Draw one muon bundle for each primary.")
-    parser.add_argument("primaries", help="text file: energy_gev, zenith_rad, mass_gev, depth_m, separated by commas")
-    parser.add_argument("out", help=".npz file to write")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    primaries = np.loadtxt(arguments.primaries, delimiter=",", dtype=np.float32, ndmin=2)
-    counts, muons = Bundles().generate(primaries, seed=arguments.seed)
-    np.savez(arguments.out, primaries=primaries, counts=counts, muons=muons)
-
-
-if __name__ == "__main__":
-    main()

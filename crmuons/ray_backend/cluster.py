@@ -45,12 +45,15 @@ def set_environment() -> None:
     Without RAY_ADDRESS, a local cluster will be started: it listens on loopback and requires a token, in a file that only
     its owner can read. For the cluster at RAY_ADDRESS, the token is used if one exists.
     """
+    # As Ray decides it: with an address it joins, without one it starts.
     starts_local = "RAY_ADDRESS" not in os.environ
     if starts_local or _is_on_loopback_alone(os.environ["RAY_ADDRESS"]):
         private.listen_on_loopback()
     provenance.complete_environment()
+    # setdefault: what the user has set stays.
     for name, value in (ENVIRONMENT | (LOCAL_ENVIRONMENT if starts_local else {})).items():
         os.environ.setdefault(name, value)
+    # The user has decided, also against a token.
     if "RAY_AUTH_MODE" in os.environ:
         return
     has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
@@ -75,6 +78,7 @@ def cluster(*, num_cpus: int | None = None) -> Iterator[None]:
     Args:
         num_cpus: CPUs of a cluster that is started here; None for all that this process may use.
     """
+    # A sweep or a test is connected already, and closes the connection itself.
     if ray.is_initialized():
         yield
         return
@@ -82,6 +86,7 @@ def cluster(*, num_cpus: int | None = None) -> Iterator[None]:
     # Without Ray's own log lines: metrics and errors report on a run.
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if "RAY_ADDRESS" in os.environ:
+        # Within CONNECT_S seconds, where Ray would try for minutes without a word.
         check_head(os.environ["RAY_ADDRESS"])
         ray.init(**quiet)
         _warn_of_others(private.session_directory())
@@ -135,6 +140,7 @@ def _start(**options: Any) -> None:
     Raises:
         TimeoutError: if no cluster started.
     """
+    # Only processes of the failed start are killed, not others of this process.
     earlier = set(psutil.Process().children(recursive=True))
     for _ in range(MAX_STARTS):
         try:

@@ -3,9 +3,11 @@
 Every process that reads imports this module. It must not import torch: that takes 2.5 CPU-seconds instead of 1.2.
 """
 
+import json
+import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import astuple, replace
 from functools import partial
 from itertools import groupby, islice
@@ -28,6 +30,9 @@ from crmuons.data.sampler import Segment
 from crmuons.data.selection import Selection
 from crmuons.data.staged_reading import with_stager
 from crmuons.ray_backend import private, staging_actor, tokens
+from crmuons.storage.identity import Digests
+
+logger = logging.getLogger(__name__)
 
 Read = tuple[Segment, Selection]
 SEGMENTS_PER_EXECUTION = 256  # Limits the memory of the list of tasks.
@@ -41,15 +46,16 @@ SCHEDULER_PAUSE_S = (
 )
 CPUS_PER_READ = 0  # A read must never wait for a CPU: the workers of an elastic run reserve all of them.
 COUNTS_COLUMN = "tally"
+NOTES_COLUMN = "notes"  # JSON: digest by URL, of the remote files that the segment read, and warnings.
 
 
-# A block is a table of events. The first row of a segment also holds the segment's ReadCounts. A segment without events is
-# one row whose muons are null.
+# A block is a table of events. The first row of a segment also holds the segment's ReadCounts and notes. A segment without
+# events is one row whose muons are null.
 def _block_schema(selection: Selection) -> pa.Schema:
     flat = arrow.flat_schema(len(selection.muon_features))
     muons = flat.field(schema.MUONS_COLUMN).with_nullable(nullable=True)
-    counts = pa.field(COUNTS_COLUMN, pa.list_(pa.int64()))
-    return flat.set(flat.get_field_index(schema.MUONS_COLUMN), muons).append(counts)
+    whole = flat.set(flat.get_field_index(schema.MUONS_COLUMN), muons)
+    return whole.append(pa.field(COUNTS_COLUMN, pa.list_(pa.int64()))).append(pa.field(NOTES_COLUMN, pa.string()))
 
 
 def read_with_ray(
@@ -65,6 +71,7 @@ def read_with_ray(
         selection: the events to keep.
         tasks: segments that are read at once.
     """
+    # In order: the plan may mix shards on this disk with files behind URLs.
     for mapped, group in groupby(segments, _is_mapped):
         read: Callable[..., Iterator[ReadResult]] = (
             reader.read_in_process if mapped else partial(_read_in_tasks, tasks=tasks)
@@ -79,23 +86,25 @@ def _is_mapped(segment: Segment) -> bool:
 def _read_in_tasks(segments: Iterator[Segment], selection: Selection, tasks: int) -> Iterator[ReadResult]:
     """Read segments in executions of Ray Data; each execution starts before the one before it ends."""
     if selection.staging is None:
-        yield from _read_in_order(((segment, selection) for segment in segments), tasks)
+        yield from _read_in_order(((segment, selection) for segment in segments), tasks, selection.digests)
         return
     with staging_actor.actor(selection.staging) as stager:
         staged = with_stager(segments, selection.staging, stager)
         yield from _read_in_order(
-            ((segment, replace(selection, staging=staging)) for segment, staging in staged), tasks
+            ((segment, replace(selection, staging=staging)) for segment, staging in staged), tasks, selection.digests
         )
 
 
-def _read_in_order(reads: Iterator[Read], tasks: int) -> Iterator[ReadResult]:
+def _read_in_order(reads: Iterator[Read], tasks: int, digests: Digests | None) -> Iterator[ReadResult]:
     following = _begin(reads, tasks)
     try:
         while following is not None:
+            # Taken out, so that `finally` closes only what was begun and not yet read.
             (num_segments, blocks), following = following, None
             num_done = 0
             with closing(blocks):
-                for result in (result for block in SchedulerThrottle.unthrottled(blocks) for result in _unpack(block)):
+                unthrottled = SchedulerThrottle.unthrottled(blocks)
+                for result in (result for block in unthrottled for result in _unpack(block, digests)):
                     num_done += isinstance(result, ReadCounts)
                     if following is None and num_segments - num_done <= SEGMENTS_AHEAD:
                         following = _begin(reads, tasks)
@@ -107,6 +116,7 @@ def _read_in_order(reads: Iterator[Read], tasks: int) -> Iterator[ReadResult]:
 
 def _begin(reads: Iterator[Read], tasks: int) -> tuple[int, Prefetcher[pa.Table]] | None:
     """Start to read the next segments; return their number and their blocks, or None if no segment is left."""
+    # The plan has no end, and Ray Data wants a list of tasks.
     batch = list(islice(reads, SEGMENTS_PER_EXECUTION))
     return (len(batch), Prefetcher(_execute(batch, tasks), BLOCKS_AHEAD, "ray-data")) if batch else None
 
@@ -161,30 +171,61 @@ class SegmentSource(Datasource):
 
     def _task(self, segment: Segment, selection: Selection) -> ReadTask:
         size = 2 * sum(file_slice.size for file_slice in segment.slices)
+        if selection.digests is not None:  # A task is sent what it can compare, and not thousands of others.
+            files = {file_slice.file for file_slice in segment.slices}
+            selection = replace(selection, digests=selection.digests.part(files))
+        # The number of rows is known once the segment is read.
         metadata = BlockMetadata(num_rows=None, size_bytes=size, exec_stats=None, input_files=None)
         return ReadTask(lambda: [_read_block(segment, selection)], metadata)
 
 
 def _read_block(segment: Segment, selection: Selection) -> Block:
+    # In the process of the task, which Ray uses again for the next one.
     allocator.keep_freed_memory()
     tokens.receive()
-    counts, events = reader.read_segment(segment, selection)
+    with _warnings_kept() as warnings:
+        counts, events = reader.read_segment(segment, selection)
+    notes = json.dumps({"digests": selection.digests.known if selection.digests else {}, "warnings": warnings})
     if not len(events.counts):
-        return _block_without_events(counts, selection)
+        # Ray drops blocks of no rows, and with them the counts.
+        return _block_without_events(counts, notes, selection)
     # The counts are a list in the first row; the other rows are null.
     ends = np.full(len(events.counts) + 1, len(astuple(counts)), np.int32)
     ends[0] = 0
     is_null = np.arange(len(events.counts)) > 0
     column = pa.ListArray.from_arrays(pa.array(ends), pa.array(astuple(counts)), mask=pa.array(is_null))
-    return pa.Table.from_arrays([*arrow.to_flat(events).columns, column], schema=_block_schema(selection))
+    texts = pa.concat_arrays([pa.array([notes]), pa.nulls(len(events.counts) - 1, pa.string())])
+    return pa.Table.from_arrays([*arrow.to_flat(events).columns, column, texts], schema=_block_schema(selection))
 
 
-def _block_without_events(counts: ReadCounts, selection: Selection) -> pa.Table:
+@contextmanager
+def _warnings_kept() -> Iterator[list[str]]:
+    """Yield a list of what crmuons warns of in the block: Ray keeps the logs of its tasks to itself."""
+    handler = _Kept(logging.WARNING)
+    source = logging.getLogger("crmuons")
+    source.addHandler(handler)
+    try:
+        yield handler.messages
+    finally:
+        source.removeHandler(handler)
+
+
+class _Kept(logging.Handler):
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+def _block_without_events(counts: ReadCounts, notes: str, selection: Selection) -> pa.Table:
     row: dict[str, list[Any]] = {
         arrow.IDS_COLUMN: [[0, 0]],
         schema.PRIMARY_COLUMN: [[0.0] * 4],
         schema.MUONS_COLUMN: [None],
         COUNTS_COLUMN: [list(astuple(counts))],
+        NOTES_COLUMN: [notes],
     }
     return pa.table(row, schema=_block_schema(selection))
 
@@ -199,8 +240,10 @@ def _execute(reads: list[Read], tasks: int) -> Iterator[pa.Table]:
         ray_remote_args=staging_actor.where_to_read(reads[0][1].staging),
     )
     options = dataset.context.execution_options
+    # Otherwise Ray yields blocks as they are done, and the order of the data depends on the machines.
     options.preserve_order = True
     options.resource_limits = ExecutionResources(object_store_memory=READ_AHEAD_BYTES)
+    # Each rank would draw one, over the bar of the run.
     dataset.context.enable_progress_bars = False
     # A slow training step counts as no progress. Workers of a cluster that the user started lack cluster.ENVIRONMENT.
     dataset.context.execution_no_progress_timeout_s = -1
@@ -208,13 +251,23 @@ def _execute(reads: list[Read], tasks: int) -> Iterator[pa.Table]:
     yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
 
 
-def _unpack(block: pa.Table) -> Iterator[ReadResult]:
-    """Yield the counts and events in a block, which Ray may have cut or merged. The events share the block's memory."""
+def _unpack(block: pa.Table, digests: Digests | None) -> Iterator[ReadResult]:
+    """Yield the counts and events in a block, which Ray may have cut or merged. The events share the block's memory.
+
+    Raises:
+        ChangedError: if a task opened a file with another digest than an earlier one.
+    """
     for batch in block.to_batches():
+        # A segment begins where its counts are; a part without any continues the one before.
         starts = np.flatnonzero(batch[COUNTS_COLUMN].is_valid().to_numpy(zero_copy_only=False)).tolist()
         if not starts or starts[0]:
             yield _events(batch, 0, starts[0] if starts else batch.num_rows)
         for start, stop in zip(starts, [*starts[1:], batch.num_rows], strict=True):
+            notes = json.loads(batch[NOTES_COLUMN][start].as_py())
+            for warning in notes["warnings"]:
+                logger.warning("%s", warning)
+            for url, digest in notes["digests"].items() if digests is not None else ():
+                digests.note(url, digest)
             yield ReadCounts(*batch[COUNTS_COLUMN][start].as_py())
             if batch[schema.MUONS_COLUMN][start].is_valid:
                 yield _events(batch, start, stop)

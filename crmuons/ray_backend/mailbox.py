@@ -13,6 +13,7 @@ class KeyValueActor:
     """Holds the last value that was put under each name."""
 
     def __init__(self) -> None:
+        # By name: the version at which it was put, and the value. An old value is of no use to anyone.
         self.values: dict[str, tuple[int, Any]] = {}
         self.version = 0
 
@@ -36,7 +37,9 @@ def start_key_value_actor(name: str | None = None) -> Any:
     Args:
         name: under which all processes of the job can find it.
     """
+    # On the driver's node: a node that is lost or removed must not take it away.
     this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    # Without a CPU: it must start even if the workers have all of them.
     options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": this_node} | ({"name": name} if name else {})
     remote: Any = ray.remote(KeyValueActor)
     return remote.options(**options).remote()

@@ -52,6 +52,7 @@ class NodeReport(NamedTuple):
 
 def run_node_check(check: NodeCheck) -> NodeReport:
     """Check, on the node of this process, what a worker will need."""
+    # All of them, not the first: a cluster is mended in one round.
     faults = [*_storage_faults(check), *_data_faults(check.data)]
     return NodeReport(
         faults, versions(), None if check.tracking_uri is None else unreachable_reason(check.tracking_uri)
@@ -67,8 +68,10 @@ def marker_file(storage: Path) -> Iterator[str]:
     Raises:
         OSError: if it cannot be written.
     """
+    # With the error of the missing permission, before anything is made.
     files.check_writable(str(storage))
     storage.mkdir(parents=True, exist_ok=True)
+    # A name that no other directory has: a path of the same name on another disk is found out.
     mark = storage / f".preflight-{uuid.uuid4().hex}"
     mark.touch()
     try:
@@ -86,6 +89,7 @@ def versions() -> dict[str, str]:
     return {
         "Python": platform.python_version(),
         "Ray": installed["ray"],
+        # What follows the plus names the build, such as cpu or cu126.
         "torch": installed["torch"].partition("+")[0],
         "crmuons": f"{installed['crmuons']} (source {_source_digest()})",
     }
@@ -106,6 +110,7 @@ def by_node(faults: Mapping[str, Sequence[str]]) -> list[str]:
     Args:
         faults: node -> its faults.
     """
+    # By fault: many nodes without a mount are one sentence.
     nodes: dict[str, list[str]] = {}
     for node, of_node in faults.items():
         for fault in of_node:
@@ -125,6 +130,7 @@ def check_fit(what: str, number: int, per_process: Mapping[str, float], nodes: S
     Raises:
         ValueError: if fewer fit; Ray would wait for ever.
     """
+    # A fraction of a GPU counts too: several trials share one.
     needed = {kind: amount for kind, amount in per_process.items() if amount > 0}
     if not needed:
         return

@@ -42,6 +42,7 @@ def check_cluster(
         ValueError: lists all faults, one sentence per line.
         OSError: if the driver cannot write into the directory of the runs.
     """
+    # Before the plan, which may refuse as well: the user gets both in one message.
     faults = _faults_of_nodes(storage, tracking_uri, data)
     try:
         planned = plan()
@@ -53,6 +54,7 @@ def check_cluster(
 
 
 def _faults_of_nodes(storage: RunStorage, uri: str | None, data: Sequence[File]) -> list[str]:
+    # The driver's own node has read and written already, so a cluster of one node costs nothing.
     nodes = _other_nodes()
     if not nodes:
         if uri is not None:
@@ -60,6 +62,7 @@ def _faults_of_nodes(storage: RunStorage, uri: str | None, data: Sequence[File])
         return []
     with nullcontext() if storage.url is not None else node_checks.marker_file(storage.directory) as mark:
         check = NodeCheck(storage.url or str(storage.directory), mark, data[0] if data else None, uri)
+        # With the first file alone: one that a node can open shows the mount, the token and the network.
         reports, faults = _run_on(nodes, check)
     driver_versions = node_checks.versions()
     for node, report in reports.items():
@@ -75,6 +78,7 @@ def _other_nodes() -> dict[str, str]:
     return {
         node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeName']})"
         for node in ray.nodes()
+        # A head node without CPUs runs no worker, so it needs no data and no storage.
         if node["Alive"] and node["NodeID"] != this_node and (node["Resources"].keys() & {"CPU", "GPU"})
     }
 
@@ -85,7 +89,9 @@ def _run_on(nodes: dict[str, str], check: NodeCheck) -> tuple[dict[str, NodeRepo
     names = {}
     for node, name in nodes.items():
         strategy = NodeAffinitySchedulingStrategy(node, soft=False)
+        # No CPU, so that a busy cluster answers too; no retry, since a node that dies has given its answer.
         names[task.options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote(check)] = name
+    # All at once: nodes start their processes beside each other.
     ready, silent = ray.wait(list(names), num_returns=len(names), timeout=TIMEOUT_S)
     reports: dict[str, NodeReport] = {}
     faults = {names[ref]: [f"no answer within {TIMEOUT_S:g} s; check the node, or remove it"] for ref in silent}

@@ -28,6 +28,7 @@ class RemoteStager:
 
     def ahead(self, window: Sequence[FileUse]) -> None:
         """See `Stager.ahead`."""
+        # Files are staged where they are read: another node's disk is of no use to this task.
         if _this_node() == self.node:
             self.actor.ahead.remote(window)
 
@@ -35,6 +36,7 @@ class RemoteStager:
         """See `Stager.used`."""
         if _this_node() != self.node:
             return False
+        # Not awaited: a read must not wait for a message about itself.
         self.actor.used.remote(use, staged)
         return True
 
@@ -52,6 +54,7 @@ def actor(staging: Staging) -> Iterator[RemoteStager]:
     """Run a stager on this node for the duration of the block. Ray restarts it if it dies."""
     this_node = NodeAffinitySchedulingStrategy(_this_node(), soft=False)
     stager: Any = ray.remote(_StagerActor)
+    # Restarted for ever: what it knows is in the directory, and readers download by themselves meanwhile.
     remote = stager.options(num_cpus=0, max_restarts=-1, scheduling_strategy=this_node).remote(staging)
     try:
         yield RemoteStager(remote, _this_node())

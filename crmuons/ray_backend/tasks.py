@@ -33,12 +33,14 @@ def map_unordered(
     Raises:
         Exception: the error of the first task found to have failed, as `function` raised it.
     """
+    # Once: bound arguments, such as a list of files, may be megabytes.
     shared = ray.put(function)
     task: Any = _call.options(**(options or {}))
     waiting = (task.remote(shared, item) for item in items)
     running = list(islice(waiting, tasks_at_once(ahead)))
     while running:
         done, running = ray.wait(running)
+        # As many as have ended, before their results are used: no CPU waits for the caller.
         running.extend(islice(waiting, len(done)))
         yield from map(result, done)
 

@@ -24,6 +24,7 @@ from crmuons.storage.pelican.tokens import Token
 
 logger = logging.getLogger(__name__)
 
+# Looked up by name: tasks that Ray starts later have no handle of the actor.
 NAME = "crmuons-tokens"
 POLL_S = 5.0  # A token is renewed a minute before it expires.
 TIMEOUT_S = 10.0
@@ -40,6 +41,7 @@ def shared(urls: Iterable[str]) -> Iterator[None]:
     if not federated:
         yield
         return
+    # The actor has the first tokens before any task can ask for them.
     actor, ended, first = mailbox.start_key_value_actor(NAME), threading.Event(), _local_pairs(federated)
     ray.get(actor.put.remote(NAME, first))
     thread = threading.Thread(target=_renew, args=(actor, federated, first, ended), name="tokens", daemon=True)
@@ -54,6 +56,7 @@ def shared(urls: Iterable[str]) -> Iterator[None]:
 
 def receive() -> None:
     """Let this process use the driver's tokens, wherever it looks for tokens."""
+    # Once in a process: several tasks of a run share it.
     if _received not in tokens.shares:
         tokens.shares.append(_received)
 
@@ -61,6 +64,7 @@ def receive() -> None:
 def _renew(actor: Any, urls: list[str], last: TokenPairs, ended: threading.Event) -> None:
     while not ended.wait(POLL_S):
         try:
+            # Compared here: sent when one has changed, not every 5 s.
             if (current := _local_pairs(urls)) != last:
                 ray.get(actor.put.remote(NAME, current), timeout=TIMEOUT_S)
                 last = current
@@ -72,6 +76,7 @@ def _local_pairs(urls: list[str]) -> TokenPairs:
     """Return this process's tokens from the issuers of these URLs' namespaces, and those that name no issuer."""
     namespaces = [pelican.filesystem(url).namespace(pelican.split_url(folder(url))[1]) for url in urls]
     issuers = {issuer.rstrip("/") for namespace in namespaces for issuer in namespace.issuers}
+    # Not every token of the user: only issuers of this run's URLs have a use for them.
     usable = [token for token in tokens.local_tokens() if token.issuer is None or token.issuer in issuers]
     usable += login.stored_tokens(sorted(issuers))
     return [(token.value, f"{token.place} on {socket.gethostname()}", token.federations) for token in usable]
@@ -87,6 +92,7 @@ class _Received:
 
     def __call__(self) -> list[Token]:
         with self._lock:
+            # Threads of the reader ask for each request; the actor is asked every POLL_S.
             if time.monotonic() > self._next_request and ray.is_initialized():
                 self._tokens = _request(self._tokens)
                 self._next_request = time.monotonic() + POLL_S
@@ -99,6 +105,7 @@ def _request(known: list[Token]) -> list[Token]:
     except ValueError:  # No actor: the driver shares no tokens.
         return []
     except ray.exceptions.RayError as error:
+        # The last tokens are good for minutes, and the driver may only be busy.
         logger.warning("the driver does not answer a request for its tokens: %s", error)
         return known
     return [token for pair in pairs if (token := Token.from_text(*pair)) is not None]

@@ -29,9 +29,10 @@ from crmuons.ray_backend.scaling import WorkerLossLog, backend, scaling_config
 from crmuons.runs.directory import Run
 from crmuons.runs.location import RunStorage
 from crmuons.storage.files import File
-from crmuons.training import worker
+from crmuons.training import distributed, worker
 from crmuons.training.driver import RunFailedError, last_line, train_worker, with_remedy
-from crmuons.training.loop import Metrics, Outcome
+from crmuons.training.interface import Metrics, Outcome
+from crmuons.training.notices import sent_to_driver
 from crmuons.training.signals import in_thread
 from crmuons.training.trainer import NonFiniteError
 
@@ -46,6 +47,7 @@ class RayLauncher:
     @contextmanager
     def connect(self, urls: Sequence[str]) -> Iterator[None]:
         """Stay connected to the cluster during the block, and share the tokens for these URLs with its nodes."""
+        # Tokens end before the connection does, since an actor holds them.
         with cluster.cluster(), tokens.shared(urls):
             yield
 
@@ -63,6 +65,7 @@ class RayLauncher:
             RunFailedError: if the run stopped before its end.
         """
         payload = {
+            # As plain data: the worker checks them as it checks what a user gives.
             "settings": settings.model_dump(mode="json"),
             "place": run.uri,
             # The driver's list: a listing of the worker's own could already show other files.
@@ -75,6 +78,7 @@ class RayLauncher:
                 scaling = scaling_config(settings.scaling)
                 _fit(scaling, backend(settings.scaling), settings.run, run, payload | {"mirror": mirror})
         except TrainingFailedError as error:
+            # The worker's own words before Ray's, which wrap them several times.
             reason = run.reason_of_failure() if run.failure.exists() else _root_cause(error)
             raise RunFailedError(with_remedy(reason, run)) from error
         if run.failure.exists():
@@ -87,21 +91,26 @@ def _work(payload: dict[str, Any]) -> None:
 
     An error that would occur again is written to a file, so that Ray Train's next attempt ends at once.
     """
+    # It would log each execution: one for 256 segments.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     tokens.receive()
+    # Opened here, since a URL has another local copy on each node.
     run = replace(Run.open(payload["place"]), found_files=payload["files"])
     settings = config.from_dict(payload["settings"])
-    with worker_sync(run, payload["mirror"], ray.train.get_context().get_world_rank()):
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    with worker_sync(run, payload["mirror"], rank), sent_to_driver(run, rank, world), distributed.long_waits_said():
         if run.failure.exists():
             return
         try:
             train_worker(
                 settings,
                 run,
+                # The GPU that Ray chose for this worker, or the CPU.
                 device=get_device(),
                 tracking_uri=payload["tracking_uri"],
                 read=partial(read_with_ray, tasks=settings.data.read_tasks),
-                workers_on_node=ray.train.get_context().get_local_world_size(),
+                workers_on_node=context.get_local_world_size(),
                 report=_reporter(run),
             )
         except (ValueError, OSError, NonFiniteError, ray.exceptions.RayTaskError) as error:
@@ -126,6 +135,7 @@ def _fit(scaling: ScalingConfig, exchange: str | None, settings: config.Run, run
             callbacks=[WorkerLossLog(run.losses)],  # type: ignore[list-item]  # mypy sees version 1's
         ),
     )
+    # In a thread: in the main one Ray would replace this process's signal handlers.
     in_thread(trainer.fit)
 
 
@@ -146,6 +156,7 @@ def _reporter(run: Run) -> worker.Report:
 
 def _root_cause(error: BaseException) -> str:
     """Return the last line of the error that Ray's errors wrap. Errors of crmuons name the file and the remedy."""
+    # Each layer of Ray wraps the error of the one below.
     while isinstance(error, ray.exceptions.RayError | TrainingFailedError):
         inner = getattr(error, "cause", None) or error.__cause__
         if inner is None:

@@ -1,1 +1,6 @@
-"""A run's directory, its checkpoints, and its copy at a URL."""
+"""A run's directory, its checkpoints, and its copy at a URL.
+
+- find: the run that a command starts or continues; owned: one process at a time
+- directory: the files of a run; checkpoint: its checkpoints; parent: the model whose weights it began from
+- location: where runs are stored; remote and uploads: the copy at a URL
+"""

@@ -14,7 +14,7 @@ from typing import Any
 
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.saved_model import WEIGHTS_FILE, load_model, read_tensors, write_model_files, write_tensors
-from crmuons.storage.atomic import atomic_directory, atomic_file, remedy_for, remove_atomically
+from crmuons.storage.atomic import atomic_directory, atomic_file, reason_of, remedy_for, remove_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -49,24 +49,21 @@ def save(directory: Path, step: int, model: BundleModel, about: Mapping[str, Any
     Raises:
         OSError: if it cannot be written, for instance because the disk is full. Earlier checkpoints are intact.
     """
+    # Eight digits: names sort as their steps do, in a directory and in a listing of a URL.
     target = path(directory, step)
     try:
         # A run that continued from an earlier checkpoint replaces later ones.
         with atomic_directory(target, replace=True) as partial:
+            # A complete model first: crmuons generate takes a checkpoint as it takes any model.
             write_model_files(partial, model, about)
             write_tensors(partial / TRAINING_FILE, training)
-    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a short write
+    except OSError as error:
         msg = (
-            f"checkpoint of step {step} could not be written to {directory} ({_reason(error)}); {remedy_for(error)}; earlier ones "
-            "are intact"
+            f"checkpoint of step {step} could not be written to {directory} ({reason_of(error)}); {remedy_for(error)}; "
+            "earlier ones are intact"
         )
         raise OSError(msg) from error
     return target
-
-
-def _reason(error: Exception) -> str:
-    """Return the reason of an error, with torch's obscure message for a short write translated."""
-    return "No space left on device: a write fell short" if "inline_container" in str(error) else str(error)
 
 
 def load_training(checkpoint: Path | BytesIO) -> dict[str, Any]:
@@ -92,9 +89,11 @@ def set_aside_damaged(directory: Path) -> None:
     Raises:
         ValueError: if none is intact; their names are then left.
     """
+    # Every checkpoint is read once at a start: a damaged best one would be found only at the end of the run.
     faults = {saved: fault for saved in steps(directory).values() if (fault := _fault(saved)) is not None}
     if not faults:
         return
+    # Renamed and not removed: the user may want to see what happened to it.
     intact = [saved for saved in steps(directory).values() if saved not in faults]
     if not intact:
         saved, fault = next(reversed(faults.items()))
@@ -137,6 +136,7 @@ def selected(directory: Path) -> Path | None:
     """Return the checkpoint that validation selected; None if it selected none."""
     chosen = directory / BEST_FILE
     name = chosen.read_text(encoding="utf-8", errors="replace") if chosen.is_file() else ""
+    # The mark may name a checkpoint that was set aside, or be damaged itself.
     return directory / name if _NAME.fullmatch(name) and (directory / name).is_dir() else None
 
 
@@ -153,6 +153,7 @@ def forget_best(directory: Path) -> None:
 
 def prune(directory: Path, keep: int) -> None:
     """Delete all checkpoints except the newest `keep` and the best, and any that a killed process left incomplete."""
+    # The best one at least: it is delivered at the end, however old it is.
     kept = {*list(steps(directory).values())[-keep:], best(directory)}
     for saved in steps(directory).values():
         if saved not in kept:

@@ -1,4 +1,4 @@
-"""A run's directory: the files of one run, and the choice of the run that a command continues."""
+"""A run's directory: the files of one run."""
 
 import errno
 import hashlib
@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,14 +17,14 @@ from crmuons.data import arrow
 from crmuons.data.events import EventArrays
 from crmuons.data.features import declared
 from crmuons.data.parquet import open_parquet
+from crmuons.models.bundles import check_finite
 from crmuons.models.features import Features
-from crmuons.models.saved_model import read_tensors
-from crmuons.models.standalone import check_finite
+from crmuons.models.saved_model import read_tensors, write_tensors
 from crmuons.runs import checkpoint, parent
-from crmuons.runs.location import RunStorage, local_copy
-from crmuons.storage import artifacts, files, records
-from crmuons.storage.atomic import filled_directory, remedy_for, write_json, write_text
-from crmuons.storage.claims import FOLDER, names_in
+from crmuons.runs.location import local_copy
+from crmuons.storage import files, records
+from crmuons.storage.atomic import filled_directory, full_disk_named, reason_of, remedy_for, write_json, write_text
+from crmuons.storage.claims import names_in
 from crmuons.storage.differences import differences
 from crmuons.storage.files import File
 from crmuons.storage.records import damage_named
@@ -147,7 +147,8 @@ class Run:
             if other := names_in(self.directory) - set(START_FILES):
                 raise OSError(errno.ENOTEMPTY, f"it holds {min(other)}")  # noqa: TRY301 - reported like all others
             with filled_directory(self.directory, last=START_FILES[-1]) as partial:
-                torch.save(features.state_dict(), partial / "features.pt")
+                # Everything under a partial name first: a directory that has config.json has the rest too.
+                write_tensors(partial / "features.pt", features.state_dict())
                 of_muons = features.muon_features
                 events = [arrow.to_table(validation, of_muons)]
                 arrow.write_events(partial / "validation.parquet", events, features=of_muons)
@@ -155,10 +156,10 @@ class Run:
                 if begun_from is not None:
                     begun_from.write(partial)
                 write_json(partial / "config.json", settings.model_dump(mode="json"))
-        except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a short write
+        except OSError as error:
             msg = (
-                f"the run's directory {self.directory} cannot be written ({error}); {remedy_for(error)}, or choose another "
-                "run.storage_path"
+                f"the run's directory {self.directory} cannot be written ({reason_of(error)}); {remedy_for(error)}, or "
+                "choose another run.storage_path"
             )
             raise OSError(msg) from error
 
@@ -169,16 +170,20 @@ class Run:
             OSError: if the directory cannot be written.
         """
         try:
-            self._reserved.write_text(" " * FAILURE_BYTES, encoding="utf-8")
+            with full_disk_named(self.directory):
+                # Spaces and not a hole: only written blocks are kept free on a full disk.
+                self._reserved.write_text(" " * FAILURE_BYTES, encoding="utf-8")
         except OSError as error:
-            msg = f"the run's directory {self.directory} cannot be written ({error}); {remedy_for(error)}"
+            msg = f"the run's directory {self.directory} cannot be written ({reason_of(error)}); {remedy_for(error)}"
             raise OSError(msg) from error
 
     def fail(self, reason: dict[str, str]) -> None:
         """Write the reason why the run cannot continue; on a full disk, into the reserved space."""
         try:
+            # The ordinary way first: it is atomic.
             write_json(self.failure, reason)
         except OSError as error:
+            # Only the driver reserves, and the first failure takes it: the first one is the cause.
             if not self._reserved.exists():  # Not the driver's node, or another worker was faster.
                 logger.warning("%s cannot be written: %s", self.failure, error)
                 return
@@ -220,11 +225,13 @@ class Run:
         record = self.directory / "files.json"
         with damage_named(record, REMEDY):
             # Early versions recorded URL and size alone.
+            # In the order of the record, from which the read plan follows.
             return [File(str(url), int(size), *rest) for url, size, *rest in json.loads(record.read_bytes())]
 
     def latest_metrics(self) -> dict[str, int | float]:
         """Return the newest value of each metric."""
         newest: dict[str, int | float] = {}
+        # Later lines win: a run that went back has repeated steps.
         for line in self._metric_lines():
             newest |= line
         return newest
@@ -232,6 +239,7 @@ class Run:
     def lowest(self, metric: str) -> tuple[int, float] | None:
         """Return the step at which a metric was lowest, and its value; None if it was never a finite number."""
         lines = [line for line in self._metric_lines() if math.isfinite(line.get(metric, math.nan))]
+        # Not every line has the metric: validations are rarer than log steps.
         values = [(int(line["step"]), float(line[metric])) for line in lines]
         return min(values, key=lambda entry: entry[1], default=None)
 
@@ -251,9 +259,22 @@ class Run:
                 yield line
 
     def fingerprint(self) -> str:
-        """Return 16 hexadecimal digits of a hash of the training files' names, sizes and digests at the run's start."""
+        """Return 16 hexadecimal digits of a hash of the training files' names, sizes and digests at the run's start.
+
+        Digests of remote files count if the start read all of these files: which ones it reads depends on the settings.
+        """
+        # Of the start and not of today: data that moved are the same data.
         recorded = replace(self, found_files=None).load_files()
-        entries = [[file.url, file.size, *([] if file.digest is None else [file.digest])] for file in recorded]
+        # Without the time stamps, which a copy changes.
+        all_read = all(file.digest is not None for file in recorded if files.is_remote(file.url))
+        entries = [
+            [
+                file.url,
+                file.size,
+                *([file.digest] if file.digest and (all_read or not files.is_remote(file.url)) else []),
+            ]
+            for file in recorded
+        ]
         return hashlib.sha256(json.dumps(entries, indent=1).encode()).hexdigest()[:16]
 
     def stored_settings(self) -> config.Config:
@@ -275,6 +296,7 @@ class Run:
             ValueError: if a setting outside MUTABLE_SETTINGS differs, with all that differ.
         """
         before, now = self.stored_settings().flat(), settings.flat()
+        # A new setting must be named in MUTABLE_SETTINGS to be changed: the safe side is to refuse.
         fixed = [path for path in now if not MUTABLE_SETTINGS.fullmatch(path) and path != "data.train"]
         changed = differences(before, now, keys=fixed, show=repr)
         if changed:
@@ -291,47 +313,3 @@ def _filled(state: dict[str, torch.Tensor], path: Path, *, cartesian: bool) -> F
         features.load_state_dict(state)
         check_finite(state, path)
     return features
-
-
-def find_run(settings: config.Config, storage: RunStorage) -> Run:
-    """Return the run that the settings name: the one to continue (run.resume=auto), or a new one.
-
-    Raises:
-        ValueError: if a run of the given name exists and is not to be continued.
-        OSError: if the storage cannot be read.
-    """
-    name, url = settings.run.name, storage.url
-    names = set(_taken(storage, name))
-    numbered = _numbered(name, names) if name.endswith(settings.digest()) else {}
-
-    def run(name: str) -> Run:
-        return Run(storage.directory / name, f"{url}/{name}" if url else None)
-
-    if settings.run.resume == "auto":
-        started = [candidate for candidate in map(run, (name, *numbered.values())) if has_started(candidate)]
-        return started[-1] if started else run(name)
-    if name not in names:
-        return run(name)
-    if not name.endswith(settings.digest()):
-        msg = f"run '{name}' exists in {url or storage.directory}; continue it with run.resume=auto, or choose another run.name"
-        raise ValueError(msg)
-    return run(f"{name}-{max(numbered, default=1) + 1}")
-
-
-def _taken(storage: RunStorage, begin: str) -> Iterator[str]:
-    """Yield the names that begin so and are taken. Where only the mark of an owner is, no run has begun."""
-    for place, free in ((str(storage.directory), ([FOLDER],)), (storage.url, ([FOLDER], []))):
-        for name in () if place is None else files.names(place):
-            if name.startswith(begin) and files.names(f"{place}/{name}") not in free:
-                yield name
-
-
-def has_started(run: Run) -> bool:
-    """Return whether a run can be continued, from this machine's directory or from its URL."""
-    return run.has_started() or (run.url is not None and bool(artifacts.find_artifacts(run.url, START)))
-
-
-def _numbered(base: str, names: Iterable[str]) -> dict[int, str]:
-    """Return the names NAME-n by their n, in ascending order. Runs with the same settings are numbered from 2."""
-    matches = {name: re.fullmatch(re.escape(base) + r"-(\d+)", name) for name in names}
-    return dict(sorted((int(match[1]), name) for name, match in matches.items() if match))

@@ -30,8 +30,10 @@ class RunStorage:
         """
         place = settings.run.storage_path
         if "://" in place and not place.startswith("file://"):
+            # The parent of a run's local copy is that of all runs of this URL.
             url = place.rstrip("/")
             return cls(local_copy(f"{url}/name").parent, url)
+        # A job's working directory is a temporary copy that Ray removes: runs there would be lost.
         path = Path(place.removeprefix("file://")).expanduser()
         return cls(path.absolute() if path.is_absolute() or not in_ray_job() else Path.home() / path)
 
@@ -39,6 +41,7 @@ class RunStorage:
 def local_copy(url: str) -> Path:
     """Return the path of this machine's copy of a run that is stored at a URL: below $XDG_CACHE_HOME, or ~/.cache."""
     storage, _, name = url.rpartition("/")
+    # For people who look into the cache; the digest makes it unique.
     readable = re.sub(r"[^A-Za-z0-9.-]+", "_", storage)[-60:]
     digest = hashlib.sha256(storage.encode()).hexdigest()[:8]
     return caches() / f"{readable}-{digest}" / "runs" / name

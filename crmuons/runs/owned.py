@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from crmuons import config
-from crmuons.runs.directory import Run, find_run
+from crmuons.runs.directory import Run
+from crmuons.runs.find import find_run
 from crmuons.runs.location import RunStorage
 from crmuons.storage import ownership
 
@@ -31,6 +32,7 @@ def owned_run(settings: config.Config, storage: RunStorage) -> Iterator[Run]:
 def own(run: Run, *, patience_s: float = 0.0) -> Iterator[None]:
     """Own a run, here and at its URL, for the duration of the block; see `ownership.hold`."""
     with ExitStack() as held:
+        # Both: two runs of this machine share the copy, two machines share the URL.
         for place in (run.directory, run.url):
             if place is not None:
                 held.enter_context(ownership.hold(place, remedy=REMEDY, patience_s=patience_s, private=True))

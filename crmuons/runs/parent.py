@@ -28,6 +28,7 @@ class Parent:
 
     def write(self, directory: Path) -> None:
         """Write the weights and the record into the directory of a run that begins."""
+        # A copy of the weights: the parent may be pruned, moved or overwritten before this run resumes.
         write_tensors(directory / WEIGHTS_FILE, {"model": self.model, "critic": self.critic})
         write_json(directory / ABOUT_FILE, self.about)
 

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 # sent.json is copied before the journal: it must not claim more than the journal holds.
 KEPT_WITH_STEPS = ("metrics.jsonl", "tracking/sent.json", "tracking/journal.jsonl")
+# The label is the checkpoint's name; the digest is added by artifacts.py.
 STEPS = r"step-\d{8}"
 FETCH_PATIENCE_S = 600.0  # The other processes of a node wait for the one that fetches, or compares, the start.
 
@@ -39,6 +40,7 @@ def start(run: Run) -> None:
     if run.url is None:
         return
     with _start_folder(run) as folder:
+        # Named by its content: a run that continues finds it there, and sends nothing.
         artifacts.upload(run.url, folder, START, {})
 
 
@@ -53,10 +55,13 @@ def fetch_start(run: Run) -> None:
         return
     with ownership.hold(run.directory.with_name(f".{run.directory.name}.fetch"), patience_s=FETCH_PATIENCE_S):
         names = _remote_names(run, START, optional=run.has_started())
+        # A killed upload leaves a folder without its manifest.
         complete = [name for name in names if artifacts.is_whole(run.url, name)]  # Without it training never began.
         if run.has_started():
+            # The name alone does not make it the same run: another machine may have begun one of this name.
             _check_same(run, complete)
         elif complete:
+            # Downloaded beside, and moved: config.json comes last, which makes the directory a run.
             folder = run.directory / ".start"
             artifacts.download(run.url, complete[0], folder)
             for name in START_FILES:
@@ -73,8 +78,11 @@ def fetch_newest(run: Run) -> None:
     """
     if run.url is None:
         return
+    # This machine may have trained on since its last upload.
     local_step = max(checkpoint.steps(run.checkpoints), default=-1)
+    # From the newest on: a damaged one costs the steps since the one before it, not the run.
     for name in reversed(_remote_names(run, STEPS, optional=local_step >= 0)):
+        # This machine's own is as new: it was written here before it was sent.
         if checkpoint.step(name) <= local_step:
             return
         try:
@@ -96,6 +104,7 @@ def _remote_names(run: Run, label: str, *, optional: bool) -> list[str]:
     except ConnectionError as error:
         if not optional:
             raise
+        # A URL that is away for an hour must not stop a run that has all it needs here.
         logger.warning("%s; continuing from this machine's copy of the run", error)
         return []
 
@@ -107,6 +116,7 @@ def _fetch_checkpoint(run: Run, name: str) -> artifacts.ArtifactManifest:
 
 def _fetch_best(run: Run, step: int) -> None:
     target = checkpoint.path(run.checkpoints, step)
+    # Optional: without the best one the run goes on, and selects again.
     for name in _remote_names(run, target.name, optional=True):
         if not target.is_dir():
             _fetch_checkpoint(run, name)
@@ -146,6 +156,7 @@ def _start_folder(run: Run) -> Iterator[Path]:
 def link(source: str, target: str) -> None:
     """Make a hard link, or a copy on a file system without links."""
     try:
+        # A second name of the same bytes: no copy, and the first name may be removed meanwhile.
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)

@@ -46,7 +46,10 @@ def path_m(rise_m: FloatArray, cosine: FloatArray, altitude_m: float) -> FloatAr
         altitude_m: altitude of the site above sea level.
     """
     radius = EARTH_RADIUS_M + altitude_m
-    return np.sqrt((radius * cosine) ** 2 + rise_m * (2 * radius + rise_m)) - radius * cosine
+    square = rise_m * (2 * radius + rise_m)
+    # sqrt(c^2 + s) - c, without the difference of large numbers: single precision is enough.
+    path: FloatArray = square / (np.sqrt((radius * cosine) ** 2 + square) + radius * cosine)
+    return path
 
 
 def air_loss_gev(cosine: FloatArray, altitude_m: float) -> FloatArray:

@@ -12,6 +12,7 @@ from jaxtyping import Float64, Int64
 
 from crmuons.simulation import shower
 from crmuons.simulation.surface import SurfaceShower
+from crmuons.simulation.yields import mean_yield
 
 LEAST_SHOWERS = 30  # The table also shows cells with fewer showers, but their statistical errors are large.
 NUM_MUONS = 20_000  # To simulate for each cell, within the limits of REPLICAS.
@@ -123,7 +124,7 @@ def _corsika(showers: Sequence[SurfaceShower]) -> ShowerSample:
 
 def _simulated(showers: Sequence[SurfaceShower], rng: np.random.Generator) -> ShowerSample:
     energy, mass_number, cosine, cutoff = _primaries(showers)
-    expected = shower.mean_yield(cutoff, energy, mass_number, cosine).sum()
+    expected = mean_yield(cutoff, energy, mass_number, cosine).sum()
     replicas = int(np.clip(NUM_MUONS / max(expected, 1e-9), *REPLICAS))
     energy, mass_number, cosine, cutoff = (np.tile(values, replicas) for values in _primaries(showers))
     altitude_m = showers[0].altitude_m

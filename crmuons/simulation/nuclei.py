@@ -1,10 +1,10 @@
 """Name nuclei: the primaries that options take by their symbols, with their charge, nucleons and mass."""
 
 import difflib
-import math
 
 import numpy as np
 
+from crmuons.config.options import to_number
 from crmuons.simulation import shower
 
 # Z and A: all nuclei of simweights' fluxes. Its Gaisser H3a and H4a and its GST know p, He, N, Al and Fe, those for IceTop
@@ -40,10 +40,10 @@ def mass_gev(text: str | float) -> float:
         ValueError: if it is neither.
     """
     try:
-        mass = float(text)
+        mass = to_number(text)
     except ValueError:
         return round(float(shower.mass_gev(np.array(NUCLEI[symbol(str(text))][1]))), 6)
-    if not (math.isfinite(mass) and LEAST_MASS_GEV <= mass <= MOST_MASS_GEV):
+    if not LEAST_MASS_GEV <= mass <= MOST_MASS_GEV:
         msg = f"{text}: expected a nucleus by name ({', '.join(NUCLEI)}) or its mass in GeV (proton 0.938, iron 52.1)"
         raise ValueError(msg)
     return mass

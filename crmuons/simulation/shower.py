@@ -1,8 +1,7 @@
 """Draw the high-energy muons of air showers at the surface: their number, energies and distances from the axis.
 
-The yield uses the superposition model: a nucleus of A nucleons and energy E0 counts as A nucleons of E_N = E0/A. Some
-constants were fitted to real CORSIKA 7 showers, and their comments say so; docs/simulator.md describes the fit and its
-check.
+Their mean number is that of `yields`. Some constants were fitted to real CORSIKA 7 showers, and their comments say so;
+docs/simulator.md describes the fit and its check.
 """
 
 from dataclasses import dataclass
@@ -22,36 +21,11 @@ from crmuons.simulation.atmosphere import (
     transverse_field,
     typical_path_m,
 )
+from crmuons.simulation.yields import CONVENTIONAL, INVERSES, PROMPT, decay_probability, split_most_muons
 
 PROTON_MASS_GEV = 0.938272
 ATOMIC_MASS_UNIT_GEV = 0.931494
 
-
-@dataclass(frozen=True)
-class Yield:
-    """Constants of N(>E) = K A / (E_N cos*) x^-p1 (1 - x^p3)^p2, x = E / E_N, the form of Elbert (1979) and Gaisser.
-
-    Attributes:
-        scale_gev: K.
-        p1, p2, p3: the powers.
-    """
-
-    scale_gev: float
-    p1: float
-    p2: float
-    p3: float
-
-
-# K, p1, p2 and the kaons' share were fitted to the mean N of 450 CORSIKA 7 showers and to the vertical flux of daemonflux
-# (arXiv:2303.00022) from 150 GeV to 20 TeV, with the cosmic rays of Global Spline Fit. Published values of the form, which
-# then has no critical energies: 14.5, 1.757, 5.25 (Gaisser) and 12.4, 1.787, 5.99 (Verpoest and Gaisser, arXiv:2107.11068).
-CONVENTIONAL = Yield(scale_gev=12.62, p1=1.825, p2=2.874, p3=1.0)
-# Critical energies of pions and kaons over 1.1, the factor of muons in Gaisser's flux (115 and 850 GeV there; his share
-# of kaons, 0.054 * 850 / (115 + 0.054 * 850), is 0.29).
-PION_GEV, KAON_GEV, KAON_SHARE = 115 / 1.1, 850 / 1.1, 0.246
-# Charm decays, for each nucleon and without 1 / (E_N cos*): 2.8e-5 x^-1 (1 - x^0.78)^6.73. This is MCEq's fit to SIBYLL
-# 2.3c, as in CORSIKA's leading-muon bias.
-PROMPT = Yield(scale_gev=2.8e-5, p1=1.0, p2=6.73, p3=0.78)
 
 # Shower-to-shower fluctuations: N is Poisson around the mean times a gamma factor of shape k = K1 A^KA, fitted to
 # CORSIKA. Pure superposition would give KA = 1, but the nucleons of a fragment interact together.
@@ -91,69 +65,6 @@ def mass_gev(mass_number: FloatArray) -> FloatArray:
 def mass_number(mass_gev: FloatArray) -> FloatArray:
     """Return the number of nucleons in a nucleus of this mass."""
     return np.round(mass_gev / ATOMIC_MASS_UNIT_GEV)
-
-
-def mean_yield(
-    energy_gev: FloatArray,
-    primary_gev: FloatArray,
-    mass_number: FloatArray,
-    cosine: FloatArray,
-    *,
-    altitude_m: float = 0.0,
-) -> FloatArray:
-    """Return the mean number of conventional and prompt muons above an energy at the surface.
-
-    Args:
-        energy_gev: threshold at the surface; the formula holds above about 100 GeV.
-        primary_gev: energy of the primary.
-        mass_number: nucleons in the primary.
-        cosine: cosine of the zenith angle at the surface.
-        altitude_m: altitude of the surface above sea level.
-    """
-    born = energy_gev + air_loss_gev(cosine, altitude_m)
-    log_least = np.log(np.minimum(born * mass_number / primary_gev, 1.0))[..., None]
-    # The integral over the energies at birth, of the muons born in dlnE times their chance to exist and to arrive.
-    nodes, weights = np.polynomial.legendre.leggauss(96)
-    log_x = log_least * (1 - nodes) / 2
-    primary, nucleons, slope = (values[..., None] for values in (primary_gev, mass_number, cosine))
-    energy = np.exp(log_x) * primary / nucleons
-    arriving = survival(energy - air_loss_gev(slope, altitude_m) / 2, typical_path_m(slope, altitude_m))
-    effective = effective_cosine(slope)
-    conventional = _born(CONVENTIONAL, log_x, nucleons) / (primary / nucleons * effective)
-    density = conventional * decay_probability(energy * effective) + _born(PROMPT, log_x, nucleons)
-    mean: FloatArray = (density * arriving * weights).sum(-1) * -log_least[..., 0] / 2
-    return mean
-
-
-def decay_probability(scaled_gev: FloatArray) -> FloatArray:
-    """Return the share of mesons that decay before they interact, over the share that the yield's form supposes.
-
-    The form holds far above the critical energies, where decay is rare, and grows without limit below them. With E
-    cos*, the muon's energy at birth times the cosine where it is born, the share is (1 - w) E cos* / (E cos* + E_pi) + w E
-    cos* / (E cos* + E_K) (Gaisser, Engel, Resconi, Cosmic Rays and Particle Physics, section 6.4).
-    """
-    return scaled_gev * ((1 - KAON_SHARE) / (scaled_gev + PION_GEV) + KAON_SHARE / (scaled_gev + KAON_GEV))
-
-
-def _mean_born(form: Yield, threshold_gev: FloatArray, primary_gev: FloatArray, mass_number: FloatArray) -> FloatArray:
-    """Return K A x^-p1 (1 - x^p3)^p2: the yield above an energy without its factor 1 / (E_N cos*)."""
-    log_x = np.log(np.minimum(threshold_gev * mass_number / primary_gev, 1.0))
-    mean: FloatArray = form.scale_gev * mass_number * np.exp(_log_shape(log_x, form))
-    return mean
-
-
-def _born(form: Yield, log_x: FloatArray, mass_number: FloatArray) -> FloatArray:
-    """Return the density in ln x that belongs to `_mean_born`."""
-    power = np.exp(form.p3 * log_x)
-    slope = form.p1 + form.p2 * form.p3 * power / np.maximum(1 - power, 1e-12)
-    density: FloatArray = form.scale_gev * mass_number * np.exp(_log_shape(log_x, form)) * slope
-    return density
-
-
-def _log_shape(log_x: FloatArray, form: Yield) -> FloatArray:
-    with np.errstate(divide="ignore"):  # log 0 at x = 1: no muon has more energy than a nucleon.
-        log_shape: FloatArray = -form.p1 * log_x + form.p2 * np.log(-np.expm1(form.p3 * log_x))
-    return log_shape
 
 
 def gamma_shape(mass_number: FloatArray) -> FloatArray:
@@ -207,8 +118,7 @@ def draw_showers(
     loss = air_loss_gev(cosine, altitude_m)
     born = threshold_gev + loss  # Lowest energy at birth.
     effective = effective_cosine(cosine)
-    conventional = _mean_born(CONVENTIONAL, born, primary_gev, mass_number) / (primary_gev / mass_number * effective)
-    prompt = _mean_born(PROMPT, born, primary_gev, mass_number)
+    conventional, prompt = split_most_muons(primary_gev, mass_number, effective, born)
     counts = rng.poisson(factor * (conventional + prompt))
     of_shower = np.repeat(np.arange(len(counts)), counts)
     is_prompt = rng.random(len(of_shower)) * (conventional + prompt)[of_shower] < prompt[of_shower]
@@ -220,25 +130,29 @@ def draw_showers(
     kept = np.flatnonzero(rng.random(len(energy)) < exists)
     of_shower, log_x, energy = of_shower[kept], log_x[kept], energy[kept] - loss[of_shower[kept]]
     counts = np.bincount(of_shower, minlength=len(counts))
-    air = first_air[of_shower] + _further_air(mass_number[of_shower], log_x) * rng.standard_exponential(len(energy))
-    rise = np.maximum(height_m(air * effective[of_shower]) - altitude_m, LEAST_RISE_M)
-    path = path_m(rise, cosine[of_shower], altitude_m)
+    # From here on in single precision, in which numpy's functions are three to eight times as fast; files hold no more.
+    log_x, energy = log_x.astype(np.float32), energy.astype(np.float32)
+    first_air, effective, cosine_of = (v.astype(np.float32)[of_shower] for v in (first_air, effective, cosine))
+    further = _further_air(mass_number.astype(np.float32), log_x, of_shower)
+    air = first_air + further * rng.standard_exponential(len(energy), dtype=np.float32)
+    rise = np.maximum(height_m(air * effective) - altitude_m, LEAST_RISE_M)
+    path = path_m(rise, cosine_of, altitude_m)
     angle = _draw_pt_gev(log_x, rng) / energy
-    azimuth = rng.random(len(energy)) * (2 * np.pi)
+    azimuth = rng.random(len(energy), dtype=np.float32) * np.float32(2 * np.pi)
     angle_x, angle_y = angle * np.cos(azimuth), angle * np.sin(azimuth)
     # The field bends the track by an angle `bend`; the muon arrives where half of this angle points.
-    positive = rng.random(len(energy))
-    charge = np.where(positive < POSITIVE_SHARE, 1.0, -1.0)
+    drawn = rng.random(len(energy), dtype=np.float32)
+    charge = np.where(drawn < POSITIVE_SHARE, np.float32(1), np.float32(-1))
     strength = BENDING * transverse_field(cosine, rng.random(len(counts)) * (2 * np.pi))
     direction = rng.random(len(counts)) * (2 * np.pi)  # The same for all muons of a shower; files hold no azimuth.
     bend = charge * path / energy
-    bend_x = bend * (strength * np.cos(direction))[of_shower]
-    bend_y = bend * (strength * np.sin(direction))[of_shower]
+    bend_x, bend_y = (
+        bend * (strength * along).astype(np.float32)[of_shower] for along in (np.cos(direction), np.sin(direction))
+    )
     x, y = (angle_x + bend_x / 2) * path, (angle_y + bend_y / 2) * path
     t_ns = delay_ns(path, np.hypot(x, y) / path, energy, energy)
     # `charge` bends, with one share for all energies; files get the sign of the measured ratio, from the same draw.
-    share = positive_share(energy, effective[of_shower])
-    sign = np.where(positive < share, 1.0, -1.0)
+    sign = np.where(drawn < positive_share(energy, effective), np.float32(1), np.float32(-1))
     return Showers(counts, energy, x, y, angle_x + bend_x, angle_y + bend_y, t_ns, sign)
 
 
@@ -271,45 +185,22 @@ def _shower_factors(mass_number: FloatArray, rng: np.random.Generator) -> tuple[
     return first_air, gammaincinv(shape, ndtr(normal)) / shape
 
 
-def _further_air(mass_number: FloatArray, log_x: FloatArray) -> FloatArray:
+def _further_air(mass_number: FloatArray, log_x: FloatArray, of_shower: np.ndarray) -> FloatArray:
     """Return the mean amount of air in g/cm^2 between the first interaction and the birth of a muon."""
     own_interaction = INTERACTION_LENGTH * (1 - mass_number**-INTERACTION_MASS_POWER)
-    further: FloatArray = own_interaction + CASCADE_LENGTH * (-log_x / np.log(10)) ** CASCADE_POWER
+    scale = CASCADE_LENGTH * np.log(10) ** -CASCADE_POWER
+    further: FloatArray = own_interaction[of_shower] + np.float32(scale) * (-log_x) ** np.float32(CASCADE_POWER)
     return further
 
 
 def _draw_pt_gev(log_x: FloatArray, rng: np.random.Generator) -> FloatArray:
     mean = MEAN_PT_GEV * (1 + PT_RISE * np.exp(PT_RISE_POWER * log_x))
-    soft = rng.standard_gamma(2.0, len(log_x)) * (mean / 2)
-    hard = HARD_PT_GEV * (1 - rng.random(len(log_x))) ** (-1 / HARD_POWER)
-    return np.where(rng.random(len(log_x)) < HARD_SHARE, hard, soft)
-
-
-_TABLE_STEP = 1 / 256  # In ln g; the interpolation is then exact to 1e-5 in ln x.
-
-
-class _InverseYield:
-    """Tabulates ln x as a function of ln g, where g(x) is the shape of a yield, for 1e-10 < x < 1 - 1e-8."""
-
-    def __init__(self, form: Yield) -> None:
-        self.form = form
-        log_x = np.concatenate([np.linspace(np.log(1e-10), -1e-2, 20_000), -np.geomspace(1e-2, 1e-8, 4_000)[1:]])
-        log_g = _log_shape(log_x, form)
-        self.start = log_g[-1]
-        grid = np.arange(self.start, log_g[0], _TABLE_STEP)
-        self.table = np.interp(grid, log_g[::-1], log_x[::-1])
-
-    def __call__(self, log_least: FloatArray, log_survival: FloatArray) -> FloatArray:
-        """Return ln x at which ln g has changed by `log_survival` (negative) from its value at ln x = `log_least`."""
-        at = (_log_shape(log_least, self.form) + log_survival - self.start) / _TABLE_STEP
-        at = np.clip(at, 0, len(self.table) - 1.001)
-        index = at.astype(np.int64)
-        low = self.table[index]
-        log_x: FloatArray = low + (at - index) * (self.table[index + 1] - low)
-        return log_x
-
-
-_INVERSES = {form: _InverseYield(form) for form in (CONVENTIONAL, PROMPT)}
+    uniform = rng.random((3, len(log_x)), dtype=np.float32)
+    # A gamma variate of shape 2 is the sum of two exponential ones.
+    pt = -np.log((1 - uniform[0]) * (1 - uniform[1])) * (mean / 2)
+    hard = np.flatnonzero(uniform[2] < HARD_SHARE)
+    pt[hard] = HARD_PT_GEV * (1 - uniform[0, hard]) ** (-1 / HARD_POWER)
+    return pt
 
 
 def _draw_log_x(
@@ -319,6 +210,6 @@ def _draw_log_x(
     log_least = np.log(np.minimum(least_x, 1.0))[of_shower]
     tilt = rng.standard_gamma(TILT_SHAPE, len(least_x)) / TILT_SHAPE
     log_survival = -rng.standard_exponential(len(of_shower)) / tilt[of_shower]
-    log_x = _INVERSES[CONVENTIONAL](log_least, log_survival)
-    log_x[is_prompt] = _INVERSES[PROMPT](log_least[is_prompt], log_survival[is_prompt])
+    log_x = INVERSES[CONVENTIONAL](log_least, log_survival)
+    log_x[is_prompt] = INVERSES[PROMPT](log_least[is_prompt], log_survival[is_prompt])
     return log_x

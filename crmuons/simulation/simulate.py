@@ -5,38 +5,33 @@ makes the same data set; ray_backend.simulate writes the files in Ray tasks. doc
 its check against CORSIKA.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float32, Int64
 from pydantic import BeforeValidator, Field
 
 from crmuons.config.options import Events, Expected, Seed, check, check_value
 from crmuons.data import arrow, geometry
 from crmuons.data import features as muon_features
-from crmuons.data.events import EventArrays
+from crmuons.data.events import EventArrays, concat
 from crmuons.data.geometry import FloatArray
 from crmuons.progress import progress
-from crmuons.simulation import propagation, shower
+from crmuons.simulation import power_law, propagation, shower
 from crmuons.simulation.nuclei import mass_gev
+from crmuons.simulation.power_law import PowerLaw, Powers
+from crmuons.simulation.tracks import FEATURES, follow
 from crmuons.simulation.unfinished import finished_files
+from crmuons.simulation.yields import most_muons
 
-Counts = Int64[np.ndarray, " events"]
-Muons = Float32[np.ndarray, "muons features"]
-
-FEATURES = (
-    "t_ns",
-    "dir_x",
-    "dir_y",
-    "charge",
-    "energy_surface_gev",
-)  # That the simulator makes beside the first three.
-DELAY = 5  # Row of the time in the state of `follow`; the charge and the energy at the surface follow.
-SHOWERS_PER_BLOCK = 512  # Enough for numpy to be fast; few enough for showers of 10^5 muons to fit in memory.
+SHOWERS_PER_BLOCK = 512  # Enough for numpy to be fast.
+# Showers of a block that are expected to have this many muons together are drawn and followed at once, in 0.5 GB. A
+# shower of 1e10 GeV may have more than a million by itself.
+MUONS_AT_ONCE = 2**20
+MUONS_PER_WRITE = 2**22  # In a file, of row groups that are encoded at once (50 MB).
 BLOCKS_PER_FILE = 32
 FILES_IN_PROCESS = 20  # One process writes about this many files in the 5 to 10 s that Ray takes to start.
 MASSES_GEV = tuple(round(float(mass), 6) for mass in shower.mass_gev(np.array([1, 4, 14, 27, 56])))  # p, He, N, Al, Fe
@@ -46,7 +41,12 @@ MOST_EVENTS = 10**10
 BYTES_PER_EVENT = 100  # Of a file, for an event with ten muons.
 
 Energy = Annotated[float, Field(gt=0, le=1e10), Expected("an energy above 0 GeV, at most 1e10")]
-Gamma = Annotated[float, Field(ge=0, le=10), Expected("0 to 10 (the spectrum is E^-gamma)")]
+Gamma = Annotated[Powers, Expected("0 to 10 (the spectrum is E^-gamma), or such powers with breaks between them")]
+GammaWord = Annotated[  # Of --gamma: a power, or the energy of a break.
+    float,
+    Field(ge=0, le=1e10),
+    Expected("a power from 0 to 10 (the spectrum is E^-gamma), or the energy of a break in GeV"),
+]
 Nucleus = Annotated[
     float, BeforeValidator(mass_gev), Expected("a nucleus by name or its mass in GeV (proton 0.938, iron 52.1)")
 ]
@@ -62,9 +62,10 @@ class SimulationSettings:
     """Settings of a simulation.
 
     Attributes:
-        energy_gev: range of the primaries' energies, drawn from E^-gamma.
-        gamma: power of the spectrum. With 1 every decade has the same number of events; with 1.4 a similar number of
-            muons.
+        energy_gev: range of the primaries' energies, drawn from E^-gamma. Few muons of primaries below 600 GeV reach 1.2
+            km w.e.
+        gamma: power of the spectrum, or powers with the energies of breaks between them (`power_law`). With 1 every decade
+            has the same number of events; with 1.8 a similar number of muons.
         masses_gev: masses of the primaries, drawn in equal shares.
         max_zenith_deg: cos zenith is uniform between the cosine of this angle and 1.
         depth_range_m: range in which `depths_per_shower` vertical depths are drawn uniformly.
@@ -75,8 +76,8 @@ class SimulationSettings:
         features: numbers of a muon beyond energy_gev, x_m, y_m, names in FEATURES.
     """
 
-    energy_gev: tuple[Energy, Energy] = (1e4, 1e9)
-    gamma: Gamma = 1.4
+    energy_gev: tuple[Energy, Energy] = (600.0, 1e10)
+    gamma: Gamma = (1.0, 1e6, 1.5)
     masses_gev: tuple[Nucleus, ...] = MASSES_GEV
     max_zenith_deg: ZenithDeg = 80.0
     depth_range_m: tuple[Depth, Depth] = (1_400.0, 2_600.0)
@@ -92,6 +93,7 @@ class SimulationSettings:
             self, energy_gev="--energy-range", masses_gev="--masses", depth_range_m="--depth-range", depths_m="--depths"
         )
         check_medium(self.medium)
+        _require(not (why := power_law.fault(self.gamma)), f"--gamma {why}")
         low, high = self.energy_gev
         _require(low <= high, f"--energy-range {low:g} {high:g}: expected 0 < LOW <= HIGH <= 1e10, in GeV")
         _require(bool(self.masses_gev), "--masses: expected at least one mass in GeV")
@@ -113,6 +115,11 @@ class SimulationSettings:
     def rows_per_shower(self) -> int:
         """Return the number of depths, and so of rows, for each shower."""
         return len(self.depths_m) or self.depths_per_shower
+
+    @property
+    def law(self) -> PowerLaw:
+        """Return the law of the primaries' energies."""
+        return PowerLaw(self.energy_gev, self.gamma)
 
     @property
     def passed(self) -> propagation.Medium:
@@ -158,6 +165,11 @@ def _require(holds: bool, message: str) -> None:
 
 def draw_block(settings: SimulationSettings, seed: int, block: int) -> EventArrays:
     """Draw the events of one block: SHOWERS_PER_BLOCK showers, each at all its depths, in order of depth."""
+    return concat(list(draw_parts(settings, seed, block)))
+
+
+def draw_parts(settings: SimulationSettings, seed: int, block: int) -> Iterator[EventArrays]:
+    """Draw the events of one block in parts of about MUONS_AT_ONCE muons; most blocks have one part."""
     rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence((seed, block))))
     energy, mass, zenith, vertical = _draw_primaries(settings, rng)
     cosine = np.cos(zenith)
@@ -165,16 +177,23 @@ def draw_block(settings: SimulationSettings, seed: int, block: int) -> EventArra
     slant = geometry.slant_depth_m(vertical, cosine[:, None], medium.surface_m)
     water = propagation.water_equivalent_m(slant, cosine[:, None], medium)
     least = propagation.least_surface_energy_gev(water[:, 0], settings.threshold_gev, medium)
-    surface = shower.draw_showers(energy, shower.mass_number(mass), cosine, least, altitude_m=medium.surface_m, rng=rng)
-    counts, muons = follow(
-        surface, slant, water, settings.threshold_gev, rng, medium=medium, features=settings.features
-    )
-    ids = np.empty((counts.size, 2), np.uint64)
-    ids[:, 0] = seed
-    ids[:, 1] = np.repeat(np.arange(len(energy)) + block * SHOWERS_PER_BLOCK, slant.shape[1])
-    showers = np.stack([energy, zenith, mass], axis=1).repeat(slant.shape[1], axis=0)
-    primaries = np.concatenate([showers, slant.reshape(-1, 1)], axis=1).astype(np.float32)
-    return EventArrays(ids=ids, primaries=primaries, counts=counts, muons=muons)
+    nucleons = shower.mass_number(mass)
+    expected = most_muons(energy, nucleons, cosine, least, altitude_m=medium.surface_m)
+    part = (np.cumsum(expected) // MUONS_AT_ONCE).astype(np.int64)
+    for number in np.unique(part):
+        rows = np.flatnonzero(part == number)
+        surface = shower.draw_showers(
+            energy[rows], nucleons[rows], cosine[rows], least[rows], altitude_m=medium.surface_m, rng=rng
+        )
+        counts, muons = follow(
+            surface, slant[rows], water[rows], settings.threshold_gev, rng, medium=medium, features=settings.features
+        )
+        ids = np.empty((counts.size, 2), np.uint64)
+        ids[:, 0] = seed
+        ids[:, 1] = np.repeat(rows + block * SHOWERS_PER_BLOCK, slant.shape[1])
+        showers = np.stack([energy[rows], zenith[rows], mass[rows]], axis=1).repeat(slant.shape[1], axis=0)
+        primaries = np.concatenate([showers, slant[rows].reshape(-1, 1)], axis=1).astype(np.float32)
+        yield EventArrays(ids=ids, primaries=primaries, counts=counts, muons=muons)
 
 
 def _draw_primaries(
@@ -182,7 +201,7 @@ def _draw_primaries(
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Draw energies, masses and zeniths of a block's primaries, rounded to float32 like the files, and their depths."""
     num = SHOWERS_PER_BLOCK
-    energy = draw_power_law(*settings.energy_gev, settings.gamma, rng.random(num))
+    energy = settings.law.quantile(rng.random(num))
     mass = rng.choice(np.array(settings.masses_gev), num)
     least_cosine = np.cos(np.deg2rad(settings.max_zenith_deg))
     zenith = np.arccos(least_cosine + (1 - least_cosine) * rng.random(num))
@@ -192,82 +211,6 @@ def _draw_primaries(
         vertical = np.sort(rng.uniform(*settings.depth_range_m, (num, settings.depths_per_shower)), axis=1)
     energy, mass, zenith = (values.astype(np.float32).astype(np.float64) for values in (energy, mass, zenith))
     return energy, mass, zenith, vertical
-
-
-def draw_power_law(low: float, high: float, gamma: float, uniform: FloatArray) -> FloatArray:
-    """Return quantiles of E^-gamma between two energies."""
-    if gamma == 1:
-        return np.asarray(low * np.exp(uniform * np.log(high / low)))
-    power = 1 - gamma
-    energy: FloatArray = (low**power + uniform * (high**power - low**power)) ** (1 / power)
-    return energy
-
-
-def follow(
-    surface: shower.Showers,
-    slant_m: FloatArray,
-    water_m: FloatArray,
-    threshold_gev: float,
-    rng: np.random.Generator,
-    *,
-    medium: propagation.Medium = propagation.ICE,
-    features: Sequence[str] = (),
-) -> tuple[Counts, Muons]:
-    """Propagate muons from the surface to one depth after the other.
-
-    Args:
-        surface: the showers' muons.
-        slant_m: depths along the track, in rising order, [showers, depths].
-        water_m: the same in metres of water, [showers, depths].
-        threshold_gev: a muon with less energy at a depth is lost there and below.
-        rng: draws the energy losses.
-        medium: what the muons pass.
-        features: names in FEATURES.
-
-    Returns:
-        The number of muons of each event, [showers * depths], and the muons of all events in this order, [muons, 3 + k]
-        with the columns of the contract and the features.
-    """
-    num_showers, num_depths = slant_m.shape
-    of_shower = np.repeat(np.arange(num_showers), surface.counts)
-    rows = [surface.energy_gev, surface.x_m, surface.y_m, surface.angle_x, surface.angle_y]
-    if features:  # Rows that stay with their muons: DELAY, CHARGE and the energy at the surface.
-        assert surface.t_ns is not None
-        assert surface.charge is not None
-        rows += [surface.t_ns, surface.charge, surface.energy_gev]
-    state = np.stack(rows)
-    passed_m, passed_water = np.zeros(num_showers), np.zeros(num_showers)
-    events: list[np.ndarray] = []
-    muons: list[np.ndarray] = []
-    for depth in range(num_depths):
-        step, step_water = slant_m[:, depth] - passed_m, water_m[:, depth] - passed_water
-        passed_m, passed_water = slant_m[:, depth], water_m[:, depth]
-        energy = propagation.propagate(state[0], step_water[of_shower], rng, medium)
-        alive = np.flatnonzero(energy >= threshold_gev)
-        state, of_shower = state[:, alive], of_shower[alive]
-        water = step_water[of_shower]
-        shift, turn = propagation.scatter(state[0], energy[alive], water, rng, medium)
-        before, slopes = state[0], state[3:5].copy()
-        state[0] = energy[alive]
-        state[1:3] += state[3:5] * step[of_shower] + shift * (step[of_shower] / np.maximum(water, 1e-9))
-        state[3:5] += turn
-        if features:
-            mean_angle = np.sqrt(((slopes**2).sum(axis=0) + (state[3:5] ** 2).sum(axis=0)) / 2)
-            state[DELAY] += shower.delay_ns(step[of_shower], mean_angle, before, state[0])
-        events.append(of_shower * num_depths + depth)
-        muons.append(np.concatenate([state[:3], _features(state, features)]).T.astype(np.float32))
-    event = np.concatenate(events)
-    counts = np.bincount(event, minlength=num_showers * num_depths)
-    return counts, np.concatenate(muons)[np.argsort(event, kind="stable")]
-
-
-def _features(state: FloatArray, names: Sequence[str]) -> FloatArray:
-    """Return the features of muons from the rows of `follow`, [k, muons]."""
-    if not names:
-        return np.empty((0, state.shape[1]))
-    along = 1 / np.sqrt(1 + (state[3:5] ** 2).sum(axis=0))  # The slopes of a unit vector.
-    made = dict(zip(FEATURES, (state[DELAY], state[3] * along, state[4] * along, *state[DELAY + 1 :]), strict=True))
-    return np.stack([made[name] for name in names])
 
 
 def num_files(num_events: int, settings: SimulationSettings) -> int:
@@ -285,14 +228,32 @@ def _name(number: int) -> str:
 
 def write_file(out: Path, settings: SimulationSettings, seed: int, num_events: int, number: int) -> int:
     """Draw and write file `number` of a data set of `num_events` events; return how many events it holds."""
-    rows_per_block = SHOWERS_PER_BLOCK * settings.rows_per_shower
-    first = number * BLOCKS_PER_FILE
-    last = min(first + BLOCKS_PER_FILE, -(-num_events // rows_per_block))
+    first = number * _rows_per_file(settings)
+    num_rows = min(_rows_per_file(settings), num_events - first)
+    tables = _tables(settings, seed, number * BLOCKS_PER_FILE, num_rows)
     declared = (*muon_features.BASE, *muon_features.parse(settings.features))
-    blocks = [arrow.to_table(draw_block(settings, seed, block), declared) for block in range(first, last)]
-    table = pa.concat_tables(blocks).slice(0, num_events - first * rows_per_block)
-    arrow.write_events(out / _name(number), [table], origin=lambda: _origin(settings, seed), features=declared)
-    return int(table.num_rows)
+    arrow.write_events(out / _name(number), tables, origin=lambda: _origin(settings, seed), features=declared)
+    return num_rows
+
+
+def _tables(settings: SimulationSettings, seed: int, block: int, num_rows: int) -> Iterator[pa.Table]:
+    """Draw blocks from a first one on, and yield `num_rows` of their events in tables of about MUONS_PER_WRITE muons."""
+    tables: list[pa.Table] = []
+    declared = (*muon_features.BASE, *muon_features.parse(settings.features))
+    muons = 0
+    while num_rows:
+        for part in draw_parts(settings, seed, block):
+            tables.append(arrow.to_table(part, declared).slice(0, num_rows))
+            num_rows -= tables[-1].num_rows
+            muons += len(part.muons)
+            if muons >= MUONS_PER_WRITE:
+                yield pa.concat_tables(tables)
+                tables, muons = [], 0
+            if not num_rows:
+                break
+        block += 1
+    if tables:
+        yield pa.concat_tables(tables)
 
 
 def _origin(settings: SimulationSettings, seed: int) -> dict[str, object]:

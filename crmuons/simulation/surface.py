@@ -22,8 +22,8 @@ from crmuons.simulation.simulate import (
     Threshold,
     check_features,
     check_medium,
-    follow,
 )
+from crmuons.simulation.tracks import follow
 
 MUON_MASS_GEV = 0.105658
 MUONS_AT_ONCE = 2**20  # Showers are joined to tables of about this many muons.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 OWNER_FOLDER = ".owner"  # In an output: the mark of its owner (claims.py). Readers of a Parquet folder pass over it.
+# Exactly the names that `_partial` gives: nobody else's hidden file is ever removed.
 _PARTIAL = re.compile(r"/\.[^/]+\.[0-9a-f]{8}\.partial$")
 # Of the outputs that this process owns, by directory or URL: raises if another process has taken over (ownership.py).
 _guards: dict[str, Callable[[], None]] = {}
@@ -39,6 +40,59 @@ def check_owned(target: str | Path) -> None:
             confirm()
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class DiskFullError(OSError):
+    """Raised if a disk or a quota is full: names what was written, how much of it, and what is free.
+
+    Args:
+        error: what the system said.
+        path: what cannot be written.
+        written: bytes of it that were written.
+    """
+
+    def __init__(self, error: OSError, path: Path, written: int) -> None:
+        super().__init__(error.errno, os.strerror(error.errno or errno.ENOSPC))
+        self.path = path
+        there = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.exists())
+        disk = shutil.disk_usage(there)
+        quota = " and your quota is used up" if error.errno == errno.EDQUOT else ""
+        self.remedy = (
+            f"free space there ({size_text(disk.free)} of {size_text(disk.total)} are free{quota}; "
+            f"{size_text(written)} of it were written)"
+        )
+
+    def __str__(self) -> str:
+        return f"{self.path} cannot be written ({self.strerror}); {self.remedy}"
+
+
+def size_text(num_bytes: float) -> str:
+    """Return a size for people, such as 3.1 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} B" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} TB"
+
+
+@contextmanager
+def full_disk_named(path: Path, *, written: Callable[[], int] = lambda: 0) -> Iterator[None]:
+    """Turn the error of a full disk in the block into a DiskFullError that names `path`; others pass."""
+    try:
+        yield
+    except DiskFullError:
+        raise
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise DiskFullError(error, path, written()) from error
+
+
+def _bytes_in(path: Path) -> int:
+    return sum(entry.stat().st_size for entry in (path, *path.rglob("*")) if entry.is_file())
+
+
 @contextmanager
 def atomic_file(path: Path, *, fsync: bool = False) -> Iterator[Path]:
     """Yield a partial path to write to, and rename it to `path` when the block ends without an error.
@@ -53,12 +107,15 @@ def atomic_file(path: Path, *, fsync: bool = False) -> Iterator[Path]:
     """
     partial = _partial(path)
     try:
-        yield partial
-        if fsync:
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-        check_owned(path)
-        partial.replace(path)
+        with full_disk_named(path, written=lambda: _bytes_in(partial)):
+            yield partial
+            if fsync:
+                # The content before the name: after a power cut the name may be there and the blocks not.
+                with partial.open("rb") as file:
+                    os.fsync(file.fileno())
+            check_owned(path)
+            # rename(2) within one file system is atomic: readers see the old file or the new one, whole.
+            partial.replace(path)
     except BaseException:  # Ctrl-C too must leave no partial file; the error goes on.
         with suppress(OSError):
             partial.unlink()
@@ -76,13 +133,14 @@ def atomic_directory(path: Path, *, replace: bool = False) -> Iterator[Path]:
         replace: replace a directory of that name; otherwise only an empty one may exist.
     """
     partial = _partial(path)
-    partial.mkdir(parents=True)
     try:
-        yield partial
-        check_owned(path)
-        if replace:
-            remove_atomically(path)
-        partial.rename(path)
+        with full_disk_named(path, written=lambda: _bytes_in(partial)):
+            partial.mkdir(parents=True)
+            yield partial
+            check_owned(path)
+            if replace:
+                remove_atomically(path)
+            partial.rename(path)
     except BaseException:  # As above.
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -97,12 +155,14 @@ def filled_directory(path: Path, *, last: str) -> Iterator[Path]:
         last: the entry that comes last: a directory that has it is complete.
     """
     partial = _partial(path / "new")
-    partial.mkdir(parents=True)
     try:
-        yield partial
-        check_owned(path)
-        for entry in sorted(partial.iterdir(), key=lambda entry: entry.name == last):
-            entry.replace(path / entry.name)
+        with full_disk_named(path, written=lambda: _bytes_in(partial)):
+            partial.mkdir(parents=True)
+            yield partial
+            check_owned(path)
+            # One by one, since a directory that exists cannot be replaced at once.
+            for entry in sorted(partial.iterdir(), key=lambda entry: entry.name == last):
+                entry.replace(path / entry.name)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -138,6 +198,7 @@ def make_directory(folder: Path, *, private: Path | None = None) -> list[Path]:
         folder: the directory.
         private: the one of them that is closed to all but its owner and group.
     """
+    # From the innermost on, before they are made: only new directories get other modes.
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:
@@ -157,12 +218,16 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def reason_of(error: BaseException) -> str:
+    """Return what went wrong in writing, without the path and the remedy."""
+    return str(error.strerror) if isinstance(error, DiskFullError) else str(error)
+
+
 def remedy_for(error: BaseException) -> str:
     """Return what to do about an error from writing, as half a sentence for its message."""
     number = getattr(error, "errno", None)
-    # torch raises RuntimeError without a number for a short write.
-    if number in {errno.ENOSPC, errno.EDQUOT} or (number is None and isinstance(error, RuntimeError)):
-        return "free space there"
+    if number in FULL:
+        return error.remedy if isinstance(error, DiskFullError) else "free space there"
     if number == errno.ENAMETOOLONG:
         return "choose a shorter name"
     if number in {errno.ENOTEMPTY, errno.EEXIST}:

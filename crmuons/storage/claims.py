@@ -24,7 +24,9 @@ from crmuons.storage.filesystems import filesystem
 logger = logging.getLogger(__name__)
 
 FOLDER = OWNER_FOLDER
+# A key of 64 random bits; eight digits hold signs of life for 15 years, one every 5 s.
 _NAME = re.compile(r"([0-9a-f]{16})-(\d{8})\.json")
+# Between two looks of a process that waits for a sign of life.
 POLL_S = 0.5
 _END = 99_999_999  # The number of a claim that has ended, where its files could not be removed.
 
@@ -52,6 +54,7 @@ class Claim:
 
 def clock() -> float:
     """Return seconds that also pass while the machine is suspended."""
+    # time.monotonic stops while a machine sleeps: an owner that woke up would think that a moment had passed.
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
@@ -73,6 +76,7 @@ class Claims:
 
     def newest(self) -> dict[str, Claim]:
         """List anew; return each claim that has not ended, at its newest sign of life."""
+        # Other names, such as the lock or a partial file, are no claims.
         matches = [match for match in map(_NAME.fullmatch, files.names(self.url)) if match]
         # Sorted by key and number, so that the dictionary below keeps the last of each key.
         found = sorted(Claim(match[1], int(match[2])) for match in matches)
@@ -116,6 +120,7 @@ class Claims:
 
     def has_ended(self, claim: Claim, seconds: float) -> bool:
         """Return True once a claim has ended or shown no sign of life for some seconds, False as soon as it shows one."""
+        # By this process's clock from now on, and not by a time in the record: clocks of two machines differ.
         deadline = clock() + seconds
         while clock() < deadline:
             if not self.is_there(claim):

@@ -21,7 +21,7 @@ from crmuons.storage.braces import expand_braces
 from crmuons.storage.filesystems import FEDERATED, WEB, filesystem, is_remote, with_scheme
 from crmuons.storage.http import is_web
 from crmuons.storage.inside import inside
-from crmuons.storage.listing import PARQUET_SUFFIXES, File, list_files
+from crmuons.storage.listing import PARQUET_SUFFIXES, File, exists_locally, list_files
 
 __all__ = [
     "FEDERATED",
@@ -30,6 +30,7 @@ __all__ = [
     "File",
     "check_writable",
     "exists",
+    "exists_locally",
     "expand_braces",
     "get",
     "get_tree",
@@ -46,6 +47,9 @@ __all__ = [
 ]
 
 
+MAX_SMALL_BYTES = 2**28  # Manifests and listings: the manifest of a million shards.
+
+
 def open_file(url: str, size: int | None = None) -> IO[bytes]:
     """Open one file for reading in binary.
 
@@ -60,9 +64,19 @@ def open_file(url: str, size: int | None = None) -> IO[bytes]:
 
 
 def read_bytes(url: str) -> bytes:
-    """Return the content of a small file."""
+    """Return the content of a small file.
+
+    Raises:
+        ValueError: if a server sends more than MAX_SMALL_BYTES.
+    """
     fs, path = filesystem(url)
-    return bytes(fs.cat_file(path))
+    if not (is_web(fs) or pelican.is_federation(fs)):
+        return bytes(fs.cat_file(path))
+    content = bytes(fs.cat_file(path, 0, MAX_SMALL_BYTES + 1))
+    if len(content) > MAX_SMALL_BYTES:
+        msg = f"{url} has more than {MAX_SMALL_BYTES >> 20} MiB, too many for a file of this name; check what is at the server"
+        raise ValueError(msg)
+    return content
 
 
 def exists(url: str) -> bool:

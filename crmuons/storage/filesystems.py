@@ -1,5 +1,6 @@
 """The file system of a path or a URL."""
 
+import os
 import re
 
 import fsspec
@@ -8,25 +9,34 @@ from fsspec.implementations.local import LocalFileSystem
 
 from crmuons.storage import pelican
 from crmuons.storage.http import is_web, web_files
+from crmuons.storage.reach import unreachable_reason
 from crmuons.storage.redact import refuse_secrets
-from crmuons.storage.stores import Named
+from crmuons.storage.stores import Named, StoreError
 
 FEDERATED = ("pelican://", "osdf://")
 WEB = ("https://", "http://")
 HUGGING_FACE = "hf://"
+ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_reached: set[str] = set()  # Endpoints that this process has reached.
 
 
 def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """Return the file system of a path or a URL, and the path in it.
 
     Raises:
-        ValueError: if no file system of this scheme is installed, or the URL carries a secret.
+        ValueError: if no file system of this scheme is installed, or the URL carries a secret or chains file systems.
     """
     refuse_secrets(url)
     if url.startswith(FEDERATED):
         return pelican.filesystem(url), pelican.split_url(url)[1]
     if url.startswith(WEB):
         return web_files(), url.rstrip("/")
+    if "::" in url:
+        if "://" not in url:  # A file with this name; fsspec would look for file systems in it.
+            return LocalFileSystem(), LocalFileSystem._strip_protocol(url)
+        # The inner one would pass by all that is checked here: secrets, hosts, sizes, links in archives.
+        msg = f"'{url}' chains file systems with '::', which crmuons does not read; copy or unpack the data, and give the files"
+        raise ValueError(msg)
     try:
         fs, path = url_to_fs(url)
     except ImportError as error:
@@ -43,7 +53,24 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         scheme = url.partition("://")[0]
         msg = f"'{url}': no installed file system reads '{scheme}://'; write pelican://HOST/path for a federation, or s3://, https://, ..."
         raise ValueError(msg) from error
-    return (fs if isinstance(fs, LocalFileSystem) else Named(fs, url)), path
+    if isinstance(fs, LocalFileSystem):
+        return fs, path
+    _check_endpoint(fs, url)
+    return Named(fs, url), path
+
+
+def _check_endpoint(fs: fsspec.AbstractFileSystem, url: str) -> None:
+    """Refuse an S3 endpoint that cannot be reached, which boto would try for minutes; one that was reached is not tried again."""
+    if not url.startswith(("s3://", "s3a://")):
+        return
+    named = (getattr(fs, "endpoint_url", None), (getattr(fs, "client_kwargs", None) or {}).get("endpoint_url"))
+    endpoint = next(filter(None, (*named, *map(os.environ.get, ENDPOINTS))), None)
+    if endpoint is None or endpoint in _reached:
+        return
+    if (reason := unreachable_reason(endpoint)) is not None:
+        msg = f"{url}: {reason}; check the endpoint (such as AWS_ENDPOINT_URL), and that the server is up"
+        raise StoreError(msg)
+    _reached.add(endpoint)
 
 
 def with_scheme(fs: fsspec.AbstractFileSystem, name: str) -> str:

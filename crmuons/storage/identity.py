@@ -7,7 +7,7 @@ record batches. A new time stamp alone is no change: data are touched, copied an
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,8 +17,9 @@ from typing import IO
 from crmuons.storage.changed import ChangedError
 from crmuons.storage.files import File, is_remote, open_file
 
-# Arrow reads as much first to find a footer, so a check at opening costs no request of its own; the digest of a listing does.
+# Arrow reads as much first to find a footer, so the digest at an opening costs no request of its own.
 TAIL_BYTES = 64 * 2**10
+# Each waits for a disk or a server, not for a CPU.
 READS_AT_ONCE = 16
 MAX_REMOTE_DIGESTS = 2_000  # Reading the end of more files would hold up the start of a run for minutes.
 REMEDY = (
@@ -27,35 +28,81 @@ REMEDY = (
 )
 
 
-def with_digests(files: Sequence[File]) -> list[File]:
-    """Return files with the digests of their ends; remote files without one if they are more than MAX_REMOTE_DIGESTS.
+class Digests:
+    """Digests of the ends of remote files, by URL: the first opening of a file gives its digest, each later one is compared.
+
+    A run keeps them in its checkpoints. So no request is made for a digest alone, and a file is the same in all of a run.
+
+    Args:
+        known: the digests so far, by the URL at which a file was listed first.
+    """
+
+    def __init__(self, known: Mapping[str, str] | None = None) -> None:
+        self.known = dict(known or {})
+
+    def of(self, file: File) -> File:
+        """Return a file with its digest, if that is known."""
+        return file if file.digest is not None else replace(file, digest=self.known.get(_first_url(file)))
+
+    def part(self, files: Iterable[File]) -> "Digests":
+        """Return the digests of some files alone, to send them to the process that reads these."""
+        names = {_first_url(file) for file in files}
+        return Digests({name: self.known[name] for name in names & self.known.keys()})
+
+    def note(self, url: str, digest: str) -> None:
+        """Take the digest of an opening.
+
+        Raises:
+            ChangedError: if an earlier opening gave another one.
+        """
+        if (before := self.known.setdefault(url, digest)) != digest:  # One operation, since several threads read.
+            msg = f"{url} has changed: end {before} when it was first opened, end {digest} now: {REMEDY}"
+            raise ChangedError(msg)
+
+
+def _first_url(file: File) -> str:
+    return file.first_url or file.url
+
+
+def with_digests(files: Sequence[File], remote_sizes: Collection[int] = ()) -> list[File]:
+    """Return files with the digests of their ends, of remote files only where a digest is worth a request.
+
+    Args:
+        files: the files.
+        remote_sizes: remote files of these sizes get one too, unless they are more than MAX_REMOTE_DIGESTS.
 
     Raises:
         OSError: if a file cannot be read.
     """
-    num_remote = sum(is_remote(file.url) for file in files)
+    asked = {file for file in files if is_remote(file.url) and file.size in remote_sizes and file.digest is None}
     with ThreadPoolExecutor(READS_AT_ONCE) as pool:
         wanted = [
-            file.digest is None and (num_remote <= MAX_REMOTE_DIGESTS or not is_remote(file.url)) for file in files
+            file.digest is None and (not is_remote(file.url) or (file in asked and len(asked) <= MAX_REMOTE_DIGESTS))
+            for file in files
         ]
         # In the order of the files, so that the next line can deal the results out again.
         read = pool.map(_with_digest, (file for file, is_wanted in zip(files, wanted, strict=True) if is_wanted))
         return [next(read) if is_wanted else file for file, is_wanted in zip(files, wanted, strict=True)]
 
 
-def open_listed(file: File) -> IO[bytes]:
+def open_listed(file: File, digests: Digests | None = None) -> IO[bytes]:
     """Open a file for reading in binary, and check that it is the one that was listed.
+
+    Args:
+        file: the file.
+        digests: of earlier openings of remote files, with which this one is compared; it takes the first one.
 
     Raises:
         FileNotFoundError: if it is gone.
         ChangedError: if its content is another.
     """
     try:
+        # With the size, which spares a remote file system a request for it.
         opened = open_file(file.url, file.size)
     except FileNotFoundError as error:
         raise _gone(file) from error
     try:
-        return _checked(opened, file)
+        return _checked(opened, file, digests)
     except BaseException:  # Not only errors: Ctrl-C too must close it.
         opened.close()
         raise
@@ -76,8 +123,10 @@ def check_local(file: File, path: Path | None = None) -> os.stat_result:
         state = (path or Path(file.url)).stat()
     except FileNotFoundError as error:
         raise _gone(file) from error
+    # A staged copy has the time of its download.
     stamp = None if path else str(state.st_mtime_ns)
     if not _is_same(file, state.st_size, stamp):
+        # Only where size and stamp do not settle it: 64 KiB for a file that was touched or copied.
         with (path or Path(file.url)).open("rb") as opened:
             _compare(file, state.st_size, stamp, _digest(_read_tail(opened, state.st_size)))
     return state
@@ -92,13 +141,33 @@ def check_listed(file: File, listed: File | None) -> File:
     """
     if listed is None:
         raise _gone(file)
-    if not _is_same(file, listed.size, listed.stamp):
-        _compare(file, listed.size, listed.stamp, _with_digest(listed).digest or "")
+    if listed.size != file.size or not _is_same(file, listed.size, listed.stamp):
+        # Without a digest to compare with, a request for one would tell nothing.
+        now = _with_digest(listed).digest if file.digest is not None and listed.size == file.size else None
+        _compare(file, listed.size, listed.stamp, now or "")
     return listed
+
+
+def check_copy(file: File, copy: IO[bytes], digests: Digests | None) -> None:
+    """Compare an open local copy of a remote file with earlier openings of the file; leave it at its start.
+
+    Raises:
+        ChangedError: if the content is another.
+    """
+    if digests is not None:
+        digests.note(_first_url(file), _digest(_read_tail(copy, file.size)))
+        copy.seek(0)
+
+
+def is_copy_of_present(path: Path, file: File) -> bool:
+    """Return whether a local file is a copy of what is at a URL now, as far as its end tells, in one small request."""
+    with path.open("rb") as copy:
+        return _with_digest(replace(file, digest=None)).digest == _digest(_read_tail(copy, file.size))
 
 
 def is_same(before: File, now: File) -> bool:
     """Return whether two entries of a file show the same content: by digest, or by time stamp if one has no digest."""
+    # The digest decides even if the stamps differ: a copy has a stamp of its own.
     if before.digest is not None and now.digest is not None:
         return (before.size, before.digest) == (now.size, now.digest)
     return before.size == now.size and (before.stamp is None or before.stamp == now.stamp)
@@ -121,6 +190,7 @@ def _is_same(file: File, size: int, stamp: str | None) -> bool:
 
 
 def _compare(file: File, size: int, stamp: str | None, digest: str) -> None:
+    # Without a recorded digest the stamp is all there is; a server that gives none can show no change.
     same_content = digest == file.digest if file.digest is not None else stamp in (None, file.stamp)
     if size == file.size and same_content:
         return
@@ -148,7 +218,7 @@ def _describe(stamp: str | None, digest: str | None) -> str:
     )
 
 
-def _checked(opened: IO[bytes], file: File) -> IO[bytes]:
+def _checked(opened: IO[bytes], file: File, digests: Digests | None) -> IO[bytes]:
     if not is_remote(file.url):
         state = os.fstat(opened.fileno())
         stamp = str(state.st_mtime_ns)
@@ -157,12 +227,16 @@ def _checked(opened: IO[bytes], file: File) -> IO[bytes]:
             opened.seek(0)
         return opened
     # The time stamp of a remote file would cost another request.
-    if file.digest is None:
+    if file.digest is None and digests is None:
         return opened
     size = opened.seek(0, os.SEEK_END)
     # Arrow reads the same bytes next to find the footer: they are kept, and the check costs no request.
     tail = _read_tail(opened, size)
-    _compare(file, size, None, _digest(tail))
+    digest = _digest(tail)
+    if not _is_same(file, size, None):
+        _compare(file, size, None, digest)
+    if digests is not None:
+        digests.note(_first_url(file), digest)
     return _WithTail(opened, tail, size)  # type: ignore[return-value]  # It has what Arrow and IO[bytes] share.
 
 
@@ -189,6 +263,7 @@ class _WithTail(io.RawIOBase):
         stop = self._size if size is None or size < 0 else min(self._position + size, self._size)
         start, tail_start = self._position, self._size - len(self._tail)
         if start >= tail_start:
+            # Across the border both parts come from the server: a read that begins before the tail is not cut in two.
             content = self._tail[start - tail_start : max(stop - tail_start, 0)]
         else:
             self._opened.seek(start)
@@ -212,4 +287,5 @@ def _read_tail(opened: IO[bytes], size: int) -> bytes:
 
 
 def _digest(tail: bytes) -> str:
+    # 64 bits: it compares two versions of one file, and is read by people in messages.
     return hashlib.sha256(tail).hexdigest()[:16]

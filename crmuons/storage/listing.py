@@ -132,7 +132,8 @@ class _Listing:
         return self._add_remote(fs, entry), ""
 
     def _no_file_hint(self) -> str:
-        return f"the directory holds no file ending in {' or '.join(self.suffixes)}"
+        endings = " or ".join(filter(None, self.suffixes))
+        return f"the directory holds no file{' ending in ' if endings else ''}{endings}"
 
     def _add_local(self, path: str) -> tuple[bool, str]:
         if os.path.isdir(path):

@@ -12,7 +12,7 @@ from typing import IO
 from fsspec.implementations.local import LocalFileSystem
 
 from crmuons.storage import atomic, files, ownership
-from crmuons.storage.atomic import atomic_file
+from crmuons.storage.atomic import atomic_file, full_disk_named
 from crmuons.storage.claims import FOLDER
 from crmuons.storage.filesystems import filesystem, is_remote
 from crmuons.storage.listing import GLOB, walked_folders
@@ -76,7 +76,8 @@ class Output:
         """
         if self.folder is None:
             with tempfile.TemporaryDirectory(prefix="crmuons-") as folder:
-                yield Path(folder) / name
+                with full_disk_named(Path(folder) / name):
+                    yield Path(folder) / name
                 if files.exists(self.of(name)):
                     files.remove(self.of(name))
                 files.put(Path(folder) / name, self.of(name))
@@ -136,6 +137,7 @@ def folder_at(place: str, *, new: bool = False) -> Iterator[Path]:
             msg = f"{place} is not empty: name a new directory with --out"
             raise FileExistsError(msg)
         with tempfile.TemporaryDirectory(prefix="crmuons-") as folder:
-            yield Path(folder)
+            with full_disk_named(Path(folder)):
+                yield Path(folder)
             atomic.check_owned(place)
             files.put_tree(Path(folder), place)

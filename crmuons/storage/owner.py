@@ -63,6 +63,7 @@ class Owner:
     @classmethod
     def of(cls, record: dict[str, Any]) -> "Owner":
         """Return the owner in a claim's record. What another version wrote may lack fields or have more."""
+        # A claim may be written by anyone who can write there: only known fields of the right type are taken.
         kinds = {name: type(field.default) for name, field in cls.__dataclass_fields__.items()}
         keys = record.get("superseded")
         record = record | {"superseded": tuple(keys) if isinstance(keys, list) else ()}
@@ -70,8 +71,10 @@ class Owner:
 
     def describe(self) -> str:
         """Return who it is, for a message."""
+        # The record may be damaged, or just be written.
         if not self.pid:
             return "another process, which has not said yet who it is"
+        # Printable characters alone: a record must not move the cursor of whoever reads the message.
         text = f"{self.user} on {self.host} since {self.since} (process {self.pid}: {self.command})"
         return "".join(character for character in text if character.isprintable())
 
@@ -80,16 +83,19 @@ class Owner:
         if not self.machine or (self.machine, self.namespace) != (machine(), _namespace()):
             return None
         try:
+            # Signal 0 is sent to nobody; only the check is done.
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
         except PermissionError:  # Another user's process; /proc may hide it.
             return False
+        # The number may have been given to a later process.
         return _born(self.pid) != self.born
 
 
 def machine() -> str:
     """Identify this machine, from one boot to the next."""
+    # Not the host's name: two machines may share it, and after a reboot every process of before is dead.
     boot = Path("/proc/sys/kernel/random/boot_id")
     return boot.read_text(encoding="utf-8").strip() if boot.is_file() else socket.gethostname()
 
@@ -110,6 +116,7 @@ def _born(pid: int) -> str:
         )
     except OSError:
         return ""
+    # Field 22 of proc(5), the start time: `fields` begins with field 4.
     return "" if state in "ZX" else fields[18]
 
 

@@ -8,7 +8,7 @@ Two marks protect an output, both in its folder `.owner`:
 
 Whoever finds the claim of a living process is refused, with the name of its owner. A process of this machine lives if
 it holds the kernel lock or is in the table of processes. Of another machine nothing is known but the signs of life:
-its claim counts as left behind once none has come for STALE_S, by the clock of the one who waits for them. Clocks of
+its claim counts as left behind once none has come for STALE_S, by the clock of the process that waits. Clocks of
 two machines are never compared.
 
 An owner that slept so long that another command has taken over ends at once: see `_end_process`.
@@ -54,6 +54,7 @@ def hold(place: str | Path, *, remedy: str = REMEDY, patience_s: float = 0.0, pr
         HeldError: if another process owns it.
         PermissionError, NotADirectoryError: if it cannot be written.
     """
+    # By `clock`, which also runs while the machine sleeps: so does the owner that is waited for.
     ownership, deadline = Ownership(place, remedy), clock() + patience_s
     ownership.private = private
     while True:
@@ -65,6 +66,7 @@ def hold(place: str | Path, *, remedy: str = REMEDY, patience_s: float = 0.0, pr
                 raise
             time.sleep(POLL_S)
     try:
+        # Only now: what a dead process left is safe to remove because nobody else can write here.
         with atomic.guarded(ownership.place, ownership.confirm):
             if ownership.folder is not None:
                 atomic.remove_partials(ownership.folder)
@@ -99,6 +101,7 @@ class Ownership:
 
     def acquire(self) -> None:
         """Own the output, or raise HeldError. Nothing is written or changed if another process owns it."""
+        # New at each attempt: a key whose removal failed earlier would look like a rival.
         self._claim, self._owner = Claim(secrets.token_hex(8)), Owner.this_process()
         try:
             self._take_lock()
@@ -108,6 +111,7 @@ class Ownership:
             raise
         self._confirmed = clock()
         self._ended.clear()
+        # A daemon: a command that ends by an error must not wait for it.
         self._thread = threading.Thread(target=self._live, name="ownership", daemon=True)
         self._thread.start()
 
@@ -135,6 +139,7 @@ class Ownership:
         if self.folder is None:
             return
         files.check_writable(self.place)
+        # The lock first: where it works, two commands of one machine never come as far as the slower claims.
         lock = FileLock(self.folder / FOLDER / "lock")
         while not lock.is_open:
             self._make(self.folder / FOLDER)
@@ -143,6 +148,7 @@ class Ownership:
             except FileNotFoundError:  # An owner that ended removed the folder at this moment.
                 continue
             except NoLocksError:
+                # The claim alone protects this file system; a lock file would only seem to.
                 lock.path.unlink(missing_ok=True)
                 return
             except PermissionError as error:
@@ -158,6 +164,7 @@ class Ownership:
                 raise self._held_by(claim)
         if self.folder is None:
             files.check_writable(self.place)
+        # Written before the dead claims are removed: an owner that only slept finds its own key there, and ends.
         self._owner = replace(self._owner, superseded=tuple(claim.key for claim in dead))
         self._write_first()
         # Of two processes that have come this far, at least one finds the other in this listing, and both never stay: the
@@ -173,6 +180,7 @@ class Ownership:
             self.claims.close(claim)
 
     def _write_first(self) -> None:
+        # Before the write, which may have arrived although it failed: `_let_go` then removes it.
         self._has_claim = True
         while True:
             try:
@@ -188,6 +196,7 @@ class Ownership:
         owner = Owner.of(self.claims.read(claim))
         if self._lock is not None and owner.machine == machine():
             return True  # It would hold the kernel lock of its machine.
+        # Without the lock, the table of processes tells it for this machine, and only for its own namespace of it.
         gone = owner.is_gone()
         if gone is None:
             logger.info("%s: waiting up to %.0f s for a sign of life of %s", self.place, STALE_S, owner.describe())
@@ -204,6 +213,7 @@ class Ownership:
         """Return the error for a mark that this user may not write."""
         assert self.folder is not None
         claim = next(iter(self.claims.newest().values()), None)
+        # Another user's command may still run: then the output is held, whoever owns the mark.
         if claim is not None and not Owner.of(self.claims.read(claim)).is_gone():
             return self._held_by(claim)
         mark, why = self.folder / FOLDER, error.strerror
@@ -234,6 +244,7 @@ class Ownership:
                     self.place,
                     error,
                 )
+                # Without removing, each sign of life would leave a file: 17,000 a day.
                 self._given_up = True
                 with suppress(OSError):
                     self.claims.write(self._claim.end, {})
@@ -245,6 +256,8 @@ class Ownership:
 
     def _beat(self) -> None:
         with self._guard:
+            # Its name may be missing from an old listing of the storage; both must lack it before the output counts as
+            # lost.
             newest = self.claims.newest()
             if not self.claims.is_there(self._claim) and self._claim.key not in newest:
                 raise LostError(self._loss(next(iter(newest.values()), None)))
@@ -255,6 +268,7 @@ class Ownership:
                 if claim.key != self._claim.key and self._claim.key in Owner.of(self.claims.read(claim)).superseded:
                     self.claims.remove(self._claim.end)
                     raise LostError(self._loss(claim))
+            # After the new one is there: in between, another process must find at least one of them.
             self.claims.remove(previous)
             self._confirmed = clock()
 
@@ -278,6 +292,7 @@ class Ownership:
                 )
         self._has_claim = False
         if self._lock is not None:
+            # Last: who gets the lock finds no claim of this process any more.
             self._lock.remove()
             self._lock = None
         if self.folder is not None:

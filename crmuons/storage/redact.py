@@ -1,4 +1,4 @@
-"""Secrets in URLs: refuse them where URLs come in, and remove them from text that is stored or shown."""
+"""Make text safe to store and to show: without the secrets of URLs, which are refused where they come in, and control characters."""
 
 import re
 
@@ -11,6 +11,17 @@ _NAMES = (
 _USERINFO = re.compile(r'(?<=://)[^/\s?#"]*@')
 _QUERY_SECRET = re.compile(rf'([?&;#](?:{_NAMES})=)[^&;\s"#\']+', re.IGNORECASE)
 _PASSWORD = re.compile(r'(?<!\w)(\w[\w+.-]*)://[^/\s?#"@:]*:[^/\s?#"]*@|https?://[^/\s?#"]+@', re.IGNORECASE)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: object) -> str:
+    """Return the text with control characters written out, which a terminal would obey: tabs and ends of lines stay.
+
+    Names of files, columns and servers' words may be a stranger's; an escape sequence in them could hide or change lines.
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
 def without_credentials(text: str) -> str:

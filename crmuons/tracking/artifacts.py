@@ -52,6 +52,7 @@ def kept_file(journal: Journal, name: str) -> Path:
     if not os.path.lexists(path):
         msg = f"{path} is gone: it was removed from the journal before it was sent"
         raise UnusableFileError(msg)
+    # lstat and not stat: a link in a stranger's journal could name any file of this user.
     for each in (path, *path.rglob("*")):
         kind = each.lstat().st_mode
         if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
@@ -77,6 +78,7 @@ def check_root(run: Run, tracking_uri: str, *, named: bool) -> None:
     """
     root = run.info.artifact_uri
     parts = urlsplit(root)
+    # A SQLite store: this process itself writes the artifacts.
     if not is_server(tracking_uri):
         if not named and not Path(unquote(parts.path)).resolve().is_relative_to(
             database(tracking_uri).parent.resolve()
@@ -89,6 +91,7 @@ def check_root(run: Run, tracking_uri: str, *, named: bool) -> None:
             # MLflow would send this user's password there.
             msg = f"the server keeps artifacts at another server, {without_credentials(root)}; use another tracking.experiment"
             raise ArtifactStoreError(msg)
+    # A bucket or a path of a stranger's choice would be written with this user's rights.
     elif not named:
         msg = (
             f"only the run's directory names {tracking_uri}, which keeps artifacts at {without_credentials(root)}; "
@@ -101,6 +104,7 @@ def check_root(run: Run, tracking_uri: str, *, named: bool) -> None:
 
 def _check_shared_path(run: Run, tracking_uri: str, root: Path) -> None:
     """Write a probe below a path, and ask the server whether it sees the probe."""
+    # A name that nobody has: the server sees this very file, or another directory of the same path.
     probe, seen = root / f".probe-{uuid.uuid4().hex}", False
     made: list[Path] = []
     try:
@@ -130,6 +134,7 @@ def _listed(tracking_uri: str, run_id: str) -> set[str]:
     credentials = get_default_host_creds(tracking_uri)  # type: ignore[no-untyped-call]
     place = "/api/2.0/mlflow/artifacts/list"
     answer = http_request(credentials, place, "GET", params={"run_id": run_id})  # type: ignore[no-untyped-call]
+    # Asked by HTTP and not through MLflow's client, which would look at this machine's path.
     return {file["path"] for file in answer.json().get("files", ())} if answer.ok else set()
 
 
@@ -152,9 +157,11 @@ def log_model(client: mlflow.MlflowClient, run_id: str, experiment_id: str, path
         name: identifies the model within its run.
     """
     known = f"tags.`{_MODEL_FILE_TAG}` = '{name}' AND source_run_id = '{run_id}'"
+    # By the tag: an answer may have been lost after the server had made the model.
     models = client.search_logged_models([experiment_id], known)
     tags = {_MODEL_FILE_TAG: name}
     model = models[0] if models else client.create_logged_model(experiment_id, "model", run_id, tags=tags)
+    # MLflow's own `log_model` writes these two into the directory; here it was written before the run had an ID.
     description = Model.load(str(path))
     description.run_id, description.model_id = run_id, model.model_id
     description.save(str(path / "MLmodel"))
@@ -169,6 +176,7 @@ def first_cause(error: BaseException) -> str:
     """Return the first cause of an error in one line, for example "connection refused" or "database is locked"."""
     if isinstance(error, ArtifactStoreError | UnusableFileError):
         return str(error)
+    # MLflow's message says that a request failed; why stands at the end of the chain.
     while (earlier := error.__cause__ or error.__context__) is not None:
         error = earlier
     first_line = (str(error).splitlines() or [""])[0]

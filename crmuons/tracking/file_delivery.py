@@ -35,6 +35,7 @@ class FileDelivery:
         if not self._server.sent.waiting:
             return
         self._server.connect()
+        # By place: two versions of one artifact must arrive in order; others may pass each other.
         same_path: dict[str, list[int]] = {}
         for offset in self._server.sent.waiting:
             same_path.setdefault(_path(self._journal.entry_at(offset)), []).append(offset)
@@ -62,6 +63,7 @@ class FileDelivery:
         try:
             self._deliver(entry)
         except Exception as error:
+            # A file that is gone or foreign will not get better; anything else is tried again.
             if not (isinstance(error, artifacts.UnusableFileError) or self._server.is_refusal(error)):
                 raise
             self._server.note_refused(entry, error)
@@ -78,6 +80,7 @@ class FileDelivery:
             registry.register(client, mlflow_run_of(client, entry["of"]), entry)
             return
         path = artifacts.kept_file(self._journal, entry["file"])
+        # Once: where the server keeps artifacts does not change within a run.
         if not self._root_is_checked:
             artifacts.check_root(client.get_run(run_id), self._server.uri, named=self._named)
             self._root_is_checked = True

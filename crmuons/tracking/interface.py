@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
+SCORE = "validation/score"  # The metric by which runs are compared.
 
 
 class AnyTracker(Protocol):

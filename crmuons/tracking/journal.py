@@ -29,6 +29,13 @@ FOLDER = "tracking"
 Entry = dict[str, Any]
 
 
+def check_journal(directory: Path) -> None:
+    """Raise a FileNotFoundError unless a directory is that of a tracked run."""
+    if not Journal.exists(directory):
+        msg = f"no journal of a tracked run in {directory}; give the directory of a run"
+        raise FileNotFoundError(msg)
+
+
 def num_unsent(directory: Path) -> int:
     """Return the number of journal entries that are on no server, including refused ones; 0 without a journal."""
     if not Journal.exists(directory):
@@ -85,6 +92,7 @@ class Journal:
         self.files = directory / FOLDER / "files"
         self.files.mkdir(parents=True, exist_ok=True)
         self._path = directory / FOLDER / "journal.jsonl"
+        # Training, system metrics and validation append from threads of their own.
         self._guard = threading.Lock()
         self._lock = FileLock(self._path.with_name("lock"))
         self.num_entries = 0
@@ -121,6 +129,7 @@ class Journal:
 
     def is_new(self, key: str, step: int) -> bool:
         """Return whether the key has no entry for this step or a later one."""
+        # A run that went back to a checkpoint repeats steps; in MLflow the first value of a step stays.
         return step > self.last_steps.get(key, step - 1)
 
     def entries(self, offset: int = 0) -> Iterator[tuple[int, Entry]]:
@@ -141,6 +150,7 @@ class Journal:
 
     def entry_at(self, offset: int) -> Entry:
         """Return the first entry from a byte on."""
+        # Read again from the disk: what waits for days must not fill the memory of the training.
         return next(entry for _, entry in self.entries(offset))
 
     def keep_file(self, path: Path) -> str:
@@ -155,11 +165,13 @@ class Journal:
 
     def new_folder(self) -> Path:
         """Return a new, empty folder in `files` for the files of an entry."""
+        # The number is for people; mkdtemp's letters keep two processes apart.
         return Path(tempfile.mkdtemp(prefix=f"{self.num_entries:06d}-", dir=self.files))
 
     def load_sent(self, uri: str) -> DeliveryState:
         """Return how much of the journal a server has; nothing for a new server."""
         record = self.last_sent()
+        # Another server has nothing of it: the whole journal is sent there.
         clean = without_credentials(uri)
         return record if record is not None and record.uri == clean else DeliveryState(uri=clean)
 

@@ -1,15 +1,23 @@
 """Copy a model out of MLflow: `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `models:/ID`."""
 
+import errno
 import hashlib
 import logging
+import os
+import resource
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from crmuons.models.saved_model import SETTINGS_FILE
 from crmuons.runs.location import caches
+from crmuons.storage.reach import unreachable_reason
 from crmuons.tracking.uri import database, is_server, resolve_uri
 
 SCHEME = "models:/"
+MAX_FILE_BYTES = 2**30  # The largest networks that fit a GPU have 200 MB of weights.
+TOO_LARGE = os.strerror(errno.EFBIG)
 
 
 def is_logged(place: str | Path) -> bool:
@@ -28,6 +36,18 @@ def local_place(place: str) -> str | Path:
     return local_copy_of(place, resolve_uri(Path.cwd())) if is_logged(place) else place
 
 
+@contextmanager
+def _files_of_at_most(num_bytes: int) -> Iterator[None]:
+    """Let this process write no larger file for the duration of the block: MLflow writes whatever a server sends."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    least = num_bytes if soft == resource.RLIM_INFINITY else min(soft, num_bytes)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (least, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def local_copy_of(place: str, tracking_uri: str) -> Path:
     """Copy a logged model of crmuons to this machine, and return its model directory.
 
@@ -37,11 +57,14 @@ def local_copy_of(place: str, tracking_uri: str) -> Path:
 
     Raises:
         FileNotFoundError: if there is no such store or model, or it holds none of crmuons.
-        ValueError: if the store cannot be read.
+        ValueError, ConnectionError: if the store cannot be read, or sends a file that is too large for a model.
     """
     if not is_server(tracking_uri) and not database(tracking_uri).is_file():
         msg = f"{place} is looked up in MLflow, and there is no {tracking_uri}; set MLFLOW_TRACKING_URI to the server or store"
         raise FileNotFoundError(msg)
+    if (reason := unreachable_reason(tracking_uri)) is not None:
+        msg = f"{place} cannot be read from {tracking_uri}: {reason}; check MLFLOW_TRACKING_URI, and that the server is up"
+        raise ConnectionError(msg)
     import mlflow  # noqa: PLC0415  # 1.6 CPU-seconds.
     from mlflow.exceptions import MlflowException  # noqa: PLC0415
 
@@ -51,8 +74,15 @@ def local_copy_of(place: str, tracking_uri: str) -> Path:
     mlflow.set_tracking_uri(tracking_uri)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=str(copy), tracking_uri=tracking_uri)
-    except MlflowException as error:
+        with _files_of_at_most(MAX_FILE_BYTES):
+            mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=str(copy), tracking_uri=tracking_uri)
+    except (MlflowException, OSError) as error:
+        if TOO_LARGE in str(error):
+            shutil.rmtree(copy, ignore_errors=True)
+            msg = f"{place} in {tracking_uri} is no model of crmuons: it has a file of more than {MAX_FILE_BYTES >> 20} MiB"
+            raise ValueError(msg) from error
+        if isinstance(error, OSError):
+            raise
         msg = f"{place} cannot be read from {tracking_uri}: {str(error).splitlines()[0]}"
         raise (FileNotFoundError if "not found" in str(error) else ValueError)(msg) from error
     found = sorted(copy.glob(f"data/*/{SETTINGS_FILE}"))

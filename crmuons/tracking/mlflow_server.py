@@ -1,4 +1,4 @@
-"""Authorize requests to the MLflow server of cluster/mlflow/serve.sh: accounts, and artifacts that only the server places.
+"""Authorize requests to the MLflow server of cluster/mlflow/serve.sh, and have it list the score before other metrics.
 
 An account that may choose where an experiment keeps its artifacts could name any file that the server can read, such as
 its own secrets, and fetch it by HTTP. MLflow 3.17 has no setting that forbids this. This module runs in the server.
@@ -9,6 +9,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from flask import Response, request
+from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlRun
+
+from crmuons.tracking.interface import SCORE
 
 # Keys of MLflow's API whose value is a place, for experiments, runs, models and workspaces.
 PLACES = {
@@ -27,9 +30,19 @@ def authenticate() -> Any:
     """Return the account of a request, or the response that refuses it. MLflow calls this for every request."""
     from mlflow.server.auth import authenticate_request_basic_auth  # noqa: PLC0415  # It imports this module.
 
+    list_score_first()
     for place in foreign_places([request.get_json(force=True, silent=True), request.values.to_dict()]):
         return Response(f"'{place}' is not a place of this server: artifacts go to mlflow-artifacts:, its default", 403)
     return authenticate_request_basic_auth()
+
+
+def list_score_first() -> None:
+    """Have this process list a run's score first, then its other metrics by name.
+
+    MLflow's page to compare runs opens with the first metric that the server lists. It asks the database for no order:
+    PostgreSQL returns rows in the order of their last update, so any metric could be the first.
+    """
+    SqlRun.latest_metrics.property.order_by = [SqlLatestMetric.key != SCORE, SqlLatestMetric.key]
 
 
 def foreign_places(body: Any) -> Iterator[str]:

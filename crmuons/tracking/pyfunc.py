@@ -1,7 +1,7 @@
 """Write models for `mlflow.pyfunc.load_model`, and load those of crmuons 0.1, whose loader is this module."""
 
 import hashlib
-import shutil
+import inspect
 import tempfile
 import warnings
 from importlib.metadata import version
@@ -16,7 +16,8 @@ from mlflow.types.schema import Array
 
 from crmuons.data import schema
 from crmuons.generation.load import load_generator
-from crmuons.models import served, standalone
+from crmuons.models import served
+from crmuons.models.exported import bundles_source
 from crmuons.models.served import PrimariesToBundles
 
 with warnings.catch_warnings():
@@ -35,7 +36,6 @@ SIGNATURE = ModelSignature(
     ),
     params=ParamSchema([ParamSpec("seed", DataType.long, 0)]),
 )
-CODE = (served, standalone)
 
 
 def save_logged_model(path: Path, directory: Path, primaries: Float32[np.ndarray, "primaries 4"]) -> None:
@@ -49,15 +49,14 @@ def save_logged_model(path: Path, directory: Path, primaries: Float32[np.ndarray
         directory: a model directory (`saved_model.save_model`).
         primaries: a few primaries as an input example: energy (GeV), zenith (rad), mass (GeV), depth (m).
     """
-    sources = [Path(module.__file__ or "") for module in CODE]
-    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:8]
+    code = {"__init__.py": "", "bundles.py": bundles_source(), "served.py": inspect.getsource(served)}
+    digest = hashlib.sha256("".join(code.values()).encode()).hexdigest()[:8]
     example = pd.DataFrame(primaries.astype(np.float64), columns=list(schema.PRIMARY_FEATURES))
     with tempfile.TemporaryDirectory(prefix="crmuons-") as folder:
         package = Path(folder) / f"crmuons_model_{digest}"
         package.mkdir()
-        (package / "__init__.py").touch()
-        for source in sources:
-            shutil.copyfile(source, package / source.name)
+        for name, source in code.items():
+            (package / name).write_text(source, encoding="utf-8")
         mlflow.pyfunc.save_model(
             path=path,
             loader_module=f"{package.name}.served",

@@ -11,16 +11,18 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 
 from crmuons.progress import progress
+from crmuons.storage.reach import unreachable_reason
 from crmuons.tracking.artifacts import ArtifactStoreError, first_cause
 from crmuons.tracking.file_delivery import FileDelivery
 from crmuons.tracking.interface import Status
-from crmuons.tracking.journal import Journal
+from crmuons.tracking.journal import Journal, check_journal
 from crmuons.tracking.server import Server
 from crmuons.tracking.uri import bare_uri, has_credentials, is_server
 
 logger = logging.getLogger(__name__)
 
 
+# One request then carries all metrics of these seconds.
 SECONDS_BETWEEN_BATCHES = 2.0
 SECONDS_BEFORE_LAST_ATTEMPT = 0.5
 LONGEST_PAUSE = 60.0  # Seconds between attempts while a server does not answer.
@@ -51,13 +53,11 @@ def sync(directory: Path, to: str | None = None) -> tuple[int, str]:
         ConnectionError: if the server does not take the entries, or if only the directory names the server and this
             user has credentials. Entries that it took are not sent again.
     """
-    if not Journal.exists(directory):
-        msg = f"no journal of a tracked run in {directory}; give the directory of a run"
-        raise FileNotFoundError(msg)
+    check_journal(directory)
     with _locked(directory) as journal:
         server, files = _server(journal, to)
         if journal.status == "RUNNING":
-            # This process has the lock, so that of the run is gone, and it logged no end.
+            # This process has the lock, so the run's process is gone, and it logged no end.
             journal.append("status", status="KILLED")
         num_sent = 0
         with progress(server.pending, unit="entries", what="sync") as bar:
@@ -115,11 +115,15 @@ def _server(journal: Journal, to: str | None = None) -> tuple[Server, FileDelive
             f"credentials; if you trust it: crmuons sync {journal.directory} --to {journal.uri}"
         )
         raise ConnectionError(msg)
+    # Credentials of the URI go to the environment, where MLflow looks for them; files never hold them.
     server = Server(journal, bare_uri(named or journal.uri))
     return server, FileDelivery(journal, server, named=named is not None)
 
 
 def _send(journal: Journal, server: Server, files: FileDelivery) -> Iterator[int]:
+    if (reason := unreachable_reason(server.sent.uri)) is not None:
+        msg = f"{server.sent.uri} takes no results of {journal.directory}: {reason}"
+        raise ConnectionError(msg)
     try:
         yield from server.send_entries()
     except MlflowException as error:
@@ -141,6 +145,7 @@ class Sender:
     def __init__(self, journal: Journal, server: Server) -> None:
         self.server = server
         self._entries = _Delivery("results", journal, server, server.send_entries)
+        # A thread of its own: an upload of minutes must not hold up a metric of 8 bytes.
         self._files = _Delivery("artifacts", journal, server, FileDelivery(journal, server).send, after=self._entries)
 
     @property
@@ -190,12 +195,14 @@ class _Delivery(threading.Thread):
         self._what, self._journal, self._server, self._send, self._after = what, journal, server, send, after
         self.last_error = ""
         self._closing = threading.Event()
+        # Until the run ends; then both threads share what is left of flush_seconds.
         self._deadline = float("inf")
 
     def close(self, deadline: float) -> None:
         """Send what remains until a time of the monotonic clock, and end."""
         self._deadline = deadline
         self._closing.set()
+        # Not for ever: a thread in a request that hangs is left, and is a daemon.
         self.join(max(0.0, deadline - time.monotonic()))
 
     def run(self) -> None:
@@ -203,6 +210,7 @@ class _Delivery(threading.Thread):
         failures = 0
         while time.monotonic() < self._deadline:
             last = self._closing.is_set()  # Read before sending, so that all entries before `close` are sent.
+            # Each attempt takes what has come since the last one.
             if self._attempt():
                 failures = 0
                 if last:
@@ -220,7 +228,9 @@ class _Delivery(threading.Thread):
     def _attempt(self) -> bool:
         try:
             self._journal.lock()
+            # On the disk before it is on the server: after a power cut the server must not know more.
             self._journal.flush()
+            # After each request: at the end of its time a long journal must not go on.
             for _ in self._send():
                 if time.monotonic() > self._deadline:
                     return False

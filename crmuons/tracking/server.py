@@ -12,6 +12,7 @@ from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from crmuons.storage import atomic, ownership
+from crmuons.storage.reach import unreachable_reason
 from crmuons.tracking.artifacts import first_cause
 from crmuons.tracking.batches import batches, metrics_of, parts
 from crmuons.tracking.journal import DeliveryState, Entry, Journal
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 TABLES_PATIENCE_S = 120.0  # MLflow makes its tables in seconds.
 WITH_FILES = ("artifact", "figure", "model", "registration")  # A registration waits for the model of its run.
 
+# By it a run is found again whose creation was answered too late.
 _IDENTITY_TAG = "crmuons.journal"
 
 
@@ -46,6 +48,7 @@ class Server:
         self.uri = uri
         self._client: mlflow.MlflowClient | None = None
         self.guard = threading.RLock()
+        # By server: with another URI nothing is sent yet.
         self.sent = journal.load_sent(uri)
         self.known = threading.Event()
         if self.sent.run_id is not None:
@@ -68,8 +71,10 @@ class Server:
         Entries with files join those that wait for `FileDelivery`.
         """
         self.connect()
+        # Where the last process stopped: bytes, so that a journal of weeks is not read again.
         begin = self.sent.offset
         for batch in batches(self._journal.entries(begin)):
+            # Passed on, not skipped: `offset` moves past it, and `waiting` remembers where it begins.
             if batch[0][1]["kind"] in WITH_FILES:
                 self._note_sent(batch, [begin])
             else:
@@ -81,6 +86,7 @@ class Server:
         try:
             self._deliver([entry for _, entry in batch])
         except MlflowException as error:
+            # A server that is down, a database that is locked: the same request later.
             if not self.is_refusal(error):
                 raise
             if len(batch) > 1:  # Send one by one, so that one bad entry does not block the good ones.
@@ -113,6 +119,7 @@ class Server:
         run_id = self.run_id
         match entry["kind"]:
             case "metrics":
+                # A metric sent twice is stored once: its key has time, step and value.
                 client.log_batch(run_id, metrics=[metric for one in entries for metric in metrics_of(one)])
             case "params":
                 for part in parts(entry["values"]):
@@ -120,6 +127,7 @@ class Server:
             case "tags":
                 for part in parts(entry["values"]):
                     client.log_batch(run_id, tags=[RunTag(*pair) for pair in part])
+            # With the entry's own time: the end of the run, not that of the sending.
             case "status":
                 client.set_terminated(run_id, entry["status"], entry["time_ms"])
 
@@ -130,6 +138,7 @@ class Server:
                 return
             if self.uri.startswith("sqlite:"):
                 _make_database(database(self.uri))
+            # Made at the first use, in the thread that sends: it may wait for the server.
             client = mlflow.MlflowClient(self.uri)
             if self.sent.run_id is not None and not _has_run(client, self.sent.run_id):
                 logger.warning(
@@ -153,6 +162,7 @@ class Server:
 
     def _open_run(self, client: mlflow.MlflowClient, entry: Entry) -> None:
         if self.sent.run_id is not None:
+            # It had ended as failed or killed, and goes on.
             client.update_run(self.sent.run_id, status="RUNNING")
             return
         experiment = self._experiment(client, entry["experiment"])
@@ -161,6 +171,7 @@ class Server:
         tags = {_IDENTITY_TAG: entry["identity"]}
         if entry.get("parent"):
             tags["mlflow.parentRunId"] = mlflow_run_of(client, entry["parent"]).info.run_id
+        # With the time of the entry: a run that is sent later shows when it really began.
         run = runs[0] if runs else client.create_run(experiment, entry["time_ms"], tags, entry["run_name"])
         self.sent.run_id, self.sent.experiment_id = run.info.run_id, experiment
         self.known.set()
@@ -221,6 +232,7 @@ def _has_run(client: mlflow.MlflowClient, run_id: str) -> bool:
     try:
         client.get_run(run_id)
     except MlflowException as error:
+        # Only this means that it is gone; a server that fails says something else.
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return False
         raise
@@ -229,6 +241,8 @@ def _has_run(client: mlflow.MlflowClient, run_id: str) -> bool:
 
 def connection_error(uri: str) -> str | None:
     """Return why a server does not answer this process, in one line; None if it answers."""
+    if (reason := unreachable_reason(uri)) is not None:  # MLflow would wait for 20 s and more.
+        return reason
     try:
         mlflow.MlflowClient(uri).search_experiments(max_results=1)
     except MlflowException as error:

@@ -1,8 +1,9 @@
 """Log a run to MLflow: the training calls the methods of `Tracker`.
 
 When runs are compared, MLflow's chart of parallel coordinates opens with the first three parameters, by name, that differ
-between the runs, and with the first metric that the server lists, which in SQLite is the first one logged (MLflow 3.17,
-`ParallelCoordinatesPlotPanel`). Therefore settings that do not change the training are tags, and the score comes first.
+between the runs, and with the first metric that the server lists (MLflow 3.17, `ParallelCoordinatesPlotPanel`). Therefore
+settings that do not change the training are tags, and the score is logged first: SQLite lists metrics in this order. For
+PostgreSQL, mlflow_server.py sorts them.
 """
 
 import json
@@ -20,7 +21,7 @@ from PIL import Image
 
 from crmuons.provenance import code_tags, user_name
 from crmuons.storage.redact import without_credentials
-from crmuons.tracking.interface import Status
+from crmuons.tracking.interface import SCORE, Status
 from crmuons.tracking.journal import Journal
 from crmuons.tracking.pyfunc import save_logged_model
 from crmuons.tracking.sender import Sender
@@ -31,7 +32,6 @@ from crmuons.tracking.uri import bare_uri
 logger = logging.getLogger(__name__)
 
 MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 6000, 8000  # MLflow's limits in characters
-SCORE = "validation/score"
 # Settings that are logged as tags. As parameters they would take the places of those to compare: run.name always
 # differs.
 TAG_SETTINGS = re.compile(r"(run|scaling|tracking|data\.staging)\..+|train\.(log_every|profile_steps)")

@@ -74,13 +74,16 @@ class TrainingBatch:
         nonempty = np.flatnonzero(events.counts)
         kept, muons = events.counts[nonempty], events.muons
         if train.muons_per_event is not None:
+            # The first ones of each event: the reader has already put a random choice of its muons in front.
             muon_of_event = np.arange(len(muons)) - np.repeat(np.cumsum(kept) - kept, kept)
             muons = muons[muon_of_event < train.muons_per_event]
             kept = np.minimum(kept, train.muons_per_event)
         counts = torch.from_numpy(kept)
         ragged = Ragged.from_counts(counts)
         chosen = num_penalised(train.penalty, len(counts))
+        # The same object where all are penalised: Objective then takes scores and penalty from one pass.
         part = ragged if chosen == len(counts) else Ragged.from_counts(counts[:chosen])
+        # Of the muons kept and not of N: an event's loss rests on these alone.
         weights = counts.float() ** train.weight_power
         primaries, all_counts, kept_muons = (_tensor(array) for array in (events.primaries, events.counts, muons))
         return cls(primaries, all_counts, torch.from_numpy(nonempty), kept_muons, weights, ragged, part)
@@ -89,6 +92,7 @@ class TrainingBatch:
         """Return the real ones of the events that a term has values for; None if all are real."""
         if self.real is None:
             return None
+        # Each term has one value for each event of its own set, and the sets have different lengths.
         sets = {"multiplicity_loss": self.real.all, "gradient_penalty": self.real.penalised}
         return sets.get(name, self.real.nonempty)
 
@@ -101,6 +105,7 @@ class TrainingBatch:
         return self._each(lambda part: part.pin_memory())
 
     def _each(self, change: Callable[[Any], Any]) -> "TrainingBatch":
+        # The identity of the two layouts means something (Objective), so it is kept.
         ragged = change(self.ragged)
         penalty_layout = ragged if self.penalty_layout is self.ragged else change(self.penalty_layout)
         tensors = (self.primaries, self.counts, self.nonempty, self.muons, self.weights)
@@ -115,4 +120,5 @@ def num_penalised(penalty: config.Penalty, events: int) -> int:
 
 def _tensor(array: np.ndarray) -> Tensor:
     """Return an array as a tensor. It is copied if it is read-only, as Arrow's memory is."""
+    # torch warns about read-only memory, and a write to a mapped file's pages would end the process.
     return torch.from_numpy(np.require(array, requirements=("C", "W")))

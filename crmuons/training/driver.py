@@ -4,12 +4,12 @@ The workers are started by a launcher. `LocalLauncher` trains in this process an
 `ray_backend.train.RayLauncher` trains on Ray Train workers.
 """
 
-import errno
 import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -22,10 +22,11 @@ from crmuons.runs.location import RunStorage
 from crmuons.runs.owned import owned_run
 from crmuons.runs.uploads import UploadStatus
 from crmuons.storage import files
+from crmuons.storage.atomic import FULL, DiskFullError
 from crmuons.storage.files import File
 from crmuons.tracking.uri import resolve_uri
 from crmuons.training import tensorboard, worker
-from crmuons.training.loop import Outcome
+from crmuons.training.interface import Outcome
 from crmuons.training.parent import set_up_run_and_parent
 from crmuons.training.progress_bar import progress_of
 from crmuons.training.resume import with_found_files
@@ -35,8 +36,6 @@ from crmuons.training.summary import RunSummary
 from crmuons.training.trainer import NonFiniteError
 
 logger = logging.getLogger(__name__)
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RunFailedError(RuntimeError):
@@ -94,6 +93,7 @@ class LocalLauncher:
             return train_worker(settings, run, device=device, tracking_uri=tracking_uri)
         except (ValueError, OSError, NonFiniteError) as error:
             raise RunFailedError(with_remedy(last_line(error), run)) from error
+        # The two causes that a setting can mend, so the message names the settings.
         except (MemoryError, torch.OutOfMemoryError) as error:
             reason = f"the memory of {device} is used up; set train.events_per_worker or train.muons_per_event lower"
             raise RunFailedError(with_remedy(reason, run)) from error
@@ -121,10 +121,12 @@ def run_training(settings: config.Config, launcher: Launcher) -> RunSummary:
         HeldError: if another process trains this run; nothing was changed then.
         RunFailedError: if the run stopped on the way. Its last checkpoint is intact.
     """
+    # Before anything is written: config.json and MLflow would keep the secret.
     refuse_credentials(settings)
     tensorboard.check_installed(settings)
     storage = RunStorage.of(settings)
     if storage.url is not None:
+        # Now, not at the first checkpoint, which may come after an hour.
         files.check_writable(storage.url)
     with owned_run(settings, storage) as run:
         return _train_run(settings, run, storage, launcher)
@@ -138,18 +140,22 @@ def _train_run(settings: config.Config, run: Run, storage: RunStorage, launcher:
         run.check_unchanged(settings)
         run, data = with_found_files(run, settings)
     else:
+        # Reads and fits, and writes nothing yet.
         origin = set_up_run_and_parent(settings, storage)
         data = origin[0]
     # A plain `mlflow ui`, typed beside the directory of the runs, finds them.
     tracking_uri = resolve_uri(storage.directory.parent)
+    # Tokens for every URL of the run: the workers may be on nodes without any of their own.
     with launcher.connect((*settings.data.train, *settings.data.validation, settings.run.storage_path)):
         launcher.check(settings, storage, tracking_uri if settings.tracking.enabled else None, data)
         if origin is not None:  # Only now is anything written: what was refused above can be tried again.
             run.create(settings, *origin)
         remote.start(run)
         logger.info("%s run %s", "continuing" if started else "starting", run.uri)
+        # Of an earlier attempt: a worker that finds one ends at once.
         for left_over in (run.failure, run.stop_request):
             left_over.unlink(missing_ok=True)
+        # A full disk must still be able to say why the run ended.
         run.reserve_failure()
         with stop_on_signals(run.stop_request.touch), progress_of(run, settings):
             outcome = launcher.train(settings, run, tracking_uri)
@@ -161,9 +167,10 @@ def train_worker(settings: config.Config, run: Run, **how: Any) -> Outcome:
     try:
         return worker.train(settings, run, **how)
     except OSError as error:
-        if error.errno not in DISK_FULL:
+        # A full disk's error may name no file, and a run writes to several disks.
+        if error.errno not in FULL or isinstance(error, DiskFullError):
             raise
-        raise OSError(_which_disk(error, run)) from error
+        raise DiskFullError(error, _which_disk(error, run), 0) from error
 
 
 def last_line(error: BaseException) -> str:
@@ -182,7 +189,7 @@ def with_remedy(reason: str, run: Run) -> str:
     return f"run {run.directory.name} stopped: {reason} ({where})"
 
 
-def _which_disk(error: OSError, run: Run) -> str:
-    """Name the disk that is full. Python names the file where it was opened, not where it was written."""
+def _which_disk(error: OSError, run: Run) -> Path:
+    """Return a place on the disk that is full. Python names the file where it was opened, not where it was written."""
     place = run.directory if shutil.disk_usage(run.directory).free < 2**20 else tempfile.gettempdir()
-    return f"{error.filename or place} cannot be written ({error.strerror}); free space there"
+    return Path(error.filename or place)

@@ -45,6 +45,7 @@ class _Recording:
     terms: LossTerms = field(default_factory=dict)
 
     def begin(self) -> None:
+        # Each graph of a step reads the noise generator's state when it is replayed, so a new seed needs no new graph.
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.noise)
         # The thread that reads data allocates page-locked memory meanwhile, and NCCL's watchdog asks for events.
@@ -57,6 +58,7 @@ class _Recording:
     def split(self, buffer: Tensor) -> None:
         """End a graph before an exchange, and begin the next."""
         self.end()
+        # The exchange is not captured: `replay` calls it between two graphs, on the buffer at the same address.
         self.buffers.append(buffer)
         self.begin()
 
@@ -94,6 +96,7 @@ class StepGraphs:
         self.settings, self.device, self._recover = settings, device, recover
         self.captures = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self.captures else None
+        # One pool for all graphs, since they never run at the same time: else each would keep a step's memory.
         self._pool = torch.cuda.graph_pool_handle() if self.captures else None
         self._entries: dict[tuple[Bucket, object], _Entry] = {}
         self._current: _Recording | None = None  # The recording in progress.
@@ -123,13 +126,18 @@ class StepGraphs:
         bucket = Bucket.of([batch.sizes for batch in batches], capacity, all_penalised=all_penalised)
         with self._own_stream():
             entry, is_known = self._entry((bucket, variant), len(batches))
+            # The graph reads its inputs at fixed addresses, so each batch is copied there first.
             for batch, memory in zip(batches, entry.inputs, strict=True):
                 batch.copy_into(memory)
 
             def step() -> LossTerms:
                 return updates(lay_out(memory, bucket, self.settings) for memory in entry.inputs)
 
+            # After the copies and before the updates: it changes tensors in place that a graph of the last step may
+            # still read, which this stream orders.
             noise = start()
+            # Not in the first step of a bucket: cuBLAS, NCCL and Triton set themselves up then, which a capture
+            # forbids.
             if self.captures and is_known and entry.recording is None:
                 entry.recording = self._record(step, noise)
                 if entry.recording is None:
@@ -141,6 +149,7 @@ class StepGraphs:
         """Sum a buffer over all ranks; while a step is recorded, end a graph here."""
         if self._current is None:
             return distributed.sum_over_ranks(buffer)
+        # With one rank there is nothing to exchange, and the whole step stays one graph.
         if distributed.world_size() > 1:
             self._current.split(buffer)
         return buffer
@@ -152,6 +161,7 @@ class StepGraphs:
 
     def _entry(self, key: tuple[Bucket, object], batches: int) -> tuple[_Entry, bool]:
         """Return the entry of a bucket, and whether there was one."""
+        # Popped and put back at the end: the dictionary's order is the order of use, the first entry the oldest.
         known = self._entries.pop(key, None)
         if known is None and len(self._entries) >= MAX_ENTRIES:
             self._wait()  # A graph must not be destroyed while it runs.
@@ -171,6 +181,7 @@ class StepGraphs:
         torch.cuda.empty_cache()  # A graph's memory is its own; that of the eager step is needed no more.
         recording = self._current = _Recording(self._pool, noise)
         try:
+            # Recording runs nothing: `run` replays the graphs for this very step afterwards.
             recording.begin()
             recording.terms = step()
             recording.end()
@@ -200,6 +211,7 @@ class StepGraphs:
         with torch.cuda.stream(self._stream):
             yield
             self._in_flight.append(self._stream.record_event(torch.cuda.Event(blocking=True)))
+        # The metrics are read, and checkpoints are made, on the outer stream.
         outer.wait_stream(self._stream)
         if len(self._in_flight) > STEPS_IN_FLIGHT:
             self._in_flight.popleft().synchronize()

@@ -3,37 +3,39 @@
 A checkpoint (`TrainingLoop._save`) holds the averaged model, which generates events, and the training state:
 - `trainer`: weights of model, averaged model and critic, optimizer states and step counts (`Trainer.state_dict`);
 - `progress`: training time, best score and its step;
-- `stream`: the read plan, and for each rank its position in the data and its row counts.
+- `stream`: the read plan, for each rank its position in the data and its row counts, and digests of remote files.
 
 Ranks exchange tensors, and a rank that skips an exchange makes the others wait forever. Every decision here therefore
 depends on the step number or on numbers that rank 0 sent at a log step, never on the data or the clock of one rank.
 """
 
+import logging
 import math
 import resource
 import time
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import torch
 
 from crmuons import config
 from crmuons.data.loader import Loader
 from crmuons.data.quarantine import ReadCounts
-from crmuons.models.bundle_model import BundleModel
 from crmuons.runs import checkpoint
 from crmuons.training import distributed
 from crmuons.training.diagnosis import cause_of_nonfinite
+from crmuons.training.interface import LoopServices, Metrics, Outcome
+from crmuons.training.openings import common_digests
 from crmuons.training.terms import LossTerms
 from crmuons.training.trainer import NonFiniteError, PreparedBatch, Trainer
 from crmuons.training.waiting import NoBatchError, PatientBatches
 
-CHECK_S = 0.4  # Seconds between looks at the time limit and the request to stop, whatever train.log_every.
-FIRST_LOG_S = 5.0  # The first metrics come after this time at the latest, however slow the steps are.
+logger = logging.getLogger(__name__)
 
-Metrics = dict[str, float]
-Outcome = Literal["finished", "interrupted"]
+CHECK_S = 0.4  # Seconds between looks at the time limit and the request to stop, whatever train.log_every.
+VALIDATION_S = 60.0  # The other ranks wait for rank 0's validation; longer ones are said.
+FIRST_LOG_S = 5.0  # If the first metrics take longer than this, a sentence says that steps go on.
 
 
 @dataclass
@@ -43,25 +45,6 @@ class Progress:
     seconds: float = 0.0  # Training time, summed over all attempts.
     best_score: float = math.inf
     best_step: int = 0
-
-
-class LoopServices(Protocol):
-    """What the loop calls; `services.py` implements it."""
-
-    def report(self, values: Metrics, step: int, saved: Path | None) -> None:
-        """Receive metrics of a step, and the checkpoint if one was saved. All ranks call it at the same steps."""
-
-    def validate(self, model: BundleModel, step: int) -> Metrics:
-        """Return the metrics of a model on held-out events, among them "score"; called on rank 0."""
-
-    def should_stop(self) -> bool:
-        """Return whether the run was asked to stop, as far as this rank sees."""
-
-    def model_metadata(self, step: int) -> dict[str, object]:
-        """Return the content of model.json for a step; called on rank 0."""
-
-    def on_step(self, step: int) -> None:
-        """Take note that `step` steps are done; called before the first step and after each step."""
 
 
 class TrainingLoop:
@@ -87,7 +70,7 @@ class TrainingLoop:
         self.settings, self.run = settings.train, settings.run
         self.progress = Progress()
         self._last_log = self._counters()
-        self._has_logged, self._first_step, self._resumed = False, 0, False
+        self._first_step, self._resumed, self._says_first_steps = 0, False, distributed.rank() == 0
         self._last_check, self._next_check = (0, time.perf_counter()), 0
         alone = distributed.world_size() == 1
         self._batches = PatientBatches(stream, services.should_stop, self._is_time_over, self._until, alone=alone)
@@ -170,19 +153,28 @@ class TrainingLoop:
         last_step, last_time = self._last_check
         if step < self._next_check or (distributed.world_size() == 1 and now - last_time < CHECK_S):
             return False
-        first_is_late = not self._has_logged and now - self._last_log[-1] > FIRST_LOG_S
+        self._say_first_steps(step, now - self._last_log[-1])
         seconds_per_step = max((now - last_time) / (step - last_step), 1e-6)
         # Not more than twice as far as before: the steps may become slower.
         ahead = min(int(CHECK_S / seconds_per_step), 2 * (step - last_step)) if distributed.world_size() > 1 else 1
         urgent, ahead = map(
             int,
             distributed.from_rank_zero(
-                [float(distributed.rank() == 0 and (first_is_late or self._should_stop())), float(max(1, ahead))],
+                [float(distributed.rank() == 0 and self._should_stop()), float(max(1, ahead))],
                 self.trainer.device,
             ),
         )
         self._last_check, self._next_check = (step, now), step + ahead
         return bool(urgent)
+
+    def _say_first_steps(self, step: int, seconds: float) -> None:
+        """Say once that slow steps go on. Metrics of their own would stay in MLflow beside those of a run that starts again."""
+        if self._says_first_steps and seconds > FIRST_LOG_S:
+            self._says_first_steps = False
+            done, every = step - self._first_step, self.settings.log_every
+            logger.warning(
+                "the first %d steps took %.0f s; metrics come every train.log_every=%d steps", done, seconds, every
+            )
 
     def _should_stop(self) -> bool:
         """Return whether the run is to stop, as far as this rank knows: a request was made, or the time is over."""
@@ -209,7 +201,7 @@ class TrainingLoop:
     def _log(self, terms: LossTerms) -> tuple[Metrics, bool]:
         """Return the metrics of the step, and whether rank 0 asks to stop. Add rank 0's time to the training time."""
         values = torch.stack(list(terms.values())).tolist()  # device sync
-        self._has_logged = True
+        self._says_first_steps = False
         try:
             self.trainer.check_finite()
         except NonFiniteError as error:
@@ -259,7 +251,7 @@ class TrainingLoop:
             raise self._explained(error) from error
         # Two numbers: a score of infinity or NaN is a result, and no score at all is another.
         known = [float("score" in metrics), metrics.get("score", math.inf)]
-        has_score, score = distributed.from_rank_zero(known, self.trainer.device)
+        has_score, score = distributed.from_rank_zero(known, self.trainer.device, expected_s=VALIDATION_S)
         if not has_score and math.isfinite(self.progress.best_score):
             # An earlier crmuons gave a mean over fewer quantities, which selects nothing.
             self.progress.best_score, self.progress.best_step = math.inf, 0
@@ -277,11 +269,12 @@ class TrainingLoop:
         # Ranks have read different amounts, and each continues from its own position.
         local = torch.tensor([*stream.position, *astuple(stream.read_counts)], device=self.trainer.device)
         positions = distributed.gather(local).tolist()  # device sync
+        digests = common_digests(stream.digests, stream.without_digest, self.trainer.device)
         if distributed.rank() == 0:
             training = {
                 "trainer": self.trainer.state_dict(),
                 "progress": asdict(self.progress),
-                "stream": {"plan": stream.plan.state(), "positions": positions},
+                "stream": {"plan": stream.plan.state(), "positions": positions, "digests": digests},
             }
             saved = checkpoint.save(
                 self.directory, step, self.trainer.averaged, self.services.model_metadata(step), training

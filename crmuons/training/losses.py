@@ -16,6 +16,7 @@ def critic_loss(
     wasserstein: fake - real (Arjovsky et al. 2017, arXiv:1701.07875, eq. 3). relativistic: softplus(fake - real)
     (Jolicoeur-Martineau 2018, arXiv:1807.00734), where a real and a fake event have the same primary.
     """
+    # softplus is bounded below: once the critic separates a pair, its gradient fades, and drives the scores no further.
     return fake - real if kind == "wasserstein" else softplus(fake - real)
 
 
@@ -24,6 +25,7 @@ def generator_loss(
 ) -> Float[Tensor, " events"]:
     """Return what the generator minimises, per event; the Wasserstein loss needs no real scores."""
     if kind == "wasserstein":
+        # The real scores do not depend on the generator, so they drop out of its gradient.
         return -fake
     assert real is not None
     return softplus(real - fake)
@@ -31,6 +33,7 @@ def generator_loss(
 
 def one_centred_penalty(squared_norms: Float[Tensor, " events"]) -> Float[Tensor, " events"]:
     """Return (norm - 1)^2, for norms on interpolates (Gulrajani et al. 2017, arXiv:1704.00028, eq. 3)."""
+    # The derivative of the root is infinite at 0: one event with a flat score would make all weights NaN.
     return (torch.sqrt(squared_norms + 1e-12) - 1) ** 2
 
 

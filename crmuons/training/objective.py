@@ -41,10 +41,13 @@ class Objective:
         self.settings, self.model, self.critic, self.noise = settings, model, critic, noise
         self.num_critic_updates = 0
         self.n_critic, self.lambda_gp = settings.n_critic, settings.penalty.lambda_gp
+        # Conditions, features and fake muons do not depend on the critic's weights, so one batch's are the same in all
+        # updates.
         self._shared: dict[tuple[int, str], Any] = {}  # With train.reuse_batch: by the batch's id() and a name.
 
     def critic_terms(self, batch: TrainingBatch) -> LossTerms:
         """Return the loss of the critic, with the gradient penalty, and its metrics, per event."""
+        # Generator and critic see the events with muons alone: an empty event has no muon to judge.
         _, condition = self._conditions(batch)
         real = self._real_muons(batch)
         with torch.no_grad():
@@ -59,6 +62,7 @@ class Objective:
         return {
             "critic_loss": loss,
             "wasserstein_estimate": real_scores - fake_scores,
+            # Without its weight, so that the metric means the same for every lambda_gp.
             "gradient_penalty": penalties,
         }
 
@@ -69,6 +73,8 @@ class Objective:
         events without muons.
         """
         primaries, condition = self._conditions(batch)
+        # The same primaries and N on both sides: the critic cannot tell events apart by what the generator does not
+        # make.
         fake = self._score(self._cached_fake_muons(condition, batch), condition, batch.ragged)
         real = None
         if self.settings.loss == "relativistic":
@@ -107,6 +113,8 @@ class Objective:
         return *scores.chunk(2), penalties  # type: ignore[return-value]
 
     def _is_penalty_due(self) -> bool:
+        # By the updates of the whole run, not of the step: with n_critic=1 and every=2, every second step has a
+        # penalty.
         return self.settings.penalty.kind != "none" and self.num_critic_updates % self.settings.penalty.every == 0
 
     def _penalties(self, real: Tensor, fake: Tensor, condition: Tensor, part: Ragged) -> Tensor:
@@ -123,6 +131,7 @@ class Objective:
             share = torch.rand(len(condition), generator=self.noise, device=self.noise.device)
             points = losses.interpolate(real, fake, share, part)
             return losses.one_centred_penalty(self._scores_and_norms(points, condition, part)[1])
+        # One pass over both halves, as for the scores.
         both, conditions = torch.cat([real, fake]), torch.cat([condition, condition])
         real_norms, fake_norms = self._scores_and_norms(both, conditions, part.twice)[1].chunk(2)
         return real_norms + fake_norms
@@ -145,6 +154,7 @@ class Objective:
         """Return fake muons for a batch. With train.reuse_batch all updates of a step share them and their graph."""
         if not self.settings.reuse_batch:
             return self._fake_muons(condition, batch.ragged)
+        # The critic's updates come first and ask without gradients; the generator's update needs this graph.
         with torch.enable_grad():
             return self._once(batch, "fake", lambda: self._fake_muons(condition, batch.ragged))
 
@@ -162,6 +172,7 @@ class Objective:
     def _fake_muons(self, condition: Tensor, ragged: Ragged) -> Tensor:
         noise = self.model.latents(ragged, self.noise)
         with self._precision():
+            # float(): losses and penalties are computed in float32, whatever the networks run in.
             return functions.generator_forward(self.model.generator, condition, *noise, ragged).float()
 
     def _score(self, features: Tensor, condition: Tensor, ragged: Ragged) -> Tensor:

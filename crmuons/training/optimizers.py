@@ -61,6 +61,7 @@ class NetworkOptimizer:
         if self.max_grad_norm is not None:
             # A factor of 1 below the limit; an `if` would make the host wait for the norm.
             gradient = gradient * (self.max_grad_norm / norm.clamp(min=self.max_grad_norm))
+        # Views of the summed vector: nothing is copied back.
         for parameter, part in zip(self.parameters, gradient.split(self.sizes), strict=True):
             parameter.grad = part.view_as(parameter)
         # Fused optimizers skip the step on the device if this flag is set. Gradient scaling of mixed precision uses it.
@@ -84,6 +85,7 @@ class NetworkOptimizer:
     def state_dict(self) -> dict[str, Any]:
         """Return the optimizer's state, with the learning rate as a number."""
         state = self.optimizer.state_dict()
+        # A tensor would tie the file to a device, and a run may continue without graphs.
         return state | {"param_groups": [group | {"lr": self.current_lr} for group in state["param_groups"]]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -115,7 +117,8 @@ def build_optimizers(
     for name, module in modules.items():
         parameters = list(module.parameters())
         optimizer: torch.optim.Optimizer
-        if name in {"multiplicity", "discrete"}:  # Both learn a likelihood, beside the game of the other two.
+        # A likelihood is an ordinary loss without an opponent: Adam's defaults, whatever GAN optimizer is compared.
+        if name in {"multiplicity", "discrete"}:
             optimizer = torch.optim.Adam(parameters, settings.multiplicity_lr, fused=True)
         elif settings.kind == "sgd":
             optimizer = torch.optim.SGD(parameters, rates[name], momentum=settings.momentum, fused=True)
@@ -155,8 +158,11 @@ def all_reduce_gradients(
         non-finite number, and for all ranks if the sum is not finite. It is highest for ranks that sent one.
     """
     gradients = [network.pop_flat_gradient() for network in networks]
+    # Metrics and faults travel with the gradients: one exchange an update, whose latency is what a small step waits
+    # for.
     numbers = torch.stack([number for total in totals.values() for number in (total.total, total.events)])
     world = distributed.world_size()
+    # One slot for each rank, which only that rank fills.
     buffer = torch.cat([*gradients, numbers, numbers.new_zeros(world)])
     sizes = [len(gradient) for gradient in gradients] + [2] * len(totals) + [world]
     *parts, faults = buffer.split(sizes)

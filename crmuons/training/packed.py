@@ -71,12 +71,16 @@ class Bucket:
         """
         width = batches[0].width
         # One muon more, at least: the dummy events have one, see Ragged.max.
+        # All batches of a step share one bucket: a graph has one set of shapes, and the largest batch decides.
         muons = _rounded_up(1 + max(sizes.muons for sizes in batches), LEAST_MUONS)
         nonempty = max(_with_room(sizes.nonempty, muons - sizes.muons) for sizes in batches)
         if all_penalised:
+            # 0 and not the number of nonempty events: the penalty then takes the layout of the whole batch, in the same
+            # pass.
             return cls(capacity, nonempty, muons, 0, 0, width)
         part_muons = min(_rounded_up(1 + max(sizes.penalised_muons for sizes in batches), LEAST_MUONS), muons)
         part = max(_with_room(sizes.penalised, part_muons - sizes.penalised_muons) for sizes in batches)
+        # The penalised events are the first of the batch, so they cannot be more than its slots.
         return cls(capacity, nonempty, muons, min(part, nonempty), part_muons, width)
 
     @property
@@ -87,6 +91,7 @@ class Bucket:
 
 def _rounded_up(number: int, least: int) -> int:
     """Round up to one of 16 steps between powers of two: 2 % more on average, and few different sizes."""
+    # The highest bit and the four below it are kept: 16 sizes between two powers of two.
     step = max(least, 1 << max(0, number.bit_length() - 5))
     return -(-number // step) * step
 
@@ -135,11 +140,14 @@ class PackedBatch:
             chosen_muons = int(np.minimum(first_counts, train.muons_per_event or num_muons).sum())
         width = events.muons.shape[1]
         sizes = Sizes(number, num_nonempty, num_muons, chosen, chosen_muons, width)
+        # A batch may end early (data.max_muons_per_batch); with the full capacity it needs no graph of its own.
         capacity = max(number, train.events_per_worker)
         content = torch.empty(_bytes(capacity, sizes.muons, width), dtype=torch.uint8, pin_memory=pin_memory)
         # Views of one block, so that one copy takes it to the GPU instead of four.
         header, primaries, room, muons = _views(content.numpy(), capacity, width)
         header[: len(sizes)] = sizes
+        # What is behind the batch goes to the device too: it must be a legal primary and N = 0, not what was in the
+        # memory.
         primaries[:number], primaries[number:] = events.primaries, LEGAL_PRIMARY
         room[:number], room[number:] = counts, 0
         start = 0
@@ -166,7 +174,9 @@ class PackedBatch:
         """Copy the batch to the start of a graph's input memory, on the current stream."""
         if self.copied is not None:
             stream = torch.cuda.current_stream(memory.device)
+            # The device waits, not the host.
             stream.wait_event(self.copied)
+            # torch must not reuse this memory, which belongs to the copying stream, before this stream has read it.
             self.content.record_stream(stream)
         memory[: len(self.content)].copy_(self.content, non_blocking=True)
 
@@ -181,6 +191,7 @@ def _kept_rows(counts: np.ndarray, cap: int | None, num_muons: int) -> list[tupl
     if cap is None or not (large := np.flatnonzero(counts > cap)).size:
         return [(0, num_muons)]
     ends = np.cumsum(counts)[large]
+    # A span runs from the end of one large event to the cap of the next; what lies between two spans is left out.
     starts = [0, *ends.tolist()]
     return list(zip(starts, [*(ends - counts[large] + cap).tolist(), num_muons], strict=True))
 
@@ -205,6 +216,7 @@ def lay_out(content: Tensor, bucket: Bucket, train: config.Train) -> TrainingBat
         train: the largest number of muons of an event, and the weights.
     """
     primaries_end, counts_end = HEADER_BYTES + 16 * bucket.events, HEADER_BYTES + 24 * bucket.events
+    # The numbers stay tensors: reading one would end the graph, and make the host wait.
     header = content[:HEADER_BYTES].view(torch.int64)
     events, num_nonempty, num_muons, num_chosen, num_chosen_muons = header[:5].unbind()
     primaries = content[HEADER_BYTES:primaries_end].view(torch.float32).view(-1, 4)
@@ -228,6 +240,7 @@ def lay_out(content: Tensor, bucket: Bucket, train: config.Train) -> TrainingBat
     numbers = header.float()
     real = RealEvents((slots < num_nonempty).float(), numbers[1])
     weights = kept.float() ** train.weight_power * real.is_real
+    # The same object as `ragged`: Objective takes it as the sign that all events are penalised.
     part, penalised = ragged, real
     if bucket.penalised:
         missing = bucket.penalised_muons - num_chosen_muons
@@ -244,6 +257,7 @@ def _numbers(rows: Tensor) -> Int64[Tensor, " rows"]:
 def _with_dummies(counts: Tensor, num_real: Tensor, missing: Tensor) -> Int64[Tensor, " events"]:
     """Return counts in which the events after the first `num_real` share the missing muons."""
     behind = _numbers(counts) - num_real
+    # At least one, see `_with_room`, so that the division below is defined.
     dummies = len(counts) - num_real
     # As evenly as possible: the time of a segment sum is that of its longest event.
     shared = missing // dummies + (behind < missing % dummies)

@@ -3,7 +3,7 @@
 import logging
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from crmuons import config
 from crmuons.progress import progress
 from crmuons.runs.directory import Run
 from crmuons.storage import records
-from crmuons.training.loop import Metrics
+from crmuons.training.interface import Metrics
+from crmuons.training.notices import Notices
 from crmuons.training.staging_progress import StagingWatch
 
 logger = logging.getLogger(__name__)
@@ -22,26 +23,27 @@ logger = logging.getLogger(__name__)
 def progress_of(run: Run, settings: config.Config) -> Iterator[None]:
     """Show the progress of a run while the block lasts."""
     ended = threading.Event()
-    staging = StagingWatch(run)
+    staging, notices = StagingWatch(run), Notices(run)
     # Read before the thread starts, because the thread may start late: lines written from now on are new.
     newest = run.latest_metrics()
     seen, losses = (path.stat().st_size if path.is_file() else 0 for path in (run.metrics, run.losses))
     start = newest, seen, losses
-    thread = threading.Thread(target=_watch, args=(run, settings, staging, ended, start), daemon=True)
+    thread = threading.Thread(target=_watch, args=(run, settings, [staging, notices], ended, start), daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
-        staging.update()  # Shows a warning from the end of the run too.
+        for shown in (staging, notices):  # From the end of the run too.
+            shown.update()
         staging.close()
 
 
 def _watch(
     run: Run,
     settings: config.Config,
-    staging: StagingWatch,
+    watched: Sequence[StagingWatch | Notices],
     ended: threading.Event,
     start: tuple[Metrics, int, int],
 ) -> None:
@@ -52,7 +54,8 @@ def _watch(
     total = math.ceil(settings.train.max_seconds or 0) if timed else settings.train.steps
     with progress(total, unit="s" if timed else "steps", what="train", initial=begin) as bar:
         while not ended.wait(0.5):
-            staging.update()
+            for shown in watched:
+                shown.update()
             losses, lines = _new_lines(run.losses, losses)
             for line in lines:
                 logger.warning(_loss(records.parse(line, run.losses)))

@@ -17,11 +17,12 @@ from crmuons.runs.directory import Run
 from crmuons.runs.parent import about_parent
 from crmuons.runs.uploads import FAILURE_WAIT_S, Uploads
 from crmuons.storage import atomic
+from crmuons.storage.atomic import full_disk_named
 from crmuons.storage.staging import stager
 from crmuons.storage.staging.download import REPORT
 from crmuons.tracking.interface import AnyTracker, NullTracker, Status
 from crmuons.training import distributed
-from crmuons.training.loop import Metrics
+from crmuons.training.interface import Metrics
 from crmuons.training.profiling import StepProfiler
 from crmuons.training.tensorboard import Board
 from crmuons.training.trainer import Trainer
@@ -117,7 +118,7 @@ class RankZeroServices(Services):
         """Write metrics to metrics.jsonl, MLflow and TensorBoard; upload the checkpoint if one was saved."""
         if values:
             values = values | self._storage_metrics(step)
-            with self.run.metrics.open("a", encoding="utf-8") as file:
+            with full_disk_named(self.run.directory), self.run.metrics.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
             self.tracker.metrics(values, step)
         if self.uploads is not None and saved is not None:

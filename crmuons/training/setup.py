@@ -9,16 +9,17 @@ from crmuons import config
 from crmuons.data import manifest, reader, recorded, schema
 from crmuons.data.events import EventArrays
 from crmuons.data.parquet import open_parquet
+from crmuons.data.plausibility import doubts
 from crmuons.data.quarantine import ReadCounts
 from crmuons.data.sample import sample_events
 from crmuons.data.selection import Selection, training_selection
 from crmuons.evaluation.metrics import distances
+from crmuons.models.bundles import check_finite
 from crmuons.models.features import Features
 from crmuons.models.saved_model import read_tensors
-from crmuons.models.standalone import check_finite
 from crmuons.runs import location
 from crmuons.storage.files import File
-from crmuons.storage.identity import open_listed, with_digests
+from crmuons.storage.identity import Digests, open_listed, with_digests
 from crmuons.storage.records import damage_named
 from crmuons.storage.redact import refuse_secrets
 
@@ -54,8 +55,12 @@ def set_up_run(settings: config.Config) -> tuple[list[File], Features, EventArra
     if train.staging is not None:
         train.staging.check()
         train = replace(train, staging=train.staging.without_eviction())
-    listed = with_digests(_list_files(data, train))
-    validation_files = with_digests(manifest.event_files(data.validation)) if data.validation else []
+    listed = _list_files(data, train)
+    validation_files = manifest.event_files(data.validation) if data.validation else []
+    # Only files of one size can be copies, so that others need no digest before they are read.
+    common_sizes = {file.size for file in listed} & {file.size for file in validation_files}
+    validation_files = with_digests(validation_files, common_sizes)
+    listed = with_digests(listed, common_sizes)
     _warn_if_overlapping(listed, validation_files)
     _warn_if_without_ids(listed, train)
     common: dict[str, Any] = {"vertical_depth": train.vertical_depth, "features": train.features}
@@ -64,15 +69,19 @@ def set_up_run(settings: config.Config) -> tuple[list[File], Features, EventArra
     limit = data.max_quarantined_share
     # A prepared shard holds events of one split, so the validation events are in other shards than the listed ones.
     source_files = manifest.event_files(data.train) if any(map(manifest.is_shard, listed)) else listed
+    opened = Digests()
     (sample, *rest), read = sample_events(
-        source_files, [(train, FEATURE_EVENTS), *held_out_requests], max_quarantined_share=limit
+        source_files, [(train, FEATURE_EVENTS), *held_out_requests], max_quarantined_share=limit, digests=opened
     )
+    listed = [opened.of(file) for file in listed]
     if data.validation:
         every = Selection(**common)
         requests = [(every, settings.train.validation_events)]
         rest, validation_read = sample_events(validation_files, requests, max_quarantined_share=limit)
         read += validation_read
     (validation,) = rest
+    for doubt in doubts(sample):
+        logger.warning("data.train: %s", doubt)
     _check_sample(read, len(sample.counts), len(validation.counts), data)
     if missing := distances.unscored(validation):
         logger.warning(

@@ -9,7 +9,7 @@ from crmuons.runs import checkpoint
 from crmuons.runs.directory import Run
 from crmuons.runs.uploads import UploadStatus
 from crmuons.tracking import journal
-from crmuons.training.loop import Metrics, Outcome
+from crmuons.training.interface import Metrics, Outcome
 
 EACH_EPOCH = "again in every epoch; the files hold each once"
 

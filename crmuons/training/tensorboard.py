@@ -10,7 +10,7 @@ from crmuons import config
 from crmuons.data import schema
 from crmuons.data.events import EventArrays
 from crmuons.models.standalone import RADIUS_OFFSET_M
-from crmuons.training.loop import Metrics
+from crmuons.training.interface import Metrics
 
 
 def check_installed(settings: config.Config) -> None:
@@ -63,7 +63,7 @@ class Board:
         for kind, events in (("true", truth), ("generated", generated)):
             self.writer.add_histogram(f"{kind}/log10_num_muons_plus_1", np.log10(events.counts + 1.0), step)
             if len(events.muons):  # TensorBoard refuses a histogram of nothing.
-                energy, x, y = events.muons.T.astype(np.float64)
+                energy, x, y = events.muons[:, :3].T.astype(np.float64)
                 radius = np.hypot(x, y) + RADIUS_OFFSET_M
                 self.writer.add_histogram(f"{kind}/muon_log10_energy_gev", np.log10(energy), step)
                 self.writer.add_histogram(f"{kind}/muon_log10_radius_m", np.log10(radius), step)

@@ -26,11 +26,13 @@ class WeightedSum:
 
 def loss_sum(terms: LossTerms, names: tuple[str, ...], batch: TrainingBatch) -> Tensor:
     """Return the sum of the weighted losses of several networks over the events of a batch."""
+    # Sums, not means: gradients of several batches and ranks can then be added, and are divided once by all events.
     return torch.stack([_weighted_sum(terms[f"{name}_loss"], name, batch) for name in names]).sum()
 
 
 def _weighted_sum(losses_of_events: Tensor, name: str, batch: TrainingBatch) -> Tensor:
     """Return the weighted sum of a network's losses over events. The multiplicity model weights all events equally."""
+    # Padded events have weight 0 in `weights`; the multiplicity model's events have none, so they are masked.
     if name != "multiplicity":
         return losses_of_events @ batch.weights
     return (losses_of_events if batch.real is None else losses_of_events * batch.real.all.is_real).sum()
@@ -39,9 +41,11 @@ def _weighted_sum(losses_of_events: Tensor, name: str, batch: TrainingBatch) -> 
 def spread_penalties(penalties: Tensor, num_events: int, batch: TrainingBatch) -> Tensor:
     """Return penalties of all events: the first ones scaled so that the sum is right for all, the others zero."""
     if batch.real is None:
+        # The first events stand for all: the batch is shuffled, so the scaled sum has the right mean.
         scaled = penalties * (num_events / len(penalties))
     else:
         penalised = batch.real.penalised
+        # The same ratio, of the numbers of real events, which are tensors in a padded batch.
         scaled = penalties * (penalised.is_real * (batch.real.nonempty.number / penalised.number.clamp(min=1)))
     return nn.functional.pad(scaled, (0, num_events - len(penalties)))
 
@@ -50,9 +54,11 @@ def accumulate(totals: dict[str, WeightedSum], terms: LossTerms, batch: Training
     """Add the terms of a batch, summed over its events, to totals."""
     for name, term in terms.items():
         values, real = term.detach(), batch.real_events_of(name)
+        # A step without a penalty has a term of no values; NaN, its mean, is left out of the metrics.
         if real is None or not len(values):
             total, events = values.sum().float(), values.new_full((), len(values), dtype=torch.float32)
         elif values.dtype == torch.float32:
+            # One kernel instead of a product and a sum.
             total, events = values @ real.is_real, real.number
         else:
             total, events = (values * real.is_real).sum().float(), real.number

@@ -57,7 +57,9 @@ class Trainer(Objective):
         self.pin_memory = device.type == "cuda" and settings.data.pin_memory
         model = BundleModel(settings.model, features).to(device)
         critic = build_networks(settings.model, features.num_muon_features)[1].to(device)
+        # A generator of its own, seeded anew at each step: nothing else that draws numbers shifts the training's noise.
         super().__init__(settings.train, model, critic, torch.Generator(device))
+        # Generation takes this one: the last weights of a GAN keep moving around the equilibrium.
         self.averaged = copy.deepcopy(self.model).requires_grad_(requires_grad=False)
         modules = {"generator": self.model.generator, "multiplicity": self.model.multiplicity, "critic": self.critic}
         if self.model.discrete is not None:
@@ -90,6 +92,7 @@ class Trainer(Objective):
         Raises:
             NonFiniteError: on a CPU at once. On a GPU `check_finite` raises it; optimizer steps are skipped until then.
         """
+        # Not with False: the context manager would turn off what a user turned on around the call.
         if not self.settings.detect_anomaly:
             return self._step(batches)
         with torch.autograd.set_detect_anomaly(True):
@@ -101,6 +104,7 @@ class Trainer(Objective):
             self._start_step()
             terms = self._updates(batches)  # type: ignore[arg-type]
         else:
+            # All batches of the step at once: their sizes choose the bucket before the first operation.
             number = self.settings.grad_accumulation * (1 if self.settings.reuse_batch else self.n_critic + 1)
             packed: list[PackedBatch] = list(islice(batches, number))  # type: ignore[arg-type]
             phase = done % self.settings.penalty.every  # It decides which updates have a penalty.
@@ -122,8 +126,11 @@ class Trainer(Objective):
         """Take the updates of a step; return its metrics."""
         self._shared.clear()
         if self.settings.reuse_batch:
+            # Copies, because `_once` knows a batch by its identity: the same object given twice would count as one.
             batches = cycle([replace(batch) for batch in islice(batches, self.settings.grad_accumulation)])
         for _ in range(self.n_critic):
+            # The updates of the critic come first (Alg. 1): the generator then learns from a critic that knows its
+            # muons.
             critic = self._update(self.critic_terms, batches, "critic")
             if self._is_penalty_due():
                 self.newest_penalty.copy_(critic["gradient_penalty"])
@@ -158,6 +165,7 @@ class Trainer(Objective):
         networks = [self.networks[name] for name in names]
         gradients, totals, faults = optimizers.all_reduce_gradients(networks, totals, self._exchange)
         self._record_nonfinite(faults)
+        # By the number of events of all ranks; at least 1, for a step in which no event has muons.
         norms = {
             f"{name}_gradient_norm": self.networks[name].step(
                 gradient / totals[f"{name}_loss"].events.clamp(min=1), skip_step=self.nonfinite[0] >= 0
@@ -188,6 +196,7 @@ class Trainer(Objective):
         share = optimizers.lr_share(self.settings.optimizer, self.num_steps, self.progress)
         for network in self.networks.values():
             network.set_lr_share(share)
+        # Filled in place: a graph holds the addresses of these tensors.
         self._step_number.fill_(self.num_steps)
         self._average_weight.fill_(self._weight_of_step())
         return self.noise
@@ -214,12 +223,15 @@ class Trainer(Objective):
         if self.device.type == "cpu" and self.graphs is None:
             torch._foreach_lerp_(averaged, model, self._weight_of_step())
             return
+        # lerp takes its weight as a number of the host; a graph would repeat the one of the recording.
         moves = torch._foreach_sub(model, averaged)
         # Like the optimizers, the average does not move after a number that is not finite.
         torch._foreach_mul_(moves, self._average_weight * (self.nonfinite[0] < 0))
         torch._foreach_add_(averaged, moves)
 
     def _record_nonfinite(self, faults: Tensor) -> None:
+        # The first fault stays, so that the error names the step in which it happened and not the one in which it was
+        # read.
         current = torch.stack([self._step_number, faults.argmax()])
         self.nonfinite.copy_(torch.where((self.nonfinite[0] < 0) & (faults.max() > 0), current, self.nonfinite))
         if self.device.type == "cpu" and self.graphs is None:
@@ -231,6 +243,7 @@ class Trainer(Objective):
         Raises:
             NonFiniteError: naming the first step and rank with such a number.
         """
+        # Two numbers in one tensor: one wait for the device.
         step, rank = self.nonfinite.tolist()  # device sync
         if step >= 0:
             msg = f"step {step}: a loss or a gradient on rank {rank} is NaN or infinite; no optimizer used it."
@@ -265,6 +278,7 @@ class Trainer(Objective):
 
         Features, optimizers and step counts stay those of a new run.
         """
+        # The run's own statistics: train.refit_features may have fitted them to its data (training/parent.py).
         features = {name: value for name, value in self.model.state_dict().items() if name.startswith("features.")}
         self.model.load_state_dict(model | features)
         self.averaged.load_state_dict(model | features)

@@ -11,7 +11,7 @@ from crmuons.generation.generator import MAX_MUONS_PER_EVENT, BundleGenerator, M
 from crmuons.models.bundle_model import BundleModel
 from crmuons.runs.directory import Run
 from crmuons.tracking.interface import AnyTracker, NullTracker
-from crmuons.training.loop import Metrics
+from crmuons.training.interface import Metrics
 from crmuons.training.trainer import NonFiniteError
 
 # Largest multiplicity of a generated event in a validation, in units of the largest true one.

@@ -59,6 +59,7 @@ class PatientBatches(Iterator[PreparedBatch]):
             NoBatchError: if the run is to stop before it comes.
         """
         begin, said = time.perf_counter(), False
+        since = time.strftime("%H:%M:%S")
         while not self.loader.wait(POLL_S):
             waited = time.perf_counter() - begin
             if self._is_too_late(waited):
@@ -66,8 +67,11 @@ class PatientBatches(Iterator[PreparedBatch]):
             if not said and waited > SAY_AFTER_S:
                 said = True
                 logger.warning(
-                    "no data for %.0f s: waiting for the next batch until it comes, or %s", waited, self.until()
-                )
+                    "no data since %s, for %.0f s: waiting for the next batch until it comes, or %s",
+                    since, waited, self.until(),
+                )  # fmt: skip
+        if said:
+            logger.warning("data have come after %.0f s", time.perf_counter() - begin)
         # The only place that takes a new batch; repeating the last one leaves the position in the data where it was.
         self.last, self.step_begun = next(self.loader), True
         return self.last

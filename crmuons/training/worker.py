@@ -21,9 +21,11 @@ from crmuons.data.staged_reading import read_in_parts
 from crmuons.runs import checkpoint, remote
 from crmuons.runs.directory import Run
 from crmuons.runs.parent import Parent
+from crmuons.storage.identity import Digests
 from crmuons.tracking.interface import Status
 from crmuons.training import distributed
-from crmuons.training.loop import Outcome, TrainingLoop
+from crmuons.training.interface import Outcome
+from crmuons.training.loop import TrainingLoop
 from crmuons.training.services import RankZeroServices, Report, Services
 from crmuons.training.trainer import PreparedBatch, Trainer
 
@@ -64,11 +66,14 @@ def train(
     """
     _check_device(device)
     set_up_torch(settings, workers_on_node)
+    # On every rank: each may be on another machine, with no copy of the run yet.
     remote.fetch_start(run)
     trainer = Trainer(settings, run.load_features(settings), device)
     state = _last_state(run, device)
+    # A checkpoint has the weights already; the parent's would undo its training.
     if state is None and (parent := Parent.read(run.directory)) is not None:
         trainer.begin_from(parent.model, parent.critic)
+    # Reading begins here, before the services: the first batches arrive while MLflow starts.
     batches = _open_loader(settings, run, None if state is None else state["stream"], read, trainer.prepare)
     services = Services(run, report)
     if distributed.rank() == 0:
@@ -79,12 +84,15 @@ def train(
     loop = TrainingLoop(trainer, batches, settings, run.checkpoints, services)
     if state is not None:
         loop.resume(state)
+    # Of elastic runs alone: the number of the others does not change, and the tag scaling.num_workers has it.
     if settings.scaling.min_workers is not None:
         services.report({"scaling/workers": float(distributed.world_size())}, trainer.num_steps, None)
+    # Until the loop has ended: whatever is raised, the run in MLflow ends as failed.
     status: Status = "FAILED"
     try:
         outcome = loop.fit()
         if outcome == "finished":
+            # Not after a stop: the run continues, and its best checkpoint can still change.
             services.deliver(trainer.num_steps)
         services.finish_uploads()
         status = "FINISHED" if outcome == "finished" else "KILLED"
@@ -99,6 +107,7 @@ def set_up_torch(settings: config.Config, workers_on_node: int = 1) -> None:
     """Set the threads, the matrix precision and the memory allocator of this process."""
     threads = threads_of_worker(settings.scaling, workers_on_node).number
     torch.set_num_threads(threads)
+    # Arrow decodes with its own pool, as many threads as the machine has CPUs if nobody limits it.
     pa.set_cpu_count(threads)
     torch.set_float32_matmul_precision("high" if settings.train.tf32 else "highest")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -127,6 +136,7 @@ def _last_state(run: Run, device: torch.device) -> dict[str, Any] | None:
     The ranks of a run at a URL may be on different machines, so rank 0 sends the state to all of them.
     """
     if distributed.rank() == 0:
+        # Rank 0 alone, before any rank asks for the newest: two ranks must not rename the same directory.
         checkpoint.set_aside_damaged(run.checkpoints)
         remote.fetch_newest(run)
     if run.url is None:
@@ -135,6 +145,7 @@ def _last_state(run: Run, device: torch.device) -> dict[str, Any] | None:
         name = distributed.bytes_from_rank_zero(newest.name.encode() if newest else b"", device).decode()
         return checkpoint.load_training(run.checkpoints / name) if name else None
     last = checkpoint.latest(run.checkpoints)
+    # Rank 0 has fetched it from the URL; the others need no access to the storage for this.
     local = b"" if last is None else (last / checkpoint.TRAINING_FILE).read_bytes()
     content = distributed.bytes_from_rank_zero(local, device)
     return checkpoint.load_training(io.BytesIO(content)) if content else None
@@ -152,6 +163,7 @@ def _open_loader(
     slices, segment_bytes = shards.slices_and_segment_bytes(files, settings.data.shuffle_bytes)
     rank, world = distributed.rank(), distributed.world_size()
     if state is None:
+        # The plan depends on the files, the seed and the sizes, and not on the ranks: all of them compute the same.
         plan = sampler.ReadPlan(tuple(slices), settings.run.seed, segment_bytes, world)
         positions, counts = [(0, 0)] * world, ReadCounts()
     else:
@@ -163,8 +175,11 @@ def _open_loader(
             counts = saved_counts[rank]
         else:  # The counts are summed over ranks when they are reported, so rank 0 can take all of them.
             counts = sum(saved_counts, ReadCounts()) if rank == 0 else ReadCounts()
+    known: dict[str, str] = {} if state is None else state.get("digests", {})  # type: ignore[assignment]
     selection = training_selection(settings.data, run.uri, settings.train.muons_per_event)
+    selection = replace(selection, digests=Digests(known))
     if selection.staging is not None:
+        # The run's files decide whether there is anything to stage, and whether parts of a file fit the cache.
         selection = replace(
             selection, staging=selection.staging.of_run(files, read_in_parts(files), run.directory, f"rank-{rank}")
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.integration.ports import free_ports
 from tests.toy import toy_events, write_toy  # noqa: F401 - fixtures
 
 PRESET = """
@@ -65,6 +66,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.relative_to(here).with_suffix("").as_posix() not in FIRST)
 
 
+def local_cluster_words() -> tuple[str, tuple[str, ...]]:
+    """Return the port of the dashboard, and options for cluster/local/start.sh, on free ports."""
+    port, dashboard, client = map(str, free_ports(3))
+    words = ("--port", port, "--dashboard-port", dashboard, "--ray-client-server-port", client, "--num-cpus=1")
+    return dashboard, (*words, *RAY_PORTS)
+
+
 @dataclass
 class Bench:
     """A place to run commands as a user does: `crmuons` in a folder that holds `data/` and `small.toml`."""
@@ -98,6 +106,10 @@ class Bench:
     def run(self, name: str) -> Path:
         """A run's directory."""
         return self.folder / "runs" / name
+
+    def ray_directory(self, name: str) -> str:
+        """A new directory for `ray start --temp-dir`; Ray lets every user write there, so it is no parent of others."""
+        return tempfile.mkdtemp(prefix=name[:1], dir=self.environment["RAY_TMPDIR"])
 
     def clean_up(self) -> None:
         """End what a failed test left running, of the processes started here."""

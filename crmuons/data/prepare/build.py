@@ -82,8 +82,10 @@ def claim_dataset(out: Path, urls: Sequence[str], settings: PrepareSettings) -> 
         FileNotFoundError: if there is nothing to read.
         ValueError: if the directory holds other things, or was made from other files or with other settings.
     """
+    raw_files = event_files(urls)
     check_apart(out, urls)
-    raw_files = with_digests(event_files(urls))
+    # With digests, so that touched or copied inputs do not begin the work anew.
+    raw_files = with_digests(raw_files, {file.size for file in raw_files})
     if shards := [file.url for file in raw_files if is_shard(file)]:
         msg = f"{shards[0]} is already prepared; name the raw files that it was made from"
         raise ValueError(msg)
@@ -101,6 +103,7 @@ def claim_dataset(out: Path, urls: Sequence[str], settings: PrepareSettings) -> 
         out.mkdir(parents=True, exist_ok=True)
         for partial_claim in _interrupted(claim):
             partial_claim.unlink(missing_ok=True)
+        # The claim is the request: a second command with another one finds what differs.
         write_text(claim, json.dumps(request, indent=1))
     groups = tuple(_groups(raw_files))
     shard_specs = shuffle.shard_specs(settings, sum(file.size for file in raw_files))
@@ -130,6 +133,7 @@ def prepare_dataset(
     """
     check_value("--max-quarantined-share", Share, max_quarantined_share)
     plan = preparation.plan
+    # The manifest is written last, so the data set is whole.
     if (plan.out / MANIFEST).is_file():
         logger.info("%s is already prepared; nothing to do", plan.out)
         shutil.rmtree(plan.out / SCRATCH, ignore_errors=True)
@@ -156,6 +160,7 @@ def _scatter(preparation: Preparation, run_tasks: TaskRunner, max_quarantined_sh
             total += read_counts
             limit.count(read_counts.rows, group_bytes[group])
             bar.update(read_counts.rows)
+            # After each task, so that data in wrong units fail early.
             if limit.is_exceeded(total):
                 msg = (
                     f"{total.quarantined} of the first {total.rows} rows read cannot be used, more than "
@@ -175,6 +180,7 @@ def _finish(preparation: Preparation, fit: Fit, read_counts: ReadCounts, shards:
     plan = preparation.plan
     events = _first_training_events(plan.out, shards)
     partial_file = plan.out / SCRATCH / FEATURES
+    # Beside, then renamed, before the manifest: who sees the manifest finds the features.
     partial_file.write_bytes(fit(events))
     partial_file.replace(plan.out / FEATURES)
     sources = [(file.url, file.size) for file in preparation.files]

@@ -125,6 +125,7 @@ def shard_specs(settings: PrepareSettings, raw_bytes: int) -> tuple[ShardSpec, .
     specs: list[ShardSpec] = []
     for split in SPLITS:
         low, high = settings.selection(split).bounds
+        # One at least, so that a small split still exists as a file.
         number = math.ceil(FLAT_BYTES_PER_RAW_BYTE * raw_bytes * (high - low) / SHARD_BYTES)
         specs += [ShardSpec(len(specs) + i, split, i, (low, high)) for i in range(max(number, int(high > low)))]
     return tuple(specs)
@@ -150,6 +151,7 @@ def scatter_group(plan: ShufflePlan, task: tuple[int, Sequence[FileSlice]]) -> R
         return ReadCounts(*json.loads(_open(path).schema.metadata[READ_COUNTS_KEY]))
     allocator.keep_freed_memory()
     selection = replace(plan.settings.selection("all"), quarantine=str(plan.out / QUARANTINE))
+    # All splits in one pass over the raw files; the shard that is drawn says which one.
     parts = list(reader.read_ordered(reader.read_slice, slices, selection))
     read_counts = sum((counts for _, counts in parts), ReadCounts())
     _write_group(plan, group, concat([events for events, _ in parts]), read_counts)
@@ -175,6 +177,7 @@ def gather_shard(plan: ShufflePlan, spec: ShardSpec) -> PreparedShard:
     events = shuffle_muons(take(events, random.permutation(len(events.counts))), random)
     path.unlink(missing_ok=True)  # A shard without its receipt, from a run that was killed.
     shards.write_shard(path, events, spec.hash_range, plan.settings.selection("all").muon_features)
+    # Read back from the file, so that the digest is of what is there.
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     size = path.stat().st_size
@@ -186,6 +189,7 @@ def gather_shard(plan: ShufflePlan, spec: ShardSpec) -> PreparedShard:
 
 def _write_group(plan: ShufflePlan, group: int, events: EventArrays, read_counts: ReadCounts) -> None:
     """Write the events of a group: one record batch for each shard, in the order of the shards."""
+    # By the number of the task and not of the process: a task that is repeated elsewhere writes the same bytes.
     random = np.random.default_rng([plan.settings.seed, 0, group])
     index = _draw_shards(events, plan, random)
     # Stable, so that the file does not depend on the version of numpy's sorting.
@@ -209,9 +213,11 @@ def _write_group(plan: ShufflePlan, group: int, events: EventArrays, read_counts
 
 def _draw_shards(events: EventArrays, plan: ShufflePlan, random: np.random.Generator) -> Int64[np.ndarray, " events"]:
     """Draw the index of a shard for each event, among the shards of its shower's split."""
+    # Drawn for all events at once, whatever their split.
     coordinate, drawn = split_coordinates(events.ids), random.random(len(events.ids))
     index = np.zeros(len(coordinate), np.int64)
     for split in SPLITS:
+        # Shards of a split have consecutive indices, so a uniform number chooses one.
         specs = [spec for spec in plan.shards if spec.split == split]
         if specs:
             low, high = specs[0].hash_range

@@ -144,8 +144,10 @@ class HardCase:
 def hard_cases(training_masses_gev: Float64[np.ndarray, " masses"] | None) -> list[HardCase]:
     """Return the hard cases; the last one only if the training masses are known."""
     cases = [
+        HardCase("N above 10,000", True, lambda s: s.counts > 10_000),
         HardCase("N from 1,000 to 10,000", True, lambda s: (s.counts >= 1000) & (s.counts <= 10_000)),
         HardCase("N = 1", True, lambda s: s.counts == 1),
+        HardCase("muons from primaries below 10 TeV", True, lambda s: (s.counts > 0) & (s.conditions[:, 0] < 4)),
         HardCase("zenith beyond 70°", True, lambda s: s.conditions[:, 1] < math.cos(math.radians(70))),
         HardCase("muons beyond 100 m", False, lambda s: s.muons["log_radius"] > 2),
         HardCase("muons above 10 TeV", False, lambda s: s.muons["log_energy"] > 4),

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from crmuons.data import arrow, manifest
+from crmuons.data.parquet import open_parquet
 from crmuons.generation.request import REQUEST_FILE
 from crmuons.storage import files, records
+from crmuons.storage.identity import open_listed
 from crmuons.storage.output import Output
 
 NEEDED = ("energy_gev", "gamma", "threshold_gev", "medium")  # Fields of weights.Drawn, and of the metadata's settings.
@@ -35,12 +34,8 @@ def recorded(sources: Sequence[str]) -> dict[str, Any]:
 
 
 def _of_file(file: files.File) -> dict[str, Any]:
-    try:
-        with files.open_file(file.url, file.size) as opened:
-            origin = arrow.read_origin(pq.read_metadata(opened)) or {}
-    except pa.ArrowInvalid as error:
-        msg = f"{file.url} is not a Parquet file, or is truncated ({error}); write it again, or leave it out"
-        raise ValueError(msg) from error
+    with open_listed(file) as opened, open_parquet(opened, file.url) as parquet:
+        origin = arrow.read_origin(parquet.metadata) or {}
     settings = origin.get("settings")
     names = NEEDED if origin.get("command") == "simulate" else AT_THE_DEPTH
     return {name: settings[name] for name in names if name in settings} if isinstance(settings, dict) else {}
@@ -48,7 +43,7 @@ def _of_file(file: files.File) -> dict[str, Any]:
 
 def _of_generation(sources: Sequence[str]) -> dict[str, Any]:
     """Return energies and power of a data set that `crmuons generate --spectrum` made."""
-    if len(sources) != 1 or any(sign in sources[0] for sign in "*?["):
+    if len(sources) != 1 or (any(sign in sources[0] for sign in "*?[") and not files.exists_locally(sources[0])):
         return {}
     output = Output.at(sources[0])
     if REQUEST_FILE not in output.names():

@@ -23,15 +23,15 @@ from crmuons.evaluation.tasks import Executor
 from crmuons.generation.generator import BundleGenerator
 from crmuons.generation.load import is_model, load_generator
 from crmuons.simulation import shower
+from crmuons.simulation.power_law import Powers, joined
 from crmuons.simulation.propagation import MEDIA
-from crmuons.simulation.simulate import draw_power_law
 
 logger = logging.getLogger(__name__)
 
 MOST_EVENTS = 2_000_000  # Read at most: 1 GB, and a statistical error of 2 % at 2 km w.e.
 GENERATED_EVENTS = 400_000
 # What a model is asked for: primaries of all muons at 0.5 to 6 km w.e., and as many large bundles as small ones.
-GENERATED_GEV, GENERATED_GAMMA = (300.0, 1e9), 1.6
+GENERATED_GEV, GENERATED_GAMMA = (300.0, 1e10), 1.6
 MOST_ZENITH_COSINE = 0.15  # 81 degrees.
 MOST_MUONS = 100_000  # Of a generated event; a model that was not trained there may draw any number.
 DEFAULT_THRESHOLD_GEV = 10.0  # Of `simulate` and `convert`.
@@ -56,7 +56,7 @@ class ValidationRequest:
     sources: Sequence[str]
     flux: str = DEFAULT_FLUX
     energy_gev: tuple[float, float] | None = None
-    gamma: float | None = None
+    gamma: Powers | None = None
     threshold_gev: float | None = None
     surface_gev: float = 0.0
     medium: str | None = None
@@ -136,7 +136,7 @@ def validate(request: ValidationRequest, executor: Executor) -> Validation:
     about |= {"flux": flux.name, "events": len(sample.counts), "muons": len(sample.event)}
     about |= {
         "energies_of_the_primaries": "{:g} to {:g} GeV".format(*drawn.energy_gev),
-        "spectrum": f"E^-{drawn.gamma:g}",
+        "spectrum": str(drawn.law),
     }
     about |= {"muons_above": f"{drawn.threshold_gev:g} GeV", "medium": drawn.medium, "seed": request.seed}
     return Validation(about, warnings, rows, drawn.threshold_gev, step)
@@ -146,7 +146,7 @@ def generate_events(generator: BundleGenerator, drawn: Drawn, flux: Flux, num: i
     """Generate a model's events where the tables are: vertical ones at each depth, and all zeniths at 0.5 km w.e."""
     rng = np.random.default_rng([seed, 0x7AB])
     medium = drawn.passed
-    energy = draw_power_law(*drawn.energy_gev, drawn.gamma, rng.random(num))
+    energy = drawn.law.quantile(rng.random(num))
     vertical_water = np.full(num, MUTE_VERTICAL_KM)
     cosine = rng.uniform(MOST_ZENITH_COSINE, 1.0, num)
     down = np.arange(num) % 2 == 0  # Half of the events.
@@ -166,7 +166,7 @@ def _given(request: ValidationRequest, on_file: dict[str, Any], warnings: list[s
     options = {"energy_gev": "--energy-range", "gamma": "--gamma", "medium": "--medium"}
     given = {name: getattr(request, name) for name in options if getattr(request, name) is not None}
     for name, value in given.items():
-        if name in on_file and np.any(np.asarray(value) != np.asarray(on_file[name])):
+        if name in on_file and np.atleast_1d(value).tolist() != np.atleast_1d(on_file[name]).tolist():
             warnings.append(f"{options[name]}: the files say {on_file[name]}, and {value} is taken")
     known: dict[str, Any] = {"medium": "ice", "threshold_gev": DEFAULT_THRESHOLD_GEV} | on_file | given
     missing = [option for name, option in options.items() if name not in known]
@@ -182,7 +182,8 @@ def _given(request: ValidationRequest, on_file: dict[str, Any], warnings: list[s
     )
     _require(known["medium"] in MEDIA, f"--medium {known['medium']}: expected {', '.join(MEDIA)}")
     low, high = known["energy_gev"]
-    return Drawn((float(low), float(high)), float(known["gamma"]), float(least), request.surface_gev, known["medium"])
+    gamma = joined(np.atleast_1d(known["gamma"]).tolist())
+    return Drawn((float(low), float(high)), gamma, float(least), request.surface_gev, known["medium"])
 
 
 def _model_warnings(generator: BundleGenerator, unknown: Bool[np.ndarray, " events"]) -> list[str]:

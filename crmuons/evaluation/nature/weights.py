@@ -9,9 +9,11 @@ from scipy.stats import nbinom
 
 from crmuons.data.geometry import FloatArray
 from crmuons.generation.weights import flux_named
-from crmuons.simulation import propagation, shower
+from crmuons.simulation import power_law, propagation, shower
 from crmuons.simulation.nuclei import NUCLEI
+from crmuons.simulation.power_law import PowerLaw, Powers
 from crmuons.simulation.propagation import MEDIA, Medium
+from crmuons.simulation.yields import mean_yield
 
 DEFAULT_FLUX = "GlobalSplineFit5Comp"  # Fitted to measurements (arXiv:1711.11432); it goes with daemonflux.
 PRIMARY_GEV = np.geomspace(100, 1e11, 181)  # Of all muons that matter below 0.5 km w.e.
@@ -24,14 +26,15 @@ class Drawn:
 
     Attributes:
         energy_gev: range of the primaries' energies.
-        gamma: they were drawn from E^-gamma, each nucleus from the same range.
+        gamma: they were drawn from E^-gamma, each nucleus from the same range; or powers with the energies of breaks
+            between them (`power_law`).
         threshold_gev: muons below this energy are missing at the depth, or are left out.
         surface_gev: muons below this energy at the surface are missing, such as below CORSIKA's cut; 0 if none are.
         medium: what the muons passed.
     """
 
     energy_gev: tuple[float, float]
-    gamma: float
+    gamma: Powers
     threshold_gev: float = 10.0
     surface_gev: float = 0.0
     medium: str = "ice"
@@ -39,7 +42,7 @@ class Drawn:
     def __post_init__(self) -> None:
         low, high = self.energy_gev
         _require(0 < low < high < np.inf, f"--energy-range {low:g} {high:g}: expected 0 < LOW < HIGH, in GeV")
-        _require(0 <= self.gamma <= 10, f"--gamma {self.gamma:g}: expected 0 to 10 (the spectrum is E^-gamma)")
+        _require(not (why := power_law.fault(self.gamma)), f"--gamma {why}")
         _require(
             1 <= self.threshold_gev <= 100,
             f"threshold of {self.threshold_gev:g} GeV at the depth: the references hold from 1 to 100 GeV; leave out "
@@ -52,14 +55,10 @@ class Drawn:
         """Return the medium."""
         return MEDIA[self.medium]
 
-    def density(self, energy_gev: FloatArray) -> FloatArray:
-        """Return the probability per GeV of an energy; 0 outside of the range."""
-        low, high = self.energy_gev
-        power = 1 - self.gamma
-        norm = np.log(high / low) if power == 0 else (high**power - low**power) / power
-        # Energies in files are float32, so the ends are wider by its rounding.
-        inside = (energy_gev >= low * (1 - 1e-6)) & (energy_gev <= high * (1 + 1e-6))
-        return np.where(inside, energy_gev**-self.gamma / norm, 0.0)
+    @property
+    def law(self) -> PowerLaw:
+        """Return the law of the energies."""
+        return PowerLaw(self.energy_gev, self.gamma)
 
 
 class Flux:
@@ -106,7 +105,7 @@ def row_weights(
         ValueError: if a nucleus has no flux, or an energy lies outside of the range.
     """
     flux.check_nuclei(nucleons)
-    density = drawn.density(energy_gev)
+    density = drawn.law.density(energy_gev)
     outside = np.flatnonzero(density == 0)
     if outside.size:
         low, high = drawn.energy_gev
@@ -174,7 +173,7 @@ class Coverage:
 def _mean_yield(number: int, muon_gev: float, cosine: float) -> FloatArray:
     """Return the mean number of muons above an energy of a nucleus, at all PRIMARY_GEV."""
     least, slope = np.full(len(PRIMARY_GEV), muon_gev), np.full(len(PRIMARY_GEV), cosine)
-    return shower.mean_yield(least, PRIMARY_GEV, np.full(len(PRIMARY_GEV), float(number)), slope)
+    return mean_yield(least, PRIMARY_GEV, np.full(len(PRIMARY_GEV), float(number)), slope)
 
 
 def nucleons(mass_gev: FloatArray) -> Int64[np.ndarray, " events"]:

@@ -80,6 +80,7 @@ def scores(critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged) 
     if not isinstance(critic, SetCritic):
         result: Tensor = critic(features, condition, ragged)
         return result
+    # The same function without norms, so that all updates take the passes by hand.
     return _by_hand(critic, features, condition, ragged, with_norms=False)[0]
 
 
@@ -91,6 +92,7 @@ def generator_forward(
     if not isinstance(generator, SetGenerator):
         result = generator(condition, shower_noise, muon_noise, ragged)
         return result
+    # On autograd: one row for each event, a small part of the step's work.
     event = generator.context(torch.cat([condition, shower_noise], dim=1))
     result = _GeneratorForward.apply(  # type: ignore[no-untyped-call]
         generator, ragged, muon_noise, event, *_weights_after_context(generator)

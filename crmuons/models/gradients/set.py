@@ -80,6 +80,7 @@ class GeneratorPass:
         """Return the loss's gradients in the events' context, and in the weights after it in the generator's order."""
         d_muons = grad_output @ self.weights["out.weight"]
         _, d_event = self.trunk.backward(d_muons, torch.zeros_like(self.event))
+        # In the order of the module's parameters: `apply` returns one gradient for each of its arguments.
         return d_event, [*self.trunk.weight_gradients(), grad_output.T @ self.muons, grad_output.sum(0)]
 
 
@@ -105,6 +106,7 @@ class _Trunk:
         """Take gradients in the outputs to gradients in the inputs; overwrites d_muons."""
         for layer in reversed(self.layers):
             d_muons, d_event = layer.backward(d_muons, d_event)
+        # The output has the sign of the input, so the input need not be kept.
         self.d_embedded = leaky_relu_grad_(d_muons, self.embedded)
         self.d_rows = self.ragged.sum(self.d_embedded)
         w = self.weights
@@ -118,6 +120,7 @@ class _Trunk:
         w = self.weights
         bias = w["embed_event.bias"] + w["embed.bias"]
         rows = (bias_coefficient * bias).addmm_(event, w["embed_event.weight"].T)
+        # The slopes of `forward`: with slopes of its own the tangent would be another network.
         muons = linear_leaky(features, w["embed.weight"], rows, self.ragged.event_of_muon, self.embedded)
         for layer in self.layers:
             muons, event, layer_gradients = layer.linearized(muons, event, bias_coefficient)
@@ -126,6 +129,7 @@ class _Trunk:
 
     def weight_gradients(self) -> list[Tensor]:
         """Return the gradients of ordinary backpropagation: the tangents are the inputs of the forward pass."""
+        # 1 for each event: the tangent of an ordinary backward pass is its forward pass, biases included.
         bias_coefficient = torch.ones_like(self.inputs[1][:, :1])
         of_layers = [
             gradient for layer in self.layers for gradient in layer.weight_gradients(layer.inputs, bias_coefficient)
@@ -152,6 +156,7 @@ class _Layer:
         rows = linear(updated, w["event_to_muon.weight"], w["event_to_muon.bias"])
         self.mixed = linear_leaky(muons, w["muon.weight"], rows, ragged.event_of_muon)
         self.out = leaky_relu_(linear(self.mixed, w["out.weight"], w["out.bias"]), SLOPE)
+        # For the generator, whose tangents these are; the critic computes its own.
         self.inputs = muons, mean, event, updated, self.mixed
         return muons + self.out, updated
 
@@ -180,6 +185,7 @@ class _Layer:
         mixed = linear_leaky(muons, w["muon.weight"], rows, ragged.event_of_muon, self.mixed)
         # Before the line that overwrites `muons`, one of these tangents.
         gradients = self.weight_gradients((muons, mean, event, updated, mixed), bias_coefficient)
+        # The bias is the same for all muons of an event, so it goes through the row of the event, times a.
         out = linear_leaky(mixed, w["out.weight"], bias_coefficient * w["out.bias"], ragged.event_of_muon, self.out)
         return muons.add_(out), updated, gradients
 

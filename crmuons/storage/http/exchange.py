@@ -3,12 +3,14 @@
 import asyncio
 import os
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+from aiohttp.helpers import get_env_proxy_for_url
 from yarl import URL
 
 from crmuons.storage.http.sources import Fault, Source, retry_after_s
@@ -17,8 +19,12 @@ from crmuons.storage.http.sources import Fault, Source, retry_after_s
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 528)})
 DENIED = frozenset({401, 403})
 NETWORK_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
+# Not 300 and 304, which carry no new place for this request.
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 10
+LEAST_BYTES = (
+    1024  # Of a body, in the time limit for the next byte: a server could hold a reader up with a byte a minute.
+)
 
 
 class FinalError(OSError):
@@ -40,17 +46,30 @@ def trusted_authorities() -> ssl.SSLContext:
 
 @asynccontextmanager
 async def following(
-    session: aiohttp.ClientSession, method: str, url: URL, *, headers: Mapping[str, str], **options: Any
+    session: aiohttp.ClientSession,
+    method: str,
+    url: URL,
+    within_s: float,
+    *,
+    headers: Mapping[str, str],
+    **options: Any,
 ) -> AsyncIterator[aiohttp.ClientResponse]:
     """Send a request, follow its redirects, and yield the last answer.
 
-    Another origin (scheme, host or port) does not get the `Authorization` header.
+    The headers of an answer come in `within_s` seconds; aiohttp's own limit begins anew with each byte that trickles in.
+    Another origin (scheme, host or port) does not get the `Authorization` header. Each host has its own proxy, or none.
 
     Raises:
         FinalError: if a redirect leaves https or http, goes from https to http, or there are too many.
     """
     for _ in range(MAX_REDIRECTS + 1):
-        async with session.request(method, url, headers=headers, allow_redirects=False, **options) as answer:
+        sent = {**options, **proxy_of(url)}
+        # By hand: a redirect from https to http is refused, and the header stays with its origin.
+        async with (
+            asyncio.timeout(within_s) as limit,
+            session.request(method, url, headers=headers, allow_redirects=False, **sent) as answer,
+        ):
+            limit.reschedule(None)
             if answer.status not in REDIRECTS or "Location" not in answer.headers:
                 yield answer
                 return
@@ -66,8 +85,40 @@ async def following(
     raise FinalError(msg)
 
 
+async def steady(answer: aiohttp.ClientResponse, within_s: float) -> AsyncIterator[bytes]:
+    """Yield the body of an answer in pieces, as long as it does not trickle.
+
+    Raises:
+        TimeoutError: if fewer than LEAST_BYTES came in `within_s` seconds.
+    """
+    asked, waited_s, num_bytes = time.monotonic(), 0.0, 0
+    async for piece in answer.content.iter_any():
+        waited_s += time.monotonic() - asked
+        num_bytes += len(piece)
+        if num_bytes >= LEAST_BYTES:
+            waited_s, num_bytes = 0.0, 0
+        elif waited_s > within_s:
+            msg = f"it sent {num_bytes} bytes in {within_s:g} s"
+            raise TimeoutError(msg)
+        yield piece
+        asked = time.monotonic()  # Without the time that the reader of the pieces takes.
+
+
+def proxy_of(url: URL) -> dict[str, Any]:
+    """Return the options of a request that name the proxy of `https_proxy`, `http_proxy` and `no_proxy`; {} if there is none.
+
+    aiohttp's own `trust_env` would also send passwords of ~/.netrc, and refuses requests that carry a token then.
+    """
+    try:
+        proxy, account = get_env_proxy_for_url(url)
+    except LookupError:
+        return {}
+    return {"proxy": proxy, "proxy_auth": account}
+
+
 def _target(url: URL, location: str) -> URL:
     try:
+        # Relative locations are allowed (RFC 9110, 10.2.2).
         return url.join(URL(location)).with_fragment(None)
     except ValueError:  # Its text may hold a secret.
         msg = f"{url.origin()} redirects to what is no URL; give the URL of the file itself"
@@ -85,7 +136,9 @@ async def fault_of(
         secret: words with this text in them are left out.
         credential: what was sent; the fault keeps it.
     """
+    # The first bytes alone: an error page may be long, and only a line of it is shown.
     words = (await answer.content.read(200)).decode(errors="replace").strip().partition("\n")[0]
+    # Never HTML, and never a line that repeats the secret that was sent.
     is_plain_text = words.isprintable() and words and "<" not in words and (secret is None or secret not in words)
     return Fault(
         source,
@@ -98,6 +151,7 @@ async def fault_of(
 
 def describe(error: BaseException) -> str:
     """Return what a failed connection means, without URLs, which may hold secrets."""
+    # The most specific first: each is a subclass of one below.
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         reason = error.certificate_error
         return f"its certificate is not trusted ({reason}); name its authority's file in SSL_CERT_FILE"
@@ -108,6 +162,8 @@ def describe(error: BaseException) -> str:
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return f"the proxy of https_proxy or http_proxy answered HTTP {error.status}"
     text = str(error)
+    if isinstance(error, TimeoutError) and not text:
+        return "no whole answer came in time"
     if isinstance(error, aiohttp.ClientResponseError):  # Its text has the URL.
         text = error.message
     return f"{type(error).__name__}{': ' if text else ''}{' '.join(text.split())[:200]}"

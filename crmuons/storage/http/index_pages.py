@@ -20,6 +20,7 @@ def entries(html: str, page: URL) -> dict[str, bool]:
     """
     links = _Links()
     links.feed(html)
+    # Relative links start from the page's last slash, so a directory without one gets it.
     folder = page.with_query(None).with_fragment(None)
     if not folder.raw_path.endswith("/"):
         folder = folder.with_path(f"{folder.raw_path}/", encoded=True)
@@ -29,11 +30,15 @@ def entries(html: str, page: URL) -> dict[str, bool]:
             target = folder.join(URL(href.strip()))
         except ValueError:  # No URL at all.
             continue
+        # The parent directory, the server's own pages, and whatever a stranger may have put there.
         if not _is_inside(target, folder):
             continue
+        # Names stay as the URL spells them: decoded and encoded again, some would be others.
         name, slash, deeper = target.raw_path[len(folder.raw_path) :].partition("/")
+        # A name that decodes to a path would lie elsewhere in the data set, or outside it.
         if deeper or unquote(name) in ("", ".", "..") or "/" in unquote(name) or "\\" in unquote(name):
             continue
+        # A page may link the same entry twice, by its icon and by its name.
         found[name] = found.get(name, False) or bool(slash) or text.strip().endswith("/")
     return found
 
@@ -64,6 +69,7 @@ class _Links(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._inside:
             href, text = self.found[-1]
+            # In parts, since a parser may cut a text anywhere.
             self.found[-1] = (href, text + data)
 
     def handle_endtag(self, tag: str) -> None:

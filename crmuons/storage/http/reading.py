@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 
-from crmuons.storage.http.exchange import TRANSIENT, FinalError
+from crmuons.storage.http.exchange import TRANSIENT, FinalError, steady
 from crmuons.storage.http.ranges import check_range
 from crmuons.storage.http.sources import Fault, Source
 from crmuons.storage.http.web import Entry, Version, Web, raise_if_refused
-from crmuons.storage.http.whole import WholeFiles
+from crmuons.storage.http.whole import INFLATED_BYTES, WholeFiles
 
 PROGRESS_BYTES = 2**16  # Less is no progress: a server that breaks off after each byte would be asked for days.
 BAD_RANGES = 3  # Wrong answers in a row to requests for ranges, until the whole file is downloaded.
@@ -41,6 +41,7 @@ class Reader:
         """Note the version of a file that is listed anew, and whether its server sends ranges."""
         if entry.version.differs(self._versions.get(url, entry.version)):
             self.whole.drop(url)
+        # A new listing is the new truth: what was wrong with ranges of the old version is forgotten.
         self._versions[url] = entry.version
         self._bad_ranges[url] = 0 if entry.has_ranges else BAD_RANGES
 
@@ -54,11 +55,13 @@ class Reader:
         """
         if not self.whole.holds(url):
             try:
+                # Ranges first, for a file of any size: most reads want a footer or a few columns.
                 if self._bad_ranges.get(url, 0) < BAD_RANGES:
                     return await self._read_range(url, start, end, size)
             except NoRangesError:
                 self._bad_ranges[url] = BAD_RANGES
             await self.download(url, size)
+        # In a thread: a disk must not hold up the requests of the other files.
         return await asyncio.to_thread(self.whole.read, url, start, end)
 
     async def _read_range(self, url: str, start: int, end: int, size: int) -> bytes:
@@ -70,12 +73,14 @@ class Reader:
                 async for piece in self._pieces(url, source, range(start, end), size):
                     pieces.append(piece)
                     start += len(piece)
+                    # Otherwise a server that sends a byte and breaks off would renew the patience for ever.
                     if start - ground > PROGRESS_BYTES:
                         patience.progress()
                         ground = start
                 sources.worked(source)
                 self._bad_ranges.pop(url, None)
             except Fault as fault:
+                # A wrong answer, as opposed to none: it may be another file now, or a server that cannot send ranges.
                 if fault.doubtful or fault.status not in (None, *TRANSIENT):
                     await self._confirm(url, size)
                     self._count_bad_range(url)
@@ -89,9 +94,11 @@ class Reader:
             if answer.status == 200:  # The whole file. Its copy serves the next reads too.
                 answer.close()
                 raise NoRangesError
+            # Also of the total: another size is another file.
             check_range(answer, source, span[0], size)
             left = len(span)
-            async for piece in answer.content.iter_any():
+            async for piece in steady(answer, self.web.waits.read_s):
+                # A server may send more than was asked for; the caller gets exactly its range.
                 yield piece[:left]
                 left -= len(piece)
                 if left < 0:
@@ -113,10 +120,12 @@ class Reader:
 
     def _check_version(self, url: str, answer: aiohttp.ClientResponse, source: Source) -> None:
         version = Version.of(answer)
+        # The first answer sets the version: parts of two versions are never mixed.
         if version.differs(self._versions.setdefault(url, version)):
             raise Fault(source, "it gives the file another ETag or date of change", doubtful=True)
 
     def _count_bad_range(self, url: str) -> None:
+        # In a row: one right range sets it back.
         self._bad_ranges[url] = self._bad_ranges.get(url, 0) + 1
         if self._bad_ranges[url] >= BAD_RANGES:
             raise NoRangesError
@@ -146,12 +155,13 @@ class Reader:
         Raises:
             OSError: as `read`.
         """
+        # One download of a file for all its readers of this process.
         async with self._downloading.setdefault(url, asyncio.Lock()):
             patience, sources, furthest = self.web.patience(url), self.web.sources(url), 0
             while not self.whole.holds(url):
                 source = await patience.next(sources)
                 try:
-                    with self.whole.writing(url) as target:
+                    with self.whole.writing(url, size) as target:
                         async for piece in self._whole_pieces(url, source):
                             # Only new ground counts: a body that always breaks at one place is no progress.
                             if target.write(piece) > furthest:
@@ -172,7 +182,7 @@ class Reader:
             if answer.status != 200:
                 raise Fault(source, f"HTTP {answer.status} to a request for the whole file", doubtful=True)
             self._check_version(url, answer, source)
-            async for piece in _decoded(url, answer):
+            async for piece in _decoded(url, answer, self.web.waits.read_s):
                 yield piece
 
 
@@ -181,20 +191,24 @@ def _check_size(num_bytes: int, expected: int | None, source: Source) -> None:
         raise Fault(source, f"it sent {num_bytes} bytes of a file of {expected}", doubtful=True)
 
 
-async def _decoded(url: str, answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+async def _decoded(url: str, answer: aiohttp.ClientResponse, within_s: float) -> AsyncIterator[bytes]:
     """Yield the body of an answer, decompressed if the server compresses it without being asked."""
     encoding = answer.headers.get("Content-Encoding", "identity")
     if encoding == "identity":
-        async for piece in answer.content.iter_any():
+        async for piece in steady(answer, within_s):
             yield piece
         return
+    # Others need libraries, and nobody asked for any.
     if encoding not in ("gzip", "x-gzip", "deflate"):
         msg = f"{url}: the server compresses it with '{encoding}' although none was asked for; store it as it is"
         raise FinalError(msg)
+    # 32: zlib finds out by itself whether the header is gzip's or its own.
     decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
     try:
-        async for piece in answer.content.iter_any():
-            yield decoder.decompress(piece)
+        async for piece in steady(answer, within_s):
+            while piece:  # A kilobyte may stand for a megabyte.
+                yield decoder.decompress(piece, INFLATED_BYTES)
+                piece = decoder.unconsumed_tail  # noqa: PLW2901
         yield decoder.flush()
     except zlib.error as error:
         msg = f"{url}: the server's compressed answer is damaged ({error})"

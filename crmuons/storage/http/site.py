@@ -14,8 +14,8 @@ import aiohttp
 from fsspec.asyn import AsyncFileSystem, sync
 from yarl import URL
 
-from crmuons.storage.atomic import atomic_file
-from crmuons.storage.http.exchange import FinalError
+from crmuons.storage.http.by_info import ByInfo
+from crmuons.storage.http.exchange import FinalError, steady
 from crmuons.storage.http.globs import glob
 from crmuons.storage.http.index_pages import entries
 from crmuons.storage.http.reading import Reader
@@ -25,7 +25,6 @@ from crmuons.storage.http.web import Web, raise_if_refused
 
 logger = logging.getLogger(__name__)
 
-COPY_BYTES = 32 * 2**20
 MAX_PAGE_BYTES = 64 * 2**20  # Of an index page: 500,000 entries.
 DATA = (".parquet", ".pq", ".arrow")  # A file of these that is listed and then missing would be lost rows.
 MAX_FOLDERS = 10_000  # A directory that links to itself under ever new names has no end.
@@ -33,7 +32,7 @@ MAX_FOLDERS = 10_000  # A directory that links to itself under ever new names ha
 Info = dict[str, Any]
 
 
-class WebFiles(AsyncFileSystem):  # type: ignore[misc]  # fsspec is untyped
+class WebFiles(ByInfo, AsyncFileSystem):  # type: ignore[misc]  # fsspec is untyped
     """Files of web servers, to read. A path is a URL; directories are read from their index pages.
 
     Raises (all methods):
@@ -62,6 +61,7 @@ class WebFiles(AsyncFileSystem):  # type: ignore[misc]  # fsspec is untyped
         """Open a file for reading; `size` in bytes, if known, saves a request."""
         if mode != "rb":
             _refuse_writing(path)
+        # A list of thousands of files has their sizes already; asking again would be a request for each.
         return RemoteFile(self, path, size=self.info(path)["size"] if size is None else size)
 
     def digest_headers(self, url: str, algorithms: str) -> dict[str, str]:
@@ -71,6 +71,7 @@ class WebFiles(AsyncFileSystem):  # type: ignore[misc]  # fsspec is untyped
     async def _digest_headers(self, url: str, algorithms: str) -> dict[str, str]:
         try:
             async with self.web.exchange("HEAD", url, {"Want-Digest": algorithms}) as answer:
+                # An error page has headers of its own.
                 given = answer.headers if answer.status == 200 else {}
                 return {name: given[name] for name in ("Digest", "Content-MD5") if name in given}
         except (Fault, FinalError):  # If the fault also prevents reading the file, the read will raise it.
@@ -83,17 +84,8 @@ class WebFiles(AsyncFileSystem):  # type: ignore[misc]  # fsspec is untyped
         if size is None:
             size = (await self._info(path))["size"]
         start, end, _step = slice(start, end).indices(size)
+        # HTTP has no range of no bytes.
         return await self.reader.read(path, start, end, size) if start < end else b""
-
-    async def _get_file(self, rpath: str, lpath: str | Path, **_: Any) -> None:
-        """Copy a file to a local path, where it appears once it is complete. For a folder, make a local folder."""
-        info, target = await self._info(rpath), Path(lpath)
-        if info["type"] == "directory":
-            target.mkdir(parents=True, exist_ok=True)
-            return
-        with atomic_file(target) as partial, partial.open("wb") as file:
-            for start in range(0, info["size"], COPY_BYTES):
-                file.write(await self._cat_file(rpath, start, start + COPY_BYTES, size=info["size"]))
 
     async def _put_file(self, _lpath: str | Path, rpath: str, **_: Any) -> None:
         _refuse_writing(rpath)
@@ -108,28 +100,16 @@ class WebFiles(AsyncFileSystem):  # type: ignore[misc]  # fsspec is untyped
         entry = await self.web.ask(path)
         if entry.is_page:
             return {"name": path.rstrip("/"), "type": "directory", "size": 0}
+        # Later reads are compared with this answer: the version that is listed is the one that is read.
         self.reader.note(path, entry)
+        # A server that sends no length: only the whole file shows it.
         size = await self.reader.download(path, None) if entry.size is None else entry.size
         return {"name": path, "type": "file", "size": size}
-
-    async def _exists(self, path: str, **_: Any) -> bool:
-        return await self._type(path) is not None
-
-    async def _isdir(self, path: str) -> bool:
-        return await self._type(path) == "directory"
-
-    async def _isfile(self, path: str) -> bool:
-        return await self._type(path) == "file"
-
-    async def _type(self, path: str) -> str | None:
-        try:
-            return str((await self._info(path))["type"])
-        except FileNotFoundError:
-            return None
 
     async def _ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         html, page = await self._page(path)
         listed = entries(html, page)
+        # A page in place of a file is most often a login.
         if not listed and path.endswith(DATA):
             msg = f"{path} answers with a web page that names no file below it, perhaps to log in; give the URL of the file itself"
             raise FinalError(msg)
@@ -138,6 +118,7 @@ class WebFiles(AsyncFileSystem):  # type: ignore[misc]  # fsspec is untyped
                 "%s is a web page that names no file below it: an empty directory, a login page, or listing is off",
                 path,
             )
+        # Sizes need a request for each file; REQUESTS_AT_ONCE of them are under way.
         answers = await asyncio.gather(*(self._entry(path, name, folder) for name, folder in listed.items()))
         infos = [info for info in answers if info is not None]
         return infos if detail else [info["name"] for info in infos]
@@ -148,6 +129,7 @@ class WebFiles(AsyncFileSystem):  # type: ignore[misc]  # fsspec is untyped
         """Return all files below a directory, sorted."""
         info = await self._info(path)
         found, folders = ([info], []) if info["type"] == "file" else ([], [info["name"]])
+        # Level by level: all folders of a level are listed at once.
         ls, depth = self._limited_ls(path), 0
         while folders and (maxdepth is None or depth < maxdepth):
             depth += 1
@@ -155,6 +137,7 @@ class WebFiles(AsyncFileSystem):  # type: ignore[misc]  # fsspec is untyped
             inside = [entry for level in levels for entry in level]
             folders = [entry["name"] for entry in inside if entry["type"] == "directory"]
             found += [entry for entry in inside if withdirs or entry["type"] == "file"]
+        # Once each, although two pages may link the same file.
         by_name = {entry["name"]: entry for entry in sorted(found, key=lambda entry: str(entry["name"]))}
         return by_name if detail else list(by_name)
 
@@ -204,10 +187,11 @@ class WebFiles(AsyncFileSystem):  # type: ignore[misc]  # fsspec is untyped
                         url = url.rstrip("/")
                         continue
                     raise_if_refused(path, answer)
+                    # Any other content is a file, or a listing in a form that is not known.
                     if answer.status != 200 or answer.content_type not in ("text/html", "application/xhtml+xml"):
                         msg = f"{path} cannot be listed (HTTP {answer.status}, {answer.content_type}); name the files themselves"
                         raise FinalError(msg)
-                    text = await _text(path, answer)
+                    text = await _text(path, answer, self.web.waits.read_s)
                 sources.worked(source)
             except Fault as fault:
                 patience.record(sources, fault)
@@ -215,12 +199,12 @@ class WebFiles(AsyncFileSystem):  # type: ignore[misc]  # fsspec is untyped
                 return text, answer.url
 
 
-async def _text(path: str, answer: aiohttp.ClientResponse) -> str:
+async def _text(path: str, answer: aiohttp.ClientResponse, within_s: float) -> str:
     """Return the text of a page of limited size."""
     encoding = answer.headers.get("Content-Encoding", "identity")
     content = bytearray()
     decoder = None if encoding == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
-    async for piece in answer.content.iter_any():
+    async for piece in steady(answer, within_s):
         content += piece if decoder is None else decoder.decompress(piece, MAX_PAGE_BYTES + 1)
         if len(content) > MAX_PAGE_BYTES:
             answer.close()

@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 
 logger = logging.getLogger(__name__)
 
+# Doubled at each failure: 0.25 s, 0.5 s ... up to the longest.
 FIRST_WAIT_S = 0.25
 LONGEST_WAIT_S = 10.0  # A longer wait would leave a recovered server unused for longer than most outages last.
 SECONDS_BETWEEN_WARNINGS = 30.0
@@ -61,18 +62,21 @@ class Sources:
     @classmethod
     def of(cls, urls: Iterable[str], known: "Sources | None" = None) -> "Sources":
         """Return the servers of these addresses without duplicates. Known servers keep their record of failures."""
+        # A server that is listed again must not be asked again at once if it has just failed.
         records = {} if known is None else {source.url: source for source in known.sources}
         return cls([records.get(url, Source(url)) for url in dict.fromkeys(urls)])
 
     def best(self) -> Source:
         """Return the ready server with the fewest failures, or else the server that is ready first."""
         now = self.clock()
+        # min takes the first of equals: the order of preference decides among servers that are well.
         ready = [source for source in self.sources if source.ready_at <= now]
         return min(ready, key=lambda source: source.failures) if ready else min(self.sources, key=_ready_at)
 
     def failed(self, fault: Fault) -> None:
         """Avoid a server for a while: longer after each failure, and at least as long as it asked."""
         source = fault.source
+        # Times a random factor, so that hundreds of readers do not come back at the same moment.
         wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(source.failures, 10)) * random.uniform(0.5, 1.5)  # noqa: S311
         source.failures += 1
         source.ready_at = self.clock() + max(wait_s, fault.retry_after_s or 0.0)
@@ -107,11 +111,13 @@ class Patience:
         self.seconds, self.what, self.variable, self.clock = seconds, what, variable, clock
         self.last_fault: Fault | None = None
         self.refused: set[tuple[str, object]] = set()  # Servers, and the credentials that they refused.
+        # The first warning after 10 s: shorter faults are ordinary and would only worry.
         self.next_warning = clock() + SECONDS_BETWEEN_WARNINGS / 3
         self.progress()
 
     def progress(self) -> None:
         """Note that data arrived, and restart the time limit."""
+        # From the last data, not from the start: a slow transfer is no failure.
         self.began = self.clock()
         self.deadline = self.began + self.seconds
         self.firsts: dict[str, float] = {}
@@ -135,6 +141,7 @@ class Patience:
         """
         source = sources.best()
         wait_s = max(0.0, source.ready_at - self.clock())
+        # Before the wait and not after it: a wait that cannot help is not begun.
         if self.last_fault is not None and self.clock() + wait_s > self.deadline:
             msg = (
                 f"{self.what}: nothing came for {self.clock() - self.began:.0f} s; the last fault was {self.last_fault}."

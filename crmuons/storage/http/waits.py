@@ -4,6 +4,10 @@ import os
 from dataclasses import dataclass, fields
 from typing import ClassVar, Self
 
+from crmuons.config.options import shown, to_number
+
+MAX_S = 1e7  # asyncio and sockets refuse limits of more than some years.
+
 
 @dataclass(frozen=True)
 class Waits:
@@ -11,14 +15,19 @@ class Waits:
 
     prefix: ClassVar[str] = "CRMUONS_HTTP_"
 
-    connect_s: float = 15.0
+    connect_s: float = 8.0
     """For a connection."""
     read_s: float = 60.0
-    """For the next byte of an answer. The whole answer has no limit."""
+    """For the next kilobyte of an answer. The whole answer has no limit."""
     patience_s: float = 300.0
     """For progress, over all servers and attempts."""
-    start_s: float = 30.0
-    """For the first answer of a host. A mistyped host never answers."""
+    start_s: float = 8.0
+    """For the first answer of a host. A mistyped host never answers, and its name may not be found for minutes."""
+
+    @property
+    def headers_s(self) -> float:
+        """For a connection and all headers of an answer."""
+        return self.connect_s + self.read_s
 
     @classmethod
     def from_environment(cls) -> Self:
@@ -34,10 +43,10 @@ class Waits:
 def _seconds(variable: str) -> float:
     value = os.environ[variable]
     try:
-        seconds = float(value)
+        seconds = to_number(value)
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        msg = f"{variable} is '{value}'; it takes a positive number of seconds"
+    if not 0 < seconds <= MAX_S:
+        msg = f"{variable} is {shown(value)}; it takes a positive number of seconds, at most {MAX_S:g}"
         raise ValueError(msg)
     return seconds

@@ -42,6 +42,7 @@ class Version:
 
     def differs(self, other: "Version") -> bool:
         """Return whether two answers are about different contents."""
+        # Only what both answers have: a server behind a balancer may leave one out.
         pairs = ((self.etag, other.etag), (self.changed, other.changed))
         return any(mine and theirs and mine != theirs for mine, theirs in pairs)
 
@@ -77,6 +78,7 @@ class Web:
         self._loop, self._trust = loop, trusted_authorities()
         self._session: aiohttp.ClientSession | None = None
         self._hosts: dict[str, Sources] = {}
+        # A typing error in a host must end soon; a host that has worked gets longer to come back.
         self._answered: set[str] = set()  # Hosts.
         self._at_once = asyncio.Semaphore(REQUESTS_AT_ONCE)
 
@@ -99,11 +101,18 @@ class Web:
             Fault: if the server cannot be reached, interrupts the answer, or is overloaded or broken.
             FinalError: if repeating is useless.
         """
+        # A URL names one host: there is no other server to turn to, only patience.
         (source,) = self.sources(url).sources
         try:
             session = await self._open_session()
+            # Asked for in each request: some servers compress whatever they can.
             sent = {**PLAIN, **headers}
-            async with self._at_once, following(session, method, URL(url), headers=sent, ssl=self._trust) as answer:
+            timeout = self._timeout(known=source.url in self._answered)
+            options = {"ssl": self._trust, "timeout": timeout}
+            async with (
+                self._at_once,
+                following(session, method, URL(url), self.waits.headers_s, headers=sent, **options) as answer,
+            ):
                 if answer.status in TRANSIENT:
                     raise await fault_of(source, answer)
                 self._answered.add(source.url)
@@ -111,6 +120,7 @@ class Web:
         except (FinalError, FileNotFoundError, PermissionError):
             raise
         except aiohttp.ClientConnectorCertificateError as error:
+            # A certificate does not become valid by waiting.
             msg = f"{url}: {describe(error)}"
             raise FinalError(msg) from None
         except NETWORK_ERRORS as error:
@@ -127,8 +137,10 @@ class Web:
         while True:
             source = await patience.next(sources)
             try:
+                # One byte shows more than a HEAD: the total size, and whether ranges work at all.
                 async with self.exchange("GET", url, {"Range": "bytes=0-0"}) as answer:
                     entry = _entry(url, answer)
+                    # The body is the whole file, or a page: nobody reads it here.
                     if answer.status != 206:
                         answer.close()  # Without reading the rest of the file.
                 sources.worked(source)
@@ -137,10 +149,17 @@ class Web:
             else:
                 return entry
 
+    def _timeout(self, *, known: bool) -> aiohttp.ClientTimeout:
+        # No limit on the whole: a large file may take an hour. Each read has one.
+        # To look up the name of a host has no time limit of its own; it is part of the first connection.
+        connect_s = None if known else self.waits.start_s
+        return aiohttp.ClientTimeout(
+            total=None, connect=connect_s, sock_connect=self.waits.connect_s, sock_read=self.waits.read_s
+        )
+
     async def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.waits.connect_s, sock_read=self.waits.read_s)
-            self._session = aiohttp.ClientSession(timeout=timeout, trust_env=True, auto_decompress=False)
+            self._session = aiohttp.ClientSession(trust_env=True, auto_decompress=False)
             weakref.finalize(self, HTTPFileSystem.close_session, self._loop, self._session)
         return self._session
 
@@ -165,6 +184,7 @@ def raise_if_refused(url: str, answer: aiohttp.ClientResponse) -> None:
 
 def _entry(url: str, answer: aiohttp.ClientResponse) -> Entry:
     raise_if_refused(url, answer)
+    # After the slash stands the size of the whole file, or * if the server does not know it.
     total = answer.headers.get("Content-Range", "").rpartition("/")[2]
     size = int(total) if answer.status in (206, 416) and total.isdigit() else None
     if answer.status == 200 and answer.headers.get("Content-Encoding", "identity") == "identity":
@@ -172,6 +192,7 @@ def _entry(url: str, answer: aiohttp.ClientResponse) -> Entry:
     elif answer.status not in (200, 206) and size != 0:  # 416: an empty file has no first byte.
         msg = f"{url} cannot be read: the server answered HTTP {answer.status}"
         raise FinalError(msg)
+    # A file that is itself a page was meant; any other page is a listing, a login or an error.
     named_page = answer.url.path.endswith((".html", ".htm"))
     is_page = answer.content_type in ("text/html", "application/xhtml+xml") and not named_page
     return Entry(is_page, answer.status != 200, size, Version.of(answer), answer.url)

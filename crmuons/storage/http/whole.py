@@ -8,12 +8,20 @@ from contextlib import contextmanager
 from crmuons.storage.http.exchange import FinalError
 
 MAX_BYTES = 4 * 2**30  # Of the copies that one process keeps; data.staging.dir keeps more, for all processes of a node.
+INFLATED_BYTES = 2**20  # At once, of an answer that the server compresses.
 
 
 class Copy:
-    """A copy that grows: its size in bytes, and the descriptor of its unnamed file."""
+    """A copy that grows: its size in bytes, and the descriptor of its unnamed file.
 
-    def __init__(self) -> None:
+    Args:
+        url: of the file.
+        most: its size in bytes, or how much is taken of a file of unknown size: an answer without end would fill the disk.
+    """
+
+    def __init__(self, url: str, most: int) -> None:
+        self._url, self._most = url, most
+        # Unnamed: the kernel removes it with the last descriptor, also after a kill.
         with tempfile.TemporaryFile() as file:
             self.descriptor = os.dup(file.fileno())
         self.size = 0
@@ -26,11 +34,18 @@ class Copy:
         """Append bytes, and return the size.
 
         Raises:
-            FinalError: if the disk is full or cannot be written.
+            FinalError: if there are more than there should be, or if the disk is full or cannot be written.
         """
+        if self.size + len(piece) > self._most:
+            msg = (
+                f"{self._url}: the server sends more than {self._most} bytes, the size of the file or the most that is taken "
+                "of one whose size it does not say; copy it to a disk, look at it, and give the copy"
+            )
+            raise FinalError(msg)
         left = memoryview(piece)
         try:
             while left:
+                # write(2) may take less than it is given.
                 left = left[os.write(self.descriptor, left) :]
         except OSError as error:
             msg = f"{tempfile.gettempdir()} cannot take a file whose server sends no ranges ({error.strerror}); free space there, or set TMPDIR"
@@ -67,10 +82,16 @@ class WholeFiles:
         self._copies.pop(url, None)
 
     @contextmanager
-    def writing(self, url: str) -> Iterator[Copy]:
-        """Yield a new copy to write to; it counts as complete when the block ends without an error."""
-        copy = Copy()
+    def writing(self, url: str, size: int | None) -> Iterator[Copy]:
+        """Yield a new copy to write to; it counts as complete when the block ends without an error.
+
+        Args:
+            url: of the file.
+            size: in bytes, if it is known.
+        """
+        copy = Copy(url, MAX_BYTES if size is None else size)
         yield copy
         self._copies[url] = copy
+        # The newest stays even if it alone is larger: somebody waits for it.
         while sum(kept.size for kept in self._copies.values()) > MAX_BYTES and len(self._copies) > 1:
             self.drop(next(iter(self._copies)))

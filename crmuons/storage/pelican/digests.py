@@ -28,13 +28,16 @@ def digest(federation: Federation, path: str, algorithms: str) -> str:
 
 async def _digest(federation: Federation, path: str, algorithms: str) -> str:
     namespace = await federation.servers.namespace(path, listing=True)
+    # Caches answer 405, and without listings no origin is known.
     if namespace.origin is None:
         return ""
     servers = federation.servers
     try:
+        # One at a time, and in bounded time: staging waits for the answer, and can do without it.
         async with servers.digesting, asyncio.timeout(servers.waits.digest_s):
             if time.monotonic() < servers.no_digest_before.get(namespace.prefix, 0.0):
                 return ""
+            # No second attempt: without a checksum the size is compared, as at servers that give none.
             once = Patience(0, federation.url(path))
             answer = await servers.request(
                 "HEAD", namespace.origin, Access(namespace, path), once, headers={"Want-Digest": algorithms}

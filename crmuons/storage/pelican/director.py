@@ -68,8 +68,10 @@ def parse_namespace(
     object_servers = linked_urls(answer.headers.get("Link", ""))
     if header is None or not object_servers:
         return None
+    # Failures, and the token that worked, outlive a new answer of the director.
     old = known.get(header.namespace)
     old_origin, old_caches = (old.origin, old.caches) if old else (None, None)
+    # Asked for a listing, the director names the origin and no caches.
     caches = old_caches if listing else Sources.of(map(server_of, object_servers), old_caches)
     return Namespace(
         prefix=header.namespace,
@@ -89,6 +91,7 @@ def linked_urls(header: str) -> list[str]:
 
     The parser of pelicanfs ends a URL at a comma in its path, so it is not used.
     """
+    # Each link is <URL>; parameters; priorities count from 1, and a link without one comes last.
     links = re.findall(r"<([^>]*)>((?:\s*;[^,;]*)*)", header)
     priority = [re.search(r"pri=\"?(\d+)", parameters) for _, parameters in links]
     ranked = sorted(
@@ -119,6 +122,7 @@ def director_endpoint(host: str, answer: Answer) -> str:
         endpoint = str(json.loads(answer.body)["director_endpoint"]) if answer.status == 200 else ""
     except (ValueError, KeyError, TypeError):
         endpoint = ""
+    # Tokens would go wherever it says; unencrypted, anyone on the way could answer.
     if urlsplit(endpoint).scheme != "https":
         msg = (
             f"pelican://{host} is no Pelican federation: https://{host}/.well-known/pelican-configuration answered"

@@ -15,9 +15,9 @@ import aiohttp
 from fsspec.asyn import AsyncFileSystem, sync
 from pelicanfs.core import PelicanFileSystem
 
-from crmuons.storage.atomic import atomic_file
 from crmuons.storage.changed import ChangedError
-from crmuons.storage.http.exchange import DENIED
+from crmuons.storage.http.by_info import ByInfo
+from crmuons.storage.http.exchange import DENIED, steady
 from crmuons.storage.http.globs import glob
 from crmuons.storage.http.ranges import check_range
 from crmuons.storage.http.remote_file import RemoteFile
@@ -31,11 +31,11 @@ from crmuons.storage.pelican.waits import Waits
 from crmuons.storage.pelican.webdav import check_inside, parse_listing
 from crmuons.storage.pelican.writing import Writer
 
+# A glob over hundreds of folders would otherwise ask an origin for all at once.
 LISTINGS_AT_ONCE = 16
-COPY_BYTES = 32 * 2**20
 
 
-class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyped
+class Federation(ByInfo, PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyped
     """The files of one federation.
 
     Files are read as HTTP ranges of checked length. A failed range continues at the next cache from the byte where it
@@ -55,6 +55,7 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.waits.connect_s, sock_read=self.waits.read_s)
         super().__init__(f"pelican://{host}/", client_kwargs={"timeout": timeout})
         self.servers = Servers(host, self.http_file_system.set_session, self.waits)
+        # With the origin's size, which the caches do not know of a new file.
         self.writer = Writer(self.servers, self._size)
         self._listings = asyncio.Semaphore(LISTINGS_AT_ONCE)
 
@@ -89,7 +90,9 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         path = self._check_fspath(path)
         if size is None:
             size = (await self._info(path))["size"]
+        # As Python does it: negative and missing ends count from the end of the file.
         start, end, _step = slice(start, end).indices(size)
+        # What has arrived stays: the next server continues from the byte after it.
         pieces: list[bytes] = []
         patience = Patience(self.waits.patience_s, self.url(path))
         while start < end:
@@ -116,9 +119,10 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         """Yield a range in pieces from one server, and raise a Fault where it stops early."""
         headers = {"Range": f"bytes={span[0]}-{span[-1]}", "Accept-Encoding": "identity"}
         async with self.servers.exchange("GET", source, access.path, token=token, headers=headers) as answer:
+            # A cache may hold another version: its total size gives it away.
             check_range(answer, source, span[0], size)
             left = len(span)
-            async for piece in answer.content.iter_any():
+            async for piece in steady(answer, self.waits.read_s):
                 yield piece[:left]
                 left -= len(piece)
                 if left < 0:  # A server that ignores ranges sends the whole file.
@@ -128,10 +132,13 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
 
     async def _judge(self, fault: Fault, access: Access, caches: Sources, size: int, patience: Patience) -> None:
         """Raise if a fault is final: a refusal that stays, or a file that is missing or changed at the origin."""
+        # The fault may be about the token, about this server, or about the file; the first two may pass.
         if fault.status in DENIED:
             await judge_refusal(fault, access, caches, patience, self.waits.token_s)
+        # A fault of the network: the next server may have it.
         if not fault.doubtful:
             return
+        # The origin decides: caches keep what they once read.
         origin_size = (await self._info(access.path))["size"]
         if origin_size != size:
             msg = (
@@ -139,18 +146,6 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
                 " list it again"
             )
             raise ChangedError(msg)
-
-    async def _get_file(self, rpath: str, lpath: str | Path, **_: Any) -> None:
-        """Copy a file to a local path, where it appears once it is complete. For a folder, make a local folder."""
-        path, target = self._check_fspath(rpath), Path(lpath)
-        info = await self._info(path)
-        if info["type"] == "directory":
-            target.mkdir(parents=True, exist_ok=True)
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(target) as partial, partial.open("wb") as file:
-            for start in range(0, info["size"], COPY_BYTES):
-                file.write(await self._cat_file(path, start, start + COPY_BYTES, size=info["size"]))
 
     async def _put_file(self, lpath: str | Path, rpath: str, **_: Any) -> None:
         """Copy a local file to a new name; see Writer.put."""
@@ -173,6 +168,7 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
 
     async def _info(self, path: str, **_: Any) -> dict[str, Any]:
         path = self._check_fspath(path)
+        # Without listings only a cache can be asked, about one file by its name.
         if (await self.servers.namespace(path, listing=True)).origin is None:
             return await self._head(path)
         return await self._entry(path) | {"name": path}
@@ -198,25 +194,11 @@ class Federation(PelicanFileSystem):  # type: ignore[misc]  # pelicanfs is untyp
         except FileNotFoundError:
             return None
 
-    async def _exists(self, path: str, **_: Any) -> bool:
-        return await self._type(path) is not None
-
-    async def _isdir(self, path: str) -> bool:
-        return await self._type(path) == "directory"
-
-    async def _isfile(self, path: str) -> bool:
-        return await self._type(path) == "file"
-
-    async def _type(self, path: str) -> str | None:
-        try:
-            return str((await self._info(path))["type"])
-        except FileNotFoundError:
-            return None
-
     async def _ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
         path = self._check_fspath(path).rstrip("/")
         async with self._listings:
             entries = await self._propfind(path, depth=1)
+        # A WebDAV listing contains the listed folder itself.
         inside = [entry for entry in entries if entry["name"] != path]
         listed = inside if inside or entries[0]["type"] == "directory" else entries
         return listed if detail else [entry["name"] for entry in listed]

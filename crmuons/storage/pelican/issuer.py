@@ -1,6 +1,7 @@
 """Talk to a token issuer: discovery (RFC 8414), registration (RFC 7591), device flow (RFC 8628), refresh (RFC 6749)."""
 
 import base64
+import http.client
 import json
 import logging
 import ssl
@@ -9,15 +10,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 logger = logging.getLogger(__name__)
 
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 TIMEOUT_S = 30.0
+MAX_ANSWER_BYTES = 2**20  # The longest metadata of issuers have 10 kB.
 DEFAULT_INTERVAL_S = 5.0  # Between polls, if the issuer names no interval (RFC 8628, 3.2).
 DEFAULT_LIFETIME_S = 1200.0
+LONGEST_INTERVAL_S = 60.0
+MAX_SHOWN = 1000  # Letters of a page and a code; a QR code holds 2,900.
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,16 @@ class Issuer:
             OSError: if no issuer answers at the URL, with the addresses that were asked.
         """
         parts = urlsplit(url)
+        # OpenID Connect puts the name behind the issuer's path, RFC 8414 between host and path; issuers serve one or
+        # both.
+        # other.
         addresses = (
             f"{url.rstrip('/')}/.well-known/openid-configuration",
             f"{parts.scheme}://{parts.netloc}/.well-known/oauth-authorization-server{parts.path.rstrip('/')}",
         )
         for address in addresses:
             status, metadata = _call(address)
+            # The document must name the issuer itself (RFC 8414, 3.3), or anyone could answer for another one.
             if status == 200 and str(metadata.get("issuer", "")).rstrip("/") == url.rstrip("/"):
                 return cls(url, metadata)
         msg = f"{url} is no token issuer: neither {' nor '.join(addresses)} describes it"
@@ -69,6 +77,7 @@ class Issuer:
             "client_name": "crmuons",
             "grant_types": [DEVICE_GRANT, "refresh_token"],
             "response_types": [],
+            # The device flow sends nothing back to a browser.
             "redirect_uris": [],
             "token_endpoint_auth_method": "client_secret_basic",
             "scope": scope,
@@ -100,9 +109,11 @@ class Issuer:
         if "device_code" not in device:
             msg = f"{self.url} begins no login for the scopes '{scope}' (HTTP {status}{_reason(device)})"
             raise PermissionError(msg)
-        show(str(device.get("verification_uri_complete", device["verification_uri"])), str(device["user_code"]))
-        interval_s = float(device.get("interval", DEFAULT_INTERVAL_S))
-        deadline = time.monotonic() + float(device.get("expires_in", DEFAULT_LIFETIME_S))
+        # The complete URL holds the code already: there is nothing to type.
+        show(*self._page_and_code(device))
+        # The issuer's own rhythm: one that is asked more often answers slow_down.
+        interval_s = min(seconds(device, "interval", DEFAULT_INTERVAL_S), LONGEST_INTERVAL_S)
+        deadline = time.monotonic() + seconds(device, "expires_in", DEFAULT_LIFETIME_S)
         while time.monotonic() < deadline:
             time.sleep(interval_s)
             form = {"grant_type": DEVICE_GRANT, "device_code": str(device["device_code"])}
@@ -133,6 +144,7 @@ class Issuer:
         if "access_token" in answer:
             return answer
         msg = f"{self.url} did not renew the login (HTTP {status}{_reason(answer)}); log in again with 'crmuons login'"
+        # A broken server may renew it later; a refusal stays, and needs a new login.
         raise OSError(msg) if status >= 500 else PermissionError(msg)
 
     def endpoint(self, name: str) -> str:
@@ -148,6 +160,17 @@ class Issuer:
             raise OSError(msg)
         return str(self.metadata[name])
 
+    def _page_and_code(self, device: Mapping[str, Any]) -> tuple[str, str]:
+        """Return the page and the code that a login begins with; both are shown on the user's terminal."""
+        page, code = (
+            str(device.get("verification_uri_complete", device.get("verification_uri", ""))),
+            str(device.get("user_code", "")),
+        )
+        if not page.startswith("https://") or not (page + code).isprintable() or len(page + code) > MAX_SHOWN:
+            msg = f"{self.url} begins the login with no https page of at most {MAX_SHOWN} letters ({page[:80]!r}); ask who runs it"
+            raise OSError(msg)
+        return page, code
+
     def _post(self, endpoint: str, client: Client, form: dict[str, str]) -> tuple[int, dict[str, Any]]:
         headers = {}
         if client.secret:
@@ -157,13 +180,39 @@ class Issuer:
         return _call(self.endpoint(endpoint), body, "application/x-www-form-urlencoded", headers)
 
 
+def seconds(answer: Mapping[str, Any], key: str, otherwise: float) -> float:
+    """Return a time in an issuer's answer; a value that is no time of at most a year counts as none."""
+    try:
+        value = float(answer.get(key, otherwise))
+    except (TypeError, ValueError):
+        return otherwise
+    return value if 0 <= value <= 3.2e7 else otherwise
+
+
+class _OwnOrigin(urllib.request.HTTPRedirectHandler):
+    """Follows redirects within an origin. urllib would send another one the client's secret and the refresh token."""
+
+    def redirect_request(  # noqa: PLR0917  as in urllib
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if _origin(req.full_url) != _origin(newurl):
+            text = f"{_origin(req.full_url)} redirects to {_origin(newurl)}, which is not followed: secrets go to the issuer alone"
+            raise OSError(text)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2].lower()}"
+
+
 def _call(
     url: str, body: bytes | None = None, content_type: str = "", headers: Mapping[str, str] | None = None
 ) -> tuple[int, dict[str, Any]]:
     """Send a request; return the status and the JSON object of the answer, empty if the body is none.
 
     Raises:
-        OSError: if no answer comes.
+        OSError: if no answer comes in TIMEOUT_S, it is too long, or it redirects to another origin.
         ValueError: if the URL is not https.
     """
     if not url.startswith("https://"):
@@ -171,15 +220,34 @@ def _call(
         raise ValueError(msg)
     sent = {"Accept": "application/json", **({"Content-Type": content_type} if content_type else {}), **(headers or {})}
     request = urllib.request.Request(url, body, sent)  # noqa: S310  https, checked above
+    tls = urllib.request.HTTPSHandler(context=ssl.create_default_context())
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=ssl.create_default_context()) as answer:  # noqa: S310
-            return answer.status, _object(answer.read())
+        with urllib.request.build_opener(tls, _OwnOrigin).open(request, timeout=TIMEOUT_S) as answer:
+            return answer.status, _object(_read(url, answer))
     except urllib.error.HTTPError as error:
         with error:
-            return error.code, _object(error.read())
+            return error.code, _object(_read(url, error))
     except urllib.error.URLError as error:
+        # Without the cause: the request holds the client's secret.
         msg = f"{url} cannot be asked: {error.reason}"
         raise OSError(msg) from None
+    except (TimeoutError, http.client.HTTPException) as error:
+        msg = f"{url} cannot be asked: {error or type(error).__name__}"
+        raise OSError(msg) from None
+
+
+def _read(url: str, answer: Any) -> bytes:
+    """Return the body of an answer, which may neither be endless nor trickle."""
+    body, deadline = b"", time.monotonic() + TIMEOUT_S
+    while piece := answer.read1(MAX_ANSWER_BYTES):
+        body += piece
+        if len(body) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
+            msg = f"{url} cannot be asked: its answer has no end (more than {MAX_ANSWER_BYTES} bytes, or {TIMEOUT_S:.0f} s)"
+            raise OSError(msg)
+    if answer.length:  # read1 does not tell a connection that broke from the end.
+        msg = f"{url} cannot be asked: its answer broke off"
+        raise OSError(msg)
+    return body
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from crmuons.storage.atomic import atomic_file
-from crmuons.storage.pelican.issuer import Client, Issuer
+from crmuons.storage.pelican.issuer import Client, Issuer, seconds
 from crmuons.storage.pelican.tokens import Token
 from crmuons.storage.records import damage_named
 
@@ -26,6 +26,7 @@ RENEW_BEFORE_S = 60.0  # A token must not expire while a request is under way.
 DEFAULT_LIFETIME_S = 600.0  # Of a token, if the issuer does not say.
 SECONDS_BETWEEN_TRIES = 10.0  # After a failed renewal; without a pause every request would wait for the issuer.
 
+# By issuer; of this process, since another may have a network that works.
 _next_try: dict[str, float] = {}
 
 
@@ -46,13 +47,15 @@ class Login:
         """Return this login with the tokens of an issuer's answer."""
         return replace(
             self,
+            # An issuer may rotate the refresh token or keep it: without a new one the old one stays valid.
             access_token=str(answer["access_token"]),
             refresh_token=str(answer.get("refresh_token", self.refresh_token)),
-            expires_at=time.time() + float(answer.get("expires_in", DEFAULT_LIFETIME_S)),
+            expires_at=time.time() + seconds(answer, "expires_in", DEFAULT_LIFETIME_S),
         )
 
     def is_due(self) -> bool:
         """Return whether the token must be renewed now and can be."""
+        # Wall time: the expiry is the issuer's, and must survive a restart of this process.
         due = bool(self.refresh_token) and time.time() > self.expires_at - RENEW_BEFORE_S
         return due and time.monotonic() > _next_try.get(self.issuer, 0.0)
 
@@ -79,6 +82,7 @@ def log_in(
     Raises:
         OSError: if the login fails; see Issuer.
     """
+    # Scopes add up: a login for writing must not take away reading from a run that uses the earlier one.
     issuer = Issuer.discover(issuer_url)
     before = _load().get(issuer_url)
     merged = dict.fromkeys([*(before.scope.split() if before else ()), "wlcg", "offline_access", *scopes])
@@ -87,7 +91,9 @@ def log_in(
     answer = issuer.device_login(client, scope, show)
     if "refresh_token" not in answer:
         logger.warning("%s gave no refresh token: this login ends when its token expires", issuer_url)
+    # Of earlier logins too: their runs still go on.
     known = dict.fromkeys([*(before.federations if before else ()), *federations])
+    # Tokens come with `renewed`, which also computes the expiry.
     login = Login(issuer_url, client.id, client.secret, "", "", scope, 0.0, tuple(known)).renewed(answer)
     with _locked():
         _save({**_load(), issuer_url: login})
@@ -96,6 +102,7 @@ def log_in(
 
 def stored_tokens(issuers: Sequence[str]) -> list[Token]:
     """Return the tokens of the logins to these issuers, renewed if they are about to expire."""
+    # Issuers are named with and without a slash at the end.
     names = {issuer.rstrip("/") for issuer in issuers}
     logins = [login for url, login in _load().items() if url.rstrip("/") in names]
     current = [_renew(login.issuer) if login.is_due() else login for login in logins]
@@ -110,6 +117,7 @@ def _renew(issuer_url: str) -> Login:
     with _locked():
         logins = _load()
         login = logins[issuer_url]
+        # Another process renewed it while this one waited for the lock; its refresh token is used up.
         if not login.is_due():
             return login
         try:
@@ -136,6 +144,7 @@ def _save(logins: dict[str, Login]) -> None:
     """Replace the file atomically; only its owner can read it, from the first byte on."""
     with (
         atomic_file(store()) as partial,
+        # With the mode at creation: chmod afterwards would leave a moment in which others can open it.
         os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file,
     ):
         json.dump({url: asdict(login) for url, login in logins.items()}, file)
@@ -144,6 +153,7 @@ def _save(logins: dict[str, Login]) -> None:
 @contextmanager
 def _locked() -> Iterator[None]:
     store().parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # A file of its own: the store is replaced by each write, and a lock on the old file would hold nobody.
     lock = store().with_suffix(".lock")
     with os.fdopen(os.open(lock, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # Released when the file is closed.

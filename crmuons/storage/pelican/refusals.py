@@ -47,21 +47,26 @@ async def judge_refusal(fault: Fault, access: Access, sources: Sources, patience
     Raises:
         PermissionError: if repeating is useless, with what was tried and the remedy.
     """
+    # A refusal may be of this token, of this server, or of the moment; each case ends differently.
     sent, namespace = fault.credential, access.namespace
     if namespace is None:
         msg = f"{patience.what}: {fault}; a federation answers such requests without a token: check the URL"
         raise PermissionError(msg)
     if not isinstance(sent, Token):
+        # The director may call a namespace public that its servers protect: from now on a token is sent at once.
         namespace.needs_token = True
         if await access.token(fault.source) is None and not _may_come_back(fault, namespace, patience, token_s):
             raise PermissionError(no_token(patience.what, namespace))
     elif sent.expired():
+        # Whoever renews it (a login, HTCondor, a mirrored file) gets this time; a run of days must outlive each token.
         if patience.since_first("token expired") > token_s:
             msg = f"{patience.what}: permission denied with {sent}, and it was not renewed; {_remedy(patience.what)}"
             raise PermissionError(msg)
         fault.retry_after_s = 1.0
     else:
+        # Servers differ in what they know: one cache may not have the issuer's new key yet.
         patience.refused.add((fault.source.url, sent))
+        # A token that worked before and is now refused by all: it was revoked, or the path needs more.
         everywhere = all((source.url, sent) in patience.refused for source in sources.sources)
         if everywhere and (sent == namespace.accepted or not _may_come_back(fault, namespace, patience, token_s)):
             msg = f"{patience.what}: permission denied ({fault}) with {sent}; {_remedy(patience.what)}"
@@ -78,6 +83,7 @@ def _may_come_back(fault: Fault, namespace: Namespace, patience: Patience, token
 
 def no_token(what: str, namespace: Namespace) -> str:
     """Return the error sentence for a namespace for which no token fits."""
+    # The sentence says what was found and why it was not sent; values of tokens never appear.
     found = _candidates(namespace)
     others = [token for token in found if token.issuer not in (None, *namespace.issuers)]
     expected = f"a token of {' or '.join(namespace.issuers) or 'its issuer'}"
@@ -98,10 +104,12 @@ def _find_token(namespace: Namespace, access: Access, server: Source | None) -> 
 
 
 def _candidates(namespace: Namespace) -> list[Token]:
+    # What the user set for this process comes before a login of last month.
     return [*find_tokens(), *login.stored_tokens(namespace.issuers)]
 
 
 def _may_go(token: Token, namespace: Namespace, server: Source | None) -> bool:
+    # Before a server is chosen: one that may see the token is enough.
     known = [each for sources in (namespace.origin, namespace.caches) if sources for each in sources.sources]
     urls = [each.url for each in ([server] if server else known)] or [namespace.federation]
     return any(may_see(token, url, namespace.federation) for url in urls)

@@ -20,6 +20,7 @@ def scopes_by_issuer(read: Iterable[str], write: Iterable[str]) -> dict[str, lis
         ValueError: if a namespace names no issuer.
         OSError: if the federation does not answer.
     """
+    # create writes new names, modify replaces and removes (WLCG profile); a run that prunes its checkpoints needs both.
     by_issuer: dict[str, list[str]] = {}
     for urls, names in ((read, ("storage.read",)), (write, ("storage.read", "storage.create", "storage.modify"))):
         for url in urls:
@@ -28,6 +29,7 @@ def scopes_by_issuer(read: Iterable[str], write: Iterable[str]) -> dict[str, lis
                 msg = f"{url}: the namespace {namespace.prefix} names no token issuer; ask who runs it for a token"
                 raise ValueError(msg)
             scopes = [f"{name}:{scope_path(url, namespace)}" for name in names]
+            # The first issuer is the namespace's own; further ones are accepted, not asked.
             by_issuer.setdefault(namespace.issuers[0], []).extend(scopes)
     return {issuer: list(dict.fromkeys(scopes)) for issuer, scopes in by_issuer.items()}
 
@@ -40,7 +42,9 @@ def federations_of(issuer: str, urls: Iterable[str]) -> list[str]:
 
 def folder(url: str) -> str:
     """Return the folder that holds everything a URL names: above the first wildcard, and above a file."""
+    # A glob is read as far as its folder: its names are not known before the listing.
     fixed = re.split(r"[*?\[{]", url)[0]
+    # By the name: a listing would need the token that is about to be asked for.
     is_folder = fixed == url and "." not in url.rpartition("/")[2]
     return url if is_folder else fixed.rpartition("/")[0]
 
@@ -48,6 +52,7 @@ def folder(url: str) -> str:
 def scope_path(url: str, namespace: Namespace) -> str:
     """Return the folder of a URL relative to the namespace's base path, cut to the depth that the issuer allows."""
     path = split_url(folder(url))[1]
+    # The longest that fits: base paths may lie in each other.
     base = max((folder for folder in namespace.base_paths if is_below(path, folder)), key=len, default="")
     parts = path.removeprefix(base.rstrip("/")).strip("/").split("/")
     return "/" + "/".join(parts[: namespace.scope_depth])

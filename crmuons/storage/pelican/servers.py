@@ -17,6 +17,8 @@ from crmuons.storage.http.exchange import (
     describe,
     fault_of,
     following,
+    proxy_of,
+    steady,
     trusted_authorities,
 )
 from crmuons.storage.http.sources import Fault, Patience, Source, Sources
@@ -28,7 +30,9 @@ from crmuons.storage.pelican.waits import Waits
 logger = logging.getLogger(__name__)
 
 NAMESPACE_GOOD_FOR_S = 15 * 60.0  # As long as pelicanfs trusts the director's answer.
+# While all caches fail: the director may know others by then.
 SECONDS_BETWEEN_REFRESHES = 10.0
+MAX_ANSWER_BYTES = 2**28  # A listing of half a million files.
 TO_ORIGIN = "/api/v1.0/director/origin"
 
 
@@ -46,6 +50,7 @@ class Servers:
         self._trust = trusted_authorities()
         self._namespaces: dict[str, Namespace] = {}
         self._director: Sources | None = None
+        # Many threads open files at once at the start; the first asks for all of them.
         self._asking = asyncio.Lock()
         self.digesting = asyncio.Lock()  # XRootD delays a third concurrent checksum request by 30 s.
         self.no_digest_before: dict[str, float] = {}  # time.monotonic() by namespace prefix.
@@ -75,15 +80,16 @@ class Servers:
         session = await self._session()
         url = URL(source.url).with_path(path)
         if token is not None and url.scheme != "https":
+            # A fault and not an error: another server of the namespace may be encrypted.
             raise Fault(source, "a token is not sent over an unencrypted connection")
         secret = {} if token is None else {"Authorization": f"Bearer {token.value}"}
         try:
             sent = {**(headers or {}), **secret}
             async with (
-                following(session, method, url, headers=sent, data=data, ssl=self._trust)
+                following(session, method, url, self.waits.headers_s, headers=sent, data=data, ssl=self._trust)
                 if follow and data is None
                 else session.request(
-                    method, url, headers=sent, data=data, ssl=self._trust, allow_redirects=follow
+                    method, url, headers=sent, data=data, ssl=self._trust, allow_redirects=follow, **proxy_of(url)
                 )  # Only aiohttp knows whether it may send a body once more.
             ) as answer:
                 if answer.status in TRANSIENT | DENIED:
@@ -118,7 +124,8 @@ class Servers:
                 async with self.exchange(
                     method, source, access.path, token=token, headers=headers, follow=follow
                 ) as answer:
-                    body = await answer.read()
+                    body = await _body(answer, source, self.waits.read_s)
+                # Even for 404: the server is well, and the answer is the caller's to judge.
                 sources.worked(source)
                 access.accepted(token)
                 return Answer(answer.status, answer.headers, body)
@@ -141,6 +148,7 @@ class Servers:
             known = self._known(path)
             if known is None or (known.origin if listing else known.caches) is None:
                 return await self._ask_director(path, listing, Patience(self.waits.patience_s, self.url(path)))
+        # In the background: reading goes on with the servers that are known, even if the director is away for hours.
         due_s = SECONDS_BETWEEN_REFRESHES if known.caches and known.caches.all_failing() else NAMESPACE_GOOD_FOR_S
         if time.monotonic() - known.asked_at > due_s:
             known.asked_at = time.monotonic()
@@ -165,6 +173,7 @@ class Servers:
         return Sources.of([str(URL(answer.headers["Location"]).origin())])
 
     def _known(self, path: str) -> Namespace | None:
+        # The longest prefix: namespaces lie in each other, with tokens of their own.
         holding = [namespace for namespace in self._namespaces.values() if is_below(path, namespace.prefix)]
         return max(holding, key=lambda namespace: len(namespace.prefix), default=None)
 
@@ -172,8 +181,20 @@ class Servers:
         if self._director is None:
             where = "/.well-known/pelican-configuration"
             what = f"pelican://{self.host}: asking https://{self.host}{where}"
+            # Short: a name with a typing error is found here, before anything else was asked.
             patience = Patience(self.waits.start_s, what, "CRMUONS_PELICAN_START_S")
-            answer = await self.request("GET", Sources.of([f"https://{self.host}"]), Access(None, where), patience)
+            try:
+                # Also if the name is not found for minutes, or the host takes the connection and says nothing.
+                async with asyncio.timeout(self.waits.start_s + 1.0):
+                    answer = await self.request(
+                        "GET", Sources.of([f"https://{self.host}"]), Access(None, where), patience
+                    )
+            except TimeoutError as error:
+                msg = (
+                    f"{what}: no answer in {self.waits.start_s:.0f} s; check the host's name and that it is up, or wait "
+                    "longer with CRMUONS_PELICAN_START_S"
+                )
+                raise ConnectionError(msg) from error
             self._director = Sources.of([director_endpoint(self.host, answer)])
         return self._director
 
@@ -202,3 +223,19 @@ class Servers:
             await self._ask_director(path, listing, Patience(0, self.url(path)))
         except OSError as error:
             logger.info("%s: continuing with the known servers", error)
+
+
+async def _body(answer: aiohttp.ClientResponse, source: Source, within_s: float) -> bytes:
+    """Return the body of an answer, which may have no end.
+
+    Raises:
+        ValueError: if it is longer than MAX_ANSWER_BYTES.
+    """
+    content = bytearray()
+    async for piece in steady(answer, within_s):
+        content += piece
+        if len(content) > MAX_ANSWER_BYTES:
+            answer.close()
+            msg = f"{source.url} sends an answer of more than {MAX_ANSWER_BYTES >> 20} MiB; name a folder with fewer files"
+            raise ValueError(msg)  # An OSError would count as a fault that passes.
+    return bytes(content)

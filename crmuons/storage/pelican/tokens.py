@@ -98,6 +98,7 @@ class Token:
         """
         if not self.names_storage:
             return True
+        # Issuers write scopes relative to the namespace, and some as absolute paths.
         granted = [scope.partition(":") for scope in self.scopes]
         candidates = [
             path,
@@ -145,6 +146,7 @@ def choose(
         base_paths: see Token.allows.
     """
     names = {issuer.rstrip("/") for issuer in issuers}
+    # A token that names no issuer (an opaque one) may be right; only the server can tell.
     fitting = [token for token in tokens if not names or token.issuer is None or token.issuer in names]
 
     def merit(token: Token) -> tuple[bool, bool]:
@@ -182,6 +184,7 @@ def _files() -> list[Path]:
     for folder in (os.environ.get("_CONDOR_CREDS"), ".condor_creds"):
         if folder:
             files += sorted(Path(folder).glob("*.use"))
+    # The order of WLCG's bearer token discovery, with HTCondor's credentials before the user's file.
     runtime = os.environ.get("XDG_RUNTIME_DIR") or "/tmp"  # noqa: S108  the place that the discovery document names
     return [*files, Path(runtime) / f"bt_u{os.geteuid()}"]
 
@@ -201,6 +204,7 @@ def _content(path: Path) -> str:
             read or write it. Root's files may be read by others: Kubernetes mounts secrets so.
     """
     with path.open("rb") as file:
+        # Of the open file: the name may be exchanged between a check and the reading.
         found = os.fstat(file.fileno())
         if found.st_uid not in (os.geteuid(), 0):
             raise PermissionError(errno.EACCES, f"it belongs to another user, of uid {found.st_uid}")
@@ -219,6 +223,7 @@ def _claims(value: str) -> Mapping[str, Any]:
     if len(parts) != 3:
         return {}
     try:
+        # JWT leaves out the padding that Python wants.
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
     except (binascii.Error, ValueError):
         return {}

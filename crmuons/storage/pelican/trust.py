@@ -28,13 +28,16 @@ def may_see(token: Token, server: str, federation: str) -> bool:
         federation: the federation's HOST or HOST:PORT.
     """
     places = (server, federation)
+    # Read at each request: the variable may be set after the import.
     trusted = os.environ.get(TRUSTED, "").replace(",", " ").split()
     if federation in token.federations or _any_names(trusted, places):
         return True
     audience = token.audience
+    # An audience decides alone: its issuer has named the servers that may use the token.
     if audience and EVERYWHERE.isdisjoint(name.lower() for name in audience):
         return _any_names(audience, places)
     issuer = [_host(token.issuer)[0]] if token.issuer else []
+    # The issuer made the token and can make more; its own host learns nothing new.
     return _any_names([OSDF], (federation,)) or _any_names(issuer, places)
 
 

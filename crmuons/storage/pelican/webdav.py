@@ -26,6 +26,7 @@ def parse_listing(xml: bytes) -> list[dict[str, Any]]:
     except ET.ParseError as error:
         msg = f"the listing is not XML: {error}"
         raise ValueError(msg) from None
+    # A proxy's or a portal's page would otherwise be an empty folder.
     if root.tag != f"{DAV}multistatus":
         msg = f"the listing is a <{root.tag}>, not a WebDAV multistatus"
         raise ValueError(msg)
@@ -56,6 +57,7 @@ def _entry(response: ET.Element) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": name, "type": "file"}
     if response.find(f".//{DAV}resourcetype/{DAV}collection") is not None:
         entry |= {"type": "directory", "size": 0}
+    # Not 0 by default: a training file without bytes would be passed over in silence.
     elif size is None or not size.isdigit():
         msg = f"the listing gives no size for '{name}'"
         raise ValueError(msg)

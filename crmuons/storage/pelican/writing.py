@@ -16,6 +16,7 @@ ANSWERS_TO_PUT, ANSWERS_TO_DELETE = (
     (200, 201, 204),
     (200, 202, 204, 404),
 )  # 404: an earlier DELETE worked, and its answer was lost.
+# Answered by an origin while a cache still reads the old content.
 LOCKED = 423
 
 
@@ -49,6 +50,7 @@ class Writer:
         """
         namespace, _ = await self._writable(path)
         url, size, arrived = self.servers.url(path), local.stat().st_size, False
+        # At the origin: a cache may still say that the name is free, or has the old size.
         if await self._size_of(path) is not None:
             msg = f"{url} exists; files of a federation are not overwritten, since caches keep them: take a new name"
             raise FileExistsError(msg)
@@ -57,6 +59,7 @@ class Writer:
         while not arrived:
             source = await patience.next(origin)
             try:
+                # An upload without an error may still be cut: the size at the origin decides below.
                 await self._upload(access, source, local)
                 fault = Fault(source, "it accepted the file but holds another size")
             except Fault as failed:
@@ -66,6 +69,7 @@ class Writer:
             arrived = origin_size == size
             if not arrived and origin_size is not None:
                 await self._check_overwritable(access, origin_size)
+            # After the look at the origin, because a repeated PUT of a file that arrived is refused as well.
             if not arrived and fault.status in DENIED:
                 await judge_refusal(fault, access, origin, patience, self.waits.token_s)
             patience.record(origin, fault)
@@ -79,6 +83,7 @@ class Writer:
         """
         namespace, _ = await self._writable(path)
         access = Access(namespace, path, "write")
+        # Now, by the scopes: the origin's own answer to a DELETE would say only 403.
         await self._check_overwritable(access, None)
         origin = await self.servers.upload_target(path)
         patience = Patience(self.waits.patience_s, self.servers.url(path))
@@ -111,6 +116,7 @@ class Writer:
 
     async def _upload(self, access: Access, source: Source, local: Path) -> None:
         with local.open("rb") as file:
+            # A task, so that a server that stops reading can be left without waiting for its answer.
             sending = asyncio.create_task(self._send(access, source, file))
             try:
                 await self._watch(sending, source, file)
@@ -131,6 +137,7 @@ class Writer:
 
     async def _watch(self, sending: "asyncio.Task[int]", source: Source, file: IO[bytes]) -> None:
         """Wait until the file is sent, or the server stops taking data; aiohttp only limits the wait for the answer."""
+        # The position in the file shows what the socket took; nothing for read_s is a server that hangs.
         sent = -1
         while not sending.done():
             before, sent = sent, sent if file.closed else file.tell()  # aiohttp closes the file once all is sent.

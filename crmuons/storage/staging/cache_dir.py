@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from crmuons.storage.atomic import size_text
 from crmuons.storage.files import File
 from crmuons.storage.staging.locks import FileLock
 
@@ -102,13 +103,21 @@ class CacheDir:
             yield
         except OSError as error:
             msg = (
-                f"data.staging.dir = {self.folder} cannot be used now ({error.strerror or error}): files that are not "
-                "staged yet are read remotely; free space there, or lower data.staging.max_bytes"
+                f"data.staging.dir = {self.folder} cannot be used now ({error.strerror or error}){self._room()}: files that "
+                "are not staged yet are read remotely; free space there, or lower data.staging.max_bytes"
             )
             raise CannotStageError(msg) from error
 
+    def _room(self) -> str:
+        try:
+            disk = shutil.disk_usage(self.folder)
+        except OSError:  # The folder is what cannot be used.
+            return ""
+        return f", {size_text(disk.free)} of {size_text(disk.total)} are free there"
+
     def _make_room(self, file: File, key: str) -> None:
         staged = _keys(self.folder) - {key}
+        # The disk too, and not only the limits: others write to it.
         disk = shutil.disk_usage(self.folder)
         left = _Left(
             num_bytes=self.max_bytes - file.size - sum(map(_size, staged)),
@@ -117,6 +126,7 @@ class CacheDir:
         )
         if left.enough():
             return
+        # A file above the limit would empty the whole directory and still not fit.
         if file.size <= self.max_bytes:
             # The least recently used first.
             for candidate in sorted(staged, key=self._last_used):
@@ -137,12 +147,14 @@ class CacheDir:
         if not lock.acquire(shared=False, patient=lambda: False):
             return False
         for path in (self.folder / key, self.folder / f"{key}.part"):
+            # A reader that has the file open keeps its content; the name is gone for the next one.
             path.unlink(missing_ok=True)
         lock.remove()
         return True
 
     def _last_used(self, key: str) -> float:
         try:
+            # A use sets this time (download.py), so no other record of uses is needed.
             return (self.folder / f"{key}.lock").stat().st_mtime
         except FileNotFoundError:
             return 0.0
@@ -206,6 +218,7 @@ def _is_key(name: str) -> bool:
 
 def _while_it_grows(part: Path) -> Callable[[], bool]:
     """Return a function that says whether to wait for the process that holds a lock: as long as its download grows."""
+    # By progress and not by age: a large file over a slow line may take hours.
     seen, since = -1, time.monotonic()
 
     def patient() -> bool:

@@ -1,4 +1,4 @@
-"""Checksums of files: the server's own, and that of a local copy."""
+"""Checksums of files, from their servers and of local copies."""
 
 import base64
 import binascii
@@ -41,6 +41,7 @@ class Checksum:
     @classmethod
     def from_header(cls, text: str) -> "Checksum | None":
         """Return the first checksum of a `Digest` header (RFC 3230) in a known algorithm; None if there is none."""
+        # A server may give several; the first known one is enough.
         for word in text.split(","):
             algorithm, _, value = word.strip().partition("=")
             if (digits := _hexadecimal(algorithm.lower(), value)) is not None:
@@ -58,6 +59,7 @@ class Checksum:
         if not url.startswith(files.WEB):
             return None
         headers = web_files().digest_headers(url, WANTED)
+        # Content-MD5 is the older header; some servers have only that.
         return cls.from_header(headers.get("Digest", "")) or cls.from_header(f"md5={headers.get('Content-MD5', '')}")
 
 

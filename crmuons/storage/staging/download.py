@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
 from crmuons.storage.files import File, is_remote
-from crmuons.storage.identity import is_copy, open_listed
+from crmuons.storage.identity import Digests, check_copy, is_copy, is_copy_of_present, open_listed
 from crmuons.storage.staging.cache_dir import CacheDir, CannotStageError, NoRoomError, whole_of
 from crmuons.storage.staging.locks import FileLock
-from crmuons.storage.staging.transfer import download_file, is_as_recorded
+from crmuons.storage.staging.transfer import StagingRecord, download_file, is_as_recorded
 
 if TYPE_CHECKING:  # Every reading process imports this module, and none makes settings.
     from crmuons import config
 
 logger = logging.getLogger(__name__)
 
+# A full disk would otherwise be tried for each file, and slow down the remote reads that take its place.
 PAUSE_S = 60.0  # No download to a directory for this long after it could not be used.
 REPORT = "staging"  # Folder in a run's directory for each rank's progress, and for a warning.
 WARNING = "warning.txt"
@@ -114,17 +115,22 @@ class Staging:
             self.helper.begin()
 
     @contextmanager
-    def open(self, file: File, *, whole: bool) -> Iterator[IO[bytes]]:
+    def open(self, file: File, *, whole: bool, digests: Digests | None = None) -> Iterator[IO[bytes]]:
         """Open a file in the staging directory, downloading it first if it is missing, or else remotely.
 
         Args:
             file: the file.
             whole: the file is read whole. To read only a part, no download is started or waited for.
+            digests: see identity.open_listed.
         """
+        # A file that is read in parts is staged by the stager ahead of time, or not at all: no reader waits for it.
         takes = self.should_stage(file, whole=whole)
         held = self.hold(file, download=whole) if takes else None
         try:
-            with open_listed(file) if held is None else held.file as opened:
+            # Staging never fails a read: what cannot be staged is read remotely.
+            with open_listed(file, digests) if held is None else held.file as opened:
+                if held is not None:
+                    check_copy(file, opened, digests)
                 yield opened
         finally:
             if held is not None:
@@ -132,6 +138,7 @@ class Staging:
             followed = (
                 takes and self.helper is not None and self.helper.used(file, whole=whole, staged=held is not None)
             )
+            # Without a stager, or on another node than its own: the reader itself removes the file.
             if takes and whole and not followed:
                 self.evict(file)
 
@@ -149,6 +156,7 @@ class Staging:
         Raises:
             OSError: if the remote file cannot be read, or its checksum differs from the server's.
         """
+        # What is staged already is still used in the pause.
         paused = _paused_until.get(self.cache.folder, 0.0) > time.monotonic()
         try:
             return self._hold(file, download=download and not paused)
@@ -180,6 +188,7 @@ class Staging:
     def _hold(self, file: File, *, download: bool) -> CachedFile | None:
         path = self.cache.path(file)
         lock = FileLock(path.with_suffix(".lock"))
+        # Again, if the file vanished between the download and the lock: another process may have evicted it.
         while download or path.exists():
             if not self.cache.lock(lock, shared=True):
                 return None
@@ -211,13 +220,31 @@ class Staging:
         path = whole_of(lock)
         with self.cache.faults():
             record = os.fstat(lock.descriptor)
+            # In this run: checksums of earlier runs' files are computed once, since a disk may have changed them.
             checked = record.st_size > 0 and record.st_mtime >= self.began
-            # A copy of what the URL held before would be read in place of what the run recorded.
-            if path.exists() and is_copy(path, file) and (checked or is_as_recorded(path, file, lock)):
+            whole = path.exists() and is_copy(path, file) and (checked or is_as_recorded(path, file, lock))
+        # A copy of what the URL held before would be read in place of what the run listed.
+        current = whole and (file.digest is not None or self._is_current(path, file, lock))
+        with self.cache.faults():
+            if current:
                 os.utime(lock.descriptor)
                 return path.open("rb")
             path.unlink(missing_ok=True)
             return None
+
+    def _is_current(self, path: Path, file: File, lock: FileLock) -> bool:
+        """Return whether a staged copy is of the file that was listed: by the server's stamp, or else by the file's end now."""
+        try:
+            entry = StagingRecord.of(lock)
+        except ValueError:
+            return False
+        if file.stamp is not None and entry.stamp == file.stamp:
+            return True
+        if entry.compared < self.began and not is_copy_of_present(path, file):
+            return False
+        with self.cache.faults():
+            replace(entry, stamp=file.stamp, compared=time.time()).write(lock)
+        return True
 
     def _report_once(self, sentence: str) -> None:
         """Report a sentence once in a run, in a file that the process that the user watches reads."""
@@ -225,6 +252,7 @@ class Staging:
             logger.warning("%s", sentence)
             return
         try:
+            # Created exclusively below: of a hundred readers that meet a full disk, one reports it.
             self.report.mkdir(exist_ok=True)
             with (self.report / WARNING).open("x", encoding="utf-8") as file:
                 file.write(sentence + "\n")

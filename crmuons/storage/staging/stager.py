@@ -60,6 +60,7 @@ class Stager:
         self.staging = staging
         self._record = None if staging.report is None else staging.report / f"{staging.name}.json"
         self._changed = threading.Condition()
+        # The oldest window falls out by itself: its files are released at the next announcement.
         self._windows: deque[Sequence[FileUse]] = deque(maxlen=WINDOWS)
         self._held: dict[FileUse, CachedFile] = {}
         self._active: set[FileUse] = set()
@@ -68,6 +69,7 @@ class Stager:
         self._done = self._written = (0, 0)  # Files and bytes staged so far.
         self._next_record = 0.0
         self._closed = False
+        # Daemons: a download must not keep a process alive whose run has ended.
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(DOWNLOADS_AT_ONCE)]
         for thread in self._threads:
             thread.start()
@@ -159,6 +161,7 @@ class Stager:
 
     def _maybe_evict(self, use: FileUse) -> None:
         """Remove a used file, if staging deletes after use, unless it will soon be used again."""
+        # A file that is read in parts stays: its other parts come later in the epoch.
         if use in self._past and use.whole and not any(use.file == other.file for other in self._pending()):
             self.staging.evict(use.file)
 

@@ -3,8 +3,10 @@
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from crmuons.storage import files
@@ -18,7 +20,41 @@ from crmuons.storage.staging.locks import FileLock
 logger = logging.getLogger(__name__)
 
 BLOCK_BYTES = 8 * 2**20  # One request of a download.
+RECORD_BYTES = 4096
 ATTEMPTS = 2  # Of downloading a file whose checksum is wrong.
+
+
+@dataclass(frozen=True)
+class StagingRecord:
+    """What the lock file of a staged file records of it. The field names are the keys in the file.
+
+    Attributes:
+        url, size: of the file.
+        checksum: algorithm and value.
+        stamp: as the listing gave it; None if the server states none, and in the records of early versions.
+        compared: when the copy was last compared with the file, in seconds since 1970.
+    """
+
+    url: str
+    size: int
+    checksum: str
+    stamp: str | None = None
+    compared: float = 0.0
+
+    @classmethod
+    def of(cls, lock: FileLock) -> "StagingRecord":
+        """Read the record of a locked file.
+
+        Raises:
+            ValueError: if it is none, since the machine stopped before it was written.
+        """
+        record = json.loads(os.pread(lock.descriptor, 2**16, 0))
+        return cls(**{name: record[name] for name in cls.__dataclass_fields__.keys() & record.keys()})
+
+    def write(self, lock: FileLock) -> None:
+        """Write the record over an earlier one."""
+        # Always as long, in one write: processes that share the lock may read and write it at once.
+        os.pwrite(lock.descriptor, json.dumps(asdict(self)).encode().ljust(RECORD_BYTES), 0)
 
 
 def download_file(cache: CacheDir, file: File, lock: FileLock) -> None:
@@ -40,8 +76,10 @@ def download_file(cache: CacheDir, file: File, lock: FileLock) -> None:
         with _removed_if_unusable(part):
             _fetch(cache, file, part, anew=stated is None)
             with cache.faults():
+                # Of what is on the disk, and not of what came from the network: a bad disk is found too.
                 computed = Checksum.of_file(part, OURS if stated is None else stated.algorithm)
             if stated is None or computed == stated:
+                # The checksum says that the copy is what the server has; this, that it is what the run recorded.
                 _check_content(file, part)
                 with cache.faults():
                     _finish(file, computed, lock)
@@ -71,6 +109,7 @@ def _fetch(cache: CacheDir, file: File, part: Path, *, anew: bool) -> None:
     """Download the missing rest of a file, or with `anew` all of it, if no checksum can verify the part on the disk."""
     with cache.faults():
         start = 0 if anew or part.stat().st_size > file.size else part.stat().st_size
+        # Also up to a size: a part that is longer than the file is of another version.
         os.truncate(part, start)
     with files.open_file(file.url, file.size) as source:
         if start:
@@ -100,11 +139,12 @@ def _removed_if_unusable(part: Path) -> Iterator[None]:
 def is_as_recorded(path: Path, file: File, lock: FileLock) -> bool:
     """Return whether a staged file still has the URL and the checksum that its lock file records."""
     try:
-        record = json.loads(os.pread(lock.descriptor, 2**16, 0))
-    except ValueError:  # The machine stopped before the record was written.
+        record = StagingRecord.of(lock)
+    except ValueError:
         return False
-    algorithm, _, _ = record["checksum"].partition(":")
-    same = record["url"] == file.url and str(Checksum.of_file(path, algorithm)) == record["checksum"]
+    # The algorithm of the record: the server's own if it gave a checksum, else sha-256.
+    algorithm, _, _ = record.checksum.partition(":")
+    same = record.url == file.url and str(Checksum.of_file(path, algorithm)) == record.checksum
     if not same:
         logger.warning("%s has changed on the disk since it was staged; it is downloaded again", path)
     return same
@@ -112,8 +152,6 @@ def is_as_recorded(path: Path, file: File, lock: FileLock) -> bool:
 
 def _finish(file: File, checksum: Checksum, lock: FileLock) -> None:
     """Record a download in its lock file, and rename it to the complete file's name."""
-    record = json.dumps({"url": file.url, "size": file.size, "checksum": str(checksum)}).encode()
-    os.ftruncate(lock.descriptor, 0)
-    os.pwrite(lock.descriptor, record, 0)
+    StagingRecord(file.url, file.size, str(checksum), file.stamp, time.time()).write(lock)
     # After the record: a file of the final name always has one.
     part_of(lock).rename(whole_of(lock))

@@ -7,16 +7,18 @@ being named here.
 import argparse
 import io
 import itertools
+import json
 import os
 import re
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
+from unittest import mock
 
 from crmuons import cli, config
 from crmuons.config.options import Reader
@@ -29,7 +31,51 @@ REMEDY = re.compile(
 )
 SERVER = "http://127.0.0.1:1/x"  # Nothing listens there.
 BAR = re.compile(r"^\w+: .*\[\d\d:\d\d")
-BAD_NUMBERS = ("nan", "-inf", "inf", "1e400", "-1", "x", "", "9" * 5000, str(2**64), "0x10", "1;2", "1 2")
+BAD_NUMBERS = (
+    "nan", "-inf", "inf", "1e400", "-1", "x", "", "9" * 5000, str(2**64), "0x10", "1;2", "1 2", "١٢", "１", "1__0", "1,5", "0b1", "Infinity",
+    "True", "1\x1b[2J", "1\n2", "0" * 5000 + "x", "--", "½", "1e", "\udce4",
+)  # fmt: skip
+BAD_WORDS = (
+    "",
+    " ",
+    "x\n1",
+    "x\0",
+    "\x1b]0;x\x07",
+    "x" * 5000,
+    "\udce4",
+    "../" * 400,
+    "{1..9999999999}",
+    "x::y://z",
+    "file://",
+)
+JUNK_A_KEY = 2
+# Values in place of each value of a JSON file.
+JUNK: tuple[object, ...] = (
+    None,
+    [],
+    {},
+    "",
+    "\x1b[2J",
+    -1,
+    1e308,
+    float("nan"),
+    2**80,
+    True,
+    [[]] * 3,
+    {"x": 1},
+    "../../x",
+    10**9,
+    [1e9] * 4,
+)
+BAD_VARIABLES = {
+    "CRMUONS_HTTP_START_S": ("", "x", "nan", "-1", "1e300", "١"), "CRMUONS_HTTP_READ_S": ("0", "inf"),
+    "CRMUONS_PELICAN_START_S": ("", "x", "nan", "1e300"), "CRMUONS_PELICAN_TRUSTED": ("\x1b[2J", "://", "[", "," * 5000),
+    "BEARER_TOKEN": ("", "a b", "\x1b[2J", "x" * 100_000, "e30.e30.", "..", "e30.W10.x", "\udce4"), "BEARER_TOKEN_FILE": ("", "/nowhere", "/dev/null", "/tmp", "x" * 5000),
+    "SSL_CERT_FILE": ("/nowhere", "/dev/null", "/tmp", "x" * 5000, "/etc/hostname"),
+    "MLFLOW_TRACKING_URI": ("nosuch://x", "http://", "http://[::1", "http://127.0.0.1:99999", "://", "\x1b[2J", "x" * 5000, "file:///nowhere/at/all/x", "sqlite:////nowhere/x.db", "databricks", "postgresql://x:y@127.0.0.1:1/z"),
+    "RAY_ADDRESS": ("x", "127.0.0.1:1", ":::", "http://127.0.0.1:1", "\x1b[2J:1", "127.0.0.1:99999999999", "ray://127.0.0.1:1", "127.0.0.1:١"),
+    "RAY_TMPDIR": ("/nowhere", "/dev/null", "/tmp/" + "x" * 200), "https_proxy": ("x", "http://127.0.0.1:1", "://", "http://[", "\x1b"),
+}  # fmt: skip
 BAD_VALUES = ("nan", "inf", "-1e400", str(2**70), "[[]]", "{a=1}", "2026-01-01")
 
 
@@ -53,6 +99,7 @@ class Case:
         names: one of these must be in the answer: the thing that is wrong.
         damage: changes the world's copy in the way; the copy is then the world of `words`.
         may_pass: the command may succeed, since the file can be made again or is not needed, if it says nothing wrong.
+        variables: of the environment.
     """
 
     kind: str
@@ -60,6 +107,7 @@ class Case:
     names: tuple[str, ...] = ()
     damage: Callable[[Path], None] | None = None
     may_pass: bool = False
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return " ".join(word if len(word) < 60 else f"...{word[-30:]}" for word in self.words)[:300]
@@ -102,7 +150,7 @@ def answer(words: tuple[str, ...]) -> Answer:
     said, printed, begin = io.StringIO(), io.StringIO(), time.monotonic()
     with redirect_stderr(said), redirect_stdout(printed):
         try:
-            with _limit(NETWORK_SECONDS if SERVER in words else SECONDS):
+            with _limit(NETWORK_SECONDS if any("127.0.0.1:1" in word for word in words) else SECONDS):
                 code = cli.main(words)
         except SystemExit as end:
             code = int(end.code or 0)
@@ -275,8 +323,8 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def files(world: World) -> Iterator[Case]:
-    """Yield damaged files of runs, models, prepared and generated data, each with the commands that read them."""
+def _readers(world: World) -> dict[str, list[tuple[str, ...]]]:
+    """Return the commands that read each file of runs, models, prepared and generated data."""
     resume = (
         "train",
         f"{world.root}/preset.toml",
@@ -286,7 +334,7 @@ def files(world: World) -> Iterator[Case]:
     )
     resume = (*resume, "run.name=run", "run.resume=auto")
     generate = ("--spectrum", "events=10", "--out", f"{world.root}/generated")
-    readers = {
+    return {
         "run/model/model.json": [("generate", "--model", f"{world.root}/run/model", *generate[:2], "--out", world.out), ("export", f"{world.root}/run/model", "--out", world.out)],
         "run/model/weights.pt": [("generate", "--model", f"{world.root}/run/model", *generate[:2], "--out", world.out), ("export", f"{world.root}/run/model", "--out", world.out)],
         "run/config.json": [resume],
@@ -306,9 +354,13 @@ def files(world: World) -> Iterator[Case]:
         "prepared/claim.json": [("prepare", world.data, "--out", f"{world.root}/prepared")],
         "data/0.parquet": [("inspect", world.data), ("prepare", world.data, "--out", world.out)],
     }  # fmt: skip
+
+
+def files(world: World) -> Iterator[Case]:
+    """Yield damaged files of runs, models, prepared and generated data, each with the commands that read them."""
     # Files that can be made again or that a finished result does not need; the answer may be a success that says so.
     spare = {"run/metrics.jsonl", "run/features.pt", "run/checkpoints/best", "run/moved.json", "prepared/claim.json"}
-    for name, commands in readers.items():
+    for name, commands in _readers(world).items():
         if not (world.root / name).exists() and not name.endswith("moved.json"):
             continue
         for (what, change), words in itertools.product(DAMAGE.items(), commands):
@@ -323,11 +375,83 @@ def files(world: World) -> Iterator[Case]:
             yield Case(f"files ({what})", words, (Path(name).name, Path(name).parent.name), damage, may_pass=passes)
 
 
+def words(world: World) -> Iterator[Case]:
+    """Yield bad words for every option that takes a word or a path, of every command."""
+    base = base_words(world)
+    for command, action in _arguments(sorted(cli.NAMES)):
+        takes_text = action.nargs != 0 and not (isinstance(action.type, Reader) and _is_number(action.type.kind))
+        if (
+            not action.option_strings
+            or not takes_text
+            or not isinstance(action.type, Reader | None)
+            or action.dest == "help"
+        ):
+            continue
+        option = action.option_strings[-1]
+        for word in BAD_WORDS:
+            others = (word,) * (action.nargs - 1) if isinstance(action.nargs, int) else ()
+            given = (option, word, *others) if action.nargs is not None else (f"{option}={word}",)
+            # What a suite of the benchmark has no use for is not looked at, and the suite runs.
+            if command == "benchmark" and option != "--out":
+                continue
+            yield Case("words", (*command.split(), *base[command], *given), may_pass=True)
+
+
+def keys(world: World) -> Iterator[Case]:
+    """Yield JSON files of runs, models and data in which one value is another."""
+    for name, commands in _readers(world).items():
+        if not name.endswith((".json", ".jsonl")) or not (world.root / name).exists():
+            continue
+        tree = _first_json(world.root / name)
+        for number, path in enumerate(_paths(tree)):
+            for some, given in itertools.product(range(JUNK_A_KEY), commands):
+                junk = JUNK[(number + some * 5) % len(JUNK)]  # In turn: all of them at each key would be 10,000 cases.
+
+                def damage(root: Path, name: str = name, path: tuple[Any, ...] = path, junk: object = junk) -> None:
+                    changed = _first_json(root / name)
+                    inside = changed
+                    for step in path[:-1]:
+                        inside = inside[step]
+                    inside[path[-1]] = junk
+                    (root / name).write_text(json.dumps(changed) + "\n")
+
+                what = f"keys ({name}: {'.'.join(map(str, path))} = {str(junk)[:20]!r})"
+                yield Case(what, given, (), damage, may_pass=True)
+
+
+def _first_json(path: Path) -> Any:
+    content = path.read_bytes()
+    return json.loads(content.splitlines()[0] if path.suffix == ".jsonl" else content)
+
+
+def _paths(tree: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path to each value of a JSON tree; of a long list, to the first."""
+    below = tree.items() if isinstance(tree, dict) else enumerate(tree[:1]) if isinstance(tree, list) else ()
+    for key, value in below:
+        yield (*above, key)
+        yield from _paths(value, (*above, key))
+
+
+def variables(world: World) -> Iterator[Case]:
+    """Yield junk in variables of the environment, each with a command that reads it."""
+    training = ("train", f"{world.root}/preset.toml", f"data.train={world.data}", f"run.storage_path={world.out}")
+    readers = {
+        "CRMUONS_HTTP": ("inspect", SERVER), "https_proxy": ("inspect", "https://127.0.0.1:1/x"), "MLFLOW": (*training, "tracking.enabled=true"),
+        "RAY": (*training, "scaling.num_workers=1"),
+    }  # fmt: skip
+    pelican = ("inspect", "pelican://127.0.0.1:1/x/y.parquet")
+    for variable, values in BAD_VARIABLES.items():
+        given = next((command for begin, command in readers.items() if variable.startswith(begin)), pelican)
+        for value in values:
+            yield Case(f"variables ({variable}={value[:20]!r})", given, may_pass=True, variables={variable: value})
+
+
 def ask(case: Case, world: World, copy: Path) -> Answer:
     """Return the answer to a case; damaged files are those of a copy of the world."""
     if case.damage is None:
         shutil.rmtree(world.out, ignore_errors=True)
-        return answer(case.words)
+        with mock.patch.dict(os.environ, case.variables):
+            return answer(case.words)
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(world.root, copy, ignore=lambda _, names: {name for name in names if name == "fifo"})
     case.damage(copy)

@@ -59,7 +59,7 @@ class Cluster:
         output(bench.start(str(MAKE_CERTIFICATES), str(self.certificates), self.here, *ADDRESSES.values()), 0)
         self._start_node(
             "head", self.here, "--head", f"--port={self.port}", "--num-cpus=0", f"--dashboard-port={self.dashboard}",
-            f"--ray-client-server-port={client}", f"--temp-dir={bench.environment['RAY_TMPDIR']}",
+            f"--ray-client-server-port={client}", f"--temp-dir={bench.ray_directory('nodes')}",
         )  # fmt: skip
         self.wait_for("head")
 

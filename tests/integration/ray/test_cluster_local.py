@@ -16,8 +16,7 @@ import pytest
 
 from crmuons.ray_backend.cluster import _warn_of_others
 from crmuons.ray_backend.temporary import is_open_to_others
-from tests.integration.conftest import RAY_PORTS, Bench, output, takes_jobs, wait_for
-from tests.integration.ports import free_ports
+from tests.integration.conftest import Bench, local_cluster_words, output, takes_jobs, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -28,17 +27,7 @@ RAY = str(Path(sys.executable).with_name("ray"))
 @pytest.fixture(scope="module")
 def dashboard(bench: Bench) -> Iterator[str]:
     """The address of the dashboard while the script runs. Ctrl-C then ends the script and all its processes."""
-    port, dashboard, client = map(str, free_ports(3))
-    words = (
-        "--port",
-        port,
-        "--dashboard-port",
-        dashboard,
-        "--ray-client-server-port",
-        client,
-        "--num-cpus=1",
-        *RAY_PORTS,
-    )
+    dashboard, words = local_cluster_words()
     started = bench.start(str(ROOT / "cluster" / "local" / "start.sh"), *words)
     address = f"http://127.0.0.1:{dashboard}"
     wait_for(lambda: takes_jobs(address, token_file(bench)))

@@ -18,16 +18,16 @@ from crmuons.generation.export import INPUTS, export, worst_difference
 from crmuons.generation.load import load_generator
 from crmuons.generation.request import GenerationOptions
 from crmuons.generation.spectrum import Spectrum
-from crmuons.models import saved_model, standalone
+from crmuons.models import blocks, saved_model
 from crmuons.models.bundle_model import BundleModel
+from crmuons.models.bundles import Bundles
 from crmuons.models.features import Features
-from crmuons.models.standalone import Bundles
 from crmuons.ray_backend import generate
 from crmuons.ray_backend import simulate as ray_simulate
 from crmuons.simulation import simulate
 from crmuons.storage.output import Output
 
-EVENTS_PER_BLOCK = standalone.EVENTS_PER_BLOCK["cpu"]
+EVENTS_PER_BLOCK = blocks.EVENTS_PER_BLOCK["cpu"]
 
 
 def toy_events():

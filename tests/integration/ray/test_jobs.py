@@ -36,7 +36,7 @@ def head(bench: Bench) -> Iterator[dict[str, str]]:
     words = ("--port", str(port), "--dashboard-host=127.0.0.1", "--dashboard-port", str(dashboard), *RAY_PORTS)
     started = bench.start(
         RAY, "start", "--head", *words, "--num-cpus=2", "--disable-usage-stats", "--block",
-        "--temp-dir", bench.environment["RAY_TMPDIR"], **known, MLFLOW_TRACKING_PASSWORD=SECRET, BEARER_TOKEN=BEARER,
+        "--temp-dir", bench.ray_directory("jobs"), **known, MLFLOW_TRACKING_PASSWORD=SECRET, BEARER_TOKEN=BEARER,
     )  # fmt: skip
     known["BEARER_TOKEN"] = BEARER
     known["HEAD"] = f"{get_node_ip_address()}:{port}"  # For nodes that join.

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.conftest import RAY_PORTS, TRACKED, Bench, takes_jobs, wait_for
+from tests.integration.conftest import TRACKED, Bench, local_cluster_words, takes_jobs, wait_for
 from tests.integration.ports import free_ports
 
 pytestmark = [
@@ -162,17 +162,7 @@ def test_a_sweep(place: Bench) -> None:
 
 
 def test_a_cluster_of_the_script(place: Bench) -> None:
-    port, dashboard, client = map(str, free_ports(3))
-    words = (
-        "--port",
-        port,
-        "--dashboard-port",
-        dashboard,
-        "--ray-client-server-port",
-        client,
-        "--num-cpus=1",
-        *RAY_PORTS,
-    )
+    dashboard, words = local_cluster_words()
     started = start(place, str(ROOT / "cluster" / "local" / "start.sh"), *words)
     token = place.folder / "home/.ray/auth_token"
     wait_for(lambda: takes_jobs(f"http://127.0.0.1:{dashboard}", token), by=started)

@@ -14,44 +14,10 @@ from crmuons.data.events import EventArrays, concat, slice_events
 from crmuons.models.features import Features
 from crmuons.training import distributed, losses
 from crmuons.training.trainer import NonFiniteError, Trainer
+from tests.trainers import TINY, FixedNoise
 
 SIZES = {"4/12": (4, 12), "0/16": (0, 16), "empty/16": ("empty", 16)}
 PENALTIES = ("zero_centred", "one_centred")
-TINY = {"width": 8, "multiplicity_width": 8, "multiplicity_components": 2}
-
-
-class Fixed(Trainer):
-    """Its noise is a function of the events, wherever they are; keeps the gradient of every update."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.gradients = []
-        self.model.latents = self._noise_of_events
-        for name, network in self.networks.items():
-            network.step = self._keeping(name, network.step)
-
-    def critic_terms(self, sets):
-        self.sets = sets
-        return super().critic_terms(sets)
-
-    def generator_terms(self, sets):
-        self.sets = sets
-        return super().generator_terms(sets)
-
-    def _noise_of_events(self, ragged, source):
-        primaries = self.sets.primaries[self.sets.nonempty]
-        shower = primaries[:, :1].log() + primaries[:, 3:] / 1000
-        muon = self.sets.muons.sum(1, keepdim=True)
-        numbers = 1 + torch.arange(8)
-        generator = self.model.generator
-        return (shower * numbers[: generator.shower_latents]).sin(), (muon * numbers[: generator.muon_latents]).sin()
-
-    def _keeping(self, name, move):
-        def kept(gradient, skip_step):
-            self.gradients.append((name, gradient.clone()))
-            return move(gradient, skip_step)
-
-        return kept
 
 
 def halves(batch, sizes):
@@ -63,7 +29,7 @@ def halves(batch, sizes):
     return slice_events(batch, 0, first), slice_events(batch, first, first + second)
 
 
-def fixed_trainer(features, penalty, kind=Fixed, *, static=False, **train):
+def fixed_trainer(features, penalty, kind=FixedNoise, *, static=False, **train):
     settings = config.from_dict(
         {"model": TINY, "train": {"steps": 9, "n_critic": 2, "penalty": {"kind": penalty}, **train}}
     )

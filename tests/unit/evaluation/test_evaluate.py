@@ -15,7 +15,7 @@ from crmuons.data.events import NO_EVENTS, EventArrays
 from crmuons.data.quarantine import ReadCounts
 from crmuons.data.reader import take
 from crmuons.evaluation import baselines, breakdown, pairing
-from crmuons.evaluation.candidates import data_candidate
+from crmuons.evaluation.candidates import data_candidate, refuse_copies
 from crmuons.evaluation.datasets import BlockedEvents
 from crmuons.evaluation.evaluate import evaluate
 from crmuons.evaluation.headers import EventHeaders
@@ -163,6 +163,17 @@ def test_a_case_of_muons_counts_these_muons_alone():
     assert 10 ** part.bundles["log_total_energy"] == pytest.approx(energies[energies > 0], rel=1e-5)
 
 
+def test_muons_of_the_lowest_primaries_are_a_case_of_their_own():
+    events = toy_events(300, seed=0)
+    energy = events.primaries[:, 0]
+    energy[:200] = np.float32(3e3)
+    energy[200:] = np.float32(3e4)
+    case = next(case for case in regions.hard_cases(None) if case.name == "muons from primaries below 10 TeV")
+    sample = Sample.of(events)
+    assert case.weight(sample).sum() == (events.counts[energy < 1e4] > 0).sum() > 0
+    assert (10 ** case.part(sample).conditions[:, 0] < 1e4).all()
+
+
 def test_only_masses_inside_the_trained_range_are_between_them():
     events = toy_events(3, seed=0, depths=1)
     masses = np.array([0.938, 13.0, 60.0], np.float32)
@@ -262,6 +273,31 @@ def test_a_truth_without_muons_is_refused():
     empty = EventArrays(truth.ids, truth.primaries, 0 * truth.counts, truth.muons[:0])
     with pytest.raises(ValueError, match="has a muon"):
         evaluate_arrays(empty, truth, NO_EVENTS, EvaluationSettings())
+
+
+def test_a_sample_that_is_the_truth_itself_is_refused(tmp_path):
+    """Other ids and another order hide nothing; other muons for the same primaries are what is evaluated."""
+    truth = toy_events(300, seed=0)
+    order = np.random.default_rng(1).permutation(len(truth.counts))
+    renumbered = EventArrays(truth.ids + np.uint64(10_000), truth.primaries, truth.counts, truth.muons)
+    copies = {"same": truth, "shuffled": take(truth, order), "renumbered": renumbered}
+    for name, events in (copies | {"other": redrawn(truth, seed=3)}).items():
+        write_events(tmp_path / f"{name}.parquet", [to_table(events)])
+    settings = EvaluationSettings(max_events=200)
+    for name in copies:
+        request = EvaluationRequest(
+            [str(tmp_path / "same.parquet")],
+            generated=[str(tmp_path / f"{name}.parquet")],
+            split="all",
+            settings=settings,
+        )
+        with pytest.raises(
+            ValueError, match=r"the truth and the generated sample are the same rows: \d+ of \d+ generated muons"
+        ):
+            evaluated(request)
+    with in_process() as executor:
+        same, other = (one_block(executor, events) for events in (truth, redrawn(truth, seed=3)))
+        refuse_copies(executor, same, other, pairing.pair_data(same.headers, other.headers, 200, 0))
 
 
 def test_an_empty_split_says_what_to_do(tmp_path):

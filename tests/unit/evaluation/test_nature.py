@@ -104,6 +104,36 @@ def test_one_muon_for_each_primary_has_the_intensity_of_the_primaries(gamma):
     assert weight.mean() == pytest.approx(expected, abs=4 * weight.std() / np.sqrt(len(weight)))
 
 
+def test_a_broken_spectrum_has_the_intensity_of_the_primaries_in_every_decade():
+    drawn = Drawn((600, 1e10), (1.0, 1e6, 1.5))
+    rng = np.random.default_rng(8)
+    energy = drawn.law.quantile(rng.random(200_000)).astype(np.float32).astype(float)
+    weight = row_weights(energy, rng.choice(np.array(FLUX.nuclei), len(energy)), drawn, FLUX)
+    for low, high in ((600, 1e3), *((10.0**decade, 10.0 ** (decade + 1)) for decade in range(3, 10))):
+        grid = np.geomspace(low, high, 2001)
+        expected = sum(np.trapezoid(FLUX(grid, number), grid) for number in FLUX.nuclei)
+        inside = np.where((energy >= low) & (energy < high), weight, 0.0)
+        assert inside.mean() == pytest.approx(expected, abs=4 * inside.std() / np.sqrt(len(energy)))
+        assert inside.std() / np.sqrt(len(energy)) < 0.1 * expected  # Also where primaries are rarest.
+
+
+def test_a_broken_law_is_read_from_the_files_and_an_option_against_it_warns(tmp_path):
+    """One muon for each primary: the intensity is that of the primaries."""
+    law = Drawn((600, 1e10), (1.0, 1e6, 1.5)).law
+    made = flat_events(40_000, energy_gev=(600, 1e10), gamma=1.0)
+    made.primaries[:, 0] = law.quantile(np.random.default_rng(6).random(40_000))
+    settings = {"energy_gev": [600, 1e10], "gamma": [1.0, 1e6, 1.5], "threshold_gev": 10, "medium": "ice"}
+    data = write(tmp_path / "data/events.parquet", made, command="simulate", settings=settings)
+    with in_process() as executor:
+        same, other = (validate(ValidationRequest([data], gamma=gamma), executor) for gamma in ((1.0, 1e6, 1.5), 2.0))
+    row = next(row for row in same.rows if row.label == "1 km w.e." and row.source == "daemonflux through water")
+    grid = np.geomspace(600, 1e10, 8001)
+    assert row.value == pytest.approx(sum(np.trapezoid(FLUX(grid, n), grid) for n in FLUX.nuclei), abs=4 * row.error)
+    assert row.error < 0.05 * row.value
+    assert (same.about["spectrum"], same.warnings) == ("E^-1, E^-1.5 from 1e+06 GeV", [])
+    assert other.warnings == ["--gamma: the files say [1.0, 1000000.0, 1.5], and 2.0 is taken"]
+
+
 def test_unequal_shares_of_the_nuclei_do_not_change_the_intensity(events, rows):
     """Without two thirds of the protons, each that is left counts three times as much."""
     proton = events.primaries[:, 2] < 1
@@ -278,7 +308,8 @@ def test_the_command_reads_how_simulated_primaries_were_drawn(simulated, tmp_pat
 
 
 def test_primaries_that_begin_too_high_leave_figures_outside(tmp_path):
-    simulate(SimulationSettings(max_zenith_deg=0, depths_m=(1945.0,)), num_events=3_000, out=tmp_path / "sim", seed=0)
+    settings = SimulationSettings(energy_gev=(1e4, 1e9), gamma=1.4, max_zenith_deg=0, depths_m=(1945.0,))
+    simulate(settings, num_events=3_000, out=tmp_path / "sim", seed=0)
     with in_process() as executor:
         validation = validate(ValidationRequest([str(tmp_path / "sim")]), executor)
     row = next(

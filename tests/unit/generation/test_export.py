@@ -4,7 +4,6 @@ import ast
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +14,8 @@ from crmuons.generation.export import export, worst_difference
 from crmuons.generation.load import load_generator
 from crmuons.models import saved_model, served, standalone
 from crmuons.models.bundle_model import BundleModel
+from crmuons.models.bundles import Bundles
+from crmuons.models.exported import bundles_source
 from crmuons.models.features import Features
 from crmuons.models.ragged import Ragged
 
@@ -130,7 +131,7 @@ def test_a_network_that_is_not_stated_is_not_drawn_from(model_dir):
 def test_the_exported_file_generates_what_crmuons_generates(model_dir, primaries):
     counts = np.arange(len(primaries)) % 40
     expected = load_generator(model_dir).generate(primaries, seed=2, counts=counts)
-    drawn, muons = standalone.Bundles(model_dir).generate(primaries, seed=2, counts=counts)
+    drawn, muons = Bundles(model_dir).generate(primaries, seed=2, counts=counts)
     np.testing.assert_array_equal(drawn, counts)
     np.testing.assert_array_equal(muons, expected.muons)
 
@@ -139,7 +140,7 @@ def test_both_say_alike_what_lies_outside_the_trained_range(model_dir, primaries
     far = primaries.copy()
     far[3, 0] *= 1e4
     far[7, 3] = 9e4
-    generator, bundles = load_generator(model_dir), standalone.Bundles(model_dir)
+    generator, bundles = load_generator(model_dir), Bundles(model_dir)
     np.testing.assert_array_equal(bundles.outside_training(far), generator.outside_training(far))
     assert {3, 7} <= set(np.flatnonzero(bundles.outside_training(far)))
     assert not bundles.outside_training(primaries).all()
@@ -150,13 +151,24 @@ def test_both_say_alike_what_lies_outside_the_trained_range(model_dir, primaries
 )
 def test_illegal_primaries_are_refused(model_dir, primary):
     with pytest.raises(ValueError, match=r"primary 1 is .*expected energy_gev > 0"):
-        standalone.Bundles(model_dir).generate(np.array([[1e5, 0.1, 1, 2000], primary]))
+        Bundles(model_dir).generate(np.array([[1e5, 0.1, 1, 2000], primary]))
     with pytest.raises(ValueError, match=r"shape \(3,\), expected \(events, 4\)"):
-        standalone.Bundles(model_dir).generate(np.ones(3))
+        Bundles(model_dir).generate(np.ones(3))
 
 
 def test_the_exported_file_is_python_3_8():
-    ast.parse(Path(standalone.__file__).read_text(), feature_version=(3, 8))
+    ast.parse(bundles_source(), feature_version=(3, 8))
+
+
+def test_the_exported_file_begins_with_its_usage_and_imports_nothing_of_crmuons():
+    tree = ast.parse(bundles_source())
+    assert "from bundles import Bundles" in ast.get_docstring(tree)
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    modules = {name.name for node in imports for name in node.names} | {
+        getattr(node, "module", None) for node in imports
+    }
+    assert {"torch", "numpy"} <= modules
+    assert not any(str(name).startswith("crmuons") for name in modules)
 
 
 def test_an_export_that_generates_something_else_is_refused_and_leaves_nothing(model_dir, tmp_path, monkeypatch):
@@ -189,7 +201,7 @@ def test_every_loader_refuses_a_tensor_with_nan_by_its_name(name, value, tmp_pat
         (load_generator, model_dir),
         (load_generator, tmp_path / "run"),
         (load_generator, checkpoint),
-        (standalone.Bundles, tmp_path / "exported"),
+        (Bundles, tmp_path / "exported"),
         (served._load_pyfunc, tmp_path / "exported"),
     ):
         with pytest.raises(

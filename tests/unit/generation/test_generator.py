@@ -12,11 +12,11 @@ from crmuons.data import schema
 from crmuons.data.arrow import to_table
 from crmuons.generation.generator import BundleGenerator
 from crmuons.generation.load import choose_device, load_generator
-from crmuons.models import saved_model, standalone
+from crmuons.models import blocks, saved_model, standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 
-EVENTS_PER_BLOCK = standalone.EVENTS_PER_BLOCK["cpu"]
+EVENTS_PER_BLOCK = blocks.EVENTS_PER_BLOCK["cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_no_primaries_are_no_events(generator, primaries):
 
 def test_the_largest_events_are_made_in_pieces_that_are_never_cut(generator, primaries, monkeypatch):
     counts = np.array([0, 5, 700, 0, 3, 90, 1000, 2, 0])
-    monkeypatch.setitem(standalone.MUONS_PER_PIECE, "cpu", 100)
+    monkeypatch.setitem(blocks.MUONS_PER_PIECE, "cpu", 100)
     pieces = list(generator.generate_blocks(primaries[:9], seed=1, counts=counts))
     assert len(pieces) > 2
     assert np.concatenate([piece.events.counts for piece in pieces]).tolist() == counts.tolist()
@@ -102,12 +102,12 @@ def test_the_largest_events_are_made_in_pieces_that_are_never_cut(generator, pri
 def test_blocks_that_pass_through_the_networks_together_draw_what_each_draws_alone(generator, primaries, monkeypatch):
     counts = np.random.default_rng(0).poisson(3.0, len(primaries))
     alone = generator.generate(primaries, seed=1), generator.generate(primaries, seed=1, counts=counts)
-    monkeypatch.setitem(standalone.BLOCKS_PER_PASS, "cpu", 2)
-    monkeypatch.setitem(standalone.MUONS_PER_PASS, "cpu", 5000)  # A block of 1024 events has 3000 muons.
+    monkeypatch.setitem(blocks.BLOCKS_PER_PASS, "cpu", 2)
+    monkeypatch.setitem(blocks.MUONS_PER_PASS, "cpu", 5000)  # A block of 1024 events has 3000 muons.
     assert generator.events_per_block == 2 * EVENTS_PER_BLOCK
     pieces = list(generator.generate_on_device(primaries, seed=1, counts=counts))
     assert [(piece.rows.start, piece.rows.stop) for piece in pieces] == [(0, 1024), (1024, 2048), (2048, 3000)]
-    monkeypatch.setitem(standalone.MUONS_PER_PASS, "cpu", 10_000)
+    monkeypatch.setitem(blocks.MUONS_PER_PASS, "cpu", 10_000)
     pieces = list(generator.generate_on_device(primaries, seed=1, counts=counts))
     assert [(piece.rows.start, piece.rows.stop) for piece in pieces] == [(0, 2048), (2048, 3000)]
     together = generator.generate(primaries, seed=1), generator.generate(primaries, seed=1, counts=counts)
@@ -173,11 +173,11 @@ def test_a_component_is_drawn_as_torch_draws_it():
 
 def test_large_events_are_added_up_in_parts(generator):
     counts = torch.tensor([1, 128, 129, 5000, 3])
-    sums = standalone.partial_sums(counts, 1 + 1 + 2 + 40 + 1)
+    sums = blocks.partial_sums(counts, 1 + 1 + 2 + 40 + 1)
     muons = torch.randn(int(counts.sum()), 6, dtype=torch.float64)
     expected = torch.stack([part.mean(0) for part in muons.split(counts.tolist())])
     torch.testing.assert_close(generator.network.mean(muons, counts, sums), expected)
-    assert sums[0].diff().max() == standalone.MUONS_PER_SUM
+    assert sums[0].diff().max() == blocks.MUONS_PER_SUM
     event, primaries = torch.repeat_interleave(counts), torch.tensor([[1e6, 0.3, 1.0, 2000.0]]).expand(5, 4)
     noise = generator.network.noise(5, len(event), torch.Generator().manual_seed(1))
     muons = [generator.network.muons_of(primaries, counts, event, noise, parts) for parts in (None, sums)]

@@ -163,6 +163,14 @@ def test_a_spectrum_reads_as_it_is_written_on_the_command_line():
     )
 
 
+def test_a_spectrum_may_break():
+    spectrum = Spectrum.parse(["events=60000", "energy_gev=1e3:1e9", "gamma=1:1e5:2"], seed=4)
+    assert spectrum.gamma == (1.0, 1e5, 2.0)
+    energy = drawn(spectrum)[:, 0]
+    # 1/E over two decades, ln 100 = 4.605, and E^-2 from there: 1 - 1e-4.
+    assert (energy < 1e5).mean() == pytest.approx(4.605 / 5.605, abs=4 * np.sqrt(0.15 / 60_000))
+
+
 def test_a_range_may_be_a_single_value():
     spectrum = Spectrum.parse(["events=100", "zenith_deg=0:0", "energy_gev=1e6:1e6", "depth_m=1500:1500"], seed=0)
     energy, zenith, _, depth = drawn(spectrum).T
@@ -196,6 +204,8 @@ def test_nuclei_are_known_in_any_case_and_h_is_the_proton():
         (["events=10", "depth_m=1.5:2.5"], "expected 10"),
         (["events=10", "gamma=nan"], "expected 0 to 10"),
         (["events=10", "energy_gev=nan:1e5"], "expected"),
+        (["events=10", "gamma=1:1e6"], "gamma=1 1e+06: expected a power, or powers with the rising energies"),
+        (["events=10", "gamma=1:x:2"], "gamma=1:x:2 cannot be read"),
         (["events=1e15"], "events=1e+15: that would be about 100,000 TB; expected at most 1e+10"),
         (["events=10", "composition=H:1,p:1"], "twice"),
         (["events=10", "zenith_deg=nan:0"], "expected"),

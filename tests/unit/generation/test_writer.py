@@ -18,7 +18,7 @@ from crmuons.generation import writer
 from crmuons.generation.load import load_generator
 from crmuons.generation.primaries import PrimaryFiles
 from crmuons.generation.request import GenerationOptions
-from crmuons.models import saved_model, standalone
+from crmuons.models import blocks, saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 from crmuons.storage import files
@@ -26,7 +26,7 @@ from crmuons.storage.files import File
 from crmuons.storage.output import Output
 from crmuons.storage.ownership import hold
 
-EVENTS_PER_BLOCK = standalone.EVENTS_PER_BLOCK["cpu"]
+EVENTS_PER_BLOCK = blocks.EVENTS_PER_BLOCK["cpu"]
 NUM_EVENTS = 3000  # Three blocks, the last one not full.
 
 
@@ -278,6 +278,27 @@ def test_drawn_primaries_get_the_weights_that_simweights_gives_them(model_dir, t
     (out / "events-00000.parquet").rename(tmp_path / "gone")
     with pytest.raises((ValueError, FileNotFoundError)):
         simweights_tables(out)
+
+
+def test_a_spectrum_with_a_break_has_the_weights_of_the_flux_in_every_decade(model_dir, tmp_path):
+    simweights = pytest.importorskip("simweights")
+    from crmuons.generation.spectrum import simweights_tables
+
+    words = ["events=40000", "gamma=1:1e6:1.5", "energy_gev=600:1e10", "composition=p:2,Fe:1", "zenith_deg=0:60"]
+    out = tmp_path / "out"
+    assert main(["generate", "--model", str(model_dir), "--out", str(out), "--counts", "0", "--spectrum", *words]) == 0
+    tables = simweights_tables(out)
+    weighter = simweights.CorsikaWeighter(tables)
+    flux = simweights.GaisserH3a()
+    weights, drawn = weighter.get_weights(flux), tables["PolyplopiaPrimary"]["energy"]
+    etendue = weighter.surface.spectra[2212][0].dists[-1].etendue  # cm^2 sr
+    for low, high in ((600, 1e3), *((10.0**decade, 10.0 ** (decade + 1)) for decade in range(3, 10))):
+        energy = np.geomspace(low, high, 2001)
+        per_area = sum(np.trapezoid(flux(energy, np.full(len(energy), kind)), energy) for kind in (2212, 1000260560))
+        inside = weights[(drawn >= low) & (drawn < high)]
+        error = np.sqrt((inside**2).sum())
+        assert inside.sum() == pytest.approx(per_area * etendue, abs=4 * error)
+        assert error < 0.2 * inside.sum()
 
 
 def test_primaries_of_files_have_no_weights(model_dir, primaries_file, tmp_path):

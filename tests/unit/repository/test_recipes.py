@@ -5,6 +5,8 @@ import shlex
 import shutil
 import subprocess
 import tomllib
+from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,15 @@ import htcondor2
 import jsonschema
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from crmuons import config
 
+# The extras of `make setup`; `gpu` and `hf` are for machines that ask for them.
+EXTRAS_LOCKED = ("corsika", "dev", "docs", "hdf5", "onnx", "server", "tensorboard")
 ROOT = Path(__file__).parents[3]
 CLUSTER = ROOT / "cluster"
 RECIPES = sorted(
@@ -122,6 +129,40 @@ def test_ray_up_accepts_the_cloud_cluster() -> None:
     cluster["available_node_types"]["gpu"]["min_worker"] = 1
     with pytest.raises(jsonschema.ValidationError, match="min_worker"):
         validate_config(prepare_config(cluster))
+
+
+def wanted(name: str, extras: frozenset[str] = frozenset()) -> Iterator[Requirement]:
+    """What a distribution of this environment needs here, of these extras too."""
+    for text in metadata.requires(name) or ():
+        requirement = Requirement(text)
+        if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+            yield requirement
+
+
+def test_the_lock_has_every_dependency_in_its_range_and_all_that_these_need() -> None:
+    """A version of pyproject.toml that is raised without `make lock` fails here, and so does a file that nobody needs any more."""
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    locked = {
+        canonicalize_name(name): Version(rest.split()[0]) for name, _, rest in (line.partition("==") for line in lines)
+    }
+    assert len(locked) == len(lines)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    own = [*project["dependencies"], *(text for name in EXTRAS_LOCKED for text in extras[name])]
+    due = [Requirement(text) for text in own if not text.startswith("crmuons[")]
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while due:
+        requirement = due.pop()
+        name, asked = canonicalize_name(requirement.name), frozenset(requirement.extras)
+        if name == "crmuons" or (requirement.marker is not None and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        assert name in locked, f"{requirement} is not in requirements.lock; run make lock"
+        assert requirement.specifier.contains(locked[name], prereleases=True), (
+            f"{requirement}, locked is {locked[name]}"
+        )
+        if (name, asked) not in seen:
+            seen.add((name, asked))
+            due += wanted(name, asked)
 
 
 def test_every_locked_file_but_torch_has_a_hash_and_the_images_ask_for_it() -> None:

@@ -5,7 +5,7 @@ import torch
 
 from crmuons import config
 from crmuons.models.features import Features
-from crmuons.runs import directory
+from crmuons.runs import find
 from crmuons.runs.directory import Path, Run
 from crmuons.runs.location import RunStorage
 from crmuons.storage.files import File
@@ -17,7 +17,7 @@ def load(tmp_path, *words):
 
 
 def find_run(settings):
-    return directory.find_run(settings, RunStorage.of(settings))
+    return find.find_run(settings, RunStorage.of(settings))
 
 
 def start(folder, settings, toy_events):

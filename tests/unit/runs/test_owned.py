@@ -4,7 +4,8 @@ import pytest
 
 from crmuons import config
 from crmuons.models.features import Features
-from crmuons.runs.directory import Run, find_run
+from crmuons.runs.directory import Run
+from crmuons.runs.find import find_run
 from crmuons.runs.location import RunStorage
 from crmuons.runs.owned import owned_run
 from crmuons.storage.files import File

@@ -14,7 +14,7 @@ from crmuons.generation.load import load_generator
 from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
-from crmuons.runs import checkpoint, directory, remote, uploads
+from crmuons.runs import checkpoint, find, remote, uploads
 from crmuons.runs.directory import Run
 from crmuons.runs.location import RunStorage
 from crmuons.runs.uploads import NotStoredError, Uploads, UploadStatus
@@ -60,7 +60,7 @@ def start(data, toy_events):
     """Start the run of these settings, as `crmuons train` does."""
 
     def start(settings):
-        run = directory.find_run(settings, RunStorage.of(settings))
+        run = find.find_run(settings, RunStorage.of(settings))
         run.create(settings, data, Features().fit(toy_events(120, seed=2)), toy_events(110, seed=9))
         remote.start(run)
         return run
@@ -91,7 +91,7 @@ def test_a_run_goes_on_elsewhere_and_ends_with_the_model_of_an_unbroken_one(tmp_
     for written_later in artifacts.find_artifacts(run.url, rf"(step|model)-{STEPS:08d}"):
         files.remove_tree(f"{run.url}/{written_later}")
     run = on_another_machine(run)
-    found = directory.find_run(settings, RunStorage.of(settings))
+    found = find.find_run(settings, RunStorage.of(settings))
     assert found == run
     remote.fetch_start(found)
     found.check_unchanged(settings)
@@ -213,8 +213,8 @@ def test_a_copy_of_another_run_of_the_same_name_is_not_mixed_in(url, start, data
 def test_a_name_that_is_taken_at_the_url_is_taken_everywhere(url, start):
     run = on_another_machine(start(settings_of(url)))
     with pytest.raises(ValueError, match=rf"run 'r' exists in {url}; continue it with run\.resume=auto"):
-        directory.find_run(settings_of(url, "run.resume=never"), RunStorage.of(settings_of(url, "run.resume=never")))
-    assert directory.find_run(settings_of(f"{url}/"), RunStorage.of(settings_of(f"{url}/"))) == run
+        find.find_run(settings_of(url, "run.resume=never"), RunStorage.of(settings_of(url, "run.resume=never")))
+    assert find.find_run(settings_of(f"{url}/"), RunStorage.of(settings_of(f"{url}/"))) == run
 
 
 def test_a_run_whose_start_was_not_all_written_never_began_and_is_started_anew(url, start):

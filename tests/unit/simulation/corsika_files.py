@@ -1,9 +1,13 @@
 """Files of CORSIKA 7, written here to the format's letter (CORSIKA 7 user guide, section 10)."""
 
 import numpy as np
+import pyarrow.parquet as pq
 from corsikaio.subblocks.data import particle_data_dtype, particle_data_thin_dtype
 from corsikaio.subblocks.event_header import get_event_header_dtype
 from corsikaio.subblocks.run_header import get_run_header_dtype
+
+from crmuons import cli
+from crmuons.data import arrow
 
 BLOCK, THIN_BLOCK = 273 * 4, 312 * 4  # bytes
 VERSION = 7.75
@@ -39,3 +43,21 @@ def dat_bytes(*events, run=1, size=BLOCK):
 
 
 MUON = (5001.0, 0.0, 0.0, 5e3, 0.0, 0.0, 0.0)
+
+
+def run_file(run, *, showers=5, particles=(MUON,), **options):
+    return dat_bytes(*(event_blocks(event + 1, particles, run=run, **options) for event in range(showers)), run=run)
+
+
+def put(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def corsika(*words):
+    return cli.main(["convert", "corsika", *map(str, words)])
+
+
+def events(folder):
+    return arrow.to_arrays(pq.read_table(folder))

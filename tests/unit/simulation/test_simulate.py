@@ -1,16 +1,14 @@
 """The simulator against the formulas it is made of, and its data sets against the contract."""
 
-import dataclasses
-import logging
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from crmuons import cli
-from crmuons.data import arrow, geometry, schema
-from crmuons.simulation import shower, simulate
+from crmuons.data import arrow, geometry
+from crmuons.simulation import shower, simulate, yields
 from crmuons.simulation.simulate import SimulationSettings, draw_block
+from crmuons.simulation.tracks import follow
 
 
 def draw(energy_gev=1e6, mass_number=1.0, threshold_gev=1e3, num=20_000):
@@ -33,18 +31,18 @@ def test_mean_yield_of_a_vertical_pev_proton_above_1_tev():
     arrives = np.exp(-6_900 * np.log(10.3) * 0.1056584 / (658.64 * (energy - 1.023)))
     expected = np.trapezoid((conventional * decay + prompt) * arrives, energy)
     one = np.ones(1)
-    assert shower.mean_yield(1e3 * one, 1e6 * one, one, one) == pytest.approx([expected], rel=1e-3)
+    assert yields.mean_yield(1e3 * one, 1e6 * one, one, one) == pytest.approx([expected], rel=1e-3)
 
 
 def test_mesons_that_would_decay_interact_near_their_critical_energy():
     one = np.ones(1)
     # Far above the critical energies the yield's own form holds; far below them every meson decays, so that the yield
     # does not grow further with 1 / E.
-    assert shower.decay_probability(1e8 * one) == pytest.approx([1.0], abs=1e-4)
-    low, lower = (shower.decay_probability(gev * one)[0] for gev in (0.2, 0.1))
+    assert yields.decay_probability(1e8 * one) == pytest.approx([1.0], abs=1e-4)
+    low, lower = (yields.decay_probability(gev * one)[0] for gev in (0.2, 0.1))
     assert low / lower == pytest.approx(2.0, rel=2e-3)
     # Kaons decay sooner: at 200 GeV, 0.754 * 0.657 + 0.246 * 0.206.
-    assert shower.decay_probability(200 * one) == pytest.approx([0.546], abs=1e-3)
+    assert yields.decay_probability(200 * one) == pytest.approx([0.546], abs=1e-3)
 
 
 def test_the_surface_flux_is_that_of_calibrated_references():
@@ -60,7 +58,7 @@ def test_the_surface_flux_is_that_of_calibrated_references():
         flux = 0.0
         for mass_number, charge, constants in H3A:
             above, more = (
-                shower.mean_yield(gev * one, primary, mass_number * one, one) for gev in (energy / 1.02, energy * 1.02)
+                yields.mean_yield(gev * one, primary, mass_number * one, one) for gev in (energy / 1.02, energy * 1.02)
             )
             rate = (above - more) / (energy * 1.02 - energy / 1.02)
             flux += (h3a(primary, charge, constants) * rate * primary).sum() * step
@@ -90,7 +88,7 @@ def h3a(energy_gev, charge, constants):
 
 def test_no_muon_has_more_energy_than_a_nucleon():
     one = np.ones(1)
-    assert shower.mean_yield(1e4 * one, 5e4 * one, 14 * one, one) == pytest.approx([0.0])
+    assert yields.mean_yield(1e4 * one, 5e4 * one, 14 * one, one) == pytest.approx([0.0])
     showers = draw(energy_gev=1e5, mass_number=4.0, threshold_gev=2e3)
     assert showers.counts.sum() > 1_000
     assert showers.energy_gev.min() >= 2e3
@@ -101,7 +99,7 @@ def test_no_muon_has_more_energy_than_a_nucleon():
 def test_multiplicity_is_negative_binomial_with_the_formulas_mean(mass_number, energy_gev):
     counts = draw(energy_gev, mass_number).counts
     one = np.ones(1)
-    mu = shower.mean_yield(1e3 * one, energy_gev * one, mass_number * one, one)[0]
+    mu = yields.mean_yield(1e3 * one, energy_gev * one, mass_number * one, one)[0]
     k = 11.3 * mass_number**0.59
     assert counts.mean() == pytest.approx(mu, abs=5 * counts.std() / np.sqrt(len(counts)))
     assert counts.var() == pytest.approx(mu + mu**2 / k, rel=0.06)  # 20,000 showers: 1 % or so
@@ -111,7 +109,7 @@ def test_energies_follow_the_yield():
     showers = draw(energy_gev=1e7)
     one = np.ones(1)
     for factor in (1.5, 3.0, 10.0):
-        above, all_of_them = (shower.mean_yield(gev * one, 1e7 * one, one, one)[0] for gev in (1e3 * factor, 1e3))
+        above, all_of_them = (yields.mean_yield(gev * one, 1e7 * one, one, one)[0] for gev in (1e3 * factor, 1e3))
         share = above / all_of_them
         expected = (1 - np.log(share) / 400) ** -400  # E[S^t] with t gamma of shape 400
         assert (showers.energy_gev > 1e3 * factor).mean() == pytest.approx(expected, rel=0.03)
@@ -190,7 +188,7 @@ def test_the_field_moves_charges_apart_by_the_same_share_of_a_gev_metre():
 def test_the_same_muon_is_found_deeper_with_less_energy_and_on_its_straight_line():
     slant = np.array([[1_000.0, 1_500.0, 2_500.0]])
     surface = muons_at(energy_gev=1e5, x_m=2.0, angle_x=1e-3)
-    counts, muons = simulate.follow(surface, slant, 0.9 * slant, 10.0, np.random.default_rng(0))
+    counts, muons = follow(surface, slant, 0.9 * slant, 10.0, np.random.default_rng(0))
     assert counts.tolist() == [1, 1, 1]
     assert 1e5 > muons[0, 0] > muons[1, 0] > muons[2, 0] > 10
     assert muons[:, 1] == pytest.approx([3.0, 3.5, 4.5], abs=0.1)  # Scattering moves a muon of 100 TeV by 2 cm.
@@ -198,7 +196,7 @@ def test_the_same_muon_is_found_deeper_with_less_energy_and_on_its_straight_line
 
 def test_a_muon_that_stopped_does_not_come_back_deeper():
     slant = np.array([[100.0, 5_000.0, 6_000.0]])
-    counts, muons = simulate.follow(
+    counts, muons = follow(
         muons_at(energy_gev=200.0, x_m=0.0, angle_x=0.0), slant, 0.9 * slant, 10.0, np.random.default_rng(0)
     )
     assert counts.tolist() == [1, 0, 0]
@@ -238,6 +236,69 @@ def test_primaries_follow_the_spectrum_and_are_uniform_in_cosine(gamma):
     assert np.cos(primaries[:, 1]).mean() == pytest.approx(0.75, abs=0.01)
     assert np.cos(primaries[:, 1]).min() >= 0.5 - 1e-6
     assert set(primaries[:, 2]) == {np.float32(mass) for mass in settings.masses_gev}
+
+
+def test_by_default_every_decade_has_showers_and_muons_have_half_of_their_sources():
+    """From the lowest primaries of muons at a telescope to the rarest: 460 showers of 100,000 above 1e9 GeV."""
+    energy = np.concatenate([draw_energy(block) for block in range(64)])
+    share = np.histogram(np.log10(energy), [np.log10(600), 3, 4, 5, 6, 7, 8, 9, 10])[0] / len(energy)
+    # 1/E to 1e6, then E^-1.5: ln 10 = 2.303 and, from 1e6, 2 (1 - 10^-0.5) = 1.368 falling by 10^0.5, over 9.399 in all.
+    expected = np.array([0.511, 2.303, 2.303, 2.303, 1.3675, 0.43245, 0.13675, 0.043245]) / 9.3986
+    assert share == pytest.approx(expected, abs=4 * np.sqrt(0.25 / len(energy)))
+    assert share[-1] == pytest.approx(expected[-1], rel=0.35)
+
+
+def draw_energy(block):
+    return simulate._draw_primaries(SimulationSettings(), np.random.default_rng(block))[0]
+
+
+def test_a_law_with_breaks_is_given_on_the_command_line_and_recorded(tmp_path):
+    words = ["--events", "60", "--energy-range", "1e3", "1e7", "--gamma", "1", "1e5", "2", "--depths", "1500"]
+    assert cli.main(["simulate", *words, "--out", str(tmp_path / "sim")]) == 0
+    origin = arrow.read_origin(pq.read_metadata(tmp_path / "sim/events-00000.parquet"))
+    assert origin["settings"]["gamma"] == [1.0, 1e5, 2.0]
+    assert cli.main(["simulate", *words, "--out", str(tmp_path / "sim")]) == 0  # It is finished, and the same.
+    words[words.index("2")] = "3"
+    assert cli.main(["simulate", *words, "--out", str(tmp_path / "sim")]) == 1
+
+
+def test_large_showers_are_drawn_few_at_once(monkeypatch):
+    """A block of iron at 1e10 GeV would take tens of gigabytes at once; what is drawn and written stays the same."""
+    settings = SimulationSettings(energy_gev=(1e6, 1e7), gamma=1.0, max_zenith_deg=30)
+    monkeypatch.setattr(simulate, "MUONS_AT_ONCE", 3_000)
+    drawn = []
+    real = shower.draw_showers
+
+    def draw_showers(*arguments, **named):
+        drawn.append(real(*arguments, **named))
+        return drawn[-1]
+
+    monkeypatch.setattr(shower, "draw_showers", draw_showers)
+    parts = list(simulate.draw_parts(settings, 5, 2))
+    assert len(parts) == len(drawn) > 4
+    assert max(len(each.energy_gev) for each in drawn) < 5_000
+    showers = simulate.SHOWERS_PER_BLOCK
+    ids = np.concatenate([part.ids for part in parts])
+    assert ids[:, 1].tolist() == np.repeat(np.arange(2 * showers, 3 * showers), 3).tolist()
+    monkeypatch.setattr(simulate, "MUONS_AT_ONCE", 2**40)
+    whole = draw_block(settings, 5, 2)
+    assert np.concatenate([part.primaries for part in parts]).tolist() == whole.primaries.tolist()
+    counts = np.concatenate([part.counts for part in parts])
+    assert counts.mean() == pytest.approx(whole.counts.mean(), rel=0.1)
+
+
+def test_files_of_large_showers_are_written_in_pieces_with_the_same_events(tmp_path, monkeypatch):
+    settings = SimulationSettings(energy_gev=(1e6, 1e7), gamma=1.0, max_zenith_deg=30)
+    monkeypatch.setattr(simulate, "MUONS_AT_ONCE", 3_000)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "many").mkdir()
+    simulate.write_file(tmp_path / "one", settings, 0, 2_000, 0)
+    monkeypatch.setattr(simulate, "MUONS_PER_WRITE", 5_000)
+    assert simulate.write_file(tmp_path / "many", settings, 0, 2_000, 0) == 2_000
+    one, many = (tmp_path / name / "events-00000.parquet" for name in ("one", "many"))
+    assert pq.read_metadata(one).num_row_groups == 1
+    assert pq.read_metadata(many).num_row_groups > 4
+    assert pq.read_table(one).equals(pq.read_table(many))
 
 
 @pytest.mark.parametrize(
@@ -281,137 +342,3 @@ def test_a_medium_is_recorded_and_water_and_rock_begin_at_sea_level(tmp_path):
 def test_masses_are_those_of_nuclei():
     assert list(simulate.MASSES_GEV) == pytest.approx([0.938, 3.727, 13.04, 25.13, 52.09], rel=2e-3)
     assert shower.mass_number(np.array(simulate.MASSES_GEV)).tolist() == [1, 4, 14, 27, 56]
-
-
-@pytest.fixture
-def small_files(monkeypatch):
-    """Files of one block each, so that few events fill several."""
-    monkeypatch.setattr(simulate, "BLOCKS_PER_FILE", 1)
-
-
-SETTINGS = SimulationSettings(energy_gev=(1e4, 1e7))
-
-
-def test_files_do_not_depend_on_who_writes_them_or_when(tmp_path, small_files):
-    simulate.simulate(SETTINGS, num_events=4_000, out=tmp_path / "one", seed=7)
-    (tmp_path / "two").mkdir()
-    for number in (2, 0, 1):
-        simulate.write_file(tmp_path / "two", SETTINGS, 7, 4_000, number)
-    assert simulate.num_files(4_000, SETTINGS) == 3
-    names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert names == ["events-00000.parquet", "events-00001.parquet", "events-00002.parquet"]
-    assert all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
-
-
-def test_a_data_set_keeps_the_contract_and_names_its_showers(tmp_path, small_files):
-    simulate.simulate(SETTINGS, num_events=10_000, out=tmp_path / "sim", seed=7)
-    table = pq.read_table(tmp_path / "sim")
-    assert table.num_rows == 10_000
-    assert not schema.faults(table).any()
-    ids = arrow.to_arrays(table).ids
-    showers, rows = np.unique(ids, axis=0, return_counts=True)
-    assert len(showers) == 3_334  # 3333 showers at three depths, and one at its first
-    assert np.bincount(rows).tolist() == [0, 1, 0, 3_333]
-    assert (showers[:, 0] == 7).all()
-
-
-def test_another_seed_or_block_gives_other_events():
-    energies = [draw_block(SETTINGS, seed, block).primaries[0, 0] for seed, block in ((0, 0), (1, 0), (0, 1))]
-    assert len(set(energies)) == 3
-
-
-def test_a_directory_that_holds_something_is_left_alone(tmp_path, capsys):
-    (tmp_path / "precious").write_text("data")
-    assert cli.main(["simulate", "--events", "10", "--out", str(tmp_path)]) == 1
-    assert "is not empty: name a new directory" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
-
-
-def test_the_command_writes_what_it_was_asked_for(tmp_path, capsys):
-    words = ["--events", "30", "--seed", "3", "--energy-range", "1e5", "1e6", "--masses", "0.938", "--depths", "1500"]
-    assert cli.main(["simulate", *words, "--out", str(tmp_path / "new")]) == 0
-    assert "30 events" in capsys.readouterr().out
-    primaries = arrow.to_arrays(pq.read_table(tmp_path / "new")).primaries
-    assert primaries.shape == (30, 4)
-    assert (primaries[:, 2] == np.float32(0.938)).all()
-    assert (primaries[:, 3] >= 1_500).all()
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"depth_range_m": (1.4, 2.6)}, "is it in kilometres"),
-        ({"depths_m": (100.0,)}, "vertical depth 100 m: expected 500 m or more"),
-        ({"depth_range_m": (2_000.0, 1_000.0)}, "--depth-range 2000 1000: expected LOW <= HIGH"),
-        ({"energy_gev": (1e6, 1e12)}, "at most 1e10"),
-        ({"energy_gev": (1e6, 1e5)}, "--energy-range 1e\\+06 100000"),
-        ({"masses_gev": (56_000.0,)}, "--masses 56000.0: expected a nucleus by name"),
-        ({"masses_gev": ()}, "at least one mass"),
-        ({"max_zenith_deg": 95.0}, "expected 0 to 89 degrees"),
-        ({"depths_per_shower": 0}, "expected at least 1"),
-        ({"threshold_gev": 0.0}, "expected more than 0 GeV"),
-        ({"threshold_gev": float("nan")}, "--threshold-gev nan: expected"),
-        ({"threshold_gev": float("inf")}, "--threshold-gev inf: expected"),
-        ({"threshold_gev": -10.0}, "--threshold-gev -10: expected"),
-        ({"gamma": float("inf")}, "--gamma inf: expected 0 to 10"),
-        ({"gamma": float("nan")}, "--gamma nan: expected 0 to 10"),
-        ({"gamma": -1.0}, "--gamma -1: expected 0 to 10"),
-        ({"depths_m": (float("inf"),)}, "--depths inf: expected a depth in metres, at most 100000"),
-        ({"depths_m": (1e300,)}, "--depths 1e.300: expected a depth in metres, at most"),
-        ({"depths_m": (1e3,) * 1001}, "--depths: 1001 depths, expected at most 1000"),
-        ({"depths_per_shower": 10**8}, "at most 1000"),
-        ({"energy_gev": (float("nan"), 1e6)}, "--energy-range nan"),
-        ({"max_zenith_deg": float("nan")}, "expected 0 to 89 degrees"),
-        ({"medium": "lava"}, "--medium lava: expected ice, water, rock"),
-        ({"medium": "rock", "depths_m": (150.0,)}, "150 m: expected 200 m or more .*of rock"),
-    ],
-)
-def test_settings_out_of_range_are_refused_with_their_value(changed, message):
-    with pytest.raises(ValueError, match=message):
-        dataclasses.replace(SimulationSettings(), **changed)
-
-
-@pytest.mark.parametrize(
-    ("num_events", "seed", "message"),
-    [
-        (0, 0, "--events 0: expected a whole number from 1"),
-        (1, -1, "--seed -1"),
-        (1, 2**64, "--seed 18446744073709551616: expected"),
-        (10**15, 0, "--events 1000000000000000: that would be about 100,000 TB"),
-    ],
-)
-def test_numbers_of_events_and_seeds_that_cannot_be_are_refused(tmp_path, num_events, seed, message):
-    with pytest.raises(ValueError, match=message):
-        simulate.simulate(SimulationSettings(), num_events=num_events, out=tmp_path / "new", seed=seed)
-    assert not (tmp_path / "new").exists()
-
-
-def test_a_killed_simulation_continues_with_the_files_that_are_missing(tmp_path, small_files, caplog):
-    caplog.set_level(logging.INFO, "crmuons")
-    simulate.simulate(SETTINGS, num_events=4_000, out=tmp_path / "whole", seed=7)
-    whole = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
-    (tmp_path / "whole" / "events-00001.parquet").unlink()
-    kept = (tmp_path / "whole" / "events-00000.parquet").stat().st_mtime_ns
-    simulate.simulate(SETTINGS, num_events=4_000, out=tmp_path / "whole", seed=7)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()} == whole
-    assert (tmp_path / "whole" / "events-00000.parquet").stat().st_mtime_ns == kept
-    assert "an earlier command finished 2 of 3 files" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("changes", "seed", "num_events", "why"),
-    [
-        ({}, 8, 4_000, "made with other settings"),
-        ({"medium": "rock"}, 7, 4_000, "made with other settings"),
-        ({}, 7, 3_900, "it has 928 rows, not 828"),
-        ({}, 7, 3_072, "its files have other names"),
-    ],
-)
-@pytest.mark.usefixtures("small_files")
-def test_the_files_of_another_simulation_are_never_continued(tmp_path, changes, seed, num_events, why):
-    simulate.simulate(SETTINGS, num_events=4_000, out=tmp_path, seed=7)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    other = dataclasses.replace(SETTINGS, **changes)
-    with pytest.raises(ValueError, match=f"is not empty: name a new directory .*{why}"):
-        simulate.simulate(other, num_events=num_events, out=tmp_path, seed=seed)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -1,10 +1,12 @@
 """A file is the one that was listed if its content is, on a disk, behind a server and in the staging directory."""
 
 import io
+import json
 import os
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +21,7 @@ from crmuons.data.selection import Selection
 from crmuons.storage import files, identity
 from crmuons.storage.changed import ChangedError
 from crmuons.storage.files import File, list_files
-from crmuons.storage.identity import TAIL_BYTES, open_listed, with_digests
+from crmuons.storage.identity import TAIL_BYTES, Digests, open_listed, with_digests
 from crmuons.storage.staging.cache_dir import CacheDir
 from crmuons.storage.staging.download import Staging
 
@@ -31,7 +33,8 @@ def content(seed, size=3 * TAIL_BYTES):
 
 
 def listed(url):
-    (file,) = with_digests(list_files(url))
+    found = list_files(url)
+    (file,) = with_digests(found, {file.size for file in found})
     return file
 
 
@@ -154,6 +157,67 @@ def test_a_staged_copy_of_what_the_url_held_before_is_not_read(staging):
         assert opened.read() == content(2)
 
 
+@pytest.mark.parametrize("stamped", [True, False])
+def test_a_staged_copy_is_compared_without_a_digest_too(tmp_path, monkeypatch, stamped):
+    """By the server's stamp, or else by one small request for a copy that an earlier run left."""
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/identity/f.parquet", content(1))
+    asked = []
+
+    def noting(url, size=None, *, inner=files.open_file):
+        asked.append(url)
+        return inner(url, size)
+
+    def read(began):
+        (file,) = list_files("memory://identity/f.parquet")
+        staging = Staging(CacheDir(tmp_path / "staged", 2**30, 100), 4, began=began)
+        digests = Digests()
+        with staging.open(file if stamped else replace(file, stamp=None), whole=True, digests=digests) as opened:
+            assert list(digests.known) == ["memory:///identity/f.parquet"]
+            return opened.read()
+
+    monkeypatch.setattr(identity, "open_file", noting)
+    assert read(0.0) == content(1)
+    for _ in range(2):
+        assert read(0.0) == content(1)
+    assert asked == []  # The download itself is not among them.
+    assert read(time.time() + 1) == content(1)
+    assert len(asked) == (0 if stamped else 1)
+    memory.pipe("/identity/f.parquet", content(2))
+    assert read(time.time() + 2) == content(2)
+
+
+def test_a_staged_copy_of_an_earlier_version_of_crmuons_is_compared_and_kept(staging):
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/identity/g.parquet", content(1))
+    (file,) = list_files("memory://identity/g.parquet")
+    with staging.open(file, whole=True):
+        pass
+    path = staging.cache.path(file)
+    record = json.loads(path.with_suffix(".lock").read_bytes())
+    path.with_suffix(".lock").write_text(json.dumps({name: record[name] for name in ("url", "size", "checksum")}))
+    before = path.stat().st_ino
+    with staging.open(file, whole=True) as opened:
+        assert opened.read() == content(1)
+    assert path.stat().st_ino == before
+    assert json.loads(path.with_suffix(".lock").read_bytes())["stamp"] == file.stamp
+
+
+def test_a_remote_file_is_the_same_at_each_opening():
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/identity/h.parquet", content(1))
+    (file,) = list_files("memory://identity/h.parquet")
+    digests = Digests()
+    for _ in range(2):
+        assert open_listed(file, digests).read() == content(1)
+    memory.pipe("/identity/h.parquet", content(2))
+    with pytest.raises(ChangedError, match=r"h\.parquet has changed: end [0-9a-f]{16} when it was first opened, end"):
+        open_listed(file, digests)
+    memory.pipe("/identity/h.parquet", content(2)[:-9])
+    with pytest.raises(ChangedError, match=r"has changed: 196608 bytes when it was listed, 196599 bytes now"):
+        open_listed(file, Digests())
+
+
 def test_a_download_of_a_changed_file_is_refused(staging, tmp_path):
     memory = fsspec.filesystem("memory")
     memory.pipe("/identity/d.parquet", content(1))
@@ -169,7 +233,8 @@ def test_too_many_remote_files_have_no_digest(monkeypatch, tmp_path):
     for number in range(2):
         fsspec.filesystem("memory").pipe(f"/many/{number}.parquet", content(number))
     (tmp_path / "a.parquet").write_bytes(b"local")
-    found = with_digests(list_files(["memory://many", str(tmp_path)]))
+    found = list_files(["memory://many", str(tmp_path)])
+    found = with_digests(found, {file.size for file in found})
     assert {file.url.partition(":")[0]: file.digest is None for file in found} == {
         "memory": True,
         str(tmp_path / "a.parquet"): False,

@@ -208,7 +208,7 @@ def test_scopes_are_relative_to_the_namespace_and_as_deep_as_allowed(depth: int 
 def test_waits_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRMUONS_PELICAN_PATIENCE_S", "900")
     assert Waits.from_environment() == Waits(patience_s=900.0)
-    for wrong in ("0", "-1", "soon", "inf", "nan"):
+    for wrong in ("0", "-1", "soon", "inf", "nan", "١٢", "1e300"):
         monkeypatch.setenv("CRMUONS_PELICAN_PATIENCE_S", wrong)
         with pytest.raises(ValueError, match=f"CRMUONS_PELICAN_PATIENCE_S is '{wrong}'; it takes a positive number"):
             Waits.from_environment()

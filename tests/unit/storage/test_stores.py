@@ -37,6 +37,20 @@ def failing(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "url", ["zip://x::/tmp/y.zip", "zip://*.parquet::https://h/x.zip", "simplecache::s3://b/x", "filecache::http://h/x", "tar://a::memory://y"]
+)  # fmt: skip
+def test_chained_urls_are_refused(url, tmp_path, monkeypatch):
+    for ask in (files.list_files, files.open_file, files.read_bytes, files.check_writable):
+        with pytest.raises(
+            ValueError, match="chains file systems with '::', which crmuons does not read; copy or unpack"
+        ):
+            ask(url)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a::b.parquet").touch()  # On a disk it is a name like any other.
+    assert [file.url for file in files.list_files("a::b.parquet")] == [str(tmp_path / "a::b.parquet")]
+
+
+@pytest.mark.parametrize(
     ("error", "kind", "says"),
     [
         (NoCredentialsError("Unable to locate\ncredentials"), StoreError, "NoCredentialsError: Unable to locate credentials; check the bucket's name"),

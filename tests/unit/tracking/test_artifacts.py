@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import mlflow
 import pytest
 
 from crmuons.cli import main
@@ -18,17 +17,6 @@ from crmuons.tracking.results import add_results
 from crmuons.tracking.sender import sync
 from crmuons.tracking.tracker import Tracker
 from crmuons.tracking.uri import database, default_uri
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("store")
-
-
-@pytest.fixture
-def client(base: Path, monkeypatch: pytest.MonkeyPatch) -> mlflow.MlflowClient:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return mlflow.MlflowClient(default_uri(base))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""No account of an MLflow server chooses a file of the server, and a password may have any character."""
+"""No account of an MLflow server chooses a file of it; passwords have any character; the score is listed first."""
 
 import os
 import pwd
@@ -8,8 +8,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from mlflow.store.tracking.dbmodels.models import SqlRun
 
-from crmuons.tracking.mlflow_server import foreign_places
+from crmuons.tracking.mlflow_server import foreign_places, list_score_first
 
 SERVE = Path(__file__).parents[3] / "cluster" / "mlflow" / "serve.sh"
 AS_ROOT = ("--user", "root") if os.geteuid() == 0 else ()
@@ -123,3 +124,16 @@ def test_a_database_password_may_have_any_character(tmp_path, written, used):
     config.read(secrets / "auth.ini")
     assert config["mlflow"]["database_uri"] == used
     assert config["mlflow"]["authorization_function"] == "crmuons.tracking.mlflow_server:authenticate"
+
+
+def test_the_server_lists_the_score_first_in_whatever_order_its_database_has_the_metrics(client, monkeypatch):
+    monkeypatch.setattr(SqlRun.latest_metrics.property, "order_by", False)  # MLflow's own.
+    run_id = client.create_run(client.create_experiment("sorted")).info.run_id
+    for name in ("validation/b", "train/a", "validation/score", "progress/seconds"):
+        client.log_metric(run_id, name, 1.0)
+    assert next(iter(client.get_run(run_id).data.metrics)) == "validation/b"
+    list_score_first()
+    expected = ["validation/score", "progress/seconds", "train/a", "validation/b"]
+    assert list(client.get_run(run_id).data.metrics) == expected
+    (found,) = client.search_runs([client.get_run(run_id).info.experiment_id])
+    assert list(found.data.metrics) == expected

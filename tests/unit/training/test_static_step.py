@@ -3,6 +3,7 @@
 import copy
 import math
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,62 +11,19 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from crmuons import config
 from crmuons.data.events import EventArrays, slice_events
-from crmuons.models.features import Features
 from crmuons.training import distributed, graphs, losses, packed
 from crmuons.training.batch import TrainingBatch
 from crmuons.training.packed import Bucket, PackedBatch, Sizes, lay_out
-from crmuons.training.trainer import NonFiniteError, Trainer
+from crmuons.training.trainer import NonFiniteError
+from tests.trainers import VARIANTS as COMMON
+from tests.trainers import FixedNoise, make_trainer, relative
 
-TINY = {"width": 8, "multiplicity_width": 8, "multiplicity_components": 2, "shower_latents": 2, "muon_latents": 2}
 EVENTS = 24
-CPU = torch.device("cpu")
-VARIANTS = {
-    "default": {},
-    "wasserstein": {"loss": "wasserstein"},
-    "sgd": {"optimizer": {"kind": "sgd", "lr": 0.01, "momentum": 0.9}},
-    "clipped": {"optimizer": {"max_grad_norm": 0.1}},
-    "one_centred": {"penalty": {"kind": "one_centred", "lambda_gp": 10.0}},
-    "no_penalty": {"penalty": {"kind": "none"}},
-    "part": {"penalty": {"sample_fraction": 0.3, "max_pairs": 30, "every": 2}, "n_critic": 3},
-    "one_centred_part": {"penalty": {"kind": "one_centred", "sample_fraction": 0.5}},
-    "accumulated": {"grad_accumulation": 3},
-    "reused": {"reuse_batch": True, "n_critic": 3, "grad_accumulation": 2},
-    "few_muons": {"muons_per_event": 1},
-    "all_muons": {"muons_per_event": None},
+VARIANTS = COMMON | {
     "equal_weights": {"weight_power": 0.0},
-    "baseline": {"model": {"kind": "predecessor"}},
     "baseline_one_centred": {"model": {"kind": "predecessor"}, "penalty": {"kind": "one_centred"}},
-    "regressor": {"model": {"multiplicity": "regressor"}},
 }
-
-
-class Fixed(Trainer):
-    """Its noise is a function of the events, so that a padded batch has the noise of the batch."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.model.latents = self._noise_of_events
-
-    def critic_terms(self, batch):
-        self.batch = batch
-        return super().critic_terms(batch)
-
-    def generator_terms(self, batch):
-        self.batch = batch
-        return super().generator_terms(batch)
-
-    def _noise_of_events(self, ragged, source):
-        primaries = self.batch.primaries[self.batch.nonempty]
-        frequencies = 1 + torch.arange(64)
-        generator = self.model.generator
-        shower = primaries[:, :1].log() + primaries[:, 3:] / 1000
-        muon = self.batch.muons.sum(1, keepdim=True)
-        return (
-            (shower * frequencies[: generator.shower_latents]).sin(),
-            (muon * frequencies[: generator.muon_latents]).sin(),
-        )
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +40,7 @@ def small_buckets(monkeypatch):
 
 @pytest.fixture
 def make(sample):
-    def trainer(model=(), *, kind=Trainer, static=True, **train):
-        settings = config.from_dict(
-            {"model": TINY | dict(model), "train": {"steps": 100, "events_per_worker": EVENTS} | train}
-        )
-        features = Features(cartesian=settings.model.kind == "predecessor").fit(sample)
-        return kind(settings, features, CPU, static=static)
-
-    return trainer
+    return partial(make_trainer, sample, static=True, events_per_worker=EVENTS)
 
 
 @pytest.fixture
@@ -110,10 +61,6 @@ def weights(trainer):
     return torch.cat([p.detach().flatten().clone() for network in networks for p in network.parameters()])
 
 
-def relative(one, other):
-    return ((one - other).norm() / other.norm()).item()
-
-
 def forever(items):
     while True:
         yield from items
@@ -123,32 +70,16 @@ def step(trainer, batches):
     return trainer.step(forever([trainer.prepare(batch) for batch in batches]))
 
 
-def keep_gradients(trainer):
-    """Return a dictionary that gets the gradient of each network's first update."""
-    found = {}
-
-    def keeping(name, move):
-        def kept(gradient, skip_step):
-            found.setdefault(name, gradient.double())
-            return move(gradient, skip_step)
-
-        return kept
-
-    for name, network in trainer.networks.items():
-        network.step = keeping(name, network.step)
-    return found
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_padded_step_is_the_step(make, batches, monkeypatch, variant):
     interpolate = losses.interpolate  # The points between real and fake are random; here they are the same.
     monkeypatch.setattr(losses, "interpolate", lambda r, f, share, part: interpolate(r, f, 0 * share + 0.3, part))
-    trainers = [make(kind=Fixed, static=static, **VARIANTS[variant]) for static in (False, True)]
-    plain_gradients, static_gradients = (keep_gradients(trainer) for trainer in trainers)
+    trainers = [make(kind=FixedNoise, static=static, **VARIANTS[variant]) for static in (False, True)]
     for _ in range(2):
         plain, static = (step(trainer, batches) for trainer in trainers)
         for name, value in plain.items():
             assert static[name].item() == pytest.approx(value.item(), rel=1e-4, abs=1e-4, nan_ok=True), name
+    plain_gradients, static_gradients = (trainer.first_gradients for trainer in trainers)
     for name, gradient in plain_gradients.items():
         # The generator's gradient is taken after the critic moved.
         assert relative(static_gradients[name], gradient) < (1e-6 if name != "generator" else 1e-4), name
@@ -427,11 +358,9 @@ def test_a_step_that_cannot_be_recorded_continues_without_graphs_and_says_so_onc
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_replayed_step_is_the_eager_step(sample, batches, variant, caplog):
     given = {key: value for key, value in VARIANTS[variant].items() if key != "model"}
-    model = TINY | VARIANTS[variant].get("model", {}) | {"width": 64}
-    settings = config.from_dict({"model": model, "train": {"steps": 100, "events_per_worker": EVENTS} | given})
+    model = VARIANTS[variant].get("model", {}) | {"width": 64}
     eager, replayed, resumed = (
-        Trainer(settings, Features(cartesian=settings.model.kind == "predecessor").fit(sample), torch.device("cuda"))
-        for _ in range(3)
+        make_trainer(sample, model, device="cuda", static=None, events_per_worker=EVENTS, **given) for _ in range(3)
     )
     eager.graphs.captures = False
     for _ in range(8):

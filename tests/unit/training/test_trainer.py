@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 from itertools import cycle, repeat
 
 import numpy as np
@@ -9,18 +10,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from crmuons import config
 from crmuons.data.events import EventArrays, concat, slice_events
-from crmuons.models.features import Features
 from crmuons.training import distributed, losses
-from crmuons.training.trainer import NonFiniteError, Trainer
-
-TINY = {"width": 8, "multiplicity_width": 8, "multiplicity_components": 2, "shower_latents": 2, "muon_latents": 2}
-
-
-def settings_of(model=(), seed=0, **train):
-    train = {"steps": 100} | train
-    return config.from_dict({"model": TINY | dict(model), "train": train, "run": {"seed": seed}})
+from crmuons.training.trainer import NonFiniteError
+from tests.trainers import VARIANTS as COMMON
+from tests.trainers import FixedNoise, make_trainer, relative
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +24,7 @@ def sample(toy_events):
 
 @pytest.fixture
 def make(sample):
-    def trainer(model=(), seed=0, kind=Trainer, **train):
-        settings = settings_of(model, seed, **train)
-        features = Features(cartesian=settings.model.kind == "predecessor").fit(sample)
-        return kind(settings, features, torch.device("cpu"))
-
-    return trainer
+    return partial(make_trainer, sample)
 
 
 @pytest.fixture
@@ -62,25 +51,11 @@ def events_with(counts, first_muon=(300.0, 3.0, 4.0)):
     )
 
 
-VARIANTS = {
-    "default": {},
-    "wasserstein": {"loss": "wasserstein"},
-    "sgd": {"optimizer": {"kind": "sgd", "lr": 0.01, "momentum": 0.9}},
-    "clipped": {"optimizer": {"max_grad_norm": 0.1}},
-    "one_centred": {"penalty": {"kind": "one_centred", "lambda_gp": 10.0}},
-    "no_penalty": {"penalty": {"kind": "none"}},
-    "part": {"penalty": {"sample_fraction": 0.3, "max_pairs": 3, "every": 2}, "n_critic": 3},
-    "one_centred_part": {"penalty": {"kind": "one_centred", "sample_fraction": 0.5}},
+VARIANTS = COMMON | {
     "bf16": {"bf16": True},
     "bf16_one_centred": {"bf16": True, "penalty": {"kind": "one_centred"}},
-    "accumulated": {"grad_accumulation": 3},
-    "reused": {"reuse_batch": True, "n_critic": 3, "grad_accumulation": 2},
     "baseline_reused": {"model": {"kind": "predecessor"}, "reuse_batch": True, "n_critic": 2, "loss": "wasserstein"},
-    "few_muons": {"muons_per_event": 1},
-    "all_muons": {"muons_per_event": None},
-    "baseline": {"model": {"kind": "predecessor"}},
     "baseline_bf16": {"model": {"kind": "predecessor"}, "bf16": True},
-    "regressor": {"model": {"multiplicity": "regressor"}},
     "no_shower_noise": {"model": {"shower_latents": 0}},
 }
 
@@ -135,79 +110,39 @@ def step(trainer, *batches):
     return trainer.step(cycle([trainer.prepare(batch) for batch in batches]))
 
 
-class Recorder(Trainer):
-    """Its noise is a function of the events, so that the same events have it in any batch; keeps the gradients."""
-
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.gradients = {}
-        self.model.latents = self._noise_of_events
-        for name, network in self.networks.items():
-            network.step = self._keeping(name, network.step)
-
-    def critic_terms(self, sets):
-        self.sets = sets
-        return super().critic_terms(sets)
-
-    def generator_terms(self, sets):
-        self.sets = sets
-        return super().generator_terms(sets)
-
-    def _noise_of_events(self, ragged, source):
-        primaries = self.sets.primaries[self.sets.nonempty]
-        shower = primaries[:, :1].log() + primaries[:, 3:] / 1000
-        generator = self.model.generator
-        frequencies = 1 + torch.arange(max(generator.shower_latents, generator.muon_latents))
-        muon = self.sets.muons.sum(1, keepdim=True)
-        return (shower * frequencies[: generator.shower_latents]).sin(), (
-            muon * frequencies[: generator.muon_latents]
-        ).sin()
-
-    def _keeping(self, name, move):
-        def kept(gradient, skip_step):
-            self.gradients.setdefault(name, gradient.clone())  # Of the first update.
-            return move(gradient, skip_step)
-
-        return kept
-
-
-def relative(one, other):
-    return ((one - other).norm() / other.norm()).item()
-
-
 @pytest.mark.parametrize("kind", ["zero_centred", "one_centred"])
 def test_accumulated_gradients_are_those_of_one_batch(make, batch, monkeypatch, kind):
     interpolate = losses.interpolate  # The points between real and fake are random; here they are the same.
     monkeypatch.setattr(losses, "interpolate", lambda r, f, share, part: interpolate(r, f, 0 * share + 0.3, part))
     parts = [slice_events(batch, *bounds) for bounds in ((0, 3), (3, 4), (4, len(batch.counts)))]
     single, several = (
-        make(kind=Recorder, penalty={"kind": kind}),
-        make(kind=Recorder, grad_accumulation=3, penalty={"kind": kind}),
+        make(kind=FixedNoise, penalty={"kind": kind}),
+        make(kind=FixedNoise, grad_accumulation=3, penalty={"kind": kind}),
     )
     one, many = step(single, batch), step(several, *parts)
-    for name, gradient in single.gradients.items():
-        assert relative(several.gradients[name], gradient) < (2e-6 if name != "generator" else 1e-3), name
+    for name, gradient in single.first_gradients.items():
+        assert relative(several.first_gradients[name], gradient) < (2e-6 if name != "generator" else 1e-3), name
     for name in ("critic_loss", "multiplicity_loss", "wasserstein_estimate", "gradient_penalty"):
         assert many[name].item() == pytest.approx(one[name].item(), rel=1e-4, abs=1e-6), name
 
 
 def test_gradients_are_of_the_mean_over_events(make, batch):
     # Twice the same events: twice the sum, over twice the number.
-    single, double = make(kind=Recorder), make(kind=Recorder)
+    single, double = make(kind=FixedNoise), make(kind=FixedNoise)
     step(single, batch)
     step(double, concat([batch, batch]))
-    for name, gradient in single.gradients.items():
-        assert relative(double.gradients[name], gradient) < (2e-6 if name != "generator" else 1e-3), name
+    for name, gradient in single.first_gradients.items():
+        assert relative(double.first_gradients[name], gradient) < (2e-6 if name != "generator" else 1e-3), name
 
 
 def test_an_event_has_the_weight_of_its_muons_as_capped(make):
     given = {"weight_power": 0.5, "muons_per_event": 4}
     assert make(**given).prepare(events_with([0, 1, 2, 100])).weights.tolist() == pytest.approx([1, math.sqrt(2), 2])
-    alike, weighed = make(kind=Recorder, weight_power=0, muons_per_event=4), make(kind=Recorder, **given)
+    alike, weighed = make(kind=FixedNoise, weight_power=0, muons_per_event=4), make(kind=FixedNoise, **given)
     for trainer in (alike, weighed):
         step(trainer, events_with([0, *[100] * 6]))
     for name, times in (("critic", 2), ("generator", 2), ("multiplicity", 1)):
-        assert relative(weighed.gradients[name], times * alike.gradients[name]) < 1e-3, name
+        assert relative(weighed.first_gradients[name], times * alike.first_gradients[name]) < 1e-3, name
 
 
 @pytest.mark.parametrize("kind", ["zero_centred", "one_centred"])
@@ -265,15 +200,15 @@ def test_the_kinematics_see_few_muons_but_the_events_own_number(make):
 def test_the_generators_loss_leaves_no_gradient_in_the_critic(make, batch):
     trainer = make(n_critic=1)
     step(trainer, batch)
-    alone = make(n_critic=1, kind=Recorder)
+    alone = make(n_critic=1, kind=FixedNoise)
     alone.load_state_dict(copy.deepcopy(trainer.state_dict()))
-    both = make(n_critic=1, kind=Recorder)
+    both = make(n_critic=1, kind=FixedNoise)
     step(both, batch)
     both.gradients.clear()
     both.load_state_dict(copy.deepcopy(trainer.state_dict()))
     for one in (alone, both):
         step(one, batch)
-    assert torch.equal(alone.gradients["critic"], both.gradients["critic"])
+    assert torch.equal(alone.first_gradients["critic"], both.first_gradients["critic"])
 
 
 @pytest.mark.parametrize("model", ["set", "predecessor"])
@@ -283,7 +218,7 @@ def test_a_reused_batch_is_read_and_drawn_once_and_moves_the_networks_as_it_woul
     plain, reusing = (
         make(
             {"kind": model},
-            kind=Recorder,
+            kind=FixedNoise,
             n_critic=3,
             grad_accumulation=2,
             reuse_batch=reuse,
@@ -453,10 +388,10 @@ def test_a_state_of_another_optimizer_or_with_surplus_weights_is_refused(make, b
 
 
 def test_metrics_are_means_over_events(make):
-    trainer = make(loss="wasserstein", penalty={"kind": "none"}, kind=Recorder)
+    trainer = make(loss="wasserstein", penalty={"kind": "none"}, kind=FixedNoise)
     events = events_with([0, 2, 5])
     terms = trainer.critic_terms(trainer.prepare(events))
-    told = step(make(loss="wasserstein", penalty={"kind": "none"}, kind=Recorder), events)
+    told = step(make(loss="wasserstein", penalty={"kind": "none"}, kind=FixedNoise), events)
     assert told["wasserstein_estimate"].item() == pytest.approx(terms["wasserstein_estimate"].mean().item(), rel=1e-5)
     assert told["critic_loss"].item() == pytest.approx(-told["wasserstein_estimate"].item(), rel=1e-5)
     likelihood = trainer.generator_terms(trainer.prepare(events))["multiplicity_loss"]

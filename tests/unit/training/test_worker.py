@@ -36,18 +36,46 @@ def settings_of(tmp_path, **train):
     )
 
 
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory, toy_events, write_toy):
+    """Training files, fitted features and validation events."""
+    root = tmp_path_factory.mktemp("inputs")
+    files = [write_toy(root / f"{i}.parquet", toy_events(40, seed=i)) for i in range(3)]
+    return files, Features().fit(toy_events(120, seed=2)), toy_events(110, seed=9)
+
+
+def create(inputs, folder, name, **train):
+    settings, run = settings_of(folder, **train), Run(folder / name)
+    run.create(settings, *inputs)
+    return settings, run
+
+
 @pytest.fixture
-def prepared(tmp_path, toy_events, write_toy):
+def prepared(inputs, tmp_path):
     """A prepared run in a directory, and its settings."""
-    events = toy_events(120, seed=2)
-    files = [write_toy(tmp_path / "data" / f"{i}.parquet", toy_events(40, seed=i)) for i in range(3)]
+    return lambda name, **train: create(inputs, tmp_path, name, **train)
 
-    def prepare(name, **train):
-        settings, run = settings_of(tmp_path, **train), Run(tmp_path / name)
-        run.create(settings, files, Features().fit(events), toy_events(110, seed=9))
-        return settings, run
 
-    return prepare
+@pytest.fixture(scope="module")
+def unbroken(inputs, tmp_path_factory):
+    """The settings and the run of a training that nothing interrupted; it is only read."""
+    settings, run = create(inputs, tmp_path_factory.mktemp("unbroken"), "whole")
+    assert train(settings, run) == "finished"
+    return settings, run
+
+
+@pytest.fixture(scope="module")
+def stopped_at_3(inputs, tmp_path_factory):
+    settings, run = create(inputs, tmp_path_factory.mktemp("stopped"), "r")
+    assert train_until(settings, run, 3) == "interrupted"
+    return settings, run
+
+
+@pytest.fixture
+def interrupted(stopped_at_3, tmp_path):
+    """The settings and a copy of a run that was stopped after step 3; it has checkpoints of the steps 2 and 3."""
+    settings, run = stopped_at_3
+    return settings, Run(shutil.copytree(run.directory, tmp_path / "r"))
 
 
 def train(settings, run, report=None):
@@ -90,22 +118,22 @@ def states(run, step):
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 5])
-def test_a_resumed_run_equals_the_unbroken_one_bitwise(prepared, stop_at):
-    assert train(*prepared("whole")) == "finished"
+def test_a_resumed_run_equals_the_unbroken_one_bitwise(prepared, unbroken, stop_at):
+    _, whole = unbroken
     settings, broken = prepared("broken")
     assert train_until(settings, broken, stop_at) == "interrupted"
     assert list(checkpoint.steps(broken.checkpoints))[-1] == stop_at
     assert not broken.done.exists()
     assert train(settings, broken) == "finished"
     for step in (STEPS, 4) if stop_at < 4 else (STEPS,):
-        for one, other in zip(states(Run(broken.directory.parent / "whole"), step), states(broken, step), strict=True):
+        for one, other in zip(states(whole, step), states(broken, step), strict=True):
             same(one, other)
 
 
-def test_a_run_killed_while_it_saved_goes_on_from_the_checkpoint_before(prepared):
-    train(*prepared("whole"))
+def test_a_run_killed_while_it_saved_goes_on_from_the_checkpoint_before(prepared, unbroken):
+    _, whole = unbroken
     settings, killed = prepared("killed")
-    shutil.copytree(Run(killed.directory.parent / "whole").checkpoints, killed.checkpoints)
+    shutil.copytree(whole.checkpoints, killed.checkpoints)
     for later in (4, STEPS):  # As if step 4 had been half written.
         shutil.rmtree(checkpoint.path(killed.checkpoints, later))
     (killed.checkpoints / checkpoint.BEST_FILE).unlink(missing_ok=True)
@@ -113,14 +141,13 @@ def test_a_run_killed_while_it_saved_goes_on_from_the_checkpoint_before(prepared
     partial.mkdir()
     (partial / saved_model.WEIGHTS_FILE).write_bytes(b"half of it")
     assert train(settings, killed) == "finished"
-    for one, other in zip(states(Run(killed.directory.parent / "whole"), STEPS), states(killed, STEPS), strict=True):
+    for one, other in zip(states(whole, STEPS), states(killed, STEPS), strict=True):
         same(one, other)
     assert not partial.exists()
 
 
-def test_a_finished_run_leaves_a_model_metrics_and_a_mark(prepared):
-    settings, run = prepared("run")
-    train(settings, run)
+def test_a_finished_run_leaves_a_model_metrics_and_a_mark(unbroken):
+    settings, run = unbroken
     model = load_generator(run.model)
     assert model.metadata["config"] == settings.model_dump(mode="json")
     done = json.loads(run.done.read_text())
@@ -141,9 +168,8 @@ def test_a_run_ends_by_its_time(prepared):
     assert json.loads(run.metrics.read_text().splitlines()[-1])["progress/seconds"] >= 0.05
 
 
-def test_a_nan_leaves_the_last_checkpoint_good(prepared, monkeypatch):
-    settings, run = prepared("nan")
-    train_until(settings, run, 3)
+def test_a_nan_leaves_the_last_checkpoint_good(interrupted):
+    settings, run = interrupted
     state = checkpoint.load_training(checkpoint.path(run.checkpoints, 3))
     next(iter(state["trainer"]["critic"].values()))[0] = math.nan  # As a run that went wrong would have it.
     torch.save(state, checkpoint.path(run.checkpoints, 3) / checkpoint.TRAINING_FILE)
@@ -159,23 +185,29 @@ DAMAGE = {"truncated": lambda old: old[: len(old) // 2], "empty": lambda old: b"
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", [checkpoint.TRAINING_FILE, saved_model.WEIGHTS_FILE, saved_model.SETTINGS_FILE])
-def test_a_run_goes_on_from_the_newest_intact_checkpoint(prepared, damage, name, caplog):
-    settings, run = prepared("run")
-    train_until(settings, run, 3)
+def test_a_damaged_checkpoint_is_set_aside_and_nothing_is_thrown_away(interrupted, damage, name, caplog):
+    _, run = interrupted
     newest = checkpoint.path(run.checkpoints, 3)
     (newest / name).write_bytes(DAMAGE[damage]((newest / name).read_bytes()))
-    assert train(settings, run) == "finished"
+    checkpoint.set_aside_damaged(run.checkpoints)
     (said,) = [record.message for record in caplog.records if "damaged" in record.message]
     assert f"step-00000003/{name}" in said
     assert said.endswith("damaged-step-00000003, and the newest intact checkpoint is step-00000002")
-    assert (run.checkpoints / "damaged-step-00000003").is_dir()  # Nothing is thrown away.
+    assert (run.checkpoints / "damaged-step-00000003" / name).is_file()
+    assert checkpoint.latest(run.checkpoints).name == "step-00000002"
+
+
+def test_a_run_goes_on_from_the_newest_intact_checkpoint(interrupted):
+    settings, run = interrupted
+    (checkpoint.path(run.checkpoints, 3) / checkpoint.TRAINING_FILE).write_bytes(b"")
+    assert train(settings, run) == "finished"
+    assert (run.checkpoints / "damaged-step-00000003").is_dir()
     steps = [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()]
     assert steps == list(range(STEPS + 1))  # Step 3 was done again.
 
 
-def test_a_run_without_an_intact_checkpoint_is_refused_and_loses_nothing(prepared):
-    settings, run = prepared("run")
-    train_until(settings, run, 3)
+def test_a_run_without_an_intact_checkpoint_is_refused_and_loses_nothing(interrupted):
+    settings, run = interrupted
     saved = checkpoint.steps(run.checkpoints)
     for path in saved.values():
         (path / checkpoint.TRAINING_FILE).write_bytes(b"")
@@ -185,17 +217,15 @@ def test_a_run_without_an_intact_checkpoint_is_refused_and_loses_nothing(prepare
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_features_come_from_the_newest_checkpoint(prepared, damage, caplog):
-    settings, run = prepared("run")
+def test_damaged_features_come_from_the_newest_checkpoint(interrupted, damage, caplog, tmp_path):
+    settings, run = interrupted
     whole = {name: values.clone() for name, values in run.load_features(settings).state_dict().items()}
     path = run.directory / "features.pt"
-    content = path.read_bytes()
-    path.write_bytes(DAMAGE[damage](content))
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    run.checkpoints.rename(tmp_path / "away")
     with pytest.raises(ValueError, match=r"features\.pt is damaged"):  # No checkpoint holds them yet.
         run.load_features(settings)
-    path.write_bytes(content)
-    train_until(settings, run, 3)
-    path.write_bytes(DAMAGE[damage](content))
+    (tmp_path / "away").rename(run.checkpoints)
     again = run.load_features(settings).state_dict()
     assert all(torch.equal(again[name], values) for name, values in whole.items())
     assert "features.pt is damaged" in caplog.text
@@ -327,21 +357,21 @@ def traced_steps(run, name):
 def test_the_chosen_steps_are_traced_and_the_trace_is_an_artifact(prepared, monkeypatch):
     sent = []
     monkeypatch.setattr(NullTracker, "artifact", lambda self, path, folder="": sent.append((path, folder)))
-    settings, run = prepared("traced", profile_steps=[2, 4])
+    settings, run = prepared("traced", profile_steps=[2, 3], steps=4, validate_every=100)
     train(settings, run)
-    assert sent == [(run.profile / "steps-2-4.json.gz", "profile"), (run.profile / "steps-2-4.txt", "profile")]
-    assert "Self CPU" in (run.profile / "steps-2-4.txt").read_text()
-    steps, names = traced_steps(run, "steps-2-4.json.gz")
-    assert steps == [2, 3, 4]
+    assert sent == [(run.profile / "steps-2-3.json.gz", "profile"), (run.profile / "steps-2-3.txt", "profile")]
+    assert "Self CPU" in (run.profile / "steps-2-3.txt").read_text()
+    steps, names = traced_steps(run, "steps-2-3.json.gz")
+    assert steps == [2, 3]
     assert "aten::addmm" in names
 
 
 def test_a_run_that_ends_or_goes_on_amid_the_chosen_steps_traces_those_it_does(prepared):
-    settings, run = prepared("broken", profile_steps=[2, 5])
-    train_until(settings, run, 3)
-    assert traced_steps(run, "steps-2-3.json.gz")[0] == [2, 3, 4]  # Of 4 what comes before the next step: saving.
+    settings, run = prepared("broken", profile_steps=[2, 4], steps=4, validate_every=100)
+    train_until(settings, run, 2)
+    assert traced_steps(run, "steps-2-2.json.gz")[0] == [2, 3]  # Of 3 what comes before the next step: saving.
     train(settings, run)
-    assert traced_steps(run, "steps-4-5.json.gz")[0] == [4, 5]
+    assert traced_steps(run, "steps-3-4.json.gz")[0] == [3, 4]
     assert len(list(run.profile.glob("*.json.gz"))) == 2
 
 

@@ -1,0 +1,67 @@
+"""What holds for every document that people write by hand."""
+
+import argparse
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from crmuons import cli, config
+
+ROOT = Path(__file__).parents[3]
+MAX_WIDTH = 120
+HISTORY = {"docs/log.md"}  # A record: old entries stay as they were written.
+TO_DO = {"docs/simulator.md", "docs/validation.md"}  # Still too wide.
+
+
+def text_of(name):
+    """Return the document without what its fenced blocks show: the output of a command is as wide as it is."""
+    return "".join((ROOT / name).read_text(encoding="utf-8").split("```")[::2])
+
+
+def documents():
+    names = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [name for name in names.split() if name not in HISTORY | TO_DO]
+
+
+def test_no_line_of_a_document_is_wider_than_120_characters():
+    """Longer ones cannot be read in a terminal or compared in a diff; a wide table becomes narrow ones or a list."""
+    assert "README.md" in documents()
+    assert "docs/performance.md" in documents()
+    wide = [f"{name}: {line}" for name in documents() for line in text_of(name).splitlines() if len(line) > MAX_WIDTH]
+    assert wide == []
+
+
+def shown_commands(name):
+    """Return the words of each `crmuons ...` in the indented blocks of a document; a synopsis has brackets."""
+    text = re.sub(r"\\\n\s*", " ", (ROOT / name).read_text(encoding="utf-8"))
+    lines = re.findall(r"^ {4,}(?:\$ )?crmuons ([^\n]+)", text, re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines if not re.search(r"\[-|\(--", line)]
+
+
+@pytest.mark.parametrize("name", ["README.md", *sorted(name for name in documents() if name.startswith("docs/"))])
+def test_every_command_that_a_document_shows_can_be_typed(name):
+    commands = {cli.name_of(command): command for group in cli.GROUPS.values() for command in group}
+    for command, *words in shown_commands(name):
+        parser = argparse.ArgumentParser(exit_on_error=False)
+        commands[command].add(parser)
+        parser.parse_args(words)
+        named = {word.partition("=")[0] for word in words if re.match(r"[a-z]+\.[a-z_.]+=", word)}
+        assert named <= set(config.settings()), (command, *words)
+
+
+def test_the_readme_shows_commands():
+    assert len(shown_commands("README.md")) >= 8
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+def test_every_module_that_a_document_names_exists(name):
+    modules = {
+        f"/{path.relative_to(ROOT)}"
+        for folder in ("crmuons", "tune", "tests")
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    named = re.findall(r"`([\w/]+\.py)`", (ROOT / name).read_text(encoding="utf-8"))
+    assert [path for path in named if not any(module.endswith(f"/{path}") for module in modules)] == []
