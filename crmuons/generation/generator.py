@@ -220,9 +220,9 @@ class _HostBuffer:
 
     def fill(self, values: torch.Tensor) -> Callable[[], torch.Tensor]:
         """Start a copy, and return a function that waits for it and returns its values."""
-        if len(self.memory) < len(values):
-            size = (len(values) * 5 // 4, values.shape[1])
-            self.memory = torch.empty(size, dtype=torch.float32, pin_memory=True)
+        rows, width = values.shape
+        if len(self.memory) < rows or self.memory.shape[1] != width:
+            self.memory = torch.empty((rows * 5 // 4, width), dtype=torch.float32, pin_memory=True)
         copied = self.memory[: len(values)].copy_(values, non_blocking=True)
         done = torch.cuda.Event()
         done.record(torch.cuda.current_stream(self.device))  # Without a stream: that of the current device.

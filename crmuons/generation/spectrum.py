@@ -175,11 +175,7 @@ def simweights_tables(directory: str | Path) -> dict[str, dict[str, np.ndarray]]
 
 
 def recorded_spectrum(directory: str | Path) -> Spectrum:
-    """Return the spectrum of a generated data set.
-
-    Raises:
-        ValueError: if its primaries come from files.
-    """
+    """Return the spectrum of a generated data set; raise a ValueError if its primaries come from files."""
     record = records.read(Output.at(directory).of("request.json"), keys=("primaries",))
     if "spectrum" not in record["primaries"]:
         msg = f"{directory}: its primaries come from files; only those of --spectrum have a known probability"

@@ -253,8 +253,8 @@ def _write(
 ) -> WriteCounts:
     tally, weights = WriteCounts(), flux_weights(request)
     declared = generator.muon_features
-    columns_written = OUTPUT_SCHEMA if weights is None else OUTPUT_SCHEMA.append(WEIGHT_FIELD)
-    columns_written = columns_written.with_metadata(metadata_of(declared) or None)
+    fields = [*OUTPUT_SCHEMA, *([] if weights is None else [WEIGHT_FIELD])]
+    columns_written = pa.schema(fields, metadata_of(declared) or None)
     with parquet_writer(
         path,
         columns_written,
