@@ -170,21 +170,21 @@ def tensors(trainer):
 
 
 # A band this narrow lets tiny networks change something within a few windows.
-LIVELY = {"band": 0.01, "n_critic_bounds": (1, 4)}
+LIVELY = {"enabled": True, "every": 10, "band": 0.01, "n_critic_bounds": (1, 4)}
 
 
 @pytest.mark.parametrize("static", [False, True])
 def test_a_resumed_adaptation_is_the_unbroken_one_also_in_the_middle_of_a_window(make, toy_events, static):
     events = toy_events(40, seed=1)
-    settings = settings_of(n_critic=2, train={"adapt": {"enabled": True, "every": 10, **LIVELY}})
+    settings = settings_of(n_critic=2, train={"adapt": LIVELY})
     whole = make(settings, static=static)
-    used = [(float(t["n_critic"]), float(t["lambda_gp"])) for t in take(whole, events, 45)]
+    used = [(float(t["n_critic"]), float(t["lambda_gp"])) for t in take(whole, events, 33)]
     assert len(set(used)) > 1
     begun = make(settings, static=static)
     take(begun, events, 25)
     again = make(settings, static=static)
     again.load_state_dict(copy.deepcopy(begun.state_dict()))
-    rest = [(float(t["n_critic"]), float(t["lambda_gp"])) for t in take(again, events, 20)]
+    rest = [(float(t["n_critic"]), float(t["lambda_gp"])) for t in take(again, events, 8)]
     assert rest == used[25:]
     assert again.num_critic_updates == whole.num_critic_updates == sum(steps for steps, _ in used)
     assert all(torch.equal(*pair) for pair in zip(tensors(whole), tensors(again), strict=True))
@@ -193,9 +193,9 @@ def test_a_resumed_adaptation_is_the_unbroken_one_also_in_the_middle_of_a_window
 
 def test_the_padded_step_has_a_graph_for_each_pair_of_numbers(make, toy_events):
     events = toy_events(40, seed=1)
-    settings = settings_of(n_critic=2, train={"adapt": {"enabled": True, "every": 10, **LIVELY}})
+    settings = settings_of(n_critic=2, train={"adapt": LIVELY})
     static = make(settings, static=True)
-    told = take(static, events, 35)
+    told = take(static, events, 25)
     pairs = {(int(t["n_critic"]), float(torch.tensor(static.settings.penalty.lambda_gp))) for t in told}
     variants = {variant for _, variant in static.graphs._entries}
     assert {steps for _, steps, _ in variants} == {steps for steps, _ in pairs}
@@ -206,8 +206,8 @@ def test_bounds_without_room_give_the_training_without_it_bitwise(make, toy_even
     events = toy_events(40, seed=1)
     fixed = {"enabled": True, "every": 10, "band": 0.01, "n_critic_bounds": (2, 2), "lambda_gp_bounds": (10.0, 10.0)}
     plain, held = (make(settings_of(train={"adapt": adapt})) for adapt in ({"enabled": False}, fixed))
-    told = take(plain, events, 25)[-1]
-    take(held, events, 25)
+    told = take(plain, events, 21)[-1]
+    take(held, events, 21)
     assert "n_critic" not in told
     assert "adaptation" not in plain.state_dict()
     assert all(torch.equal(*pair) for pair in zip(tensors(plain), tensors(held), strict=True))

@@ -146,13 +146,21 @@ def test_primaries_far_from_the_parents_are_named_with_the_remedy(root, caplog, 
     assert re.search(r"far from those of train.init_from \(depth_m \+\d+.\d sigma\).*refit_features", caplog.text)
 
 
-@pytest.mark.parametrize("stop_at", [0, 1, 3])
-def test_a_resume_is_exact_and_does_not_need_the_parent(root, stop_at):
+@pytest.fixture(scope="module")
+def orphan(root, tmp_path_factory):
+    """The settings and a copy of a finished child, whose parent was removed before it trained."""
     shutil.copytree(root / "runs" / "parent", root / "runs" / "lost")
     run, settings = begin(root, "train.init_from=lost")
     shutil.rmtree(root / "runs" / "lost")
     assert train_here(settings, run) == "finished"
-    whole, metrics = weights(run, 4), lines(run)
+    return settings, Run(shutil.copytree(run.directory, tmp_path_factory.mktemp("orphan") / "child"))
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 3])
+def test_a_resume_is_exact_and_does_not_need_the_parent(orphan, tmp_path, stop_at):
+    settings, unbroken = orphan
+    whole, metrics = weights(unbroken, 4), lines(unbroken)
+    run = Run(shutil.copytree(unbroken.directory, tmp_path / "child"))
     for left_over in (run.checkpoints, run.model):
         shutil.rmtree(left_over)
     run.done.unlink()
