@@ -2,12 +2,14 @@
 
 The estimate is the critic's mean score of true events minus that of generated ones. It has no absolute scale, so only
 its relative change counts. A rise says that the critic leaves the generator behind: it gets fewer steps and a larger
-penalty. A fall says that the generator catches up: the critic gets more steps and a smaller penalty.
+penalty. A fall after a rise says that the generator catches up: the critic gets more steps and a smaller penalty. A fall
+before any rise is what a training that converges does: from 0.1 to 0.001 in a few hundred steps (docs/metrics.md).
 
 What acts is the mean over a window of train.adapt.every steps, compared with the mean at the last change. Three rules
 keep the pair from circling:
 
-- The change must be larger than train.adapt.band, and than the noise of both means.
+- The change must be larger than train.adapt.band, and than the noise of both means. Estimates below a tenth of the
+  largest mean so far count as that tenth: near zero the estimate wanders by factors of ten.
 - To turn back takes twice the band, because the last change itself moves the estimate.
 - Each turn doubles the band of the next turn, so turns become rare; going on in one direction stays as easy as it was.
 """
@@ -27,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 WEIGHT_FACTOR = 1.5  # Of lambda_gp at a change: from 10 to the default bounds of 1 and 100 in six changes.
 NOISE = 3.0  # Standard errors that a change must exceed: noise alone does so in 0.3 % of the windows.
+FLOOR = 0.1  # Share of the largest mean so far. Of 13 good runs, seven rose up to tenfold below a twentieth of it, none above a tenth.
 LEAST_ESTIMATE = 1e-6  # Scores are of order 1. Below it, and below its noise, an estimate is zero.
 
 
@@ -41,6 +44,7 @@ class _State:
     reference_error: float = math.nan
     direction: int = 0  # Of the last change: 1 for a stronger critic.
     turns: int = 0
+    peak: float = 0.0  # Largest size of a mean so far, that of the warm-up included.
 
 
 class Adaptation:
@@ -56,7 +60,7 @@ class Adaptation:
 
     def __init__(self, settings: config.Train, device: torch.device) -> None:
         self.settings, self.has_penalty = settings.adapt, settings.penalty.kind != "none"
-        # In the warm-up the estimate rises from zero in every run.
+        # In the warm-up the networks are as good as untrained: it gives the scale of the estimate, and nothing is decided.
         self.first_step = settings.optimizer.warmup_steps
         start = settings.n_critic, settings.penalty.lambda_gp
         self.state = _State(start, *start)
@@ -79,16 +83,17 @@ class Adaptation:
             estimate: on the device; NaN if no event had muons.
             step: number of steps done, which all ranks agree on.
         """
-        if step <= self.first_step:
-            return
         value = estimate.detach().double()
         self._sums += torch.stack([torch.ones_like(value), value, value**2]).nan_to_num() * value.isfinite()
-        if (step - self.first_step) % self.settings.every:
+        if step < self.first_step or (step - self.first_step) % self.settings.every:
             return
         number, total, squares = distributed.from_rank_zero(self._sums.tolist(), self._sums.device)  # device sync
         self._sums.zero_()
         if number >= 2:
             mean = total / number
+            self.state.peak = max(self.state.peak, abs(mean))
+            if step == self.first_step:
+                return
             variance = max(squares / number - mean**2, 0.0) * number / (number - 1)
             self._decide(mean, math.sqrt(variance / number), step)
 
@@ -100,10 +105,13 @@ class Adaptation:
             state.reference, state.reference_error = mean, error
             return
         direction = 1 if mean < state.reference else -1
+        if direction > 0 and state.direction == 0:  # No rise yet: the training converges.
+            state.reference, state.reference_error = mean, error
+            return
         is_turn = direction == -state.direction
         band = math.log1p(self.settings.band) * (2 ** (state.turns + 1) if is_turn else 1)
         # An estimate of zero or less is a critic that cannot tell the events apart. How far below zero says no more.
-        least = max(noise, LEAST_ESTIMATE)
+        least = max(noise, LEAST_ESTIMATE, FLOOR * state.peak)
         larger, smaller = max(mean, state.reference, least), max(min(mean, state.reference), least)
         if larger - smaller <= noise or math.log(larger / smaller) <= band:
             return

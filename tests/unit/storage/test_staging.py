@@ -54,7 +54,7 @@ def _fresh(monkeypatch):
 
 def remote(name: str, size: int = 1000) -> File:
     fsspec.filesystem("counted").pipe(f"/{name}", bytes([ord(name[-1])]) * size)
-    return File(f"counted:///{name}", size)
+    return File(f"counted:///{name}", size, "as listed")
 
 
 def opened(file: File) -> int:

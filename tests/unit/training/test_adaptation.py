@@ -10,6 +10,7 @@ import torch
 
 from crmuons import config
 from crmuons.models.features import Features
+from crmuons.training import adaptation
 from crmuons.training.adaptation import Adaptation
 from crmuons.training.trainer import Trainer
 
@@ -28,13 +29,13 @@ def settings_of(n_critic=2, lambda_gp=10.0, penalty=(), train=(), **adapt):
     return config.from_dict({"model": TINY, "train": train})
 
 
-def follow(estimates, adaptation=None, begin=0, **settings):
+def follow(estimates, adapted=None, begin=0, **settings):
     """Return what the adaptation chooses after each estimate."""
-    adaptation = adaptation or Adaptation(settings_of(**settings).train, CPU)
+    adapted = adapted or Adaptation(settings_of(**settings).train, CPU)
     chosen = []
     for step, estimate in enumerate(estimates, begin + 1):
-        adaptation.observe(torch.tensor(float(estimate)), step)
-        chosen.append((adaptation.n_critic, adaptation.lambda_gp))
+        adapted.observe(torch.tensor(float(estimate)), step)
+        chosen.append((adapted.n_critic, adapted.lambda_gp))
     return chosen
 
 
@@ -52,11 +53,64 @@ def test_a_rising_estimate_weakens_the_critic_to_its_bounds():
     assert list(weights) == sorted(weights)
 
 
-def test_a_falling_estimate_strengthens_the_critic_to_its_bounds_also_below_zero():
-    chosen = follow(windows(64, 32, 16, 8, 4, 2, 1, 0.5, -1), n_critic=1)
-    assert chosen[19] == (2, 10 / 1.5)
-    assert chosen[-1] == (5, 1.0)
-    assert follow(windows(1, -1))[-1] == (3, 10 / 1.5)
+def test_an_estimate_that_falls_from_the_start_is_a_training_that_converges():
+    assert set(follow(windows(64, 32, 16, 8, 4, 2, 1, 0.5, -1), n_critic=1)) == {(1, 10.0)}
+    assert set(follow(windows(1, -1))) == {(2, 10.0)}
+
+
+def test_a_fall_after_a_rise_strengthens_the_critic_to_a_tenth_of_the_largest_estimate():
+    chosen = follow(windows(1, 8, 2, 1, 0.5, 0.25, -1))
+    assert [chosen[end] for end in (9, 19, 29, 39, 69)] == [
+        (2, 10.0),
+        (1, 15.0),
+        (2, 10.0),
+        (3, 10 / 1.5),
+        (3, 10 / 1.5),
+    ]
+
+
+# Means of 100 steps of real trainings that ended well, from the first step on: their scores were 0.02, 0.04, 0.15 and 0.14.
+GOOD = {
+    "defaults": [
+        0.015,
+        0.0041,
+        0.0013,
+        -0.00026,
+        -0.00062,
+        1.7e-05,
+        -1e-05,
+        -0.00019,
+        1.4e-05,
+        2.3e-05,
+        6.6e-06,
+        -6.2e-05,
+        -0.00013,
+    ],
+    "256 events": [0.14, 0.0078, 0.0031, 0.0034],
+    "64 events": [
+        0.061,
+        0.0021,
+        0.0018,
+        0.0015,
+        0.00065,
+        0.00028,
+        0.00014,
+        0.00018,
+        0.00028,
+        -8.6e-05,
+        3.3e-05,
+        8e-05,
+        0.00032,
+    ],
+    "64 events again": [0.06, 0.0015, 0.00023, 0.00076, 0.0023, 0.0021, 0.0015, 0.0013],
+}
+
+
+@pytest.mark.parametrize("means", GOOD.values(), ids=GOOD)
+def test_a_good_run_is_left_alone(means):
+    settings = settings_of(train={"optimizer": {"warmup_steps": 10}})
+    assert set(follow(windows(*means), Adaptation(settings.train, CPU))) == {(2, 10.0)}
+    assert set(follow(windows(*means))) == {(2, 10.0)}  # Without a warm-up, the first window gives the scale.
 
 
 def test_a_slow_drift_adds_up_and_the_bounds_may_fix_a_value():
@@ -107,6 +161,7 @@ def test_an_estimate_that_swings_for_ever_is_followed_ever_more_rarely():
 def test_the_warm_up_and_steps_without_muons_count_for_nothing():
     settings = settings_of(train={"optimizer": {"warmup_steps": 20}})
     assert set(follow(windows(1, 50, 7, 7), Adaptation(settings.train, CPU))) == {(2, 10.0)}
+    assert set(follow(windows(40, 60, 1, 4), Adaptation(settings.train, CPU))) == {(2, 10.0)}  # Below a tenth of 50.
     broken = windows(1, 2)
     broken[3:9] = [math.nan] * 6
     broken[12] = math.inf
@@ -173,29 +228,42 @@ def tensors(trainer):
 LIVELY = {"enabled": True, "every": 10, "band": 0.01, "n_critic_bounds": (1, 4)}
 
 
+@pytest.fixture
+def lively(make, monkeypatch):
+    """Make a trainer that takes falls into account from the start, and at any size."""
+    monkeypatch.setattr(adaptation, "FLOOR", 0.0)
+
+    def trainer(settings, **how):
+        made = make(settings, **how)
+        made.adaptation.state.direction = -1
+        return made
+
+    return trainer
+
+
 @pytest.mark.parametrize("static", [False, True])
-def test_a_resumed_adaptation_is_the_unbroken_one_also_in_the_middle_of_a_window(make, toy_events, static):
+def test_a_resumed_adaptation_is_the_unbroken_one_also_in_the_middle_of_a_window(lively, toy_events, static):
     events = toy_events(40, seed=1)
     settings = settings_of(n_critic=2, train={"adapt": LIVELY})
-    whole = make(settings, static=static)
-    used = [(float(t["n_critic"]), float(t["lambda_gp"])) for t in take(whole, events, 33)]
+    whole = lively(settings, static=static)
+    used = [(float(t["n_critic"]), float(t["lambda_gp"])) for t in take(whole, events, 45)]
     assert len(set(used)) > 1
-    begun = make(settings, static=static)
+    begun = lively(settings, static=static)
     take(begun, events, 25)
-    again = make(settings, static=static)
+    again = lively(settings, static=static)
     again.load_state_dict(copy.deepcopy(begun.state_dict()))
-    rest = [(float(t["n_critic"]), float(t["lambda_gp"])) for t in take(again, events, 8)]
+    rest = [(float(t["n_critic"]), float(t["lambda_gp"])) for t in take(again, events, 20)]
     assert rest == used[25:]
     assert again.num_critic_updates == whole.num_critic_updates == sum(steps for steps, _ in used)
     assert all(torch.equal(*pair) for pair in zip(tensors(whole), tensors(again), strict=True))
     assert whole.adaptation.state == again.adaptation.state
 
 
-def test_the_padded_step_has_a_graph_for_each_pair_of_numbers(make, toy_events):
+def test_the_padded_step_has_a_graph_for_each_pair_of_numbers(lively, toy_events):
     events = toy_events(40, seed=1)
     settings = settings_of(n_critic=2, train={"adapt": LIVELY})
-    static = make(settings, static=True)
-    told = take(static, events, 25)
+    static = lively(settings, static=True)
+    told = take(static, events, 35)
     pairs = {(int(t["n_critic"]), float(torch.tensor(static.settings.penalty.lambda_gp))) for t in told}
     variants = {variant for _, variant in static.graphs._entries}
     assert {steps for _, steps, _ in variants} == {steps for steps, _ in pairs}
@@ -218,6 +286,6 @@ def test_a_trial_that_goes_on_with_other_settings_begins_again_at_them():
     follow(windows(1, 2), donor)
     assert donor.n_critic == 2
     same, other = Adaptation(settings_of(n_critic=3).train, CPU), Adaptation(settings_of(n_critic=4).train, CPU)
-    for adaptation in (same, other):
-        adaptation.load_state_dict(donor.state_dict())
+    for adapted in (same, other):
+        adapted.load_state_dict(donor.state_dict())
     assert (same.n_critic, other.n_critic) == (2, 4)
