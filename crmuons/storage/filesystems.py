@@ -44,12 +44,25 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         )
         raise ValueError(msg) from error
     except ValueError as error:
-        if "://" not in url or "Protocol not known" not in str(error):
+        if "://" not in url:
             raise
+        if "Protocol not known" not in str(error):
+            raise _unusable(url, error) from error
         scheme = url.partition("://")[0]
         msg = f"'{url}': no installed file system reads '{scheme}://'; write pelican://HOST/path for a federation, or s3://, https://, ..."
         raise ValueError(msg) from error
+    except Exception as error:  # Whatever a library raises for what its URL lacks; most of them raise TypeError.
+        if "://" not in url:
+            raise
+        raise _unusable(url, error) from error
     return (fs if isinstance(fs, LocalFileSystem) else Named(fs, url)), path
+
+
+def _unusable(url: str, error: Exception) -> ValueError:
+    said = next(iter(str(error).splitlines()), "")[:200]
+    return ValueError(
+        f"'{url}' cannot be opened ({type(error).__name__}: {said}); copy the data to a place that crmuons reads by itself"
+    )
 
 
 def with_scheme(fs: fsspec.AbstractFileSystem, name: str) -> str:
