@@ -137,8 +137,14 @@ def make_directory(folder: Path, *, private: Path | None = None) -> list[Path]:
     Args:
         folder: the directory.
         private: the one of them that is closed to all but its owner and group.
+
+    Raises:
+        FileExistsError: if one of them is a link to nothing.
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    if link := next((path for path in missing if path.is_symlink()), None):
+        msg = f"'{folder}' cannot be made: {link} is a link to {link.readlink()}, where nothing is; make that, or remove the link"
+        raise FileExistsError(msg)
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:
         with suppress(PermissionError):  # Made by another user at this moment, or a file system without modes.
