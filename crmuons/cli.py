@@ -79,9 +79,9 @@ def _run(words: Sequence[str]) -> int | None:
     arguments = _parse(_parser(words), words)
     keep_bars_whole()
     complete_environment()
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(_Printable("%(message)s"))
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(handlers=[handler])
     for package in ("crmuons", "tune"):  # Other libraries stay at warnings: torch would report its caches at exit.
         logging.getLogger(package).setLevel(logging.INFO)
     code: int | None = arguments.run(arguments)

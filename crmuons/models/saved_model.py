@@ -87,20 +87,16 @@ def read_tensors(source: Path | BytesIO, name: str = "") -> dict[str, Any]:
     # torch writes a CRC-32 of each tensor and does not compare it when it reads: a flipped bit would be a wrong weight.
     try:
         with zipfile.ZipFile(source) as archive:
-            for entry in archive.namelist():
+            for entry in archive.infolist():
+                _refuse_compressed(entry)
                 archive.read(entry)  # Raises if the checksum is another.
         if isinstance(source, BytesIO):
             source.seek(0)
         state: dict[str, Any] = torch.load(source, map_location="cpu", weights_only=True)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        NotImplementedError,
-        EOFError,
-        RuntimeError,
-        KeyError,
-        pickle.UnpicklingError,
-    ) as error:
+    except pickle.UnpicklingError as error:  # torch's text advises to run whatever code is in the file.
+        msg = f"{name or source} holds other things than tensors, perhaps code, which is never run; take another checkpoint or model"
+        raise ValueError(msg) from error
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError, KeyError) as error:
         reason = str(error).partition(". This is an internal")[0]
         msg = f"{name or source} is damaged or cut short ({reason}); copy it again, or take another checkpoint"
         raise ValueError(msg) from error
@@ -108,6 +104,12 @@ def read_tensors(source: Path | BytesIO, name: str = "") -> dict[str, Any]:
         msg = f"{name or source} holds {type(state).__name__} in place of tensors by name; copy it again"
         raise ValueError(msg)  # noqa: TRY004 - a fault of the file, not of the program
     return state
+
+
+def _refuse_compressed(entry: zipfile.ZipInfo) -> None:
+    if entry.compress_size != entry.file_size:  # A kilobyte could become gigabytes of memory.
+        msg = f"its part {entry.filename} is compressed, which torch's files are not"
+        raise zipfile.BadZipFile(msg)
 
 
 def write_tensors(target: Path, state: Mapping[str, Any]) -> None:

@@ -197,9 +197,15 @@ def make_directory(folder: Path, *, private: Path | None = None) -> list[Path]:
     Args:
         folder: the directory.
         private: the one of them that is closed to all but its owner and group.
+
+    Raises:
+        FileExistsError: if one of them is a link to nothing.
     """
     # From the innermost on, before they are made: only new directories get other modes.
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    if link := next((path for path in missing if path.is_symlink()), None):
+        msg = f"'{folder}' cannot be made: {link} is a link to {link.readlink()}, where nothing is; make that, or remove the link"
+        raise FileExistsError(msg)
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:
         with suppress(PermissionError):  # Made by another user at this moment, or a file system without modes.

@@ -48,11 +48,17 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         )
         raise ValueError(msg) from error
     except ValueError as error:
-        if "://" not in url or "Protocol not known" not in str(error):
+        if "://" not in url:
             raise
+        if "Protocol not known" not in str(error):
+            raise _unusable(url, error) from error
         scheme = url.partition("://")[0]
         msg = f"'{url}': no installed file system reads '{scheme}://'; write pelican://HOST/path for a federation, or s3://, https://, ..."
         raise ValueError(msg) from error
+    except Exception as error:  # Whatever a library raises for what its URL lacks; most of them raise TypeError.
+        if "://" not in url:
+            raise
+        raise _unusable(url, error) from error
     if isinstance(fs, LocalFileSystem):
         return fs, path
     _check_endpoint(fs, url)
@@ -71,6 +77,13 @@ def _check_endpoint(fs: fsspec.AbstractFileSystem, url: str) -> None:
         msg = f"{url}: {reason}; check the endpoint (such as AWS_ENDPOINT_URL), and that the server is up"
         raise StoreError(msg)
     _reached.add(endpoint)
+
+
+def _unusable(url: str, error: Exception) -> ValueError:
+    said = next(iter(str(error).splitlines()), "")[:200]
+    return ValueError(
+        f"'{url}' cannot be opened ({type(error).__name__}: {said}); copy the data to a place that crmuons reads by itself"
+    )
 
 
 def with_scheme(fs: fsspec.AbstractFileSystem, name: str) -> str:

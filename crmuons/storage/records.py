@@ -6,6 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from crmuons.config.options import shown
 from crmuons.storage import files
 
 REMEDY = "copy it back from a backup, or remove the directory and begin again"
@@ -78,6 +81,9 @@ def read_lines(path: Path, *, keys: Sequence[str] = (), remedy: str = REMEDY) ->
 def _reason(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"it has no {error.args[0]!r}"
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']} (got {shown(first['input'])})"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     lines = [line.strip().rstrip(":") for line in str(error).splitlines() if line.strip()]

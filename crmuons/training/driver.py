@@ -8,7 +8,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from crmuons.runs.uploads import UploadStatus
 from crmuons.storage import files
 from crmuons.storage.atomic import FULL, DiskFullError
 from crmuons.storage.files import File
+from crmuons.storage.output import check_apart
 from crmuons.tracking.uri import resolve_uri
 from crmuons.training import tensorboard, worker
 from crmuons.training.interface import Outcome
@@ -150,6 +151,7 @@ def _train_run(settings: config.Config, run: Run, storage: RunStorage, launcher:
         launcher.check(settings, storage, tracking_uri if settings.tracking.enabled else None, data)
         if origin is not None:  # Only now is anything written: what was refused above can be tried again.
             run.create(settings, *origin)
+            _warn_if_inside(run.directory, settings)
         remote.start(run)
         logger.info("%s run %s", "continuing" if started else "starting", run.uri)
         # Of an earlier attempt: a worker that finds one ends at once.
@@ -160,6 +162,15 @@ def _train_run(settings: config.Config, run: Run, storage: RunStorage, launcher:
         with stop_on_signals(run.stop_request.touch), progress_of(run, settings):
             outcome = launcher.train(settings, run, tracking_uri)
     return RunSummary(run, outcome, settings.train)
+
+
+def _warn_if_inside(directory: Path, settings: config.Config) -> None:
+    """Warn of a run among its own data: the next listing of the data would take the run's Parquet files for events."""
+    with suppress(OSError):  # Listed a moment ago; if it has gone since, the training says so.
+        try:
+            check_apart(directory, [*settings.data.train, *settings.data.validation])
+        except ValueError as error:
+            logger.warning("%s", str(error).replace("with --out", "with run.storage_path"))
 
 
 def train_worker(settings: config.Config, run: Run, **how: Any) -> Outcome:

@@ -6,13 +6,13 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 from aiohttp.helpers import get_env_proxy_for_url
 from yarl import URL
 
+from crmuons.config.options import shown
 from crmuons.storage.http.sources import Fault, Source, retry_after_s
 
 # 520 to 527: a proxy of Cloudflare has no answer of its server.
@@ -38,8 +38,8 @@ def trusted_authorities() -> ssl.SSLContext:
         ValueError: if SSL_CERT_FILE names no file.
     """
     named = os.environ.get("SSL_CERT_FILE")
-    if named and not Path(named).is_file():  # OpenSSL ignores a missing file silently.
-        msg = f"SSL_CERT_FILE is '{named}', which does not exist; name your authority's PEM file, or unset the variable"
+    if named and not os.path.isfile(named):  # noqa: PTH113  Path raises for a long name. OpenSSL ignores a missing file.
+        msg = f"SSL_CERT_FILE is {shown(named)}, which does not exist; name your authority's PEM file, or unset the variable"
         raise ValueError(msg)
     return ssl.create_default_context()  # Reads SSL_CERT_FILE now; aiohttp reads it at import.
 
@@ -108,11 +108,19 @@ def proxy_of(url: URL) -> dict[str, Any]:
     """Return the options of a request that name the proxy of `https_proxy`, `http_proxy` and `no_proxy`; {} if there is none.
 
     aiohttp's own `trust_env` would also send passwords of ~/.netrc, and refuses requests that carry a token then.
+
+    Raises:
+        ValueError: if the variable is no address.
     """
     try:
         proxy, account = get_env_proxy_for_url(url)
     except LookupError:
         return {}
+    except ValueError:
+        proxy, account = URL(), None
+    if proxy.scheme not in ("http", "https") or not proxy.host:  # Its text may hold a password.
+        msg = f"the variable {url.scheme}_proxy is no address of a proxy, http://HOST:PORT; correct it, or unset it"
+        raise ValueError(msg)
     return {"proxy": proxy, "proxy_auth": account}
 
 

@@ -1,6 +1,9 @@
 """Generated bundles: a seed and an event's number fix the event, counts are honoured, bad primaries are refused."""
 
 import copy
+import io
+import os
+import zipfile
 
 import numpy as np
 import pytest
@@ -224,6 +227,39 @@ def test_a_damaged_model_is_said_to_be_one(generator, tmp_path):
         weights.write_bytes(content)
         with pytest.raises(ValueError, match=r"model.weights\.pt is damaged or cut short"):
             load_generator(directory)
+
+
+class Code:
+    """What runs a command when a pickle of it is loaded."""
+
+    def __init__(self, made):
+        self.made = made
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.made}",)
+
+
+def test_a_strangers_model_runs_no_code_and_fills_no_memory(generator, tmp_path):
+    about = {"model": config.Model(width=8, multiplicity_width=8, multiplicity_components=2).model_dump()}
+    directory = saved_model.save_model(tmp_path / "model", generator.model, about)
+    weights = directory / "weights.pt"
+    whole = weights.read_bytes()
+    torch.save({"a": Code(tmp_path / "made")}, weights)
+    with pytest.raises(
+        ValueError, match=r"weights\.pt holds other things than tensors, perhaps code, which is never run; take"
+    ) as caught:
+        load_generator(directory)
+    assert "weights_only" not in str(caught.value)  # torch's own text advises to switch it off.
+    assert not (tmp_path / "made").exists()
+    with zipfile.ZipFile(io.BytesIO(whole)) as given, zipfile.ZipFile(weights, "w", zipfile.ZIP_DEFLATED) as bomb:
+        for entry in given.namelist():
+            bomb.writestr(entry, given.read(entry) + bytes(10**6))
+    with pytest.raises(ValueError, match=r"weights\.pt is damaged or cut short \(its part .* is compressed, which"):
+        load_generator(directory)
+    settings = directory / "model.json"
+    settings.write_text(settings.read_text().replace('"width": 8', '"width": 1000000000'))
+    with pytest.raises(ValueError, match=r"model\.json is damaged.*width: Input should be less.* \(got 1000000000\)"):
+        load_generator(directory)
 
 
 def test_the_device_is_one_that_there_is():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from crmuons.storage.atomic import atomic_directory, atomic_file, remove_atomically, write_json
+from crmuons.storage.atomic import atomic_directory, atomic_file, make_directory, remove_atomically, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -59,6 +59,17 @@ def test_a_directory_replaces_an_old_one_only_if_asked_to(tmp_path):
     remove_atomically(target)
     remove_atomically(target)
     assert names(tmp_path) == []
+
+
+def test_a_link_to_nothing_is_named_with_what_it_leads_to(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "away")
+    for folder in (tmp_path / "link", tmp_path / "link" / "below"):
+        with pytest.raises(
+            FileExistsError, match=r"cannot be made: .*link is a link to .*away, where nothing is; make that, or"
+        ):
+            make_directory(folder)
+    (tmp_path / "away").mkdir()
+    assert make_directory(tmp_path / "link" / "below") == [tmp_path / "link" / "below"]
 
 
 def test_a_directory_does_not_take_over_what_a_killed_process_left(tmp_path):

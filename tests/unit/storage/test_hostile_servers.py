@@ -192,6 +192,14 @@ def test_a_federation_is_reached_through_the_proxy_except_for_the_hosts_of_no_pr
         assert not any("127.0.0.1" in path for path, _, _ in asked)
 
 
+@pytest.mark.parametrize("junk", ["x", "://", "http://[", "ftp://h:1", "\x1b[2J", "http://"])
+@pytest.mark.parametrize("url", ["https://127.0.0.1:1/x.parquet", "pelican://127.0.0.1:1/ns/x"])
+def test_a_variable_that_is_no_proxy_is_named(url: str, junk: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", junk)
+    with pytest.raises(ValueError, match="the variable https_proxy is no address of a proxy"):
+        files.read_bytes(url)
+
+
 def test_a_federation_whose_answer_has_no_end_is_left(tls: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "MAX_ANSWER_BYTES", 2**20)
     says = "sends an answer of more than 1 MiB; name a folder with fewer files"
@@ -229,7 +237,7 @@ def test_a_compressed_answer_fills_no_disk(listed: bool, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    "begin", ["HTTP/1.1 200 OK\r\nX: ", "HTTP/1.1 206 Partial\r\nContent-Range: bytes 0-99999/100000\r\nContent-Length: 100000\r\n\r\n"]
+    "begin", ["HTTP/1.1 200 OK\r\nX: ", "HTTP/1.1 206 Partial\r\nContent-Range: bytes {}-99999/100000\r\nContent-Length: 100000\r\n\r\n"]
 )  # fmt: skip
 @pytest.mark.parametrize("scheme", ["http", "pelican"])
 def test_a_server_that_trickles_is_left(
@@ -242,7 +250,8 @@ def test_a_server_that_trickles_is_left(
     ended = threading.Event()
 
     def answer(request: Handler) -> Answer:
-        request.wfile.write(begin.encode())
+        first = re.search(r"\d+", request.headers.get("Range", "0"))
+        request.wfile.write(begin.format(first and first[0]).encode())
         while not ended.wait(0.05):
             request.wfile.write(b"x")
         return 200, {}, b""

@@ -50,6 +50,26 @@ def test_chained_urls_are_refused(url, tmp_path, monkeypatch):
     assert [file.url for file in files.list_files("a::b.parquet")] == [str(tmp_path / "a::b.parquet")]
 
 
+def test_a_scheme_that_needs_more_than_a_url_is_named():
+    """fsspec's file systems raise TypeError, AttributeError, ValueError and others for what they lack."""
+    asked = {
+        "github",
+        "reference",
+        "dir",
+        "jupyter",
+        "dbfs",
+        "generic",
+        "blockcache",
+        "zip",
+        "tar",
+        "ftp",
+        "async_wrapper",
+    }
+    for scheme in sorted(asked & set(fsspec.available_protocols())):
+        with pytest.raises(ValueError, match=rf"^'{scheme}://127.0.0.1:1/x' cannot be opened \(\w+: .*; copy the data"):
+            filesystems.filesystem(f"{scheme}://127.0.0.1:1/x")
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "says"),
     [
