@@ -95,7 +95,7 @@ class Ownership:
         self._lock: FileLock | None = None
         self._has_claim = self._given_up = False
         self._made: list[Path] = []
-        self._confirmed = 0.0
+        self._confirmed, self._beating = 0.0, 0  # When, and in which thread, a sign of life is written.
         self._guard, self._ended = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -128,6 +128,8 @@ class Ownership:
         Raises:
             LostError: if another process has taken over.
         """
+        if self._beating == threading.get_ident():  # The sign of life is itself a file below the output.
+            return
         if clock() - self._confirmed > STALE_S / 2 and not self._given_up:  # After STALE_S another may take over.
             try:
                 self._beat()
@@ -262,7 +264,11 @@ class Ownership:
             if not self.claims.is_there(self._claim) and self._claim.key not in newest:
                 raise LostError(self._loss(next(iter(newest.values()), None)))
             previous, self._claim = self._claim, self._claim.next  # A name whose writing failed is not used again.
-            self.claims.write(self._claim, asdict(self._owner))
+            self._beating = threading.get_ident()
+            try:
+                self.claims.write(self._claim, asdict(self._owner))
+            finally:
+                self._beating = 0
             for claim in self.claims.newest().values():
                 # A successor removed this claim, and the line above wrote it again.
                 if claim.key != self._claim.key and self._claim.key in Owner.of(self.claims.read(claim)).superseded:

@@ -49,7 +49,7 @@ def _write_sparse(machine: Machine, raw: Path) -> None:
 def _simulate(machine: Machine, raw: Path) -> None:
     from crmuons.simulation.simulate import SimulationSettings, num_files, write_file  # noqa: PLC0415  # It needs scipy.
 
-    number, settings = machine.size(1_000_000, 8_000), SimulationSettings()
+    number, settings = machine.size(1_000_000, 8_000), SimulationSettings(energy_gev=(1e4, 1e9), gamma=1.4)
     parts = [(raw, settings, 0, number, part) for part in range(num_files(number, settings))]
     if len(parts) == 1:
         write_file(*parts[0])

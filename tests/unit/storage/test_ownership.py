@@ -201,6 +201,18 @@ def test_an_owner_that_slept_too_long_ends_before_it_writes_again(tmp_path, quic
     first.release()
 
 
+def test_a_sign_of_life_after_a_long_pause_ends_and_with_it_all_that_waits(tmp_path, quick, monkeypatch):
+    """A process that got no time writes its mark late. The mark lies below the output, where a write asks for a sign."""
+    monkeypatch.setattr(ownership, "PERIOD_S", 60.0)  # The next sign of life is asked for by a write.
+    with hold(tmp_path / "out"):
+        time.sleep(ownership.STALE_S)
+        writing = threading.Thread(target=atomic.write_text, args=(tmp_path / "out" / "a.txt", "a"), daemon=True)
+        writing.start()
+        writing.join(5)
+        assert not writing.is_alive()
+        assert (tmp_path / "out" / "a.txt").read_text() == "a"
+
+
 def test_an_owner_whose_claim_is_written_again_after_a_takeover_finds_its_successor(tmp_path, quick, monkeypatch):
     """Between the look and the writing of a sign of life another process may take over."""
     monkeypatch.setattr(locks, "flock", no_flock)
