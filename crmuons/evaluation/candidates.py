@@ -44,11 +44,7 @@ def model_candidate(executor: Executor, reference: Reference, generator: BundleG
     """Generate a model's events for the primaries of the control, and its N for all true primaries."""
     model, seed = executor.put(generator), reference.plan.seed
     truth, control = reference.truth.event_set.headers, reference.control.event_set.headers
-    generated = [
-        executor.submit(_generate, model, control.primaries[rows], control.ids[rows], seed, rows.start)
-        for rows in task_slices(len(control))
-    ]
-    events = executor.submit(concat_parts, *generated)
+    events = generated_events(executor, model, control, seed)
     drawn_counts = [
         executor.submit(_draw_counts, model, truth.primaries[rows], seed, rows.start)
         for rows in task_slices(len(truth))
@@ -65,6 +61,17 @@ def model_candidate(executor: Executor, reference: Reference, generator: BundleG
         pit,
         _outside_warnings(generator, reference.both) + executor.get(warnings),
     )
+
+
+def generated_events(
+    executor: Executor, model: Future[BundleGenerator], primaries: EventHeaders, seed: int
+) -> Future[EventArrays]:
+    """Submit the generation of one event for each primary."""
+    parts = [
+        executor.submit(_generate, model, primaries.primaries[rows], primaries.ids[rows], seed, rows.start)
+        for rows in task_slices(len(primaries))
+    ]
+    return executor.submit(concat_parts, *parts)
 
 
 def data_candidate(
