@@ -2,6 +2,7 @@
 # make test   sets everything up, then runs the unit tests
 # make docs   sets everything up, then builds the documentation site; a broken link or page fails
 # make gpu-check   sets everything up, then checks this machine's GPUs in eight minutes (docs/performance.md)
+# make base-model   sets everything up, then simulates a million events and trains a model to begin from (docs/turns.md)
 # make federation   a local Pelican federation of XRootD servers, to try pelican:// on (docs/pelican.md)
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,9 @@ TORCH := 2.13.0
 # Compiled afterwards, on all cores: 80 of the set-up's CPU-seconds, which pip would spend on one.
 PIP := $(BIN)/python -m pip install -q --no-compile
 
-.PHONY: setup demo test integration gpu-check federation lint types docs lock audit clean
+BASE_EVENTS := 1000000
+
+.PHONY: setup demo base-model test integration gpu-check federation lint types docs lock audit clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.ready
@@ -50,6 +53,14 @@ demo: setup
 	@echo "nature     demo/validation/report.html"
 	@echo "MLflow     demo/mlflow.db; to look at the run: $(BIN)/mlflow ui --backend-store-uri sqlite:///demo/mlflow.db"
 
+# Everything it makes is below base-model/; after an interruption the same command continues. BASE_WORDS are more settings.
+base-model: setup
+	$(BIN)/crmuons simulate --events $(BASE_EVENTS) --out base-model/data --seed 1
+	$(BIN)/crmuons train base data.train=base-model/data run.storage_path=base-model/runs run.name=base run.resume=auto $(BASE_WORDS)
+	$(BIN)/crmuons evaluate --truth base-model/data --split test --model base-model/runs/base --events 15000 --out base-model/evaluation
+	@echo
+	@echo "begin from it: $(BIN)/crmuons train default data.train=DATA train.init_from=base-model/runs/base"
+
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto --dist loadfile
 
@@ -87,4 +98,4 @@ audit: setup
 	$(VENV)/audit/bin/pip-audit --disable-pip --no-deps -r $(LOCKED)
 
 clean:
-	rm -rf $(VENV) demo site
+	rm -rf $(VENV) demo base-model site

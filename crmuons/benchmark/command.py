@@ -114,7 +114,7 @@ def _machine(suite: str, options: BenchmarkOptions) -> dict[str, Any]:
     takes_device = suite in {"step", "generate"}
     on_gpu = options.device == "cuda" if takes_device else suite == "train" and torch.cuda.is_available()
     return {
-        "processor": torch.cuda.get_device_name() if on_gpu else _processor(),
+        "processor": torch.cuda.get_device_name() if on_gpu else processor(),
         "cores": os.cpu_count() or 0,
         "threads": options.threads if takes_device or suite == "train" else 1,
         "load_average": round(os.getloadavg()[0], 1),
@@ -124,7 +124,8 @@ def _machine(suite: str, options: BenchmarkOptions) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of this machine's processor."""
     cpus = Path("/proc/cpuinfo")
     names = (
         [

@@ -1,4 +1,4 @@
-"""Measure the speed of training, reading or generation on this machine."""
+"""Measure speed on this machine, or what a model makes of few showers."""
 
 import argparse
 import json
@@ -14,23 +14,38 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.description = (
         "Time one part of crmuons and its reference in turn. Print medians and quartiles as a table and as JSON, and "
-        "log them to MLflow (docs/performance.md)."
+        "log them to MLflow (docs/performance.md). The suite amplification measures fidelity (docs/amplification.md)."
     )
     parser.formatter_class = HelpWithDefaults
-    from crmuons.config.options import BatchEvents, LocalPath, Place, Processes, Rounds, Seconds, Threads, Word, option
+    from crmuons.config.options import (
+        BatchEvents,
+        LocalPath,
+        Minutes,
+        Place,
+        Processes,
+        Rounds,
+        SampleEvents,
+        Seconds,
+        Seeds,
+        ShowerNumbers,
+        Threads,
+        Word,
+        option,
+    )
 
     add = parser.add_argument
     add(
         "suite",
-        choices=("step", "read", "train", "generate", "gpu"),
-        help="what to measure; gpu checks a GPU in parts, in eight minutes, and needs neither Ray nor MLflow",
+        choices=("step", "read", "train", "generate", "gpu", "amplification"),
+        help="what to measure; gpu checks a GPU in parts, in eight minutes, and needs neither Ray nor MLflow; amplification "
+        "compares models of few showers with copies of more (docs/amplification.md)",
     )
     add("--rounds", type=option(Rounds), default=5, help="how often to run each of the compared programs")
     add(
         "--threads",
         type=option(Threads),
         default=num_threads().number,
-        help="torch threads in step and generate; in train, threads of all workers together",
+        help="torch threads in step, generate and each training of amplification; in train, threads of all workers together",
     )
     add(
         "--device",
@@ -43,7 +58,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=(),
         metavar="DATA",
-        help="events for read (raw files) and train (raw or prepared files); simulated if not given",
+        help="events for read (raw files), train (raw or prepared files) and amplification (with --truth); simulated if not "
+        "given",
     )
     add(
         "--workers",
@@ -68,9 +84,41 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     add("--tiny", action="store_true", help="run gpu once on a few events, to try the check itself")
     add(
+        "--truth",
+        type=option(Place),
+        nargs="+",
+        default=(),
+        metavar="DATA",
+        help="held-out true events of amplification, many of them; simulated with --data if not given",
+    )
+    add(
+        "--showers",
+        type=option(ShowerNumbers),
+        default=(200, 600, 2000),
+        metavar="N,N,...",
+        help="numbers of showers to train on in amplification (default: 200,600,2000)",
+    )
+    add("--seeds", type=option(Seeds), default=3, help="trainings at each number of showers in amplification")
+    add("--minutes", type=option(Minutes), default=10.0, help="minutes of each training in amplification")
+    add(
+        "--sample-events",
+        type=option(SampleEvents),
+        default=30_000,
+        metavar="EVENTS",
+        help="true events and generated events in amplification, each; the truth needs twice as many",
+    )
+    add(
+        "--settings",
+        nargs="+",
+        default=(),
+        metavar="WORD",
+        help="a preset and section.key=value for the trainings of amplification (default: the preset default)",
+    )
+    add(
         "--out",
         type=option(LocalPath),
-        help="new directory for results.json and the suite's own files (default: benchmarks/SUITE-TIME)",
+        help="new directory for results.json and the suite's own files (default: benchmarks/SUITE-TIME); amplification "
+        "continues in the directory of an earlier call",
     )
 
 
@@ -81,7 +129,8 @@ def run(arguments: argparse.Namespace) -> int:
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     out = arguments.out or Path("benchmarks") / f"{arguments.suite}-{now}"
     check_writable(str(out))  # Before torch and MLflow, whose imports take seconds.
-    return _run_check(arguments, out) if arguments.suite == "gpu" else _run_suite(arguments, out)
+    own = {"gpu": _run_check, "amplification": _run_amplification}
+    return own.get(arguments.suite, _run_suite)(arguments, out)
 
 
 def _run_check(arguments: argparse.Namespace, out: Path) -> int:
@@ -100,6 +149,32 @@ def _run_check(arguments: argparse.Namespace, out: Path) -> int:
     for fault in found:
         print(f"crmuons benchmark: {fault}", file=sys.stderr)
     return 1 if found else 0
+
+
+def _run_amplification(arguments: argparse.Namespace, out: Path) -> int:
+    from crmuons.benchmark.amplification.run import AmplificationOptions, check_words, run
+    from crmuons.commands import settings_of
+    from crmuons.training.driver import RunFailedError
+
+    check_words(arguments.settings)
+    options = AmplificationOptions(
+        data=arguments.data,
+        truth=arguments.truth,
+        showers=arguments.showers,
+        seeds=arguments.seeds,
+        minutes=arguments.minutes,
+        threads=arguments.threads,
+        sample_events=arguments.sample_events,
+        settings=settings_of(arguments.settings),
+        out=out,
+    )
+    try:
+        print(run(options))
+    except RunFailedError as error:
+        print(f"crmuons benchmark: {error}", file=sys.stderr)
+        return 1
+    print(f"figures: {out}/results.json, {out}/amplification.png")
+    return 0
 
 
 def _run_suite(arguments: argparse.Namespace, out: Path) -> int:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 MOST_LETTERS = 1000  # Of a path or a URL. An error shows the whole name.
@@ -96,6 +96,14 @@ Processes = Annotated[int, Field(ge=0, le=4096)]
 Threads = Annotated[int, Field(ge=1, le=4096)]
 Rounds = Annotated[int, Field(ge=1, le=10_000)]
 Seconds = Annotated[float, Field(gt=0, le=1e9)]
+Minutes = Annotated[float, Field(gt=0, le=1e7)]
+Seeds = Annotated[int, Field(ge=1, le=1000)]
+LEAST_SHOWERS = 20  # One of them validates a training.
+ShowerNumbers = Annotated[
+    tuple[Annotated[int, Field(ge=LEAST_SHOWERS, le=10**7)], ...],
+    BeforeValidator(lambda words: words.split(",") if isinstance(words, str) else words),
+    Expected(f"numbers of showers from {LEAST_SHOWERS} to 10 million with commas between them, such as 200,600,2000"),
+]
 Share = Annotated[float, Field(ge=0, le=1)]
 Place = Annotated[str, AfterValidator(named), Expected("a path or a URL")]
 Output = Annotated[Place, AfterValidator(check_place), Expected("a directory or a URL for the results")]

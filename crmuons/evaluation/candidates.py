@@ -48,11 +48,7 @@ def model_candidate(executor: Executor, reference: Reference, generator: BundleG
     """Generate a model's events for the primaries of the control, and its N for all true primaries."""
     model, seed = executor.put(generator), reference.plan.seed
     truth, control = reference.truth.event_set.headers, reference.control.event_set.headers
-    generated = [
-        executor.submit(_generate, model, control.primaries[rows], control.ids[rows], seed, rows.start)
-        for rows in task_slices(len(control))
-    ]
-    events = executor.submit(concat_parts, *generated)
+    events = generated_events(executor, model, control, seed)
     drawn_counts = [
         executor.submit(_draw_counts, model, truth.primaries[rows], seed, rows.start)
         for rows in task_slices(len(truth))
@@ -97,11 +93,22 @@ def _num_copied(truth: EventArrays, generated: EventArrays) -> tuple[int, int]:
 
 def _keys(muons: np.ndarray) -> np.ndarray:
     """Return a number for each muon that depends on every bit of its energy and place."""
-    words = np.ascontiguousarray(muons).view(np.uint32).astype(np.uint64)
+    words = np.ascontiguousarray(muons[:, :3]).view(np.uint32).astype(np.uint64)
     factors = np.array(
         [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64
     )  # Odd, and without a pattern.
     return (words * factors).sum(axis=1, dtype=np.uint64)
+
+
+def generated_events(
+    executor: Executor, model: Future[BundleGenerator], primaries: EventHeaders, seed: int
+) -> Future[EventArrays]:
+    """Submit the generation of one event for each primary."""
+    parts = [
+        executor.submit(_generate, model, primaries.primaries[rows], primaries.ids[rows], seed, rows.start)
+        for rows in task_slices(len(primaries))
+    ]
+    return executor.submit(concat_parts, *parts)
 
 
 def data_candidate(

@@ -9,6 +9,7 @@ from crmuons.evaluation.datasets import EventSet
 from crmuons.evaluation.metrics import classifiers, distances, ratios, set_classifier
 from crmuons.evaluation.metrics.classifiers import Scores, area_under_curve
 from crmuons.evaluation.metrics.distances import Number
+from crmuons.evaluation.metrics.memorising import nearer_to_training
 from crmuons.evaluation.metrics.multivariate import multivariate
 from crmuons.evaluation.metrics.quantities import Sample
 from crmuons.evaluation.metrics.regions import HardCase, Region
@@ -17,16 +18,18 @@ from crmuons.evaluation.tasks import Executor, Future
 Numbers = dict[str, Number]
 
 BIN_KERNEL_BATCH = 2_000  # For the kernel distance in a bin: a sixth of the work of a batch of 5,000.
+MEMORISED = "nearer_to_training"
 AREAS = ("auc_bundles", "auc_multiplicity", "auc_muons")
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """The bins and the hard cases to compare in, and the seed."""
+    """The bins and the hard cases to compare in, the seed, and training events (None if there are none)."""
 
     regions: list[Region]
     hard_cases: list[HardCase]
     seed: int
+    training: Future[Sample] | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def compare(executor: Executor, truth: EventSample, other: EventSample, plan: Ev
         executor.submit(_marginal_numbers, *both),
         executor.submit(multivariate, *both, plan.seed),
         executor.submit(_areas, len(truth.event_set), len(other.event_set), names, *scores.values()),
+        executor.submit(_memorised, *both, plan.training, plan.seed),
     ]
     bins = [executor.submit(_in_region, region, *both, plan.seed, names, *scores.values()) for region in plan.regions]
     cases = [executor.submit(_in_case, case, *both, names, *scores.values()) for case in plan.hard_cases]
@@ -111,6 +115,10 @@ def _marginal_numbers(truth: Sample, other: Sample) -> Numbers:
     if not len(truth) or not len(other):
         return distances.distances(truth, other)
     return distances.distances(truth, other) | ratios.multiplicity(truth, other) | ratios.tails(truth, other)
+
+
+def _memorised(truth: Sample, other: Sample, training: Sample | None, seed: int) -> Numbers:
+    return {MEMORISED: nearer_to_training(truth, other, training, seed)}
 
 
 def _areas(num_true: int, num_other: int, names: tuple[str, ...], *scores: Scores) -> Numbers:

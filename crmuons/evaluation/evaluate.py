@@ -3,6 +3,7 @@
 `pairing` says what is compared with what, `tasks` where the work runs, and docs/metrics.md what each figure means.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from crmuons.data.events import EventArrays, take
 from crmuons.evaluation.breakdown import Bin, Breakdown, CaseFigures, worst_cell
 from crmuons.evaluation.candidates import Candidate
-from crmuons.evaluation.comparison import Comparison, Numbers, compare
+from crmuons.evaluation.comparison import MEMORISED, Comparison, Numbers, compare
 from crmuons.evaluation.datasets import EventSet
 from crmuons.evaluation.headers import EventHeaders
 from crmuons.evaluation.metrics import calibration, regions
@@ -21,6 +22,7 @@ from crmuons.evaluation.metrics.quantities import Sample, primary_features, show
 from crmuons.evaluation.reference import GENERATED, NULL, Reference, event_sample
 from crmuons.evaluation.tasks import Executor, Future
 
+MEMORISED_EXCESS = 0.05  # Of the share of bundles nearer to training; a copier has 0.5.
 SHOWN_EVENTS = 200_000  # In the figures, of each sample; more do not change a visible line.
 
 
@@ -75,12 +77,28 @@ def evaluate(executor: Executor, reference: Reference, candidate: Candidate) -> 
     about = {"events": len(truth.event_set), "true_muons": int(truth.event_set.headers.counts.sum()), "seed": seed}
     return Evaluation(
         about,
-        candidate.warnings + reference.warnings,
+        candidate.warnings + _memorising_warnings(numbers) + reference.warnings,
         numbers,
         Breakdown(cells, pit_cells, bins, cases),
         candidate.calibration,
         (executor.get(shown[0]), executor.get(shown[1])),
     )
+
+
+def _memorising_warnings(numbers: dict[str, Numbers]) -> list[str]:
+    """Return a warning if generated bundles are nearer to training bundles than true ones are."""
+    ours, true = (numbers[sample][MEMORISED] for sample in (GENERATED, NULL))
+    if not (isinstance(ours, Estimate) and isinstance(true, Estimate)):
+        return []
+    excess, error = ours.value - true.value, math.hypot(ours.error or 0, true.error or 0)
+    if excess <= max(MEMORISED_EXCESS, 3 * error):
+        return []
+    warning = (
+        f"{ours.value:.0%} of the generated bundles are nearer to a training bundle than to a held-out one, and "
+        f"{true.value:.0%} of the true ones: the model repeats training events; train it for a shorter time or on more "
+        "showers"
+    )
+    return [warning]
 
 
 def _some(executor: Executor, event_set: EventSet, seed: int) -> Future[EventArrays]:

@@ -7,13 +7,14 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from crmuons.config.options import ADVISED_EVENTS, SampleEvents, Seed, check
+from crmuons.data.events import EventArrays
 from crmuons.evaluation import baselines
 from crmuons.evaluation.comparison import Comparison, EvaluationPlan, EventSample, compare, compare_truth
 from crmuons.evaluation.datasets import BlockedEvents, EventSet, concat_parts
 from crmuons.evaluation.headers import EventHeaders
 from crmuons.evaluation.metrics import regions
 from crmuons.evaluation.metrics.quantities import Sample, primary_features, shower_numbers
-from crmuons.evaluation.tasks import Executor
+from crmuons.evaluation.tasks import Executor, Future
 
 # The samples that are compared with the first half of the truth. NULL, the floor, is the second half of the truth.
 GENERATED, NULL, NEAREST, PARAMETRIC = "generated", "truth", "nearest primary", "parametric"
@@ -90,12 +91,18 @@ def prepare_reference(
     truth_sample = event_sample(executor, first, truth_showers)
     control_sample = event_sample(executor, second, control_showers)
     conditions = primary_features(EventHeaders.concat([first.headers, second.headers]).primaries)
-    plan = EvaluationPlan(list(regions.regions(conditions)), regions.hard_cases(_masses(training)), settings.seed)
+    unseen = _training_set(executor, (first, second), training)
+    plan = EvaluationPlan(
+        list(regions.regions(conditions)),
+        regions.hard_cases(_masses(training)),
+        settings.seed,
+        event_sample(executor, unseen, shower_numbers(unseen.headers.ids)[0]).sample if len(unseen) else None,
+    )
     comparisons = {NULL: compare_truth(executor, truth_sample, control_sample, plan)}
-    baseline_sets, warnings = _baseline_sets(executor, (first, second), training, settings.seed)
-    for name, event_set in baseline_sets.items():
+    rivals, warnings = _rivals(executor, second, unseen, settings.seed)
+    for name, event_set in rivals.items():
         comparisons[name] = compare(executor, truth_sample, event_sample(executor, event_set, control_showers), plan)
-    return Reference(truth_sample, control_sample, comparisons, plan, warnings + _size_warnings(first))
+    return Reference(truth_sample, control_sample, comparisons, plan, warnings + size_warnings(first))
 
 
 def event_sample(executor: Executor, event_set: EventSet, showers: Int64[np.ndarray, " events"]) -> EventSample:
@@ -109,23 +116,33 @@ def task_slices(num_events: int) -> Iterator[slice]:
         yield slice(start, start + EVENTS_PER_TASK)
 
 
-def _baseline_sets(
-    executor: Executor, halves: tuple[EventSet, EventSet], training: BlockedEvents, seed: int
-) -> tuple[dict[str, EventSet], list[str]]:
-    """Submit the baselines' events for the control's primaries; return them, and a warning where there are none."""
+def _training_set(executor: Executor, halves: tuple[EventSet, EventSet], training: BlockedEvents) -> EventSet:
+    """Return the training events of showers that are not in the truth."""
     true_ids = np.concatenate([half.headers.ids for half in halves])
     training_showers, true_showers = shower_numbers(training.headers.ids, true_ids)
-    rows = np.flatnonzero(~np.isin(training_showers, true_showers))
-    muons = int(training.headers.counts[rows].sum())
-    if len(rows) < baselines.MIN_TRAINING_EVENTS or not muons:
+    return training.gather(executor, np.flatnonzero(~np.isin(training_showers, true_showers)))
+
+
+def _rivals(
+    executor: Executor, control: EventSet, training: EventSet, seed: int
+) -> tuple[dict[str, EventSet], list[str]]:
+    """Submit the baselines' events for the control's primaries; return them, and a warning where there are none."""
+    muons = int(training.headers.counts.sum())
+    if len(training) < baselines.MIN_TRAINING_EVENTS or not muons:
         warning = (
             f"the baselines are missing: they need {baselines.MIN_TRAINING_EVENTS} training events of showers that are "
-            f"not in the truth, and there are {len(rows)} with {muons} muons"
+            f"not in the truth, and there are {len(training)} with {muons} muons"
         )
         return {}, [warning]
-    events, control = training.gather(executor, rows).events, halves[1].headers
-    nearest = executor.submit(baselines.NearestPrimary, events)
-    parametric = executor.submit(baselines.ParametricSampler.fit, events, seed)
+    return baseline_sets(executor, training.events, control.headers, seed), []
+
+
+def baseline_sets(
+    executor: Executor, training: Future[EventArrays], control: EventHeaders, seed: int
+) -> dict[str, EventSet]:
+    """Submit the baselines' events for the control's primaries; return them by the baseline's name."""
+    nearest = executor.submit(baselines.NearestPrimary, training)
+    parametric = executor.submit(baselines.ParametricSampler.fit, training, seed)
     slices = list(task_slices(len(control)))
     primaries_and_ids = [(control.primaries[rows], control.ids[rows]) for rows in slices]
     copied = [executor.submit(baselines.NearestPrimary.generate, nearest, *part) for part in primaries_and_ids]
@@ -136,7 +153,7 @@ def _baseline_sets(
     return {
         name: EventSet(control, executor.submit(concat_parts, *parts))
         for name, parts in ((NEAREST, copied), (PARAMETRIC, drawn))
-    }, []
+    }
 
 
 def _masses(training: BlockedEvents) -> Float64[np.ndarray, " masses"] | None:
@@ -145,7 +162,8 @@ def _masses(training: BlockedEvents) -> Float64[np.ndarray, " masses"] | None:
     return np.unique(training.headers.primaries[:, 2]).astype(np.float64)
 
 
-def _size_warnings(truth: EventSet) -> list[str]:
+def size_warnings(truth: EventSet) -> list[str]:
+    """Return a warning if a sample has too few events to show small differences."""
     if len(truth) >= ADVISED_EVENTS:
         return []
     showers = len(np.unique(truth.headers.ids, axis=0))

@@ -83,6 +83,7 @@ class _LocalExecutor(Executor):
             values = (self.get(argument) if isinstance(argument, Future) else argument for argument in arguments)
             future.value = run(function, *values)
             future.work = None  # Frees the arguments.
+            self.bar.total = max(self.submitted, self.bar.n + 1)  # A task may be from an earlier executor.
             self.bar.update()
         value: T = future.value
         return value

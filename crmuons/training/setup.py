@@ -2,8 +2,11 @@
 
 import io
 import logging
+import math
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from crmuons import config
 from crmuons.data import manifest, reader, recorded, schema
@@ -25,6 +28,11 @@ from crmuons.storage.redact import refuse_secrets
 
 logger = logging.getLogger(__name__)
 
+FEW_SHOWERS, LARGEST_SHARE = (
+    100,
+    0.25,
+)  # To validate on; a larger share costs more showers to train on than it is worth.
+NORMAL_W1 = 1.8  # Two samples of n values of one normal are this over sqrt(n) apart, in sigma (docs/metrics.md).
 FEATURE_EVENTS = 100_000  # Size of the sample on which the features are fitted.
 
 
@@ -90,6 +98,8 @@ def set_up_run(settings: config.Config) -> tuple[list[File], Features, EventArra
             distances.describe_missing(missing),
             _remedy(validation, settings),
         )
+    else:
+        _say_if_few_showers(sample, validation, settings)
     features = _features(listed, sample, train, cartesian=settings.model.kind == "predecessor")
     return listed, features, validation
 
@@ -103,6 +113,27 @@ def _remedy(validation: EventArrays, settings: config.Config) -> str:
     if len(validation.counts) >= settings.train.validation_events:
         return f"{number}; set train.validation_events={needed} or more"
     return f"{number}; give more in data.validation, or a larger data.validation_share"
+
+
+def _say_if_few_showers(sample: EventArrays, validation: EventArrays, settings: config.Config) -> None:
+    """Say how many showers select the model, if they are few, and what holds back more."""
+    trained, held_out = (len(np.unique(events.ids, axis=0)) for events in (sample, validation))
+    if held_out >= FEW_SHOWERS or len(validation.counts) >= settings.train.validation_events:
+        return
+    share = FEW_SHOWERS * (1 - settings.data.test_share) / (trained + held_out)
+    if settings.data.validation:
+        remedy = "give more showers in data.validation"
+    elif share <= LARGEST_SHARE:
+        remedy = f"data.validation_share={math.ceil(100 * share) / 100:g} holds back about {FEW_SHOWERS}"
+    else:
+        remedy = f"more would leave too few of {trained + held_out} to train on; give others in data.validation"
+    logger.warning(
+        "the score that selects the model comes from %d showers (%d events), so chance alone gives about %.2f sigma; %s",
+        held_out,
+        len(validation.counts),
+        NORMAL_W1 / math.sqrt(held_out),
+        remedy,
+    )
 
 
 def _warn_if_overlapping(train: list[File], validation: list[File]) -> None:

@@ -1,6 +1,8 @@
 """Settings: one tree, refused with the nearest valid name where a name is wrong, and later ones win."""
 
 import json
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -90,7 +92,9 @@ def test_words_win_over_the_preset_and_the_preset_over_the_defaults(tmp_path):
 
 
 def test_presets_that_are_missing_or_not_toml_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no preset at .*none\.toml; the presets of crmuons are default, demo"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no preset at .*none\.toml; the presets of crmuons are base, default, demo"
+    ):
         config.load(tmp_path / "none.toml")
     (tmp_path / "bad.toml").write_text("[train\nsteps = 1")
     with pytest.raises(ValueError, match=r"bad\.toml is not TOML: .*line 1"):
@@ -275,3 +279,26 @@ def test_a_preset_nested_without_end_is_refused(tmp_path):
         preset.write_text(text)
         with pytest.raises(ValueError, match=r"deep\.toml is not TOML|nested too deeply|unknown setting"):
             config.load(preset, ["train.steps=5"])
+
+
+def test_the_base_model_is_trained_for_steps_and_a_default_run_can_begin_from_it():
+    base, default = config.load("base"), config.load("default")
+    assert base.train.steps is not None
+    assert base.train.max_seconds is None  # A time would give other weights on another machine.
+    assert base.scaling.num_workers == 0
+    assert base.model == default.model  # train.init_from refuses other networks.
+
+
+def test_make_base_model_simulates_trains_and_continues():
+    root = Path(__file__).parents[2]
+    words = ["make", "-n", "base-model", "PYTHON=true", "BASE_EVENTS=5000", "BASE_WORDS=train.steps=3"]
+    printed = subprocess.run(words, cwd=root, capture_output=True, text=True, check=True).stdout
+    simulated, trained = (
+        next(line.split() for line in printed.splitlines() if f"crmuons {command} " in line)
+        for command in ("simulate", "train")
+    )
+    assert "--seed" in simulated
+    assert simulated[simulated.index("--events") + 1] == "5000"
+    settings = config.load(trained[2], trained[3:])
+    assert (settings.run.resume, settings.train.steps) == ("auto", 3)
+    assert settings.data.train == [simulated[simulated.index("--out") + 1]]

@@ -45,6 +45,7 @@ HEADLINES = (
     Headline("sliced_w1", "sliced W1 of bundle and primary"),
     Headline("fpd", "FPD of bundle and primary"),
     Headline("kpd", "KPD of bundle and primary"),
+    Headline("nearer_to_training", "share of bundles nearer to training than to held-out ones"),
 )
 
 

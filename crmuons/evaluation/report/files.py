@@ -62,8 +62,10 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "warnings": evaluation.warnings,
         "verdicts": {headline.name: judge(evaluation, headline) for headline in HEADLINES},
         "numbers": _by_sample(evaluation.numbers),
-        "cells": [dataclasses.asdict(cell) | {"ratio": _number(cell.ratio)} for cell in breakdown.cells],
-        "pit_cells": [dataclasses.asdict(cell) | {"distance": _number(cell.distance)} for cell in breakdown.pit_cells],
+        "cells": [dataclasses.asdict(cell) | {"ratio": number_as_json(cell.ratio)} for cell in breakdown.cells],
+        "pit_cells": [
+            dataclasses.asdict(cell) | {"distance": number_as_json(cell.distance)} for cell in breakdown.pit_cells
+        ],
         "bins": [
             dataclasses.asdict(part.region) | {"events": part.events} | _by_sample(part.numbers)
             for part in breakdown.bins
@@ -96,10 +98,14 @@ def _reasons(number: Number, null: Number) -> list[str]:
 
 
 def _by_sample(numbers: dict[str, Numbers]) -> dict[str, Any]:
-    return {sample: {name: _number(number) for name, number in figures.items()} for sample, figures in numbers.items()}
+    return {
+        sample: {name: number_as_json(number) for name, number in figures.items()}
+        for sample, figures in numbers.items()
+    }
 
 
-def _number(number: Number) -> dict[str, Any]:
+def number_as_json(number: Number) -> dict[str, Any]:
+    """Return a number for JSON; see `to_json`."""
     if isinstance(number, Missing):
         return {"absent": number.reason}
     if not math.isfinite(number.value):
