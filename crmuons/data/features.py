@@ -93,7 +93,7 @@ def parse(words: Sequence[str], option: str = "data.features") -> tuple[MuonFeat
         if name in KNOWN and not rest:
             feature = KNOWN[name]
         elif name not in KNOWN and rest and rest[0] in KINDS and len(rest) <= 2:
-            feature = MuonFeature(name, *(rest[1:] or ["1"]), rest[0])  # type: ignore[arg-type]
+            feature = MuonFeature(name, rest[1] if rest[1:] else "1", rest[0])  # type: ignore[arg-type]
         else:
             near = difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.0)[0]
             msg = (

@@ -113,3 +113,12 @@ def is_model(place: str) -> bool:
         return False
     directory = Path(place)
     return (directory / saved_model.SETTINGS_FILE).is_file() or (directory / "checkpoints").is_dir()
+
+
+def model_digest(generator: BundleGenerator) -> str:
+    """Return a digest of a model's weights and statistics."""
+    content = hashlib.sha256()
+    for name, values in sorted(generator.model.state_dict().items()):
+        content.update(name.encode())
+        content.update(values.cpu().numpy().tobytes())
+    return content.hexdigest()[:16]

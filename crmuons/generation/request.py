@@ -15,6 +15,7 @@ import numpy as np
 from crmuons.config.options import Counts, Events, Muons, Seed, check
 from crmuons.data import schema
 from crmuons.generation.generator import BundleGenerator, check_counts
+from crmuons.generation.load import model_digest
 from crmuons.generation.primaries import Primaries, PrimarySource
 from crmuons.generation.spectrum import Spectrum
 from crmuons.generation.weights import FluxWeights
@@ -252,15 +253,6 @@ def _check_same(out: Output, request: GenerationRequest) -> None:
         f"{out} belongs to another request ({'; '.join(differing)}): "
         "name another directory with --out, or remove this one",
     )
-
-
-def model_digest(generator: BundleGenerator) -> str:
-    """Return a digest of a model's weights and statistics."""
-    content = hashlib.sha256()
-    for name, values in sorted(generator.model.state_dict().items()):
-        content.update(name.encode())
-        content.update(values.cpu().numpy().tobytes())
-    return content.hexdigest()[:16]
 
 
 def _sha256(content: bytes) -> str:

@@ -266,8 +266,9 @@ def _unpack(block: pa.Table, digests: Digests | None) -> Iterator[ReadResult]:
             notes = json.loads(batch[NOTES_COLUMN][start].as_py())
             for warning in notes["warnings"]:
                 logger.warning("%s", warning)
-            for url, digest in notes["digests"].items() if digests is not None else ():
-                digests.note(url, digest)
+            if digests is not None:
+                for url, digest in notes["digests"].items():
+                    digests.note(url, digest)
             yield ReadCounts(*batch[COUNTS_COLUMN][start].as_py())
             if batch[schema.MUONS_COLUMN][start].is_valid:
                 yield _events(batch, start, stop)

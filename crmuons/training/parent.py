@@ -9,8 +9,7 @@ import torch
 from crmuons import config
 from crmuons.data.events import EventArrays
 from crmuons.data.schema import PRIMARY_FEATURES
-from crmuons.generation.load import local_model, model_directory, read_generator
-from crmuons.generation.request import model_digest
+from crmuons.generation.load import local_model, model_digest, model_directory, read_generator
 from crmuons.models.features import Features
 from crmuons.runs import checkpoint
 from crmuons.runs.location import RunStorage

@@ -25,9 +25,8 @@ from crmuons import config
 EXTRAS_LOCKED = ("corsika", "dev", "docs", "hdf5", "onnx", "server", "tensorboard")
 ROOT = Path(__file__).parents[3]
 CLUSTER = ROOT / "cluster"
-RECIPES = sorted(
-    path for path in CLUSTER.rglob("*") if path.is_file() and path.suffix != ".json"
-)  # JSON has no comments.
+# JSON has no comments; a Python module is imported by a program, and its docstring shows the call.
+RECIPES = sorted(path for path in CLUSTER.rglob("*") if path.is_file() and path.suffix not in {".json", ".py"})
 SCRIPTS = [path for path in RECIPES if path.suffix in {".sh", ".sbatch"}]
 
 

@@ -1,5 +1,8 @@
 """Directions, delays, charges and surface energies of simulated muons and of CORSIKA's."""
 
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,6 +13,7 @@ from crmuons.simulation.simulate import FEATURES, SimulationSettings, draw_block
 from crmuons.simulation.surface import DepthSettings, to_events
 from tests.unit.simulation.corsika_files import dat_bytes, event_blocks
 
+SHARED = Path(__file__).parents[3].parent / "shared" / "data" / "corsika"
 SETTINGS = {"energy_gev": (1e5, 1e7), "max_zenith_deg": 40.0}
 
 
@@ -88,8 +92,6 @@ def test_corsikas_times_and_charges_become_delays_behind_the_plane_front(tmp_pat
     (one,) = corsika.read_showers(tmp_path / "DAT000001")
     assert one.muons.t_ns == pytest.approx([3.0, 5.0], abs=0.01)  # float32 of 40,000 ns
     assert one.muons.charge.tolist() == [1.0, -1.0]
-    from collections import Counter
-
     settings = DepthSettings(depths_m=(100.0,), features=FEATURES)
     (events,) = to_events([one], settings, Counter())
     names = ("energy_gev", "x_m", "y_m", *FEATURES)
@@ -105,3 +107,17 @@ def test_features_that_the_simulator_does_not_make_are_refused():
         SimulationSettings(features=("speed:positive",))
     with pytest.raises(ValueError, match="--features: time is not known; expected"):
         DepthSettings(features=("time",))
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the CORSIKA files in ../shared/data/corsika")
+def test_corsikas_muons_come_with_the_front_and_later_far_from_the_axis():
+    """CORSIKA's clock has 0.03 ns here; r^2 / (2 h c) for a birth at 20 km is 0.02 ns at 15 m and 0.08 ns at 30 m."""
+    showers = [one.muons for path in sorted(SHARED.glob("DAT*"))[::4] for one in corsika.read_showers(path)]
+    radius = np.concatenate([np.hypot(muons.x_m, muons.y_m) for muons in showers])
+    delay = np.concatenate([muons.t_ns for muons in showers])
+    charge = np.concatenate([muons.charge for muons in showers])
+    assert np.abs(delay).max() < 1
+    assert np.abs(delay[radius < 5]).max() < 0.1
+    assert delay[radius < 5].mean() < delay[(radius > 10) & (radius < 20)].mean() < delay[radius > 20].mean() < 0.2
+    assert (charge > 0).mean() == pytest.approx(0.5, abs=0.03)  # Of large showers: their muons have a small share.

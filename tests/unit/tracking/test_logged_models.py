@@ -9,8 +9,7 @@ import pytest
 
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
-from crmuons.generation.load import load_generator
-from crmuons.generation.request import model_digest
+from crmuons.generation.load import load_generator, model_digest
 from crmuons.tracking import logged_models
 from crmuons.tracking.logged_models import local_place
 from crmuons.tracking.sender import sync

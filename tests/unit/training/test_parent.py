@@ -10,8 +10,7 @@ import torch
 
 from crmuons import config
 from crmuons.cli import main
-from crmuons.generation.load import load_generator
-from crmuons.generation.request import model_digest
+from crmuons.generation.load import load_generator, model_digest
 from crmuons.models import saved_model
 from crmuons.runs import checkpoint
 from crmuons.runs.directory import Run
