@@ -1,9 +1,7 @@
 """Files and imports of crmuons 0.1 work with today's code; legacy/README.md lists the files."""
 
 import json
-import os
-import subprocess
-import sys
+import runpy
 import tarfile
 from pathlib import Path
 
@@ -127,13 +125,9 @@ def test_an_mlflow_model_loads(legacy, drawn):
 
 
 def test_an_exported_directory_draws_the_same_muons(legacy, drawn):
-    script = (
-        "import numpy as np; from bundles import Bundles; given = np.load('../generated.npz'); "
-        "_, muons = Bundles().generate(given['primaries'], seed=5, counts=given['counts']); "
-        "np.testing.assert_allclose(muons, given['exported'], rtol=1e-4)"
-    )
-    environment = os.environ | {"PYTHONPATH": str(legacy / "exported")}
-    subprocess.run([sys.executable, "-c", script], cwd=legacy / "exported", env=environment, check=True)
+    bundles = runpy.run_path(str(legacy / "exported" / "bundles.py"))["Bundles"]()
+    _, muons = bundles.generate(drawn["primaries"], seed=5, counts=drawn["counts"])
+    np.testing.assert_allclose(muons, drawn["exported"], rtol=1e-4)
 
 
 def test_prepared_shards_are_read(legacy):

@@ -132,7 +132,7 @@ def test_following_a_muon_in_two_steps_is_following_it_in_one():
 def test_survival_and_mean_energy_are_those_of_muons_followed_step_by_step(water_m):
     """Beside a small propagator of another kind: stochastic losses one by one, with tables of a(E) and b(E)."""
     rng = np.random.default_rng(6)
-    energy = np.geomspace(300, 3e4, 20_000)
+    energy = np.geomspace(300, 3e4, 8_000)
     weight = energy**-2.0  # The muons' spectrum E^-3, per ln E.
     reference = followed(energy, water_m, rng)
     model = propagate(energy, np.full_like(energy, water_m), rng)
