@@ -118,7 +118,7 @@ def write_tensors(target: Path, state: Mapping[str, Any]) -> None:
     with target.open("wb") as file:
         sink = _Sink(file)
         try:
-            torch.save(dict(state), sink)
+            torch.save(dict(state), sink)  # type: ignore[arg-type]  # It calls `write` and `flush` alone.
         except RuntimeError as error:
             if sink.error is None:
                 raise
