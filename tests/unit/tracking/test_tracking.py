@@ -489,6 +489,13 @@ def test_best_model_is_registered_once_its_run_is_known_and_keeps_the_alias_from
     assert (holder.tags["validation"], holder.tags["score"]) == ("other data", "0.3")
 
 
+@pytest.mark.parametrize("uri", ["http://", "http://[::1", "http://127.0.0.1:99999", "https://:5000", "x" * 5000])
+def test_a_tracking_uri_that_is_no_address_is_refused(uri):
+    with pytest.raises(ValueError, match=r"^tracking URI '.*give .*http") as caught:
+        bare_uri(uri)
+    assert len(str(caught.value)) < 300
+
+
 def test_the_pauses_between_attempts_grow_to_a_minute_and_never_fail() -> None:
     assert [pause_s(failures) for failures in (0, 1, 2, 10, 10_000)] == [2.0, 4.0, 8.0, LONGEST_PAUSE, LONGEST_PAUSE]
 
