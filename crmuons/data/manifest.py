@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from crmuons.storage import files
 from crmuons.storage.files import File
 from crmuons.storage.inside import relative_name
@@ -62,7 +64,7 @@ class Manifest:
     quarantined: int
     settings: dict[str, Any]
     sources: list[tuple[str, int]]
-    code: dict[str, str]
+    code: dict[str, Any]
 
     def to_json(self) -> str:
         """Return the manifest as text, always the same for the same data set."""
@@ -85,12 +87,10 @@ class Manifest:
             ValueError: if it is damaged.
         """
         with damage_named(f"{root}/{MANIFEST}", "prepare the data again"):
-            content = json.loads(files.read_bytes(f"{root}/{MANIFEST}"))
-            shards = [PreparedShard(**shard | {"places": tuple(shard["places"])}) for shard in content.pop("shards")]
-            for shard in shards:
+            manifest: Manifest = TypeAdapter(cls).validate_json(files.read_bytes(f"{root}/{MANIFEST}"))
+            for shard in manifest.shards:
                 relative_name(shard.file, "its entry")
-            sources = [(url, size) for url, size in content.pop("sources")]
-            return cls(shards=shards, sources=sources, **content)
+            return manifest
 
 
 def event_files(

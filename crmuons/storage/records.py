@@ -83,7 +83,8 @@ def _reason(error: Exception) -> str:
         return f"it has no {error.args[0]!r}"
     if isinstance(error, ValidationError):
         first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']} (got {shown(first['input'])})"
+        place = "".join(f"{part}." for part in first["loc"])[:-1]
+        return f"{place}{': ' if place else ''}{first['msg']} (got {shown(first['input'])})"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     lines = [line.strip().rstrip(":") for line in str(error).splitlines() if line.strip()]

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from crmuons.config.options import shown
 from crmuons.storage.redact import without_credentials
 
 CREDENTIALS = Path("~/.mlflow/credentials")  # MLflow's own file
@@ -33,12 +34,19 @@ def bare_uri(uri: str) -> str:
     reads them.
 
     Raises:
-        ValueError: if the URI is a directory.
+        ValueError: if the URI is a directory, or cannot be read.
     """
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+        is_address = not is_server(uri) or (bool(parts.hostname) and parts.port != 0)
+    except ValueError:  # A bracket without its end, or a port of 99999.
+        is_address = False
+    if not is_address:
+        msg = f"tracking URI {shown(without_credentials(uri))} is no address; give http://HOST:PORT, or sqlite:///PATH/mlflow.db"
+        raise ValueError(msg)
     if parts.scheme in ("", "file"):
         msg = (
-            f"tracking URI '{without_credentials(uri)}' is a directory, and MLflow no longer stores runs in plain "
+            f"tracking URI {shown(without_credentials(uri))} is a directory, and MLflow no longer stores runs in plain "
             "files; give sqlite:///PATH/mlflow.db or the http(s) address of a server"
         )
         raise ValueError(msg)

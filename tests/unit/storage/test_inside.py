@@ -153,6 +153,19 @@ def test_a_prepared_manifest_names_only_its_own_shards(tmp_path: Path) -> None:
         Manifest.read(str(tmp_path))
 
 
+def test_a_prepared_manifest_of_wrong_types_is_damaged(tmp_path: Path) -> None:
+    """A source that is a number made a TypeError where files are compared, long after the manifest was read."""
+    content = {"shards": [], "rows": 1, "quarantined": 0, "settings": {}, "sources": [["a", 1]], "code": {}}
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    assert Manifest.read(str(tmp_path)).sources == [("a", 1)]
+    for wrong in ({"sources": [[2**64, 1]]}, {"rows": "x"}, {"shards": [3]}, {"settings": []}, {"sources": None}):
+        (tmp_path / "manifest.json").write_text(json.dumps(content | wrong))
+        with pytest.raises(
+            ValueError, match=rf"manifest.json is damaged, .*\({min(wrong)}.*\(got .*; prepare the data again"
+        ):
+            Manifest.read(str(tmp_path))
+
+
 def test_the_mark_of_the_best_checkpoint_names_one_of_its_folder(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "step-00000001").mkdir()

@@ -221,3 +221,10 @@ def test_the_code_of_a_process_is_looked_up_once(monkeypatch):
     assert code_tags() == tags
     code_tags().clear()  # A caller's copy.
     assert code_tags()["torch_version"]
+
+
+@pytest.mark.parametrize("uri", ["http://", "http://[::1", "http://127.0.0.1:99999", "https://:5000", "x" * 5000])
+def test_a_tracking_uri_that_is_no_address_is_refused(uri):
+    with pytest.raises(ValueError, match=r"^tracking URI '.*give .*http") as caught:
+        bare_uri(uri)
+    assert len(str(caught.value)) < 300
