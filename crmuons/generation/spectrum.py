@@ -49,7 +49,7 @@ class Spectrum:
     events: int
     seed: int = 0
     energy_gev: tuple[float, float] = (600.0, 1e10)
-    gamma: Powers = 2.0
+    gamma: Powers = (1.0, 1e6, 1.5)
     composition: tuple[tuple[str, float], ...] = (("p", 1.0), ("He", 1.0), ("N", 1.0), ("Al", 1.0), ("Fe", 1.0))
     zenith_deg: tuple[float, float] = (0.0, 70.0)
     depth_m: tuple[float, float] = (1_450.0, 2_450.0)

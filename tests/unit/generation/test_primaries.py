@@ -171,6 +171,12 @@ def test_a_spectrum_may_break():
     assert (energy < 1e5).mean() == pytest.approx(4.605 / 5.605, abs=4 * np.sqrt(0.15 / 60_000))
 
 
+def test_by_default_every_decade_has_primaries():
+    share = np.histogram(np.log10(drawn(Spectrum(60_000))[:, 0]), [np.log10(600), 3, 4, 5, 6, 7, 8, 9, 10])[0] / 60_000
+    assert share.sum() == pytest.approx(1)
+    assert share.min() > 0.003  # Above 1e9 GeV: 0.0046.
+
+
 def test_a_range_may_be_a_single_value():
     spectrum = Spectrum.parse(["events=100", "zenith_deg=0:0", "energy_gev=1e6:1e6", "depth_m=1500:1500"], seed=0)
     energy, zenith, _, depth = drawn(spectrum).T
