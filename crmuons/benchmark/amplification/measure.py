@@ -117,7 +117,7 @@ class Bench:
         if not data.exists():
             data.parent.mkdir(exist_ok=True)
             write_events(data, [to_table(self.pool.first(showers, seed))])
-        values = (
+        values: tuple[Any, ...] = (
             name, str(run.directory.parent), "auto", seed, [str(data)], [], 0.0, 60 * self.minutes, 0, self.threads, False,
         )  # fmt: skip
         # The pool has slant depths already.

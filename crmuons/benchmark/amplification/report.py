@@ -30,8 +30,8 @@ def table(results: Results) -> str:
             last = "absent" if isinstance(found, Missing) else str(found)
             lines.append([measure.title, f"{row['showers']:,}", *values, show(floor), last])
     widths = [max(len(row[column]) for row in [head, *lines]) for column in range(len(head))]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *lines]]
-    return "\n".join([*(line.rstrip() for line in text), *reasons])
+    rows = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *lines]]
+    return "\n".join([*(line.rstrip() for line in rows), *reasons])
 
 
 def as_json(results: Results, about: Mapping[str, Any]) -> dict[str, Any]:
