@@ -164,10 +164,10 @@ def schema_table(path):
 @pytest.mark.parametrize("given", [{}, {"max_muons_per_batch": 9}])
 def test_the_continuation_from_every_position_is_the_same_to_the_bit(files, loaders, given):
     loader, batches, marks = loaders(files, **given), [], []
-    for batch in islice(loader, 30):
+    for batch in islice(loader, 18):  # An epoch has 12 and a half.
         batches.append(batch)
         marks.append((loader.position, loader.read_counts))
-    for done in (1, 2, 3, 7, 12, 13, 20, 29):
+    for done in (1, 2, 7, 12, 13, 17):
         position, read_counts = marks[done - 1]
         again = loaders(files, position=position, read_counts=read_counts, **given)
         for batch, mark in zip(batches[done:], marks[done:], strict=True):

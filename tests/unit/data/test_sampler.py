@@ -100,7 +100,7 @@ def test_the_same_number_of_ranks_goes_on_with_the_same_plan_where_it_was():
     assert reading.continued(2, positions) == (reading, positions)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.data())
 def test_events_of_begun_epochs_are_read_exactly_once_however_often_the_number_of_ranks_changes(data):
     sizes = data.draw(st.lists(st.integers(0, 3), min_size=12, max_size=12))  # Events of each segment.

@@ -211,7 +211,7 @@ def evaluation():
     """A small data set against another, small enough for some figures to be absent."""
     truth, generated = toy_events(900, seed=0), toy_events(450, seed=1, first_id=10_000)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("crmuons.evaluation.metrics.set_classifier.STEPS", 20)
+        patch.setattr("crmuons.evaluation.metrics.set_classifier.STEPS", 5)
         patch.setattr("crmuons.evaluation.metrics.classifiers.TREES", 10)  # 24 classifiers are trained.
         patch.setattr("crmuons.evaluation.metrics.classifiers.MIN_EVENTS", 400)
         yield evaluate_arrays(
@@ -235,7 +235,9 @@ def test_the_floor_has_a_spread_and_equal_sets_are_at_it(evaluation):
     assert evaluation.numbers["parametric"]["auc_bundles"].value > 0.45
 
 
-def test_report_holds_all_figures_and_no_nan(evaluation, tmp_path):
+def test_report_holds_all_figures_and_no_nan(evaluation, tmp_path, monkeypatch):
+    # Half of the time of drawing is matplotlib's search for places; the figures of a validation hold that it works.
+    monkeypatch.setattr("matplotlib.layout_engine.ConstrainedLayoutEngine.execute", lambda self, figure: None)
     files.write_report(evaluation, tmp_path)
     content = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
     assert content["numbers"]["generated"]["fpd"]["absent"].endswith("1000 needed")

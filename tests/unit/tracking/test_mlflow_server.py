@@ -96,10 +96,16 @@ def test_no_account_reaches_the_secrets_through_artifacts(tmp_path, option, plac
     refused = serve(tmp_path, *AS_ROOT, *words, path=path, **known)
     assert refused.returncode == 1
     assert "which every account could read: choose another directory" in refused.stderr
-    for allowed in (str(tmp_path / "artifacts"), "s3://bucket/x"):
-        known["MLFLOW_ARTIFACTS_DESTINATION"] = ""
-        done = serve(tmp_path, *AS_ROOT, "--artifacts-destination", allowed, path=path, **known)
-        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("allowed", ["{}/artifacts", "s3://bucket/x"])
+def test_artifacts_may_lie_beside_the_secrets_or_elsewhere(tmp_path, allowed):
+    write_secrets(tmp_path, "postgresql:///mlflow")
+    (tmp_path / "home").mkdir()
+    known = {"HOME": str(tmp_path / "home"), "MLFLOW_ARTIFACTS_DESTINATION": ""}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = serve(tmp_path, *AS_ROOT, "--artifacts-destination", allowed.format(tmp_path), path=path, **known)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

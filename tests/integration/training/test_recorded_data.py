@@ -31,12 +31,23 @@ def no_figures():
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory, toy_events, write_toy):
-    """Four files, and a run of four steps on them."""
+    """Four files, and a run of four steps on them, which is about an epoch."""
     root = tmp_path_factory.mktemp("begun")
     for number in range(4):
-        write_toy(root / "data" / f"{number}.parquet", toy_events(250, seed=number))
+        write_toy(root / "data" / f"{number}.parquet", toy_events(100, seed=number))
     assert train(root) == 0
     return root
+
+
+@pytest.fixture(scope="module")
+def unchanged(begun, tmp_path_factory):
+    """The losses of the run when it continues on its data as they were."""
+    kept = shutil.copytree(begun / "runs", tmp_path_factory.mktemp("kept") / "runs")
+    assert continued(begun) == 0
+    losses = metrics(begun)
+    shutil.rmtree(begun / "runs")
+    shutil.move(kept, begun / "runs")
+    return losses
 
 
 @pytest.fixture
@@ -106,7 +117,7 @@ def test_a_changed_file_is_refused_by_name_and_left_out_if_asked(root, change, t
     assert re.search(CHANGES[change], said)
     assert len(metrics(root)) == steps  # Nothing was trained.
     caplog.clear()
-    assert continued(root, "data.skip_missing=true", "train.steps=30") == 0
+    assert continued(root, "data.skip_missing=true", "train.steps=12") == 0
     assert sum("1.parquet" in record.message for record in caplog.records) == 1  # Named once, however many epochs.
     assert list(skipped(root)) == ["1.parquet"]
     assert re.search(CHANGES[change], skipped(root)["1.parquet"])
@@ -114,31 +125,21 @@ def test_a_changed_file_is_refused_by_name_and_left_out_if_asked(root, change, t
     assert "left out 1 files that are gone, damaged or changed" in capsys.readouterr().out
 
 
-def test_touched_and_copied_data_are_the_same_data(root):
-    kept = shutil.copytree(root / "runs", root / "again")
-    assert continued(root) == 0
-    expected = metrics(root)
-    shutil.rmtree(root / "runs")
-    shutil.move(kept, root / "runs")
+def test_touched_and_copied_data_are_the_same_data(unchanged, root):
     for path in (root / "data").iterdir():
         content = path.read_bytes()
         path.unlink()
         overwrite(path, content)
     assert continued(root) == 0
-    assert metrics(root) == expected
+    assert metrics(root) == unchanged
 
 
-def test_moved_data_are_found_by_content_and_recorded(root, caplog, capsys):
-    shutil.copytree(root / "runs", root / "again")
-    assert continued(root) == 0
-    expected = metrics(root)
-    shutil.rmtree(root / "runs")
-    shutil.move(root / "again", root / "runs")
+def test_moved_data_are_found_by_content_and_recorded(unchanged, root, caplog, capsys):
     (root / "new" / "below").mkdir(parents=True)
     for number in range(4):
         shutil.move(root / "data" / f"{number}.parquet", root / "new" / "below" / f"x{3 - number}.parquet")
     assert continued(root, f"data.train={root / 'new'}") == 0
-    assert metrics(root) == expected
+    assert metrics(root) == unchanged
     moved = json.loads((root / "runs" / "r" / "moved.json").read_text())
     assert moved == {
         str(root / "data" / f"{n}.parquet"): str(root / "new" / "below" / f"x{3 - n}.parquet") for n in range(4)
@@ -153,7 +154,7 @@ def test_moved_data_are_found_by_content_and_recorded(root, caplog, capsys):
 
 def test_other_data_are_no_moved_data(root, toy_events, write_toy, capsys):
     for number in range(4):
-        write_toy(root / "other" / f"{number}.parquet", toy_events(250, seed=50 + number))
+        write_toy(root / "other" / f"{number}.parquet", toy_events(100, seed=50 + number))
     for words in ((), ("data.skip_missing=true",)):
         assert continued(root, f"data.train={root / 'other'}", *words) == 1
         assert (
@@ -211,7 +212,7 @@ def test_a_file_that_is_removed_during_the_run_may_be_left_out(root, monkeypatch
         return step(self, batches)
 
     monkeypatch.setattr(Trainer, "step", removing)
-    assert train(root, "train.steps=26", "data.skip_missing=true") == 0
+    assert train(root, "train.steps=12", "data.skip_missing=true") == 0
     assert list(skipped(root)) == ["2.parquet"]
 
 
@@ -275,7 +276,7 @@ def test_validation_files_among_the_training_files_are_said(root, copied, caplog
     place = root / "data" / "0.parquet"
     if copied:
         place = shutil.copy(place, root / "elsewhere.parquet")
-    assert train(root, f"data.validation={place}") == 0
+    assert train(root, f"data.validation={place}", "train.steps=1") == 0
     assert "1 files of data.validation are also in data.train" in caplog.text
     assert "how well the model fits its training events, not how well it generalises" in caplog.text
 
@@ -283,12 +284,14 @@ def test_validation_files_among_the_training_files_are_said(root, copied, caplog
 def test_validation_files_of_their_own_are_not(root, toy_events, write_toy, caplog):
     shutil.rmtree(root / "runs")
     write_toy(root / "held.parquet", toy_events(100, seed=40))
-    assert train(root, f"data.validation={root / 'held.parquet'}") == 0
+    assert train(root, f"data.validation={root / 'held.parquet'}", "train.steps=1") == 0
     assert "are also in data.train" not in caplog.text
 
 
 def test_raw_validation_files_of_prepared_training_data_are_said(root, caplog):
     assert main(["prepare", str(root / "data"), "--out", str(root / "ready")]) == 0
-    words = (f"data.train={root / 'ready'}", f"data.validation={root / 'data' / '0.parquet'}", "run.name=p")
+    words = (
+        f"data.train={root / 'ready'}", f"data.validation={root / 'data' / '0.parquet'}", "run.name=p", "train.steps=1"
+    )  # fmt: skip
     assert train(root, *words) == 0
     assert "1 files of data.validation are also in data.train" in caplog.text
