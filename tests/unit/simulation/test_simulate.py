@@ -336,7 +336,7 @@ def test_a_medium_is_recorded_and_water_and_rock_begin_at_sea_level(tmp_path):
         assert (origin["command"], origin["settings"]["medium"], origin["settings"]["seed"]) == ("simulate", medium, 0)
         assert origin["medium"]["surface_m"] == {"ice": 2_835.0, "water": 0.0, "rock": 0.0}[medium]
     assert mean["water"] == pytest.approx(mean["ice"], rel=0.1)
-    assert 0.5 < mean["rock"] / mean["water"] < 0.8  # 1.32 times the radiative loss: fewer arrive.
+    assert 0.7 < mean["rock"] / mean["water"] < 0.9  # 1.32 times the radiative loss; of all muons 0.81 arrive.
 
 
 def test_masses_are_those_of_nuclei():
