@@ -18,7 +18,7 @@ COLOURS = {MODEL: "#c8412b", NEAREST: "#4d4d4d", PARAMETRIC: "#3b6ea8"}
 
 def table(results: Results) -> str:
     """Return all figures and amplifications as text; the reasons of absent ones stand below."""
-    lines, reasons = [], list[str]()
+    lines, reasons = list[list[str]](), list[str]()
     head = ["figure", "showers", MODEL, NEAREST, PARAMETRIC, "floor", "amplification"]
     for measure in MEASURES:
         floor = results.floor[measure.name]
