@@ -108,7 +108,7 @@ def read_shard_rows(
 
 def read_declaration(file: File) -> tuple[MuonFeature, ...]:
     """Return what a shard declares of its muons. The errors are those of `read_shard_rows`."""
-    with _opened(FileSlice(file, 0, 1), None) as (shard, _):
+    with _opened(FileSlice(file, 0, 1), None, None) as (shard, _):
         _metadata(shard.schema.metadata)
         return declared(shard.schema, file.url)
 
