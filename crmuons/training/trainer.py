@@ -17,7 +17,7 @@ from itertools import cycle, islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from crmuons import config
 from crmuons.data.events import EventArrays
@@ -61,7 +61,11 @@ class Trainer(Objective):
         super().__init__(settings.train, model, critic, torch.Generator(device))
         # Generation takes this one: the last weights of a GAN keep moving around the equilibrium.
         self.averaged = copy.deepcopy(self.model).requires_grad_(requires_grad=False)
-        modules = {"generator": self.model.generator, "multiplicity": self.model.multiplicity, "critic": self.critic}
+        modules: dict[str, nn.Module] = {
+            "generator": self.model.generator,
+            "multiplicity": self.model.multiplicity,
+            "critic": self.critic,
+        }
         if self.model.discrete is not None:
             modules["discrete"] = self.model.discrete
         self._with_generator = tuple(name for name in modules if name != "critic")
