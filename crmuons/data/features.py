@@ -8,7 +8,7 @@ import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -93,8 +93,7 @@ def parse(words: Sequence[str], option: str = "data.features") -> tuple[MuonFeat
         if name in KNOWN and not rest:
             feature = KNOWN[name]
         elif name not in KNOWN and rest and rest[0] in KINDS and len(rest) <= 2:
-            kind: Any = rest[0]
-            feature = MuonFeature(name, rest[1] if len(rest) > 1 else "1", kind)
+            feature = MuonFeature(name, rest[1] if rest[1:] else "1", rest[0])  # type: ignore[arg-type]
         else:
             near = difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.0)[0]
             msg = (
