@@ -1,12 +1,15 @@
 """What a read task learns of its files comes back with its block: digests, and what it warned of."""
 
 import logging
+from dataclasses import replace
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from crmuons.data import arrow, features
 from crmuons.data.quarantine import ReadCounts
 from crmuons.data.sampler import Segment, cut_files
 from crmuons.data.selection import Selection
@@ -55,6 +58,26 @@ def test_a_block_brings_digests_and_warnings(lake, split, caplog):
     assert "1 of 30 rows cannot be used; the first is row 0: primary energy_gev is not positive" in said
     with pytest.raises(ChangedError, match="when it was first opened"):
         list(data._unpack(block, Digests({url: "0" * 16})))
+
+
+@pytest.mark.parametrize("split", ["all", "none of it"])
+def test_a_block_holds_the_declared_features_of_muons(tmp_path, toy_events, split):
+    declared = (*features.BASE, *features.parse(("t_ns", "charge")))
+    toy = toy_events(10)
+    further = np.stack([np.arange(len(toy.muons)), np.resize([-1, 1], len(toy.muons))], axis=1).astype(np.float32)
+    wide = replace(toy, muons=np.concatenate([toy.muons, further], axis=1))
+    path = tmp_path / "a.parquet"
+    arrow.write_events(path, [arrow.to_table(wide, declared)], features=declared)
+    shares = {"split": "train", "validation_share": 1.0} if split == "none of it" else {}
+    selection = Selection(**shares, features=features.parse(("charge", "t_ns")))
+    segment = Segment(0, 0, 0, 0, tuple(cut_files(list_files(str(path)))))
+    counts, *events = data._unpack(data._read_block(segment, selection), None)
+    assert counts == ReadCounts(len(toy.counts))
+    if split == "all":
+        read = np.concatenate([part.muons for part in events])
+        np.testing.assert_array_equal(read[np.argsort(read[:, 4])], wide.muons[:, [0, 1, 2, 4, 3]])
+    else:
+        assert not events
 
 
 def test_a_task_is_sent_the_digests_of_its_own_files_alone(lake):
