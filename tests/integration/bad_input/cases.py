@@ -134,9 +134,13 @@ class Answer:
             return "" if case.may_pass else "accepted"
         lines = [line for line in self.text.splitlines() if line.strip() and not BAR.search(line)]
         if not lines:  # `inspect` says on standard output what it found.
-            lines = [line for line in self.printed.splitlines() if any(name in line for name in case.names)][
-                :LINES
-            ] or self.printed.splitlines()[-LINES:]
+            said = self.printed.splitlines()
+            of_it = [
+                line
+                for line in said
+                if (any(name in line for name in case.names) if case.names else REMEDY.search(line))
+            ]
+            lines = of_it[:LINES] or said[-LINES:]
         text = "\n".join(lines)
         if not 1 <= len(lines) <= LINES or len(text) > 1500:
             return f"{len(lines)} lines with {len(text)} letters: {text[:300]}"
