@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -251,12 +251,25 @@ class Run:
         kept = [json.dumps(line) + "\n" for line in self._metric_lines() if line["step"] <= step]
         write_text(self.metrics, "".join(kept))
 
+    @staticmethod
+    def numbers(line: Mapping[str, object], place: object) -> dict[str, int | float]:
+        """Return a line of the metrics, all of whose values are numbers.
+
+        Raises:
+            ValueError: with the place and the metric that is none.
+        """
+        wrong = next((name for name, value in line.items() if not isinstance(value, int | float)), None)
+        if wrong is not None:
+            msg = f"{place} is damaged: its '{wrong}' is {line[wrong]!r:.80}, expected a number; {METRICS_REMEDY}"
+            raise ValueError(msg)
+        return dict(line)  # type: ignore[arg-type]  # checked above
+
     def _metric_lines(self) -> Iterator[dict[str, int | float]]:
         if self.metrics.is_file():
             for line in records.read_lines(self.metrics, keys=("step",), remedy=METRICS_REMEDY):
                 with damage_named(self.metrics, METRICS_REMEDY):
                     int(line["step"])
-                yield line
+                yield self.numbers(line, self.metrics)
 
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits of a hash of the training files' names, sizes and digests at the run's start.

@@ -61,7 +61,7 @@ def _watch(
                 logger.warning(_loss(records.parse(line, run.losses)))
             seen, lines = _new_lines(run.metrics, seen)
             for line in lines:
-                newest |= (values := records.parse(line, run.metrics))
+                newest |= (values := Run.numbers(records.parse(line, run.metrics), run.metrics))
                 if (sentence := _resized(values)) not in said:
                     logger.warning(sentence)
                     said.add(sentence)

@@ -48,7 +48,7 @@ BAD_WORDS = (
     "x::y://z",
     "file://",
 )
-JUNK_A_KEY = 2
+EACH_KEY = 2  # One in this many is changed.
 # Values in place of each value of a JSON file.
 JUNK: tuple[object, ...] = (
     None,
@@ -76,7 +76,7 @@ BAD_VARIABLES = {
     "CRMUONS_PELICAN_START_S": ("", "x", "nan", "1e300"), "CRMUONS_PELICAN_TRUSTED": ("\x1b[2J", "://", "[", "," * 5000),
     "BEARER_TOKEN": ("", "a b", "\x1b[2J", "x" * 100_000, "e30.e30.", "..", "e30.W10.x", "\udce4"), "BEARER_TOKEN_FILE": ("", "/nowhere", "/dev/null", "/tmp", "x" * 5000),
     "SSL_CERT_FILE": ("/nowhere", "/dev/null", "/tmp", "x" * 5000, "/etc/hostname"),
-    "MLFLOW_TRACKING_URI": ("nosuch://x", "http://", "http://[::1", "http://127.0.0.1:99999", "://", "\x1b[2J", "x" * 5000, "file:///nowhere/at/all/x", "sqlite:////nowhere/x.db", "databricks", "postgresql://x:y@127.0.0.1:1/z"),
+    "MLFLOW_TRACKING_URI": ( "http://", "http://[::1", "http://127.0.0.1:99999", "://", "\x1b[2J", "x" * 5000, "file:///nowhere/at/all/x", "databricks",),
     "RAY_ADDRESS": ("x", "127.0.0.1:1", ":::", "http://127.0.0.1:1", "\x1b[2J:1", "127.0.0.1:99999999999", "ray://127.0.0.1:1", "127.0.0.1:١"),
     "RAY_TMPDIR": ("/nowhere", "/dev/null", "/tmp/" + "x" * 200), "https_proxy": ("x", "http://127.0.0.1:1", "://", "http://[", "\x1b"),
 }  # fmt: skip
@@ -134,9 +134,13 @@ class Answer:
             return "" if case.may_pass else "accepted"
         lines = [line for line in self.text.splitlines() if line.strip() and not BAR.search(line)]
         if not lines:  # `inspect` says on standard output what it found.
-            lines = [line for line in self.printed.splitlines() if any(name in line for name in case.names)][
-                :LINES
-            ] or self.printed.splitlines()[-LINES:]
+            said = self.printed.splitlines()
+            of_it = [
+                line
+                for line in said
+                if (any(name in line for name in case.names) if case.names else REMEDY.search(line))
+            ]
+            lines = of_it[:LINES] or said[-LINES:]
         text = "\n".join(lines)
         if not 1 <= len(lines) <= LINES or len(text) > 1500:
             return f"{len(lines)} lines with {len(text)} letters: {text[:300]}"
@@ -407,9 +411,9 @@ def keys(world: World) -> Iterator[Case]:
         if not name.endswith((".json", ".jsonl")) or not (world.root / name).exists():
             continue
         tree = _first_json(world.root / name)
-        for number, path in enumerate(_paths(tree)):
-            for some, given in itertools.product(range(JUNK_A_KEY), commands):
-                junk = JUNK[(number + some * 5) % len(JUNK)]  # In turn: all of them at each key would be 10,000 cases.
+        for number, path in enumerate(itertools.islice(_paths(tree), 0, None, EACH_KEY)):
+            for given in commands:
+                junk = JUNK[number % len(JUNK)]  # In turn: all of them at each key would be 10,000 cases.
 
                 def damage(root: Path, name: str = name, path: tuple[Any, ...] = path, junk: object = junk) -> None:
                     changed = _first_json(root / name)

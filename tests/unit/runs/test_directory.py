@@ -151,3 +151,15 @@ def test_runs_of_a_ray_job_outlive_its_working_directory(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     assert RunStorage.of(settings).directory == Path.home() / "here"
     assert RunStorage.of(load(tmp_path)).directory == tmp_path
+
+
+@pytest.mark.parametrize("value", ["[]", '"x"', "null", "{}"])
+def test_a_metric_that_is_no_number_is_named(tmp_path, value):
+    """The line of a thread that shows the progress ended in a traceback on the screen."""
+    run = Run(tmp_path)
+    run.metrics.write_text(f'{{"step": 1, "train/loss": NaN}}\n{{"step": 2, "validation/score": {value}}}\n')
+    for read in (run.latest_metrics, lambda: run.lowest("validation/score")):
+        with pytest.raises(
+            ValueError, match=r"metrics\.jsonl is damaged: its 'validation/score' is .*, expected a number; "
+        ):
+            read()
