@@ -85,7 +85,7 @@ def _draw(axis: Axes, results: Results, measure: Measure) -> None:
                 _draw_arrow(axis, results.amplification(measure, number), number, value)
     sizes = sorted(results.numbers[NEAREST])
     axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    axis.minorticks_off()
+    axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     if isinstance(floor, float):
         axis.axhline(floor, color="#999999", linestyle=":", label="floor and its error")
         axis.legend(fontsize=8)
