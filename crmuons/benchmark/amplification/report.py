@@ -83,6 +83,9 @@ def _draw(axis: Axes, results: Results, measure: Measure) -> None:
         if name == MODEL:
             for number, value in zip(showers, low, strict=True):
                 _draw_arrow(axis, results.amplification(measure, number), number, value)
+    sizes = sorted(results.numbers[NEAREST])
+    axis.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     if isinstance(floor, float):
         axis.axhline(floor, color="#999999", linestyle=":", label="floor and its error")
         axis.legend(fontsize=8)
@@ -97,7 +100,8 @@ def _draw_arrow(axis: Axes, found: Amplification | Missing, showers: int, value:
     axis.annotate(
         "", (end, value), (showers, value), arrowprops={"arrowstyle": "->", "color": COLOURS[MODEL], "alpha": 0.6}
     )
-    axis.annotate(f" ×{found}" if not found.bound else f" {found}", (end, value), fontsize=8, va="bottom")
+    label = f"{found}" if found.bound else f"×{found}"
+    axis.annotate(label, (showers, value), (0, 5), textcoords="offset points", fontsize=8, ha="center")
 
 
 def _show(entry: Mapping[str, Any]) -> str:
