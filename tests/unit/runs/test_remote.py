@@ -108,9 +108,7 @@ def test_a_run_goes_on_elsewhere_and_ends_with_the_model_of_an_unbroken_one(tmp_
 
 def test_the_newest_and_the_best_stay(url, start, monkeypatch):
     scores = iter([9.0, 1.0, 5.0, 5.0])  # At the steps 0, 2, 4 and 6.
-    monkeypatch.setattr(
-        "crmuons.evaluation.metrics.distances.fidelity", lambda truth, generated: {"score": next(scores)}
-    )
+    monkeypatch.setattr("crmuons.evaluation.metrics.distances.fidelity", lambda *_: {"score": next(scores)})
     settings = settings_of(url, "run.keep_checkpoints=1", "run.checkpoint_every=1", "train.validate_every=2")
     run = start(settings)
     train(settings, run)
