@@ -110,6 +110,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     add(
         "--settings",
         nargs="+",
+        type=option(Word),
         default=(),
         metavar="WORD",
         help="a preset and section.key=value for the trainings of amplification (default: the preset default)",

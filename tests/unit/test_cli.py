@@ -117,7 +117,7 @@ def test_bundles_are_not_written_among_their_primaries(tmp_path):
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "a.parquet").touch()
     arguments = argparse.Namespace(
-        primaries=[str(tmp_path / "p")], out=str(tmp_path / "p" / "out"), counts="predict", vertical=False
+        primaries=[str(tmp_path / "p")], out=str(tmp_path / "p" / "out"), counts="predict", vertical=False, surface=None
     )
     with pytest.raises(ValueError, match="lies inside the data directory"):
         generate._primaries(arguments)
