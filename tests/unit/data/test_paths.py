@@ -78,7 +78,7 @@ ENTRIES = {
     "missing": NOTHING, "missing.parquet": NOTHING, "missing/*.parquet": NO_MATCH, "flat/*.orc": NO_MATCH, "flat/z[ab].parquet": NO_MATCH,
     "empty": SUFFIX, "foreign": SUFFIX, "flat/a.parquet/": 1, "links/dead.parquet": "", "self.parquet": "", "upper": SUFFIX, "empty/*": NO_MATCH,
     "flat/notes.txt": "is not a Parquet file", "broken/zero.parquet": "is not a Parquet file", "broken/text.parquet": "is not a Parquet file",
-    "broken/cut.parquet": "is not a Parquet file", "broken": "is not a Parquet file", "broken/other.parquet": "muons",
+    "broken/cut.parquet": "is not a Parquet file", "broken": "is not a Parquet file", "broken/other.parquet": "no column 'primary'|muons",
     "": "an empty path", "   ": "an empty path", "pipes/in.parquet": "neither a file nor a directory", "file://{root}/missing": NOTHING,
     "nosuch://host/a.parquet": "no installed file system reads 'nosuch://'", "flat/{{q,r}}.parquet": NOTHING,
     "x" * 300: NOTHING, "flat/{{1..9999999}}.parquet": "stand for more than 100,000 names",
