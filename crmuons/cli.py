@@ -63,6 +63,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print the message without the usage, and exit."""
+        message = re.sub(r"\S{200,}", lambda word: f"{word[0][:80]}...", message)  # argparse shows wrong choices whole.
         self.exit(2, printable(f"{self.prog}: error: {message}; `{self.prog} --help` explains the options\n"))
 
 

@@ -177,7 +177,7 @@ def _format_options(arguments: argparse.Namespace) -> "FormatOptions | None":
             msg = "--surface writes tracks, which the contract's files do not hold; leave --format out, or name another"
             raise ValueError(msg)
         if arguments.fill:
-            msg = "--fill is for the formats of other tools; name one with --format"
+            msg = "--fill is for the formats of other tools; choose one with --format, or leave --fill out"
             raise ValueError(msg)
         return None
     return FormatOptions(format_named(arguments.format), parse_fill(arguments.fill), arguments.seed, surface)

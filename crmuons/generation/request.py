@@ -242,8 +242,9 @@ def claim_directory(out: Output, request: GenerationRequest, about: dict[str, ob
 
 def _read_request(out: Output) -> dict[str, Any]:
     remedy = f"name another directory with --out, or remove {out}"
-    request: dict[str, Any] = records.read(out.of(REQUEST_FILE), keys=("request",), remedy=remedy)["request"]
-    return request
+    record = records.read(out.of(REQUEST_FILE), keys=("request",), remedy=remedy)
+    with records.damage_named(out.of(REQUEST_FILE), remedy):
+        return dict(record["request"])
 
 
 def _check_same(out: Output, request: GenerationRequest) -> None:

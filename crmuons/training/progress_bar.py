@@ -34,7 +34,8 @@ def progress_of(run: Run, settings: config.Config) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        thread.join()
+        # Ctrl-C inside of tqdm may leave its lock taken: a bar is not worth waiting for.
+        thread.join(10)
         for shown in (staging, notices):  # From the end of the run too.
             shown.update()
         staging.close()

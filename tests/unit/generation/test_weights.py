@@ -111,7 +111,10 @@ def test_symbols_keep_their_meaning():
         (["--weight", "H3a"], "--weight H3a: expected one of GaisserH3a"),
         (["--weight", "Hoerandel", "--format", "icetray"], "--format icetray: expected tracks, corsika8, icecube"),
         (["--format", "f2k"], "needs dir_x, dir_y, t_ns, which the muons lack (they have energy_gev, x_m, y_m)"),
-        (["--fill", "t_ns=0"], "--fill is for the formats of other tools; name one with --format"),
+        (
+            ["--fill", "t_ns=0"],
+            "--fill is for the formats of other tools; choose one with --format, or leave --fill out",
+        ),
     ],
 )
 def test_what_cannot_be_weighted_or_written_is_refused_before_anything_is_generated(
