@@ -38,7 +38,7 @@ $(VENV)/.ready: pyproject.toml requirements.lock
 	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true  # Some packages bring templates, which are no Python.
 	@touch $@
 
-# About 5 minutes on 2 cores. Everything it makes is below demo/, which it begins by emptying.
+# About 5 minutes on 2 cores, and 3 of set-up. Everything it makes is below demo/, which it begins by emptying.
 demo: setup
 	rm -rf demo
 	$(BIN)/crmuons simulate --events 400000 --out demo/data --seed 1
