@@ -15,7 +15,7 @@ PIP = [sys.executable, "-m", "pip"]
 
 def main() -> None:
     """Ask pip for the versions, and then for the files that it would install for them."""
-    freeze = [*PIP, "freeze", "--all", "--exclude-editable", "--exclude", "pip", "--exclude", "wheel"]
+    freeze = [*PIP, "freeze", "--all", "--exclude", "crmuons", "--exclude", "pip", "--exclude", "wheel"]
     found = subprocess.run(freeze, check=True, capture_output=True, text=True).stdout.splitlines()  # noqa: S603  pip
     hashed = [line for line in found if not line.startswith("torch==")]
     with tempfile.TemporaryDirectory() as folder:
