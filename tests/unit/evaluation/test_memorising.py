@@ -1,4 +1,4 @@
-"""Copies of training bundles are told from new ones, and too few bundles from neither."""
+"""Copies of training bundles differ from new bundles, and a sample that is too small has no figure."""
 
 import numpy as np
 import pytest

@@ -21,7 +21,7 @@ from crmuons.storage.identity import Digests
 
 @pytest.fixture
 def lake(tmp_path, toy_events, write_toy):
-    """A remote file of 30 rows, of which the first has a negative energy."""
+    """A remote file of 30 rows, the first with a negative energy."""
     path = tmp_path / "a.parquet"
     write_toy(path, toy_events(10))
     table = pq.read_table(path)
