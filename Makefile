@@ -62,10 +62,10 @@ base-model: setup
 	@echo "begin from it: $(BIN)/crmuons train default data.train=DATA train.init_from=base-model/runs/base"
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto --dist loadfile $(PYTEST)
 
 integration: setup
-	$(BIN)/python -m pytest tests/integration -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests/integration -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 gpu-check: setup
 	$(BIN)/crmuons benchmark gpu
