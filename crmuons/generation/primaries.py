@@ -48,7 +48,7 @@ class PrimarySource(Protocol):
     def __iter__(self) -> Iterator[Primaries]: ...
 
     def about(self) -> dict[str, object]:
-        """Return the origin of the primaries, for request.json."""
+        """Return the origin of the primaries, for _request.json."""
 
 
 class PrimaryFiles:

@@ -1,6 +1,6 @@
 """The request of a generated data set, and the directory that it claims.
 
-A GenerationRequest holds everything that decides the content of the shards. It is saved beside them as request.json;
+A GenerationRequest holds everything that decides the content of the shards. It is saved beside them as _request.json;
 another run into the same directory must have the same request.
 """
 
@@ -17,6 +17,7 @@ from crmuons.data import schema
 from crmuons.generation.generator import BundleGenerator, check_counts
 from crmuons.generation.load import model_digest
 from crmuons.generation.primaries import Primaries, PrimarySource
+from crmuons.generation.request_file import REQUEST_FILE, find_request
 from crmuons.generation.spectrum import Spectrum
 from crmuons.generation.weights import FluxWeights
 from crmuons.models import blocks
@@ -26,7 +27,6 @@ from crmuons.storage.output import Output
 
 logger = logging.getLogger(__name__)
 
-REQUEST_FILE = "request.json"
 OUTSIDE_COLUMN = "outside_training"  # A column in addition to the contract's.
 MUONS_PER_SHARD = 2**21  # About 25 MB, and 2 s on one core.
 MAX_EVENTS_PER_SHARD = 2**18
@@ -88,7 +88,7 @@ class GenerationRequest:
 
     @property
     def record(self) -> dict[str, Any]:
-        """Return the request as request.json holds it. Requests of earlier versions, without weights, are the same."""
+        """Return the request as _request.json holds it. Requests of earlier versions, without weights, are the same."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # Tuples become lists.
         return {name: value for name, value in values.items() if name != "weight" or value is not None}
 
@@ -107,8 +107,8 @@ class GenerationRequest:
 
 def with_previous_shard_size(out: Output, options: GenerationOptions) -> GenerationOptions:
     """Return the options with the shard size of an earlier run into the directory, unless they set one."""
-    if options.events_per_shard is None and REQUEST_FILE in out.names():
-        earlier = _read_request(out)
+    if options.events_per_shard is None and (stored := find_request(out)) is not None:
+        earlier = _read_request(out.of(stored))
         if earlier.get("device") == options.device:
             return replace(options, events_per_shard=earlier["events_per_shard"])
     return options
@@ -226,29 +226,28 @@ def _report_outside(
 
 
 def claim_directory(out: Output, request: GenerationRequest, about: dict[str, object]) -> None:
-    """Write request.json into an empty directory, or check that it holds the same request.
+    """Write _request.json into an empty directory, or check that it holds the same request.
 
     Raises:
         ValueError: if the directory holds another request or other files.
     """
-    names = out.names()
-    if REQUEST_FILE in names:
-        _check_same(out, request)
+    if (stored := find_request(out)) is not None:
+        _check_same(out, stored, request)
         return
-    _require(not names, f"{out} holds other files and no {REQUEST_FILE}; name a new directory with --out")
+    _require(not out.names(), f"{out} holds other files and no {REQUEST_FILE}; name a new directory with --out")
     with out.writing(REQUEST_FILE) as path:
         path.write_text(json.dumps({"request": request.record, **about}, indent=1), encoding="utf-8")
 
 
-def _read_request(out: Output) -> dict[str, Any]:
-    remedy = f"name another directory with --out, or remove {out}"
-    record = records.read(out.of(REQUEST_FILE), keys=("request",), remedy=remedy)
-    with records.damage_named(out.of(REQUEST_FILE), remedy):
+def _read_request(url: str) -> dict[str, Any]:
+    remedy = f"name another directory with --out, or remove {url.rpartition('/')[0]}"
+    record = records.read(url, keys=("request",), remedy=remedy)
+    with records.damage_named(url, remedy):
         return dict(record["request"])
 
 
-def _check_same(out: Output, request: GenerationRequest) -> None:
-    differing = differences(_read_request(out), request.record)
+def _check_same(out: Output, stored: str, request: GenerationRequest) -> None:
+    differing = differences(_read_request(out.of(stored)), request.record)
     _require(
         not differing,
         f"{out} belongs to another request ({'; '.join(differing)}): "

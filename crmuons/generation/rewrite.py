@@ -20,6 +20,7 @@ from crmuons.data.parquet import open_parquet
 from crmuons.generation.formats import Format
 from crmuons.generation.formats.surface import Surface, at_entry, place
 from crmuons.generation.formats.tracks import Sample, Tracks, azimuths, completed, to_tracks
+from crmuons.generation.request_file import find_request
 from crmuons.generation.spectrum import Spectrum, recorded_spectrum
 from crmuons.storage import files, ownership, records
 from crmuons.storage.differences import differences
@@ -27,7 +28,7 @@ from crmuons.storage.files import File
 from crmuons.storage.identity import open_listed
 from crmuons.storage.output import Output
 
-RECORD = "format.json"
+RECORD = "_format.json"  # Readers of a folder pass over names that begin with "_".
 EVENTS_AT_ONCE = 1024  # 16,000 muons of usual events; the largest event determines the memory.
 
 
@@ -60,7 +61,7 @@ class FormatOptions:
 
     @property
     def record(self) -> dict[str, Any]:
-        """Return what `format.json` says of them."""
+        """Return what `_format.json` says of them."""
         around = {} if self.surface is None else {"surface": asdict(self.surface)}
         return {"format": self.format.name, "fill": dict(self.fill), "seed": self.seed} | around
 
@@ -135,7 +136,7 @@ def _names(found: Sequence[File], kind: Format) -> dict[str, str]:
 
 
 def _finished(output: Output, options: FormatOptions) -> dict[str, Any]:
-    """Return what `format.json` says of the files that are there."""
+    """Return what `_format.json` says of the files that are there."""
     there = set(output.names())
     if RECORD not in there:
         if there:
@@ -159,7 +160,7 @@ def _sample(file: File) -> Sample:
 
 
 def _spectrum_of(folder: str) -> Spectrum | None:
-    if "request.json" not in files.names(folder or "."):
+    if find_request(Output.at(folder or ".")) is None:
         return None
     try:
         return recorded_spectrum(folder or ".")

@@ -18,6 +18,7 @@ from crmuons.config.options import to_number
 from crmuons.data import geometry, schema
 from crmuons.data.parquet import open_parquet
 from crmuons.generation.primaries import Primaries
+from crmuons.generation.request_file import REQUEST_FILE, find_request
 from crmuons.simulation import power_law, shower
 from crmuons.simulation.nuclei import NUCLEI, symbol
 from crmuons.simulation.power_law import PowerLaw, Powers
@@ -176,7 +177,8 @@ def simweights_tables(directory: str | Path) -> dict[str, dict[str, np.ndarray]]
 
 def recorded_spectrum(directory: str | Path) -> Spectrum:
     """Return the spectrum of a generated data set; raise a ValueError if its primaries come from files."""
-    record = records.read(Output.at(directory).of("request.json"), keys=("primaries",))
+    output = Output.at(directory)
+    record = records.read(output.of(find_request(output) or REQUEST_FILE), keys=("primaries",))
     if "spectrum" not in record["primaries"]:
         msg = f"{directory}: its primaries come from files; only those of --spectrum have a known probability"
         raise ValueError(msg)

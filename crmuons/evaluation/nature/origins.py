@@ -5,7 +5,7 @@ from typing import Any
 
 from crmuons.data import arrow, manifest
 from crmuons.data.parquet import open_parquet
-from crmuons.generation.request import REQUEST_FILE
+from crmuons.generation.request_file import find_request
 from crmuons.storage import files, records
 from crmuons.storage.identity import open_listed
 from crmuons.storage.output import Output
@@ -46,7 +46,7 @@ def _of_generation(sources: Sequence[str]) -> dict[str, Any]:
     if len(sources) != 1 or (any(sign in sources[0] for sign in "*?[") and not files.exists_locally(sources[0])):
         return {}
     output = Output.at(sources[0])
-    if REQUEST_FILE not in output.names():
+    if (stored := find_request(output)) is None:
         return {}
-    spectrum = records.parse(output.read(REQUEST_FILE), output.of(REQUEST_FILE)).get("primaries", {}).get("spectrum")
+    spectrum = records.parse(output.read(stored), output.of(stored)).get("primaries", {}).get("spectrum")
     return {} if spectrum is None else {name: spectrum[name] for name in ("energy_gev", "gamma")}

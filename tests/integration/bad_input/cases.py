@@ -360,7 +360,7 @@ def _readers(world: World) -> dict[str, list[tuple[str, ...]]]:
         "run/checkpoints/step-00000002/model.json": [resume],
         "run/mlflow/sent.json": [("sync", f"{world.root}/run", "--to", "http://127.0.0.1:1")],
         "run/mlflow/journal.jsonl": [("sync", f"{world.root}/run", "--to", "http://127.0.0.1:1")],
-        "generated/request.json": [("generate", "--model", f"{world.root}/run/model", *generate)],
+        "generated/_request.json": [("generate", "--model", f"{world.root}/run/model", *generate)],
         "prepared/manifest.json": [("inspect", f"{world.root}/prepared"), (*resume[:2], f"data.train={world.root}/prepared", f"run.storage_path={world.out}")],
         "prepared/claim.json": [("prepare", world.data, "--out", f"{world.root}/prepared")],
         "data/0.parquet": [("inspect", world.data), ("prepare", world.data, "--out", world.out)],

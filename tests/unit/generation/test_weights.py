@@ -142,6 +142,6 @@ def test_nuclei_of_the_same_mass_cannot_be_drawn_together():
 def test_a_request_without_weights_is_recorded_as_before(model, tmp_path):
     out = tmp_path / "out"
     assert main(["generate", "--model", str(model), "--out", str(out), "--spectrum", "events=10"]) == 0
-    assert set(json.loads((out / "request.json").read_text())["request"]) == {
+    assert set(json.loads((out / "_request.json").read_text())["request"]) == {
         "model", "primaries", "num_events", "seed", "counts", "max_muons_per_event", "events_per_shard", "device"
     }  # fmt: skip

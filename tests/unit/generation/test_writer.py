@@ -5,6 +5,7 @@ import tempfile
 from contextlib import contextmanager
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -113,6 +114,24 @@ def test_a_shard_of_another_request_is_not_taken_for_this_ones(model_dir, primar
     assert read(tmp_path / "a").equals(expected)
 
 
+def test_a_directory_with_the_record_of_an_earlier_version_continues(model_dir, primaries_file, tmp_path):
+    generate(model_dir, primaries_file, tmp_path / "new")
+    generate(model_dir, primaries_file, tmp_path / "old")
+    expected = read(tmp_path / "new")
+    (tmp_path / "old" / "_request.json").rename(tmp_path / "old" / "request.json")
+    (tmp_path / "old" / "events-00000.parquet").unlink()
+    generate(model_dir, primaries_file, tmp_path / "old")
+    assert read(tmp_path / "old").equals(expected)
+    assert not (tmp_path / "old" / "_request.json").exists()
+    with pytest.raises(ValueError, match="belongs to another request"):
+        generate(model_dir, primaries_file, tmp_path / "old", seed=9)
+
+
+def test_others_read_the_directory_as_one_table(model_dir, primaries_file, tmp_path):
+    generate(model_dir, primaries_file, tmp_path)
+    assert len(pd.read_parquet(tmp_path)) == NUM_EVENTS
+
+
 def test_a_write_that_fails_leaves_no_part_of_a_shard(model_dir, primaries_file, tmp_path, monkeypatch):
     def full(*_arguments, **_options):
         msg = "No space left on device"
@@ -123,7 +142,7 @@ def test_a_write_that_fails_leaves_no_part_of_a_shard(model_dir, primaries_file,
         OSError, match=r"events-00000.parquet could not be written .*No space.*the same command continues"
     ):
         generate(model_dir, primaries_file, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["request.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["_request.json"]
 
 
 @pytest.mark.parametrize(
@@ -156,9 +175,9 @@ def test_other_primaries_another_model_and_a_foreign_directory_are_refused(
     model.generator.out.bias += 0.1
     with pytest.raises(ValueError, match="model was"):
         generate(saved_model.save_model(tmp_path / "model", model, about), primaries_file, tmp_path / "out")
-    with pytest.raises(ValueError, match=r"holds other files and no request\.json"):
+    with pytest.raises(ValueError, match=r"holds other files and no _request\.json"):
         generate(model_dir, primaries_file, tmp_path)
-    (tmp_path / "out" / "request.json").write_text("{")
+    (tmp_path / "out" / "_request.json").write_text("{")
     with pytest.raises(ValueError, match="is damaged"):
         generate(model_dir, primaries_file, tmp_path / "out")
 
@@ -219,7 +238,7 @@ def test_large_requests_go_to_a_given_cluster_in_shards_of_bounded_size(
 
 def test_the_request_says_where_everything_comes_from(model_dir, primaries_file, tmp_path):
     generate(model_dir, primaries_file, tmp_path, seed=9)
-    record = json.loads((tmp_path / "request.json").read_text())
+    record = json.loads((tmp_path / "_request.json").read_text())
     assert record["request"]["seed"] == 9
     assert record["primaries"]["files"] == [primaries_file]
     assert record["model"]["model"]["width"] == 16
@@ -348,7 +367,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_primaries_are_read
 
 
 def test_what_a_kill_left_of_the_request_does_not_make_the_place_a_foreign_one(model_dir, primaries_file, tmp_path):
-    (tmp_path / ".request.json.0123abcd.partial").write_text("{")
+    (tmp_path / "._request.json.0123abcd.partial").write_text("{")
     assert generate(model_dir, primaries_file, tmp_path, counts=1).events == NUM_EVENTS
     assert not list(tmp_path.glob(".*"))
 
