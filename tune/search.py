@@ -1,7 +1,7 @@
 """Which settings to try next: a function of the seed, the trial's number and the trials before it.
 
 No state is kept between two proposals, so a sweep that was killed proposes what it would have proposed. The method is
-chosen in `propose`; docs/sweeps.md, "Add a search algorithm", says how to add one.
+chosen in `propose`; docs/architecture.md, "How to add a search algorithm", says how to add one.
 """
 
 import math
