@@ -15,6 +15,7 @@ from crmuons.storage import atomic, ownership
 from crmuons.storage.reach import unreachable_reason
 from crmuons.tracking.artifacts import first_cause
 from crmuons.tracking.batches import batches, metrics_of, parts
+from crmuons.tracking.charts import keep_view
 from crmuons.tracking.journal import DeliveryState, Entry, Journal
 from crmuons.tracking.uri import database
 
@@ -175,6 +176,10 @@ class Server:
         run = runs[0] if runs else client.create_run(experiment, entry["time_ms"], tags, entry["run_name"])
         self.sent.run_id, self.sent.experiment_id = run.info.run_id, experiment
         self.known.set()
+        try:
+            keep_view(client, experiment)
+        except MlflowException as error:  # An account may be allowed runs and no tags of the experiment.
+            logger.info("the experiment has no view of its settings: %s", first_cause(error))
 
     def _experiment(self, client: mlflow.MlflowClient, name: str) -> str:
         experiment = client.get_experiment_by_name(name)

@@ -40,8 +40,25 @@ def compared_columns(browser: webdriver.Chrome) -> list[str]:
     return names
 
 
+def charted_columns(browser: webdriver.Chrome) -> list[str]:
+    """Return the axes of a parallel-coordinates chart among the charts of an experiment."""
+    # A long name is shortened, and stands whole in a tooltip.
+    axes = """
+        return [...document.querySelectorAll('.axis .label')].map(
+            label => (label.parentNode.querySelector('.axis-label-tooltip') ?? label).textContent)
+    """
+    names: list[str] = WebDriverWait(browser, 90).until(lambda page: page.execute_script(axes))
+    return names
+
+
 def wait_for_texts(browser: webdriver.Chrome, *texts: str) -> None:
     """Wait until the page shows all texts."""
     WebDriverWait(browser, 90).until(
         lambda page: all(text in page.find_element(By.TAG_NAME, "body").text for text in texts)
     )
+
+
+def follow(browser: webdriver.Chrome, text: str) -> None:
+    """Wait for a link with this text, and follow it, into a new tab if it opens one."""
+    WebDriverWait(browser, 90).until(lambda page: page.find_element(By.LINK_TEXT, text)).click()
+    browser.switch_to.window(browser.window_handles[-1])

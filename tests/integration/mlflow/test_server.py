@@ -22,10 +22,11 @@ import pytest
 from selenium import webdriver
 
 from crmuons import config
+from crmuons.tracking import charts
 from crmuons.tracking.sender import sync
 from crmuons.tracking.tracker import Tracker
 from crmuons.tracking.uri import default_uri
-from tests.integration.mlflow.browser import compared_columns, start_browser
+from tests.integration.mlflow.browser import charted_columns, compared_columns, follow, start_browser
 from tests.integration.ports import free_ports
 
 FEW = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # Eight processes less, which judge answers of language models.
@@ -291,11 +292,11 @@ def test_plain_mlflow_ui_shows_the_runs_of_its_directory_on_loopback_alone(tmp_p
 
 
 def test_comparing_runs_shows_the_score_against_the_settings_that_differ(server, client, tmp_path, browser):
-    """The chart that opens by itself takes MLflow's own choice of parameters and metric."""
+    """The page of a selection takes MLflow's own choice of three settings; the experiment's page links to all four."""
     choices = [(1e-3, "[0.0, 0.99]", 1), (2e-3, "[0.5, 0.9]", 2), (5e-4, "[0.5, 0.99]", 1), (3e-3, "[0.0, 0.9]", 3)]
     for number, (lr, betas, n_critic) in enumerate(choices):
         words = (f"run.name=run-{number}", f"run.seed={number}", "train.steps=2", f"train.n_critic={n_critic}")
-        rates = (f"train.optimizer.lr={lr}", f"train.optimizer.betas={betas}")
+        rates = (f"train.optimizer.lr={lr}", f"train.optimizer.betas={betas}", f"train.penalty.lambda_gp={number + 1}")
         directory = tmp_path / f"run-{number}"
         directory.mkdir()
         params = config.load(None, [*words, *rates]).flat()
@@ -313,5 +314,9 @@ def test_comparing_runs_shows_the_score_against_the_settings_that_differ(server,
         "train.optimizer.lr",
         "validation/score",
     ]
+
+    browser.get(f"{server.uri}/#/experiments/{experiment}/runs")
+    follow(browser, "The score against the settings of all runs")
+    assert charted_columns(browser) == [*charts.PARAMETERS, charts.METRIC]
     if SCREENSHOTS:
         browser.save_screenshot(Path(SCREENSHOTS) / "mlflow_comparison.png")
