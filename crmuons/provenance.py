@@ -60,8 +60,12 @@ def user_name() -> str:
 def complete_environment() -> None:
     """Set USER and HOME for a user whom the machine does not know: Ray, torch and MLflow look there before they fail.
 
-    Whatever the umask, only this user and, if the umask allows it, the group may change the files of this process.
+    Whatever the umask, only this user and, if the umask allows it, the group may change the files of this process. An
+    empty RAY_ADDRESS and `local` name no cluster, so they are taken out: Ray would start one by itself, and in /tmp/ray,
+    where every user of the machine may change files.
     """
+    if os.environ.get("RAY_ADDRESS", "there").strip() in ("", "local"):
+        del os.environ["RAY_ADDRESS"]
     os.umask(os.umask(0o077) | 0o002)
     os.environ.setdefault("USER", user_name())
     try:

@@ -45,11 +45,11 @@ def set_environment() -> None:
     Without RAY_ADDRESS, a local cluster will be started: it listens on loopback and requires a token, in a file that only
     its owner can read. For the cluster at RAY_ADDRESS, the token is used if one exists.
     """
+    provenance.complete_environment()
     # As Ray decides it: with an address it joins, without one it starts.
     starts_local = "RAY_ADDRESS" not in os.environ
     if starts_local or _is_on_loopback_alone(os.environ["RAY_ADDRESS"]):
         private.listen_on_loopback()
-    provenance.complete_environment()
     # setdefault: what the user has set stays.
     for name, value in (ENVIRONMENT | (LOCAL_ENVIRONMENT if starts_local else {})).items():
         os.environ.setdefault(name, value)

@@ -1,5 +1,6 @@
 """The address of a cluster is tried before Ray does, which would take minutes to give up."""
 
+import os
 import socket
 import time
 
@@ -23,6 +24,16 @@ def test_a_dead_cluster_is_named_at_once(monkeypatch):
     ):
         pass
     assert time.monotonic() - begin < cluster.CONNECT_S
+
+
+@pytest.mark.parametrize("address", ["", " ", "local"])
+def test_an_address_that_names_no_cluster_starts_one_as_none_does(monkeypatch, address):
+    """Ray itself would start a cluster that every user of the machine may change."""
+    monkeypatch.setattr(cluster.private, "listen_on_loopback", lambda: None)  # It changes Ray in this process.
+    monkeypatch.setattr(os, "environ", {**os.environ, "RAY_ADDRESS": address, "RAY_AUTH_MODE": "token"})
+    cluster.set_environment()
+    assert "RAY_ADDRESS" not in os.environ
+    assert cluster.LOCAL_ENVIRONMENT.items() <= os.environ.items()
 
 
 def test_a_host_that_never_answers_is_given_up(monkeypatch):
