@@ -102,7 +102,7 @@ def test_a_level_is_drawn_with_its_probability():
 def test_the_probability_of_a_charge_is_learned_from_the_energy(events):
     torch.manual_seed(1)
     fitted = Features(extra=EXTRA).fit(events)
-    muons = torch.from_numpy(events.muons)
+    muons = torch.from_numpy(events.muons[:4000])
     columns, numbers = fitted.muons(muons), fitted.level_numbers(muons)
     network = DiscreteFeatures(columns.shape[1], [len(levels) for levels in fitted.levels])
     optimizer = torch.optim.Adam(network.parameters(), 0.02)
