@@ -4,7 +4,6 @@ import gc
 import os
 
 import pytest
-from hypothesis import Phase, settings
 from jaxtyping import install_import_hook
 
 from tests.toy import toy_events, write_toy  # noqa: F401 - fixtures
@@ -28,10 +27,6 @@ CHECKED = (
     "training.batch", "training.losses", "training.optimizers", "training.trainer",
 )  # fmt: skip
 install_import_hook([f"crmuons.{name}" for name in CHECKED], "beartype.beartype")
-
-# The same examples in every run, and no minutes of shrinking where one fails.
-settings.register_profile("unit", deadline=None, derandomize=True, database=None, phases=[Phase.generate])
-settings.load_profile("unit")
 
 
 @pytest.fixture(autouse=True)
