@@ -14,7 +14,7 @@ from crmuons.data import schema
 from crmuons.data.arrow import are_legal_primaries, to_table
 from crmuons.data.events import NO_EVENTS, EventArrays
 from crmuons.data.features import MuonFeature
-from crmuons.models import blocks, standalone
+from crmuons.models import blocks, formulas
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.standalone import StandaloneModel
 
@@ -94,8 +94,8 @@ class BundleGenerator:
         return dict(zip(schema.PRIMARY_FEATURES, zip(low, high, strict=True), strict=True))
 
     def outside_training(self, primaries: Float32[np.ndarray, "events 4"]) -> Bool[np.ndarray, " events"]:
-        """Tell which primaries lie outside the training ranges, widened as `standalone.outside_ranges` says."""
-        return standalone.outside_ranges(primaries, self.model.features.primary_range.cpu().numpy())
+        """Tell which primaries lie outside the training ranges, widened as `formulas.outside_ranges` says."""
+        return formulas.outside_ranges(primaries, self.model.features.primary_range.cpu().numpy())
 
     def draw_counts(self, primaries: Float32[np.ndarray, "events 4"], *, seed: int) -> Int64[np.ndarray, " events"]:
         """Draw N alone for each primary, the same as in `generate`."""

@@ -10,7 +10,7 @@ import torch
 from crmuons import config
 from crmuons.generation.export import export, worst_difference
 from crmuons.generation.load import load_generator
-from crmuons.models import saved_model, served, standalone
+from crmuons.models import formulas, saved_model, served, standalone
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.bundles import Bundles
 from crmuons.models.exported import bundles_source
@@ -131,7 +131,7 @@ def test_the_exported_file_begins_with_its_usage_and_imports_nothing_of_crmuons(
 
 def test_an_export_that_generates_something_else_is_refused_and_leaves_nothing(model_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(standalone, "SLOPE", 0.3)
-    monkeypatch.setattr(standalone, "RADIUS_OFFSET_M", 0.01)
+    monkeypatch.setattr(formulas, "RADIUS_OFFSET_M", 0.01)
     monkeypatch.setattr(standalone, "relu", torch.nn.functional.softplus)
     with pytest.raises(ValueError, match="nothing was exported"):
         export(model_dir, tmp_path / "exported")

@@ -14,8 +14,8 @@ from crmuons.generation.generator import BundleGenerator
 from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.discrete import DiscreteFeatures
+from crmuons.models.extra import ExtraFeatures, draw_level
 from crmuons.models.features import Features
-from crmuons.models.standalone import ExtraFeatures, draw_level
 from crmuons.training.driver import LocalLauncher, run_training
 
 WORDS = ["t_ns", "dir_x", "dir_y", "charge", "energy_surface_gev", "twist_rad:angle:rad"]
