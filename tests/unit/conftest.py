@@ -22,7 +22,7 @@ def pytest_collection_finish():
 # The shapes and dtypes in the annotations of these modules are checked at every call of the tests.
 CHECKED = (
     "data.arrow", "data.batcher", "data.events", "data.geometry", "data.loader", "data.manifest", "data.parquet", "data.reader",
-    "data.sampler", "data.schema", "data.selection", "data.shards", "generation.generator", "models.bundle_model", "models.features",
+    "data.sampler", "data.schema", "data.selection", "data.shards", "generation.generator", "generation.host_copies", "models.bundle_model", "models.features",
     "models.multiplicity", "models.networks", "models.ragged", "models.saved_model", "runs.checkpoint", "runs.directory",
     "training.batch", "training.losses", "training.optimizers", "training.trainer",
 )  # fmt: skip
