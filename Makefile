@@ -14,6 +14,9 @@ PIP := $(BIN)/python -m pip install -q --no-compile
 
 BASE_EVENTS := 1000000
 
+# Images often set it; every process, also each of xdist's, would then compile crmuons and the tests anew: 5 CPU-seconds.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: setup demo base-model test integration gpu-check federation lint types docs lock audit clean
 .DELETE_ON_ERROR:
 

@@ -16,8 +16,10 @@ from crmuons.generation.load import load_generator
 from crmuons.models import saved_model
 from crmuons.models.bundles import Bundles
 from crmuons.models.exported import bundles_source
+from crmuons.models.extra import draw_level
+from crmuons.models.formulas import RADIUS_OFFSET_M
 from crmuons.models.ragged import Ragged
-from crmuons.models.standalone import RADIUS_OFFSET_M, StandaloneModel, draw_level
+from crmuons.models.standalone import StandaloneModel
 from crmuons.storage.atomic import filled_directory
 from crmuons.storage.output import Output, folder_at
 

@@ -1,10 +1,8 @@
 """Generate muon bundles for primaries with a saved model."""
 
-import itertools
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +12,8 @@ from crmuons.data import schema
 from crmuons.data.arrow import are_legal_primaries, to_table
 from crmuons.data.events import NO_EVENTS, EventArrays
 from crmuons.data.features import MuonFeature
-from crmuons.models import blocks, standalone
+from crmuons.generation.host_copies import on_host
+from crmuons.models import blocks, formulas
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.standalone import StandaloneModel
 
@@ -94,8 +93,8 @@ class BundleGenerator:
         return dict(zip(schema.PRIMARY_FEATURES, zip(low, high, strict=True), strict=True))
 
     def outside_training(self, primaries: Float32[np.ndarray, "events 4"]) -> Bool[np.ndarray, " events"]:
-        """Tell which primaries lie outside the training ranges, widened as `standalone.outside_ranges` says."""
-        return standalone.outside_ranges(primaries, self.model.features.primary_range.cpu().numpy())
+        """Tell which primaries lie outside the training ranges, widened as `formulas.outside_ranges` says."""
+        return formulas.outside_ranges(primaries, self.model.features.primary_range.cpu().numpy())
 
     def draw_counts(self, primaries: Float32[np.ndarray, "events 4"], *, seed: int) -> Int64[np.ndarray, " events"]:
         """Draw N alone for each primary, the same as in `generate`."""
@@ -116,7 +115,7 @@ class BundleGenerator:
         muons = torch.empty((int(kept.sum()), self.network.width), dtype=torch.float32)
         made = self.network.draw_muons(primaries, kept, seed, first_event)
         first = 0
-        for _, part in self._on_host(made):
+        for _, part in on_host(made, self.device):
             muons[first : first + len(part)].copy_(part)
             first += len(part)
         return EventArrays(_ids(ids, len(primaries), first_event), primaries, kept, muons.numpy())
@@ -168,7 +167,7 @@ class BundleGenerator:
         """
         drawn, kept = self._numbers(primaries, seed, counts, max_muons, first_event)
         ids = _ids(ids, len(primaries), first_event)
-        for rows, muons in self._on_host(self.network.draw_muons(primaries, kept, seed, first_event)):
+        for rows, muons in on_host(self.network.draw_muons(primaries, kept, seed, first_event), self.device):
             own = muons if self.device.type == "cpu" else muons.clone()  # The buffer is used again.
             yield GeneratedBlock(EventArrays(ids[rows], primaries[rows], kept[rows], own.numpy()), drawn[rows])
 
@@ -201,37 +200,6 @@ class BundleGenerator:
             msg = "the multiplicity model gives NaN as the mean of N: its weights are too large; take an earlier checkpoint"
             raise ModelNotFiniteError(msg)
         return drawn
-
-    def _on_host(self, made: Iterator[tuple[slice, torch.Tensor]]) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Yield muons on the host. Those of a GPU lie in a buffer that the next but one overwrites."""
-        if self.device.type == "cpu":
-            return made
-        buffers = [_HostBuffer(self.device) for _ in range(2)]
-        copies = ((rows, buffer.fill(muons)) for (rows, muons), buffer in zip(made, itertools.cycle(buffers)))
-        return ((rows, wait()) for rows, wait in _one_ahead(copies))
-
-
-class _HostBuffer:
-    """Page-locked memory, into which a GPU copies while it computes. To lock 1 MB takes 0.9 ms, so it is kept."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.memory = torch.empty((0, 0), dtype=torch.float32, pin_memory=True)
-
-    def fill(self, values: torch.Tensor) -> Callable[[], torch.Tensor]:
-        """Start a copy, and return a function that waits for it and returns its values."""
-        rows, width = values.shape
-        if len(self.memory) < rows or self.memory.shape[1] != width:
-            self.memory = torch.empty((rows * 5 // 4, width), dtype=torch.float32, pin_memory=True)
-        copied = self.memory[: len(values)].copy_(values, non_blocking=True)
-        done = torch.cuda.Event()
-        done.record(torch.cuda.current_stream(self.device))  # Without a stream: that of the current device.
-
-        def wait() -> torch.Tensor:
-            done.synchronize()
-            return copied
-
-        return wait
 
 
 def _ids(ids: UInt64[np.ndarray, "events 2"] | None, events: int, first_event: int) -> UInt64[np.ndarray, "events 2"]:
@@ -289,15 +257,3 @@ def check_counts(counts: Int64[np.ndarray, " events"], primaries: Float32[np.nda
             f"{MAX_MUONS_PER_EVENT}: limit them (--max-muons-per-event), or leave the event out"
         )
         raise ValueError(msg)
-
-
-T = TypeVar("T")
-
-
-def _one_ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yield the same items, each after the next one has been started."""
-    waiting = deque(itertools.islice(items, 1))
-    for item in items:
-        waiting.append(item)
-        yield waiting.popleft()
-    yield from waiting

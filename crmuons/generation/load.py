@@ -69,7 +69,7 @@ def choose_device(device: str, *, elsewhere: bool) -> str:
         ValueError: for another name, for `mps`, or for `cuda` if torch finds no GPU.
     """
     if device == "mps":
-        # The likelihood and the draw of N are in double precision, see models/standalone.py and models/multiplicity.py.
+        # The likelihood and the draw of N are in double precision, see models/formulas.py and models/multiplicity.py.
         msg = "--device mps: Apple's GPUs have no double precision, which the model of N needs; use --device cpu"
         raise ValueError(msg)
     if device not in {"auto", *blocks.EVENTS_PER_BLOCK}:

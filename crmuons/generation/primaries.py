@@ -238,3 +238,28 @@ def _refuse(bad: pa.ChunkedArray | np.ndarray, what: str, first_row: int, why: s
     if rows.size:
         msg = f"{what}, row {first_row + rows[0]}, {why}"
         raise ValueError(msg)
+
+
+def cut(source: PrimarySource, size: int) -> Iterator[Primaries]:
+    """Cut primaries into parts of `size`; the last one may be shorter."""
+    waiting: list[Primaries] = []
+    num_waiting = 0
+    for primaries in source:
+        waiting.append(primaries)
+        num_waiting += len(primaries)
+        if num_waiting >= size:
+            joined = _concat(waiting)
+            full = num_waiting // size * size
+            yield from (joined.slice(start, start + size) for start in range(0, full, size))
+            waiting, num_waiting = [joined.slice(full, num_waiting)], num_waiting - full
+    if num_waiting:
+        yield _concat(waiting)
+
+
+def _concat(parts: list[Primaries]) -> Primaries:
+    counts = [part.counts for part in parts if part.counts is not None]
+    return Primaries(
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate([part.values for part in parts]),
+        np.concatenate(counts) if counts else None,
+    )

@@ -26,7 +26,7 @@ from crmuons.data.features import metadata_of
 from crmuons.data.parquet import parquet_writer
 from crmuons.generation import generator as bundles
 from crmuons.generation.generator import BundleGenerator, GeneratedBlock
-from crmuons.generation.primaries import Primaries, PrimarySource
+from crmuons.generation.primaries import Primaries, PrimarySource, cut
 from crmuons.generation.request import (
     OUTSIDE_COLUMN,
     GenerationOptions,
@@ -131,7 +131,7 @@ def plan_generation(
 
 def pending_shards(source: PrimarySource, work: GenerationJob) -> Iterator[OutputShard]:
     """Yield the unfinished shards in order."""
-    for number, primaries in enumerate(_cut(source, work.request.events_per_shard)):
+    for number, primaries in enumerate(cut(source, work.request.events_per_shard)):
         if number not in work.done:
             yield OutputShard(number, primaries)
 
@@ -274,28 +274,3 @@ def _write(
             tally += WriteCounts(len(outside), len(group.events.muons), int(outside.sum()), capped)
         writer.add_key_value_metadata({DIGEST_KEY: request.digest, TALLY_KEY: json.dumps(asdict(tally))})
     return tally
-
-
-def _cut(source: PrimarySource, size: int) -> Iterator[Primaries]:
-    """Cut primaries into parts of `size`; the last one may be shorter."""
-    waiting: list[Primaries] = []
-    num_waiting = 0
-    for primaries in source:
-        waiting.append(primaries)
-        num_waiting += len(primaries)
-        if num_waiting >= size:
-            joined = _concat(waiting)
-            full = num_waiting // size * size
-            yield from (joined.slice(start, start + size) for start in range(0, full, size))
-            waiting, num_waiting = [joined.slice(full, num_waiting)], num_waiting - full
-    if num_waiting:
-        yield _concat(waiting)
-
-
-def _concat(parts: list[Primaries]) -> Primaries:
-    counts = [part.counts for part in parts if part.counts is not None]
-    return Primaries(
-        np.concatenate([part.ids for part in parts]),
-        np.concatenate([part.values for part in parts]),
-        np.concatenate(counts) if counts else None,
-    )

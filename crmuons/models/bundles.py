@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crmuons.models.standalone import StandaloneModel, outside_ranges
+from crmuons.models.formulas import outside_ranges
+from crmuons.models.standalone import StandaloneModel
 
 
 class Bundles:

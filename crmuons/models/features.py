@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from crmuons.data.events import EventArrays
 from crmuons.data.features import BASE, FEATURES_KEY, MuonFeature, declared, metadata_of
-from crmuons.models.standalone import (
+from crmuons.models.extra import ExtraFeatures
+from crmuons.models.formulas import (
     GEV_PER_PEV,
     METRES_PER_LENGTH,
     RADIUS_OFFSET_M,
-    ExtraFeatures,
     muon_from_network,
     muons_from_polar,
     piecewise_linear,

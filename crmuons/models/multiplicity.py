@@ -5,7 +5,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from crmuons.config import Model
-from crmuons.models.standalone import mixture_parameters, round_counts, sample_mixture
+from crmuons.models.formulas import mixture_parameters, round_counts, sample_mixture
 
 
 class MixtureMultiplicity(nn.Module):

@@ -1,4 +1,4 @@
-"""A run's directory: the files of one run."""
+"""A run's directory: what its files hold, and how they are written."""
 
 import errno
 import hashlib
@@ -7,7 +7,7 @@ import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from crmuons.models.bundles import check_finite
 from crmuons.models.features import Features
 from crmuons.models.saved_model import read_tensors, write_tensors
 from crmuons.runs import checkpoint, parent
-from crmuons.runs.location import local_copy
+from crmuons.runs.paths import RunPaths
 from crmuons.storage import files, records
 from crmuons.storage.atomic import filled_directory, full_disk_named, reason_of, remedy_for, write_json, write_text
 from crmuons.storage.claims import names_in
@@ -46,78 +46,8 @@ MUTABLE_SETTINGS = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run.
-
-    Attributes:
-        directory: its directory on this machine.
-        url: the URL where its results are stored (see remote.py); None if they are stored in the directory.
-        found_files: the training files as this attempt found them; None for those of the record.
-    """
-
-    directory: Path
-    url: str | None = None
-    found_files: tuple[File, ...] | None = None
-
-    @classmethod
-    def open(cls, uri: str) -> "Run":
-        """Return the run of a directory or a URL; see `uri`."""
-        return cls(local_copy(uri), uri) if "://" in uri else cls(Path(uri))
-
-    @property
-    def uri(self) -> str:
-        """The URL or path that names the run on every machine."""
-        return self.url or str(self.directory)
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.directory / "checkpoints"
-
-    @property
-    def model(self) -> Path:
-        """The selected model, written when the run ends."""
-        return self.directory / "model"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON line for each log step."""
-        return self.directory / "metrics.jsonl"
-
-    @property
-    def tensorboard(self) -> Path:
-        """TensorBoard's event files, if they are asked for."""
-        return self.directory / "tensorboard"
-
-    @property
-    def profile(self) -> Path:
-        """Traces of the profiled steps."""
-        return self.directory / "profile"
-
-    @property
-    def losses(self) -> Path:
-        """One JSON line for each loss of workers, with the reasons."""
-        return self.directory / "losses.jsonl"
-
-    @property
-    def moved(self) -> Path:
-        """Where training files were found that have moved since the run began: the place now, by the place then."""
-        return self.directory / "moved.json"
-
-    @property
-    def failure(self) -> Path:
-        """Why the run stopped, if trying again is useless."""
-        return self.directory / "failure.json"
-
-    @property
-    def stop_request(self) -> Path:
-        """A file that asks the run, if it exists, to save a checkpoint and end."""
-        return self.directory / "stop"
-
-    @property
-    def done(self) -> Path:
-        """A file that exists once the run has reached its end."""
-        return self.directory / "done.json"
+class Run(RunPaths):
+    """A run: what its files hold."""
 
     def has_started(self) -> bool:
         """Return whether this machine's directory was set up, so that the run can continue."""

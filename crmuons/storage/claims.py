@@ -71,6 +71,7 @@ class Claims:
     """
 
     def __init__(self, place: str) -> None:
+        self.place = place
         self.url = f"{place.rstrip('/')}/{FOLDER}"
         self.folder = None if files.is_remote(place) else Path(self.url)
 

@@ -11,25 +11,22 @@ it holds the kernel lock or is in the table of processes. Of another machine not
 its claim counts as left behind once none has come for STALE_S, by the clock of the process that waits. Clocks of
 two machines are never compared.
 
-An owner that slept so long that another command has taken over ends at once: see `_end_process`.
+An owner that slept so long that another command has taken over ends at once: see `rivals.end_process`.
 """
 
 import logging
-import os
 import secrets
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NoReturn
 
 from crmuons.storage import atomic, files
 from crmuons.storage.claims import FOLDER, POLL_S, Claim, Claims, clock
 from crmuons.storage.owner import HeldError, LostError, Owner, machine
-from crmuons.storage.redact import without_credentials
+from crmuons.storage.rivals import end_process, held_by, taken_over
 from crmuons.storage.staging.locks import FileLock, NoLocksError
 
 logger = logging.getLogger(__name__)
@@ -37,7 +34,6 @@ logger = logging.getLogger(__name__)
 PERIOD_S = 5.0
 STALE_S = 30.0  # Six signs of life: storage that is slow or away for a moment costs nobody the output.
 REMEDY = "wait until it ends, or name another place"
-EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command may work later.
 
 
 @contextmanager
@@ -89,7 +85,7 @@ class Ownership:
     ) -> None:
         self.folder = None if files.is_remote(str(place)) else Path(str(place).removeprefix("file://")).absolute()
         self.place = str(place) if self.folder is None else str(self.folder)
-        self.remedy, self._on_loss = remedy, on_loss or _end_process
+        self.remedy, self._on_loss = remedy, on_loss or end_process
         self.claims, self.private = Claims(self.place), False
         self._claim, self._owner = Claim(secrets.token_hex(8)), Owner()
         self._lock: FileLock | None = None
@@ -156,14 +152,14 @@ class Ownership:
             except PermissionError as error:
                 raise self._not_allowed(error) from error
             if not taken:
-                raise self._held_by(next(iter(self.claims.newest().values()), None))
+                raise held_by(self.claims, next(iter(self.claims.newest().values()), None), self.remedy)
         self._lock = lock
 
     def _take_claim(self) -> None:
         dead = list(self.claims.newest().values())
         for claim in dead:
             if not self._is_dead(claim):
-                raise self._held_by(claim)
+                raise held_by(self.claims, claim, self.remedy)
         if self.folder is None:
             files.check_writable(self.place)
         # Written before the dead claims are removed: an owner that only slept finds its own key there, and ends.
@@ -175,7 +171,7 @@ class Ownership:
             if rival.key == self._claim.key or rival.key in self._owner.superseded:
                 continue
             if rival.key < self._claim.key or not self.claims.has_ended(rival, STALE_S):
-                raise self._held_by(rival)
+                raise held_by(self.claims, rival, self.remedy)
             self._owner = replace(self._owner, superseded=(*self._owner.superseded, rival.key))
             self._beat()
         for claim in dead:
@@ -205,19 +201,13 @@ class Ownership:
             return self.claims.has_ended(claim, STALE_S)
         return gone
 
-    def _held_by(self, claim: Claim | None) -> HeldError:
-        if claim is not None:  # It may have shown a sign of life since.
-            claim = self.claims.newest().get(claim.key)
-        owner = Owner() if claim is None else Owner.of(self.claims.read(claim))
-        return HeldError(f"{without_credentials(self.place)} is in use by {owner.describe()}; {self.remedy}")
-
     def _not_allowed(self, error: PermissionError) -> OSError:
         """Return the error for a mark that this user may not write."""
         assert self.folder is not None
         claim = next(iter(self.claims.newest().values()), None)
         # Another user's command may still run: then the output is held, whoever owns the mark.
         if claim is not None and not Owner.of(self.claims.read(claim)).is_gone():
-            return self._held_by(claim)
+            return held_by(self.claims, claim, self.remedy)
         mark, why = self.folder / FOLDER, error.strerror
         return PermissionError(f"{mark} cannot be written ({why}): uid {mark.stat().st_uid} left it; remove it")
 
@@ -262,7 +252,7 @@ class Ownership:
             # lost.
             newest = self.claims.newest()
             if not self.claims.is_there(self._claim) and self._claim.key not in newest:
-                raise LostError(self._loss(next(iter(newest.values()), None)))
+                raise taken_over(self.claims, next(iter(newest.values()), None), self._confirmed)
             previous, self._claim = self._claim, self._claim.next  # A name whose writing failed is not used again.
             self._beating = threading.get_ident()
             try:
@@ -273,20 +263,10 @@ class Ownership:
                 # A successor removed this claim, and the line above wrote it again.
                 if claim.key != self._claim.key and self._claim.key in Owner.of(self.claims.read(claim)).superseded:
                     self.claims.remove(self._claim.end)
-                    raise LostError(self._loss(claim))
+                    raise taken_over(self.claims, claim, self._confirmed)
             # After the new one is there: in between, another process must find at least one of them.
             self.claims.remove(previous)
             self._confirmed = clock()
-
-    def _loss(self, successor: Claim | None) -> str:
-        place = without_credentials(self.place)
-        if successor is None:
-            return f"the mark of this process in {place}/{FOLDER} was removed, so that others may write there"
-        owner = Owner.of(self.claims.read(successor))
-        return (
-            f"{place} was taken over by {owner.describe()}, because this process had shown no sign of life for "
-            f"{clock() - self._confirmed:.0f} s"
-        )
 
     def _let_go(self) -> None:
         if self._has_claim:
@@ -307,12 +287,3 @@ class Ownership:
         for folder in self._made:
             with suppress(OSError):  # It holds the output.
                 folder.rmdir()
-
-
-def _end_process(reason: str) -> NoReturn:
-    """End this process without another write. Ray ends the workers of a driver that is gone.
-
-    An exception would reach only this thread, and would let the others save what they have into another's output.
-    """
-    print(f"crmuons: {reason}; this process ends without writing there again", file=sys.stderr, flush=True)  # noqa: T201
-    os._exit(EXIT_CODE)

@@ -9,7 +9,7 @@ from torch.nn import Module
 from crmuons import config
 from crmuons.data import schema
 from crmuons.data.events import EventArrays
-from crmuons.models.standalone import RADIUS_OFFSET_M
+from crmuons.models.formulas import RADIUS_OFFSET_M
 from crmuons.training.interface import Metrics
 
 

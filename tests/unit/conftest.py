@@ -4,7 +4,6 @@ import gc
 import os
 
 import pytest
-from hypothesis import Phase, settings
 from jaxtyping import install_import_hook
 
 from tests.toy import toy_events, write_toy  # noqa: F401 - fixtures
@@ -23,15 +22,11 @@ def pytest_collection_finish():
 # The shapes and dtypes in the annotations of these modules are checked at every call of the tests.
 CHECKED = (
     "data.arrow", "data.batcher", "data.events", "data.geometry", "data.loader", "data.manifest", "data.parquet", "data.reader",
-    "data.sampler", "data.schema", "data.selection", "data.shards", "generation.generator", "models.bundle_model", "models.features",
+    "data.sampler", "data.schema", "data.selection", "data.shards", "generation.generator", "generation.host_copies", "models.bundle_model", "models.features",
     "models.multiplicity", "models.networks", "models.ragged", "models.saved_model", "runs.checkpoint", "runs.directory",
     "training.batch", "training.losses", "training.optimizers", "training.trainer",
 )  # fmt: skip
 install_import_hook([f"crmuons.{name}" for name in CHECKED], "beartype.beartype")
-
-# The same examples in every run, and no minutes of shrinking where one fails.
-settings.register_profile("unit", deadline=None, derandomize=True, database=None, phases=[Phase.generate])
-settings.load_profile("unit")
 
 
 @pytest.fixture(autouse=True)

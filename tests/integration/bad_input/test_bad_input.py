@@ -6,14 +6,15 @@ from collections import Counter
 import pytest
 
 from crmuons import cli
-from tests.integration.bad_input import cases
+from tests.integration.bad_input.answers import World, ask
+from tests.integration.bad_input.cases import TABLES
 from tests.toy import make_events, write_file
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """Toy data, a run of two checkpoints, prepared data and generated events."""
-    world = cases.World(tmp_path_factory.mktemp("world"))
+    world = World(tmp_path_factory.mktemp("world"))
     for number in range(2):
         write_file(world.root / "data" / f"{number}.parquet", make_events(100, seed=number))
     (world.root / "preset.toml").write_text(
@@ -46,13 +47,13 @@ def world(tmp_path_factory):
     return world
 
 
-@pytest.mark.parametrize("kind", ["numbers", "words", "settings", "presets", "paths", "files", "keys", "variables"])
+@pytest.mark.parametrize("kind", TABLES)
 def test_bad_input_is_refused(kind, world, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    table = list(getattr(cases, kind)(world))
+    table = list(TABLES[kind](world))
     faults, longest = [], 0.0
     for case in table:
-        answer = cases.ask(case, world, tmp_path / "copy")
+        answer = ask(case, world, tmp_path / "copy")
         longest = max(longest, answer.seconds)
         if fault := answer.fault(case):
             faults.append(f"{case.kind}: {case}\n      {fault}")

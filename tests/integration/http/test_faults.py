@@ -17,7 +17,7 @@ from crmuons.data.sampler import cut_files
 from crmuons.data.selection import Selection
 from crmuons.storage import files
 from crmuons.storage.http import site, sources
-from tests.unit.storage.faulty_web import FAULTS, serving
+from tests.integration.http.faulty_web import FAULTS, serving
 
 TRANSIENT = [fault for fault in FAULTS if fault != "redirect to a file"]
 PRESET = str(Path(__file__).parents[3] / "jobs" / "configs" / "default.toml")

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from tests.integration.conftest import Bench, output, wait_for
-from tests.unit.storage.faulty_web import serving
+from tests.integration.http.faulty_web import serving
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 

@@ -1,12 +1,17 @@
-"""A small data set, raw and prepared, for the tests of preparation and of shards."""
+"""A small data set, raw and prepared, for the tests of preparation and of shards; hypothesis, for this package alone."""
 
 import numpy as np
 import pytest
+from hypothesis import Phase, settings
 
 from crmuons.data import reader
 from crmuons.data import shards as data_shards
 from crmuons.data.prepare import build, shuffle
 from tests.unit.data.prepared import make
+
+# The same examples in every run, and no minutes of shrinking where one fails.
+settings.register_profile("unit", deadline=None, derandomize=True, database=None, phases=[Phase.generate])
+settings.load_profile("unit")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from crmuons.data import schema
 from crmuons.data.arrow import to_table
 from crmuons.generation.generator import BundleGenerator
 from crmuons.generation.load import choose_device, load_generator
-from crmuons.models import blocks, saved_model, standalone
+from crmuons.models import blocks, formulas, saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 
@@ -171,7 +171,7 @@ def test_a_component_is_drawn_as_torch_draws_it():
     shape, mean = shapes.gather(1, chosen)[:, 0], means.gather(1, chosen)[:, 0].exp()
     factor = torch._standard_gamma(shape, generator=sources[0]) / shape
     expected = torch.poisson((mean * factor).clamp(max=2.0**53), generator=sources[0]).long()
-    assert torch.equal(standalone.sample_mixture(log_weights, means, shapes, sources[1]), expected)
+    assert torch.equal(formulas.sample_mixture(log_weights, means, shapes, sources[1]), expected)
 
 
 def test_large_events_are_added_up_in_parts(generator):

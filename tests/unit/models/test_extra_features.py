@@ -3,13 +3,10 @@
 import re
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 
-import crmuons
 from crmuons import config
-from crmuons.cli import main
 from crmuons.data import arrow, features
 from crmuons.data.events import EventArrays
 from crmuons.generation import export
@@ -17,8 +14,8 @@ from crmuons.generation.generator import BundleGenerator
 from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.discrete import DiscreteFeatures
+from crmuons.models.extra import ExtraFeatures, draw_level
 from crmuons.models.features import Features
-from crmuons.models.standalone import ExtraFeatures, draw_level
 from crmuons.training.driver import LocalLauncher, run_training
 
 WORDS = ["t_ns", "dir_x", "dir_y", "charge", "energy_surface_gev", "twist_rad:angle:rad"]
@@ -105,7 +102,7 @@ def test_a_level_is_drawn_with_its_probability():
 def test_the_probability_of_a_charge_is_learned_from_the_energy(events):
     torch.manual_seed(1)
     fitted = Features(extra=EXTRA).fit(events)
-    muons = torch.from_numpy(events.muons)
+    muons = torch.from_numpy(events.muons[:4000])
     columns, numbers = fitted.muons(muons), fitted.level_numbers(muons)
     network = DiscreteFeatures(columns.shape[1], [len(levels) for levels in fitted.levels])
     optimizer = torch.optim.Adam(network.parameters(), 0.02)
@@ -120,30 +117,6 @@ def test_the_probability_of_a_charge_is_learned_from_the_energy(events):
     soft = muons[:, 0] < 200
     assert float(positive[hard].mean()) == pytest.approx(0.8, abs=0.05)
     assert float(positive[soft].mean()) == pytest.approx(0.3, abs=0.05)
-
-
-def test_a_run_learns_the_features_and_every_later_command_has_them(toy_events, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    arrow.write_events(tmp_path / "e.parquet", [arrow.to_table(with_extra(toy_events(700)), ALL)], features=ALL)
-    assert main(["prepare", "e.parquet", "--out", "ready", "--features", *WORDS]) == 0
-    words = ["run.name=r", "train.steps=3", "train.events_per_worker=64", "scaling.num_workers=0", "model.width=8"]
-    words += ["train.validate_every=3", "train.validation_events=200", "tracking.enabled=false"]
-    for name, source in (("raw", "e.parquet"), ("prepared", "ready")):
-        chosen = [*words[1:], f"run.name={name}", f"data.train={source}", f"data.features={WORDS}"]
-        run_training(config.load(None, chosen), LocalLauncher())
-    metrics = (tmp_path / "runs" / "raw" / "metrics.jsonl").read_text()
-    assert "train/discrete_loss" in metrics
-    muons = crmuons.load("runs/prepared").generate(
-        {"energy_gev": [1e6] * 50, "zenith_rad": 0.3, "mass_gev": "p", "depth_m": 1900}, seed=1
-    )
-    assert list(muons.columns) == [feature.name for feature in ALL]
-    command = ["generate", "--model", "runs/raw", "--spectrum", "events=50", "--out", "out", "--format", "corsika8"]
-    assert main(command) == 0  # It needs no --fill.
-    assert features.declared(pq.read_schema("out/events-00000.parquet"), "out") == ALL
-    assert pq.read_table("out/_corsika8/events-00000.parquet").num_rows > 0
-    capsys.readouterr()
-    assert main(["inspect", "out/events-00000.parquet"]) == 0
-    assert "muon t_ns" in capsys.readouterr().out
 
 
 def test_features_that_the_data_lack_or_nobody_knows_are_refused(toy_events, tmp_path, write_toy):

@@ -8,7 +8,7 @@ import torch
 
 from crmuons.data.events import EventArrays
 from crmuons.models.features import Features, muon_to_network
-from crmuons.models.standalone import muon_from_network, primary_to_network
+from crmuons.models.formulas import muon_from_network, primary_to_network
 
 
 def events_of(muons, primaries=None):

@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 
 from crmuons import config
+from crmuons.models.formulas import MAX_COUNT, MAX_SHAPE
 from crmuons.models.multiplicity import MixtureMultiplicity, RegressorMultiplicity, build_multiplicity
-from crmuons.models.standalone import MAX_COUNT, MAX_SHAPE
 
 CONDITION = torch.tensor([[0.5, -1.0, 0.3, 2.0]])
 

@@ -31,6 +31,11 @@ def rows(real):
     return {line.split("|")[1].strip(): line.split("|")[2:-1] for line in bundle_tables(real, 3330.0) if "|" in line}
 
 
+@pytest.fixture(scope="module")
+def of_150_showers():
+    return rows(showers(150))
+
+
 def ratio(cell):
     value, error = re.fullmatch(r" ([\d.]+) ± ([\d.]+) ", cell).groups()
     return float(value), float(error)
@@ -54,15 +59,15 @@ def test_the_simulator_agrees_with_itself_at_the_surface_and_under_ice():
     assert 0.7 * 300 < counted <= 300
 
 
-def test_muons_too_far_apart_are_seen():
-    near, far = rows(showers(150)), rows(showers(150, stretch=2.0))
+def test_muons_too_far_apart_are_seen(of_150_showers):
+    near, far = of_150_showers, rows(showers(150, stretch=2.0))
     for name in ("from the axis, bundles of 4 to 10", "of two muons, bundles of 2 to 10"):
         assert ratio(far[name][2])[0] == pytest.approx(ratio(near[name][2])[0] / 2, rel=0.02)
     assert far["3 to 10"][0] == near["3 to 10"][0]
 
 
-def test_muons_that_are_missing_are_seen():
-    complete, lacking = (rows(showers(150, cutoff_gev=cutoff))["0"] for cutoff in (1e3, 3e3))
+def test_muons_that_are_missing_are_seen(of_150_showers):
+    complete, lacking = of_150_showers["0"], rows(showers(150, cutoff_gev=3e3))["0"]
     assert float(lacking[0]) > 1.5 * float(complete[0])
 
 

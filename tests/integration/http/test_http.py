@@ -5,17 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fsspec.asyn import sync
-from yarl import URL
 
 from crmuons.data import arrow, reader
 from crmuons.data.sampler import cut_files
 from crmuons.data.selection import Selection
 from crmuons.storage import files
 from crmuons.storage.http import reading, site, sources, whole
-from crmuons.storage.http.index_pages import entries
 from crmuons.storage.staging.cache_dir import CacheDir
 from crmuons.storage.staging.download import Staging
-from tests.unit.storage.faulty_web import FAULTS, serving
+from tests.integration.http.faulty_web import FAULTS, serving
 
 
 @pytest.fixture(autouse=True)
@@ -191,14 +189,6 @@ def test_directories_and_globs_are_listed_as_on_a_disk(parquet, slash):
         assert names("/top/?.parquet") == {"/top/a.parquet"}
         assert names("/t{op,en}/a.parquet") == {"/top/a.parquet"}
         assert {file.size for file in files.list_files(f"{web.url}/top/x%20y%231.parquet")} == {len(b)}
-
-
-def test_links_out_of_a_directory_are_no_entries():
-    page = """<a href="?C=N;O=D">Name</a><A HREF='/data/'>self</A><a href="../">up</a><a href="b.parquet">b</a>
-        <a href="sub/">sub/</a><a href="sub/deep.parquet">deep</a><a href="http://h/data/c.parquet#x">c</a><a>none</a>
-        <a href="https://h/data/d.parquet">https</a><a href="http://u@h/data/e.parquet">user</a><a href="//evil/data/f.parquet">f</a>
-        <a href="..%2f..%2fetc">up</a><a href="%2e%2e/">up</a><a href="http://[bad">bad</a><a href="g.parquet?token=1">g</a>"""
-    assert entries(page, URL("http://h/data/")) == {"b.parquet": False, "sub": True, "c.parquet": False}
 
 
 def test_what_does_not_exist_or_is_not_listed_is_said_in_one_sentence(parquet):
