@@ -6,6 +6,7 @@ for them.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,6 +61,19 @@ def launcher_of(settings: "Config") -> "Launcher":
     from crmuons.ray_backend.train import RayLauncher
 
     return RayLauncher()
+
+
+def check_tracking(runs: Sequence[str]) -> None:
+    """Check the server that `track_results` would send the results of these runs to, before they are made.
+
+    Raises:
+        ValueError: if nothing can be tracked there.
+    """
+    from crmuons.tracking.health import usable_uri
+    from crmuons.tracking.journal import Journal
+
+    if os.environ.get("MLFLOW_TRACKING_URI") and any(Journal.exists(Path(run)) for run in runs):
+        usable_uri(Path())
 
 
 def track_results(run: Path, values: Mapping[str, float], step: int, out: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from crmuons.models.saved_model import SETTINGS_FILE
 from crmuons.runs.location import caches
 from crmuons.storage.reach import unreachable_reason
-from crmuons.tracking.uri import database, is_server, resolve_uri
+from crmuons.tracking.uri import database, is_sqlite, resolve_uri
 
 SCHEME = "models:/"
 MAX_FILE_BYTES = 2**30  # The largest networks that fit a GPU have 200 MB of weights.
@@ -59,7 +59,7 @@ def local_copy_of(place: str, tracking_uri: str) -> Path:
         FileNotFoundError: if there is no such store or model, or it holds none of crmuons.
         ValueError, ConnectionError: if the store cannot be read, or sends a file that is too large for a model.
     """
-    if not is_server(tracking_uri) and not database(tracking_uri).is_file():
+    if is_sqlite(tracking_uri) and not database(tracking_uri).is_file():
         msg = f"{place} is looked up in MLflow, and there is no {tracking_uri}; set MLFLOW_TRACKING_URI to the server or store"
         raise FileNotFoundError(msg)
     if (reason := unreachable_reason(tracking_uri)) is not None:
