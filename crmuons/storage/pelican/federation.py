@@ -205,7 +205,7 @@ class Federation(ByInfo, PelicanFileSystem):  # type: ignore[misc]  # pelicanfs 
 
     # These use the methods above; pelicanfs' own versions ask the servers themselves.
     _walk = AsyncFileSystem._walk
-    _find = AsyncFileSystem._find
+    _find = ByInfo._find
     _du = AsyncFileSystem._du
     _cat = AsyncFileSystem._cat
     _get = AsyncFileSystem._get
@@ -214,7 +214,7 @@ class Federation(ByInfo, PelicanFileSystem):  # type: ignore[misc]  # pelicanfs 
 
     async def _glob(self, path: str, maxdepth: int | None = None, **options: Any) -> Any:
         assert maxdepth is None, "the depth follows from the pattern"
-        matches = await glob(self._check_fspath(path), self._entry, self._ls)
+        matches = await glob(self._check_fspath(path), self._entry, self._limited_ls(path))
         return matches if options.get("detail") else list(matches)
 
     async def _entry(self, path: str) -> dict[str, Any]:
