@@ -7,7 +7,7 @@ from typing import Any
 
 from crmuons.storage.atomic import atomic_file
 from crmuons.storage.bounds import check_number
-from crmuons.storage.http.exchange import FinalError
+from crmuons.storage.http.sources import FinalError
 
 COPY_BYTES = 32 * 2**20
 MAX_FOLDERS = 10_000  # A directory that links to itself under ever new names has no end.

@@ -16,12 +16,12 @@ from yarl import URL
 
 from crmuons.storage.bounds import check_number
 from crmuons.storage.http.by_info import ByInfo
-from crmuons.storage.http.exchange import FinalError, steady
+from crmuons.storage.http.exchange import steady
 from crmuons.storage.http.globs import glob
 from crmuons.storage.http.index_pages import entries
 from crmuons.storage.http.reading import Reader
 from crmuons.storage.http.remote_file import RemoteFile
-from crmuons.storage.http.sources import Fault
+from crmuons.storage.http.sources import Fault, FinalError
 from crmuons.storage.http.web import Web, raise_if_refused
 
 logger = logging.getLogger(__name__)
