@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crmuons.storage.redact import printable
+from crmuons.storage.redact import message, printable
 from crmuons.unforeseen import INTERRUPTED
 
 __all__ = ["INTERRUPTED", "HelpWithDefaults", "add_settings", "launcher_of", "settings_of"]
@@ -92,8 +92,8 @@ def track_results(run: Path, values: Mapping[str, float], step: int, out: Path) 
         with hold(run, remedy="give the same command when it has ended"):
             run_id = add_results(run, values, step, out)
     except (HeldError, PermissionError) as error:
-        print(printable(f"MLflow does not get these results: {error}"), file=sys.stderr)
+        print(message(f"MLflow does not get these results: {error}"), file=sys.stderr)
     except (ConnectionError, BlockingIOError) as error:
-        print(printable(f"kept for `crmuons sync {run}`: {error}"), file=sys.stderr)
+        print(message(f"kept for `crmuons sync {run}`: {error}"), file=sys.stderr)
     else:
         print(printable(f"MLflow run: {run_id}"))

@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace) -> None:
                 track_results(run_directory, values, step, out / name)
     for name in names:
         folder = f"{arguments.out.rstrip('/')}/{name}".rstrip("/")
-        print(f"report: {folder}/report.html\nfigures: {folder}/evaluation.json")
+        print(printable(f"report: {folder}/report.html\nfigures: {folder}/evaluation.json"))
 
 
 def _report_names(models: Sequence[str]) -> list[str]:

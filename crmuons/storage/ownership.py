@@ -29,7 +29,7 @@ from typing import NoReturn
 from crmuons.storage import atomic, files
 from crmuons.storage.claims import FOLDER, POLL_S, Claim, Claims, clock
 from crmuons.storage.owner import HeldError, LostError, Owner, machine
-from crmuons.storage.redact import without_credentials
+from crmuons.storage.redact import message, without_credentials
 from crmuons.storage.staging.locks import FileLock, NoLocksError
 
 logger = logging.getLogger(__name__)
@@ -314,5 +314,5 @@ def _end_process(reason: str) -> NoReturn:
 
     An exception would reach only this thread, and would let the others save what they have into another's output.
     """
-    print(f"crmuons: {reason}; this process ends without writing there again", file=sys.stderr, flush=True)  # noqa: T201
+    print(message(f"crmuons: {reason}; this process ends without writing there again"), file=sys.stderr, flush=True)  # noqa: T201
     os._exit(EXIT_CODE)

@@ -30,6 +30,9 @@ REMEDY = re.compile(
     r"|form |use |not a |neither |nested|rename|must|required|no (file|model|preset|space|journal)|does not|cannot|explains"
 )
 SERVER = "http://127.0.0.1:1/x"  # Nothing listens there.
+CONTROL = re.compile(
+    r"[^\t\n\r -~\u00a0-\u0378\u0391-\u05ff\u2010-\u2027\u2030-\u205e\u2070-\ud7ff]"
+)  # A terminal obeys or hides it.
 BAR = re.compile(r"^\w+: .*\[\d\d:\d\d")
 BAD_NUMBERS = (
     "nan", "-inf", "inf", "1e400", "-1", "x", "", "9" * 5000, str(2**64), "0x10", "1;2", "1 2", "١٢", "１", "1__0", "1,5", "0b1", "Infinity",
@@ -130,10 +133,15 @@ class Answer:
         """Return what is wrong with the answer; empty if nothing is."""
         if self.code < 0:
             return f"no answer within {self.seconds:.0f} s"
+        if found := CONTROL.search(self.text + self.printed):
+            return f"shows the control character {found[0]!r}: {(self.text + self.printed)[:300]!r}"
         if self.code == 70 or "Traceback" in self.text or "did not foresee" in self.text:
             return f"not foreseen: {self.text[:300]}"
         if self.code == 0:
             return "" if case.may_pass else "accepted"
+        return self._fault_of_words(case)
+
+    def _fault_of_words(self, case: Case) -> str:
         lines = [line for line in self.text.splitlines() if line.strip() and not BAR.search(line)]
         if not lines:  # `inspect` says on standard output what it found.
             said = self.printed.splitlines()
@@ -160,8 +168,8 @@ def answer(words: tuple[str, ...]) -> Answer:
     said, printed, begin = io.StringIO(), io.StringIO(), time.monotonic()
     with redirect_stderr(said), redirect_stdout(printed):
         try:
-            # An evaluation whose words are right takes seconds.
-            waits = words[0] == "evaluate" or any("127.0.0.1:1" in word for word in words)
+            # An evaluation or a validation whose words are right takes seconds.
+            waits = words[0] in ("evaluate", "validate") or any("127.0.0.1:1" in word for word in words)
             with _limit(NETWORK_SECONDS if waits else SECONDS):
                 code = cli.main(words)
         except SystemExit as end:
@@ -386,6 +394,28 @@ def files(world: World) -> Iterator[Case]:
 
             passes = name in spare or "checkpoints" in name
             yield Case(f"files ({what})", words, (Path(name).name, Path(name).parent.name), damage, may_pass=passes)
+
+
+def escapes(world: World) -> Iterator[Case]:
+    """Yield names of files, folders and columns that a terminal would obey, each with every command that reads them."""
+    sound = Path(world.data, "0.parquet").read_bytes()
+    for number, name in enumerate(("\x1b[2Jx", "\x1b]0;x\x07", "x\u202ey", "\x9b2J", "x\rcrmuons: done", "\udce4")):
+        for kind in ("sound", "damaged", "empty"):
+            folder = world.root / f"names-{number}-{kind}" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            content = {"sound": sound, "damaged": sound[:-100], "empty": b""}[kind]
+            (folder / f"{name}.parquet").write_bytes(content)
+            place, out = str(folder.parent), ("--out", world.out)
+            for words in (
+                ("inspect", place), ("prepare", place, *out), ("convert", "parquet", place, *out), ("convert", "corsika", place, *out),
+                ("convert", "hdf5", place, *out), ("convert", "events", place, "--to", "f2k", *out), ("export", place, *out), ("sync", place),
+                ("evaluate", "--truth", world.data, "--split", "all", "--generated", place, *out),
+                ("evaluate", "--truth", place, "--split", "all", "--generated", world.data, *out),
+                ("generate", "--model", f"{world.run}/model", "--primaries", place, *out), ("generate", "--model", place, "--spectrum", "events=10", *out),
+                ("validate", place, "--energy-range", "1e4", "1e8", "--gamma", "1.4", "--events", "10", *out),
+                ("train", f"{world.root}/preset.toml", f"data.train={place}", f"run.storage_path={world.out}"),
+            ):  # fmt: skip
+                yield Case(f"escapes ({name!r})", words, may_pass=True)
 
 
 def words(world: World) -> Iterator[Case]:

@@ -46,7 +46,9 @@ def world(tmp_path_factory):
     return world
 
 
-@pytest.mark.parametrize("kind", ["numbers", "words", "settings", "presets", "paths", "files", "keys", "variables"])
+@pytest.mark.parametrize(
+    "kind", ["numbers", "words", "settings", "presets", "paths", "files", "keys", "variables", "escapes"]
+)
 def test_bad_input_is_refused(kind, world, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     table = list(getattr(cases, kind)(world))
