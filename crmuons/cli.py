@@ -1,6 +1,7 @@
 """The command `crmuons`: find the subcommand (crmuons.commands), parse its arguments, run it, and report its errors."""
 
 import argparse
+import io
 import logging
 import re
 import sys
@@ -26,7 +27,7 @@ from crmuons.commands import (
 )
 from crmuons.progress import keep_bars_whole
 from crmuons.provenance import complete_environment
-from crmuons.storage.redact import printable, refuse_secrets
+from crmuons.storage import redact
 from crmuons.unforeseen import DEBUG, guarded
 
 GROUPS: dict[str, tuple[ModuleType, ...]] = {
@@ -64,24 +65,21 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the message without the usage, and exit."""
         message = re.sub(r"\S{200,}", lambda word: f"{word[0][:80]}...", message)  # argparse shows wrong choices whole.
-        self.exit(2, printable(f"{self.prog}: error: {message}; `{self.prog} --help` explains the options\n"))
-
-
-class _Printable(logging.Formatter):
-    """Writes out the control characters of names and of servers' words."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+        self.exit(2, redact.message(f"{self.prog}: error: {message}; `{self.prog} --help` explains the options\n"))
 
 
 def _run(words: Sequence[str]) -> int | None:
     for word in words:
-        refuse_secrets(word)  # Before argparse, whose errors show the words.
+        redact.refuse_secrets(word)  # Before argparse, whose errors show the words.
     arguments = _parse(_parser(words), words)
+    # A terminal that is not UTF-8 shows an escape in place of a sign: without this, printing it would be an error.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     keep_bars_whole()
     complete_environment()
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Printable("%(message)s"))
+    handler.setFormatter(redact.MessageFormatter("%(message)s"))
     logging.basicConfig(handlers=[handler])
     for package in ("crmuons", "tune"):  # Other libraries stay at warnings: torch would report its caches at exit.
         logging.getLogger(package).setLevel(logging.INFO)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from crmuons import provenance
 from crmuons.storage.atomic import FULL, DiskFullError
-from crmuons.storage.redact import printable, without_credentials
+from crmuons.storage.redact import message, without_credentials
 
 INTERRUPTED = 130  # The exit code that shells use after Ctrl-C: a script then does not run the next command.
 PIPE_CLOSED = 141  # What shells show for a program that a closed pipe ended.
@@ -42,7 +42,7 @@ def guarded(name: str, work: Callable[[], int | None], words: Sequence[str]) -> 
     try:
         return _flushed(int(work() or 0))
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
+        print(message(f"{name}: interrupted"), file=sys.stderr)
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - nothing may end in a traceback on the screen; the report has it
         if isinstance(error, BrokenPipeError) and _output_is_closed():
@@ -52,9 +52,9 @@ def guarded(name: str, work: Callable[[], int | None], words: Sequence[str]) -> 
         if isinstance(error, OSError) and error.errno in FULL and not isinstance(error, DiskFullError):
             error = DiskFullError(error, _fullest(error.filename), 0)
         if isinstance(error, FORESEEN):
-            print(printable(f"{name}: {without_credentials(str(error))}"), file=sys.stderr)
+            print(message(f"{name}: {error}"), file=sys.stderr)
             return FAILED
-        print(printable(f"{name}: {describe(error)}; {_where(error, name, words)}"), file=sys.stderr)
+        print(message(f"{name}: {describe(error)}; {_where(error, name, words)}"), file=sys.stderr)
         return UNFORESEEN
 
 

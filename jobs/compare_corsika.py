@@ -11,6 +11,7 @@ from crmuons.simulation.bundles import bundle_tables
 from crmuons.simulation.comparison import compare_with_simulator, comparison_table
 from crmuons.simulation.corsika import read_showers
 from crmuons.storage import files
+from crmuons.storage.redact import printable
 from crmuons.unforeseen import guarded
 
 
@@ -23,8 +24,8 @@ def main() -> int:
     arguments = parser.parse_args()
     listed = files.list_files(arguments.files, suffixes=("",))
     showers = [shower for file in listed for shower in read_showers(Path(file.url))]
-    print("\n".join(comparison_table(compare_with_simulator(showers))), end="\n\n")
-    print("\n".join(bundle_tables(showers, arguments.depth)))
+    print(printable("\n".join(comparison_table(compare_with_simulator(showers)))), end="\n\n")
+    print(printable("\n".join(bundle_tables(showers, arguments.depth))))
     return 0
 
 

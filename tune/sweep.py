@@ -17,9 +17,10 @@ from crmuons.runs.location import RunStorage
 from crmuons.runs.owned import REMEDY
 from crmuons.storage import atomic, ownership
 from crmuons.storage.files import File
+from crmuons.tracking.health import usable_uri
 from crmuons.tracking.interface import Status
 from crmuons.tracking.tracker import Tracker
-from crmuons.tracking.uri import resolve_uri
+from crmuons.tracking.uri import default_uri
 from crmuons.training import signals, tensorboard
 from crmuons.training.setup import refuse_credentials
 from tune import ray_tune, results, trials
@@ -95,7 +96,8 @@ def _run_owned(
     directory = find_sweep(
         settings, storage, definition
     )  # Again: another process may have begun or ended it until now.
-    tracking_uri = resolve_uri(storage.directory.parent)  # As for a single run: beside the directory of the runs.
+    beside = storage.directory.parent  # As for a single run.
+    tracking_uri = usable_uri(beside) if settings.tracking.enabled else default_uri(beside)
     inputs = SharedInputs(storage)
     begun = trials.load_trials(directory)
     trials_left = len(begun) < options.num_trials(space)

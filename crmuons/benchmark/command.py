@@ -18,8 +18,8 @@ from crmuons.benchmark.figures import Figure
 from crmuons.simulation.simulate import SimulationSettings, simulate
 from crmuons.storage import ownership
 from crmuons.storage.claims import names_in
+from crmuons.tracking.health import usable_uri
 from crmuons.tracking.tracker import Tracker
-from crmuons.tracking.uri import resolve_uri
 from crmuons.training.summary import RunSummary
 
 
@@ -89,17 +89,18 @@ def _run(suite: str, options: BenchmarkOptions) -> dict[str, Any]:
         raise FileExistsError(msg)
     keep_freed_memory()
     torch.set_num_threads(options.threads)
+    tracking_uri = usable_uri(Path())  # Before hours of measuring.
     measured = SUITES[suite](options)
     results = figures.as_json(suite, _machine(suite, options), measured)
     (options.out / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
-    _track(suite, results["machine"], measured, options.out)
+    _track(suite, results["machine"], measured, options.out, tracking_uri)
     return results | {"table": figures.figure_table(measured)}
 
 
-def _track(suite: str, machine: Mapping[str, Any], measured: Sequence[Figure], out: Path) -> None:
+def _track(suite: str, machine: Mapping[str, Any], measured: Sequence[Figure], out: Path, uri: str) -> None:
     tracker = Tracker.open(
         out,
-        uri=resolve_uri(Path()),
+        uri=uri,
         experiment="crmuons benchmark",
         run_name=f"{suite} {datetime.now(UTC):%Y-%m-%d %H.%M.%S}",
         params=machine,

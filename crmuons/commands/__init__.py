@@ -6,12 +6,13 @@ for them.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from crmuons.storage.redact import printable
+from crmuons.storage.redact import message, printable
 from crmuons.unforeseen import INTERRUPTED
 
 __all__ = ["INTERRUPTED", "HelpWithDefaults", "add_settings", "launcher_of", "settings_of"]
@@ -62,6 +63,19 @@ def launcher_of(settings: "Config") -> "Launcher":
     return RayLauncher()
 
 
+def check_tracking(runs: Sequence[str]) -> None:
+    """Check the server that `track_results` would send the results of these runs to, before they are made.
+
+    Raises:
+        ValueError: if nothing can be tracked there.
+    """
+    from crmuons.tracking.health import usable_uri
+    from crmuons.tracking.journal import Journal
+
+    if os.environ.get("MLFLOW_TRACKING_URI") and any(Journal.exists(Path(run)) for run in runs):
+        usable_uri(Path())
+
+
 def track_results(run: Path, values: Mapping[str, float], step: int, out: Path) -> None:
     """Add metrics and a directory of artifacts to a tracked run in MLflow.
 
@@ -78,8 +92,8 @@ def track_results(run: Path, values: Mapping[str, float], step: int, out: Path) 
         with hold(run, remedy="give the same command when it has ended"):
             run_id = add_results(run, values, step, out)
     except (HeldError, PermissionError) as error:
-        print(printable(f"MLflow does not get these results: {error}"), file=sys.stderr)
+        print(message(f"MLflow does not get these results: {error}"), file=sys.stderr)
     except (ConnectionError, BlockingIOError) as error:
-        print(printable(f"kept for `crmuons sync {run}`: {error}"), file=sys.stderr)
+        print(message(f"kept for `crmuons sync {run}`: {error}"), file=sys.stderr)
     else:
         print(printable(f"MLflow run: {run_id}"))

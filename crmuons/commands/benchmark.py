@@ -8,6 +8,7 @@ from pathlib import Path
 
 from crmuons.commands import HelpWithDefaults
 from crmuons.cpus import num_threads
+from crmuons.storage.redact import message, printable
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -144,11 +145,11 @@ def _run_check(arguments: argparse.Namespace, out: Path) -> int:
         raise ValueError(msg)
     device = choose_device(arguments.device or "cuda", elsewhere=False)
     results = run.run(device, out, parts=parts, limit=arguments.limit, tiny=arguments.tiny)
-    print(report.table(results))
-    print(f"figures: {out}/results.json\nfor docs/performance.md: {out}/paragraph.md\nlog: {out}/log.txt")
+    print(printable(report.table(results)))
+    print(printable(f"figures: {out}/results.json\nfor docs/performance.md: {out}/paragraph.md\nlog: {out}/log.txt"))
     found = report.failures(results)
     for fault in found:
-        print(f"crmuons benchmark: {fault}", file=sys.stderr)
+        print(message(f"crmuons benchmark: {fault}"), file=sys.stderr)
     return 1 if found else 0
 
 
@@ -170,11 +171,11 @@ def _run_amplification(arguments: argparse.Namespace, out: Path) -> int:
         out=out,
     )
     try:
-        print(run(options))
+        print(printable(run(options)))
     except RunFailedError as error:
-        print(f"crmuons benchmark: {error}", file=sys.stderr)
+        print(message(f"crmuons benchmark: {error}"), file=sys.stderr)
         return 1
-    print(f"figures: {out}/results.json, {out}/amplification.png")
+    print(printable(f"figures: {out}/results.json, {out}/amplification.png"))
     return 0
 
 
@@ -199,8 +200,8 @@ def _run_suite(arguments: argparse.Namespace, out: Path) -> int:
     try:
         results = run(arguments.suite, options)
     except RunFailedError as error:
-        print(f"crmuons benchmark: {error}", file=sys.stderr)
+        print(message(f"crmuons benchmark: {error}"), file=sys.stderr)
         return 1
-    print(results.pop("table"))
-    print(json.dumps(results))
+    print(printable(results.pop("table")))
+    print(printable(json.dumps(results)))
     return 0

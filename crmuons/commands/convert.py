@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from crmuons.commands import INTERRUPTED
-from crmuons.storage.redact import printable
+from crmuons.storage.redact import message, printable
 
 if TYPE_CHECKING:
     from crmuons.simulation.convert import Conversion
@@ -142,7 +142,9 @@ def _run_events(arguments: argparse.Namespace) -> int:
         check_apart(Path(arguments.out), arguments.files)
     result = rewrite(arguments.files, arguments.out, options)
     kept = f", {result.kept} were there already" if result.kept else ""
-    print(f"{result.files} files with {result.events} events and {result.muons} muons in {arguments.out}{kept}")
+    print(
+        printable(f"{result.files} files with {result.events} events and {result.muons} muons in {arguments.out}{kept}")
+    )
     return 0
 
 
@@ -164,7 +166,7 @@ def _report(arguments: argparse.Namespace, result: "Conversion") -> int:
     """Print what the output holds, and name each file that was left out once; return the exit code."""
     if result.total.events:
         kept = f", {result.kept} were there already" if result.kept else ""
-        print(f"{result.converted} files converted{kept}; in {arguments.out}:")
+        print(printable(f"{result.converted} files converted{kept}; in {arguments.out}:"))
         print(printable("\n".join(result.total.lines())))
         if arguments.format != "corsika" and not arguments.vertical:
             print("depths are kept as slant ones; Muonitron writes vertical ones, for which --vertical is needed")
@@ -172,5 +174,5 @@ def _report(arguments: argparse.Namespace, result: "Conversion") -> int:
         print("nothing was converted", file=sys.stderr)
     if result.left_out:
         what = [f"left out {len(result.left_out)} files:", *result.left_out.values()]
-        print(printable("\n".join(what)), file=sys.stderr)
+        print(message("\n".join(what)), file=sys.stderr)
     return 1 if result.left_out or not result.total.events else 0

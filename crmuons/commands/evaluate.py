@@ -91,7 +91,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command."""
-    from crmuons.commands import track_results
+    from crmuons.commands import check_tracking, track_results
     from crmuons.evaluation.reference import EvaluationSettings
     from crmuons.evaluation.report.files import summary, write_report
     from crmuons.evaluation.request import EvaluationRequest, evaluate_request
@@ -107,6 +107,7 @@ def run(arguments: argparse.Namespace) -> None:
         settings=EvaluationSettings(arguments.events, arguments.seed),
     )
     names = _report_names(request.models)
+    check_tracking(request.models)
     with folder_at(arguments.out) as out, _executor(arguments.workers) as executor:
         for evaluation, name in zip(evaluate_request(request, executor), names, strict=True):
             write_report(evaluation, out / name)
@@ -117,7 +118,7 @@ def run(arguments: argparse.Namespace) -> None:
                 track_results(run_directory, values, step, out / name)
     for name in names:
         folder = f"{arguments.out.rstrip('/')}/{name}".rstrip("/")
-        print(f"report: {folder}/report.html\nfigures: {folder}/evaluation.json")
+        print(printable(f"report: {folder}/report.html\nfigures: {folder}/evaluation.json"))
 
 
 def _report_names(models: Sequence[str]) -> list[str]:

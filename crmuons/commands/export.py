@@ -2,6 +2,8 @@
 
 import argparse
 
+from crmuons.storage.redact import printable
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -29,4 +31,4 @@ def run(arguments: argparse.Namespace) -> None:
     from crmuons.tracking.logged_models import local_place
 
     export(local_place(arguments.model), arguments.out, onnx=arguments.onnx)
-    print(f"model in {arguments.out}; its README.txt explains how to use it")
+    print(printable(f"model in {arguments.out}; its README.txt explains how to use it"))

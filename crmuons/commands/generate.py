@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crmuons.commands import INTERRUPTED, HelpWithDefaults
+from crmuons.storage.redact import printable
 
 if TYPE_CHECKING:
     from crmuons.generation.primaries import PrimarySource
@@ -154,11 +155,11 @@ def run(arguments: argparse.Namespace) -> int:
             "crmuons generate: interrupted; run the same command to continue after the finished files", file=sys.stderr
         )
         return INTERRUPTED
-    print(f"{counts.events} events with {counts.muons} muons in {arguments.out}")
-    print(f"{counts.outside_training} outside the trained range, {counts.capped} capped")
+    print(printable(f"{counts.events} events with {counts.muons} muons in {arguments.out}"))
+    print(printable(f"{counts.outside_training} outside the trained range, {counts.capped} capped"))
     if target is not None:
         missed = f"; {written.missed} events miss the surface and are left out" if arguments.surface else ""
-        print(f"{written.files} files of {arguments.format} in {arguments.out}/_{arguments.format}{missed}")
+        print(printable(f"{written.files} files of {arguments.format} in {arguments.out}/_{arguments.format}{missed}"))
     return 0
 
 

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     def show(url: str, code: str) -> None:
         segno.make(url).terminal(compact=True)
-        print(f"open {url} in any browser and confirm the code {code}", flush=True)
+        print(printable(f"open {url} in any browser and confirm the code {code}"), flush=True)
 
     issuers = scopes_by_issuer(arguments.read, arguments.write)
     if not issuers:
@@ -39,4 +39,4 @@ def run(arguments: argparse.Namespace) -> None:
     for issuer, scopes in issuers.items():
         federations = federations_of(issuer, [*arguments.read, *arguments.write])
         print(printable(f"logging in to {issuer} for {' '.join(scopes)} at {' and '.join(federations)}"))
-        print(f"logged in; the login is stored in {log_in(issuer, scopes, show, federations)}")
+        print(printable(f"logged in; the login is stored in {log_in(issuer, scopes, show, federations)}"))

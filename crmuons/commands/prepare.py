@@ -84,5 +84,5 @@ def run(arguments: argparse.Namespace) -> int:
         return INTERRUPTED
     print(printable(f"{manifest.describe()} in {arguments.out}"))
     if manifest.quarantined:
-        print(f"{manifest.quarantined} rows cannot be used; they are in {arguments.out / QUARANTINE}")
+        print(printable(f"{manifest.quarantined} rows cannot be used; they are in {arguments.out / QUARANTINE}"))
     return 0

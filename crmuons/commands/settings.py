@@ -3,6 +3,8 @@
 import argparse
 from collections.abc import Iterator, Mapping
 
+from crmuons.storage.redact import printable
+
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -14,7 +16,7 @@ def run(arguments: argparse.Namespace) -> None:
     from crmuons import config
 
     for line in (markdown if arguments.markdown else plain)(config.settings()):
-        print(line)
+        print(printable(line))
 
 
 def plain(settings: Mapping[str, tuple[str, str]]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import argparse
 
 from crmuons.commands import HelpWithDefaults
+from crmuons.storage.redact import printable
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -138,4 +139,4 @@ def run(arguments: argparse.Namespace) -> None:
         from crmuons.ray_backend.simulate import simulate
     with folder_at(arguments.out, new=True) as out:
         simulate(settings, num_events=arguments.events, out=out, seed=arguments.seed)
-    print(f"{arguments.events} events in {arguments.out}")
+    print(printable(f"{arguments.events} events in {arguments.out}"))

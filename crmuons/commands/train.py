@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from crmuons.commands import INTERRUPTED, add_settings, settings_of
-from crmuons.storage.redact import printable
+from crmuons.storage.redact import message, printable
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         result = run_training(settings, launcher_of(settings))
     except RunFailedError as error:
-        print(printable(f"crmuons train: {error}"), file=sys.stderr)
+        print(message(f"crmuons train: {error}"), file=sys.stderr)
         return 1
     print(printable(result.describe()))
     return 0 if result.outcome == "finished" else INTERRUPTED

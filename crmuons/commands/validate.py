@@ -105,4 +105,4 @@ def run(arguments: argparse.Namespace) -> None:
             values = {f"validation/{name}": value for name, value in validation.flat().items()}
             track_results(Path(request.sources[0]), values, validation.model_step, out)
     folder = arguments.out.rstrip("/")
-    print(f"report: {folder}/report.html\nfigures: {folder}/validation.json")
+    print(printable(f"report: {folder}/report.html\nfigures: {folder}/validation.json"))

@@ -124,7 +124,7 @@ def _file_id(opened: IO[bytes], url: str, footer_bytes: int) -> int:
     Files of the same name in several folders get different ids; a file that was moved or copied keeps its id.
     """
     opened.seek(-8 - footer_bytes, os.SEEK_END)
-    digest = hashlib.sha256(Path(url).name.encode() + opened.read(footer_bytes)).digest()
+    digest = hashlib.sha256(os.fsencode(Path(url).name) + opened.read(footer_bytes)).digest()
     return int.from_bytes(digest[:8], "little")
 
 

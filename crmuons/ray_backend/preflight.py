@@ -1,6 +1,5 @@
 """Checks of the cluster before a run or a sweep starts: all faults that would stop it later, in one error."""
 
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, TypeVar
@@ -12,9 +11,7 @@ from crmuons.ray_backend import node_checks, tokens
 from crmuons.ray_backend.node_checks import NodeCheck, NodeReport
 from crmuons.runs.location import RunStorage
 from crmuons.storage.files import File
-from crmuons.tracking.health import unreachable_reason
-
-logger = logging.getLogger(__name__)
+from crmuons.tracking import health
 
 TIMEOUT_S = 180.0  # For a node that starts its first process and imports torch and MLflow from a slow disk.
 
@@ -57,8 +54,6 @@ def _faults_of_nodes(storage: RunStorage, uri: str | None, data: Sequence[File])
     # The driver's own node has read and written already, so a cluster of one node costs nothing.
     nodes = _other_nodes()
     if not nodes:
-        if uri is not None:
-            _warn_of_tracking(uri, {"this node": unreachable_reason(uri)})
         return []
     with nullcontext() if storage.url is not None else node_checks.marker_file(storage.directory) as mark:
         check = NodeCheck(storage.url or str(storage.directory), mark, data[0] if data else None, uri)
@@ -68,7 +63,7 @@ def _faults_of_nodes(storage: RunStorage, uri: str | None, data: Sequence[File])
     for node, report in reports.items():
         faults[node] = [*report.faults, *node_checks.compare_versions(driver_versions, report.versions)]
     if uri is not None:
-        _warn_of_tracking(uri, {node: report.tracking for node, report in reports.items()})
+        _warn_of_tracking(uri, reports)
     return node_checks.by_node(faults)
 
 
@@ -109,12 +104,8 @@ def _run_node_check(check: NodeCheck) -> NodeReport:
     return node_checks.run_node_check(check)
 
 
-def _warn_of_tracking(uri: str, by_node: dict[str, str | None]) -> None:
-    """Log why nodes cannot reach the server. It is no fault: the run's journal keeps unsent entries (docs/tracking.md)."""
-    reasons = {node: [] if reason is None else [reason] for node, reason in by_node.items()}
+def _warn_of_tracking(uri: str, reports: dict[str, NodeReport]) -> None:
+    """Log why nodes cannot reach the server."""
+    reasons = {node: [] if report.tracking is None else [report.tracking] for node, report in reports.items()}
     for sentence in node_checks.by_node(reasons):
-        logger.warning(
-            "the tracking server %s cannot be used %s; the run keeps its entries, and `crmuons sync` sends them later",
-            uri,
-            sentence,
-        )
+        health.warn(uri, sentence)

@@ -13,6 +13,7 @@ of energy 0. Ids are single precision, exact up to 2^24.
 """
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -215,7 +216,7 @@ def _numbering(dump: _Dump, url: str, columns: Mapping[str, tuple[str, ...]], no
         exact = 2.0 ** (np.finfo(ids.dtype).nmant + 1)
         if not ((ids >= 0) & (ids <= exact) & (ids == np.floor(ids))).all():
             notes["files whose shower ids are rounded or missing: their showers are numbered instead"] += 1
-            return _Numbering(int.from_bytes(hashlib.sha256(url.encode()).digest()[:7], "big"))
+            return _Numbering(int.from_bytes(hashlib.sha256(os.fsencode(url)).digest()[:7], "big"))
     return None
 
 

@@ -5,6 +5,7 @@ was made, and what it holds.
 """
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -56,8 +57,10 @@ class Source:
     @property
     def output(self) -> str:
         """Return the name of its output: the label, and a digest of its path, so that equal names stay apart."""
-        digest = hashlib.sha256(self.url.encode()).hexdigest()[:8]
-        return f"{self.label.lstrip('._')[:STEM_CHARACTERS] or 'file'}-{digest}.parquet"
+        digest = hashlib.sha256(os.fsencode(self.url)).hexdigest()[:8]
+        # Arrow takes no path that is not UTF-8, and a terminal would obey a control character.
+        label = "".join(letter if letter.isprintable() else "_" for letter in self.label)
+        return f"{label.lstrip('._')[:STEM_CHARACTERS] or 'file'}-{digest}.parquet"
 
     @property
     def shown(self) -> str:

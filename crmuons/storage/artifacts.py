@@ -17,11 +17,13 @@ from typing import Any
 
 from crmuons.storage import files
 from crmuons.storage.atomic import atomic_directory, check_owned
+from crmuons.storage.bounds import check_copy
 from crmuons.storage.inside import inside, relative_name
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 2**24  # Of MAX_FILES (storage/bounds.py) with long names.
 MAX_NAMES = 20  # An interrupted upload uses up a file name if the token does not allow overwriting.
 
 
@@ -99,19 +101,28 @@ def download(url: str, name: str, folder: Path) -> ArtifactManifest:
     Raises:
         DamagedArtifactError: if the artifact is incomplete or does not match its manifest.
         OutsideError: if the manifest names a file outside the artifact.
+        TooMuchError: if it names more files or bytes than a run has.
     """
     manifest, places = _read_manifest(f"{url}/{name}", name)
+    check_copy({path: size for path, (size, _) in manifest.files.items()}, f"{url}/{name}/{MANIFEST}", folder)
+    # Before copying: a server may hold another file there, which has no end.
+    remote_sizes = files.sizes(f"{url}/{name}")
     with atomic_directory(folder, replace=True) as partial:
-        for path, (_, digest) in manifest.files.items():
+        for path, (size, digest) in manifest.files.items():
+            if remote_sizes.get(places[path], size) != size:
+                raise DamagedArtifactError(_mismatch(f"{url}/{name}/{places[path]}"))
             target = inside(partial, path, f"{url}/{name}/{MANIFEST}")
             try:
                 files.get(f"{url}/{name}/{places[path]}", target)
             except FileNotFoundError as error:
                 raise DamagedArtifactError(str(error)) from error
             if _sha256(target) != digest:
-                msg = f"{url}/{name}/{places[path]} does not match its manifest: it was changed or damaged"
-                raise DamagedArtifactError(msg)
+                raise DamagedArtifactError(_mismatch(f"{url}/{name}/{places[path]}"))
     return manifest
+
+
+def _mismatch(url: str) -> str:
+    return f"{url} does not match its manifest: it was changed or damaged"
 
 
 def is_whole(url: str, name: str) -> bool:
@@ -126,14 +137,17 @@ def is_whole(url: str, name: str) -> bool:
 
 def _read_manifest(url: str, name: str) -> tuple[ArtifactManifest, dict[str, str]]:
     """Return the manifest of an artifact, and the remote name of each of its files."""
-    for candidate in sorted(entry for entry in files.names(url) if re.fullmatch(r"manifest\.json(\.\d+)?", entry)):
+    candidates = sorted(entry for entry in files.names(url) if re.fullmatch(r"manifest\.json(\.\d+)?", entry))
+    for candidate in candidates[:MAX_NAMES]:
+        content = files.read_bytes(f"{url}/{candidate}", MAX_MANIFEST_BYTES)
         try:
-            content = json.loads(files.read_bytes(f"{url}/{candidate}"))
+            content = json.loads(content, object_pairs_hook=_once)
             places = content.pop("places")
-            content["files"] = {path: tuple(entry) for path, entry in content["files"].items()}
+            content["files"] = {path: (size, digest) for path, (size, digest) in content["files"].items()}
             manifest = ArtifactManifest(**content)
             matches = manifest.name == name and places.keys() >= manifest.files.keys()
-        except (ValueError, KeyError, TypeError, AttributeError):  # An interrupted upload left half a manifest.
+        # An interrupted upload left half a manifest; a stranger nested brackets without end.
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
         if matches:
             for path in (*manifest.files, *places.values()):  # Whoever made the artifact made its digest too.
@@ -141,6 +155,14 @@ def _read_manifest(url: str, name: str) -> tuple[ArtifactManifest, dict[str, str
             return manifest, places
     msg = f"{url} has no manifest that matches its name: its upload was interrupted, or it is damaged"
     raise DamagedArtifactError(msg)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON whose keys are all different; Python would take the last of two."""
+    if len(content := dict(pairs)) < len(pairs):
+        msg = "a key stands twice"
+        raise ValueError(msg)
+    return content
 
 
 def _put(local: Path, url: str, name: str, remote_sizes: Mapping[str, int]) -> str:

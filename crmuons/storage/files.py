@@ -15,7 +15,7 @@ from typing import IO
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from crmuons.storage import pelican
+from crmuons.storage import bounds, pelican
 from crmuons.storage.atomic import atomic_file
 from crmuons.storage.braces import expand_braces
 from crmuons.storage.filesystems import FEDERATED, WEB, filesystem, is_remote, with_scheme
@@ -63,18 +63,23 @@ def open_file(url: str, size: int | None = None) -> IO[bytes]:
     return fs.open(path, "rb")
 
 
-def read_bytes(url: str) -> bytes:
+def read_bytes(url: str, most: int | None = None) -> bytes:
     """Return the content of a small file.
 
+    Args:
+        url: path or URL.
+        most: how many bytes it may have at a server, by default MAX_SMALL_BYTES.
+
     Raises:
-        ValueError: if a server sends more than MAX_SMALL_BYTES.
+        ValueError: if a server sends more.
     """
+    most = MAX_SMALL_BYTES if most is None else most
     fs, path = filesystem(url)
     if not (is_web(fs) or pelican.is_federation(fs)):
         return bytes(fs.cat_file(path))
-    content = bytes(fs.cat_file(path, 0, MAX_SMALL_BYTES + 1))
-    if len(content) > MAX_SMALL_BYTES:
-        msg = f"{url} has more than {MAX_SMALL_BYTES >> 20} MiB, too many for a file of this name; check what is at the server"
+    content = bytes(fs.cat_file(path, 0, most + 1))
+    if len(content) > most:
+        msg = f"{url} has more than {most >> 20} MiB, too many for a file of this name; check what is at the server"
         raise ValueError(msg)
     return content
 
@@ -96,10 +101,13 @@ def names(url: str) -> list[str]:
 
 
 def sizes(url: str) -> dict[str, int]:
-    """List a folder anew; return the size in bytes of each file below it, by its path in the folder."""
+    """List a folder of at most `bounds.MAX_FILES` anew; return each file's size in bytes, by its path in the folder."""
     fs, root = filesystem(url)
     fs.invalidate_cache()
-    return {PurePosixPath(name).relative_to(root).as_posix(): size for name, size in _sizes(fs, root).items()}
+    return {
+        PurePosixPath(name).relative_to(root).as_posix(): size
+        for name, size in _sizes(fs, root, bounds.MAX_FILES).items()
+    }
 
 
 def get(url: str, local: Path) -> None:
@@ -188,13 +196,15 @@ def get_tree(url: str, folder: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: if there is no file below the URL.
+        TooMuchError: if there are more files or bytes than a model or a run has.
         OutsideError: if the listing names a file outside it, or a link in the folder leads out of the folder.
     """
     fs, root = filesystem(url)
-    remote_sizes = _sizes(fs, root)
+    remote_sizes = _sizes(fs, root, bounds.MAX_FILES)
     if not remote_sizes:
         msg = f"nothing to copy below '{url}': no such directory, or it is empty; check the path"
         raise FileNotFoundError(msg)
+    bounds.check_copy(remote_sizes, url, folder)
     copied = []
     for name, size in remote_sizes.items():
         target = inside(folder, name.removeprefix(f"{root.rstrip('/')}/"), url)
@@ -248,8 +258,17 @@ def _try_writing(url: str) -> None:
         fs.rm_file(path)
 
 
-def _sizes(fs: fsspec.AbstractFileSystem, root: str) -> dict[str, int]:
-    """Return the size in bytes of each file below a directory, by its path; none if there is no directory."""
+def _sizes(fs: fsspec.AbstractFileSystem, root: str, most: int | None = None) -> dict[str, int]:
+    """Return the size in bytes of each file below a directory, by its path; none if there is no directory.
+
+    Raises:
+        TooMuchError: if there are more than `most` files and folders.
+    """
     if not fs.isdir(root):
         return {}
-    return {name: int(entry["size"]) for name, entry in fs.find(root, detail=True).items()}
+    # Ours stop at once; other stores answer with the whole list.
+    limit = {"most": most} if is_web(fs) or pelican.is_federation(fs) else {}
+    found = fs.find(root, detail=True, **limit)
+    if most is not None:
+        bounds.check_number(len(found), with_scheme(fs, root), most)
+    return {name: int(entry["size"]) for name, entry in found.items()}

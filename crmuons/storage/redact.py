@@ -1,5 +1,6 @@
 """Make text safe to store and to show: without the secrets of URLs, which are refused where they come in, and control characters."""
 
+import logging
 import re
 
 # Families of signed URLs (Amazon, Google, Azure) as wholes: their parts together are the secret.
@@ -13,15 +14,39 @@ _QUERY_SECRET = re.compile(rf'([?&;#](?:{_NAMES})=)[^&;\s"#\']+', re.IGNORECASE)
 _PASSWORD = re.compile(r'(?<!\w)(\w[\w+.-]*)://[^/\s?#"@:]*:[^/\s?#"]*@|https?://[^/\s?#"]+@', re.IGNORECASE)
 
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+MAX_LINE = 2000  # Letters of a line in a message: a column or a key of a stranger's file may be named with a million.
+LINE_END = 600  # Of these at its end, where the remedy stands.
 
 
 def printable(text: object) -> str:
-    """Return the text with control characters written out, which a terminal would obey: tabs and ends of lines stay.
+    """Return the text with every character written out that a terminal obeys or does not show; tabs and ends of lines stay.
 
-    Names of files, columns and servers' words may be a stranger's; an escape sequence in them could hide or change lines.
+    Names of files, columns and servers' words may be a stranger's: an escape sequence in them could hide or change lines, and
+    a character that turns the direction of reading could make a name look like another.
     """
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+    # isprintable is false of control and format characters, surrogates, and spaces other than the plain one.
+    return "".join(
+        letter if letter.isprintable() or letter in "\t\n" else letter.encode("unicode_escape").decode()
+        for letter in str(text)
+    )
+
+
+def message(text: object) -> str:
+    """Return a text for the screen: printable, without the credentials of URLs, and with no line of more than MAX_LINE letters."""
+    lines = printable(without_credentials(str(text))).split("\n")
+    return "\n".join(map(_shortened, lines))
+
+
+class MessageFormatter(logging.Formatter):
+    """Formats log records as `message` does."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record."""
+        return message(super().format(record))
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - LINE_END]} [...] {line[-LINE_END:]}"
 
 
 def without_credentials(text: str) -> str:

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 from crmuons.storage.claims import FOLDER, Claim, Claims, clock
 from crmuons.storage.owner import HeldError, LostError, Owner
-from crmuons.storage.redact import without_credentials
+from crmuons.storage.redact import message, without_credentials
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command may work later.
 
@@ -36,5 +36,5 @@ def end_process(reason: str) -> NoReturn:
 
     An exception would reach only this thread, and would let the others save what they have into another's output.
     """
-    print(f"crmuons: {reason}; this process ends without writing there again", file=sys.stderr, flush=True)  # noqa: T201
+    print(message(f"crmuons: {reason}; this process ends without writing there again"), file=sys.stderr, flush=True)  # noqa: T201
     os._exit(EXIT_CODE)

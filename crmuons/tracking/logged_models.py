@@ -6,16 +6,20 @@ import logging
 import os
 import resource
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from crmuons.models.saved_model import SETTINGS_FILE
 from crmuons.runs.location import caches
+from crmuons.storage.bounds import check_copy, check_number
+from crmuons.storage.inside import relative_name
 from crmuons.storage.reach import unreachable_reason
-from crmuons.tracking.uri import database, is_server, resolve_uri
+from crmuons.tracking.uri import database, is_sqlite, resolve_uri
 
 SCHEME = "models:/"
+MAX_FILES = 1000  # A logged model has ten.
 MAX_FILE_BYTES = 2**30  # The largest networks that fit a GPU have 200 MB of weights.
 TOO_LARGE = os.strerror(errno.EFBIG)
 
@@ -48,6 +52,52 @@ def _files_of_at_most(num_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def _download(place: str, tracking_uri: str, copy: Path) -> None:
+    """Copy the files of a logged model, once all of them are listed and their names, number and sizes are checked."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: PLC0415
+
+    store = get_artifact_repository(place, tracking_uri=tracking_uri)
+    inner = getattr(store, "repo", store)  # `models:/` stands before the store that holds the files.
+    ask, source = inner.list_artifacts, f"{place} in {tracking_uri}"
+    sizes = dict(_listed(ask, source))
+    check_copy(sizes, source, copy)
+    if max(sizes.values(), default=0) > MAX_FILE_BYTES:
+        raise OSError(errno.EFBIG, TOO_LARGE)  # As the kernel says it of one whose size was not listed.
+    # The server is asked again while files are copied, and may answer otherwise then.
+    inner.list_artifacts = _limited(ask, source)
+    copy.mkdir()
+    store.download_artifacts("", str(copy))
+
+
+def _listed(ask: Callable[[str | None], list[Any]], source: str) -> Iterator[tuple[str, int]]:
+    """Yield the path and the size in bytes of each file of a store."""
+    ask, folders = _limited(ask, source), [None]
+    while folders:
+        folder = folders.pop()
+        for entry in ask(folder):
+            relative_name(entry.path, source)
+            if entry.path == folder:  # Some stores list a folder in itself, as MLflow knows.
+                continue
+            if entry.is_dir:
+                folders.append(entry.path)
+            else:
+                yield entry.path, entry.file_size or 0
+
+
+def _limited(ask: Callable[[str | None], list[Any]], source: str) -> Callable[[str | None], list[Any]]:
+    """Return a function that lists a folder, and raises once it was given more than MAX_FILES files and folders."""
+    number = 0
+
+    def limited(folder: str | None = None) -> list[Any]:
+        nonlocal number
+        found = ask(folder)
+        number += 1 + len(found)
+        check_number(number, source, MAX_FILES)
+        return found
+
+    return limited
+
+
 def local_copy_of(place: str, tracking_uri: str) -> Path:
     """Copy a logged model of crmuons to this machine, and return its model directory.
 
@@ -57,9 +107,9 @@ def local_copy_of(place: str, tracking_uri: str) -> Path:
 
     Raises:
         FileNotFoundError: if there is no such store or model, or it holds none of crmuons.
-        ValueError, ConnectionError: if the store cannot be read, or sends a file that is too large for a model.
+        ValueError, ConnectionError: if the store cannot be read, or has more files or larger ones than a model.
     """
-    if not is_server(tracking_uri) and not database(tracking_uri).is_file():
+    if is_sqlite(tracking_uri) and not database(tracking_uri).is_file():
         msg = f"{place} is looked up in MLflow, and there is no {tracking_uri}; set MLFLOW_TRACKING_URI to the server or store"
         raise FileNotFoundError(msg)
     if (reason := unreachable_reason(tracking_uri)) is not None:
@@ -75,7 +125,7 @@ def local_copy_of(place: str, tracking_uri: str) -> Path:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         with _files_of_at_most(MAX_FILE_BYTES):
-            mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=str(copy), tracking_uri=tracking_uri)
+            _download(place, tracking_uri, copy)
     except (MlflowException, OSError) as error:
         if TOO_LARGE in str(error):
             shutil.rmtree(copy, ignore_errors=True)

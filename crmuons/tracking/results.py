@@ -5,7 +5,7 @@ from pathlib import Path
 
 from crmuons.tracking.journal import Journal
 from crmuons.tracking.sender import named_server, sync
-from crmuons.tracking.uri import is_server
+from crmuons.tracking.uri import is_database, is_server
 
 
 def add_results(directory: Path, values: Mapping[str, float], step: int, artifacts: Path) -> str:
@@ -31,7 +31,7 @@ def add_results(directory: Path, values: Mapping[str, float], step: int, artifac
         journal.append("artifact", file=journal.keep_file(artifacts), folder="")
     finally:
         journal.close()
-    if named_server() is None and is_server(journal.uri):
+    if named_server() is None and (is_server(journal.uri) or is_database(journal.uri)):
         msg = (
             f"MLFLOW_TRACKING_URI is not set; the run names {journal.uri}: crmuons sync {directory} --to {journal.uri}"
         )

@@ -14,10 +14,11 @@ from crmuons.progress import progress
 from crmuons.storage.reach import unreachable_reason
 from crmuons.tracking.artifacts import ArtifactStoreError, first_cause
 from crmuons.tracking.file_delivery import FileDelivery
+from crmuons.tracking.health import check_store
 from crmuons.tracking.interface import Status
 from crmuons.tracking.journal import Journal, check_journal
 from crmuons.tracking.server import Server
-from crmuons.tracking.uri import bare_uri, has_credentials, is_server
+from crmuons.tracking.uri import bare_uri, has_credentials, is_database, is_server
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +109,8 @@ def _server(journal: Journal, to: str | None = None) -> tuple[Server, FileDelive
         msg = f"the journal in {journal.directory} does not name its run and server: its first entry is missing"
         raise ValueError(msg)
     named = to or named_server()
-    if named is None and is_server(journal.uri) and has_credentials():
+    # libpq and its like take a password from the environment and from files that only they know.
+    if named is None and (is_database(journal.uri) or (is_server(journal.uri) and has_credentials())):
         # The directory may be a stranger's, who would get this user's password.
         msg = (
             f"only the directory {journal.directory} names the server {journal.uri}, and MLflow would send it your "
@@ -116,7 +118,9 @@ def _server(journal: Journal, to: str | None = None) -> tuple[Server, FileDelive
         )
         raise ConnectionError(msg)
     # Credentials of the URI go to the environment, where MLflow looks for them; files never hold them.
-    server = Server(journal, bare_uri(named or journal.uri))
+    uri = bare_uri(named or journal.uri)
+    check_store(uri)
+    server = Server(journal, uri)
     return server, FileDelivery(journal, server, named=named is not None)
 
 
@@ -126,7 +130,7 @@ def _send(journal: Journal, server: Server, files: FileDelivery) -> Iterator[int
         raise ConnectionError(msg)
     try:
         yield from server.send_entries()
-    except MlflowException as error:
+    except (MlflowException, ConnectionError) as error:
         msg = f"{server.sent.uri} takes no results of {journal.directory}: {first_cause(error)}"
         raise ConnectionError(msg) from error
     try:

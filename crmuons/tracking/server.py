@@ -10,14 +10,16 @@ from pathlib import Path
 import mlflow
 from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy import create_engine
 
 from crmuons.storage import atomic, ownership
 from crmuons.storage.reach import unreachable_reason
 from crmuons.tracking.artifacts import first_cause
 from crmuons.tracking.batches import batches, metrics_of, parts
 from crmuons.tracking.charts import keep_view
+from crmuons.tracking.health import check_store
 from crmuons.tracking.journal import DeliveryState, Entry, Journal
-from crmuons.tracking.uri import database
+from crmuons.tracking.uri import database, is_database, is_sqlite
 
 logger = logging.getLogger(__name__)
 
@@ -137,8 +139,12 @@ class Server:
         with self.guard:
             if self._client is not None:
                 return
-            if self.uri.startswith("sqlite:"):
+            if is_sqlite(self.uri):
+                check_store(self.uri)
                 _make_database(database(self.uri))
+            # A driver would try for minutes, and the thread that sends has its own pauses.
+            elif is_database(self.uri) and (reason := connection_error(self.uri)) is not None:
+                raise ConnectionError(reason)
             # Made at the first use, in the thread that sends: it may wait for the server.
             client = mlflow.MlflowClient(self.uri)
             if self.sent.run_id is not None and not _has_run(client, self.sent.run_id):
@@ -186,7 +192,7 @@ class Server:
         if experiment is not None:
             return str(experiment.experiment_id)
         location = None
-        if self.uri.startswith("sqlite:"):
+        if is_sqlite(self.uri):
             # MLflow's default is in the working directory, which differs between workers.
             folder = database(self.uri).parent / "mlruns" / re.sub(r"[^\w.-]", "_", name)
             with suppress(OSError):  # Metrics need no artifact store; who sends an artifact there reports it.
@@ -221,7 +227,6 @@ def _make_database(path: Path) -> None:
 
     When three processes let MLflow create the tables in place at the same time, the file was unusable afterwards.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.with_name(f".{path.name}.new")
     with ownership.hold(folder, patience_s=TABLES_PATIENCE_S):
         if path.exists():
@@ -249,7 +254,11 @@ def connection_error(uri: str) -> str | None:
     if (reason := unreachable_reason(uri)) is not None:  # MLflow would wait for 20 s and more.
         return reason
     try:
-        mlflow.MlflowClient(uri).search_experiments(max_results=1)
-    except MlflowException as error:
+        if is_database(uri):
+            # Without MLflow, which would make tables, and would try ten times with pauses of up to 51 s.
+            create_engine(uri).connect().close()
+        else:
+            mlflow.MlflowClient(uri).search_experiments(max_results=1)
+    except Exception as error:  # noqa: BLE001 - databases, certificates and plug-ins have their own errors.
         return first_cause(error)
     return None

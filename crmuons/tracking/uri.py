@@ -1,6 +1,8 @@
 """Resolve the URI of the tracking store. A URI that is stored or shown never has credentials."""
 
 import os
+import re
+from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -8,6 +10,11 @@ from crmuons.config.options import shown
 from crmuons.storage.redact import without_credentials
 
 CREDENTIALS = Path("~/.mlflow/credentials")  # MLflow's own file
+DATABASES = (
+    "postgresql",
+    "mysql",
+    "mssql",
+)  # Those of MLflow besides SQLite; a driver may follow, as in mysql+pymysql.
 
 
 def default_uri(base: Path) -> str:
@@ -22,7 +29,7 @@ def resolve_uri(base: Path) -> str:
     directory.
 
     Raises:
-        ValueError: if the URI is a directory, because MLflow no longer stores runs in plain files.
+        ValueError: see `bare_uri`.
     """
     return bare_uri(os.environ.get("MLFLOW_TRACKING_URI") or default_uri(base))
 
@@ -34,7 +41,7 @@ def bare_uri(uri: str) -> str:
     reads them.
 
     Raises:
-        ValueError: if the URI is a directory, or cannot be read.
+        ValueError: if the URI is a directory, cannot be read, or has a scheme that MLflow does not know.
     """
     try:
         parts = urlsplit(uri)
@@ -50,13 +57,33 @@ def bare_uri(uri: str) -> str:
             "files; give sqlite:///PATH/mlflow.db or the http(s) address of a server"
         )
         raise ValueError(msg)
-    if parts.scheme == "sqlite":
+    if is_sqlite(uri):
         return f"sqlite:///{database(uri).absolute()}"
     if parts.scheme in ("http", "https") and parts.username is not None:
         os.environ.setdefault("MLFLOW_TRACKING_USERNAME", unquote(parts.username))
         os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", unquote(parts.password or ""))
         return without_credentials(uri)
+    if not is_server(uri) and not is_database(uri) and parts.scheme not in _plugins():
+        msg = (
+            f"tracking URI {shown(without_credentials(uri))} is of no kind that MLflow knows; give http(s)://HOST:PORT, "
+            "sqlite:///PATH/mlflow.db or postgresql://HOST/DATABASE"
+        )
+        raise ValueError(msg)
     return uri
+
+
+def _plugins() -> set[str]:
+    return {plugin.name for plugin in entry_points(group="mlflow.tracking_store")}
+
+
+def is_sqlite(uri: str) -> bool:
+    """Return whether a URI is that of a SQLite file."""
+    return uri.startswith("sqlite:///")
+
+
+def is_database(uri: str) -> bool:
+    """Return whether a URI is that of a database that other machines reach."""
+    return re.split(r"[+:]", uri, maxsplit=1)[0] in DATABASES and "://" in uri
 
 
 def is_server(uri: str) -> bool:

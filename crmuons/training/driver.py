@@ -25,7 +25,8 @@ from crmuons.storage import files
 from crmuons.storage.atomic import FULL, DiskFullError
 from crmuons.storage.files import File
 from crmuons.storage.output import check_apart
-from crmuons.tracking.uri import resolve_uri
+from crmuons.tracking.health import usable_uri
+from crmuons.tracking.uri import default_uri
 from crmuons.training import tensorboard, worker
 from crmuons.training.interface import Outcome
 from crmuons.training.parent import set_up_run_and_parent
@@ -134,6 +135,9 @@ def run_training(settings: config.Config, launcher: Launcher) -> RunSummary:
 
 
 def _train_run(settings: config.Config, run: Run, storage: RunStorage, launcher: Launcher) -> RunSummary:
+    # A plain `mlflow ui`, typed beside the directory of the runs, finds them.
+    beside = storage.directory.parent
+    tracking_uri = usable_uri(beside) if settings.tracking.enabled else default_uri(beside)
     remote.fetch_start(run)
     started = run.has_started()
     origin = None
@@ -144,8 +148,6 @@ def _train_run(settings: config.Config, run: Run, storage: RunStorage, launcher:
         # Reads and fits, and writes nothing yet.
         origin = set_up_run_and_parent(settings, storage)
         data = origin[0]
-    # A plain `mlflow ui`, typed beside the directory of the runs, finds them.
-    tracking_uri = resolve_uri(storage.directory.parent)
     # Tokens for every URL of the run: the workers may be on nodes without any of their own.
     with launcher.connect((*settings.data.train, *settings.data.validation, settings.run.storage_path)):
         launcher.check(settings, storage, tracking_uri if settings.tracking.enabled else None, data)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from crmuons.runs.directory import Run
+from crmuons.storage.redact import MessageFormatter
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def sent_to_driver(run: Run, rank: int, world: int) -> Iterator[None]:
     handler = logging.FileHandler(run.directory / name_of(rank), encoding="utf-8", delay=True)
     handler.setLevel(logging.WARNING)
     who = f"worker {rank} of {world} on {platform.node()}".replace("%", "%%")
-    handler.setFormatter(logging.Formatter(f"{who}, %(asctime)s: %(message)s", "%H:%M:%S"))
+    handler.setFormatter(MessageFormatter(f"{who}, %(asctime)s: %(message)s", "%H:%M:%S"))
     handler.addFilter(_on_one_line)
     source = logging.getLogger("crmuons")
     source.addHandler(handler)

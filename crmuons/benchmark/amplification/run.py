@@ -36,8 +36,8 @@ from crmuons.simulation.simulate import SimulationSettings, simulate
 from crmuons.storage import ownership, records
 from crmuons.storage.atomic import write_json
 from crmuons.storage.claims import names_in
+from crmuons.tracking.health import usable_uri
 from crmuons.tracking.tracker import Tracker
-from crmuons.tracking.uri import resolve_uri
 
 logger = logging.getLogger(__name__)
 
@@ -113,11 +113,12 @@ def run(options: AmplificationOptions) -> str:
         )
         keep_freed_memory()
         torch.set_num_threads(options.threads)
+        tracking_uri = usable_uri(Path())  # Before hours of training.
         bench, about = _prepare(options)
         results = measure(bench, options.showers, options.seeds)
         write_json(options.out / RESULTS, report.as_json(results, about))
         report.draw(results).savefig(options.out / FIGURE, dpi=150)
-        _track(results, about, options.out)
+        _track(results, about, options.out, tracking_uri)
         return report.table(results)
 
 
@@ -220,13 +221,13 @@ def _reference(truth: Sequence[str], events: int, *, vertical: bool) -> Referenc
         )
 
 
-def _track(results: Results, about: Mapping[str, Any], out: Path) -> None:
+def _track(results: Results, about: Mapping[str, Any], out: Path, uri: str) -> None:
     params = {name: value for name, value in about.items() if name != "settings"}
     # MLflow keeps the first value of a step: results with more seeds are another run.
     digest = hashlib.sha256((out / RESULTS).read_bytes()).hexdigest()[:8]
     tracker = Tracker.open(
         out / "mlflow" / digest,
-        uri=resolve_uri(Path()),
+        uri=uri,
         experiment="crmuons benchmark",
         run_name=f"amplification {out.name}",
         params=params | {"settings": about["settings"]["train"]},

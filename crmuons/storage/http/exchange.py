@@ -13,7 +13,7 @@ from aiohttp.helpers import get_env_proxy_for_url
 from yarl import URL
 
 from crmuons.config.options import shown
-from crmuons.storage.http.sources import Fault, Source, retry_after_s
+from crmuons.storage.http.sources import Fault, FinalError, Source, retry_after_s
 
 # 520 to 527: a proxy of Cloudflare has no answer of its server.
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 528)})
@@ -25,10 +25,6 @@ MAX_REDIRECTS = 10
 LEAST_BYTES = (
     1024  # Of a body, in the time limit for the next byte: a server could hold a reader up with a byte a minute.
 )
-
-
-class FinalError(OSError):
-    """Raised if repeating a request is useless."""
 
 
 def trusted_authorities() -> ssl.SSLContext:
@@ -62,6 +58,7 @@ async def following(
     Raises:
         FinalError: if a redirect leaves https or http, goes from https to http, or there are too many.
     """
+    seen = {url}
     for _ in range(MAX_REDIRECTS + 1):
         sent = {**options, **proxy_of(url)}
         # By hand: a redirect from https to http is refused, and the header stays with its origin.
@@ -74,15 +71,38 @@ async def following(
                 yield answer
                 return
             target = _target(url, answer.headers["Location"])
-        if target.scheme not in ("https", "http") or (url.scheme, target.scheme) == ("https", "http"):
-            # Without the target's path and query, which may hold a secret.
-            msg = f"{url.origin()} redirects to {target.scheme}://{target.host or ''}, which is not followed: give the URL of the file itself"
-            raise FinalError(msg)
+        _check_target(url, target)
         if target.origin() != url.origin():
             headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
+        is_loop = target in seen  # A portal may send a browser back once, with a cookie; a loop does not end.
+        seen.add(target)
         url = target
-    msg = f"{url.origin()} redirects more than {MAX_REDIRECTS} times; give the URL of the file itself"
+    what = f"in a loop of {len(seen)} addresses" if is_loop else f"more than {MAX_REDIRECTS} times"
+    msg = f"{url.origin()} redirects {what}; tell who runs the server, or give the URL of the file itself"
     raise FinalError(msg)
+
+
+def _check_target(url: URL, target: URL) -> None:
+    """Raise a FinalError for a redirect that is not followed."""
+    if target.scheme not in ("https", "http") or (url.scheme, target.scheme) == ("https", "http"):
+        # Without the target's path and query, which may hold a secret.
+        msg = f"{url.origin()} redirects to {target.scheme}://{target.host or ''}, which is not followed: give the URL of the file itself"
+        raise FinalError(msg)
+
+
+def checked_redirects() -> aiohttp.TraceConfig:
+    """Return what checks the redirects of a session that aiohttp itself follows, with a body that it sends once more.
+
+    aiohttp takes the `Authorization` header away at another origin, but would send a body from https to http.
+    """
+
+    async def check(_session: object, _context: object, redirect: aiohttp.TraceRequestRedirectParams) -> None:
+        if "Location" in redirect.response.headers:
+            _check_target(redirect.response.url, _target(redirect.response.url, redirect.response.headers["Location"]))
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_redirect.append(check)
+    return trace
 
 
 async def steady(answer: aiohttp.ClientResponse, within_s: float) -> AsyncIterator[bytes]:

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 
-from crmuons.storage.http.exchange import TRANSIENT, FinalError, steady
+from crmuons.storage.http.exchange import TRANSIENT, steady
 from crmuons.storage.http.ranges import check_range
-from crmuons.storage.http.sources import Fault, Source
+from crmuons.storage.http.sources import Fault, FinalError, Source
 from crmuons.storage.http.web import Entry, Version, Web, raise_if_refused
 from crmuons.storage.http.whole import INFLATED_BYTES, WholeFiles
 

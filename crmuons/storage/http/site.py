@@ -5,7 +5,7 @@ import logging
 import os
 import threading
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -14,20 +14,20 @@ import aiohttp
 from fsspec.asyn import AsyncFileSystem, sync
 from yarl import URL
 
+from crmuons.storage.bounds import check_number
 from crmuons.storage.http.by_info import ByInfo
-from crmuons.storage.http.exchange import FinalError, steady
+from crmuons.storage.http.exchange import steady
 from crmuons.storage.http.globs import glob
 from crmuons.storage.http.index_pages import entries
 from crmuons.storage.http.reading import Reader
 from crmuons.storage.http.remote_file import RemoteFile
-from crmuons.storage.http.sources import Fault
+from crmuons.storage.http.sources import Fault, FinalError
 from crmuons.storage.http.web import Web, raise_if_refused
 
 logger = logging.getLogger(__name__)
 
 MAX_PAGE_BYTES = 64 * 2**20  # Of an index page: 500,000 entries.
 DATA = (".parquet", ".pq", ".arrow")  # A file of these that is listed and then missing would be lost rows.
-MAX_FOLDERS = 10_000  # A directory that links to itself under ever new names has no end.
 
 Info = dict[str, Any]
 
@@ -106,9 +106,11 @@ class WebFiles(ByInfo, AsyncFileSystem):  # type: ignore[misc]  # fsspec is unty
         size = await self.reader.download(path, None) if entry.size is None else entry.size
         return {"name": path, "type": "file", "size": size}
 
-    async def _ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
+    async def _ls(self, path: str, detail: bool = True, *, most: int | None = None, **_: Any) -> list[Any]:
         html, page = await self._page(path)
         listed = entries(html, page)
+        if most is not None:
+            check_number(len(listed), path, most)
         # A page in place of a file is most often a login.
         if not listed and path.endswith(DATA):
             msg = f"{path} answers with a web page that names no file below it, perhaps to log in; give the URL of the file itself"
@@ -123,42 +125,10 @@ class WebFiles(ByInfo, AsyncFileSystem):  # type: ignore[misc]  # fsspec is unty
         infos = [info for info in answers if info is not None]
         return infos if detail else [info["name"] for info in infos]
 
-    async def _find(
-        self, path: str, maxdepth: int | None = None, withdirs: bool = False, *, detail: bool = False, **_: Any
-    ) -> Any:
-        """Return all files below a directory, sorted."""
-        info = await self._info(path)
-        found, folders = ([info], []) if info["type"] == "file" else ([], [info["name"]])
-        # Level by level: all folders of a level are listed at once.
-        ls, depth = self._limited_ls(path), 0
-        while folders and (maxdepth is None or depth < maxdepth):
-            depth += 1
-            levels = await asyncio.gather(*(ls(folder) for folder in folders))
-            inside = [entry for level in levels for entry in level]
-            folders = [entry["name"] for entry in inside if entry["type"] == "directory"]
-            found += [entry for entry in inside if withdirs or entry["type"] == "file"]
-        # Once each, although two pages may link the same file.
-        by_name = {entry["name"]: entry for entry in sorted(found, key=lambda entry: str(entry["name"]))}
-        return by_name if detail else list(by_name)
-
     async def _glob(self, path: str, maxdepth: int | None = None, **options: Any) -> Any:
         assert maxdepth is None, "the depth follows from the pattern"
         matches = await glob(path, self._folder, self._limited_ls(path), shown=unquote)
         return matches if options.get("detail") else list(matches)
-
-    def _limited_ls(self, path: str) -> Callable[[str], Awaitable[list[Info]]]:
-        """Return `_ls` for one listing of a path, which raises if there is no end to the directories."""
-        seen = 0
-
-        async def ls(folder: str) -> list[Info]:
-            nonlocal seen
-            seen += 1
-            if seen > MAX_FOLDERS:
-                msg = f"{path} has more than {MAX_FOLDERS} directories, or one that links to itself; name a part of it"
-                raise FinalError(msg)
-            return await self._ls(folder)
-
-        return ls
 
     async def _folder(self, path: str) -> Info:
         return {"name": path, "type": "directory", "size": 0}  # Listing it will show whether it exists.

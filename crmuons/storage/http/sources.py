@@ -26,6 +26,10 @@ class Source:
     ready_at: float = 0.0
 
 
+class FinalError(OSError):
+    """Raised if repeating a request is useless."""
+
+
 class Fault(Exception):  # noqa: N818  not an error of the program, but of one server on one request
     """One request to one server failed.
 
@@ -35,6 +39,7 @@ class Fault(Exception):  # noqa: N818  not an error of the program, but of one s
         retry_after_s: seconds after which the server asked to be called again; None if it did not ask.
         doubtful: the answer is about the file (missing, another size), and only the origin can confirm it.
         credential: the token that was sent.
+        lasting: asking this server again is useless, such as after a redirect in a loop; another one may be well.
     """
 
     def __init__(
@@ -46,10 +51,11 @@ class Fault(Exception):  # noqa: N818  not an error of the program, but of one s
         retry_after_s: float | None = None,
         doubtful: bool = False,
         credential: object = None,
+        lasting: bool = False,
     ) -> None:
         super().__init__(f"{source.url}: {reason}")
         self.source, self.status, self.retry_after_s = source, status, retry_after_s
-        self.doubtful, self.credential = doubtful, credential
+        self.doubtful, self.credential, self.lasting = doubtful, credential, lasting
 
 
 @dataclass
@@ -110,6 +116,7 @@ class Patience:
     ) -> None:
         self.seconds, self.what, self.variable, self.clock = seconds, what, variable, clock
         self.last_fault: Fault | None = None
+        self.useless: set[str] = set()  # URLs of servers with a lasting fault.
         self.refused: set[tuple[str, object]] = set()  # Servers, and the credentials that they refused.
         # The first warning after 10 s: shorter faults are ordinary and would only worry.
         self.next_warning = clock() + SECONDS_BETWEEN_WARNINGS / 3
@@ -128,10 +135,19 @@ class Patience:
         return now - self.firsts.setdefault(event, now)
 
     def record(self, sources: Sources, fault: Fault) -> None:
-        """Note a fault, and avoid its server for a while."""
+        """Note a fault, and avoid its server for a while.
+
+        Raises:
+            FinalError: if all servers have lasting faults.
+        """
         sources.failed(fault)
         self.last_fault = fault
         logger.debug("%s: %s", self.what, fault)
+        if fault.lasting:
+            self.useless.add(fault.source.url)
+            if all(source.url in self.useless for source in sources.sources):
+                msg = f"{self.what}: {fault}"
+                raise FinalError(msg)
 
     async def next(self, sources: Sources) -> Source:
         """Wait until a server may be asked, and return it.

@@ -14,13 +14,12 @@ from crmuons.storage.http.exchange import (
     DENIED,
     NETWORK_ERRORS,
     TRANSIENT,
-    FinalError,
     describe,
     fault_of,
     following,
     trusted_authorities,
 )
-from crmuons.storage.http.sources import Fault, Patience, Sources
+from crmuons.storage.http.sources import Fault, FinalError, Patience, Sources
 from crmuons.storage.http.waits import Waits
 
 REQUESTS_AT_ONCE = 16

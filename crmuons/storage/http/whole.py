@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from crmuons.storage.http.exchange import FinalError
+from crmuons.storage.http.sources import FinalError
 
 MAX_BYTES = 4 * 2**30  # Of the copies that one process keeps; data.staging.dir keeps more, for all processes of a node.
 INFLATED_BYTES = 2**20  # At once, of an answer that the server compresses.

@@ -17,7 +17,7 @@ from pelicanfs.core import PelicanFileSystem
 
 from crmuons.storage.changed import ChangedError
 from crmuons.storage.http.by_info import ByInfo
-from crmuons.storage.http.exchange import DENIED, steady
+from crmuons.storage.http.exchange import DENIED, checked_redirects, steady
 from crmuons.storage.http.globs import glob
 from crmuons.storage.http.ranges import check_range
 from crmuons.storage.http.remote_file import RemoteFile
@@ -53,7 +53,8 @@ class Federation(ByInfo, PelicanFileSystem):  # type: ignore[misc]  # pelicanfs 
     def __init__(self, host: str) -> None:
         self.host, self.waits = host, Waits.from_environment()
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self.waits.connect_s, sock_read=self.waits.read_s)
-        super().__init__(f"pelican://{host}/", client_kwargs={"timeout": timeout})
+        options = {"timeout": timeout, "trace_configs": [checked_redirects()]}
+        super().__init__(f"pelican://{host}/", client_kwargs=options)
         self.servers = Servers(host, self.http_file_system.set_session, self.waits)
         # With the origin's size, which the caches do not know of a new file.
         self.writer = Writer(self.servers, self._size)
@@ -205,7 +206,7 @@ class Federation(ByInfo, PelicanFileSystem):  # type: ignore[misc]  # pelicanfs 
 
     # These use the methods above; pelicanfs' own versions ask the servers themselves.
     _walk = AsyncFileSystem._walk
-    _find = AsyncFileSystem._find
+    _find = ByInfo._find
     _du = AsyncFileSystem._du
     _cat = AsyncFileSystem._cat
     _get = AsyncFileSystem._get
@@ -214,7 +215,7 @@ class Federation(ByInfo, PelicanFileSystem):  # type: ignore[misc]  # pelicanfs 
 
     async def _glob(self, path: str, maxdepth: int | None = None, **options: Any) -> Any:
         assert maxdepth is None, "the depth follows from the pattern"
-        matches = await glob(self._check_fspath(path), self._entry, self._ls)
+        matches = await glob(self._check_fspath(path), self._entry, self._limited_ls(path))
         return matches if options.get("detail") else list(matches)
 
     async def _entry(self, path: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from crmuons.storage.http.exchange import (
     steady,
     trusted_authorities,
 )
-from crmuons.storage.http.sources import Fault, Patience, Source, Sources
+from crmuons.storage.http.sources import Fault, FinalError, Patience, Source, Sources
 from crmuons.storage.pelican.director import Answer, Namespace, director_endpoint, parse_namespace
 from crmuons.storage.pelican.refusals import Access, judge_refusal
 from crmuons.storage.pelican.tokens import Token, is_below
@@ -98,6 +98,8 @@ class Servers:
                     )
                 yield answer
         # Without the cause, because it may hold the request's headers and so the token.
+        except FinalError as error:
+            raise Fault(source, str(error), lasting=True) from None
         except NETWORK_ERRORS as error:
             raise Fault(source, describe(error)) from None
 

@@ -198,7 +198,7 @@ def _key(file: File) -> str:
     """Return the name under which a file is staged. It contains the size, so that counting needs no stat call."""
     # The name is for people: its end alone, since Linux allows 255 bytes, and without dots, which begin our suffixes.
     name = file.url.rpartition("/")[2][-100:].replace(".", "_")
-    return f"{hashlib.sha256(file.url.encode()).hexdigest()[:20]}-{file.size}-{name}"
+    return f"{hashlib.sha256(os.fsencode(file.url)).hexdigest()[:20]}-{file.size}-{name}"
 
 
 def _size(key: str) -> int:

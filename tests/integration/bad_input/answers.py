@@ -20,6 +20,9 @@ REMEDY = re.compile(
     r"expected|give|name a|choose|copy|remove|set |nearest|Input should|is not|holds? no|take|say|write|check|prepare|install"
     r"|form |use |not a |neither |nested|rename|must|required|no (file|model|preset|space|journal)|does not|cannot|explains"
 )
+CONTROL = re.compile(
+    r"[^\t\n\r -~\u00a0-\u0378\u0391-\u05ff\u2010-\u2027\u2030-\u205e\u2070-\ud7ff]"
+)  # A terminal obeys or hides it.
 BAR = re.compile(r"^\w+: .*\[\d\d:\d\d")
 
 
@@ -68,10 +71,15 @@ class Answer:
         """Return what is wrong with the answer; empty if nothing is."""
         if self.code < 0:
             return f"no answer within {self.seconds:.0f} s"
+        if found := CONTROL.search(self.text + self.printed):
+            return f"shows the control character {found[0]!r}: {(self.text + self.printed)[:300]!r}"
         if self.code == 70 or "Traceback" in self.text or "did not foresee" in self.text:
             return f"not foreseen: {self.text[:300]}"
         if self.code == 0:
             return "" if case.may_pass else "accepted"
+        return self._fault_of_words(case)
+
+    def _fault_of_words(self, case: Case) -> str:
         lines = [line for line in self.text.splitlines() if line.strip() and not BAR.search(line)]
         if not lines:  # `inspect` says on standard output what it found.
             said = self.printed.splitlines()
@@ -98,8 +106,8 @@ def answer(words: tuple[str, ...]) -> Answer:
     said, printed, begin = io.StringIO(), io.StringIO(), time.monotonic()
     with redirect_stderr(said), redirect_stdout(printed):
         try:
-            # An evaluation whose words are right takes seconds.
-            waits = words[0] == "evaluate" or any("127.0.0.1:1" in word for word in words)
+            # An evaluation or a validation whose words are right takes seconds.
+            waits = words[0] in ("evaluate", "validate") or any("127.0.0.1:1" in word for word in words)
             with _limit(NETWORK_SECONDS if waits else SECONDS):
                 code = cli.main(words)
         except SystemExit as end:

@@ -7,6 +7,7 @@ being named here.
 import argparse
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Annotated, get_args, get_origin
 
 from crmuons import cli, config
@@ -41,7 +42,9 @@ BAD_VARIABLES = {
     "CRMUONS_PELICAN_START_S": ("", "x", "nan", "1e300"), "CRMUONS_PELICAN_TRUSTED": ("\x1b[2J", "://", "[", "," * 5000),
     "BEARER_TOKEN": ("", "a b", "\x1b[2J", "x" * 100_000, "e30.e30.", "..", "e30.W10.x", "\udce4"), "BEARER_TOKEN_FILE": ("", "/nowhere", "/dev/null", "/tmp", "x" * 5000),
     "SSL_CERT_FILE": ("/nowhere", "/dev/null", "/tmp", "x" * 5000, "/etc/hostname"),
-    "MLFLOW_TRACKING_URI": ( "http://", "http://[::1", "http://127.0.0.1:99999", "://", "\x1b[2J", "x" * 5000, "file:///nowhere/at/all/x", "databricks",),
+    "MLFLOW_TRACKING_URI": ( "http://", "http://[::1", "http://127.0.0.1:99999", "://", "\x1b[2J", "x" * 5000, "file:///nowhere/at/all/x", "databricks", "nosuch://127.0.0.1/x",
+        "sqlite:////nowhere/x.db", "sqlite:////dev/null", "sqlite:////etc/hostname", "sqlite://", "sqlite:///" + "x" * 5000, "postgresql://me:hunter2@127.0.0.1:1/x",
+        "postgresql+psycopg://127.0.0.1:1/x?host=/nowhere", "postgresql://[", "mysql://127.0.0.1:1/x", "mysql+nosuch://127.0.0.1:1/x", SERVER),
     "RAY_ADDRESS": ("x", "127.0.0.1:1", ":::", "http://127.0.0.1:1", "\x1b[2J:1", "127.0.0.1:99999999999", "ray://127.0.0.1:1", "127.0.0.1:١"),
     "RAY_TMPDIR": ("/nowhere", "/dev/null", "/tmp/" + "x" * 200), "https_proxy": ("x", "http://127.0.0.1:1", "://", "http://[", "\x1b"),
 }  # fmt: skip
@@ -186,6 +189,28 @@ def presets(world: World) -> Iterator[Case]:
         yield Case("presets", ("sweep", f"{world.root}/preset.toml", "--space", str(path)))
 
 
+def escapes(world: World) -> Iterator[Case]:
+    """Yield names of files, folders and columns that a terminal would obey, each with every command that reads them."""
+    sound = Path(world.data, "0.parquet").read_bytes()
+    for number, name in enumerate(("\x1b[2Jx", "\x1b]0;x\x07", "x\u202ey", "\x9b2J", "x\rcrmuons: done", "\udce4")):
+        for kind in ("sound", "damaged", "empty"):
+            folder = world.root / f"names-{number}-{kind}" / name
+            folder.mkdir(parents=True, exist_ok=True)
+            content = {"sound": sound, "damaged": sound[:-100], "empty": b""}[kind]
+            (folder / f"{name}.parquet").write_bytes(content)
+            place, out = str(folder.parent), ("--out", world.out)
+            for words in (
+                ("inspect", place), ("prepare", place, *out), ("convert", "parquet", place, *out), ("convert", "corsika", place, *out),
+                ("convert", "hdf5", place, *out), ("convert", "events", place, "--to", "f2k", *out), ("export", place, *out), ("sync", place),
+                ("evaluate", "--truth", world.data, "--split", "all", "--generated", place, *out),
+                ("evaluate", "--truth", place, "--split", "all", "--generated", world.data, *out),
+                ("generate", "--model", f"{world.run}/model", "--primaries", place, *out), ("generate", "--model", place, "--spectrum", "events=10", *out),
+                ("validate", place, "--energy-range", "1e4", "1e8", "--gamma", "1.4", "--events", "10", *out),
+                ("train", f"{world.root}/preset.toml", f"data.train={place}", f"run.storage_path={world.out}"),
+            ):  # fmt: skip
+                yield Case(f"escapes ({name!r})", words, may_pass=True)
+
+
 def words(world: World) -> Iterator[Case]:
     """Yield bad words for every option that takes a word or a path, of every command."""
     base = base_words(world)
@@ -226,5 +251,5 @@ def variables(world: World) -> Iterator[Case]:
 
 TABLES: dict[str, Callable[[World], Iterator[Case]]] = {
     "numbers": numbers, "words": words, "settings": settings, "presets": presets, "paths": paths, "files": files, "keys": keys,
-    "variables": variables,
+    "variables": variables, "escapes": escapes,
 }  # fmt: skip

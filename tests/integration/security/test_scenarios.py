@@ -41,17 +41,31 @@ ROOT = Path(__file__).parents[3]
 NOBODY, DAEMON = 65534, 1
 SECRET = "s3cr3tvalue"
 PLANT = f"""
-import os, sys
+import os, shutil, sys
 os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
-for folder, _, names in os.walk(sys.argv[1]):
-    if sys.argv[2] in names:
+top, name, content = sys.argv[1:]
+
+def plant(path):
+    # The file, or else a folder on the way to it, goes aside for a copy with the stranger's file in it.
+    part = path
+    while part != top:
+        copy = part + ".planted"
         try:
-            with open(os.path.join(folder, "planted"), "w") as file:
-                file.write(sys.argv[3])
-            os.replace(os.path.join(folder, "planted"), os.path.join(folder, sys.argv[2]))
-            print(folder)
-        except OSError:
-            pass
+            if part == path:
+                open(copy, "w").close()
+            else:
+                shutil.copytree(part, copy)
+            with open(copy + path[len(part):], "w") as file:
+                file.write(content)
+            os.rename(part, part + ".away")
+            os.rename(copy, part)
+            return part
+        except (OSError, shutil.Error):
+            part = os.path.dirname(part)
+
+for folder, _, names in list(os.walk(top)):
+    if name in names and (replaced := plant(os.path.join(folder, name))):
+        print(replaced)
 """
 
 
@@ -325,7 +339,8 @@ def test_4_no_account_reads_the_servers_secrets(bench: Bench, tmp_path: Path) ->
         admin = ("admin", (secrets / "admin-password").read_text().strip())
         assert ask(f"{api}/users/create", admin, {"username": stranger[0], "password": stranger[1]})[0] == 200
         (link := tmp_path / "link").symlink_to(secrets)  # Which another account of the machine may have made.
-        for number, place in enumerate((f"file://{secrets}", str(secrets), f"file://{link}")):
+        (theirs := tmp_path / "theirs").mkdir()  # Where they may make a link once the server has made the run.
+        for number, place in enumerate((f"file://{theirs}", f"file://{secrets}", str(secrets), f"file://{link}")):
             named = {"name": f"x{number}", "artifact_location": place}
             status, body = ask(f"{api}/experiments/create", stranger, named)
             if status != 200:
@@ -333,6 +348,10 @@ def test_4_no_account_reads_the_servers_secrets(bench: Bench, tmp_path: Path) ->
             _, body = ask(f"{api}/runs/create", stranger, {"experiment_id": json.loads(body)["experiment_id"]})
             about = json.loads(body)["run"]["info"]
             folder = about["artifact_uri"].removeprefix("file://")
+            if place.endswith("theirs"):
+                Path(folder).parent.mkdir(exist_ok=True)
+                shutil.rmtree(folder, ignore_errors=True)
+                Path(folder).symlink_to(secrets)
             # The root is a folder of the run below that of the experiment: the name leads out of it, or a model's source does.
             for name in ("../../admin-password", "admin-password", os.path.relpath(secrets / "admin-password", folder)):
                 _, body = ask(f"/get-artifact?path={name}&run_uuid={about['run_id']}", stranger)

@@ -17,7 +17,7 @@ from fsspec.asyn import sync
 
 from crmuons.storage import files
 from crmuons.storage.http import site, whole
-from crmuons.storage.http.exchange import FinalError
+from crmuons.storage.http.sources import FinalError
 from crmuons.storage.pelican import federation, issuer, servers
 from crmuons.storage.pelican.issuer import Client, Issuer
 
@@ -43,7 +43,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    do_HEAD = do_POST = do_PROPFIND = do_CONNECT = do_GET  # noqa: N815  names of http.server
+    do_HEAD = do_POST = do_PUT = do_PROPFIND = do_CONNECT = do_GET  # noqa: N815  names of http.server
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
