@@ -1,12 +1,14 @@
 """Resolve the URI of the tracking store. A URI that is stored or shown never has credentials."""
 
 import os
+from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from crmuons.config.options import shown
 from crmuons.storage.redact import without_credentials
 
+SERVED_DATABASES = ("postgresql", "mysql", "mssql")  # With a driver after a plus sign, such as postgresql+psycopg.
 CREDENTIALS = Path("~/.mlflow/credentials")  # MLflow's own file
 
 
@@ -34,7 +36,7 @@ def bare_uri(uri: str) -> str:
     reads them.
 
     Raises:
-        ValueError: if the URI is a directory, or cannot be read.
+        ValueError: if the URI is a directory, has a scheme that MLflow does not know, or cannot be read.
     """
     try:
         parts = urlsplit(uri)
@@ -50,6 +52,13 @@ def bare_uri(uri: str) -> str:
             "files; give sqlite:///PATH/mlflow.db or the http(s) address of a server"
         )
         raise ValueError(msg)
+    if parts.scheme.partition("+")[0] not in _stores():
+        # SQLAlchemy would look for a database of this name, again and again.
+        msg = (
+            f"tracking URI {shown(without_credentials(uri))}: MLflow has no store of the scheme {parts.scheme}://; give "
+            f"http://HOST:PORT or https://, sqlite:///PATH/mlflow.db, or a database's URI ({', '.join(SERVED_DATABASES)})"
+        )
+        raise ValueError(msg)
     if parts.scheme == "sqlite":
         return f"sqlite:///{database(uri).absolute()}"
     if parts.scheme in ("http", "https") and parts.username is not None:
@@ -57,6 +66,12 @@ def bare_uri(uri: str) -> str:
         os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", unquote(parts.password or ""))
         return without_credentials(uri)
     return uri
+
+
+def _stores() -> set[str]:
+    """Return the schemes of MLflow's stores, with those of installed plugins."""
+    plugins = {plugin.name for plugin in entry_points(group="mlflow.tracking_store")}
+    return {"http", "https", "sqlite", "databricks", "databricks-uc", "uc", *SERVED_DATABASES, *plugins}
 
 
 def is_server(uri: str) -> bool:
