@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from crmuons.models.saved_model import SETTINGS_FILE
+from crmuons.progress import spoken_wait
 from crmuons.runs.location import caches
 from crmuons.storage.reach import unreachable_reason
-from crmuons.tracking.uri import database, is_server, resolve_uri
+from crmuons.tracking.uri import database, resolve_uri
 
 SCHEME = "models:/"
 MAX_FILE_BYTES = 2**30  # The largest networks that fit a GPU have 200 MB of weights.
@@ -59,7 +60,7 @@ def local_copy_of(place: str, tracking_uri: str) -> Path:
         FileNotFoundError: if there is no such store or model, or it holds none of crmuons.
         ValueError, ConnectionError: if the store cannot be read, or sends a file that is too large for a model.
     """
-    if not is_server(tracking_uri) and not database(tracking_uri).is_file():
+    if tracking_uri.startswith("sqlite:") and not database(tracking_uri).is_file():
         msg = f"{place} is looked up in MLflow, and there is no {tracking_uri}; set MLFLOW_TRACKING_URI to the server or store"
         raise FileNotFoundError(msg)
     if (reason := unreachable_reason(tracking_uri)) is not None:
@@ -74,7 +75,8 @@ def local_copy_of(place: str, tracking_uri: str) -> Path:
     mlflow.set_tracking_uri(tracking_uri)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        with _files_of_at_most(MAX_FILE_BYTES):
+        waiting = spoken_wait(lambda: f"{place} from {tracking_uri}, until it is here or the server gives no answer")
+        with _files_of_at_most(MAX_FILE_BYTES), waiting:
             mlflow.artifacts.download_artifacts(artifact_uri=place, dst_path=str(copy), tracking_uri=tracking_uri)
     except (MlflowException, OSError) as error:
         if TOO_LARGE in str(error):

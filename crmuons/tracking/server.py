@@ -1,6 +1,7 @@
 """Send journal entries to a tracking server, in requests that can be repeated without harm."""
 
 import logging
+import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ import mlflow
 from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from crmuons.progress import spoken_wait
 from crmuons.storage import atomic, ownership
 from crmuons.storage.reach import unreachable_reason
 from crmuons.tracking.artifacts import first_cause
@@ -138,6 +140,9 @@ class Server:
                 return
             if self.uri.startswith("sqlite:"):
                 _make_database(database(self.uri))
+            # MLflow would try a database for 70 s, and a server that drops packets for 20 s.
+            elif (reason := unreachable_reason(self.uri)) is not None:
+                raise MlflowException(reason)
             # Made at the first use, in the thread that sends: it may wait for the server.
             client = mlflow.MlflowClient(self.uri)
             if self.sent.run_id is not None and not _has_run(client, self.sent.run_id):
@@ -244,7 +249,10 @@ def connection_error(uri: str) -> str | None:
     if (reason := unreachable_reason(uri)) is not None:  # MLflow would wait for 20 s and more.
         return reason
     try:
-        mlflow.MlflowClient(uri).search_experiments(max_results=1)
+        with spoken_wait(
+            lambda: f"the tracking server {uri}, for at most {os.environ['MLFLOW_HTTP_REQUEST_TIMEOUT']} s"
+        ):
+            mlflow.MlflowClient(uri).search_experiments(max_results=1)
     except MlflowException as error:
         return first_cause(error)
     return None
