@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
+from crmuons import interrupts
 from crmuons.commands import (
     benchmark,
     convert,
@@ -48,11 +49,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     An error that the user can fix is one sentence, with exit code 1. Any other error is one sentence with the path of a
-    report, with exit code 70 (`unforeseen`).
+    report, with exit code 70 (`unforeseen`). As the program itself (without `argv`), it is one sentence too, with exit
+    code 130, that ends it after a signal.
     """
+    if argv is None:
+        interrupts.catch()
     words = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in words if word in NAMES), "")
-    return guarded(f"crmuons {command}".strip(), lambda: _run([word for word in words if word != DEBUG]), words)
+    try:
+        return guarded(f"crmuons {command}".strip(), lambda: _run([word for word in words if word != DEBUG]), words)
+    finally:
+        if argv is None:
+            interrupts.release()
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,6 +89,7 @@ def _run(words: Sequence[str]) -> int | None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(redact.MessageFormatter("%(message)s"))
     logging.basicConfig(handlers=[handler])
+    logging.raiseExceptions = False  # A line that cannot be written, as to a closed terminal, is no traceback.
     for package in ("crmuons", "tune"):  # Other libraries stay at warnings: torch would report its caches at exit.
         logging.getLogger(package).setLevel(logging.INFO)
     code: int | None = arguments.run(arguments)

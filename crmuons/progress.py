@@ -1,11 +1,19 @@
-"""Show progress of long work: a live line in a terminal, a plain line every 10 s elsewhere."""
+"""Show progress of long work: a live line in a terminal, a plain line every 10 s elsewhere; and say what is waited for."""
 
 import io
+import logging
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
+logger = logging.getLogger(__name__)
+
+SAY_AFTER_S = 5.0  # What waits longer says for what, and until when.
 SECONDS_BETWEEN_PLAIN_LINES = 10.0
 MAX_PLAIN = 100_000  # Larger numbers of work are shown as 1.20M.
 
@@ -37,6 +45,25 @@ def progress(total: float | None, *, unit: str, what: str, initial: float = 0) -
         # Without a total there is no bar to draw.
         bar_format=f"{{l_bar}}{{bar}}| {COUNT}" if terminal and total is not None else line,
     )
+
+
+@contextmanager
+def spoken_wait(what: Callable[[], str]) -> Iterator[None]:
+    """Log, if the block takes SAY_AFTER_S, what it waits for and until when, in the words that `what` returns then."""
+    since = time.time()
+    # A daemon: a process that ends does not wait for it.
+    timer = threading.Timer(SAY_AFTER_S, lambda: logger.warning("waiting since %s for %s", clock_time(since), what()))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def clock_time(seconds: float) -> str:
+    """Return a time of `time.time()` as the hours, minutes and seconds of a clock."""
+    return time.strftime("%H:%M:%S", time.localtime(seconds))
 
 
 def keep_bars_whole() -> None:

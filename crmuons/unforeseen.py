@@ -13,11 +13,11 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from crmuons import provenance
+from crmuons import interrupts, provenance
+from crmuons.interrupts import INTERRUPTED
 from crmuons.storage.atomic import FULL, DiskFullError
 from crmuons.storage.redact import message, without_credentials
 
-INTERRUPTED = 130  # The exit code that shells use after Ctrl-C: a script then does not run the next command.
 PIPE_CLOSED = 141  # What shells show for a program that a closed pipe ended.
 FAILED, UNFORESEEN = 1, 70  # 70 is EX_SOFTWARE of sysexits.h.
 DEBUG = "--debug"
@@ -42,13 +42,16 @@ def guarded(name: str, work: Callable[[], int | None], words: Sequence[str]) -> 
     try:
         return _flushed(int(work() or 0))
     except KeyboardInterrupt:
-        print(message(f"{name}: interrupted"), file=sys.stderr)
+        print(message(interrupts.sentence(name)), file=sys.stderr)
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - nothing may end in a traceback on the screen; the report has it
         if isinstance(error, BrokenPipeError) and _output_is_closed():
             return PIPE_CLOSED
         if DEBUG in words:
             traceback.print_exc()
+        if interrupts.was_received():  # A library has made another error of it.
+            print(interrupts.sentence(name), file=sys.stderr)
+            return INTERRUPTED
         if isinstance(error, OSError) and error.errno in FULL and not isinstance(error, DiskFullError):
             error = DiskFullError(error, _fullest(error.filename), 0)
         if isinstance(error, FORESEEN):

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crmuons.interrupts import INTERRUPTED
 from crmuons.storage.redact import message, printable
-from crmuons.unforeseen import INTERRUPTED
 
 __all__ = ["INTERRUPTED", "HelpWithDefaults", "add_settings", "launcher_of", "settings_of"]
 

@@ -12,12 +12,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Send the rest of a run's journal to an MLflow server. Entries that the server already has are not sent again."
     )
-    from crmuons.config.options import LocalPath, Place, option
+    from crmuons.config.options import LocalPath, Server, option
 
     parser.add_argument("run_dir", type=option(LocalPath), metavar="RUN_DIR", help="directory of the run")
     parser.add_argument(
         "--to",
-        type=option(Place),
+        type=option(Server),
         metavar="URI",
         help="the server (default: MLFLOW_TRACKING_URI; without it, the run's own server, which gets no credentials)",
     )

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, mod
 from pydantic.fields import FieldInfo
 
 from crmuons.config.options import named
+from crmuons.config.schemes import check_scheme
 
 NONE = "none"  # TOML has no null: this word is the value of a setting without one.
 
@@ -54,7 +55,7 @@ def not_empty(path: str) -> str:
     if not path.strip():
         msg = "an empty path, perhaps from a variable that is not set; give a path or a URL, or leave the setting out"
         raise ValueError(msg)
-    return named(path)
+    return check_scheme(named(path))
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

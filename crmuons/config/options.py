@@ -16,6 +16,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from crmuons.config.schemes import check_scheme
+
 MOST_LETTERS = 1000  # Of a path or a URL. An error shows the whole name.
 MAX_SHOWN = 80  # Characters of a wrong value in a message.
 _CONTROL = re.compile(
@@ -68,12 +70,15 @@ def check_place(place: str) -> str:
     if "memory:/" in place:  # A Path has one slash.
         msg = f"'{place}' lasts only as long as this command, so nothing would be kept; name a directory or another URL"
         raise ValueError(msg)
+    if re.match("file:/(?!//)", place):
+        msg = f"'{place}' would be a directory 'file:'; give the path alone"
+        raise ValueError(msg)
     return place
 
 
 def _path(place: str) -> Path:
     if "://" in place:
-        msg = f"'{place}' is a URL; give a directory, and copy what is in it to the URL afterwards"
+        msg = f"'{place}' is a URL; give a path of this machine, and copy to the URL or from it yourself"
         raise ValueError(msg)
     return Path(place)
 
@@ -105,7 +110,8 @@ ShowerNumbers = Annotated[
     Expected(f"numbers of showers from {LEAST_SHOWERS} to 10 million with commas between them, such as 200,600,2000"),
 ]
 Share = Annotated[float, Field(ge=0, le=1)]
-Place = Annotated[str, AfterValidator(named), Expected("a path or a URL")]
+Place = Annotated[str, AfterValidator(named), AfterValidator(check_scheme), Expected("a path or a URL")]
+Server = Annotated[str, AfterValidator(named), Expected("the address of a tracking server or store")]
 Output = Annotated[Place, AfterValidator(check_place), Expected("a directory or a URL for the results")]
 LocalPath = Annotated[Output, AfterValidator(_path), Expected("a path of this machine")]
 Word = Annotated[str, AfterValidator(named), Expected("a word")]

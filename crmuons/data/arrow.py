@@ -134,7 +134,7 @@ def _flat_arrays(
     if ID_COLUMNS[0] in table.column_names:
         ids = np.empty((table.num_rows, len(ID_COLUMNS)), np.uint64)
         for column, name in enumerate(ID_COLUMNS):
-            ids[:, column] = _uint64(table[name])
+            ids[:, column] = shower_ids(table[name])
     elif missing_ids is None:
         msg = f"the table has no columns {' and '.join(ID_COLUMNS)}, and `missing_ids` is None"
         raise ValueError(msg)
@@ -218,7 +218,12 @@ def _all_finite(values: np.ndarray) -> bool:
         return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
 
 
-def _uint64(column: pa.ChunkedArray) -> UInt64[np.ndarray, " rows"]:
+def shower_ids(column: pa.ChunkedArray) -> UInt64[np.ndarray, " rows"]:
+    """Return a column of shower ids. A negative id means itself plus 2^64, as signed and unsigned hashes share their bits.
+
+    Raises:
+        ValueError: if an id is null.
+    """
     values = column.to_numpy()
     if values.dtype.kind not in "iu":  # Nulls turn integers into floats.
         msg = "a shower id is null; give both ids in every row, or neither column"

@@ -208,17 +208,16 @@ def _events(table: pa.Table, columns: _Columns, url: str, row: int) -> pa.Table:
         flat = [table[name].to_numpy().astype(np.float32) for name in PRIMARY_FEATURES]  # A null becomes NaN.
         values = pa.array(np.stack(flat, axis=1).ravel())
         primary = pa.ListArray.from_arrays(pa.array(np.arange(table.num_rows + 1, dtype=np.int32) * 4), values)
-    kept = {name: _ids(table[name], f"{url}: column '{name}'", row) for name in ID_COLUMNS if columns.has_ids}
+    kept = {name: _checked_ids(table[name], f"{url}: column '{name}'", row) for name in ID_COLUMNS if columns.has_ids}
     return pa.table(kept | {PRIMARY_COLUMN: primary, MUONS_COLUMN: empty})
 
 
-def _ids(column: pa.ChunkedArray, what: str, row: int) -> pa.Array:
+def _checked_ids(column: pa.ChunkedArray, what: str, row: int) -> pa.ChunkedArray:
     _refuse(column.is_null(), what, row, "is null; give every row an id, or leave out both id columns")
     if not pa.types.is_integer(column.type):
         msg = f"{what} has type {column.type}, expected uint64"
         raise ValueError(msg)
-    _refuse(column.to_numpy() < 0, what, row, "is negative; ids are numbers from 0 to 2^64 - 1")
-    return column.cast(pa.uint64())
+    return column
 
 
 def _counts(table: pa.Table, columns: _Columns, url: str, row: int) -> Int64[np.ndarray, " events"]:

@@ -156,7 +156,7 @@ class _ParquetDump(_Dump):
         columns = [*self.id_columns, schema.PRIMARY_COLUMN, schema.MUONS_COLUMN]
         for table in self._tables(columns):
             muons = schema.one_array(table[schema.MUONS_COLUMN])
-            ids = [table[name].to_numpy().astype(np.uint64) for name in self.id_columns]
+            ids = [arrow.shower_ids(table[name]) for name in self.id_columns]
             yield _Rows(
                 _matrix(schema.one_array(table[schema.PRIMARY_COLUMN]), "primary"),
                 np.maximum(schema.list_lengths(muons), 0),  # A null is an event without muons.

@@ -7,6 +7,7 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from crmuons.config.schemes import check_scheme, schemes_that_work
 from crmuons.storage import pelican
 from crmuons.storage.http import is_web, web_files
 from crmuons.storage.reach import unreachable_reason
@@ -26,38 +27,27 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     Raises:
         ValueError: if no file system of this scheme is installed, or the URL carries a secret or chains file systems.
     """
+    if "://" not in url:  # fsspec would look for file systems in `a::b` and for the content of a file in `data:x`.
+        return LocalFileSystem(), LocalFileSystem._strip_protocol(url)
     refuse_secrets(url)
     if url.startswith(FEDERATED):
         return pelican.filesystem(url), pelican.split_url(url)[1]
     if url.startswith(WEB):
         return web_files(), url.rstrip("/")
     if "::" in url:
-        if "://" not in url:  # A file with this name; fsspec would look for file systems in it.
-            return LocalFileSystem(), LocalFileSystem._strip_protocol(url)
         # The inner one would pass by all that is checked here: secrets, hosts, sizes, links in archives.
         msg = f"'{url}' chains file systems with '::', which crmuons does not read; copy or unpack the data, and give the files"
         raise ValueError(msg)
+    check_scheme(url)
     try:
         fs, path = url_to_fs(url)
     except ImportError as error:
         if url.startswith(HUGGING_FACE):
             msg = f"'{url}' cannot be opened without huggingface_hub: pip install 'crmuons[hf]'"
             raise ValueError(msg) from error
-        msg = (
-            f"'{url}' cannot be opened: {error} (pip install), or copy the data to a place that crmuons reads by itself"
-        )
-        raise ValueError(msg) from error
-    except ValueError as error:
-        if "://" not in url:
-            raise
-        if "Protocol not known" not in str(error):
-            raise _unusable(url, error) from error
-        scheme = url.partition("://")[0]
-        msg = f"'{url}': no installed file system reads '{scheme}://'; write pelican://HOST/path for a federation, or s3://, https://, ..."
+        msg = f"'{url}' cannot be opened: {error} (pip install); or {schemes_that_work()}"
         raise ValueError(msg) from error
     except Exception as error:  # Whatever a library raises for what its URL lacks; most of them raise TypeError.
-        if "://" not in url:
-            raise
         raise _unusable(url, error) from error
     if isinstance(fs, LocalFileSystem):
         return fs, path
@@ -82,7 +72,7 @@ def _check_endpoint(fs: fsspec.AbstractFileSystem, url: str) -> None:
 def _unusable(url: str, error: Exception) -> ValueError:
     said = next(iter(str(error).splitlines()), "")[:200]
     return ValueError(
-        f"'{url}' cannot be opened ({type(error).__name__}: {said}); copy the data to a place that crmuons reads by itself"
+        f"'{url}' cannot be opened ({type(error).__name__}: {said}); copy the data, and {schemes_that_work()}"
     )
 
 

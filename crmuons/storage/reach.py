@@ -5,17 +5,17 @@ import threading
 import urllib.request
 from urllib.parse import urlsplit
 
-CONNECT_S = 6.0  # A connection across the world takes 0.3 s; a lost packet is sent again after 1 s and after 3 s.
+CONNECT_S = 5.0  # A connection across the world takes 0.3 s; a lost packet is sent again after 1 s and after 3 s.
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 def unreachable_reason(url: str, seconds: float = CONNECT_S) -> str | None:
-    """Return why no connection to the host of a URL of `PORTS` can be made, in one line; None if one can.
+    """Return why no connection to the host of a web server's or a database's URL can be made, in one line; None if one can.
 
     Behind a proxy nothing is tried, because the proxy alone knows.
     """
     parts = urlsplit(url)
-    scheme = parts.scheme.partition("+")[0]  # A driver may follow, as in postgresql+psycopg.
+    scheme = parts.scheme.partition("+")[0]  # postgresql+psycopg names a driver too.
     if parts.hostname is None or scheme not in PORTS or _has_proxy(scheme, parts.netloc):
         return None
     place = (parts.hostname, parts.port or PORTS[scheme])

@@ -1,9 +1,15 @@
 """Object stores and other remote file systems: their errors name the URL, in one sentence and one family of classes."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Self
 
+from crmuons.progress import spoken_wait
+
+# A thread that would speak of a wait costs 0.1 ms: as much as a thousand of these, and nothing beside a request.
+WITHOUT_REQUESTS = frozenset(
+    {"tell", "seek", "readable", "writable", "seekable", "unstrip_protocol", "invalidate_cache"}
+)
 PROGRAMMING = (NotImplementedError, AttributeError, TypeError, LookupError, ValueError)
 
 
@@ -49,8 +55,13 @@ class Named:
         return self._calling(attribute) if callable(attribute) else attribute
 
     def _calling(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        asks = getattr(method, "__name__", "") not in WITHOUT_REQUESTS
+
         def call(*arguments: Any, **options: Any) -> Any:
-            with named_errors(self._url):
+            waiting = (
+                spoken_wait(lambda: f"the store of {self._url}, until its library gives up") if asks else nullcontext()
+            )
+            with named_errors(self._url), waiting:
                 result = method(*arguments, **options)
             return Named(result, self._url) if method.__name__ == "open" else result
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from crmuons.models.saved_model import SETTINGS_FILE
+from crmuons.progress import spoken_wait
 from crmuons.runs.location import caches
 from crmuons.storage.bounds import check_copy, check_number
 from crmuons.storage.inside import relative_name
@@ -124,7 +125,8 @@ def local_copy_of(place: str, tracking_uri: str) -> Path:
     mlflow.set_tracking_uri(tracking_uri)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        with _files_of_at_most(MAX_FILE_BYTES):
+        waiting = spoken_wait(lambda: f"{place} from {tracking_uri}, until it is here or the server gives no answer")
+        with _files_of_at_most(MAX_FILE_BYTES), waiting:
             _download(place, tracking_uri, copy)
     except (MlflowException, OSError) as error:
         if TOO_LARGE in str(error):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlflow.exceptions import MlflowException
 
-from crmuons.progress import progress
+from crmuons.progress import clock_time, progress, spoken_wait
 from crmuons.storage.reach import unreachable_reason
 from crmuons.tracking.artifacts import ArtifactStoreError, first_cause
 from crmuons.tracking.file_delivery import FileDelivery
@@ -169,10 +169,13 @@ class Sender:
 
     def close(self, seconds: float) -> None:
         """Send what remains within `seconds`, and end the threads."""
-        deadline = time.monotonic() + seconds
-        # One deadline for both, so that the end of a run waits no longer than was said.
-        for delivery in (self._entries, self._files):  # The last entries tell which files are to be sent.
-            delivery.close(deadline)
+        deadline, until = time.monotonic() + seconds, clock_time(time.time() + seconds)
+        with spoken_wait(
+            lambda: f"MLflow at {self.server.sent.uri} to take {self.pending} entries, until {until} at the latest"
+        ):
+            # One deadline for both, so that the end of a run waits no longer than was said.
+            for delivery in (self._entries, self._files):  # The last entries tell which files are to be sent.
+                delivery.close(deadline)
 
 
 class _Delivery(threading.Thread):

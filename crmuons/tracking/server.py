@@ -1,6 +1,7 @@
 """Send journal entries to a tracking server, in requests that can be repeated without harm."""
 
 import logging
+import os
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy import create_engine
 
+from crmuons.progress import spoken_wait
 from crmuons.storage import atomic, ownership
 from crmuons.storage.reach import unreachable_reason
 from crmuons.tracking.artifacts import first_cause
@@ -142,8 +144,8 @@ class Server:
             if is_sqlite(self.uri):
                 check_store(self.uri)
                 _make_database(database(self.uri))
-            # A driver would try for minutes, and the thread that sends has its own pauses.
-            elif is_database(self.uri) and (reason := connection_error(self.uri)) is not None:
+            # A driver would try a database for minutes, and MLflow a server that drops packets for 20 s.
+            elif (reason := _no_connection(self.uri)) is not None:
                 raise ConnectionError(reason)
             # Made at the first use, in the thread that sends: it may wait for the server.
             client = mlflow.MlflowClient(self.uri)
@@ -249,16 +251,23 @@ def _has_run(client: mlflow.MlflowClient, run_id: str) -> bool:
     return True
 
 
+def _no_connection(uri: str) -> str | None:
+    return connection_error(uri) if is_database(uri) else unreachable_reason(uri)
+
+
 def connection_error(uri: str) -> str | None:
     """Return why a server does not answer this process, in one line; None if it answers."""
     if (reason := unreachable_reason(uri)) is not None:  # MLflow would wait for 20 s and more.
         return reason
     try:
-        if is_database(uri):
-            # Without MLflow, which would make tables, and would try ten times with pauses of up to 51 s.
-            create_engine(uri).connect().close()
-        else:
-            mlflow.MlflowClient(uri).search_experiments(max_results=1)
+        with spoken_wait(
+            lambda: f"the tracking server {uri}, for at most {os.environ['MLFLOW_HTTP_REQUEST_TIMEOUT']} s"
+        ):
+            if is_database(uri):
+                # Without MLflow, which would make tables, and would try ten times with pauses of up to 51 s.
+                create_engine(uri).connect().close()
+            else:
+                mlflow.MlflowClient(uri).search_experiments(max_results=1)
     except Exception as error:  # noqa: BLE001 - databases, certificates and plug-ins have their own errors.
         return first_cause(error)
     return None

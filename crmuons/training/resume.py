@@ -10,10 +10,31 @@ from crmuons.data.selection import training_selection
 from crmuons.runs import checkpoint, remote
 from crmuons.runs.directory import Run
 from crmuons.storage.atomic import write_json
+from crmuons.storage.differences import differences
 from crmuons.storage.files import File, is_remote
 from crmuons.storage.identity import Digests, with_digests
 
 logger = logging.getLogger(__name__)
+
+
+UNSAID = (
+    "run.resume",
+    "run.name",
+    "run.storage_path",
+    "data.train",
+)  # They lead to the run, or are said by `with_found_files`.
+
+
+def say_changed_settings(run: Run, settings: config.Config) -> None:
+    """Say which settings a run continues with that it was not begun with.
+
+    Raises:
+        ValueError: if one of them would make it another run.
+    """
+    run.check_unchanged(settings)
+    before, now = run.stored_settings().flat(), settings.flat()
+    if changed := differences(before, now, keys=[path for path in now if path not in UNSAID], show=repr):
+        logger.info("the run continues with other settings than it began with: %s", "; ".join(changed))
 
 
 def with_found_files(run: Run, settings: config.Config) -> tuple[Run, list[File]]:

@@ -1,11 +1,12 @@
 """Send one HTTP request, follow its redirects with care, and say in words what failed."""
 
 import asyncio
+import logging
 import os
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import aiohttp
@@ -13,7 +14,10 @@ from aiohttp.helpers import get_env_proxy_for_url
 from yarl import URL
 
 from crmuons.config.options import shown
-from crmuons.storage.http.sources import Fault, FinalError, Source, retry_after_s
+from crmuons.progress import SAY_AFTER_S, clock_time
+from crmuons.storage.http.sources import SECONDS_BETWEEN_WARNINGS, Fault, FinalError, Source, retry_after_s
+
+logger = logging.getLogger(__name__)
 
 # 520 to 527: a proxy of Cloudflare has no answer of its server.
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 528)})
@@ -27,6 +31,9 @@ LEAST_BYTES = (
 )
 
 
+_said_at: dict[str, float] = {}  # time.monotonic() of the last sentence about a server that is silent.
+
+
 def trusted_authorities() -> ssl.SSLContext:
     """Return the certificate authorities to trust: the system's, or those of SSL_CERT_FILE.
 
@@ -38,6 +45,35 @@ def trusted_authorities() -> ssl.SSLContext:
         msg = f"SSL_CERT_FILE is {shown(named)}, which does not exist; name your authority's PEM file, or unset the variable"
         raise ValueError(msg)
     return ssl.create_default_context()  # Reads SSL_CERT_FILE now; aiohttp reads it at import.
+
+
+@contextmanager
+def spoken(server: str, what: str, within_s: float) -> Iterator[None]:
+    """Say, if a wait for a server takes SAY_AFTER_S, what is waited for, and until when.
+
+    Args:
+        server: scheme, host and port. Many requests may wait for it; one of them speaks.
+        what: what is waited for, without secrets.
+        within_s: the limit of the wait.
+    """
+    begun = time.time()
+
+    def say() -> None:
+        now = time.monotonic()
+        if now - _said_at.get(server, -SECONDS_BETWEEN_WARNINGS) < SECONDS_BETWEEN_WARNINGS:
+            return
+        _said_at[server] = now
+        logger.warning(
+            "%s has been silent since %s: waiting for %s until %s at the latest",
+            server, clock_time(begun), what, clock_time(begun + within_s),
+        )  # fmt: skip
+
+    waiting = asyncio.get_running_loop().call_later(SAY_AFTER_S, say) if within_s > SAY_AFTER_S else None
+    try:
+        yield
+    finally:
+        if waiting is not None:
+            waiting.cancel()
 
 
 @asynccontextmanager
@@ -59,13 +95,12 @@ async def following(
         FinalError: if a redirect leaves https or http, goes from https to http, or there are too many.
     """
     seen = {url}
+    asked_for = url.path  # Where redirects lead may hold a secret.
     for _ in range(MAX_REDIRECTS + 1):
         sent = {**options, **proxy_of(url)}
         # By hand: a redirect from https to http is refused, and the header stays with its origin.
-        async with (
-            asyncio.timeout(within_s) as limit,
-            session.request(method, url, headers=headers, allow_redirects=False, **sent) as answer,
-        ):
+        asked = session.request(method, url, headers=headers, allow_redirects=False, **sent)
+        async with asyncio.timeout(within_s) as limit, _answer(asked, str(url.origin()), asked_for, within_s) as answer:
             limit.reschedule(None)
             if answer.status not in REDIRECTS or "Location" not in answer.headers:
                 yield answer
@@ -105,14 +140,31 @@ def checked_redirects() -> aiohttp.TraceConfig:
     return trace
 
 
+@asynccontextmanager
+async def _answer(
+    asked: AbstractAsyncContextManager[aiohttp.ClientResponse], server: str, what: str, within_s: float
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    """Send a request and yield its answer; the wait for it is spoken of if it gets long."""
+    async with AsyncExitStack() as stack:
+        with spoken(server, what, within_s):
+            answer = await stack.enter_async_context(asked)
+        yield answer
+
+
 async def steady(answer: aiohttp.ClientResponse, within_s: float) -> AsyncIterator[bytes]:
     """Yield the body of an answer in pieces, as long as it does not trickle.
 
     Raises:
         TimeoutError: if fewer than LEAST_BYTES came in `within_s` seconds.
     """
-    asked, waited_s, num_bytes = time.monotonic(), 0.0, 0
-    async for piece in answer.content.iter_any():
+    server, waited_s, num_bytes = str(answer.url.origin()), 0.0, 0
+    pieces = answer.content.iter_any()
+    while True:
+        asked = time.monotonic()  # Without the time that the reader of the pieces takes.
+        with spoken(server, "the rest of an answer", within_s):
+            piece = await anext(pieces, b"")
+        if not piece:
+            return
         waited_s += time.monotonic() - asked
         num_bytes += len(piece)
         if num_bytes >= LEAST_BYTES:
@@ -121,7 +173,6 @@ async def steady(answer: aiohttp.ClientResponse, within_s: float) -> AsyncIterat
             msg = f"it sent {num_bytes} bytes in {within_s:g} s"
             raise TimeoutError(msg)
         yield piece
-        asked = time.monotonic()  # Without the time that the reader of the pieces takes.
 
 
 def proxy_of(url: URL) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+from crmuons.progress import SAY_AFTER_S
+
 logger = logging.getLogger(__name__)
 
 # Doubled at each failure: 0.25 s, 0.5 s ... up to the longest.
@@ -118,8 +120,7 @@ class Patience:
         self.last_fault: Fault | None = None
         self.useless: set[str] = set()  # URLs of servers with a lasting fault.
         self.refused: set[tuple[str, object]] = set()  # Servers, and the credentials that they refused.
-        # The first warning after 10 s: shorter faults are ordinary and would only worry.
-        self.next_warning = clock() + SECONDS_BETWEEN_WARNINGS / 3
+        self.next_warning = clock() + SAY_AFTER_S  # Shorter faults are ordinary and would only worry.
         self.progress()
 
     def progress(self) -> None:
@@ -164,7 +165,7 @@ class Patience:
                 f" Check the host's name and that the servers are up, or wait longer with {self.variable}"
             )
             raise ConnectionError(msg)
-        if wait_s and self.clock() > self.next_warning:
+        if wait_s and self.clock() + wait_s > self.next_warning:
             self.next_warning = self.clock() + SECONDS_BETWEEN_WARNINGS
             left_s = self.deadline - self.clock()
             logger.warning("%s: waiting for at most %.0f s more: %s", self.what, left_s, self.last_fault)

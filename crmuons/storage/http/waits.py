@@ -15,13 +15,13 @@ class Waits:
 
     prefix: ClassVar[str] = "CRMUONS_HTTP_"
 
-    connect_s: float = 6.0
-    """For a connection."""
+    connect_s: float = 5.0
+    """For a connection: a lost packet is sent again after 1 and 3 s."""
     read_s: float = 60.0
     """For the next kilobyte of an answer. The whole answer has no limit."""
     patience_s: float = 300.0
     """For progress, over all servers and attempts."""
-    start_s: float = 6.0
+    start_s: float = 5.0
     """For the first answer of a host. A mistyped host never answers, and its name may not be found for minutes."""
 
     @property

@@ -71,6 +71,7 @@ class Servers:
         headers: Mapping[str, str] | None = None,
         data: IO[bytes] | None = None,
         follow: bool = True,
+        within_s: float | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send one request to one server, and yield its answer. An OSError in the block counts as the server's fault.
 
@@ -86,7 +87,9 @@ class Servers:
         try:
             sent = {**(headers or {}), **secret}
             async with (
-                following(session, method, url, self.waits.headers_s, headers=sent, data=data, ssl=self._trust)
+                following(
+                    session, method, url, within_s or self.waits.headers_s, headers=sent, data=data, ssl=self._trust
+                )
                 if follow and data is None
                 else session.request(
                     method, url, headers=sent, data=data, ssl=self._trust, allow_redirects=follow, **proxy_of(url)
@@ -112,8 +115,11 @@ class Servers:
         *,
         headers: Mapping[str, str] | None = None,
         follow: bool = True,
+        within_s: float | None = None,
     ) -> Answer:
         """Repeat a request until a server answers it, with any status that is neither transient nor a refusal.
+
+        Each attempt has `within_s` seconds for the headers of its answer, by default Waits.headers_s.
 
         Raises:
             PermissionError: if the servers refuse.
@@ -124,7 +130,7 @@ class Servers:
             try:
                 token = await access.token(source)
                 async with self.exchange(
-                    method, source, access.path, token=token, headers=headers, follow=follow
+                    method, source, access.path, token=token, headers=headers, follow=follow, within_s=within_s
                 ) as answer:
                     body = await _body(answer, source, self.waits.read_s)
                 # Even for 404: the server is well, and the answer is the caller's to judge.
@@ -189,7 +195,11 @@ class Servers:
                 # Also if the name is not found for minutes, or the host takes the connection and says nothing.
                 async with asyncio.timeout(self.waits.start_s + 1.0):
                     answer = await self.request(
-                        "GET", Sources.of([f"https://{self.host}"]), Access(None, where), patience
+                        "GET",
+                        Sources.of([f"https://{self.host}"]),
+                        Access(None, where),
+                        patience,
+                        within_s=self.waits.start_s,
                     )
             except TimeoutError as error:
                 msg = (

@@ -120,6 +120,17 @@ def test_id_columns_beside_the_rows_are_kept(tmp_path):
     assert events(tmp_path / "out").ids.tolist() == ids.tolist()
 
 
+def test_signed_ids_are_the_unsigned_ones_of_the_same_bits_and_a_null_is_refused(tmp_path, capsys):
+    data, ids = dump(), np.repeat(np.array([[-1, shower] for shower in range(4)]), 3, axis=0)
+    assert convert("parquet", parquet(tmp_path / "dump.parquet", data, ids), "--out", tmp_path / "out") == 0
+    assert set(events(tmp_path / "out").ids[:, 0].tolist()) == {2**64 - 1}
+    rows = pq.read_table(tmp_path / "dump.parquet")
+    holed = rows.set_column(2, "primary_major_id", pa.array([None, *ids[1:, 0].tolist()]))
+    pq.write_table(holed, tmp_path / "holed.parquet")
+    assert convert("parquet", tmp_path / "holed.parquet", "--out", tmp_path / "none") == 1
+    assert "holed.parquet: a shower id is null" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("form", "write"), [("hdf5", hdf5), ("parquet", parquet)])
 def test_unknown_widths_are_refused_with_the_width_found(tmp_path, capsys, form, write):
     data = dump()

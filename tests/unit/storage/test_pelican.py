@@ -96,6 +96,22 @@ def test_patience_ends_without_progress_and_begins_anew_with_it(clock: Clock) ->
         asyncio.run(fail_until(Patience(10, "pelican://f/x", clock=clock)))
 
 
+def test_a_pause_that_passes_5_s_is_spoken_of_before_it_begins(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """What waits longer than 5 s says for what, and until when: a pause of 10 s would otherwise pass in silence."""
+
+    async def fail_at(seconds: float) -> None:
+        lone, patience = sources(clock, "https://cache"), Patience(300, "pelican://f/x", clock=clock)
+        clock.now += seconds
+        patience.record(lone, Fault(lone.best(), "HTTP 503"))
+        lone.best().ready_at = clock.now + 0.2
+        await patience.next(lone)
+
+    asyncio.run(fail_at(4.7))
+    assert not caplog.records
+    asyncio.run(fail_at(4.9))
+    assert caplog.messages == ["pelican://f/x: waiting for at most 295 s more: https://cache: HTTP 503"]
+
+
 @pytest.mark.parametrize(
     ("header", "seconds"), [("120", 120.0), (" 3 ", 3.0), (None, None), ("soon", None), ("-5", None)]
 )

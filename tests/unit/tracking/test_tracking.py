@@ -228,3 +228,19 @@ def test_a_tracking_uri_that_is_no_address_is_refused(uri):
     with pytest.raises(ValueError, match=r"^tracking URI '.*give .*http") as caught:
         bare_uri(uri)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("uri", ["htp://host:5000", "data://x", "s3://bucket/mlflow", "postgres://h/db"])
+def test_a_tracking_uri_of_an_unknown_scheme_is_refused_at_once(uri):
+    """SQLAlchemy would look for such a database again and again, at the end of the run too."""
+    with pytest.raises(
+        ValueError, match=rf"^tracking URI '{uri}': MLflow has no store of the scheme \w+://; give http"
+    ):
+        bare_uri(uri)
+
+
+@pytest.mark.parametrize(
+    "uri", ["postgresql://h/db", "postgresql+psycopg://h/db", "mysql+pymysql://h/db", "databricks://p"]
+)
+def test_tracking_uris_of_databases_are_left_as_they_are(uri):
+    assert bare_uri(uri) == uri

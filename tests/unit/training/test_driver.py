@@ -1,7 +1,14 @@
 """What the driver says of a run before it starts."""
 
+import json
+import logging
+
+import pytest
+
 from crmuons import config
+from crmuons.runs.directory import MUTABLE_SETTINGS, Run
 from crmuons.training.driver import _warn_if_inside
+from crmuons.training.resume import UNSAID, say_changed_settings
 
 
 def test_a_run_among_its_own_data_is_warned_of(tmp_path, caplog):
@@ -14,3 +21,35 @@ def test_a_run_among_its_own_data_is_warned_of(tmp_path, caplog):
     _warn_if_inside(tmp_path / "data" / "runs" / "a", settings)
     assert "lies inside the data directory" in caplog.text
     assert "name a directory outside it with run.storage_path" in caplog.text
+
+
+OTHER = {int: lambda value: value + 1, float: lambda value: value / 2 + 0.001, bool: lambda value: not value}
+
+
+def test_every_setting_that_changes_between_two_attempts_is_said_or_refused(tmp_path, caplog):
+    """Of all settings with a number or a switch, found in the tree: a new one is tested at once."""
+    caplog.set_level(logging.INFO)
+    began = config.load(None, ["train.steps=100", "data.train=d"])
+    (tmp_path / "config.json").write_text(json.dumps(began.model_dump(mode="json")))
+    run, seen = Run(tmp_path), {"said": 0, "refused": 0}
+    say_changed_settings(run, began)
+    assert not caplog.records
+    for path, value in began.flat().items():
+        if type(value) not in OTHER or path in UNSAID:
+            continue
+        try:
+            now = config.changed(began, {path: OTHER[type(value)](value)})
+        except ValueError:  # It goes with another setting.
+            continue
+        words = f"{path} was {value!r}, is {now.flat()[path]!r}"
+        if MUTABLE_SETTINGS.fullmatch(path):
+            say_changed_settings(run, now)
+            assert caplog.messages[-1] == f"the run continues with other settings than it began with: {words}"
+            seen["said"] += 1
+        else:
+            with pytest.raises(ValueError, match="was started with other settings") as refused:
+                say_changed_settings(run, now)
+            assert words in str(refused.value)
+            seen["refused"] += 1
+    assert seen["said"] > 10
+    assert seen["refused"] > 20
