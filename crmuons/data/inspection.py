@@ -112,13 +112,23 @@ def inspect(urls: list[str], *, max_rows: int | None) -> Inspection:
     return inspection
 
 
+def declaration(file: File) -> tuple[bool, tuple[MuonFeature, ...]]:
+    """Return whether a file holds shower ids, and what it declares of its muons.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it does not hold events, or is damaged.
+    """
+    if manifest.is_shard(file):
+        return True, shards.read_declaration(file)
+    with open_listed(file) as opened, parquet.open_parquet(opened, file.url) as rows:
+        return schema.check_schema(rows.schema_arrow, file.url), declared(rows.schema_arrow, file.url)
+
+
 def _opened(file: File) -> tuple[bool, tuple[MuonFeature, ...]] | str:
-    """Return whether a file holds shower ids, and what it declares of its muons; or why it is broken."""
+    """Return `declaration`, or why the file is broken."""
     try:
-        if manifest.is_shard(file):
-            return True, shards.read_declaration(file)
-        with open_listed(file) as opened, parquet.open_parquet(opened, file.url) as rows:
-            return schema.check_schema(rows.schema_arrow, file.url), declared(rows.schema_arrow, file.url)
+        return declaration(file)
     except (ValueError, OSError) as error:
         return _reason(file, error)
 

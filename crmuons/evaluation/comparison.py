@@ -5,12 +5,15 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 
+from crmuons.data.features import MuonFeature
 from crmuons.evaluation.datasets import EventSet
 from crmuons.evaluation.metrics import classifiers, distances, ratios, set_classifier
 from crmuons.evaluation.metrics.classifiers import Scores, area_under_curve
 from crmuons.evaluation.metrics.distances import Number
+from crmuons.evaluation.metrics.further import columns
 from crmuons.evaluation.metrics.memorising import nearer_to_training
 from crmuons.evaluation.metrics.multivariate import multivariate
+from crmuons.evaluation.metrics.profiles import ProfileBin, profiles
 from crmuons.evaluation.metrics.quantities import Sample
 from crmuons.evaluation.metrics.regions import HardCase, Region
 from crmuons.evaluation.tasks import Executor, Future
@@ -24,12 +27,20 @@ AREAS = ("auc_bundles", "auc_multiplicity", "auc_muons")
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """The bins and the hard cases to compare in, the seed, and training events (None if there are none)."""
+    """How to compare samples.
+
+    Attributes:
+        regions, hard_cases: what to compare in.
+        seed: of all random draws.
+        training: training events; None if there are none.
+        further: features of a muon beyond the first three.
+    """
 
     regions: list[Region]
     hard_cases: list[HardCase]
     seed: int
     training: Future[Sample] | None = None
+    further: tuple[MuonFeature, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,16 +59,18 @@ class Comparison:
         numbers: the figures for all events, in several parts.
         bins: the figures of each region of the plan.
         hard_cases: for each hard case of the plan, how many events belong to it, and the figures.
+        profiles: further features in bins of radius and energy.
     """
 
     numbers: list[Future[Numbers]]
     bins: list[Future[Numbers]]
     hard_cases: list[Future[tuple[int, Numbers]]]
+    profiles: Future[list[ProfileBin]]
 
 
 def compare(executor: Executor, truth: EventSample, other: EventSample, plan: EvaluationPlan) -> Comparison:
     """Submit all figures of the other events against the truth."""
-    scores = classify(executor, truth, other, plan.seed)
+    scores = classify(executor, truth, other, plan.seed, plan.further)
     names = tuple(scores)
     both = truth.sample, other.sample
     numbers = [
@@ -68,7 +81,7 @@ def compare(executor: Executor, truth: EventSample, other: EventSample, plan: Ev
     ]
     bins = [executor.submit(_in_region, region, *both, plan.seed, names, *scores.values()) for region in plan.regions]
     cases = [executor.submit(_in_case, case, *both, names, *scores.values()) for case in plan.hard_cases]
-    return Comparison(numbers, bins, cases)
+    return Comparison(numbers, bins, cases, executor.submit(profiles, *both, columns(plan.further)))
 
 
 def compare_truth(executor: Executor, truth: EventSample, control: EventSample, plan: EvaluationPlan) -> Comparison:
@@ -87,15 +100,18 @@ def compare_truth(executor: Executor, truth: EventSample, control: EventSample, 
         executor.submit(_replace_in_case, numbers, executor.submit(_null_distances, case, *both, plan.seed))
         for case, numbers in zip(plan.hard_cases, once.hard_cases, strict=True)
     ]
-    return Comparison([*once.numbers, null], bins, cases)
+    return Comparison([*once.numbers, null], bins, cases, once.profiles)
 
 
-def classify(executor: Executor, truth: EventSample, other: EventSample, seed: int) -> dict[str, Future[Scores]]:
+def classify(
+    executor: Executor, truth: EventSample, other: EventSample, seed: int, further: tuple[MuonFeature, ...] = ()
+) -> dict[str, Future[Scores]]:
     """Submit the classifiers' scores, by figure; empty if there are too few events to train on."""
     if classifiers.too_few(len(truth.event_set), len(other.event_set)):
         return {}
     both = truth.sample, other.sample
-    bundles = executor.submit(set_classifier.BundleSet.of, truth.event_set.events, other.event_set.events, seed)
+    events = truth.event_set.events, other.event_set.events
+    bundles = executor.submit(set_classifier.BundleSet.of, *events, seed, further)
     folds = {
         name: [
             executor.submit(classifiers.boosting_fold, *both, features, fold, seed) for fold in range(classifiers.FOLDS)

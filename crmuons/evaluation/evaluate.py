@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from crmuons.data.events import EventArrays, take
+from crmuons.data.features import MuonFeature
 from crmuons.evaluation.breakdown import Bin, Breakdown, CaseFigures, worst_cell
 from crmuons.evaluation.candidates import Candidate
 from crmuons.evaluation.comparison import MEMORISED, Comparison, Numbers, compare
@@ -18,6 +19,7 @@ from crmuons.evaluation.headers import EventHeaders
 from crmuons.evaluation.metrics import calibration, regions
 from crmuons.evaluation.metrics.calibration import Calibration
 from crmuons.evaluation.metrics.distances import Estimate
+from crmuons.evaluation.metrics.profiles import ProfileBin
 from crmuons.evaluation.metrics.quantities import Sample, primary_features, shower_numbers
 from crmuons.evaluation.reference import GENERATED, NULL, Reference, event_sample
 from crmuons.evaluation.tasks import Executor, Future
@@ -37,6 +39,8 @@ class Evaluation:
         breakdown: the figures in bins, in cells and for the hard cases.
         calibration: the PIT of a model; None for a data set.
         shown: true and generated events for the figures, of the same primaries if possible.
+        further: features of a muon beyond the first three.
+        profiles: the further features in bins of radius and energy, by sample.
     """
 
     about: dict[str, Any]
@@ -45,6 +49,8 @@ class Evaluation:
     breakdown: Breakdown
     calibration: Calibration | None
     shown: tuple[EventArrays, EventArrays] = field(repr=False)
+    further: tuple[MuonFeature, ...] = ()
+    profiles: dict[str, list[ProfileBin]] = field(default_factory=dict)
 
     def flat(self) -> dict[str, float]:
         """Return the figures of the generated events and of the floor by name, for the tracking server."""
@@ -59,7 +65,7 @@ class Evaluation:
 def evaluate(executor: Executor, reference: Reference, candidate: Candidate) -> Evaluation:
     """Compare a candidate with the truth, and collect all figures."""
     truth, control, seed = reference.truth, reference.control, reference.plan.seed
-    generated = event_sample(executor, candidate.event_set, candidate.showers)
+    generated = event_sample(executor, candidate.event_set, candidate.showers, reference.plan.further)
     comparisons = {GENERATED: compare(executor, truth, generated, reference.plan)} | reference.comparisons
     shown_truth = truth if candidate.paired is None else control
     shown = [_some(executor, event_set, seed) for event_set in (shown_truth.event_set, candidate.event_set)]
@@ -82,6 +88,8 @@ def evaluate(executor: Executor, reference: Reference, candidate: Candidate) -> 
         Breakdown(cells, pit_cells, bins, cases),
         candidate.calibration,
         (executor.get(shown[0]), executor.get(shown[1])),
+        reference.plan.further,
+        {sample: executor.get(comparisons[sample].profiles) for sample in (GENERATED, NULL)},
     )
 
 

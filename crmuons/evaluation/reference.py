@@ -1,6 +1,6 @@
 """The reference of an evaluation, the same for every candidate: two halves of the truth, the floor, two baselines."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,7 @@ from jaxtyping import Float64, Int64
 
 from crmuons.config.options import ADVISED_EVENTS, SampleEvents, Seed, check
 from crmuons.data.events import EventArrays
+from crmuons.data.features import MuonFeature
 from crmuons.evaluation import baselines
 from crmuons.evaluation.comparison import Comparison, EvaluationPlan, EventSample, compare, compare_truth
 from crmuons.evaluation.datasets import BlockedEvents, EventSet, concat_parts
@@ -69,6 +70,8 @@ def prepare_reference(
     training: BlockedEvents,
     settings: EvaluationSettings,
     halves: tuple[np.ndarray, np.ndarray],
+    *,
+    further: Sequence[MuonFeature] = (),
 ) -> Reference:
     """Submit the comparisons of the control and of the baselines with the truth.
 
@@ -79,6 +82,7 @@ def prepare_reference(
             showers that are in the truth are left out.
         settings: size and seed.
         halves: the rows of the true events in each half.
+        further: features of the true muons beyond the first three.
 
     Raises:
         ValueError: if no event of the first half has a muon.
@@ -88,8 +92,9 @@ def prepare_reference(
         msg = f"none of the {len(first)} true events has a muon, so there is nothing to compare"
         raise ValueError(msg)
     truth_showers, control_showers = shower_numbers(first.headers.ids, second.headers.ids)
-    truth_sample = event_sample(executor, first, truth_showers)
-    control_sample = event_sample(executor, second, control_showers)
+    further = tuple(further)
+    truth_sample = event_sample(executor, first, truth_showers, further)
+    control_sample = event_sample(executor, second, control_showers, further)
     conditions = primary_features(EventHeaders.concat([first.headers, second.headers]).primaries)
     unseen = _training_set(executor, (first, second), training)
     plan = EvaluationPlan(
@@ -97,17 +102,24 @@ def prepare_reference(
         regions.hard_cases(_masses(training)),
         settings.seed,
         event_sample(executor, unseen, shower_numbers(unseen.headers.ids)[0]).sample if len(unseen) else None,
+        further,
     )
     comparisons = {NULL: compare_truth(executor, truth_sample, control_sample, plan)}
     rivals, warnings = _rivals(executor, second, unseen, settings.seed)
     for name, event_set in rivals.items():
-        comparisons[name] = compare(executor, truth_sample, event_sample(executor, event_set, control_showers), plan)
+        rival = event_sample(executor, event_set, control_showers, further)
+        comparisons[name] = compare(executor, truth_sample, rival, plan)
     return Reference(truth_sample, control_sample, comparisons, plan, warnings + size_warnings(first))
 
 
-def event_sample(executor: Executor, event_set: EventSet, showers: Int64[np.ndarray, " events"]) -> EventSample:
+def event_sample(
+    executor: Executor,
+    event_set: EventSet,
+    showers: Int64[np.ndarray, " events"],
+    further: tuple[MuonFeature, ...] = (),
+) -> EventSample:
     """Submit the computation of the events' quantities."""
-    return EventSample(event_set, executor.submit(Sample.of, event_set.events, showers))
+    return EventSample(event_set, executor.submit(Sample.of, event_set.events, showers, further))
 
 
 def task_slices(num_events: int) -> Iterator[slice]:

@@ -7,7 +7,9 @@ from pathlib import PurePath
 from typing import Literal
 
 from crmuons import config
-from crmuons.data import features, manifest
+from crmuons.data import manifest
+from crmuons.data.features import BASE, MuonFeature
+from crmuons.data.inspection import declaration
 from crmuons.data.quarantine import ReadCounts
 from crmuons.data.selection import Selection, Split, in_split, training_selection
 from crmuons.evaluation import pairing
@@ -15,7 +17,6 @@ from crmuons.evaluation.candidates import data_candidate, model_candidate, refus
 from crmuons.evaluation.datasets import BlockedEvents, read
 from crmuons.evaluation.evaluate import Evaluation, evaluate
 from crmuons.evaluation.headers import EventHeaders
-from crmuons.evaluation.metrics.quantities import EXTRA
 from crmuons.evaluation.reference import EvaluationSettings, Reference, prepare_reference
 from crmuons.evaluation.tasks import Executor
 from crmuons.generation.generator import BundleGenerator
@@ -95,11 +96,14 @@ def evaluate_request(request: EvaluationRequest, executor: Executor) -> Iterator
     references: dict[str, tuple[LoadedData, Reference]] = {}
     for name, generator in zip(request.models, generators, strict=True):
         data = _data_settings(request, generator)
-        key = f"{_selection(data, request.split)} {data.train}"
+        further = generator.model.features.extra
+        key = f"{_selection(data, request.split, further)} {data.train}"
         if key not in references:
-            loaded = _read(request, data, executor)
+            loaded = _read(request, data, executor, further)
             halves = pairing.halve(loaded.truth.headers, request.settings.max_events, request.settings.seed)
-            reference = prepare_reference(executor, loaded.truth, loaded.training, request.settings, halves)
+            reference = prepare_reference(
+                executor, loaded.truth, loaded.training, request.settings, halves, further=further
+            )
             references[key] = loaded, reference
         loaded, reference = references[key]
         result = evaluate(executor, reference, model_candidate(executor, reference, generator))
@@ -108,30 +112,34 @@ def evaluate_request(request: EvaluationRequest, executor: Executor) -> Iterator
             "model_step": generator.metadata.get("step"),
             "model_written": generator.metadata.get("written"),
         }
-        result = _with_names(result, [feature.name for feature in generator.model.features.extra])
         yield _describe(result, request, loaded, about, _training_warnings(request, data, loaded.truth.headers))
-
-
-def _with_names(result: Evaluation, extra: Sequence[str]) -> Evaluation:
-    """Return the figures with the names of the further features of the muons."""
-    names = {f"w1_{EXTRA}{at}": f"w1_{name}" for at, name in enumerate(extra)}
-    numbers = {
-        sample: {names.get(name, name): number for name, number in figures.items()}
-        for sample, figures in result.numbers.items()
-    }
-    return replace(result, numbers=numbers)
 
 
 def _evaluate_data(request: EvaluationRequest, executor: Executor) -> Evaluation:
     data = _data_settings(request, None)
-    loaded = _read(request, data, executor)
-    generated = _read_generated(request, data, loaded.truth.headers, executor)
+    further, lacking = _further_in_both(request)
+    loaded = _read(request, data, executor, further)
+    generated = _read_generated(request, data, loaded.truth.headers, executor, further)
     settings = request.settings
     pairs = pairing.pair_data(loaded.truth.headers, generated.headers, settings.max_events, settings.seed)
     refuse_copies(executor, loaded.truth, generated, pairs)
-    reference = prepare_reference(executor, loaded.truth, loaded.training, settings, (pairs.truth, pairs.control))
+    halves = pairs.truth, pairs.control
+    reference = prepare_reference(executor, loaded.truth, loaded.training, settings, halves, further=further)
     result = evaluate(executor, reference, data_candidate(executor, reference, loaded.truth, generated, pairs))
-    return _describe(result, request, loaded, {"candidate": ", ".join(request.generated)}, [])
+    return _describe(result, request, loaded, {"candidate": ", ".join(request.generated)}, lacking)
+
+
+def _further_in_both(request: EvaluationRequest) -> tuple[tuple[MuonFeature, ...], list[str]]:
+    """Return the features that true and generated files both declare, and a warning about those of one of them."""
+    true, made = (
+        declaration(manifest.event_files(urls)[0])[1][len(BASE) :] for urls in (request.truth, request.generated)
+    )
+    both = tuple(feature for feature in true if feature in made)
+    single = [feature.name for feature in (*true, *made) if feature not in both]
+    if not single:
+        return both, []
+    names = ", ".join(dict.fromkeys(single))
+    return both, [f"not compared, because only the true or only the generated files declare it: {names}"]
 
 
 def _describe(
@@ -149,22 +157,24 @@ def _data_settings(request: EvaluationRequest, model: BundleGenerator | None) ->
     return config.Data.model_validate(settings | depth)
 
 
-def _selection(data: config.Data, split: Split) -> Selection:
+def _selection(data: config.Data, split: Split, further: tuple[MuonFeature, ...]) -> Selection:
     vertical = data.depth == "vertical"
-    declared = features.parse(data.features)
-    return Selection(split, data.validation_share, data.test_share, vertical_depth=vertical, features=declared)
+    return Selection(split, data.validation_share, data.test_share, vertical_depth=vertical, features=further)
 
 
-def _read(request: EvaluationRequest, data: config.Data, executor: Executor) -> LoadedData:
+def _read(
+    request: EvaluationRequest, data: config.Data, executor: Executor, further: tuple[MuonFeature, ...]
+) -> LoadedData:
     """Read the true events, and the training events for the baselines."""
-    of_truth, seed = (_selection(data, request.split), 2 * request.settings.max_events), request.settings.seed
+    of_truth = _selection(data, request.split, further), 2 * request.settings.max_events
+    seed = request.settings.seed
     training_files, warnings = _training_files(request, data)
     if training_files:
         (truth,), counts = read(executor, request.truth, [of_truth], seed)
         split: Split = "all" if request.training else "train"
-        (training,), _ = read(executor, training_files, [(_selection(data, split), TRAINING_EVENTS)], seed)
+        (training,), _ = read(executor, training_files, [(_selection(data, split, further), TRAINING_EVENTS)], seed)
     else:
-        of_training = (_selection(data, "train"), TRAINING_EVENTS)
+        of_training = (_selection(data, "train", further), TRAINING_EVENTS)
         (truth, training), counts = read(executor, request.truth, [of_truth, of_training], seed)
     if not len(truth):
         msg = (
@@ -192,12 +202,16 @@ def _training_files(request: EvaluationRequest, data: config.Data) -> tuple[Sequ
 
 
 def _read_generated(
-    request: EvaluationRequest, data: config.Data, truth: EventHeaders, executor: Executor
+    request: EvaluationRequest,
+    data: config.Data,
+    truth: EventHeaders,
+    executor: Executor,
+    further: tuple[MuonFeature, ...],
 ) -> BlockedEvents:
     """Read generated events: those of the truth's split if they have its primaries, and otherwise any."""
     limit, slant = 2 * request.settings.max_events, data.model_copy(update={"depth": "slant"})
     # Files of generated events always hold slant depths.
-    selections = [(_selection(slant, split), limit) for split in (request.split, "all")]
+    selections = [(_selection(slant, split, further), limit) for split in (request.split, "all")]
     (same_split, any_split), _ = read(executor, request.generated, selections, request.settings.seed)
     return same_split if pairing.share_primaries(truth, same_split.headers) else any_split
 

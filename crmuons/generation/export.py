@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 # Largest relative difference of energies, of positions (against the radius + 1 mm) and of the distribution of N.
 # Rounding makes 7e-7.
 TOLERANCE = 1e-5
+MAX_FLIPPED = 1e-3  # A uniform number may fall on the edge between two values, to rounding.
 CHECK_EVENTS, CHECK_MUONS_PER_EVENT = 256, 20
 INPUTS = ("primaries", "counts", "event_of_muon", "shower_noise", "muon_noise", "azimuth_rad", "uniform")
 README = """A generator of muon bundles, exported by crmuons.
@@ -43,7 +44,7 @@ ONNX_README = """
 onnx/multiplicity.onnx: primaries [events, 4] -> the distribution of N.
 onnx/generator.onnx: primaries [events, 4] of events with muons, counts [events] int64, event_of_muon [muons] int64
     ascending, shower_noise [events, {latents[0]}] and muon_noise [muons, {latents[1]}] standard normal, azimuth_rad
-    [muons] uniform in [0, 2 pi) -> muons [muons, 3].
+    [muons] uniform in [0, 2 pi){uniform} -> muons [muons, {width}].
 """
 
 
@@ -86,15 +87,9 @@ def _readme(network: StandaloneModel, *, onnx: bool) -> str:
     further = "".join(f", {name}" for name in network.extra.names)
     if not onnx:
         return README.format(further=further)
-    width = f"muons [muons, {network.width}]"
-    inputs = (
-        f"\n    uniform [muons, {len(network.levels)}] uniform in [0, 1) as the last input." if network.levels else ""
-    )
-    return (
-        README.format(further=further)
-        + ONNX_README.format(latents=network.latents).replace("muons [muons, 3]", width)
-        + inputs
-    )
+    uniform = f", uniform [muons, {len(network.levels)}] in [0, 1)" if network.levels else ""
+    onnx_readme = ONNX_README.format(latents=network.latents, uniform=uniform, width=network.width)
+    return README.format(further=further) + onnx_readme
 
 
 class _OnnxNetwork(StandaloneModel):
@@ -149,14 +144,29 @@ class GeneratorGraph(nn.Module):
 def worst_difference(muons: np.ndarray, expected: np.ndarray) -> float:
     """Return the largest relative difference of energies, of positions against the radius + 1 mm, and of further features.
 
-    The further features of muons [muons, 3 + k] are compared against their standard deviation.
+    The further features of muons [muons, 3 + k] are compared against the root of their mean square.
     """
     muons, expected = muons.astype(np.float64), expected.astype(np.float64)
     energy = np.abs(muons[:, 0] / expected[:, 0] - 1)
     distance = np.hypot(*(muons - expected)[:, 1:3].T) / (np.hypot(*expected[:, 1:3].T) + RADIUS_OFFSET_M)
     others = expected[:, 3:]
-    further = (np.abs(muons[:, 3:] - others) / np.maximum(others.std(axis=0), 1e-30)).ravel() if others.size else []
+    rms = np.sqrt(np.square(others).mean(axis=0)) if others.size else 1.0
+    further = (np.abs(muons[:, 3:] - others) / np.maximum(rms, 1e-30)).ravel() if others.size else []
     return float(np.max(np.concatenate([energy, distance, further]), initial=0.0))
+
+
+def check_muons(what: str, network: StandaloneModel, muons: np.ndarray, expected: np.ndarray) -> None:
+    """Compare muons with those of the model, for the same random numbers.
+
+    Raises:
+        ValueError: if a number differs by more than TOLERANCE, or a discrete feature in more than MAX_FLIPPED of the muons.
+    """
+    discrete = [3 + at for at in network.extra.discrete]
+    smooth = [at for at in range(network.width) if at not in discrete]
+    _compare(what, worst_difference(muons[:, smooth], expected[:, smooth]))
+    for at in discrete:
+        share = float((muons[:, at] != expected[:, at]).mean())
+        _require(share <= MAX_FLIPPED, f"{network.extra.names[at - 3]} of {share:.1%} of the muons of {what} differs")
 
 
 def _primaries_in_range(generator: BundleGenerator) -> np.ndarray:
@@ -173,23 +183,18 @@ def _check_standalone(generator: BundleGenerator, bundles: Bundles, primaries: n
     _require(torch.equal(counts, expected), "the exported model draws other numbers of muons")
     inputs = _inputs(network, values)
     ragged = Ragged.from_counts(inputs["counts"])
-    features = generator.model.generator(
-        generator.model.condition(values, ragged.counts), inputs["shower_noise"], inputs["muon_noise"], ragged
-    )
-    trained = generator.model.features.to_muons(features, inputs["azimuth_rad"])
+    condition = generator.model.condition(values, ragged.counts)
+    features = generator.model.generator(condition, inputs["shower_noise"], inputs["muon_noise"], ragged)
     exported = GeneratorGraph(network)(*inputs.values())
+    trained = torch.empty_like(exported)
     smooth = [0, 1, 2, *(3 + at for at in network.extra.smooth)]
-    _compare("the exported model", worst_difference(exported[:, smooth].numpy(), trained.numpy()))
+    trained[:, smooth] = generator.model.features.to_muons(features, inputs["azimuth_rad"])
     if generator.model.discrete is not None:
-        condition = ragged.broadcast(generator.model.condition(values, ragged.counts))
-        parts = generator.model.discrete.network(torch.cat([condition, features], dim=1)).split(
-            generator.model.discrete.levels, dim=1
-        )
-        for number, (at, logits) in enumerate(zip(network.extra.discrete, parts, strict=True)):
-            drawn = draw_level(logits, network.levels[number], inputs["uniform"][:, number])
-            share = float((drawn != exported[:, 3 + at]).float().mean())
-            # A uniform number that falls on the edge between two levels, to rounding.
-            _require(share < 1e-3, f"{network.extra.names[at]} of {share:.1%} of the exported model's muons differs")
+        logits = generator.model.discrete.network(torch.cat([ragged.broadcast(condition), features], dim=1))
+        for number, part in enumerate(logits.split(generator.model.discrete.levels, dim=1)):
+            drawn = draw_level(part, network.levels[number], inputs["uniform"][:, number])
+            trained[:, 3 + network.extra.discrete[number]] = drawn
+    check_muons("the exported model", network, exported.numpy(), trained.numpy())
 
 
 def _write_onnx(network: StandaloneModel, primaries: np.ndarray, folder: Path) -> None:
@@ -202,7 +207,7 @@ def _write_onnx(network: StandaloneModel, primaries: np.ndarray, folder: Path) -
     _compare("multiplicity.onnx", worst)
     inputs = _inputs(network, values)
     (muons,) = _run_onnx(GeneratorGraph(onnx_network), inputs, folder / "generator.onnx")
-    _compare("generator.onnx", worst_difference(muons, GeneratorGraph(network)(*inputs.values()).numpy()))
+    check_muons("generator.onnx", network, muons, GeneratorGraph(network)(*inputs.values()).numpy())
 
 
 def _inputs(network: StandaloneModel, primaries: Tensor) -> dict[str, Tensor]:

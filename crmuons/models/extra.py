@@ -42,7 +42,8 @@ class ExtraFeatures:
         if self.direction:
             self._turn(columns, torch.cos(azimuth_rad), torch.sin(azimuth_rad))
             along, across = (columns[at] for at in self.direction)
-            length = torch.hypot(along, across).clamp(min=1.0)  # Beyond the outermost knots it may exceed 1.
+            # Beyond the outermost knots it may exceed 1. No hypot: ONNX has none.
+            length = (along * along + across * across).sqrt().clamp(min=1.0)
             for at in self.direction:
                 columns[at] = columns[at] / length
         return columns

@@ -54,4 +54,4 @@ class Validation:
             self.tracker.figure(figures.marginals(truth, generated), "marginals", step)
         if self.show is not None:
             self.show(truth, generated, step)
-        return distances.fidelity(truth, generated, [feature.name for feature in model.features.extra])
+        return distances.fidelity(truth, generated, model.features.extra)

@@ -99,21 +99,27 @@ def labels(truth: Counted, other: Counted) -> Bool[np.ndarray, " events"]:
     return is_other
 
 
-def bundle_features(sample: Sample) -> Float64[np.ndarray, "events features"]:
-    """Return the primary and all bundle quantities; N is one of them."""
-    return np.column_stack([sample.conditions, *(sample.bundles[name] for name in BUNDLE_QUANTITIES)])
+def bundle_features(truth: Sample, other: Sample) -> Float64[np.ndarray, "events features"]:
+    """Return the primary and all bundle quantities of true, then of other events.
+
+    N is one of them; mean and spread of the further features are there if both samples have them.
+    """
+    further = [name for name in truth.bundles if name not in BUNDLE_QUANTITIES and name in other.bundles]
+    names = (*BUNDLE_QUANTITIES, *further)
+    parts = [np.column_stack([s.conditions, *(s.bundles[name] for name in names)]) for s in (truth, other)]
+    return np.concatenate(parts)
 
 
-def multiplicity_features(sample: Sample) -> Float64[np.ndarray, "events features"]:
-    """Return the primary and N."""
-    return np.column_stack([sample.conditions, sample.counts])
+def multiplicity_features(truth: Sample, other: Sample) -> Float64[np.ndarray, "events features"]:
+    """Return the primary and N of true, then of other events."""
+    return np.concatenate([np.column_stack([sample.conditions, sample.counts]) for sample in (truth, other)])
 
 
 def boosting_fold(
-    truth: Sample, other: Sample, features: Callable[[Sample], np.ndarray], fold: int, seed: int
+    truth: Sample, other: Sample, features: Callable[[Sample, Sample], np.ndarray], fold: int, seed: int
 ) -> Float64[np.ndarray, " held_out"]:
     """Train gradient boosting on all folds but one, and score that one."""
-    values, is_other = np.concatenate([features(truth), features(other)]), labels(truth, other)
+    values, is_other = features(truth, other), labels(truth, other)
     inside = held_out(truth, other, fold, FOLDS, seed)
     model = HistGradientBoostingClassifier(
         max_iter=TREES, learning_rate=0.1, early_stopping=True, n_iter_no_change=PATIENCE, random_state=seed

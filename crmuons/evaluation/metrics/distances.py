@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
 from crmuons.data.events import EventArrays
+from crmuons.data.features import MuonFeature
 from crmuons.evaluation.metrics.quantities import BUNDLE_QUANTITIES, EXTRA, MUON_QUANTITIES, Sample
 
 # The score is the mean over these: two quantities of the muons and eight of the bundles.
@@ -48,31 +49,31 @@ class Missing:
 Number = Estimate | Missing
 
 
-def fidelity(truth: EventArrays, generated: EventArrays, extra: Sequence[str] = ()) -> dict[str, float]:
+def fidelity(truth: EventArrays, generated: EventArrays, further: Sequence[MuonFeature] = ()) -> dict[str, float]:
     """Compute distances of generated from true events that are cheap enough for the training loop.
 
     Args:
         truth: true events, best with the primaries of `generated`, so that the spread of the primaries cancels.
         generated: as many events.
-        extra: names of the further features of their muons.
+        further: features of their muons beyond the first three.
 
     Returns:
-        `w1_<quantity>`: W1/sigma of each quantity in SCORED, and of the further features, which the score leaves out; infinite if the true events have it and the generated
-        events do not; `score`: their mean; `mean_muons_ratio` and `empty_share_difference` (generated - true). A
+        `w1_<quantity>`: W1/sigma of each quantity in SCORED, and of the further features, which the score leaves out;
+        infinite if the true events have it and the generated events do not; `score`: their mean; `mean_muons_ratio` and `empty_share_difference` (generated - true). A
         quantity is left out if fewer than MIN_SHOWERS true events have it, or if it is the same in all of them; `score`
         is left out if one of them is, because a mean over another list cannot be compared.
     """
-    true_sample, generated_sample = Sample.of(truth), Sample.of(generated)
+    true_sample, generated_sample = (Sample.of(events, further=further) for events in (truth, generated))
     distances = {
         f"w1_{name}": scaled_wasserstein(true_sample.values(name), generated_sample.values(name))
         for name in SCORED
         if lacking(true_sample, name) is None
     }
     mean = {"score": float(np.mean(list(distances.values())))} if len(distances) == len(SCORED) else {}
-    for at, name in enumerate(extra):
-        if lacking(true_sample, f"{EXTRA}{at}") is None:
-            both = (sample.values(f"{EXTRA}{at}") for sample in (true_sample, generated_sample))
-            distances[f"w1_{name}"] = scaled_wasserstein(*both)
+    for name in (name for name in true_sample.quantities if name.startswith(EXTRA)):
+        if lacking(true_sample, name) is None:
+            both = (sample.values(name) for sample in (true_sample, generated_sample))
+            distances[figure_name(name)] = scaled_wasserstein(*both)
     return (
         distances
         | mean
@@ -83,6 +84,12 @@ def fidelity(truth: EventArrays, generated: EventArrays, extra: Sequence[str] = 
             "empty_share_difference": float((generated.counts == 0).mean() - (truth.counts == 0).mean()),
         }
     )
+
+
+def figure_name(quantity: str) -> str:
+    """Return the name of a quantity's W1/sigma; a feature of the user's own may have the name of another quantity."""
+    name = quantity.removeprefix(EXTRA)
+    return f"w1_muon_{name}" if quantity != name and name in QUANTITIES else f"w1_{name}"
 
 
 def unscored(truth: EventArrays) -> dict[str, Missing]:
@@ -133,7 +140,7 @@ def distances(truth: Sample, other: Sample) -> dict[str, Number]:
     numbers: dict[str, Number] = {}
     for name in (name for name in truth.quantities if not name.startswith(EXTRA) or name in other.muons):
         missing = lacking(truth, name) or lacking(other, name)
-        numbers[f"w1_{name}"] = missing or Estimate(scaled_wasserstein(truth.values(name), other.values(name)))
+        numbers[figure_name(name)] = missing or Estimate(scaled_wasserstein(truth.values(name), other.values(name)))
     return numbers | {"score": score(numbers)}
 
 
@@ -179,7 +186,7 @@ def null_distances(pool: Sample, splits: Bool[np.ndarray, "splits showers"]) -> 
         if missing is None:
             values, showers = pool.values_and_showers(name)
             by_split[name] = np.array(_split_distances(values, showers, splits)) / values.std(dtype=np.float64)
-        numbers[f"w1_{name}"] = missing or _mean_and_spread(by_split[name])
+        numbers[figure_name(name)] = missing or _mean_and_spread(by_split[name])
     complete = all(name in by_split for name in SCORED)
     numbers["score"] = _mean_and_spread(np.mean([by_split[n] for n in SCORED], axis=0)) if complete else score(numbers)
     return numbers

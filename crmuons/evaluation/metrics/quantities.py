@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt64
 
 from crmuons.data.events import EventArrays
+from crmuons.data.features import MuonFeature
+from crmuons.evaluation.metrics import further as further_features
 
 MIN_RADIUS_M = 1e-3  # The logarithm of 0 is undefined, and no detector resolves a millimetre.
 
@@ -29,7 +31,7 @@ LABELS = {
     "correlation": "correlation of log E and log r in the bundle",
 }
 
-EXTRA = "extra_"  # Begins the names of further features of a muon; events do not know what they are.
+EXTRA = "extra_"  # Begins the names of further features here: one of the user's own may be named "correlation".
 MUON_QUANTITIES = ("log_energy", "log_radius")
 BUNDLE_QUANTITIES = tuple(name for name in LABELS if name not in MUON_QUANTITIES)
 
@@ -58,21 +60,34 @@ class Sample(Counted):
 
     Attributes:
         muons: the quantities of each muon, in single precision to save memory (1e-7 of a decade does not matter); further
-            features of the muons as `extra_0` and so on, in their units.
-        bundles: the quantities of each bundle; NaN if undefined.
+            features of the muons as `extra_` and their name (see metrics/further.py).
+        bundles: the quantities of each bundle, NaN if undefined; mean and spread of each further feature.
     """
 
     muons: dict[str, Float32[np.ndarray, " muons"]]
     bundles: dict[str, Float64[np.ndarray, " events"]]
 
     @classmethod
-    def of(cls, events: EventArrays, showers: Int64[np.ndarray, " events"] | None = None) -> Self:
-        """Compute the quantities of events. Without `showers`, each event is a shower of its own."""
+    def of(
+        cls,
+        events: EventArrays,
+        showers: Int64[np.ndarray, " events"] | None = None,
+        further: Sequence[MuonFeature] = (),
+    ) -> Self:
+        """Compute the quantities of events. Without `showers`, each event is a shower of its own.
+
+        Args:
+            events: whose muons may lack the further features.
+            showers: the shower of each event.
+            further: features of a muon beyond the first three.
+        """
         muons = muon_quantities(events)
         showers = np.arange(len(events.counts)) if showers is None else showers
         single = {name: values.astype(np.float32) for name, values in muons.items()}
-        single |= {f"{EXTRA}{at}": column for at, column in enumerate(events.muons[:, 3:].T)}
-        bundles = bundle_summaries(events.counts, muons)
+        further = further_features.in_common(further, events)
+        names = [f"{EXTRA}{column.name}" for column in further_features.columns(further)]
+        single |= dict(zip(names, further_features.values(events, further).T, strict=True))
+        bundles = bundle_summaries(events.counts, muons | {name: single[name].astype(np.float64) for name in names})
         return cls(primary_features(events.primaries), events.counts, showers, single, bundles)
 
     @classmethod
@@ -83,7 +98,7 @@ class Sample(Counted):
             np.concatenate([sample.counts for sample in samples]),
             np.concatenate([sample.showers for sample in samples]),
             {name: np.concatenate([sample.muons[name] for sample in samples]) for name in samples[0].muons},
-            {name: np.concatenate([sample.bundles[name] for sample in samples]) for name in BUNDLE_QUANTITIES},
+            {name: np.concatenate([sample.bundles[name] for sample in samples]) for name in samples[0].bundles},
         )
 
     def where(self, kept: Bool[np.ndarray, " events"]) -> "Sample":
@@ -150,7 +165,7 @@ def bundle_summaries(
 
     Args:
         counts: the number of muons of each event, with zeros for empty events.
-        muons: `muon_quantities` of the events.
+        muons: `muon_quantities` of the events, and further features.
     """
     log_energy, log_radius = muons["log_energy"], muons["log_radius"]
     energy, radius = 10.0**log_energy, 10.0**log_radius
@@ -162,7 +177,13 @@ def bundle_summaries(
     spread_radius = np.sqrt(_mean(off_radius**2, counts, at_least=2))
     covariance = _mean(off_energy * off_radius, counts, at_least=3)  # The correlation of any two muons is +-1.
     spreads = spread_energy * spread_radius
-    return {
+    further = {
+        f"{name}_{what}": values
+        for name, column in muons.items()
+        if name.startswith(EXTRA)
+        for what, values in zip(("mean", "spread"), _mean_and_spread(column, counts), strict=True)
+    }
+    return further | {
         "log_num_muons": np.log10(counts + 1.0),
         "log_total_energy": np.log10(total),
         "log_leading_energy": _per_event(np.maximum, log_energy, counts),
@@ -195,6 +216,13 @@ def counts_or_nan(counts: Int64[np.ndarray, " events"], at_least: int = 1) -> Fl
 
 
 _ROUNDING = 1e-10  # Smaller products of spreads are rounding: float32 energies are equal, or differ by 1e-7.
+
+
+def _mean_and_spread(
+    values: Float64[np.ndarray, " muons"], counts: Int64[np.ndarray, " events"]
+) -> tuple[Float64[np.ndarray, " events"], Float64[np.ndarray, " events"]]:
+    mean = _mean(values, counts)
+    return mean, np.sqrt(_mean((values - np.repeat(mean, counts)) ** 2, counts, at_least=2))
 
 
 def _mean(

@@ -3,7 +3,7 @@
 Deep sets: Zaheer et al. 2017 (arXiv:1703.06114), theorem 2.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor, nn
 
 from crmuons.data.events import EventArrays
+from crmuons.data.features import MuonFeature
+from crmuons.evaluation.metrics import further as further_features
 from crmuons.evaluation.metrics.classifiers import held_out, labels
 from crmuons.evaluation.metrics.quantities import Counted, muon_quantities, primary_features
 
@@ -26,7 +28,7 @@ def set_fold(
 ) -> Float64[np.ndarray, " held_out"]:
     """Train a deep-sets classifier on all folds but one, and score that one.
 
-    Its inputs are the muons (log E, log r, azimuth), the primary and N.
+    Its inputs are the muons (log E, log r, azimuth, and further features), the primary and N.
 
     Args:
         bundles: features of the true events, then of the other events.
@@ -82,15 +84,14 @@ class BundleSet:
     counts: Int64[np.ndarray, " events"]
 
     @classmethod
-    def of(cls, truth: EventArrays, other: EventArrays, seed: int) -> "BundleSet":
+    def of(cls, truth: EventArrays, other: EventArrays, seed: int, further: Sequence[MuonFeature] = ()) -> "BundleSet":
         """Compute the features of the true events, then of the others, with at most MAX_MUONS muons an event."""
         rng = np.random.default_rng(seed)
+        further = further_features.in_common(further, truth, other)
         few = [_with_few_muons(events, rng) for events in (truth, other)]
         event = [np.column_stack([primary_features(e.primaries), np.log10(e.counts + 1)]) for e in (truth, other)]
-        muons = [_muon_features(part) for part in few]
-        width = min(part.shape[1] for part in muons)  # A baseline has energies and positions alone.
         return cls(
-            _standardised(np.concatenate([part[:, :width] for part in muons])),
+            _standardised(np.concatenate([_muon_features(part, further) for part in few])),
             _standardised(np.concatenate(event)),
             np.concatenate([part.counts for part in few]),
         )
@@ -151,11 +152,14 @@ def _mean(
     return total / counts.clamp(min=1)[:, None]
 
 
-def _muon_features(events: EventArrays) -> Float32[np.ndarray, "muons f"]:
+def _muon_features(events: EventArrays, further: Sequence[MuonFeature]) -> Float32[np.ndarray, "muons f"]:
     quantities, azimuth = muon_quantities(events), np.arctan2(events.muons[:, 2], events.muons[:, 1])
     columns = [quantities["log_energy"], quantities["log_radius"], np.cos(azimuth), np.sin(azimuth)]
-    # Logarithms on both sides of 0: delays and angles have long tails, whose unit is 1e-3 at the least.
-    columns += [np.sign(values) * np.log1p(np.abs(values) * 1e3) for values in events.muons[:, 3:].T.astype(np.float64)]
+    numbers = further_features.values(events, further).T.astype(np.float64)
+    for column, values in zip(further_features.columns(further), numbers, strict=True):
+        # Logarithms on both sides of 0: delays and angles have long tails, whose unit is 1e-3 at the least.
+        signed = np.sign(values) * np.log1p(np.abs(values) * 1e3)
+        columns.append(values if column.kind == "positive" else signed)
     return np.column_stack(columns).astype(np.float32)
 
 

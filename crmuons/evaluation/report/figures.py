@@ -28,7 +28,7 @@ def marginals(truth: EventArrays, generated: EventArrays) -> Figure:
         _draw_ratio_pair(upper, lower, *(_marginal(events, name) for events in (truth, generated)))
         lower.set_xlabel(MARGINALS[name][0])
         upper.set_ylabel(MARGINALS[name][1])
-        _log_scale(upper)
+        log_scale(upper)
     return figure
 
 
@@ -60,11 +60,11 @@ Histogram = tuple[Float64[np.ndarray, " bins"], Float64[np.ndarray, " bins"]]
 
 def _draw_ratio_pair(upper: Axes, lower: Axes, truth: Column, other: Column) -> None:
     edges = _edges(truth[0], other[0])
-    histograms = [_per_event_histogram(*values, edges) for values in (truth, other)]
-    _draw_ratio_histograms(upper, lower, edges, *histograms, widths=np.ones(len(edges) - 1))
+    histograms = [per_event_histogram(*values, edges) for values in (truth, other)]
+    draw_ratio_histograms(upper, lower, edges, *histograms, widths=np.ones(len(edges) - 1))
 
 
-def _draw_ratio_histograms(
+def draw_ratio_histograms(
     upper: Axes,
     lower: Axes,
     edges: Float64[np.ndarray, " edges"],
@@ -98,7 +98,7 @@ def _edges(a: Float64[np.ndarray, " n"], b: Float64[np.ndarray, " m"], bins: int
     return np.linspace(low, high if high > low else low + 1, bins + 1)
 
 
-def _per_event_histogram(
+def per_event_histogram(
     values: Float64[np.ndarray, " values"],
     event: Float64[np.ndarray, " values"],
     num_events: int,
@@ -180,7 +180,7 @@ def event_displays(truth: EventArrays, generated: EventArrays, *, rows: int = 4)
     starts = [np.cumsum(events.counts) - events.counts for events in (truth, generated)]
     for row, pair in zip(axes, pairs, strict=False):
         muons = [e.muons[s[i] : s[i] + e.counts[i]] for e, s, i in zip((truth, generated), starts, pair, strict=True)]
-        extent = 1.1 * max(float(np.abs(part[:, 1:]).max()) for part in muons)
+        extent = 1.1 * max(float(np.abs(part[:, 1:3]).max()) for part in muons)
         for axis, part, name, events, i in zip(
             row, muons, ("true", "generated"), (truth, generated), pair, strict=True
         ):
@@ -239,9 +239,9 @@ def _profile(
         event = np.repeat(np.arange(len(events.counts)), events.counts)
         values = 10.0 ** muon_quantities(events)[quantity]
         inside = (values >= edges[0]) & (values < edges[-1])
-        histograms.append(_per_event_histogram(values[inside], event[inside], len(events.counts), edges))
-    _draw_ratio_histograms(upper, lower, edges, *histograms, widths=widths)
-    _log_scale(upper)
+        histograms.append(per_event_histogram(values[inside], event[inside], len(events.counts), edges))
+    draw_ratio_histograms(upper, lower, edges, *histograms, widths=widths)
+    log_scale(upper)
     upper.set_xscale("log")
     nonempty = np.flatnonzero(histograms[0][0] + histograms[1][0])
     if len(nonempty):
@@ -251,7 +251,7 @@ def _profile(
     return figure
 
 
-def _log_scale(axis: Axes) -> None:
+def log_scale(axis: Axes) -> None:
     """Use a logarithmic axis unless all densities are 0."""
     if axis.dataLim.ymax > 0:
         axis.set_yscale("log")

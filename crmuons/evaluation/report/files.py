@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from crmuons.evaluation.comparison import Numbers
 from crmuons.evaluation.evaluate import Evaluation
 from crmuons.evaluation.metrics.distances import Missing, Number
+from crmuons.evaluation.metrics.profiles import ProfileBin
 from crmuons.evaluation.reference import GENERATED, NULL
-from crmuons.evaluation.report import breakdown_figures, figures, parts
+from crmuons.evaluation.report import breakdown_figures, feature_figures, figures, parts
 from crmuons.evaluation.report.criteria import HEADLINES, judge, show
 from crmuons.evaluation.report.html import page
 
@@ -47,6 +48,8 @@ def _draw(evaluation: Evaluation) -> dict[str, Figure]:
         "bins": breakdown_figures.heat_map(breakdown.bins),
         "event_displays": figures.event_displays(truth, generated),
     }
+    if evaluation.further:
+        drawn["muon_features"] = feature_figures.muon_features(truth, generated, evaluation.further)
     if evaluation.calibration is not None:
         drawn["calibration"] = breakdown_figures.calibration_histogram(evaluation.calibration)
         drawn["calibration_cells"] = breakdown_figures.calibration_map(breakdown.pit_cells)
@@ -70,6 +73,9 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             dataclasses.asdict(part.region) | {"events": part.events} | _by_sample(part.numbers)
             for part in breakdown.bins
         ],
+        "profiles": {
+            sample: [_profile_as_json(part) for part in profile] for sample, profile in evaluation.profiles.items()
+        },
         "hard_cases": [
             {"name": case.name, "true_events": case.true_events, "generated_events": case.events[GENERATED]}
             | _by_sample(case.numbers)
@@ -95,6 +101,11 @@ def _reasons(number: Number, null: Number) -> list[str]:
     ours, floor = (each.reason if isinstance(each, Missing) else "" for each in (number, null))
     both = [ours] if ours == floor else [*([ours] if ours else []), *([f"floor: {floor}"] if floor else [])]
     return [f"({'; '.join(both)})"] if any(both) else []
+
+
+def _profile_as_json(part: ProfileBin) -> dict[str, Any]:
+    numbers = {name: number_as_json(getattr(part, name)) for name in ("true", "other", "deviation")}
+    return dataclasses.asdict(part) | numbers | {"verdict": part.verdict}
 
 
 def _by_sample(numbers: dict[str, Numbers]) -> dict[str, Any]:

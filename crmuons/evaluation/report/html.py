@@ -1,16 +1,18 @@
 """Write an evaluation as one HTML page with its figures inside, for readers who do not know crmuons."""
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from crmuons.evaluation.breakdown import Bin
 from crmuons.evaluation.comparison import AREAS, Numbers
 from crmuons.evaluation.evaluate import Evaluation
-from crmuons.evaluation.metrics.distances import QUANTITIES, SCORED, Missing, Number
-from crmuons.evaluation.metrics.quantities import LABELS
+from crmuons.evaluation.metrics.distances import QUANTITIES, SCORED, Missing, Number, figure_name
+from crmuons.evaluation.metrics.further import columns
+from crmuons.evaluation.metrics.quantities import EXTRA, LABELS
 from crmuons.evaluation.metrics.ratios import EVENT_TAILS, MUON_TAILS
 from crmuons.evaluation.reference import GENERATED, NULL
-from crmuons.evaluation.report import parts
+from crmuons.evaluation.report import feature_tables, parts
 from crmuons.evaluation.report.criteria import AT_FLOOR, HEADLINES, MISSED, PASS, UNDECIDED, describe_bar, judge, show
 from crmuons.evaluation.report.parts import table, td
 
@@ -127,6 +129,7 @@ def _sections(evaluation: Evaluation, images: dict[str, bytes]) -> Iterator[str]
     yield "<h2>Hard cases</h2>" + _hard_table(evaluation)
     yield "<h2>All distances and rates</h2>" + _full_table(evaluation)
     yield "<h2>Muons</h2>" + parts.figures(images, CAPTIONS, "lateral_profile", "energy_spectrum", "energy_radius_map")
+    yield feature_tables.section(evaluation, images, _further_table(evaluation))
     yield "<h2>Single bundles</h2>" + parts.figures(images, CAPTIONS, "event_displays")
 
 
@@ -154,11 +157,21 @@ def _full_table(evaluation: Evaluation) -> str:
     return f"<p>{note}</p>" + _sample_table(evaluation.numbers, names) + reasons
 
 
-def _sample_table(numbers: dict[str, Numbers], names: Sequence[str]) -> str:
+def _further_table(evaluation: Evaluation) -> str:
+    """Return the W1 of the further features, with the reasons for those that are absent."""
+    labels = {figure_name(f"{EXTRA}{column.name}"): f"W1/σ: {column.label}" for column in columns(evaluation.further)}
+    reasons = _reasons({labels[name]: evaluation.numbers[GENERATED].get(name) for name in labels})
+    return _sample_table(evaluation.numbers, list(labels), labels) + reasons
+
+
+def _sample_table(
+    numbers: dict[str, Numbers], names: Sequence[str], titles: Mapping[str, str] = MappingProxyType({})
+) -> str:
     samples = [GENERATED, NULL, *_baselines(numbers)]
     head = ["figure", *("floor" if sample == NULL else sample for sample in samples)]
     rows = [
-        td(html.escape(_title(name)), "name") + "".join(_cell(numbers[sample].get(name)) for sample in samples)
+        td(html.escape(titles.get(name) or _title(name)), "name")
+        + "".join(_cell(numbers[sample].get(name)) for sample in samples)
         for name in names
     ]
     return table(head, rows)
