@@ -6,6 +6,7 @@ opening them.
 """
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -117,7 +118,8 @@ def event_files(
             f"{root} is not fully prepared; run the same `crmuons prepare` again, and it continues with what is missing"
         )
         raise ValueError(msg)
-    raw = [file for file in found if not any(file.url.startswith(f"{root}/") for root in complete)]
+    within = tuple(f"{_place(root)}/" for root in complete)
+    raw = [file for file in found if not (within and _place(file.url).startswith(within))]
     return sorted([*raw, *(file for root in sorted(complete) for file in _shards(root, hash_range, broken))])
 
 
@@ -138,6 +140,11 @@ def sources_of(found: Sequence[File]) -> list[File]:
     ]
 
 
+def _place(url: str) -> str:
+    """Return a URL or path without links: shards found by a link to their folder are those of the manifest."""
+    return url if files.is_remote(url) else os.path.realpath(url)
+
+
 def _root(shard: File) -> str:
     return shard.url.rsplit("/", 2)[0]
 
@@ -147,7 +154,9 @@ def _folders_with(name: str, found: list[File]) -> set[str]:
 
 
 def _shards(root: str, hash_range: HashRange, broken: dict[str, str] | None) -> Iterator[File]:
-    present = {file.url: file for file in files.list_files(root, suffixes=(SUFFIX,))}
+    present = {
+        file.url: file for file in files.list_files(root, suffixes=("",))
+    }  # Its other files were no data before.
     for shard in Manifest.read(root).shards:
         file = present.get(f"{root}/{shard.file}")
         if file is None:
