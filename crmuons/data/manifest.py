@@ -6,7 +6,6 @@ opening them.
 """
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from pydantic import TypeAdapter
 
 from crmuons.storage import files
 from crmuons.storage.files import File
+from crmuons.storage.filesystems import without_links
 from crmuons.storage.inside import relative_name
 from crmuons.storage.records import damage_named
 
@@ -118,8 +118,9 @@ def event_files(
             f"{root} is not fully prepared; run the same `crmuons prepare` again, and it continues with what is missing"
         )
         raise ValueError(msg)
-    within = tuple(f"{_place(root)}/" for root in complete)
-    raw = [file for file in found if not (within and _place(file.url).startswith(within))]
+    # Without links: a shard found by a link to its folder is the manifest's.
+    within = tuple(f"{without_links(root)}/" for root in complete)
+    raw = [file for file in found if not (within and without_links(file.url).startswith(within))]
     return sorted([*raw, *(file for root in sorted(complete) for file in _shards(root, hash_range, broken))])
 
 
@@ -138,11 +139,6 @@ def sources_of(found: Sequence[File]) -> list[File]:
         if files.exists(f"{root}/{MANIFEST}")
         for source in Manifest.read(root).sources
     ]
-
-
-def _place(url: str) -> str:
-    """Return a URL or path without links: shards found by a link to their folder are those of the manifest."""
-    return url if files.is_remote(url) else os.path.realpath(url)
 
 
 def _root(shard: File) -> str:
