@@ -3,6 +3,7 @@
 Later values win: the defaults, then the preset, then the words.
 """
 
+import codecs
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -132,6 +133,11 @@ def read_toml(preset: Path) -> dict[str, Any]:
     Raises:
         ValueError: if it is no TOML, with the place of the fault.
     """
+    start = preset.read_bytes()[:2]
+    # Windows' shells save UTF-16: it begins with a mark, or its first letter has a null byte.
+    if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) or b"\0" in start:
+        msg = f"{preset} is not UTF-8 text (but UTF-16); save it as UTF-8"
+        raise ValueError(msg)
     try:
         # Some editors begin a file with a byte order mark.
         return tomllib.loads(preset.read_text(encoding="utf-8-sig"))

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from crmuons.storage import files
 from crmuons.storage.files import File
+from crmuons.storage.filesystems import without_links
 from crmuons.storage.inside import relative_name
 from crmuons.storage.records import damage_named
 
@@ -117,7 +118,9 @@ def event_files(
             f"{root} is not fully prepared; run the same `crmuons prepare` again, and it continues with what is missing"
         )
         raise ValueError(msg)
-    raw = [file for file in found if not any(file.url.startswith(f"{root}/") for root in complete)]
+    # Without links: a shard found by a link to its folder is the manifest's.
+    within = tuple(f"{without_links(root)}/" for root in complete)
+    raw = [file for file in found if not (within and without_links(file.url).startswith(within))]
     return sorted([*raw, *(file for root in sorted(complete) for file in _shards(root, hash_range, broken))])
 
 
@@ -147,7 +150,9 @@ def _folders_with(name: str, found: list[File]) -> set[str]:
 
 
 def _shards(root: str, hash_range: HashRange, broken: dict[str, str] | None) -> Iterator[File]:
-    present = {file.url: file for file in files.list_files(root, suffixes=(SUFFIX,))}
+    present = {
+        file.url: file for file in files.list_files(root, suffixes=("",))
+    }  # Its other files were no data before.
     for shard in Manifest.read(root).shards:
         file = present.get(f"{root}/{shard.file}")
         if file is None:

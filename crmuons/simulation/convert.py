@@ -25,6 +25,7 @@ from crmuons.simulation.surface import DepthSettings
 from crmuons.storage import files, ownership
 from crmuons.storage.differences import differences
 from crmuons.storage.files import File
+from crmuons.storage.filesystems import without_links
 from crmuons.storage.output import Output
 
 
@@ -58,12 +59,18 @@ def convert_corsika(paths: Sequence[str], out: str, settings: DepthSettings) -> 
         ValueError: if the output holds something else, or two sources would have one output.
     """
     result = Conversion()
-    found = files.list_files(paths, suffixes=("",))
+    found = _found(paths, out, ("",))
     declared = (*features.BASE, *features.parse(settings.features))
     sources = [replace(source, muon_features=declared) for source in _corsika_sources(found, settings, result.left_out)]
     chosen = without_new(asdict(settings))
     record = {"command": "convert corsika", "settings": chosen, "medium": asdict(settings.passed)}
     return convert(sources, Output.at(out), record, result)
+
+
+def _found(paths: Sequence[str], out: str, suffixes: tuple[str, ...]) -> list[File]:
+    """List the files to convert, without those that an earlier conversion wrote below one of the paths."""
+    own = f"{without_links(Output.at(out).url)}/"
+    return [file for file in files.list_files(paths, suffixes=suffixes) if not without_links(file.url).startswith(own)]
 
 
 def _corsika_sources(found: Sequence[File], settings: DepthSettings, left_out: dict[str, str]) -> Iterator[Source]:
@@ -122,7 +129,7 @@ def convert_dumps(
             partial(muonitron.read_events, file.url, file.size, named, vertical),
             owns_ids=False,
         )
-        for file in files.list_files(paths, suffixes=suffixes)
+        for file in _found(paths, out, suffixes)
     ]
     record = {
         "command": command,

@@ -1,4 +1,4 @@
-"""Braces in the names of data, `{a,b}` and `{0000..0019}`."""
+"""Names of data as a shell reads them: braces, `{a,b}` and `{0000..0019}`, and `[^...]`."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -18,6 +18,11 @@ def expand_braces(pattern: str) -> list[str]:
         msg = f"'{pattern}': its braces stand for more than {MAX_ALTERNATIVES:,} names; use a glob such as *, or smaller ranges"
         raise ValueError(msg)
     return expanded
+
+
+def python_glob(pattern: str) -> str:
+    """Write `[^...]` of a shell as `[!...]`: fnmatch and fsspec would look for the character `^` itself."""
+    return pattern.replace("[^", "[!")
 
 
 def _expand(pattern: str) -> Iterator[str]:

@@ -91,3 +91,8 @@ def without_query(url: str) -> str:
 def is_remote(url: str) -> bool:
     """Return whether a path or URL is not on a mounted disk."""
     return "://" in url and not url.startswith(("file://", "local://"))
+
+
+def without_links(url: str) -> str:
+    """Return a local path without links and scheme; a URL as it is."""
+    return url if is_remote(url) else os.path.realpath(re.sub(r"^(file|local)://", "", url))

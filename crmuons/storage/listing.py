@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from crmuons.storage.braces import expand_braces
+from crmuons.storage.braces import expand_braces, python_glob
 from crmuons.storage.filesystems import filesystem, is_remote, with_scheme, without_query
 
 logger = logging.getLogger(__name__)
@@ -163,10 +163,10 @@ class _Listing:
             yield folder
             return
         part, *rest = parts
-        if not GLOB.search(part):
-            path = os.path.join(folder, part)
-            if os.path.lexists(path):
-                yield from self._glob(path, rest, above)
+        path = os.path.join(folder, part)
+        if exists := os.path.lexists(path):  # Also `run[1]` itself, as without a glob behind it.
+            yield from self._glob(path, rest, above)
+        if exists or not GLOB.search(part):
             return
         if part == "**":
             yield from self._glob(folder, rest, above)
@@ -174,7 +174,7 @@ class _Listing:
                 yield from self._glob(path, parts, (*above, os.path.realpath(folder)))
             return
         for name in self._names(folder):
-            if fnmatchcase(name, part) and not self._is_left_out(folder, name, part):
+            if fnmatchcase(name, python_glob(part)) and not self._is_left_out(folder, name, part):
                 yield from self._glob(os.path.join(folder, name), rest, above)
 
     def _subfolders(self, folder: str, above: tuple[str, ...]) -> Iterator[str]:
@@ -250,7 +250,7 @@ class _Listing:
     def _add_remote_glob(self, fs: fsspec.AbstractFileSystem, pattern: str) -> bool:
         fixed = GLOB.split(pattern)[0].rpartition("/")[0]
         matched = False
-        for name, entry in sorted(fs.glob(pattern, detail=True).items()):
+        for name, entry in sorted(fs.glob(python_glob(pattern), detail=True).items()):
             asked = any(part[:1] in ("_", ".") for part in PurePosixPath(pattern).parts)
             below = PurePosixPath(name.removeprefix(fixed).lstrip("/"))
             if not asked and any(part.startswith((".", "_")) for part in below.parts):

@@ -13,6 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from crmuons.storage import atomic, files, ownership
 from crmuons.storage.atomic import atomic_file, full_disk_named
+from crmuons.storage.braces import python_glob
 from crmuons.storage.claims import FOLDER
 from crmuons.storage.filesystems import filesystem, is_remote
 from crmuons.storage.listing import GLOB, walked_folders
@@ -112,7 +113,7 @@ def _would_match(pattern: str, real: Path) -> bool:
     if not rest or not isinstance(fs, LocalFileSystem) or not real.is_relative_to(root):
         return False
     below = real.relative_to(root).parts
-    return "**" in rest or (len(below) >= len(rest) and all(map(fnmatchcase, below, rest)))
+    return "**" in rest or (len(below) >= len(rest) and all(map(fnmatchcase, below, map(python_glob, rest))))
 
 
 @contextmanager

@@ -83,7 +83,8 @@ class Ownership:
     def __init__(
         self, place: str | Path, remedy: str = REMEDY, on_loss: "Callable[[str], object] | None" = None
     ) -> None:
-        self.folder = None if files.is_remote(str(place)) else Path(str(place).removeprefix("file://")).absolute()
+        path = Path(str(place).removeprefix("file://").removeprefix("local://")).absolute()
+        self.folder = None if files.is_remote(str(place)) else path
         self.place = str(place) if self.folder is None else str(self.folder)
         self.remedy, self._on_loss = remedy, on_loss or end_process
         self.claims, self.private = Claims(self.place), False

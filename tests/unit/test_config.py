@@ -163,9 +163,15 @@ def test_a_preset_may_begin_with_a_byte_order_mark_and_other_encodings_are_named
     preset = tmp_path / "windows.toml"
     preset.write_text("[train]\nsteps = 7\n", encoding="utf-8-sig")
     assert config.load(preset).train.steps == 7
-    preset.write_text("[train]\nsteps = 7\n", encoding="utf-16")
-    with pytest.raises(ValueError, match=r"windows\.toml is not UTF-8 text \(.*\); save it as UTF-8"):
-        config.load(preset)
+    for encoding, named in (
+        ("utf-16", "UTF-16"),
+        ("utf-16-le", "UTF-16"),
+        ("utf-16-be", "UTF-16"),
+        ("latin-1", "byte 2"),
+    ):
+        preset.write_text("#müon\n[train]\nsteps = 7\n", encoding=encoding)
+        with pytest.raises(ValueError, match=rf"windows\.toml is not UTF-8 text \(.*{named}\); save it as UTF-8"):
+            config.load(preset)
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,20 @@ def test_quotas_of_both_versions_and_of_the_folders_above_are_read(tmp_path):
     assert cgroup_quota(tmp_path, tmp_path / "missing") is None
 
 
+def test_no_other_module_counts_the_cpus_of_the_machine():
+    code = Path(cpus.__file__).parent
+    counting = [
+        path.relative_to(code).as_posix() for path in code.rglob("*.py") if "cpu_count()" in path.read_text("utf-8")
+    ]
+    # The two others describe the machine in their results.
+    assert sorted(counting) == [
+        "benchmark/amplification/run.py",
+        "benchmark/command.py",
+        "benchmark/gpu/machine.py",
+        "cpus.py",
+    ]
+
+
 def test_torch_and_arrow_take_the_same_number(machine):
     before = torch.get_num_threads(), pa.cpu_count()
     machine.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})

@@ -1,7 +1,6 @@
 """The data of a check, and the part `data`: from prepared shards to batches on the device, stage by stage."""
 
 import multiprocessing
-import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from crmuons import config
 from crmuons.benchmark import events
 from crmuons.benchmark.gpu.machine import Figures, Machine
 from crmuons.benchmark.gpu.parity import WITHOUT_PENALTY, attempt
+from crmuons.cpus import available_cpus
 from crmuons.data import arrow, loader, manifest, reader, sampler, shards
 from crmuons.data.batcher import Batcher
 from crmuons.data.events import EventArrays
@@ -54,9 +54,8 @@ def _simulate(machine: Machine, raw: Path) -> None:
     if len(parts) == 1:
         write_file(*parts[0])
         return
-    with multiprocessing.get_context("forkserver").Pool(
-        min(len(parts), max(1, (os.cpu_count() or 1) - 4))
-    ) as processes:
+    processes_at_once = min(len(parts), max(1, available_cpus().number - 4))
+    with multiprocessing.get_context("forkserver").Pool(processes_at_once) as processes:
         processes.starmap(write_file, parts)
 
 

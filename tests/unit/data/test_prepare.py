@@ -1,6 +1,7 @@
 """Prepared data: every legal event once in the shard of its split, however often the making is interrupted, and no damage passes."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from crmuons.data.prepare import build, shuffle
 from crmuons.data.prepare.shuffle import PrepareSettings
 from crmuons.data.selection import Selection
 from crmuons.models.features import fit_to_file
+from crmuons.storage import listing
 from crmuons.training import setup
 from tests.unit.data.prepared import (
     SHARES,
@@ -280,3 +282,14 @@ def test_a_raw_file_that_is_replaced_while_it_is_prepared_is_named(raw, tmp_path
     write_toy(tmp_path / "raw" / "3" / "events.parquet", toy_events(50, seed=5))
     with pytest.raises(ValueError, match=r"3/events\.parquet has changed"):
         build.prepare_dataset(begun, fit_to_file)
+
+
+@pytest.mark.parametrize("others", ["train", "*/*.arrow"])
+def test_a_linked_folder_gives_no_shard_twice_and_one_sentence_says_what_is_passed_over(done, tmp_path, caplog, others):
+    (tmp_path / "link").symlink_to(done)
+    wanted = [file.url for file in event_files(str(done))]
+    caplog.clear()
+    listing._logged.clear()
+    found = event_files([f"{tmp_path}/link/{others}", str(done)])
+    assert sorted(os.path.realpath(file.url) for file in found) == wanted
+    assert caplog.text.count("passed over") == 1

@@ -107,6 +107,15 @@ def test_the_same_command_goes_on_after_an_interruption(tmp_path, monkeypatch, c
     assert "15 showers, 15 events, 15 muons" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("scheme", ["", "file://", "local://"])
+def test_an_output_among_the_sources_is_no_source(tmp_path, capsys, scheme):
+    put(tmp_path / "in" / "DAT000001", run_file(1))
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    words = (tmp_path / "link", "--out", f"{scheme}{tmp_path}/in/out", "--depths", "600")
+    assert [corsika(*words), corsika(*words)] == [0, 0]
+    assert "0 files converted, 1 were there already" in capsys.readouterr().out
+
+
 def test_a_file_that_was_mended_is_converted_by_the_next_run_and_the_others_are_not_touched(tmp_path, capsys):
     whole = run_file(2)
     put(tmp_path / "in" / "DAT000001", run_file(1))

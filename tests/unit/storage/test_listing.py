@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from crmuons.storage import listing
+from crmuons.storage import files, listing
 from crmuons.storage.listing import list_files
 
 
@@ -19,6 +19,11 @@ def make(*paths):
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"1234")
+
+
+def written(path):
+    make(path)
+    return path
 
 
 def names(root, pattern):
@@ -78,6 +83,21 @@ def test_a_path_that_exists_is_no_glob(tmp_path):
     assert names(tmp_path, "b[1].parquet") == ["b[1].parquet"]
     assert names(tmp_path, "{x,y}.parquet") == ["{x,y}.parquet"]
     assert names(tmp_path, "run[0-9]") == ["run1/c.parquet"]
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_a_glob_of_names_without_a_character_matches_as_in_a_shell(tmp_path, scheme):
+    for name in ("1", "2", "^"):
+        files.put(written(tmp_path / "here"), f"{scheme}{tmp_path}/data/f{name}.parquet")
+    for pattern in ("f[^1].parquet", "f[!1].parquet"):
+        found = list_files(f"{scheme}{tmp_path}/data/{pattern}")
+        assert [file.url.rpartition("/")[2] for file in found] == ["f2.parquet", "f^.parquet"]
+
+
+def test_a_folder_that_exists_is_no_glob_in_front_of_one(tmp_path):
+    make(tmp_path / "run[1]" / "a.parquet", tmp_path / "run1" / "c.parquet")
+    assert names(tmp_path, "run[1]/*.parquet") == ["run[1]/a.parquet"]
+    assert names(tmp_path, "run[0-9]/*.parquet") == ["run1/c.parquet"]
 
 
 def test_what_is_passed_over_is_counted_and_named_once(tmp_path, caplog):

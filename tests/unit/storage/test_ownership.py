@@ -91,8 +91,9 @@ def test_the_second_process_is_told_who_owns_it_and_changes_nothing(tmp_path, ke
         before = sorted(path.name for path in out.rglob("*"))
         # Who, since when, with what, and what to do.
         told = rf"{out} is in use by \w+ on \S+ since 20\d\d-.* \(process {first.pid}: .*\); wait until it ends"
-        with pytest.raises(HeldError, match=told), hold(out):
-            pytest.fail("both own it")
+        for place in (out, f"file://{out}", f"local://{out}"):
+            with pytest.raises(HeldError, match=told), hold(place):
+                pytest.fail("both own it")
         assert first.poll() is None
         assert sorted(path.name for path in out.rglob("*")) == before
 
