@@ -13,7 +13,7 @@ from jaxtyping import Float32
 
 from crmuons.data.events import EventArrays
 from crmuons.data.features import BASE, MuonFeature
-from crmuons.models.standalone import DIRECTION, ExtraFeatures
+from crmuons.models.extra import DIRECTION, ExtraFeatures
 
 ALONG, ACROSS = "dir_along", "dir_across"
 TURNED = {
