@@ -97,7 +97,7 @@ def check_apart(out: Path, data: Sequence[str]) -> None:
     """
     real = out.expanduser().resolve()
     walked = walked_folders(data)
-    named = next((walked[str(folder)] for folder in (real, *real.parents) if str(folder) in walked), None)
+    named = next((walked[str(folder)] for folder in (*real.parents, real) if str(folder) in walked), None)
     named = named or next((pattern for pattern in data if not is_remote(pattern) and _would_match(pattern, real)), None)
     if named is not None:
         msg = f"{out} lies inside the data directory {named}; name a directory outside it with --out"
