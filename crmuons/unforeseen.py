@@ -50,7 +50,7 @@ def guarded(name: str, work: Callable[[], int | None], words: Sequence[str]) -> 
         if DEBUG in words:
             traceback.print_exc()
         if interrupts.was_received():  # A library has made another error of it.
-            print(interrupts.sentence(name), file=sys.stderr)
+            print(message(interrupts.sentence(name)), file=sys.stderr)
             return INTERRUPTED
         if isinstance(error, OSError) and error.errno in FULL and not isinstance(error, DiskFullError):
             error = DiskFullError(error, _fullest(error.filename), 0)

@@ -63,7 +63,7 @@ def bare_uri(uri: str) -> str:
         os.environ.setdefault("MLFLOW_TRACKING_USERNAME", unquote(parts.username))
         os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", unquote(parts.password or ""))
         return without_credentials(uri)
-    if not is_server(uri) and not is_database(uri) and parts.scheme not in _plugins():
+    if not is_server(uri) and not is_database(uri) and parts.scheme not in _other_stores():
         msg = (
             f"tracking URI {shown(without_credentials(uri))} is of no kind that MLflow knows; give http(s)://HOST:PORT, "
             "sqlite:///PATH/mlflow.db or postgresql://HOST/DATABASE"
@@ -72,8 +72,10 @@ def bare_uri(uri: str) -> str:
     return uri
 
 
-def _plugins() -> set[str]:
-    return {plugin.name for plugin in entry_points(group="mlflow.tracking_store")}
+def _other_stores() -> set[str]:
+    """Return the schemes of stores that are neither web servers nor databases: MLflow's own, and those of plugins."""
+    plugins = {plugin.name for plugin in entry_points(group="mlflow.tracking_store")}
+    return {"databricks", "databricks-uc", "uc", *plugins}
 
 
 def is_sqlite(uri: str) -> bool:
