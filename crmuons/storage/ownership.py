@@ -103,8 +103,10 @@ class Ownership:
         try:
             self._take_lock()
             self._take_claim()
-        except BaseException:  # Ctrl-C while it waits, too.
+        except BaseException as error:  # Ctrl-C while it waits, too.
             self._let_go()
+            if isinstance(error, LostError):  # It got no time while it asked, so that another command came before it.
+                raise held_by(self.claims, next(iter(self.claims.newest().values()), None), self.remedy) from error
             raise
         self._confirmed = clock()
         self._ended.clear()

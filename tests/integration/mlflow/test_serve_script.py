@@ -10,8 +10,6 @@ from pathlib import Path
 import pytest
 
 SERVE = Path(__file__).parents[3] / "cluster" / "mlflow" / "serve.sh"
-
-
 AS_ROOT = ("--user", "root") if os.geteuid() == 0 else ()
 
 

@@ -21,15 +21,16 @@ from crmuons.runs.uploads import NotStoredError, Uploads, UploadStatus
 from crmuons.storage import artifacts, files
 from crmuons.training import worker
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 STEPS = 6
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch, tmp_path):
-    """A machine of its own, retries without waits, and no figures, which cost more than the run."""
+    """A machine of its own, and retries without waits."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(uploads, "FIRST_WAIT_S", 0.01)
-    monkeypatch.setattr("crmuons.evaluation.report.figures.marginals", lambda truth, generated: None)
 
 
 @pytest.fixture

@@ -60,12 +60,50 @@ VARIANTS = COMMON | {
 }
 
 
+class Waits(TorchDispatchMode):
+    """Counts the operations for which a host waits for its device: those whose result, or its size, it has to read."""
+
+    READING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "is_nonzero", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = func.overloadpacket.__name__
+        unsized = name == "repeat_interleave" and kwargs.get("output_size") is None
+        masks = (
+            [index for index in args[1] if index is not None]
+            if name.startswith("index") and len(args) > 1 and isinstance(args[1], list | tuple)
+            else []
+        )
+        if name in self.READING or unsized or any(mask.dtype == torch.bool for mask in masks):
+            self.seen.append(str(func))
+        return func(*args, **kwargs)
+
+
+def test_waits_for_a_device_are_seen(make, batch):
+    ready = make().prepare(batch)
+    with Waits() as waits:
+        int(ready.counts.sum())
+        torch.repeat_interleave(ready.counts, ready.counts)
+        ready.counts[ready.counts > 0]
+    assert len(waits.seen) == 3
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_step_moves_every_network_to_finite_weights(make, batch, variant):
+def test_a_step_moves_every_network_to_finite_weights_and_waits_for_its_device_nowhere(
+    make, batch, monkeypatch, variant
+):
     trainer = make(**VARIANTS[variant])
     before = weights(trainer)
-    for _ in range(2):
-        terms = step(trainer, batch)
+    step(trainer, batch)
+    monkeypatch.setattr(trainer, "check_finite", lambda: None)  # On a CPU alone: there is nothing to wait for.
+    ready = trainer.prepare(batch)
+    with Waits() as waits:
+        terms = trainer.step(repeat(ready))
+    assert waits.seen == []
     after = weights(trainer)
     for name, was in before.items():
         assert torch.isfinite(after[name]).all(), name
@@ -252,44 +290,6 @@ def test_a_step_exchanges_once_per_update_whatever_the_data(make, monkeypatch, c
     step(make(n_critic=n_critic, grad_accumulation=accumulation), events_with(counts))
     assert len(calls) == n_critic + 1
     assert len(set(calls)) == 2  # Critic with multiplicity, and the generator: the same lengths on every rank.
-
-
-class Waits(TorchDispatchMode):
-    """Counts the operations for which a host waits for its device: those whose result, or its size, it has to read."""
-
-    READING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "_unique2", "is_nonzero", "equal")
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        name = func.overloadpacket.__name__
-        unsized = name == "repeat_interleave" and kwargs.get("output_size") is None
-        masks = (
-            [index for index in args[1] if index is not None]
-            if name.startswith("index") and len(args) > 1 and isinstance(args[1], list | tuple)
-            else []
-        )
-        if name in self.READING or unsized or any(mask.dtype == torch.bool for mask in masks):
-            self.seen.append(str(func))
-        return func(*args, **kwargs)
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_step_waits_for_its_device_nowhere(make, batch, monkeypatch, variant):
-    trainer = make(**VARIANTS[variant])
-    monkeypatch.setattr(trainer, "check_finite", lambda: None)  # On a CPU alone: there is nothing to wait for.
-    ready = trainer.prepare(batch)
-    with Waits() as waits:
-        trainer.step(repeat(ready))
-    assert waits.seen == []
-    with Waits() as waits:  # It does see them.
-        int(ready.counts.sum())
-        torch.repeat_interleave(ready.counts, ready.counts)
-        ready.counts[ready.counts > 0]
-    assert len(waits.seen) == 3
 
 
 @pytest.mark.parametrize("where", ["muon", "primary"])

@@ -13,10 +13,11 @@ from crmuons.generation.load import load_generator, model_digest
 from crmuons.tracking import logged_models
 from crmuons.tracking.logged_models import local_place
 from crmuons.tracking.sender import sync
+from tests.unit.tracking.conftest import base, client, model_dir, start  # noqa: F401 - fixtures
 from tests.unit.tracking.store import NOBODY
 
 
-def test_logged_model_generates_bundles_through_mlflow(start, client, model_dir, tmp_path):
+def test_logged_model_generates_bundles_through_mlflow(start, client, model_dir, tmp_path):  # noqa: F811
     primaries = pd.DataFrame(
         {"energy_gev": [1e6, 5e6], "zenith_rad": [0.1, 0.4], "mass_gev": [0.938, 52.1], "depth_m": [1600, 2000]}
     )
@@ -44,7 +45,11 @@ def test_logged_model_generates_bundles_through_mlflow(start, client, model_dir,
 
 
 def test_best_model_is_registered_once_its_run_is_known_and_keeps_the_alias_from_worse_ones(
-    start, client, model_dir, tmp_path, monkeypatch
+    start,  # noqa: F811
+    client,  # noqa: F811
+    model_dir,  # noqa: F811
+    tmp_path,
+    monkeypatch,
 ):
     example = np.ones((1, 4), np.float32)
     sweep, trials = start(tmp_path / "sweep", uri=NOBODY), {}
@@ -77,7 +82,7 @@ def test_best_model_is_registered_once_its_run_is_known_and_keeps_the_alias_from
     assert (holder.tags["validation"], holder.tags["score"]) == ("other data", "0.3")
 
 
-def test_a_model_of_the_registry_is_a_model_like_others(start, client, model_dir, tmp_path):
+def test_a_model_of_the_registry_is_a_model_like_others(start, client, model_dir, tmp_path):  # noqa: F811
     tracker = start(tmp_path / "run", uri=NOBODY)
     tracker.model(model_dir, np.array([[1e6, 0.1, 0.938, 1600]], np.float32))
     tracker.finish("FINISHED")

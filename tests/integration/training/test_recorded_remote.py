@@ -2,39 +2,21 @@
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import fsspec
-import numpy as np
 import pytest
-import torch
 
 from crmuons import config
 from crmuons.cli import main
 from crmuons.runs import checkpoint
-from crmuons.runs.directory import Run
 from crmuons.storage import files, identity
-from crmuons.storage.changed import ChangedError
-from crmuons.storage.identity import Digests
-from crmuons.training import distributed, setup
-from crmuons.training.openings import common_digests
+from crmuons.training import setup
+from tests.integration.training.conftest import SMALL
+
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 NUM_FILES = 40
-SMALL = (
-    "scaling.num_workers=0", "scaling.threads_per_worker=1", "train.log_every=4", "train.validate_every=100", "train.steps=4",
-    "train.events_per_worker=256", "train.n_critic=1", "train.validation_events=100", "data.validation_share=0.2", "run.checkpoint_every=2",
-    "model.width=8", "model.multiplicity_width=8", "model.multiplicity_components=2", "tracking.enabled=false",
-    "run.name=r", "run.resume=auto",
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_figures():
-    """No figures of a validation, which cost more than a run of four steps."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("crmuons.evaluation.report.figures.marginals", lambda truth, generated: None)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -135,37 +117,3 @@ def test_a_file_that_is_replaced_between_two_epochs_stops_the_run(memory, tmp_pa
     assert train(tmp_path, "train.steps=200") == 1
     said = capsys.readouterr().err
     assert re.search(r"parquet has changed: (end|\d+ bytes, end) [0-9a-f]{16} when it was", said), said
-
-
-def test_the_fingerprint_does_not_depend_on_how_much_the_start_read(tmp_path):
-    def fingerprint(*digests):
-        entries = [[f"memory://lake/{number}", 7, "stamp", digest] for number, digest in enumerate(digests)]
-        (tmp_path / "files.json").write_text(json.dumps([*entries, ["/local", 3, "1", "d" * 16]]))
-        return Run(tmp_path).fingerprint()
-
-    assert fingerprint(None, None) == fingerprint("a" * 16, None) == fingerprint(None, "b" * 16)
-    assert len({fingerprint(None, None), fingerprint("a" * 16, "b" * 16), fingerprint("a" * 16, "c" * 16)}) == 3
-
-
-def test_ranks_share_digests_and_refuse_a_file_that_they_saw_differently(monkeypatch):
-    urls = ["memory://a", "memory://b", "memory://c"]
-    digests = Digests({urls[0]: "00000000000000ff", urls[1]: "f" * 16})
-    assert common_digests(digests, urls, torch.device("cpu")) == digests.known
-    other = np.array([0, 2**64 - 1, 7], np.uint64)
-
-    def of_two(values):
-        return torch.stack([values, torch.from_numpy(other.view(np.int64))])
-
-    monkeypatch.setattr(distributed, "gather", of_two)
-    assert common_digests(digests, urls, torch.device("cpu"))[urls[2]] == "0000000000000007"
-    other[0] = 1
-    with pytest.raises(ChangedError, match="memory://a has changed: end 00000000000000ff when it was first opened"):
-        common_digests(digests, urls, torch.device("cpu"))
-
-
-def test_a_task_gets_the_digests_of_its_own_files_by_their_first_name():
-    file = files.File("memory://new/a", 3, first_url="memory://old/a")
-    digests = Digests({"memory://old/a": "1" * 16, "memory://old/b": "2" * 16})
-    assert digests.of(file).digest == "1" * 16
-    assert digests.part([file]).known == {"memory://old/a": "1" * 16}
-    assert digests.of(replace(file, digest="3" * 16)).digest == "3" * 16
