@@ -47,7 +47,8 @@ def world(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "kind", ["numbers", "words", "settings", "presets", "paths", "files", "keys", "variables", "escapes"]
+    "kind",
+    ["numbers", "words", "settings", "presets", "paths", "files", "keys", "variables", "escapes", "parquet", "toml"],
 )
 def test_bad_input_is_refused(kind, world, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
