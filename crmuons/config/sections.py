@@ -174,7 +174,9 @@ class Scaling(Section):
     @model_validator(mode="after")
     def _least_is_least(self) -> Self:
         if self.min_workers is not None and self.min_workers > self.num_workers:
-            msg = f"num_workers=[{self.min_workers},{self.num_workers}] has its minimum above its maximum"
+            msg = (
+                f"num_workers=[{self.min_workers},{self.num_workers}] has its minimum above its maximum; give [MIN,MAX]"
+            )
             raise ValueError(msg)
         return self
 

@@ -117,7 +117,7 @@ class Train(Section):
     @model_validator(mode="after")
     def _refits_with_parent(self) -> Self:
         if self.refit_features and self.init_from is None:
-            msg = "refit_features goes with train.init_from: the features of a run without a parent are always fitted"
+            msg = "refit_features goes with train.init_from: the features of a run without a parent are always fitted; leave it out, or set train.init_from"
             raise ValueError(msg)
         return self
 

@@ -84,6 +84,7 @@ def open_parquet(source: Any, url: str) -> Iterator[pq.ParquetFile]:
     parquet = None
     try:
         parquet = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
+        _check_rows(parquet.metadata)
         yield parquet
     except (pa.ArrowException, OSError) as error:  # A flipped bit can raise any of Arrow's errors.
         if not _is_damage(error):
@@ -100,6 +101,14 @@ def open_parquet(source: Any, url: str) -> Iterator[pq.ParquetFile]:
 def parquet_writer(target: Path | str, columns: pa.Schema, **options: Any) -> pq.ParquetWriter:
     """Return a writer whose pages have checksums (CRC-32); a flipped bit is then found when the page is read."""
     return pq.ParquetWriter(target, columns, write_page_checksum=True, **options)
+
+
+def _check_rows(metadata: pq.FileMetaData) -> None:
+    """Raise an error of Arrow unless the footer is of one mind about the number of rows; Arrow itself does not look."""
+    in_groups = sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+    if metadata.num_rows != in_groups:
+        msg = f"the footer states {metadata.num_rows} rows, and its row groups have {in_groups}"
+        raise pa.ArrowInvalid(msg)
 
 
 def _is_damage(error: Exception) -> bool:

@@ -30,6 +30,7 @@ EVENT_SCHEMA = pa.schema(
     ]
 )
 
+MAX_NAMED = 20  # Columns in a message.
 MIN_DEPTH_M = 10.0  # No detector is shallower; a smaller value is a depth in kilometres.
 
 # Why a row cannot be used; index 0 is a legal row. The checks run in this order, and a row gets
@@ -77,7 +78,7 @@ def check_schema(schema: pa.Schema, source: str) -> bool:
     check_names(schema, source)
     for name, depth, expected in ((PRIMARY_COLUMN, 1, "list<float32>"), (MUONS_COLUMN, 2, "list<list<float32>>")):
         if name not in schema.names:
-            msg = f"{source}: no column '{name}' (found {', '.join(schema.names) or 'none'}); expected {expected}"
+            msg = f"{source}: no column '{name}' (found {names_shown(schema.names)}); expected {expected}"
             raise ValueError(msg)
         type_ = schema.field(name).type
         if not _is_nested_float(type_, depth):
@@ -94,6 +95,12 @@ def check_schema(schema: pa.Schema, source: str) -> bool:
         msg = f"{source}: column '{present[0]}' without '{missing}'; give both id columns, or neither"
         raise ValueError(msg)
     return bool(present)
+
+
+def names_shown(names: Sequence[str]) -> str:
+    """Return the names of columns for a message: the first ones, each of limited length."""
+    shown = [name if len(name) <= 80 else f"{name[:80]}..." for name in names[:MAX_NAMED]]
+    return ", ".join(shown) + (f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else "") or "none"
 
 
 def check_names(schema: pa.Schema, source: str) -> None:

@@ -138,7 +138,7 @@ class _Columns:
         missing = [] if nested else [name for name in PRIMARY_FEATURES if name not in columns.names]
         if missing:
             msg = (
-                f"{url}: no column '{PRIMARY_COLUMN}' and no column '{missing[0]}' (found {', '.join(columns.names)}); "
+                f"{url}: no column '{PRIMARY_COLUMN}' and no column '{missing[0]}' (found {schema.names_shown(columns.names)}); "
                 f"expected '{PRIMARY_COLUMN}', or {', '.join(PRIMARY_FEATURES)}"
             )
             raise ValueError(msg)
@@ -175,7 +175,7 @@ def _count_column(columns: pa.Schema, url: str, candidates: Sequence[str]) -> st
             return name
     wanted = " and no ".join(f"'{name}'" for name in candidates)
     msg = (
-        f"{url}: no column {wanted} to read N from (found {', '.join(columns.names)}); add one, name another with "
+        f"{url}: no column {wanted} to read N from (found {schema.names_shown(columns.names)}); add one, name another with "
         "--count-column, or use --counts predict"
     )
     raise ValueError(msg)

@@ -120,7 +120,7 @@ def primaries_of(table: Any) -> Float32[np.ndarray, "events 4"]:
         return values
     missing = [name for name in schema.PRIMARY_FEATURES if name not in names]
     if missing:
-        msg = f"the primaries have no column '{missing[0]}' (found {', '.join(names) or 'none'}); give for example {EXAMPLE}"
+        msg = f"the primaries have no column '{missing[0]}' (found {schema.names_shown(names)}); give for example {EXAMPLE}"
         raise ValueError(msg)
     columns = {name: _column(name, table[name]) for name in schema.PRIMARY_FEATURES}
     try:

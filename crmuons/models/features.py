@@ -129,7 +129,7 @@ class Features(nn.Module):
         """Set the statistics from a sample of training events, and return self.
 
         Raises:
-            ValueError: if the sample has fewer than MIN_MUONS muons.
+            ValueError: if the sample has fewer than MIN_MUONS muons, or numbers that are too large to average.
         """
         if len(events.muons) < MIN_MUONS:
             msg = (
@@ -157,6 +157,13 @@ class Features(nn.Module):
             knots.copy_(_quantiles(values, self.scores))
         if self.extra:
             self._fit_extra(muons)
+        if not all(values.isfinite().all() for values in self.state_dict().values() if values.is_floating_point()):
+            largest = [f"{values.abs().max():.2g}" for values in (physical[:, 3], muons[:, 1], muons[:, 2])]
+            msg = (
+                f"the events hold numbers that are too large to average: depth_m reaches {largest[0]}, x_m {largest[1]} and "
+                f"y_m {largest[2]}; correct the files, or leave these events out"
+            )
+            raise ValueError(msg)
         return self
 
     def _fit_extra(self, muons: Tensor) -> None:

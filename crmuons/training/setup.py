@@ -213,7 +213,7 @@ def _features(listed: list[File], sample: EventArrays, train: Selection, *, cart
 
 def _check_sample(read: ReadCounts, train: int, validation: int, data: config.Data) -> None:
     if not read.rows:
-        msg = f"the files at {', '.join(data.train)} have no rows"
+        msg = f"the files at {', '.join(data.train)} have no rows; give others in data.train"
         raise ValueError(msg)
     if not train or not validation:
         msg = (

@@ -18,11 +18,8 @@ SECONDS, NETWORK_SECONDS = 10, 60  # No case may take longer; a server that is d
 LINES = 3  # Of an answer.
 REMEDY = re.compile(
     r"expected|give|name a|choose|copy|remove|set |nearest|Input should|is not|holds? no|take|say|write|check|prepare|install"
-    r"|form |use |not a |neither |nested|rename|must|required|no (file|model|preset|space|journal)|does not|cannot|explains"
+    r"|form |use |correct|unusable|leave |keep |not a |neither |nested|rename|must|required|no (file|model|preset|space|journal)|does not|cannot|explains"
 )
-CONTROL = re.compile(
-    r"[^\t\n\r -~\u00a0-\u0378\u0391-\u05ff\u2010-\u2027\u2030-\u205e\u2070-\ud7ff]"
-)  # A terminal obeys or hides it.
 BAR = re.compile(r"^\w+: .*\[\d\d:\d\d")
 
 
@@ -71,8 +68,9 @@ class Answer:
         """Return what is wrong with the answer; empty if nothing is."""
         if self.code < 0:
             return f"no answer within {self.seconds:.0f} s"
-        if found := CONTROL.search(self.text + self.printed):
-            return f"shows the control character {found[0]!r}: {(self.text + self.printed)[:300]!r}"
+        obeyed = {letter for letter in self.text + self.printed if not (letter.isprintable() or letter in "\t\n\r")}
+        if obeyed:  # By a terminal.
+            return f"shows the control characters {obeyed}: {(self.text + self.printed)[:300]!r}"
         if self.code == 70 or "Traceback" in self.text or "did not foresee" in self.text:
             return f"not foreseen: {self.text[:300]}"
         if self.code == 0:

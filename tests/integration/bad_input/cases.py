@@ -12,6 +12,7 @@ from typing import Annotated, get_args, get_origin
 
 from crmuons import cli, config
 from crmuons.config.options import Reader
+from tests.integration.bad_input import damaged_parquet
 from tests.integration.bad_input.answers import Case, World
 from tests.integration.bad_input.damaged import files, keys
 
@@ -48,6 +49,10 @@ BAD_VARIABLES = {
     "RAY_ADDRESS": ("x", "127.0.0.1:1", ":::", "http://127.0.0.1:1", "\x1b[2J:1", "127.0.0.1:99999999999", "ray://127.0.0.1:1", "127.0.0.1:١"),
     "RAY_TMPDIR": ("/nowhere", "/dev/null", "/tmp/" + "x" * 200), "https_proxy": ("x", "http://127.0.0.1:1", "://", "http://[", "\x1b"),
 }  # fmt: skip
+BAD_TOML = (
+    "[]", "[[1]]", "{}", "{a=1}", "1979-05-27", "07:32:00", "1979-05-27T07:32:00Z", "true", '""', '"x"', "inf", "nan", "-1", "1e400", "0x10",
+    "9223372036854775808", '[1,"a"]', r'"\u0000"', r'"\u001b[2J"', '"１２"', r'"1\n"', "1.5",
+)  # fmt: skip
 BAD_VALUES = ("nan", "inf", "-1e400", str(2**70), "[[]]", "{a=1}", "2026-01-01")
 
 
@@ -189,6 +194,39 @@ def presets(world: World) -> Iterator[Case]:
         yield Case("presets", ("sweep", f"{world.root}/preset.toml", "--space", str(path)))
 
 
+def parquet(world: World) -> Iterator[Case]:
+    """Yield files of events that are wrong in one way, each with commands that read them."""
+    out = ("--out", world.out)
+    for number, (what, content) in enumerate(damaged_parquet.variants(Path(world.data, "0.parquet").read_bytes())):
+        folder = world.root / "wrong" / str(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "events.parquet").write_bytes(content)
+        place = str(folder)
+        model = ("--model", f"{world.run}/model")
+        for given in (("inspect", place), ("prepare", place, *out), ("generate", *model, "--primaries", place, *out)):
+            yield Case(f"parquet ({what})", given, may_pass=True)
+
+
+def toml(world: World) -> Iterator[Case]:
+    """Yield presets in which one setting has a value of another type, or one that no setting has."""
+    for number, path in enumerate(config.settings()):
+        section, _, key = path.rpartition(".")
+        for turn, value in enumerate(BAD_TOML):
+            if turn % 3 != number % 3:  # In turn: all of them at each key would be 1,900 cases.
+                continue
+            preset = world.root / "presets" / f"{path}-{turn}.toml"
+            preset.parent.mkdir(exist_ok=True)
+            lines = {"train": ["steps = 1"], "scaling": ["num_workers = 0"], "tracking": ["enabled = false"]}
+            kept = [line for line in lines.get(section, []) if not line.startswith(f"{key} ")]
+            lines[section] = [*kept, f"{key} = {value}"]
+            text = "".join(f"[{name}]\n" + "".join(f"{line}\n" for line in inside) for name, inside in lines.items())
+            preset.write_text(text, encoding="utf-8")
+            words = [
+                word for word in (f"data.train={world.empty}", f"run.storage_path={world.out}") if path not in word
+            ]
+            yield Case(f"toml ({path} = {value})", ("train", str(preset), *words), may_pass=True)
+
+
 def escapes(world: World) -> Iterator[Case]:
     """Yield names of files, folders and columns that a terminal would obey, each with every command that reads them."""
     sound = Path(world.data, "0.parquet").read_bytes()
@@ -251,5 +289,5 @@ def variables(world: World) -> Iterator[Case]:
 
 TABLES: dict[str, Callable[[World], Iterator[Case]]] = {
     "numbers": numbers, "words": words, "settings": settings, "presets": presets, "paths": paths, "files": files, "keys": keys,
-    "variables": variables, "escapes": escapes,
+    "variables": variables, "escapes": escapes, "parquet": parquet, "toml": toml,
 }  # fmt: skip

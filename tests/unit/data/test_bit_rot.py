@@ -75,6 +75,24 @@ def test_no_flip_in_a_file_of_ours_changes_what_is_read(tmp_path, toy_events, wr
     assert named > 50
 
 
+def test_a_footer_of_two_minds_about_the_rows_is_named(tmp_path, toy_events, write_toy):
+    """Arrow reads such a file; the number of rows for the file and for each row group are both used."""
+    path, said = tmp_path / "events.parquet", []
+    write_toy(path, toy_events(200))
+    right, content, number = read(path), path.read_bytes(), pq.read_metadata(path).num_rows
+    # As thrift writes numbers from 64 to 8191: doubled, seven bits in the first byte.
+    stated, other = (bytes((2 * rows & 0x7F | 0x80, 2 * rows >> 7)) for rows in (number, number + 1))
+    for at in range(len(content) - 3000, len(content)):
+        if content[at : at + 2] == stated:
+            path.write_bytes(content[:at] + other + content[at + 2 :])
+            try:
+                assert same(read(path), right)
+            except ValueError as error:
+                said.append(str(error))
+    assert any("events.parquet is not a Parquet file, or is damaged" in line for line in said)
+    assert any(f"the footer states {number + 1} rows, and its row groups have {number}" in line for line in said)
+
+
 def test_a_damaged_page_is_named_with_file_column_and_row_group(rotten):
     with pytest.raises(ValueError, match=r"rot\.parquet .*damaged .*column 'muons', row group 2: .*checksum"):
         read(rotten)

@@ -27,6 +27,12 @@ def test_events_of_the_contract_are_not_doubted(toy_events):
     ("change", "says"),
     [
         (lambda events: scaled(events, 0, 1e9), r"primaries have more than 1e\+12 GeV, .* in eV"),
+        (lambda events: scaled(events, 3, 1e5), r"have a depth_m of more than 1\.3e\+07 m, .*: are depths in cm or mm"),
+        (lambda events: scaled(events, 2, 1e3), r"have a mass of more than 300 GeV, .* in MeV"),
+        (
+            lambda events: replace(events, muons=events.muons * np.float32([1, 1e6, 1e6])),
+            r"muons are more than 1e\+06 m from the axis: are x_m and y_m in cm",
+        ),
         (lambda events: scaled(events, 0, 1e-6), "muons have more energy than their primary: are both in GeV"),
         (
             lambda events: replace(events, muons=events.muons * np.float32([1e6, 1, 1])),

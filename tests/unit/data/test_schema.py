@@ -36,6 +36,15 @@ def primary_with(**values):
     return [values.get(name, value) for name, value in zip(schema.PRIMARY_FEATURES, PRIMARY, strict=True)]
 
 
+def test_a_message_names_the_first_columns_of_many():
+    assert schema.names_shown([]) == "none"
+    assert schema.names_shown(["a", "b"]) == "a, b"
+    shown = schema.names_shown([f"c{i}" for i in range(5000)])
+    assert shown.startswith("c0, c1, c2")
+    assert shown.endswith("c19 and 4980 more")
+    assert schema.names_shown(["x" * 10**6]) == "x" * 80 + "..."
+
+
 def test_events_survive_the_way_to_a_file_and_back_bit_for_bit(tmp_path, toy_events):
     events = toy_events()
     arrow.write_events(tmp_path / "e.parquet", [arrow.to_table(events)], row_group_rows=7)

@@ -156,3 +156,15 @@ def test_features_are_saved_with_the_model(toy_events):
     again.load_state_dict(fitted.state_dict())
     muons = torch.from_numpy(toy_events(20, seed=3).muons)
     assert torch.equal(again.muons(muons), fitted.muons(muons))
+
+
+@pytest.mark.parametrize(("column", "name"), [(1, "x_m 3e"), (2, "y_m 3e")])
+def test_numbers_that_are_too_large_to_average_are_named_by_the_fit(column, name):
+    # Finite in a file, and their sum is not in float32: the statistics of such a run were said to be a damaged file.
+    muons = np.random.default_rng(0).lognormal(2.0, 1.0, (3000, 3))
+    muons[:, column] = 3e38
+    with pytest.raises(
+        ValueError, match=r"numbers that are too large to average: depth_m reaches.*correct the files"
+    ) as raised:
+        Features().fit(events_of(muons))
+    assert name in str(raised.value)
