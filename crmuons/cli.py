@@ -151,9 +151,12 @@ def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
 def _settings_meant(options: Sequence[str]) -> str:
     """Return the words to write in place of options that are settings in other programs."""
     from crmuons.config import settings  # noqa: PLC0415  # Only here: the import takes 0.2 s.
-    from crmuons.config.hints import nearest  # noqa: PLC0415
+    from crmuons.config.hints import nearest, why_left_out  # noqa: PLC0415
 
-    words = (nearest(option.lstrip("-").partition("=")[0], settings()) for option in options)
+    names = [option.lstrip("-").partition("=")[0] for option in options]
+    if reason := next(filter(None, map(why_left_out, names)), None):
+        return f"crmuons leaves it out, because {reason}"
+    words = (nearest(name, settings()) for name in names)
     named = " ".join(f"{word}=VALUE" for word in words if word is not None)
     return f"a setting is a word without dashes, such as {named or 'train.steps=1000; `crmuons settings` lists all'}"
 

@@ -69,6 +69,18 @@ OTHER_NAMES = {
     "val_check_interval test_every",
     "train.validation_events": "val_events eval_events num_validation n_validation num_val",
 }  # fmt: skip
+# What users of other programs, and of the predecessor, look for in vain, and why it is not here.
+LEFT_OUT = {
+    "compile torch_compile torch_compile_gen torch_compile_critic torchcompile jit": "it does not pay: 35 CPU-seconds to compile "
+    "each network, for steps that are no faster, as the gradients are written by hand (docs/performance.md)",
+    "cuda_empty_cache_interval cuda_empty_cache_threshold_mib empty_cache": "the sizes of batches are bounded, so torch's memory "
+    "does not grow",
+    "drop_empty_events drop_empty skip_empty": "the model of N learns from events without muons; generator and critic never get them",
+    "gp_adapt_factor": "a change of train.adapt is one critic step, and a factor of 1.5 of the penalty",
+    "token auto_token access_token": "settings are stored with the run, and a token is a secret: use `crmuons login`, or "
+    "BEARER_TOKEN_FILE",
+    "mps": "Apple's GPUs have no double precision, which the model of N needs",
+}
 _BY_OTHER_NAME = {name: path for path, names in OTHER_NAMES.items() for name in names.split()}
 _SURELY_A_TYPO = (
     0.8  # difflib's ratio; `lerning_rate` and `learning_rate` have 0.96, `dropout` and any setting below 0.6.
@@ -76,6 +88,12 @@ _SURELY_A_TYPO = (
 _RELATED = (
     0.72  # `nmae` and `name` have 0.75; names of settings that crmuons lacks (`activation`, `batchnorm`) at most 0.71.
 )
+
+
+def why_left_out(path: str) -> str | None:
+    """Return why crmuons has no setting of this name on purpose; None if it is a name like any other."""
+    last = _last(path).lower().replace("-", "_")
+    return next((reason for names, reason in LEFT_OUT.items() if last in names.split()), None)
 
 
 def nearest(path: str, settings: Iterable[str]) -> str | None:

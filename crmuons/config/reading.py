@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from crmuons.config.base import NONE, Section, can_be_unset, flatten
-from crmuons.config.hints import OTHER_NAMES, nearest
+from crmuons.config.hints import OTHER_NAMES, nearest, why_left_out
 from crmuons.config.options import named
 from crmuons.config.sections import Config
 
@@ -226,6 +226,8 @@ def _describe_unknown(path: str, value: Any) -> str:
     # For an unknown section, compare its first setting: it is closer to the intended path.
     if isinstance(value, dict):
         path = next((f"{path}.{below}" for below, _ in flatten(value)), path)
+    if (reason := why_left_out(path)) is not None:
+        return f"unknown setting '{_cut(path)}': crmuons leaves it out, because {reason}"
     known = settings()
     meant = nearest(path, known)
     if meant is None:

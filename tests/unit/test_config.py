@@ -8,7 +8,7 @@ import pytest
 
 from crmuons import config
 from crmuons.commands import settings_of
-from crmuons.config.hints import OTHER_NAMES
+from crmuons.config.hints import LEFT_OUT, OTHER_NAMES
 
 
 def load(*words, preset=None):
@@ -308,3 +308,21 @@ def test_make_base_model_simulates_trains_and_continues():
     settings = config.load(trained[2], trained[3:])
     assert (settings.run.resume, settings.train.steps) == ("auto", 3)
     assert settings.data.train == [simulated[simulated.index("--out") + 1]]
+
+
+@pytest.mark.parametrize(
+    "word", ["train.compile=true", "compile=false", "model.torch-compile=1", "train.torch_compile_gen=true"]
+)
+def test_a_setting_that_is_left_out_on_purpose_gets_the_reason(word):
+    """The predecessor had it, so users give it."""
+    name = word.partition("=")[0]
+    with pytest.raises(
+        ValueError, match=rf"unknown setting '{name}': crmuons leaves it out, because it does not pay: 35 CPU-sec"
+    ):
+        config.load(None, ["train.steps=1", word])
+
+
+def test_no_name_is_both_left_out_and_another_name_of_a_setting():
+    left_out = {name for names in LEFT_OUT for name in names.split()}
+    assert not left_out & {name for names in OTHER_NAMES.values() for name in names.split()}
+    assert not left_out & {path.rpartition(".")[2] for path in config.settings()}

@@ -235,6 +235,10 @@ class Servers:
             await self._ask_director(path, listing, Patience(0, self.url(path)))
         except OSError as error:
             logger.info("%s: continuing with the known servers", error)
+        except RuntimeError as error:
+            # Python is ending: the threads that look names up take no more work, and nobody reads any more.
+            if "cannot schedule new futures" not in str(error):
+                raise
 
 
 async def _body(answer: aiohttp.ClientResponse, source: Source, within_s: float) -> bytes:

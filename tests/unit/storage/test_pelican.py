@@ -1,6 +1,8 @@
 """Failover and time limits, and the parsing of listings and headers; tests/integration has real servers."""
 
 import asyncio
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -238,3 +240,49 @@ def test_an_issuer_without_tls_is_refused() -> None:
 def test_an_issuer_without_a_device_flow_says_what_it_lacks() -> None:
     with pytest.raises(OSError, match=r"https://issuer.org has no device authorization endpoint"):
         Issuer("https://issuer.org", {}).endpoint("device_authorization_endpoint")
+
+
+# Python joins its pools of threads first and calls atexit's functions then, so this refresh looks a name up between the two.
+REFRESH_AT_EXIT = """
+import asyncio, atexit, gc, threading
+from fsspec.asyn import get_loop, sync
+from crmuons.storage.http.sources import Sources
+from crmuons.storage.pelican.director import Namespace
+from crmuons.storage.pelican.servers import Servers
+from crmuons.storage.pelican.waits import Waits
+
+begun, ending, ended = threading.Event(), threading.Event(), threading.Event()
+servers = Servers("localhost:9", None, Waits())
+servers._namespaces["/x"] = Namespace(
+    "/x", False, [], ["/x"], None, None, Sources.of(["https://localhost:9"]), asked_at=-1e9
+)
+
+async def ask(*_words, **_options):
+    begun.set()
+    while not ending.is_set():
+        await asyncio.sleep(0.01)
+    await asyncio.get_running_loop().getaddrinfo("localhost", 9)
+
+async def watch():
+    await asyncio.wait(servers._refreshing)
+    ended.set()
+
+def end():
+    ending.set()
+    ended.wait(60)
+    print("the refresh has ended")
+    gc.collect()
+
+servers._ask_director = ask
+sync(get_loop(), servers.namespace, "/x/a", listing=False)
+assert begun.wait(60)
+asyncio.run_coroutine_threadsafe(watch(), get_loop())
+atexit.register(end)
+"""
+
+
+def test_a_refresh_that_python_ends_in_says_nothing() -> None:
+    """It said "cannot schedule new futures after interpreter shutdown", with a traceback, after the command's last line."""
+    ran = subprocess.run([sys.executable, "-c", REFRESH_AT_EXIT], check=True, capture_output=True, text=True)
+    assert ran.stdout == "the refresh has ended\n"
+    assert ran.stderr == ""
