@@ -181,7 +181,9 @@ def _format_options(arguments: argparse.Namespace) -> "FormatOptions | None":
             msg = "--fill is for the formats of other tools; choose one with --format, or leave --fill out"
             raise ValueError(msg)
         return None
-    return FormatOptions(format_named(arguments.format), parse_fill(arguments.fill), arguments.seed, surface)
+    return FormatOptions(
+        format_named(arguments.format, "--format"), parse_fill(arguments.fill), arguments.seed, surface
+    )
 
 
 def _primaries(arguments: argparse.Namespace) -> "PrimarySource":

@@ -17,7 +17,7 @@ from jaxtyping import Float32, UInt64
 
 from crmuons.cpus import num_threads
 from crmuons.data.events import EventArrays
-from crmuons.data.features import BASE, MuonFeature, look_like_seconds, metadata_of, valid_rows
+from crmuons.data.features import BASE, MuonFeature, look_like_seconds, metadata_of, wrong_rows
 from crmuons.data.parquet import parquet_writer
 from crmuons.data.schema import (
     EVENT_SCHEMA,
@@ -193,7 +193,7 @@ def _all_in_range(events: EventArrays, features: Sequence[MuonFeature]) -> bool:
         return legal
     times = [at for at, feature in enumerate(features) if feature.name == "t_ns"]
     in_seconds = bool(times) and look_like_seconds(events.muons[:, times[0]])
-    return not in_seconds and bool(valid_rows(events.muons, features).all())
+    return not in_seconds and not any(rows.any() for _, rows in wrong_rows(events.muons, features))
 
 
 def are_legal_primaries(primaries: Float32[np.ndarray, "events 4"]) -> bool:

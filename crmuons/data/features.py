@@ -6,7 +6,7 @@ numbers, under FEATURES_KEY. A feature of KNOWN needs no more than its name. Any
 
 import difflib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
@@ -49,7 +49,7 @@ BASE = (
     MuonFeature("x_m", "m", "signed", "position across the axis, in the vertical plane through it"),
     MuonFeature("y_m", "m", "signed", "position across the axis, horizontal"),
 )
-# To add a feature that crmuons knows, add it here; `valid_rows` says which values are legal.
+# To add a feature that crmuons knows, add it here; `wrong_rows` says which values are illegal.
 KNOWN = {
     feature.name: feature
     for feature in (
@@ -181,30 +181,32 @@ def _checked(feature: MuonFeature, source: str) -> MuonFeature:
     return known
 
 
-def valid_rows(muons: np.ndarray, features: Sequence[MuonFeature]) -> Bool[np.ndarray, " muons"]:
-    """Return which muons have legal values in the features beyond the first three; all numbers are finite.
+# Why a value of a feature is illegal. New ones come last: their order gives the numbers of schema.FAULTS.
+WRONG = {
+    "charge": "a muon's charge is neither: a charge is -1 or 1",
+    "direction": "a muon's dir_x, dir_y are no part of a unit vector: a direction across the axis has a length of 1 at most "
+    "(a momentum is divided by its size)",
+    "positive": "a muon's value is not positive where its feature is: a positive feature is above 0",
+    "angle": "a muon's angle is beyond two turns: angles are in rad, this looks like degrees",
+    "discrete": "a muon's value is not whole where its feature is discrete",
+}
 
-    A positive feature is above 0, an angle within two turns, a discrete one whole, a charge -1 or 1, and the direction
-    across the axis no longer than 1.
-    """
-    good = np.ones(len(muons), bool)
+
+def wrong_rows(muons: np.ndarray, features: Sequence[MuonFeature]) -> Iterator[tuple[str, Bool[np.ndarray, " muons"]]]:
+    """Yield keys of WRONG, each with which muons have such a value beyond the first three numbers; all are finite."""
     names = [feature.name for feature in features]
-    for at, feature in enumerate(features):
-        if at < len(BASE):
-            continue
-        column = muons[:, at]
+    for feature, column in zip(features[len(BASE) :], muons.T[len(BASE) :], strict=True):
         if feature.name == "charge":
-            good &= np.abs(column) == 1
+            yield "charge", np.abs(column) != 1
         elif feature.kind == "positive":
-            good &= column > 0
+            yield "positive", ~(column > 0)
         elif feature.kind == "angle":
-            good &= np.abs(column) <= np.float32(4 * np.pi)
+            yield "angle", np.abs(column) > np.float32(4 * np.pi)
         elif feature.kind == "discrete":
-            good &= column == np.rint(column)
+            yield "discrete", column != np.rint(column)
     if set(DIRECTION) <= set(names):
         across = np.hypot(*(muons[:, names.index(name)].astype(np.float64) for name in DIRECTION))
-        good &= across <= 1 + 1e-6  # Of rounding.
-    return good
+        yield "direction", across > 1 + 1e-6  # Of rounding.
 
 
 def look_like_seconds(times: np.ndarray) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Int64, UInt8
 
-from crmuons.data.features import BASE, MuonFeature, look_like_seconds, valid_rows
+from crmuons.data.features import BASE, WRONG, MuonFeature, look_like_seconds, wrong_rows
 
 PRIMARY_FEATURES = ("energy_gev", "zenith_rad", "mass_gev", "depth_m")
 MUON_FEATURES = tuple(feature.name for feature in BASE)  # Of every file; data/features.py has the others.
@@ -33,6 +33,7 @@ EVENT_SCHEMA = pa.schema(
 MAX_NAMED = 20  # Columns in a message.
 MIN_DEPTH_M = 10.0  # No detector is shallower; a smaller value is a depth in kilometres.
 
+IN_SECONDS = "all t_ns are below 1e-5: times are in ns, these look like seconds"
 # Why a row cannot be used; index 0 is a legal row. The checks run in this order, and a row gets
 # the first fault that applies.
 FAULTS = (
@@ -53,11 +54,8 @@ FAULTS = (
     "a muon holds NaN or infinity",
     "a muon's energy_gev is not positive",
     "a shower id is null",
-    (
-        "a muon has a value that its declared feature cannot have: a charge is -1 or 1, a direction across the axis has a "
-        "length of 1 at most, a positive feature is above 0, a discrete one is whole"
-    ),
-    "all t_ns are below 1e-5: times are in ns, these look like seconds",
+    IN_SECONDS,
+    *WRONG.values(),
 )
 
 
@@ -171,11 +169,12 @@ def faults(table: pa.Table, features: Sequence[MuonFeature] = BASE) -> UInt8[np.
     if muon_width > len(BASE):
         wide = floats.reshape(-1, muon_width) if all_wide else _ragged_rows(inner, widths == muon_width, muon_width)
         bad = np.zeros(len(widths), bool)
-        bad[widths == muon_width] = ~valid_rows(wide, features)
-        blame(_rows_with(bad, counts), 11)
+        for reason, rows in wrong_rows(wide, features):
+            bad[widths == muon_width] = rows
+            blame(_rows_with(bad, counts), FAULTS.index(WRONG[reason]))
         times = [at for at, feature in enumerate(features) if feature.name == "t_ns"]
         if times and look_like_seconds(wide[:, times[0]]):
-            blame(counts > 0, 12)
+            blame(counts > 0, FAULTS.index(IN_SECONDS))
     return fault
 
 

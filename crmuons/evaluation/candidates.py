@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int64
 
-from crmuons.data.events import EventArrays
+from crmuons.data.events import EventArrays, with_columns
+from crmuons.data.features import BASE, columns_of
 from crmuons.evaluation import pairing
 from crmuons.evaluation.datasets import BlockedEvents, EventSet, concat_parts
 from crmuons.evaluation.headers import EventHeaders
@@ -48,7 +49,10 @@ def model_candidate(executor: Executor, reference: Reference, generator: BundleG
     """Generate a model's events for the primaries of the control, and its N for all true primaries."""
     model, seed = executor.put(generator), reference.plan.seed
     truth, control = reference.truth.event_set.headers, reference.control.event_set.headers
+    kept = columns_of(generator.muon_features, (*BASE, *reference.plan.further), "the model")
     events = generated_events(executor, model, control, seed)
+    if kept is not None:
+        events = executor.submit(with_columns, events, kept)
     drawn_counts = [
         executor.submit(_draw_counts, model, truth.primaries[rows], seed, rows.start)
         for rows in task_slices(len(truth))

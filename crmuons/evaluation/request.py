@@ -96,7 +96,7 @@ def evaluate_request(request: EvaluationRequest, executor: Executor) -> Iterator
     references: dict[str, tuple[LoadedData, Reference]] = {}
     for name, generator in zip(request.models, generators, strict=True):
         data = _data_settings(request, generator)
-        further = generator.model.features.extra
+        further, lacking = _in_both(_declared(request.truth), generator.model.features.extra)
         key = f"{_selection(data, request.split, further)} {data.train}"
         if key not in references:
             loaded = _read(request, data, executor, further)
@@ -112,12 +112,13 @@ def evaluate_request(request: EvaluationRequest, executor: Executor) -> Iterator
             "model_step": generator.metadata.get("step"),
             "model_written": generator.metadata.get("written"),
         }
-        yield _describe(result, request, loaded, about, _training_warnings(request, data, loaded.truth.headers))
+        about_data = lacking + _training_warnings(request, data, loaded.truth.headers)
+        yield _describe(result, request, loaded, about, about_data)
 
 
 def _evaluate_data(request: EvaluationRequest, executor: Executor) -> Evaluation:
     data = _data_settings(request, None)
-    further, lacking = _further_in_both(request)
+    further, lacking = _in_both(_declared(request.truth), _declared(request.generated))
     loaded = _read(request, data, executor, further)
     generated = _read_generated(request, data, loaded.truth.headers, executor, further)
     settings = request.settings
@@ -129,17 +130,19 @@ def _evaluate_data(request: EvaluationRequest, executor: Executor) -> Evaluation
     return _describe(result, request, loaded, {"candidate": ", ".join(request.generated)}, lacking)
 
 
-def _further_in_both(request: EvaluationRequest) -> tuple[tuple[MuonFeature, ...], list[str]]:
-    """Return the features that true and generated files both declare, and a warning about those of one of them."""
-    true, made = (
-        declaration(manifest.event_files(urls)[0])[1][len(BASE) :] for urls in (request.truth, request.generated)
-    )
+def _declared(urls: Sequence[str]) -> tuple[MuonFeature, ...]:
+    """Return the further features that the first of the files declares."""
+    return declaration(manifest.event_files(urls)[0])[1][len(BASE) :]
+
+
+def _in_both(true: Sequence[MuonFeature], made: Sequence[MuonFeature]) -> tuple[tuple[MuonFeature, ...], list[str]]:
+    """Return the features of true and of generated muons alike, and a warning about those of one of them alone."""
     both = tuple(feature for feature in true if feature in made)
     single = [feature.name for feature in (*true, *made) if feature not in both]
     if not single:
         return both, []
     names = ", ".join(dict.fromkeys(single))
-    return both, [f"not compared, because only the true or only the generated files declare it: {names}"]
+    return both, [f"not compared, because only the true or only the generated muons have it: {names}"]
 
 
 def _describe(

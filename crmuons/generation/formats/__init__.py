@@ -57,14 +57,18 @@ FORMATS = {
 CONTRACT = "parquet"  # Of --format: the contract's own files alone.
 
 
-def format_named(name: str, option: str = "--format") -> Format:
+def format_named(name: str, option: str) -> Format:
     """Return the format of a name.
 
     Raises:
         ValueError: for another name; the message has all and the nearest.
     """
+    if name == CONTRACT:
+        msg = f"{option} {name}: the events are in this format already; expected {', '.join(FORMATS)}"
+        raise ValueError(msg)
     if name not in FORMATS:
-        near = difflib.get_close_matches(name.lower(), FORMATS, n=1, cutoff=0.0)[0]
-        msg = f"{option} {name}: expected {', '.join(FORMATS)}; the nearest is {near}"
+        names = [*FORMATS, *([CONTRACT] if option == "--format" else [])]
+        near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.0)[0]
+        msg = f"{option} {name}: expected {', '.join(names)}; the nearest is {near}"
         raise ValueError(msg)
     return FORMATS[name]

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from crmuons import config
+from crmuons.data import features
 from crmuons.data.events import EventArrays
 from crmuons.generation.load import load_generator
 from crmuons.models import saved_model
@@ -60,13 +61,25 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """An untrained model: as a directory of crmuons, and as MLflow logs it."""
-    folder = tmp_path_factory.mktemp("model")
+    return make_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def model_with_features(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A model that makes direction, charge and delay too."""
+    return make_model(tmp_path_factory.mktemp("features"), features.parse(["dir_x", "dir_y", "charge", "t_ns"]))
+
+
+def make_model(folder: Path, extra: tuple[features.MuonFeature, ...] = ()) -> tuple[Path, Path]:
     random, settings = np.random.default_rng(0), config.Model()
     primaries = random.uniform([1e5, 0.0, 0.9, 1500], [1e7, 1.0, 52, 2500], (200, 4)).astype(np.float32)
     muons = random.lognormal(2.0, 1.0, (2000, 3)).astype(np.float32)
+    if extra:
+        columns = [*random.normal(0, 1e-2, (2, 2000)), random.choice([-1, 1], 2000), random.gamma(2, 1, 2000)]
+        muons = np.column_stack([muons, *columns]).astype(np.float32)
     sample = EventArrays(np.zeros((200, 2), np.uint64), primaries, np.full(200, 10), muons)
     about = {"format": 1, "model": settings.model_dump(mode="json")}
-    own = saved_model.save_model(folder / "own", BundleModel(settings, Features().fit(sample)), about)
+    own = saved_model.save_model(folder / "own", BundleModel(settings, Features(extra=extra).fit(sample)), about)
     save_logged_model(folder / "logged", own, PRIMARIES)
     return own, folder / "logged"
 
@@ -81,8 +94,9 @@ def expected(own: Path) -> tuple[list[int], list[list[float]]]:
     return events.counts.tolist(), events.muons.tolist()
 
 
-def test_a_model_loads_where_crmuons_is_not_installed(python, model, tmp_path):
-    own, logged = model
+@pytest.mark.parametrize(("which", "width"), [("model", 3), ("model_with_features", 7)])
+def test_a_model_loads_where_crmuons_is_not_installed(which, width, python, request, tmp_path):
+    own, logged = request.getfixturevalue(which)
     done = subprocess.run(
         [python, "-I", "-c", LOAD, logged, json.dumps(PRIMARIES.tolist())],
         cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False,
@@ -92,6 +106,7 @@ def test_a_model_loads_where_crmuons_is_not_installed(python, model, tmp_path):
     counts, muons = expected(own)
     assert [len(event) for event in bundles["muons"]] == counts
     assert [muon for event in bundles["muons"] for muon in event] == muons
+    assert {len(muon) for muon in muons} == {width}
     assert bundles["primary_major_id"] == [0, 1]
 
 

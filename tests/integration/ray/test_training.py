@@ -15,6 +15,7 @@ import psutil
 import pytest
 import torch
 
+from crmuons import load
 from crmuons.cli import main
 from crmuons.ray_backend.metrics import SHOWN, gauge_name
 from crmuons.runs import checkpoint
@@ -95,6 +96,26 @@ def check_mlflow(bench: Bench, run: Path) -> None:
     )
     said = output(bench.start(sys.executable, "-c", program, mlflow.get_tracking_uri(), model.model_uri), 0)
     assert said.splitlines()[-1] == "['primary_major_id', 'primary_minor_id', 'primary', 'muons']"
+
+
+def test_two_workers_learn_further_features_and_go_on_after_an_interruption(bench: Bench) -> None:
+    run, names = bench.run("features"), ["t_ns", "dir_x", "dir_y", "charge"]
+    simulated = ("simulate", "--events", "2000", "--energy-range", "1e5", "1e7", "--out", "wide", "--features", *names)
+    output(bench.crmuons(*simulated), 0)
+    words = ("train", "small.toml", "data.train=wide", f"data.features={names}", "scaling.num_workers=2")
+    words += ("run.name=features", "run.resume=auto")
+    process = bench.crmuons(*words, "train.steps=100000")
+    wait_for(lambda: last_step(run) >= 4, by=process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert "run.resume=auto continues" in output(process, 130, within=120)
+    end = int(last_step(run)) + 4
+    assert f"finished after {end} steps" in output(bench.crmuons(*words, f"train.steps={end}"), 0)
+    lines = metrics(run)
+    assert [line["step"] for line in lines] == sorted({line["step"] for line in lines})
+    assert {"train/discrete_loss"} <= lines[-1].keys() | lines[-2].keys()
+    muons = load(str(run)).generate({"energy_gev": [1e6] * 50, "zenith_rad": 0.3, "mass_gev": "p", "depth_m": 1900})
+    assert list(muons.columns) == ["energy_gev", "x_m", "y_m", *names]
+    assert set(muons["charge"]) == {-1, 1}
 
 
 def shown_to_prometheus(bench: Bench, run: Path) -> dict[str, float]:

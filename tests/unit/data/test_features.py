@@ -57,6 +57,7 @@ def test_muons_keep_all_their_numbers_when_events_are_taken_joined_and_shuffled(
         ({4: 0.9, 5: 0.9}, "a direction across the axis has a length of 1 at most"),
         ({6: 0.5}, "a charge is -1 or 1"),
         ({7: 0.0}, "a positive feature is above 0"),
+        ({4: 30.0}, "no part of a unit vector"),
         ({3: np.nan}, "a muon holds NaN"),
         ({0: -1.0}, "energy_gev is not positive"),
     ],

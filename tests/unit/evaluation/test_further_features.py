@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from crmuons import config
 from crmuons.data import arrow, features
 from crmuons.data.events import EventArrays
 from crmuons.evaluation.comparison import EventSample, classify
@@ -20,6 +21,9 @@ from crmuons.evaluation.reference import GENERATED, NULL, EvaluationSettings
 from crmuons.evaluation.report import files
 from crmuons.evaluation.request import EvaluationRequest, evaluate_request
 from crmuons.evaluation.tasks import in_process
+from crmuons.models.bundle_model import BundleModel
+from crmuons.models.features import Features
+from crmuons.models.saved_model import save_model
 
 EXTRA = features.parse(["t_ns", "dir_x", "dir_y", "charge", "energy_surface_gev", "correlation:signed"])
 
@@ -163,7 +167,7 @@ def test_a_data_set_is_compared_in_the_features_that_both_declare(evaluation):
         "charge",
         "energy_surface_gev",
     ]
-    assert any(text.endswith("declare it: correlation") for text in evaluation.warnings)
+    assert any(text.endswith("have it: correlation") for text in evaluation.warnings)
     for sample in (GENERATED, NULL):
         assert isinstance(evaluation.numbers[sample]["w1_dir_along"], Estimate)
 
@@ -192,3 +196,23 @@ def test_without_further_features_a_report_has_no_section():
     assert further.columns(()) == []
     sample = Sample.of(replace(showers(120, 1), muons=showers(120, 1).muons[:, :3]), None, EXTRA)  # A baseline's.
     assert not [name for name in (*sample.muons, *sample.bundles) if name.startswith("extra_")]
+
+
+def test_a_model_is_compared_in_the_features_that_the_truth_has(tmp_path):
+    truth, declared = showers(400, 3), (*features.BASE, *EXTRA[:2], features.KNOWN["dir_y"])
+    fewer = replace(truth, muons=truth.muons[:, [0, 1, 2, 3, 4, 5]])
+    arrow.write_events(tmp_path / "true.parquet", [arrow.to_table(fewer, declared)], features=declared)
+    settings = config.Model(width=8, multiplicity_width=8, multiplicity_components=2)
+    model = BundleModel(settings, Features(extra=EXTRA).fit(truth))
+    saved = save_model(tmp_path / "model", model, {"model": settings.model_dump()})
+    with in_process() as executor:
+        request = EvaluationRequest(
+            truth=[str(tmp_path / "true.parquet")],
+            split="all",
+            models=[str(saved)],
+            settings=EvaluationSettings(max_events=200),
+        )
+        (found,) = evaluate_request(request, executor)
+    assert [feature.name for feature in found.further] == ["t_ns", "dir_x", "dir_y"]
+    assert found.shown[1].muons.shape[1] == 6
+    assert any(text.endswith("have it: charge, energy_surface_gev, correlation") for text in found.warnings)

@@ -51,7 +51,7 @@ def tracks(events):
 
 
 def write(source, out, name, **options):
-    rewrite([str(source)], str(out), FormatOptions(format_named(name), options.pop("fill", {}), **options))
+    rewrite([str(source)], str(out), FormatOptions(format_named(name, "--to"), options.pop("fill", {}), **options))
     return out / f"{source.stem}{FORMATS[name].suffix}"
 
 
@@ -183,10 +183,10 @@ def test_a_feature_that_the_muons_lack_is_named_with_the_remedy_and_can_be_fille
     fill = parse_fill([f"{need}=0" if need != "charge" else "charge=-1" for need in FORMATS[name].needs])
     words = " ".join(f"{need}={value:g}" for need, value in fill.items())
     with pytest.raises(ValueError, match=re.escape(f"--fill {words}, which")) as error:
-        rewrite([plain], str(tmp_path / "out"), FormatOptions(format_named(name), {}))
+        rewrite([plain], str(tmp_path / "out"), FormatOptions(format_named(name, "--to"), {}))
     assert f"{plain} needs {', '.join(FORMATS[name].needs)}, which the muons lack" in str(error.value)
     assert not [path for path in (tmp_path / "out").glob("*") if not path.name.startswith(".")]
-    assert rewrite([plain], str(tmp_path / "out"), FormatOptions(format_named(name), fill)).events == 60
+    assert rewrite([plain], str(tmp_path / "out"), FormatOptions(format_named(name, "--to"), fill)).events == 60
 
 
 def test_the_command_continues_and_makes_again_what_has_changed(toy_events, tmp_path, write_toy, capsys):
@@ -210,13 +210,16 @@ def test_a_file_that_ends_early_leaves_no_output(tmp_path, toy_events, write_toy
     write_toy(path, toy_events(50))
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"cut\.parquet is not a Parquet file, or is damaged"):
-        rewrite([str(path)], str(tmp_path / "out"), FormatOptions(format_named("siren"), {"dir_x": 0, "dir_y": 0}))
+        rewrite(
+            [str(path)], str(tmp_path / "out"), FormatOptions(format_named("siren", "--to"), {"dir_x": 0, "dir_y": 0})
+        )
     assert [path.name for path in (tmp_path / "out").glob("*.csv")] == []
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--to", "parquet"], "--to parquet: the events are in this format already; expected tracks, corsika8"),
         (["--to", "f2"], "--to f2: expected tracks, corsika8, icecube, f2k, mupage, siren; the nearest is f2k"),
         (["--to", "siren", "--fill", "dirx=0"], "--fill dirx=0: expected NAME=VALUE with one of dir_x"),
         (["--to", "siren", "--fill", "dir_x=2"], "--fill dir_x=2: '2' is no value of dir_x"),
