@@ -147,7 +147,9 @@ def _inspect_slice(file_slice: FileSlice, inspection: Inspection) -> int:
         return read_counts.rows
     rows = parquet.read_rows(file_slice)
     fault = schema.faults(rows.table, rows.features)
-    inspection.faults.update(schema.FAULTS[code] for code in fault[fault > 0])
+    for code, row, number in zip(*np.unique(fault, return_index=True, return_counts=True), strict=True):
+        if code:
+            inspection.faults[schema.fault_of(rows.table, int(row), code)] += int(number)
     inspection.rows += rows.table.num_rows
     legal = rows.table.filter(pa.array(fault == 0))
     events = arrow.to_arrays(legal, rows.ids(np.flatnonzero(fault == 0)), rows.features)

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -19,6 +19,8 @@ from crmuons.data.sampler import FileSlice
 from crmuons.data.staged_reading import open_slice
 from crmuons.storage.identity import Digests
 from crmuons.storage.staging.download import Staging
+
+HDF5 = b"\x89HDF\r\n\x1a\n"  # How its files begin.
 
 
 class DamagedError(ValueError):
@@ -90,9 +92,10 @@ def open_parquet(source: Any, url: str) -> Iterator[pq.ParquetFile]:
         if not _is_damage(error):
             raise
         place = _damaged_place(parquet) if parquet is not None else ""
+        other = _is_hdf5(source) * ", but HDF5 (crmuons convert hdf5 reads Muonitron's)" if parquet is None else ""
         reason = " ".join(str(error).split())
         msg = (
-            f"{url} is not a Parquet file, or is damaged or cut short ({place}{reason}); convert or copy it again, or "
+            f"{url} is not a Parquet file{other}, or is damaged or cut short ({place}{reason}); convert or copy it again, or "
             "leave it out (a run does with data.skip_missing=true)"
         )
         raise DamagedError(msg) from error
@@ -114,6 +117,16 @@ def _check_rows(metadata: pq.FileMetaData) -> None:
 def _is_damage(error: Exception) -> bool:
     # Arrow raises a plain OSError if a page does not decode; errors of the storage are subclasses or have an errno.
     return not isinstance(error, OSError) or (type(error) is OSError and error.errno is None)
+
+
+def _is_hdf5(source: Any) -> bool:
+    with (
+        suppress(OSError, ValueError),
+        nullcontext(source) if hasattr(source, "read") else Path(source).open("rb") as file,
+    ):
+        file.seek(0)
+        return bool(file.read(len(HDF5)) == HDF5)
+    return False  # It cannot be read: the error of the caller says so.
 
 
 def _damaged_place(parquet: pq.ParquetFile) -> str:

@@ -47,7 +47,8 @@ def keep_quarantined(
     bad = np.flatnonzero(fault)
     logger.warning(
         "%s: %d of %d rows cannot be used; the first is row %d: %s",
-        file_slice.file.url, len(bad), len(fault), first_row + bad[0], schema.FAULTS[fault[bad[0]]],
+        file_slice.file.url, len(bad), len(fault), first_row + bad[0],
+        schema.fault_of(table, int(bad[0]), fault[bad[0]]),
     )  # fmt: skip
     if directory is None:
         return

@@ -59,6 +59,15 @@ FAULTS = (
 )
 
 
+def fault_of(table: pa.Table, row: int, fault: np.integer[Any]) -> str:
+    """Return the fault of a row in words: one of FAULTS, and the widths that were found if the row has wrong ones."""
+    if fault not in (1, 2):
+        return FAULTS[fault]
+    value = table[(PRIMARY_COLUMN, MUONS_COLUMN)[fault - 1]][row].as_py() or ()
+    widths = sorted({len(numbers or ()) for numbers in ([value] if fault == 1 else value)})
+    return f"{FAULTS[fault]} (found {' and '.join(map(str, widths)) or 'nothing'})"
+
+
 def check_schema(schema: pa.Schema, source: str) -> bool:
     """Check that a Parquet file's schema follows the contract.
 

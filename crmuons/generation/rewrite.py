@@ -200,7 +200,8 @@ def read_parts(file: File) -> Iterator[tuple[EventArrays, tuple[MuonFeature, ...
             if events is None:
                 fault = schema.faults(table, features)
                 row = int(np.flatnonzero(fault)[0])
-                msg = f"{file.url}, row {first + row}: {schema.FAULTS[fault[row]]}; correct the row or leave it out"
+                reason = schema.fault_of(table, row, fault[row])
+                msg = f"{file.url}, row {first + row}: {reason}; correct the row or leave it out"
                 raise ValueError(msg)
             yield events, features
             first += table.num_rows

@@ -23,7 +23,7 @@ from crmuons.storage.filesystems import filesystem, is_remote, with_scheme, with
 logger = logging.getLogger(__name__)
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
-GLOB = re.compile(r"[*?\[]")
+GLOB, WILDCARD = re.compile(r"[*?\[]"), re.compile(r"[*?]")
 STAMPS = ("ETag", "LastModified", "Last-Modified", "mtime", "created")  # Of fsspec's file systems, the surest first.
 NOT_READABLE, NO_FILES = "not readable", "neither files nor folders"  # Reasons to pass over a name.
 _logged: set[str] = set()  # Sentences about what was passed over; a command lists the same data several times.
@@ -119,9 +119,9 @@ class _Listing:
         fs, path = filesystem(pattern)
         if isinstance(fs, LocalFileSystem):
             return self._add_local(path)
-        if GLOB.search(
-            without_query(path)
-        ):  # Whether a file has this very name is not asked: it would cost each listing a request.
+        name = without_query(path)
+        # Whether it exists is asked for names with brackets alone, such as a[1].parquet: it costs a listing a request.
+        if GLOB.search(name) and (WILDCARD.search(name) or not fs.exists(path)):
             return self._add_remote_glob(fs, path), "the glob matches no file"
         if fs.isdir(path):
             return self._add_remote_folder(fs, path), self._no_file_hint()

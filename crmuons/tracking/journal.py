@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import threading
 import time
 import uuid
@@ -160,13 +159,15 @@ class Journal:
         if path.is_dir():
             shutil.copytree(path, kept)
         else:
-            shutil.copy2(path, kept)
+            shutil.copyfile(path, kept)
         return kept.relative_to(self.files).as_posix()
 
     def new_folder(self) -> Path:
         """Return a new, empty folder in `files` for the files of an entry."""
-        # The number is for people; mkdtemp's letters keep two processes apart.
-        return Path(tempfile.mkdtemp(prefix=f"{self.num_entries:06d}-", dir=self.files))
+        # The number is for people, the letters keep two processes apart. Not mkdtemp, whose folders are closed to the group.
+        folder = self.files / f"{self.num_entries:06d}-{uuid.uuid4().hex[:8]}"
+        folder.mkdir()
+        return folder
 
     def load_sent(self, uri: str) -> DeliveryState:
         """Return how much of the journal a server has; nothing for a new server."""

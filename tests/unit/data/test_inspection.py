@@ -1,6 +1,7 @@
 """`crmuons inspect` names every file that cannot be read, whichever rows it reads."""
 
 import os
+import re
 import shutil
 
 import pyarrow as pa
@@ -78,3 +79,13 @@ def test_broken_shards_are_named_beside_each_other(folder, tmp_path, capsys):
     assert "broken    2 of 3 files:" in said
     assert "test/shard-00000.arrow is in the manifest but missing" in said
     assert "train/shard-00000.arrow has 500 bytes" in said
+
+
+def test_what_is_wrong_with_the_predecessors_files_is_said(folder, capsys):
+    (folder / "dump.h5.parquet").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    wide = pa.table({"primary": pa.array([[1.0] * 7] * 5), "muons": pa.array([[[1.0] * 6]] * 5)})
+    pq.write_table(wide, folder / "wide.parquet")
+    assert main(["inspect", str(folder)]) == 1
+    said = capsys.readouterr().out
+    assert "dump.h5.parquet is not a Parquet file, but HDF5 (crmuons convert hdf5" in said
+    assert re.search(r"unusable  5 rows: column 'primary' is not 4 wide .*\(found 7\)", said)

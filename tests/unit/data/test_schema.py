@@ -1,5 +1,7 @@
 """The data contract: what is legal, what is not and why, and that nothing is lost between table and arrays."""
 
+import re
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -103,6 +105,21 @@ def test_other_list_types_are_the_same_contract(primary_type, muons_type):
 def test_fixed_number_of_muons_per_event_is_a_list_too():
     odd = table([PRIMARY] * 2, [[MUON, MUON]] * 2, muons_type=pa.list_(pa.list_(pa.float32(), 3), 2))
     np.testing.assert_array_equal(arrow.to_arrays(odd).counts, [2, 2])
+
+
+@pytest.mark.parametrize(
+    ("bad", "found"),
+    [
+        (([*PRIMARY, 0.0, 1.0, 2.0], [MUON]), r"column 'primary' is not 4 wide .* \(found 7\)"),
+        ((None, [MUON]), r"column 'primary' is not 4 wide .* \(found 0\)"),
+        ((PRIMARY, [MUON, [*MUON, 1.0, 2.0], None]), r"a muon that is not 3 wide .* \(found 0 and 3 and 5\)"),
+        ((PRIMARY, None), r"a muon that is not 3 wide .* \(found nothing\)"),
+        ((primary_with(energy_gev=0.0), []), "primary energy_gev is not positive"),
+    ],
+)
+def test_the_words_for_a_fault_name_the_widths_found(bad, found):
+    rows = table([PRIMARY, bad[0]], [[MUON], bad[1]])
+    assert re.fullmatch(f".*{found}", schema.fault_of(rows, 1, schema.faults(rows)[1]))
 
 
 @pytest.mark.parametrize(

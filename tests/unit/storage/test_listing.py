@@ -94,6 +94,18 @@ def test_a_glob_of_names_without_a_character_matches_as_in_a_shell(tmp_path, sch
         assert [file.url.rpartition("/")[2] for file in found] == ["f2.parquet", "f^.parquet"]
 
 
+def test_a_url_that_exists_is_no_glob(tmp_path):
+    for name in ("a[1].parquet", "a1.parquet", "run[1]/b.parquet", "run1/c.parquet"):
+        files.put(written(tmp_path / "here"), f"memory://{tmp_path}/data/{name}")
+
+    def found(pattern):
+        return [file.url.rpartition("data/")[2] for file in list_files(f"memory://{tmp_path}/data/{pattern}")]
+
+    assert found("a[1].parquet") == ["a[1].parquet"]
+    assert found("run[1]") == ["run[1]/b.parquet"]
+    assert found("a[0-9].parquet") == ["a1.parquet"]
+
+
 def test_a_folder_that_exists_is_no_glob_in_front_of_one(tmp_path):
     make(tmp_path / "run[1]" / "a.parquet", tmp_path / "run1" / "c.parquet")
     assert names(tmp_path, "run[1]/*.parquet") == ["run[1]/a.parquet"]

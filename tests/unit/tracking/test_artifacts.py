@@ -257,3 +257,19 @@ def test_a_store_that_only_the_directory_names_chooses_no_path_of_the_user(tmp_p
 
 def test_delivery_counts_what_the_server_has():
     assert DeliveryState(uri="x", entries=10, refused=2, waiting=[5, 7]).num_sent == 6
+
+
+@pytest.mark.parametrize(("umask", "group"), [(0o022, 0o5), (0o007, 0o7), (0o077, 0o0)])
+def test_the_journals_files_follow_the_umask(tmp_path, umask, group):
+    source = note(tmp_path, "figure")
+    source.chmod(0o600)
+    before = os.umask(umask)
+    try:
+        journal = Journal(tmp_path / "run")
+        kept = journal.files / journal.keep_file(source)
+        journal.close()
+    finally:
+        os.umask(before)
+    folders = (kept.parent, kept.parent.parent)
+    assert {folder.stat().st_mode >> 3 & 7 for folder in folders} == {group}
+    assert {path.stat().st_mode >> 3 & 6 for path in (kept, kept.parents[2] / "journal.jsonl")} == {group & 6}
