@@ -28,7 +28,7 @@ SECONDS, NETWORK_SECONDS = 10, 60  # No case may take longer; a server that is d
 LINES = 3  # Of an answer.
 REMEDY = re.compile(
     r"expected|give|name a|choose|copy|remove|set |nearest|Input should|is not|holds? no|take|say|write|check|prepare|install"
-    r"|form |use |correct|leave |keep |not a |neither |nested|rename|must|required|no (file|model|preset|space|journal)|does not|cannot|explains"
+    r"|form |use |correct|unusable|leave |keep |not a |neither |nested|rename|must|required|no (file|model|preset|space|journal)|does not|cannot|explains"
 )
 SERVER = "http://127.0.0.1:1/x"  # Nothing listens there.
 BAR = re.compile(r"^\w+: .*\[\d\d:\d\d")
@@ -84,7 +84,7 @@ BAD_VARIABLES = {
     "RAY_TMPDIR": ("/nowhere", "/dev/null", "/tmp/" + "x" * 200), "https_proxy": ("x", "http://127.0.0.1:1", "://", "http://[", "\x1b"),
 }  # fmt: skip
 BAD_TOML = (
-    "[]", "[[1]]", "{}", "{a=1}", "1979-05-27", "07:32:00", "1979-05-27T07:32:00Z", "true", '""', '"x"', "inf", "nan", "-1", "1e400", "0x10",
+    "[]", "[[1]]", "{}", "{a=1}", "1979-05-27", "07:32:00", "1979-05-27T07:32:00Z", "true", '""', '"x"', "inf", "nan", "-1", "1e400", "0x100000000",
     "9223372036854775808", '[1,"a"]', r'"\u0000"', r'"\u001b[2J"', '"１２"', r'"1\n"', "1.5",
 )  # fmt: skip
 BAD_VALUES = ("nan", "inf", "-1e400", str(2**70), "[[]]", "{a=1}", "2026-01-01")

@@ -2,12 +2,15 @@
 
 import os
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from crmuons.cli import main
+from crmuons.data.inspection import inspect
 
 
 @pytest.fixture
@@ -78,3 +81,15 @@ def test_broken_shards_are_named_beside_each_other(folder, tmp_path, capsys):
     assert "broken    2 of 3 files:" in said
     assert "test/shard-00000.arrow is in the manifest but missing" in said
     assert "train/shard-00000.arrow has 500 bytes" in said
+
+
+def test_numbers_at_the_end_of_float32_are_described(tmp_path, toy_events, write_toy):
+    events = toy_events(100)
+    primaries = events.primaries.copy()
+    primaries[:, 3] = 3e38
+    muons = events.muons * np.float32([1, 0, 0]) + np.float32([0, 3e38, 3e38])
+    write_toy(tmp_path / "far.parquet", replace(events, primaries=primaries, muons=muons))
+    lines = list(inspect([str(tmp_path)], max_rows=None).lines(0))
+    assert any(line.split()[:2] == ["primary", "depth_m"] and line.split()[3] == "3e+38" for line in lines)
+    assert any("radius_m" in line and line.split()[-1] == "4.2426e+38" for line in lines)
+    assert sum(line.startswith("doubtful") for line in lines) == 2
