@@ -217,7 +217,7 @@ def _ids(column: pa.ChunkedArray, what: str, row: int) -> pa.Array:
     if not pa.types.is_integer(column.type):
         msg = f"{what} has type {column.type}, expected uint64"
         raise ValueError(msg)
-    _refuse(column.to_numpy() < 0, what, row, "is negative; ids are numbers from 0 to 2^64 - 1")
+    _refuse(column.to_numpy() < 0, what, row, "is negative; give ids from 0 to 2^64 - 1")
     return column.cast(pa.uint64())
 
 
