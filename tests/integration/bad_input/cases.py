@@ -278,7 +278,20 @@ def paths(world: World) -> Iterator[Case]:
             if place == "-" and words[0] != "train":
                 continue  # argparse takes it as a word of its own.
             yield Case("paths", words)
-    for place in ("", "memory://x", "a\nb", f"{world.text}/below", "x" * 5000, "\udce4"):
+    (loop := world.root / "loop").unlink(missing_ok=True)
+    loop.symlink_to(loop)
+    for place in (
+        "",
+        "memory://x",
+        "a\nb",
+        f"{world.text}/below",
+        "x" * 5000,
+        "\udce4",
+        world.loop,
+        f"{world.loop}/x",
+        world.fifo,
+        "/dev/null",
+    ):
         for command, words in base_words(world).items():
             if "--out" in words:
                 given = [place if word == world.out else word for word in words]
@@ -537,6 +550,6 @@ def ask(case: Case, world: World, copy: Path) -> Answer:
         with mock.patch.dict(os.environ, case.variables):
             return answer(case.words)
     shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(world.root, copy, ignore=lambda _, names: {name for name in names if name == "fifo"})
+    shutil.copytree(world.root, copy, ignore=lambda _, names: {name for name in names if name in ("fifo", "loop")})
     case.damage(copy)
     return answer(tuple(word.replace(str(world.root), str(copy)) for word in case.words))
