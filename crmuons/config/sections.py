@@ -61,11 +61,8 @@ class Staging(Section):
 
     @field_validator("dir")
     @classmethod
-    def _is_local(cls, value: str | None) -> str | None:
-        if value is not None and "://" in not_empty(value):
-            msg = f"'{value}' is a URL; give a directory of each node's own disk"
-            raise ValueError(msg)
-        return value
+    def _no_empty_path(cls, value: str | None) -> str | None:
+        return None if value is None else not_empty(value)
 
 
 class Data(Section):

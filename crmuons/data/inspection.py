@@ -172,12 +172,13 @@ def _describe(events: EventArrays, features: Sequence[MuonFeature]) -> Iterator[
         yield _range(f"primary {name}", values)
     if len(events.muons):
         yield _range("muon energy_gev", events.muons[:, 0])
-        yield _range("muon radius_m", np.hypot(events.muons[:, 1], events.muons[:, 2]))
+        yield _range("muon radius_m", np.hypot(*events.muons[:, 1:3].T.astype(np.float64)))
         for at, feature in enumerate(features[len(BASE) :], start=len(BASE)):
             yield _range(f"muon {feature.name}", events.muons[:, at])
 
 
 def _range(name: str, values: np.ndarray) -> str:
+    values = values.astype(np.float64)  # The median is a mean of two, whose sum may be beyond float32.
     return f"  {name:<24} {values.min():>12.5g} {np.median(values):>12.5g} {values.max():>12.5g}"
 
 

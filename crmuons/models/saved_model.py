@@ -51,7 +51,7 @@ def load_model(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
     remedy = "copy the model again, or take another checkpoint"
     about: dict[str, Any] = records.read(settings_file, keys=("format",), remedy=remedy)
     if about.get("format") != FORMAT:
-        msg = f"{settings_file} has format {about.get('format')}, this crmuons reads format {FORMAT}"
+        msg = f"{settings_file} has format {about.get('format')}, this crmuons reads format {FORMAT}; {remedy}"
         raise ValueError(msg)
     with damage_named(settings_file, remedy):
         settings = config.Model.model_validate(config.with_new_names({"model": about["model"]})["model"])
@@ -61,7 +61,20 @@ def load_model(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
         model = BundleModel(settings, Features.of_state(of_features, cartesian=settings.kind == "predecessor"))
         model.load_state_dict(weights)
     check_finite(weights, directory / WEIGHTS_FILE)
+    _check_statistics(weights, directory / WEIGHTS_FILE, remedy)
     return model.eval().requires_grad_(requires_grad=False), about
+
+
+def _check_statistics(weights: Mapping[str, Any], place: Path, remedy: str) -> None:
+    """Refuse features that would turn finite numbers into NaN: a spread of 0, or knots that fall."""
+    for name, values in weights.items():
+        is_spread, is_knots = name.endswith("_std"), name.endswith((".knots", ".extra_knots", ".scores"))
+        if (is_spread and not (values > 0).all()) or (
+            is_knots and not ((values.diff() >= 0).all() and (values[..., -1] > values[..., 0]).all())
+        ):
+            fault = "a spread that is not above 0" if is_spread else "numbers that do not rise"
+            msg = f"{place} is damaged: '{name}' holds {fault}; {remedy}"
+            raise ValueError(msg)
 
 
 def write_model_files(directory: Path, model: BundleModel, about: Mapping[str, Any]) -> None:

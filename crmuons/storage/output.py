@@ -1,5 +1,6 @@
 """The output of a command: a directory, or a URL to which complete files are copied."""
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -95,7 +96,7 @@ def check_apart(out: Path, data: Sequence[str]) -> None:
         FileNotFoundError: if there are no data.
         ValueError: with both names; links and `..` are followed.
     """
-    real = out.expanduser().resolve()
+    real = Path(os.path.realpath(out.expanduser()))  # Unlike resolve, it takes a link to itself.
     walked = walked_folders(data)
     named = next((walked[str(folder)] for folder in (*real.parents, real) if str(folder) in walked), None)
     named = named or next((pattern for pattern in data if not is_remote(pattern) and _would_match(pattern, real)), None)
@@ -109,7 +110,7 @@ def _would_match(pattern: str, real: Path) -> bool:
     fs, path = filesystem(pattern)
     parts = PurePosixPath(path).parts
     fixed = list(takewhile(lambda part: not GLOB.search(part), parts))
-    root, rest = Path(*fixed).resolve(), parts[len(fixed) :]
+    root, rest = Path(os.path.realpath(Path(*fixed))), parts[len(fixed) :]
     if not rest or not isinstance(fs, LocalFileSystem) or not real.is_relative_to(root):
         return False
     below = real.relative_to(root).parts

@@ -57,8 +57,8 @@ def _download(place: str, tracking_uri: str, copy: Path) -> None:
     """Copy the files of a logged model, once all of them are listed and their names, number and sizes are checked."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: PLC0415
 
-    store = get_artifact_repository(place, tracking_uri=tracking_uri)
-    inner = getattr(store, "repo", store)  # `models:/` stands before the store that holds the files.
+    store: Any = get_artifact_repository(place, tracking_uri=tracking_uri)
+    inner: Any = getattr(store, "repo", store)  # `models:/` stands before the store that holds the files.
     ask, source = inner.list_artifacts, f"{place} in {tracking_uri}"
     sizes = dict(_listed(ask, source))
     check_copy(sizes, source, copy)

@@ -40,10 +40,14 @@ def refuse_credentials(settings: config.Config) -> None:
     """Refuse URLs with credentials, because settings are stored with the run, in checkpoints and in MLflow.
 
     Raises:
-        ValueError: if a URL carries a password or a token.
+        ValueError: if a URL carries a password or a token, or stands where a directory is due.
     """
     for value in settings.flat().values():
         refuse_secrets(str(value))
+    place = settings.data.staging.dir
+    if place is not None and "://" in place:  # Not while the settings are read, since those errors show whole values.
+        msg = f"data.staging.dir: '{place}' is a URL; give a directory of each node's own disk"
+        raise ValueError(msg)
 
 
 def set_up_run(settings: config.Config) -> tuple[list[File], Features, EventArrays]:

@@ -136,6 +136,6 @@ def ask(case: Case, world: World, copy: Path) -> Answer:
         with mock.patch.dict(os.environ, case.variables):
             return answer(case.words)
     shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(world.root, copy, ignore=lambda _, names: {name for name in names if name == "fifo"})
+    shutil.copytree(world.root, copy, ignore=lambda _, names: {name for name in names if name in ("fifo", "loop")})
     case.damage(copy)
     return answer(tuple(word.replace(str(world.root), str(copy)) for word in case.words))

@@ -3,12 +3,15 @@
 import os
 import re
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from crmuons.cli import main
+from crmuons.data.inspection import inspect
 
 
 @pytest.fixture
@@ -89,3 +92,15 @@ def test_what_is_wrong_with_the_predecessors_files_is_said(folder, capsys):
     said = capsys.readouterr().out
     assert "dump.h5.parquet is not a Parquet file, but HDF5 (crmuons convert hdf5" in said
     assert re.search(r"unusable  5 rows: column 'primary' is not 4 wide .*\(found 7\)", said)
+
+
+def test_numbers_at_the_end_of_float32_are_described(tmp_path, toy_events, write_toy):
+    events = toy_events(100)
+    primaries = events.primaries.copy()
+    primaries[:, 3] = 3e38
+    muons = events.muons * np.float32([1, 0, 0]) + np.float32([0, 3e38, 3e38])
+    write_toy(tmp_path / "far.parquet", replace(events, primaries=primaries, muons=muons))
+    lines = list(inspect([str(tmp_path)], max_rows=None).lines(0))
+    assert any(line.split()[:2] == ["primary", "depth_m"] and line.split()[3] == "3e+38" for line in lines)
+    assert any("radius_m" in line and line.split()[-1] == "4.2426e+38" for line in lines)
+    assert sum(line.startswith("doubtful") for line in lines) == 2

@@ -131,6 +131,23 @@ def test_what_cannot_be_loaded_is_named(tmp_path, model):
         saved_model.load_model(saved)
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "fault"),
+    [
+        ("features.log_count_std", torch.zeros_like, "a spread that is not above 0"),
+        ("features.muon_std", torch.neg, "a spread that is not above 0"),
+        ("features.scores", torch.zeros_like, "numbers that do not rise"),
+        ("features.knots", torch.neg, "numbers that do not rise"),
+    ],
+)
+def test_statistics_that_would_make_nan_of_finite_numbers_are_refused(tmp_path, model, name, change, fault):
+    saved = save(tmp_path, 1, model)
+    weights = saved_model.read_tensors(saved / saved_model.WEIGHTS_FILE)
+    saved_model.write_tensors(saved / saved_model.WEIGHTS_FILE, weights | {name: change(weights[name])})
+    with pytest.raises(ValueError, match=rf"weights.pt is damaged: '{name}' holds {fault}; copy the model again"):
+        saved_model.load_model(saved)
+
+
 def test_a_generator_is_loaded_from_a_run_a_checkpoint_or_a_model_directory(tmp_path, model):
     run = tmp_path / "run"
     first = save(run / "checkpoints", 1, model)

@@ -7,6 +7,7 @@ import pytest
 
 from crmuons.storage import files, listing
 from crmuons.storage.listing import list_files
+from crmuons.storage.output import check_apart
 
 
 @pytest.fixture(autouse=True)
@@ -133,3 +134,14 @@ def test_nothing_is_an_error_with_the_pattern(tmp_path, pattern):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="nothing to read at"):
         list_files(str(tmp_path / pattern))
+
+
+def test_an_output_that_is_a_link_to_itself_is_no_data_directory(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.parquet").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    check_apart(
+        tmp_path / "loop", [str(tmp_path / "data")]
+    )  # pathlib raises RuntimeError; making it says what is wrong.
+    with pytest.raises(ValueError, match="lies inside the data directory"):
+        check_apart(tmp_path / "loop" / ".." / "data" / "out", [str(tmp_path / "data")])
