@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 WEIGHT_FACTOR = 1.5  # Of lambda_gp at a change: from 10 to the default bounds of 1 and 100 in six changes.
 NOISE = 3.0  # Standard errors that a change must exceed: noise alone does so in 0.3 % of the windows.
 FLOOR = 0.1  # Share of the largest mean so far. Of 13 good runs, seven rose up to tenfold below a twentieth of it, none above a tenth.
+OF_MANY_STEPS = 2.0  # Standard errors of a mean that a few steps alone do not make. Warm-ups of good runs have 6 to 13.
 LEAST_ESTIMATE = 1e-6  # Scores are of order 1. Below it, and below its noise, an estimate is zero.
 
 
@@ -60,7 +61,8 @@ class Adaptation:
 
     def __init__(self, settings: config.Train, device: torch.device) -> None:
         self.settings, self.has_penalty = settings.adapt, settings.penalty.kind != "none"
-        # In the warm-up the networks are as good as untrained: it gives the scale of the estimate, and nothing is decided.
+        # In the warm-up the networks are as good as untrained: nothing is decided. It gives the scale of the estimate, and what
+        # the first window is compared with: a run with too small a penalty runs away in the first 30 steps (docs/metrics.md).
         self.first_step = settings.optimizer.warmup_steps
         start = settings.n_critic, settings.penalty.lambda_gp
         self.state = _State(start, *start)
@@ -91,11 +93,13 @@ class Adaptation:
         self._sums.zero_()
         if number >= 2:
             mean = total / number
-            self.state.peak = max(self.state.peak, abs(mean))
-            if step == self.first_step:
-                return
             variance = max(squares / number - mean**2, 0.0) * number / (number - 1)
-            self._decide(mean, math.sqrt(variance / number), step)
+            error = math.sqrt(variance / number)
+            # One step that jumps makes a mean of one error, and three make 1.7: as the largest mean, 8e5 in a run that ran away
+            # hid all that came after it below the floor.
+            if abs(mean) >= OF_MANY_STEPS * error:
+                self.state.peak = max(self.state.peak, abs(mean))
+            self._decide(mean, error, step)
 
     def _decide(self, mean: float, error: float, step: int) -> None:
         """Compare the mean of a window with that of the last change; make the next change if they differ enough."""
