@@ -45,6 +45,7 @@ class _State:
     reference_error: float = math.nan
     direction: int = 0  # Of the last change: 1 for a stronger critic.
     turns: int = 0
+    before_rise: float = math.nan  # Reference at the first rise, or a lower one at a later rise.
     peak: float = 0.0  # Largest size of a mean so far, that of the warm-up included.
 
 
@@ -121,7 +122,11 @@ class Adaptation:
             return
         before, reference = (state.n_critic, state.lambda_gp), state.reference
         state.reference, state.reference_error = mean, error
-        self._move(direction)
+        if direction < 0:
+            state.before_rise = reference if math.isnan(state.before_rise) else min(reference, state.before_rise)
+        # While the estimate is above what it was before it rose, a fall takes back what the rise has changed, and no more: runs
+        # that had run away fell by factors of two for hundreds of steps, with a critic that became stronger than at their start.
+        self._move(direction, at_most_back=direction > 0 and mean - state.before_rise > noise)
         if (
             state.n_critic,
             state.lambda_gp,
@@ -142,12 +147,17 @@ class Adaptation:
                 before[1],
             )
 
-    def _move(self, direction: int) -> None:
-        """Make the critic stronger (1) or weaker (-1) by one notch, within the bounds."""
+    def _move(self, direction: int, *, at_most_back: bool) -> None:
+        """Make the critic stronger (1) or weaker (-1) by one notch, within the bounds; `at_most_back` as it was at the start."""
         least, most = self.settings.n_critic_bounds
+        lightest, heaviest = self.settings.lambda_gp_bounds
+        if at_most_back:
+            most, lightest = (
+                max(self.state.n_critic, self.state.start[0]),
+                min(self.state.lambda_gp, self.state.start[1]),
+            )
         self.state.n_critic = min(max(self.state.n_critic + direction, least), most)
         if self.has_penalty:
-            lightest, heaviest = self.settings.lambda_gp_bounds
             self.state.lambda_gp = min(max(self.state.lambda_gp / WEIGHT_FACTOR**direction, lightest), heaviest)
 
     def state_dict(self) -> dict[str, Any]:

@@ -137,6 +137,11 @@ def test_one_step_that_jumps_hides_nothing_after_it():
     assert chosen[69] == (1, 15.0)
 
 
+def test_a_run_that_recovers_gets_back_what_it_began_with_and_no_stronger_critic():
+    """Means of the run with the fast generator: it fell for 200 steps, still ten thousand times above what it had been."""
+    assert follow(windows(0.2, -0.0158, 967, 409, 170, 60, 20, 7), n_critic=2)[-1] == (2, 10.0)
+
+
 def test_a_slow_drift_adds_up_and_the_bounds_may_fix_a_value():
     slow = [1.002**step for step in range(1000)]  # A factor of 7.4 in 1,000 steps, 2 % in a window.
     assert follow(slow, n_critic=5)[-1][0] == 1
