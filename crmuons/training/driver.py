@@ -134,6 +134,8 @@ def run_training(settings: config.Config, launcher: Launcher) -> RunSummary:
 
 
 def _train_run(settings: config.Config, run: Run, storage: RunStorage, launcher: Launcher) -> RunSummary:
+    # A plain `mlflow ui`, typed beside the directory of the runs, finds them. First, as a wrong URI is found at once.
+    tracking_uri = resolve_uri(storage.directory.parent)
     remote.fetch_start(run)
     started = run.has_started()
     origin = None
@@ -144,8 +146,6 @@ def _train_run(settings: config.Config, run: Run, storage: RunStorage, launcher:
         # Reads and fits, and writes nothing yet.
         origin = set_up_run_and_parent(settings, storage)
         data = origin[0]
-    # A plain `mlflow ui`, typed beside the directory of the runs, finds them.
-    tracking_uri = resolve_uri(storage.directory.parent)
     # Tokens for every URL of the run: the workers may be on nodes without any of their own.
     with launcher.connect((*settings.data.train, *settings.data.validation, settings.run.storage_path)):
         launcher.check(settings, storage, tracking_uri if settings.tracking.enabled else None, data)

@@ -76,7 +76,7 @@ BAD_VARIABLES = {
     "CRMUONS_PELICAN_START_S": ("", "x", "nan", "1e300"), "CRMUONS_PELICAN_TRUSTED": ("\x1b[2J", "://", "[", "," * 5000),
     "BEARER_TOKEN": ("", "a b", "\x1b[2J", "x" * 100_000, "e30.e30.", "..", "e30.W10.x", "\udce4"), "BEARER_TOKEN_FILE": ("", "/nowhere", "/dev/null", "/tmp", "x" * 5000),
     "SSL_CERT_FILE": ("/nowhere", "/dev/null", "/tmp", "x" * 5000, "/etc/hostname"),
-    "MLFLOW_TRACKING_URI": ( "http://", "http://[::1", "http://127.0.0.1:99999", "://", "\x1b[2J", "x" * 5000, "file:///nowhere/at/all/x", "databricks",),
+    "MLFLOW_TRACKING_URI": ( "http://", "http://[::1", "http://127.0.0.1:99999", "://", "\x1b[2J", "x" * 5000, "file:///nowhere/at/all/x", "databricks", "htp://x:5000",),
     "RAY_ADDRESS": ("x", "127.0.0.1:1", ":::", "http://127.0.0.1:1", "\x1b[2J:1", "127.0.0.1:99999999999", "ray://127.0.0.1:1", "127.0.0.1:١"),
     "RAY_TMPDIR": ("/nowhere", "/dev/null", "/tmp/" + "x" * 200), "https_proxy": ("x", "http://127.0.0.1:1", "://", "http://[", "\x1b"),
 }  # fmt: skip
