@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 WEIGHT_FACTOR = 1.5  # Of lambda_gp at a change: from 10 to the default bounds of 1 and 100 in six changes.
 NOISE = 3.0  # Standard errors that a change must exceed: noise alone does so in 0.3 % of the windows.
 FLOOR = 0.1  # Share of the largest mean so far. Of 13 good runs, seven rose up to tenfold below a twentieth of it, none above a tenth.
+OF_MANY_STEPS = 2.0  # Standard errors of a mean that a few steps alone do not make. Warm-ups of good runs have 6 to 13.
 LEAST_ESTIMATE = 1e-6  # Scores are of order 1. Below it, and below its noise, an estimate is zero.
 
 
@@ -44,6 +45,7 @@ class _State:
     reference_error: float = math.nan
     direction: int = 0  # Of the last change: 1 for a stronger critic.
     turns: int = 0
+    before_rise: float = math.nan  # Reference at the first rise, or a lower one at a later rise.
     peak: float = 0.0  # Largest size of a mean so far, that of the warm-up included.
 
 
@@ -60,7 +62,8 @@ class Adaptation:
 
     def __init__(self, settings: config.Train, device: torch.device) -> None:
         self.settings, self.has_penalty = settings.adapt, settings.penalty.kind != "none"
-        # In the warm-up the networks are as good as untrained: it gives the scale of the estimate, and nothing is decided.
+        # In the warm-up the networks are as good as untrained: nothing is decided. It gives the scale of the estimate, and what
+        # the first window is compared with: a run with too small a penalty runs away in the first 30 steps (docs/metrics.md).
         self.first_step = settings.optimizer.warmup_steps
         start = settings.n_critic, settings.penalty.lambda_gp
         self.state = _State(start, *start)
@@ -91,11 +94,13 @@ class Adaptation:
         self._sums.zero_()
         if number >= 2:
             mean = total / number
-            self.state.peak = max(self.state.peak, abs(mean))
-            if step == self.first_step:
-                return
             variance = max(squares / number - mean**2, 0.0) * number / (number - 1)
-            self._decide(mean, math.sqrt(variance / number), step)
+            error = math.sqrt(variance / number)
+            # One step that jumps makes a mean of one error, and three make 1.7: as the largest mean, 8e5 in a run that ran away
+            # hid all that came after it below the floor.
+            if abs(mean) >= OF_MANY_STEPS * error:
+                self.state.peak = max(self.state.peak, abs(mean))
+            self._decide(mean, error, step)
 
     def _decide(self, mean: float, error: float, step: int) -> None:
         """Compare the mean of a window with that of the last change; make the next change if they differ enough."""
@@ -117,7 +122,11 @@ class Adaptation:
             return
         before, reference = (state.n_critic, state.lambda_gp), state.reference
         state.reference, state.reference_error = mean, error
-        self._move(direction)
+        if direction < 0:
+            state.before_rise = reference if math.isnan(state.before_rise) else min(reference, state.before_rise)
+        # While the estimate is above what it was before it rose, a fall takes back what the rise has changed, and no more: runs
+        # that had run away fell by factors of two for hundreds of steps, with a critic that became stronger than at their start.
+        self._move(direction, at_most_back=direction > 0 and mean - state.before_rise > noise)
         if (
             state.n_critic,
             state.lambda_gp,
@@ -138,12 +147,17 @@ class Adaptation:
                 before[1],
             )
 
-    def _move(self, direction: int) -> None:
-        """Make the critic stronger (1) or weaker (-1) by one notch, within the bounds."""
+    def _move(self, direction: int, *, at_most_back: bool) -> None:
+        """Make the critic stronger (1) or weaker (-1) by one notch, within the bounds; `at_most_back` as it was at the start."""
         least, most = self.settings.n_critic_bounds
+        lightest, heaviest = self.settings.lambda_gp_bounds
+        if at_most_back:
+            most, lightest = (
+                max(self.state.n_critic, self.state.start[0]),
+                min(self.state.lambda_gp, self.state.start[1]),
+            )
         self.state.n_critic = min(max(self.state.n_critic + direction, least), most)
         if self.has_penalty:
-            lightest, heaviest = self.settings.lambda_gp_bounds
             self.state.lambda_gp = min(max(self.state.lambda_gp / WEIGHT_FACTOR**direction, lightest), heaviest)
 
     def state_dict(self) -> dict[str, Any]:

@@ -113,6 +113,35 @@ def test_a_good_run_is_left_alone(means):
     assert set(follow(windows(*means))) == {(2, 10.0)}  # Without a warm-up, the first window gives the scale.
 
 
+# Estimates of real runs that ran away, each tenth step: with a penalty of 0.001 in place of 10 (wasserstein, 5 critic steps), and
+# with a learning rate of the generator 30 times the default.
+WEAK_PENALTY = [1.45, 294, 2300, 2160, 2040, 2520, 2120, 1730, 1940, 1660, 1540, 1460]
+FAST_GENERATOR = [-0.0024, -0.009, -0.032, -0.0019, 8.08e5, 2810, 1470]
+
+
+def test_a_run_that_runs_away_in_its_warm_up_is_seen():
+    settings = settings_of(
+        lambda_gp=0.001, n_critic=5, lambda_gp_bounds=[1e-4, 100], train={"optimizer": {"warmup_steps": 20}}
+    )
+    estimates = [value for value in WEAK_PENALTY for _ in range(10)]
+    assert follow(estimates, Adaptation(settings.train, CPU))[29] == (4, 0.0015)
+
+
+def test_one_step_that_jumps_hides_nothing_after_it():
+    """8e5 once, as the largest mean, put all that followed below the floor: the run was left alone."""
+    quiet, spike, after = FAST_GENERATOR[:4], FAST_GENERATOR[4], FAST_GENERATOR[5:]
+    noise = torch.linspace(0.9, 1.1, 10).tolist()
+    estimates = [0.2] * 10 + [value * share for value in quiet for share in noise] + [spike, *[0.0] * 9]
+    chosen = follow(estimates + [value * share for value in after for share in noise], n_critic=2)
+    assert set(chosen[:60]) == {(2, 10.0)}  # The jump itself may be one bad batch.
+    assert chosen[69] == (1, 15.0)
+
+
+def test_a_run_that_recovers_gets_back_what_it_began_with_and_no_stronger_critic():
+    """Means of the run with the fast generator: it fell for 200 steps, still ten thousand times above what it had been."""
+    assert follow(windows(0.2, -0.0158, 967, 409, 170, 60, 20, 7), n_critic=2)[-1] == (2, 10.0)
+
+
 def test_a_slow_drift_adds_up_and_the_bounds_may_fix_a_value():
     slow = [1.002**step for step in range(1000)]  # A factor of 7.4 in 1,000 steps, 2 % in a window.
     assert follow(slow, n_critic=5)[-1][0] == 1
