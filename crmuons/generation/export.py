@@ -192,7 +192,7 @@ def _check_standalone(generator: BundleGenerator, bundles: Bundles, primaries: n
     if generator.model.discrete is not None:
         logits = generator.model.discrete.network(torch.cat([ragged.broadcast(condition), features], dim=1))
         for number, part in enumerate(logits.split(generator.model.discrete.levels, dim=1)):
-            drawn = draw_level(part, network.levels[number], inputs["uniform"][:, number])
+            drawn = draw_level(part.t(), network.levels[number], inputs["uniform"][:, number])
             trained[:, 3 + network.extra.discrete[number]] = drawn
     check_muons("the exported model", network, exported.numpy(), trained.numpy())
 

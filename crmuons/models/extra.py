@@ -63,7 +63,7 @@ def _power_if(kind: str, values: Tensor) -> Tensor:
 
 
 def draw_level(logits: Tensor, levels: Tensor, uniform: Tensor) -> Tensor:
-    """Draw one of the levels [k] for each muon, with the probabilities of logits [muons, k], from uniform numbers."""
-    below = logits.softmax(1).cumsum(1)
-    number = (uniform[:, None] > below).sum(1).clamp_(max=len(levels) - 1)
+    """Draw one of the levels [k] for each muon, with the probabilities of logits [k, muons], from uniform numbers."""
+    below = logits.softmax(0).cumsum(0)
+    number = (uniform > below).sum(0).clamp_(max=len(levels) - 1)
     return levels.index_select(0, number)

@@ -21,8 +21,8 @@ CAPTIONS = {
     )
 }
 VERDICTS = {"within 5 %": "good", "undecided": "fair", "beyond 5 %": "bad"}
-READING = """These tables show whether the numbers of a muon depend on its distance from the axis and on its energy as
-they do in the truth: means of the muons in bins. The deviation is generated / true − 1; for numbers of both signs, whose
+READING = """This table shows whether the numbers of a muon depend on its distance from the axis and on its energy as
+they do in the truth: means in bins. The deviation is generated / true − 1; for numbers of both signs, whose
 mean may be zero, it is the difference divided by the true standard deviation (marked σ). The floor is truth against
 truth. Bins of fewer than 100 showers are left out. <em>Undecided</em> means beyond 5 % by less than two standard errors."""
 
@@ -32,15 +32,16 @@ def section(evaluation: Evaluation, images: Mapping[str, bytes], distances: str)
     if not evaluation.further:
         return ""
     heading = "<h2>Further numbers of the muons</h2>" + parts.figures(images, CAPTIONS, "muon_features")
-    return heading + distances + f"<p>{READING}</p>" + "".join(_tables(evaluation))
+    head = ["mean of the muons", "true", "generated", "deviation", "floor", "verdict"]
+    return heading + distances + f"<p>{READING}</p>" + table(head, list(_rows(evaluation)))
 
 
-def _tables(evaluation: Evaluation) -> Iterator[str]:
+def _rows(evaluation: Evaluation) -> Iterator[str]:
     both = zip(evaluation.profiles[GENERATED], evaluation.profiles[NULL], strict=True)
     pairs = [pair for pair in both if isinstance(pair[0].true, Estimate)]
     for (quantity, axis), rows in groupby(pairs, key=lambda pair: (pair[0].quantity, pair[0].axis)):
-        head = [f"{quantity} against {axis}", "true", "generated", "deviation", "floor", "verdict"]
-        yield table(head, [_row(made, floor) for made, floor in rows])
+        yield f"<td class='name' colspan='6'><b>{html.escape(f'{quantity} against {axis}')}</b></td>"
+        yield from (_row(made, floor) for made, floor in rows)
 
 
 def _row(made: ProfileBin, floor: ProfileBin) -> str:

@@ -111,7 +111,9 @@ def test_a_charge_on_the_edge_between_two_values_is_no_other_model(events):
 
 def test_a_level_is_drawn_with_its_probability():
     probabilities = torch.tensor([0.1, 0.6, 0.3])
-    drawn = draw_level(probabilities.log().expand(100_000, 3), torch.tensor([-1.0, 0.0, 2.0]), torch.rand(100_000))
+    drawn = draw_level(
+        probabilities.log()[:, None].expand(3, 100_000), torch.tensor([-1.0, 0.0, 2.0]), torch.rand(100_000)
+    )
     for value, probability in zip((-1.0, 0.0, 2.0), probabilities.tolist(), strict=True):
         # 4 standard errors of sqrt(p (1 - p) / n)
         assert abs(float((drawn == value).float().mean()) - probability) < 4 * np.sqrt(probability / 1e5)

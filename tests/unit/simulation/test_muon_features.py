@@ -102,7 +102,8 @@ def test_drawn_charges_follow_the_share(block, column):
         assert found == pytest.approx(share[part].mean(), abs=4 * 0.5 / np.sqrt(part.sum()))
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="needs the CORSIKA files in ../shared/data/corsika")
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the CORSIKA files in ../shared/data/corsika")
 def test_bundles_have_corsikas_charge_ratio():
     """Above 1 TeV, mostly in large showers: as many of both to a few in a hundred, where the flux has 1.4."""
     charges, shares = [], []
