@@ -25,7 +25,7 @@ OTHER_NAMES = {
     "run.resume": "restart continue resume_from load checkpoint ckpt load_checkpoint",
     "run.seed": "random_seed manual_seed rng random_state",
     "run.storage_path": "out output output_dir out_dir outdir logdir log_dir save_dir checkpoint_dir run_dir save_path storage "
-    "workdir output_path",
+    "workdir output_path directory folder runs runs_dir run_directory run_folder out_folder output_folder",
     "scaling.cpus_per_worker": "cpus num_cpus cores n_cpus cpus_per_task",
     "scaling.num_workers": "workers world_size nproc num_gpus gpus n_gpus ngpu devices num_devices num_processes nodes num_nodes "
     "nproc_per_node ranks n_workers nworkers gpu_ids",
@@ -105,6 +105,8 @@ def nearest(path: str, settings: Iterable[str]) -> str | None:
     """
     paths = list(settings)
     last = _last(path).lower().replace("-", "_")
+    if meant := _BY_OTHER_NAME.get(path.lower().replace("-", "_").replace(".", "_")):
+        return meant  # `run.dir` is `run_dir`, and not `data.staging.dir`.
     if same := [known for known in paths if _last(known) == last]:
         return max(same, key=lambda known: (_likeness(path, known), -len(known)))
     if last in _BY_OTHER_NAME:

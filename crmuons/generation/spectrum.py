@@ -266,7 +266,8 @@ def _value(name: str, text: str) -> Any:
         if "is none of" in str(error):
             msg = f"--spectrum: composition: {error}"
             raise ValueError(msg) from error
-        forms = {"composition": "p:0.5,He:0.2,Fe:0.3", "events": "1000000", "gamma": "2.0"}
+        forms = {"composition": "p:0.5,He:0.2,Fe:0.3", "events": "1000000", "gamma": "2.0", "zenith_deg": "0:60",
+                 "depth_m": "1950:1950", "cylinder_m": "1000:500"}  # fmt: skip
         msg = f"--spectrum: {name}={text} cannot be read; write for example {name}={forms.get(name, '1e5:1e8')}"
         raise ValueError(msg) from error
 

@@ -15,7 +15,11 @@ NUCLEI = {
     "Cl": (17, 35), "Ar": (18, 40), "K": (19, 39), "Ca": (20, 40), "Sc": (21, 45), "Ti": (22, 48), "V": (23, 51),
     "Cr": (24, 52), "Mn": (25, 55), "Fe": (26, 56), "Co": (27, 59), "Ni": (28, 59),
 }  # fmt: skip
-_SYMBOLS = {name.lower(): name for name in NUCLEI} | {"h": "p", "proton": "p"}
+_SYMBOLS = {name.lower(): name for name in NUCLEI} | {
+    "h": "p", "proton": "p", "hydrogen": "p", "helium": "He", "lithium": "Li", "carbon": "C", "nitrogen": "N", "oxygen": "O",
+    "neon": "Ne", "magnesium": "Mg", "aluminium": "Al", "aluminum": "Al", "silicon": "Si", "calcium": "Ca", "iron": "Fe",
+    "nickel": "Ni",
+}  # fmt: skip
 LEAST_MASS_GEV, MOST_MASS_GEV = 0.9, 260.0
 
 

@@ -184,6 +184,8 @@ def test_a_preset_may_begin_with_a_byte_order_mark_and_other_encodings_are_named
         ("train.lerning_rate", "train.optimizer.lr"), ("seed", "run.seed"), ("output_dir", "run.storage_path"),
         ("optimizer.kind", "train.optimizer.kind"), ("penalty.kind", "train.penalty.kind"), ("latent_dim", "model.shower_latents"),
         ("data.batch_size", "train.events_per_worker"), ("save_every", "run.checkpoint_every"), ("BATCH_SIZE", "train.events_per_worker"),
+        ("run.dir", "run.storage_path"), ("run.directory", "run.storage_path"), ("Output-Dir", "run.storage_path"),
+        ("model.name", "model.kind"), ("staging.dir", "data.staging.dir"),
     ],
 )  # fmt: skip
 def test_a_wrong_name_gets_the_setting_that_it_means(wrong, meant):

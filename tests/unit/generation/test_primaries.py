@@ -203,6 +203,8 @@ def test_a_range_may_be_a_single_value():
 def test_nuclei_are_known_in_any_case_and_h_is_the_proton():
     spectrum = Spectrum.parse(["events=10", "composition=H:1,fe:2,SI:1"], seed=0)
     assert spectrum.composition == (("p", 1.0), ("Fe", 2.0), ("Si", 1.0))
+    spectrum = Spectrum.parse(["events=10", "composition=hydrogen:1,Iron:2,silicon:1"], seed=0)
+    assert spectrum.composition == (("p", 1.0), ("Fe", 2.0), ("Si", 1.0))
 
 
 @pytest.mark.parametrize(
@@ -211,6 +213,8 @@ def test_nuclei_are_known_in_any_case_and_h_is_the_proton():
         ([], "how many"),
         (["events=10", "energy=1:2"], "nearest is 'energy_gev='"),
         (["events=10", "energy_gev=5"], r"energy_gev=1e5:1e8"),
+        (["events=10", "zenith_deg=0"], "zenith_deg=0:60"),
+        (["events=10", "depth_m=2000"], "depth_m=1950:1950"),
         (["events=ten"], "events=1000000"),
         (["events=0"], "at least 1"),
         (["events=1.5"], "whole number"),
