@@ -65,9 +65,9 @@ def _download(place: str, tracking_uri: str, copy: Path) -> None:
     if max(sizes.values(), default=0) > MAX_FILE_BYTES:
         raise OSError(errno.EFBIG, TOO_LARGE)  # As the kernel says it of one whose size was not listed.
     # The server is asked again while files are copied, and may answer otherwise then.
-    inner.list_artifacts = _limited(ask, source)  # type: ignore[method-assign]
+    inner.list_artifacts = _limited(ask, source)
     copy.mkdir()
-    store.download_artifacts("", str(copy))  # type: ignore[no-untyped-call]
+    store.download_artifacts("", str(copy))
 
 
 def _listed(ask: Callable[[str | None], list[Any]], source: str) -> Iterator[tuple[str, int]]:
