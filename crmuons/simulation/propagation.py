@@ -2,8 +2,9 @@
 
 The loss is dE = -a dX - E dB with the amount of water X. B(X) is the sum of a steady part (the many soft radiative
 losses) and of a gamma process, whose jumps are the rare hard losses. Its mean is b X. Its increments are independent,
-so a muon that is followed from one depth to the next has the same distribution as one that is followed at once. Source
-of a and b: Chirkin and Rhode (MMC), hep-ph/0407075, table 3 and fig. 21. `Medium` says what differs in water and rock.
+so a muon that is followed from one depth to the next has the same distribution as one that is followed at once. The
+form is that of Chirkin and Rhode (MMC), hep-ph/0407075; a and b are fitted to losses on PUMAS's tables. `Medium` says
+what differs in water and rock.
 """
 
 from dataclasses import dataclass
