@@ -18,4 +18,4 @@ make_private_folder
 export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 GLOO_SOCKET_IFNAME=lo
 # The CPUs that this shell may use, by affinity, quota and batch system; Ray would count more of them.
 exec ray start --head --block --dashboard-host=127.0.0.1 --temp-dir="$folder/ray" \
-    --num-cpus="$(python -m crmuons.cpus)" "$@"
+    --num-cpus="$(python -m crmuons.machine)" "$@"

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from crmuons import config, provenance
-from crmuons.allocator import keep_freed_memory
 from crmuons.benchmark import figures, generate, read, step, train
 from crmuons.benchmark.figures import Figure
+from crmuons.machine import keep_freed_memory
 from crmuons.simulation.simulate import SimulationSettings, simulate
 from crmuons.storage import ownership
 from crmuons.storage.claims import names_in

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from crmuons.commands import HelpWithDefaults
-from crmuons.cpus import num_threads
+from crmuons.machine import num_threads
 from crmuons.storage.redact import message, printable
 
 

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32, UInt64
 
-from crmuons.cpus import num_threads
 from crmuons.data.events import EventArrays
 from crmuons.data.features import BASE, MuonFeature, look_like_seconds, metadata_of, wrong_rows
 from crmuons.data.parquet import parquet_writer
@@ -30,6 +29,7 @@ from crmuons.data.schema import (
     list_lengths,
     one_array,
 )
+from crmuons.machine import num_threads
 from crmuons.storage.atomic import atomic_file
 
 # Arrow counts the CPUs of the machine. In Ray's tasks, Ray's OMP_NUM_THREADS limits it: one thread for one CPU.

@@ -18,8 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from crmuons import allocator, provenance
-from crmuons.cpus import num_threads
+from crmuons import provenance
 from crmuons.data import schema
 from crmuons.data.arrow import to_table
 from crmuons.data.features import metadata_of
@@ -37,6 +36,7 @@ from crmuons.generation.request import (
     with_previous_shard_size,
 )
 from crmuons.generation.weights import WEIGHT_COLUMN
+from crmuons.machine import keep_freed_memory, num_threads
 from crmuons.progress import progress
 from crmuons.storage import records
 from crmuons.storage.atomic import FULL, reason_of, remedy_for
@@ -140,7 +140,7 @@ def set_up_process() -> None:
     """Set threads and memory of a process that writes shards."""
     # The last bit of a sum depends on the number of threads; the shards run in parallel instead.
     torch.set_num_threads(1)
-    allocator.keep_freed_memory()
+    keep_freed_memory()
 
 
 def write_output_shard(

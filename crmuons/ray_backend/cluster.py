@@ -13,7 +13,7 @@ import psutil
 import ray
 
 from crmuons import provenance
-from crmuons.cpus import Cpus, available_cpus
+from crmuons.machine import Cpus, available_cpus
 from crmuons.ray_backend import private, temporary
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,6 @@ from ray.data import DataContext, Datasource, ExecutionResources
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import ReadTask
 
-from crmuons import allocator
 from crmuons.data import arrow, reader, schema, shards
 from crmuons.data.events import EventArrays
 from crmuons.data.prefetch import Prefetcher
@@ -29,6 +28,7 @@ from crmuons.data.reader import ReadResult
 from crmuons.data.sampler import Segment
 from crmuons.data.selection import Selection
 from crmuons.data.staged_reading import with_stager
+from crmuons.machine import keep_freed_memory
 from crmuons.ray_backend import private, staging_actor, tokens
 from crmuons.storage.identity import Digests
 
@@ -181,7 +181,7 @@ class SegmentSource(Datasource):
 
 def _read_block(segment: Segment, selection: Selection) -> Block:
     # In the process of the task, which Ray uses again for the next one.
-    allocator.keep_freed_memory()
+    keep_freed_memory()
     tokens.receive()
     with _warnings_kept() as warnings:
         counts, events = reader.read_segment(segment, selection)

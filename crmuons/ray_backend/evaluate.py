@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 import ray
 
-from crmuons import allocator
 from crmuons.evaluation.tasks import Executor, Future, run
+from crmuons.machine import keep_freed_memory
 from crmuons.ray_backend import cluster, tasks
 
 T = TypeVar("T")
@@ -60,5 +60,5 @@ class _RayFuture(Future[T]):
 
 @ray.remote
 def _run(function: Callable[..., T], *arguments: Any) -> T:
-    allocator.keep_freed_memory()
+    keep_freed_memory()
     return run(function, *arguments)

@@ -11,13 +11,12 @@ import pyarrow as pa
 import torch
 
 from crmuons import config
-from crmuons.allocator import keep_freed_memory
-from crmuons.cpus import Cpus, num_threads
 from crmuons.data import loader, reader, sampler, shards
 from crmuons.data.events import EventArrays
 from crmuons.data.quarantine import ReadCounts
 from crmuons.data.selection import training_selection
 from crmuons.data.staged_reading import read_in_parts
+from crmuons.machine import Cpus, keep_freed_memory, num_threads
 from crmuons.runs import checkpoint, remote
 from crmuons.runs.directory import Run
 from crmuons.runs.parent import Parent

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from crmuons import config, provenance
-from crmuons.allocator import keep_freed_memory
 from crmuons.benchmark.amplification import report
 from crmuons.benchmark.amplification.measure import FIXED, Bench
 from crmuons.benchmark.amplification.results import MODEL, Results
@@ -32,6 +31,7 @@ from crmuons.evaluation.reference import (
     size_warnings,
 )
 from crmuons.evaluation.tasks import in_process
+from crmuons.machine import keep_freed_memory
 from crmuons.simulation.simulate import SimulationSettings, simulate
 from crmuons.storage import ownership, records
 from crmuons.storage.atomic import write_json

@@ -11,7 +11,6 @@ from crmuons import config
 from crmuons.benchmark import events
 from crmuons.benchmark.gpu.machine import Figures, Machine
 from crmuons.benchmark.gpu.parity import WITHOUT_PENALTY, attempt
-from crmuons.cpus import available_cpus
 from crmuons.data import arrow, loader, manifest, reader, sampler, shards
 from crmuons.data.batcher import Batcher
 from crmuons.data.events import EventArrays
@@ -19,6 +18,7 @@ from crmuons.data.prepare import build
 from crmuons.data.prepare.shuffle import PrepareSettings
 from crmuons.data.quarantine import ReadCounts
 from crmuons.data.selection import training_selection
+from crmuons.machine import available_cpus
 from crmuons.models.features import fit_to_file
 from crmuons.training.trainer import Trainer
 

@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
-from crmuons import allocator
 from crmuons.config.options import Seed, Share, Word, check
 from crmuons.data import arrow, features, manifest, reader, shards
 from crmuons.data.events import EventArrays, concat, shuffle_muons, take
@@ -26,6 +25,7 @@ from crmuons.data.manifest import HashRange, PreparedShard
 from crmuons.data.quarantine import ReadCounts
 from crmuons.data.sampler import FileSlice
 from crmuons.data.selection import Selection, Split, split_coordinates
+from crmuons.machine import keep_freed_memory
 from crmuons.storage.atomic import atomic_file, write_text
 from crmuons.storage.records import damage_named
 
@@ -149,7 +149,7 @@ def scatter_group(plan: ShufflePlan, task: tuple[int, Sequence[FileSlice]]) -> R
     # The file has its name only since it is whole, so it is not read again to make sure.
     if path.is_file():
         return ReadCounts(*json.loads(_open(path).schema.metadata[READ_COUNTS_KEY]))
-    allocator.keep_freed_memory()
+    keep_freed_memory()
     selection = replace(plan.settings.selection("all"), quarantine=str(plan.out / QUARANTINE))
     # All splits in one pass over the raw files; the shard that is drawn says which one.
     parts = list(reader.read_ordered(reader.read_slice, slices, selection))
@@ -169,7 +169,7 @@ def gather_shard(plan: ShufflePlan, spec: ShardSpec) -> PreparedShard:
     if path.is_file() and receipt.is_file():
         with damage_named(receipt, "remove it, and run the same command again"):
             return PreparedShard(**json.loads(receipt.read_bytes()) | {"places": spec.hash_range})
-    allocator.keep_freed_memory()
+    keep_freed_memory()
     # In the order of the groups, whichever task was done first: the same input gives the same bytes.
     events = concat([_events_of(spec, plan.group_file(group)) for group in range(plan.num_groups)])
     # 1 is the phase: a group and a shard of the same number draw independently.

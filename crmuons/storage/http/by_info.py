@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crmuons.storage.atomic import atomic_file
 from crmuons.storage.bounds import check_number
@@ -19,16 +19,15 @@ class ByInfo:
     With fsspec's own `_isfile` and `_isdir`, any error of `_info` means no: a server that is down would have no files.
     """
 
-    async def _info(self, path: str, **_: Any) -> dict[str, Any]:
-        raise NotImplementedError
+    if TYPE_CHECKING:  # Of the file system that inherits this.
 
-    async def _ls(self, path: str, detail: bool = True, *, most: int | None = None, **_: Any) -> list[Any]:
-        raise NotImplementedError
+        async def _info(self, path: str, **_: Any) -> dict[str, Any]: ...
 
-    async def _cat_file(
-        self, path: str, start: int | None = None, end: int | None = None, *, size: int | None = None, **_: Any
-    ) -> bytes:
-        raise NotImplementedError
+        async def _ls(self, path: str, detail: bool = True, *, most: int | None = None, **_: Any) -> list[Any]: ...
+
+        async def _cat_file(
+            self, path: str, start: int | None = None, end: int | None = None, *, size: int | None = None, **_: Any
+        ) -> bytes: ...
 
     async def _get_file(self, rpath: str, lpath: str | Path, **_: Any) -> None:
         """Copy a file to a local path, where it appears once it is complete. For a folder, make a local folder."""

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[3] / "crmuons"
 
 # From the top to the bottom: a package, or a module beside the packages, imports only what stands below it.
 LAYERS = ["cli", "commands", "unforeseen", "benchmark", "ray_backend", "training", "evaluation", "tracking", "generation", "runs", "models",
-          "simulation", "data", "storage", "config", "provenance", "progress", "allocator", "cpus", "interrupts"]  # fmt: skip
+          "simulation", "data", "storage", "config", "provenance", "progress", "machine", "interrupts"]  # fmt: skip
 TOP = ["__init__", "__main__", "spectrum"]  # Neither a layer: the package itself, and a name that users import.
 
 

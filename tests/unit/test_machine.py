@@ -9,8 +9,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from crmuons import config, cpus
-from crmuons.cpus import Cpus, available_cpus, cgroup_quota, num_threads
+from crmuons import config
+from crmuons import machine as limits
+from crmuons.machine import Cpus, available_cpus, cgroup_quota, num_threads
 from crmuons.training.worker import set_up_torch
 
 FREE = ("_CONDOR_SLOT", "RAY_RAYLET_PID", "RAY_JOB_CONFIG_JSON_ENV_VAR")
@@ -19,11 +20,11 @@ FREE = ("_CONDOR_SLOT", "RAY_RAYLET_PID", "RAY_JOB_CONFIG_JSON_ENV_VAR")
 @pytest.fixture
 def machine(monkeypatch):
     """A node of 64 CPUs that this process may use whole."""
-    for name in (*cpus.GIVEN, cpus.THREADS, *FREE):
+    for name in (*limits.GIVEN, limits.THREADS, *FREE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
-    monkeypatch.setattr(cpus, "cgroup_quota", lambda: None)
+    monkeypatch.setattr(limits, "cgroup_quota", lambda: None)
     return monkeypatch
 
 
@@ -38,11 +39,11 @@ def test_each_limit_holds(machine):
     assert available_cpus() == Cpus(32, "SLURM_CPUS_ON_NODE=32")
     machine.setenv("SLURM_CPUS_PER_TASK", "16")
     assert available_cpus() == Cpus(16, "SLURM_CPUS_PER_TASK=16")
-    machine.setattr(cpus, "cgroup_quota", lambda: 8.5)
+    machine.setattr(limits, "cgroup_quota", lambda: 8.5)
     assert available_cpus() == Cpus(8, "the control group's quota of 8.5 CPUs")
     machine.setattr(os, "sched_getaffinity", lambda _: {3})
     assert available_cpus() == Cpus(1, "the CPU affinity of this process")
-    machine.setattr(cpus, "cgroup_quota", lambda: 0.2)
+    machine.setattr(limits, "cgroup_quota", lambda: 0.2)
     assert available_cpus().number == 1
 
 
@@ -68,7 +69,7 @@ def test_only_a_number_limits(machine, value, number):
 
 def test_what_ray_sets_in_its_workers_is_not_the_users(machine, tmp_path):
     """/proc holds the environment that a process was started with: Ray sets the variable afterwards."""
-    machine.setattr(cpus, "PROC", tmp_path)
+    machine.setattr(limits, "PROC", tmp_path)
     for name in ("self", "77"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "environ").write_bytes(b"PATH=/bin\0HOME=/root\0")
@@ -109,7 +110,7 @@ def test_quotas_of_both_versions_and_of_the_folders_above_are_read(tmp_path):
 
 
 def test_no_other_module_counts_the_cpus_of_the_machine():
-    code = Path(cpus.__file__).parent
+    code = Path(limits.__file__).parent
     counting = [
         path.relative_to(code).as_posix() for path in code.rglob("*.py") if "cpu_count()" in path.read_text("utf-8")
     ]
@@ -118,7 +119,7 @@ def test_no_other_module_counts_the_cpus_of_the_machine():
         "benchmark/amplification/run.py",
         "benchmark/command.py",
         "benchmark/gpu/machine.py",
-        "cpus.py",
+        "machine.py",
     ]
 
 
@@ -141,7 +142,7 @@ def test_torch_and_arrow_take_the_same_number(machine):
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs to allow one of them")
 def test_a_process_of_one_cpu_has_one_thread():
     one = min(os.sched_getaffinity(0))
-    script = "from crmuons.data import arrow; import pyarrow, crmuons.cpus as c; print(c.available_cpus().number, pyarrow.cpu_count())"
+    script = "from crmuons.data import arrow; import pyarrow, crmuons.machine as c; print(c.available_cpus().number, pyarrow.cpu_count())"
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     ran = subprocess.run(
         ["taskset", "-c", str(one), sys.executable, "-c", script], env=environment, cwd=Path(__file__).parents[2],
