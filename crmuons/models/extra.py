@@ -1,12 +1,26 @@
 """Further features of a muon, as columns of the networks and as levels to draw: a part of bundles.py, see exported.py.
 
 Training, generation and exports call it. Python 3.8, torch and numpy alone.
+
+Angles and delays fall by four decades from 10 GeV to 100 TeV, and the surface energy is never below the energy: columns of
+these numbers as they are would have to hold such limits by the networks' precision alone. Scaled columns depend little on
+the energy. With e the geometric mean of the energies at the depth and at the surface (the energy at the depth, where that at
+the surface is no feature):
+
+- a direction becomes a transverse momentum, e dir;
+- a delay becomes e sqrt(t), which is the transverse momentum times the root of a path (minus that of -t, if t < 0);
+- the surface energy becomes the loss, log10((E_surface - E) / (E + 700 GeV)): exp(b X) - 1 if no loss fluctuated.
 """
 
 import torch
 from torch import Tensor
 
 DIRECTION = ("dir_x", "dir_y")
+SURFACE = "energy_surface_gev"
+DELAY = "t_ns"
+SCALED = (DELAY, *DIRECTION)
+CRITICAL_GEV = 700.0  # Ionisation and radiation take equal shares there: a / b of dE/dX = a + b E in ice.
+LEAST_LOSS_GEV = 1e-3  # Where no loss is recorded, at the surface.
 
 
 class ExtraFeatures:
@@ -14,19 +28,22 @@ class ExtraFeatures:
 
     Args:
         declared: name and kind of each.
+        scaled: whether columns are scaled by the energy, see above; models of before are not.
 
     Attributes:
         names: the names.
         smooth, discrete: numbers of those that are columns, and of those that are drawn from a probability.
     """
 
-    def __init__(self, declared: "list[tuple[str, str]]") -> None:
+    def __init__(self, declared: "list[tuple[str, str]]", scaled: bool = False) -> None:
+        self.scaled = scaled
         self.names, self.kinds = [name for name, _ in declared], [kind for _, kind in declared]
         self.smooth = [at for at, kind in enumerate(self.kinds) if kind != "discrete"]
         self.discrete = [at for at, kind in enumerate(self.kinds) if kind == "discrete"]
         both = all(name in self.names for name in DIRECTION)
         # The columns of a direction, whose parts along and across the radius are learned.
         self.direction = [self.smooth.index(self.names.index(name)) for name in DIRECTION] if both else []
+        self.surface = self.smooth.index(self.names.index(SURFACE)) if SURFACE in self.names else None
 
     def to_columns(self, muons: Tensor) -> "list[Tensor]":
         """Return the columns of muons in physical units [muons, numbers]."""
@@ -34,11 +51,29 @@ class ExtraFeatures:
         if self.direction:
             radius = torch.hypot(muons[:, 1], muons[:, 2]).clamp(min=1e-30)
             self._turn(columns, muons[:, 1] / radius, -muons[:, 2] / radius)
+        if self.scaled:
+            energy = muons[:, 0]
+            if self.surface is not None:
+                surface = muons[:, 3 + self.names.index(SURFACE)]
+                lost = (surface - energy).clamp(min=LEAST_LOSS_GEV)
+                columns[self.surface] = torch.log10(lost / (energy + CRITICAL_GEV))
+                energy = (energy * surface).sqrt()
+            for number, name in self._scaled():
+                column = columns[number]
+                columns[number] = energy * (column.sign() * column.abs().sqrt() if name == DELAY else column)
         return columns
 
-    def from_columns(self, columns: "list[Tensor]", azimuth_rad: Tensor) -> "list[Tensor]":
-        """Invert `to_columns`, for muons at some azimuths."""
+    def from_columns(self, columns: "list[Tensor]", energy_gev: Tensor, azimuth_rad: Tensor) -> "list[Tensor]":
+        """Invert `to_columns`, for muons of these energies at some azimuths."""
         columns = [_power_if(self.kinds[at], column) for at, column in zip(self.smooth, columns)]  # noqa: B905
+        if self.scaled:
+            energy = energy_gev
+            if self.surface is not None:
+                surface = energy_gev + columns[self.surface] * (energy_gev + CRITICAL_GEV)
+                columns[self.surface], energy = surface, (energy_gev * surface).sqrt()
+            for number, name in self._scaled():
+                column = columns[number] / energy
+                columns[number] = column * column.abs() if name == DELAY else column
         if self.direction:
             self._turn(columns, torch.cos(azimuth_rad), torch.sin(azimuth_rad))
             along, across = (columns[at] for at in self.direction)
@@ -47,6 +82,10 @@ class ExtraFeatures:
             for at in self.direction:
                 columns[at] = columns[at] / length
         return columns
+
+    def _scaled(self) -> "list[tuple[int, str]]":
+        """Return the number and the name of each column that the energy multiplies."""
+        return [(number, self.names[at]) for number, at in enumerate(self.smooth) if self.names[at] in SCALED]
 
     def _turn(self, columns: "list[Tensor]", cos: Tensor, sin: Tensor) -> None:
         first, second = self.direction

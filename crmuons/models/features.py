@@ -8,7 +8,7 @@ muons become (log energy, log radius), and quantiles map each of the two to a no
 uniform in the data, because the field's converters draw it; generation draws it too, and the networks do not learn it.
 
 Further features (data/features.py) become more columns of the same kind: a quantile map of log10 of a positive one, and of
-the value of any other. A direction (dir_x, dir_y) is turned by the muon's azimuth first: its part along the radius grows with
+the value of any other; models/extra.py scales some of them by the energy. A direction (dir_x, dir_y) is turned by the muon's azimuth first: its part along the radius grows with
 the radius, and neither part depends on the azimuth. Discrete features are no columns: `models.discrete` has their
 probabilities. `declaration` says which features there are, so that weights alone make a model again.
 """
@@ -56,6 +56,7 @@ class Features(nn.Module):
     Args:
         cartesian: use network space with three standardised features, as the predecessor's networks do.
         extra: features of a muon beyond energy_gev, x_m, y_m.
+        scaled: whether their columns are scaled by the energy (models/extra.py); those of models of before are not.
 
     Raises:
         ValueError: if there are further features for the predecessor's networks.
@@ -81,13 +82,13 @@ class Features(nn.Module):
     muon_std: Tensor
     extra_knots: Tensor
 
-    def __init__(self, *, cartesian: bool = False, extra: Sequence[MuonFeature] = ()) -> None:
+    def __init__(self, *, cartesian: bool = False, extra: Sequence[MuonFeature] = (), scaled: bool = True) -> None:
         super().__init__()
         if cartesian and extra:
             msg = "model.kind=predecessor knows energy_gev, x_m, y_m alone; leave data.features out, or use model.kind=set"
             raise ValueError(msg)
         self.cartesian, self.extra = cartesian, tuple(extra)
-        self.layout = ExtraFeatures([(feature.name, feature.kind) for feature in self.extra])
+        self.layout = ExtraFeatures([(feature.name, feature.kind) for feature in self.extra], scaled)
         self.num_muon_features = 3 if cartesian else 2 + len(self.layout.smooth)
         for name, shape in (("primary_mean", (4,)), ("primary_std", (4,)), ("primary_range", (2, 4))):
             self.register_buffer(name, torch.ones(shape))
@@ -100,6 +101,8 @@ class Features(nn.Module):
         self.register_buffer("scores", _normal_scores(MIN_MUONS))
         if self.extra:
             self.register_buffer("declaration", _packed(self.extra))
+            if scaled:
+                self.register_buffer("extra_scaled", torch.ones(()))
             rows = len(self.layout.smooth)
             knots = torch.arange(rows * NUM_QUANTILES, dtype=torch.float32).reshape(rows, -1)
             self.register_buffer("extra_knots", knots)
@@ -109,7 +112,8 @@ class Features(nn.Module):
     @classmethod
     def of_state(cls, state: Mapping[str, Tensor], *, cartesian: bool) -> "Features":
         """Return features that `load_state_dict` can give this state: of the same declaration and levels."""
-        features = cls(cartesian=cartesian, extra=_unpacked(state["declaration"]) if "declaration" in state else ())
+        extra = _unpacked(state["declaration"]) if "declaration" in state else ()
+        features = cls(cartesian=cartesian, extra=extra, scaled="extra_scaled" in state)
         for name, values in state.items():
             if name.startswith("levels_"):
                 features.register_buffer(name, torch.zeros_like(values))
@@ -222,7 +226,8 @@ class Features(nn.Module):
         if not self.extra:
             return muons
         further = zip(features.unbind(1)[2:], self.extra_knots, strict=True)
-        columns = self.layout.from_columns([_interpolate(x, self.scores, knots) for x, knots in further], azimuth_rad)
+        mapped = [_interpolate(x, self.scores, knots) for x, knots in further]
+        columns = self.layout.from_columns(mapped, muons[:, 0], azimuth_rad)
         return torch.cat([muons, *(column[:, None] for column in columns)], dim=1)
 
 

@@ -59,7 +59,7 @@ class StandaloneModel:
         gaps = weights["features.scores"].diff()
         declaration = weights.get("features.declaration")
         rows = [] if declaration is None else json.loads(bytes(declaration.tolist()))[3:]
-        self.extra = ExtraFeatures([(row["name"], row["kind"]) for row in rows])
+        self.extra = ExtraFeatures([(row["name"], row["kind"]) for row in rows], "features.extra_scaled" in weights)
         self.levels = [weights[f"features.levels_{number}"] for number in range(len(self.extra.discrete))]
         self.even = bool(gaps.max() - gaps.min() < 1e-3 * gaps.mean())
         of_muon = 16 if self.predecessor else weights["generator.embed.weight"].shape[1]
@@ -223,7 +223,7 @@ class StandaloneModel:
             piecewise_linear(features[2 + i], self._interval(features[2 + i], scores), scores, knots[i])
             for i in range(len(self.extra.smooth))
         ]
-        smooth = iter(self.extra.from_columns(mapped, noise[2]))
+        smooth = iter(self.extra.from_columns(mapped, muons[:, 0], noise[2]))
         drawn = iter(self._draw_levels(features, condition, event, noise[3]) if self.levels else ())
         discrete = set(self.extra.discrete)
         columns = [next(drawn) if at in discrete else next(smooth) for at in range(len(self.extra.names))]

@@ -1,7 +1,7 @@
 """The further features of a muon as an evaluation compares them.
 
-They are compared as the critic sees them: the direction is turned into the muon's own frame, along the radius and across
-it, and a positive feature is log10. The formula is that of the networks, `crmuons.models.standalone.ExtraFeatures`.
+The direction is turned into the muon's own frame, along the radius and across it, and a positive feature is log10. The
+formula is that of the networks, `crmuons.models.extra.ExtraFeatures`, without its scaling by the energy.
 """
 
 from collections.abc import Sequence

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from crmuons import config
-from crmuons.data import arrow, features
+from crmuons.data import arrow, features, manifest
 from crmuons.data.events import EventArrays
+from crmuons.data.sample import sample_events
+from crmuons.data.selection import Selection
 from crmuons.generation import export
 from crmuons.generation.generator import BundleGenerator
 from crmuons.models import saved_model
@@ -17,6 +19,7 @@ from crmuons.models.discrete import DiscreteFeatures
 from crmuons.models.extra import ExtraFeatures, draw_level
 from crmuons.models.features import Features
 from crmuons.models.standalone import StandaloneModel
+from crmuons.simulation.simulate import SimulationSettings, simulate
 from crmuons.training.driver import LocalLauncher, run_training
 
 WORDS = ["t_ns", "dir_x", "dir_y", "charge", "energy_surface_gev", "twist_rad:angle:rad"]
@@ -70,6 +73,54 @@ def test_columns_come_back_and_a_direction_is_turned_with_its_muon(events):
     along = (turned[:, 1] * turned[:, 4] + turned[:, 2] * turned[:, 5]) / torch.hypot(turned[:, 1], turned[:, 2])
     before = (muons[:, 1] * muons[:, 4] + muons[:, 2] * muons[:, 5]) / torch.hypot(muons[:, 1], muons[:, 2])
     np.testing.assert_allclose(along, before, rtol=1e-3, atol=2e-5)
+
+
+def test_a_surface_energy_is_never_below_the_energy_and_a_direction_never_longer_than_one(events):
+    layout = model_of(events)[0].features.layout
+    energy = torch.logspace(1, 6, 500)
+    columns = [torch.linspace(-9, 9, 500).roll(100 * number) for number in range(len(layout.smooth))]
+    for number in layout.direction:
+        columns[number] = columns[number] * 1e9
+    made = dict(
+        zip([layout.names[at] for at in layout.smooth], layout.from_columns(columns, energy, energy), strict=True)
+    )
+    assert (made["energy_surface_gev"] >= energy).all()
+    # No muon has a transverse momentum above its momentum; what the clamp leaves is a direction of length 1.
+    assert torch.hypot(made["dir_x"], made["dir_y"]).max() == pytest.approx(1, abs=1e-6)
+
+
+def test_scaled_columns_of_simulated_muons_depend_little_on_their_energy(tmp_path):
+    names = ("t_ns", "dir_x", "dir_y", "energy_surface_gev")
+    extra = features.parse(names)
+    simulate(SimulationSettings(features=names), num_events=600, out=tmp_path / "data", seed=1)
+    files = manifest.event_files([str(tmp_path / "data")])
+    (events,), _ = sample_events(files, [(Selection(features=extra), 600)], max_quarantined_share=0)
+    muons = torch.from_numpy(events.muons)
+
+    def ranks_follow_energy(column):
+        ranks = torch.stack([column.argsort().argsort(), muons[:, 0].argsort().argsort()]).double()
+        return float(torch.corrcoef(ranks)[0, 1].abs())
+
+    for scaled, most in ((True, 0.35), (False, 1.0)):
+        delay, along, across, surface = ExtraFeatures([(f.name, f.kind) for f in extra], scaled).to_columns(muons)
+        found = [ranks_follow_energy(column) for column in (delay, along.abs(), across.abs(), surface)]
+        assert max(found) < most, found
+        assert scaled or min(found) > 0.4, found
+
+
+def test_features_of_before_the_scaling_stay_what_they_were(events):
+    before = Features(extra=EXTRA, scaled=False).fit(events)
+    state = before.state_dict()
+    assert "extra_scaled" not in state
+    network = model_of(events)[0].state_dict()
+    assert StandaloneModel(network).extra.scaled
+    del network["features.extra_scaled"]
+    assert not StandaloneModel(network).extra.scaled
+    loaded = Features.of_state(state, cartesian=False)
+    loaded.load_state_dict(state)
+    muons = torch.from_numpy(events.muons)
+    torch.testing.assert_close(loaded.layout.to_columns(muons)[0], muons[:, 3], rtol=0, atol=0)
+    torch.testing.assert_close(loaded.muons(muons), before.muons(muons), rtol=0, atol=0)
 
 
 def test_without_further_features_nothing_is_stored_or_drawn(toy_events):
