@@ -188,8 +188,8 @@ def test_a_preset_may_begin_with_a_byte_order_mark_and_other_encodings_are_named
 @pytest.mark.parametrize(
     ("wrong", "meant"),
     [
-        ("train.lr", "train.optimizer.lr"), ("train.batch_size", "train.events_per_worker"), ("epochs", "train.steps"),
-        ("train.epochs", "train.steps"), ("gpus", "scaling.num_workers"), ("num_workers", "scaling.num_workers"),
+        ("train.lr", "train.optimizer.lr"), ("train.batch_size", "train.events_per_worker"), ("epochs", "train.epochs"),
+        ("train.num_epochs", "train.epochs"), ("gpus", "scaling.num_workers"), ("num_workers", "scaling.num_workers"),
         ("learning_rate", "train.optimizer.lr"), ("optimizer.learning-rate", "train.optimizer.lr"),
         ("lambda_gp", "train.penalty.lambda_gp"), ("n_critic", "train.n_critic"), ("critic_steps", "train.n_critic"),
         ("train.lerning_rate", "train.optimizer.lr"), ("seed", "run.seed"), ("output_dir", "run.storage_path"),
