@@ -126,9 +126,9 @@ def scores(run: Run, train: config.Train) -> Iterator[Score]:
     """Yield a run's validations from its metrics file. A last line without a newline is still being written: skip it."""
     if not run.metrics.is_file():
         return
-    seconds = 0.0
+    seconds = epochs = 0.0
     for metrics in records.read_lines(run.metrics, keys=("step",), remedy=METRICS_REMEDY):
-        seconds = metrics.get("progress/seconds", seconds)
+        seconds, epochs = metrics.get("progress/seconds", seconds), metrics.get("progress/epochs", epochs)
         if "validation/score" in metrics:
             step = int(metrics["step"])
-            yield Score(step, train.share_done(step, seconds), seconds, metrics["validation/score"])
+            yield Score(step, train.share_done(step, seconds, epochs), seconds, metrics["validation/score"])

@@ -63,7 +63,8 @@ OTHER_NAMES = {
     "train.penalty.lambda_gp": "gp lambda lambda_ lambdagp gp_weight gp_lambda lambda_term penalty_weight gradient_penalty "
     "gradient_penalty_weight lambda_gradient_penalty",
     "train.profile_steps": "profile profiler",
-    "train.steps": "epoch epochs num_epochs n_epochs nepochs max_epochs iterations num_iterations n_iterations n_iter niter iters "
+    "train.epochs": "epoch num_epochs n_epochs nepochs max_epochs passes",
+    "train.steps": "iterations num_iterations n_iterations n_iter niter iters "
     "max_iter max_iters max_steps num_steps n_steps nsteps total_steps train_steps training_steps",
     "train.validate_every": "eval_every val_every eval_interval eval_steps val_interval validation_every validation_interval "
     "val_check_interval test_every",

@@ -53,8 +53,9 @@ def load(preset: Path | str | None, words: Sequence[str] = ()) -> Config:
             raise ValueError(msg)
         given[name.strip()] = value = _value(name, text)
         _set_or_unset(tree, name.strip(), value)
-    if given.get("train.steps", NONE) != NONE and "train.max_seconds" not in given:
-        _unset(tree, "train.max_seconds")
+    if given.get("train.steps", NONE) != NONE:
+        for other in {"train.max_seconds", "train.epochs"} - set(given):
+            _unset(tree, other)
     model = tree.get("model")
     if isinstance(model, dict) and model.get("kind") == OLD_KIND:
         msg = f"model.kind = '{OLD_KIND}' is '{NEW_KIND}' now, the predecessor's networks; the default is 'set'"

@@ -197,12 +197,14 @@ class Tracking(Section):
         return value
 
 
+PRESET_EPOCHS = 1000.0  # Of config/presets/default.toml.
 # Settings that version 0.1 did not have. While they have these defaults, digests leave them out: runs and sweeps that
 # were begun before keep their names.
 LATER: dict[str, Any] = {
     "data.features": [],
     "data.skip_missing": False,
     "train.cuda_graph": False,
+    "train.epochs": None,
     "train.init_from": None,
     "train.refit_features": False,
 }
@@ -228,7 +230,9 @@ class Config(Section):
             "data": {"staging", "skip_missing", "read_tasks", "pin_memory"},
             # Without the adaptive critic, its other settings change nothing.
             "train": {"profile_steps", "cuda_graph", "detect_anomaly"}
-            | (set() if self.train.adapt.enabled else {"adapt"}),
+            | (set() if self.train.adapt.enabled else {"adapt"})
+            # The default preset came without: its runs keep their names.
+            | ({"epochs"} if self.train.epochs == PRESET_EPOCHS else set()),
             "run": {"name", "resume", "storage_path", "upload_seconds"},
         }
         kept = self.model_dump(mode="json", exclude=bookkeeping)

@@ -59,6 +59,9 @@ class Train(Section):
     """The run ends after this many generator steps."""
     max_seconds: float | None = Field(default=None, gt=0, le=1e9)
     """The run ends after this many seconds of training."""
+    epochs: float | None = Field(default=None, gt=0, le=1e9)
+    """The run ends after this many passes over its training events, by critic and generator together. It keeps models of
+    few showers from learning them by heart (docs/amplification.md); it is unset where a command gives train.steps."""
     events_per_worker: int = Field(default=2048, ge=1, le=2**24)
     """Events in one worker's batch. An optimizer step uses this times the workers times grad_accumulation."""
     grad_accumulation: int = Field(default=1, ge=1, le=10_000)
@@ -123,8 +126,8 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _ends(self) -> Self:
-        if self.steps is None and self.max_seconds is None:
-            msg = "neither train.steps nor train.max_seconds is set: the run would never end"
+        if self.steps is None and self.max_seconds is None and self.epochs is None:
+            msg = "neither train.steps nor train.max_seconds is set, nor train.epochs: the run would never end"
             raise ValueError(msg)
         if self.detect_anomaly and self.cuda_graph:
             msg = "train.detect_anomaly reads each gradient, which a CUDA graph does not allow; set train.cuda_graph=false"
@@ -133,12 +136,13 @@ class Train(Section):
             self.adapt.check_start(self.n_critic, None if self.penalty.kind == "none" else self.penalty.lambda_gp)
         return self
 
-    def share_done(self, step: int, seconds: float) -> float:
-        """Return the share of a run that is done, by its steps or by its training time, whichever is larger.
+    def share_done(self, step: int, seconds: float, epochs: float = 0.0) -> float:
+        """Return the share of a run that is done, by its steps, training time or epochs, whichever is largest.
 
         Args:
             step: generator steps done.
             seconds: training time so far.
+            epochs: passes over the training events so far.
         """
-        by_steps = 0.0 if self.steps is None else step / self.steps
-        return max(by_steps, 0.0 if self.max_seconds is None else seconds / self.max_seconds)
+        limits = (step, self.steps), (seconds, self.max_seconds), (epochs, self.epochs)
+        return max((done / limit for done, limit in limits if limit is not None), default=0.0)

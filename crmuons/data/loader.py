@@ -64,6 +64,7 @@ class Loader(Generic[Batch]):
     Attributes:
         position: where the reading stands after the batch that `next` returned last.
         read_counts: counts of the rows read up to there.
+        epochs: passes over the data up to there, as the segment of `position` counts them.
         digests: of the remote files opened so far.
         num_events, num_muons: returned so far by this object.
         seconds_waited: time that `next` spent waiting for a batch.
@@ -87,8 +88,10 @@ class Loader(Generic[Batch]):
         self.num_events = self.num_muons = 0
         self.seconds_waited = 0.0
         self._limit = QuarantineLimit(data.max_quarantined_share, sum(part.size for part in plan.slices))
+        self._epochs: dict[int, float] = {}  # At the beginning of each segment that is being read.
         self._sizes: deque[int] = deque()  # Bytes of each segment being read; 0 if its rows were counted before.
         self._quarantine = selection.quarantine
+        self._segments_per_epoch = len(plan.segments(0))
         self.digests = Digests() if selection.digests is None else selection.digests
         batches = self._batches(read(self._segments(position), selection), events_per_batch, data.max_muons_per_batch)
         # Position and counts travel with their batch: the thread is several batches ahead of what was trained on.
@@ -141,6 +144,12 @@ class Loader(Generic[Batch]):
             )
             raise ValueError(msg)
 
+    @property
+    def epochs(self) -> float:
+        for index in [index for index in list(self._epochs) if index < self.position[0]]:
+            del self._epochs[index]
+        return self._epochs.get(self.position[0], 0.0)
+
     @cached_property
     def without_digest(self) -> list[str]:
         """URLs of the files whose digests only their first opening gives, in an order that all ranks share."""
@@ -154,6 +163,7 @@ class Loader(Generic[Batch]):
             # Skipped without reading: the plan alone says which segments these are.
             if i < index:
                 continue
+            self._epochs[i] = segment.epoch + segment.number / self._segments_per_epoch
             start = segment.start + (taken if i == index else 0)
             # A segment that is continued was counted before the checkpoint.
             self._sizes.append(0 if start else sum(part.size for part in segment.slices))

@@ -41,7 +41,7 @@ START = "start"  # Label of the artifact that holds the start of a run stored at
 # Settings that may change when a run continues. A change of any other setting is refused.
 MUTABLE_SETTINGS = re.compile(
     r"run\.(resume|max_failures|checkpoint_every|keep_checkpoints|storage_path|upload_seconds|name)"
-    r"|scaling\..*|tracking\..*|train\.(steps|max_seconds|log_every|validate_every|profile_steps|detect_anomaly)"
+    r"|scaling\..*|tracking\..*|train\.(steps|max_seconds|epochs|log_every|validate_every|profile_steps|detect_anomaly)"
     r"|data\.(prefetch_batches|read_tasks|pin_memory|max_quarantined_share|skip_missing|staging\..*)"
 )
 

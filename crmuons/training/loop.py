@@ -43,6 +43,7 @@ class Progress:
     """State of a run that neither the trainer nor the data loader holds."""
 
     seconds: float = 0.0  # Training time, summed over all attempts.
+    epochs: float = 0.0  # Passes over the training events, as rank 0 read them.
     best_score: float = math.inf
     best_step: int = 0
 
@@ -195,8 +196,8 @@ class TrainingLoop:
         )
 
     def _share_done(self) -> float:
-        """Return the share of the run that is done. All ranks agree: `seconds` is rank 0's at the last log step."""
-        return self.settings.share_done(self.trainer.num_steps, self.progress.seconds)
+        """Return the share of the run that is done. All ranks agree: time and epochs are rank 0's at the last log step."""
+        return self.settings.share_done(self.trainer.num_steps, self.progress.seconds, self.progress.epochs)
 
     def _log(self, terms: LossTerms) -> tuple[Metrics, bool]:
         """Return the metrics of the step, and whether rank 0 asks to stop. Add rank 0's time to the training time."""
@@ -211,7 +212,9 @@ class TrainingLoop:
         # Since the last log step, and not since the start: the speed of now.
         events, muons, waited, seconds = (new - old for new, old in zip(self._last_log, previous, strict=True))
         stop = distributed.rank() == 0 and self.services.should_stop()
-        seconds, stopping = distributed.from_rank_zero([seconds, float(stop)], self.trainer.device)
+        seconds, stopping, self.progress.epochs = distributed.from_rank_zero(
+            [seconds, float(stop), self.stream.epochs], self.trainer.device
+        )
         self.progress.seconds += seconds
         local = torch.tensor([events, muons, waited, *astuple(self.stream.read_counts)], dtype=torch.float64)
         events, muons, waited, *counts = (
@@ -230,6 +233,7 @@ class TrainingLoop:
             "train/learning_rate": self.trainer.networks["generator"].current_lr,
             "progress/share_done": self._share_done(),
             "progress/seconds": self.progress.seconds,
+            "progress/epochs": self.progress.epochs,
         }
         return metrics | _memory(self.trainer.device), bool(stopping)
 

@@ -50,10 +50,9 @@ def _watch(
 ) -> None:
     newest, seen, losses = start
     said = {""}  # Sentences shown: the metrics are read again from the start if the run went back to a checkpoint.
-    timed = settings.train.steps is None
-    begin = int(newest.get("progress/seconds" if timed else "step", 0))
-    total = math.ceil(settings.train.max_seconds or 0) if timed else settings.train.steps
-    with progress(total, unit="s" if timed else "steps", what="train", initial=begin) as bar:
+    total, counted, unit = _end(settings.train)
+    begin = int(newest.get(counted, 0))
+    with progress(total, unit=unit, what="train", initial=begin) as bar:
         while not ended.wait(0.5):
             for shown in watched:
                 shown.update()
@@ -67,7 +66,16 @@ def _watch(
                     logger.warning(sentence)
                     said.add(sentence)
             bar.set_postfix_str(_postfix(newest), refresh=False)
-            bar.update(int(newest.get("progress/seconds" if timed else "step", begin)) - bar.n)
+            bar.update(int(newest.get(counted, begin)) - bar.n)
+
+
+def _end(train: config.Train) -> tuple[int, str, str]:
+    """Return what a run is long in: the limit, the metric that comes to it, and its unit."""
+    if train.steps is not None:
+        return train.steps, "step", "steps"
+    if train.max_seconds is not None:
+        return math.ceil(train.max_seconds), "progress/seconds", "s"
+    return math.ceil(train.epochs or 0), "progress/epochs", "epochs"
 
 
 def _new_lines(path: Path, seen: int) -> tuple[int, list[str]]:
@@ -97,6 +105,7 @@ def _postfix(newest: Metrics) -> str:
     shown = {
         "speed/events_per_second": "events/s {:,.0f}",
         "train/wasserstein_estimate": "W {:.3f}",
+        "progress/epochs": "epoch {:.0f}",
         "validation/score": "W1/sigma {:.3f}",
     }
     return ", ".join(text.format(newest[name]) for name, text in shown.items() if name in newest)

@@ -105,5 +105,6 @@ def _with_digests_of_openings(run: Run, recorded: list[File]) -> list[File]:
 
 def _is_over(run: Run, settings: config.Config) -> bool:
     metrics = run.latest_metrics()
-    done = settings.train.share_done(int(metrics.get("step", 0)), metrics.get("progress/seconds", 0.0))
+    seconds, epochs = (metrics.get(f"progress/{name}", 0.0) for name in ("seconds", "epochs"))
+    done = settings.train.share_done(int(metrics.get("step", 0)), seconds, epochs)
     return run.done.is_file() and done >= 1

@@ -78,11 +78,13 @@ class RunSummary:
         yield f"ended    by {self._reason(metrics)}"
 
     def _reason(self, metrics: Metrics) -> str:
-        """Return what ended the run: the limit of its steps or of its time, or a request."""
+        """Return what ended the run: the limit of its steps, time or epochs, or a request."""
         step, steps, max_seconds = int(metrics.get("step", 0)), self.limits.steps, self.limits.max_seconds
         if self.outcome == "interrupted":
             return f"a request to stop (Ctrl-C or a signal) after {step} steps"
         if steps is not None and step >= steps:
             return f"train.steps = {steps}"
         of = "" if steps is None else f" of train.steps = {steps}"
+        if (epochs := self.limits.epochs) is not None and metrics.get("progress/epochs", 0.0) >= epochs:
+            return f"train.epochs = {epochs:g} after {step} steps{of}; train.epochs=none removes this limit"
         return f"train.max_seconds = {max_seconds:g} after {step} steps{of}; train.max_seconds=none removes this limit"

@@ -157,6 +157,17 @@ def test_a_run_is_as_far_as_the_nearer_of_its_two_ends():
     assert train.share_done(50, 1.0) == 0.5
     assert train.share_done(50, 9.0) == 0.9
     assert config.Train(max_seconds=10.0).share_done(1000, 5.0) == 0.5
+    assert config.Train(max_seconds=10.0, epochs=20.0).share_done(1000, 5.0, 16.0) == 0.8
+
+
+def test_the_presets_epochs_change_no_name_of_a_run_that_was_begun_before():
+    default = config.load("default", ["data.train=d"])
+    assert default.train.epochs == config.sections.PRESET_EPOCHS
+    names = {
+        config.load("default", ["data.train=d", f"train.epochs={word}"]).run.name for word in ("1000", "none", "50")
+    }
+    assert len(names) == 2
+    assert default.run.name in names
 
 
 def test_a_preset_may_begin_with_a_byte_order_mark_and_other_encodings_are_named(tmp_path):
@@ -177,8 +188,8 @@ def test_a_preset_may_begin_with_a_byte_order_mark_and_other_encodings_are_named
 @pytest.mark.parametrize(
     ("wrong", "meant"),
     [
-        ("train.lr", "train.optimizer.lr"), ("train.batch_size", "train.events_per_worker"), ("epochs", "train.steps"),
-        ("train.epochs", "train.steps"), ("gpus", "scaling.num_workers"), ("num_workers", "scaling.num_workers"),
+        ("train.lr", "train.optimizer.lr"), ("train.batch_size", "train.events_per_worker"), ("epochs", "train.epochs"),
+        ("train.num_epochs", "train.epochs"), ("gpus", "scaling.num_workers"), ("num_workers", "scaling.num_workers"),
         ("learning_rate", "train.optimizer.lr"), ("optimizer.learning-rate", "train.optimizer.lr"),
         ("lambda_gp", "train.penalty.lambda_gp"), ("n_critic", "train.n_critic"), ("critic_steps", "train.n_critic"),
         ("train.lerning_rate", "train.optimizer.lr"), ("seed", "run.seed"), ("output_dir", "run.storage_path"),
@@ -226,8 +237,10 @@ def test_the_first_word_of_a_command_may_be_a_preset(tmp_path, monkeypatch):
         settings_of(["train.steps"])
 
 
-def test_steps_in_words_replace_the_time_limit_of_the_preset():
-    assert config.load("default", ["train.steps=200000"]).train.max_seconds is None
+def test_steps_in_words_replace_the_limits_of_the_preset():
+    words = config.load("default", ["train.steps=200000"]).train
+    assert (words.max_seconds, words.epochs) == (None, None)
+    assert config.load("default", ["train.max_seconds=60"]).train.epochs == 1000
     both = config.load("default", ["train.steps=200000", "train.max_seconds=60"]).train
     assert (both.steps, both.max_seconds) == (200_000, 60)
     assert config.load("default", ["train.steps=none"]).train.max_seconds == 900

@@ -117,6 +117,19 @@ def epoch_sizes(reading, world):
     return sizes
 
 
+@pytest.mark.parametrize("world", [1, 3])
+def test_epochs_say_how_often_the_data_were_read_and_go_on_at_a_position(files, loaders, world):
+    loader = loaders(files, 0, world)
+    at = [(loader.position, loader.epochs) for _ in islice(loader, 60)]
+    assert [epochs for _, epochs in at] == sorted(epochs for _, epochs in at)
+    read = loader.num_events * world / 200
+    assert at[-1][1] == pytest.approx(read, abs=1 if world == 1 else 3)  # A rank may read more than its share.
+    position, epochs = at[40]
+    again = loaders(files, 0, world, position=position)
+    next(again)
+    assert epochs <= again.epochs <= at[42][1]
+
+
 def test_batches_have_the_size_asked_for_and_span_segments_and_epochs(files, loaders):
     loader = loaders(files, events=64)
     batches = [next(loader) for _ in range(10)]

@@ -15,6 +15,7 @@ from crmuons.runs import checkpoint
 from crmuons.runs.directory import Run
 from crmuons.tracking.interface import NullTracker
 from crmuons.training import objective, tensorboard, validation, worker
+from crmuons.training.summary import RunSummary
 from crmuons.training.trainer import NonFiniteError, Trainer
 
 STEPS = 6
@@ -165,6 +166,20 @@ def test_a_run_ends_by_its_time(prepared):
     settings, run = prepared("timed", steps=None, max_seconds=0.05)
     assert train(settings, run) == "finished"
     assert json.loads(run.metrics.read_text().splitlines()[-1])["progress/seconds"] >= 0.05
+
+
+def test_a_run_ends_by_its_epochs_and_continues_to_more(prepared):
+    settings, run = prepared("epochs", steps=None, epochs=3)
+    assert train(settings, run) == "finished"
+    last = json.loads(run.metrics.read_text().splitlines()[-1])
+    assert 3 <= last["progress/epochs"] < 4
+    rows = last["data/rows"]
+    assert "train.epochs = 3 after" in RunSummary(run, "finished", settings.train).describe()
+    more = config.changed(settings, {"train.epochs": 6})
+    assert train(more, run) == "finished"
+    last = json.loads(run.metrics.read_text().splitlines()[-1])
+    assert 6 <= last["progress/epochs"] < 7
+    assert last["data/rows"] == pytest.approx(2 * rows, rel=0.4)
 
 
 def test_a_nan_leaves_the_last_checkpoint_good(interrupted):
