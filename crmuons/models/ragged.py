@@ -48,6 +48,11 @@ class Ragged:
         """Return the divisors of a mean: the counts, and 1 for an event without muons."""
         return self.counts.clamp(min=1)[:, None].to(torch.float32)
 
+    @cached_property
+    def root_divisors(self) -> Float[Tensor, "events 1"]:
+        """Return the square roots of the divisors, by which the critic multiplies."""
+        return self.divisors.sqrt()
+
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "Ragged":
         """Return the same layout on a device. Only the counts are copied; the rest is computed there."""
         # 8 bytes an event to copy, instead of 8 a muon twice.
