@@ -25,12 +25,15 @@ class Ragged:
 
     def __init__(self, counts: Int64[Tensor, " events"], num_muons: int) -> None:
         self.counts, self.num_muons = counts, num_muons
-        events = torch.arange(counts.shape[0], device=counts.device)
         # With output_size the host need not ask the device how many rows there will be.
-        self.event_of_muon = torch.repeat_interleave(events, counts, output_size=num_muons)
+        self.event_of_muon = torch.repeat_interleave(counts, output_size=num_muons)
         # An event without muons starts where the next one does: a bag of no rows, whose sum is 0.
         self.starts = counts.cumsum(0) - counts
-        self.muons = torch.arange(num_muons, device=counts.device)
+
+    @cached_property
+    def muons(self) -> Int64[Tensor, " muons"]:
+        """Return the numbers 0, 1, ... of the muons, which torch's segment sums ask for."""
+        return torch.arange(self.num_muons, device=self.counts.device)
 
     @classmethod
     def from_counts(cls, counts: Int64[Tensor, " events"]) -> "Ragged":
@@ -47,6 +50,11 @@ class Ragged:
     def divisors(self) -> Float[Tensor, "events 1"]:
         """Return the divisors of a mean: the counts, and 1 for an event without muons."""
         return self.counts.clamp(min=1)[:, None].to(torch.float32)
+
+    @cached_property
+    def root_divisors(self) -> Float[Tensor, "events 1"]:
+        """Return the square roots of the divisors, by which the critic multiplies."""
+        return self.divisors.sqrt()
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "Ragged":
         """Return the same layout on a device. Only the counts are copied; the rest is computed there."""

@@ -24,7 +24,8 @@ def cause_of_nonfinite(trainer: Trainer, batch: PreparedBatch | None, first_step
     }
     bad = [name for name, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if bad:
-        if first_step and int(trainer.nonfinite[0]) == first_step:  # No step has changed the weights since.
+        place = trainer.fault.place()
+        if first_step and place is not None and place[0] == first_step:  # No step has changed the weights since.
             return (
                 f"The checkpoint of step {first_step} holds NaN or infinity ({bad[0]}): remove its directory, and "
                 "run.resume=auto continues from the one before"

@@ -65,7 +65,8 @@ class _Recording:
     def abandon(self) -> None:
         """Take the stream out of a capture that failed."""
         with suppress(RuntimeError):  # An invalid capture ends with an error of its own; the first one says why.
-            self.end()
+            if self.graphs:  # None if the first capture could not begin.
+                self.end()
 
     def replay(self) -> LossTerms:
         for graph, buffer in zip(self.graphs[:-1], self.buffers, strict=True):
@@ -100,7 +101,9 @@ class StepGraphs:
         self._pool = torch.cuda.graph_pool_handle() if self.captures else None
         self._entries: dict[tuple[Bucket, object], _Entry] = {}
         self._current: _Recording | None = None  # The recording in progress.
-        self._in_flight: deque[torch.cuda.Event] = deque()
+        # The end of each step on the device, and its batches. Not record_stream: after a capture that failed, torch would
+        # never reuse memory that two streams used.
+        self._in_flight: deque[tuple[torch.cuda.Event, list[PackedBatch]]] = deque()
 
     def run(
         self,
@@ -124,7 +127,7 @@ class StepGraphs:
         penalty = self.settings.penalty
         all_penalised = penalty.kind == "none" or (penalty.sample_fraction == 1 and penalty.max_pairs is None)
         bucket = Bucket.of([batch.sizes for batch in batches], capacity, all_penalised=all_penalised)
-        with self._own_stream():
+        with self._own_stream(batches):
             entry, is_known = self._entry((bucket, variant), len(batches))
             # The graph reads its inputs at fixed addresses, so each batch is copied there first.
             for batch, memory in zip(batches, entry.inputs, strict=True):
@@ -201,8 +204,8 @@ class StepGraphs:
         return recording
 
     @contextmanager
-    def _own_stream(self) -> Iterator[None]:
-        """Run on one stream, captured or not: a capture may not use the default stream."""
+    def _own_stream(self, batches: list[PackedBatch]) -> Iterator[None]:
+        """Run on one stream, captured or not: a capture may not use the default stream. It reads these batches."""
         if self._stream is None:
             yield
             return
@@ -210,8 +213,9 @@ class StepGraphs:
         self._stream.wait_stream(outer)
         with torch.cuda.stream(self._stream):
             yield
-            self._in_flight.append(self._stream.record_event(torch.cuda.Event(blocking=True)))
+            self._in_flight.append((self._stream.record_event(torch.cuda.Event(blocking=True)), batches))
         # The metrics are read, and checkpoints are made, on the outer stream.
         outer.wait_stream(self._stream)
         if len(self._in_flight) > STEPS_IN_FLIGHT:
-            self._in_flight.popleft().synchronize()
+            ended, _ = self._in_flight.popleft()
+            ended.synchronize()

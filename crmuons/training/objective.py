@@ -55,16 +55,14 @@ class Objective:
             fake = self._cached_fake_muons(condition, batch).detach()
         real_scores, fake_scores, penalties = self._score_and_penalise(real, fake, condition, batch)
         loss = losses.critic_loss(real_scores, fake_scores, self.settings.loss)
-        if len(penalties):
+        terms = {"critic_loss": loss, "wasserstein_estimate": real_scores - fake_scores}
+        if penalties is not None:
             # In every n-th update with n times the weight: its mean effect is that of a penalty in each update.
             weight = self.lambda_gp * self.settings.penalty.every
-            loss = loss + weight * spread_penalties(penalties, len(loss), batch)
-        return {
-            "critic_loss": loss,
-            "wasserstein_estimate": real_scores - fake_scores,
+            terms["critic_loss"] = loss + weight * spread_penalties(penalties, len(loss), batch)
             # Without its weight, so that the metric means the same for every lambda_gp.
-            "gradient_penalty": penalties,
-        }
+            terms["gradient_penalty"] = penalties
+        return terms
 
     def generator_terms(self, batch: TrainingBatch) -> LossTerms:
         """Return the losses of the generator and of the multiplicity model, per event.
@@ -97,8 +95,11 @@ class Objective:
 
     def _score_and_penalise(
         self, real: Tensor, fake: Tensor, condition: Tensor, batch: TrainingBatch
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the scores of real and fake events, from one pass of the critic, and penalties of a part of them."""
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return the scores of real and fake events, from one pass of the critic, and penalties of a part of them.
+
+        The penalties are None in an update without one.
+        """
         both = self._once(batch, "both", lambda: torch.cat([real, fake]))
         conditions = self._once(batch, "both conditions", lambda: torch.cat([condition, condition]))
         twice = batch.ragged.twice
@@ -109,7 +110,7 @@ class Objective:
             real_norms, fake_norms = squared_norms.chunk(2)
             return *scores.chunk(2), real_norms + fake_norms  # type: ignore[return-value]
         scores = self._score(both, conditions, twice)
-        penalties = self._penalties(real, fake, condition, batch.penalty_layout) if due else scores.new_zeros(0)
+        penalties = self._penalties(real, fake, condition, batch.penalty_layout) if due else None
         return *scores.chunk(2), penalties  # type: ignore[return-value]
 
     def _is_penalty_due(self) -> bool:

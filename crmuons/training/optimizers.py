@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from crmuons import config
 from crmuons.training import distributed
+from crmuons.training.fault import FirstFault
 from crmuons.training.terms import WeightedSum
 
 
@@ -17,45 +18,40 @@ class NetworkOptimizer:
     """A module and its optimizer, which takes steps with one flat gradient vector.
 
     Args:
-        module: the network.
+        parameters: the weights of the network.
         optimizer: the optimizer of its parameters.
         max_grad_norm: limit on the norm of the gradient.
         graphed: keep the learning rate in a tensor, which a CUDA graph reads anew at each replay.
 
     Attributes:
+        size: the number of weights.
         current_lr: the learning rate of the next step.
     """
 
     def __init__(
         self,
-        module: nn.Module,
+        parameters: Sequence[nn.Parameter],
         # Fused optimizers take one kernel for all weights, and are those that skip a step by `found_inf`.
         optimizer: torch.optim.Optimizer,
         max_grad_norm: float | None,
         *,
         graphed: bool = False,
     ) -> None:
-        self.parameters = list(module.parameters())
+        self.parameters = parameters
         self.optimizer = optimizer
         self.max_grad_norm = max_grad_norm
         self.lr = self.current_lr = float(optimizer.param_groups[0]["lr"])
         self.sizes = [parameter.numel() for parameter in self.parameters]
+        self.size = sum(self.sizes)
         self._lr = torch.full((), self.lr, device=self.parameters[0].device) if graphed else None
         self._set_lr(self.lr)
-
-    def pop_flat_gradient(self) -> Tensor:
-        """Return the accumulated gradient as one vector and clear it; zero for parameters without a gradient."""
-        # One vector of a fixed layout, so that all ranks add the same places, whichever weights a batch reached.
-        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
-        self.optimizer.zero_grad()
-        return torch.cat([part.flatten() for part in parts])
 
     def step(self, gradient: Tensor, skip_step: Tensor) -> Tensor:
         """Take one optimizer step unless `skip_step`, and return the gradient norm.
 
         Args:
             gradient: the flat gradient.
-            skip_step: boolean on the device; the host does not wait for it.
+            skip_step: 1 on the device to take none, else 0; the host does not wait for it.
         """
         norm = gradient.norm()
         if self.max_grad_norm is not None:
@@ -65,7 +61,7 @@ class NetworkOptimizer:
         for parameter, part in zip(self.parameters, gradient.split(self.sizes), strict=True):
             parameter.grad = part.view_as(parameter)
         # Fused optimizers skip the step on the device if this flag is set. Gradient scaling of mixed precision uses it.
-        self.optimizer.found_inf = skip_step.float()  # type: ignore[attr-defined]
+        self.optimizer.found_inf = skip_step  # type: ignore[attr-defined]
         with self._capturable():
             self.optimizer.step()
         self.optimizer.zero_grad()
@@ -124,7 +120,7 @@ def build_optimizers(
             optimizer = torch.optim.SGD(parameters, rates[name], momentum=settings.momentum, fused=True)
         else:
             optimizer = torch.optim.Adam(parameters, rates[name], betas=settings.betas, fused=True)
-        networks[name] = NetworkOptimizer(module, optimizer, settings.max_grad_norm, graphed=graphed)
+        networks[name] = NetworkOptimizer(parameters, optimizer, settings.max_grad_norm, graphed=graphed)
     return networks
 
 
@@ -144,39 +140,29 @@ def lr_share(settings: config.Optimizer, step: int, progress: float) -> float:
 
 
 def all_reduce_gradients(
-    networks: Sequence[NetworkOptimizer],
+    gradients: Sequence[Tensor],
     totals: Mapping[str, WeightedSum],
+    fault: FirstFault,
     exchange: Callable[[Tensor], Tensor] = distributed.sum_over_ranks,
-) -> tuple[list[Tensor], dict[str, WeightedSum], Tensor]:
-    """Sum gradients and totals over all ranks, in one all-reduce.
+) -> tuple[Tensor, Tensor]:
+    """Sum gradients and totals over all ranks, in one all-reduce, and mark a non-finite number.
 
     The gradient of a rank is a sum over its events, and so is the result. Ranks may have different numbers of events,
     or none. `exchange` sums a buffer over all ranks in place.
 
     Returns:
-        The summed gradients, the summed totals, and one number per rank. The number is above 0 if that rank sent a
-        non-finite number, and for all ranks if the sum is not finite. It is highest for ranks that sent one.
+        The summed gradients as one vector, and the summed totals [totals, 2], each with its number of events.
     """
-    gradients = [network.pop_flat_gradient() for network in networks]
-    # Metrics and faults travel with the gradients: one exchange an update, whose latency is what a small step waits
-    # for.
-    numbers = torch.stack([number for total in totals.values() for number in (total.total, total.events)])
-    world = distributed.world_size()
-    # One slot for each rank, which only that rank fills.
-    buffer = torch.cat([*gradients, numbers, numbers.new_zeros(world)])
-    sizes = [len(gradient) for gradient in gradients] + [2] * len(totals) + [world]
-    *parts, faults = buffer.split(sizes)
-    summed_part = buffer[: len(buffer) - world]
-    is_faulty = _is_nonfinite(summed_part)
-    # A NaN of one rank is a NaN in the sums of all. These places hold 0 or 1 only, so they still tell whose it was.
-    faults[distributed.rank()] = is_faulty
-    exchange(buffer)
-    # A sum of finite numbers can overflow. Then all ranks are marked.
-    faults = faults + (is_faulty if world == 1 else _is_nonfinite(summed_part))
-    summed = {name: WeightedSum(*part.unbind()) for name, part in zip(totals, parts[len(gradients) :], strict=True)}
-    return parts[: len(gradients)], summed, faults
-
-
-def _is_nonfinite(values: Tensor) -> Tensor:
-    """Return whether a number is NaN or infinite: 0 times it is NaN. It takes three operations; isfinite takes seven."""
-    return (values * 0).sum() != 0
+    numbers = [number[None] for total in totals.values() for number in (total.total, total.events)]
+    # Metrics and faults travel with the gradients: one exchange an update, whose latency is what a small step waits for.
+    values = torch.cat([*(gradient.flatten() for gradient in gradients), *numbers])
+    if (world := distributed.world_size()) > 1:
+        # One slot for each rank, which only that rank fills. A NaN of one rank is a NaN in the sums of all; these slots
+        # hold 0 or 1 only, so they still tell whose it was.
+        faults = values.new_zeros(world)
+        fault.mark(values, faults[distributed.rank()])
+        values, faults = exchange(torch.cat([values, faults])).split([len(values), world])
+        fault.blame(faults)
+    fault.mark(values)  # After the exchange: a sum of finite numbers can overflow.
+    summed, sums = values.split([len(values) - len(numbers), len(numbers)])
+    return summed, sums.view(-1, 2)

@@ -171,13 +171,13 @@ class PackedBatch:
         return torch.from_numpy(primaries[: self.sizes.events]), torch.from_numpy(muons)
 
     def copy_into(self, memory: Tensor) -> None:
-        """Copy the batch to the start of a graph's input memory, on the current stream."""
+        """Copy the batch to the start of a graph's input memory, on the current stream.
+
+        The batch must be kept until the device has done so: its memory belongs to the copying stream.
+        """
         if self.copied is not None:
-            stream = torch.cuda.current_stream(memory.device)
             # The device waits, not the host.
-            stream.wait_event(self.copied)
-            # torch must not reuse this memory, which belongs to the copying stream, before this stream has read it.
-            self.content.record_stream(stream)
+            torch.cuda.current_stream(memory.device).wait_event(self.copied)
         memory[: len(self.content)].copy_(self.content, non_blocking=True)
 
 

@@ -18,31 +18,22 @@ class WeightedSum:
     total: Tensor
     events: Tensor
 
-    @property
-    def mean(self) -> Tensor:
-        """Mean per event; NaN if no event contributed."""
-        return self.total / self.events
 
-
-def loss_sum(terms: LossTerms, names: tuple[str, ...], batch: TrainingBatch) -> Tensor:
-    """Return the sum of the weighted losses of several networks over the events of a batch."""
-    # Sums, not means: gradients of several batches and ranks can then be added, and are divided once by all events.
-    return torch.stack([_weighted_sum(terms[f"{name}_loss"], name, batch) for name in names]).sum()
-
-
-def _weighted_sum(losses_of_events: Tensor, name: str, batch: TrainingBatch) -> Tensor:
-    """Return the weighted sum of a network's losses over events. The multiplicity model weights all events equally."""
-    # Padded events have weight 0 in `weights`; the multiplicity model's events have none, so they are masked.
-    if name != "multiplicity":
-        return losses_of_events @ batch.weights
-    return (losses_of_events if batch.real is None else losses_of_events * batch.real.all.is_real).sum()
+def weights_of(network: str, losses: Tensor, batch: TrainingBatch) -> Tensor:
+    """Return the weights of a network's losses over the events of a batch: the gradient of the sum that it minimises."""
+    # Of a sum, not of a mean: gradients of several batches and ranks can then be added, and are divided once by all
+    # events.
+    if network != "multiplicity":
+        return batch.weights
+    # It weights all events equally. The dummy events of a padded batch have weight 0, here and in `weights`.
+    return torch.ones_like(losses) if batch.real is None else batch.real.all.is_real.to(losses.dtype)
 
 
 def spread_penalties(penalties: Tensor, num_events: int, batch: TrainingBatch) -> Tensor:
     """Return penalties of all events: the first ones scaled so that the sum is right for all, the others zero."""
     if batch.real is None:
         # The first events stand for all: the batch is shuffled, so the scaled sum has the right mean.
-        scaled = penalties * (num_events / len(penalties))
+        scaled = penalties * (num_events / max(1, len(penalties)))
     else:
         penalised = batch.real.penalised
         # The same ratio, of the numbers of real events, which are tensors in a padded batch.

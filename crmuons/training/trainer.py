@@ -27,10 +27,11 @@ from crmuons.models.networks import build_networks
 from crmuons.training import distributed, optimizers
 from crmuons.training.adaptation import Adaptation
 from crmuons.training.batch import TrainingBatch
+from crmuons.training.fault import FirstFault
 from crmuons.training.graphs import StepGraphs
 from crmuons.training.objective import Objective
 from crmuons.training.packed import PackedBatch
-from crmuons.training.terms import LossTerms, WeightedSum, accumulate, loss_sum
+from crmuons.training.terms import LossTerms, WeightedSum, accumulate, weights_of
 
 PreparedBatch = TrainingBatch | PackedBatch  # Of a step as it is, or of one of fixed sizes.
 
@@ -78,9 +79,8 @@ class Trainer(Objective):
         # The penalty is reported at each step, but not computed in each.
         self.newest_penalty = torch.full((), math.nan, device=device)
         self.progress = 0.0  # Share of the run that is done; the learning rates depend on it.
-        self.nonfinite = torch.full((2,), -1, device=device)  # Step and rank of the first non-finite number.
-        # Of the step being taken, for the operations that a graph repeats: its number, and the average's 1 - decay.
-        self._step_number = torch.zeros((), dtype=torch.int64, device=device)
+        self.fault = FirstFault(device)
+        # Of the step being taken, for the operations that a graph repeats: the average's 1 - decay.
         self._average_weight = torch.zeros((), device=device)
 
     def step(self, batches: Iterator[PreparedBatch]) -> LossTerms:
@@ -161,26 +161,36 @@ class Trainer(Objective):
             The mean terms and the gradient norms.
         """
         totals: dict[str, WeightedSum] = {}
+        gradients: tuple[Tensor, ...] = ()
         for _ in range(self.settings.grad_accumulation):
             batch = next(batches)
             terms = terms_of(batch)
-            self._backward(loss_sum(terms, names, batch))
+            of_batch = self._gradients(terms, names, batch)
+            # Not in place: weights that add to the same numbers share one gradient.
+            gradients = torch._foreach_add(gradients, of_batch) if gradients else of_batch
             accumulate(totals, terms, batch)
-        networks = [self.networks[name] for name in names]
-        gradients, totals, faults = optimizers.all_reduce_gradients(networks, totals, self._exchange)
-        self._record_nonfinite(faults)
+        summed, sums = optimizers.all_reduce_gradients(gradients, totals, self.fault, self._exchange)
+        if self.device.type == "cpu" and self.graphs is None:
+            self.check_finite()
+        # NaN, 0 / 0, if no event contributed.
+        means = dict(zip(totals, (sums[:, 0] / sums[:, 1]).unbind(), strict=True))
         # By the number of events of all ranks; at least 1, for a step in which no event has muons.
+        events = dict(zip(totals, sums[:, 1].clamp(min=1).unbind(), strict=True))
+        parts = summed.split([self.networks[name].size for name in names])
         norms = {
-            f"{name}_gradient_norm": self.networks[name].step(
-                gradient / totals[f"{name}_loss"].events.clamp(min=1), skip_step=self.nonfinite[0] >= 0
-            )
-            for name, gradient in zip(names, gradients, strict=True)
+            f"{name}_gradient_norm": self.networks[name].step(part / events[f"{name}_loss"], self.fault.found)
+            for name, part in zip(names, parts, strict=True)
         }
-        return norms | {name: total.mean for name, total in totals.items()}
+        return norms | means
 
-    def _backward(self, loss: Tensor) -> None:
+    def _gradients(self, terms: LossTerms, names: tuple[str, ...], batch: TrainingBatch) -> tuple[Tensor, ...]:
+        """Return the gradients of the networks' weighted losses, summed over the events, in the order of the weights."""
+        losses = [terms[f"{name}_loss"] for name in names]
+        weights = [weights_of(name, loss, batch) for name, loss in zip(names, losses, strict=True)]
+        parameters = [parameter for name in names for parameter in self.networks[name].parameters]
         try:
-            loss.backward()
+            # Zeros for weights that a batch does not reach: all ranks add the same places.
+            return torch.autograd.grad(losses, parameters, weights, allow_unused=True, materialize_grads=True)
         except RuntimeError as error:
             if not (self.settings.detect_anomaly and "returned nan values" in str(error)):
                 raise
@@ -201,7 +211,7 @@ class Trainer(Objective):
         for network in self.networks.values():
             network.set_lr_share(share)
         # Filled in place: a graph holds the addresses of these tensors.
-        self._step_number.fill_(self.num_steps)
+        self.fault.begin_step(self.num_steps)
         self._average_weight.fill_(self._weight_of_step())
         return self.noise
 
@@ -230,16 +240,9 @@ class Trainer(Objective):
         # lerp takes its weight as a number of the host; a graph would repeat the one of the recording.
         moves = torch._foreach_sub(model, averaged)
         # Like the optimizers, the average does not move after a number that is not finite.
-        torch._foreach_mul_(moves, self._average_weight * (self.nonfinite[0] < 0))
+        weight = torch.addcmul(self._average_weight, self._average_weight, self.fault.found, value=-1)
+        torch._foreach_mul_(moves, weight)
         torch._foreach_add_(averaged, moves)
-
-    def _record_nonfinite(self, faults: Tensor) -> None:
-        # The first fault stays, so that the error names the step in which it happened and not the one in which it was
-        # read.
-        current = torch.stack([self._step_number, faults.argmax()])
-        self.nonfinite.copy_(torch.where((self.nonfinite[0] < 0) & (faults.max() > 0), current, self.nonfinite))
-        if self.device.type == "cpu" and self.graphs is None:
-            self.check_finite()
 
     def check_finite(self) -> None:
         """Raise an error if a loss or a gradient was NaN or infinite.
@@ -247,9 +250,8 @@ class Trainer(Objective):
         Raises:
             NonFiniteError: naming the first step and rank with such a number.
         """
-        # Two numbers in one tensor: one wait for the device.
-        step, rank = self.nonfinite.tolist()  # device sync
-        if step >= 0:
+        if (place := self.fault.place()) is not None:
+            step, rank = place
             msg = f"step {step}: a loss or a gradient on rank {rank} is NaN or infinite; no optimizer used it."
             raise NonFiniteError(msg)
 

@@ -30,9 +30,9 @@ the derivatives below treat M_l as constant. With s the score of an event:
 These are four matrix products per weight: one in each of 1 and 2, two in 3. Autograd's double backward takes six or
 more.
 
-The generator has no gradient penalty. Its weights' gradients are those of ordinary backpropagation: the backward pass
-starts from the critic's gradient in the muon features, and the tangents are the forward pass's own inputs of each
-layer.
+Without a gradient penalty v = 0, and the tangents are a times the forward pass's own inputs of each layer. The weights'
+gradients are then those of ordinary backpropagation: the backward pass starts from a instead of 1, for the generator
+from the critic's gradient in the muon features, and needs no tangent.
 
 All passes run in the dtype of the events' context: bfloat16 under autocast. The predecessor's networks use
 plain autograd.
@@ -133,6 +133,10 @@ class _ScoresAndSqGradNorms(torch.autograd.Function):
         ctx.critic_pass = SetCriticPass(critic, ragged, event.dtype)
         ctx.features, ctx.event = features.to(event.dtype), event
         scores = ctx.critic_pass.forward(ctx.features, event)
+        # Without norms, gradients in the weights are ordinary backpropagation, which begins at the loss.
+        ctx.is_ordinary = not with_norms and any(ctx.needs_input_grad[4:])
+        if ctx.is_ordinary:
+            return scores, None
         # Now, for a penalty or not: this pass also leaves the upstream gradients that `backward` needs.
         ctx.input_gradient = ctx.critic_pass.input_gradient()
         if not with_norms:
@@ -146,6 +150,10 @@ class _ScoresAndSqGradNorms(torch.autograd.Function):
     def backward(ctx: Any, d_scores: Tensor | None, d_sq_norms: Tensor | None) -> tuple[Tensor | None, ...]:
         ragged, event = ctx.critic_pass.ragged, ctx.event
         bias_coefficient = event.new_zeros(len(event), 1) if d_scores is None else d_scores[:, None]
+        if ctx.is_ordinary:
+            d_event, gradients = ctx.critic_pass.backward(bias_coefficient)
+            d_features = ctx.critic_pass.trunk.input_gradient() if ctx.needs_input_grad[3] else None
+            return None, None, None, d_features, d_event, *gradients
         per_muon = ragged.broadcast(bias_coefficient)
         # Of the scores alone. No loss differentiates the norms in the features: that would need another derivative.
         d_features = per_muon * ctx.input_gradient if ctx.needs_input_grad[3] else None

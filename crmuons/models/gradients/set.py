@@ -24,27 +24,41 @@ class SetCriticPass:
         self.weights, self.ragged = Weights.from_network(critic, dtype), ragged
         self.trunk = _Trunk(self.weights, len(critic.layers), ragged)
         # See SetCritic: deviations of the mean in units of its statistical error.
-        self.scale = ragged.divisors.sqrt().to(dtype)
+        self.scale = ragged.root_divisors.to(dtype)
 
     def forward(self, features: Tensor, event: Tensor) -> Tensor:
         """Return the scores [events], and keep the activations."""
         w = self.weights
         muons, event = self.trunk.forward(features, event)
         # Kept in the order of the critic's own head: its first weight has the mean's columns first.
-        pooled = torch.cat([self.ragged.mean(muons), event], dim=1)
-        self.hidden = leaky_relu_(linear(pooled, w["head.0.weight"], w["head.0.bias"]).mul_(self.scale), SLOPE)
+        self.pooled = torch.cat([self.ragged.mean(muons), event], dim=1)
+        self.hidden = leaky_relu_(linear(self.pooled, w["head.0.weight"], w["head.0.bias"]).mul_(self.scale), SLOPE)
         return linear(self.hidden, w["head.2.weight"], w["head.2.bias"])[:, 0]
 
     def input_gradient(self) -> Tensor:
         """Return each score's gradient in the features [muons, features], and keep the upstream gradients."""
-        w, ragged = self.weights, self.ragged
         # Starts from dscore/dscore = 1 in every event: the last layer's weights are the gradient in its inputs.
-        self.d_hidden = leaky_relu_grad(w["head.2.weight"].expand_as(self.hidden), self.hidden).mul_(self.scale)
-        d_pooled, d_event = (self.d_hidden @ w["head.0.weight"]).chunk(2, dim=1)
+        self._backward(self.weights["head.2.weight"].expand_as(self.hidden))
+        return self.trunk.input_gradient()
+
+    def backward(self, d_scores: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the loss's gradients in the events' context, and in the weights after it in the critic's order.
+
+        Args:
+            d_scores: dloss/dscore [events, 1], where the loss depends on the scores alone.
+        """
+        self._backward(d_scores * self.weights["head.2.weight"])
+        head = (self.d_hidden.T @ self.pooled, self.d_hidden.sum(0), d_scores.T @ self.hidden, d_scores.sum(0))
+        return self.d_event, [*self.trunk.weight_gradients(), *head]
+
+    def _backward(self, d_hidden: Tensor) -> None:
+        """Take the gradient in the head's hidden numbers back to the inputs, and keep the upstream gradients."""
+        ragged = self.ragged
+        self.d_hidden = leaky_relu_grad(d_hidden, self.hidden).mul_(self.scale)
+        d_pooled, d_event = (self.d_hidden @ self.weights["head.0.weight"]).chunk(2, dim=1)
         # The mean divides by N, and so does its gradient, which is the same for all muons of the event.
         d_muons = ragged.broadcast(d_pooled / ragged.divisors.to(d_pooled.dtype))
-        d_features, self.d_event = self.trunk.backward(d_muons, d_event)
-        return d_features
+        self.d_event = self.trunk.backward(d_muons, d_event)
 
     def weight_gradients(self, features: Tensor, event: Tensor, bias_coefficient: Tensor) -> list[Tensor]:
         """Return the loss's gradients in the weights after the context, in the order of the critic's parameters.
@@ -79,7 +93,7 @@ class GeneratorPass:
     def backward(self, grad_output: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the loss's gradients in the events' context, and in the weights after it in the generator's order."""
         d_muons = grad_output @ self.weights["out.weight"]
-        _, d_event = self.trunk.backward(d_muons, torch.zeros_like(self.event))
+        d_event = self.trunk.backward(d_muons, torch.zeros_like(self.event))
         # In the order of the module's parameters: `apply` returns one gradient for each of its arguments.
         return d_event, [*self.trunk.weight_gradients(), grad_output.T @ self.muons, grad_output.sum(0)]
 
@@ -102,15 +116,18 @@ class _Trunk:
             muons, event = layer.forward(muons, event)
         return muons, event
 
-    def backward(self, d_muons: Tensor, d_event: Tensor) -> tuple[Tensor, Tensor]:
-        """Take gradients in the outputs to gradients in the inputs; overwrites d_muons."""
+    def backward(self, d_muons: Tensor, d_event: Tensor) -> Tensor:
+        """Return the gradient in the events' context, from gradients in the outputs; overwrites d_muons."""
         for layer in reversed(self.layers):
             d_muons, d_event = layer.backward(d_muons, d_event)
         # The output has the sign of the input, so the input need not be kept.
         self.d_embedded = leaky_relu_grad_(d_muons, self.embedded)
         self.d_rows = self.ragged.sum(self.d_embedded)
-        w = self.weights
-        return self.d_embedded @ w["embed.weight"], d_event + self.d_rows @ w["embed_event.weight"]
+        return d_event + self.d_rows @ self.weights["embed_event.weight"]
+
+    def input_gradient(self) -> Tensor:
+        """Return the gradient in the features of the muons, after `backward`."""
+        return self.d_embedded @ self.weights["embed.weight"]
 
     def linearized(
         self, features: Tensor, event: Tensor, bias_coefficient: Tensor

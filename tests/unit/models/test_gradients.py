@@ -54,6 +54,11 @@ def test_the_critics_gradients_equal_autograd_with_double_backward(kind, layers,
         results.append((scores, norms, *gradients_of(critic, LOSSES[kind](scores, norms), condition)))
     for expected, value in zip(*results, strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-10, atol=1e-12)
+    if kind == "scores":  # The other way, for updates without a penalty.
+        scores = functions.scores(critic, features, condition, ragged)
+        value = (scores, *gradients_of(critic, LOSSES[kind](scores, None), condition))
+        for one, expected in zip(value, (results[0][0], *results[0][2:]), strict=True):
+            torch.testing.assert_close(one, expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("layers", [1, 2])

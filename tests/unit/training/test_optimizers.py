@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from crmuons import config
+from crmuons.training.fault import FirstFault
 from crmuons.training.optimizers import WeightedSum, all_reduce_gradients, build_optimizers, lr_share
 
 
@@ -22,7 +23,7 @@ def network(kind="sgd", **given):
 
 
 def moved(one, gradient, skip_step=False):
-    norm = one.step(torch.tensor([gradient]), skip_step=torch.tensor(skip_step))
+    norm = one.step(torch.tensor([gradient]), skip_step=torch.tensor(float(skip_step)))
     return one.parameters[0].item(), norm.item()
 
 
@@ -94,27 +95,29 @@ def test_every_network_has_its_own_learning_rate():
 
 
 def test_an_exchange_keeps_gradients_and_totals_apart():
-    modules = {"generator": nn.Linear(3, 2), "critic": nn.Linear(2, 1)}
-    networks = build_optimizers(optimizer(), modules)
-    networks["generator"].parameters[0].grad = torch.arange(6.0).reshape(2, 3)  # The bias has none: zeros.
+    gradients = [torch.arange(6.0).reshape(2, 3), torch.zeros(2)]
     totals = {
         "a": WeightedSum(torch.tensor(3.0), torch.tensor(2.0)),
         "b": WeightedSum(torch.tensor(0.0), torch.tensor(0.0)),
     }
-    gradients, summed, faults = all_reduce_gradients(list(networks.values()), totals)
-    assert [gradient.tolist() for gradient in gradients] == [[0, 1, 2, 3, 4, 5, 0, 0], [0, 0, 0]]
-    assert summed["a"].mean.item() == 1.5
-    assert math.isnan(summed["b"].mean.item())
-    assert faults.tolist() == [False]
-    assert all(parameter.grad is None for parameter in modules["generator"].parameters())
+    fault = FirstFault(torch.device("cpu"))
+    summed, sums = all_reduce_gradients(gradients, totals, fault)
+    assert summed.tolist() == [0, 1, 2, 3, 4, 5, 0, 0]
+    assert sums.tolist() == [[3, 2], [0, 0]]
+    assert fault.place() is None
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("where", ["gradient", "loss"])
-def test_an_exchange_says_who_was_not_finite(bad, where):
-    networks = build_optimizers(optimizer(), {"critic": nn.Linear(2, 1)})
-    networks["critic"].parameters[0].grad = torch.tensor([[1.0, bad if where == "gradient" else 0.0]])
-    total = WeightedSum(torch.tensor(bad if where == "loss" else 0.0), torch.tensor(1.0))
-    assert all_reduce_gradients(list(networks.values()), {"critic_loss": total})[2].tolist() == [
-        2.0
-    ]  # what was sent, and the sum
+def test_the_first_number_that_is_not_finite_is_kept(bad, where):
+    fault = FirstFault(torch.device("cpu"))
+    for step, number in enumerate([1e38, bad, 0.0, bad]):  # 1e38, whose square is infinite, is a number.
+        fault.begin_step(step)
+        gradient = torch.tensor([[1.0, number if where == "gradient" else 0.0]])
+        total = WeightedSum(torch.tensor(number if where == "loss" else 0.0), torch.tensor(1.0))
+        summed, sums = all_reduce_gradients([gradient], {"critic_loss": total}, fault)
+        torch.testing.assert_close(
+            torch.cat([summed, sums[0]]), torch.tensor([*gradient[0], total.total, 1.0]), equal_nan=True
+        )
+        assert fault.place() == (None if step == 0 else (1, 0))
+        assert fault.found.item() == (step > 0)
