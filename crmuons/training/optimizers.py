@@ -1,5 +1,6 @@
 """Optimizers, learning rates, and the sum of gradients over ranks."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,31 @@ from crmuons import config
 from crmuons.training import distributed
 from crmuons.training.fault import FirstFault
 from crmuons.training.terms import WeightedSum
+
+
+class _Eager(torch.optim.Optimizer):
+    """An optimizer that is never compiled.
+
+    Torch decorates these methods for torch.compile. The first call of a decorated one imports torch._dynamo, which
+    takes 1.8 CPU-seconds in each process that trains; nothing here is compiled.
+    """
+
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
+
+
+class Adam(_Eager, torch.optim.Adam):
+    """Torch's Adam, never compiled."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+
+
+class SGD(_Eager, torch.optim.SGD):
+    """Torch's SGD, never compiled."""
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.SGD.step))
 
 
 class NetworkOptimizer:
@@ -115,11 +141,11 @@ def build_optimizers(
         optimizer: torch.optim.Optimizer
         # A likelihood is an ordinary loss without an opponent: Adam's defaults, whatever GAN optimizer is compared.
         if name in {"multiplicity", "discrete"}:
-            optimizer = torch.optim.Adam(parameters, settings.multiplicity_lr, fused=True)
+            optimizer = Adam(parameters, settings.multiplicity_lr, fused=True)
         elif settings.kind == "sgd":
-            optimizer = torch.optim.SGD(parameters, rates[name], momentum=settings.momentum, fused=True)
+            optimizer = SGD(parameters, rates[name], momentum=settings.momentum, fused=True)
         else:
-            optimizer = torch.optim.Adam(parameters, rates[name], betas=settings.betas, fused=True)
+            optimizer = Adam(parameters, rates[name], betas=settings.betas, fused=True)
         networks[name] = NetworkOptimizer(parameters, optimizer, settings.max_grad_norm, graphed=graphed)
     return networks
 

@@ -21,13 +21,14 @@ from crmuons.ray_backend.metrics import SHOWN, gauge_name
 from crmuons.runs import checkpoint
 from tests.integration.conftest import TRACKED, Bench, output, wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+# Ray warns of settings of its own, which fail no command.
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900), pytest.mark.filterwarnings("default")]
 
 
-def workers(bench: Bench) -> list[psutil.Process]:
-    """The Ray Train workers that are training."""
+def workers() -> list[psutil.Process]:
+    """The Ray Train workers that are training, on a cluster that this process started."""
     found = []
-    for process in bench.ray_processes():
+    for process in psutil.Process().children(recursive=True):
         try:
             if "RayTrainWorker" in " ".join(process.cmdline()):
                 found.append(process)
@@ -47,26 +48,25 @@ def last_step(run: Path) -> float:
     return json.loads(whole[-1])["step"] if whole else -1
 
 
-def kill_a_worker(bench: Bench) -> None:
-    victims = workers(bench)
+def kill_a_worker() -> None:
+    victims = workers()
     assert len(victims) == 2
     victims[-1].kill()
     wait_for(lambda: not victims[-1].is_running() or victims[-1].status() == psutil.STATUS_ZOMBIE)
 
 
-def test_two_workers_finish_although_one_is_killed_before_and_after_the_first_checkpoint(bench: Bench) -> None:
+def test_two_workers_finish_although_one_is_killed_before_and_after_the_first_checkpoint(bench: Bench, cluster) -> None:
     run = bench.run("killed")
     words = ("train.steps=60", "scaling.num_workers=2", "run.checkpoint_every=20", "run.name=killed", TRACKED)
-    process = bench.train(*words)
-    wait_for(lambda: 2 <= last_step(run) < 20)
+    process = bench.train(*words, **cluster)
+    wait_for(lambda: 2 <= last_step(run) < 20, by=process)
     assert checkpoint.latest(run / "checkpoints") is None
-    kill_a_worker(bench)
-    wait_for(lambda: checkpoint.latest(run / "checkpoints"))
-    kill_a_worker(bench)
+    kill_a_worker()
+    wait_for(lambda: checkpoint.latest(run / "checkpoints"), by=process)
+    kill_a_worker()
     assert "finished after 60 steps" in output(process, 0, within=400)
     assert [line["step"] for line in metrics(run)] == [0, *range(2, 61, 2)]
     assert json.loads((run / "done.json").read_text())["steps"] == 60
-    assert not bench.ray_processes()
     check_mlflow(bench, run)
 
 
@@ -98,18 +98,22 @@ def check_mlflow(bench: Bench, run: Path) -> None:
     assert said.splitlines()[-1] == "['primary_major_id', 'primary_minor_id', 'primary', 'muons']"
 
 
-def test_two_workers_learn_further_features_and_go_on_after_an_interruption(bench: Bench) -> None:
+def test_two_workers_learn_further_features_and_go_on_after_an_interruption(
+    bench: Bench, cluster, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(bench.folder)
     run, names = bench.run("features"), ["t_ns", "dir_x", "dir_y", "charge"]
     simulated = ("simulate", "--events", "2000", "--energy-range", "1e5", "1e7", "--out", "wide", "--features", *names)
-    output(bench.crmuons(*simulated), 0)
+    assert main(simulated) == 0
     words = ("train", "small.toml", "data.train=wide", f"data.features={names}", "scaling.num_workers=2")
     words += ("run.name=features", "run.resume=auto")
-    process = bench.crmuons(*words, "train.steps=100000")
+    process = bench.crmuons(*words, "train.steps=100000", **cluster)
     wait_for(lambda: last_step(run) >= 4, by=process)
     os.killpg(process.pid, signal.SIGINT)
     assert "run.resume=auto continues" in output(process, 130, within=120)
     end = int(last_step(run)) + 4
-    assert f"finished after {end} steps" in output(bench.crmuons(*words, f"train.steps={end}"), 0)
+    assert main([*words, f"train.steps={end}"]) == 0
+    assert f"finished after {end} steps" in capsys.readouterr().out
     lines = metrics(run)
     assert [line["step"] for line in lines] == sorted({line["step"] for line in lines})
     assert {"train/discrete_loss"} <= lines[-1].keys() | lines[-2].keys()

@@ -9,6 +9,13 @@ from tests.unit.repository.test_imports import PACKAGE
 
 STEPS = [
     "crmuons.training.loop, crmuons.training.worker",
+    (
+        "torch; from crmuons import config; from crmuons.training.optimizers import build_optimizers\n"
+        "for kind in ('adam', 'sgd'):\n"
+        "    built = build_optimizers(config.Optimizer(kind=kind), {'critic': torch.nn.Linear(1, 1)})['critic']\n"
+        "    built.step(torch.ones(2), torch.tensor(False))\n"
+        "    built.load_state_dict(built.state_dict())"
+    ),
     "crmuons.cli, crmuons.benchmark.gpu.run, crmuons.training.driver",
     "crmuons.benchmark.step, crmuons.generation.writer",
     "crmuons.commands.train, crmuons.config; crmuons.commands.launcher_of(crmuons.config.from_dict({'scaling': {'num_workers': 0}, 'train': {'steps': 1}}))",
@@ -16,8 +23,11 @@ STEPS = [
 
 
 def loaded_after(steps):
-    """Top-level packages in `sys.modules` after each step of imports in one new process; each list holds those before it."""
-    report = "print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    """Return packages loaded after each step of imports in one new process; each list holds those before it.
+
+    Top-level packages, and torch._dynamo.
+    """
+    report = "print(*{name.partition('.')[0] for name in sys.modules} | {'torch._dynamo'} & sys.modules.keys())"
     script = "import sys\n" + "\n".join(f"import {step}\n{report}" for step in steps)
     ran = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, cwd=PACKAGE.parent)
     return [set(line.split()) for line in ran.stdout.splitlines()]
@@ -26,11 +36,15 @@ def loaded_after(steps):
 @pytest.fixture(scope="module")
 def loaded():
     # One process for all steps: torch alone takes two CPU-seconds to load.
-    return dict(zip(["worker", "gpu check", "generation", "train"], loaded_after(STEPS), strict=True))
+    return dict(zip(["worker", "updates", "gpu check", "generation", "train"], loaded_after(STEPS), strict=True))
 
 
 def test_a_worker_loads_no_ray_and_only_what_every_rank_needs(loaded):
     assert not loaded["worker"] & {"ray", "mlflow", "matplotlib", "pandas"}
+
+
+def test_an_update_loads_nothing_that_compiles(loaded):
+    assert "torch._dynamo" not in loaded["updates"]  # 1.8 CPU-seconds in each process that trains.
 
 
 def test_training_in_one_process_loads_no_ray(loaded):
