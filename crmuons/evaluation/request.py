@@ -162,7 +162,9 @@ def _data_settings(request: EvaluationRequest, model: BundleGenerator | None) ->
 
 def _selection(data: config.Data, split: Split, further: tuple[MuonFeature, ...]) -> Selection:
     vertical = data.depth == "vertical"
-    return Selection(split, data.validation_share, data.test_share, vertical_depth=vertical, features=further)
+    return Selection(
+        split, data.validation_share, data.test_share, vertical_depth=vertical, features=further, fold=data.fold
+    )
 
 
 def _read(
