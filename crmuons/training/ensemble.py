@@ -8,7 +8,7 @@ from crmuons import config
 from crmuons.generation.ensemble import joined
 from crmuons.generation.generator import BundleGenerator
 from crmuons.generation.load import load_generator
-from crmuons.models.saved_model import save_model
+from crmuons.models.saved_model import digest_of, save_model
 from crmuons.runs.directory import Run
 from crmuons.runs.find import has_started
 from crmuons.runs.location import RunStorage
@@ -149,10 +149,7 @@ def _train(run: Run, settings: config.Config, number: int, launcher: Launcher, s
     try:
         for member in range(number):
             of_member = config.changed(member_settings(settings, member, number), {"tracking.parent": parent})
-            trained = Run(storage.directory / of_member.run.name)
-            if trained.done.is_file() and storage.url is None:
-                logger.info("member %d of %d is trained: %s", member, number, trained.directory)
-                continue
+            # Also one that is done: it ends at once, or goes on if the command gives it more steps.
             logger.info("member %d of %d", member, number)
             summaries.append(run_training(of_member, launcher))
             if summaries[-1].outcome != "finished":
@@ -174,12 +171,15 @@ def _join(run: Run, settings: config.Config, number: int, storage: RunStorage, t
     }
     model, about = joined(members, number=number)
     about = {"run": run.directory.name, **about}
+    digest = digest_of(model.state_dict())
+    if run.done.is_file() and records.read(run.done).get("digest") == digest:
+        return  # An earlier command has delivered it.
     save_model(run.model, model, about)
     primaries = Run(storage.directory / names[0]).load_validation().primaries[:3]
-    tracker.model(run.model, primaries)
-    write_json(run.done, {"steps": about["step"], "model": str(run.model), "members": names})
     if run.url is not None:
         artifacts.upload(run.url, run.model, f"model-{about['step']:08d}", {"step": about["step"]})
+    tracker.model(run.model, primaries)
+    write_json(run.done, {"steps": about["step"], "model": str(run.model), "members": names, "digest": digest})
 
 
 def _open_tracker(run: Run, settings: config.Config, number: int, storage: RunStorage) -> AnyTracker:

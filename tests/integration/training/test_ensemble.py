@@ -48,12 +48,21 @@ def test_members_differ_in_seed_and_in_the_showers_that_validate_them(root):
 
 def test_the_same_command_continues_and_keeps_what_is_trained(root, capsys):
     digests = [model_digest(load_generator(root / "runs" / f"both-member-{number}")) for number in range(2)]
-    before = (root / "runs" / "both-member-0" / "model" / "weights.pt").stat().st_mtime_ns
+    before = (root / "runs" / "both" / "model" / "weights.pt").stat().st_mtime_ns
     # As after a kill before the last member's end.
     (root / "runs" / "both-member-1" / "done.json").unlink()
     assert train(root, "run.name=both", "run.resume=auto", "--ensemble", "2") == 0
-    assert (root / "runs" / "both-member-0" / "model" / "weights.pt").stat().st_mtime_ns == before
+    assert (root / "runs" / "both" / "model" / "weights.pt").stat().st_mtime_ns == before
     assert [member["digest"] for member in load_generator(root / "runs" / "both").metadata["members"]] == digests
+
+
+def test_more_steps_train_every_member_on(root):
+    assert train(root, "run.name=longer", "--ensemble", "2") == 0
+    before = model_digest(load_generator(root / "runs" / "longer"))
+    assert train(root, "run.name=longer", "run.resume=auto", "train.steps=4", "--ensemble", "2") == 0
+    metrics = [Run(root / "runs" / f"longer-member-{number}").latest_metrics()["step"] for number in range(2)]
+    assert metrics == [4, 4]
+    assert model_digest(load_generator(root / "runs" / "longer")) != before
 
 
 @pytest.mark.parametrize(
@@ -105,7 +114,7 @@ def test_evaluate_gives_the_band_and_its_coverage(root, tmp_path):
     found = json.loads((tmp_path / "report" / "evaluation.json").read_text())["members"]
     assert found["number"] == 2
     assert found["coverage"]["all events"]["bins"] == sum(one["where"] == "all events" for one in found["bins"]) > 10
-    assert found["figures"]["score"]["spread"] > 0
+    assert found["figures"]["mean_muons_ratio"]["spread"] > 0
     assert "Spread of the 2 members" in (tmp_path / "report" / "report.html").read_text()
 
 
