@@ -13,6 +13,7 @@ from crmuons import interrupts
 from crmuons.commands import (
     benchmark,
     convert,
+    ensemble,
     evaluate,
     export,
     generate,
@@ -34,7 +35,7 @@ from crmuons.unforeseen import DEBUG, guarded
 GROUPS: dict[str, tuple[ModuleType, ...]] = {
     "make data": (simulate, convert, inspect, prepare),
     "train and compare": (train, sweep, evaluate, validate, settings),
-    "use a model": (generate, export),
+    "use a model": (generate, ensemble, export),
     "housekeeping": (sync, login, benchmark),
 }
 NAMES = {command.__name__.rpartition(".")[2] for group in GROUPS.values() for command in group}

@@ -27,7 +27,7 @@ SettingValues = dict[str, Any]  # dotted path -> value
 
 # These cannot vary: all trials share data, validation events and machine, and the sweep names and tracks the runs.
 SHARED = re.compile(
-    r"run\.(?!seed$).*|scaling\..*|tracking\..*|data\.(train|validation|depth|validation_share|test_share)"
+    r"run\.(?!seed$).*|scaling\..*|tracking\..*|data\.(train|validation|depth|fold|validation_share|test_share)"
     r"|train\.(validation_events|validate_every|log_every)"
 )
 

@@ -109,6 +109,7 @@ ShowerNumbers = Annotated[
     BeforeValidator(lambda words: words.split(",") if isinstance(words, str) else words),
     Expected(f"numbers of showers from {LEAST_SHOWERS} to 10 million with commas between them, such as 200,600,2000"),
 ]
+Members = Annotated[int, Field(ge=2, le=100), Expected("2 to 100 members")]  # Of an ensemble.
 Share = Annotated[float, Field(ge=0, le=1)]
 Place = Annotated[str, AfterValidator(named), AfterValidator(check_scheme), Expected("a path or a URL")]
 Server = Annotated[str, AfterValidator(named), Expected("the address of a tracking server or store")]

@@ -14,6 +14,8 @@ from pydantic import Field, field_validator, model_validator
 from crmuons.config.base import MANY, Section, flatten, not_empty
 from crmuons.config.training import Train
 
+MOST_FOLDS = 100  # Of data.fold: a part of the showers that validates must not be too small.
+
 
 class Run(Section):
     name: str = Field(default="", max_length=200)
@@ -79,6 +81,9 @@ class Data(Section):
     """Share of the showers used for validation, selected by a hash of their ids."""
     test_share: float = Field(default=0.05, ge=0, lt=1)
     """Share of the showers reserved for testing, selected by a hash of their ids."""
+    fold: tuple[int, int] | None = None
+    """[k,K]: cut the showers, without the test share, into K parts by a hash of their ids; validate on part k (0 to K - 1) in
+    place of the validation share, and train on the others. `crmuons train --ensemble` sets it."""
     max_muons_per_event: int | None = Field(default=None, ge=1, le=MANY)
     """Events with more muons are written to the outliers data set and not trained on."""
     max_muons_per_batch: int | None = Field(default=None, ge=1, le=MANY)
@@ -115,6 +120,14 @@ class Data(Section):
             msg = f"validation_share {self.validation_share} + test_share {self.test_share} leave nothing to train on"
             raise ValueError(msg)
         return self
+
+    @field_validator("fold")
+    @classmethod
+    def _is_fold(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and not (0 <= value[0] < value[1] and 2 <= value[1] <= MOST_FOLDS):
+            msg = f"expected [k,K] with K from 2 to {MOST_FOLDS} and k from 0 to K - 1, not {list(value)}"
+            raise ValueError(msg)
+        return value
 
 
 class Model(Section):
@@ -202,6 +215,7 @@ PRESET_EPOCHS = 1000.0  # Of config/presets/default.toml.
 # were begun before keep their names.
 LATER: dict[str, Any] = {
     "data.features": [],
+    "data.fold": None,
     "data.skip_missing": False,
     "train.cuda_graph": False,
     "train.epochs": None,

@@ -34,7 +34,7 @@ from crmuons.data.parquet import DamagedError, Rows, read_rows
 from crmuons.data.prefetch import ordered_map
 from crmuons.data.quarantine import ReadCounts, keep_outliers, keep_quarantined, keep_skipped
 from crmuons.data.sampler import MAX_SLICE_BYTES, FileSlice, Segment
-from crmuons.data.selection import Selection, within_bounds
+from crmuons.data.selection import Selection, chosen
 from crmuons.data.shards import read_shard_rows
 from crmuons.data.staged_reading import with_own_stager
 from crmuons.storage.changed import ChangedError
@@ -167,14 +167,14 @@ def _select(
     events: EventArrays, read_counts: ReadCounts, hash_range: HashRange, file_slice: FileSlice, selection: Selection
 ) -> _Part:
     """Choose the events of the split that are below the muon cap; keep and count those above it."""
-    chosen = within_bounds(events.ids, selection.bounds, hash_range)
+    kept = chosen(events.ids, selection, hash_range)
     if selection.max_muons is not None and (above := events.counts > selection.max_muons).any():
         # Of this split alone: another split's large events are not this run's to keep.
-        outliers = take(events, np.flatnonzero(above & chosen))
+        outliers = take(events, np.flatnonzero(above & kept))
         keep_outliers(outliers, file_slice, selection.outliers, selection.muon_features)
         read_counts += ReadCounts(outliers=len(outliers.counts), outlier_muons=len(outliers.muons))
-        chosen &= ~above
-    return _Part(events, np.flatnonzero(chosen), read_counts)
+        kept &= ~above
+    return _Part(events, np.flatnonzero(kept), read_counts)
 
 
 def _read_raw(file_slice: FileSlice, selection: Selection) -> tuple[list[EventArrays], ReadCounts]:

@@ -29,6 +29,8 @@ class Selection:
             file's order.
         skip_missing: leave out files that are gone, damaged or not the listed ones, instead of stopping.
         features: numbers of a muon to read beyond the first three.
+        fold: k and K: the showers that are not in the test split are cut into K parts, of which part k is the validation
+            split and the others are the training split; validation_share does not count then.
         staging: copies remote files to a local directory before they are read; None to read them at their URL.
         digests: of earlier openings of remote files, which this reading is compared with and adds to; None for neither.
     """
@@ -45,6 +47,7 @@ class Selection:
     staging: Staging | None = None
     digests: Digests | None = None
     features: tuple[MuonFeature, ...] = ()
+    fold: tuple[int, int] | None = None
 
     @property
     def muon_features(self) -> tuple[MuonFeature, ...]:
@@ -53,7 +56,12 @@ class Selection:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Return the range [low, high) of the split coordinate of the split's showers; see `split_coordinates`."""
+        """Return the range [low, high) of the split coordinate of the split's showers; see `split_coordinates`.
+
+        With a fold, training and validation share the range, and `chosen` tells which showers are whose.
+        """
+        if self.fold is not None and self.split in {"train", "validation"}:
+            return (self.test_share, 1.0)
         test, held_out = self.test_share, self.test_share + self.validation_share
         return {"test": (0.0, test), "validation": (test, held_out), "train": (held_out, 1.0), "all": (0.0, 1.0)}[
             self.split
@@ -62,7 +70,20 @@ class Selection:
 
 def in_split(ids: UInt64[np.ndarray, "events 2"], selection: Selection) -> Bool[np.ndarray, " events"]:
     """Return which events belong to the split. Only the shower's ids decide, not the machine or the files."""
-    return within_bounds(ids, selection.bounds, (0.0, 1.0))
+    return chosen(ids, selection, (0.0, 1.0))
+
+
+def chosen(
+    ids: UInt64[np.ndarray, "events 2"], selection: Selection, hash_range: tuple[float, float]
+) -> Bool[np.ndarray, " events"]:
+    """Return which showers belong to the split; `hash_range` is known to hold all their split coordinates."""
+    inside = within_bounds(ids, selection.bounds, hash_range)
+    if selection.fold is None or selection.split not in {"train", "validation"}:
+        return inside
+    part, parts = selection.fold
+    place = (split_coordinates(ids) - selection.test_share) / (1 - selection.test_share)
+    of_part = np.floor(place * parts).astype(np.int64) == part
+    return inside & (of_part == (selection.split == "validation"))
 
 
 def within_bounds(
@@ -124,4 +145,5 @@ def training_selection(data: config.Data, run_directory: str | None, muons_per_e
         skip_missing=data.skip_missing,
         staging=Staging.of(data.staging),
         features=features.parse(data.features),
+        fold=data.fold,
     )

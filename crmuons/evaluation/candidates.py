@@ -17,6 +17,7 @@ from crmuons.evaluation.reference import Reference, task_slices
 from crmuons.evaluation.tasks import Executor, Future
 from crmuons.evaluation.training_statistics import training_warnings
 from crmuons.generation.generator import BundleGenerator
+from crmuons.models.bundle_model import members_of
 
 COPIES_LOOKED_FOR = 10_000  # Muons of the candidate.
 # Of these, which may be true ones: energies and places that somebody rounded coincide now and then.
@@ -172,7 +173,10 @@ def _calibrate(executor: Executor, model: Future[BundleGenerator], truth: EventH
 
 
 def _cumulative(generator: BundleGenerator, primaries: np.ndarray, counts: np.ndarray) -> calibration.Cumulative:
-    return calibration.cumulative(generator.model, primaries, counts)
+    """Return the cumulative distribution of N; of an ensemble, the mean of those of its members, which draw in turn."""
+    of_members = [calibration.cumulative(model, primaries, counts) for model in members_of(generator.model)]
+    below, up_to = (np.mean(parts, axis=0) for parts in zip(*of_members, strict=True))
+    return below, up_to
 
 
 def _showers(reference: Reference, headers: EventHeaders) -> Int64[np.ndarray, " events"]:

@@ -74,7 +74,7 @@ def compare(executor: Executor, truth: EventSample, other: EventSample, plan: Ev
     names = tuple(scores)
     both = truth.sample, other.sample
     numbers = [
-        executor.submit(_marginal_numbers, *both),
+        executor.submit(marginal_numbers, *both),
         executor.submit(multivariate, *both, plan.seed),
         executor.submit(_areas, len(truth.event_set), len(other.event_set), names, *scores.values()),
         executor.submit(_memorised, *both, plan.training, plan.seed),
@@ -127,7 +127,8 @@ def classify(
     return {name: executor.submit(classifiers.assemble, *both, seed, *scores) for name, scores in folds.items()}
 
 
-def _marginal_numbers(truth: Sample, other: Sample) -> Numbers:
+def marginal_numbers(truth: Sample, other: Sample) -> Numbers:
+    """Compute the figures of single quantities: distances, multiplicities and tails."""
     if not len(truth) or not len(other):
         return distances.distances(truth, other)
     return distances.distances(truth, other) | ratios.multiplicity(truth, other) | ratios.tails(truth, other)
@@ -152,7 +153,7 @@ def _in_region(
     true_part, other_part = truth.where(true_mask), other.where(other_mask)
     areas = _areas_where(np.concatenate([true_mask, other_mask]), names, scores)
     joint = multivariate(true_part, other_part, seed, kernel_batch=BIN_KERNEL_BATCH)
-    return _marginal_numbers(true_part, other_part) | joint | areas
+    return marginal_numbers(true_part, other_part) | joint | areas
 
 
 def _in_case(

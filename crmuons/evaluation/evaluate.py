@@ -16,6 +16,7 @@ from crmuons.evaluation.candidates import Candidate
 from crmuons.evaluation.comparison import MEMORISED, Comparison, Numbers, compare
 from crmuons.evaluation.datasets import EventSet
 from crmuons.evaluation.headers import EventHeaders
+from crmuons.evaluation.members import Members
 from crmuons.evaluation.metrics import calibration, regions
 from crmuons.evaluation.metrics.calibration import Calibration
 from crmuons.evaluation.metrics.distances import Estimate
@@ -41,6 +42,7 @@ class Evaluation:
         shown: true and generated events for the figures, of the same primaries if possible.
         further: features of a muon beyond the first three.
         profiles: the further features in bins of radius and energy, by sample.
+        members: the band of an ensemble's members; None for a single model and a data set.
     """
 
     about: dict[str, Any]
@@ -51,15 +53,17 @@ class Evaluation:
     shown: tuple[EventArrays, EventArrays] = field(repr=False)
     further: tuple[MuonFeature, ...] = ()
     profiles: dict[str, list[ProfileBin]] = field(default_factory=dict)
+    members: Members | None = None
 
     def flat(self) -> dict[str, float]:
         """Return the figures of the generated events and of the floor by name, for the tracking server."""
-        return {
+        values = {
             f"{sample}/{name}": number.value
             for sample in (GENERATED, NULL)
             for name, number in self.numbers[sample].items()
             if isinstance(number, Estimate)
         }
+        return values if self.members is None else values | self.members.flat()
 
 
 def evaluate(executor: Executor, reference: Reference, candidate: Candidate) -> Evaluation:

@@ -17,6 +17,7 @@ from crmuons.evaluation.candidates import data_candidate, model_candidate, refus
 from crmuons.evaluation.datasets import BlockedEvents, read
 from crmuons.evaluation.evaluate import Evaluation, evaluate
 from crmuons.evaluation.headers import EventHeaders
+from crmuons.evaluation.members import evaluate_members
 from crmuons.evaluation.reference import EvaluationSettings, Reference, prepare_reference
 from crmuons.evaluation.tasks import Executor
 from crmuons.generation.generator import BundleGenerator
@@ -107,6 +108,7 @@ def evaluate_request(request: EvaluationRequest, executor: Executor) -> Iterator
             references[key] = loaded, reference
         loaded, reference = references[key]
         result = evaluate(executor, reference, model_candidate(executor, reference, generator))
+        result = replace(result, members=evaluate_members(executor, reference, generator))
         about = {
             "candidate": name,
             "model_step": generator.metadata.get("step"),
@@ -162,7 +164,9 @@ def _data_settings(request: EvaluationRequest, model: BundleGenerator | None) ->
 
 def _selection(data: config.Data, split: Split, further: tuple[MuonFeature, ...]) -> Selection:
     vertical = data.depth == "vertical"
-    return Selection(split, data.validation_share, data.test_share, vertical_depth=vertical, features=further)
+    return Selection(
+        split, data.validation_share, data.test_share, vertical_depth=vertical, features=further, fold=data.fold
+    )
 
 
 def _read(

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from crmuons.generation.generator import BundleGenerator
 from crmuons.generation.load import load_generator
 from crmuons.models import saved_model
+from crmuons.models.bundle_model import BundleModel, members_of
 from crmuons.models.bundles import Bundles
+from crmuons.models.ensemble import StandaloneEnsemble
 from crmuons.models.exported import bundles_source
 from crmuons.models.extra import draw_level
 from crmuons.models.formulas import RADIUS_OFFSET_M
@@ -64,6 +66,9 @@ def export(model: str | Path, out: str | Path, *, onnx: bool = False) -> None:
         ImportError: if `onnx` is set and its packages are not installed.
     """
     generator, output = load_generator(model), Output.at(out)
+    if onnx and generator.members:
+        msg = f"--onnx: {model} is an ensemble, and a graph holds one model; export each of its members, or leave --onnx out"
+        raise ValueError(msg)
     with folder_at(output.url) as folder:
         if output.names():
             msg = f"{output} is not empty; name a new directory with --out, or remove the files in it"
@@ -75,12 +80,13 @@ def _export(generator: BundleGenerator, out: Path, *, onnx: bool) -> None:
     with filled_directory(out, last=saved_model.SETTINGS_FILE) as partial:
         saved_model.write_model_files(partial, generator.model, generator.metadata)
         (partial / "bundles.py").write_text(bundles_source(), encoding="utf-8")
-        bundles = Bundles(partial)
-        (partial / "README.txt").write_text(_readme(bundles.network, onnx=onnx), encoding="utf-8")
-        primaries = _primaries_in_range(generator)
-        _check_standalone(generator, bundles, primaries)
+        network, primaries = Bundles(partial).network, _primaries_in_range(generator)
+        members = network.members if isinstance(network, StandaloneEnsemble) else [network]
+        (partial / "README.txt").write_text(_readme(members[0], onnx=onnx), encoding="utf-8")
+        for model, member in zip(members_of(generator.model), members, strict=True):
+            _check_standalone(model, member, primaries)
         if onnx:
-            _write_onnx(bundles.network, primaries, partial / "onnx")
+            _write_onnx(members[0], primaries, partial / "onnx")
 
 
 def _readme(network: StandaloneModel, *, onnx: bool) -> str:
@@ -175,23 +181,23 @@ def _primaries_in_range(generator: BundleGenerator) -> np.ndarray:
     return low + np.random.default_rng(0).random((CHECK_EVENTS, 4), np.float32) * (high - low)
 
 
-def _check_standalone(generator: BundleGenerator, bundles: Bundles, primaries: np.ndarray) -> None:
-    """Compare the exported model with the trained networks, for the same random numbers."""
-    values, network = torch.from_numpy(primaries), bundles.network
+def _check_standalone(model: BundleModel, network: StandaloneModel, primaries: np.ndarray) -> None:
+    """Compare an exported model with the trained networks, for the same random numbers."""
+    values = torch.from_numpy(primaries)
     counts = network.sample_counts(values, torch.Generator().manual_seed(0))
-    expected = generator.model.sample_counts(values, torch.Generator().manual_seed(0))
+    expected = model.sample_counts(values, torch.Generator().manual_seed(0))
     _require(torch.equal(counts, expected), "the exported model draws other numbers of muons")
     inputs = _inputs(network, values)
     ragged = Ragged.from_counts(inputs["counts"])
-    condition = generator.model.condition(values, ragged.counts)
-    features = generator.model.generator(condition, inputs["shower_noise"], inputs["muon_noise"], ragged)
+    condition = model.condition(values, ragged.counts)
+    features = model.generator(condition, inputs["shower_noise"], inputs["muon_noise"], ragged)
     exported = GeneratorGraph(network)(*inputs.values())
     trained = torch.empty_like(exported)
     smooth = [0, 1, 2, *(3 + at for at in network.extra.smooth)]
-    trained[:, smooth] = generator.model.features.to_muons(features, inputs["azimuth_rad"])
-    if generator.model.discrete is not None:
-        logits = generator.model.discrete.network(torch.cat([ragged.broadcast(condition), features], dim=1))
-        for number, part in enumerate(logits.split(generator.model.discrete.levels, dim=1)):
+    trained[:, smooth] = model.features.to_muons(features, inputs["azimuth_rad"])
+    if model.discrete is not None:
+        logits = model.discrete.network(torch.cat([ragged.broadcast(condition), features], dim=1))
+        for number, part in enumerate(logits.split(model.discrete.levels, dim=1)):
             drawn = draw_level(part.t(), network.levels[number], inputs["uniform"][:, number])
             trained[:, 3 + network.extra.discrete[number]] = drawn
     check_muons("the exported model", network, exported.numpy(), trained.numpy())

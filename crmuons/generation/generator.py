@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Int64, UInt64
+from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 
 from crmuons.data import schema
 from crmuons.data.arrow import are_legal_primaries, to_table
@@ -14,8 +14,8 @@ from crmuons.data.events import NO_EVENTS, EventArrays
 from crmuons.data.features import MuonFeature
 from crmuons.generation.host_copies import on_host
 from crmuons.models import blocks, formulas
-from crmuons.models.bundle_model import BundleModel
-from crmuons.models.standalone import StandaloneModel
+from crmuons.models.bundle_model import BundleModel, Ensemble
+from crmuons.models.ensemble import StandaloneEnsemble, network_of
 
 MAX_MUONS_PER_EVENT = 2**21  # An event is generated in one piece; this many muons take 2 GB of hidden numbers.
 
@@ -53,23 +53,25 @@ class ModelNotFiniteError(ValueError):
 
 
 class BundleGenerator:
-    """A trained model that draws events.
+    """A trained model, or an ensemble of them, that draws events.
 
     Attributes:
         device: where it draws.
-        model: features, multiplicity and generator.
+        model: features, multiplicity and generator; of each member of an ensemble.
         metadata: content of model.json: settings, step, data, versions.
         network: the model's weights in the form that is fast in generation.
     """
 
-    def __init__(self, model: BundleModel, metadata: dict[str, Any], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, model: BundleModel | Ensemble, metadata: dict[str, Any], device: torch.device | str = "cpu"
+    ) -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device)
         for name, weights in self.model.named_parameters():
             if not weights.isfinite().all():
                 msg = f"the model's weights are NaN or infinite ({name}); take an earlier checkpoint"
                 raise ModelNotFiniteError(msg)
-        self.network = StandaloneModel(self.model.state_dict())
+        self.network = network_of(self.model.state_dict())
         self.metadata = metadata
 
     def to(self, device: torch.device | str) -> "BundleGenerator":
@@ -89,12 +91,30 @@ class BundleGenerator:
     @property
     def training_ranges(self) -> dict[str, tuple[float, float]]:
         """Lowest and highest value of each quantity of the primaries in a sample of the training data."""
-        low, high = self.model.features.primary_range.tolist()
+        low, high = self.network.primary_range.tolist()
         return dict(zip(schema.PRIMARY_FEATURES, zip(low, high, strict=True), strict=True))
 
     def outside_training(self, primaries: Float32[np.ndarray, "events 4"]) -> Bool[np.ndarray, " events"]:
         """Tell which primaries lie outside the training ranges, widened as `formulas.outside_ranges` says."""
-        return formulas.outside_ranges(primaries, self.model.features.primary_range.cpu().numpy())
+        return formulas.outside_ranges(primaries, self.network.primary_range.cpu().numpy())
+
+    @property
+    def members(self) -> list["BundleGenerator"]:
+        """The members of an ensemble, each as a generator of its own; empty for a single model."""
+        if not isinstance(self.model, Ensemble):
+            return []
+        about = self.metadata.get("members", [{}] * len(self.model.members))
+        return [BundleGenerator(*one, self.device) for one in zip(self.model.each(), about, strict=True)]
+
+    def members_of(self, events: int, *, seed: int, first_event: int = 0) -> Int64[np.ndarray, " events"] | None:
+        """Return which member of an ensemble draws each event in `generate`; None for a single model."""
+        network = self.network
+        return network.members_of(events, seed, first_event) if isinstance(network, StandaloneEnsemble) else None
+
+    def spread_log_num_muons(self, primaries: Float32[np.ndarray, "events 4"]) -> Float64[np.ndarray, " events"] | None:
+        """Return the standard deviation over an ensemble's members of log10 of the mean N; None for a single model."""
+        network = self.network
+        return network.spread_log_num_muons(primaries) if isinstance(network, StandaloneEnsemble) else None
 
     def draw_counts(self, primaries: Float32[np.ndarray, "events 4"], *, seed: int) -> Int64[np.ndarray, " events"]:
         """Draw N alone for each primary, the same as in `generate`."""

@@ -11,6 +11,7 @@ from crmuons.generation.generator import BundleGenerator
 from crmuons.models import blocks, saved_model
 from crmuons.runs import checkpoint
 from crmuons.runs.location import caches
+from crmuons.runs.paths import ENSEMBLE_FILE
 from crmuons.storage import artifacts, files
 
 
@@ -94,14 +95,25 @@ def load_generator(path: str | Path, device: torch.device | str = "cpu") -> Bund
 
 
 def model_directory(place: Path) -> Path:
-    """Return the model directory that a local place means: of a run, the selected checkpoint; or the place itself."""
+    """Return the model directory that a local place means: of a run, the selected checkpoint; or the place itself.
+
+    Raises:
+        FileNotFoundError: for an ensemble whose members are not trained yet.
+    """
+    if (place / saved_model.SETTINGS_FILE).is_file():
+        return place
+    if (place / ENSEMBLE_FILE).is_file():
+        if not (place / "model" / saved_model.SETTINGS_FILE).is_file():
+            msg = f"no model at {place}: the members of this ensemble are not all trained; the command that began it continues it with run.resume=auto"
+            raise FileNotFoundError(msg)
+        return place / "model"
     selected = checkpoint.best(place / "checkpoints")
-    return place if selected is None or (place / saved_model.SETTINGS_FILE).is_file() else selected
+    return place if selected is None else selected
 
 
 def read_generator(directory: Path, device: torch.device | str = "cpu") -> BundleGenerator:
     """Read the generator of a local model directory. The errors are those of `load_generator`."""
-    return BundleGenerator(*saved_model.load_model(directory), device)
+    return BundleGenerator(*saved_model.load_model_or_ensemble(directory), device)
 
 
 def is_model(place: str) -> bool:
@@ -112,13 +124,10 @@ def is_model(place: str) -> bool:
     if not files.exists_locally(place):  # A name that is too long is no model; pathlib would raise.
         return False
     directory = Path(place)
-    return (directory / saved_model.SETTINGS_FILE).is_file() or (directory / "checkpoints").is_dir()
+    names = (saved_model.SETTINGS_FILE, ENSEMBLE_FILE, "checkpoints")
+    return any((directory / name).exists() for name in names)
 
 
 def model_digest(generator: BundleGenerator) -> str:
     """Return a digest of a model's weights and statistics."""
-    content = hashlib.sha256()
-    for name, values in sorted(generator.model.state_dict().items()):
-        content.update(name.encode())
-        content.update(values.cpu().numpy().tobytes())
-    return content.hexdigest()[:16]
+    return saved_model.digest_of(generator.model.state_dict())

@@ -37,6 +37,7 @@ from crmuons.generation.request import (
 )
 from crmuons.generation.weights import WEIGHT_COLUMN
 from crmuons.machine import keep_freed_memory, num_threads
+from crmuons.models.bundle_model import Ensemble
 from crmuons.progress import progress
 from crmuons.storage import records
 from crmuons.storage.atomic import FULL, reason_of, remedy_for
@@ -49,6 +50,8 @@ OUTPUT_SCHEMA = schema.EVENT_SCHEMA.append(pa.field(OUTSIDE_COLUMN, pa.bool_(), 
     pa.field(DRAWN_COLUMN, pa.int64(), nullable=False)
 )
 WEIGHT_FIELD = pa.field(WEIGHT_COLUMN, pa.float64(), nullable=False)
+# Of an ensemble: which member drew the event, and how far the members are apart outside the trained range.
+MEMBER_FIELDS = (pa.field("member", pa.int16(), nullable=False), pa.field("spread_log_num_muons", pa.float32()))
 DIGEST_KEY, TALLY_KEY = b"crmuons.request", b"crmuons.tally"
 
 ROW_GROUP_MUONS, ROW_GROUP_EVENTS = 2**20, 2**16  # 12 MB in memory, and a good size for readers.
@@ -154,7 +157,7 @@ def write_output_shard(
     name = request.shard(shard.number)
     try:
         with out.writing(name) as path:
-            return _write(str(path), request, _row_groups(_blocks(request, generator, shard)), generator)
+            return _write(str(path), request, _row_groups(_blocks(request, generator, shard)), generator, shard.number)
     except OSError as error:
         remedy = f"{remedy_for(error)}; " if error.errno in FULL else ""
         msg = f"{out.of(name)} could not be written ({reason_of(error)}); {remedy}the same command continues after the finished shards"
@@ -249,11 +252,16 @@ def _row_groups(blocks: Iterable[GeneratedBlock]) -> Iterator[GeneratedBlock]:
 
 
 def _write(
-    path: str, request: GenerationRequest, groups: Iterator[GeneratedBlock], generator: BundleGenerator
+    path: str, request: GenerationRequest, groups: Iterator[GeneratedBlock], generator: BundleGenerator, shard: int
 ) -> WriteCounts:
     tally, weights = WriteCounts(), flux_weights(request)
     declared = generator.muon_features
-    fields = [*OUTPUT_SCHEMA, *([] if weights is None else [WEIGHT_FIELD])]
+    is_ensemble, first_event = isinstance(generator.model, Ensemble), shard * request.events_per_shard
+    fields = [
+        *OUTPUT_SCHEMA,
+        *([] if weights is None else [WEIGHT_FIELD]),
+        *(MEMBER_FIELDS if is_ensemble else ()),
+    ]
     columns_written = pa.schema(fields, metadata_of(declared) or None)
     with parquet_writer(
         path,
@@ -269,8 +277,22 @@ def _write(
             columns = [*to_table(group.events, declared).columns, pa.array(outside), pa.array(group.drawn)]
             if weights is not None:
                 columns.append(pa.array(weights(group.events.primaries)))
+            if is_ensemble:
+                columns += _member_columns(generator, request.seed, first_event, group.events.primaries, outside)
+                first_event += len(outside)
             writer.write_table(pa.Table.from_arrays(columns, schema=columns_written), row_group_size=len(outside))
             capped = int((group.drawn > group.events.counts).sum())
             tally += WriteCounts(len(outside), len(group.events.muons), int(outside.sum()), capped)
         writer.add_key_value_metadata({DIGEST_KEY: request.digest, TALLY_KEY: json.dumps(asdict(tally))})
     return tally
+
+
+def _member_columns(
+    generator: BundleGenerator, seed: int, first_event: int, primaries: np.ndarray, outside: np.ndarray
+) -> list[pa.Array]:
+    """Return the columns of MEMBER_FIELDS; the spread is null inside the trained range."""
+    members = generator.members_of(len(primaries), seed=seed, first_event=first_event)
+    spread = np.zeros(len(primaries))
+    if outside.any():
+        spread[outside] = generator.spread_log_num_muons(primaries[outside])
+    return [pa.array(members, pa.int16()), pa.array(spread, pa.float32(), mask=~outside)]

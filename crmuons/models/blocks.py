@@ -20,11 +20,15 @@ MUONS_PER_PASS = {"cpu": 0, "cuda": 2**21}
 # Muons that a GPU adds up one after the other. A thread would take 0.5 us for each muon of the largest event.
 MUONS_PER_SUM = 128
 COUNTS, MUONS = 0, 1  # A block's random streams.
+MEMBERS = 2  # The stream that chooses the members of an ensemble.
 
 
-def random_stream(seed: int, block: int, stream: int, device: torch.device) -> torch.Generator:
-    """Return the random number generator of a block of events."""
-    state = np.random.SeedSequence([seed, block, stream]).generate_state(1, np.uint64)[0]
+def random_stream(
+    seed: int, block: int, stream: int, device: torch.device, member: "int | None" = None
+) -> torch.Generator:
+    """Return the random number generator of a block of events; in an ensemble, of one member's events in it."""
+    words = [seed, block, stream] if member is None else [seed, block, stream, 1 + member]
+    state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
     return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
 
 

@@ -1,5 +1,7 @@
 """The model that users get: features, multiplicity and generator in one module."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor, nn
@@ -39,3 +41,38 @@ class BundleModel(nn.Module):
     ) -> Int64[Tensor, " events"]:
         """Draw the number of muons of each primary."""
         return self.multiplicity.sample(self.features.condition(primaries), source)
+
+
+class Ensemble(nn.Module):
+    """Several trained models as one, saved as one module; models/ensemble.py draws from it.
+
+    Raises:
+        ValueError: if there is only one member, or the members' muons have different features.
+    """
+
+    def __init__(self, members: Sequence[BundleModel]) -> None:
+        super().__init__()
+        if len(members) < 2:
+            msg = f"an ensemble of {len(members)}: expected two members or more; one model is used as it is"
+            raise ValueError(msg)
+        first, *others = (model.features.muon_features for model in members)
+        for number, other in enumerate(others, 1):
+            if other != first:
+                theirs, ours = (", ".join(feature.name for feature in found) for found in (other, first))
+                msg = f"the muons of member {number} have other features ({theirs}) than those of member 0 ({ours}); give models of the same data.features"
+                raise ValueError(msg)
+        self.members = nn.ModuleList(members)
+
+    def each(self) -> list[BundleModel]:
+        """Return the members."""
+        return [member for member in self.members if isinstance(member, BundleModel)]
+
+    @property
+    def features(self) -> Features:
+        """Return the features of the first member: the numbers of a muon are those of all."""
+        return self.each()[0].features
+
+
+def members_of(model: "BundleModel | Ensemble") -> list[BundleModel]:
+    """Return the members of an ensemble, or a model itself as the only one."""
+    return model.each() if isinstance(model, Ensemble) else [model]

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from crmuons.models.ensemble import network_of
 from crmuons.models.formulas import outside_ranges
-from crmuons.models.standalone import StandaloneModel
 
 
 class Bundles:
-    """A trained model in a directory: `about` is the content of model.json, `network` the StandaloneModel."""
+    """A trained model in a directory: `about` is the content of model.json, `network` its networks."""
 
     def __init__(self, directory: "Path | str | None" = None, device: str = "cpu") -> None:
         """Load the model of a directory, by default of the directory of this file."""
@@ -35,11 +35,11 @@ class Bundles:
                 raise ValueError(msg)
         tensors = torch.load(weights, map_location=device, weights_only=True)
         check_finite(tensors, weights)
-        self.network = StandaloneModel(tensors)
+        self.network = network_of(tensors)
 
     def outside_training(self, primaries: np.ndarray) -> np.ndarray:
         """Tell which primaries lie outside the range of the training data (by more than 1 % of its width)."""
-        ranges = self.network.weights["features.primary_range"].cpu().numpy()
+        ranges = self.network.primary_range.cpu().numpy()
         return outside_ranges(np.asarray(primaries, np.float32), ranges)
 
     def generate(

@@ -1,5 +1,6 @@
 """Model directories: weights, settings and provenance. Torch alone can load them."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -13,7 +14,7 @@ from typing import IO, Any, cast
 import torch
 
 from crmuons import config
-from crmuons.models.bundle_model import BundleModel
+from crmuons.models.bundle_model import BundleModel, Ensemble
 from crmuons.models.bundles import check_finite
 from crmuons.models.features import Features
 from crmuons.storage import records
@@ -21,16 +22,18 @@ from crmuons.storage.atomic import atomic_directory
 from crmuons.storage.records import damage_named
 
 SETTINGS_FILE, WEIGHTS_FILE = "model.json", "weights.pt"
-FORMAT = 1
+FORMAT, ENSEMBLE_FORMAT = 1, 2  # Earlier versions refuse an ensemble by its format.
+REMEDY = "copy the model again, or take another checkpoint"
 
 
-def save_model(directory: Path, model: BundleModel, about: Mapping[str, Any]) -> Path:
+def save_model(directory: Path, model: BundleModel | Ensemble, about: Mapping[str, Any]) -> Path:
     """Write a model directory and return it; an earlier one of the same name is replaced.
 
     Args:
         directory: where to write.
         model: the model.
-        about: settings and provenance for model.json; `load_model` needs the settings under "model".
+        about: settings and provenance for model.json; `load_model` needs the settings under "model", and for an
+            ensemble those of each member under "members", with its digest.
     """
     with atomic_directory(directory, replace=True) as partial:
         write_model_files(partial, model, about)
@@ -38,31 +41,70 @@ def save_model(directory: Path, model: BundleModel, about: Mapping[str, Any]) ->
 
 
 def load_model(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
-    """Read a model directory. Return the model, ready to generate, and the content of model.json.
+    """Read a directory of one model. Return the model, ready to generate, and the content of model.json.
 
     Raises:
         FileNotFoundError: if it is not a model directory.
-        ValueError: if it is damaged, has another format, or holds NaN.
+        ValueError: if it is damaged, has another format, holds NaN, or holds an ensemble.
     """
+    model, about = load_model_or_ensemble(directory)
+    if isinstance(model, Ensemble):
+        msg = f"{directory} is an ensemble of {len(model.members)} models, where one is due; give one of its members"
+        raise ValueError(msg)  # noqa: TRY004 - a fault of the file, not of the program
+    return model, about
+
+
+def load_model_or_ensemble(directory: Path) -> tuple[BundleModel | Ensemble, dict[str, Any]]:
+    """Read a model directory that may hold an ensemble. The errors are those of `load_model`."""
     settings_file = directory / SETTINGS_FILE
     if not settings_file.is_file():
         msg = f"no model at {directory}: it has no {SETTINGS_FILE}; give a run, a checkpoint or a model directory"
         raise FileNotFoundError(msg)
-    remedy = "copy the model again, or take another checkpoint"
-    about: dict[str, Any] = records.read(settings_file, keys=("format",), remedy=remedy)
-    if about.get("format") != FORMAT:
-        msg = f"{settings_file} has format {about.get('format')}, this crmuons reads format {FORMAT}; {remedy}"
+    about: dict[str, Any] = records.read(settings_file, keys=("format",), remedy=REMEDY)
+    if about.get("format") not in {FORMAT, ENSEMBLE_FORMAT}:
+        msg = f"{settings_file} has format {about.get('format')}, this crmuons reads formats {FORMAT} and {ENSEMBLE_FORMAT}; {REMEDY}"
         raise ValueError(msg)
-    with damage_named(settings_file, remedy):
-        settings = config.Model.model_validate(config.with_new_names({"model": about["model"]})["model"])
     weights = read_tensors(directory / WEIGHTS_FILE)
-    with damage_named(directory / WEIGHTS_FILE, remedy):
+    if about["format"] == FORMAT:
+        return _model_of(about, weights, directory), about
+    with damage_named(settings_file, REMEDY):
+        records_of = list(about["members"])
+        digests = [str(record["digest"]) for record in records_of]
+    parts: list[dict[str, Any]] = [{} for _ in records_of]
+    with damage_named(directory / WEIGHTS_FILE, REMEDY):
+        for name, values in weights.items():
+            _, number, of_member = name.split(".", 2)
+            parts[int(number)][of_member] = values
+    models = []
+    for number, (record, digest, part) in enumerate(zip(records_of, digests, parts, strict=True)):
+        if (found := digest_of(part)) != digest:
+            msg = f"{directory}: the weights of member {number} have the digest {found}, and {SETTINGS_FILE} says {digest}: they are not that member's; {REMEDY}"
+            raise ValueError(msg)
+        models.append(_model_of(record, part, directory))
+    with damage_named(settings_file, REMEDY):
+        return Ensemble(models).eval(), about
+
+
+def digest_of(weights: Mapping[str, torch.Tensor]) -> str:
+    """Return 16 hexadecimal digits of a hash of a model's weights and statistics."""
+    content = hashlib.sha256()
+    for name, values in sorted(weights.items()):
+        content.update(name.encode())
+        content.update(values.cpu().numpy().tobytes())
+    return content.hexdigest()[:16]
+
+
+def _model_of(about: Mapping[str, Any], weights: dict[str, Any], directory: Path) -> BundleModel:
+    """Return the model of some settings and weights, ready to generate."""
+    with damage_named(directory / SETTINGS_FILE, REMEDY):
+        settings = config.Model.model_validate(config.with_new_names({"model": about["model"]})["model"])
+    with damage_named(directory / WEIGHTS_FILE, REMEDY):
         of_features = {name[9:]: values for name, values in weights.items() if name.startswith("features.")}
         model = BundleModel(settings, Features.of_state(of_features, cartesian=settings.kind == "predecessor"))
         model.load_state_dict(weights)
     check_finite(weights, directory / WEIGHTS_FILE)
-    _check_statistics(weights, directory / WEIGHTS_FILE, remedy)
-    return model.eval().requires_grad_(requires_grad=False), about
+    _check_statistics(weights, directory / WEIGHTS_FILE, REMEDY)
+    return model.eval().requires_grad_(requires_grad=False)
 
 
 def _check_statistics(weights: Mapping[str, Any], place: Path, remedy: str) -> None:
@@ -77,11 +119,14 @@ def _check_statistics(weights: Mapping[str, Any], place: Path, remedy: str) -> N
             raise ValueError(msg)
 
 
-def write_model_files(directory: Path, model: BundleModel, about: Mapping[str, Any]) -> None:
+def write_model_files(directory: Path, model: BundleModel | Ensemble, about: Mapping[str, Any]) -> None:
     """Write the files of a model into a directory, and wait until they are on disk."""
     write_tensors(directory / WEIGHTS_FILE, model.state_dict())
     with (directory / SETTINGS_FILE).open("w", encoding="utf-8") as file:
-        json.dump({"format": FORMAT, **about}, file, indent=1)
+        number = ENSEMBLE_FORMAT if isinstance(model, Ensemble) else FORMAT
+        json.dump(
+            {"format": number} | {name: value for name, value in about.items() if name != "format"}, file, indent=1
+        )
         file.flush()
         os.fsync(file.fileno())
 

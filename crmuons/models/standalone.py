@@ -101,6 +101,10 @@ class StandaloneModel:
                 noise.append(self.noise(int(np.count_nonzero(counts[piece])), int(counts[piece].sum()), source))
             yield rows, self._muons(primaries[rows], counts[rows], noise)
 
+    def draw_piece(self, primaries: np.ndarray, counts: np.ndarray, source: torch.Generator) -> Tensor:
+        """Draw the muons [muons, width] of events in one piece from a random stream."""
+        return self._muons(primaries, counts, [self.noise(int(np.count_nonzero(counts)), int(counts.sum()), source)])
+
     def _muons(self, primaries: np.ndarray, counts: np.ndarray, noise: "list[tuple[Tensor, ...]]") -> Tensor:
         kept = np.flatnonzero(counts)
         if not len(kept):
@@ -245,6 +249,11 @@ class StandaloneModel:
             draw_level(part, levels, uniform[:, at])
             for at, (part, levels) in enumerate(zip(logits, self.levels))  # noqa: B905  # for Python 3.8
         ]
+
+    @property
+    def primary_range(self) -> Tensor:
+        """Return lowest and highest primary [2, 4] of a sample of the training data."""
+        return self.weights["features.primary_range"]
 
     @property
     def width(self) -> int:

@@ -7,6 +7,8 @@ from typing import Self
 from crmuons.runs.location import local_copy
 from crmuons.storage.files import File
 
+ENSEMBLE_FILE = "ensemble.json"  # In the directory of an ensemble: the names of its members, which are runs beside it.
+
 
 @dataclass(frozen=True)
 class RunPaths:

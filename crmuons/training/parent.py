@@ -71,6 +71,9 @@ def _load(settings: config.Config, storage: RunStorage) -> tuple[Parent, Feature
         local = local_copy_of(uri, resolve_uri(storage.directory.parent)) if is_logged(uri) else local_model(uri)
         directory = model_directory(local)
         generator = read_generator(directory)
+        if generator.members:
+            msg = f"it is an ensemble of {len(generator.members)} models, and a run begins from one; give one of its members"
+            raise ValueError(msg)  # noqa: TRY301 - reported like all others
         about = generator.metadata
         critic = _critic(uri, directory, about.get("step"))
     except (ValueError, OSError) as error:

@@ -75,7 +75,7 @@ def set_up_run(settings: config.Config) -> tuple[list[File], Features, EventArra
     listed = with_digests(listed, common_sizes)
     _warn_if_overlapping(listed, validation_files)
     _warn_if_without_ids(listed, train)
-    common: dict[str, Any] = {"vertical_depth": train.vertical_depth, "features": train.features}
+    common: dict[str, Any] = {"vertical_depth": train.vertical_depth, "features": train.features, "fold": data.fold}
     held_out = Selection("validation", data.validation_share, data.test_share, **common)
     held_out_requests = [] if data.validation else [(held_out, settings.train.validation_events)]
     limit = data.max_quarantined_share

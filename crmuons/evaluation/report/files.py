@@ -12,7 +12,7 @@ from crmuons.evaluation.evaluate import Evaluation
 from crmuons.evaluation.metrics.distances import Missing, Number
 from crmuons.evaluation.metrics.profiles import ProfileBin
 from crmuons.evaluation.reference import GENERATED, NULL
-from crmuons.evaluation.report import breakdown_figures, feature_figures, figures, parts
+from crmuons.evaluation.report import breakdown_figures, feature_figures, figures, member_figures, parts
 from crmuons.evaluation.report.criteria import HEADLINES, judge, show
 from crmuons.evaluation.report.html import page
 
@@ -53,13 +53,16 @@ def _draw(evaluation: Evaluation) -> dict[str, Figure]:
     if evaluation.calibration is not None:
         drawn["calibration"] = breakdown_figures.calibration_histogram(evaluation.calibration)
         drawn["calibration_cells"] = breakdown_figures.calibration_map(breakdown.pit_cells)
+    if evaluation.members is not None:
+        drawn[member_figures.NAME] = member_figures.draw(evaluation.members)
     return drawn
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
     """Return all numbers for JSON; a missing one is {"absent": reason}, an infinite distance {"absent": "infinite"}."""
     breakdown = evaluation.breakdown
-    return {
+    of_members = {} if evaluation.members is None else {"members": member_figures.as_json(evaluation.members)}
+    return of_members | {
         "format": FORMAT,
         "about": evaluation.about,
         "warnings": evaluation.warnings,
@@ -93,6 +96,7 @@ def summary(evaluation: Evaluation) -> str:
         rows.append([headline.title, show(number), show(null), verdict])
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += member_figures.lines(evaluation.members)
     return "\n".join([*lines, *(f"warning: {warning}" for warning in evaluation.warnings)])
 
 
