@@ -170,8 +170,12 @@ def auc_bundles(truth: CellEvents, other: CellEvents, most: int, seed: int) -> N
         model = HistGradientBoostingClassifier(
             max_iter=TREES, learning_rate=0.1, early_stopping=True, n_iter_no_change=PATIENCE, random_state=seed
         )
-        model.fit(values[~inside], is_other[~inside], sample_weight=weights[~inside])
-        rank = np.unique(model.decision_function(values[inside]), return_inverse=True)[1].ravel()
+        # A column of one value, or of none (the spread in bundles of one muon), has no bins.
+        finite = np.where(np.isfinite(values), values, np.nan)[~inside]
+        used = np.isfinite(finite).any(0)
+        used[used] = np.nanmax(finite[:, used], axis=0) > np.nanmin(finite[:, used], axis=0)
+        model.fit(values[~inside][:, used], is_other[~inside], sample_weight=weights[~inside])
+        rank = np.unique(model.decision_function(values[inside][:, used]), return_inverse=True)[1].ravel()
         scored.append((rank, is_other[inside], weights[inside], shower[inside]))
     ones = np.ones(shower.max() + 1)
     area = np.mean([_area(*part, ones) for part in scored])
