@@ -137,9 +137,10 @@ def _evaluate_data(request: EvaluationRequest, executor: Executor) -> Evaluation
     cells = _cell_reference(executor, request, reference, loaded, _selection(data, request.split, ()))
     if cells is not None:
         # The split of the generated rows is that of `_read_generated`.
-        split = request.split if pairing.share_primaries(loaded.truth.headers, generated.headers) else "all"
+        shared = pairing.share_primaries(loaded.truth.headers, generated.headers)
+        split = request.split if shared else "all"
         slant = _selection(data.model_copy(update={"depth": "slant"}), split, ())
-        result = replace(result, hard_cells=judge_data(executor, cells, request.generated, slant))
+        result = replace(result, hard_cells=judge_data(executor, cells, request.generated, slant, shared=shared))
     return _describe(result, request, loaded, {"candidate": ", ".join(request.generated)}, lacking)
 
 

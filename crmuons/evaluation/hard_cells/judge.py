@@ -107,11 +107,17 @@ def judge_model(executor: Executor, reference: CellReference, model: Future[Bund
 
 
 def judge_data(
-    executor: Executor, reference: CellReference, urls: Sequence[str], selection: Selection
+    executor: Executor, reference: CellReference, urls: Sequence[str], selection: Selection, *, shared: bool
 ) -> list[CellFigures]:
-    """Look through a generated data set as through the true one, and return the figures of every cell."""
+    """Look through a generated data set as through the true one, and return the figures of every cell.
+
+    With `shared`, it has the primaries of the truth, and its events of the first half are left out: they would be
+    compared with true ones of the same primaries.
+    """
     slices = permutation(cut_files(manifest.event_files(urls)), reference.seed, 0)
-    looked_at = _looked_at(executor, slices, selection, reference.importance, reference.seed + 1, half=reference.seed)
+    looked_at = _looked_at(
+        executor, slices, selection, reference.importance, reference.seed + 1, half=reference.seed if shared else None
+    )
     return _judge(executor, reference, CellEvents.concat(looked_at), paired=False)
 
 
