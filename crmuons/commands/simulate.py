@@ -14,6 +14,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         Depth,
         DepthsPerShower,
         Energy,
+        ExpectedNumber,
         GammaWord,
         Nucleus,
         SimulationSettings,
@@ -50,6 +51,14 @@ def add(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=default.gamma,
         help="the primaries' spectrum is E^-GAMMA; or powers with the energies in GeV of breaks between them",
+    )
+    add(
+        "--expected-muons",
+        type=option(ExpectedNumber),
+        nargs=2,
+        metavar="N",
+        help="draw energies so that the logarithm of the expected number of muons is uniform between these numbers; the "
+        "column `weight` undoes it: averages with it are those of --gamma (default: energies of --gamma)",
     )
     add(
         "--masses",
@@ -133,6 +142,7 @@ def run(arguments: argparse.Namespace) -> None:
         threshold_gev=arguments.threshold_gev,
         medium=arguments.medium,
         features=tuple(arguments.features),
+        expected_muons=None if arguments.expected_muons is None else tuple(arguments.expected_muons),
     )
     # With a URL, `out` is a temporary directory of this node: tasks on other nodes cannot write to it.
     if num_files(arguments.events, settings) > FILES_IN_PROCESS and "://" not in arguments.out:

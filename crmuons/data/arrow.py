@@ -155,6 +155,7 @@ def write_events(
     row_group_rows: int = 16_384,
     origin: Callable[[], Mapping[str, object]] | None = None,
     features: Sequence[MuonFeature] = BASE,
+    columns: Sequence[pa.Field] = (),
 ) -> None:
     """Write one Parquet file of events. It gets its name only when it is complete.
 
@@ -164,8 +165,12 @@ def write_events(
         row_group_rows: most rows of a row group.
         origin: asked after the last table for what the file's metadata say of its making; `read_origin` reads it.
         features: the numbers of a muon.
+        columns: which the tables have after those of the contract.
     """
-    with atomic_file(path) as partial, parquet_writer(partial, event_schema(features), compression="zstd") as writer:
+    schema = event_schema(features)
+    for column in columns:
+        schema = schema.append(column)
+    with atomic_file(path) as partial, parquet_writer(partial, schema, compression="zstd") as writer:
         for table in tables:
             writer.write_table(table, row_group_size=row_group_rows)
         if origin is not None:

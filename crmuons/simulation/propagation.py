@@ -159,6 +159,13 @@ def least_surface_energy_gev(water_m: FloatArray, threshold_gev: float, medium: 
     return (threshold_gev + floor) * np.exp(medium.soft_radiation * water_m) - floor
 
 
+def mean_surface_energy_gev(water_m: FloatArray, threshold_gev: float, medium: Medium = ICE) -> FloatArray:
+    """Return the energy of a muon that keeps `threshold_gev` over `water_m` metres if it has the mean losses."""
+    radiation = medium.soft_radiation + medium.hard_radiation
+    floor = medium.ionisation / radiation
+    return (threshold_gev + floor) * np.exp(radiation * water_m) - floor
+
+
 def complete_water_m(surface_gev: float, threshold_gev: float, medium: Medium = ICE) -> float:
     """Return the metres of water over which no muon below `surface_gev` keeps `threshold_gev`; 0 if there are none."""
     floor = medium.ionisation / medium.soft_radiation

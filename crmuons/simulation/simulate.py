@@ -18,11 +18,11 @@ from crmuons.config.options import Events, Expected, Seed, check, check_value
 from crmuons.data import arrow, geometry
 from crmuons.data import features as muon_features
 from crmuons.data.events import EventArrays, concat
-from crmuons.data.geometry import FloatArray
 from crmuons.progress import progress
 from crmuons.simulation import power_law, propagation, shower
 from crmuons.simulation.nuclei import mass_gev
 from crmuons.simulation.power_law import PowerLaw, Powers
+from crmuons.simulation.primaries import draw_primaries, undoing_weights
 from crmuons.simulation.tracks import FEATURES, follow
 from crmuons.simulation.unfinished import finished_files
 from crmuons.simulation.yields import most_muons
@@ -38,6 +38,7 @@ MASSES_GEV = tuple(round(float(mass), 6) for mass in shower.mass_gev(np.array([1
 MOST_DEPTH_M = 1e5
 MOST_DEPTHS = 1_000  # of a shower
 MOST_EVENTS = 10**10
+WEIGHT_FIELD = pa.field("weight", pa.float64(), nullable=False)  # With expected_muons; beside the contract's columns.
 BYTES_PER_EVENT = 100  # Of a file, for an event with ten muons.
 
 Energy = Annotated[float, Field(gt=0, le=1e10), Expected("an energy above 0 GeV, at most 1e10")]
@@ -47,6 +48,7 @@ GammaWord = Annotated[  # Of --gamma: a power, or the energy of a break.
     Field(ge=0, le=1e10),
     Expected("a power from 0 to 10 (the spectrum is E^-gamma), or the energy of a break in GeV"),
 ]
+ExpectedNumber = Annotated[float, Field(ge=1e-3, le=1e7), Expected("a number of muons, 0.001 to 1e7")]
 Nucleus = Annotated[
     float, BeforeValidator(mass_gev), Expected("a nucleus by name or its mass in GeV (proton 0.938, iron 52.1)")
 ]
@@ -74,6 +76,8 @@ class SimulationSettings:
         threshold_gev: muons that keep less than this at a depth are lost there.
         medium: what the muons pass, a name in propagation.MEDIA.
         features: numbers of a muon beyond energy_gev, x_m, y_m, names in FEATURES.
+        expected_muons: energies are drawn for this range of the expected number of muons at the shower's smallest depth,
+            flat in its logarithm; files then have the column `weight`, which undoes it. None draws them from E^-gamma.
     """
 
     energy_gev: tuple[Energy, Energy] = (600.0, 1e10)
@@ -86,11 +90,17 @@ class SimulationSettings:
     threshold_gev: Threshold = 10.0
     medium: str = "ice"
     features: tuple[str, ...] = ()
+    expected_muons: tuple[ExpectedNumber, ExpectedNumber] | None = None
 
     def __post_init__(self) -> None:
         check_features(self.features)
         check(
-            self, energy_gev="--energy-range", masses_gev="--masses", depth_range_m="--depth-range", depths_m="--depths"
+            self,
+            energy_gev="--energy-range",
+            masses_gev="--masses",
+            depth_range_m="--depth-range",
+            depths_m="--depths",
+            expected_muons="--expected-muons",
         )
         check_medium(self.medium)
         _require(not (why := power_law.fault(self.gamma)), f"--gamma {why}")
@@ -100,6 +110,9 @@ class SimulationSettings:
         _require(
             len(self.depths_m) <= MOST_DEPTHS, f"--depths: {len(self.depths_m)} depths, expected at most {MOST_DEPTHS}"
         )
+        if self.expected_muons is not None:
+            low, high = self.expected_muons
+            _require(low < high, f"--expected-muons {low:g} {high:g}: expected LOW < HIGH")
         low, high = self.depth_range_m
         _require(low <= high, f"--depth-range {low:g} {high:g}: expected LOW <= HIGH, in metres")
         least = self.passed.least_depth_m
@@ -136,8 +149,8 @@ def check_features(names: tuple[str, ...]) -> None:
 
 
 def without_new(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings as files record them: without features, those of earlier versions are the same."""
-    return {name: value for name, value in settings.items() if name != "features" or value}
+    """Return settings as files record them: without the newer ones, those of earlier versions are the same."""
+    return {name: value for name, value in settings.items() if name not in {"features", "expected_muons"} or value}
 
 
 def check_medium(name: str) -> None:
@@ -171,7 +184,7 @@ def draw_block(settings: SimulationSettings, seed: int, block: int) -> EventArra
 def draw_parts(settings: SimulationSettings, seed: int, block: int) -> Iterator[EventArrays]:
     """Draw the events of one block in parts of about MUONS_AT_ONCE muons; most blocks have one part."""
     rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence((seed, block))))
-    energy, mass, zenith, vertical = _draw_primaries(settings, rng)
+    energy, mass, zenith, vertical = draw_primaries(settings, SHOWERS_PER_BLOCK, rng)
     cosine = np.cos(zenith)
     medium = settings.passed
     slant = geometry.slant_depth_m(vertical, cosine[:, None], medium.surface_m)
@@ -196,23 +209,6 @@ def draw_parts(settings: SimulationSettings, seed: int, block: int) -> Iterator[
         yield EventArrays(ids=ids, primaries=primaries, counts=counts, muons=muons)
 
 
-def _draw_primaries(
-    settings: SimulationSettings, rng: np.random.Generator
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Draw energies, masses and zeniths of a block's primaries, rounded to float32 like the files, and their depths."""
-    num = SHOWERS_PER_BLOCK
-    energy = settings.law.quantile(rng.random(num))
-    mass = rng.choice(np.array(settings.masses_gev), num)
-    least_cosine = np.cos(np.deg2rad(settings.max_zenith_deg))
-    zenith = np.arccos(least_cosine + (1 - least_cosine) * rng.random(num))
-    if settings.depths_m:
-        vertical = np.tile(np.sort(settings.depths_m), (num, 1))
-    else:
-        vertical = np.sort(rng.uniform(*settings.depth_range_m, (num, settings.depths_per_shower)), axis=1)
-    energy, mass, zenith = (values.astype(np.float32).astype(np.float64) for values in (energy, mass, zenith))
-    return energy, mass, zenith, vertical
-
-
 def num_files(num_events: int, settings: SimulationSettings) -> int:
     """Return the number of files that hold this many events."""
     return -(-num_events // _rows_per_file(settings))
@@ -232,7 +228,13 @@ def write_file(out: Path, settings: SimulationSettings, seed: int, num_events: i
     num_rows = min(_rows_per_file(settings), num_events - first)
     tables = _tables(settings, seed, number * BLOCKS_PER_FILE, num_rows)
     declared = (*muon_features.BASE, *muon_features.parse(settings.features))
-    arrow.write_events(out / _name(number), tables, origin=lambda: _origin(settings, seed), features=declared)
+    arrow.write_events(
+        out / _name(number),
+        tables,
+        origin=lambda: _origin(settings, seed),
+        features=declared,
+        columns=() if settings.expected_muons is None else (WEIGHT_FIELD,),
+    )
     return num_rows
 
 
@@ -243,7 +245,10 @@ def _tables(settings: SimulationSettings, seed: int, block: int, num_rows: int) 
     muons = 0
     while num_rows:
         for part in draw_parts(settings, seed, block):
-            tables.append(arrow.to_table(part, declared).slice(0, num_rows))
+            table = arrow.to_table(part, declared)
+            if settings.expected_muons is not None:
+                table = table.append_column(WEIGHT_FIELD, pa.array(undoing_weights(settings, part.primaries)))
+            tables.append(table.slice(0, num_rows))
             num_rows -= tables[-1].num_rows
             muons += len(part.muons)
             if muons >= MUONS_PER_WRITE:

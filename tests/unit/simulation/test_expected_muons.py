@@ -1,0 +1,114 @@
+"""Primaries for a wanted number of muons: flat in its logarithm, and weights that undo the choice."""
+
+import dataclasses
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from crmuons import cli
+from crmuons.data import arrow, geometry
+from crmuons.data.reader import read_slice
+from crmuons.data.sampler import cut_files
+from crmuons.data.selection import Selection
+from crmuons.simulation.primaries import ExpectedMuons, draw_primaries, undoing_weights
+from crmuons.simulation.simulate import SimulationSettings, draw_block
+from crmuons.storage.files import list_files
+
+SETTINGS = SimulationSettings(expected_muons=(1.0, 1000.0), max_zenith_deg=85.0)
+
+
+def expected(settings: SimulationSettings, primaries: np.ndarray) -> np.ndarray:
+    """Return the logarithm of the expected number of muons of each primary, by its table."""
+    energy, zenith, mass, slant = primaries.astype(np.float64).T
+    table = ExpectedMuons.of(settings, mass, zenith, slant)
+    return np.array(
+        [np.interp(np.log(e), table.log_energy, row) for e, row in zip(energy, table.log_muons, strict=True)]
+    )
+
+
+def drawn(settings: SimulationSettings, number: int, seed: int) -> np.ndarray:
+    """Return primaries at the smallest depth of each shower."""
+    energy, mass, zenith, vertical = draw_primaries(settings, number, np.random.default_rng(seed))
+    slant = geometry.slant_depth_m(vertical[:, 0], np.cos(zenith), settings.passed.surface_m)
+    return np.stack([energy, zenith, mass, slant], axis=1)
+
+
+def test_the_logarithm_of_the_expected_number_is_uniform_in_the_wanted_range():
+    values = expected(SETTINGS, drawn(SETTINGS, 1_500, seed=0)) / np.log(1000)
+    assert values.min() > -1e-3
+    assert values.max() < 1 + 1e-3
+    # Not quite uniform where a primary's energy ends within the range: Kolmogorov's distance by chance is 0.022.
+    assert np.abs(np.sort(values) - np.linspace(0, 1, len(values))).max() < 0.06
+
+
+def test_events_have_about_as_many_muons_as_expected():
+    events = draw_block(
+        dataclasses.replace(SETTINGS, expected_muons=(10.0, 100.0), depths_per_shower=1), seed=1, block=0
+    )
+    assert 0.9 < np.log10(events.counts + 1).mean() / 1.5 < 1.15
+
+
+def test_weighted_averages_are_those_of_the_power_law():
+    flat = drawn(SETTINGS, 1_500, seed=0)
+    by_law = drawn(dataclasses.replace(SETTINGS, expected_muons=None), 3_000, seed=1)
+    numbers = expected(SETTINGS, by_law)
+    by_law = by_law[(numbers > 0) & (numbers < np.log(1000))]
+    weights = undoing_weights(dataclasses.replace(SETTINGS, depths_per_shower=1), flat.astype(np.float32))
+    for column, spread in ((np.log10, 0.08), (np.cos, 0.03)):
+        of = 0 if column is np.log10 else 1
+        true, unweighted = column(by_law[:, of]).mean(), column(flat[:, of]).mean()
+        weighted = np.average(column(flat[:, of]), weights=weights)
+        assert weighted == pytest.approx(true, abs=spread)
+        assert abs(unweighted - true) > abs(weighted - true)
+
+
+def test_the_rows_of_a_shower_have_one_weight():
+    events = draw_block(dataclasses.replace(SETTINGS, expected_muons=(1.0, 10.0)), seed=1, block=0)
+    weights = undoing_weights(dataclasses.replace(SETTINGS, expected_muons=(1.0, 10.0)), events.primaries[:-1])
+    assert len(weights) == len(events.counts) - 1
+    assert (weights > 0).all()
+    assert (weights[:-2].reshape(-1, 3) == weights[:-2:3, None]).all()
+
+
+def test_the_command_writes_the_weight_and_the_files_are_read_as_any(tmp_path, capsys):
+    words = ["--events", "60", "--expected-muons", "5", "50", "--max-zenith-deg", "85", "--out", str(tmp_path / "new")]
+    assert cli.main(["simulate", *words]) == 0, capsys.readouterr().err
+    (file,) = list_files([str(tmp_path / "new")])
+    parquet = pq.ParquetFile(file.url)
+    assert (parquet.read()["weight"].to_numpy() > 0).all()
+    origin = arrow.read_origin(parquet.metadata)
+    assert origin["settings"]["expected_muons"] == [5.0, 50.0]
+    events, counts = read_slice(cut_files([file])[0], Selection("all", 0.0, 0.0))
+    assert (len(events.counts), counts.quarantined) == (60, 0)
+    assert cli.main(["simulate", *words]) == 0  # Nothing is left to do, and the files are known again.
+
+
+def test_without_the_option_files_are_those_of_before(tmp_path):
+    assert cli.main(["simulate", "--events", "30", "--out", str(tmp_path / "new")]) == 0
+    (path,) = (tmp_path / "new").glob("*.parquet")
+    table = pq.read_table(path)
+    assert "weight" not in table.column_names
+    assert not any(b"expected_muons" in text for text in pq.read_metadata(path).metadata.values())
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"expected_muons": (100.0, 10.0)}, "--expected-muons 100 10: expected LOW < HIGH"),
+        ({"expected_muons": (0.0, 10.0)}, "--expected-muons 0: expected a number of muons, 0.001 to 1e7"),
+        ({"expected_muons": (1.0, float("nan"))}, "--expected-muons .*nan.*: expected a number of muons"),
+    ],
+)
+def test_ranges_that_cannot_be_are_refused_with_their_value(changed, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SimulationSettings(), **changed)
+
+
+def test_a_range_that_no_primary_reaches_is_refused_and_leaves_no_file(tmp_path, capsys):
+    words = ["--energy-range", "1e3", "1e4", "--expected-muons", "1000", "2000", "--depths-per-shower", "1"]
+    assert cli.main(["simulate", "--events", "5", *words, "--out", str(tmp_path / "new")]) == 1
+    assert (
+        "--expected-muons 1000 2000: hardly any primary of 1000 to 10000 GeV sends so many" in capsys.readouterr().err
+    )
+    assert not list((tmp_path / "new").glob("*"))
