@@ -198,7 +198,8 @@ def test_without_further_features_a_report_has_no_section():
     assert not [name for name in (*sample.muons, *sample.bundles) if name.startswith("extra_")]
 
 
-def test_a_model_is_compared_in_the_features_that_the_truth_has(tmp_path):
+def test_a_model_is_compared_in_the_features_that_the_truth_has(tmp_path, monkeypatch):
+    monkeypatch.setattr("crmuons.evaluation.metrics.classifiers.MIN_EVENTS", 10_000)  # No classifier is trained.
     truth, declared = showers(400, 3), (*features.BASE, *EXTRA[:2], features.KNOWN["dir_y"])
     fewer = replace(truth, muons=truth.muons[:, [0, 1, 2, 3, 4, 5]])
     arrow.write_events(tmp_path / "true.parquet", [arrow.to_table(fewer, declared)], features=declared)
