@@ -173,7 +173,7 @@ def test_a_data_set_is_compared_in_the_features_that_both_declare(evaluation):
 
 
 def test_the_report_shows_the_features(evaluation, tmp_path, monkeypatch):
-    monkeypatch.setattr("matplotlib.layout_engine.ConstrainedLayoutEngine.execute", lambda self, figure: None)
+    monkeypatch.setattr("matplotlib.figure.Figure.get_layout_engine", lambda self: None)
     figures = files.write_report(evaluation, tmp_path)
     panels = [axis.get_xlabel() for axis in figures["muon_features"].axes if axis.get_xlabel()]
     assert panels == [column.label for column in further.columns(evaluation.further)]
