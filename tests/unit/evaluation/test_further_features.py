@@ -173,7 +173,7 @@ def test_a_data_set_is_compared_in_the_features_that_both_declare(evaluation):
 
 
 def test_the_report_shows_the_features(evaluation, tmp_path, monkeypatch):
-    monkeypatch.setattr("matplotlib.layout_engine.ConstrainedLayoutEngine.execute", lambda self, figure: None)
+    monkeypatch.setattr("matplotlib.figure.Figure.get_layout_engine", lambda self: None)
     figures = files.write_report(evaluation, tmp_path)
     panels = [axis.get_xlabel() for axis in figures["muon_features"].axes if axis.get_xlabel()]
     assert panels == [column.label for column in further.columns(evaluation.further)]
@@ -198,7 +198,8 @@ def test_without_further_features_a_report_has_no_section():
     assert not [name for name in (*sample.muons, *sample.bundles) if name.startswith("extra_")]
 
 
-def test_a_model_is_compared_in_the_features_that_the_truth_has(tmp_path):
+def test_a_model_is_compared_in_the_features_that_the_truth_has(tmp_path, monkeypatch):
+    monkeypatch.setattr("crmuons.evaluation.metrics.classifiers.MIN_EVENTS", 10_000)  # No classifier is trained.
     truth, declared = showers(400, 3), (*features.BASE, *EXTRA[:2], features.KNOWN["dir_y"])
     fewer = replace(truth, muons=truth.muons[:, [0, 1, 2, 3, 4, 5]])
     arrow.write_events(tmp_path / "true.parquet", [arrow.to_table(fewer, declared)], features=declared)

@@ -25,11 +25,16 @@ def opens_text(call):
 
 
 def test_every_text_file_is_opened_as_utf_8():
-    found = [
-        f"{path.relative_to(ROOT)}:{node.lineno}"
+    sources = {
+        path: path.read_text(encoding="utf-8")
         for folder in ("crmuons", "tune", "jobs")
         for path in sorted((ROOT / folder).rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path, source in sources.items()
+        if any(name in source for name in (*WITHOUT, "open(", "NamedTemporaryFile"))  # Parsing all takes a second.
+        for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Call) and opens_text(node)
     ]
     assert found == []
