@@ -49,7 +49,8 @@ def joined(generators: dict[str, BundleGenerator], *, number: int) -> tuple[Ense
         ValueError: if there are fewer than two members, one is an ensemble or occurs twice, or their muons have different
             features, or their test splits are others.
     """
-    places, by_digest = list(generators), {}
+    places = list(generators)
+    by_digest: dict[str, str] = {}
     if number != len(places):
         msg = f"a model is given twice among {', '.join(places)}; an ensemble needs different members"
         raise ValueError(msg)

@@ -64,23 +64,29 @@ def load_model_or_ensemble(directory: Path) -> tuple[BundleModel | Ensemble, dic
     if about.get("format") not in {FORMAT, ENSEMBLE_FORMAT}:
         msg = f"{settings_file} has format {about.get('format')}, this crmuons reads formats {FORMAT} and {ENSEMBLE_FORMAT}; {REMEDY}"
         raise ValueError(msg)
-    weights = read_tensors(directory / WEIGHTS_FILE)
-    if about["format"] == FORMAT:
-        return _model_of(about, weights, directory), about
+    is_ensemble = about["format"] == ENSEMBLE_FORMAT
     with damage_named(settings_file, REMEDY):
-        records_of = list(about["members"])
-        digests = [str(record["digest"]) for record in records_of]
-    parts: list[dict[str, Any]] = [{} for _ in records_of]
+        members = [dict(member) for member in about["members"]] if is_ensemble else [about]
+        digests = [str(member["digest"]) for member in members if is_ensemble]
+        # Before the weights are read: networks that no memory holds are refused.
+        settings = [
+            config.Model.model_validate(config.with_new_names({"model": member["model"]})["model"])
+            for member in members
+        ]
+    weights = read_tensors(directory / WEIGHTS_FILE)
+    if not is_ensemble:
+        return _model_of(settings[0], weights, directory), about
+    parts: list[dict[str, Any]] = [{} for _ in members]
     with damage_named(directory / WEIGHTS_FILE, REMEDY):
         for name, values in weights.items():
-            _, number, of_member = name.split(".", 2)
-            parts[int(number)][of_member] = values
+            _, place, of_member = name.split(".", 2)
+            parts[int(place)][of_member] = values
     models = []
-    for number, (record, digest, part) in enumerate(zip(records_of, digests, parts, strict=True)):
+    for number, (own, digest, part) in enumerate(zip(settings, digests, parts, strict=True)):
         if (found := digest_of(part)) != digest:
             msg = f"{directory}: the weights of member {number} have the digest {found}, and {SETTINGS_FILE} says {digest}: they are not that member's; {REMEDY}"
             raise ValueError(msg)
-        models.append(_model_of(record, part, directory))
+        models.append(_model_of(own, part, directory))
     with damage_named(settings_file, REMEDY):
         return Ensemble(models).eval(), about
 
@@ -94,10 +100,8 @@ def digest_of(weights: Mapping[str, torch.Tensor]) -> str:
     return content.hexdigest()[:16]
 
 
-def _model_of(about: Mapping[str, Any], weights: dict[str, Any], directory: Path) -> BundleModel:
+def _model_of(settings: config.Model, weights: dict[str, Any], directory: Path) -> BundleModel:
     """Return the model of some settings and weights, ready to generate."""
-    with damage_named(directory / SETTINGS_FILE, REMEDY):
-        settings = config.Model.model_validate(config.with_new_names({"model": about["model"]})["model"])
     with damage_named(directory / WEIGHTS_FILE, REMEDY):
         of_features = {name[9:]: values for name, values in weights.items() if name.startswith("features.")}
         model = BundleModel(settings, Features.of_state(of_features, cartesian=settings.kind == "predecessor"))

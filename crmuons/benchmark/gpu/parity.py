@@ -217,13 +217,12 @@ def _generated(machine: Machine) -> Figures:
     given = torch.from_numpy(primaries), counts, torch.repeat_interleave(counts)
     expected = here.muons_of(*given, noise)
     generator = BundleGenerator(model, {}, machine.torch)
+    network = StandaloneModel(generator.model.state_dict())
     found: Figures = {}
     for kind in ("fp32", "tf32"):
         with precision(kind), torch.inference_mode():
             there = [part.to(machine.torch) for part in given]
-            muons = generator.network.muons_of(
-                there[0], there[1], there[2], tuple(part.to(machine.torch) for part in noise)
-            )
+            muons = network.muons_of(there[0], there[1], there[2], tuple(part.to(machine.torch) for part in noise))
         found[kind] = float(((muons.cpu() - expected).norm(dim=0) / expected.norm(dim=0)).max())
     drawn = events.draw(machine.size(40_000, 300), 13.5)
     whole = generator.generate(drawn.primaries, seed=1, counts=drawn.counts)

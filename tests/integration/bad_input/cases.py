@@ -70,6 +70,8 @@ def base_words(world: World) -> dict[str, list[str]]:
         "evaluate": ["--truth", world.data, "--split", "all", "--model", f"{world.run}/model", *out],
         "generate": ["--model", f"{world.run}/model", "--spectrum", "events=10", *out],
         "export": [f"{world.run}/model", *out],
+        "ensemble": [f"{world.run}/model", f"{world.run}/model", *out],
+        "train": [f"{world.root}/preset.toml", f"data.train={world.data}"],
         "validate": [world.data, "--energy-range", "1e4", "1e8", "--gamma", "1.4", "--events", "10", *out],
         "sync": [world.run],
         "login": ["pelican://127.0.0.1:1/x"],
