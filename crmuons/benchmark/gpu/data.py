@@ -82,7 +82,7 @@ def _stages(machine: Machine, name: str) -> Figures:
     found = manifest.event_files([prepared(machine, name)], training_selection(config.Data(), None).bounds)
     slices, segment_bytes = shards.slices_and_segment_bytes(found, config.Data().shuffle_bytes)
     plan = sampler.ReadPlan(tuple(slices), 0, segment_bytes, 1)
-    trainer = machine.trainer(penalty=WITHOUT_PENALTY)
+    trainer = machine.trainer(graph=True, penalty=WITHOUT_PENALTY)  # Whose batches are packed, on a GPU.
     number = machine.size(BATCH[name], 64)
     stages: dict[str, Callable[[EventArrays], object]] = {
         "read and cut": lambda _: None,
