@@ -79,6 +79,15 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="whether depth_m of the true files is slant or vertical (default: as in the model's training; slant for "
         "--generated)",
     )
+    add(
+        "--hard-cells",
+        type=option(SampleEvents),
+        nargs="?",
+        const=20_000,
+        metavar="EVENTS",
+        help="read all of the truth, and judge large bundles, distant and energetic muons and other rare kinds with up to so "
+        "many events each (20000 without a number)",
+    )
     add("--seed", type=option(Seed), default=0, help="seed of the generation and of the samples")
     add(
         "--workers",
@@ -105,6 +114,7 @@ def run(arguments: argparse.Namespace) -> None:
         training=arguments.training,
         depth=arguments.depth,
         settings=EvaluationSettings(arguments.events, arguments.seed),
+        hard_cells=arguments.hard_cells,
     )
     names = _report_names(request.models)
     check_tracking(request.models)

@@ -15,6 +15,8 @@ from crmuons.evaluation.breakdown import Bin, Breakdown, CaseFigures, worst_cell
 from crmuons.evaluation.candidates import Candidate
 from crmuons.evaluation.comparison import MEMORISED, Comparison, Numbers, compare
 from crmuons.evaluation.datasets import EventSet
+from crmuons.evaluation.hard_cells.figures import IN_CELLS
+from crmuons.evaluation.hard_cells.judge import CellFigures
 from crmuons.evaluation.headers import EventHeaders
 from crmuons.evaluation.metrics import calibration, regions
 from crmuons.evaluation.metrics.calibration import Calibration
@@ -41,6 +43,7 @@ class Evaluation:
         shown: true and generated events for the figures, of the same primaries if possible.
         further: features of a muon beyond the first three.
         profiles: the further features in bins of radius and energy, by sample.
+        hard_cells: the hard cells, judged with more events; empty unless asked for.
     """
 
     about: dict[str, Any]
@@ -51,13 +54,20 @@ class Evaluation:
     shown: tuple[EventArrays, EventArrays] = field(repr=False)
     further: tuple[MuonFeature, ...] = ()
     profiles: dict[str, list[ProfileBin]] = field(default_factory=dict)
+    hard_cells: list[CellFigures] = field(default_factory=list)
 
     def flat(self) -> dict[str, float]:
         """Return the figures of the generated events and of the floor by name, for the tracking server."""
+        in_cells = {
+            (sample, f"hard_cells/{cell.key}/{name}"): cell.numbers[sample][name]
+            for cell in self.hard_cells
+            for sample in (GENERATED, NULL)
+            for name in IN_CELLS
+        }
+        of_all = {(sample, name): n for sample in (GENERATED, NULL) for name, n in self.numbers[sample].items()}
         return {
             f"{sample}/{name}": number.value
-            for sample in (GENERATED, NULL)
-            for name, number in self.numbers[sample].items()
+            for (sample, name), number in (of_all | in_cells).items()
             if isinstance(number, Estimate)
         }
 

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Literal
 
 from crmuons import config
+from crmuons.config.options import SampleEvents
 from crmuons.data import manifest
 from crmuons.data.features import BASE, MuonFeature
 from crmuons.data.inspection import declaration
@@ -16,6 +17,7 @@ from crmuons.evaluation import pairing
 from crmuons.evaluation.candidates import data_candidate, model_candidate, refuse_copies
 from crmuons.evaluation.datasets import BlockedEvents, read
 from crmuons.evaluation.evaluate import Evaluation, evaluate
+from crmuons.evaluation.hard_cells.judge import CellReference, judge_data, judge_model, prepare_cells
 from crmuons.evaluation.headers import EventHeaders
 from crmuons.evaluation.reference import EvaluationSettings, Reference, prepare_reference
 from crmuons.evaluation.tasks import Executor
@@ -44,6 +46,7 @@ class EvaluationRequest:
         training: events for the baselines; if empty, the model's training events, or the training split of `truth`.
         depth: the meaning of depth_m in the true files; None for that of the model's training, or slant for a data set.
         settings: size and seed.
+        hard_cells: how many events of each hard cell to look for in all of the truth; None leaves this out.
 
     Raises:
         ValueError: if both or neither of `models` and `generated` are given.
@@ -56,6 +59,7 @@ class EvaluationRequest:
     training: Sequence[str] = ()
     depth: Depth | None = None
     settings: EvaluationSettings = field(default_factory=EvaluationSettings)
+    hard_cells: SampleEvents | None = None
 
     def __post_init__(self) -> None:
         if bool(self.models) == bool(self.generated):
@@ -93,7 +97,7 @@ def evaluate_request(request: EvaluationRequest, executor: Executor) -> Iterator
     generators = [
         load_generator(local_place(model)) for model in request.models
     ]  # All at once, so that a missing one is an early error.
-    references: dict[str, tuple[LoadedData, Reference]] = {}
+    references: dict[str, tuple[LoadedData, Reference, CellReference | None]] = {}
     for name, generator in zip(request.models, generators, strict=True):
         data = _data_settings(request, generator)
         further, lacking = _in_both(_declared(request.truth), generator.model.features.extra)
@@ -104,9 +108,12 @@ def evaluate_request(request: EvaluationRequest, executor: Executor) -> Iterator
             reference = prepare_reference(
                 executor, loaded.truth, loaded.training, request.settings, halves, further=further
             )
-            references[key] = loaded, reference
-        loaded, reference = references[key]
+            selection = _selection(data, request.split, ())
+            references[key] = loaded, reference, _cell_reference(executor, request, reference, loaded, selection)
+        loaded, reference, cells = references[key]
         result = evaluate(executor, reference, model_candidate(executor, reference, generator))
+        if cells is not None:
+            result = replace(result, hard_cells=judge_model(executor, cells, executor.put(generator)))
         about = {
             "candidate": name,
             "model_step": generator.metadata.get("step"),
@@ -127,7 +134,24 @@ def _evaluate_data(request: EvaluationRequest, executor: Executor) -> Evaluation
     halves = pairs.truth, pairs.control
     reference = prepare_reference(executor, loaded.truth, loaded.training, settings, halves, further=further)
     result = evaluate(executor, reference, data_candidate(executor, reference, loaded.truth, generated, pairs))
+    cells = _cell_reference(executor, request, reference, loaded, _selection(data, request.split, ()))
+    if cells is not None:
+        # The split of the generated rows is that of `_read_generated`.
+        shared = pairing.share_primaries(loaded.truth.headers, generated.headers)
+        split = request.split if shared else "all"
+        slant = _selection(data.model_copy(update={"depth": "slant"}), split, ())
+        result = replace(result, hard_cells=judge_data(executor, cells, request.generated, slant, shared=shared))
     return _describe(result, request, loaded, {"candidate": ", ".join(request.generated)}, lacking)
+
+
+def _cell_reference(
+    executor: Executor, request: EvaluationRequest, reference: Reference, loaded: LoadedData, selection: Selection
+) -> CellReference | None:
+    """Look through all of the truth for the hard cells, if they are asked for."""
+    if request.hard_cells is None:
+        return None
+    primaries = loaded.training.headers.primaries
+    return prepare_cells(executor, reference, (request.truth, selection), primaries, request.hard_cells)
 
 
 def _declared(urls: Sequence[str]) -> tuple[MuonFeature, ...]:

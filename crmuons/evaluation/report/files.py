@@ -81,6 +81,11 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
             | _by_sample(case.numbers)
             for case in breakdown.hard_cases
         ],
+        "hard_cells": [
+            {"name": cell.name, "key": cell.key, "events": cell.events, "effective_events": cell.effective}
+            | _by_sample(cell.numbers)
+            for cell in evaluation.hard_cells
+        ],
     }
 
 

@@ -12,7 +12,7 @@ from crmuons.evaluation.metrics.further import columns
 from crmuons.evaluation.metrics.quantities import EXTRA, LABELS
 from crmuons.evaluation.metrics.ratios import EVENT_TAILS, MUON_TAILS
 from crmuons.evaluation.reference import GENERATED, NULL
-from crmuons.evaluation.report import feature_tables, parts
+from crmuons.evaluation.report import cell_tables, feature_tables, parts
 from crmuons.evaluation.report.criteria import AT_FLOOR, HEADLINES, MISSED, PASS, UNDECIDED, describe_bar, judge, show
 from crmuons.evaluation.report.parts import table, td
 
@@ -127,6 +127,7 @@ def _sections(evaluation: Evaluation, images: dict[str, bytes]) -> Iterator[str]
         )
     yield "<h2>Dependence on the primary</h2>" + parts.figures(images, CAPTIONS, "bins") + _bin_tables(evaluation)
     yield "<h2>Hard cases</h2>" + _hard_table(evaluation)
+    yield cell_tables.section(evaluation)
     yield "<h2>All distances and rates</h2>" + _full_table(evaluation)
     yield "<h2>Muons</h2>" + parts.figures(images, CAPTIONS, "lateral_profile", "energy_spectrum", "energy_radius_map")
     yield feature_tables.section(evaluation, images, _further_table(evaluation))
