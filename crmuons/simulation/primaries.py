@@ -115,7 +115,8 @@ class ExpectedMuons:
         cosine = np.cos(zenith_rad)
         water = propagation.water_equivalent_m(slant_m, cosine, medium)
         needed = propagation.mean_surface_energy_gev(water, settings.threshold_gev, medium)
-        log_energy = np.linspace(*np.log(settings.energy_gev), points)
+        low, high = settings.energy_gev
+        log_energy = np.linspace(np.log(low), np.log(high), points)
         energy = np.exp(log_energy)[None, :]
         nucleons = shower.mass_number(mass_gev)[:, None]
         mean = mean_yield(

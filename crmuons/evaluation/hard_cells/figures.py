@@ -126,7 +126,7 @@ def distances(truth: CellEvents, other: CellEvents) -> Numbers:
         if sigma < 1e-5:
             numbers[f"w1_{name}"] = Missing("all values are the same")
             continue
-        numbers[f"w1_{name}"] = Estimate(wasserstein(*values, parts[0].weights, parts[1].weights) / sigma)
+        numbers[f"w1_{name}"] = Estimate(wasserstein(values[0], values[1], parts[0].weights, parts[1].weights) / sigma)
     found = [number.value for number in numbers.values() if isinstance(number, Estimate)]
     mean: Number = Estimate(float(np.mean(found))) if found else Missing("no quantity can be compared")
     return {"w1": mean} | numbers

@@ -125,8 +125,8 @@ def second_half(ids: UInt64[np.ndarray, "events 2"], seed: int) -> Bool[np.ndarr
     """Return which events belong to the second half: by a hash of the shower's ids, whatever file they are in."""
     mixed = ids[:, 0] * np.uint64(0x9E3779B97F4A7C15) + ids[:, 1] * np.uint64(0xC2B2AE3D27D4EB4F) + np.uint64(seed)
     for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):  # The finalizer of MurmurHash3: every bit counts.
-        mixed = (mixed ^ (mixed >> np.uint64(33))) * np.uint64(factor)
-    return np.asarray(mixed >> np.uint64(63) == 1)
+        mixed = np.multiply(np.bitwise_xor(mixed, np.right_shift(mixed, np.uint64(33))), np.uint64(factor))
+    return np.asarray(np.right_shift(mixed, np.uint64(63)) == 1)
 
 
 def _looked_at(

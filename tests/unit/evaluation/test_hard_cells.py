@@ -9,6 +9,8 @@ import pytest
 from crmuons import config
 from crmuons.data.arrow import to_table, write_events
 from crmuons.data.events import EventArrays, take
+from crmuons.data.sampler import cut_files
+from crmuons.data.selection import Selection
 from crmuons.evaluation.evaluate import Evaluation
 from crmuons.evaluation.hard_cells import figures, judge, kinds
 from crmuons.evaluation.hard_cells.figures import CellEvents
@@ -23,6 +25,7 @@ from crmuons.evaluation.tasks import in_process
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
 from crmuons.models.saved_model import save_model
+from crmuons.storage.files import list_files
 
 PROTON, IRON = 0.938, 52.0
 CELL = 1  # N from 1,000 to 10,000
@@ -221,6 +224,21 @@ def test_halves_split_showers_evenly_by_their_ids():
     assert abs(half.mean() - 0.5) < 0.02
     assert np.array_equal(half[::7], judge.second_half(ids[::7], 0))
     assert abs((half == judge.second_half(ids, 1)).mean() - 0.5) < 0.02
+
+
+def test_events_of_the_truths_primaries_are_those_of_the_second_half(tmp_path):
+    """Compared with true events of the same primaries, they would be too alike."""
+    shared = toy_events(1_000, seed=1)
+    write_events(tmp_path / "made.parquet", [to_table(shared)])
+    slices = cut_files(list_files([str(tmp_path)]))
+    with in_process() as executor:
+        chosen = executor.put(importance(shared, wanted=10**6))
+        all_of_them, second = (
+            CellEvents.concat(judge._looked_at(executor, slices, Selection(), chosen, 5, half=half))
+            for half in (None, 3)
+        )
+    assert len(all_of_them) == 1_000
+    assert np.array_equal(second.ids, all_of_them.ids[judge.second_half(all_of_them.ids, 3)])
 
 
 def evaluated(folder, **changes) -> Evaluation:
