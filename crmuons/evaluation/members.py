@@ -9,7 +9,7 @@ from crmuons.evaluation.candidates import generated_events
 from crmuons.evaluation.comparison import Numbers, marginal_numbers
 from crmuons.evaluation.datasets import EventSet
 from crmuons.evaluation.headers import EventHeaders
-from crmuons.evaluation.metrics.bands import BandBin, bands, coverage
+from crmuons.evaluation.metrics.bands import BandBin, bands, coverage, variance_factor
 from crmuons.evaluation.metrics.distances import Estimate
 from crmuons.evaluation.reference import Reference, event_sample
 from crmuons.evaluation.tasks import Executor
@@ -64,7 +64,10 @@ def evaluate_members(executor: Executor, reference: Reference, generator: Bundle
         headers = EventHeaders(control.ids, control.primaries, control.counts)
         samples.append(event_sample(executor, EventSet(headers, events), showers).sample)
     outside = generator.outside_training(control.primaries)
-    found = executor.submit(bands, reference.control.sample, reference.plan.hard_cases, outside, *samples)
+    folds = {str(member.metadata.get("config", {}).get("data", {}).get("fold")) for member in members}
+    all_folds = {str([number, len(members)]) for number in range(len(members))}
+    factor = variance_factor(len(members), folds=folds == all_folds)
+    found = executor.submit(bands, reference.control.sample, reference.plan.hard_cases, outside, factor, *samples)
     numbers = [executor.get(executor.submit(marginal_numbers, reference.truth.sample, sample)) for sample in samples]
     return Members(len(members), executor.get(found), _figures(numbers))
 

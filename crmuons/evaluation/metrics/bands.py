@@ -52,13 +52,16 @@ class BandBin:
         return abs(self.true - self.predicted) <= self.half_width
 
 
-def bands(truth: Sample, cases: Sequence[HardCase], outside: np.ndarray, *members: Sample) -> list[BandBin]:
+def bands(
+    truth: Sample, cases: Sequence[HardCase], outside: np.ndarray, factor: float, *members: Sample
+) -> list[BandBin]:
     """Return the bands in all bins that have enough showers.
 
     Args:
         truth: true events.
         cases: hard cases.
         outside: which primaries lie outside the trained range of the ensemble.
+        factor: of the members' variance in the band, see `half_width`.
         members: events of each member for the same primaries in the same order.
     """
     beyond = HardCase("primaries outside the trained range", True, lambda _: outside)
@@ -66,7 +69,7 @@ def bands(truth: Sample, cases: Sequence[HardCase], outside: np.ndarray, *member
     for case in (None, *cases, beyond):
         # The summaries of a bundle are those of all its muons, and a case of muons is about some of them.
         for quantity in QUANTITIES if case is None or case.of_events else MUON_QUANTITIES:
-            found += _bands_of(truth, members, quantity, case)
+            found += _bands_of(truth, members, quantity, case, factor)
     return found
 
 
@@ -75,13 +78,22 @@ def coverage(bins: Sequence[BandBin]) -> tuple[int, int]:
     return sum(one.is_covered for one in bins), len(bins)
 
 
+def variance_factor(members: int, *, folds: bool) -> float:
+    """Return the variance of the truth's difference from the mean of K members, in units of their variance s^2.
+
+    Members that each leave out one of K parts of the same showers share most of these, and lie nearer together than models
+    of other showers: (K - 1)^2 / K, the delete-a-group jackknife (Kott 2001, J. Official Statistics 17, 521). Of others the
+    truth is taken as one more member: 1 + 1/K.
+    """
+    return (members - 1) ** 2 / members if folds else 1 + 1 / members
+
+
 def half_width(
-    statistical: Float64[np.ndarray, " bins"], spread: Float64[np.ndarray, " bins"], members: int
+    statistical: Float64[np.ndarray, " bins"], spread: Float64[np.ndarray, " bins"], members: int, factor: float
 ) -> Float64[np.ndarray, " bins"]:
     """Return half the width of the 68 % band around the mean of the members.
 
-    The truth is taken as one more member, whose difference from the mean of K has the variance s^2 (1 + 1/K). s is known
-    from K values only, so the quantile is Student's, with the degrees of freedom of a sum of an exact variance and one
+    s is known from K values only, so the quantile is Student's, with the degrees of freedom of a sum of an exact variance and one
     with K - 1 (Satterthwaite 1946, Biometrics Bull. 2, 110; JCGM 100:2008, G.4.2): 1.14 times the root for K = 5 and no
     statistical error.
 
@@ -89,8 +101,9 @@ def half_width(
         statistical: standard error of the difference between truth and mean.
         spread: standard deviation over the members.
         members: K.
+        factor: of s^2 (`variance_factor`).
     """
-    of_members = spread**2 * (1 + 1 / members)
+    of_members = spread**2 * factor
     total = statistical**2 + of_members
     share = np.divide(of_members, total, out=np.zeros_like(total), where=total > 0)
     freedom = (members - 1) / np.maximum(share, 1e-6) ** 2
@@ -98,7 +111,9 @@ def half_width(
     return width
 
 
-def _bands_of(truth: Sample, members: Sequence[Sample], quantity: str, case: HardCase | None) -> list[BandBin]:
+def _bands_of(
+    truth: Sample, members: Sequence[Sample], quantity: str, case: HardCase | None, factor: float
+) -> list[BandBin]:
     true_values, true_showers = _entries(truth, quantity, case)
     if not len(true_values):
         return []
@@ -115,7 +130,7 @@ def _bands_of(truth: Sample, members: Sequence[Sample], quantity: str, case: Har
     )
     enough = ((true > 0).sum(0) + (made > 0).sum(1).mean(0)) / 2 >= MIN_SHOWERS
     rate, statistical, spread = _estimates(true, made, events_of_shower)
-    widths = half_width(statistical, spread, len(members))
+    widths = half_width(statistical, spread, len(members), factor)
     where = "all events" if case is None else case.name
     true_rate = true.sum(0) / events_of_shower.sum()
     rows = zip(edges[:-1], edges[1:], true_rate, rate, statistical, spread, widths, strict=True)
