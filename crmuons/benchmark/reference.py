@@ -11,6 +11,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from crmuons.models.eager_optimizers import SGD
+
 NO_MUON = -1e9  # The scatter leaves it for an event without muons.
 
 
@@ -60,9 +62,7 @@ class ReferenceStep:
     def __init__(self, lambda_gp: float, n_critic: int, device: torch.device) -> None:
         self.lambda_gp, self.n_critic = lambda_gp, n_critic
         self.generator, self.critic = ReferenceGenerator().to(device), ReferenceCritic().to(device)
-        self.optimizers = [
-            torch.optim.SGD(network.parameters(), 1e-4, momentum=0.5) for network in (self.generator, self.critic)
-        ]
+        self.optimizers = [SGD(network.parameters(), 1e-4, momentum=0.5) for network in (self.generator, self.critic)]
 
     def __call__(self, primaries: Tensor, counts: Tensor, muons: Tensor) -> list[float]:
         """Take a step on standardised primaries [events, 4] and muons [muons, 3], and return its losses."""

@@ -16,6 +16,7 @@ from crmuons.data.features import MuonFeature
 from crmuons.evaluation.metrics import further as further_features
 from crmuons.evaluation.metrics.classifiers import held_out, labels
 from crmuons.evaluation.metrics.quantities import Counted, muon_quantities, primary_features
+from crmuons.models.eager_optimizers import Adam
 
 MAX_MUONS = 64  # A larger bundle gives this many random muons; its N is a separate feature.
 FOLDS = 2
@@ -113,7 +114,7 @@ def _train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = DeepSets(bundles.muons.shape[1], bundles.event.shape[1], WIDTH)
-    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE)
+    optimizer = Adam(network.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
     order = list(_batches_of(training, STEPS, np.random.default_rng(seed)))
     for chosen, batch in zip(order, bundles.batches(order), strict=True):

@@ -16,6 +16,7 @@ from crmuons.generation.generator import BundleGenerator
 from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.discrete import DiscreteFeatures
+from crmuons.models.eager_optimizers import Adam
 from crmuons.models.extra import ExtraFeatures, draw_level
 from crmuons.models.features import Features
 from crmuons.models.standalone import StandaloneModel
@@ -176,7 +177,7 @@ def test_the_probability_of_a_charge_is_learned_from_the_energy(events):
     muons = torch.from_numpy(events.muons[:4000])
     columns, numbers = fitted.muons(muons), fitted.level_numbers(muons)
     network = DiscreteFeatures(columns.shape[1], [len(levels) for levels in fitted.levels])
-    optimizer = torch.optim.Adam(network.parameters(), 0.02)
+    optimizer = Adam(network.parameters(), 0.02)
     condition = torch.zeros(len(muons), 5)
     for _ in range(150):
         optimizer.zero_grad()

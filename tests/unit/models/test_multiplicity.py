@@ -8,6 +8,7 @@ import torch
 from scipy import stats
 
 from crmuons import config
+from crmuons.models.eager_optimizers import Adam
 from crmuons.models.formulas import MAX_COUNT, MAX_SHAPE
 from crmuons.models.multiplicity import MixtureMultiplicity, RegressorMultiplicity, build_multiplicity
 
@@ -88,7 +89,7 @@ def test_maximum_likelihood_finds_mean_and_shape():
     torch.manual_seed(0)
     counts = torch.from_numpy(stats.nbinom.rvs(3, 3 / (3 + 20), size=4000, random_state=1))
     model = MixtureMultiplicity(8, 1)
-    optimizer = torch.optim.Adam(model.parameters(), 0.02)
+    optimizer = Adam(model.parameters(), 0.02)
     condition = CONDITION.expand(4000, 4)
     for _ in range(150):
         optimizer.zero_grad()
