@@ -88,7 +88,9 @@ class Features(nn.Module):
             msg = "model.kind=predecessor knows energy_gev, x_m, y_m alone; leave data.features out, or use model.kind=set"
             raise ValueError(msg)
         self.cartesian, self.extra = cartesian, tuple(extra)
-        self.layout = ExtraFeatures([(feature.name, feature.kind) for feature in self.extra], scaled)
+        self.layout = ExtraFeatures(
+            [(feature.name, feature.kind) for feature in self.extra], scaled and bool(self.extra)
+        )
         self.num_muon_features = 3 if cartesian else 2 + len(self.layout.smooth)
         for name, shape in (("primary_mean", (4,)), ("primary_std", (4,)), ("primary_range", (2, 4))):
             self.register_buffer(name, torch.ones(shape))

@@ -15,7 +15,6 @@ SHOWN = {
     "train/wasserstein_estimate": "mean critic score of true events minus that of generated ones",
     "train/gradient_penalty": "gradient penalty before its weight",
     "validation/score": "mean W1/sigma on held-out events, lower is better",
-    "progress/epochs": "passes over the training events",
     "progress/share_done": "share of the run that is done",
 }
 

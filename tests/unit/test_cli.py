@@ -128,7 +128,7 @@ def test_an_option_that_is_a_setting_is_told_as_a_word(capsys):
         cli.main(["train", "default", "--epochs", "10", "--lr=1e-3"])
     said = capsys.readouterr().err
     assert "unrecognized arguments: --epochs --lr=1e-3; a setting is a word without dashes" in said
-    assert "train.steps=VALUE train.optimizer.lr=VALUE" in said
+    assert "train.epochs=VALUE train.optimizer.lr=VALUE" in said
 
 
 NAMES = [cli.name_of(command) for group in cli.GROUPS.values() for command in group]

@@ -123,7 +123,7 @@ def test_what_cannot_be_loaded_is_named(tmp_path, model):
     saved = save(tmp_path, 1, model)
     about = json.loads((saved / saved_model.SETTINGS_FILE).read_text())
     (saved / saved_model.SETTINGS_FILE).write_text(json.dumps(about | {"format": 99}))
-    with pytest.raises(ValueError, match=r"model\.json has format 99, this crmuons reads format 1"):
+    with pytest.raises(ValueError, match=r"model\.json has format 99, this crmuons reads formats 1 and 2"):
         saved_model.load_model(saved)
     wider = about | {"model": about["model"] | {"width": 9}}
     (saved / saved_model.SETTINGS_FILE).write_text(json.dumps(wider))

@@ -7,6 +7,7 @@ import pytest
 from crmuons import cli
 from crmuons.data import arrow, geometry
 from crmuons.simulation import shower, simulate, yields
+from crmuons.simulation.primaries import draw_primaries
 from crmuons.simulation.simulate import SimulationSettings, draw_block
 from crmuons.simulation.tracks import follow
 
@@ -255,7 +256,7 @@ def test_by_default_every_decade_has_showers_and_muons_have_half_of_their_source
 
 
 def draw_energy(block):
-    return simulate._draw_primaries(SimulationSettings(), np.random.default_rng(block))[0]
+    return draw_primaries(SimulationSettings(), simulate.SHOWERS_PER_BLOCK, np.random.default_rng(block))[0]
 
 
 def test_a_law_with_breaks_is_given_on_the_command_line_and_recorded(tmp_path):

@@ -30,7 +30,7 @@ COMMANDS = (
     "train data.train={} train.steps=1", "train data.train=['{}'] train.steps=1", "train data.train=d run.storage_path={} train.steps=1", "train {}",
     "sweep data.train={} --out new", "sweep --space {}", "evaluate --truth {} --model new --out new", "evaluate --truth d --generated {} --out new",
     "evaluate --truth d --model {} --out {}", "generate --model {} --primaries d --out new", "generate --model d --primaries {} --out new",
-    "generate --model d --primaries d --out {}", "export {} --out new", "export d --out={}", "sync {}", "login {}", "login --write {}", "benchmark read --data {}",
+    "generate --model d --primaries d --out {}", "export {} --out new", "export d --out={}", "ensemble {} d --out new", "ensemble a b --out {}", "sync {}", "login {}", "login --write {}", "benchmark read --data {}",
     "settings {}", "validate {} --out new", "validate d --out {}", "nonsense {}",
 )  # fmt: skip
 
