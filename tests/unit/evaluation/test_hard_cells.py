@@ -1,57 +1,25 @@
 """Hard cells: many events of rare kinds, chosen by their primaries, with weights that undo the choice."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from crmuons import config
 from crmuons.data.arrow import to_table, write_events
 from crmuons.data.events import EventArrays, take
 from crmuons.data.sampler import cut_files
 from crmuons.data.selection import Selection
-from crmuons.evaluation.evaluate import Evaluation
 from crmuons.evaluation.hard_cells import figures, judge, kinds
 from crmuons.evaluation.hard_cells.figures import CellEvents
 from crmuons.evaluation.hard_cells.importance import Importance
 from crmuons.evaluation.metrics import distances
 from crmuons.evaluation.metrics.distances import Estimate, Missing
 from crmuons.evaluation.metrics.quantities import primary_features
-from crmuons.evaluation.reference import GENERATED, NULL, EvaluationSettings
-from crmuons.evaluation.report import files
-from crmuons.evaluation.request import EvaluationRequest, evaluate_request
 from crmuons.evaluation.tasks import in_process
-from crmuons.models.bundle_model import BundleModel
-from crmuons.models.features import Features
-from crmuons.models.saved_model import save_model
 from crmuons.storage.files import list_files
+from tests.large_events import IRON, PROTON, large_events
 
-PROTON, IRON = 0.938, 52.0
 CELL = 1  # N from 1,000 to 10,000
-
-
-def toy_events(
-    showers: int, seed: int, *, first_id: int = 0, factor: float = 1.0, brighter: float = 0.0
-) -> EventArrays:
-    """Showers of which one in a hundred has more than 1,000 muons; the mean N grows with the energy."""
-    rng = np.random.default_rng(seed)
-    log_energy = 4 + rng.exponential(0.65, showers).clip(max=4.2)
-    primaries = np.stack(
-        [
-            10**log_energy,
-            rng.uniform(0, 1.48, showers),
-            rng.choice([PROTON, IRON], showers),
-            rng.uniform(1500, 3000, showers),
-        ],
-        axis=1,
-    )
-    counts = rng.poisson(factor * rng.gamma(10, 0.1, showers) * 10 ** (log_energy - 4))
-    energies, radii = 10 ** rng.normal(2.5 + brighter, 0.4, counts.sum()), 10 ** rng.normal(1, 0.35, counts.sum())
-    azimuth = rng.uniform(0, 2 * np.pi, counts.sum())
-    muons = np.stack([energies, radii * np.cos(azimuth), radii * np.sin(azimuth)], axis=1)
-    ids = np.stack([np.arange(showers) + first_id, np.full(showers, 7)], axis=1)
-    return EventArrays(ids.astype(np.uint64), primaries.astype(np.float32), counts, muons.astype(np.float32))
 
 
 CELLS = kinds.hard_cells(
@@ -71,7 +39,7 @@ def importance(events: EventArrays, wanted: int, total: int | None = None) -> Im
 
 @pytest.fixture(scope="module")
 def events():
-    return toy_events(20_000, seed=0)
+    return large_events(20_000, seed=0)
 
 
 def test_members_are_those_that_the_names_say():
@@ -132,7 +100,7 @@ def test_a_cell_gets_the_wanted_number_of_events_and_all_if_there_are_fewer(even
 
 def test_the_probability_depends_on_the_primary_alone(events):
     chosen = importance(events, wanted=60)
-    again = toy_events(20_000, seed=0, factor=3.0)
+    again = large_events(20_000, seed=0, factor=3.0)
     same = np.flatnonzero((again.primaries == events.primaries).all(1))
     assert len(same) == 20_000
     assert (again.counts != events.counts).any()
@@ -170,20 +138,20 @@ def test_a_weight_of_two_counts_as_two_values():
 
 def test_a_rate_is_known_better_from_the_same_primaries(events):
     truth = everything(events)
-    more = everything(toy_events(20_000, seed=0, factor=1.2))  # The same gamma factors: N is higher by a fifth.
-    other = everything(toy_events(20_000, seed=5, first_id=20_000, factor=1.2))
+    more = everything(large_events(20_000, seed=0, factor=1.2))  # The same gamma factors: N is higher by a fifth.
+    other = everything(large_events(20_000, seed=5, first_id=20_000, factor=1.2))
     paired, apart = figures.rate(truth, more, CELL, paired=True), figures.rate(truth, other, CELL, paired=False)
     exact = (more.members[:, CELL] > 0).sum() / (truth.members[:, CELL] > 0).sum()
     assert paired.value == pytest.approx(exact)
     assert exact > 1.1
     assert abs(apart.value - exact) < 3 * apart.error
     assert paired.error < 0.7 * apart.error
-    nothing = everything(toy_events(2_000, seed=5, factor=0.01))
+    nothing = everything(large_events(2_000, seed=5, factor=0.01))
     assert figures.rate(truth, nothing, CELL, paired=False).error > 0
 
 
 def test_figures_are_absent_with_the_reason():
-    few = everything(toy_events(300, seed=0))
+    few = everything(large_events(300, seed=0))
     few.members[:, 2] = 0
     assert figures.rate(few, few, 2, paired=True) == Missing("0 true events, 10 needed")
     assert figures.auc_bundles(few, few, 1000, 0) == Missing("300 effective events in one sample, 1,000 needed")
@@ -193,14 +161,14 @@ def test_figures_are_absent_with_the_reason():
 
 def test_the_classifier_sees_a_shift_and_nothing_where_there_is_none(monkeypatch):
     monkeypatch.setattr(figures, "TREES", 20)
-    monkeypatch.setattr(figures, "MIN_EFFECTIVE", 500)
+    monkeypatch.setattr(figures, "MIN_EFFECTIVE", 300)
     of_one = [
-        toy_events(4_000, seed=seed, first_id=10_000 * seed, brighter=b) for seed, b in ((1, 0), (2, 0), (3, 0.08))
+        large_events(2_500, seed=seed, first_id=10_000 * seed, brighter=b) for seed, b in ((1, 0), (2, 0), (3, 0.08))
     ]
     truth, same, shifted = (everything(take(part, np.flatnonzero(part.counts > 1))) for part in of_one)
     weights = np.random.default_rng(0).uniform(0.5, 2, len(truth))
     truth = replace(truth, weights=weights)
-    alike, apart = (figures.auc_bundles(truth, other, 1_500, 0) for other in (same, shifted))
+    alike, apart = (figures.auc_bundles(truth, other, 1_000, 0) for other in (same, shifted))
     assert abs(alike.value - 0.5) < 4 * alike.error
     assert alike.error < 0.05
     assert apart.value > 0.6
@@ -209,7 +177,7 @@ def test_the_classifier_sees_a_shift_and_nothing_where_there_is_none(monkeypatch
 def test_bundles_of_one_muon_have_no_spread_and_are_judged_all_the_same(monkeypatch):
     monkeypatch.setattr(figures, "TREES", 10)
     monkeypatch.setattr(figures, "MIN_EFFECTIVE", 300)
-    single = [toy_events(4_000, seed=seed, first_id=10_000 * seed) for seed in (1, 2)]
+    single = [large_events(4_000, seed=seed, first_id=10_000 * seed) for seed in (1, 2)]
     truth, other = (everything(take(part, np.flatnonzero(part.counts == 1))) for part in single)
     assert isinstance(figures.auc_bundles(truth, other, 1_000, 0), Estimate)
     numbers = figures.distances(truth, other)
@@ -228,7 +196,7 @@ def test_halves_split_showers_evenly_by_their_ids():
 
 def test_events_of_the_truths_primaries_are_those_of_the_second_half(tmp_path):
     """Compared with true events of the same primaries, they would be too alike."""
-    shared = toy_events(1_000, seed=1)
+    shared = large_events(1_000, seed=1)
     write_events(tmp_path / "made.parquet", [to_table(shared)])
     slices = cut_files(list_files([str(tmp_path)]))
     with in_process() as executor:
@@ -239,65 +207,3 @@ def test_events_of_the_truths_primaries_are_those_of_the_second_half(tmp_path):
         )
     assert len(all_of_them) == 1_000
     assert np.array_equal(second.ids, all_of_them.ids[judge.second_half(all_of_them.ids, 3)])
-
-
-def evaluated(folder, **changes) -> Evaluation:
-    request = EvaluationRequest(
-        [str(folder / "true")], split="all", settings=EvaluationSettings(max_events=400), **changes
-    )
-    with pytest.MonkeyPatch.context() as patch, in_process() as executor:
-        patch.setattr("crmuons.evaluation.metrics.classifiers.MIN_EVENTS", 10_000)  # No classifier of all is trained.
-        patch.setattr(figures, "MIN_EFFECTIVE", 50)
-        patch.setattr(figures, "TREES", 10)
-        (found,) = evaluate_request(request, executor)
-    return found
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    for name, start, seed in (("true", 0, 1), ("true", 4_000, 2), ("made", 50_000, 3)):
-        (folder / name).mkdir(exist_ok=True)
-        write_events(folder / name / f"{start}.parquet", [to_table(toy_events(4_000, seed, first_id=start))])
-    settings = config.Model(width=8, multiplicity_width=8, multiplicity_components=2)
-    model = BundleModel(settings, Features().fit(toy_events(2_000, 4)))
-    save_model(folder / "model", model, {"model": settings.model_dump()})
-    return folder
-
-
-def test_all_of_the_truth_is_searched_and_the_other_figures_stay(folder, tmp_path):
-    plain, found = (
-        evaluated(folder, generated=[str(folder / "made")]),
-        evaluated(folder, generated=[str(folder / "made")], hard_cells=100),
-    )
-    assert plain.hard_cells == []
-    before, after = (files.to_json(part) for part in (plain, found))
-    assert before.pop("hard_cells") == []
-    cells = {cell["key"]: cell for cell in after.pop("hard_cells")}
-    assert before == after
-    one = cells["n_1"]
-    # 800 events are compared; of all 8,000, a quarter has one muon: 100 or more in each half are found.
-    assert one["events"]["true"] >= 90
-    assert abs(one[GENERATED]["rate"]["value"] - 1) < 4 * one[GENERATED]["rate"]["error"]
-    assert 0.3 < one[GENERATED]["auc_bundles"]["value"] < 0.7
-    assert one["effective_events"]["true"] <= one["events"]["true"]
-    assert cells["masses_beyond"][GENERATED]["rate"] == {"absent": "0 true events, 10 needed"}
-    flat = found.flat()
-    assert flat["generated/hard_cells/n_1/rate"] == one[GENERATED]["rate"]["value"]
-    assert "truth/hard_cells/n_1/w1" in flat
-    assert not [name for name in plain.flat() if "hard_cells" in name]
-
-
-def test_a_model_makes_events_for_the_primaries_that_were_looked_at(folder, tmp_path, monkeypatch):
-    found = evaluated(folder, models=[str(folder / "model")], hard_cells=100)
-    one = next(cell for cell in found.hard_cells if cell.key == "n_1")
-    assert isinstance(one.numbers[GENERATED]["rate"], Estimate)
-    assert isinstance(one.numbers[NULL]["w1"], Estimate)
-    monkeypatch.setattr(files, "_draw", lambda evaluation: {})
-    monkeypatch.setattr("crmuons.evaluation.report.parts.figures", lambda *words: "")
-    files.write_report(found, tmp_path)
-    page = (tmp_path / "report.html").read_text()
-    assert "<h2>Hard cells</h2>" in page
-    assert "masses beyond the trained ones, rate / true rate: 0 true events, 10 needed" in page
-    content = json.loads((tmp_path / "evaluation.json").read_text(), parse_constant=pytest.fail)
-    assert len(content["hard_cells"]) == len(found.hard_cells) == 12
