@@ -40,6 +40,7 @@ OTHER_NAMES = {
     "local_batch_size per_device_batch_size train_batch_size batch_events",
     "train.grad_accumulation": "accumulate gradient_accumulation accum accumulation_steps gradient_accumulation_steps "
     "grad_accumulation_steps accumulate_grad_batches",
+    "train.frozen": "freeze freeze_layers frozen_layers freeze_generator freeze_multiplicity",
     "train.init_from": "pretrained pretrained_model pretrained_weights finetune fine_tune finetune_from fine_tune_from warm_start "
     "warmstart from_pretrained init initial_weights init_weights initial_model start_from parent_model weights",
     "train.log_every": "log_interval log_steps logging_steps log_freq log_frequency print_every log_every_n_steps",

@@ -219,6 +219,7 @@ LATER: dict[str, Any] = {
     "data.skip_missing": False,
     "train.cuda_graph": False,
     "train.epochs": None,
+    "train.frozen": [],
     "train.init_from": None,
     "train.refit_features": False,
 }

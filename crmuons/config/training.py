@@ -55,6 +55,9 @@ class Train(Section):
     refit_features: bool = False
     """With init_from: fit the features' statistics to this run's data. By default the parent's are kept, because its
     weights were trained with them."""
+    frozen: list[Literal["generator", "multiplicity", "discrete"]] = Field(default_factory=list)
+    """With init_from: networks that keep the parent's weights, such as the multiplicity model where the new data are too few
+    to change how many muons there are."""
     steps: int | None = Field(default=None, ge=1, le=MANY)
     """The run ends after this many generator steps."""
     max_seconds: float | None = Field(default=None, gt=0, le=1e9)
@@ -121,6 +124,12 @@ class Train(Section):
     def _refits_with_parent(self) -> Self:
         if self.refit_features and self.init_from is None:
             msg = "refit_features goes with train.init_from: the features of a run without a parent are always fitted; leave it out, or set train.init_from"
+            raise ValueError(msg)
+        if self.frozen and self.init_from is None:
+            msg = f"frozen={self.frozen} goes with train.init_from: random weights are of no use; leave it out, or set train.init_from"
+            raise ValueError(msg)
+        if self.frozen and self.refit_features:
+            msg = f"frozen={self.frozen}: frozen weights belong to the parent's features; leave refit_features out"
             raise ValueError(msg)
         return self
 

@@ -103,20 +103,25 @@ class NetworkOptimizer:
 
 
 def build_optimizers(
-    settings: config.Optimizer, modules: Mapping[str, nn.Module], *, graphed: bool = False
+    settings: config.Optimizer, modules: Mapping[str, nn.Module], *, frozen: Sequence[str] = (), graphed: bool = False
 ) -> dict[str, NetworkOptimizer]:
-    """Return one optimizer for each of the modules generator, critic, multiplicity and discrete."""
+    """Return one optimizer for each of the modules generator, critic, multiplicity and discrete.
+
+    Those of `frozen` have a learning rate of 0, which changes no bit of a weight.
+    """
     rates = {
         "generator": settings.lr if settings.generator_lr is None else settings.generator_lr,
         "critic": settings.lr if settings.critic_lr is None else settings.critic_lr,
-    }
+        "multiplicity": settings.multiplicity_lr,
+        "discrete": settings.multiplicity_lr,
+    } | dict.fromkeys(frozen, 0.0)
     networks = {}
     for name, module in modules.items():
         parameters = list(module.parameters())
         optimizer: torch.optim.Optimizer
         # A likelihood is an ordinary loss without an opponent: Adam's defaults, whatever GAN optimizer is compared.
         if name in {"multiplicity", "discrete"}:
-            optimizer = Adam(parameters, settings.multiplicity_lr, fused=True)
+            optimizer = Adam(parameters, rates[name], fused=True)
         elif settings.kind == "sgd":
             optimizer = SGD(parameters, rates[name], momentum=settings.momentum, fused=True)
         else:

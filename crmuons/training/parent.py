@@ -80,6 +80,9 @@ def _load(settings: config.Config, storage: RunStorage) -> tuple[Parent, Feature
         msg = f"train.init_from={place}: {error}"
         raise (FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError)(msg) from error
     theirs = config.Model.model_validate(config.with_new_names({"model": about["model"]})["model"])
+    if "discrete" in settings.train.frozen and generator.model.discrete is None:
+        msg = f"train.frozen: the model at train.init_from={place} has no discrete features; leave 'discrete' out"
+        raise ValueError(msg)
     _check_architecture(place, theirs, settings.model, has_critic=critic is not None)
     record = {
         "uri": uri,

@@ -72,7 +72,9 @@ class Trainer(Objective):
         self._with_generator = tuple(name for name in modules if name != "critic")
         is_static = device.type == "cuda" and settings.train.cuda_graph if static is None else static
         self.graphs = StepGraphs(settings.train, device, self._recover) if is_static else None
-        self.networks = optimizers.build_optimizers(settings.train.optimizer, modules, graphed=is_static)
+        self.networks = optimizers.build_optimizers(
+            settings.train.optimizer, modules, frozen=settings.train.frozen, graphed=is_static
+        )
         self.num_steps = 0
         self.adaptation = Adaptation(settings.train, device) if settings.train.adapt.enabled else None
         self._updates_before = 0  # Critic updates before the step being taken.

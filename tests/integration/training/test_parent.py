@@ -195,6 +195,8 @@ def test_the_parents_weights_are_selected_if_no_step_is_better(root):
         (["train.init_from=parent", "model.kind=predecessor", "model.layers=3"], r"model.kind is set there, predecessor here; model.layers"),
         (["train.init_from=nowhere"], r"train.init_from=nowhere: no model at .*runs/nowhere: it has no model.json"),
         (["train.init_from="], r"an empty path"),
+        (["train.init_from=parent", "train.frozen=['discrete']"], r"has no discrete features; leave 'discrete' out"),
+        (["train.frozen=['generator']"], r"frozen=\['generator'\] goes with train.init_from"),
         (["train.refit_features=true"], r"refit_features goes with train.init_from"),
         (["train.init_from=damaged"], r"train.init_from=damaged: .*weights.pt is damaged or cut short"),
         (["train.init_from=models:/nothing@best"], r"looked up in MLflow, and there is no sqlite:///.*MLFLOW_TRACKING_URI"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from crmuons import config
 from crmuons.data.events import EventArrays, concat, slice_events
 from crmuons.training import distributed, losses
 from crmuons.training.trainer import NonFiniteError
@@ -331,6 +332,24 @@ def test_the_averaged_model_in_closed_form(make, batch):
         decay = min(0.2, (1 + done) / (10 + done))  # 0.1, 0.1818, 0.2: it forgets the initial weights at first.
         expected = decay * expected + (1 - decay) * weights(trainer)["generator"]
         torch.testing.assert_close(weights(trainer)["averaged"], expected)
+
+
+def test_a_frozen_network_keeps_every_bit_and_the_others_move(make, batch):
+    trainer = make(init_from="parent", frozen=["multiplicity"])
+    before = {name: [w.clone() for w in network.parameters] for name, network in trainer.networks.items()}
+    averaged = [w.clone() for w in trainer.averaged.multiplicity.parameters()]
+    for _ in range(2):
+        step(trainer, batch, batch)
+    for name, network in trainer.networks.items():
+        same = [torch.equal(old, new) for old, new in zip(before[name], network.parameters, strict=True)]
+        assert all(same) if name == "multiplicity" else not any(same), name
+    assert all(
+        torch.equal(old, new) for old, new in zip(averaged, trainer.averaged.multiplicity.parameters(), strict=True)
+    )
+    with pytest.raises(ValueError, match=r"frozen=.* goes with train\.init_from"):
+        config.Train(steps=1, frozen=["generator"])
+    with pytest.raises(ValueError, match=r"frozen weights belong to the parent's features"):
+        config.Train(steps=1, init_from="parent", frozen=["generator"], refit_features=True)
 
 
 def test_the_learning_rate_follows_steps_and_progress(make, batch):
