@@ -13,7 +13,7 @@ STEPS = [
         "torch; from crmuons import config; from crmuons.training.optimizers import build_optimizers\n"
         "for kind in ('adam', 'sgd'):\n"
         "    built = build_optimizers(config.Optimizer(kind=kind), {'critic': torch.nn.Linear(1, 1)})['critic']\n"
-        "    built.step(torch.ones(2), torch.tensor(False))\n"
+        "    built.step(torch.ones(2), torch.zeros(()))\n"
         "    built.load_state_dict(built.state_dict())"
     ),
     "crmuons.cli, crmuons.benchmark.gpu.run, crmuons.training.driver",
