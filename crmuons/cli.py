@@ -139,9 +139,8 @@ def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
     ):  # argparse makes a list of it.
         parser.error(f"argument {option.removesuffix('=--')}: it has no value")
     arguments, left = parser.parse_known_args(words)
-    if "--" in left and (before := words[words.index("--") - 1]).startswith(
-        "--"
-    ):  # An option whose value may be absent.
+    # Behind an option whose value may be absent, argparse leaves it over.
+    if "--" in left and (before := words[max(words.index("--") - 1, 0)]) != "--" and before.startswith("--"):
         parser.error(f"argument {before}: '--' is no value of it; leave it out")
     if "words" in arguments:
         arguments.words += [word for word in left if not word.startswith("-")]
