@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from crmuons import config
@@ -23,8 +23,8 @@ class RealEvents(NamedTuple):
         number: number of the real events.
     """
 
-    is_real: Float32[Tensor, " events"]
-    number: Float32[Tensor, ""]
+    is_real: Float[Tensor, " events"]
+    number: Float[Tensor, ""]
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class TrainingBatch:
         real: which events of a padded batch are real; None without dummy events.
     """
 
-    primaries: Float32[Tensor, "all 4"]
+    primaries: Float[Tensor, "all 4"]
     counts: Int64[Tensor, " all"]
     nonempty: Int64[Tensor, " events"]
-    muons: Float32[Tensor, "muons numbers"]
-    weights: Float32[Tensor, " events"]
+    muons: Float[Tensor, "muons numbers"]
+    weights: Float[Tensor, " events"]
     ragged: Ragged
     penalty_layout: Ragged
     real: Real | None = None
