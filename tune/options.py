@@ -14,6 +14,7 @@ from tune.search import Method, grid_size
 from tune.space import Space
 
 DEFAULT_SAMPLES = 20
+SchedulerName = Literal["none", "asha", "pbt"]
 
 Trials = Annotated[int, Field(ge=1, le=100_000)]
 Cpus = Annotated[float, Field(gt=0, le=4096)]
@@ -45,7 +46,7 @@ class SweepOptions:
     """
 
     search: Method = "tpe"
-    scheduler: Literal["none", "asha", "pbt"] = "asha"
+    scheduler: SchedulerName = "asha"
     samples: Trials | None = None
     concurrency: Trials | None = None
     cpus_per_trial: Cpus | None = None

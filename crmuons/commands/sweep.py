@@ -16,7 +16,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     add_settings(parser)
     from crmuons.config.options import LocalPath, Seconds, Seed, option
-    from tune.options import Cpus, FirstRung, Gpus, Reduction, Trials
+    from tune.options import Cpus, FirstRung, Gpus, Reduction, SchedulerName, Trials
     from tune.search import Method
 
     add = parser.add_argument
@@ -28,7 +28,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         default="tpe",
         help="how to choose the settings of a trial (default: tpe)",
     )
-    add("--scheduler", choices=("none", "asha", "pbt"), default="asha",
+    add("--scheduler", choices=get_args(SchedulerName), default="asha",
         help="which trials to continue: all (none), the better ones (asha), or a population in which bad trials copy "
         "good ones (pbt) (default: asha)")  # fmt: skip
     add("--samples", type=option(Trials), metavar="N", help="number of trials (default: 20, or the whole grid)")

@@ -64,3 +64,13 @@ def test_every_module_that_a_document_names_exists(name):
     }
     named = re.findall(r"`([\w/]+\.py)`", (ROOT / name).read_text(encoding="utf-8"))
     assert [path for path in named if not any(module.endswith(f"/{path}") for module in modules)] == []
+
+
+def test_every_name_that_the_architecture_page_gives_is_in_the_code():
+    named = set(re.findall(r"`([A-Za-z_][\w.]*)(?:\(\))?`", text_of("docs/architecture.md")))
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    code = [name for name in tracked if name.endswith((".py", ".toml", ".ini", ".sh", "Makefile"))]
+    words = {word for name in code for word in re.findall(r"\w+", (ROOT / name).read_text(encoding="utf-8"))}
+    words |= {part for name in tracked for part in re.split(r"[/.]", name)}
+    missing = {name for name in named if not set(name.split(".")) <= words}
+    assert missing == set()
