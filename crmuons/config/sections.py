@@ -217,11 +217,13 @@ LATER: dict[str, Any] = {
     "data.features": [],
     "data.fold": None,
     "data.skip_missing": False,
+    "train.condition_noise": 0.0,
     "train.cuda_graph": False,
     "train.epochs": None,
     "train.frozen": [],
     "train.init_from": None,
     "train.refit_features": False,
+    "train.weight_power_many": None,
 }
 
 

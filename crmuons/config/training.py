@@ -76,6 +76,13 @@ class Train(Section):
     """Weight of an event for generator and critic: its number of muons (after muons_per_event) to this power.
     With 0 all events have the same weight. Large bundles are then too rare, and their energies and radii vary too
     little from shower to shower."""
+    weight_power_many: float | None = Field(default=None, ge=0, le=1)
+    """weight_power with 100,000 training events or more. Of many events the largest are learned better with a higher power:
+    they hold nearly all muons far from the axis. Of few events the largest are so few that the model learns them by heart."""
+    condition_noise: float = Field(default=0.0, ge=0, le=10)
+    """Noise on the standardised primary that generator and critic see in training, and half as much on log10 N, in
+    standard deviations, for 200 training showers; it falls with the root of their number. A critic that knows the
+    primaries of few showers exactly learns these showers by heart (docs/amplification.md)."""
     n_critic: int = Field(default=1, ge=1, le=10_000)
     """Critic steps per generator step."""
     reuse_batch: bool = False

@@ -68,6 +68,8 @@ class Features(nn.Module):
         levels: the values of each discrete feature in the training data.
         primary_range: lowest and highest value of each quantity of the primaries [2, 4], in physical units.
         scores: normal scores of the quantiles [257].
+        training_showers: number of the training showers; None where there are more than a sample holds. No statistic: it
+            belongs to a run, and a model does not keep it.
         knots: quantiles of log10(E/GeV) and log10(radius + 1 mm) at the scores [2, 257].
     """
 
@@ -88,6 +90,7 @@ class Features(nn.Module):
             msg = "model.kind=predecessor knows energy_gev, x_m, y_m alone; leave data.features out, or use model.kind=set"
             raise ValueError(msg)
         self.cartesian, self.extra = cartesian, tuple(extra)
+        self.training_showers: int | None = None
         self.layout = ExtraFeatures(
             [(feature.name, feature.kind) for feature in self.extra], scaled and bool(self.extra)
         )

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from crmuons.models.bundle_model import BundleModel
-from crmuons.models.saved_model import WEIGHTS_FILE, load_model, read_tensors, write_model_files, write_tensors
+from crmuons.models.features import Features
+from crmuons.models.saved_model import load_model, read_tensors, write_model_files, write_tensors
 from crmuons.storage.atomic import atomic_directory, atomic_file, reason_of, remedy_for, remove_atomically
 
 logger = logging.getLogger(__name__)
@@ -119,12 +120,11 @@ def _fault(saved: Path) -> str | None:
     return None
 
 
-def features_of(checkpoint: Path | None) -> dict[str, Any] | None:
-    """Return the statistics of the features, which a checkpoint holds with the weights; None without a checkpoint."""
-    if checkpoint is None:
-        return None
-    weights = read_tensors(checkpoint / WEIGHTS_FILE)
-    return {name.removeprefix("features."): value for name, value in weights.items() if name.startswith("features.")}
+def features_of(checkpoint: Path) -> Features:
+    """Return the features of a run, which a checkpoint holds too."""
+    model, about = load_model(checkpoint)
+    model.features.training_showers = about.get("training_showers")
+    return model.features
 
 
 def best(directory: Path) -> Path | None:

@@ -36,6 +36,7 @@ REMEDY = "copy it back from a backup, or start a new run with another run.name"
 METRICS_REMEDY = "remove the damaged lines"
 # What a run starts from. config.json comes last: a directory that has it counts as a started run.
 START_FILES = ("features.pt", "validation.parquet", "files.json", *parent.FILES, "config.json")
+SHOWERS = "training_showers"  # Beside the statistics in features.pt; see Features.
 START = "start"  # Label of the artifact that holds the start of a run stored at a URL.
 
 # Settings that may change when a run continues. A change of any other setting is refused.
@@ -78,7 +79,10 @@ class Run(RunPaths):
                 raise OSError(errno.ENOTEMPTY, f"it holds {min(other)}")  # noqa: TRY301 - reported like all others
             with filled_directory(self.directory, last=START_FILES[-1]) as partial:
                 # Everything under a partial name first: a directory that has config.json has the rest too.
-                write_tensors(partial / "features.pt", features.state_dict())
+                showers = (
+                    {} if features.training_showers is None else {SHOWERS: torch.tensor(features.training_showers)}
+                )
+                write_tensors(partial / "features.pt", features.state_dict() | showers)
                 of_muons = features.muon_features
                 events = [arrow.to_table(validation, of_muons)]
                 arrow.write_events(partial / "validation.parquet", events, features=of_muons)
@@ -132,11 +136,11 @@ class Run(RunPaths):
         try:
             return _filled(read_tensors(path), path, cartesian=cartesian)
         except ValueError as error:
-            found = checkpoint.features_of(checkpoint.latest(self.checkpoints))
-            if found is None:
+            newest = checkpoint.latest(self.checkpoints)
+            if newest is None:
                 raise
             logger.warning("%s; they are taken from the newest checkpoint, which holds them too", error)
-            return _filled(found, self.checkpoints, cartesian=cartesian)
+            return checkpoint.features_of(newest)
 
     def load_validation(self) -> EventArrays:
         """Load the held-out events that validations use."""
@@ -226,6 +230,12 @@ class Run(RunPaths):
         with damage_named(path, REMEDY):
             return config.from_stored(json.loads(path.read_bytes()))
 
+    def stored_names(self) -> set[str]:
+        """Return the names of the settings that the run began with; earlier versions had fewer."""
+        path = self.directory / "config.json"
+        with damage_named(path, REMEDY):
+            return {f"{section}.{name}" for section, names in json.loads(path.read_bytes()).items() for name in names}
+
     def reason_of_failure(self) -> str:
         """Return why the run stopped, from `failure`."""
         return str(records.read(self.failure, keys=("error",), remedy="remove the file to try again")["error"])
@@ -252,7 +262,9 @@ class Run(RunPaths):
 
 def _filled(state: dict[str, torch.Tensor], path: Path, *, cartesian: bool) -> Features:
     with damage_named(path, REMEDY):
+        showers = state.pop(SHOWERS, None)
         features = Features.of_state(state, cartesian=cartesian)
         features.load_state_dict(state)
+        features.training_showers = None if showers is None else int(showers)
         check_finite(state, path)
     return features

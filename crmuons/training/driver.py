@@ -31,7 +31,7 @@ from crmuons.training import tensorboard, worker
 from crmuons.training.interface import Outcome
 from crmuons.training.parent import set_up_run_and_parent
 from crmuons.training.progress_bar import progress_of
-from crmuons.training.resume import say_changed_settings, with_found_files
+from crmuons.training.resume import as_begun, say_changed_settings, with_found_files
 from crmuons.training.setup import refuse_credentials
 from crmuons.training.signals import stop_on_signals
 from crmuons.training.summary import RunSummary
@@ -142,6 +142,7 @@ def _train_run(settings: config.Config, run: Run, storage: RunStorage, launcher:
     started = run.has_started()
     origin = None
     if started:
+        settings = as_begun(run, settings)
         say_changed_settings(run, settings)
         run, data = with_found_files(run, settings)
     else:

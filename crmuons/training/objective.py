@@ -4,6 +4,7 @@
 - `generator_terms`: the losses of generator and multiplicity model.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,6 +21,12 @@ from crmuons.training.batch import TrainingBatch
 from crmuons.training.terms import LossTerms, spread_penalties
 
 T = TypeVar("T")
+MANY_SHOWERS = 2_000  # No model of as many learned them by heart within 15 minutes (docs/log.md).
+
+
+def condition_noise(of_200_showers: float, showers: int | None) -> float:
+    """Return the noise of a run's conditions, in standard deviations; 0 for many showers (also None)."""
+    return 0.0 if showers is None or showers >= MANY_SHOWERS else of_200_showers * min(1.0, math.sqrt(200 / showers))
 
 
 class Objective:
@@ -39,6 +46,10 @@ class Objective:
 
     def __init__(self, settings: config.Train, model: BundleModel, critic: Critic, noise: torch.Generator) -> None:
         self.settings, self.model, self.critic, self.noise = settings, model, critic, noise
+        showers = model.features.training_showers
+        if showers is None and settings.weight_power_many is not None:
+            self.settings = settings.model_copy(update={"weight_power": settings.weight_power_many})
+        self.condition_noise = condition_noise(settings.condition_noise, showers)
         self.num_critic_updates = 0
         self.n_critic, self.lambda_gp = settings.n_critic, settings.penalty.lambda_gp
         # Conditions, features and fake muons do not depend on the critic's weights, so one batch's are the same in all
@@ -144,9 +155,21 @@ class Objective:
             primaries = self.model.features.condition(batch.primaries)
             # index_select and not a boolean mask, for which the host would wait to learn the number of rows.
             log_counts = self.model.features.log_count(batch.counts.index_select(0, batch.nonempty))
-            return primaries, torch.cat([primaries.index_select(0, batch.nonempty), log_counts], dim=1)
+            condition = torch.cat([primaries.index_select(0, batch.nonempty), log_counts], dim=1)
+            return primaries, self._with_noise(condition) if self.condition_noise else condition
 
         return self._once(batch, "conditions", compute)
+
+    def _with_noise(self, condition: Tensor) -> Tensor:
+        """Return conditions with noise. Real and fake events share it, and so does their pair in the relativistic loss.
+
+        The model learns p(muons | condition) averaged over the noise (vicinal estimate, Ding et al. 2021,
+        arXiv:2011.07466), which varies slowly with the condition. N has half of the noise: the kinematics follow it
+        most closely.
+        """
+        noise = torch.randn(condition.shape, generator=self.noise, device=condition.device)
+        noise[:, 4:] *= 0.5
+        return condition + self.condition_noise * noise
 
     def _real_muons(self, batch: TrainingBatch) -> Tensor:
         return self._once(batch, "real", lambda: self.model.features.muons(batch.muons))

@@ -45,6 +45,7 @@ def set_up_run_and_parent(settings: config.Config, storage: RunStorage) -> RunIn
         msg = f"train.init_from={settings.train.init_from}: its muons have other features ({theirs}) than data.features ({ours})"
         raise ValueError(msg)
     _widen(fitted, features)
+    features.training_showers = fitted.training_showers
     if settings.train.refit_features:
         features = fitted
     else:

@@ -25,6 +25,21 @@ UNSAID = (
 )  # They lead to the run, or are said by `with_found_files`.
 
 
+# Settings of presets that version 0.1 did not have.
+NEW_IN_PRESETS = ("train.condition_noise", "train.weight_power_many")
+
+
+def as_begun(run: Run, settings: config.Config) -> config.Config:
+    """Return settings in which a run of an earlier version keeps what it had no setting for: presets may set it now."""
+    given = settings.flat()
+    lacking = set(NEW_IN_PRESETS) - run.stored_names()
+    old = {path: config.LATER[path] for path in sorted(lacking) if given[path] != config.LATER[path]}
+    if not old:
+        return settings
+    logger.info("run %s was begun by a version without %s: it continues without", run.directory.name, " and ".join(old))
+    return config.changed(settings, old)
+
+
 def say_changed_settings(run: Run, settings: config.Config) -> None:
     """Say which settings a run continues with that it was not begun with.
 

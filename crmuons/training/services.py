@@ -97,7 +97,7 @@ class RankZeroServices(Services):
         report: Report | None = None,
     ) -> None:
         super().__init__(run, report)
-        self.settings = settings
+        self.settings, self.training_showers = settings, trainer.model.features.training_showers
         run.forget_metrics_after(-1 if first_step is None else first_step)
         self.tracker = _open_tracker(settings, run, tracking_uri)
         self._closing = ExitStack()
@@ -137,6 +137,7 @@ class RankZeroServices(Services):
             "model": self.settings.model.model_dump(mode="json"),
             "run": self.run.directory.name,
             "step": step,
+            "training_showers": self.training_showers,
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "config": self.settings.model_dump(mode="json"),
             "versions": provenance.code_tags(),

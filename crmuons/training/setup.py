@@ -105,6 +105,8 @@ def set_up_run(settings: config.Config) -> tuple[list[File], Features, EventArra
     else:
         _say_if_few_showers(sample, validation, settings)
     features = _features(listed, sample, train, cartesian=settings.model.kind == "predecessor")
+    if len(sample.counts) < FEATURE_EVENTS:  # Else there are more showers than the sample has.
+        features.training_showers = len(np.unique(sample.ids, axis=0))
     return listed, features, validation
 
 

@@ -8,7 +8,7 @@ import pytest
 from crmuons import config
 from crmuons.runs.directory import MUTABLE_SETTINGS, Run
 from crmuons.training.driver import _warn_if_inside
-from crmuons.training.resume import UNSAID, say_changed_settings
+from crmuons.training.resume import UNSAID, as_begun, say_changed_settings
 
 
 def test_a_run_among_its_own_data_is_warned_of(tmp_path, caplog):
@@ -53,3 +53,21 @@ def test_every_setting_that_changes_between_two_attempts_is_said_or_refused(tmp_
             seen["refused"] += 1
     assert seen["said"] > 10
     assert seen["refused"] > 20
+
+
+def test_a_run_of_an_earlier_version_keeps_what_it_had_no_setting_for(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    now = config.load("default", ["data.train=d"])
+    stored = now.model_dump(mode="json")
+    run = Run(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert as_begun(run, now) is now
+    for name in ("condition_noise", "weight_power_many"):
+        del stored["train"][name]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    settings = as_begun(run, now)
+    assert (settings.train.condition_noise, settings.train.weight_power_many) == (0, None)
+    assert "without train.condition_noise and train.weight_power_many: it continues without" in caplog.text
+    run.check_unchanged(settings)
+    with pytest.raises(ValueError, match=r"train\.condition_noise was 0\.0, is 0\.4"):
+        run.check_unchanged(now)

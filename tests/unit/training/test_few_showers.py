@@ -1,7 +1,12 @@
-"""What a run says before it begins when few showers select its model."""
+"""What few training showers change: what a run says before it begins, the noise of its conditions, and its weights."""
+
+import pytest
+import torch
 
 from crmuons import config
+from crmuons.training import setup
 from crmuons.training.setup import set_up_run
+from tests.trainers import make_trainer
 
 
 def said(caplog, folder, *words):
@@ -40,3 +45,44 @@ def test_where_no_share_is_enough_other_showers_are_asked_for(toy_events, write_
 def test_a_validation_that_is_as_large_as_asked_for_is_not_called_small(toy_events, write_toy, tmp_path, caplog):
     write_toy(tmp_path / "a.parquet", toy_events(1200, mean=30.0))
     assert not said(caplog, tmp_path, "train.validation_events=100")
+
+
+def test_a_run_knows_its_training_showers_unless_a_sample_cannot_hold_them(
+    toy_events, write_toy, tmp_path, monkeypatch
+):
+    write_toy(tmp_path / "a.parquet", toy_events(300))
+    settings = config.load(None, ["train.steps=1", f"data.train={tmp_path}", "data.test_share=0"])
+    showers = set_up_run(settings)[1].training_showers
+    assert showers == 300 - len({tuple(ids) for ids in set_up_run(settings)[2].ids})
+    monkeypatch.setattr(setup, "FEATURE_EVENTS", 120)
+    assert set_up_run(settings)[1].training_showers is None
+
+
+def trainer_of(sample, showers, **train):
+    def kind(settings, features, *args, **kwargs):
+        features.training_showers = showers
+        return make_trainer.__kwdefaults__["kind"](settings, features, *args, **kwargs)
+
+    return make_trainer(sample, kind=kind, **train)
+
+
+@pytest.mark.parametrize(("showers", "noise"), [(50, 0.4), (200, 0.4), (800, 0.2), (2_000, 0), (None, 0)])
+def test_the_conditions_of_few_showers_have_noise(toy_events, showers, noise):
+    sample = toy_events(2_000)
+    noisy, exact = (trainer_of(sample, showers, condition_noise=given) for given in (0.4, 0.0))
+    batch = noisy.prepare(sample)
+    primaries, condition = noisy._conditions(batch)
+    true_primaries, true_condition = exact._conditions(batch)
+    assert torch.equal(primaries, true_primaries)  # The multiplicity model sees them as they are.
+    spread = (condition - true_condition).std(0)
+    torch.testing.assert_close(spread, noise * torch.tensor([1.0, 1.0, 1.0, 1.0, 0.5]), rtol=0.08, atol=0)
+
+
+def test_large_events_weigh_more_where_there_are_many_showers(toy_events):
+    sample = toy_events(120)
+    given = {"weight_power": 0.25, "weight_power_many": 0.6}
+    for showers, power in ((500, 0.25), (None, 0.6)):
+        batch = trainer_of(sample, showers, **given).prepare(sample)
+        assert torch.equal(batch.weights, batch.ragged.counts.float() ** power)
+    batch = trainer_of(sample, None, weight_power=0.25).prepare(sample)
+    assert torch.equal(batch.weights, batch.ragged.counts.float() ** 0.25)

@@ -41,7 +41,9 @@ def inputs(tmp_path_factory, toy_events, write_toy):
     """Training files, fitted features and validation events."""
     root = tmp_path_factory.mktemp("inputs")
     files = [write_toy(root / f"{i}.parquet", toy_events(40, seed=i)) for i in range(3)]
-    return files, Features().fit(toy_events(120, seed=2)), toy_events(110, seed=9)
+    features = Features().fit(toy_events(120, seed=2))
+    features.training_showers = 40
+    return files, features, toy_events(110, seed=9)
 
 
 def create(inputs, folder, name, **train):
@@ -233,6 +235,7 @@ def test_a_run_without_an_intact_checkpoint_is_refused_and_loses_nothing(interru
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_features_come_from_the_newest_checkpoint(interrupted, damage, caplog, tmp_path):
     settings, run = interrupted
+    showers = run.load_features(settings).training_showers
     whole = {name: values.clone() for name, values in run.load_features(settings).state_dict().items()}
     path = run.directory / "features.pt"
     path.write_bytes(DAMAGE[damage](path.read_bytes()))
@@ -240,7 +243,9 @@ def test_damaged_features_come_from_the_newest_checkpoint(interrupted, damage, c
     with pytest.raises(ValueError, match=r"features\.pt is damaged"):  # No checkpoint holds them yet.
         run.load_features(settings)
     (tmp_path / "away").rename(run.checkpoints)
-    again = run.load_features(settings).state_dict()
+    features = run.load_features(settings)
+    assert features.training_showers == showers == 40
+    again = features.state_dict()
     assert all(torch.equal(again[name], values) for name, values in whole.items())
     assert "features.pt is damaged" in caplog.text
     assert "taken from the newest checkpoint" in caplog.text
