@@ -17,6 +17,7 @@ from crmuons.data.sampler import FileSlice, Segment
 from crmuons.data.staged_reading import with_own_stager, with_windows
 from crmuons.storage.files import File
 from crmuons.storage.staging import download as module
+from crmuons.storage.staging import stager as stager_module
 from crmuons.storage.staging.cache_dir import CacheDir, _while_it_grows
 from crmuons.storage.staging.checksums import Checksum
 from crmuons.storage.staging.download import Staging
@@ -49,6 +50,7 @@ fsspec.register_implementation("counted", CountingFileSystem, clobber=True)
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
     monkeypatch.setattr(module, "_paused_until", {})
+    monkeypatch.setattr(stager_module, "RETRY_S", 0.05)
     CountingFileSystem.opened.clear()
 
 
