@@ -27,7 +27,9 @@ def test_distribution_of_a_mixture_is_the_weighted_sum_of_its_components():
 
 def test_what_chance_gives_is_kolmogorovs_law(monkeypatch):
     expected = [pytest.approx(number / 20, rel=1e-9) for number in (kstwobign.mean(), kstwobign.std())]
-    monkeypatch.setattr(type(kstwobign), "mean", pytest.fail)  # It integrates numerically, 0.1 s for each bin of a report.
+    monkeypatch.setattr(
+        type(kstwobign), "mean", pytest.fail
+    )  # It integrates numerically, 0.1 s for each bin of a report.
     found = calibration.null_uniformity(400)
     assert [found.value, found.error] == expected
 
