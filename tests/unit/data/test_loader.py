@@ -248,7 +248,7 @@ def test_too_many_bad_rows_stop_the_run_and_say_where_they_are(tmp_path, loaders
         read_epoch(loader, 256)
     assert loader.num_events == 144  # 6 segments of 24 good rows, in batches of 16.
     passes = loaders([file], max_quarantined_share=0.25, reading=reading)
-    assert set(read_epoch(passes, 400)) == set(range(256)) - set(range(0, 256, 4))
+    assert set(read_epoch(passes, 208)) == set(range(256)) - set(range(0, 256, 4))
 
 
 @pytest.mark.parametrize("world", [1, 2])
