@@ -27,11 +27,14 @@ VARIANTS = {
 }
 
 
+def settings_of(model=(), seed=0, **train):
+    """Return the settings of tiny networks; `train` are settings of its section."""
+    return config.from_dict({"model": TINY | dict(model), "train": {"steps": 100} | train, "run": {"seed": seed}})
+
+
 def make_trainer(sample, model=(), *, kind=Trainer, seed=0, device="cpu", static=False, **train):
     """Return a trainer of tiny networks with features of the sample; `train` are settings."""
-    settings = config.from_dict(
-        {"model": TINY | dict(model), "train": {"steps": 100} | train, "run": {"seed": seed}},
-    )
+    settings = settings_of(model, seed, **train)
     features = Features(cartesian=settings.model.kind == "predecessor").fit(sample)
     return kind(settings, features, torch.device(device), static=static)
 

@@ -5,6 +5,7 @@ le=9)]`; the same type annotates the field of the library's dataclass, which `ch
 """
 
 import argparse
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -204,6 +205,7 @@ def _limit(limit: object) -> str:
     return ""
 
 
+@functools.cache  # To make one takes milliseconds, and a command has dozens of options.
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
 

@@ -5,12 +5,14 @@ thread, because the last bit of a sum depends on the number of threads. An evalu
 on every executor.
 """
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from crmuons.progress import progress
 
@@ -58,8 +60,15 @@ def run(function: Callable[..., T], *arguments: Any) -> T:
     A tree fit on several threads has thousands of small parallel loops, and each waits for the slowest thread. On a
     busy machine (2 cores, load 5) such a fit took 100 s instead of 3 s.
     """
-    with threadpool_limits(limits=1):
+    with _thread_pools(len(sys.modules)).limit(limits=1):
         return function(*arguments)
+
+
+@lru_cache(maxsize=1)
+def _thread_pools(num_modules: int) -> ThreadpoolController:
+    """Return the thread pools of this process, which take 7 ms to find; a further module may bring another one."""
+    del num_modules
+    return ThreadpoolController()
 
 
 @contextmanager

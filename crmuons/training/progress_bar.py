@@ -18,6 +18,8 @@ from crmuons.training.staging_progress import StagingWatch
 
 logger = logging.getLogger(__name__)
 
+LOOK_S = 0.5  # Two looks a second at the files cost nothing, and a bar that moves more often tells no more.
+
 
 @contextmanager
 def progress_of(run: Run, settings: config.Config) -> Iterator[None]:
@@ -53,7 +55,7 @@ def _watch(
     total, counted, unit = _end(settings.train)
     begin = int(newest.get(counted, 0))
     with progress(total, unit=unit, what="train", initial=begin) as bar:
-        while not ended.wait(0.5):
+        while not ended.wait(LOOK_S):
             for shown in watched:
                 shown.update()
             losses, lines = _new_lines(run.losses, losses)

@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 
 from crmuons import cli, commands, config, unforeseen
-from crmuons.config.options import Reader
+from crmuons.config.options import Reader, Share, option
+
+
+def test_the_reader_of_a_type_is_made_once():
+    assert option(Share)._adapter is option(Share)._adapter  # A millisecond each, and a command has dozens.
 
 
 def test_every_command_stands_in_exactly_one_group():

@@ -246,10 +246,14 @@ def test_steps_in_words_replace_the_limits_of_the_preset():
     assert config.load("default", ["train.steps=none"]).train.max_seconds == 900
 
 
+@pytest.fixture(scope="module")
+def default():
+    return load("train.steps=5", "train.max_seconds=9").flat()
+
+
 @pytest.mark.parametrize("path", list(config.settings()))
-def test_none_unsets_any_setting(tmp_path, path):
+def test_none_unsets_any_setting(tmp_path, default, path):
     """One that can be without a value has none; another one has its default, whatever the preset says."""
-    default = load("train.steps=5", "train.max_seconds=9").flat()
     preset = tmp_path / "p.toml"
     other = {"run.name": "'mine'", "data.train": "'d'", "run.seed": "3", "train.max_seconds": "7.0"}
     section, _, key = path.rpartition(".")

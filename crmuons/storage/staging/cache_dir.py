@@ -223,7 +223,10 @@ def _while_it_grows(part: Path) -> Callable[[], bool]:
 
     def patient() -> bool:
         nonlocal seen, since
-        size = part.stat().st_size if part.exists() else -1
+        try:
+            size = part.stat().st_size
+        except FileNotFoundError:  # Not begun, or complete, and so renamed: between a look and a stat too.
+            size = -1
         if size != seen:
             seen, since = size, time.monotonic()
         return time.monotonic() - since < STALLED_S

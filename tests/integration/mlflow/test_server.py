@@ -181,7 +181,7 @@ def test_server_of_errors_ends_the_run_in_bounded_time(tmp_path, caplog):
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Broken) as broken:
-        threading.Thread(target=broken.serve_forever).start()
+        threading.Thread(target=broken.serve_forever, kwargs={"poll_interval": 0.02}).start()
         tracker = Tracker.open(tmp_path, uri=f"http://127.0.0.1:{broken.server_port}", **SETTINGS)
         assert log_steps(tracker, 0, 100) < 15
         began = time.monotonic()

@@ -1,5 +1,7 @@
 """The band of an ensemble's members: its width, and how often it holds the truth."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,7 @@ def test_the_truth_as_one_more_member_is_covered_in_68_percent(statistical):
     assert (np.abs(truth - made.mean(0)) <= width).mean() == pytest.approx(0.683, abs=0.02)
 
 
+@functools.cache
 def events(make, factor, noise, showers=3_000):
     """Toy events with energies multiplied by a factor; `noise` seeds the muons, and primaries and N are always the same."""
     toy = make(showers)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import nbinom
+from scipy.stats import kstwobign, nbinom
 
 from crmuons import config
 from crmuons.evaluation.metrics import calibration
@@ -23,6 +23,15 @@ def test_distribution_of_a_mixture_is_the_weighted_sum_of_its_components():
         found = calibration.mixture_cdf(log_weights, log_means, shapes, np.array([count]))
         assert found == pytest.approx([wanted], rel=1e-9)
     assert calibration.mixture_cdf(log_weights, log_means, shapes, np.array([-1])) == [0.0]
+
+
+def test_what_chance_gives_is_kolmogorovs_law(monkeypatch):
+    expected = [pytest.approx(number / 20, rel=1e-9) for number in (kstwobign.mean(), kstwobign.std())]
+    monkeypatch.setattr(
+        type(kstwobign), "mean", pytest.fail
+    )  # It integrates numerically, 0.1 s for each bin of a report.
+    found = calibration.null_uniformity(400)
+    assert [found.value, found.error] == expected
 
 
 @pytest.mark.parametrize("multiplicity", ["mixture", "regressor"])

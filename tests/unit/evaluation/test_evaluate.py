@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from crmuons.commands import track_results
 from crmuons.data.arrow import to_table, write_events
@@ -19,7 +20,7 @@ from crmuons.evaluation.metrics.quantities import Sample
 from crmuons.evaluation.reference import EvaluationSettings, prepare_reference
 from crmuons.evaluation.report.criteria import show
 from crmuons.evaluation.request import EvaluationRequest, evaluate_request
-from crmuons.evaluation.tasks import in_process
+from crmuons.evaluation.tasks import in_process, run
 
 
 def toy_events(showers: int, seed: int, *, depths: int = 2, first_id: int = 0) -> EventArrays:
@@ -66,6 +67,17 @@ def evaluated(request):
 
 def showers_of(events: EventArrays) -> set[bytes]:
     return {row.tobytes() for row in events.ids}
+
+
+def test_a_task_runs_on_one_thread_and_a_second_one_does_not_look_for_the_pools_again(monkeypatch):
+    def threads():
+        return {pool["num_threads"] for pool in threadpool_info()}
+
+    with threadpool_limits(2):
+        assert run(threads) == {1}
+        assert threads() == {2}
+        monkeypatch.setattr("crmuons.evaluation.tasks.ThreadpoolController", pytest.fail)  # It takes 7 ms.
+        assert run(str, 1) == "1"
 
 
 def test_halves_are_equal_in_size_and_share_no_shower():

@@ -18,7 +18,7 @@ from crmuons.evaluation.metrics.distances import Estimate, fidelity
 from crmuons.evaluation.metrics.profiles import profiles
 from crmuons.evaluation.metrics.quantities import Sample, shower_numbers
 from crmuons.evaluation.reference import GENERATED, NULL, EvaluationSettings
-from crmuons.evaluation.report import files
+from crmuons.evaluation.report import files, parts
 from crmuons.evaluation.request import EvaluationRequest, evaluate_request
 from crmuons.evaluation.tasks import in_process
 from crmuons.models.bundle_model import BundleModel
@@ -174,7 +174,10 @@ def test_a_data_set_is_compared_in_the_features_that_both_declare(evaluation):
 
 def test_the_report_shows_the_features(evaluation, tmp_path, monkeypatch):
     monkeypatch.setattr("matplotlib.figure.Figure.get_layout_engine", lambda self: None)
+    png = parts.png
+    monkeypatch.setattr(parts, "png", lambda figure: b"")  # The integration tests draw them all: 1.5 CPU-seconds.
     figures = files.write_report(evaluation, tmp_path)
+    assert png(figures["muon_features"]).startswith(b"\x89PNG")
     panels = [axis.get_xlabel() for axis in figures["muon_features"].axes if axis.get_xlabel()]
     assert panels == [column.label for column in further.columns(evaluation.further)]
     page = (tmp_path / "report.html").read_text()

@@ -1,9 +1,11 @@
 """Hard cells: many events of rare kinds, chosen by their primaries, with weights that undo the choice."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
+from sklearn.ensemble import HistGradientBoostingClassifier
 
 from crmuons.data.arrow import to_table, write_events
 from crmuons.data.events import EventArrays, take
@@ -31,15 +33,33 @@ def everything(events: EventArrays) -> CellEvents:
     return CellEvents.of(events, np.ones(len(events.counts)), CELLS)
 
 
-def importance(events: EventArrays, wanted: int, total: int | None = None) -> Importance:
-    members = everything(events).members
-    conditions = primary_features(events.primaries)
-    return Importance.fit(CELLS, conditions, events.counts, members, total=total or len(events.counts), wanted=wanted)
+def importance(table: CellEvents, wanted: int) -> Importance:
+    conditions = primary_features(table.primaries)
+    return Importance.fit(CELLS, conditions, table.counts, table.members, total=len(table), wanted=wanted)
 
 
 @pytest.fixture(scope="module")
 def events():
     return large_events(20_000, seed=0)
+
+
+@pytest.fixture(scope="module")
+def table(events):
+    return everything(events)
+
+
+@pytest.fixture(scope="module")
+def chosen(table):
+    """Probabilities that give each cell 60 events."""
+    return importance(table, wanted=60)
+
+
+@pytest.fixture
+def small_classifier(monkeypatch):
+    # With weights, scikit-learn finds the edges of bins one by one: 255 for each column take 0.5 CPU-seconds a fold.
+    monkeypatch.setattr(figures, "HistGradientBoostingClassifier", partial(HistGradientBoostingClassifier, max_bins=32))
+    monkeypatch.setattr(figures, "FOLDS", 2)
+    monkeypatch.setattr(figures, "MIN_EFFECTIVE", 300)
 
 
 def test_members_are_those_that_the_names_say():
@@ -82,10 +102,9 @@ def test_large_events_are_cut_into_pieces_with_the_same_quantities(events, monke
     assert np.allclose(whole.bundles, pieces.bundles, equal_nan=True)
 
 
-def test_a_cell_gets_the_wanted_number_of_events_and_all_if_there_are_fewer(events):
-    chosen = importance(events, wanted=60)
+def test_a_cell_gets_the_wanted_number_of_events_and_all_if_there_are_fewer(events, table, chosen):
     probability = chosen.of(primary_features(events.primaries))
-    members = everything(events).members > 0
+    members = table.members > 0
     assert members[:, CELL].sum() > 120
     assert 0.95 * 60 < probability[members[:, CELL]].sum() < 125  # Other cells may take more of them.
     assert (probability > 0).all()
@@ -94,22 +113,19 @@ def test_a_cell_gets_the_wanted_number_of_events_and_all_if_there_are_fewer(even
     # Those with about as many muons as the cell has are looked at more often than the others.
     energy = events.primaries[:, 0]
     assert probability[energy > 10**7.2].mean() > 3 * probability[energy < 1e5].mean()
-    rare = importance(events, wanted=10**6)
+    rare = importance(table, wanted=10**6)
     assert (rare.of(primary_features(events.primaries))[members.any(1)] == 1).all()
 
 
-def test_the_probability_depends_on_the_primary_alone(events):
-    chosen = importance(events, wanted=60)
-    again = large_events(20_000, seed=0, factor=3.0)
-    same = np.flatnonzero((again.primaries == events.primaries).all(1))
-    assert len(same) == 20_000
-    assert (again.counts != events.counts).any()
-    assert np.array_equal(*(chosen.of(primary_features(e.primaries)) for e in (events, again)))
+def test_the_probability_depends_on_the_primary_alone(chosen):
+    few, again = (large_events(2_000, seed=0, factor=factor) for factor in (1.0, 3.0))
+    assert np.array_equal(few.primaries, again.primaries)
+    assert (again.counts != few.counts).any()
+    assert np.array_equal(*(chosen.of(primary_features(e.primaries)) for e in (few, again)))
 
 
-def test_weights_undo_the_choice_in_averages(events):
-    table = everything(events)
-    probability = importance(events, wanted=40).of(primary_features(events.primaries))
+def test_weights_undo_the_choice_in_averages(table):
+    probability = importance(table, wanted=40).of(primary_features(table.primaries))
     table = replace(table, weights=1 / probability)
     means = []
     for seed in range(40):
@@ -136,8 +152,8 @@ def test_a_weight_of_two_counts_as_two_values():
     assert weighted == pytest.approx(distances.wasserstein(a, np.repeat(b, twice)))
 
 
-def test_a_rate_is_known_better_from_the_same_primaries(events):
-    truth = everything(events)
+def test_a_rate_is_known_better_from_the_same_primaries(table):
+    truth = table
     more = everything(large_events(20_000, seed=0, factor=1.2))  # The same gamma factors: N is higher by a fifth.
     other = everything(large_events(20_000, seed=5, first_id=20_000, factor=1.2))
     paired, apart = figures.rate(truth, more, CELL, paired=True), figures.rate(truth, other, CELL, paired=False)
@@ -159,9 +175,8 @@ def test_figures_are_absent_with_the_reason():
     assert figures.distances(none, none)["w1"] == Missing("no quantity can be compared")
 
 
-def test_the_classifier_sees_a_shift_and_nothing_where_there_is_none(monkeypatch):
+def test_the_classifier_sees_a_shift_and_nothing_where_there_is_none(small_classifier, monkeypatch):
     monkeypatch.setattr(figures, "TREES", 20)
-    monkeypatch.setattr(figures, "MIN_EFFECTIVE", 300)
     of_one = [
         large_events(2_500, seed=seed, first_id=10_000 * seed, brighter=b) for seed, b in ((1, 0), (2, 0), (3, 0.08))
     ]
@@ -174,9 +189,8 @@ def test_the_classifier_sees_a_shift_and_nothing_where_there_is_none(monkeypatch
     assert apart.value > 0.6
 
 
-def test_bundles_of_one_muon_have_no_spread_and_are_judged_all_the_same(monkeypatch):
+def test_bundles_of_one_muon_have_no_spread_and_are_judged_all_the_same(small_classifier, monkeypatch):
     monkeypatch.setattr(figures, "TREES", 10)
-    monkeypatch.setattr(figures, "MIN_EFFECTIVE", 300)
     single = [large_events(4_000, seed=seed, first_id=10_000 * seed) for seed in (1, 2)]
     truth, other = (everything(take(part, np.flatnonzero(part.counts == 1))) for part in single)
     assert isinstance(figures.auc_bundles(truth, other, 1_000, 0), Estimate)
@@ -200,7 +214,7 @@ def test_events_of_the_truths_primaries_are_those_of_the_second_half(tmp_path):
     write_events(tmp_path / "made.parquet", [to_table(shared)])
     slices = cut_files(list_files([str(tmp_path)]))
     with in_process() as executor:
-        chosen = executor.put(importance(shared, wanted=10**6))
+        chosen = executor.put(importance(everything(shared), wanted=10**6))
         all_of_them, second = (
             CellEvents.concat(judge._looked_at(executor, slices, Selection(), chosen, 5, half=half))
             for half in (None, 3)

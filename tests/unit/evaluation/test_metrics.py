@@ -227,20 +227,39 @@ DISTORTIONS = {
 }
 
 
-def flags(truth: EventArrays, control: EventArrays, other: EventArrays, names: Sequence[str]) -> set[str]:
-    """The figures by which `other` lies more than four standard deviations beyond truth against truth."""
-    showers = shower_numbers(truth.ids, control.ids, other.ids)
-    a, b, c = (Sample.of(*part) for part in zip((truth, control, other), showers, strict=True))
-    pool = Sample.concat([a, b])
-    null = distances.null_distances(pool, distances.random_splits(pool, 0))
-    found = distances.distances(a, c)
-    with in_process() as executor:
-        sets = [EventSet(EventHeaders.of(events), executor.put(events)) for events in (truth, other)]
-        samples = [EventSample(part, executor.put(sample)) for part, sample in zip(sets, (a, c), strict=True)]
-        scores = comparison.classify(executor, *samples, 0)
-        found |= {name: area_under_curve(executor.get(scores[name])) for name in names}
-    null |= {name: Estimate(0.5, number.error) for name, number in found.items() if name.startswith("auc")}
-    return {name for name, number in found.items() if number.value > null[name].value + 4 * null[name].error}
+class Truth:
+    """True events, and what the distances of two halves of truth are by chance."""
+
+    def __init__(self, number: int):
+        self.events, control = toy_events(number, seed=11), toy_events(number, seed=12)
+        showers = shower_numbers(self.events.ids, control.ids)
+        self.sample, half = (Sample.of(*part) for part in zip((self.events, control), showers, strict=True))
+        pool = Sample.concat([self.sample, half])
+        self.null = distances.null_distances(pool, distances.random_splits(pool, 0))
+
+    def flags(self, other: EventArrays, names: Sequence[str]) -> set[str]:
+        """The figures by which `other` lies more than four standard deviations beyond truth against truth."""
+        c = Sample.of(other, shower_numbers(self.events.ids, other.ids)[1])
+        found = distances.distances(self.sample, c)
+        with in_process() as executor:
+            sets = [EventSet(EventHeaders.of(events), executor.put(events)) for events in (self.events, other)]
+            samples = [
+                EventSample(part, executor.put(sample)) for part, sample in zip(sets, (self.sample, c), strict=True)
+            ]
+            scores = comparison.classify(executor, *samples, 0)
+            found |= {name: area_under_curve(executor.get(scores[name])) for name in names}
+        null = self.null | {name: Estimate(0.5, number.error) for name, number in found.items() if name in names}
+        return {name for name, number in found.items() if number.value > null[name].value + 4 * null[name].error}
+
+
+@pytest.fixture(scope="module")
+def few() -> Truth:
+    return Truth(2000)
+
+
+@pytest.fixture(scope="module")
+def many() -> Truth:
+    return Truth(10_000)
 
 
 @pytest.fixture
@@ -250,14 +269,13 @@ def small_set_classifier(monkeypatch):
 
 
 @pytest.mark.parametrize("name", DISTORTIONS)
-def test_each_distortion_is_flagged(name, small_set_classifier):
+def test_each_distortion_is_flagged(name, few, many, small_set_classifier):
     distortion, figure = DISTORTIONS[name]
     classifiers = [figure] if figure.startswith("auc") else []
-    number = 2000 if classifiers else 10_000  # The AUC is 0.73 and 0.74 with errors of 0.014; W1 alone takes no time.
-    other = toy_events(number, seed=13, **distortion)
-    assert figure in flags(toy_events(number, seed=11), toy_events(number, seed=12), other, classifiers)
+    truth = few if classifiers else many  # The AUC is 0.73 and 0.74 with errors of 0.014; W1 alone takes no time.
+    assert figure in truth.flags(toy_events(len(truth.events.counts), seed=13, **distortion), classifiers)
 
 
-def test_an_undistorted_copy_is_not_flagged(small_set_classifier):
-    sets = (toy_events(2000, seed=seed) for seed in (11, 12, 13))
-    assert flags(*sets, ["auc_multiplicity", "auc_bundles", "auc_muons"]) == set()
+def test_an_undistorted_copy_is_not_flagged(few, small_set_classifier):
+    names = ["auc_multiplicity", "auc_bundles", "auc_muons"]
+    assert few.flags(toy_events(2000, seed=13), names) == set()

@@ -29,9 +29,15 @@ def save(kind, folder, events):
     return saved_model.save_model(folder / "model", model, {"model": KINDS[kind].model_dump()})
 
 
-@pytest.fixture(params=KINDS)
-def model_dir(tmp_path, toy_events, request):
-    return save(request.param, tmp_path, toy_events())
+@pytest.fixture(scope="module", params=KINDS)
+def saved(tmp_path_factory, toy_events, request):
+    return save(request.param, tmp_path_factory.mktemp("saved"), toy_events())
+
+
+@pytest.fixture
+def model_dir(saved, tmp_path):
+    """A copy of the model of the kind, which a test may change."""
+    return shutil.copytree(saved, tmp_path / "model")
 
 
 @pytest.fixture
@@ -104,14 +110,19 @@ def test_both_say_alike_what_lies_outside_the_trained_range(model_dir, primaries
     assert not bundles.outside_training(primaries).all()
 
 
+@pytest.fixture(scope="module")
+def bundles(saved):
+    return Bundles(saved)
+
+
 @pytest.mark.parametrize(
     "primary", [[-1, 0, 1, 2000], [1e5, 2, 1, 2000], [1e5, 0, 0, 2000], [1e5, 0, 1, 2], [np.nan, 0, 1, 20]]
 )
-def test_illegal_primaries_are_refused(model_dir, primary):
+def test_illegal_primaries_are_refused(bundles, primary):
     with pytest.raises(ValueError, match=r"primary 1 is .*expected energy_gev > 0"):
-        Bundles(model_dir).generate(np.array([[1e5, 0.1, 1, 2000], primary]))
+        bundles.generate(np.array([[1e5, 0.1, 1, 2000], primary]))
     with pytest.raises(ValueError, match=r"shape \(3,\), expected \(events, 4\)"):
-        Bundles(model_dir).generate(np.ones(3))
+        bundles.generate(np.ones(3))
 
 
 def test_the_exported_file_is_python_3_8():
@@ -143,11 +154,16 @@ def test_a_directory_that_holds_something_is_not_overwritten(model_dir):
         export(model_dir, model_dir)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, toy_events):
+    return save("set", tmp_path_factory.mktemp("whole"), toy_events())
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["features.knots", "features.primary_std", "multiplicity.network.4.bias"])
-def test_every_loader_refuses_a_tensor_with_nan_by_its_name(name, value, tmp_path, toy_events):
+def test_every_loader_refuses_a_tensor_with_nan_by_its_name(name, value, tmp_path, whole):
     """A run, a checkpoint, a directory, an exported one and MLflow's model: all of them generated NaN muons."""
-    model_dir = save("set", tmp_path, toy_events())
+    model_dir = shutil.copytree(whole, tmp_path / "model")
     checkpoint = tmp_path / "run" / "checkpoints" / "step-00000001"
     for other in (tmp_path / "exported", checkpoint):
         shutil.copytree(model_dir, other)

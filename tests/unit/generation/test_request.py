@@ -37,6 +37,13 @@ def test_a_directory_with_the_record_of_an_earlier_version_continues(model_dir, 
         generate(model_dir, primaries_file, tmp_path / "old", seed=9)
 
 
+@pytest.fixture(scope="module")
+def of_seed_4(model_dir, primaries_file, tmp_path_factory):
+    out = tmp_path_factory.mktemp("of_seed_4")
+    generate(model_dir, primaries_file, out, seed=4)
+    return out
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -46,10 +53,11 @@ def test_a_directory_with_the_record_of_an_earlier_version_continues(model_dir, 
         ({"events_per_shard": EVENTS_PER_BLOCK}, "events_per_shard was"),
     ],
 )
-def test_another_request_into_the_same_directory_is_refused(model_dir, primaries_file, tmp_path, change, says):
-    generate(model_dir, primaries_file, tmp_path, seed=4)
+def test_another_request_into_the_same_directory_is_refused(model_dir, primaries_file, of_seed_4, change, says):
+    before = {path.name: path.read_bytes() for path in of_seed_4.iterdir() if path.is_file()}
     with pytest.raises(ValueError, match="belongs to another request") as error:
-        generate(model_dir, primaries_file, tmp_path, **{"seed": 4} | change)
+        generate(model_dir, primaries_file, of_seed_4, **{"seed": 4} | change)
+    assert {path.name: path.read_bytes() for path in of_seed_4.iterdir() if path.is_file()} == before
     assert says in str(error.value)
     assert "--out" in str(error.value)
 

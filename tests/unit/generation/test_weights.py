@@ -81,9 +81,9 @@ def test_the_tables_hold_what_the_main_branch_of_simweights_reads(generated):
 
 @pytest.mark.parametrize("flux", FLUXES)
 def test_every_nucleus_of_every_flux_has_a_name(flux):
-    known = {pdg(name) for name in NUCLEI}
-    assert {int(code) for code in flux_named(flux, "--weight").pdgids} <= known
-    names = [name for name in NUCLEI if pdg(name) in {int(code) for code in flux_named(flux, "--weight").pdgids}]
+    codes = {int(code) for code in flux_named(flux, "--weight").pdgids}  # Some fluxes are read from tables of text.
+    assert codes <= {pdg(name) for name in NUCLEI}
+    names = [name for name in NUCLEI if pdg(name) in codes]
     one = [name for at, name in enumerate(names) if NUCLEI[name][1] not in {NUCLEI[other][1] for other in names[:at]}]
     spectrum = Spectrum(100, composition=tuple((name, 1.0) for name in one))
     assert (FluxWeights(spectrum, flux)(next(iter(spectrum)).values) > 0).all()

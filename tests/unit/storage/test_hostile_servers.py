@@ -245,21 +245,22 @@ def test_a_server_that_trickles_is_left(
 ) -> None:
     """A byte now and then would hold a reader up for days: the limit for the next byte begins anew with each."""
     for name in ("HTTP", "PELICAN"):
-        monkeypatch.setenv(f"CRMUONS_{name}_READ_S", "0.2")
+        monkeypatch.setenv(f"CRMUONS_{name}_READ_S", "0.1")
         monkeypatch.setenv(f"CRMUONS_{name}_CONNECT_S", "1")
+        monkeypatch.setenv(f"CRMUONS_{name}_PATIENCE_S", "0.2")
     ended = threading.Event()
 
     def answer(request: Handler) -> Answer:
         first = re.search(r"\d+", request.headers.get("Range", "0"))
         request.wfile.write(begin.format(first and first[0]).encode())
-        while not ended.wait(0.05):
+        while not ended.wait(0.02):
             request.wfile.write(b"x")
         return 200, {}, b""
 
     with serving(answer, tls if scheme == "pelican" else None) as (url, _):
         began = time.monotonic()
-        # The last reason is that of a busy machine, on which this server itself sends nothing for 0.2 s.
-        reasons = r"no whole answer came in time|it sent \d+ bytes in 0.2 s|Timeout on reading"
+        # The last reason is that of a busy machine, on which this server itself sends nothing for 0.1 s.
+        reasons = r"no whole answer came in time|it sent \d+ bytes in 0.1 s|Timeout on reading"
         with pytest.raises(ConnectionError, match=reasons):
             files.read_bytes(f"{scheme}://{url.partition('://')[2]}/a.parquet")
         ended.set()

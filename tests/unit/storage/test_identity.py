@@ -120,7 +120,7 @@ class RangeServer(BaseHTTPRequestHandler):
 @pytest.fixture
 def served():
     server = ThreadingHTTPServer(("127.0.0.1", 0), RangeServer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     RangeServer.requests.clear()
     yield f"http://127.0.0.1:{server.server_port}/e.parquet"
     server.shutdown()

@@ -17,7 +17,8 @@ from crmuons.data.sampler import FileSlice, Segment
 from crmuons.data.staged_reading import with_own_stager, with_windows
 from crmuons.storage.files import File
 from crmuons.storage.staging import download as module
-from crmuons.storage.staging.cache_dir import CacheDir
+from crmuons.storage.staging import stager as stager_module
+from crmuons.storage.staging.cache_dir import CacheDir, _while_it_grows
 from crmuons.storage.staging.checksums import Checksum
 from crmuons.storage.staging.download import Staging
 from crmuons.storage.staging.locks import FileLock
@@ -49,6 +50,7 @@ fsspec.register_implementation("counted", CountingFileSystem, clobber=True)
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
     monkeypatch.setattr(module, "_paused_until", {})
+    monkeypatch.setattr(stager_module, "RETRY_S", 0.05)
     CountingFileSystem.opened.clear()
 
 
@@ -92,6 +94,22 @@ def test_many_readers_cause_one_download_and_read_the_file(tmp_path):
         read_by_threads = set(pool.map(lambda _: read(place(tmp_path), file), range(16)))
     assert read_by_threads == {b"a" * 1000}
     assert opened(file) == 1
+
+
+def test_who_waits_for_a_download_sees_it_end_at_any_moment(tmp_path):
+    class Renamed(type(tmp_path)):
+        """A path whose file is gone right after each look at it."""
+
+        def stat(self, **how):
+            found = super().stat(**how)
+            self.unlink()
+            return found
+
+    part = Renamed(tmp_path / "a.part")
+    part.touch()
+    patient = _while_it_grows(part)
+    assert patient()
+    assert patient()
 
 
 def test_local_files_are_read_where_they_lie(tmp_path):

@@ -1,19 +1,35 @@
 """One MLflow store, trackers on it, and an untrained model."""
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
+from sqlalchemy import Engine, event
 
 from crmuons import config
 from crmuons.data.events import EventArrays
 from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
+from crmuons.tracking import sender
 from crmuons.tracking.tracker import Tracker
 from crmuons.tracking.uri import default_uri
+
+
+@event.listens_for(Engine, "connect")
+def leave_out_flushes(connection: object, _: object) -> None:
+    """No power cut happens in a test, and a flush of SQLite's files to the disk takes 10 ms."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=OFF")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sender whose last attempt follows the one before at once."""
+    monkeypatch.setattr(sender, "SECONDS_BEFORE_LAST_ATTEMPT", 0.01)
 
 
 @pytest.fixture(scope="session")

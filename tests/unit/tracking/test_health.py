@@ -76,7 +76,7 @@ def test_a_database_that_is_down_is_left_after_one_look(start, tmp_path):
 
 
 def test_a_server_that_stays_silent_is_named(store, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(health, "ANSWER_S", 0.5)
+    monkeypatch.setattr(health, "ANSWER_S", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as server:  # The kernel accepts, and nobody answers.
         store(f"http://127.0.0.1:{server.getsockname()[1]}")
         health.usable_uri(tmp_path)

@@ -156,13 +156,20 @@ def test_no_penalty_leaves_its_weight_alone():
     assert follow(windows(1, 2), penalty={"kind": "none"})[-1] == (1, 10.0)
 
 
-@pytest.mark.parametrize("mean", [1.0, 0.0, -2.0])
-@pytest.mark.parametrize("sigma", [0.0, 0.1, 1.0, 5.0])
-def test_a_constant_or_noisy_estimate_changes_next_to_nothing(mean, sigma):
+# Around 0 all sizes of the noise are alike: the adaptation compares estimates with each other.
+@pytest.mark.parametrize(
+    ("mean", "sigma"), [(1.0, 0.1), (1.0, 1.0), (1.0, 5.0), (0.0, 1.0), (-2.0, 0.1), (-2.0, 1.0), (-2.0, 5.0)]
+)
+def test_a_noisy_estimate_changes_next_to_nothing(mean, sigma):
     noise = torch.randn(4_000, generator=torch.Generator().manual_seed(1))
     chosen = follow((mean + sigma * noise).tolist())
     changes = sum(one != other for one, other in pairwise(chosen))
     assert changes <= (0 if sigma <= 0.1 * abs(mean) else 3)  # In 400 windows; noise has few turns, then none.
+
+
+@pytest.mark.parametrize("mean", [1.0, 0.0, -2.0])
+def test_a_constant_estimate_changes_nothing(mean):
+    assert set(follow([mean] * 400)) == {(2, 10.0)}
 
 
 def test_an_estimate_that_follows_the_critic_does_not_make_it_circle():
@@ -277,15 +284,15 @@ def lively(make, monkeypatch):
 
 @pytest.mark.parametrize("static", [False, True])
 def test_a_resumed_adaptation_is_the_unbroken_one_also_in_the_middle_of_a_window(lively, toy_events, static):
-    events = toy_events(40, seed=1)
+    events = toy_events(20, seed=2)
     settings = settings_of(n_critic=2, train={"adapt": LIVELY})
     whole, again = (lively(settings, static=static) for _ in range(2))
-    used = used_in(take(whole, events, 25))
+    used = used_in(take(whole, events, 15))
     state = copy.deepcopy(whole.state_dict())
-    used += used_in(take(whole, events, 10))
-    assert len(set(used)) > 1
+    used += used_in(take(whole, events, 8))
+    assert len(set(used[15:])) > 1  # At step 20, of a window that began before the state was saved.
     again.load_state_dict(state)
-    assert used_in(take(again, events, 10)) == used[25:]
+    assert used_in(take(again, events, 8)) == used[15:]
     assert again.num_critic_updates == whole.num_critic_updates == sum(steps for steps, _ in used)
     assert all(torch.equal(*pair) for pair in zip(tensors(whole), tensors(again), strict=True))
     assert whole.adaptation.state == again.adaptation.state
@@ -296,9 +303,9 @@ def test_a_resumed_adaptation_is_the_unbroken_one_also_in_the_middle_of_a_window
 
 
 def test_bounds_without_room_give_the_training_without_it_bitwise(make, toy_events):
-    events = toy_events(40, seed=1)
-    fixed = {"enabled": True, "every": 10, "band": 0.01, "n_critic_bounds": (2, 2), "lambda_gp_bounds": (10.0, 10.0)}
-    plain, held = (make(settings_of(train={"adapt": adapt})) for adapt in ({"enabled": False}, fixed))
+    events = toy_events(20, seed=1)
+    fixed = {"enabled": True, "every": 10, "band": 0.01, "n_critic_bounds": (1, 1), "lambda_gp_bounds": (10.0, 10.0)}
+    plain, held = (make(settings_of(n_critic=1, train={"adapt": adapt})) for adapt in ({"enabled": False}, fixed))
     told = take(plain, events, 21)[-1]
     take(held, events, 21)
     assert "n_critic" not in told

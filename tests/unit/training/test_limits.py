@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from crmuons import config
-from crmuons.data import reader
+from crmuons.data import prefetch, reader
 from crmuons.models.features import Features
 from crmuons.runs import checkpoint
 from crmuons.runs.directory import Run
@@ -24,7 +24,7 @@ SLOW_MACHINE_S = 60.0  # A busy machine may pause for long; without the checks, 
 
 
 def settings_of(tmp_path, **train):
-    train = {"events_per_worker": 32, "log_every": 10**9, "validate_every": 10**9, **train}
+    train = {"events_per_worker": 32, "n_critic": 1, "log_every": 10**9, "validate_every": 10**9, **train}
     return config.from_dict(
         {
             "run": {"name": "r", "storage_path": str(tmp_path), "checkpoint_every": 10**9},
@@ -37,12 +37,19 @@ def settings_of(tmp_path, **train):
     )
 
 
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory, toy_events, write_toy):
+    """Training files, fitted features and validation events."""
+    root = tmp_path_factory.mktemp("inputs")
+    files = [write_toy(root / f"{i}.parquet", toy_events(40, seed=i)) for i in range(3)]
+    return files, Features().fit(toy_events(120, seed=2)), toy_events(110, seed=9)
+
+
 @pytest.fixture
-def prepared(tmp_path, toy_events, write_toy):
+def prepared(inputs, tmp_path):
     def prepare(**train):
         settings, run = settings_of(tmp_path, **train), Run(tmp_path / "r")
-        files = [write_toy(tmp_path / "data" / f"{i}.parquet", toy_events(40, seed=i)) for i in range(3)]
-        run.create(settings, files, Features().fit(toy_events(120, seed=2)), toy_events(110, seed=9))
+        run.create(settings, *inputs)
         return settings, run
 
     return prepare
@@ -63,7 +70,8 @@ def stop_after(run, seconds):
 
 @pytest.fixture(autouse=True)
 def restless(monkeypatch):
-    """A loop and a wait that look at the limits ten times as often, so that the runs of this module are short."""
+    """A loop and waits that look ten times as often, so that the runs of this module are short."""
+    monkeypatch.setattr(prefetch, "CLOSE_S", 0.1)
     monkeypatch.setattr(loop, "CHECK_S", 0.04)
     monkeypatch.setattr(waiting, "POLL_S", 0.02)
 

@@ -54,21 +54,21 @@ def test_a_fault_that_repeats_does_not_bury_the_rest(run, caplog, monkeypatch):
     assert said == ["again"] * 3 + [f"more warnings of workers are in {run.directory / notices.name_of(0)}"]
 
 
-def slow(seconds):
-    def exchange(*_arguments):
-        time.sleep(seconds)
-
-    return exchange
-
-
 @pytest.mark.parametrize(("rank", "says"), [(0, True), (1, True), (2, False)])
 def test_a_long_wait_for_other_workers_is_said_once(monkeypatch, caplog, rank, says):
-    monkeypatch.setattr(distributed, "SAY_AFTER_S", 0.1)
-    monkeypatch.setattr(distributed, "LOOK_S", 0.05)
+    def exchange(*_arguments):
+        """Wait until the wait was said, and for some more looks."""
+        deadline = time.monotonic() + 30 * says
+        while not caplog.records and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)
+
+    monkeypatch.setattr(distributed, "SAY_AFTER_S", 0.02)
+    monkeypatch.setattr(distributed, "LOOK_S", 0.01)
     monkeypatch.setattr(distributed, "rank", lambda: rank)
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
-    monkeypatch.setattr(distributed.dist, "all_reduce", slow(0.5))
-    monkeypatch.setattr(distributed.dist, "broadcast", slow(0.5))
+    monkeypatch.setattr(distributed.dist, "all_reduce", exchange)
+    monkeypatch.setattr(distributed.dist, "broadcast", exchange)
     with distributed.long_waits_said():
         distributed.sum_over_ranks(torch.zeros(1))
         distributed.from_rank_zero([1.0], torch.device("cpu"), expected_s=60.0)  # As during a validation.

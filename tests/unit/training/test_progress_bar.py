@@ -6,6 +6,7 @@ import time
 
 from crmuons import config
 from crmuons.runs.directory import Run
+from crmuons.training import progress_bar
 from crmuons.training.progress_bar import _new_lines, progress_of
 
 
@@ -33,10 +34,11 @@ def write(path, *lines):
 def wait_for(number, caplog):
     deadline = time.monotonic() + 30
     while len(caplog.records) < number and time.monotonic() < deadline:
-        time.sleep(0.05)
+        time.sleep(0.01)
 
 
-def test_lost_workers_and_changed_numbers_of_them_are_said_once(tmp_path, caplog):
+def test_lost_workers_and_changed_numbers_of_them_are_said_once(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(progress_bar, "LOOK_S", 0.01)
     run, settings = Run(tmp_path), config.load(None, ["train.steps=100"])
     start, end = {"step": 0, "scaling/workers": 2.0}, {"step": 40, "scaling/workers": 1.0}
     loss = {"at": "2030-01-01T00:00:00+00:00", "workers": {"1": "Its node has died."}}

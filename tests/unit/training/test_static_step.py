@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 from crmuons.data.events import EventArrays, slice_events
 from crmuons.training import distributed, graphs, losses, packed
@@ -18,7 +17,7 @@ from crmuons.training.batch import TrainingBatch
 from crmuons.training.packed import Bucket, PackedBatch, Sizes, lay_out
 from crmuons.training.trainer import NonFiniteError
 from tests.trainers import VARIANTS as COMMON
-from tests.trainers import FixedNoise, make_trainer, relative
+from tests.trainers import FixedNoise, make_trainer, relative, settings_of
 
 EVENTS = 24
 VARIANTS = COMMON | {
@@ -29,7 +28,7 @@ VARIANTS = COMMON | {
 
 @pytest.fixture(scope="module")
 def sample(toy_events):
-    return toy_events(300, seed=11)
+    return toy_events(100, seed=11)
 
 
 @pytest.fixture(autouse=True)
@@ -107,8 +106,8 @@ def test_a_padded_step_is_the_step(make, batches, monkeypatch, variant):
 @pytest.mark.parametrize("penalty", [{}, {"sample_fraction": 0.4}, {"max_pairs": 3}])
 @pytest.mark.parametrize("cap", [None, 4])
 @pytest.mark.parametrize("counts", [[], [0, 0], [3], [0, 2, 9, 0, 1, 30, 4], [5, 5, 5]])
-def test_a_packed_batch_is_the_batch_and_dummy_events_without_weight(make, penalty, cap, counts):
-    settings = make(muons_per_event=cap, penalty=penalty, weight_power=0.5).settings
+def test_a_packed_batch_is_the_batch_and_dummy_events_without_weight(penalty, cap, counts):
+    settings = settings_of(muons_per_event=cap, penalty=penalty, weight_power=0.5, events_per_worker=EVENTS).train
     random = np.random.default_rng(1)
     number, counts = len(counts), np.asarray(counts, np.int64)
     events = EventArrays(
@@ -183,14 +182,16 @@ class Recording(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        self.operations.append((func, repr(tree_map(self._described, (args, kwargs)))))
+        self.operations.append((func, self._described([*args, *kwargs.items()])))
         return func(*args, **kwargs)
 
-    @staticmethod
-    def _described(value):
+    @classmethod
+    def _described(cls, value):
         if isinstance(value, torch.Tensor):
-            return (value.dtype, tuple(value.shape), value.stride())
-        return type(value).__name__ if isinstance(value, torch.Generator | torch.ScriptObject) else value
+            return value.dtype, value.shape, value.stride()
+        if isinstance(value, list | tuple):
+            return [cls._described(part) for part in value]
+        return type(value) if isinstance(value, torch.Generator | torch.ScriptObject) else repr(value)
 
 
 def recorded(trainer, batches):

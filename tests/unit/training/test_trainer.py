@@ -20,7 +20,7 @@ from tests.trainers import FixedNoise, make_trainer, relative
 
 @pytest.fixture(scope="module")
 def sample(toy_events):
-    return toy_events(300, seed=11)
+    return toy_events(100, seed=11)
 
 
 @pytest.fixture
@@ -129,10 +129,10 @@ def test_a_step_moves_every_network_to_finite_weights_and_waits_for_its_device_n
 def test_any_batch_makes_a_step(make, counts, model, kind):
     # A rank whose batch holds no muon, or no event, still takes part in every exchange.
     trainer = make({"kind": model}, penalty={"kind": kind})
+    before = weights(trainer)
     step(trainer, events_with(counts))
     assert all(torch.isfinite(value).all() for value in weights(trainer).values())
     empty = not sum(counts)
-    before = weights(make({"kind": model}, penalty={"kind": kind}))
     moved = {name: not torch.equal(value, before[name]) for name, value in weights(trainer).items()}
     assert moved == {
         "critic": not empty, "generator": not empty, "averaged": not empty,
@@ -399,12 +399,12 @@ def test_a_state_that_lacks_something_is_refused(make, part):
     del state[part]
     with pytest.raises(KeyError, match=part):
         make().load_state_dict(state)
+
+
+def test_a_state_of_another_width_or_with_surplus_weights_is_refused(make, batch):
     other = make({"width": 9}).state_dict()
     with pytest.raises(RuntimeError, match="size mismatch"):
         make().load_state_dict(other)
-
-
-def test_a_state_of_another_optimizer_or_with_surplus_weights_is_refused(make, batch):
     trainer = make()
     step(trainer, batch)
     surplus = trainer.state_dict()
