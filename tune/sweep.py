@@ -104,7 +104,8 @@ def _run_owned(
     data = _checked_data(inputs, settings) if trials_left else []  # Errors are raised before a cluster starts.
     if begun and (trials_left or not all(trial.is_over() for trial in begun)):
         check_same_data(begun[0])
-    with cluster.cluster():
+    # Ray Train asks the State API whether a trial's controller is alive, and frees the CPUs of its workers if not.
+    with cluster.cluster(dashboard=settings.scaling.num_workers > 1):
         resources = preflight.check_cluster(
             storage,
             tracking_uri if settings.tracking.enabled else None,

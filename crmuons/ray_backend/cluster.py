@@ -70,13 +70,14 @@ def set_environment() -> None:
 
 
 @contextmanager
-def cluster(*, num_cpus: int | None = None) -> Iterator[None]:
+def cluster(*, num_cpus: int | None = None, dashboard: bool = False) -> Iterator[None]:
     """Keep this process connected to Ray for the duration of the block.
 
     An existing connection is used as it is. Otherwise connect to RAY_ADDRESS, or start a cluster and stop it afterwards.
 
     Args:
         num_cpus: CPUs of a cluster that is started here; None for all that this process may use.
+        dashboard: whether a cluster that is started here has Ray's dashboard, State API and job API, for 5 CPU-seconds.
     """
     # A sweep or a test is connected already, and closes the connection itself.
     if ray.is_initialized():
@@ -97,7 +98,7 @@ def cluster(*, num_cpus: int | None = None) -> Iterator[None]:
         temporary.shorten_tmpdir(directory)
         _start(
             num_cpus=cpus.number,
-            include_dashboard=True,  # Tune needs the State API to free the resources of a stopped trial.
+            include_dashboard=dashboard,
             dashboard_host="127.0.0.1",
             _temp_dir=str(directory / "ray"),
             **quiet,

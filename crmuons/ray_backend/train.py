@@ -42,11 +42,19 @@ COLLECTIVE_TIMEOUT_S = 600  # Longer than rank 0's longest validation. A rank th
 
 
 class RayLauncher:
-    """Trains on a Ray cluster: the one at RAY_ADDRESS, or one that is started on this machine for the run."""
+    """Trains on a Ray cluster: the one at RAY_ADDRESS, or one that is started on this machine for the run.
+
+    Attributes:
+        job_outlives_run: the connection was there before: a sweep's, or that of a user's own program.
+    """
+
+    def __init__(self) -> None:
+        self.job_outlives_run = True
 
     @contextmanager
     def connect(self, urls: Sequence[str]) -> Iterator[None]:
         """Stay connected to the cluster during the block, and share the tokens for these URLs with its nodes."""
+        self.job_outlives_run = ray.is_initialized()
         # Tokens end before the connection does, since an actor holds them.
         with cluster.cluster(), tokens.shared(urls):
             yield
@@ -76,7 +84,11 @@ class RayLauncher:
             # Workers on other nodes may not see the run's directory.
             with driver_sync(run) as mirror:
                 scaling = scaling_config(settings.scaling)
-                _fit(scaling, backend(settings.scaling), settings.run, run, payload | {"mirror": mirror})
+                exchange = backend(settings.scaling)
+                trainer = _trainer(scaling, exchange, settings.run, run, payload | {"mirror": mirror})
+                private.start_fewer_processes(trainer, job_outlives_run=self.job_outlives_run)
+                # In a thread: in the main one Ray would replace this process's signal handlers.
+                in_thread(trainer.fit)
         except TrainingFailedError as error:
             # The worker's own words before Ray's, which wrap them several times.
             reason = run.reason_of_failure() if run.failure.exists() else _root_cause(error)
@@ -120,9 +132,11 @@ def _work(payload: dict[str, Any]) -> None:
             raise
 
 
-def _fit(scaling: ScalingConfig, exchange: str | None, settings: config.Run, run: Run, payload: dict[str, Any]) -> None:
+def _trainer(
+    scaling: ScalingConfig, exchange: str | None, settings: config.Run, run: Run, payload: dict[str, Any]
+) -> TorchTrainer:
     private.forget_checkpoints(run.directory)
-    trainer = TorchTrainer(
+    return TorchTrainer(
         _work,
         train_loop_config=payload,
         scaling_config=scaling,
@@ -135,8 +149,6 @@ def _fit(scaling: ScalingConfig, exchange: str | None, settings: config.Run, run
             callbacks=[WorkerLossLog(run.losses)],  # type: ignore[list-item]  # mypy sees version 1's
         ),
     )
-    # In a thread: in the main one Ray would replace this process's signal handlers.
-    in_thread(trainer.fit)
 
 
 def _reporter(run: Run) -> worker.Report:

@@ -34,6 +34,7 @@ checkpoint_every = 10
 [data]
 validation_share = 0.1
 prefetch_batches = 2
+read_tasks = 1
 [scaling]
 num_workers = 0
 [tracking]
@@ -212,7 +213,8 @@ def cluster(ray_here: None) -> Iterator[dict[str, str]]:
     from crmuons.ray_backend.cluster import set_environment
 
     set_environment()
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    (nobody,) = free_ports(1)  # A group of workers asks the State API at the dashboard's port, 8265 otherwise.
+    ray.init("local", num_cpus=2, include_dashboard=False, dashboard_port=nobody, log_to_driver=False)
     yield {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_AUTH_MODE": "disabled"}
     ray.shutdown()
 

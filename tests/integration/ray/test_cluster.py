@@ -34,6 +34,14 @@ def starting(monkeypatch):
         process.wait()
 
 
+@pytest.mark.parametrize("dashboard", [False, True])
+def test_a_dashboard_is_started_where_it_is_asked_for(monkeypatch, dashboard):
+    given = {}
+    monkeypatch.setattr(ray, "init", lambda _, **options: given.update(options))
+    with cluster.cluster(dashboard=dashboard):
+        assert given["include_dashboard"] == dashboard
+
+
 def test_a_start_that_takes_too_long_is_begun_again_and_leaves_nothing(starting):
     left = starting(Exception(LATE), None)
     with cluster.cluster():

@@ -1,4 +1,4 @@
-"""The same run as a Ray job: submitted from a copy of the working directory to a cluster with a token."""
+"""The same run as a Ray job, on a cluster with a token: submitted from a copy of the checkout, watched, stopped, continued."""
 
 import json
 import re
@@ -6,6 +6,8 @@ import secrets
 import shutil
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import psutil
 import pytest
 from ray.util import get_node_ip_address
 
+from crmuons.ray_backend.metrics import SHOWN, gauge_name
 from crmuons.runs import checkpoint
 from tests.integration.conftest import RAY_PORTS, TRACKED, Bench, output, takes_jobs, wait_for
 from tests.integration.ports import free_ports
@@ -80,6 +83,24 @@ def submit(bench: Bench, head: dict[str, str], checkout: Path, name: str, *words
         bench.environment = before
 
 
+def shown_to_prometheus(bench: Bench, run: Path) -> dict[str, float]:
+    """The run's metrics on every page in Ray's list that answers without a token."""
+    listed = list(Path(bench.environment["RAY_TMPDIR"]).glob("j*/prom_metrics_service_discovery.json"))
+    if not listed:
+        return {}
+    (entry,) = json.loads(listed[0].read_text())
+    found = {}
+    for target in entry["targets"]:
+        try:
+            with urllib.request.urlopen(f"http://{target}/metrics", timeout=10) as answer:
+                page = answer.read().decode()
+        except (urllib.error.URLError, ConnectionError):  # Not up yet, or asks for the token.
+            continue
+        samples = re.findall(rf'^ray_(\w+)\{{[^}}]*\brun="{run.name}"[^}}]*\}} (\S+)$', page, re.MULTILINE)
+        found |= {name: float(value) for name, value in samples}
+    return found
+
+
 def test_a_stopped_job_saves_a_checkpoint_from_which_the_same_job_goes_on_to_the_end(
     bench: Bench, head, checkout: Path
 ) -> None:
@@ -93,6 +114,11 @@ def test_a_stopped_job_saves_a_checkpoint_from_which_the_same_job_goes_on_to_the
 
     first = submit(bench, head, checkout, "job", *words, "train.steps=100000", submission="first")
     wait_for(lambda: step() > 60, by=first)  # Some of the checkpoints that Ray knows are pruned by then.
+    all_metrics = {gauge_name(metric) for metric in SHOWN}
+    wait_for(lambda: shown_to_prometheus(bench, run).keys() >= all_metrics, by=first)
+    shown = shown_to_prometheus(bench, run)
+    assert shown["crmuons_speed_events_per_second"] > 0
+    assert 0 <= shown["crmuons_speed_data_wait_share"] <= 1
     output(bench.start(RAY, "job", "stop", "first", **head), 0)
     assert "continuing run" not in first.communicate(timeout=400)[0]
     stopped_at = max(checkpoint.steps(run / "checkpoints"))

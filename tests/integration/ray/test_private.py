@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,14 @@ import ray
 import ray._private.node
 import ray.data
 import ray.tune
+from ray.train.torch import TorchTrainer
 from ray.train.v2._internal import constants
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from ray.tune.schedulers import FIFOScheduler
 
 from crmuons.ray_backend import cluster as ray_cluster
 from crmuons.ray_backend import private
+from tests.integration.conftest import wait_for
 from tune import ray_tune
 
 pytestmark = [
@@ -61,6 +64,38 @@ def test_only_the_error_of_a_lost_worker_is_taken_for_one() -> None:
     lost = WorkerHealthCheckFailedError("rank 1", failure=RuntimeError("actor died"))
     assert private.is_lost(lost)
     assert not private.is_lost(RuntimeError("connection closed by peer"))
+
+
+@pytest.mark.parametrize("job_outlives_run", [False, True])
+def test_ray_train_starts_no_process_that_a_training_has_no_use_for(cluster: None, job_outlives_run: bool) -> None:
+    trainer = TorchTrainer(print)
+    usual = {type(callback).__name__ for callback in trainer._create_default_callbacks()}
+    private.start_fewer_processes(trainer, job_outlives_run=job_outlives_run)
+    left = {type(callback).__name__: callback for callback in trainer._create_default_callbacks()}
+    assert usual - set(left) == (set() if job_outlives_run else {"PlacementGroupCleanerCallback"})
+    assert left["DatasetsCallback"].before_init_train_context([]) == {}
+
+
+KILLED = """
+import os, signal, ray
+ray.init(log_to_driver=False)
+@ray.remote(num_cpus=0)
+class Controller:
+    def reserve(self):
+        self.group = ray.util.placement_group([{"CPU": 1}] * 2)
+        ray.get(self.group.ready())
+controller = Controller.remote()
+ray.get(controller.reserve.remote())
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_ray_frees_the_cpus_of_a_job_whose_driver_is_killed(cluster: dict[str, str]) -> None:
+    ran = subprocess.run([sys.executable, "-c", KILLED], check=False, capture_output=True, env=os.environ | cluster)
+    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    groups = ray.util.placement_group_table()
+    assert groups
+    wait_for(lambda: {group["state"] for group in ray.util.placement_group_table().values()} == {"REMOVED"}, within=120)
 
 
 def test_rays_record_of_checkpoints_is_removed(tmp_path: Path) -> None:
