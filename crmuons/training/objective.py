@@ -1,7 +1,7 @@
 """What critic, generator and multiplicity model minimise on a batch, per event.
 
 - `critic_terms`: the loss of the critic, `losses.critic_loss` plus the weighted gradient penalty.
-- `generator_terms`: the losses of generator and multiplicity model.
+- `generator_terms`: the losses of generator, multiplicity model and further features.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,9 @@ from crmuons.training.batch import TrainingBatch
 from crmuons.training.terms import LossTerms, spread_penalties
 
 T = TypeVar("T")
+# The likelihoods of further features learn from every fourth muon, where there are smooth ones: from all muons they would take
+# as long as the rest of the step, and 16,000 muons a step are enough.
+FURTHER_EVERY = 4
 
 
 class Objective:
@@ -78,20 +81,28 @@ class Objective:
         if self.settings.loss == "relativistic":
             with torch.no_grad(), self._precision():  # Real scores need no gradient here.
                 real = self.critic(self._real_muons(batch), condition, batch.ragged).float()
-        terms = {
+        return {
             "generator_loss": losses.generator_loss(real, fake, self.settings.loss),
             "multiplicity_loss": self.model.multiplicity.loss(primaries, batch.counts),
-        }
-        return (
-            terms if self.model.discrete is None else terms | {"discrete_loss": self._discrete_loss(condition, batch)}
-        )
+        } | self._further_terms(condition, batch)
 
-    def _discrete_loss(self, condition: Tensor, batch: TrainingBatch) -> Tensor:
-        """Return the mean loss of the discrete features over the muons of each event."""
-        assert self.model.discrete is not None
-        numbers = self.model.features.level_numbers(batch.muons)
-        of_muons = batch.ragged.broadcast(condition)
-        return batch.ragged.mean(self.model.discrete.loss(self._real_muons(batch), of_muons, numbers))[:, 0]
+    def _further_terms(self, condition: Tensor, batch: TrainingBatch) -> LossTerms:
+        """Return the losses of discrete and smooth further features: means over the muons of each event."""
+        model, ragged = self.model, batch.ragged
+        if model.discrete is None and model.smooth is None:
+            return {}
+        every = 1 if model.smooth is None else FURTHER_EVERY
+        muons, of_muons = batch.muons[::every], condition.index_select(0, ragged.event_of_muon[::every])
+        columns = model.features.columns(muons)
+        taken = {}
+        if model.discrete is not None:
+            taken["discrete_loss"] = model.discrete.loss(columns, of_muons, model.features.level_numbers(muons))[:, 0]
+        if model.smooth is not None:
+            taken["smooth_loss"] = model.smooth.loss(columns, of_muons)
+        # Zeros for the others, and a sum over segments: an addition by the events' numbers has no fixed order on a GPU.
+        everyone = columns.new_zeros(ragged.num_muons, len(taken))
+        everyone[::every] = every * torch.stack(list(taken.values()), dim=1)
+        return dict(zip(taken, ragged.mean(everyone).unbind(1), strict=True))
 
     def _score_and_penalise(
         self, real: Tensor, fake: Tensor, condition: Tensor, batch: TrainingBatch

@@ -1,0 +1,71 @@
+"""Draw the further features of muons from their densities and probabilities: a part of bundles.py, see exported.py.
+
+The networks of models/smooth.py and models/discrete.py, written for generation. Python 3.8, torch and numpy alone.
+"""
+
+from torch import Tensor, addmm, mm, stack
+from torch.nn.functional import silu
+
+from crmuons.models.extra import ExtraFeatures, draw_level, draw_normal_score
+
+
+class Drawing:
+    """The networks that further features are drawn with, as functions of their weights.
+
+    Args:
+        declared: name and kind of each further feature.
+        weights: weights of all networks by name.
+
+    Attributes:
+        extra: the features.
+        levels: values of each discrete feature.
+        uniforms, normals: how many uniform and normal numbers each muon takes. The uniform ones are for the discrete
+            features first.
+    """
+
+    def __init__(self, declared: "list[tuple[str, str]]", weights: "dict[str, Tensor]") -> None:
+        self.extra = ExtraFeatures(declared, "features.extra_scaled" in weights)
+        self.weights = weights
+        self.levels = [weights[f"features.levels_{number}"] for number in range(len(self.extra.discrete))]
+        self.normals = len(self.extra.order) if "features.extra_drawn" in weights else 0  # Or the generator makes them.
+        self.uniforms = len(self.levels) + self.normals
+
+    def draw(
+        self, features: Tensor, condition: Tensor, event: Tensor, numbers: "tuple[Tensor, ...]"
+    ) -> "tuple[list[Tensor], ...]":
+        """Return the columns of the smooth features, and the values of each discrete one.
+
+        Args:
+            features: what the generator made [features, muons].
+            condition: standardised primaries and log10 N of the events.
+            event: event of each muon.
+            numbers: uniform, then normal numbers [muons, numbers], as far as there are any.
+        """
+        columns = list(features.unbind(0))
+        drawn: list[Tensor] = []  # Python does not evaluate it, so 3.8 accepts it.
+        for place in range(self.normals):
+            outputs = self._outputs(f"smooth.networks.{place}", [*columns, *drawn], condition, event)
+            drawn.append(draw_normal_score(outputs, numbers[0][:, len(self.levels) + place], numbers[1][:, place]))
+        if self.normals:
+            columns += [drawn[self.extra.order.index(number)] for number in range(self.normals)]
+        return columns[2:], *self._draw_levels(columns, condition, event, numbers)
+
+    def _draw_levels(
+        self, columns: "list[Tensor]", condition: Tensor, event: Tensor, numbers: "tuple[Tensor, ...]"
+    ) -> "list[Tensor]":
+        if not self.levels:
+            return []
+        logits = self._outputs("discrete.network", columns, condition, event)
+        parts = logits.split([len(levels) for levels in self.levels])
+        return [
+            draw_level(part, levels, numbers[0][:, at])
+            for at, (part, levels) in enumerate(zip(parts, self.levels))  # noqa: B905  # for Python 3.8
+        ]
+
+    def _outputs(self, name: str, columns: "list[Tensor]", condition: Tensor, event: Tensor) -> Tensor:
+        """Return the outputs of a network [outputs, muons] for columns of the muons and the condition of their events."""
+        first, bias = self.weights[f"{name}.0.weight"], self.weights[f"{name}.0.bias"]
+        of_event = addmm(bias, condition, first[:, :5].t()).index_select(0, event)
+        hidden = silu(of_event.addmm_(stack(columns).t(), first[:, 5:].t()))
+        # [outputs, muons], as in `StandaloneModel._set`: a softmax along rows of two takes 0.2 us a muon.
+        return mm(self.weights[f"{name}.2.weight"], hidden.t()) + self.weights[f"{name}.2.bias"][:, None]
