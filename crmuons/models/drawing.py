@@ -3,10 +3,11 @@
 The networks of models/smooth.py and models/discrete.py, written for generation. Python 3.8, torch and numpy alone.
 """
 
-from torch import Tensor, addmm, mm, stack
-from torch.nn.functional import silu
+from torch import Tensor, addmm, stack
+from torch.nn.functional import leaky_relu_, silu
 
 from crmuons.models.extra import ExtraFeatures, draw_level, draw_normal_score
+from crmuons.models.formulas import SLOPE
 
 
 class Drawing:
@@ -44,7 +45,10 @@ class Drawing:
         columns = list(features.unbind(0))
         drawn: list[Tensor] = []  # Python does not evaluate it, so 3.8 accepts it.
         for place in range(self.normals):
-            outputs = self._outputs(f"smooth.networks.{place}", [*columns, *drawn], condition, event)
+            name = f"smooth.networks.{place}"
+            hidden = leaky_relu_(self._first(name, [*columns, *drawn], condition, event), SLOPE)
+            hidden = addmm(self.weights[f"{name}.2.bias"], hidden, self.weights[f"{name}.2.weight"].t())
+            outputs = self._last(f"{name}.4", leaky_relu_(hidden, SLOPE))
             drawn.append(draw_normal_score(outputs, numbers[0][:, len(self.levels) + place], numbers[1][:, place]))
         if self.normals:
             columns += [drawn[self.extra.order.index(number)] for number in range(self.normals)]
@@ -55,17 +59,19 @@ class Drawing:
     ) -> "list[Tensor]":
         if not self.levels:
             return []
-        logits = self._outputs("discrete.network", columns, condition, event)
+        logits = self._last("discrete.network.2", silu(self._first("discrete.network", columns, condition, event)))
         parts = logits.split([len(levels) for levels in self.levels])
         return [
             draw_level(part, levels, numbers[0][:, at])
             for at, (part, levels) in enumerate(zip(parts, self.levels))  # noqa: B905  # for Python 3.8
         ]
 
-    def _outputs(self, name: str, columns: "list[Tensor]", condition: Tensor, event: Tensor) -> Tensor:
-        """Return the outputs of a network [outputs, muons] for columns of the muons and the condition of their events."""
-        first, bias = self.weights[f"{name}.0.weight"], self.weights[f"{name}.0.bias"]
-        of_event = addmm(bias, condition, first[:, :5].t()).index_select(0, event)
-        hidden = silu(of_event.addmm_(stack(columns).t(), first[:, 5:].t()))
-        # [outputs, muons], as in `StandaloneModel._set`: a softmax along rows of two takes 0.2 us a muon.
-        return mm(self.weights[f"{name}.2.weight"], hidden.t()) + self.weights[f"{name}.2.bias"][:, None]
+    def _first(self, name: str, columns: "list[Tensor]", condition: Tensor, event: Tensor) -> Tensor:
+        """Return the first layer of a network [muons, width] for columns of the muons and the condition of their events."""
+        weight, bias = self.weights[f"{name}.0.weight"], self.weights[f"{name}.0.bias"]
+        of_event = addmm(bias, condition, weight[:, :5].t()).index_select(0, event)
+        return of_event.addmm_(stack(columns).t(), weight[:, 5:].t())
+
+    def _last(self, name: str, hidden: Tensor) -> Tensor:
+        """Return the outputs of a network [outputs, muons], as `StandaloneModel._set`: a softmax along rows of two takes 0.2 us."""
+        return addmm(self.weights[f"{name}.bias"][:, None], self.weights[f"{name}.weight"], hidden.t())

@@ -115,7 +115,7 @@ class Features(nn.Module):
             if self.drawn:
                 self.register_buffer("extra_drawn", torch.ones(()))
             rows = len(self.layout.smooth)
-            knots = torch.arange(rows * NUM_QUANTILES, dtype=torch.float32).reshape(rows, -1)
+            knots = torch.arange(rows * NUM_QUANTILES, dtype=torch.float32).reshape(rows, NUM_QUANTILES)
             self.register_buffer("extra_knots", knots)
             for number in range(len(self.layout.discrete)):
                 self.register_buffer(f"levels_{number}", torch.zeros(1))

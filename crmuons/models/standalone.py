@@ -16,6 +16,7 @@ from torch.nn.functional import embedding_bag, layer_norm, leaky_relu_, relu, si
 from crmuons.models.blocks import COUNTS, MUONS, MUONS_PER_SUM, blocks, partial_sums, passes, pieces, random_stream
 from crmuons.models.drawing import Drawing
 from crmuons.models.formulas import (
+    SLOPE,
     mixture_parameters,
     muon_from_network,
     muons_from_polar,
@@ -26,10 +27,9 @@ from crmuons.models.formulas import (
     standardised_log_counts,
 )
 
-SLOPE = 0.2  # LeakyReLU: piecewise linear, so that the critic's second derivatives stay bounded.
 KNOWN = re.compile(
     r"features\.\w+|multiplicity\.network\.[024]\.(weight|bias)|generator\.(context\.[023]|embed|embed_event|out|local\.[024]"
-    r"|layers\.\d+\.(pool|event|event_to_muon|muon|out))\.(weight|bias)|(discrete\.network|smooth\.networks\.\d+)\.[02]\.(weight|bias)"
+    r"|layers\.\d+\.(pool|event|event_to_muon|muon|out))\.(weight|bias)|(discrete\.network|smooth\.networks\.\d+)\.[024]\.(weight|bias)"
 )
 
 
