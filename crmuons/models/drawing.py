@@ -33,8 +33,8 @@ class Drawing:
 
     def draw(
         self, features: Tensor, condition: Tensor, event: Tensor, numbers: "tuple[Tensor, ...]"
-    ) -> "tuple[list[Tensor], ...]":
-        """Return the columns of the smooth features, and the values of each discrete one.
+    ) -> "tuple[list[Tensor], list[Tensor]]":
+        """Return the columns of the smooth features, and the values of the discrete ones.
 
         Args:
             features: what the generator made [features, muons].
@@ -52,7 +52,7 @@ class Drawing:
             drawn.append(draw_normal_score(outputs, numbers[0][:, len(self.levels) + place], numbers[1][:, place]))
         if self.normals:
             columns += [drawn[self.extra.order.index(number)] for number in range(self.normals)]
-        return columns[2:], *self._draw_levels(columns, condition, event, numbers)
+        return columns[2:], self._draw_levels(columns, condition, event, numbers)
 
     def _draw_levels(
         self, columns: "list[Tensor]", condition: Tensor, event: Tensor, numbers: "tuple[Tensor, ...]"

@@ -73,6 +73,7 @@ class SmoothFeatures(nn.Module):
     def _outputs(self, number: int, inputs: Tensor) -> Tensor:
         """Return the outputs of a network [outputs, muons]: sums over rows of six numbers are slow the other way round."""
         *hidden, last = self.networks[number].children()
+        assert isinstance(last, nn.Linear)
         for layer in hidden:
             inputs = layer(inputs)
         return torch.addmm(last.bias[:, None], last.weight, inputs.t())

@@ -230,7 +230,7 @@ class StandaloneModel:
     ) -> Tensor:
         """Add the further features to muons [muons, 3], in their declared order."""
         scores, knots = self.weights["features.scores"], self.weights["features.extra_knots"]
-        columns, *levels = self.drawing.draw(features, condition, event, noise[3:])
+        columns, levels = self.drawing.draw(features, condition, event, noise[3:])
         mapped = [
             piecewise_linear(column, self._interval(column, scores), scores, knots[i])
             for i, column in enumerate(columns)
