@@ -3,10 +3,13 @@
 The networks of models/smooth.py and models/discrete.py, written for generation. Python 3.8, torch and numpy alone.
 """
 
+from typing import Any
+
+import torch
 from torch import Tensor, addmm, stack
 from torch.nn.functional import leaky_relu_, silu
 
-from crmuons.models.extra import ExtraFeatures, draw_level, draw_normal_score
+from crmuons.models.extra import MOST_SHARED, ExtraFeatures, draw_level, draw_normal_score, normal_to_uniform
 from crmuons.models.formulas import SLOPE
 
 
@@ -20,16 +23,27 @@ class Drawing:
     Attributes:
         extra: the features.
         levels: values of each discrete feature.
-        uniforms, normals: how many uniform and normal numbers each muon takes. The uniform ones are for the discrete
-            features first.
+        smooth: how many columns are drawn; 0 if the generator makes them.
+        noise: names of the numbers that `draw` takes: `uniform`, or `normal` and `shared`, or none.
     """
 
     def __init__(self, declared: "list[tuple[str, str]]", weights: "dict[str, Tensor]") -> None:
         self.extra = ExtraFeatures(declared, "features.extra_scaled" in weights)
         self.weights = weights
         self.levels = [weights[f"features.levels_{number}"] for number in range(len(self.extra.discrete))]
-        self.normals = len(self.extra.order) if "features.extra_drawn" in weights else 0  # Or the generator makes them.
-        self.uniforms = len(self.levels) + self.normals
+        self.smooth = len(self.extra.order) if "features.extra_drawn" in weights else 0
+        self.noise = ("normal", "shared") if self.smooth else ("uniform",) if self.levels else ()
+
+    def numbers(self, events: int, muons: int, kwargs: "dict[str, Any]") -> "tuple[Tensor, ...]":
+        """Draw the numbers for `draw`.
+
+        `uniform` [muons, levels]; or `normal` [muons, 2 k + levels], two for each column and one for each discrete feature,
+        and `shared` [events, 2 k].
+        """
+        if self.smooth:
+            normal = torch.randn(muons, 2 * self.smooth + len(self.levels), **kwargs)
+            return normal, torch.randn(events, 2 * self.smooth, **kwargs)
+        return (torch.rand(muons, len(self.levels), **kwargs),) if self.levels else ()
 
     def draw(
         self, features: Tensor, condition: Tensor, event: Tensor, numbers: "tuple[Tensor, ...]"
@@ -40,29 +54,39 @@ class Drawing:
             features: what the generator made [features, muons].
             condition: standardised primaries and log10 N of the events.
             event: event of each muon.
-            numbers: uniform, then normal numbers [muons, numbers], as far as there are any.
+            numbers: what `numbers` draws.
         """
         columns = list(features.unbind(0))
         drawn: list[Tensor] = []  # Python does not evaluate it, so 3.8 accepts it.
-        for place in range(self.normals):
+        mixed = self._mixed(condition, event, *numbers) if self.smooth else []
+        for place in range(self.smooth):
             name = f"smooth.networks.{place}"
             hidden = leaky_relu_(self._first(name, [*columns, *drawn], condition, event), SLOPE)
             hidden = addmm(self.weights[f"{name}.2.bias"], hidden, self.weights[f"{name}.2.weight"].t())
             outputs = self._last(f"{name}.4", leaky_relu_(hidden, SLOPE))
-            drawn.append(draw_normal_score(outputs, numbers[0][:, len(self.levels) + place], numbers[1][:, place]))
-        if self.normals:
-            columns += [drawn[self.extra.order.index(number)] for number in range(self.normals)]
-        return columns[2:], self._draw_levels(columns, condition, event, numbers)
+            drawn.append(draw_normal_score(outputs, mixed[place], mixed[self.smooth + place]))
+        if not self.smooth:
+            return columns[2:], self._draw_levels(columns, condition, event, numbers[0]) if self.levels else []
+        columns += [drawn[self.extra.order.index(number)] for number in range(self.smooth)]
+        uniform = normal_to_uniform(numbers[0][:, 2 * self.smooth :])
+        return columns[2:], self._draw_levels(columns, condition, event, uniform) if self.levels else []
+
+    def _mixed(self, condition: Tensor, event: Tensor, normal: Tensor, shared: Tensor) -> "list[Tensor]":
+        """Return normal numbers [2 k, muons] that correlate within events."""
+        logits = addmm(self.weights["smooth.shared.bias"], condition, self.weights["smooth.shared.weight"].t())
+        correlation = MOST_SHARED * torch.sigmoid(logits).repeat(1, 2)
+        # The parts of `mix_shared` by events: their roots are fewer.
+        of_events = torch.cat([(1 - correlation).sqrt(), correlation.sqrt() * shared], dim=1)
+        own, common = of_events.index_select(0, event).t().chunk(2)
+        return list((normal[:, : 2 * self.smooth].t() * own + common).unbind(0))
 
     def _draw_levels(
-        self, columns: "list[Tensor]", condition: Tensor, event: Tensor, numbers: "tuple[Tensor, ...]"
+        self, columns: "list[Tensor]", condition: Tensor, event: Tensor, uniform: Tensor
     ) -> "list[Tensor]":
-        if not self.levels:
-            return []
         logits = self._last("discrete.network.2", silu(self._first("discrete.network", columns, condition, event)))
         parts = logits.split([len(levels) for levels in self.levels])
         return [
-            draw_level(part, levels, numbers[0][:, at])
+            draw_level(part, levels, uniform[:, at])
             for at, (part, levels) in enumerate(zip(parts, self.levels))  # noqa: B905  # for Python 3.8
         ]
 

@@ -29,7 +29,7 @@ from crmuons.models.formulas import (
 
 KNOWN = re.compile(
     r"features\.\w+|multiplicity\.network\.[024]\.(weight|bias)|generator\.(context\.[023]|embed|embed_event|out|local\.[024]"
-    r"|layers\.\d+\.(pool|event|event_to_muon|muon|out))\.(weight|bias)|(discrete\.network|smooth\.networks\.\d+)\.[024]\.(weight|bias)"
+    r"|layers\.\d+\.(pool|event|event_to_muon|muon|out))\.(weight|bias)|(discrete\.network\.[02]|smooth\.(networks\.\d+\.[024]|shared))\.(weight|bias)"
 )
 
 
@@ -124,8 +124,7 @@ class StandaloneModel:
     def noise(self, events: int, muons: int, source: torch.Generator) -> "tuple[Tensor, ...]":
         """Draw normal latent variables of the events and of the muons, and azimuths in radians.
 
-        For further features that are drawn, also uniform and normal numbers of each muon, as `drawing.uniforms` and
-        `drawing.normals` say.
+        For further features that are drawn, also their numbers (`Drawing.numbers`).
         """
         kwargs: Any = {"generator": source, "device": self.device}
         shower, muon = self.latents
@@ -136,9 +135,7 @@ class StandaloneModel:
             azimuth,
         )
         # Last, so that the other features of a seed are those of a model without these.
-        if self.drawing.uniforms:
-            latents = (*latents, torch.rand(muons, self.drawing.uniforms, **kwargs))
-        return (*latents, torch.randn(muons, self.drawing.normals, **kwargs)) if self.drawing.normals else latents
+        return (*latents, *self.drawing.numbers(events, muons, kwargs))
 
     def sample_counts(self, primaries: Tensor, source: torch.Generator) -> Tensor:
         """Draw N of each event."""

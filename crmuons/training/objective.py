@@ -91,17 +91,18 @@ class Objective:
         model, ragged = self.model, batch.ragged
         if model.discrete is None and model.smooth is None:
             return {}
-        every = 1 if model.smooth is None else FURTHER_EVERY
-        muons, of_muons = batch.muons[::every], condition.index_select(0, ragged.event_of_muon[::every])
-        columns = model.features.columns(muons)
+        rows, every = (ragged.muons, 1) if model.smooth is None else (_pairs(ragged), FURTHER_EVERY)
+        muons, event = batch.muons.index_select(0, rows), ragged.event_of_muon.index_select(0, rows)
+        columns, of_muons = model.features.columns(muons), condition.index_select(0, event)
         taken = {}
         if model.discrete is not None:
             taken["discrete_loss"] = model.discrete.loss(columns, of_muons, model.features.level_numbers(muons))[:, 0]
         if model.smooth is not None:
-            taken["smooth_loss"] = model.smooth.loss(columns, of_muons)
+            first, second = event.chunk(2)
+            taken["smooth_loss"] = model.smooth.pair_loss(columns, of_muons, first == second)
         # Zeros for the others, and a sum over segments: an addition by the events' numbers has no fixed order on a GPU.
-        everyone = columns.new_zeros(ragged.num_muons, len(taken))
-        everyone[::every] = every * torch.stack(list(taken.values()), dim=1)
+        values = every * torch.stack(list(taken.values()), dim=1)
+        everyone = columns.new_zeros(ragged.num_muons, len(taken)).index_copy(0, rows, values)
         return dict(zip(taken, ragged.mean(everyone).unbind(1), strict=True))
 
     def _score_and_penalise(
@@ -199,3 +200,9 @@ class Objective:
     def _precision(self) -> torch.autocast:
         # bfloat16 has the range of float32, so small gradients do not vanish and no loss scaling is needed.
         return torch.autocast(self.noise.device.type, torch.bfloat16, enabled=self.settings.bf16)
+
+
+def _pairs(ragged: Ragged) -> Tensor:
+    """Return rows of one muon in FURTHER_EVERY: the first muons of pairs of neighbours, then the second ones."""
+    first = torch.arange(0, max(ragged.num_muons - 1, 0), 2 * FURTHER_EVERY, device=ragged.counts.device)
+    return torch.cat([first, first + 1])

@@ -75,9 +75,7 @@ def test_columns_are_drawn_with_their_density(network):
         torch.tensor([[0.3, -1.0]]).expand(number, 2),
         torch.tensor([[0.5, -1, 0, 1, 2]]).expand(number, 5),
     )
-    drawn = network.draw(
-        given, condition, torch.rand(number, 2, generator=source), torch.randn(number, 2, generator=source)
-    )
+    drawn = network.draw(given, condition, *(torch.randn(number, 4, generator=source) for _ in range(2)))
     # By the density on a grid, as in the test before; the second column is drawn first.
     grid = torch.linspace(-12, 12, 201)
     first, second = torch.meshgrid(grid, grid, indexing="ij")
@@ -105,8 +103,40 @@ def test_a_ring_of_angles_is_learned_with_its_hole():
         network.loss(columns[rows], condition[rows]).mean().backward()
         optimizer.step()
     with torch.no_grad():
-        drawn = network.draw(columns[:, :2], condition, torch.rand(8_000, 2), torch.randn(8_000, 2))
+        drawn = network.draw(columns[:, :2], condition, torch.randn(8_000, 4), torch.randn(8_000, 4))
     assert float((torch.hypot(drawn[:, 2], drawn[:, 3]) < 0.7).float().mean()) < 0.08
+
+
+def test_what_the_muons_of_an_event_share_is_learned_and_drawn():
+    """Of a column with correlation 0.6 within events, and of one without; the correlation of two muons is what it was."""
+    torch.manual_seed(0)
+    pairs = 6_000
+    common = torch.randn(pairs, 1).repeat(2, 1)
+    values = torch.cat([0.6**0.5 * common + 0.4**0.5 * torch.randn(2 * pairs, 1), torch.randn(2 * pairs, 1)], dim=1)
+    columns, condition = torch.cat([torch.randn(2 * pairs, 2), values], dim=1), torch.zeros(2 * pairs, 5)
+    network, same = SmoothFeatures([0, 1]), torch.ones(pairs)
+    optimizer = Adam(network.parameters(), 0.03)
+    for _ in range(150):
+        rows = torch.randperm(pairs)[:500]
+        both = torch.cat([rows, rows + pairs])
+        optimizer.zero_grad()
+        network.pair_loss(columns[both], condition[both], same[rows]).mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert network.correlation(condition[:1])[0].tolist() == pytest.approx([0.6, 0.0], abs=0.06)
+        shared = torch.randn(pairs, 4).repeat(2, 1)
+        drawn = network.draw(columns[:, :2], condition, torch.randn(2 * pairs, 4), shared)
+    for column, expected in ((2, 0.6), (3, 0.0)):
+        found = torch.corrcoef(drawn[:, column].reshape(2, pairs))[0, 1]
+        assert float(found) == pytest.approx(expected, abs=0.08)
+        assert float(drawn[:, column].std()) == pytest.approx(1, abs=0.06)
+
+
+def test_muons_of_two_events_say_nothing_of_what_one_shares(network):
+    columns, condition = torch.randn(8, 4), torch.randn(8, 5)
+    apart = network.pair_loss(columns, condition, torch.zeros(4))
+    torch.testing.assert_close(apart, network.loss(columns, condition))
+    assert not torch.equal(network.pair_loss(columns, condition, torch.ones(4)), apart)
 
 
 def test_a_feature_of_one_value_and_a_far_one_keep_the_density_finite_and_what_is_drawn_in_range():
@@ -120,7 +150,7 @@ def test_a_feature_of_one_value_and_a_far_one_keep_the_density_finite_and_what_i
         optimizer.step()
         assert torch.isfinite(loss)
     with torch.no_grad():
-        drawn = network.draw(columns[:, :2], torch.zeros(51, 5), torch.rand(51, 1), 1e3 * torch.randn(51, 1))
+        drawn = network.draw(columns[:, :2], torch.zeros(51, 5), 1e3 * torch.randn(51, 2), torch.randn(51, 2))
     assert drawn[:, 2].abs().max() <= LARGEST_SCORE
 
 
@@ -140,11 +170,11 @@ def test_the_generator_and_the_critic_see_energies_and_radii_alone(events):
 
 
 def test_every_fourth_muon_gives_the_loss_of_all(events, monkeypatch):
-    """Where the muons are the same by fours, exactly."""
+    """Where the muons are the same by eights, exactly: two of eight are taken."""
     some = part(events, 0, 24)
-    fours = EventArrays(some.ids, some.primaries, 4 * some.counts, np.repeat(some.muons, 4, axis=0))
+    eights = EventArrays(some.ids, some.primaries, 8 * some.counts, np.repeat(some.muons, 8, axis=0))
     trainer = trainer_of(events, muons_per_event=None)
-    batch = trainer.prepare(fours)
+    batch = trainer.prepare(eights)
     found = trainer.generator_terms(batch)
     monkeypatch.setattr(objective, "FURTHER_EVERY", 1)
     expected = trainer.generator_terms(batch)
@@ -186,7 +216,7 @@ def test_a_run_of_before_goes_on_with_the_generator_making_all_features(events, 
     )
     export.export(tmp_path / "model", tmp_path / "exported")  # It compares the networks with those that train.
     network = StandaloneModel(trainer.averaged.state_dict())
-    assert (network.drawing.uniforms, network.drawing.normals) == (1, 0)
+    assert network.drawing.noise == ("uniform",)
     made = BundleGenerator(trainer.averaged, {}).generate(events.primaries[:3], seed=1, counts=np.array([1, 2, 1]))
     assert made.muons.shape == (4, 9)
 
