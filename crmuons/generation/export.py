@@ -18,7 +18,7 @@ from crmuons.models.bundle_model import BundleModel, members_of
 from crmuons.models.bundles import Bundles
 from crmuons.models.ensemble import StandaloneEnsemble
 from crmuons.models.exported import bundles_source
-from crmuons.models.extra import draw_level, normal_to_uniform
+from crmuons.models.extra import draw_level
 from crmuons.models.formulas import RADIUS_OFFSET_M
 from crmuons.models.ragged import Ragged
 from crmuons.models.standalone import StandaloneModel
@@ -95,10 +95,9 @@ def _readme(network: StandaloneModel, *, onnx: bool) -> str:
     if not onnx:
         return README.format(further=further)
     drawing = network.drawing
-    numbers = f", uniform [muons, {len(drawing.levels)}] in [0, 1)" if drawing.levels else ""
+    numbers = f", uniform [muons, {len(drawing.levels) + drawing.smooth}] in [0, 1)" if drawing.noise else ""
     if drawing.smooth:
-        normal, shared = 2 * drawing.smooth + len(drawing.levels), 2 * drawing.smooth
-        numbers = f", normal [muons, {normal}] and shared [events, {shared}] standard normal"
+        numbers += f", normal [muons, {drawing.smooth}] and shared [events, {drawing.smooth}] standard normal"
     onnx_readme = ONNX_README.format(latents=network.latents, numbers=numbers, width=network.width)
     return README.format(further=further) + onnx_readme
 
@@ -146,10 +145,11 @@ class GeneratorGraph(nn.Module):
         shower_noise: Tensor,
         muon_noise: Tensor,
         azimuth_rad: Tensor,
-        numbers: Tensor | None = None,
+        uniform: Tensor | None = None,
+        normal: Tensor | None = None,
         shared: Tensor | None = None,
     ) -> Tensor:
-        further = (values for values in (numbers, shared) if values is not None)
+        further = (values for values in (uniform, normal, shared) if values is not None)
         noise = (shower_noise, muon_noise, azimuth_rad, *further)
         return self.network.muons_of(primaries, counts, event_of_muon, noise)
 
@@ -197,16 +197,15 @@ def _check_standalone(model: BundleModel, network: StandaloneModel, primaries: n
     features = model.generator(condition, inputs["shower_noise"], inputs["muon_noise"], ragged)
     exported, of_muons = GeneratorGraph(network)(*inputs.values()), ragged.broadcast(condition)
     if model.smooth is not None:
-        normal = inputs["normal"].split([2 * network.drawing.smooth, len(network.drawing.levels)], dim=1)
-        features = model.smooth.draw(features, of_muons, normal[0], ragged.broadcast(inputs["shared"]))
+        uniform, shared = inputs["uniform"][:, len(network.drawing.levels) :], ragged.broadcast(inputs["shared"])
+        features = model.smooth.draw(features, of_muons, uniform, inputs["normal"], shared)
     trained = torch.empty_like(exported)
     smooth = [0, 1, 2, *(3 + at for at in network.extra.smooth)]
     trained[:, smooth] = model.features.to_muons(features, inputs["azimuth_rad"])
     if model.discrete is not None:
-        uniform = inputs["uniform"] if model.smooth is None else normal_to_uniform(normal[1])
         logits = model.discrete.network(torch.cat([of_muons, features], dim=1))
         for number, part in enumerate(logits.split(model.discrete.levels, dim=1)):
-            drawn = draw_level(part.t(), network.drawing.levels[number], uniform[:, number])
+            drawn = draw_level(part.t(), network.drawing.levels[number], inputs["uniform"][:, number])
             trained[:, 3 + network.extra.discrete[number]] = drawn
     check_muons("the exported model", network, exported.numpy(), trained.numpy())
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, addmm, stack
 from torch.nn.functional import leaky_relu_, silu
 
-from crmuons.models.extra import MOST_SHARED, ExtraFeatures, draw_level, draw_normal_score, normal_to_uniform
+from crmuons.models.extra import MOST_SHARED, ExtraFeatures, draw_level, draw_normal_score
 from crmuons.models.formulas import SLOPE
 
 
@@ -24,7 +24,7 @@ class Drawing:
         extra: the features.
         levels: values of each discrete feature.
         smooth: how many columns are drawn; 0 if the generator makes them.
-        noise: names of the numbers that `draw` takes: `uniform`, or `normal` and `shared`, or none.
+        noise: names of the numbers that `draw` takes: `uniform`, `normal` and `shared`, as far as needed.
     """
 
     def __init__(self, declared: "list[tuple[str, str]]", weights: "dict[str, Tensor]") -> None:
@@ -32,18 +32,20 @@ class Drawing:
         self.weights = weights
         self.levels = [weights[f"features.levels_{number}"] for number in range(len(self.extra.discrete))]
         self.smooth = len(self.extra.order) if "features.extra_drawn" in weights else 0
-        self.noise = ("normal", "shared") if self.smooth else ("uniform",) if self.levels else ()
+        self.noise = ("uniform", "normal", "shared") if self.smooth else ("uniform",) if self.levels else ()
 
     def numbers(self, events: int, muons: int, kwargs: "dict[str, Any]") -> "tuple[Tensor, ...]":
         """Draw the numbers for `draw`.
 
-        `uniform` [muons, levels]; or `normal` [muons, 2 k + levels], two for each column and one for each discrete feature,
-        and `shared` [events, 2 k].
+        `uniform` [muons, levels + k] for each discrete feature, then each column; for each column that is drawn `normal`
+        [muons, k], and `shared` [events, k], which are normal too.
         """
-        if self.smooth:
-            normal = torch.randn(muons, 2 * self.smooth + len(self.levels), **kwargs)
-            return normal, torch.randn(events, 2 * self.smooth, **kwargs)
-        return (torch.rand(muons, len(self.levels), **kwargs),) if self.levels else ()
+        if not self.noise:
+            return ()
+        uniform = torch.rand(muons, len(self.levels) + self.smooth, **kwargs)
+        if not self.smooth:
+            return (uniform,)
+        return uniform, torch.randn(muons, self.smooth, **kwargs), torch.randn(events, self.smooth, **kwargs)
 
     def draw(
         self, features: Tensor, condition: Tensor, event: Tensor, numbers: "tuple[Tensor, ...]"
@@ -58,27 +60,23 @@ class Drawing:
         """
         columns = list(features.unbind(0))
         drawn: list[Tensor] = []  # Python does not evaluate it, so 3.8 accepts it.
-        mixed = self._mixed(condition, event, *numbers) if self.smooth else []
+        mixed = self._mixed(condition, event, *numbers[1:]) if self.smooth else []
         for place in range(self.smooth):
             name = f"smooth.networks.{place}"
             hidden = leaky_relu_(self._first(name, [*columns, *drawn], condition, event), SLOPE)
             hidden = addmm(self.weights[f"{name}.2.bias"], hidden, self.weights[f"{name}.2.weight"].t())
             outputs = self._last(f"{name}.4", leaky_relu_(hidden, SLOPE))
-            drawn.append(draw_normal_score(outputs, mixed[place], mixed[self.smooth + place]))
-        if not self.smooth:
-            return columns[2:], self._draw_levels(columns, condition, event, numbers[0]) if self.levels else []
+            drawn.append(draw_normal_score(outputs, numbers[0][:, len(self.levels) + place], mixed[place]))
         columns += [drawn[self.extra.order.index(number)] for number in range(self.smooth)]
-        uniform = normal_to_uniform(numbers[0][:, 2 * self.smooth :])
-        return columns[2:], self._draw_levels(columns, condition, event, uniform) if self.levels else []
+        return columns[2:], self._draw_levels(columns, condition, event, numbers[0]) if self.levels else []
 
     def _mixed(self, condition: Tensor, event: Tensor, normal: Tensor, shared: Tensor) -> "list[Tensor]":
-        """Return normal numbers [2 k, muons] that correlate within events."""
+        """Return normal numbers [k, muons] that correlate within events."""
         logits = addmm(self.weights["smooth.shared.bias"], condition, self.weights["smooth.shared.weight"].t())
-        correlation = MOST_SHARED * torch.sigmoid(logits).repeat(1, 2)
-        # The parts of `mix_shared` by events: their roots are fewer.
+        correlation = MOST_SHARED * torch.sigmoid(logits)
         of_events = torch.cat([(1 - correlation).sqrt(), correlation.sqrt() * shared], dim=1)
         own, common = of_events.index_select(0, event).t().chunk(2)
-        return list((normal[:, : 2 * self.smooth].t() * own + common).unbind(0))
+        return list((normal.t() * own + common).unbind(0))
 
     def _draw_levels(
         self, columns: "list[Tensor]", condition: Tensor, event: Tensor, uniform: Tensor

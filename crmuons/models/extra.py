@@ -12,8 +12,6 @@ the surface is no feature):
 - the surface energy becomes the loss, log10((E_surface - E) / (E + 700 GeV)): exp(b X) - 1 if no loss fluctuated.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -127,22 +125,12 @@ def gaussians(outputs: Tensor) -> "tuple[Tensor, Tensor, Tensor]":
     return logits, 2 * means + offsets, log_spreads.clamp(*LOG_SPREADS)
 
 
-def draw_normal_score(outputs: Tensor, chooser: Tensor, normal: Tensor) -> Tensor:
-    """Draw a column [muons] from mixtures of Gaussians: a normal number chooses one, another is scaled by it."""
+def draw_normal_score(outputs: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
+    """Draw a column [muons] from mixtures of Gaussians: a uniform number chooses one, a normal number is scaled by it."""
     logits, means, log_spreads = gaussians(outputs)
-    chosen = _draw_number(logits, normal_to_uniform(chooser))[None]
+    chosen = _draw_number(logits, uniform)[None]
     values = means.gather(0, chosen)[0] + log_spreads.gather(0, chosen)[0].exp() * normal
     return values.clamp(-LARGEST_SCORE, LARGEST_SCORE)
-
-
-def normal_to_uniform(normal: Tensor) -> Tensor:
-    """Return the probability below normal numbers."""
-    return 0.5 + 0.5 * torch.erf(normal * math.sqrt(0.5))  # ONNX has no ndtr.
-
-
-def mix_shared(normal: Tensor, shared: Tensor, correlation: Tensor) -> Tensor:
-    """Return normal numbers of muons that correlate within an event, from own ones and from the event's [muons, columns]."""
-    return (1 - correlation).sqrt() * normal + correlation.sqrt() * shared
 
 
 def _draw_number(logits: Tensor, uniform: Tensor) -> Tensor:

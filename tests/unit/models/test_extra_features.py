@@ -137,7 +137,10 @@ def test_the_standalone_model_agrees_and_draws_every_level(events, tmp_path):
     saved_model.save_model(tmp_path / "model", model, {"model": settings.model_dump()})
     export.export(tmp_path / "model", tmp_path / "exported")  # It compares the two.
     readme = export._readme(StandaloneModel(model.state_dict()), onnx=True)
-    assert "normal [muons, 11] and shared [events, 10] standard normal -> muons [muons, 9].\n" in readme
+    assert (
+        "uniform [muons, 6] in [0, 1), normal [muons, 5] and shared [events, 5] standard normal -> muons [muons, 9].\n"
+        in readme
+    )
     generator = BundleGenerator(saved_model.load_model(tmp_path / "model")[0], {})
     assert generator.muon_features == ALL
     made = generator.generate(events.primaries, seed=1, counts=events.counts)
