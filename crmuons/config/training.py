@@ -55,7 +55,7 @@ class Train(Section):
     refit_features: bool = False
     """With init_from: fit the features' statistics to this run's data. By default the parent's are kept, because its
     weights were trained with them."""
-    frozen: list[Literal["generator", "multiplicity", "discrete"]] = Field(default_factory=list)
+    frozen: list[Literal["generator", "multiplicity", "discrete", "smooth"]] = Field(default_factory=list)
     """With init_from: networks that keep the parent's weights, such as the multiplicity model where the new data are too few
     to change how many muons there are."""
     steps: int | None = Field(default=None, ge=1, le=MANY)

@@ -30,9 +30,10 @@ logger = logging.getLogger(__name__)
 # Largest relative difference of energies, of positions (against the radius + 1 mm) and of the distribution of N.
 # Rounding makes 7e-7.
 TOLERANCE = 1e-5
-MAX_FLIPPED = 1e-3  # A uniform number may fall on the edge between two values, to rounding.
+# Share of muons whose further features may differ: a uniform number may fall on the edge between two, to rounding.
+MAX_FLIPPED = 1e-3
 CHECK_EVENTS, CHECK_MUONS_PER_EVENT = 256, 20
-INPUTS = ("primaries", "counts", "event_of_muon", "shower_noise", "muon_noise", "azimuth_rad", "uniform")
+INPUTS = ("primaries", "counts", "event_of_muon", "shower_noise", "muon_noise", "azimuth_rad")
 README = """A generator of muon bundles, exported by crmuons.
 
 With Python >= 3.8, torch >= 1.13 and numpy:
@@ -46,7 +47,7 @@ ONNX_README = """
 onnx/multiplicity.onnx: primaries [events, 4] -> the distribution of N.
 onnx/generator.onnx: primaries [events, 4] of events with muons, counts [events] int64, event_of_muon [muons] int64
     ascending, shower_noise [events, {latents[0]}] and muon_noise [muons, {latents[1]}] standard normal, azimuth_rad
-    [muons] uniform in [0, 2 pi){uniform} -> muons [muons, {width}].
+    [muons] uniform in [0, 2 pi){numbers} -> muons [muons, {width}].
 """
 
 
@@ -93,8 +94,11 @@ def _readme(network: StandaloneModel, *, onnx: bool) -> str:
     further = "".join(f", {name}" for name in network.extra.names)
     if not onnx:
         return README.format(further=further)
-    uniform = f", uniform [muons, {len(network.levels)}] in [0, 1)" if network.levels else ""
-    onnx_readme = ONNX_README.format(latents=network.latents, uniform=uniform, width=network.width)
+    drawing = network.drawing
+    numbers = f", uniform [muons, {len(drawing.levels) + drawing.smooth}] in [0, 1)" if drawing.noise else ""
+    if drawing.smooth:
+        numbers += f", normal [muons, {drawing.smooth}] and shared [events, {drawing.smooth}] standard normal"
+    onnx_readme = ONNX_README.format(latents=network.latents, numbers=numbers, width=network.width)
     return README.format(further=further) + onnx_readme
 
 
@@ -142,37 +146,37 @@ class GeneratorGraph(nn.Module):
         muon_noise: Tensor,
         azimuth_rad: Tensor,
         uniform: Tensor | None = None,
+        normal: Tensor | None = None,
+        shared: Tensor | None = None,
     ) -> Tensor:
-        noise = (shower_noise, muon_noise, azimuth_rad, *(() if uniform is None else (uniform,)))
+        further = (values for values in (uniform, normal, shared) if values is not None)
+        noise = (shower_noise, muon_noise, azimuth_rad, *further)
         return self.network.muons_of(primaries, counts, event_of_muon, noise)
 
 
 def worst_difference(muons: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest relative difference of energies, of positions against the radius + 1 mm, and of further features.
-
-    The further features of muons [muons, 3 + k] are compared against the root of their mean square.
-    """
+    """Return the largest relative difference of energies, and of positions against the radius + 1 mm."""
     muons, expected = muons.astype(np.float64), expected.astype(np.float64)
     energy = np.abs(muons[:, 0] / expected[:, 0] - 1)
     distance = np.hypot(*(muons - expected)[:, 1:3].T) / (np.hypot(*expected[:, 1:3].T) + RADIUS_OFFSET_M)
-    others = expected[:, 3:]
-    rms = np.sqrt(np.square(others).mean(axis=0)) if others.size else 1.0
-    further = (np.abs(muons[:, 3:] - others) / np.maximum(rms, 1e-30)).ravel() if others.size else []
-    return float(np.max(np.concatenate([energy, distance, further]), initial=0.0))
+    return float(np.max(np.concatenate([energy, distance]), initial=0.0))
 
 
 def check_muons(what: str, network: StandaloneModel, muons: np.ndarray, expected: np.ndarray) -> None:
     """Compare muons with those of the model, for the same random numbers.
 
+    Further features are compared against the root of their mean square.
+
     Raises:
-        ValueError: if a number differs by more than TOLERANCE, or a discrete feature in more than MAX_FLIPPED of the muons.
+        ValueError: if an energy or a position differs by more than TOLERANCE, or a further feature of more than
+            MAX_FLIPPED of the muons.
     """
-    discrete = [3 + at for at in network.extra.discrete]
-    smooth = [at for at in range(network.width) if at not in discrete]
-    _compare(what, worst_difference(muons[:, smooth], expected[:, smooth]))
-    for at in discrete:
-        share = float((muons[:, at] != expected[:, at]).mean())
-        _require(share <= MAX_FLIPPED, f"{network.extra.names[at - 3]} of {share:.1%} of the muons of {what} differs")
+    _compare(what, worst_difference(muons, expected))
+    for at, name in enumerate(network.extra.names, 3):
+        others = expected[:, at].astype(np.float64)
+        limit = TOLERANCE * max(float(np.sqrt(np.square(others).mean())), 1e-30)
+        differ = ~(np.abs(muons[:, at] - others) <= limit)  # NaN differs.
+        _require(differ.mean() <= MAX_FLIPPED, f"{name} of {differ.mean():.1%} of the muons of {what} differs")
 
 
 def _primaries_in_range(generator: BundleGenerator) -> np.ndarray:
@@ -191,14 +195,17 @@ def _check_standalone(model: BundleModel, network: StandaloneModel, primaries: n
     ragged = Ragged.from_counts(inputs["counts"])
     condition = model.condition(values, ragged.counts)
     features = model.generator(condition, inputs["shower_noise"], inputs["muon_noise"], ragged)
-    exported = GeneratorGraph(network)(*inputs.values())
+    exported, of_muons = GeneratorGraph(network)(*inputs.values()), ragged.broadcast(condition)
+    if model.smooth is not None:
+        uniform, shared = inputs["uniform"][:, len(network.drawing.levels) :], ragged.broadcast(inputs["shared"])
+        features = model.smooth.draw(features, of_muons, uniform, inputs["normal"], shared)
     trained = torch.empty_like(exported)
     smooth = [0, 1, 2, *(3 + at for at in network.extra.smooth)]
     trained[:, smooth] = model.features.to_muons(features, inputs["azimuth_rad"])
     if model.discrete is not None:
-        logits = model.discrete.network(torch.cat([ragged.broadcast(condition), features], dim=1))
+        logits = model.discrete.network(torch.cat([of_muons, features], dim=1))
         for number, part in enumerate(logits.split(model.discrete.levels, dim=1)):
-            drawn = draw_level(part.t(), network.levels[number], inputs["uniform"][:, number])
+            drawn = draw_level(part.t(), network.drawing.levels[number], inputs["uniform"][:, number])
             trained[:, 3 + network.extra.discrete[number]] = drawn
     check_muons("the exported model", network, exported.numpy(), trained.numpy())
 
@@ -222,7 +229,7 @@ def _inputs(network: StandaloneModel, primaries: Tensor) -> dict[str, Tensor]:
     counts = torch.randint(1, 2 * CHECK_MUONS_PER_EVENT, (len(primaries),), generator=source)
     event = torch.repeat_interleave(counts)
     noise = network.noise(len(primaries), len(event), source)
-    return dict(zip(INPUTS, (primaries, counts, event, *noise), strict=False))  # `uniform` is for discrete features.
+    return dict(zip((*INPUTS, *network.drawing.noise), (primaries, counts, event, *noise), strict=True))
 
 
 def _run_onnx(graph: MultiplicityGraph | GeneratorGraph, inputs: dict[str, Tensor], path: Path) -> list[np.ndarray]:
@@ -234,7 +241,7 @@ def _run_onnx(graph: MultiplicityGraph | GeneratorGraph, inputs: dict[str, Tenso
         msg = f"ONNX needs packages that are not installed ({error}): pip install 'crmuons[onnx]'"
         raise ImportError(msg) from error
     dims = {name: torch.export.Dim(name) for name in ("events", "muons")}
-    of_muons = {"event_of_muon", "muon_noise", "azimuth_rad", "uniform"}
+    of_muons = {"event_of_muon", "muon_noise", "azimuth_rad", "uniform", "normal"}
     shapes = tuple({0: dims["muons" if name in of_muons else "events"]} for name in inputs)
     with _quiet():
         torch.onnx.export(

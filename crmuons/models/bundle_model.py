@@ -11,6 +11,7 @@ from crmuons.models import multiplicity, networks
 from crmuons.models.discrete import DiscreteFeatures
 from crmuons.models.features import Features
 from crmuons.models.ragged import Ragged
+from crmuons.models.smooth import SmoothFeatures
 
 
 class BundleModel(nn.Module):
@@ -22,8 +23,10 @@ class BundleModel(nn.Module):
         self.multiplicity = multiplicity.build_multiplicity(settings)
         self.generator, _ = networks.build_networks(settings, self.features.num_muon_features)
         levels = [len(values) for values in self.features.levels]
-        # Last, so that a seed draws the other weights as without it.
-        self.discrete = DiscreteFeatures(self.features.num_muon_features, levels) if levels else None
+        layout = self.features.layout
+        # Last, so that a seed draws the other weights as without them.
+        self.discrete = DiscreteFeatures(2 + len(layout.smooth), levels) if levels else None
+        self.smooth = SmoothFeatures(layout.order) if self.features.drawn else None
 
     def condition(self, primaries: Float32[Tensor, "events 4"], counts: Int64[Tensor, " events"]) -> Tensor:
         """Return the condition of generator and critic [events, 5]: the standardised primary and log10 N."""

@@ -21,6 +21,13 @@ DELAY = "t_ns"
 SCALED = (DELAY, *DIRECTION)
 CRITICAL_GEV = 700.0  # Ionisation and radiation take equal shares there: a / b of dE/dX = a + b E in ice.
 LEAST_LOSS_GEV = 1e-3  # Where no loss is recorded, at the surface.
+# Log widths of the Gaussians of a column in sigma. A feature of one value would make them narrower for ever.
+LOG_SPREADS = (-6.0, 2.0)
+# Drawn columns end here, half a sigma beyond the outermost knot: a slope that goes on made surface energies of 10^9 GeV.
+LARGEST_SCORE = 5.0
+MOST_SHARED = (
+    0.99  # Largest correlation of a column within an event: the likelihood of one that is all shared has no bound.
+)
 
 
 class ExtraFeatures:
@@ -33,6 +40,7 @@ class ExtraFeatures:
     Attributes:
         names: the names.
         smooth, discrete: numbers of those that are columns, and of those that are drawn from a probability.
+        order: numbers of the columns in the order in which a density draws them (models/smooth.py).
     """
 
     def __init__(self, declared: "list[tuple[str, str]]", scaled: bool = False) -> None:
@@ -44,6 +52,9 @@ class ExtraFeatures:
         # The columns of a direction, whose parts along and across the radius are learned.
         self.direction = [self.smooth.index(self.names.index(name)) for name in DIRECTION] if both else []
         self.surface = self.smooth.index(self.names.index(SURFACE)) if SURFACE in self.names else None
+        # The surface energy scales the others. Angles decide the delay, and a delay leaves a ring of angles: it comes last.
+        rank = {SURFACE: 0, **dict.fromkeys(DIRECTION, 1), DELAY: 3}
+        self.order = sorted(range(len(self.smooth)), key=lambda number: rank.get(self.names[self.smooth[number]], 2))
 
     def to_columns(self, muons: Tensor) -> "list[Tensor]":
         """Return the columns of muons in physical units [muons, numbers]."""
@@ -103,6 +114,25 @@ def _power_if(kind: str, values: Tensor) -> Tensor:
 
 def draw_level(logits: Tensor, levels: Tensor, uniform: Tensor) -> Tensor:
     """Draw one of the levels [k] for each muon, with the probabilities of logits [k, muons], from uniform numbers."""
+    return levels.index_select(0, _draw_number(logits, uniform))
+
+
+def gaussians(outputs: Tensor) -> "tuple[Tensor, Tensor, Tensor]":
+    """Return log weights (to a constant), means and log widths [k, muons] of Gaussians, from outputs [3 k, muons]."""
+    logits, means, log_spreads = outputs.chunk(3)
+    # Apart from each other at the start of a training, or all would learn the same.
+    offsets = torch.linspace(-1, 1, len(logits), device=outputs.device)[:, None]
+    return logits, 2 * means + offsets, log_spreads.clamp(*LOG_SPREADS)
+
+
+def draw_normal_score(outputs: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
+    """Draw a column [muons] from mixtures of Gaussians: a uniform number chooses one, a normal number is scaled by it."""
+    logits, means, log_spreads = gaussians(outputs)
+    chosen = _draw_number(logits, uniform)[None]
+    values = means.gather(0, chosen)[0] + log_spreads.gather(0, chosen)[0].exp() * normal
+    return values.clamp(-LARGEST_SCORE, LARGEST_SCORE)
+
+
+def _draw_number(logits: Tensor, uniform: Tensor) -> Tensor:
     below = logits.softmax(0).cumsum(0)
-    number = (uniform > below).sum(0).clamp_(max=len(levels) - 1)
-    return levels.index_select(0, number)
+    return (uniform > below).sum(0).clamp_(max=len(logits) - 1)

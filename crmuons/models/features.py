@@ -9,8 +9,9 @@ uniform in the data, because the field's converters draw it; generation draws it
 
 Further features (data/features.py) become more columns of the same kind: a quantile map of log10 of a positive one, and of
 the value of any other; models/extra.py scales some of them by the energy. A direction (dir_x, dir_y) is turned by the muon's azimuth first: its part along the radius grows with
-the radius, and neither part depends on the azimuth. Discrete features are no columns: `models.discrete` has their
-probabilities. `declaration` says which features there are, so that weights alone make a model again.
+the radius, and neither part depends on the azimuth. `models.smooth` has the density of these columns. Discrete features
+are no columns: `models.discrete` has their probabilities. `declaration` says which features there are, so that weights
+alone make a model again.
 """
 
 import io
@@ -31,17 +32,13 @@ from crmuons.models.formulas import (
     RADIUS_OFFSET_M,
     muon_from_network,
     muons_from_polar,
-    piecewise_linear,
     primary_to_network,
     standardised_log_counts,
 )
+from crmuons.models.quantiles import NUM_QUANTILES, interpolate, normal_scores, quantiles
 
-# 256 intervals. Saved models hold knots of this shape, so another number would need new models.
-NUM_QUANTILES = 257
 MOST_LEVELS = 64  # Of a discrete feature: each is an output of the network.
 MIN_MUONS = 100  # Fewer muons do not determine 257 quantiles.
-MUONS_BEYOND = 5  # Muons of the sample beyond the outermost knot on each side: no single extreme value sets a knot.
-MAX_SCORE = 4.5  # The outermost knots in sigma; seven muons in a million lie outside.
 
 
 def muon_to_network(muons: Float[Tensor, "muons numbers"]) -> Float[Tensor, "muons 3"]:
@@ -57,13 +54,15 @@ class Features(nn.Module):
         cartesian: use network space with three standardised features, as the predecessor's networks do.
         extra: features of a muon beyond energy_gev, x_m, y_m.
         scaled: whether their columns are scaled by the energy (models/extra.py); those of models of before are not.
+        drawn: whether they are drawn from a density (models/smooth.py); models of before make them with the generator.
 
     Raises:
         ValueError: if there are further features for the predecessor's networks.
 
     Attributes:
-        num_muon_features: 2 (log energy and log radius, for the set model) and one for each further feature that is not
-            discrete; or 3 (network space, for the predecessor).
+        num_muon_features: what the generator makes of a muon: 2 (log energy and log radius, for the set model), and one for
+            each further feature that is neither discrete nor drawn; or 3 (network space, for the predecessor).
+        drawn: whether the columns behind them are drawn from a density; False if there are none.
         extra: the further features.
         levels: the values of each discrete feature in the training data.
         primary_range: lowest and highest value of each quantity of the primaries [2, 4], in physical units.
@@ -84,7 +83,14 @@ class Features(nn.Module):
     muon_std: Tensor
     extra_knots: Tensor
 
-    def __init__(self, *, cartesian: bool = False, extra: Sequence[MuonFeature] = (), scaled: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        cartesian: bool = False,
+        extra: Sequence[MuonFeature] = (),
+        scaled: bool = True,
+        drawn: bool = True,
+    ) -> None:
         super().__init__()
         if cartesian and extra:
             msg = "model.kind=predecessor knows energy_gev, x_m, y_m alone; leave data.features out, or use model.kind=set"
@@ -94,7 +100,8 @@ class Features(nn.Module):
         self.layout = ExtraFeatures(
             [(feature.name, feature.kind) for feature in self.extra], scaled and bool(self.extra)
         )
-        self.num_muon_features = 3 if cartesian else 2 + len(self.layout.smooth)
+        self.drawn = drawn and bool(self.layout.smooth)
+        self.num_muon_features = 3 if cartesian else 2 if self.drawn else 2 + len(self.layout.smooth)
         for name, shape in (("primary_mean", (4,)), ("primary_std", (4,)), ("primary_range", (2, 4))):
             self.register_buffer(name, torch.ones(shape))
         self.register_buffer("log_count_mean", torch.zeros(()))
@@ -103,13 +110,15 @@ class Features(nn.Module):
         self.register_buffer("muon_std", torch.ones(3))
         # Any increasing numbers: until `fit` or a checkpoint sets the knots, no slope may be infinite.
         self.register_buffer("knots", torch.arange(2 * NUM_QUANTILES, dtype=torch.float32).reshape(2, -1))
-        self.register_buffer("scores", _normal_scores(MIN_MUONS))
+        self.register_buffer("scores", normal_scores(MIN_MUONS))
         if self.extra:
             self.register_buffer("declaration", _packed(self.extra))
             if scaled:
                 self.register_buffer("extra_scaled", torch.ones(()))
+            if self.drawn:
+                self.register_buffer("extra_drawn", torch.ones(()))
             rows = len(self.layout.smooth)
-            knots = torch.arange(rows * NUM_QUANTILES, dtype=torch.float32).reshape(rows, -1)
+            knots = torch.arange(rows * NUM_QUANTILES, dtype=torch.float32).reshape(rows, NUM_QUANTILES)
             self.register_buffer("extra_knots", knots)
             for number in range(len(self.layout.discrete)):
                 self.register_buffer(f"levels_{number}", torch.zeros(1))
@@ -118,7 +127,8 @@ class Features(nn.Module):
     def of_state(cls, state: Mapping[str, Tensor], *, cartesian: bool) -> "Features":
         """Return features that `load_state_dict` can give this state: of the same declaration and levels."""
         extra = _unpacked(state["declaration"]) if "declaration" in state else ()
-        features = cls(cartesian=cartesian, extra=extra, scaled="extra_scaled" in state)
+        ways = {"scaled": "extra_scaled" in state, "drawn": "extra_drawn" in state}
+        features = cls(cartesian=cartesian, extra=extra, **ways)
         for name, values in state.items():
             if name.startswith("levels_"):
                 features.register_buffer(name, torch.zeros_like(values))
@@ -161,9 +171,9 @@ class Features(nn.Module):
         self.muon_mean.copy_(network.mean(0))
         self.muon_std.copy_(_spread(network))
         # The scores before the knots: a larger sample reaches further into the tails.
-        self.scores.copy_(_normal_scores(len(muons)))
+        self.scores.copy_(normal_scores(len(muons)))
         for knots, values in zip(self.knots, _polar(muons).unbind(1), strict=True):
-            knots.copy_(_quantiles(values, self.scores))
+            knots.copy_(quantiles(values, self.scores))
         if self.extra:
             self._fit_extra(muons)
         if not all(values.isfinite().all() for values in self.state_dict().values() if values.is_floating_point()):
@@ -177,7 +187,7 @@ class Features(nn.Module):
 
     def _fit_extra(self, muons: Tensor) -> None:
         for knots, values in zip(self.extra_knots, self.layout.to_columns(muons), strict=True):
-            knots.copy_(_quantiles(values, self.scores))
+            knots.copy_(quantiles(values, self.scores))
         for number, at in enumerate(self.layout.discrete):
             levels = torch.unique(muons[:, 3 + at])
             if len(levels) > MOST_LEVELS:
@@ -198,14 +208,18 @@ class Features(nn.Module):
         return standardised_log_counts(counts, self.log_count_mean, self.log_count_std)
 
     def muons(self, muons: Float[Tensor, "muons numbers"]) -> Float[Tensor, "muons features"]:
-        """Return the features of each muon, the critic's inputs."""
+        """Return what the generator makes of each muon, the critic's inputs: all columns, without those that are drawn."""
+        return self.columns(muons, further=not self.drawn)
+
+    def columns(self, muons: Float[Tensor, "muons numbers"], *, further: bool = True) -> Float[Tensor, "muons columns"]:
+        """Return all columns of each muon: energy and radius, then the smooth further features unless they are left out."""
         if self.cartesian:
             return (muon_to_network(muons) - self.muon_mean) / self.muon_std
         columns = _polar(muons).unbind(1)
-        mapped = [_interpolate(x, knots, self.scores) for x, knots in zip(columns, self.knots, strict=True)]
-        if self.extra:
-            further = zip(self.layout.to_columns(muons), self.extra_knots, strict=True)
-            mapped += [_interpolate(x, knots, self.scores) for x, knots in further]
+        mapped = [interpolate(x, knots, self.scores) for x, knots in zip(columns, self.knots, strict=True)]
+        if self.extra and further:
+            further_columns = zip(self.layout.to_columns(muons), self.extra_knots, strict=True)
+            mapped += [interpolate(x, knots, self.scores) for x, knots in further_columns]
         return torch.stack(mapped, dim=1)
 
     def level_numbers(self, muons: Float[Tensor, "muons numbers"]) -> list[Int64[Tensor, " muons"]]:
@@ -218,20 +232,20 @@ class Features(nn.Module):
     def to_muons(
         self, features: Float[Tensor, "muons features"], azimuth_rad: Float[Tensor, " muons"]
     ) -> Float[Tensor, "muons smooth"]:
-        """Invert `muons`, given an azimuth for each muon. Cartesian features contain it and ignore the argument.
+        """Invert `columns`, given an azimuth for each muon. Cartesian features contain it and ignore the argument.
 
         Discrete features are left out.
         """
         if self.cartesian:
             return muon_from_network(features * self.muon_std + self.muon_mean)
         log_energy, log_radius = (
-            _interpolate(x, self.scores, knots) for x, knots in zip(features.unbind(1)[:2], self.knots, strict=True)
+            interpolate(x, self.scores, knots) for x, knots in zip(features.unbind(1)[:2], self.knots, strict=True)
         )
         muons = muons_from_polar(log_energy, log_radius, azimuth_rad)
         if not self.extra:
             return muons
         further = zip(features.unbind(1)[2:], self.extra_knots, strict=True)
-        mapped = [_interpolate(x, self.scores, knots) for x, knots in further]
+        mapped = [interpolate(x, self.scores, knots) for x, knots in further]
         columns = self.layout.from_columns(mapped, muons[:, 0], azimuth_rad)
         return torch.cat([muons, *(column[:, None] for column in columns)], dim=1)
 
@@ -260,35 +274,7 @@ def _polar(muons: Tensor) -> Tensor:
     return torch.stack([torch.log10(muons[:, 0]), torch.log10(radius_m + RADIUS_OFFSET_M)], dim=1)
 
 
-def _normal_scores(muons: int) -> Tensor:
-    """Return the normal scores of the knots. They are evenly spaced, so that the tails get as many knots as the middle.
-
-    Knots at equal probabilities would end at 2.9 sigma, and one slope on each side would map the two muons in a
-    thousand beyond.
-    """
-    # A small sample ends earlier: where MUONS_BEYOND of its muons are expected beyond.
-    end = min(MAX_SCORE, -float(torch.special.ndtri(torch.tensor(MUONS_BEYOND / muons, dtype=torch.float64))))
-    return torch.linspace(-end, end, NUM_QUANTILES)
-
-
-def _quantiles(values: Tensor, scores: Tensor) -> Tensor:
-    """Return the quantiles at the normal scores' probabilities, strictly increasing even if values repeat."""
-    knots = np.quantile(values.double().numpy(), torch.special.ndtr(scores.double()).numpy())
-    # At least two units of float32's rounding: two knots that round to the same value would have an infinite slope.
-    least = max(1e-4 * (knots[-1] - knots[0]) / NUM_QUANTILES, 2 * np.finfo(np.float32).eps * np.abs(knots).max(), 1e-9)
-    # Take a ramp off, let the rest not fall, and add the ramp again: every step is then `least` or more.
-    ramp = least * np.arange(NUM_QUANTILES)
-    return torch.from_numpy(np.maximum.accumulate(knots - ramp) + ramp).float()
-
-
 def _spread(values: Tensor) -> Tensor:
     """Return the standard deviation, or 1 for a quantity that does not vary: it becomes a constant 0."""
     spread = values.std(0, correction=0)  # Divide by n, not n - 1: a single value gives 0.
     return torch.where(spread > 1e-6, spread, torch.ones_like(spread))
-
-
-def _interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
-    """Interpolate linearly between the knots (xs, ys); the outer slopes continue beyond the ends."""
-    # The choice of the interval has no derivative; searchsorted warns of values that are not contiguous.
-    left = (torch.searchsorted(xs, x.detach().contiguous()) - 1).clamp(0, xs.shape[0] - 2)
-    return piecewise_linear(x, left, xs, ys)

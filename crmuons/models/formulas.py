@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+SLOPE = 0.2  # LeakyReLU: piecewise linear, so that the critic's second derivatives stay bounded.
 MAX_SHAPE = 1e4  # A negative binomial of larger shape is a Poisson distribution to 0.01 % of its variance at N = 1.
 MAX_COUNT = 2.0**53  # Far outside the trained range N may exceed every integer type.
 GEV_PER_PEV = 1e6

@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crmuons.config import Model
+from crmuons.models.formulas import SLOPE
 from crmuons.models.ragged import Ragged
-from crmuons.models.standalone import SLOPE
 
 
 class SetLayer(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import leaky_relu_
 
-from crmuons.models.standalone import SLOPE
+from crmuons.models.formulas import SLOPE
 
 logger = logging.getLogger(__name__)
 

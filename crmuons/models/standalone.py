@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, layer_norm, leaky_relu_, relu, silu
 
 from crmuons.models.blocks import COUNTS, MUONS, MUONS_PER_SUM, blocks, partial_sums, passes, pieces, random_stream
-from crmuons.models.extra import ExtraFeatures, draw_level
+from crmuons.models.drawing import Drawing
 from crmuons.models.formulas import (
+    SLOPE,
     mixture_parameters,
     muon_from_network,
     muons_from_polar,
@@ -26,10 +27,9 @@ from crmuons.models.formulas import (
     standardised_log_counts,
 )
 
-SLOPE = 0.2  # LeakyReLU: piecewise linear, so that the critic's second derivatives stay bounded.
 KNOWN = re.compile(
     r"features\.\w+|multiplicity\.network\.[024]\.(weight|bias)|generator\.(context\.[023]|embed|embed_event|out|local\.[024]"
-    r"|layers\.\d+\.(pool|event|event_to_muon|muon|out))\.(weight|bias)|discrete\.network\.[02]\.(weight|bias)"
+    r"|layers\.\d+\.(pool|event|event_to_muon|muon|out))\.(weight|bias)|(discrete\.network\.[02]|smooth\.(networks\.\d+\.[024]|shared))\.(weight|bias)"
 )
 
 
@@ -59,8 +59,8 @@ class StandaloneModel:
         gaps = weights["features.scores"].diff()
         declaration = weights.get("features.declaration")
         rows = [] if declaration is None else json.loads(bytes(declaration.tolist()))[3:]
-        self.extra = ExtraFeatures([(row["name"], row["kind"]) for row in rows], "features.extra_scaled" in weights)
-        self.levels = [weights[f"features.levels_{number}"] for number in range(len(self.extra.discrete))]
+        self.drawing = Drawing([(row["name"], row["kind"]) for row in rows], weights)
+        self.extra = self.drawing.extra
         self.even = bool(gaps.max() - gaps.min() < 1e-3 * gaps.mean())
         of_muon = 16 if self.predecessor else weights["generator.embed.weight"].shape[1]
         self.latents = (weights["generator.context.0.weight"].shape[1] - 5, of_muon)  # 5: the primary and N.
@@ -124,14 +124,18 @@ class StandaloneModel:
     def noise(self, events: int, muons: int, source: torch.Generator) -> "tuple[Tensor, ...]":
         """Draw normal latent variables of the events and of the muons, and azimuths in radians.
 
-        With discrete features, also a uniform number for each of them and each muon.
+        For further features that are drawn, also their numbers (`Drawing.numbers`).
         """
         kwargs: Any = {"generator": source, "device": self.device}
         shower, muon = self.latents
         azimuth = torch.rand(muons, **kwargs).mul_(2 * math.pi)
-        latents = (torch.randn(events, shower, **kwargs), torch.randn(muons, muon, **kwargs), azimuth)
-        # Last, so that the other features of a seed are those of a model without the discrete ones.
-        return (*latents, torch.rand(muons, len(self.levels), **kwargs)) if self.levels else latents
+        latents: tuple[Tensor, ...] = (
+            torch.randn(events, shower, **kwargs),
+            torch.randn(muons, muon, **kwargs),
+            azimuth,
+        )
+        # Last, so that the other features of a seed are those of a model without these.
+        return (*latents, *self.drawing.numbers(events, muons, kwargs))
 
     def sample_counts(self, primaries: Tensor, source: torch.Generator) -> Tensor:
         """Draw N of each event."""
@@ -172,7 +176,7 @@ class StandaloneModel:
             primaries: primaries of events with muons.
             counts: number of muons of each event.
             event: event of each muon, ascending.
-            noise: normal latent variables of the events and of the muons, and azimuths in radians.
+            noise: what `noise` draws.
             sums: how to add up the muons of large events in parts; see `partial_sums`.
         """
         mean, std = self.weights["features.log_count_mean"], self.weights["features.log_count_std"]
@@ -223,32 +227,15 @@ class StandaloneModel:
     ) -> Tensor:
         """Add the further features to muons [muons, 3], in their declared order."""
         scores, knots = self.weights["features.scores"], self.weights["features.extra_knots"]
+        columns, levels = self.drawing.draw(features, condition, event, noise[3:])
         mapped = [
-            piecewise_linear(features[2 + i], self._interval(features[2 + i], scores), scores, knots[i])
-            for i in range(len(self.extra.smooth))
+            piecewise_linear(column, self._interval(column, scores), scores, knots[i])
+            for i, column in enumerate(columns)
         ]
-        smooth = iter(self.extra.from_columns(mapped, muons[:, 0], noise[2]))
-        drawn = iter(self._draw_levels(features, condition, event, noise[3]) if self.levels else ())
+        smooth, drawn = iter(self.extra.from_columns(mapped, muons[:, 0], noise[2])), iter(levels)
         discrete = set(self.extra.discrete)
-        columns = [next(drawn) if at in discrete else next(smooth) for at in range(len(self.extra.names))]
-        return torch.stack([*muons.unbind(1), *columns], dim=1)
-
-    def _draw_levels(self, features: Tensor, condition: Tensor, event: Tensor, uniform: Tensor) -> "list[Tensor]":
-        """Draw each discrete feature from its probability, given the muon's other features and its event."""
-        first = self.weights["discrete.network.0.weight"]
-        of_event = torch.addmm(self.weights["discrete.network.0.bias"], condition, first[:, :5].t()).index_select(
-            0, event
-        )
-        hidden = silu(of_event.addmm_(features.t(), first[:, 5:].t()))
-        # [levels, muons], as in `_set`: a softmax along rows of two takes 0.2 us a muon.
-        logits = torch.mm(self.weights["discrete.network.2.weight"], hidden.t())
-        logits = (logits + self.weights["discrete.network.2.bias"][:, None]).split(
-            [len(levels) for levels in self.levels]
-        )
-        return [
-            draw_level(part, levels, uniform[:, at])
-            for at, (part, levels) in enumerate(zip(logits, self.levels))  # noqa: B905  # for Python 3.8
-        ]
+        further = [next(drawn) if at in discrete else next(smooth) for at in range(len(self.extra.names))]
+        return torch.stack([*muons.unbind(1), *further], dim=1)
 
     @property
     def primary_range(self) -> Tensor:

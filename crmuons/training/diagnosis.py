@@ -44,6 +44,6 @@ def _largest_feature(trainer: Trainer, batch: PreparedBatch) -> float | None:
     features = trainer.model.features
     primaries, muons = batch.values() if isinstance(batch, PackedBatch) else (batch.primaries, batch.muons)
     primaries, muons = primaries.to(trainer.device), muons.to(trainer.device)
-    values = torch.cat([features.muons(muons).flatten(), features.condition(primaries).flatten()]).abs()
+    values = torch.cat([features.columns(muons).flatten(), features.condition(primaries).flatten()]).abs()
     largest = float(values.nan_to_num(nan=torch.inf).max()) if len(values) else 0.0
     return largest if largest > MAX_FEATURE else None

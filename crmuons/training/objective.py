@@ -1,7 +1,7 @@
 """What critic, generator and multiplicity model minimise on a batch, per event.
 
 - `critic_terms`: the loss of the critic, `losses.critic_loss` plus the weighted gradient penalty.
-- `generator_terms`: the losses of generator and multiplicity model.
+- `generator_terms`: the losses of generator, multiplicity model and further features.
 """
 
 import math
@@ -22,6 +22,9 @@ from crmuons.training.terms import LossTerms, spread_penalties
 
 T = TypeVar("T")
 MANY_SHOWERS = 2_000  # No model of as many learned them by heart within 15 minutes (docs/log.md).
+# The likelihoods of further features learn from every fourth muon, where there are smooth ones: from all muons they would take
+# as long as the rest of the step, and 16,000 muons a step are enough.
+FURTHER_EVERY = 4
 
 
 def condition_noise(of_200_showers: float, showers: int | None) -> float:
@@ -89,20 +92,29 @@ class Objective:
         if self.settings.loss == "relativistic":
             with torch.no_grad(), self._precision():  # Real scores need no gradient here.
                 real = self.critic(self._real_muons(batch), condition, batch.ragged).float()
-        terms = {
+        return {
             "generator_loss": losses.generator_loss(real, fake, self.settings.loss),
             "multiplicity_loss": self.model.multiplicity.loss(primaries, batch.counts),
-        }
-        return (
-            terms if self.model.discrete is None else terms | {"discrete_loss": self._discrete_loss(condition, batch)}
-        )
+        } | self._further_terms(condition, batch)
 
-    def _discrete_loss(self, condition: Tensor, batch: TrainingBatch) -> Tensor:
-        """Return the mean loss of the discrete features over the muons of each event."""
-        assert self.model.discrete is not None
-        numbers = self.model.features.level_numbers(batch.muons)
-        of_muons = batch.ragged.broadcast(condition)
-        return batch.ragged.mean(self.model.discrete.loss(self._real_muons(batch), of_muons, numbers))[:, 0]
+    def _further_terms(self, condition: Tensor, batch: TrainingBatch) -> LossTerms:
+        """Return the losses of discrete and smooth further features: means over the muons of each event."""
+        model, ragged = self.model, batch.ragged
+        if model.discrete is None and model.smooth is None:
+            return {}
+        rows, every = (ragged.muons, 1) if model.smooth is None else (_pairs(ragged), FURTHER_EVERY)
+        muons, event = batch.muons.index_select(0, rows), ragged.event_of_muon.index_select(0, rows)
+        columns, of_muons = model.features.columns(muons), condition.index_select(0, event)
+        taken = {}
+        if model.discrete is not None:
+            taken["discrete_loss"] = model.discrete.loss(columns, of_muons, model.features.level_numbers(muons))[:, 0]
+        if model.smooth is not None:
+            first, second = event.chunk(2)
+            taken["smooth_loss"] = model.smooth.pair_loss(columns, of_muons, first == second)
+        # Zeros for the others, and a sum over segments: an addition by the events' numbers has no fixed order on a GPU.
+        values = every * torch.stack(list(taken.values()), dim=1)
+        everyone = columns.new_zeros(ragged.num_muons, len(taken)).index_copy(0, rows, values)
+        return dict(zip(taken, ragged.mean(everyone).unbind(1), strict=True))
 
     def _score_and_penalise(
         self, real: Tensor, fake: Tensor, condition: Tensor, batch: TrainingBatch
@@ -211,3 +223,9 @@ class Objective:
     def _precision(self) -> torch.autocast:
         # bfloat16 has the range of float32, so small gradients do not vanish and no loss scaling is needed.
         return torch.autocast(self.noise.device.type, torch.bfloat16, enabled=self.settings.bf16)
+
+
+def _pairs(ragged: Ragged) -> Tensor:
+    """Return rows of one muon in FURTHER_EVERY: the first muons of pairs of neighbours, then the second ones."""
+    first = torch.arange(0, max(ragged.num_muons - 1, 0), 2 * FURTHER_EVERY, device=ragged.counts.device)
+    return torch.cat([first, first + 1])

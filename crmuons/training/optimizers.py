@@ -14,6 +14,8 @@ from crmuons.training import distributed
 from crmuons.training.fault import FirstFault
 from crmuons.training.terms import WeightedSum
 
+LIKELIHOODS = ("multiplicity", "discrete", "smooth")  # Networks that are trained by one, without an opponent.
+
 
 class NetworkOptimizer:
     """A module and its optimizer, which takes steps with one flat gradient vector.
@@ -105,22 +107,21 @@ class NetworkOptimizer:
 def build_optimizers(
     settings: config.Optimizer, modules: Mapping[str, nn.Module], *, frozen: Sequence[str] = (), graphed: bool = False
 ) -> dict[str, NetworkOptimizer]:
-    """Return one optimizer for each of the modules generator, critic, multiplicity and discrete.
+    """Return one optimizer for each of the modules generator, critic, multiplicity, discrete and smooth.
 
     Those of `frozen` have a learning rate of 0, which changes no bit of a weight.
     """
     rates = {
         "generator": settings.lr if settings.generator_lr is None else settings.generator_lr,
         "critic": settings.lr if settings.critic_lr is None else settings.critic_lr,
-        "multiplicity": settings.multiplicity_lr,
-        "discrete": settings.multiplicity_lr,
-    } | dict.fromkeys(frozen, 0.0)
+    }
+    rates |= dict.fromkeys(LIKELIHOODS, settings.multiplicity_lr) | dict.fromkeys(frozen, 0.0)
     networks = {}
     for name, module in modules.items():
         parameters = list(module.parameters())
         optimizer: torch.optim.Optimizer
         # A likelihood is an ordinary loss without an opponent: Adam's defaults, whatever GAN optimizer is compared.
-        if name in {"multiplicity", "discrete"}:
+        if name in LIKELIHOODS:
             optimizer = Adam(parameters, rates[name], fused=True)
         elif settings.kind == "sgd":
             optimizer = SGD(parameters, rates[name], momentum=settings.momentum, fused=True)

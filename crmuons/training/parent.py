@@ -44,6 +44,12 @@ def set_up_run_and_parent(settings: config.Config, storage: RunStorage) -> RunIn
         theirs, ours = (", ".join(one.name for one in found.extra) or "none" for found in (features, fitted))
         msg = f"train.init_from={settings.train.init_from}: its muons have other features ({theirs}) than data.features ({ours})"
         raise ValueError(msg)
+    if settings.train.refit_features and fitted.drawn != features.drawn:
+        msg = (
+            f"train.init_from={settings.train.init_from}: its generator makes its further features, which new models draw from "
+            "densities; leave train.refit_features out, or train.init_from"
+        )
+        raise ValueError(msg)
     _widen(fitted, features)
     features.training_showers = fitted.training_showers
     if settings.train.refit_features:
@@ -81,9 +87,11 @@ def _load(settings: config.Config, storage: RunStorage) -> tuple[Parent, Feature
         msg = f"train.init_from={place}: {error}"
         raise (FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError)(msg) from error
     theirs = config.Model.model_validate(config.with_new_names({"model": about["model"]})["model"])
-    if "discrete" in settings.train.frozen and generator.model.discrete is None:
-        msg = f"train.frozen: the model at train.init_from={place} has no discrete features; leave 'discrete' out"
-        raise ValueError(msg)
+    for name in settings.train.frozen:
+        if getattr(generator.model, name) is None:
+            what = "discrete features" if name == "discrete" else "density of smooth further features"
+            msg = f"train.frozen: the model at train.init_from={place} has no {what}; leave '{name}' out"
+            raise ValueError(msg)
     _check_architecture(place, theirs, settings.model, has_critic=critic is not None)
     record = {
         "uri": uri,

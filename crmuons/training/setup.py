@@ -209,7 +209,8 @@ def _features(listed: list[File], sample: EventArrays, train: Selection, *, cart
     state = read_tensors(io.BytesIO(content), manifest.FEATURES)
     with damage_named(manifest.FEATURES, "prepare the data again"):
         stored = Features.of_state(state, cartesian=cartesian)
-        if stored.extra != features.extra or stored.layout.scaled != features.layout.scaled:
+        ways = stored.layout.scaled == features.layout.scaled and stored.drawn == features.drawn
+        if stored.extra != features.extra or not ways:
             return features.fit(sample)
         features = stored
         features.load_state_dict(state)

@@ -67,8 +67,8 @@ class Trainer(Objective):
             "multiplicity": self.model.multiplicity,
             "critic": self.critic,
         }
-        if self.model.discrete is not None:
-            modules["discrete"] = self.model.discrete
+        further = {"discrete": self.model.discrete, "smooth": self.model.smooth}
+        modules |= {name: module for name, module in further.items() if module is not None}
         self._with_generator = tuple(name for name in modules if name != "critic")
         is_static = device.type == "cuda" and settings.train.cuda_graph if static is None else static
         self.graphs = StepGraphs(settings.train, device, self._recover) if is_static else None

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import leaky_relu_, linear
 
+from crmuons.models.formulas import SLOPE
 from crmuons.models.gradients.linearized import Weights
 from crmuons.models.networks import SetCritic, SetGenerator
 from crmuons.models.ragged import Ragged
 from crmuons.models.segments import leaky_relu_grad, leaky_relu_grad_, linear_leaky
-from crmuons.models.standalone import SLOPE
 
 
 class SetCriticPass:

@@ -62,8 +62,10 @@ def model_of(events, **settings):
 def test_columns_come_back_and_a_direction_is_turned_with_its_muon(events):
     model, _ = model_of(events)
     muons = torch.from_numpy(events.muons)
-    columns = model.features.muons(muons)
-    assert columns.shape[1] == model.features.num_muon_features == 2 + 5
+    columns = model.features.columns(muons)
+    assert columns.shape[1] == 2 + 5
+    assert model.features.num_muon_features == 2  # The others are drawn.
+    torch.testing.assert_close(model.features.muons(muons), columns[:, :2], rtol=0, atol=0)
     assert (columns.mean(0).abs() < 0.05).all()  # Normal,
     assert ((columns.std(0) - 1).abs() < 0.05).all()  # each by itself.
     azimuth = torch.atan2(muons[:, 2], muons[:, 1])
@@ -135,7 +137,10 @@ def test_the_standalone_model_agrees_and_draws_every_level(events, tmp_path):
     saved_model.save_model(tmp_path / "model", model, {"model": settings.model_dump()})
     export.export(tmp_path / "model", tmp_path / "exported")  # It compares the two.
     readme = export._readme(StandaloneModel(model.state_dict()), onnx=True)
-    assert "[muons] uniform in [0, 2 pi), uniform [muons, 1] in [0, 1) -> muons [muons, 9].\n" in readme
+    assert (
+        "uniform [muons, 6] in [0, 1), normal [muons, 5] and shared [events, 5] standard normal -> muons [muons, 9].\n"
+        in readme
+    )
     generator = BundleGenerator(saved_model.load_model(tmp_path / "model")[0], {})
     assert generator.muon_features == ALL
     made = generator.generate(events.primaries, seed=1, counts=events.counts)
@@ -156,7 +161,12 @@ def test_a_charge_on_the_edge_between_two_values_is_no_other_model(events):
     with pytest.raises(ValueError, match=r"charge of [0-9.]+% of the muons of the graph differs"):
         export.check_muons("the graph", network, flipped, events.muons)
     moved = events.muons.copy()
-    moved[5, 3] += np.sqrt(np.square(moved[:, 3].astype(float)).mean())
+    moved[5, 3] += np.sqrt(np.square(moved[:, 3].astype(float)).mean())  # Another Gaussian of the mixture.
+    export.check_muons("the graph", network, moved, events.muons)
+    moved[: len(moved) // 50, 3] = np.nan
+    with pytest.raises(ValueError, match=r"t_ns of 2\.0% of the muons of the graph differs"):
+        export.check_muons("the graph", network, moved, events.muons)
+    moved[:, 3], moved[5, 0] = events.muons[:, 3], 2 * moved[5, 0]
     with pytest.raises(ValueError, match=r"the graph differs by 1\.0e\+00 from the model"):
         export.check_muons("the graph", network, moved, events.muons)
 
@@ -175,7 +185,7 @@ def test_the_probability_of_a_charge_is_learned_from_the_energy(events):
     torch.manual_seed(1)
     fitted = Features(extra=EXTRA).fit(events)
     muons = torch.from_numpy(events.muons[:4000])
-    columns, numbers = fitted.muons(muons), fitted.level_numbers(muons)
+    columns, numbers = fitted.columns(muons), fitted.level_numbers(muons)
     network = DiscreteFeatures(columns.shape[1], [len(levels) for levels in fitted.levels])
     optimizer = Adam(network.parameters(), 0.02)
     condition = torch.zeros(len(muons), 5)

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import leaky_relu
 
 from crmuons.models import segments
-from crmuons.models.standalone import SLOPE
+from crmuons.models.formulas import SLOPE
 
 COUNTS = [3, 0, 40, 1, 0, 17]
 
