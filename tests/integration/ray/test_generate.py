@@ -175,7 +175,7 @@ def test_the_onnx_generator_gives_what_torch_gives_on_any_number_of_threads(expo
         (drawn,) = Spectrum(len(counts), seed=2)
         primaries, event = torch.from_numpy(drawn.values), torch.repeat_interleave(number)
         noise = network.noise(len(counts), len(event), torch.Generator().manual_seed(5))
-        names = [each.name for each in graph.get_inputs()]  # Without discrete features there is no `uniform`.
+        names = [each.name for each in graph.get_inputs()]  # Those of drawn features only where there are some.
         given = dict(zip(names, (primaries, number, event, *noise), strict=True))
         expected = network.muons_of(primaries, number, event, noise).numpy()
         for _ in range(3):  # Lost updates would come and go.

@@ -21,6 +21,7 @@ def test_a_run_learns_the_features_and_every_later_command_has_them(toy_events, 
         run_training(config.load(None, chosen), LocalLauncher())
     metrics = (tmp_path / "runs" / "raw" / "metrics.jsonl").read_text()
     assert "train/discrete_loss" in metrics
+    assert "train/smooth_loss" in metrics
     muons = crmuons.load("runs/prepared").generate(
         {"energy_gev": [1e6] * 50, "zenith_rad": 0.3, "mass_gev": "p", "depth_m": 1900}, seed=1
     )

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from crmuons import config
 from crmuons.data import arrow
@@ -192,6 +193,21 @@ def test_a_padded_step_moves_the_densities_as_a_step(events, events_taken):
         assert float(static[name]) == pytest.approx(float(plain[name]), rel=1e-4)
     gradients = [trainer.first_gradients["smooth"] for trainer in trainers]
     assert relative(*gradients) < 1e-5
+
+
+def test_the_losses_wait_for_no_number_of_the_device(events):
+    class NoReads(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            assert function not in {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}, (
+                function
+            )
+            return function(*args, **(kwargs or {}))
+
+    trainer = trainer_of(events)
+    batch = trainer.prepare(part(events, 0, 24))
+    with NoReads():
+        terms = trainer.generator_terms(batch)
+    assert {"smooth_loss", "discrete_loss"} <= terms.keys()
 
 
 def test_a_batch_without_muons_moves_no_density(events):
