@@ -85,32 +85,31 @@ def steps(bench: Bench, storage: str, name: str, side: str) -> list[int]:
     return [json.loads(line)["step"] for line in lines if line.endswith("\n")]
 
 
-@pytest.mark.parametrize("delay_s", [0, 3, None])
+@pytest.mark.parametrize("delay_s", [0, 3])
 @pytest.mark.parametrize("storage", STORAGES)
-def test_of_two_drivers_exactly_one_trains(bench, start, storage, delay_s):
-    """The second begins at once, a little later, or when the first trains (None)."""
-    name = f"two-{STORAGES.index(storage)}-{delay_s}"
-    both = {"a": start(storage, name, "a", *LONG)}
-    if delay_s is None:
-        wait_for(lambda: max(steps(bench, storage, name, "a"), default=0) > 0, by=both["a"])
-    else:
-        time.sleep(delay_s)
-    both["b"] = start(storage, name, "b", *LONG)
-    wait_for(lambda: any(process.poll() is not None for process in both.values()))
-    (refused,) = (side for side, process in both.items() if process.poll() is not None)
+def test_of_several_drivers_exactly_one_trains(bench, start, storage, delay_s):
+    """The second begins at once or a little later, the third when one of them trains."""
+    name = f"several-{STORAGES.index(storage)}-{delay_s}"
+    drivers = {"a": start(storage, name, "a", *LONG)}
+    time.sleep(delay_s)
+    drivers["b"] = start(storage, name, "b", *LONG)
+    wait_for(lambda: any(process.poll() is not None for process in drivers.values()))
+    (refused,) = (side for side, process in drivers.items() if process.poll() is not None)
     trains = "a" if refused == "b" else "b"
-    if delay_s is None:
-        assert refused == "b"
-    reason = output(both[refused], 1)
-    owner = both[trains].pid
-    assert re.search(rf"is in use by \w+ on \S+ since 20.* \(process {owner}: crmuons train .*run\.name", reason)
-    wait_for(lambda: max(steps(bench, storage, name, trains), default=0) > 20, by=both[trains])
-    both[trains].send_signal(signal.SIGINT)
-    output(both[trains], 130)
+    wait_for(lambda: max(steps(bench, storage, name, trains), default=0) > 0, by=drivers[trains])
+    drivers["c"] = start(storage, name, "c", *LONG)
+    owner = drivers[trains].pid
+    for side in (refused, "c"):
+        reason = output(drivers[side], 1)
+        assert re.search(rf"is in use by \w+ on \S+ since 20.* \(process {owner}: crmuons train .*run\.name", reason)
+    reached = max(steps(bench, storage, name, trains))
+    wait_for(lambda: max(steps(bench, storage, name, trains)) > reached, by=drivers[trains])
+    drivers[trains].send_signal(signal.SIGINT)
+    output(drivers[trains], 130)
     trained = steps(bench, storage, name, trains)
     assert trained == sorted(set(trained))
     if storage == "objects":
-        assert steps(bench, storage, name, refused) == []
+        assert steps(bench, storage, name, refused) == steps(bench, storage, name, "c") == []
     else:
         assert not (bench.run(name) / ".owner").exists()
 

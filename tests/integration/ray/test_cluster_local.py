@@ -122,7 +122,7 @@ with cluster(num_cpus=1):
 """
 
 
-def test_the_cluster_of_a_command_is_private_and_on_loopback(bench: Bench) -> None:
+def test_the_cluster_of_a_command_is_private_and_on_loopback_and_has_no_dashboard(bench: Bench) -> None:
     started = bench.start(sys.executable, "-c", LOCAL)
     try:
         said = []
@@ -133,6 +133,7 @@ def test_the_cluster_of_a_command_is_private_and_on_loopback(bench: Bench) -> No
         processes = [top, *top.children(recursive=True)]
         assert listening(processes) == {"127.0.0.1"}
         assert_private(processes)
+        assert not [name for each in processes if "ray-dashboard-" in (name := " ".join(each.cmdline()))]
     finally:
         (bench.folder / "end").touch()
     assert started.wait(200) == 0

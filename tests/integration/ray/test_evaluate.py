@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from crmuons import config
+from crmuons.cli import main
 from crmuons.data.arrow import to_table, write_events
 from crmuons.data.events import EventArrays
 from crmuons.evaluation import comparison
@@ -22,8 +23,7 @@ from crmuons.generation.spectrum import Spectrum
 from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.features import Features
-from crmuons.ray_backend.evaluate import on_ray
-from tests.integration.conftest import Bench, output
+from crmuons.ray_backend.evaluate import _RayExecutor, on_ray
 
 pytestmark = [
     pytest.mark.ray,
@@ -85,9 +85,16 @@ def test_classifiers_in_tasks_give_the_scores_of_one_process():
         assert (found[0][name] == found[1][name]).all(), name
 
 
-def test_a_file_that_a_task_of_the_command_cannot_read_is_named(bench: Bench, tmp_path, request_of_a_model):
-    (tmp_path / "cut.parquet").write_bytes(b"PAR1")
-    words = ("--truth", str(tmp_path), "--split", "all", "--model", request_of_a_model.models[0], "--out", "out")
-    said = output(bench.crmuons("evaluate", *words, "--workers", "1"), 1)
-    assert "cut.parquet is not a Parquet file" in said
-    assert list(Path(bench.environment["RAY_TMPDIR"]).glob("ray-*/ray/session_2*"))  # It started a cluster.
+def test_a_file_that_a_task_of_the_command_cannot_read_is_named(tmp_path, request_of_a_model, monkeypatch, capsys):
+    content = Path(request_of_a_model.truth[0], "0.parquet").read_bytes()
+    # The driver finds nothing wrong with the footer, which is at the end.
+    (tmp_path / "spoilt.parquet").write_bytes(content[:4] + bytes(len(content) // 2) + content[4 + len(content) // 2 :])
+    submitted = []
+    run = _RayExecutor._submit
+    monkeypatch.setattr(_RayExecutor, "_submit", lambda self, *task: submitted.append(task) or run(self, *task))
+    words = ["--truth", str(tmp_path / "spoilt.parquet"), "--split", "all", "--model", request_of_a_model.models[0]]
+    assert main(["evaluate", *words, "--out", str(tmp_path / "out"), "--workers", "1"]) == 1
+    assert submitted
+    said = capsys.readouterr().err
+    assert "spoilt.parquet" in said.splitlines()[-1]
+    assert "Traceback" not in said
