@@ -254,8 +254,8 @@ class Run(RunPaths):
         changed = differences(before, now, keys=fixed, show=repr)
         if changed:
             msg = (
-                f"run '{self.directory.name}' was started with other settings: {'; '.join(changed)}. "
-                "Take them back, or start a new run with another run.name"
+                f"run '{self.directory.name}' was started with other settings: {'; '.join(changed)}; "
+                "take them back, or start a new run with another run.name"
             )
             raise ValueError(msg)
 

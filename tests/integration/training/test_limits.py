@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 
 from crmuons.training import worker
-from tests.unit.training.test_limits import SLOW_MACHINE_S, hang_after, last_line, prepared  # noqa: F401 - a fixture
+from tests.unit.training.test_limits import SLOW_MACHINE_S, hang_after, inputs, last_line, prepared  # noqa: F401 - fixtures
 
 
 def one_of_two(rank, settings, run, segments, directory):
