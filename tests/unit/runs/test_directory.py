@@ -69,7 +69,7 @@ def test_settings_that_make_another_run_are_refused_by_name(tmp_path, toy_events
         load(tmp_path, "train.steps=99", "scaling.num_workers=4", "run.resume=auto", "train.log_every=3")
     )
     with pytest.raises(
-        ValueError, match=r"model\.width was 64, is 32; train\.optimizer\.lr was .*, is 0\.5\. Take them"
+        ValueError, match=r"model\.width was 64, is 32; train\.optimizer\.lr was .*, is 0\.5; take them"
     ):
         run.check_unchanged(load(tmp_path, "model.width=32", "train.optimizer.lr=0.5"))
 
