@@ -51,28 +51,20 @@ OF_NODES = {"RAY_worker_niceness": "0", "RAY_idle_worker_killing_time_threshold_
 
 
 # 100 to 300 s each: begun last, one would run while nothing else is left.
-# In turns for the two workers: one that keeps both cores busy with Ray, one that mostly waits.
 FIRST = (
     "ray/test_training",
-    "bad_input/test_bad_input",
     "ray/test_cluster_elastic",
-    "http/test_faults",
-    "ray/test_jobs",
     "slurm/test_cluster",
-    "ray/test_sweep",
+    "ray/test_jobs",
     "mlflow/test_postgres",
+    "ray/test_sweep",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest modules come first, in the order of FIRST."""
+    """The longest modules come first."""
     here = Path(__file__).parent
-
-    def place(item: pytest.Item) -> int:
-        name = item.path.relative_to(here).with_suffix("").as_posix()
-        return FIRST.index(name) if name in FIRST else len(FIRST)
-
-    items.sort(key=place)
+    items.sort(key=lambda item: item.path.relative_to(here).with_suffix("").as_posix() not in FIRST)
 
 
 def local_cluster_words() -> tuple[str, tuple[str, ...]]:
