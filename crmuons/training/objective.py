@@ -21,7 +21,7 @@ from crmuons.training.batch import TrainingBatch
 from crmuons.training.terms import LossTerms, spread_penalties
 
 T = TypeVar("T")
-MANY_SHOWERS = 2_000  # No model of as many learned them by heart within 15 minutes (docs/log.md).
+MANY_SHOWERS = 2_000  # The noise gains much at 200 showers and little at 600; above, it was not measured (docs/log.md).
 # The likelihoods of further features learn from every fourth muon, where there are smooth ones: from all muons they would take
 # as long as the rest of the step, and 16,000 muons a step are enough.
 FURTHER_EVERY = 4

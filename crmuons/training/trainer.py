@@ -71,7 +71,7 @@ class Trainer(Objective):
         modules |= {name: module for name, module in further.items() if module is not None}
         self._with_generator = tuple(name for name in modules if name != "critic")
         is_static = device.type == "cuda" and settings.train.cuda_graph if static is None else static
-        self.graphs = StepGraphs(settings.train, device, self._recover) if is_static else None
+        self.graphs = StepGraphs(self.settings, device, self._recover) if is_static else None
         self.networks = optimizers.build_optimizers(
             settings.train.optimizer, modules, frozen=settings.train.frozen, graphed=is_static
         )

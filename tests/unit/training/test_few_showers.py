@@ -84,5 +84,7 @@ def test_large_events_weigh_more_where_there_are_many_showers(toy_events):
     for showers, power in ((500, 0.25), (None, 0.6)):
         batch = trainer_of(sample, showers, **given).prepare(sample)
         assert torch.equal(batch.weights, batch.ragged.counts.float() ** power)
+        # What lays out the batches of a captured step has the same power.
+        assert trainer_of(sample, showers, static=True, **given).graphs.settings.weight_power == power
     batch = trainer_of(sample, None, weight_power=0.25).prepare(sample)
     assert torch.equal(batch.weights, batch.ragged.counts.float() ** 0.25)
