@@ -162,3 +162,19 @@ def test_server_that_lost_the_run_gets_all_of_it_again(start, client, tmp_path):
 
 def test_the_pauses_between_attempts_grow_to_a_minute_and_never_fail() -> None:
     assert [pause_s(failures) for failures in (0, 1, 2, 10, 10_000)] == [2.0, 4.0, 8.0, LONGEST_PAUSE, LONGEST_PAUSE]
+
+
+def test_a_model_is_registered_in_the_store_that_sync_was_given(start, client, model_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # Where MLflow's own choice of a store would be.
+    sweep = start(tmp_path / "sweep", uri=NOBODY)
+    trial = start(tmp_path / "trial", uri=NOBODY, parent=sweep.identity)
+    trial.model(model_dir, np.ones((1, 4), np.float32))
+    sweep.register(trial.identity, "given", score=0.1, tags={"validation": "same data"})
+    for tracker in (trial, sweep):
+        tracker.finish("FINISHED")
+    with pytest.raises(ConnectionError, match="send that journal first"):  # The sweep's run was made all the same.
+        sync(tmp_path / "sweep", client.tracking_uri)
+    _, run_id = sync(tmp_path / "trial", client.tracking_uri)
+    sync(tmp_path / "sweep", client.tracking_uri)
+    assert client.get_model_version_by_alias("given", "best").run_id == run_id
+    assert not (tmp_path / "mlflow.db").exists()
