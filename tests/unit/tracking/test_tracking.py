@@ -107,6 +107,7 @@ def test_the_score_is_the_first_metric_that_the_server_lists(start, client):
 
 def test_child_is_shown_below_its_parent(start, client, tmp_path):
     parent = start(tmp_path / "sweep")
+    assert parent.wait_for_run(60) is not None  # Else the child's last attempt may come before it.
     child = start(tmp_path / "trial", parent=parent.identity)
     child.finish("FINISHED")
     assert client.get_run(child.run_id).data.tags["mlflow.parentRunId"] == parent.run_id
