@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
 import psutil
 import pytest
@@ -202,21 +203,32 @@ def ray_here() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def environment_as_before(ray_here: None) -> Iterator[None]:
+    """Leave no module the variables of an earlier one: crmuons, Ray and `mlflow.set_tracking_uri` set some in this process."""
+    with mock.patch.dict(os.environ):
+        yield
+
+
 @pytest.fixture(scope="module")
-def cluster(ray_here: None) -> Iterator[dict[str, str]]:
+def cluster(environment_as_before: None) -> Iterator[dict[str, str]]:
     """A cluster of two CPUs for all tests of a module: each start costs 10 to 20 CPU-seconds.
 
     Used in this process, or by commands with the environment that it yields.
     """
     import ray
+    from ray._private import ray_constants
 
     from crmuons.ray_backend.cluster import set_environment
 
+    # Which set_environment sets: other clusters than this one are not on loopback.
+    on_network = ray_constants.ENABLE_RAY_CLUSTER
     set_environment()
     (nobody,) = free_ports(1)  # A group of workers asks the State API at the dashboard's port, 8265 otherwise.
     ray.init("local", num_cpus=2, include_dashboard=False, dashboard_port=nobody, log_to_driver=False)
     yield {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_AUTH_MODE": "disabled"}
     ray.shutdown()
+    ray_constants.ENABLE_RAY_CLUSTER = on_network
 
 
 @pytest.fixture(scope="session")
@@ -225,7 +237,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     (folder / "home").mkdir()
     (folder / "small.toml").write_text(PRESET)
     sockets = tempfile.mkdtemp(prefix="r-", dir="/tmp")  # the paths of Ray's sockets must be short
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MLFLOW_", "RAY_"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "MLFLOW_", "RAY_", "GLOO_"))
+    }
     mine = {
         "HOME": str(folder / "home"),
         "RAY_TMPDIR": sockets,

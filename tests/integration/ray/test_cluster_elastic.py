@@ -16,10 +16,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-import ray
 
 from crmuons import config
 from crmuons.data import quarantine, reader, sampler, selection
+from crmuons.ray_backend.private import network_address
 from crmuons.runs import checkpoint
 from crmuons.runs.directory import Run
 from tests.integration.conftest import RAY_PORTS, Bench, output, wait_for
@@ -48,7 +48,7 @@ class Cluster:
     """Nodes of one CPU each, on this machine, around a head that takes no worker; what they tell each other is encrypted."""
 
     def __init__(self, bench: Bench) -> None:
-        self.bench, self.here, self.nodes = bench, ray.util.get_node_ip_address(), {}
+        self.bench, self.here, self.nodes = bench, network_address(), {}
         self.port, self.dashboard, client = free_ports(3)
         self.token = secrets.token_hex(32)
         token = bench.folder / "elastic-token"

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from ray.util import get_node_ip_address
 
 from crmuons.ray_backend.metrics import SHOWN, gauge_name
+from crmuons.ray_backend.private import network_address
 from crmuons.runs import checkpoint
 from tests.integration.conftest import RAY_PORTS, TRACKED, Bench, output, takes_jobs, wait_for
 from tests.integration.ports import free_ports
@@ -42,7 +42,7 @@ def head(bench: Bench) -> Iterator[dict[str, str]]:
         "--temp-dir", bench.ray_directory("jobs"), **known, MLFLOW_TRACKING_PASSWORD=SECRET, BEARER_TOKEN=BEARER,
     )  # fmt: skip
     known["BEARER_TOKEN"] = BEARER
-    known["HEAD"] = f"{get_node_ip_address()}:{port}"  # For nodes that join.
+    known["HEAD"] = f"{network_address()}:{port}"  # For nodes that join.
     known["RAY_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
     wait_for(lambda: takes_jobs(known["RAY_ADDRESS"], token))
     yield known

@@ -80,18 +80,13 @@ def test_two_workers_learn_further_features_although_one_is_killed_before_and_af
 
 def check_mlflow(bench: Bench, run: Path) -> None:
     """MLflow has one run with all metrics, although processes were killed."""
-    mlflow.set_tracking_uri(f"sqlite:///{bench.folder}/mlflow.db")
-    experiment = mlflow.get_experiment_by_name("crmuons")
-    found = [
-        each
-        for each in mlflow.search_runs([experiment.experiment_id], output_format="list")
-        if each.info.run_name == run.name
-    ]
+    client = mlflow.MlflowClient(f"sqlite:///{bench.folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("crmuons")
+    found = [each for each in client.search_runs([experiment.experiment_id]) if each.info.run_name == run.name]
     assert [each.info.status for each in found] == ["FINISHED"]
     (one,) = found
     assert one.data.params["model.width"] == "16"
     assert one.data.params["train.steps"] == "60"
-    client = mlflow.MlflowClient()
     history = client.get_metric_history(one.info.run_id, "train/critic_loss")
     assert [point.step for point in history] == list(range(2, 61, 2))
     assert any(image.path.endswith(".png") for image in client.list_artifacts(one.info.run_id, "images"))
@@ -102,7 +97,7 @@ def check_mlflow(bench: Bench, run: Path) -> None:
         "primary = pd.DataFrame({'energy_gev': [1e6], 'zenith_rad': [0.3], 'mass_gev': [0.938], 'depth_m': [1500.0]}); "
         "print(list(mlflow.pyfunc.load_model(sys.argv[2]).predict(primary)))"
     )
-    said = output(bench.start(sys.executable, "-c", program, mlflow.get_tracking_uri(), model.model_uri), 0)
+    said = output(bench.start(sys.executable, "-c", program, client.tracking_uri, model.model_uri), 0)
     assert said.splitlines()[-1] == "['primary_major_id', 'primary_minor_id', 'primary', 'muons']"
 
 
