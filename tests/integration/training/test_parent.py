@@ -202,8 +202,8 @@ def test_the_parents_weights_are_selected_if_no_step_is_better(root):
         (["train.init_from=models:/nothing@best"], r"looked up in MLflow, and there is no sqlite:///.*MLFLOW_TRACKING_URI"),
     ],
 )  # fmt: skip
-def test_a_parent_that_cannot_be_used_is_refused_in_one_sentence(root, capsys, words, sentence, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # It has no store of MLflow's.
+def test_a_parent_that_cannot_be_used_is_refused_in_one_sentence(root, capsys, words, sentence, monkeypatch):
+    monkeypatch.chdir(root)  # It has no store of MLflow's.
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     if not (root / "runs" / "damaged").exists():
         shutil.copytree(root / "runs" / "parent" / "model", root / "runs" / "damaged")
