@@ -16,6 +16,9 @@ from unittest import mock
 
 import psutil
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
+from xdist.workermanage import WorkerController
 
 from tests.integration.ports import free_ports
 from tests.toy import toy_events, write_toy  # noqa: F401 - fixtures
@@ -51,21 +54,55 @@ RAY_PORTS = ("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-li
 OF_NODES = {"RAY_worker_niceness": "0", "RAY_idle_worker_killing_time_threshold_ms": "600000"}
 
 
-# 100 to 300 s each: begun last, one would run while nothing else is left.
-FIRST = (
+# 100 to 300 s each, and busy; begun last, one would run while nothing else is left.
+BUSIEST = (
     "ray/test_training",
-    "ray/test_cluster_elastic",
-    "slurm/test_cluster",
     "ray/test_jobs",
-    "mlflow/test_postgres",
+    "ray/test_cluster_elastic",
     "ray/test_sweep",
+    "mlflow/test_postgres",
+    "slurm/test_cluster",
+)
+# They wait for servers with faults most of the time: the longest is the last.
+WAITING = (
+    "http/test_http",
+    "pelican/test_tokens",
+    "pelican/test_writing",
+    "pelican/test_staging",
+    "pelican/test_federation",
+    "mlflow/test_server",
+    "security/test_scenarios_servers",
+    "pelican/test_training",
+    "http/test_faults",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest modules come first."""
+    """The busiest modules come first, those that wait last."""
     here = Path(__file__).parent
-    items.sort(key=lambda item: item.path.relative_to(here).with_suffix("").as_posix() not in FIRST)
+
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(here).with_suffix("").as_posix()
+        return (
+            BUSIEST.index(name) - len(BUSIEST) if name in BUSIEST else 1 + WAITING.index(name) if name in WAITING else 0
+        )
+
+    items.sort(key=place)
+
+
+class FromBothEnds(LoadFileScheduling):
+    """Give the last worker modules from the end: it waits while the others are busy."""
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        if node is self.nodes[-1]:
+            self.workqueue.move_to_end(next(reversed(self.workqueue)), last=False)
+        super()._assign_work_unit(node)
+
+
+@pytest.hookimpl(optionalhook=True)  # Without xdist there is no such hook.
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FromBothEnds:
+    """Have the modules run in that order."""
+    return FromBothEnds(config, log)
 
 
 def local_cluster_words() -> tuple[str, tuple[str, ...]]:
