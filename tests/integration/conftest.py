@@ -256,13 +256,14 @@ def cluster(environment_as_before: None) -> Iterator[dict[str, str]]:
     import ray
     from ray._private import ray_constants
 
-    from crmuons.ray_backend.cluster import set_environment
+    from crmuons.ray_backend.cluster import _start, set_environment
 
     # Which set_environment sets: other clusters than this one are not on loopback.
     on_network = ray_constants.ENABLE_RAY_CLUSTER
     set_environment()
     (nobody,) = free_ports(1)  # A group of workers asks the State API at the dashboard's port, 8265 otherwise.
-    ray.init("local", num_cpus=2, include_dashboard=False, dashboard_port=nobody, log_to_driver=False)
+    # Ray gives up a start of 30 s on a busy machine; this one is begun again.
+    _start(num_cpus=2, include_dashboard=False, dashboard_port=nobody, log_to_driver=False)
     yield {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_AUTH_MODE": "disabled"}
     ray.shutdown()
     ray_constants.ENABLE_RAY_CLUSTER = on_network
