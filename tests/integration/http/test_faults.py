@@ -16,6 +16,7 @@ from fsspec.asyn import sync
 from crmuons.data import reader
 from crmuons.data.sampler import cut_files
 from crmuons.data.selection import Selection
+from crmuons.simulation.simulate import SimulationSettings, simulate
 from crmuons.storage import files
 from crmuons.storage.http import site, sources
 from tests.integration.http.faulty_web import FAULTS, serving
@@ -24,7 +25,7 @@ TRANSIENT = [fault for fault in FAULTS if fault != "redirect to a file"]
 PRESET = str(Path(__file__).parents[3] / "jobs" / "configs" / "default.toml")
 SMALL = (
     "train.steps=30", "train.events_per_worker=256", "train.validation_events=200", "train.log_every=10", "run.checkpoint_every=10",
-    "scaling.num_workers=0", "scaling.threads_per_worker=1", "run.resume=auto",
+    "scaling.num_workers=0", "scaling.threads_per_worker=1", "run.resume=auto", "tracking.enabled=false",
 )  # fmt: skip
 
 
@@ -33,8 +34,7 @@ def data(tmp_path_factory):
     """Four simulated files by their paths on the server."""
     folder = tmp_path_factory.mktemp("sim")
     for seed in range(4):
-        words = ["simulate", "--events", "2000", "--seed", str(seed), "--out", str(folder / str(seed))]
-        subprocess.run([sys.executable, "-m", "crmuons.cli", *words], check=True, capture_output=True)
+        simulate(SimulationSettings(), num_events=2000, out=folder / str(seed), seed=seed)
     return {f"/data/{path.parent.name}.parquet": path.read_bytes() for path in sorted(folder.rglob("*.parquet"))}
 
 

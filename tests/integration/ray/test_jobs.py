@@ -171,9 +171,14 @@ def stranger(bench: Bench, head: dict[str, str]) -> Iterator[None]:
     join = (RAY, "start", "--address", head["HEAD"], "--node-ip-address=127.0.0.2", "--node-name=stranger", "--num-cpus=2",
             *RAY_PORTS, "--block")  # fmt: skip
     hide = " && ".join(f"mount -t tmpfs none {path}" for path in hidden)
-    started = bench.start("unshare", "--mount", "sh", "-c", f'{hide} && exec "$@"', "sh", *join, **head)
     known = head | {"RAY_ADDRESS": head["HEAD"]}
-    output(bench.start(sys.executable, "-m", "jobs.wait_for_nodes", "2", **known), 0)
+    waiting = bench.start(sys.executable, "-m", "jobs.wait_for_nodes", "2", **known)
+    for _ in range(3):  # On a busy machine Ray gives a node up that takes more than 30 s to start.
+        started = bench.start("unshare", "--mount", "sh", "-c", f'{hide} && exec "$@"', "sh", *join, **head)
+        wait_for(lambda started=started: {waiting.poll(), started.poll()} != {None})
+        if waiting.poll() is not None:
+            break
+    output(waiting, 0)
     yield
     for process in (*psutil.Process(started.pid).children(recursive=True), started):
         process.kill()
