@@ -1,12 +1,12 @@
 # source cluster/environment.sh    # on every machine, before `ray start` and before `ray job submit`
 #
 # Everybody who has the token can run code on the cluster. So only its owner can read the file. Every node needs the same
-# token: in a home directory that the nodes share, or in a copy.
+# token, in a home directory that the nodes share, or in a copy.
 # shellcheck shell=bash
 export RAY_AUTH_MODE=token
 export RAY_AUTH_TOKEN_PATH="${RAY_AUTH_TOKEN_PATH:-$HOME/.ray/auth_token}"
 export RAY_USAGE_STATS_ENABLED=0  # Without this, Ray sends usage statistics to its developers every hour.
-# Keep the processes that read: with the default of 1 s, each read starts a new one.
+# Keep the processes that read. With the default of 1 s, each read starts a new process.
 export RAY_idle_worker_killing_time_threshold_ms=600000
 export RAY_JOB_STOP_WAIT_TIME_S=60  # By default `ray job stop` kills after 3 s, too soon for a checkpoint.
 
@@ -22,12 +22,12 @@ if [ ! -s "$RAY_AUTH_TOKEN_PATH" ]; then (
 ) fi
 chmod 600 "$RAY_AUTH_TOKEN_PATH"
 
-# make_private_folder sets `folder` to a folder that this user owns and nobody else can enter. Ray's own folders have mode 0777,
-# whatever the umask: every user of the machine could replace the code of a job. Below it goes `ray start --temp-dir`.
+# make_private_folder sets `folder` to a folder that this user owns and nobody else can enter. Give `ray start --temp-dir` a
+# folder below it: Ray's own folders have mode 0777 with any umask, so every user of the machine could replace a job's code.
 make_private_folder() {
   folder=${RAY_TMPDIR:-/tmp}/ray-$(id -u)  # Short: the paths of Ray's sockets have 107 characters at most.
   mkdir -m 700 "$folder" 2> /dev/null || true
-  if [ "$(stat -c '%u %F' "$folder")" != "$(id -u) directory" ]; then  # Another user was there first.
+  if [ "$(stat -c '%u %F' "$folder")" != "$(id -u) directory" ]; then  # Another user made it first.
     folder=$(mktemp -d "$folder-XXXXXXXX")
   fi
   chmod 700 "$folder"

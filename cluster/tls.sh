@@ -29,7 +29,7 @@ for address in "$@"; do
   [[ $address =~ ^[0-9.]+$|: ]] && kind=IP
   mkdir -p "$address"
   openssl req -new "${key[@]}" -keyout "$address/node.key" -out "$address/node.csr" -subj "/CN=$address" 2>/dev/null
-  # A node also connects to itself, by loopback.
+  # A node also connects to itself over loopback.
   openssl x509 -req -in "$address/node.csr" -CA authority.crt -CAkey authority.key -CAcreateserial -days $days \
     -extfile <(echo "subjectAltName=$kind:$address,IP:127.0.0.1,DNS:localhost") -out "$address/node.crt" 2>/dev/null
   rm "$address/node.csr"

@@ -1,4 +1,4 @@
-"""`crmuons prepare` as a Ray job: the same options, run on the cluster, beside its storage.
+"""`crmuons prepare` as a Ray job: the same options, run on the cluster, close to its storage.
 
 ray job submit --working-dir . -- python -m jobs.prepare DATA --out DIR
 """

@@ -60,7 +60,7 @@ def wait_for_nodes(number: int, deadline: float) -> None:
     """Wait until this number of nodes is alive.
 
     Args:
-        number: of nodes, including the head.
+        number: number of nodes, including the head.
         deadline: a time of `time.monotonic`.
 
     Raises:

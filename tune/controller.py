@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class SharedInputs:
-    """Sets up the inputs of trials, once for all trials that agree in data, parent, kind of model and validation events.
+    """Set up the inputs of trials, once for all trials that agree in data, parent, kind of model and validation events.
 
     Args:
         storage: where train.init_from finds a run's name; None: where the trials are.
@@ -47,16 +47,16 @@ class SharedInputs:
 
 
 class SweepController:
-    """Proposes trials and acts on the scheduler's decisions.
+    """Propose trials and act on the scheduler's decisions.
 
-    Everything it knows is in the trials' directories, so that a new controller continues a sweep that was killed.
+    All its knowledge is in the trials' directories, so a new controller can continue a sweep that was killed.
 
     Args:
-        directory: of the sweep.
-        settings: of every trial, except the values of the space; scaling and tracking included.
-        space: what varies.
-        options: of the sweep.
-        inputs_of: returns the inputs of a trial with some settings, such as `SharedInputs`.
+        directory: directory of the sweep.
+        settings: settings of every trial, with scaling and tracking, but without the values of the space.
+        space: the settings that vary.
+        options: options of the sweep.
+        inputs_of: function that returns the inputs of a trial with some settings, such as `SharedInputs`.
     """
 
     def __init__(
@@ -119,8 +119,8 @@ class SweepController:
         """Record that a trial's process has ended.
 
         Args:
-            number: of the trial.
-            crashed: whether the process died once more than run.max_failures.
+            number: number of the trial.
+            crashed: whether the process died more than run.max_failures times.
         """
         trial = self.trials[number]
         self._running.discard(number)
@@ -143,7 +143,7 @@ class SweepController:
 
     @contextmanager
     def _keeping_write_error(self) -> Iterator[None]:
-        """Keep an error of the block and start no other trial. Tune calls the block, and would break off on an error."""
+        """Keep an error of the block and start no other trial. Tune calls the block, and an error would end Tune."""
         try:
             yield
         except OSError as error:
@@ -180,7 +180,7 @@ class SweepController:
         logger.info("%s exploits %s: %s", trial.name, donor.name, values)
 
     def _replay_scores(self) -> None:
-        """Report all scores on disk to the new scheduler. Its earlier decisions are in the directories already."""
+        """Report all scores on disk to the new scheduler. Earlier decisions are in the trials' directories already."""
         for number, trial in self.trials.items():
             for score in trial.scores():
                 self.scheduler.decide(number, score.share, _inf_if_not_finite(score.score))

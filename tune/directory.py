@@ -18,7 +18,7 @@ from tune.space import Space
 
 SWEEP_FILE = "sweep.json"
 
-# These may change when a sweep continues; all other settings and options must be those of the start.
+# These may change when a sweep continues. All other settings and options must stay as they were at the start.
 MUTABLE_SETTINGS = re.compile(
     r"settings\.(run\.(?!seed$).*|scaling\..*|tracking\..*)"
     r"|options\.(samples|concurrency|cpus_per_trial|gpus_per_trial|max_seconds)"
@@ -58,7 +58,7 @@ def find_sweep(settings: config.Config, storage: RunStorage, definition: Mapping
     remedy = "copy it back from a backup, or start a new sweep with another run.name"
     stored = records.read(directory / SWEEP_FILE, keys=("settings", "space", "options"), remedy=remedy)
     with records.damage_named(directory / SWEEP_FILE, remedy):
-        # With settings of later versions.
+        # The record may lack settings that later versions have.
         stored["settings"] = config.from_stored(stored["settings"]).model_dump(mode="json")
     _check_unchanged(name, _flat(stored), fixed)
     return directory
@@ -69,8 +69,8 @@ def _check_unchanged(name: str, stored: Mapping[str, Any], current: Mapping[str,
     changed = differences(stored, current, keys=paths, missing="absent")
     if changed:
         msg = (
-            f"sweep '{name}' was started with other settings: {'; '.join(changed)}. Use those of the start, or choose "
-            "another run.name"
+            f"sweep '{name}' was started with other settings: {'; '.join(changed)}. Use the settings of the start, or "
+            "choose another run.name"
         )
         raise ValueError(msg)
 

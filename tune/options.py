@@ -22,7 +22,7 @@ Gpus = Annotated[float, Field(ge=0, le=4096), Expected("0 to 4096; 0 trains on C
 FirstRung = Annotated[float, Field(gt=0, lt=1), Expected("a share above 0 and below 1")]
 Reduction = Annotated[float, Field(gt=1, le=1e6), Expected("a number above 1, at most 1e6")]
 
-# What a population may change in the middle of a run: no shape of the model, and no choice of the data.
+# Settings that a population may change in the middle of a run. They change neither the model's shape nor the data.
 MAY_CHANGE_MIDWAY = re.compile(
     r"train\.(optimizer\.(?!kind$).*|penalty\..*|n_critic|events_per_worker|grad_accumulation|muons_per_event|ema_decay"
     r"|loss)"
@@ -37,12 +37,12 @@ class SweepOptions:
         search: algorithm that proposes trials.
         scheduler: algorithm that decides which trials continue.
         samples: number of trials; None for 20, or for the whole grid.
-        concurrency: trials at once; None for as many as the cluster has resources for.
-        cpus_per_trial, gpus_per_trial: reserved for a trial; None for an equal share.
+        concurrency: trials at once; None for all trials that the cluster has resources for.
+        cpus_per_trial, gpus_per_trial: CPUs and GPUs that are reserved for a trial; None for an equal share.
         max_seconds: time after which all trials of this command save and end; None for no limit.
-        seed: of the proposals.
-        first_rung: share of the run at which successive halving compares first.
-        reduction: one trial in this many passes a rung.
+        seed: seed of the proposals.
+        first_rung: share of the run at which successive halving first compares trials.
+        reduction: one of this number of trials passes a rung.
     """
 
     search: Method = "tpe"
@@ -110,11 +110,11 @@ class SweepOptions:
 
 @dataclass(frozen=True)
 class TrialResources:
-    """The resources of the cluster that trials get.
+    """The resources that trials get from the cluster.
 
     Attributes:
         concurrency: trials at once.
-        cpus, gpus: of each trial.
+        cpus, gpus: CPUs and GPUs of each trial.
     """
 
     concurrency: int
@@ -128,10 +128,10 @@ class TrialResources:
         """Divide the cluster among the trials.
 
         Args:
-            options: of the sweep.
-            scaling: of a trial.
+            options: options of the sweep.
+            scaling: scaling settings of a trial.
             have: the cluster's "CPU" and "GPU".
-            num_trials: of the sweep; limits how many run at once.
+            num_trials: number of trials of the sweep, which limits the trials at once.
 
         Raises:
             ValueError: if the options ask for more than the cluster has; Ray would wait for ever.

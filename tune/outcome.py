@@ -57,7 +57,7 @@ def _figures(trials: Sequence[Trial], rows: Sequence[Row], space: Space) -> dict
 def log_to_mlflow(tracker: Tracker, controller: SweepController, rows: Sequence[Row], best: Trial | None) -> None:
     """End every trial's run in MLflow, log the results of the sweep, and register the best model."""
     directory = controller.directory
-    tracker.wait_for_run(10)  # s; MLflow shows the trials below the sweep's run.
+    tracker.wait_for_run(10)  # Seconds. MLflow shows the trials below the sweep's run.
     unsent = [
         trial.name
         for trial in controller.trials.values()
@@ -73,7 +73,7 @@ def log_to_mlflow(tracker: Tracker, controller: SweepController, rows: Sequence[
         values["sweep/best_score"] = score
         tracker.tags({"best_trial": best.name})
         _register(tracker, controller, best, score)
-    # This step grows whenever a trial has made progress: a second value for the same step would not replace the first.
+    # The sum of steps grows with each progress of a trial. A second value at the same step would not replace the first.
     tracker.metrics(values, sum(row["step"] for row in rows))
 
 
@@ -92,7 +92,7 @@ def _finalize(trial: Trial, *, resumed: bool) -> bool:
 
 
 def _is_finalized(directory: Path) -> bool:
-    """Return whether MLflow has all of a trial and its state; a sweep that was killed may not have sent the state."""
+    """Return whether MLflow has a trial's data and its state. A sweep that was killed may not have sent the state."""
     journal = Journal(directory)
     has_state = any(STATE_TAG in entry["values"] for _, entry in journal.entries() if entry["kind"] == "tags")
     journal.close()

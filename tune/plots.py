@@ -21,8 +21,8 @@ def parallel_coordinates(rows: Sequence[Row], space: Space) -> Figure:
     """Draw one line per trial through its settings to its score; leave out trials without a score.
 
     Args:
-        rows: of the table; at least one must have a score.
-        space: its dimensions are the axes, each from the low end to the high end.
+        rows: rows of the table; at least one must have a score.
+        space: its dimensions become the axes, each from the low end to the high end.
     """
     scored = [row for row in rows if row["score"] is not None]
     scores = np.array([row["score"] for row in scored])

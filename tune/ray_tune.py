@@ -1,4 +1,4 @@
-"""Ray Tune runs the trials: it has the processes, the resources and the retries. The controller decides what runs.
+"""Run the trials on Ray Tune, which manages processes, resources and retries. The controller decides what runs.
 
 Tune's own searchers, schedulers and `Tuner.restore` are not used: after a kill they continue from a snapshot that is
 seconds old, lose the trials that began since, and forget decisions (measured with Ray 2.60, docs/sweeps.md). The test of
@@ -35,15 +35,16 @@ ENVIRONMENT = {
 def run_trials(controller: SweepController, resources: TrialResources, tracking_uri: str) -> None:
     """Run trials until the controller has none left.
 
-    Trials end by themselves, also those that the scheduler stops: Tune would end a process in the middle of a write, and
-    would leave the placement group of a group of workers behind (ray-project/ray#54305).
+    All trials end by themselves, even if the scheduler stops them. Tune would end a process in the middle of a write,
+    and would leave the placement group of a group of workers behind (ray-project/ray#54305).
 
     Raises:
-        OSError, ValueError: if a new trial cannot be prepared, or the state of one cannot be written.
+        OSError, ValueError: if a new trial cannot be prepared, or a trial's state cannot be written.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # Tune warns of intended choices (no metric, no snapshots), and logs the traceback of errors that the controller logs.
+    # Tune warns about intended choices (no metric, no snapshots), and logs tracebacks of errors that the controller
+    # logs.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     storage = controller.directory / ".tune"
     shutil.rmtree(storage, ignore_errors=True)
@@ -76,13 +77,16 @@ def run_trials(controller: SweepController, resources: TrialResources, tracking_
 
 
 def _reserved(controller: SweepController, resources: TrialResources) -> dict[str, float]:
-    """Return what Tune reserves for a trial. The workers of a group reserve their own; Tune refuses a trial without any."""
+    """Return what Tune reserves for a trial.
+
+    The workers of a group reserve their own resources, but Tune refuses a trial without resources.
+    """
     trains_itself = controller.settings.scaling.num_workers == 0
     return {"cpu": resources.cpus, "gpu": resources.gpus} if trains_itself else {"cpu": 0.01}
 
 
 class QuietReporter(TrialProgressCallback):
-    """Prints nothing: the controller logs the trials. Tune adds a reporter that prints unless it finds one."""
+    """Print nothing, because the controller logs the trials. Without this reporter, Tune adds one that prints."""
 
     def on_trial_result(self, *args: Any, **info: Any) -> None:
         """Ignore the event."""
@@ -91,7 +95,7 @@ class QuietReporter(TrialProgressCallback):
 
 
 class SweepSearcher(Searcher):
-    """Makes the controller a search algorithm of Tune."""
+    """Present the controller to Tune as a search algorithm."""
 
     def __init__(self, controller: SweepController, payload: dict[str, Any]) -> None:
         super().__init__()
@@ -122,7 +126,7 @@ class SweepSearcher(Searcher):
 
 
 class SweepScheduler(FIFOScheduler):
-    """Makes the controller a scheduler of Tune. Tune continues every trial: a trial that is to stop ends by itself."""
+    """Present the controller to Tune as a scheduler. It never stops a trial: a trial that must stop ends by itself."""
 
     def __init__(self, controller: SweepController) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Compare the data of a sweep that continues with those of its trials so far."""
+"""Check that a sweep continues with the data of its earlier trials."""
 
 from crmuons.data.recorded import find_again, refuse_unusable
 from crmuons.data.selection import training_selection
@@ -6,10 +6,10 @@ from tune.trials import Trial
 
 
 def check_same_data(begun: Trial) -> None:
-    """Refuse data that are not those of an earlier trial: trials on different data cannot be compared.
+    """Refuse data that differ from an earlier trial's data, because trials on different data cannot be compared.
 
     Raises:
-        ValueError: if a file is gone, has changed or is new, with the first.
+        ValueError: if a file is gone, has changed or is new; it names the first such file.
     """
     data, recorded = begun.settings().data, begun.run.load_files()
     found = find_again(recorded, data.train, training_selection(data, None).bounds, moved=False)
@@ -17,7 +17,7 @@ def check_same_data(begun: Trial) -> None:
         refuse_unusable(found, recorded)
     if found.new:
         msg = (
-            f"data.train has {len(found.new)} files, the first is {found.new[0]}, on which {begun.name} did not train: its "
+            f"{begun.name} did not train on {len(found.new)} new files of data.train (the first is {found.new[0]}), so the "
             "trials could not be compared; take the files away, or start a new sweep with another run.name"
         )
         raise ValueError(msg)

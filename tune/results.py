@@ -56,8 +56,8 @@ def write_preset(path: Path, trial: Trial, about: str) -> None:
     Data paths become absolute; the run's name and storage and its parent in MLflow are left out.
 
     Args:
-        path: of the TOML file.
-        trial: whose settings are written.
+        path: path of the TOML file.
+        trial: the trial whose settings are written.
         about: one line for the comment at the top.
     """
     tree = trial.settings().model_dump(

@@ -39,7 +39,7 @@ Decision = Continue | Stop | Exploit
 
 
 class Scheduler(Protocol):
-    """Decides after every score that a trial reports."""
+    """Decide after every score that a trial reports."""
 
     def decide(self, trial: int, share: float, score: float) -> Decision:
         """Record the score of a trial at a share of its run, and return what the trial does next."""
@@ -63,7 +63,7 @@ class Asha:
 
     Attributes:
         first_rung: share of the run at which trials are compared first.
-        reduction: ratio of a rung to the one before it, and of the trials before a rung to those that pass it.
+        reduction: ratio of a rung to the rung before it, and of the trials at a rung to the trials that pass it.
         scores: rung -> trial -> best score of the trial when it reached the rung.
         best: trial -> best score so far.
     """
@@ -105,7 +105,7 @@ class Population:
 
     Attributes:
         size: number of trials; all of them run at once.
-        seed: of the choice of donors.
+        seed: seed of the choice of donors.
         interval: share of the run between two comparisons.
         quantile: part of the population that counts as best, and part that counts as worst.
         newest: trial -> its last score.
@@ -122,7 +122,7 @@ class Population:
     def decide(self, trial: int, share: float, score: float) -> Decision:
         """Record the score, and let a trial among the worst exploit one among the best."""
         self.newest[trial] = score
-        if share > 1 - self.interval / 2:  # Near its end a trial gains nothing from a donor, and is no donor either.
+        if share > 1 - self.interval / 2:  # Near its end, a trial gains nothing from a donor, and must not be a donor.
             del self.newest[trial]
             return Continue()
         if share < self.due.setdefault(trial, self.interval) - 1e-9:

@@ -1,7 +1,7 @@
-"""Which settings to try next: a function of the seed, the trial's number and the trials before it.
+"""Propose the settings of the next trial from the seed, the trial's number and the trials before it.
 
-No state is kept between two proposals, so a sweep that was killed proposes what it would have proposed. The method is
-chosen in `propose`; docs/architecture.md, "How to add a search algorithm", says how to add one.
+No state is kept between two proposals, so a sweep that was killed continues with the same proposals. `propose` chooses
+the method; docs/architecture.md, "How to add a search algorithm", says how to add one.
 """
 
 import math
@@ -24,7 +24,7 @@ MIN_TRIALS_TO_EXPLAIN = 4
 
 @dataclass(frozen=True)
 class Observation:
-    """What the search knows of a trial.
+    """What the search knows about a trial.
 
     Attributes:
         values: its settings in the dimensions of the space.
@@ -40,10 +40,10 @@ def propose(method: Method, space: Space, seed: int, number: int, observations: 
 
     Args:
         method: the search algorithm.
-        space: what varies.
-        seed: of the sweep.
-        number: of the trial, counted from 0.
-        observations: of the trials before it.
+        space: the settings that vary.
+        seed: seed of the sweep.
+        number: number of the trial, counted from 0.
+        observations: observations of the trials before it.
     """
     random = random_of(seed, number)
     match method:
@@ -100,7 +100,7 @@ def importance(space: Space, observations: Sequence[Observation], seed: int = 0)
 
 
 def _tpe(space: Space, observations: Sequence[Observation], seed: int) -> SettingValues:
-    """Propose with a tree-structured Parzen estimator (Bergstra et al. 2011); running trials count as bad ones."""
+    """Propose with a tree-structured Parzen estimator (Bergstra et al. 2011); running trials count as bad trials."""
     study = _study(space, observations, seed)
     proposed = study.ask(_distributions(space)).params
     return {dimension.path: _decode(dimension, proposed[dimension.path]) for dimension in space.dimensions}

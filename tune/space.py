@@ -6,7 +6,7 @@ A space is a TOML file with lines `PATH = { KIND = [...] }`, PATH as in a preset
     loguniform = [low, high]   a number between low and high, uniform in its logarithm
     randint = [low, high]      whole numbers, both ends included
     choice = [...]             one of these values
-    grid = [...]               one of these values; a grid search takes each of them, and each value of `choice`
+    grid = [...]               one of these values; a grid search tries each of them, and each value of `choice`
 """
 
 import math
@@ -63,14 +63,14 @@ class Dimension:
         return min(max(math.exp(random.uniform(math.log(low), math.log(high))), low), high)  # exp(log(x)) rounds.
 
     def non_integers(self) -> tuple[float, ...]:
-        """Return a non-integer inside a range of real numbers: a setting that takes integers refuses it in `Space.check`."""
+        """Return a non-integer inside a range of real numbers: settings of integers refuse it in `Space.check`."""
         if self.kind not in ("uniform", "loguniform"):
             return ()
         low, high = self.values
         return (low + (high - low) / math.pi,)
 
     def perturb(self, value: Any, random: np.random.Generator) -> Any:
-        """Return a value near another one: 0.8 or 1.25 times it, within the range, or a neighbour in the list.
+        """Return a value near another value: 0.8 or 1.25 times it, within the range, or a neighbour in the list.
 
         Jaderberg et al. 2017 (arXiv:1711.09846), sec. 4.1.
         """
@@ -142,7 +142,7 @@ class Space:
         return {dimension.path: dimension.sample(random) for dimension in self.dimensions}
 
     def perturb(self, values: SettingValues, random: np.random.Generator) -> SettingValues:
-        """Return values near other ones, as `Dimension.perturb` does."""
+        """Return values near other values, as `Dimension.perturb` does."""
         return {each.path: each.perturb(values[each.path], random) for each in self.dimensions}
 
     def values_of(self, settings: config.Config) -> SettingValues:

@@ -41,10 +41,10 @@ class SweepSummary:
     """The summary of a sweep that this command ran.
 
     Attributes:
-        directory: of the sweep.
-        space: what varied.
+        directory: directory of the sweep.
+        space: the settings that varied.
         outcome: "out of time" if max_seconds ended it. A sweep that is not complete can be continued.
-        rows: of the table, the best trial first.
+        rows: rows of the table, the best trial first.
         best: name of the best finished trial; None if no trial finished with a score.
     """
 
@@ -72,12 +72,12 @@ def run_sweep(settings: config.Config, space: Space, options: SweepOptions) -> S
     """Run a sweep, or the rest of it if an earlier command began it.
 
     Args:
-        settings: of every trial, except what the space varies; run.name and run.resume are those of the sweep.
-        space: what varies.
-        options: of the sweep.
+        settings: settings of every trial, except what the space varies; run.name and run.resume belong to the sweep.
+        space: the settings that vary.
+        options: options of the sweep.
 
     Raises:
-        FileNotFoundError, ValueError: if the data, the space or an option is wrong; then nothing was started.
+        FileNotFoundError, ValueError: if the data, the space or an option is wrong; nothing was started in this case.
         HeldError: if another process runs this sweep.
     """
     refuse_credentials(settings)
@@ -95,8 +95,8 @@ def _run_owned(
 ) -> SweepSummary:
     directory = find_sweep(
         settings, storage, definition
-    )  # Again: another process may have begun or ended it until now.
-    beside = storage.directory.parent  # As for a single run.
+    )  # Find it again, because another process may have begun or ended the sweep before this one held it.
+    beside = storage.directory.parent  # The same place as for a single run.
     tracking_uri = usable_uri(beside) if settings.tracking.enabled else default_uri(beside)
     inputs = SharedInputs(storage)
     begun = trials.load_trials(directory)
@@ -104,7 +104,8 @@ def _run_owned(
     data = _checked_data(inputs, settings) if trials_left else []  # Errors are raised before a cluster starts.
     if begun and (trials_left or not all(trial.is_over() for trial in begun)):
         check_same_data(begun[0])
-    # Ray Train asks the State API whether a trial's controller is alive, and frees the CPUs of its workers if not.
+    # With groups of workers, Ray Train asks the dashboard's State API whether a trial's controller is alive, and frees
+    # the CPUs of its workers if it is not.
     with cluster.cluster(dashboard=settings.scaling.num_workers > 1):
         resources = preflight.check_cluster(
             storage,

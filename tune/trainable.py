@@ -1,4 +1,4 @@
-"""What the process of a trial runs: an ordinary run, which reports each validation to Ray Tune."""
+"""Train a trial in its process: an ordinary run, which reports each validation to Ray Tune."""
 
 import logging
 import time
@@ -33,12 +33,12 @@ def train_trial(payload: dict[str, Any]) -> None:
     trial = Trial.at(Path(payload["sweep"]), payload["number"])
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     try:
-        # The process of a sweep that was killed outlives it by seconds.
+        # If a sweep is killed, the process of its trial lives on for seconds and holds the run.
         with own(trial.run, patience_s=PATIENCE_S):
             _train(trial, payload)
             while trial.exploit_request.exists() and not trial.run.done.exists():
                 trial.run.stop_request.unlink(missing_ok=True)
-                # After the line above: a stop of the sweep that comes in between is seen here.
+                # This check comes after the line above, so that it sees a stop of the sweep in between.
                 if (Path(payload["sweep"]) / STOP_FILE).exists():
                     break
                 _train(trial, payload)
@@ -58,7 +58,7 @@ def _train(trial: Trial, payload: dict[str, Any]) -> None:
     def report(metrics: Metrics, _step: int, _saved: object) -> None:
         if "validation/score" in metrics:
             *_, newest = scores(trial.run, settings.train)
-            # Returns after the scheduler has decided: its stop request exists by then.
+            # This returns after the scheduler has decided, so its stop request exists by then.
             ray.tune.report(asdict(newest))
 
     device = torch.device("cuda" if payload["use_gpu"] else "cpu")

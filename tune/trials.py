@@ -1,7 +1,7 @@
-"""The trials of a sweep: ordinary runs in directories of their own, and what these directories hold.
+"""The trials of a sweep: ordinary runs, each in its own directory, and the content of these directories.
 
-A trial has no state outside its directory. Beside the files of a run, it may hold `stopped.json`, why the scheduler ended
-the trial, and `takeover.json`, a request to exploit another trial.
+A trial has no state outside its directory. In addition to the files of a run, it may hold `stopped.json`, the reason
+why the scheduler ended the trial, and `takeover.json`, a request to exploit another trial.
 """
 
 import math
@@ -30,7 +30,7 @@ class Score:
     Attributes:
         step: steps done.
         share: part of the run that is done, from 0 to 1.
-        seconds: of training, up to the last log line.
+        seconds: seconds of training, up to the last log line.
         score: mean W1/sigma of the model (docs/metrics.md); lower is better.
     """
 
@@ -94,7 +94,7 @@ class Trial:
         return ""
 
     def is_over(self) -> bool:
-        """Return whether the trial never runs again. A failed one does: somebody may have freed a full disk."""
+        """Return whether the trial never runs again. A failed trial does, because a full disk may have been freed."""
         return self.state() in ("finished", "stopped", "diverged")
 
     def scores(self) -> list[Score]:
@@ -106,7 +106,7 @@ class Trial:
         return min((each.score for each in self.scores() if math.isfinite(each.score)), default=None)
 
     def observation(self, space: Space) -> Observation:
-        """Return what the search learns from the trial. An unfinished or failed one has no score yet."""
+        """Return what the search learns from the trial. An unfinished or failed trial has no score yet."""
         state = self.state()
         score = {"diverged": math.inf, "unfinished": None, "failed": None}.get(state, self.best_score())
         return Observation(space.values_of(self.settings()), score)
@@ -117,7 +117,7 @@ class Trial:
 
 
 def load_trials(sweep: Path) -> list[Trial]:
-    """Return the trials of a sweep's directory by number, without those whose preparation was interrupted."""
+    """Return the trials of a sweep's directory by number. Leave out trials whose preparation was interrupted."""
     trials = (Trial(int(path.name.removeprefix("trial-")), Run(path)) for path in sweep.glob("trial-[0-9]*"))
     return sorted((trial for trial in trials if trial.run.has_started()), key=lambda trial: trial.number)
 

@@ -1,8 +1,8 @@
 #!/bin/sh
 # install.sh DEVICE      # both images run this: it installs crmuons, from the folder of this script, with the locked versions
 #
-# Every file must have the SHA-256 of requirements.lock, which holds those for Linux on x86-64 with Python 3.11. The exception
-# is torch with its CUDA or ROCm libraries: each index has builds of its own, so that only the version is fixed.
+# Every file must have the SHA-256 that requirements.lock gives for Linux on x86-64 with Python 3.11. The exception is torch
+# with its CUDA or ROCm libraries: each index has its own builds, so only the version is fixed.
 set -eu
 device=$1
 here=$(cd "$(dirname "$0")" && pwd)
@@ -21,7 +21,7 @@ install_torch() {
 }
 
 install_torch --no-deps
-# Of the lock, take what this package needs: the rest is for its developers.
+# Install only the locked packages that crmuons needs. The other packages are for its developers.
 python3 -m pip install --quiet --dry-run --report "$work/needed.json" --constraint "$work/versions.txt" "$here"
 python3 - "$work/needed.json" "$here/requirements.lock" >"$work/hashed.txt" <<'PYTHON'
 import json, re, sys
@@ -32,6 +32,6 @@ for line in open(sys.argv[2]):
         print(line, end="")
 PYTHON
 python3 -m pip install --require-hashes --no-deps --only-binary :all: --requirement "$work/hashed.txt"
-install_torch --constraint "$work/versions.txt"  # Now with its libraries; all else is there.
+install_torch --constraint "$work/versions.txt"  # This adds torch's libraries; all other packages are installed.
 python3 -m pip install --no-deps --no-build-isolation "$here"
 python3 -m pip check

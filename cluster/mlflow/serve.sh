@@ -2,9 +2,9 @@
 # cluster/mlflow/serve.sh --artifacts-destination /data/mlflow    # a tracking server for a group, until Ctrl-C
 #
 # PostgreSQL holds the runs, a directory or bucket the artifacts, and every user has a name and a password. Artifacts go
-# through the server; an account cannot name another place for them. Run it as a user of its own, who owns nothing else; as
-# root, name this user first: serve.sh --user NAME ... (--user root only where nothing else lives, as in a container).
-# Once, before, as that user:
+# through the server; an account cannot name another place for them. Run it as a separate user, who owns nothing else. As
+# root, name this user first: serve.sh --user NAME ... (--user root only if nothing else is there, as in a container).
+# Before the first start, as that user:
 #     pip install 'crmuons[server]'
 #     createdb mlflow                                  # on the machine of PostgreSQL, 12 or newer
 #     mkdir -m 700 ~/.mlflow-server
@@ -36,7 +36,7 @@ if [ ! -s "$secrets/database" ]; then
   echo "serve.sh: $secrets/database is missing: write the URI of a PostgreSQL database into it, postgresql://USER:PASSWORD@HOST/NAME" >&2
   exit 1
 fi
-# Every account reads and writes all of the directory of the artifacts: nothing else may be in it.
+# Every account can read and write everything in the directory of the artifacts, so nothing else may be in it.
 python3 - "$secrets" "$HOME" "$@" <<'PYTHON'
 import os, sys
 secrets, home, *words = sys.argv[1:]
@@ -58,7 +58,7 @@ for name in admin-password cookie-key; do
   [ -s "$secrets/$name" ] || python3 -c 'import secrets; print(secrets.token_urlsafe(24))' >"$secrets/$name"
 done
 
-# Secrets go through files and the environment: every user of the machine can see arguments.
+# Secrets go through files and the environment, because every user of the machine can see arguments.
 # A password may have any character: % and @ are encoded unless they are already.
 MLFLOW_BACKEND_STORE_URI=$(python3 - "$secrets/database" <<'PYTHON'
 import re, sys
@@ -74,7 +74,7 @@ MLFLOW_AUTH_CONFIG_PATH=$secrets/auth.ini
 export MLFLOW_BACKEND_STORE_URI MLFLOW_AUTH_ADMIN_PASSWORD MLFLOW_FLASK_SERVER_SECRET_KEY MLFLOW_AUTH_CONFIG_PATH
 # MLflow's jobs evaluate language models, in eight processes that nothing here needs.
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION="${MLFLOW_SERVER_ENABLE_JOB_EXECUTION:-false}"
-# The same database holds the accounts. Checking a password is slow on purpose: once a minute is enough.
+# The same database holds the accounts. Checking a password is slow on purpose, so a result is kept for a minute.
 cat >"$MLFLOW_AUTH_CONFIG_PATH" <<INI
 [mlflow]
 default_permission = READ

@@ -4,11 +4,11 @@ set -euo pipefail
 source cluster/environment.sh
 address=$1 port=${1##*:}
 
-# This node's own folder and ports: jobs that share a node must not use the same.
+# This node gets its own folder and ports, because jobs that share a node must not use the same ones.
 make_private_folder
 folder=$folder/$SLURM_JOB_ID-$SLURM_PROCID
 options=(--block --temp-dir="$folder" --num-cpus="$SLURM_CPUS_PER_TASK" --min-worker-port=0 --max-worker-port=0 --dashboard-agent-listen-port=0)
-# Removes what an attempt left. Running processes end first: while they write, the folder cannot be removed.
+# Remove the files of an earlier attempt. End its processes first: while they write, the folder cannot be removed.
 clean_up() {
   for _ in {1..10}; do
     pkill -KILL -f "$folder/" || true
@@ -26,9 +26,9 @@ else
   wait_for_port "$address"
   options+=(--address="$address")
 fi
-# Ray gives up on a node that needs more than 30 s to start, as on a busy machine: start it again.
+# Ray gives up if a node needs more than 30 s to start, for example on a busy machine. Then start it again.
 attempts=3
-[ "$SLURM_PROCID" != 0 ] || attempts=1  # Another head would be another cluster.
+[ "$SLURM_PROCID" != 0 ] || attempts=1  # A second head would be another cluster.
 # At the end of the step, Slurm sends TERM to all its processes. `ray start` would then wait 30 s for a head that has ended.
 ended=
 trap 'ended=1; kill -KILL "$ray" 2> /dev/null || true' TERM

@@ -1,1 +1,1 @@
-"""Measure speed beside a reference in the same run: `crmuons benchmark`. docs/performance.md explains the figures."""
+"""Measure a speed and its reference in the same run: `crmuons benchmark`. docs/performance.md explains the figures."""

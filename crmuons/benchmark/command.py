@@ -89,7 +89,7 @@ def _run(suite: str, options: BenchmarkOptions) -> dict[str, Any]:
         raise FileExistsError(msg)
     keep_freed_memory()
     torch.set_num_threads(options.threads)
-    tracking_uri = usable_uri(Path())  # Before hours of measuring.
+    tracking_uri = usable_uri(Path())  # A wrong URI fails here, before hours of measuring.
     measured = SUITES[suite](options)
     results = figures.as_json(suite, _machine(suite, options), measured)
     (options.out / "results.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
@@ -144,6 +144,6 @@ def _data(options: BenchmarkOptions) -> Sequence[str]:
     if options.data:
         return options.data
     simulated = options.out / "data"
-    # Not the default range, which has twice as many muons an event: figures of other versions stay comparable.
+    # Not the default range, which gives twice as many muons per event: figures must stay comparable between versions.
     simulate(SimulationSettings(energy_gev=(1e4, 1e9), gamma=1.4), num_events=200_000, out=simulated, seed=0)
     return [str(simulated)]

@@ -6,7 +6,7 @@ from crmuons.data.events import EventArrays
 
 
 def draw(events: int, mean_muons: float, seed: int = 0) -> EventArrays:
-    """Draw events with N from a negative binomial of shape 0.5: most are small or empty, a few have most muons."""
+    """Draw events with N from a negative binomial of shape 0.5: most are empty or small, a few have most muons."""
     random = np.random.default_rng(seed)
     counts = random.poisson(mean_muons * random.gamma(0.5, 2.0, events))
     muons = int(counts.sum())

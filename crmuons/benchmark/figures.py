@@ -1,4 +1,4 @@
-"""Speeds beside their references, as a table, as JSON and as metrics."""
+"""Show speeds and their references as a table, as JSON and as metrics."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from crmuons.benchmark.timing import Times
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured speed, in rounds that alternate with those of its reference.
+    """A measured speed. Its rounds alternate with rounds of its reference.
 
     Attributes:
         name: name of the measurement.

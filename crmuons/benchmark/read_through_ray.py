@@ -27,9 +27,9 @@ ITEMS_PER_ROUND = 8
 def run(rounds: int, data: Sequence[str]) -> list[Figure]:
     """Measure events per second that reach a training process through Ray Data after its start, in `rounds` rounds.
 
-    The files are read repeatedly, so that segments have the usual size. The reference decodes afterwards, in one thread
-    and in as many as Ray Data has read tasks. It does not alternate with Ray Data, which would read ahead in the
-    pauses.
+    The files are read repeatedly, so that segments have the usual size. The reference decodes afterwards: once in one
+    thread, and once with one thread for each read task of Ray Data. It does not alternate with Ray Data, which would
+    read ahead in the pauses.
     """
     raw = raw_files(data)
     many = raw * math.ceil(STEADY_BYTES / sum(file.size for file in raw))

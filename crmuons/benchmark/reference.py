@@ -2,8 +2,8 @@
 
 It pays the costs that our step avoids. Empty events go through every network. Real and fake muons are scored
 separately. The generator runs its multiplicity model each time. The critic pools with a scatter over an expanded index.
-Every update reads its loss. Its networks are not those of models/networks.py: the generator has LeakyReLU, and N is a
-plain log10(N + 1).
+Every update reads its loss. Its networks differ from models/networks.py: the generator has LeakyReLU, and N is a plain
+log10(N + 1).
 """
 
 from itertools import pairwise
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from crmuons.models.eager_optimizers import SGD
 
-NO_MUON = -1e9  # The scatter leaves it for an event without muons.
+NO_MUON = -1e9  # The scatter leaves this value for an event without muons.
 
 
 class ReferenceGenerator(nn.Module):

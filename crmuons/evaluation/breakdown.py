@@ -9,7 +9,7 @@ from crmuons.evaluation.metrics.calibration import PitCell
 from crmuons.evaluation.metrics.distances import Estimate, Missing, Number
 from crmuons.evaluation.metrics.regions import Cell, Region
 
-MAX_CELL_ERROR = 0.05  # Equal to the bar of `worst_cell`: a less certain cell cannot tell whether the bar is met.
+MAX_CELL_ERROR = 0.05  # The bar of `worst_cell`. A less certain cell cannot show whether this bar is met.
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class CaseFigures:
     """The figures of one hard case.
 
     Attributes:
-        name: of the case.
-        true_events: how many true events belong to it.
-        events: how many events of each sample belong to it.
+        name: name of the case.
+        true_events: number of true events that belong to it.
+        events: number of events of each sample that belong to it.
         numbers: the figures of each sample.
     """
 

@@ -19,8 +19,8 @@ from crmuons.evaluation.training_statistics import training_warnings
 from crmuons.generation.generator import BundleGenerator
 from crmuons.models.bundle_model import members_of
 
-COPIES_LOOKED_FOR = 10_000  # Muons of the candidate.
-# Of these, which may be true ones: energies and places that somebody rounded coincide now and then.
+COPIES_LOOKED_FOR = 10_000  # Number of the candidate's muons that are searched for among the true muons.
+# Largest share of these that may be found: rounded energies and positions coincide now and then.
 MAX_COPIED_SHARE = 0.1
 
 # True events, and the candidate's N for the same primaries in the same order.
@@ -36,7 +36,7 @@ class Candidate:
         showers: the shower number of each event.
         paired: N of true and generated events with the same primaries; None if the two share none.
         calibration: the PIT of a model; None for a data set.
-        warnings: for the reader of the report.
+        warnings: warnings for the reader of the report.
     """
 
     event_set: EventSet
@@ -73,10 +73,10 @@ def model_candidate(executor: Executor, reference: Reference, generator: BundleG
 
 
 def refuse_copies(executor: Executor, truth: BlockedEvents, generated: BlockedEvents, pairs: pairing.Pairing) -> None:
-    """Refuse a generated data set whose muons are those of the true events: its score would say nothing.
+    """Refuse a generated data set that copies the true muons, because its score would mean nothing.
 
     Raises:
-        ValueError: with the number of muons that both have.
+        ValueError: if more than MAX_COPIED_SHARE of the muons are copies; it names their number.
     """
     true_rows = np.concatenate([pairs.truth, pairs.control])
     both = truth.gather(executor, true_rows).events, generated.gather(executor, pairs.generated).events
@@ -90,7 +90,7 @@ def refuse_copies(executor: Executor, truth: BlockedEvents, generated: BlockedEv
 
 
 def _num_copied(truth: EventArrays, generated: EventArrays) -> tuple[int, int]:
-    """Return how many generated muons are also true ones, and how many were looked at."""
+    """Return how many generated muons are also true muons, and how many muons were searched."""
     step = max(len(generated.muons) // COPIES_LOOKED_FOR, 1)
     some = _keys(generated.muons[::step])
     return int(np.isin(some, _keys(truth.muons)).sum()), len(some)
@@ -173,7 +173,7 @@ def _calibrate(executor: Executor, model: Future[BundleGenerator], truth: EventH
 
 
 def _cumulative(generator: BundleGenerator, primaries: np.ndarray, counts: np.ndarray) -> calibration.Cumulative:
-    """Return the cumulative distribution of N; of an ensemble, the mean of those of its members, which draw in turn."""
+    """Return the cumulative distribution of N. For an ensemble, it is the mean over the members, which draw in turn."""
     of_members = [calibration.cumulative(model, primaries, counts) for model in members_of(generator.model)]
     below, up_to = (np.mean(parts, axis=0) for parts in zip(*of_members, strict=True))
     return below, up_to

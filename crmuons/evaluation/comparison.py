@@ -20,7 +20,7 @@ from crmuons.evaluation.tasks import Executor, Future
 
 Numbers = dict[str, Number]
 
-BIN_KERNEL_BATCH = 2_000  # For the kernel distance in a bin: a sixth of the work of a batch of 5,000.
+BIN_KERNEL_BATCH = 2_000  # Batch of the kernel distance in a bin. It takes a sixth of the work of a batch of 5,000.
 MEMORISED = "nearer_to_training"
 AREAS = ("auc_bundles", "auc_multiplicity", "auc_muons")
 
@@ -30,8 +30,8 @@ class EvaluationPlan:
     """How to compare samples.
 
     Attributes:
-        regions, hard_cases: what to compare in.
-        seed: of all random draws.
+        regions, hard_cases: parts of the events that are compared separately.
+        seed: seed of all random draws.
         training: training events; None if there are none.
         further: features of a muon beyond the first three.
     """
@@ -148,7 +148,7 @@ def _areas(num_true: int, num_other: int, names: tuple[str, ...], *scores: Score
 def _in_region(
     region: Region, truth: Sample, other: Sample, seed: int, names: tuple[str, ...], *scores: Scores
 ) -> Numbers:
-    """Compute the figures of a bin. The classifiers are those that were trained on all events."""
+    """Compute the figures of a bin. The classifiers were trained on all events."""
     true_mask, other_mask = region.holds(truth.conditions), region.holds(other.conditions)
     true_part, other_part = truth.where(true_mask), other.where(other_mask)
     areas = _areas_where(np.concatenate([true_mask, other_mask]), names, scores)

@@ -17,7 +17,7 @@ from crmuons.data.selection import Selection, in_split
 from crmuons.evaluation.headers import EventHeaders
 from crmuons.evaluation.tasks import Executor, Future
 
-SelectionAndLimit = tuple[Selection, int]  # A selection of events, and how many of them to read at most.
+SelectionAndLimit = tuple[Selection, int]  # A selection of events, and the largest number of them to read.
 # The events of each selection in one file slice, and the read counts.
 Block = tuple[tuple[EventArrays, ...], ReadCounts]
 
@@ -38,10 +38,10 @@ class BlockedEvents:
     """The events of one selection, in the blocks in which they were read.
 
     Attributes:
-        headers: of all events, block after block.
-        blocks: one for each file slice.
+        headers: headers of all events, block after block.
+        blocks: one block for each file slice.
         index: the position of the selection in each block.
-        sizes: how many events of each block are used; the events after them are not.
+        sizes: number of events of each block that are used; these are the first ones.
     """
 
     headers: EventHeaders
@@ -69,7 +69,7 @@ def read(
     """Read events of several selections in one pass over the file slices, which are in random order.
 
     Returns:
-        The events of each selection, fewer than the limit where the files hold fewer, and the counts of the rows read.
+        The events of each selection, fewer than the limit if the files hold fewer, and the counts of the rows read.
 
     Raises:
         FileNotFoundError: if there are no files.
@@ -95,7 +95,7 @@ def read(
 
 
 def concat_parts(*parts: EventArrays) -> EventArrays:
-    """Join the events of several parts, in order. A task whose arguments are futures needs them one by one."""
+    """Join the events of several parts, in order. A task can take futures only as separate arguments, not in a list."""
     return concat(parts)
 
 

@@ -1,6 +1,6 @@
-"""Run an evaluation: compare a model's events, or a data set, with held-out truth, beside the floor and two baselines.
+"""Run an evaluation: compare a model's events or a data set with held-out truth, and with the floor and two baselines.
 
-`pairing` says what is compared with what, `tasks` where the work runs, and docs/metrics.md what each figure means.
+`pairing` chooses what is compared with what, `tasks` where the work runs, and docs/metrics.md defines each figure.
 """
 
 import math
@@ -27,8 +27,8 @@ from crmuons.evaluation.metrics.quantities import Sample, primary_features, show
 from crmuons.evaluation.reference import GENERATED, NULL, Reference, event_sample
 from crmuons.evaluation.tasks import Executor, Future
 
-MEMORISED_EXCESS = 0.05  # Of the share of bundles nearer to training; a copier has 0.5.
-SHOWN_EVENTS = 200_000  # In the figures, of each sample; more do not change a visible line.
+MEMORISED_EXCESS = 0.05  # Excess of the share of bundles nearer to training bundles. A copier has an excess of 0.5.
+SHOWN_EVENTS = 200_000  # Events of each sample in the figures. More events do not visibly change a line.
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Evaluation:
     Attributes:
         about: what was compared.
         warnings: what a reader must know before the figures.
-        numbers: by sample (GENERATED, NULL, and the baselines), then by name.
+        numbers: figures by sample (GENERATED, NULL, and the baselines), then by name.
         breakdown: the figures in bins, in cells and for the hard cases.
         calibration: the PIT of a model; None for a data set.
         shown: true and generated events for the figures, of the same primaries if possible.

@@ -13,7 +13,7 @@ from crmuons.evaluation.metrics.quantities import Counted, primary_features
 
 @dataclass(frozen=True)
 class EventHeaders:
-    """Ids, primary and N of each event: 40 bytes an event, where the muons take hundreds."""
+    """Ids, primary and N of each event. They take 40 bytes per event; the muons take hundreds."""
 
     ids: UInt64[np.ndarray, "events 2"]
     primaries: Float32[np.ndarray, "events 4"]

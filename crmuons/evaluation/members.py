@@ -20,12 +20,12 @@ ALL = "all events"
 
 @dataclass(frozen=True)
 class Members:
-    """What the members of an ensemble say beside its own figures.
+    """Figures that an ensemble has because of its members.
 
     Attributes:
-        number: of members.
-        bins: of the distributions, with the band.
-        figures: by name, the mean over the members, and their standard deviation as its error.
+        number: number of members.
+        bins: bins of the distributions, with the band.
+        figures: mean of each figure over the members, with the standard deviation over the members as its error.
     """
 
     number: int
@@ -33,7 +33,7 @@ class Members:
     figures: dict[str, Estimate]
 
     def coverages(self) -> dict[str, tuple[int, int]]:
-        """Return how many bins are covered, and how many there are: of all events, in each case, and together."""
+        """Return the number of covered bins and of bins: for all events, for each hard case, and together."""
         places = list(dict.fromkeys(one.where for one in self.bins))
         parts = {place: coverage([one for one in self.bins if one.where == place]) for place in places}
         hard = coverage([one for one in self.bins if one.where != ALL])
@@ -59,7 +59,7 @@ def evaluate_members(executor: Executor, reference: Reference, generator: Bundle
     showers = executor.get(reference.control.sample).showers
     samples = []
     for member in members:
-        # All with one seed: what differs between them is then less of chance and more of their weights.
+        # All members have the same seed, so that they differ less by chance and more by their weights.
         events = generated_events(executor, executor.put(member), control, reference.plan.seed)
         headers = EventHeaders(control.ids, control.primaries, control.counts)
         samples.append(event_sample(executor, EventSet(headers, events), showers).sample)

@@ -19,7 +19,7 @@ from crmuons.evaluation.tasks import Executor, Future
 
 # The samples that are compared with the first half of the truth. NULL, the floor, is the second half of the truth.
 GENERATED, NULL, NEAREST, PARAMETRIC = "generated", "truth", "nearest primary", "parametric"
-EVENTS_PER_TASK = 2**14  # To generate. A multiple of the generator's blocks, each of which has one random stream.
+EVENTS_PER_TASK = 2**14  # Events per task. A multiple of the generator's blocks, because each has one random stream.
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class EvaluationSettings:
 
     Attributes:
         max_events: the largest number of events in each of the compared samples.
-        seed: of all random draws.
+        seed: seed of all random draws.
 
     Raises:
         ValueError: if `max_events` is below 1 or the seed is negative.
@@ -47,7 +47,7 @@ class Reference:
 
     Attributes:
         truth, control: the halves.
-        comparisons: of the control (NULL) and of the baselines with the first half, by name.
+        comparisons: comparisons of the control (NULL) and of the baselines with the first half, by name.
         plan: the bins, the hard cases and the seed.
         warnings: about missing baselines and few events.
     """
@@ -138,7 +138,7 @@ def _training_set(executor: Executor, halves: tuple[EventSet, EventSet], trainin
 def _rivals(
     executor: Executor, control: EventSet, training: EventSet, seed: int
 ) -> tuple[dict[str, EventSet], list[str]]:
-    """Submit the baselines' events for the control's primaries; return them, and a warning where there are none."""
+    """Submit the baselines' events for the control's primaries; return them, or a warning if they are missing."""
     muons = int(training.headers.counts.sum())
     if len(training) < baselines.MIN_TRAINING_EVENTS or not muons:
         warning = (

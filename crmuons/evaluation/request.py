@@ -30,7 +30,7 @@ from crmuons.tracking.logged_models import local_place
 
 logger = logging.getLogger(__name__)
 
-TRAINING_EVENTS = 200_000  # For the baselines: the nearest primary is then near, and reading takes seconds.
+TRAINING_EVENTS = 200_000  # Events for the baselines: the nearest primary is then close, and reading takes seconds.
 
 Depth = Literal["slant", "vertical"]
 
@@ -45,9 +45,10 @@ class EvaluationRequest:
         models: runs, checkpoints or model directories; empty if `generated` is given.
         generated: generated events of the same format, instead of models.
         training: events for the baselines; if empty, the model's training events, or the training split of `truth`.
-        depth: the meaning of depth_m in the true files; None for that of the model's training, or slant for a data set.
+        depth: the meaning of depth_m in the true files; None for the meaning in the model's training, or slant for a
+            data set.
         settings: size and seed.
-        hard_cells: how many events of each hard cell to look for in all of the truth; None leaves this out.
+        hard_cells: number of events of each hard cell to look for in all of the truth; None leaves this out.
 
     Raises:
         ValueError: if both or neither of `models` and `generated` are given.
@@ -75,8 +76,8 @@ class LoadedData:
     Attributes:
         truth: true events.
         training: training events; may be empty.
-        counts: of the rows of the true files.
-        warnings: about the data.
+        counts: read counts of the rows of the true files.
+        warnings: warnings about the data.
     """
 
     truth: BlockedEvents
@@ -138,7 +139,7 @@ def _evaluate_data(request: EvaluationRequest, executor: Executor) -> Evaluation
     result = evaluate(executor, reference, data_candidate(executor, reference, loaded.truth, generated, pairs))
     cells = _cell_reference(executor, request, reference, loaded, _selection(data, request.split, ()))
     if cells is not None:
-        # The split of the generated rows is that of `_read_generated`.
+        # The generated rows must be of the same split as in `_read_generated`.
         shared = pairing.share_primaries(loaded.truth.headers, generated.headers)
         split = request.split if shared else "all"
         slant = _selection(data.model_copy(update={"depth": "slant"}), split, ())
@@ -149,7 +150,7 @@ def _evaluate_data(request: EvaluationRequest, executor: Executor) -> Evaluation
 def _cell_reference(
     executor: Executor, request: EvaluationRequest, reference: Reference, loaded: LoadedData, selection: Selection
 ) -> CellReference | None:
-    """Look through all of the truth for the hard cells, if they are asked for."""
+    """Search all of the truth for events of the hard cells, if the request asks for them."""
     if request.hard_cells is None:
         return None
     primaries = loaded.training.headers.primaries
@@ -162,7 +163,7 @@ def _declared(urls: Sequence[str]) -> tuple[MuonFeature, ...]:
 
 
 def _in_both(true: Sequence[MuonFeature], made: Sequence[MuonFeature]) -> tuple[tuple[MuonFeature, ...], list[str]]:
-    """Return the features of true and of generated muons alike, and a warning about those of one of them alone."""
+    """Return the features that both true and generated muons have, and a warning that names the other features."""
     both = tuple(feature for feature in true if feature in made)
     single = [feature.name for feature in (*true, *made) if feature not in both]
     if not single:
@@ -239,7 +240,7 @@ def _read_generated(
     executor: Executor,
     further: tuple[MuonFeature, ...],
 ) -> BlockedEvents:
-    """Read generated events: those of the truth's split if they have its primaries, and otherwise any."""
+    """Read generated events: only the truth's split if they have the truth's primaries, otherwise all events."""
     limit, slant = 2 * request.settings.max_events, data.model_copy(update={"depth": "slant"})
     # Files of generated events always hold slant depths.
     selections = [(_selection(slant, split, further), limit) for split in (request.split, "all")]

@@ -1,6 +1,6 @@
 """The executor that runs an evaluation's tasks, in this process or on a Ray cluster (`crmuons.ray_backend.evaluate`).
 
-A task is a function of its arguments; where it draws random numbers, its seed is one of them. Each task runs on one
+A task is a function of its arguments. If it draws random numbers, its seed is an argument. Each task runs on one
 thread, because the last bit of a sum depends on the number of threads. An evaluation therefore gives the same numbers
 on every executor.
 """
@@ -24,10 +24,10 @@ class Future(Generic[T]):
 
 
 class Executor(ABC):
-    """Runs tasks. A task may take the futures of other tasks as arguments.
+    """Run tasks. A task may take the futures of other tasks as arguments.
 
     Attributes:
-        reads_ahead: how many file slices to submit for reading before the first of them is used.
+        reads_ahead: number of file slices to submit for reading before the first of them is used.
     """
 
     reads_ahead: int

@@ -6,7 +6,7 @@ from crmuons.data.events import EventArrays
 from crmuons.evaluation.metrics.quantities import muon_quantities
 from crmuons.generation.generator import BundleGenerator
 
-MAX_SHIFT = 0.3  # Of the median, in decades: a factor of two. Another spectrum of primaries shifts it by about 0.1.
+MAX_SHIFT = 0.3  # Largest shift of the median, in decades. Another spectrum of primaries shifts it by about 0.1.
 LABELS_AND_UNITS = {"log_energy": ("muon energies", "GeV"), "log_radius": ("distances of muons from the axis", "m")}
 
 
@@ -20,7 +20,7 @@ def training_warnings(generator: BundleGenerator, truth: EventArrays) -> list[st
         trained, true = np.median(quantiles), np.median(quantities[name])
         if abs(true - trained) > MAX_SHIFT:
             warnings.append(
-                f"the true {label} have a median of {10**true:.3g} {unit}, and those of the training data "
+                f"the true {label} have a median of {10**true:.3g} {unit}, and the training data have a median of "
                 f"{10**trained:.3g} {unit}: check the units, the energy threshold and the primaries of the true events"
             )
     return warnings

@@ -1,1 +1,1 @@
-"""Ray: cluster, workers, tasks that read and write. No other package of crmuons imports ray."""
+"""Ray: the cluster, workers, and tasks that read and write. No other package of crmuons imports ray."""

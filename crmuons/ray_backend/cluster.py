@@ -1,4 +1,4 @@
-"""Connects to the Ray cluster at RAY_ADDRESS, or starts a local one, and sets the environment that Ray reads."""
+"""Connect to the Ray cluster at RAY_ADDRESS or start a local one, and set the environment that Ray reads."""
 
 import logging
 import os
@@ -28,7 +28,8 @@ ENVIRONMENT = {
     "RAY_DEDUP_LOGS": "0",
 }
 
-# For the nodes of a local cluster. The nodes of other clusters get what they need of these from cluster/environment.sh.
+# Variables for the nodes of a local cluster. cluster/environment.sh sets the second one for the nodes of other
+# clusters.
 LOCAL_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # Nobody preempts its nodes, and the watcher's process costs 2 CPU-seconds.
     # Keep processes that wait for the next read: after Ray's default of 1 s, that read would start a new process.
@@ -36,7 +37,7 @@ LOCAL_ENVIRONMENT = {
 }
 
 MAX_STARTS = 3
-CONNECT_S = 10.0  # To a head that is alive but busy, over a slow network.
+CONNECT_S = 10.0  # Enough for a head node that is alive but busy, over a slow network.
 
 
 def set_environment() -> None:
@@ -46,14 +47,14 @@ def set_environment() -> None:
     its owner can read. For the cluster at RAY_ADDRESS, the token is used if one exists.
     """
     provenance.complete_environment()
-    # As Ray decides it: with an address it joins, without one it starts.
+    # Ray decides in the same way: with an address it joins a cluster, without one it starts a cluster.
     starts_local = "RAY_ADDRESS" not in os.environ
     if starts_local or _is_on_loopback_alone(os.environ["RAY_ADDRESS"]):
         private.listen_on_loopback()
     # setdefault: what the user has set stays.
     for name, value in (ENVIRONMENT | (LOCAL_ENVIRONMENT if starts_local else {})).items():
         os.environ.setdefault(name, value)
-    # The user has decided, also against a token.
+    # The user has chosen the mode, perhaps a mode without a token.
     if "RAY_AUTH_MODE" in os.environ:
         return
     has_token = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
@@ -61,8 +62,8 @@ def set_environment() -> None:
     if starts_local and not has_token:
         try:
             _keep_private_token(token)
-        except OSError as error:  # A container often runs as a user whose home cannot be written, or has none.
-            logger.info("the cluster's token is kept in memory alone, because %s", error)
+        except OSError as error:  # In a container, the user's home often does not exist or cannot be written.
+            logger.info("the cluster's token is kept only in memory, because %s", error)
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     if starts_local or has_token or token.exists():
         os.environ["RAY_AUTH_MODE"] = "token"
@@ -84,10 +85,10 @@ def cluster(*, num_cpus: int | None = None, dashboard: bool = False) -> Iterator
         yield
         return
     set_environment()
-    # Without Ray's own log lines: metrics and errors report on a run.
+    # Ray's own log lines are off, because metrics and errors report on a run.
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if "RAY_ADDRESS" in os.environ:
-        # Within CONNECT_S seconds, where Ray would try for minutes without a word.
+        # This fails within CONNECT_S seconds. Ray would try for minutes without a message.
         check_head(os.environ["RAY_ADDRESS"])
         ray.init(**quiet)
         _warn_of_others(private.session_directory())
@@ -110,10 +111,10 @@ def cluster(*, num_cpus: int | None = None, dashboard: bool = False) -> Iterator
 
 
 def check_head(address: str) -> None:
-    """Check that something listens at the address of a cluster: Ray itself tries for 7 minutes.
+    """Check that something listens at the address of a cluster, because Ray itself would try for 7 minutes.
 
     Args:
-        address: RAY_ADDRESS. Only HOST:PORT is checked, also after ray://; Ray finds the others by itself.
+        address: RAY_ADDRESS. HOST:PORT and ray://HOST:PORT are checked. Ray itself finds the cluster for other forms.
 
     Raises:
         ConnectionError: if nothing listens there.
@@ -141,7 +142,7 @@ def _start(**options: Any) -> None:
     Raises:
         TimeoutError: if no cluster started.
     """
-    # Only processes of the failed start are killed, not others of this process.
+    # Only the processes of a failed start may be killed, not other children of this process.
     earlier = set(psutil.Process().children(recursive=True))
     for _ in range(MAX_STARTS):
         try:
@@ -186,7 +187,7 @@ def _warn_of_others(session: Path) -> None:
 
 
 def _keep_private_token(token: Path) -> None:
-    """Create the token before Ray does: everybody could read Ray's own (mode 0644)."""
+    """Create the token's file before Ray does, because everybody could read Ray's file (mode 0644)."""
     token.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         descriptor = os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -1,6 +1,6 @@
-"""Reads segments with Ray Data: tasks anywhere in the cluster turn files into Arrow blocks, in the order of the read plan.
+"""Read segments with Ray Data: tasks on any node of the cluster turn files into Arrow blocks, in the read plan's order.
 
-Every process that reads imports this module. It must not import torch: that takes 2.5 CPU-seconds instead of 1.2.
+Every process that reads imports this module. It must not import torch: the import would take 2.5 CPU-seconds, not 1.2.
 """
 
 import json
@@ -46,7 +46,7 @@ SCHEDULER_PAUSE_S = (
 )
 CPUS_PER_READ = 0  # A read must never wait for a CPU: the workers of an elastic run reserve all of them.
 COUNTS_COLUMN = "tally"
-NOTES_COLUMN = "notes"  # JSON: digest by URL, of the remote files that the segment read, and warnings.
+NOTES_COLUMN = "notes"  # JSON: the digests of the remote files that the segment read, by URL, and warnings.
 
 
 # A block is a table of events. The first row of a segment also holds the segment's ReadCounts and notes. A segment without
@@ -71,7 +71,7 @@ def read_with_ray(
         selection: the events to keep.
         tasks: segments that are read at once.
     """
-    # In order: the plan may mix shards on this disk with files behind URLs.
+    # The groups keep the order of the plan, which may mix shards on this disk with files at URLs.
     for mapped, group in groupby(segments, _is_mapped):
         read: Callable[..., Iterator[ReadResult]] = (
             reader.read_in_process if mapped else partial(_read_in_tasks, tasks=tasks)
@@ -99,7 +99,7 @@ def _read_in_order(reads: Iterator[Read], tasks: int, digests: Digests | None) -
     following = _begin(reads, tasks)
     try:
         while following is not None:
-            # Taken out, so that `finally` closes only what was begun and not yet read.
+            # `following` becomes None, so that `finally` closes only an execution that was begun and not read yet.
             (num_segments, blocks), following = following, None
             num_done = 0
             with closing(blocks):
@@ -116,17 +116,17 @@ def _read_in_order(reads: Iterator[Read], tasks: int, digests: Digests | None) -
 
 def _begin(reads: Iterator[Read], tasks: int) -> tuple[int, Prefetcher[pa.Table]] | None:
     """Start to read the next segments; return their number and their blocks, or None if no segment is left."""
-    # The plan has no end, and Ray Data wants a list of tasks.
+    # The plan has no end, but Ray Data needs a list of tasks.
     batch = list(islice(reads, SEGMENTS_PER_EXECUTION))
     return (len(batch), Prefetcher(_execute(batch, tasks), BLOCKS_AHEAD, "ray-data")) if batch else None
 
 
 class SchedulerThrottle:
-    """Pauses Ray Data's scheduler, whose thread shares the worker's interpreter lock with the training step.
+    """Pause Ray Data's scheduler, whose thread shares the worker's interpreter lock with the training step.
 
-    While blocks that are read wait for room, the scheduler's rounds follow each other without a pause, because ray.wait
-    returns at once for tasks that are done: the training step then ran at a sixth of its speed. While the training step
-    waits for a block, the scheduler does not pause.
+    ray.wait returns at once while a task is done and its block waits for room. Without a pause, the scheduler's rounds
+    then follow each other at once, and the training step ran at a sixth of its speed. While the training step waits for
+    a block, the scheduler does not pause.
     """
 
     # On the class, not on an instance: Ray pickles the callback for its tasks, and an event cannot be pickled.
@@ -171,7 +171,7 @@ class SegmentSource(Datasource):
 
     def _task(self, segment: Segment, selection: Selection) -> ReadTask:
         size = 2 * sum(file_slice.size for file_slice in segment.slices)
-        if selection.digests is not None:  # A task is sent what it can compare, and not thousands of others.
+        if selection.digests is not None:  # A task gets only the digests of its own files, not thousands of others.
             files = {file_slice.file for file_slice in segment.slices}
             selection = replace(selection, digests=selection.digests.part(files))
         # The number of rows is known once the segment is read.
@@ -180,14 +180,14 @@ class SegmentSource(Datasource):
 
 
 def _read_block(segment: Segment, selection: Selection) -> Block:
-    # In the process of the task, which Ray uses again for the next one.
+    # Ray uses the process of this task again for later tasks, which can use the freed memory.
     keep_freed_memory()
     tokens.receive()
     with _warnings_kept() as warnings:
         counts, events = reader.read_segment(segment, selection)
     notes = json.dumps({"digests": selection.digests.known if selection.digests else {}, "warnings": warnings})
     if not len(events.counts):
-        # Ray drops blocks of no rows, and with them the counts.
+        # Ray drops blocks without rows, and the counts would be lost with them.
         return _block_without_events(counts, notes, selection)
     # The counts are a list in the first row; the other rows are null.
     ends = np.full(len(events.counts) + 1, len(astuple(counts)), np.int32)
@@ -200,7 +200,7 @@ def _read_block(segment: Segment, selection: Selection) -> Block:
 
 @contextmanager
 def _warnings_kept() -> Iterator[list[str]]:
-    """Yield a list of what crmuons warns of in the block: Ray keeps the logs of its tasks to itself."""
+    """Yield a list that collects crmuons' warnings in the block, because Ray does not send the logs of its tasks on."""
     handler = _Kept(logging.WARNING)
     source = logging.getLogger("crmuons")
     source.addHandler(handler)
@@ -231,7 +231,7 @@ def _block_without_events(counts: ReadCounts, notes: str, selection: Selection) 
 
 
 def _execute(reads: list[Read], tasks: int) -> Iterator[pa.Table]:
-    # Against Ray's defaults: one block per segment, in order, and a bounded read-ahead.
+    # Unlike Ray's defaults: one block per segment, in order, and a bounded read-ahead.
     dataset = ray.data.read_datasource(
         SegmentSource(reads),
         override_num_blocks=len(reads),
@@ -240,10 +240,10 @@ def _execute(reads: list[Read], tasks: int) -> Iterator[pa.Table]:
         ray_remote_args=staging_actor.where_to_read(reads[0][1].staging),
     )
     options = dataset.context.execution_options
-    # Otherwise Ray yields blocks as they are done, and the order of the data depends on the machines.
+    # Otherwise Ray yields blocks in the order in which they are done, which depends on the machines.
     options.preserve_order = True
     options.resource_limits = ExecutionResources(object_store_memory=READ_AHEAD_BYTES)
-    # Each rank would draw one, over the bar of the run.
+    # Each rank would draw a progress bar over the bar of the run.
     dataset.context.enable_progress_bars = False
     # A slow training step counts as no progress. Workers of a cluster that the user started lack cluster.ENVIRONMENT.
     dataset.context.execution_no_progress_timeout_s = -1
@@ -258,7 +258,7 @@ def _unpack(block: pa.Table, digests: Digests | None) -> Iterator[ReadResult]:
         ChangedError: if a task opened a file with another digest than an earlier one.
     """
     for batch in block.to_batches():
-        # A segment begins where its counts are; a part without any continues the one before.
+        # A row with counts begins a segment. Rows before the first such row continue the segment before.
         starts = np.flatnonzero(batch[COUNTS_COLUMN].is_valid().to_numpy(zero_copy_only=False)).tolist()
         if not starts or starts[0]:
             yield _events(batch, 0, starts[0] if starts else batch.num_rows)

@@ -26,11 +26,11 @@ def on_ray(*, num_cpus: int | None = None) -> Iterator[Executor]:
 
 
 class _RayExecutor(Executor):
-    """Submits every task at once: a task may wait for the results of others, so `map_unordered` does not fit."""
+    """Submit every task at once. `map_unordered` does not fit, because a task may wait for the results of others."""
 
     def __init__(self) -> None:
         super().__init__()
-        # Mostly reads: events read beyond the number asked for are thrown away.
+        # Events that are read beyond the requested number are thrown away, so only a few reads run ahead.
         self.reads_ahead = tasks.tasks_at_once()
         self.running: list[ray.ObjectRef[Any]] = []
 

@@ -1,4 +1,4 @@
-"""Generation in Ray tasks, one per shard. All nodes share the output directory; model and primaries are sent to them."""
+"""Generate in Ray tasks, one per shard. The nodes share the output directory. The tasks receive model and primaries."""
 
 from functools import partial
 
@@ -19,7 +19,7 @@ def generate(generator: BundleGenerator, source: PrimarySource, work: Generation
     A task that waits holds the primaries of its shard: 10 MB at most.
 
     Raises:
-        OSError: if a shard cannot be written, or if this process does not see a shard that a task has written: then
+        OSError: if a shard cannot be written, or if this process does not see a shard that a task has written, because
             the nodes do not share the output directory.
     """
     total = sum(work.done.values(), WriteCounts())

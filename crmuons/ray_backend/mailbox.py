@@ -10,10 +10,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 class KeyValueActor:
-    """Holds the last value that was put under each name."""
+    """Hold the last value that was put under each name."""
 
     def __init__(self) -> None:
-        # By name: the version at which it was put, and the value. An old value is of no use to anyone.
+        # By name: the version of the last put, and the value. Nobody needs older values.
         self.values: dict[str, tuple[int, Any]] = {}
         self.version = 0
 
@@ -35,11 +35,11 @@ def start_key_value_actor(name: str | None = None) -> Any:
     """Start a KeyValueActor on this node, and return its handle. The caller kills it.
 
     Args:
-        name: under which all processes of the job can find it.
+        name: name under which all processes of the job can find the actor.
     """
-    # On the driver's node: a node that is lost or removed must not take it away.
+    # The actor runs on the driver's node, so that it survives the loss or removal of other nodes.
     this_node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    # Without a CPU: it must start even if the workers have all of them.
+    # It reserves no CPU, because it must start even if the workers have reserved all CPUs.
     options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": this_node} | ({"name": name} if name else {})
     remote: Any = ray.remote(KeyValueActor)
     return remote.options(**options).remote()

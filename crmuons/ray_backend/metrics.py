@@ -1,4 +1,4 @@
-"""The progress of a run as gauges of Ray; Ray's metrics agents offer them to Prometheus (cluster/observability)."""
+"""Show a run's progress in gauges of Ray. Ray's metrics agents offer them to Prometheus (cluster/observability)."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,7 +12,7 @@ SHOWN = {
     "train/critic_loss": "loss of the critic, with its penalty",
     "train/generator_loss": "loss of the generator",
     "train/multiplicity_loss": "loss of the multiplicity model",
-    "train/wasserstein_estimate": "mean critic score of true events minus that of generated ones",
+    "train/wasserstein_estimate": "mean critic score of true events minus mean critic score of generated events",
     "train/gradient_penalty": "gradient penalty before its weight",
     "validation/score": "mean W1/sigma on held-out events, lower is better",
     "progress/share_done": "share of the run that is done",

@@ -1,7 +1,8 @@
-"""Synchronises small files between driver and workers where each node has a directory of its own for the run.
+"""Synchronise small files between driver and workers when each node has its own directory for the run.
 
-For a run that is stored at a URL, every node works in a local copy (runs/). An actor carries the few small files by which
-the driver and the workers communicate: the driver's request to stop; the workers' metrics, markers and reason of a failure.
+For a run that is stored at a URL, every node works in a local copy (runs/). The driver and the workers communicate by a
+few small files, which an actor carries: the driver's request to stop; the workers' metrics, markers, warnings and the
+reason for a failure.
 """
 
 import logging
@@ -22,12 +23,12 @@ from crmuons.training import notices
 
 logger = logging.getLogger(__name__)
 
-# Of looks at small files; a request to stop waits at most this long.
+# Interval between looks at small files. A request to stop waits at most this long.
 PERIOD_S = 1.0
 TIMEOUT_S = 30.0
 # Written by rank 0 alone; a failure may come from any rank.
 FROM_RANK_ZERO = ("metrics.jsonl", "upload.json", "done.json")
-STOP = "stop"  # The driver puts it.
+STOP = "stop"  # Name under which the driver puts a request to stop.
 DRIVER_MARKER = ".driver"  # Holds the key of the SyncHandle in the driver's own directory.
 
 
@@ -37,7 +38,7 @@ class SyncHandle:
 
     Attributes:
         actor: a mailbox.KeyValueActor.
-        key: identifies this command: the directory that holds it is the driver's.
+        key: identifies this command; the driver's directory holds it in the file DRIVER_MARKER.
     """
 
     actor: Any
@@ -51,7 +52,7 @@ def driver_sync(run: Run) -> Iterator[SyncHandle | None]:
         yield None
         return
     actor = mailbox.start_key_value_actor()
-    # A directory that both see shows it to the worker, whatever the paths are called.
+    # A worker that finds this key in its directory shares the directory with the driver, even if the paths differ.
     key = secrets.token_hex(8)
     atomic.write_text(run.directory / DRIVER_MARKER, key)
     seen = 0
@@ -60,7 +61,7 @@ def driver_sync(run: Run) -> Iterator[SyncHandle | None]:
         nonlocal seen
         if run.stop_request.exists():
             actor.put.remote(STOP, True)
-        # Only what is new: metrics.jsonl grows all along a run.
+        # Only new values are fetched, because metrics.jsonl grows during the whole run.
         seen, files = ray.get(actor.changes_since.remote(seen), timeout=TIMEOUT_S)
         for name in files.keys() - {STOP}:
             atomic.write_text(run.directory / name, files[name].decode())
@@ -70,7 +71,7 @@ def driver_sync(run: Run) -> Iterator[SyncHandle | None]:
             yield SyncHandle(actor, key)
     finally:
         (run.directory / DRIVER_MARKER).unlink(missing_ok=True)
-        # It holds a driver's values only: the next command has an actor of its own.
+        # Nobody needs the values after the command: the next command starts its own actor.
         ray.kill(actor)
 
 
@@ -80,13 +81,13 @@ def worker_sync(run: Run, handle: SyncHandle | None, rank: int) -> Iterator[None
 
     Do nothing if this directory is the driver's own.
     """
-    # Also for a URL the driver's node may run workers, in the very directory of the driver.
+    # Workers on the driver's node use the driver's own directory, also for a run at a URL.
     marker = run.directory / DRIVER_MARKER
     if handle is None or (marker.is_file() and marker.read_text(encoding="utf-8") == handle.key):
         yield
         return
     actor = handle.actor
-    # Before the first look: a request to stop of an earlier command would end this one.
+    # This comes before the first look, because a stop request left by an earlier command would end this one.
     _clean_up(run, actor)
     names = (run.failure.name, notices.name_of(rank), *(FROM_RANK_ZERO if rank == 0 else ()))
     sent: dict[str, tuple[int, int]] = {name: _size_and_mtime(run.directory / name) for name in names}
@@ -97,7 +98,7 @@ def worker_sync(run: Run, handle: SyncHandle | None, rank: int) -> Iterator[None
         for name in names:
             path = run.directory / name
             if (current := _size_and_mtime(path)) != sent[name] and path.is_file():
-                # Whole, each time: a file is small, and a lost message is made good by the next.
+                # The whole file is sent each time. It is small, and the next message replaces a lost one.
                 ray.get(actor.put.remote(name, path.read_bytes()), timeout=TIMEOUT_S)
                 sent[name] = current
 
@@ -107,7 +108,7 @@ def worker_sync(run: Run, handle: SyncHandle | None, rank: int) -> Iterator[None
 
 def _clean_up(run: Run, actor: Any) -> None:
     """Remove what an earlier command left on this node, and write the failure of a worker elsewhere, if there is one."""
-    run.directory.mkdir(mode=0o770, parents=True, exist_ok=True)  # As where it was begun; the umask takes more.
+    run.directory.mkdir(mode=0o770, parents=True, exist_ok=True)  # Closed to other users; the umask may remove more.
     for stale in (run.failure, run.stop_request, run.done, *run.directory.glob("notices-*.txt")):
         stale.unlink(missing_ok=True)
     failure: bytes | None = ray.get(actor.get.remote(run.failure.name), timeout=TIMEOUT_S)

@@ -21,7 +21,7 @@ MAX_NAMED = 3  # Nodes that a message names if many have the same fault.
 
 @dataclass(frozen=True)
 class NodeCheck:
-    """What a node checks.
+    """What a node must check.
 
     Attributes:
         storage: the directory or URL of the runs.
@@ -40,7 +40,7 @@ class NodeReport(NamedTuple):
     """The result of a check.
 
     Attributes:
-        faults: sentences; with any fault the run cannot work.
+        faults: one sentence for each fault that makes the run impossible.
         versions: name -> version of everything that must be the same on all nodes.
         tracking: why the tracking server cannot be used from the node, None if it can.
     """
@@ -52,7 +52,7 @@ class NodeReport(NamedTuple):
 
 def run_node_check(check: NodeCheck) -> NodeReport:
     """Check, on the node of this process, what a worker will need."""
-    # All of them, not the first: a cluster is mended in one round.
+    # Report all faults and not only the first, so that the user can mend the cluster in one round.
     faults = [*_storage_faults(check), *_data_faults(check.data)]
     return NodeReport(
         faults, versions(), None if check.tracking_uri is None else unreachable_reason(check.tracking_uri)
@@ -68,10 +68,10 @@ def marker_file(storage: Path) -> Iterator[str]:
     Raises:
         OSError: if it cannot be written.
     """
-    # With the error of the missing permission, before anything is made.
+    # A missing permission is reported here, before any directory is made.
     files.check_writable(str(storage))
     storage.mkdir(parents=True, exist_ok=True)
-    # A name that no other directory has: a path of the same name on another disk is found out.
+    # The name is unique, so a directory with the same path on another disk does not contain it.
     mark = storage / f".preflight-{uuid.uuid4().hex}"
     mark.touch()
     try:
@@ -83,13 +83,13 @@ def marker_file(storage: Path) -> Iterator[str]:
 def versions() -> dict[str, str]:
     """Return name -> version of everything that must be the same on all nodes, with a digest of crmuons' own source.
 
-    A cluster may mix torch's builds for CPU and CUDA: they count as the same.
+    A cluster may mix torch's builds for CPU and CUDA. They count as the same version.
     """
     installed = {name: importlib.metadata.version(name) for name in ("ray", "torch", "crmuons")}
     return {
         "Python": platform.python_version(),
         "Ray": installed["ray"],
-        # What follows the plus names the build, such as cpu or cu126.
+        # The part after the plus names the build, such as cpu or cu126.
         "torch": installed["torch"].partition("+")[0],
         "crmuons": f"{installed['crmuons']} (source {_source_digest()})",
     }
@@ -110,7 +110,7 @@ def by_node(faults: Mapping[str, Sequence[str]]) -> list[str]:
     Args:
         faults: node -> its faults.
     """
-    # By fault: many nodes without a mount are one sentence.
+    # Grouped by fault, so that many nodes without a mount give one sentence.
     nodes: dict[str, list[str]] = {}
     for node, of_node in faults.items():
         for fault in of_node:
@@ -140,8 +140,8 @@ def check_fit(what: str, number: int, per_process: Mapping[str, float], nodes: S
         amounts = " and ".join(f"{amount:g} {kind}" for kind, amount in needed.items())
         largest = " and ".join(f"{max(node.get(kind, 0.0) for node in nodes):g} {kind}" for kind in needed)
         msg = (
-            f"{number} {what} of {amounts} each do not fit: the nodes, none with more than {largest}, have room for {room}; "
-            f"ask for fewer {what}, or for less per process"
+            f"{number} {what} of {amounts} each do not fit: the nodes have at most {largest} each and room for {room} "
+            f"{what}; ask for fewer {what}, or for less per process"
         )
         raise ValueError(msg)
 

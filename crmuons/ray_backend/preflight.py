@@ -1,4 +1,4 @@
-"""Checks of the cluster before a run or a sweep starts: all faults that would stop it later, in one error."""
+"""Check the cluster before a run or a sweep starts, and report all faults that would stop it later in one error."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -13,7 +13,7 @@ from crmuons.runs.location import RunStorage
 from crmuons.storage.files import File
 from crmuons.tracking import health
 
-TIMEOUT_S = 180.0  # For a node that starts its first process and imports torch and MLflow from a slow disk.
+TIMEOUT_S = 180.0  # Enough for a node that starts its first process and imports torch and MLflow from a slow disk.
 
 Planned = TypeVar("Planned")
 
@@ -27,10 +27,10 @@ def check_cluster(
     starts no task.
 
     Args:
-        storage: of the runs. The caller has shared the tokens for its URL.
+        storage: storage of the runs. The caller has shared the tokens for its URL.
         tracking_uri: the MLflow server or store; None if tracking is off.
         data: the training files; each node opens the first one.
-        plan: divides the cluster's resources.
+        plan: function that divides the cluster's resources.
 
     Returns:
         The result of `plan`.
@@ -39,7 +39,7 @@ def check_cluster(
         ValueError: lists all faults, one sentence per line.
         OSError: if the driver cannot write into the directory of the runs.
     """
-    # Before the plan, which may refuse as well: the user gets both in one message.
+    # The nodes are checked before the plan is made. The plan may fail too, and the user gets all faults in one message.
     faults = _faults_of_nodes(storage, tracking_uri, data)
     try:
         planned = plan()
@@ -57,7 +57,7 @@ def _faults_of_nodes(storage: RunStorage, uri: str | None, data: Sequence[File])
         return []
     with nullcontext() if storage.url is not None else node_checks.marker_file(storage.directory) as mark:
         check = NodeCheck(storage.url or str(storage.directory), mark, data[0] if data else None, uri)
-        # With the first file alone: one that a node can open shows the mount, the token and the network.
+        # The first file is enough: if a node can open it, the mount, the token and the network work.
         reports, faults = _run_on(nodes, check)
     driver_versions = node_checks.versions()
     for node, report in reports.items():
@@ -84,9 +84,9 @@ def _run_on(nodes: dict[str, str], check: NodeCheck) -> tuple[dict[str, NodeRepo
     names = {}
     for node, name in nodes.items():
         strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-        # No CPU, so that a busy cluster answers too; no retry, since a node that dies has given its answer.
+        # No CPU, so that a busy cluster answers too. No retry, because a node that dies has failed the check.
         names[task.options(num_cpus=0, max_retries=0, scheduling_strategy=strategy).remote(check)] = name
-    # All at once: nodes start their processes beside each other.
+    # Wait for all at once, because the nodes start their processes at the same time.
     ready, silent = ray.wait(list(names), num_returns=len(names), timeout=TIMEOUT_S)
     reports: dict[str, NodeReport] = {}
     faults = {names[ref]: [f"no answer within {TIMEOUT_S:g} s; check the node, or remove it"] for ref in silent}

@@ -20,13 +20,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 if TYPE_CHECKING:
     from ray.data import Dataset
 
-# Ray raises a bare Exception when a node does not start in time: only its text tells it from other errors.
+# Ray raises a bare Exception when a node does not start in time. Only its text distinguishes it from other errors.
 STARTUP_TIMEOUT_TEXT = "timed out during startup"
 
 # Ray Train's record of the checkpoints of a run, in the run's directory.
 CHECKPOINT_RECORD = "checkpoint_manager_snapshot.json"
 
-# Ray Train appends a paragraph of guesses to the message of a lost worker; the facts stand before it.
+# Ray Train appends a paragraph of guesses to the message of a lost worker. The facts come before it.
 GUESSES_TEXT = " Some common causes include"
 
 
@@ -111,15 +111,16 @@ def forget_checkpoints(run: Path) -> None:
 
 
 def start_fewer_processes(trainer: Any, *, job_outlives_run: bool) -> None:
-    """Have Ray Train start no process that a training has no use for; each costs 3 to 4 CPU-seconds.
+    """Keep Ray Train from starting two processes that a training does not need; each costs 3 to 4 CPU-seconds.
 
-    One hands out data sets, at each start of the workers; those of crmuons read by themselves. The other frees the
-    workers' CPUs if their controller dies; Ray does so when a job ends. It asks the State API once a second. Without a
-    dashboard it would send the token to whatever listens at port 8265, and end the training if that does not know it.
+    The first process distributes data sets at each start of the workers, but crmuons' workers read by themselves. The
+    second one frees the workers' CPUs if their controller dies, but Ray does so anyway when a job ends. The second one
+    asks the State API once a second. Without a dashboard, it would send the token to any program that listens at port
+    8265, and end the training if that program rejects the token.
 
     Args:
         trainer: a TorchTrainer without data sets, before its `fit`.
-        job_outlives_run: whether this process stays connected to Ray after the training: it needs the second one.
+        job_outlives_run: whether this process stays connected to Ray after the training, and needs the second process.
     """
     # Imported late: see the module.
     from ray.train.v2._internal.callbacks.datasets import DatasetsCallback  # noqa: PLC0415
@@ -133,7 +134,7 @@ def start_fewer_processes(trainer: Any, *, job_outlives_run: bool) -> None:
         for callback in callbacks:
             # It stays, since it also gives the workers this process's settings of Ray Data.
             if isinstance(callback, DatasetsCallback):
-                callback.before_init_train_context = _no_data_sets  # type: ignore[method-assign]  # of this one alone
+                callback.before_init_train_context = _no_data_sets  # type: ignore[method-assign]  # on this object only
         return callbacks
 
     trainer._create_default_callbacks = create_fewer
@@ -145,7 +146,7 @@ def _no_data_sets(workers: object) -> dict[str, Any]:
 
 
 def without_guesses(error: BaseException) -> str:
-    """Return the message of an error without Ray's guesses at its cause."""
+    """Return the message of an error without Ray's guesses about its cause."""
     return str(error).strip().partition(GUESSES_TEXT)[0]
 
 

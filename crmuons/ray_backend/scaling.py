@@ -21,11 +21,11 @@ def scaling_config(scaling: config.Scaling) -> ScalingConfig:
     """
     available = ray.cluster_resources()
     elastic = scaling.min_workers is not None
-    # An elastic run needs room for its smallest number at least.
+    # An elastic run needs room for at least its smallest number of workers.
     least = scaling.min_workers or scaling.num_workers
     # Unset: GPUs if the cluster has any. The driver itself may have none.
     use_gpu = available.get("GPU", 0.0) > 0 if scaling.use_gpu is None else scaling.use_gpu
-    # GPUs first: the message names the scarcer thing.
+    # GPUs first, so that the message names the scarcer resource.
     for kind in ("GPU", "CPU") if use_gpu else ("CPU",):
         if least > available.get(kind, 0.0):
             msg = (
@@ -64,7 +64,7 @@ def _cpus_per_worker(scaling: config.Scaling, cpus: float) -> float:
     workers = scaling.min_workers or scaling.num_workers
     per_worker = scaling.cpus_per_worker
     if per_worker is None:
-        # A share of a CPU where workers are more than CPUs: it is a reservation, not a limit on threads.
+        # With more workers than CPUs, each gets a share of a CPU. This is a reservation, not a limit on threads.
         per_worker = min(1.0, (cpus - 1) / workers) if cpus > 1 else 0.5
     if workers * per_worker > cpus - 1 and cpus > 1:
         msg = (
@@ -76,10 +76,10 @@ def _cpus_per_worker(scaling: config.Scaling, cpus: float) -> float:
 
 
 class WorkerLossLog(UserCallback):
-    """Logs which workers were lost and why, one JSON line per loss. Ray Train calls it on the controller's node.
+    """Log which workers were lost and why, one JSON line per loss. Ray Train calls it on the controller's node.
 
     Args:
-        path: of the log, in the run's directory.
+        path: path of the log, in the run's directory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -93,7 +93,7 @@ class WorkerLossLog(UserCallback):
         reasons = {rank: _last_line(error) for rank, error in sorted((lost or worker_exceptions).items())}
         line = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "workers": reasons}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # Appended: the controller may be restarted, and earlier losses stay.
+        # Append, because the controller may be restarted and earlier losses must stay.
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 

@@ -1,4 +1,4 @@
-"""The simulator in Ray tasks, one per file."""
+"""Run the simulator in Ray tasks, one per file."""
 
 from functools import partial
 from pathlib import Path

@@ -16,11 +16,11 @@ from crmuons.storage.staging.stager import FileUse, Stager
 
 @dataclass(frozen=True)
 class RemoteStager:
-    """Forwards notifications to the stager on this node. A task on another node stages on its own node instead.
+    """Forward notifications to the stager on this node. A task on another node stages its files by itself there.
 
     Attributes:
-        actor: a Stager.
-        node: id of its node.
+        actor: handle of a _StagerActor.
+        node: id of the actor's node.
     """
 
     actor: Any
@@ -36,13 +36,13 @@ class RemoteStager:
         """See `Stager.used`."""
         if _this_node() != self.node:
             return False
-        # Not awaited: a read must not wait for a message about itself.
+        # Do not wait for the answer: a read must not wait for a message about itself.
         self.actor.used.remote(use, staged)
         return True
 
 
 class _StagerActor(Stager):
-    """A stager in a process of its own, which receives the driver's tokens."""
+    """A stager in its own process, which receives the driver's tokens."""
 
     def __init__(self, staging: Staging) -> None:
         tokens.receive()
@@ -54,7 +54,7 @@ def actor(staging: Staging) -> Iterator[RemoteStager]:
     """Run a stager on this node for the duration of the block. Ray restarts it if it dies."""
     this_node = NodeAffinitySchedulingStrategy(_this_node(), soft=False)
     stager: Any = ray.remote(_StagerActor)
-    # Restarted for ever: what it knows is in the directory, and readers download by themselves meanwhile.
+    # Ray restarts it without limit. Its state is in the directory, and readers download files themselves meanwhile.
     remote = stager.options(num_cpus=0, max_restarts=-1, scheduling_strategy=this_node).remote(staging)
     try:
         yield RemoteStager(remote, _this_node())

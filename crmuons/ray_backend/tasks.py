@@ -1,4 +1,4 @@
-"""Ray tasks: one loop that runs a function on many items, and reads a task's result."""
+"""Run a function on many items in Ray tasks, and read a task's result."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
@@ -25,22 +25,22 @@ def map_unordered(
     """Run `function(item)` in a Ray task for each item, and yield the results in the order in which the tasks finish.
 
     Args:
-        function: goes to the object store once, with the arguments that a `functools.partial` binds.
-        items: a new one is taken when a task finishes, so that few of them are in memory.
+        function: it goes to the object store once, with the arguments that a `functools.partial` binds.
+        items: a new item is taken when a task finishes, so that few items are in memory.
         ahead: tasks per CPU of the cluster that run or wait at a time.
         options: Ray's options of each task, such as `num_gpus` or its `name` in the dashboard.
 
     Raises:
         Exception: the error of the first task found to have failed, as `function` raised it.
     """
-    # Once: bound arguments, such as a list of files, may be megabytes.
+    # The function is sent once, because its bound arguments, such as a list of files, may be megabytes.
     shared = ray.put(function)
     task: Any = _call.options(**(options or {}))
     waiting = (task.remote(shared, item) for item in items)
     running = list(islice(waiting, tasks_at_once(ahead)))
     while running:
         done, running = ray.wait(running)
-        # As many as have ended, before their results are used: no CPU waits for the caller.
+        # New tasks start before the results are used, so that no CPU waits for the caller.
         running.extend(islice(waiting, len(done)))
         yield from map(result, done)
 

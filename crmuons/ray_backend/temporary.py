@@ -72,7 +72,7 @@ def _private_below(base: Path) -> Path:
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
-        if not _is_own(folder):  # Another user was there first, to see what would be put into it.
+        if not _is_own(folder):  # Another user made it first, perhaps to read what is put into it.
             return Path(tempfile.mkdtemp(prefix=f"ray-{user}-", dir=base))
     folder.chmod(0o700)
     if not os.access(folder, os.W_OK | os.X_OK):

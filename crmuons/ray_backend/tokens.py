@@ -1,4 +1,4 @@
-"""Shares the driver's tokens with the nodes of a cluster: those that its URLs need, and renewed ones later.
+"""Share the driver's tokens with the nodes of a cluster: the tokens that a run's URLs need, and renewed tokens later.
 
 A process that called `receive` looks for these tokens after its own (storage/pelican/tokens.py). One actor holds them in
 memory. They travel as Ray's own messages do: nobody without the cluster's token can read them, and RAY_USE_TLS encrypts
@@ -31,12 +31,12 @@ TIMEOUT_S = 10.0
 
 TokenPairs = list[
     tuple[str, str, tuple[str, ...]]
-]  # (value, place, federations). A Token refuses to be pickled; here it is done on purpose.
+]  # (value, place, federations). A Token refuses to be pickled, so its parts are sent on purpose.
 
 
 @contextmanager
 def shared(urls: Iterable[str]) -> Iterator[None]:
-    """Share this process's tokens for these URLs during the block. URLs that are not of a federation need none."""
+    """Share this process's tokens for these URLs during the block. Only URLs of a federation need tokens."""
     federated = [url for url in urls if url.startswith(FEDERATED)]
     if not federated:
         yield
@@ -56,7 +56,7 @@ def shared(urls: Iterable[str]) -> Iterator[None]:
 
 def receive() -> None:
     """Let this process use the driver's tokens, wherever it looks for tokens."""
-    # Once in a process: several tasks of a run share it.
+    # Only once per process, because several tasks run in one process.
     if _received not in tokens.shares:
         tokens.shares.append(_received)
 
@@ -64,7 +64,7 @@ def receive() -> None:
 def _renew(actor: Any, urls: list[str], last: TokenPairs, ended: threading.Event) -> None:
     while not ended.wait(POLL_S):
         try:
-            # Compared here: sent when one has changed, not every 5 s.
+            # The tokens are sent only when one has changed, not every POLL_S.
             if (current := _local_pairs(urls)) != last:
                 ray.get(actor.put.remote(NAME, current), timeout=TIMEOUT_S)
                 last = current
@@ -73,10 +73,10 @@ def _renew(actor: Any, urls: list[str], last: TokenPairs, ended: threading.Event
 
 
 def _local_pairs(urls: list[str]) -> TokenPairs:
-    """Return this process's tokens from the issuers of these URLs' namespaces, and those that name no issuer."""
+    """Return this process's tokens from the issuers of these URLs' namespaces, and tokens that name no issuer."""
     namespaces = [pelican.filesystem(url).namespace(pelican.split_url(folder(url))[1]) for url in urls]
     issuers = {issuer.rstrip("/") for namespace in namespaces for issuer in namespace.issuers}
-    # Not every token of the user: only issuers of this run's URLs have a use for them.
+    # Do not share all of the user's tokens: tokens of other issuers are useless for this run's URLs.
     usable = [token for token in tokens.local_tokens() if token.issuer is None or token.issuer in issuers]
     usable += login.stored_tokens(sorted(issuers))
     return [(token.value, f"{token.place} on {socket.gethostname()}", token.federations) for token in usable]
@@ -92,7 +92,7 @@ class _Received:
 
     def __call__(self) -> list[Token]:
         with self._lock:
-            # Threads of the reader ask for each request; the actor is asked every POLL_S.
+            # Threads of the reader call this for each request. The actor is asked only every POLL_S.
             if time.monotonic() > self._next_request and ray.is_initialized():
                 self._tokens = _request(self._tokens)
                 self._next_request = time.monotonic() + POLL_S
@@ -105,7 +105,7 @@ def _request(known: list[Token]) -> list[Token]:
     except ValueError:  # No actor: the driver shares no tokens.
         return []
     except ray.exceptions.RayError as error:
-        # The last tokens are good for minutes, and the driver may only be busy.
+        # The last tokens are valid for minutes, and the driver may only be busy.
         logger.warning("the driver does not answer a request for its tokens: %s", error)
         return known
     return [token for pair in pairs if (token := Token.from_text(*pair)) is not None]

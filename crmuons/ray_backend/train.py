@@ -42,10 +42,10 @@ COLLECTIVE_TIMEOUT_S = 600  # Longer than rank 0's longest validation. A rank th
 
 
 class RayLauncher:
-    """Trains on a Ray cluster: the one at RAY_ADDRESS, or one that is started on this machine for the run.
+    """Train on a Ray cluster: the one at RAY_ADDRESS, or one that is started on this machine for the run.
 
     Attributes:
-        job_outlives_run: the connection was there before: a sweep's, or that of a user's own program.
+        job_outlives_run: whether a sweep or a user's own program had connected this process to Ray before the run.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class RayLauncher:
     def connect(self, urls: Sequence[str]) -> Iterator[None]:
         """Stay connected to the cluster during the block, and share the tokens for these URLs with its nodes."""
         self.job_outlives_run = ray.is_initialized()
-        # Tokens end before the connection does, since an actor holds them.
+        # Sharing the tokens must end before the connection does, because an actor holds them.
         with cluster.cluster(), tokens.shared(urls):
             yield
 
@@ -73,10 +73,10 @@ class RayLauncher:
             RunFailedError: if the run stopped before its end.
         """
         payload = {
-            # As plain data: the worker checks them as it checks what a user gives.
+            # Plain data: the worker checks them again in the same way as a user's settings.
             "settings": settings.model_dump(mode="json"),
             "place": run.uri,
-            # The driver's list: a listing of the worker's own could already show other files.
+            # The driver's list of files: a worker's own listing could already show other files.
             "files": run.found_files,
             "tracking_uri": tracking_uri,
         }
@@ -87,10 +87,10 @@ class RayLauncher:
                 exchange = backend(settings.scaling)
                 trainer = _trainer(scaling, exchange, settings.run, run, payload | {"mirror": mirror})
                 private.start_fewer_processes(trainer, job_outlives_run=self.job_outlives_run)
-                # In a thread: in the main one Ray would replace this process's signal handlers.
+                # In a thread, because in the main thread Ray would replace this process's signal handlers.
                 in_thread(trainer.fit)
         except TrainingFailedError as error:
-            # The worker's own words before Ray's, which wrap them several times.
+            # Prefer the worker's own message to Ray's errors, which wrap it several times.
             reason = run.reason_of_failure() if run.failure.exists() else _root_cause(error)
             raise RunFailedError(with_remedy(reason, run)) from error
         if run.failure.exists():
@@ -103,10 +103,10 @@ def _work(payload: dict[str, Any]) -> None:
 
     An error that would occur again is written to a file, so that Ray Train's next attempt ends at once.
     """
-    # It would log each execution: one for 256 segments.
+    # Ray Data would log each execution, one for every 256 segments.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     tokens.receive()
-    # Opened here, since a URL has another local copy on each node.
+    # The run is opened here, because a run at a URL has another local copy on each node.
     run = replace(Run.open(payload["place"]), found_files=payload["files"])
     settings = config.from_dict(payload["settings"])
     context = ray.train.get_context()
@@ -127,7 +127,8 @@ def _work(payload: dict[str, Any]) -> None:
             )
         except (ValueError, OSError, NonFiniteError, ray.exceptions.RayTaskError) as error:
             run.directory.mkdir(parents=True, exist_ok=True)
-            # These would come again with the same data and settings. A lost node would not: Ray Train tries again.
+            # These errors would occur again with the same data and settings. For other errors, such as the loss of a
+            # node, Ray Train tries again.
             run.fail({"error": _root_cause(error), "kind": type(error).__name__})
             raise
 

@@ -46,7 +46,7 @@ class TrainingBatch:
         primaries: primaries of all events. The multiplicity model learns from these, also from events without muons.
         counts: numbers of muons of all events.
         nonempty: indices of the events with muons. Generator and critic learn from these only.
-        muons: the numbers of their muons, energy_gev, x_m, y_m first, at most `train.muons_per_event` of each event.
+        muons: muons of the nonempty events, at most `train.muons_per_event` of each; energy_gev, x_m, y_m come first.
         weights: weights of the nonempty events in the losses of generator and critic: their number of muons in `muons`
             to the power `train.weight_power`.
         ragged: layout of the muons of the nonempty events.
@@ -74,22 +74,23 @@ class TrainingBatch:
         nonempty = np.flatnonzero(events.counts)
         kept, muons = events.counts[nonempty], events.muons
         if train.muons_per_event is not None:
-            # The first ones of each event: the reader has already put a random choice of its muons in front.
+            # Keep the first muons of each event: the reader has already put a random choice of muons first.
             muon_of_event = np.arange(len(muons)) - np.repeat(np.cumsum(kept) - kept, kept)
             muons = muons[muon_of_event < train.muons_per_event]
             kept = np.minimum(kept, train.muons_per_event)
         counts = torch.from_numpy(kept)
         ragged = Ragged.from_counts(counts)
         chosen = num_penalised(train.penalty, len(counts))
-        # The same object where all are penalised: Objective then takes scores and penalty from one pass.
+        # If all events are penalised, both layouts are one object: Objective then takes scores and penalty from one
+        # pass.
         part = ragged if chosen == len(counts) else Ragged.from_counts(counts[:chosen])
-        # Of the muons kept and not of N: an event's loss rests on these alone.
+        # The weight depends on the kept muons and not on N, because the event's loss depends only on the kept muons.
         weights = counts.float() ** train.weight_power
         primaries, all_counts, kept_muons = (_tensor(array) for array in (events.primaries, events.counts, muons))
         return cls(primaries, all_counts, torch.from_numpy(nonempty), kept_muons, weights, ragged, part)
 
     def real_events_of(self, name: str) -> RealEvents | None:
-        """Return the real ones of the events that a term has values for; None if all are real."""
+        """Return which of a term's events are real; None if all are real."""
         if self.real is None:
             return None
         # Each term has one value for each event of its own set, and the sets have different lengths.
@@ -105,7 +106,7 @@ class TrainingBatch:
         return self._each(lambda part: part.pin_memory())
 
     def _each(self, change: Callable[[Any], Any]) -> "TrainingBatch":
-        # The identity of the two layouts means something (Objective), so it is kept.
+        # Objective asks whether the two layouts are the same object, so that must be kept.
         ragged = change(self.ragged)
         penalty_layout = ragged if self.penalty_layout is self.ragged else change(self.penalty_layout)
         tensors = (self.primaries, self.counts, self.nonempty, self.muons, self.weights)

@@ -28,7 +28,7 @@ def cause_of_nonfinite(trainer: Trainer, batch: PreparedBatch | None, first_step
         if first_step and place is not None and place[0] == first_step:  # No step has changed the weights since.
             return (
                 f"The checkpoint of step {first_step} holds NaN or infinity ({bad[0]}): remove its directory, and "
-                "run.resume=auto continues from the one before"
+                "run.resume=auto continues from the checkpoint before it"
             )
         return f"The weights themselves are NaN or infinite ({bad[0]}). Try a lower train.optimizer.lr"
     if batch is not None and (largest := _largest_feature(trainer, batch)) is not None:
@@ -40,7 +40,7 @@ def cause_of_nonfinite(trainer: Trainer, batch: PreparedBatch | None, first_step
 
 
 def _largest_feature(trainer: Trainer, batch: PreparedBatch) -> float | None:
-    """Return the largest feature of a batch if it is beyond reason, None otherwise."""
+    """Return the largest feature of a batch if it exceeds MAX_FEATURE, None otherwise."""
     features = trainer.model.features
     primaries, muons = batch.values() if isinstance(batch, PackedBatch) else (batch.primaries, batch.muons)
     primaries, muons = primaries.to(trainer.device), muons.to(trainer.device)

@@ -14,7 +14,9 @@ logger = logging.getLogger(__name__)
 
 SAY_AFTER_S = 5.0
 LOOK_S = 1.0
-SAYING_RANKS = 2  # If all said that they wait for one, nobody would find that one's reason among them.
+SAYING_RANKS = (
+    2  # Only these ranks warn. If all ranks warned that they wait for one, its own message would be hard to find.
+)
 
 _joined = False  # Whether this process has seen a process group.
 
@@ -30,7 +32,7 @@ def world_size() -> int:
 
 
 class _Wait:
-    """When this process began to wait for other ranks, and how long that is no news; None if it does not wait."""
+    """The time when this process began to wait for other ranks (None if it does not wait), and the expected wait."""
 
     since: float | None = None
     expected_s = 0.0
@@ -84,7 +86,7 @@ def _is_one_of_several() -> bool:
     global _joined  # noqa: PLW0603 - torch's process group is global too
     if dist.is_initialized():
         _joined = True
-    # Never back to rank 0 of 1: it would write checkpoints and delete those of the run.
+    # The rank must never become 0 of 1 here: this process would write checkpoints and delete the run's checkpoints.
     elif _joined:
         msg = (
             "the process group of this worker was destroyed while it trained; "
@@ -103,7 +105,7 @@ def sum_over_ranks(buffer: Tensor) -> Tensor:
 
 
 def from_rank_zero(values: Sequence[float], device: torch.device, *, expected_s: float = 0.0) -> list[float]:
-    """Return rank 0's numbers on every rank. A wait of `expected_s` for them is not said."""
+    """Return rank 0's numbers on every rank. A wait of up to `expected_s` for them is not logged."""
     if world_size() == 1:
         return list(values)
     # Double precision: step numbers and seconds above 2^24 have to arrive exactly.

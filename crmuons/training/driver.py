@@ -45,10 +45,10 @@ class RunFailedError(RuntimeError):
 
 
 class Launcher(Protocol):
-    """Starts the workers of a run."""
+    """Start the workers of a run."""
 
     def connect(self, urls: Sequence[str]) -> AbstractContextManager[None]:
-        """Hold what the workers need while the block lasts: a cluster, and the tokens that these URLs take."""
+        """Hold what the workers need during the block: a cluster, and the tokens for these URLs."""
 
     def check(
         self, settings: config.Config, storage: RunStorage, tracking_uri: str | None, data: Sequence[File]
@@ -74,10 +74,10 @@ class Launcher(Protocol):
 
 
 class LocalLauncher:
-    """Trains in this process (scaling.num_workers=0)."""
+    """Train in this process (scaling.num_workers=0)."""
 
     def connect(self, urls: Sequence[str]) -> AbstractContextManager[None]:
-        """Hold nothing: this process has all it needs."""
+        """Hold nothing, because this process has all that it needs."""
         del urls
         return nullcontext()
 
@@ -95,7 +95,7 @@ class LocalLauncher:
             return train_worker(settings, run, device=device, tracking_uri=tracking_uri)
         except (ValueError, OSError, NonFiniteError) as error:
             raise RunFailedError(with_remedy(last_line(error), run)) from error
-        # The two causes that a setting can mend, so the message names the settings.
+        # A setting can mend these two errors, so the message names the settings.
         except (MemoryError, torch.OutOfMemoryError) as error:
             reason = f"the memory of {device} is used up; set train.events_per_worker or train.muons_per_event lower"
             raise RunFailedError(with_remedy(reason, run)) from error
@@ -128,14 +128,14 @@ def run_training(settings: config.Config, launcher: Launcher) -> RunSummary:
     tensorboard.check_installed(settings)
     storage = RunStorage.of(settings)
     if storage.url is not None:
-        # Now, not at the first checkpoint, which may come after an hour.
+        # Check this now, not at the first checkpoint, which may come after an hour.
         files.check_writable(storage.url)
     with owned_run(settings, storage) as run:
         return _train_run(settings, run, storage, launcher)
 
 
 def _train_run(settings: config.Config, run: Run, storage: RunStorage, launcher: Launcher) -> RunSummary:
-    # A plain `mlflow ui`, typed beside the directory of the runs, finds them.
+    # `mlflow ui` without options finds the runs if it starts in the directory that contains the directory of the runs.
     beside = storage.directory.parent
     tracking_uri = usable_uri(beside) if settings.tracking.enabled else default_uri(beside)
     remote.fetch_start(run)
@@ -146,21 +146,23 @@ def _train_run(settings: config.Config, run: Run, storage: RunStorage, launcher:
         say_changed_settings(run, settings)
         run, data = with_found_files(run, settings)
     else:
-        # Reads and fits, and writes nothing yet.
+        # This reads data and fits the features, but writes nothing yet.
         origin = set_up_run_and_parent(settings, storage)
         data = origin[0]
-    # Tokens for every URL of the run: the workers may be on nodes without any of their own.
+    # Share tokens for every URL of the run, because the workers may be on nodes without tokens.
     with launcher.connect((*settings.data.train, *settings.data.validation, settings.run.storage_path)):
         launcher.check(settings, storage, tracking_uri if settings.tracking.enabled else None, data)
-        if origin is not None:  # Only now is anything written: what was refused above can be tried again.
+        if (
+            origin is not None
+        ):  # A new run is written only now, so that a command that was refused above leaves nothing.
             run.create(settings, *origin)
             _warn_if_inside(run.directory, settings)
         remote.start(run)
         logger.info("%s run %s", "continuing" if started else "starting", run.uri)
-        # Of an earlier attempt: a worker that finds one ends at once.
+        # These files are from an earlier attempt. A worker that finds one of them ends at once.
         for left_over in (run.failure, run.stop_request):
             left_over.unlink(missing_ok=True)
-        # A full disk must still be able to say why the run ended.
+        # The reason for a failure must find room even on a full disk.
         run.reserve_failure()
         with stop_on_signals(run.stop_request.touch), progress_of(run, settings):
             outcome = launcher.train(settings, run, tracking_uri)
@@ -169,7 +171,7 @@ def _train_run(settings: config.Config, run: Run, storage: RunStorage, launcher:
 
 def _warn_if_inside(directory: Path, settings: config.Config) -> None:
     """Warn of a run among its own data: the next listing of the data would take the run's Parquet files for events."""
-    with suppress(OSError):  # Listed a moment ago; if it has gone since, the training says so.
+    with suppress(OSError):  # The data were listed a moment ago. If they are gone now, the training reports it.
         try:
             check_apart(directory, [*settings.data.train, *settings.data.validation])
         except ValueError as error:
@@ -177,7 +179,7 @@ def _warn_if_inside(directory: Path, settings: config.Config) -> None:
 
 
 def train_worker(settings: config.Config, run: Run, **how: Any) -> Outcome:
-    """Run `worker.train`, and name the full disk if that is what stops it."""
+    """Run `worker.train`, and name the disk if a full disk stops it."""
     try:
         return worker.train(settings, run, **how)
     except OSError as error:
@@ -204,6 +206,6 @@ def with_remedy(reason: str, run: Run) -> str:
 
 
 def _which_disk(error: OSError, run: Run) -> Path:
-    """Return a place on the disk that is full. Python names the file where it was opened, not where it was written."""
+    """Return a path on the full disk. Python's error names the file if opening failed, but not if writing failed."""
     place = run.directory if shutil.disk_usage(run.directory).free < 2**20 else tempfile.gettempdir()
     return Path(error.filename or place)

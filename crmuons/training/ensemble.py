@@ -34,7 +34,7 @@ class EnsembleSummary:
         run: where the ensemble is: its directory, and its URL if it has one.
         members: summaries of the members that this command trained or continued.
         outcome: whether all members reached their end.
-        number: of members.
+        number: number of members.
     """
 
     run: Run
@@ -55,13 +55,13 @@ class EnsembleSummary:
 def train_ensemble(settings: config.Config, number: int, launcher: Launcher) -> EnsembleSummary:
     """Train the members of an ensemble one after the other, and join them to one model.
 
-    Member k is the ordinary run `NAME-member-k`, beside the directory NAME of the ensemble. It has the seed run.seed + k,
-    and trains without fold k of the showers, which validates it: so the spread of the members carries what a finite
-    number of showers leaves open, and every shower validates one member.
+    Member k is the ordinary run `NAME-member-k`, next to the directory NAME of the ensemble. It has the seed
+    run.seed + k. It trains without fold k of the showers, and this fold validates it. Every shower therefore validates
+    one member, and the spread of the members shows the uncertainty that comes from the finite number of showers.
 
     Args:
-        settings: of all members.
-        number: of members.
+        settings: settings of all members.
+        number: number of members.
         launcher: starts the workers of each run.
 
     Raises:
@@ -78,7 +78,7 @@ def train_ensemble(settings: config.Config, number: int, launcher: Launcher) -> 
     if storage.url is not None:
         files.check_writable(storage.url)
     name = settings.run.name
-    # Two sizes of one ensemble are two, as are an ensemble and a run of the same settings.
+    # Ensembles of different sizes need different names, and so do an ensemble and a run with the same settings.
     if name.endswith(settings.digest()):
         name = f"{name}-ensemble-{number}"
     run = Run(storage.directory / name, None if storage.url is None else f"{storage.url}/{name}")
@@ -88,7 +88,7 @@ def train_ensemble(settings: config.Config, number: int, launcher: Launcher) -> 
 
 
 def member_settings(settings: config.Config, number: int, members: int) -> config.Config:
-    """Return the settings of a member. It continues whatever an earlier command has done."""
+    """Return the settings of a member. If an earlier command has begun the member, it continues."""
     values = {
         "run.name": member_name(settings.run.name, number),
         "run.seed": settings.run.seed + number,
@@ -104,10 +104,11 @@ def member_name(name: str, number: int) -> str:
 
 
 def _begin(run: Run, settings: config.Config, number: int) -> None:
-    """Note the size of a new ensemble, or check that the one of this name may be continued.
+    """Record the size of a new ensemble, or check that the existing ensemble of this name may be continued.
 
     Raises:
-        ValueError: if the name belongs to a run, to an ensemble of another size, or to one that is not to be continued.
+        ValueError: if the name belongs to a run or to an ensemble of another size, or if an ensemble of this name
+            exists and run.resume is not "auto".
     """
     record = run.directory / ENSEMBLE_FILE
     if has_started(run) or (run.directory / "config.json").exists():
@@ -149,7 +150,7 @@ def _train(run: Run, settings: config.Config, number: int, launcher: Launcher, s
     try:
         for member in range(number):
             of_member = config.changed(member_settings(settings, member, number), {"tracking.parent": parent})
-            # Also one that is done: it ends at once, or goes on if the command gives it more steps.
+            # A finished member is started too: it ends at once, or continues if the command gives it more steps.
             logger.info("member %d of %d", member, number)
             summaries.append(run_training(of_member, launcher))
             if summaries[-1].outcome != "finished":
@@ -183,7 +184,7 @@ def _join(run: Run, settings: config.Config, number: int, storage: RunStorage, t
 
 
 def _open_tracker(run: Run, settings: config.Config, number: int, storage: RunStorage) -> AnyTracker:
-    """Open the run of the ensemble in MLflow, below which its members are shown."""
+    """Open the run of the ensemble in MLflow. MLflow shows the members below it."""
     if not settings.tracking.enabled:
         return NullTracker()
     from crmuons.tracking.tracker import Tracker  # noqa: PLC0415  # Importing MLflow takes 1.6 CPU-seconds.

@@ -1,9 +1,11 @@
 """Run the updates of a step on fixed input memory: on an NVIDIA GPU as CUDA graphs, elsewhere operation by operation.
 
-An eager step is bound by Python, about 7 us an operation whatever the GPU. A graph launches all its kernels at once.
+Python limits the speed of an eager step: it needs about 7 us per operation on any GPU. A graph launches all its kernels
+at once.
 
-- The first step of a bucket runs eagerly. It is a real step, and warms up what must not happen during a capture.
-- The second is captured and replayed, and so are all later ones.
+- The first step of a bucket runs eagerly. It is a real step, and libraries set themselves up in it, which must not
+  happen during a capture.
+- The second step is captured and replayed. All later steps replay it.
 - With several ranks a graph ends at each exchange of gradients, and another begins after it: NCCL runs between graphs.
 
 Graphs of different buckets share memory: they never run at the same time, and nothing that one step leaves for the next
@@ -28,7 +30,7 @@ from crmuons.training.terms import LossTerms
 
 log = logging.getLogger(__name__)
 
-MAX_ENTRIES = 64  # More differ only if bundles vary without a cap; the one that was not used longest is dropped.
+MAX_ENTRIES = 64  # There are more buckets only without a cap on muons. The least recently used bucket is dropped.
 STEPS_IN_FLIGHT = 2  # The host prepares the next step while the device computes one; it runs no further ahead.
 
 Updates = Callable[[Iterator[TrainingBatch]], LossTerms]
@@ -64,7 +66,7 @@ class _Recording:
 
     def abandon(self) -> None:
         """Take the stream out of a capture that failed."""
-        with suppress(RuntimeError):  # An invalid capture ends with an error of its own; the first one says why.
+        with suppress(RuntimeError):  # Ending an invalid capture raises a second error; the first error has the reason.
             if self.graphs:  # None if the first capture could not begin.
                 self.end()
 
@@ -85,24 +87,24 @@ class _Entry:
 
 
 class StepGraphs:
-    """Runs steps of fixed sizes.
+    """Run steps of fixed sizes.
 
     Args:
         settings: the training's settings.
         device: the device of the networks. On a CPU all steps are eager.
-        recover: undoes what the Python code of an unfinished step has set; called after a failed capture.
+        recover: function that undoes what the Python code of an unfinished step has set; called after a failed capture.
     """
 
     def __init__(self, settings: config.Train, device: torch.device, recover: Callable[[], None]) -> None:
         self.settings, self.device, self._recover = settings, device, recover
         self.captures = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self.captures else None
-        # One pool for all graphs, since they never run at the same time: else each would keep a step's memory.
+        # All graphs share one pool, because they never run at the same time. Otherwise each would keep a step's memory.
         self._pool = torch.cuda.graph_pool_handle() if self.captures else None
         self._entries: dict[tuple[Bucket, object], _Entry] = {}
         self._current: _Recording | None = None  # The recording in progress.
-        # The end of each step on the device, and its batches. Not record_stream: after a capture that failed, torch would
-        # never reuse memory that two streams used.
+        # The end of each step on the device, and its batches, which are kept until then. Batches do not call
+        # record_stream: after a failed capture, torch would never reuse memory that two streams used.
         self._in_flight: deque[tuple[torch.cuda.Event, list[PackedBatch]]] = deque()
 
     def run(
@@ -117,8 +119,8 @@ class StepGraphs:
         Args:
             batches: all batches of the step.
             variant: what distinguishes this step from others of the same sizes.
-            start: sets what changes from step to step, in place, and returns the generator of the noise.
-            updates: the step's operations, which the graphs repeat.
+            start: function that sets what changes from step to step, in place, and returns the generator of the noise.
+            updates: function that runs the step's operations, which the graphs repeat.
 
         Returns:
             The metrics, on the device. A later step overwrites them.
@@ -136,11 +138,11 @@ class StepGraphs:
             def step() -> LossTerms:
                 return updates(lay_out(memory, bucket, self.settings) for memory in entry.inputs)
 
-            # After the copies and before the updates: it changes tensors in place that a graph of the last step may
-            # still read, which this stream orders.
+            # This comes after the copies and before the updates. It changes tensors in place that the graph of the last
+            # step may still read; both run on this stream, which keeps the order.
             noise = start()
-            # Not in the first step of a bucket: cuBLAS, NCCL and Triton set themselves up then, which a capture
-            # forbids.
+            # The first step of a bucket is not recorded: cuBLAS, NCCL and Triton set themselves up in it, which a
+            # capture forbids.
             if self.captures and is_known and entry.recording is None:
                 entry.recording = self._record(step, noise)
                 if entry.recording is None:
@@ -163,15 +165,15 @@ class StepGraphs:
         self._entries.clear()
 
     def _entry(self, key: tuple[Bucket, object], batches: int) -> tuple[_Entry, bool]:
-        """Return the entry of a bucket, and whether there was one."""
-        # Popped and put back at the end: the dictionary's order is the order of use, the first entry the oldest.
+        """Return the entry of a bucket, and whether it existed before."""
+        # The entry is removed and put back at the end, so the dictionary's order is the order of last use.
         known = self._entries.pop(key, None)
         if known is None and len(self._entries) >= MAX_ENTRIES:
             self._wait()  # A graph must not be destroyed while it runs.
             self._entries.pop(next(iter(self._entries)))
         size = key[0].bytes
         entry = known or _Entry([torch.zeros(size, dtype=torch.uint8, device=self.device) for _ in range(batches)])
-        self._entries[key] = entry  # Moved to the end: used last.
+        self._entries[key] = entry
         return entry, known is not None
 
     def _wait(self) -> None:
@@ -179,9 +181,9 @@ class StepGraphs:
             self._stream.synchronize()
 
     def _record(self, step: Callable[[], LossTerms], noise: torch.Generator) -> _Recording | None:
-        """Record a step without running it; None if it cannot be recorded, now and from now on."""
+        """Record a step without running it. If that fails, return None and record no step from then on."""
         torch.cuda.synchronize(self.device)
-        torch.cuda.empty_cache()  # A graph's memory is its own; that of the eager step is needed no more.
+        torch.cuda.empty_cache()  # A graph has its own memory, so the memory of the eager step is not needed any more.
         recording = self._current = _Recording(self._pool, noise)
         try:
             # Recording runs nothing: `run` replays the graphs for this very step afterwards.
@@ -190,12 +192,12 @@ class StepGraphs:
             recording.end()
         except RuntimeError as error:
             recording.abandon()
-            # Graphs of other buckets go too: their noise comes from a generator that `recover` replaces.
+            # Graphs of other buckets are dropped too: their noise comes from a generator that `recover` replaces.
             self._entries = {key: _Entry(entry.inputs) for key, entry in self._entries.items()}
             self.captures = False
             log.warning(
                 "train.cuda_graph: this step cannot be recorded as a CUDA graph (%s). The run continues without graphs, "
-                "several times as slowly",
+                "and is several times slower",
                 str(error).partition("\n")[0],
             )
             return None
@@ -205,7 +207,7 @@ class StepGraphs:
 
     @contextmanager
     def _own_stream(self, batches: list[PackedBatch]) -> Iterator[None]:
-        """Run on one stream, captured or not: a capture may not use the default stream. It reads these batches."""
+        """Run the block on this object's stream, as a capture may not use the default stream. It reads `batches`."""
         if self._stream is None:
             yield
             return

@@ -1,4 +1,4 @@
-"""What the training loop gives and asks of what surrounds it."""
+"""The interface between the training loop and the services around it."""
 
 from pathlib import Path
 from typing import Literal, Protocol
@@ -10,7 +10,7 @@ Outcome = Literal["finished", "interrupted"]
 
 
 class LoopServices(Protocol):
-    """What the loop calls; `services.py` implements it."""
+    """The methods that the loop calls. `services.py` implements them."""
 
     def report(self, values: Metrics, step: int, saved: Path | None) -> None:
         """Receive metrics of a step, and the checkpoint if one was saved. All ranks call it at the same steps."""

@@ -33,9 +33,9 @@ from crmuons.training.waiting import NoBatchError, PatientBatches
 
 logger = logging.getLogger(__name__)
 
-CHECK_S = 0.4  # Seconds between looks at the time limit and the request to stop, whatever train.log_every.
-VALIDATION_S = 60.0  # The other ranks wait for rank 0's validation; longer ones are said.
-FIRST_LOG_S = 5.0  # If the first metrics take longer than this, a sentence says that steps go on.
+CHECK_S = 0.4  # Seconds between looks at the time limit and at the request to stop, for every train.log_every.
+VALIDATION_S = 60.0  # The other ranks wait for rank 0's validation. Only longer waits are logged.
+FIRST_LOG_S = 5.0  # If the first metrics take longer than this, a warning shows that the training works.
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Progress:
 
 
 class TrainingLoop:
-    """Trains on one rank, from the first or the last saved step to the end.
+    """Train on one rank, from the first or the last saved step to the end.
 
     Args:
         trainer: the training step.
@@ -81,7 +81,8 @@ class TrainingLoop:
         if self.trainer.num_steps == 0 and not self._resumed:
             # Every curve of the run begins at step 0.
             metrics, improved = self._validate()
-            # The weights that a run begins from may stay the best, so they can be selected; random ones are not kept.
+            # The parent's weights may stay the best, so they are saved and can be selected. Random weights are not
+            # saved.
             saved = self._save(best=improved) if self.settings.init_from is not None else None
             self.services.report(metrics, 0, saved)
         stop, self._first_step = False, self.trainer.num_steps
@@ -119,7 +120,7 @@ class TrainingLoop:
 
     def _step(self) -> LossTerms:
         """Take a training step; name the cause if a number is not finite."""
-        # A generator that raised has ended, so each step has its own.
+        # A Python generator that raised an error has ended, so each step makes a new one.
         batches = (batch.to(self.trainer.device, non_blocking=True) for batch in self._batches)
         self._batches.step_begun = False
         try:
@@ -131,7 +132,7 @@ class TrainingLoop:
         return NonFiniteError(f"{error} {cause_of_nonfinite(self.trainer, self._batches.last, self._first_step)}")
 
     def _end_without_batch(self) -> Outcome:
-        """Save the state of the last whole step and end: the limit or a request came while no data did."""
+        """Save the state of the last whole step and end: no batch came before the time limit or a request to stop."""
         if distributed.world_size() > 1:
             msg = "no data came to this worker before the run was to stop; look at the server of data.train"
             raise TimeoutError(msg)  # The others wait for this rank in an exchange.
@@ -146,7 +147,7 @@ class TrainingLoop:
     def _is_log_due(self, step: int) -> bool:
         """Return whether to log this step: regularly, at the end, and when rank 0 finds that it is time to stop.
 
-        Rank 0 says at which step all ranks ask it again, from the speed of the last steps.
+        From the speed of the last steps, rank 0 chooses the step at which all ranks ask it again.
         """
         if step % self.settings.log_every == 0 or step == self.settings.steps:
             return True
@@ -156,7 +157,7 @@ class TrainingLoop:
             return False
         self._say_first_steps(step, now - self._last_log[-1])
         seconds_per_step = max((now - last_time) / (step - last_step), 1e-6)
-        # Not more than twice as far as before: the steps may become slower.
+        # At most twice the last number of steps, because the steps may become slower.
         ahead = min(int(CHECK_S / seconds_per_step), 2 * (step - last_step)) if distributed.world_size() > 1 else 1
         urgent, ahead = map(
             int,
@@ -169,7 +170,7 @@ class TrainingLoop:
         return bool(urgent)
 
     def _say_first_steps(self, step: int, seconds: float) -> None:
-        """Say once that slow steps go on. Metrics of their own would stay in MLflow beside those of a run that starts again."""
+        """Log once that slow steps go on. Metrics would stay in MLflow if the run starts again from the beginning."""
         if self._says_first_steps and seconds > FIRST_LOG_S:
             self._says_first_steps = False
             done, every = step - self._first_step, self.settings.log_every
@@ -209,7 +210,7 @@ class TrainingLoop:
             raise self._explained(error) from error
         metrics = {f"train/{name}": value for name, value in zip(terms, values, strict=True) if not math.isnan(value)}
         previous, self._last_log = self._last_log, self._counters()
-        # Since the last log step, and not since the start: the speed of now.
+        # Differences from the last log step, not from the start, give the current speed.
         events, muons, waited, seconds = (new - old for new, old in zip(self._last_log, previous, strict=True))
         stop = distributed.rank() == 0 and self.services.should_stop()
         seconds, stopping, self.progress.epochs = distributed.from_rank_zero(
@@ -224,7 +225,7 @@ class TrainingLoop:
         metrics |= {
             f"data/{name}": value
             for name, value in zip(asdict(ReadCounts()), counts, strict=True)
-            if value or name != "skipped_slices"  # Only of runs with data.skip_missing.
+            if value or name != "skipped_slices"  # Only runs with data.skip_missing have these.
         }
         metrics |= {
             "speed/events_per_second": events / seconds,
@@ -253,11 +254,11 @@ class TrainingLoop:
             )
         except NonFiniteError as error:
             raise self._explained(error) from error
-        # Two numbers: a score of infinity or NaN is a result, and no score at all is another.
+        # Two numbers, because a score of infinity or NaN is not the same as no score.
         known = [float("score" in metrics), metrics.get("score", math.inf)]
         has_score, score = distributed.from_rank_zero(known, self.trainer.device, expected_s=VALIDATION_S)
         if not has_score and math.isfinite(self.progress.best_score):
-            # An earlier crmuons gave a mean over fewer quantities, which selects nothing.
+            # The best score is from an earlier crmuons: a mean over fewer quantities, which must not select a model.
             self.progress.best_score, self.progress.best_step = math.inf, 0
             if distributed.rank() == 0:
                 checkpoint.forget_best(self.directory)
@@ -292,5 +293,5 @@ class TrainingLoop:
 def _memory(device: torch.device) -> Metrics:
     if device.type == "cuda":
         return {"system/device_memory_gb": torch.cuda.max_memory_allocated(device) / 1e9}
-    # ru_maxrss: the most so far, in KiB on Linux.
+    # ru_maxrss is the largest memory so far, in KiB on Linux.
     return {"system/worker_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9}

@@ -16,7 +16,8 @@ def critic_loss(
     wasserstein: fake - real (Arjovsky et al. 2017, arXiv:1701.07875, eq. 3). relativistic: softplus(fake - real)
     (Jolicoeur-Martineau 2018, arXiv:1807.00734), where a real and a fake event have the same primary.
     """
-    # softplus is bounded below: once the critic separates a pair, its gradient fades, and drives the scores no further.
+    # softplus is bounded below: once the critic separates a pair, its gradient vanishes and no longer drives the
+    # scores.
     return fake - real if kind == "wasserstein" else softplus(fake - real)
 
 

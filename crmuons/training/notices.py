@@ -1,7 +1,7 @@
-"""Carry the warnings of workers to the driver's screen: Ray keeps what its workers log to itself.
+"""Carry the warnings of workers to the driver's screen, because the logs of Ray's workers do not reach it.
 
-Each worker appends them to a file of its own in the run's directory, and the driver shows new lines. If nodes do not share
-the directory, the files travel with the other small ones (ray_backend/mirror.py).
+Each worker appends its warnings to its own file in the run's directory, and the driver shows new lines. If the nodes do
+not share the directory, ray_backend/mirror.py sends the files with other small files.
 """
 
 import logging
@@ -46,7 +46,7 @@ def _on_one_line(record: logging.LogRecord) -> bool:
 
 
 class Notices:
-    """Shows what the workers of a run have written, each line once. Files of earlier attempts are removed."""
+    """Show the warnings that a run's workers have written, each line once. Files of earlier attempts are removed."""
 
     def __init__(self, run: Run) -> None:
         self.run = run

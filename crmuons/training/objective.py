@@ -21,14 +21,14 @@ from crmuons.training.batch import TrainingBatch
 from crmuons.training.terms import LossTerms, spread_penalties
 
 T = TypeVar("T")
-MANY_SHOWERS = 2_000  # The noise gains much at 200 showers and little at 600; above, it was not measured (docs/log.md).
-# The likelihoods of further features learn from every fourth muon, where there are smooth ones: from all muons they would take
-# as long as the rest of the step, and 16,000 muons a step are enough.
+MANY_SHOWERS = 2_000  # The noise helps much at 200 showers and little at 600. More were not measured (docs/log.md).
+# If there are smooth further features, the likelihoods learn from every fourth muon. With all muons they would take as
+# long as the rest of the step, and 16,000 muons per step are enough.
 FURTHER_EVERY = 4
 
 
 def condition_noise(of_200_showers: float, showers: int | None) -> float:
-    """Return the noise of a run's conditions, in standard deviations; 0 for many showers (also None)."""
+    """Return the noise of a run's conditions, in standard deviations; 0 for MANY_SHOWERS or more (None is more)."""
     return 0.0 if showers is None or showers >= MANY_SHOWERS else of_200_showers * min(1.0, math.sqrt(200 / showers))
 
 
@@ -43,8 +43,8 @@ class Objective:
 
     Attributes:
         num_critic_updates: updates of the critic so far. The penalty's turn depends on it.
-        n_critic: critic updates of a step, and
-        lambda_gp: weight of the penalty: the settings, or where the adaptive critic has moved them.
+        n_critic: critic updates of a step, from the settings or from the adaptive critic.
+        lambda_gp: weight of the penalty, from the settings or from the adaptive critic.
     """
 
     def __init__(self, settings: config.Train, model: BundleModel, critic: Critic, noise: torch.Generator) -> None:
@@ -55,23 +55,24 @@ class Objective:
         self.condition_noise = condition_noise(settings.condition_noise, showers)
         self.num_critic_updates = 0
         self.n_critic, self.lambda_gp = settings.n_critic, settings.penalty.lambda_gp
-        # Conditions, features and fake muons do not depend on the critic's weights, so one batch's are the same in all
-        # updates.
-        self._shared: dict[tuple[int, str], Any] = {}  # With train.reuse_batch: by the batch's id() and a name.
+        # Conditions, features and fake muons do not depend on the critic's weights. With train.reuse_batch, all updates
+        # on a batch share them. The key is the batch's id() and a name.
+        self._shared: dict[tuple[int, str], Any] = {}
 
     def critic_terms(self, batch: TrainingBatch) -> LossTerms:
         """Return the loss of the critic, with the gradient penalty, and its metrics, per event."""
-        # Generator and critic see the events with muons alone: an empty event has no muon to judge.
+        # Generator and critic see only events with muons, because an empty event has no muon to judge.
         _, condition = self._conditions(batch)
         real = self._real_muons(batch)
         with torch.no_grad():
-            # Detached all the same: with train.reuse_batch these muons carry the generator's graph.
+            # detach() is needed too: with train.reuse_batch these muons carry the generator's graph.
             fake = self._cached_fake_muons(condition, batch).detach()
         real_scores, fake_scores, penalties = self._score_and_penalise(real, fake, condition, batch)
         loss = losses.critic_loss(real_scores, fake_scores, self.settings.loss)
         terms = {"critic_loss": loss, "wasserstein_estimate": real_scores - fake_scores}
         if penalties is not None:
-            # In every n-th update with n times the weight: its mean effect is that of a penalty in each update.
+            # Every n-th update has the penalty with n times the weight, so the mean effect is the same as a penalty in
+            # each update.
             weight = self.lambda_gp * self.settings.penalty.every
             terms["critic_loss"] = loss + weight * spread_penalties(penalties, len(loss), batch)
             # Without its weight, so that the metric means the same for every lambda_gp.
@@ -85,8 +86,8 @@ class Objective:
         events without muons.
         """
         primaries, condition = self._conditions(batch)
-        # The same primaries and N on both sides: the critic cannot tell events apart by what the generator does not
-        # make.
+        # Real and fake events have the same primaries and N, so the critic cannot distinguish them by quantities that
+        # the generator does not make.
         fake = self._score(self._cached_fake_muons(condition, batch), condition, batch.ragged)
         real = None
         if self.settings.loss == "relativistic":
@@ -111,7 +112,7 @@ class Objective:
         if model.smooth is not None:
             first, second = event.chunk(2)
             taken["smooth_loss"] = model.smooth.pair_loss(columns, of_muons, first == second)
-        # Zeros for the others, and a sum over segments: an addition by the events' numbers has no fixed order on a GPU.
+        # The other muons get zeros, and a segment sum follows: index_add has no fixed order on a GPU.
         values = every * torch.stack(list(taken.values()), dim=1)
         everyone = columns.new_zeros(ragged.num_muons, len(taken)).index_copy(0, rows, values)
         return dict(zip(taken, ragged.mean(everyone).unbind(1), strict=True))
@@ -119,9 +120,9 @@ class Objective:
     def _score_and_penalise(
         self, real: Tensor, fake: Tensor, condition: Tensor, batch: TrainingBatch
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return the scores of real and fake events, from one pass of the critic, and penalties of a part of them.
+        """Return the scores of real events and of fake events, from one pass of the critic, and the penalties.
 
-        The penalties are None in an update without one.
+        The penalties may cover only the first events. They are None in an update without a penalty.
         """
         both = self._once(batch, "both", lambda: torch.cat([real, fake]))
         conditions = self._once(batch, "both conditions", lambda: torch.cat([condition, condition]))
@@ -137,8 +138,8 @@ class Objective:
         return *scores.chunk(2), penalties  # type: ignore[return-value]
 
     def _is_penalty_due(self) -> bool:
-        # By the updates of the whole run, not of the step: with n_critic=1 and every=2, every second step has a
-        # penalty.
+        # The updates of the whole run are counted, not of the step: with n_critic=1 and every=2, every second step has
+        # a penalty.
         return self.settings.penalty.kind != "none" and self.num_critic_updates % self.settings.penalty.every == 0
 
     def _penalties(self, real: Tensor, fake: Tensor, condition: Tensor, part: Ragged) -> Tensor:
@@ -161,11 +162,11 @@ class Objective:
         return real_norms + fake_norms
 
     def _conditions(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
-        """Return standardised primaries of all events [all, 4], and with log10 N those of nonempty events [events, 5]."""
+        """Return standardised primaries of all events [all, 4], and of nonempty events with log10 N [events, 5]."""
 
         def compute() -> tuple[Tensor, Tensor]:
             primaries = self.model.features.condition(batch.primaries)
-            # index_select and not a boolean mask, for which the host would wait to learn the number of rows.
+            # index_select and not a boolean mask: with a mask, the host would wait for the number of rows.
             log_counts = self.model.features.log_count(batch.counts.index_select(0, batch.nonempty))
             condition = torch.cat([primaries.index_select(0, batch.nonempty), log_counts], dim=1)
             return primaries, self._with_noise(condition) if self.condition_noise else condition
@@ -173,11 +174,11 @@ class Objective:
         return self._once(batch, "conditions", compute)
 
     def _with_noise(self, condition: Tensor) -> Tensor:
-        """Return conditions with noise. Real and fake events share it, and so does their pair in the relativistic loss.
+        """Return conditions with noise. A real event and the fake event of the same primary share the noise.
 
         The model learns p(muons | condition) averaged over the noise (vicinal estimate, Ding et al. 2021,
-        arXiv:2011.07466), which varies slowly with the condition. N has half of the noise: the kinematics follow it
-        most closely.
+        arXiv:2011.07466), which varies slowly with the condition. N gets half of the noise, because the kinematics
+        depend most strongly on N.
         """
         noise = torch.randn(condition.shape, generator=self.noise, device=condition.device)
         noise[:, 4:] *= 0.5
@@ -190,7 +191,7 @@ class Objective:
         """Return fake muons for a batch. With train.reuse_batch all updates of a step share them and their graph."""
         if not self.settings.reuse_batch:
             return self._fake_muons(condition, batch.ragged)
-        # The critic's updates come first and ask without gradients; the generator's update needs this graph.
+        # The critic's updates come first and run without gradients, but the generator's update needs this graph.
         with torch.enable_grad():
             return self._once(batch, "fake", lambda: self._fake_muons(condition, batch.ragged))
 
@@ -198,7 +199,8 @@ class Objective:
         """Return what `compute` returns. With train.reuse_batch all updates of a step share it."""
         if not self.settings.reuse_batch:
             return compute()
-        # By identity: the object lives for the whole step, and comparing tensors would wait for the device.
+        # id() identifies the batch: the object lives for the whole step, and comparing tensors would wait for the
+        # device.
         key = id(batch), name
         if key not in self._shared:
             self._shared[key] = compute()
@@ -208,7 +210,7 @@ class Objective:
     def _fake_muons(self, condition: Tensor, ragged: Ragged) -> Tensor:
         noise = self.model.latents(ragged, self.noise)
         with self._precision():
-            # float(): losses and penalties are computed in float32, whatever the networks run in.
+            # float(): losses and penalties are computed in float32, even if the networks run in bfloat16.
             return functions.generator_forward(self.model.generator, condition, *noise, ragged).float()
 
     def _score(self, features: Tensor, condition: Tensor, ragged: Ragged) -> Tensor:

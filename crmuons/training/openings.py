@@ -1,4 +1,4 @@
-"""Make the digests of remote files, which each rank gets as it opens them, the same on all ranks."""
+"""Share the digests of remote files between the ranks. Each rank gets a digest when it opens a file."""
 
 from collections.abc import Sequence
 
@@ -10,18 +10,18 @@ from crmuons.training import distributed
 
 
 def common_digests(digests: Digests, urls: Sequence[str], device: torch.device) -> dict[str, str]:
-    """Exchange the digests of remote files between the ranks, and return those that any rank knows.
+    """Exchange the digests of remote files between the ranks, and return all digests that any rank knows.
 
     Args:
-        digests: of this rank, which gets those of the others too.
+        digests: digests of this rank. The digests of the other ranks are added.
         urls: the files, the same on every rank.
-        device: of the exchange.
+        device: device for the exchange.
 
     Raises:
         ChangedError: on every rank, if two ranks opened a file with different content.
     """
     if urls:
-        # A digest is 64 bits, and 0 stands for none: text of any length cannot be gathered.
+        # Digests are gathered as 64-bit numbers, with 0 for no digest: `gather` needs tensors of one shape.
         own = np.array([int(digests.known.get(url, "0"), 16) for url in urls], np.uint64)
         gathered = distributed.gather(torch.from_numpy(own.view(np.int64)).to(device))
         for number, rank in zip(*np.nonzero(codes := gathered.cpu().numpy().view(np.uint64).T), strict=True):

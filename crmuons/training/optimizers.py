@@ -14,7 +14,7 @@ from crmuons.training import distributed
 from crmuons.training.fault import FirstFault
 from crmuons.training.terms import WeightedSum
 
-LIKELIHOODS = ("multiplicity", "discrete", "smooth")  # Networks that are trained by one, without an opponent.
+LIKELIHOODS = ("multiplicity", "discrete", "smooth")  # Networks that a likelihood trains, without an opponent.
 
 
 class NetworkOptimizer:
@@ -34,7 +34,7 @@ class NetworkOptimizer:
     def __init__(
         self,
         parameters: Sequence[nn.Parameter],
-        # Fused optimizers take one kernel for all weights, and are those that skip a step by `found_inf`.
+        # A fused optimizer: it needs one kernel for all weights, and only fused ones skip a step by `found_inf`.
         optimizer: torch.optim.Optimizer,
         max_grad_norm: float | None,
         *,
@@ -54,7 +54,7 @@ class NetworkOptimizer:
 
         Args:
             gradient: the flat gradient.
-            skip_step: 1 on the device to take none, else 0; the host does not wait for it.
+            skip_step: 1 on the device to take no step, otherwise 0; the host does not wait for it.
         """
         norm = gradient.norm()
         if self.max_grad_norm is not None:
@@ -94,7 +94,7 @@ class NetworkOptimizer:
 
     @contextmanager
     def _capturable(self) -> Iterator[None]:
-        """Let Adam be captured: it asks for a flag, which outside of a capture it warns of."""
+        """Set Adam's flag `capturable` during a capture, which requires it. Otherwise Adam warns about the flag."""
         groups = [group for group in self.optimizer.param_groups if "capturable" in group]
         capturing = self._lr is not None and self._lr.is_cuda and torch.cuda.is_current_stream_capturing()
         for group in groups:
@@ -109,7 +109,7 @@ def build_optimizers(
 ) -> dict[str, NetworkOptimizer]:
     """Return one optimizer for each of the modules generator, critic, multiplicity, discrete and smooth.
 
-    Those of `frozen` have a learning rate of 0, which changes no bit of a weight.
+    Networks in `frozen` have a learning rate of 0, which changes no bit of a weight.
     """
     rates = {
         "generator": settings.lr if settings.generator_lr is None else settings.generator_lr,
@@ -120,7 +120,7 @@ def build_optimizers(
     for name, module in modules.items():
         parameters = list(module.parameters())
         optimizer: torch.optim.Optimizer
-        # A likelihood is an ordinary loss without an opponent: Adam's defaults, whatever GAN optimizer is compared.
+        # A likelihood is an ordinary loss without an opponent, so Adam's defaults fit, whichever optimizer the GAN has.
         if name in LIKELIHOODS:
             optimizer = Adam(parameters, rates[name], fused=True)
         elif settings.kind == "sgd":
@@ -141,7 +141,7 @@ def lr_share(settings: config.Optimizer, step: int, progress: float) -> float:
     """
     # step + 1, so that the first step learns.
     warm = min(1.0, (step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
-    # Of the share that is done and not of steps, so that a run limited in time decays to its end too.
+    # The decay depends on the share that is done and not on steps, so that a run limited in time decays to the end too.
     left = {"none": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}[settings.decay]
     return warm * (settings.final_lr_share + (1 - settings.final_lr_share) * left)
 
@@ -161,11 +161,12 @@ def all_reduce_gradients(
         The summed gradients as one vector, and the summed totals [totals, 2], each with its number of events.
     """
     numbers = [number[None] for total in totals.values() for number in (total.total, total.events)]
-    # Metrics and faults travel with the gradients: one exchange an update, whose latency is what a small step waits for.
+    # Metrics and faults travel with the gradients in one exchange per update, because a small step mostly waits for its
+    # latency.
     values = torch.cat([*(gradient.flatten() for gradient in gradients), *numbers])
     if (world := distributed.world_size()) > 1:
-        # One slot for each rank, which only that rank fills. A NaN of one rank is a NaN in the sums of all; these slots
-        # hold 0 or 1 only, so they still tell whose it was.
+        # One slot for each rank, which only that rank fills. A NaN of one rank makes the sums on all ranks NaN. The
+        # slots hold only 0 or 1, so they still show which rank had the NaN.
         faults = values.new_zeros(world)
         fault.mark(values, faults[distributed.rank()])
         values, faults = exchange(torch.cat([values, faults])).split([len(values), world])

@@ -1,15 +1,15 @@
 """Batches of fixed sizes, so that a GPU can repeat a step as a CUDA graph.
 
 A graph replays kernels with the shapes and addresses of its capture. The numbers of events and muons differ from batch
-to batch, so they are rounded up to a Bucket, and dummy events of weight 0 fill what is missing:
+to batch, so they are rounded up to a Bucket, and dummy events of weight 0 fill the rest:
 
 1. `PackedBatch.from_events`, in the thread that reads: copy a batch, without the muons above the cap, into one block of
    page-locked memory.
-2. `PackedBatch.to`: send the block to the device, on a stream of its own, while the step before computes.
+2. `PackedBatch.to`: send the block to the device on a separate stream, while the step before computes.
 3. `lay_out`, on the device and in the graph: make the TrainingBatch. Every operation has the bucket's shapes.
 
 The random numbers that a GPU draws depend on how many it draws. A bucket is therefore a function of the step's batches
-alone, and a resumed run draws the noise of the run that was not interrupted.
+alone, and a resumed run draws the same noise as an uninterrupted run.
 """
 
 from collections.abc import Sequence
@@ -28,17 +28,17 @@ from crmuons.models.ragged import Ragged
 from crmuons.training.batch import Real, RealEvents, TrainingBatch, num_penalised
 
 HEADER_BYTES = 64  # Room for eight integers; Sizes has six.
-LEGAL_PRIMARY = (1e6, 0.0, 1.0, 1000.0)  # Of dummy events: the features take logarithms.
+LEGAL_PRIMARY = (1e6, 0.0, 1.0, 1000.0)  # Primary of dummy events. It must be legal, because features take logarithms.
 LEGAL_MUON = 1.0
 # torch's segment sum on a GPU walks an event's muons in one thread, so many muons must not belong to one dummy event.
 MUONS_OF_A_DUMMY = 16
-# The steps in which sizes are rounded up are no smaller than these: small batches differ more, each bucket needs a graph,
-# and a GPU takes as long for 1,000 muons as for none.
+# Sizes are rounded up to multiples of at least these numbers: small batches differ more, each bucket needs a graph, and
+# a GPU takes as long for 1,000 muons as for none.
 LEAST_EVENTS, LEAST_MUONS = 256, 1024
 
 
 class Sizes(NamedTuple):
-    """Sizes of a batch: all events, those with muons, muons after the cap, the first events that are penalised, and the
+    """Sizes of a batch: all events, events with muons, muons after the cap, penalised events and their muons, and the
     numbers of a muon."""
 
     events: int
@@ -70,7 +70,7 @@ class Bucket:
             all_penalised: whether the penalty is computed on all events, by the settings.
         """
         width = batches[0].width
-        # One muon more, at least: the dummy events have one, see Ragged.max.
+        # At least one more muon, because the dummy events must have one (see Ragged.max).
         # All batches of a step share one bucket: a graph has one set of shapes, and the largest batch decides.
         muons = _rounded_up(1 + max(sizes.muons for sizes in batches), LEAST_MUONS)
         nonempty = max(_with_room(sizes.nonempty, muons - sizes.muons) for sizes in batches)
@@ -97,7 +97,7 @@ def _rounded_up(number: int, least: int) -> int:
 
 
 def _with_room(events: int, missing_muons: int) -> int:
-    """Return the size for events and the dummy events that hold the missing muons, one at least."""
+    """Return the size for events and for the dummy events that hold the missing muons, at least one dummy event."""
     return _rounded_up(events + 1 + -(-missing_muons // MUONS_OF_A_DUMMY), LEAST_EVENTS)
 
 
@@ -114,7 +114,7 @@ class PackedBatch:
         sizes: what the batch holds.
         capacity: events that the block has room for.
         content: the bytes.
-        copied: on a GPU, recorded when the copy has ended.
+        copied: event that a GPU records when the copy has ended; None before a copy to a GPU.
     """
 
     sizes: Sizes
@@ -146,8 +146,8 @@ class PackedBatch:
         # Views of one block, so that one copy takes it to the GPU instead of four.
         header, primaries, room, muons = _views(content.numpy(), capacity, width)
         header[: len(sizes)] = sizes
-        # What is behind the batch goes to the device too: it must be a legal primary and N = 0, not what was in the
-        # memory.
+        # The rows after the batch go to the device too. They must hold a legal primary and N = 0, not old content of
+        # the memory.
         primaries[:number], primaries[number:] = events.primaries, LEGAL_PRIMARY
         room[:number], room[number:] = counts, 0
         start = 0
@@ -157,7 +157,7 @@ class PackedBatch:
         return cls(sizes, capacity, content)
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "PackedBatch":
-        """Return the batch on a device. A GPU copies it on a stream of its own."""
+        """Return the batch on a device. A GPU copies it on a separate stream."""
         if device.type != "cuda" or self.copied is not None:
             return self
         stream = _copy_stream(device)
@@ -173,7 +173,7 @@ class PackedBatch:
     def copy_into(self, memory: Tensor) -> None:
         """Copy the batch to the start of a graph's input memory, on the current stream.
 
-        The batch must be kept until the device has done so: its memory belongs to the copying stream.
+        Keep the batch until the device has copied it, because its memory belongs to the stream that copied it.
         """
         if self.copied is not None:
             # The device waits, not the host.
@@ -222,7 +222,7 @@ def lay_out(content: Tensor, bucket: Bucket, train: config.Train) -> TrainingBat
     primaries = content[HEADER_BYTES:primaries_end].view(torch.float32).view(-1, 4)
     counts = content[primaries_end:counts_end].view(torch.int64)
     muons = content[counts_end : bucket.bytes].view(torch.float32).view(-1, bucket.width)
-    # What follows a batch's muons is left from earlier batches.
+    # The rows after the batch's muons hold muons of earlier batches.
     muons = muons.masked_fill((_numbers(muons) >= num_muons)[:, None], LEGAL_MUON)
 
     rows, slots = _numbers(counts), torch.arange(bucket.nonempty, device=content.device)
@@ -259,6 +259,6 @@ def _with_dummies(counts: Tensor, num_real: Tensor, missing: Tensor) -> Int64[Te
     behind = _numbers(counts) - num_real
     # At least one, see `_with_room`, so that the division below is defined.
     dummies = len(counts) - num_real
-    # As evenly as possible: the time of a segment sum is that of its longest event.
+    # As evenly as possible, because the longest event determines the time of a segment sum.
     shared = missing // dummies + (behind < missing % dummies)
     return torch.where(behind < 0, counts, shared)

@@ -23,7 +23,9 @@ from crmuons.training.setup import set_up_run
 logger = logging.getLogger(__name__)
 
 RunInputs = tuple[list[File], Features, EventArrays, Parent | None]
-FAR_SIGMA = 5.0  # Primaries whose mean is this far from the parent's are hardly described by its statistics.
+FAR_SIGMA = (
+    5.0  # If the mean primary is this far from the parent's mean, the parent's statistics hardly describe the data.
+)
 
 
 def set_up_run_and_parent(settings: config.Config, storage: RunStorage) -> RunInputs:
@@ -35,7 +37,7 @@ def set_up_run_and_parent(settings: config.Config, storage: RunStorage) -> RunIn
     Raises:
         FileNotFoundError, ValueError: if the data or the parent cannot be used.
     """
-    loaded = _load(settings, storage)  # First: to refuse it takes no reading of data.
+    loaded = _load(settings, storage)  # First, so that an unusable parent is refused before any data are read.
     listed, fitted, validation = set_up_run(settings)
     if loaded is None:
         return listed, fitted, validation, None
@@ -106,7 +108,7 @@ def _load(settings: config.Config, storage: RunStorage) -> tuple[Parent, Feature
 
 
 def _uri(place: str, storage: RunStorage) -> str:
-    """Return what names the parent from any directory: a URL, an absolute path, or the place of a run of this name."""
+    """Return a name of the parent that holds in any directory: a URL, an absolute path, or the place of a run."""
     if "://" in place or is_logged(place):
         return place.rstrip("/")
     path = Path(place).expanduser()
@@ -133,12 +135,15 @@ def _check_architecture(place: str, theirs: config.Model, ours: config.Model, *,
     if different:
         values = "; ".join(f"model.{name} is {there[name]} there, {here[name]} here" for name in different)
         remedy = " ".join(f"model.{name}={there[name]}" for name in different)
-        msg = f"train.init_from={place}: its networks are others than this run's: {values}; set {remedy}, or leave train.init_from out"
+        msg = (
+            f"train.init_from={place}: its networks differ from this run's: {values}; set {remedy}, or leave "
+            "train.init_from out"
+        )
         raise ValueError(msg)
 
 
 def _widen(one: Features, other: Features) -> None:
-    """Give both features the range of primaries of both: the model was trained on the one, and will be on the other."""
+    """Give both features the union of their ranges of primaries, because the model is trained on both data."""
     ranges = torch.stack([one.primary_range, other.primary_range])
     both = torch.stack([ranges[:, 0].amin(0), ranges[:, 1].amax(0)])
     for features in (one, other):

@@ -8,16 +8,16 @@ from torch.profiler import ProfilerAction, profile
 
 logger = logging.getLogger(__name__)
 
-SORT_BY, ROWS = "self_cpu_time_total", 15  # Of the printed table.
+SORT_BY, ROWS = "self_cpu_time_total", 15  # Order and length of the printed table.
 
 
 class StepProfiler:
-    """Records the CPU time of this process and the GPU time, if it has a GPU.
+    """Record the CPU time of this process, and the GPU time if it has a GPU.
 
     Args:
         steps: the first and the last step to record.
         directory: directory of the traces `steps-FIRST-LAST.json.gz`; the first trace creates it.
-        send: called with each trace, and the table of its operations, after it was written.
+        send: function that is called with each written file: the trace, and the table of its operations.
     """
 
     def __init__(self, steps: tuple[int, int], directory: Path, send: Callable[[Path], None]) -> None:

@@ -18,7 +18,7 @@ from crmuons.training.staging_progress import StagingWatch
 
 logger = logging.getLogger(__name__)
 
-LOOK_S = 0.5  # Two looks a second at the files cost nothing, and a bar that moves more often tells no more.
+LOOK_S = 0.5  # Two looks per second at the files cost nothing, and more looks would show nothing new.
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def progress_of(run: Run, settings: config.Config) -> Iterator[None]:
         ended.set()
         # Ctrl-C inside of tqdm may leave its lock taken: a bar is not worth waiting for.
         thread.join(10)
-        for shown in (staging, notices):  # From the end of the run too.
+        for shown in (staging, notices):  # Show also what came at the end of the run.
             shown.update()
         staging.close()
 
@@ -72,7 +72,7 @@ def _watch(
 
 
 def _end(train: config.Train) -> tuple[int, str, str]:
-    """Return what a run is long in: the limit, the metric that comes to it, and its unit."""
+    """Return the limit of a run, the metric that reaches it, and its unit."""
     if train.steps is not None:
         return train.steps, "step", "steps"
     if train.max_seconds is not None:

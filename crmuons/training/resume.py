@@ -1,4 +1,4 @@
-"""Find a run's training files again when it continues; refuse what changed, leave out what is gone if that is asked for."""
+"""Find a run's training files again when it continues. Refuse missing and changed files, unless they are skipped."""
 
 import logging
 from dataclasses import replace
@@ -17,12 +17,9 @@ from crmuons.storage.identity import Digests, with_digests
 logger = logging.getLogger(__name__)
 
 
-UNSAID = (
-    "run.resume",
-    "run.name",
-    "run.storage_path",
-    "data.train",
-)  # They lead to the run, or are said by `with_found_files`.
+# Changes of these settings are not logged here: three of them lead to the run, and `with_found_files` logs the last
+# one.
+UNSAID = ("run.resume", "run.name", "run.storage_path", "data.train")
 
 
 # Settings of presets that version 0.1 did not have.
@@ -30,18 +27,23 @@ NEW_IN_PRESETS = ("train.condition_noise", "train.weight_power_many")
 
 
 def as_begun(run: Run, settings: config.Config) -> config.Config:
-    """Return settings in which a run of an earlier version keeps what it had no setting for: presets may set it now."""
+    """Return settings with which a run of an earlier version continues as it began.
+
+    The earlier version did not have the settings NEW_IN_PRESETS, but a preset may set them now.
+    """
     given = settings.flat()
     lacking = set(NEW_IN_PRESETS) - run.stored_names()
     old = {path: config.LATER[path] for path in sorted(lacking) if given[path] != config.LATER[path]}
     if not old:
         return settings
-    logger.info("run %s was begun by a version without %s: it continues without", run.directory.name, " and ".join(old))
+    logger.info(
+        "run %s was begun by a version without %s: it continues without them", run.directory.name, " and ".join(old)
+    )
     return config.changed(settings, old)
 
 
 def say_changed_settings(run: Run, settings: config.Config) -> None:
-    """Say which settings a run continues with that it was not begun with.
+    """Log the settings that have changed since the run was begun.
 
     Raises:
         ValueError: if one of them would make it another run.
@@ -62,35 +64,35 @@ def with_found_files(run: Run, settings: config.Config) -> tuple[Run, list[File]
         ValueError: if a file is gone or has changed, or no file is left.
         FileNotFoundError: if nothing is at a new data.train.
     """
-    if _is_over(run, settings):  # Asked again, a finished run answers the same, even if its data were removed.
+    if _is_over(run, settings):  # If a finished run is started again, it ends at once, even if its data were removed.
         return run, []
     recorded = run.load_files()
-    # Said once, here: a check by size alone looks like a check.
+    # The user must know that this check is weak.
     if all(file.digest is None and file.stamp is None for file in recorded):
         logger.warning(
-            "run %s was begun by a version that recorded the sizes of its training files alone: a file that was replaced "
-            "by another of the same size is not noticed",
+            "run %s was begun by a version that recorded only the sizes of its training files: a file that was "
+            "replaced by another of the same size is not noticed",
             run.directory.name,
         )
     recorded = _with_digests_of_openings(run, recorded)
     # The user gave another place: files are then matched by content, not by name.
     moved = settings.data.train != run.stored_settings().data.train
-    # The bounds of the split: of prepared data only the shards of the training split are looked for.
+    # The bounds are for prepared data: only the shards of the training split are looked for.
     found = find_again(recorded, settings.data.train, training_selection(settings.data, None).bounds, moved=moved)
-    # Without any file left there is nothing to train on, whatever data.skip_missing says.
+    # If no file is left, there is nothing to train on, even with data.skip_missing.
     if not settings.data.skip_missing or len(found.unusable) == len(recorded):
         refuse_unusable(found, recorded)
-    # In the quarantine before the training starts, so that the record exists even if the run ends at once.
+    # The quarantine is written before the training starts, so that the record exists even if the run ends at once.
     for file in recorded:
         if file.url in found.unusable:
             keep_skipped(file, found.unusable[file.url], f"{run.uri}/quarantine")
     if found.new:
         logger.warning(
-            "%d files of data.train, the first is %s, are not those that the run began with: it does not read them",
+            "the run does not read %d files of data.train, because it did not begin with them; the first is %s",
             len(found.new),
             found.new[0],
         )
-    # Also when nothing moved this time: an earlier move may have been undone.
+    # The record is written again even if nothing has moved now, because an earlier move may have been undone.
     if found.moved or run.moved.is_file():
         write_json(run.moved, found.moved)
     if found.moved:
@@ -104,15 +106,15 @@ def with_found_files(run: Run, settings: config.Config) -> tuple[Run, list[File]
 
 
 def _with_digests_of_openings(run: Run, recorded: list[File]) -> list[File]:
-    """Return the files with the digests that the run's readings gave: those of remote files are known since then alone."""
+    """Return the files with the digests that the run noted while it read. Remote files have no digest before that."""
     if all(file.digest is not None or not is_remote(file.url) for file in recorded):
         return recorded
     remote.fetch_newest(run)  # Another machine may have trained until now.
     newest = checkpoint.latest(run.checkpoints)
     try:
         state = {} if newest is None else checkpoint.load_training(newest)
-    except ValueError as error:  # Rank 0 sets it aside and goes on from an earlier one.
-        logger.warning("%s; of remote files, size and time stamp alone are compared now", error)
+    except ValueError as error:  # Rank 0 sets the checkpoint aside and continues from an earlier one.
+        logger.warning("%s; for remote files, only size and time stamp are compared now", error)
         state = {}
     known = Digests(state.get("stream", {}).get("digests"))
     return [known.of(file) for file in recorded]

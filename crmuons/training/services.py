@@ -1,4 +1,4 @@
-"""What surrounds the training: metrics, tracking, uploads, validation, the profile and the delivery of the model.
+"""The services around the training: metrics, tracking, uploads, validation, the profile and the delivery of the model.
 
 Rank 0 does all of it. The other ranks only pass their metrics on to `report`.
 """
@@ -36,7 +36,7 @@ class Services:
 
     Args:
         run: the run's directory.
-        report: receives every report (metrics, step, saved checkpoint) on every rank; None for nobody.
+        report: function that receives every report (metrics, step, saved checkpoint) on every rank, or None.
     """
 
     def __init__(self, run: Run, report: Report | None = None) -> None:
@@ -83,7 +83,7 @@ class RankZeroServices(Services):
         trainer: the training step; TensorBoard shows the weights of its averaged model.
         first_step: number of steps done before, None for a new run.
         tracking_uri: the MLflow server or store.
-        report: receives every report after it was written.
+        report: function that receives every report after it was written.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class RankZeroServices(Services):
         """Wait until all results are stored at the run's URL.
 
         Raises:
-            NotStoredError: if they are not after run.upload_seconds.
+            NotStoredError: if they are not stored after run.upload_seconds.
         """
         if self.uploads is not None:
             self.uploads.finish(self.settings.run.upload_seconds)

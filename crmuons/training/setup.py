@@ -28,11 +28,9 @@ from crmuons.storage.redact import refuse_secrets
 
 logger = logging.getLogger(__name__)
 
-FEW_SHOWERS, LARGEST_SHARE = (
-    100,
-    0.25,
-)  # To validate on; a larger share costs more showers to train on than it is worth.
-NORMAL_W1 = 1.8  # Two samples of n values of one normal are this over sqrt(n) apart, in sigma (docs/metrics.md).
+FEW_SHOWERS = 100  # If fewer showers validate the model, a warning says so.
+LARGEST_SHARE = 0.25  # The warning proposes no larger share: it would take too many showers from the training.
+NORMAL_W1 = 1.8  # W1 of two samples of n normal values is this over sqrt(n), in sigma (docs/metrics.md).
 FEATURE_EVENTS = 100_000  # Size of the sample on which the features are fitted.
 
 
@@ -40,12 +38,14 @@ def refuse_credentials(settings: config.Config) -> None:
     """Refuse URLs with credentials, because settings are stored with the run, in checkpoints and in MLflow.
 
     Raises:
-        ValueError: if a URL carries a password or a token, or stands where a directory is due.
+        ValueError: if a URL carries a password or a token, or if data.staging.dir is a URL.
     """
     for value in settings.flat().values():
         refuse_secrets(str(value))
     place = settings.data.staging.dir
-    if place is not None and "://" in place:  # Not while the settings are read, since those errors show whole values.
+    if (
+        place is not None and "://" in place
+    ):  # Errors of reading the settings show whole values, so this is checked here.
         msg = f"data.staging.dir: '{place}' is a URL; give a directory of each node's own disk"
         raise ValueError(msg)
 
@@ -69,7 +69,7 @@ def set_up_run(settings: config.Config) -> tuple[list[File], Features, EventArra
         train = replace(train, staging=train.staging.without_eviction())
     listed = _list_files(data, train)
     validation_files = manifest.event_files(data.validation) if data.validation else []
-    # Only files of one size can be copies, so that others need no digest before they are read.
+    # Only files of the same size can be copies, so other files need no digest before they are read.
     common_sizes = {file.size for file in listed} & {file.size for file in validation_files}
     validation_files = with_digests(validation_files, common_sizes)
     listed = with_digests(listed, common_sizes)
@@ -105,13 +105,13 @@ def set_up_run(settings: config.Config) -> tuple[list[File], Features, EventArra
     else:
         _say_if_few_showers(sample, validation, settings)
     features = _features(listed, sample, train, cartesian=settings.model.kind == "predecessor")
-    if len(sample.counts) < FEATURE_EVENTS:  # Else there are more showers than the sample has.
+    if len(sample.counts) < FEATURE_EVENTS:  # Otherwise the data may have more showers than the sample.
         features.training_showers = len(np.unique(sample.ids, axis=0))
     return listed, features, validation
 
 
 def _remedy(validation: EventArrays, settings: config.Config) -> str:
-    """Return what gives a run enough validation events to score its models."""
+    """Return the remedy for a run with too few validation events to score its models."""
     needed = distances.events_for_score(validation)
     if needed is None:
         return "give validation events in data.validation that have these quantities, and different values of them"
@@ -122,7 +122,7 @@ def _remedy(validation: EventArrays, settings: config.Config) -> str:
 
 
 def _say_if_few_showers(sample: EventArrays, validation: EventArrays, settings: config.Config) -> None:
-    """Say how many showers select the model, if they are few, and what holds back more."""
+    """Log how many showers select the model if they are few, and how to hold back more."""
     trained, held_out = (len(np.unique(events.ids, axis=0)) for events in (sample, validation))
     if held_out >= FEW_SHOWERS or len(validation.counts) >= settings.train.validation_events:
         return

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class StagingWatch:
-    """Shows how many bytes of the first epoch all workers have staged, and logs a staging warning once.
+    """Show how many bytes of the first epoch all workers have staged, and log a staging warning once.
 
     Args:
         run: the run. Reports of earlier attempts in its directory are removed.

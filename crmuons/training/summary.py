@@ -31,7 +31,7 @@ class RunSummary:
     def describe(self) -> str:
         """Return a few lines: where the results are, the score, and the data that were left out.
 
-        The last line is what ended the run.
+        The last line says what ended the run.
         """
         return "\n".join(self._lines())
 
@@ -50,7 +50,7 @@ class RunSummary:
         if lowest := run.lowest("validation/score"):
             step, score = lowest
             chosen = checkpoint.best(run.checkpoints)
-            # No checkpoint is saved before the first step, whose score may be the best all the same.
+            # A new run saves no checkpoint at step 0, but the score of step 0 may still be the best.
             which = (
                 "which is the one selected"
                 if chosen is None or checkpoint.step(chosen.name) == step

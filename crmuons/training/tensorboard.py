@@ -28,7 +28,7 @@ def check_installed(settings: config.Config) -> None:
 
 
 class Board:
-    """Writes every metric as a scalar, and at each validation weights of a model and distributions of events as histograms.
+    """Write metrics as scalars, and at each validation weights of a model and distributions of events as histograms.
 
     Args:
         directory: directory of the event files; files of earlier attempts stay.

@@ -1,4 +1,4 @@
-"""Sums and means of per-event losses and metrics. The dummy events of a padded batch count for nothing."""
+"""Sums and means of per-event losses and metrics. The dummy events of a padded batch have weight 0."""
 
 from dataclasses import dataclass
 
@@ -21,11 +21,11 @@ class WeightedSum:
 
 def weights_of(network: str, losses: Tensor, batch: TrainingBatch) -> Tensor:
     """Return the weights of a network's losses over the events of a batch: the gradient of the sum that it minimises."""
-    # Of a sum, not of a mean: gradients of several batches and ranks can then be added, and are divided once by all
-    # events.
+    # The gradient of a sum, not of a mean: gradients of several batches and ranks can be added, and are divided once by
+    # the number of all events.
     if network != "multiplicity":
         return batch.weights
-    # It weights all events equally. The dummy events of a padded batch have weight 0, here and in `weights`.
+    # The multiplicity model weights all events equally. Dummy events of a padded batch have weight 0, as in `weights`.
     return torch.ones_like(losses) if batch.real is None else batch.real.all.is_real.to(losses.dtype)
 
 
@@ -36,7 +36,7 @@ def spread_penalties(penalties: Tensor, num_events: int, batch: TrainingBatch) -
         scaled = penalties * (num_events / max(1, len(penalties)))
     else:
         penalised = batch.real.penalised
-        # The same ratio, of the numbers of real events, which are tensors in a padded batch.
+        # The same ratio, but of the numbers of real events, which are tensors in a padded batch.
         scaled = penalties * (penalised.is_real * (batch.real.nonempty.number / penalised.number.clamp(min=1)))
     return nn.functional.pad(scaled, (0, num_events - len(penalties)))
 

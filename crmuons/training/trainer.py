@@ -1,8 +1,9 @@
 """The training step: `n_critic` updates of the critic, then one of the generator and the multiplicity model.
 
 - The losses are in `Objective.critic_terms` and `Objective.generator_terms` (objective.py).
-- `Trainer.state_dict` is what a checkpoint holds of the step: the weights of the model (features, generator,
-  multiplicity), of its average and of the critic, the optimizer states, the numbers of steps and critic updates, and where the adaptive critic is.
+- `Trainer.state_dict` is the step's part of a checkpoint: the weights of the model (features, generator, multiplicity
+  and further densities), of its average and of the critic, the optimizer states, the numbers of steps and critic
+  updates, and the state of the adaptive critic.
 
 On an NVIDIA GPU (train.cuda_graph) a step is *static*: batches have fixed sizes (packed.py), what changes from step to
 step is a tensor, and `graphs.py` replays the operations of `Trainer._updates`. This module uses torch only: no Ray and
@@ -33,7 +34,7 @@ from crmuons.training.objective import Objective
 from crmuons.training.packed import PackedBatch
 from crmuons.training.terms import LossTerms, WeightedSum, accumulate, weights_of
 
-PreparedBatch = TrainingBatch | PackedBatch  # Of a step as it is, or of one of fixed sizes.
+PreparedBatch = TrainingBatch | PackedBatch  # A PackedBatch is for a static step.
 
 
 class NonFiniteError(RuntimeError):
@@ -58,9 +59,9 @@ class Trainer(Objective):
         self.pin_memory = device.type == "cuda" and settings.data.pin_memory
         model = BundleModel(settings.model, features).to(device)
         critic = build_networks(settings.model, features.num_muon_features)[1].to(device)
-        # A generator of its own, seeded anew at each step: nothing else that draws numbers shifts the training's noise.
+        # A separate generator, seeded again at each step, so that no other draw of numbers shifts the training's noise.
         super().__init__(settings.train, model, critic, torch.Generator(device))
-        # Generation takes this one: the last weights of a GAN keep moving around the equilibrium.
+        # Generation uses this average, because the weights of a GAN keep moving around the equilibrium.
         self.averaged = copy.deepcopy(self.model).requires_grad_(requires_grad=False)
         modules: dict[str, nn.Module] = {
             "generator": self.model.generator,
@@ -82,7 +83,7 @@ class Trainer(Objective):
         self.newest_penalty = torch.full((), math.nan, device=device)
         self.progress = 0.0  # Share of the run that is done; the learning rates depend on it.
         self.fault = FirstFault(device)
-        # Of the step being taken, for the operations that a graph repeats: the average's 1 - decay.
+        # 1 - decay of the average in the current step, as a tensor that a graph reads.
         self._average_weight = torch.zeros((), device=device)
 
     def step(self, batches: Iterator[PreparedBatch]) -> LossTerms:
@@ -98,7 +99,7 @@ class Trainer(Objective):
         Raises:
             NonFiniteError: on a CPU at once. On a GPU `check_finite` raises it; optimizer steps are skipped until then.
         """
-        # Not with False: the context manager would turn off what a user turned on around the call.
+        # With False, the context manager would turn off anomaly detection that a user has turned on around the call.
         if not self.settings.detect_anomaly:
             return self._step(batches)
         with torch.autograd.set_detect_anomaly(True):
@@ -110,7 +111,7 @@ class Trainer(Objective):
             self._start_step()
             terms = self._updates(batches)  # type: ignore[arg-type]
         else:
-            # All batches of the step at once: their sizes choose the bucket before the first operation.
+            # The step takes all its batches at once, because their sizes choose the bucket before the first operation.
             number = self.settings.grad_accumulation * (1 if self.settings.reuse_batch else self.n_critic + 1)
             packed: list[PackedBatch] = list(islice(batches, number))  # type: ignore[arg-type]
             phase = done % self.settings.penalty.every  # It decides which updates have a penalty.
@@ -176,7 +177,7 @@ class Trainer(Objective):
             self.check_finite()
         # NaN, 0 / 0, if no event contributed.
         means = dict(zip(totals, (sums[:, 0] / sums[:, 1]).unbind(), strict=True))
-        # By the number of events of all ranks; at least 1, for a step in which no event has muons.
+        # The number of events of all ranks; at least 1, for a step in which no event has muons.
         events = dict(zip(totals, sums[:, 1].clamp(min=1).unbind(), strict=True))
         parts = summed.split([self.networks[name].size for name in names])
         norms = {
@@ -191,7 +192,7 @@ class Trainer(Objective):
         weights = [weights_of(name, loss, batch) for name, loss in zip(names, losses, strict=True)]
         parameters = [parameter for name in names for parameter in self.networks[name].parameters]
         try:
-            # Zeros for weights that a batch does not reach: all ranks add the same places.
+            # Weights that a batch does not reach get zeros, so that the gradients of all ranks have the same layout.
             return torch.autograd.grad(losses, parameters, weights, allow_unused=True, materialize_grads=True)
         except RuntimeError as error:
             if not (self.settings.detect_anomaly and "returned nan values" in str(error)):
@@ -218,7 +219,7 @@ class Trainer(Objective):
         return self.noise
 
     def _recover(self) -> None:
-        """Undo what an unfinished step has set: a failed capture leaves the generator of its noise unusable."""
+        """Undo what an unfinished step has set. The noise generator is replaced: a failed capture makes it unusable."""
         self.noise = torch.Generator(self.device)
         self.num_critic_updates = self._updates_before
         self.critic.requires_grad_(requires_grad=True)
@@ -227,7 +228,7 @@ class Trainer(Objective):
 
     def _weight_of_step(self) -> float:
         """Return the weight of the model in its average: larger in the first steps, to forget the initial weights."""
-        if self.settings.init_from is not None:  # Nothing is to be forgotten.
+        if self.settings.init_from is not None:  # The initial weights are the parent's, which need not be forgotten.
             return 1 - self.settings.ema_decay
         return 1 - min(self.settings.ema_decay, (1 + self.num_steps) / (10 + self.num_steps))
 
@@ -239,7 +240,7 @@ class Trainer(Objective):
         if self.device.type == "cpu" and self.graphs is None:
             torch._foreach_lerp_(averaged, model, self._weight_of_step())
             return
-        # lerp takes its weight as a number of the host; a graph would repeat the one of the recording.
+        # lerp takes its weight as a number on the host, so a graph would repeat the recorded number.
         moves = torch._foreach_sub(model, averaged)
         # Like the optimizers, the average does not move after a number that is not finite.
         weight = torch.addcmul(self._average_weight, self._average_weight, self.fault.found, value=-1)
@@ -276,7 +277,7 @@ class Trainer(Objective):
         for name, network in self.networks.items():
             network.load_state_dict(state["optimizers"][name])
         self.num_steps, self.num_critic_updates = state["num_steps"], state["num_critic_updates"]
-        if self.adaptation is not None and "adaptation" in state:  # A trial of a sweep may go on from one without.
+        if self.adaptation is not None and "adaptation" in state:  # A trial of a sweep may continue one without it.
             self.adaptation.load_state_dict(state["adaptation"])
             self.n_critic, self.lambda_gp = self.adaptation.n_critic, self.adaptation.lambda_gp
         self.release_graphs()  # They hold the optimizers' old tensors.
@@ -284,7 +285,7 @@ class Trainer(Objective):
     def begin_from(self, model: dict[str, Any], critic: dict[str, Any] | None) -> None:
         """Take the weights of another model of the same architecture, and of its critic if there is one.
 
-        Features, optimizers and step counts stay those of a new run.
+        Features, optimizers and step counts stay as in a new run.
         """
         # The run's own statistics: train.refit_features may have fitted them to its data (training/parent.py).
         features = {name: value for name, value in self.model.state_dict().items() if name.startswith("features.")}

@@ -19,7 +19,7 @@ VALIDATION_MUON_CAP = 10
 
 
 class Validation:
-    """Compares generated events with held-out events of the same primaries, in metrics and in a figure for MLflow."""
+    """Compare generated events with held-out events of the same primaries, in metrics and in a figure for MLflow."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Wait for batches so that a limit or a request to stop acts while a source of data hangs."""
+"""Wait for batches, and let a time limit or a request to stop end the wait while a source of data hangs."""
 
 import logging
 import time
@@ -9,28 +9,28 @@ from crmuons.training.trainer import PreparedBatch
 
 logger = logging.getLogger(__name__)
 
-# Seconds: Ctrl-C acts at once for a person, and five looks a second cost nothing.
+# Seconds. A person does not notice this delay of Ctrl-C, and five looks per second cost nothing.
 POLL_S = 0.2
 SAY_AFTER_S = 5.0
 FIRST_BATCH_S = 30.0  # The first batch of a slow source may come after a short time limit; one step is then done.
 
 
 class NoBatchError(Exception):
-    """The run is to stop, and no batch has come that could end the step."""
+    """The run must stop, and no batch has come that could end the step."""
 
 
 class PatientBatches(Iterator[PreparedBatch]):
-    """The batches of a loader on the host. While one is late, `should_stop` is asked again and again.
+    """The batches of a loader on the host. While a batch is late, `is_requested` and `is_over` are asked repeatedly.
 
-    A step that has begun ends with a batch that it had before, because ranks that wait for this one would hang, and a
-    step that was broken off has updated the critic and not the generator. The position in the data stays that of the
+    If the run must stop, a step that has begun gets the last batch again. Otherwise other ranks would wait for this one
+    without end, and the step would have updated the critic but not the generator. The position in the data stays at the
     last new batch, so nothing is left out when the run continues.
 
     Args:
         loader: the batches.
         is_requested: whether a stop was requested, as far as this rank knows.
         is_over: whether the time of the run is over, as far as this rank knows.
-        until: how long the wait may last, in words.
+        until: function that returns in words what else can end the wait.
         alone: whether this is the only rank.
 
     Attributes:
@@ -56,7 +56,7 @@ class PatientBatches(Iterator[PreparedBatch]):
         """Return the next batch.
 
         Raises:
-            NoBatchError: if the run is to stop before it comes.
+            NoBatchError: if the run must stop before the batch comes.
         """
         begin, said = time.perf_counter(), False
         since = time.strftime("%H:%M:%S")
@@ -78,7 +78,7 @@ class PatientBatches(Iterator[PreparedBatch]):
 
     def _is_too_late(self, waited: float) -> bool:
         requested = self.is_requested()
-        # A rank among others waits for its first batch even if a stop was requested: it has none to repeat.
+        # With other ranks, a rank waits for its first batch even if a stop was requested: it has no batch to repeat.
         if self.last is None and not (self.alone and requested) and waited < FIRST_BATCH_S:
             return False
         return requested or self.is_over()

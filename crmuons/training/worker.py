@@ -31,8 +31,8 @@ from crmuons.training.trainer import PreparedBatch, Trainer
 __all__ = ["Report", "set_up_torch", "threads_of_worker", "train"]
 
 # The training step releases the interpreter's lock at each operation. The thread that prepares batches must give it
-# back after this time. Python's default of 5 ms reached 0.85 of this setting's speed on two cores without Ray, and 0.94 with
-# Ray (few noisy runs, docs/log.md).
+# back after this time. Python's default is 5 ms. On two cores, it had 0.85 of the speed of this setting without Ray,
+# and 0.94 with Ray (few noisy runs, docs/log.md).
 SWITCH_INTERVAL_S = 0.0005
 
 
@@ -53,8 +53,8 @@ def train(
         run: the run's directory, set up by the process that started the workers.
         device: the device of this worker.
         tracking_uri: the MLflow server or store.
-        read: reads segments of the data.
-        report: receives metrics, their step and the saved checkpoint (or None), on every rank.
+        read: function that reads segments of the data.
+        report: function that receives metrics, their step and the saved checkpoint (or None), on every rank.
         workers_on_node: workers that share the CPUs of this machine.
 
     Returns:
@@ -65,7 +65,7 @@ def train(
     """
     _check_device(device)
     set_up_torch(settings, workers_on_node)
-    # On every rank: each may be on another machine, with no copy of the run yet.
+    # Every rank does this, because each may be on another machine without a copy of the run.
     remote.fetch_start(run)
     trainer = Trainer(settings, run.load_features(settings), device)
     state = _last_state(run, device)
@@ -83,10 +83,10 @@ def train(
     loop = TrainingLoop(trainer, batches, settings, run.checkpoints, services)
     if state is not None:
         loop.resume(state)
-    # Of elastic runs alone: the number of the others does not change, and the tag scaling.num_workers has it.
+    # Only elastic runs report this. The number of other runs does not change, and the tag num_workers shows it.
     if settings.scaling.min_workers is not None:
         services.report({"scaling/workers": float(distributed.world_size())}, trainer.num_steps, None)
-    # Until the loop has ended: whatever is raised, the run in MLflow ends as failed.
+    # If any error ends the loop, the run in MLflow ends as failed.
     status: Status = "FAILED"
     try:
         outcome = loop.fit()
@@ -106,7 +106,7 @@ def set_up_torch(settings: config.Config, workers_on_node: int = 1) -> None:
     """Set the threads, the matrix precision and the memory allocator of this process."""
     threads = threads_of_worker(settings.scaling, workers_on_node).number
     torch.set_num_threads(threads)
-    # Arrow decodes with its own pool, as many threads as the machine has CPUs if nobody limits it.
+    # Arrow decodes in its own pool, which by default has one thread for each CPU of the machine.
     pa.set_cpu_count(threads)
     torch.set_float32_matmul_precision("high" if settings.train.tf32 else "highest")
     sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -114,7 +114,7 @@ def set_up_torch(settings: config.Config, workers_on_node: int = 1) -> None:
 
 
 def threads_of_worker(scaling: config.Scaling, workers_on_node: int = 1) -> Cpus:
-    """Return the threads of a worker, and why so many: the setting, or a share of the CPUs that this process may use."""
+    """Return the number of threads of a worker and its reason: the setting, or a share of the CPUs of this process."""
     if scaling.threads_per_worker is not None:
         return Cpus(scaling.threads_per_worker, "scaling.threads_per_worker")
     return num_threads(workers_on_node)
@@ -135,12 +135,13 @@ def _last_state(run: Run, device: torch.device) -> dict[str, Any] | None:
     The ranks of a run at a URL may be on different machines, so rank 0 sends the state to all of them.
     """
     if distributed.rank() == 0:
-        # Rank 0 alone, before any rank asks for the newest: two ranks must not rename the same directory.
+        # Only rank 0 does this, before any rank looks for the newest checkpoint: two ranks must not rename one
+        # directory.
         checkpoint.set_aside_damaged(run.checkpoints)
         remote.fetch_newest(run)
     if run.url is None:
         newest = checkpoint.latest(run.checkpoints)
-        # Rank 0 says which: another rank may still see one that was set aside.
+        # Rank 0 chooses, because another rank may still see a checkpoint that was set aside.
         name = distributed.bytes_from_rank_zero(newest.name.encode() if newest else b"", device).decode()
         return checkpoint.load_training(run.checkpoints / name) if name else None
     last = checkpoint.latest(run.checkpoints)
@@ -162,7 +163,7 @@ def _open_loader(
     slices, segment_bytes = shards.slices_and_segment_bytes(files, settings.data.shuffle_bytes)
     rank, world = distributed.rank(), distributed.world_size()
     if state is None:
-        # The plan depends on the files, the seed and the sizes, and not on the ranks: all of them compute the same.
+        # The plan depends on the files, the seed and the sizes, and not on the rank: all ranks compute the same plan.
         plan = sampler.ReadPlan(tuple(slices), settings.run.seed, segment_bytes, world)
         positions, counts = [(0, 0)] * world, ReadCounts()
     else:

@@ -1,4 +1,4 @@
-"""Amplification: how many showers, copied, come to the same figure as a model that was trained on fewer."""
+"""Amplification: how many copied showers reach the figure of a model that was trained on fewer showers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from sklearn.isotonic import IsotonicRegression
 
 Bound = Literal["", "more than", "less than"]
-ROUNDING = 1e-9  # Of a logarithm: a value that the curve was made from is on the curve.
+ROUNDING = 1e-9  # Tolerance of a logarithm: a value from which the curve was made lies on the curve.
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Curve:
 
     Attributes:
         log_showers: natural logarithms of the numbers of showers, ascending.
-        log_values: natural logarithms of the figure, which never rise and end at the floor at the latest.
-        floor: the lowest figure that can be told from the truth's own.
+        log_values: natural logarithms of the figure, which never rise and are never below the floor.
+        floor: the lowest figure that can be distinguished from the truth's own figure.
     """
 
     log_showers: Float64[np.ndarray, " sizes"]
@@ -48,7 +48,7 @@ class Curve:
         return cls(showers, IsotonicRegression(increasing=False).fit_transform(showers, logs), floor)
 
     def showers_for(self, value: float) -> Equivalent:
-        """Return how many showers, copied, come to a figure: the smallest number, interpolated in both logarithms.
+        """Return the smallest number of copied showers that reaches a figure, interpolated in both logarithms.
 
         A figure at the floor gives a lower limit: more showers would not look better.
         """
@@ -66,7 +66,7 @@ class Curve:
         if reached == 0:
             return float(right)
         left, above = self.log_showers[reached - 1], self.log_values[reached - 1]
-        share = min(1.0, (above - level) / (above - below))  # Above, the level is not reached: above > below.
+        share = min(1.0, (above - level) / (above - below))  # The left size does not reach the level: above > below.
         return float(left + share * (right - left))
 
 

@@ -1,4 +1,4 @@
-"""Train and judge one model, or judge the copies of some showers. What is finished is on disk and is not done again."""
+"""Train and judge one model, or judge copies of some showers. Finished measurements are on disk and not repeated."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -41,9 +41,9 @@ class Bench:
         out: directory of the results.
         pool: the showers to train on and to copy.
         reference: the truth, in two halves.
-        settings: of the trainings.
-        minutes: of each training.
-        threads: of each training.
+        settings: settings of the trainings.
+        minutes: duration of each training in minutes.
+        threads: number of torch's threads in each training.
     """
 
     out: Path
@@ -57,7 +57,7 @@ class Bench:
         """Find out before hours of training whether these showers can be trained on.
 
         Raises:
-            ValueError: if they have no muons, or none of them validates.
+            ValueError: if they have no muons, or if none or all of them are for validation.
         """
         events, share = self.pool.first(showers, seed), self.settings.data.validation_share
         if not events.counts.any():
@@ -67,8 +67,9 @@ class Bench:
         if not held_out.any() or held_out.all():
             which = "all" if held_out.all() else "none"
             msg = (
-                f"--showers {showers}: {which} of the showers of seed {seed} validate, with data.validation_share={share:g}; "
-                "give larger numbers, or another share: --settings data.validation_share=0.2"
+                f"--showers {showers}: {which} of the showers of seed {seed} are for validation, with "
+                f"data.validation_share={share:g}; give larger numbers, or another share: "
+                "--settings data.validation_share=0.2"
             )
             raise ValueError(msg)
 
@@ -77,7 +78,7 @@ class Bench:
         return self._once(self.out / "figures" / "truth.json", self._truth)
 
     def copies(self, showers: int, seed: int, name: str) -> Numbers:
-        """Return the figures of a baseline (NEAREST or PARAMETRIC) that has these showers."""
+        """Return the figures of a baseline (NEAREST or PARAMETRIC) that uses these showers."""
 
         def measured(executor: Executor) -> Numbers:
             training = executor.put(self.pool.first(showers, seed))
@@ -108,7 +109,7 @@ class Bench:
         return self.out / "figures" / f"{name}-{showers}-showers-seed-{seed}.json"
 
     def _train(self, showers: int, seed: int) -> Path:
-        """Train on the first showers, or find the model that was; return its directory."""
+        """Return the directory of the model of the first showers; train it unless an earlier call has done so."""
         name = f"{showers}-showers-seed-{seed}"
         run = Run(self.out / "runs" / name)
         if run.done.is_file():
@@ -128,7 +129,7 @@ class Bench:
         return run.model
 
     def _figures(self, executor: Executor, events: EventSet) -> Numbers:
-        """Compare events for the control's primaries with the truth, in the figures of MEASURES alone."""
+        """Compare events for the control's primaries with the truth, in the distances and the figures of MEASURES."""
         truth, seed = self.reference.truth, self.reference.plan.seed
         other = event_sample(executor, events, executor.get(self.reference.control.sample).showers)
         numbers = distances.distances(executor.get(truth.sample), executor.get(other.sample))

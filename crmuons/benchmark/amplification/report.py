@@ -17,7 +17,7 @@ COLOURS = {MODEL: "#c8412b", NEAREST: "#4d4d4d", PARAMETRIC: "#3b6ea8"}
 
 
 def table(results: Results) -> str:
-    """Return all figures and amplifications as text; the reasons of absent ones stand below."""
+    """Return all figures and amplifications as text, with the reasons for absent ones below."""
     lines, reasons = list[list[str]](), list[str]()
     head = ["figure", "showers", MODEL, NEAREST, PARAMETRIC, "floor", "amplification"]
     for measure in MEASURES:
@@ -76,7 +76,7 @@ def _draw(axis: Axes, results: Results, measure: Measure) -> None:
             absent.append(name)
             continue
         showers = sorted(found)
-        # Below what can be told from the truth a logarithm means nothing, and may not exist.
+        # A figure below the floor cannot be distinguished from the truth. It may be negative, without a logarithm.
         low = [max(float(np.mean(found[number])), floor) for number in showers]
         spread = [float(np.std(found[number], ddof=1)) if len(found[number]) > 1 else 0.0 for number in showers]
         axis.errorbar(showers, low, yerr=spread, fmt="o-", color=colour, label=name, capsize=2, markersize=4)

@@ -19,9 +19,9 @@ class Measure:
     """A figure in which models and copies are compared; lower is better.
 
     Attributes:
-        name: of the figure in an evaluation.
-        title: for people.
-        perfect: its value if nothing differs, which is subtracted: 1/2 for an AUC.
+        name: name of the figure in an evaluation.
+        title: name of the figure for people.
+        perfect: value of the figure if nothing differs, which is subtracted; 1/2 for an AUC.
     """
 
     name: str
@@ -38,10 +38,10 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Results:
-    """What was measured.
+    """The measured figures of all candidates.
 
     Attributes:
-        numbers: the figures by candidate (MODEL, NEAREST, PARAMETRIC), then by number of showers, one entry a seed.
+        numbers: figures by candidate (MODEL, NEAREST, PARAMETRIC), then by number of showers, with one entry per seed.
         floor: the figures of truth against truth.
         trained: the numbers of showers that models were trained on, ascending.
     """
@@ -51,7 +51,10 @@ class Results:
     trained: Sequence[int]
 
     def excess(self, measure: Measure, candidate: str) -> dict[int, list[float]] | Missing:
-        """Return a figure above its perfect value by number of showers, one number a seed; or why there is none."""
+        """Return by how much a figure exceeds its perfect value: for each number of showers, one value per seed.
+
+        If one value is missing, return the reason.
+        """
         values: dict[int, list[float]] = {}
         for showers, by_seed in self.numbers[candidate].items():
             for numbers in by_seed:
@@ -62,7 +65,7 @@ class Results:
         return values
 
     def resolution(self, measure: Measure) -> float | Missing:
-        """Return the smallest excess that can be told from truth's own: the floor and its error."""
+        """Return the smallest excess that can be distinguished from the truth's own: the floor plus its error."""
         number = self.floor[measure.name]
         if isinstance(number, Missing):
             return number

@@ -42,23 +42,23 @@ from crmuons.tracking.tracker import Tracker
 logger = logging.getLogger(__name__)
 
 RECORD, RESULTS, FIGURE = "amplification.json", "results.json", "amplification.png"
-DEPTHS = 5  # Of simulated showers, as many as a user of CORSIKA records.
-LEAST_SIMULATED = 20_000  # Showers to copy: so many make the joint AUC of copies about 0.53.
+DEPTHS = 5  # Depths at which a simulated shower is recorded; users of CORSIKA record about five.
+LEAST_SIMULATED = 20_000  # Showers to copy. Copies of 20,000 showers have a joint AUC of about 0.53.
 
 
 @dataclass(frozen=True)
 class AmplificationOptions:
-    """What to measure.
+    """Options of the benchmark.
 
     Attributes:
         data, truth: events to train on, and held-out true events; both empty to simulate both.
         showers: numbers of showers to train on.
-        seeds: how many trainings at each number, each with showers and initial weights of its own.
-        minutes: of each training.
-        threads: of each training.
+        seeds: number of trainings at each number of showers; each has its own showers and initial weights.
+        minutes: duration of each training in minutes.
+        threads: number of torch's threads in each training.
         sample_events: events of each half of the truth.
-        settings: of the trainings.
-        out: directory of the results; what an earlier call finished there is kept.
+        settings: settings of the trainings.
+        out: directory of the results; finished measurements of an earlier call are kept.
 
     Raises:
         ValueError: if only one of `data` and `truth` is given.
@@ -85,7 +85,7 @@ def check_words(words: Sequence[str]) -> None:
     """Refuse settings that the benchmark chooses.
 
     Raises:
-        ValueError: with the first one.
+        ValueError: if there is one; the message names the first.
     """
     for word in words:
         name = word.partition("=")[0]
@@ -113,7 +113,7 @@ def run(options: AmplificationOptions) -> str:
         )
         keep_freed_memory()
         torch.set_num_threads(options.threads)
-        tracking_uri = usable_uri(Path())  # Before hours of training.
+        tracking_uri = usable_uri(Path())  # A wrong URI fails here, before hours of training.
         bench, about = _prepare(options)
         results = measure(bench, options.showers, options.seeds)
         write_json(options.out / RESULTS, report.as_json(results, about))
@@ -123,7 +123,7 @@ def run(options: AmplificationOptions) -> str:
 
 
 def measure(bench: Bench, showers: Sequence[int], seeds: int) -> Results:
-    """Measure the copies of all numbers of showers, and models and parametric rivals of those to train on."""
+    """Measure copies at all numbers of showers, and models and parametric baselines at the numbers to train on."""
     trained = sorted(set(showers))
     floor, copied = bench.floor(), copied_sizes(trained, bench.pool.num_showers)
     numbers: dict[str, dict[int, list[Any]]] = {MODEL: {}, NEAREST: {}, PARAMETRIC: {}}
@@ -159,7 +159,7 @@ def _check_directory(out: Path) -> None:
 
 
 def _prepare(options: AmplificationOptions) -> tuple[Bench, dict[str, Any]]:
-    """Read the events, and compare the options with those that the directory was begun with."""
+    """Read the events, and check that the directory was begun with the same options."""
     data, truth = (options.data, options.truth) if options.data else _simulated(options)
     vertical = options.settings.data.depth == "vertical"
     reference = _reference(truth, options.sample_events, vertical=vertical)
@@ -177,7 +177,7 @@ def _prepare(options: AmplificationOptions) -> tuple[Bench, dict[str, Any]]:
     }
     bench = Bench(options.out, pool, reference, options.settings, options.minutes, options.threads)
     _check_showers(bench, options.showers, options.seeds)
-    _record(options.out / RECORD, about)  # Last: what was refused above can be tried again here.
+    _record(options.out / RECORD, about)  # Last, so that a refused command does not claim the directory.
     machine = {"processor": processor(), "cores": os.cpu_count() or 0, "torch": torch.__version__}
     return bench, about | {"seeds": options.seeds} | machine | provenance.code_tags()
 
@@ -196,7 +196,7 @@ def _record(file: Path, about: Mapping[str, Any]) -> None:
 
 
 def _simulated(options: AmplificationOptions) -> tuple[list[str], list[str]]:
-    """Simulate showers to train on and true ones, which have other seeds and so other ids."""
+    """Simulate showers to train on and true showers. They have different seeds and therefore different ids."""
     showers = {
         "data": max(LEAST_SIMULATED, 10 * max(options.showers)),
         "truth": -(-2 * options.sample_events // DEPTHS) + 1,
@@ -223,7 +223,7 @@ def _reference(truth: Sequence[str], events: int, *, vertical: bool) -> Referenc
 
 def _track(results: Results, about: Mapping[str, Any], out: Path, uri: str) -> None:
     params = {name: value for name, value in about.items() if name != "settings"}
-    # MLflow keeps the first value of a step: results with more seeds are another run.
+    # MLflow keeps the first value of a step, so results with more seeds need another run.
     digest = hashlib.sha256((out / RESULTS).read_bytes()).hexdigest()[:8]
     tracker = Tracker.open(
         out / "mlflow" / digest,

@@ -18,7 +18,7 @@ from crmuons.evaluation.metrics.quantities import shower_numbers
 
 logger = logging.getLogger(__name__)
 
-MAX_EVENTS = 5_000_000  # Of the pool, which is in memory: about 1 GB of simulated bundles.
+MAX_EVENTS = 5_000_000  # Largest pool. It is held in memory: about 1 GB of simulated bundles.
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Pool:
 
 
 def digest_of(events: EventArrays | EventHeaders) -> str:
-    """Return a digest of events in any order (ids, primaries and N), to know them again."""
+    """Return a digest of the events' ids, primaries and N that does not depend on the order of the events."""
     digest = hashlib.sha256()
     order = np.lexsort((*events.primaries.T, *events.ids.T))
     for part in (events.ids, events.primaries, events.counts):
@@ -56,7 +56,7 @@ def digest_of(events: EventArrays | EventHeaders) -> str:
 def read_pool(
     urls: Sequence[str], truth: UInt64[np.ndarray, "events 2"], *, vertical: bool, max_quarantined_share: float
 ) -> Pool:
-    """Read the showers to train on, without those of the truth.
+    """Read the showers to train on, and leave out showers that are in the truth.
 
     Args:
         urls: paths, directories, globs or URLs.
@@ -84,7 +84,7 @@ def read_pool(
 
 
 def copied_sizes(trained: Sequence[int], available: int) -> list[int]:
-    """Return the numbers of showers to copy: those trained on, and on from there by half decades to all there are."""
+    """Return the numbers of showers to copy: the trained numbers, then half decades up to all available showers."""
     sizes, size = {*trained, available}, max(trained) * math.sqrt(10)
     while size < available / 1.5:
         sizes.add(round(size))

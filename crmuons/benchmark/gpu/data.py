@@ -27,7 +27,7 @@ BATCH = {SPARSE: 48_000, DENSE: 2_048}
 
 
 def make(machine: Machine, name: str) -> None:
-    """Write raw events of a kind and prepare them. The file `done` or `failed` says when."""
+    """Write raw events of a kind and prepare them. At the end write the file `done`, or `failed` with the traceback."""
     folder = machine.folder / name
     (folder / "raw").mkdir(parents=True)
     try:
@@ -35,7 +35,7 @@ def make(machine: Machine, name: str) -> None:
         dataset = build.claim_dataset(folder / "prepared", [str(folder / "raw")], PrepareSettings())
         build.prepare_dataset(dataset, fit_to_file)
         (folder / "done").touch()
-    except BaseException:  # Whatever ends this process, who waits for the data must learn of it.
+    except BaseException:  # The process that waits for the data must learn of every failure, even of a SystemExit.
         (folder / "failed").write_text(traceback.format_exc(), encoding="utf-8")
         raise
 
@@ -82,7 +82,7 @@ def _stages(machine: Machine, name: str) -> Figures:
     found = manifest.event_files([prepared(machine, name)], training_selection(config.Data(), None).bounds)
     slices, segment_bytes = shards.slices_and_segment_bytes(found, config.Data().shuffle_bytes)
     plan = sampler.ReadPlan(tuple(slices), 0, segment_bytes, 1)
-    trainer = machine.trainer(graph=True, penalty=WITHOUT_PENALTY)  # Whose batches are packed, on a GPU.
+    trainer = machine.trainer(graph=True, penalty=WITHOUT_PENALTY)  # On a GPU, its batches are packed.
     number = machine.size(BATCH[name], 64)
     stages: dict[str, Callable[[EventArrays], object]] = {
         "read and cut": lambda _: None,

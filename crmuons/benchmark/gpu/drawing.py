@@ -1,4 +1,4 @@
-"""The part `generate`: muons per second, left on the device, on the host, and as events; where the time goes."""
+"""The part `generate`: muons per second on the device, copied to the host, and as events; and a profile."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from crmuons.models.bundle_model import BundleModel
 
 
 def measure(machine: Machine) -> Figures:
-    """Return muons per second by where they end."""
+    """Return muons per second for each place where the muons end, and a profile."""
     number = machine.size(1_000_000 if machine.is_gpu else 20_000, 500)
     primaries = events.draw(number, 0.01, seed=2).primaries
     random = np.random.default_rng(0)
@@ -32,7 +32,7 @@ def measure(machine: Machine) -> Figures:
     with precision("tf32"):
         found["muons/s, on the device, tf32"] = rate(on_device)
     found["muons/s, on the device"] = rate(on_device)
-    drawn = int(generator.draw_counts(primaries, seed=0).sum())  # An untrained model's N is its own.
+    drawn = int(generator.draw_counts(primaries, seed=0).sum())  # An untrained model draws other numbers than `counts`.
     found["muons/s, N drawn too"] = rate(lambda: list(generator.generate_on_device(primaries, seed=0)), drawn)
     found["muons/s, blocks on the host"] = rate(
         lambda: sum(1 for _ in generator.generate_blocks(primaries, seed=0, counts=counts))

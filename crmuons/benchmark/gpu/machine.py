@@ -29,7 +29,7 @@ HAS_GRAPHS = "cuda_graph" in config.Train.model_fields
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a check runs, and how large.
+    """The device, the size and the directory of a check.
 
     Attributes:
         device: "cuda" or "cpu".
@@ -92,7 +92,7 @@ class Machine:
         Args:
             model: settings of `model`.
             graph: capture the step as a CUDA graph.
-            on: the device, if it is another one.
+            on: the device, if it is not the device of the check.
             train: settings of `train`.
         """
         model = model or {}
@@ -138,8 +138,8 @@ def describe(machine: Machine) -> Figures:
     size = machine.size(8192 if machine.is_gpu else 1024, 128)
     if machine.is_gpu:
         asked = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-        told = subprocess.run(asked, capture_output=True, text=True, check=False).stdout  # noqa: S603
-        found |= {"gpus": torch.cuda.device_count(), "gpu": told.partition("\n")[0], "cuda": torch.version.cuda}
+        answer = subprocess.run(asked, capture_output=True, text=True, check=False).stdout  # noqa: S603
+        found |= {"gpus": torch.cuda.device_count(), "gpu": answer.partition("\n")[0], "cuda": torch.version.cuda}
         found |= _transfers(machine)
     for kind in ("fp32", "tf32"):
         with precision(kind):
@@ -176,7 +176,7 @@ def _graph(run: Callable[[], object]) -> torch.cuda.CUDAGraph:
 
 
 def profile(machine: Machine, run: Callable[[], object], rounds: int = 3) -> Figures:
-    """Return how many kernels a call starts, how long they take, the share of time without one, and the longest by name."""
+    """Return a call's number of kernels, their time in ms, the share of time without one, and the longest kernels."""
     from torch._C._autograd import DeviceType  # noqa: PLC0415
     from torch.profiler import ProfilerActivity  # noqa: PLC0415
 

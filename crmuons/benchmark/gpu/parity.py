@@ -1,4 +1,4 @@
-"""The part `parity`: a device computes what a CPU computes, in every variant of the step, and the host waits nowhere."""
+"""The part `parity`: check that a device and a CPU compute the same in all variants of the step, without waits."""
 
 import copy
 import math
@@ -68,7 +68,7 @@ def measure(machine: Machine) -> Figures:
 
 
 def attempt(check: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Return the result of a check, or its error: one that fails must not cost the others."""
+    """Return the result of a check, or its error, because a check that fails must not stop the others."""
     try:
         return check(*arguments, **options)
     except Exception as error:  # noqa: BLE001 - the report shows it, and the log has the traceback
@@ -77,7 +77,7 @@ def attempt(check: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
 
 
 class SameNoise(TorchFunctionMode):
-    """Makes torch.rand and torch.randn return the same numbers on every device, whatever the size of the batch.
+    """Make torch.rand and torch.randn return the same numbers on every device and for every size of the batch.
 
     A larger batch (one that is padded) begins with the numbers of the smaller one.
     """
@@ -98,7 +98,7 @@ class SameNoise(TorchFunctionMode):
 
 
 def _trainers(machine: Machine, variant: dict[str, Any], graph: bool) -> tuple[Trainer, Trainer]:
-    """Return trainers on the CPU and on the device whose steps are the gradients, up to rounding."""
+    """Return trainers on the CPU and on the device. Their steps are proportional to the gradients (plain SGD)."""
     plain = {"kind": "sgd", "lr": 0.1, "momentum": 0.0, "warmup_steps": 0, "decay": "none"}
     clip = {"max_grad_norm": variant.pop("clip")} if "clip" in variant else {}
     how = {"optimizer": plain | clip} | variant
@@ -134,7 +134,7 @@ def _compare(machine: Machine, variant: dict[str, Any], graph: bool) -> Figures:
 
 
 def _difference(here: float, there: float) -> float:
-    if math.isnan(here) and math.isnan(there):  # The penalty of a step without one.
+    if math.isnan(here) and math.isnan(there):  # A step without a penalty reports NaN for it.
         return 0.0
     difference = abs(there - here) / max(abs(here), 1e-6)
     return math.inf if math.isnan(difference) else difference
@@ -151,8 +151,8 @@ def waiting_is_an_error() -> Iterator[None]:
 
 
 def _waits(trainer: Trainer, drawn: EventArrays) -> str:
-    """Return where a step, with its batches' way to the device, waits for the device."""
-    for _ in range(5):  # Until a graph of each kind of step is recorded.
+    """Return a traceback of where a step, or the copy of its batches, waits for the device, or "none"."""
+    for _ in range(5):  # Enough steps to record a graph of each kind of step.
         trainer.step(repeat(batch_on_device(trainer, drawn)))
     ready = [trainer.prepare(drawn) for _ in range(24)]
     try:
@@ -208,7 +208,7 @@ def _stops_at_nan(machine: Machine, graph: bool) -> Figures:
 
 
 def _generated(machine: Machine) -> Figures:
-    """Compare muons of the same noise, one event of them large, and look for waits."""
+    """Compare muons made from the same noise, with one large event, and look for waits."""
     model = BundleModel(config.Model(), fitted_features())
     here = StandaloneModel(model.state_dict())
     primaries = events.draw(3, 1.0, seed=0).primaries

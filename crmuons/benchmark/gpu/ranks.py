@@ -1,4 +1,4 @@
-"""The part `ranks`: all GPUs of the machine train together and exchange their gradients, against one alone."""
+"""The part `ranks`: compare training on all GPUs of the machine, which exchange gradients, with training on one."""
 
 import time
 from functools import partial

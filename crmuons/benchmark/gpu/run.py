@@ -1,4 +1,4 @@
-"""Run the parts of a check one after the other, each in a process of its own with a time limit."""
+"""Run the parts of a check one after the other, each in its own process with a time limit."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ from crmuons.benchmark.gpu.machine import Figures, Machine, write_json
 
 logger = logging.getLogger(__name__)
 
-# In order, with the seconds that each may take. A GPU of today needs half of them.
+# The parts in order, each with its time limit in seconds. A current GPU needs half of that.
 PARTS: dict[str, tuple[Callable[[Machine], Figures], int]] = {
     "machine": (machine.describe, 30), "parity": (parity.measure, 90), "step": (steps.measure, 100), "generate": (drawing.measure, 50),
     "data": (data.measure, 40), "job": (runs.job, 60), "train": (runs.train, 120), "ranks": (ranks.measure, 60),
@@ -87,7 +87,7 @@ def _run_parts(check: Check, names: Sequence[str]) -> None:
     try:
         for name in names:
             seconds = min(PARTS[name][1], check.left)
-            if name == "evaluate":  # It needs the CPU alone, and runs beside what follows the training.
+            if name == "evaluate":  # It needs only the CPU, so it starts after `train` and runs during the later parts.
                 continue
             if seconds < LEAST_SECONDS:
                 _finish(check, name, {"error": "no time was left for it"})
@@ -115,7 +115,7 @@ def _start(check: Check, target: Callable[..., None], name: str) -> ForkServerPr
 
 
 def in_own_session(log: Path, target: Callable[..., None], given: Machine, name: str) -> None:
-    """Run a function of a part in a session of its own, so that it is ended with all it has started; log its output."""
+    """Run a function of a part in its own session, so that it can be ended with all its processes; log its output."""
     os.setsid()
     if given.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # A training would take a GPU if it saw one.
@@ -155,7 +155,7 @@ def _collect(check: Check, name: str, process: ForkServerProcess, seconds: float
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
     elif process.exitcode == -signal.SIGKILL:
-        found = {"error": f"it was ended after {seconds:.0f} s; log.txt has what it did"}
+        found = {"error": f"it was ended after {seconds:.0f} s; see log.txt"}
     else:
         found = {"error": f"it ended with exit code {process.exitcode}; see log.txt"}
     _finish(check, name, {"seconds": seconds} | found)

@@ -1,4 +1,4 @@
-"""The parts `job`, `train` and `evaluate`: whole runs, from prepared shards to a model, and how close it comes."""
+"""The parts `job`, `train` and `evaluate`: whole runs from prepared shards to a model, and its fidelity."""
 
 import json
 import statistics
@@ -35,7 +35,7 @@ def _timed(machine: Machine, name: str, *, graph: bool, tf32: bool = False) -> F
     run, lines = _train(machine, name, SPARSE, train, 8.0, graph=graph)
     speeds = [line["speed/events_per_second"] for line in lines if "speed/events_per_second" in line]
     waits = [line["speed/data_wait_share"] for line in lines if "speed/data_wait_share" in line]
-    # A step takes one batch for its six updates, as the predecessor counts. The first log steps include the start.
+    # A step uses one batch for its six updates, as the predecessor does. The first two log steps include the start.
     return {"events/s": statistics.median(speeds[2:] or speeds), "share of time waiting for data": statistics.median(waits[2:] or waits),
             "steps": lines[-1]["step"], "run": run.directory.name}  # fmt: skip
 

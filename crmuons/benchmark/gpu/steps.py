@@ -1,4 +1,4 @@
-"""The part `step`: a training step by itself at three shapes, eager and as a graph, beside the reference step."""
+"""The part `step`: time a training step at three shapes, eager and as a graph, and the reference step."""
 
 from itertools import repeat
 from typing import Any
@@ -21,7 +21,7 @@ from crmuons.benchmark.reference import ReferenceStep
 from crmuons.benchmark.step import LAMBDA_GP, N_CRITIC
 from crmuons.data.events import EventArrays
 
-# As the predecessor counts: one batch for five critic updates and the generator's.
+# One batch serves five critic updates and the generator update, as in the predecessor.
 SPARSE: dict[str, Any] = {"n_critic": 5, "loss": "wasserstein", "penalty": WITHOUT_PENALTY, "reuse_batch": True}
 # Name: events of a batch, mean number of muons, settings of `train`, whether the reference has a penalty.
 SHAPES: dict[str, tuple[int, float, dict[str, Any], bool]] = {

@@ -1,5 +1,5 @@
-"""Hard cells: kinds of rare events, judged with as many events as the whole truth holds.
+"""Hard cells: kinds of rare events, judged with the events of the whole truth.
 
-The parts: which cells there are (`kinds`), with what probability an event is looked at (`importance`), the weighted
-figures (`figures`), and the passes over true and generated events (`judge`).
+`kinds` defines the cells, `importance` the probability with which an event is looked at, and `figures` the weighted
+figures. `judge` passes over true and generated events.
 """

@@ -17,22 +17,22 @@ from crmuons.evaluation.metrics.quantities import BUNDLE_QUANTITIES, Sample, pri
 from crmuons.evaluation.metrics.ratios import MIN_TAIL_EVENTS, quotient
 
 MUONS_AT_ONCE = 2**20  # Summaries take ten numbers of double precision for each muon.
-# Effective events of each sample: a classifier learns little from fewer, and a low AUC would mean nothing.
+# Effective events that each sample needs. A classifier learns little from fewer, and a low AUC would mean nothing.
 MIN_EFFECTIVE = 1_000
-MIN_SHOWERS = 100  # Of each sample, for W1/sigma.
+MIN_SHOWERS = 100  # Showers that each sample needs for W1/sigma.
 
 Numbers = dict[str, Number]
-IN_CELLS = ("rate", "auc_bundles", "w1")  # The figures of a cell beside the distances of single quantities.
+IN_CELLS = ("rate", "auc_bundles", "w1")  # The figures of a cell, without the distances of single quantities.
 
 
 @dataclass(frozen=True)
 class CellEvents:
-    """What the figures need of some events, without their muons.
+    """The quantities of events that the figures need, without the muons.
 
     Attributes:
-        ids, primaries, counts: of each event.
-        weights: 1/p.
-        bundles: the quantities BUNDLE_QUANTITIES.
+        ids, primaries, counts: as in `EventArrays`.
+        weights: weight 1/p of each event.
+        bundles: the quantities BUNDLE_QUANTITIES of each event.
         members: how often each event belongs to each cell.
     """
 
@@ -86,13 +86,15 @@ def effective(weights: Float64[np.ndarray, " events"]) -> float:
 
 
 def rate(truth: CellEvents, other: CellEvents, cell: int, *, paired: bool) -> Number:
-    """Return how often a cell occurs for an event, other/true, with its standard error; showers are the fluctuations.
+    """Return the ratio of a cell's rates per event, other/true, with its standard error.
+
+    The events of a shower count as one fluctuation.
 
     Args:
         truth: true events.
         other: the events to judge.
-        cell: its number.
-        paired: whether both have the same primaries in the same order, whose fluctuations then cancel.
+        cell: number of the cell.
+        paired: whether both have the same primaries in the same order; the primaries' fluctuations then cancel.
     """
     true_events = int(np.count_nonzero(truth.members[:, cell]))
     if true_events < MIN_TAIL_EVENTS:
@@ -103,7 +105,7 @@ def rate(truth: CellEvents, other: CellEvents, cell: int, *, paired: bool) -> Nu
         none = 1 / other.weights.sum() if of_other[0] == 0 and len(other) else of_other[1]
         return quotient(of_truth, (of_other[0], none))
     ratio = float(hits.sum() / true_hits.sum())
-    # Below 1, take the error that a perfect generator has: one that makes no such event has no spread of its own.
+    # Below 1, take the error of a perfect generator, because a generator that makes no such event has no spread.
     off = _by_shower(truth.ids, hits - max(ratio, 1.0) * true_hits)
     return Estimate(ratio, math.sqrt(float(off @ off)) / float(true_hits.sum()))
 
@@ -150,8 +152,8 @@ def auc_bundles(truth: CellEvents, other: CellEvents, most: int, seed: int) -> N
 
     Args:
         truth, other: events of the cell; they share no shower.
-        most: events of each sample that are used at most, drawn at random.
-        seed: of the draw, the folds and the classifier.
+        most: largest number of events of each sample that are used; they are drawn at random.
+        seed: seed of the draw, the folds and the classifier.
     """
     rng = np.random.default_rng(seed)
     parts = [part.where(_some(len(part), most, rng)) for part in (truth, other)]
@@ -160,7 +162,7 @@ def auc_bundles(truth: CellEvents, other: CellEvents, most: int, seed: int) -> N
         return Missing(f"{fewest:,.0f} effective events in one sample, {MIN_EFFECTIVE:,} needed")
     values = np.concatenate([np.column_stack([primary_features(p.primaries), p.counts, p.bundles]) for p in parts])
     is_other = np.repeat([False, True], [len(part) for part in parts])
-    # Equal sums: otherwise the classifier would learn how many there are.
+    # The mean weight becomes 1 in each sample. Otherwise the classifier would mostly learn which sample weighs more.
     weights = np.concatenate([part.weights / part.weights.mean() for part in parts])
     shower = np.unique(np.concatenate([part.ids for part in parts]), axis=0, return_inverse=True)[1].ravel()
     fold = rng.permutation(np.arange(shower.max() + 1) % FOLDS)[shower]
@@ -170,7 +172,7 @@ def auc_bundles(truth: CellEvents, other: CellEvents, most: int, seed: int) -> N
         model = HistGradientBoostingClassifier(
             max_iter=TREES, learning_rate=0.1, early_stopping=True, n_iter_no_change=PATIENCE, random_state=seed
         )
-        # A column of one value, or of none (the spread in bundles of one muon), has no bins.
+        # A column with one value or without values (such as the spread in bundles of one muon) has no bins.
         finite = np.where(np.isfinite(values), values, np.nan)[~inside]
         used = np.isfinite(finite).any(0)
         used[used] = np.nanmax(finite[:, used], axis=0) > np.nanmin(finite[:, used], axis=0)
@@ -180,7 +182,7 @@ def auc_bundles(truth: CellEvents, other: CellEvents, most: int, seed: int) -> N
     ones = np.ones(shower.max() + 1)
     area = np.mean([_area(*part, ones) for part in scored])
     redrawn = [np.mean([_area(*part, of) for part in scored]) for of in rng.poisson(1.0, (BOOTSTRAPS, len(ones)))]
-    # The factor, because folds are correlated: see metrics/classifiers.py.
+    # The square root of 2 is needed because the folds are correlated: see metrics/classifiers.py.
     return Estimate(float(area), float(np.sqrt(2) * np.std(redrawn, ddof=1)))
 
 

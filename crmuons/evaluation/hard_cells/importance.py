@@ -1,7 +1,7 @@
 """The probability with which an event is looked at: high where its primary may give an event of a hard cell.
 
-It depends on the primary alone, so true and generated events of the same primaries have the same one, and the weights
-1/p undo it in all averages.
+It depends on the primary alone, so true and generated events of the same primaries have the same probability. The
+weights 1/p undo the choice in all averages.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 
 from crmuons.evaluation.hard_cells.kinds import Conditions, HardCell
 
-BIN = 0.2  # In log10 (N + 1): N itself fluctuates by as much for a given primary.
+BIN = 0.2  # Width of a bin in log10 (N + 1). N fluctuates by about this width for a given primary.
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,11 @@ class Importance:
     """Probabilities in bins of the log10 (N + 1) that a primary is expected to give.
 
     Attributes:
-        expected: predicts log10 (N + 1) from `primary_features`; None without any muon in the pilot.
-        edges: between the bins.
-        floor: the lowest probability. It is above 0, so that no event is impossible to see, and weights are right.
-        cells: of each column of `probability`.
-        probability: of primaries in the region of a cell, [bins, cells].
+        expected: predicts log10 (N + 1) from `primary_features`.
+        edges: edges between the bins.
+        floor: the lowest probability. It is above 0, so that every event can be chosen and the weights are right.
+        cells: the cell of each column of `probability`.
+        probability: probability of primaries in the region of a cell, [bins, cells].
     """
 
     expected: HistGradientBoostingRegressor
@@ -44,15 +44,15 @@ class Importance:
         total: int,
         wanted: int,
     ) -> "Importance":
-        """Choose probabilities that give every cell the wanted number of events, if there are so many.
+        """Choose probabilities that give every cell the wanted number of events, if there are enough.
 
-        Among `total` events a cell has n P(k) of them in bin k, where P is the share of the bin's events that belong to it.
-        The probability is proportional to sqrt(P(k)), which gives the rate of a cell the smallest error for the number of
-        events that are looked at.
+        P(k) is the share of the events in bin k that belong to a cell. The probability is proportional to sqrt(P(k)),
+        which gives the rate of the cell the smallest error for the number of events that are looked at.
 
         Args:
             cells: the hard cells.
-            conditions, counts, members: of a random sample of the events, the pilot; `HardCell.members` of each cell.
+            conditions, counts: `primary_features` and N of a random sample of the events, the pilot.
+            members: `HardCell.members` of the pilot for each cell.
             total: number of all events.
             wanted: number of events of each cell.
         """

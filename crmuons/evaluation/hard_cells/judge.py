@@ -1,4 +1,4 @@
-"""Look through all true events for those of hard cells, generate for their primaries, and compute the cells' figures."""
+"""Search all true events for hard cells, generate events for the same primaries, and compute the cells' figures."""
 
 import math
 from collections import deque
@@ -28,8 +28,8 @@ class CellFigures:
     """The figures of one hard cell.
 
     Attributes:
-        name, key: of the cell.
-        events, effective: of each sample, the number of events and of effective events.
+        name, key: names of the cell, for people and for metrics.
+        events, effective: numbers of events and of effective events of each sample.
         numbers: the figures of the generated events and of the floor.
     """
 
@@ -42,14 +42,14 @@ class CellFigures:
 
 @dataclass(frozen=True)
 class CellReference:
-    """The true events that were looked at, in two halves without a common shower, which all candidates share.
+    """The true events that were looked at, in two halves without a common shower. All candidates share them.
 
     Attributes:
         cells: the hard cells.
-        wanted: events of a cell in each sample.
+        wanted: number of events of a cell that each sample should have.
         importance: the probabilities with which events were looked at.
-        truth, control: the halves; generated events have the control's primaries.
-        seed: of all draws.
+        truth, control: the halves; a model's events have the control's primaries.
+        seed: seed of all draws.
     """
 
     cells: list[HardCell]
@@ -67,14 +67,14 @@ def prepare_cells(
     training_primaries: np.ndarray,
     wanted: int,
 ) -> CellReference:
-    """Read all true events once and keep those of the hard cells, with a random part of the others.
+    """Read all true events once, and keep events of the hard cells and a random part of the others.
 
     Args:
         executor: runs the work.
-        reference: of the evaluation; its events are the pilot, which says where hard events are.
+        reference: the evaluation's reference. Its events are the pilot, which shows where hard events are.
         truth: the files of the true events, and the selection of the reference.
-        training_primaries: of training events; may be empty.
-        wanted: events of a cell in each half.
+        training_primaries: primaries of training events; may be empty.
+        wanted: number of events of a cell that each half should have.
     """
     urls, selection = truth
     seed = reference.plan.seed
@@ -109,10 +109,10 @@ def judge_model(executor: Executor, reference: CellReference, model: Future[Bund
 def judge_data(
     executor: Executor, reference: CellReference, urls: Sequence[str], selection: Selection, *, shared: bool
 ) -> list[CellFigures]:
-    """Look through a generated data set as through the true one, and return the figures of every cell.
+    """Search a generated data set in the same way as the true events, and return the figures of every cell.
 
-    With `shared`, it has the primaries of the truth, and its events of the first half are left out: they would be
-    compared with true ones of the same primaries.
+    With `shared`, the data set has the primaries of the truth. Its events of the first half are then left out, because
+    they would be compared with true events of the same primaries.
     """
     slices = permutation(cut_files(manifest.event_files(urls)), reference.seed, 0)
     looked_at = _looked_at(
@@ -122,7 +122,7 @@ def judge_data(
 
 
 def second_half(ids: UInt64[np.ndarray, "events 2"], seed: int) -> Bool[np.ndarray, " events"]:
-    """Return which events belong to the second half: by a hash of the shower's ids, whatever file they are in."""
+    """Return which events belong to the second half, by a hash of the shower's ids that is the same in all files."""
     mixed = ids[:, 0] * np.uint64(0x9E3779B97F4A7C15) + ids[:, 1] * np.uint64(0xC2B2AE3D27D4EB4F) + np.uint64(seed)
     for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):  # The finalizer of MurmurHash3: every bit counts.
         mixed = np.multiply(np.bitwise_xor(mixed, np.right_shift(mixed, np.uint64(33))), np.uint64(factor))
@@ -138,9 +138,9 @@ def _looked_at(
     *,
     half: int | None = None,
 ) -> list[CellEvents]:
-    """Submit the reading of all file slices, some ahead; return what they keep, in their order.
+    """Read all file slices, some ahead of use, and return the events that are kept of each, in order.
 
-    With `half`, the seed of the halves, they keep events of the second half alone.
+    With `half`, which is the seed of the halves, only events of the second half are kept.
     """
     found, reading = [], deque[Future[CellEvents]]()
     for number, file_slice in enumerate(slices):
@@ -188,12 +188,12 @@ def _generate(
     seed: int,
     first_event: int,
 ) -> CellEvents:
-    """Generate events and keep their quantities, a block of the generator at a time: large events fill the memory."""
+    """Generate one block of events at a time and keep only their quantities, because large events fill the memory."""
     ids, primaries, weights = control
     parts = []
     for start in range(0, len(ids), generator.events_per_block):
         rows = slice(start, start + generator.events_per_block)
-        # Another stream than that of the evaluation's own events, which may have the same primaries.
+        # The evaluation's own events may have the same primaries, so these events need another random stream.
         events: EventArrays = generator.generate(
             primaries[rows], seed=seed + 1, ids=ids[rows], first_event=first_event + start
         )
@@ -212,7 +212,7 @@ def _judge(executor: Executor, reference: CellReference, generated: CellEvents, 
             name: executor.submit(_figures, true_members, part, most, seed) for name, part in inside.items()
         }
         rates = {
-            # The control has the same primaries as a model's events; a data set's are compared with all true ones.
+            # A model's events have the control's primaries. Events of a data set are compared with all true events.
             GENERATED: figures.rate(control, generated, number, paired=True)
             if paired
             else figures.rate(CellEvents.concat([truth, control]), generated, number, paired=False),

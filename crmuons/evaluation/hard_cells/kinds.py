@@ -12,7 +12,7 @@ from crmuons.evaluation.metrics import ratios
 from crmuons.evaluation.metrics.quantities import Sample, primary_features
 from crmuons.evaluation.metrics.regions import COLUMNS
 
-APART = math.log10(1.01)  # A primary is between or beyond trained ones if it is 1 % away from each.
+APART = math.log10(1.01)  # A mass or depth lies between or beyond the trained values if it is 1 % away from each.
 
 Mask = Bool[np.ndarray, " events"]
 Conditions = Float64[np.ndarray, "events 4"]
@@ -23,10 +23,11 @@ class HardCell:
     """A kind of events with muons, or a kind of muons.
 
     Attributes:
-        name: for people.
-        key: in names of metrics.
-        region: which primaries can belong to the cell, by `primary_features`.
-        number: how often each event of a sample belongs to it: 0 or 1, or its number of such muons.
+        name: name for people.
+        key: name in metrics.
+        region: function that returns which primaries can belong to the cell, from `primary_features`.
+        number: function that returns how often each event of a sample belongs to the cell: 0 or 1, or the number of its
+            muons that belong to it.
     """
 
     name: str
@@ -40,7 +41,7 @@ class HardCell:
 
 
 def hard_cells(training_primaries: Float32[np.ndarray, "events 4"]) -> list[HardCell]:
-    """Return the hard cells; those of masses and depths that no training event has only if there are training events."""
+    """Return the hard cells. Cells of masses and depths that were not trained exist only with training primaries."""
     cells = [
         HardCell("N = 1", "n_1", _anywhere, lambda s: (s.counts == 1).astype(np.int64)),
         HardCell("N from 1,000 to 10,000", "n_1000_to_10000", _anywhere, functools.partial(_of_size, low=1_000)),

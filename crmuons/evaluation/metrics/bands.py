@@ -1,6 +1,6 @@
-"""The band of an ensemble's members in bins of the distributions, and the share of bins whose truth it holds.
+"""The band of an ensemble's members in bins of the distributions, and the share of bins in which it contains the truth.
 
-docs/metrics.md has the formula. True and generated events have the same primaries, so that their spread cancels.
+docs/metrics.md has the formula. True and generated events have the same primaries, so the primaries' spread cancels.
 """
 
 import math
@@ -15,9 +15,10 @@ from crmuons.evaluation.metrics.quantities import MUON_QUANTITIES, Sample
 from crmuons.evaluation.metrics.regions import HardCase
 
 QUANTITIES = (*MUON_QUANTITIES, "log_num_muons", "log_total_energy", "log_leading_energy", "log_mean_radius")
-BINS = 20  # Between the quantiles below, and one on either side of them.
+BINS = 20  # Bins between the quantiles TAILS. One more bin is on either side.
 TAILS = (0.005, 0.995)
-MIN_SHOWERS = 25  # With an entry in a bin, true or generated, on average: below, its error is not Gaussian.
+# Showers with an entry in a bin, averaged over true and generated events. With fewer, the bin's error is not Gaussian.
+MIN_SHOWERS = 25
 ONE_SIGMA = float(norm.cdf(1.0))
 
 
@@ -27,13 +28,13 @@ class BandBin:
 
     Attributes:
         where: all events, a hard case, or primaries outside the trained range.
-        quantity: of the distribution.
+        quantity: quantity of the distribution.
         low, high: edges of the bin.
-        true: of the true events.
+        true: entries of the true events.
         predicted: mean over the members.
-        statistical: standard error of their difference from the numbers of true and generated events.
-        spread: standard deviation over the members, without what their numbers of events make.
-        half_width: of the 68 % band around `predicted`.
+        statistical: standard error of `true` - `predicted` that comes from the finite numbers of events.
+        spread: standard deviation over the members, without the part that comes from the finite numbers of events.
+        half_width: half the width of the 68 % band around `predicted`.
     """
 
     where: str
@@ -61,13 +62,13 @@ def bands(
         truth: true events.
         cases: hard cases.
         outside: which primaries lie outside the trained range of the ensemble.
-        factor: of the members' variance in the band, see `half_width`.
+        factor: factor of the members' variance in the band, see `half_width`.
         members: events of each member for the same primaries in the same order.
     """
     beyond = HardCase("primaries outside the trained range", True, lambda _: outside)
     found = []
     for case in (None, *cases, beyond):
-        # The summaries of a bundle are those of all its muons, and a case of muons is about some of them.
+        # A bundle's quantities summarise all its muons, but a case of muons selects only some of them.
         for quantity in QUANTITIES if case is None or case.of_events else MUON_QUANTITIES:
             found += _bands_of(truth, members, quantity, case, factor)
     return found
@@ -81,9 +82,9 @@ def coverage(bins: Sequence[BandBin]) -> tuple[int, int]:
 def variance_factor(members: int, *, folds: bool) -> float:
     """Return the variance of the truth's difference from the mean of K members, in units of their variance s^2.
 
-    Members that each leave out one of K parts of the same showers share most of these, and lie nearer together than models
-    of other showers: (K - 1)^2 / K, the delete-a-group jackknife (Kott 2001, J. Official Statistics 17, 521). Of others the
-    truth is taken as one more member: 1 + 1/K.
+    Members that each leave out one of K parts of the same showers share most showers, so they differ less than models
+    of different showers. Their factor is (K - 1)^2 / K, the delete-a-group jackknife (Kott 2001, J. Official Statistics
+    17, 521). For other members, the truth is taken as one more member, and the factor is 1 + 1/K.
     """
     return (members - 1) ** 2 / members if folds else 1 + 1 / members
 
@@ -93,15 +94,15 @@ def half_width(
 ) -> Float64[np.ndarray, " bins"]:
     """Return half the width of the 68 % band around the mean of the members.
 
-    s is known from K values only, so the quantile is Student's, with the degrees of freedom of a sum of an exact variance and one
-    with K - 1 (Satterthwaite 1946, Biometrics Bull. 2, 110; JCGM 100:2008, G.4.2): 1.14 times the root for K = 5 and no
-    statistical error.
+    s is known from only K values, so the quantile is Student's. Its degrees of freedom belong to the sum of an exact
+    variance and a variance with K - 1 degrees (Satterthwaite 1946, Biometrics Bull. 2, 110; JCGM 100:2008, G.4.2). For
+    K = 5 and no statistical error, the quantile is 1.14.
 
     Args:
         statistical: standard error of the difference between truth and mean.
         spread: standard deviation over the members.
         members: K.
-        factor: of s^2 (`variance_factor`).
+        factor: factor of s^2 (`variance_factor`).
     """
     of_members = spread**2 * factor
     total = statistical**2 + of_members
@@ -148,13 +149,13 @@ def _estimates(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the members' mean rate, the standard error of its difference from the truth, and the members' spread.
 
-    The events of a shower are one fluctuation.
+    The events of a shower count as one fluctuation.
     """
     number, events = len(made), int(events_of_shower.sum())
     rates, mean = made.sum(1) / events, made.mean(0)
     statistical = _error(mean - true, events_of_shower)
-    # What finite numbers of events make of the spread of members that are equal. They share random numbers, so it is less
-    # than the error of a member alone.
+    # The variance that equal members would have because of their finite numbers of events. Members share random
+    # numbers, so it is smaller than the variance of one member alone.
     noise = sum(_error(one - mean, events_of_shower) ** 2 for one in made) / (number - 1)
     spread = np.sqrt(np.maximum(rates.var(0, ddof=1) - noise, 0))
     return rates.mean(0), statistical, spread

@@ -16,7 +16,7 @@ from crmuons.evaluation.metrics.distances import MIN_SHOWERS, Estimate, Missing,
 from crmuons.models.bundle_model import BundleModel
 from crmuons.models.multiplicity import MixtureMultiplicity, RegressorMultiplicity
 
-GROUPS = 2  # Of cos zenith and of depth, in each mass and decade of the energy. 100 such cells need 10,000 showers.
+GROUPS = 2  # Groups of cos zenith and of depth, for each mass and energy decade. 100 such cells need 10,000 showers.
 
 Cumulative = tuple[Float64[np.ndarray, " events"], Float64[np.ndarray, " events"]]
 
@@ -40,8 +40,8 @@ class PitCell:
     Attributes:
         mass, energy, zenith, depth: labels of the cell.
         showers: the number of showers.
-        distance: times the square root of the number of showers. In calibrated cells its mean is 0.87, and 1 % are
-            above 1.63.
+        distance: the distance times the square root of the number of showers. In calibrated cells its mean is 0.87, and
+            1 % are above 1.63.
     """
 
     mass: str
@@ -59,7 +59,7 @@ def cumulative(
 
     Args:
         model: a trained model.
-        primaries: of the events.
+        primaries: primaries of the events.
         counts: n of the events.
     """
     with torch.inference_mode():
@@ -107,7 +107,7 @@ def randomised_pit(
 
 
 def uniformity(pit: Float64[np.ndarray, " events"]) -> Number:
-    """Return the Kolmogorov distance of values from the uniform distribution on [0, 1]; if uniform, 0.87 / sqrt(n)."""
+    """Return the Kolmogorov distance of values from uniform on [0, 1]; 0.87 / sqrt(n) on average for uniform values."""
     if len(pit) < MIN_SHOWERS:
         return Missing(f"{len(pit)} showers, {MIN_SHOWERS} needed")
     ordered, steps = np.sort(pit), np.arange(len(pit) + 1) / len(pit)
@@ -149,7 +149,7 @@ def pit_cells(calibration: Calibration) -> list[PitCell]:
 
 
 def worst_pit_cell(cells: list[PitCell], seed: int) -> tuple[Number, Number]:
-    """Return the largest scaled distance of a cell, and what chance gives for as many cells (mean and spread)."""
+    """Return the largest scaled distance of a cell, and its mean and spread by chance for this number of cells."""
     distances = [cell.distance.value for cell in cells if isinstance(cell.distance, Estimate)]
     if not distances:
         missing = Missing(f"no cell of (log E, mass, cos zenith, depth) has the PIT of {MIN_SHOWERS} showers")

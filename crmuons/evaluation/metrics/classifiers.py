@@ -15,8 +15,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from crmuons.evaluation.metrics.distances import Estimate, Missing, Number
 from crmuons.evaluation.metrics.quantities import BUNDLE_QUANTITIES, Counted, Sample
 
-MIN_EVENTS = 1_000  # In each sample. With fewer, a classifier learns little, and a low AUC means nothing.
-MIN_EVENTS_SCORED = 200  # In each sample. The standard error of an AUC near 0.5 is then 0.029.
+MIN_EVENTS = 1_000  # Events needed in each sample. With fewer, a classifier learns little, and a low AUC means nothing.
+MIN_EVENTS_SCORED = 200  # Scored events needed in each sample. The standard error of an AUC near 0.5 is then 0.029.
 FOLDS = 3
 BOOTSTRAPS = 40
 TREES, PATIENCE = 300, 15  # At most TREES; training stops once PATIENCE of them brought no lower loss.

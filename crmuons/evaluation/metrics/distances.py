@@ -25,10 +25,10 @@ SCORED = (
     "correlation",
 )
 QUANTITIES = (*MUON_QUANTITIES, *BUNDLE_QUANTITIES)
-MIN_SHOWERS = 100  # Two samples of 100 from one normal are 0.18 sigma apart; below, W1 shows only the sample size.
+MIN_SHOWERS = 100  # W1 of two normal samples of 100 is 0.18 sigma. With fewer, W1 shows only the sample size.
 # Values in single precision that are equal differ by 1e-7 after a logarithm; a sigma of that size gave scores of 1e11.
 SAME = 1e-5
-SPLITS = 24  # Of the truth into two halves. Their standard deviation is then known to a seventh.
+SPLITS = 24  # Splits of the truth into two halves. Their standard deviation is then known to a seventh.
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,16 @@ def fidelity(truth: EventArrays, generated: EventArrays, further: Sequence[MuonF
 
     Args:
         truth: true events, best with the primaries of `generated`, so that the spread of the primaries cancels.
-        generated: as many events.
+        generated: generated events, best of the same number.
         further: features of their muons beyond the first three.
 
     Returns:
-        `w1_<quantity>`: W1/sigma of each quantity in SCORED, and of the further features, which the score leaves out;
-        infinite if the true events have it and the generated events do not; `score`: their mean; `mean_muons_ratio` and `empty_share_difference` (generated - true). A
-        quantity is left out if fewer than MIN_SHOWERS true events have it, or if it is the same in all of them; `score`
-        is left out if one of them is, because a mean over another list cannot be compared.
+        `w1_<quantity>`: W1/sigma of each quantity in SCORED, and of the further features. It is infinite if the true
+        events have the quantity and the generated events do not. `score`: the mean over SCORED. `mean_muons_ratio` and
+        `empty_share_difference` (generated - true).
+
+        A quantity is left out if fewer than MIN_SHOWERS true events have it, or if it is the same in all of them. The
+        score is left out if one quantity of SCORED is, because a mean over another list cannot be compared.
     """
     true_sample, generated_sample = (Sample.of(events, further=further) for events in (truth, generated))
     distances = {
@@ -99,7 +101,7 @@ def unscored(truth: EventArrays) -> dict[str, Missing]:
 
 
 def events_for_score(truth: EventArrays) -> int | None:
-    """Return how many events like these a score needs; None if no number would do, as far as these events tell."""
+    """Return how many events like these a score needs; None if these events suggest that no number is enough."""
     sample = Sample.of(truth)
     if any(np.ptp(sample.values(name)) <= SAME for name in SCORED if sample.num_showers(name)):
         return None
@@ -153,7 +155,7 @@ def lacking(sample: Sample, name: str, needed: int = MIN_SHOWERS) -> Missing | N
 
 
 def score(numbers: dict[str, Number]) -> Number:
-    """Return the mean W1/sigma over SCORED; Missing if one of them is, because a shorter list is a different figure."""
+    """Return the mean W1/sigma over SCORED; Missing if one is missing, because a shorter list is a different figure."""
     scored = {name: numbers[f"w1_{name}"] for name in SCORED}
     missing = {name: number for name, number in scored.items() if isinstance(number, Missing)}
     if missing:
@@ -162,7 +164,7 @@ def score(numbers: dict[str, Number]) -> Number:
 
 
 def describe_missing(missing: dict[str, Missing]) -> str:
-    """Return the names of missing quantities, with the reason beside those that share it."""
+    """Return the names of missing quantities, grouped by the reason, with each reason."""
     by_reason: dict[str, list[str]] = {}
     for name, number in missing.items():
         by_reason.setdefault(number.reason, []).append(name)
@@ -172,12 +174,13 @@ def describe_missing(missing: dict[str, Missing]) -> str:
 def null_distances(pool: Sample, splits: Bool[np.ndarray, "splits showers"]) -> dict[str, Number]:
     """Return the null distribution of `distances` (the floor): truth against truth.
 
-    The values are mean and standard deviation over splits of a pool into two halves. The standard deviation is that of
-    a single comparison, which a perfect generator would have.
+    The values are mean and standard deviation over splits of a pool into two halves. The standard deviation is the
+    uncertainty of one comparison with a perfect generator.
 
     Args:
         pool: true events, with showers numbered from 0.
-        splits: for each split, the showers in its first half. Showers stay whole, because the depths of one are alike.
+        splits: for each split, the showers in its first half. Showers stay whole, because events of one shower at
+            several depths are alike.
     """
     by_split: dict[str, Float64[np.ndarray, " splits"]] = {}
     numbers: dict[str, Number] = {}

@@ -1,7 +1,7 @@
 """The further features of a muon as an evaluation compares them.
 
-The direction is turned into the muon's own frame, along the radius and across it, and a positive feature is log10. The
-formula is that of the networks, `crmuons.models.extra.ExtraFeatures`, without its scaling by the energy.
+The direction is turned into the muon's own frame, along the radius and across it. A positive feature is compared as its
+log10. The networks use the same formula with a scaling by the energy (`crmuons.models.extra.ExtraFeatures`).
 """
 
 from collections.abc import Sequence
@@ -27,9 +27,9 @@ class Column:
     """One number of a muon that is compared.
 
     Attributes:
-        name: the feature's, or `dir_along` and `dir_across` for a direction.
-        label: for figures and tables, with the unit.
-        kind: of the feature; see crmuons.data.features.KINDS. A positive one is log10.
+        name: name of the feature, or `dir_along` and `dir_across` for a direction.
+        label: label for figures and tables, with the unit.
+        kind: kind of the feature; see crmuons.data.features.KINDS. A positive feature is compared as its log10.
     """
 
     name: str
@@ -57,7 +57,7 @@ def values(events: EventArrays, further: Sequence[MuonFeature]) -> Float32[np.nd
 
 
 def in_common(further: Sequence[MuonFeature], *sets: EventArrays) -> tuple[MuonFeature, ...]:
-    """Return the features that all sets of events have: these, or none, because a baseline makes none."""
+    """Return the features if all sets of events have them, otherwise none. Baselines do not make them."""
     width = len(BASE) + len(further)
     return tuple(further) if all(events.muons.shape[1] == width for events in sets) else ()
 

@@ -7,23 +7,23 @@ from scipy.spatial import KDTree
 from crmuons.evaluation.metrics.distances import Estimate, Missing, Number
 from crmuons.evaluation.metrics.quantities import BUNDLE_QUANTITIES, Sample
 
-MIN_BUNDLES = 200  # With so many the standard error of a share near one half is 0.035.
+MIN_BUNDLES = 200  # With 200 bundles, the standard error of a share near one half is 0.035.
 MAX_BUNDLES = 20_000  # A search among more takes minutes in ten dimensions.
 
 
 def nearer_to_training(truth: Sample, other: Sample, training: Sample | None, seed: int) -> Number:
     """Return the share of other bundles whose nearest bundle is a training bundle, and not a held-out true one.
 
-    Both are searched in equal numbers, as whole showers. So a generator that has learned the distribution gives one
-    half, as true bundles do, and one that copies its training bundles gives 1. The distance is Euclidean in the bundle
-    quantities without the primary, each divided by its standard deviation; bundles of three or more muons have them all.
-    The error counts a shower as one fluctuation, and takes the bundles that are searched as given.
+    Equal numbers of both are searched, as whole showers. A generator that has learned the distribution therefore gives
+    one half, like true bundles, and a generator that copies its training bundles gives 1. The distance is Euclidean in
+    the bundle quantities without the primary, each divided by its standard deviation. Bundles of three or more muons
+    have all quantities. The error counts a shower as one fluctuation, and treats the searched bundles as fixed.
 
     Args:
         truth: held-out true events.
         other: the events to judge.
         training: training events; None if there are none.
-        seed: of the choice of showers.
+        seed: seed of the choice of showers.
     """
     if training is None:
         return Missing("there are no training events of showers that are not in the truth")

@@ -8,7 +8,7 @@ from jaxtyping import Float64
 from crmuons.evaluation.metrics.distances import Estimate, Missing, Number, wasserstein
 from crmuons.evaluation.metrics.quantities import BUNDLE_QUANTITIES, Sample
 
-MIN_EVENTS = 1_000  # Below, the line fit of the Frechet distance and the batches of the kernel distance are noise.
+MIN_EVENTS = 1_000  # With fewer, the line fit of the Frechet distance and the kernel distance's batches are noise.
 FRECHET_MAX_EVENTS = 50_000
 FRECHET_SIZES, FRECHET_BOOTSTRAPS = 10, 10
 KERNEL_BATCHES, KERNEL_BATCH, KERNEL_TILE = 10, 5_000, 64
@@ -41,7 +41,7 @@ def multivariate(truth: Sample, other: Sample, seed: int, *, kernel_batch: int =
 def sliced_wasserstein(truth: JointFeatures, other: JointFeatures, seed: int) -> Estimate:
     """Return the mean W1 over random directions of the features, which are divided by the truth's standard deviations.
 
-    Bonneel, Rabin, Peyre, Pfister 2015 (J. Math. Imaging Vis. 51, 22). The error is only that of the random directions.
+    Bonneel, Rabin, Peyre, Pfister 2015 (J. Math. Imaging Vis. 51, 22). The error only covers the random directions.
     """
     centre, scale = truth.mean(0), _or_one(truth.std(0))
     directions = np.random.default_rng(seed).normal(size=(PROJECTIONS, truth.shape[1]))

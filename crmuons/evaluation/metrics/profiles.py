@@ -30,7 +30,7 @@ class ProfileBin:
         axis, interval: what is divided into bins, and the bin.
         true, other: the means of the true and of the other muons.
         deviation: other / true - 1 if `relative`, otherwise (other - true) / the true standard deviation.
-        relative: whether the quantity has one sign, so that a ratio of means says something.
+        relative: whether the quantity has one sign, so that a ratio of means has a meaning.
     """
 
     quantity: str
@@ -116,7 +116,7 @@ def _deviation(true: Number, other: Number, spread: float | None) -> Number:
     scale = abs(true.value) if spread is None else spread
     if scale == 0:
         return Missing("the true mean is zero" if spread is None else "all true values are the same")
-    # A ratio's error contains that of its denominator: d(b / a) = (db - (b / a) da) / a.
+    # The error of a ratio includes the error of its denominator: d(b / a) = (db - (b / a) da) / a.
     share = other.value / true.value if spread is None else 1.0
     error = float(np.hypot(other.error or 0, share * (true.error or 0)) / scale)
     return Estimate((other.value - true.value) / scale, error)

@@ -31,7 +31,7 @@ LABELS = {
     "correlation": "correlation of log E and log r in the bundle",
 }
 
-EXTRA = "extra_"  # Begins the names of further features here: one of the user's own may be named "correlation".
+EXTRA = "extra_"  # Prefix of the names of further features: a user's own feature may be named "correlation".
 MUON_QUANTITIES = ("log_energy", "log_radius")
 BUNDLE_QUANTITIES = tuple(name for name in LABELS if name not in MUON_QUANTITIES)
 
@@ -74,10 +74,10 @@ class Sample(Counted):
         showers: Int64[np.ndarray, " events"] | None = None,
         further: Sequence[MuonFeature] = (),
     ) -> Self:
-        """Compute the quantities of events. Without `showers`, each event is a shower of its own.
+        """Compute the quantities of events. Without `showers`, each event counts as a separate shower.
 
         Args:
-            events: whose muons may lack the further features.
+            events: the events; their muons may lack the further features.
             showers: the shower of each event.
             further: features of a muon beyond the first three.
         """

@@ -14,7 +14,7 @@ MIN_TAIL_EVENTS = 10  # Ten events have a relative error of a third.
 def multiplicity(truth: Sample, other: Sample) -> dict[str, Number]:
     """Compare multiplicities: ratios of mean and variance, and difference of the share of empty events (other - true).
 
-    The variance is that of log10(N + 1), because a few of the largest events dominate the variance of N.
+    The variance is computed for log10(N + 1), because a few of the largest events dominate the variance of N.
     """
     logs = [sample.bundles["log_num_muons"] for sample in (truth, other)]
     errors = [_variance_error(values, sample.showers) for values, sample in zip(logs, (truth, other), strict=True)]
@@ -43,7 +43,7 @@ MUON_TAILS = {
 def tails(truth: Sample, other: Sample) -> dict[str, Number]:
     """Return the ratios (other/true) of how many events, or muons per event, lie beyond a threshold.
 
-    The errors are Poisson errors for events. The muons of one shower are not independent and count as one fluctuation.
+    The events and muons of one shower are not independent and count as one fluctuation.
     """
     numbers: dict[str, Number] = {}
     for name, muons in EVENT_TAILS.items():
@@ -88,7 +88,7 @@ def paired_ratio(true_values: np.ndarray, values: np.ndarray, showers: Int64[np.
     true_mean, mean = float(true_values.mean()), float(values.mean())
     if true_mean == 0:
         return Missing("the true mean is zero")
-    # Below 1, take the error that a perfect generator has: a generator that draws no muons has no spread of its own.
+    # Below 1, take the error of a perfect generator, because a generator that draws no muons has no spread.
     _, error = mean_and_error(values - max(mean / true_mean, 1.0) * true_values, showers)
     return Estimate(mean / true_mean, error / true_mean)
 

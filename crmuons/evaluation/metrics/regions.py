@@ -15,7 +15,7 @@ from crmuons.evaluation.metrics.quantities import Counted, Sample, event_of_muon
 
 MAX_MASSES = 12  # Above this number, the masses are put into MASS_GROUPS groups.
 MASS_GROUPS = ANGLE_GROUPS = DEPTH_GROUPS = 4
-MIN_CELL_SHOWERS = 30  # Below, the standard error of a mean is itself uncertain by more than an eighth.
+MIN_CELL_SHOWERS = 30  # With fewer, the standard error of a mean is itself uncertain by more than an eighth.
 
 Mask = Bool[np.ndarray, " events"]
 
@@ -118,7 +118,7 @@ class HardCase:
     """A kind of events, or of muons, that are rare or at the edge of the primaries' range.
 
     Attributes:
-        name: for people.
+        name: name for people.
         of_events: true for a kind of events, false for a kind of muons.
         holds: returns which events, or which muons, of a sample belong to the case.
     """

@@ -36,7 +36,7 @@ def set_fold(
         truth: the true events.
         other: the events to separate from them.
         fold: the fold to score, below FOLDS.
-        seed: of folds, initial weights and batch order.
+        seed: seed of folds, initial weights and batch order.
     """
     inside = held_out(truth, other, fold, FOLDS, seed)
     network = _train(bundles, labels(truth, other), np.flatnonzero(~inside), seed)
@@ -158,7 +158,7 @@ def _muon_features(events: EventArrays, further: Sequence[MuonFeature]) -> Float
     columns = [quantities["log_energy"], quantities["log_radius"], np.cos(azimuth), np.sin(azimuth)]
     numbers = further_features.values(events, further).T.astype(np.float64)
     for column, values in zip(further_features.columns(further), numbers, strict=True):
-        # Logarithms on both sides of 0: delays and angles have long tails, whose unit is 1e-3 at the least.
+        # Delays and angles have long tails on both sides of 0, so they become logarithms; below 1e-3 they stay linear.
         signed = np.sign(values) * np.log1p(np.abs(values) * 1e3)
         columns.append(values if column.kind == "positive" else signed)
     return np.column_stack(columns).astype(np.float32)

@@ -1,1 +1,1 @@
-"""Events weighted to a cosmic-ray flux, beside published measurements and calculations: the work of `crmuons validate`."""
+"""Compare events weighted to a cosmic-ray flux with published measurements and calculations: `crmuons validate`."""

@@ -16,7 +16,7 @@ VERTICAL_KM = (1.0, 1.5, 1.77, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
 ZENITH_SLANT_KM = (0.6, 0.8, 1.0, 1.5, 2.0, 2.5, 3.0)  # 33, 51, 60, 70, 76, 78, 80 degrees at 0.5 km w.e.
 BUNDLE_KM = (1.77, 3.0)  # IceCube's centre, and a depth of the sea.
 MOST_MUONS = 10
-WIDTH = 0.05  # A depth stands for those within 5 %; references are averaged over the same events.
+WIDTH = 0.05  # A depth stands for all depths within 5 %. References are averaged over the same events.
 NEAR_VERTICAL = np.cos(np.deg2rad(30))
 SURFACE_KM, SURFACE_COSINE = 0.035, np.cos(np.deg2rad(15))
 SURFACE_BINS = (200.0, 400.0, 1e3, 3e3, 1e4, 2e4)
@@ -33,7 +33,7 @@ def compare(sample: Sample) -> list[Row]:
 
 
 def vertical_intensity(sample: Sample) -> Iterator[Row]:
-    """Yield the vertical intensity at each depth beside each source."""
+    """Yield the vertical intensity at each depth, compared with each reference."""
     for depth in VERTICAL_KM:
         rows = _near_vertical(sample, depth)
         measured = sample.mean(rows, sample.counts)
@@ -61,12 +61,12 @@ def _vertical_references(sample: Sample, rows: Rows, depth: float) -> Iterator[R
         value = _average(sample, rows, depth, lambda x, c: tables.all_bundles(x * c, c))
         yield Reference(value, value * tables.MUPAGE_INTENSITY_ERROR, "MUPAGE")
     value = _average(sample, rows, depth, lambda x, c: tables.mei_hime(x) / effective_cosine(c))
-    # A fit to measurements in rock, without an error; what it says of water is shown only.
+    # This is a fit to measurements in rock, without an error. For water it is only shown, not judged.
     yield Reference(value, 0.1 * value, "Mei and Hime, measured in rock", judged=rock)
 
 
 def zenith(sample: Sample) -> Iterator[Row]:
-    """Yield the intensity 0.5 km w.e. below the surface at each zenith angle beside MUTE."""
+    """Yield the intensity 0.5 km w.e. below the surface at each zenith angle, compared with MUTE."""
     rock, least = sample.drawn.medium == "rock", sample.drawn.threshold_gev
 
     def expected(slant: FloatArray, _: FloatArray) -> FloatArray:
@@ -105,7 +105,7 @@ def mean_energy(sample: Sample) -> Iterator[Row]:
 
 
 def multiplicity(sample: Sample) -> Iterator[Row]:
-    """Yield the intensities of bundles of 1 to 10 muons, and these over the intensity of single muons."""
+    """Yield the intensities of bundles of 1 to 10 muons, and their ratios to the intensity of single muons."""
     lacking = ROCK if sample.drawn.medium == "rock" else ""
     for depth in BUNDLE_KM:
         rows, single = _near_vertical(sample, depth), sample.counts == 1
@@ -133,7 +133,7 @@ def multiplicity(sample: Sample) -> Iterator[Row]:
 
 
 def _bundle_reference(sample: Sample, rows: Rows, depth: float, num_muons: int) -> Reference:
-    """Return MUPAGE's intensity; its error is half of the distance to MuonGun's, and that of its fit."""
+    """Return MUPAGE's intensity. Its error combines half of the difference from MuonGun and the error of the fit."""
     many = np.array(float(num_muons))
     mupage, muongun = (
         _average(sample, rows, depth, lambda x, c: tables.bundle_intensity(many, x * c, c, muongun=other))  # noqa: B023
@@ -220,7 +220,10 @@ def _near_vertical(sample: Sample, depth: float) -> Rows:
 def _average(
     sample: Sample, rows: Rows, depth: float, expected: Callable[[FloatArray, FloatArray], FloatArray]
 ) -> float:
-    """Return the mean of a reference over the slant depths (km w.e.) and cosines of events; without events, at a depth."""
+    """Return the mean of a reference over the slant depths (km w.e.) and cosines of events.
+
+    Without events, return the reference at `depth` and a cosine of 1.
+    """
     number = np.flatnonzero(rows)
     if not len(number):
         return float(np.mean(expected(np.array([depth]), np.ones(1))))

@@ -1,4 +1,4 @@
-"""Draw weighted events beside the published tables; no display is needed."""
+"""Draw weighted events together with the published tables; no display is needed."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from crmuons.evaluation.nature.rows import OUTSIDE, Row
 from crmuons.evaluation.report.figures import GENERATED_COLOUR, TRUE_COLOUR
 
 COLOURS = ("#2b6cb0", "#6b46c1", "#2f855a")
-LEGEND: Literal["upper right"] = "upper right"  # Of falling curves.
+LEGEND: Literal["upper right"] = "upper right"  # Place of the legend beside falling curves.
 INTENSITY_LABEL = "intensity, 1 / (m² s sr)"
 
 
@@ -122,7 +122,7 @@ def _with_ratio(rows: Sequence[Row], x_label: str, y_label: str, *, log: bool = 
 
 
 def _points(upper: Axes, lower: Axes, rows: Sequence[Row]) -> None:
-    """Draw the data of rows, hollow where a row is outside of what the data cover, and their ratios."""
+    """Draw the data of rows, with hollow points for rows that the data do not cover, and their ratios."""
     lower.axhline(1, color=TRUE_COLOUR, lw=0.8)
     lower.set_ylabel("ratio")
     labelled = False

@@ -11,11 +11,11 @@ from crmuons.storage.identity import open_listed
 from crmuons.storage.output import Output
 
 NEEDED = ("energy_gev", "gamma", "threshold_gev", "medium")  # Fields of weights.Drawn, and of the metadata's settings.
-AT_THE_DEPTH = ("threshold_gev", "medium")  # What a conversion knows.
+AT_THE_DEPTH = ("threshold_gev", "medium")  # Fields that a conversion records.
 
 
 def recorded(sources: Sequence[str]) -> dict[str, Any]:
-    """Return what the files record, by the names of NEEDED: all of a simulation, some of a conversion or generation.
+    """Return the fields of NEEDED that the files record: all of them for a simulation, some for other origins.
 
     Raises:
         FileNotFoundError: if there are no files.

@@ -14,11 +14,12 @@ FORMAT = 1
 JSON_FILE = "validation.json"
 CLASSES = {AGREES: "good", HIGH: "bad", LOW: "bad"}
 
-INTRODUCTION = f"""This page weighs muon bundles to a cosmic-ray flux and compares them with what others have measured or
-calculated. The flux says how many primaries of each nucleus and energy arrive; the bundles say how many muons each sends
-down. A row <em>agrees</em> if it is within {CERTAIN:g} standard errors of the reference: the statistical error of the
-data and the error of the reference together. It is <em>{OUTSIDE}</em> if the data hold less than {LEAST_COVERED:.0%} of
-the primaries that matter there, or if its statistical error is above {MOST_ERROR:.0%}."""
+INTRODUCTION = f"""This page weights muon bundles to a cosmic-ray flux and compares them with published measurements and
+calculations. The flux gives the number of primaries of each nucleus and energy; the bundles give the number of muons of
+each primary. A row <em>agrees</em> if it is within {CERTAIN:g} standard errors of the reference. The standard error
+combines the statistical error of the data and the error of the reference. A row is <em>{OUTSIDE}</em> if the data hold
+less than {LEAST_COVERED:.0%} of the primaries that matter there, or if the statistical error is above {MOST_ERROR:.0%}.
+"""
 CAPTIONS = {
     "depth_intensity": (
         "Vertical intensity of muons against the depth of water or ice, and below it the ratio to daemonflux through "
@@ -26,7 +27,7 @@ CAPTIONS = {
         "at great depths; hollow points lack a part of the primaries."
     ),
     "zenith": "Intensity at a vertical depth of 0.5 km w.e. against the zenith angle, and its ratio to MUTE.",
-    "mean_energy": "Mean energy of the muons against the depth, and its ratio to that of daemonflux through water.",
+    "mean_energy": "Mean energy of the muons against the depth, and its ratio to daemonflux through water.",
     "multiplicity": (
         "Intensity of bundles of m muons. MuonGun has the same form with another exponent; the two differ because they "
         "were fitted to other shower programs."
@@ -68,7 +69,7 @@ def page(validation: Validation, images: Mapping[str, bytes]) -> str:
 
 
 def summary(validation: Validation) -> str:
-    """Return the rows that the data cover, and how many they do not, as text for a terminal."""
+    """Return the rows that the data cover, and the number of the other rows, as text for a terminal."""
     covered = [row for row in validation.rows if row.verdict != OUTSIDE]
     lines = [["figure", "where", "data / reference", "reference", "verdict"]]
     lines += [

@@ -28,13 +28,14 @@ from crmuons.simulation.propagation import MEDIA
 
 logger = logging.getLogger(__name__)
 
-MOST_EVENTS = 2_000_000  # Read at most: 1 GB, and a statistical error of 2 % at 2 km w.e.
+MOST_EVENTS = 2_000_000  # Most events that are read: 1 GB, and a statistical error of 2 % at 2 km w.e.
 GENERATED_EVENTS = 400_000
-# What a model is asked for: primaries of all muons at 0.5 to 6 km w.e., and as many large bundles as small ones.
+# A model generates for these primaries. They cover all muons at 0.5 to 6 km w.e., and give equally many large and small
+# bundles.
 GENERATED_GEV, GENERATED_GAMMA = (300.0, 1e10), 1.6
 MOST_ZENITH_COSINE = 0.15  # 81 degrees.
-MOST_MUONS = 100_000  # Of a generated event; a model that was not trained there may draw any number.
-DEFAULT_THRESHOLD_GEV = 10.0  # Of `simulate` and `convert`.
+MOST_MUONS = 100_000  # Largest generated event: a model may draw any number for primaries that it was not trained on.
+DEFAULT_THRESHOLD_GEV = 10.0  # The default of `simulate` and `convert`.
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,10 @@ class ValidationRequest:
         energy_gev, gamma: how the primaries were drawn; None for what the files say.
         threshold_gev: leave out softer muons at the depth; None for what the files say, or 10 GeV.
         surface_gev: energy at the surface below which muons are missing in the events.
-        medium: what the muons passed; None for what the files say, or ice.
+        medium: medium above the detector; None for what the files say, or ice.
         vertical_depth: whether depth_m of the files is the vertical depth.
-        events: how many to read or to generate at most; None for MOST_EVENTS or GENERATED_EVENTS.
-        seed: of the generation, and of the choice of files.
+        events: largest number of events to read or to generate; None for MOST_EVENTS or GENERATED_EVENTS.
+        seed: seed of the generation, and of the choice of files.
     """
 
     sources: Sequence[str]
@@ -151,7 +152,7 @@ def generate_events(generator: BundleGenerator, drawn: Drawn, flux: Flux, num: i
     cosine = rng.uniform(MOST_ZENITH_COSINE, 1.0, num)
     down = np.arange(num) % 2 == 0  # Half of the events.
     vertical_water[down], cosine[down] = rng.choice(VERTICAL_KM, int(down.sum())), 1.0
-    lacking = (medium.density - medium.firn_density) * medium.firn_m  # Metres of water that firn is lighter than ice.
+    lacking = (medium.density - medium.firn_density) * medium.firn_m  # In m w.e.: firn is lighter than ice.
     vertical = (1e3 * vertical_water + lacking) / medium.density
     mass = shower.mass_gev(rng.choice(np.array(flux.nuclei, float), num))
     slant = geometry.slant_depth_m(vertical, cosine, medium.surface_m)
@@ -162,12 +163,12 @@ def generate_events(generator: BundleGenerator, drawn: Drawn, flux: Flux, num: i
 
 
 def _given(request: ValidationRequest, on_file: dict[str, Any], warnings: list[str]) -> Drawn:
-    """Return how the events were made: as the options say, else as the files do; warn where the two differ."""
+    """Return how the events were made: from the options, otherwise from the files. Warn if the two differ."""
     options = {"energy_gev": "--energy-range", "gamma": "--gamma", "medium": "--medium"}
     given = {name: getattr(request, name) for name in options if getattr(request, name) is not None}
     for name, value in given.items():
         if name in on_file and np.atleast_1d(value).tolist() != np.atleast_1d(on_file[name]).tolist():
-            warnings.append(f"{options[name]}: the files say {on_file[name]}, and {value} is taken")
+            warnings.append(f"{options[name]}: the files say {on_file[name]}, but {value} is used")
     known: dict[str, Any] = {"medium": "ice", "threshold_gev": DEFAULT_THRESHOLD_GEV} | on_file | given
     missing = [option for name, option in options.items() if name not in known]
     _require(

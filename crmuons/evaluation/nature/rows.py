@@ -1,4 +1,4 @@
-"""A row of the comparison: a figure of the data beside its reference, and the verdict."""
+"""A row of the comparison: a figure of the data, its reference, and the verdict."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 AGREES, HIGH, LOW, OUTSIDE, SHOWN = "agrees", "high", "low", "outside what this data covers", "not judged"
-CERTAIN = 2.0  # A figure is high or low if it is more than this many standard errors off, of both sides together.
-LEAST_COVERED = 0.95  # Of the muons in nature, those whose primaries the data hold.
-MOST_ERROR = 0.25  # With a larger statistical error nothing is said.
-UNKNOWN = 0.03  # Share of muons from primaries that a model was not trained on, from which on a row says so.
+CERTAIN = 2.0  # A figure is high or low if it differs by more than this number of combined standard errors.
+LEAST_COVERED = 0.95  # Smallest share of nature's muons whose primaries the data must hold.
+MOST_ERROR = 0.25  # With a larger relative statistical error, a row has no verdict.
+UNKNOWN = 0.03  # A row has a warning if a larger share of its muons is from primaries that a model was not trained on.
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Reference:
         value: the reference.
         error: its standard error.
         source: who published it.
-        judged: whether a difference means something; not for another medium, for example.
+        judged: whether a difference means something; false for a reference in another medium, for example.
     """
 
     value: float
@@ -31,15 +31,15 @@ class Reference:
 
 @dataclass(frozen=True)
 class Row:
-    """A figure of the data beside a reference.
+    """A figure of the data and its reference.
 
     Attributes:
         quantity: what is compared; a section of the report.
-        label: where.
-        position: the same as a number, for the figures.
-        value, error: of the data, with the statistical error; None where the data have none.
-        reference, reference_error: published.
-        source: of the reference.
+        label: where, such as a depth or an angle.
+        position: the place as a number, for the figures.
+        value, error: value of the data and its statistical error; None if the data have none.
+        reference, reference_error: published value and its error.
+        source: source of the reference.
         verdict: AGREES, HIGH, LOW, OUTSIDE or SHOWN.
         note: the reason for OUTSIDE, or a warning.
     """
@@ -87,7 +87,7 @@ def make_row(
         reference: the published value.
         covered: share of the muons in nature whose primaries the data hold.
         unknown: share of the muons from primaries that the model was not trained on.
-        lacking: why the data say nothing here, whatever else.
+        lacking: reason why the data cannot be compared here. It replaces all other reasons.
     """
     value, error = measured or (None, None)
     notes = [f"{unknown:.0%} of it is from primaries that the model was not trained on"] if unknown > UNKNOWN else []

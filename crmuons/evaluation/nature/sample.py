@@ -15,7 +15,7 @@ from crmuons.evaluation.metrics.quantities import shower_numbers
 from crmuons.evaluation.nature.weights import Coverage, Drawn, Flux, nucleons, row_weights
 from crmuons.simulation.propagation import water_equivalent_m
 
-FEW = 16  # Showers of equal weight.
+FEW = 16  # With fewer effective showers, the relative error is at least 1 / sqrt(showers).
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Sample:
     def ratio(
         self, rows: Bool[np.ndarray, " events"], above: FloatArray, below: FloatArray
     ) -> tuple[float, float] | None:
-        """Return the weighted sum of one quantity over that of another, and its error; None if the other is 0."""
+        """Return the ratio of the weighted sums of two quantities, and its error; None if the lower sum is 0."""
         weight = self.weight[rows]
         total = (weight * below[rows]).sum()
         if not total > 0:
@@ -107,7 +107,7 @@ class Sample:
         of_shower = np.bincount(self.shower[rows], weight * (above[rows] - value * below[rows]))
         error = np.sqrt((of_shower**2).sum()) / total
         num = total**2 / (np.bincount(self.shower[rows], weight * below[rows]) ** 2).sum()
-        if num < FEW:  # The spread of so few says little; that of a single one is 0.
+        if num < FEW:  # The spread of a few showers is uncertain, and the spread of one shower is 0.
             error = max(error, value / np.sqrt(num))
         return float(value), float(error)
 

@@ -1,7 +1,7 @@
 """Published intensities, energies, multiplicities and distances of muons, as numbers and formulas with source and error.
 
 Depths are in km of water equivalent (1 km w.e. = 1e5 g/cm^2), intensities in 1 / (m^2 s sr), energies in GeV, distances
-in m. An error is one standard deviation. Where a source quotes none, the comment says where ours is from.
+in m. An error is one standard deviation. If a source quotes no error, a comment says where our error comes from.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from crmuons.data.geometry import FloatArray
 # spectrometers), followed by an independent propagator with single losses by bremsstrahlung, pairs and nuclear
 # interactions on PUMAS's tables for water (CPC 279 (2022) 108438), 375,000 muons of 100 GeV to 3 PeV.
 DEPTHS_KM = np.array([0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 6.5])
-LEAST_GEV = np.array([1.0, 10.0, 30.0, 100.0])  # A row each: muons above this energy at the depth.
+LEAST_GEV = np.array([1.0, 10.0, 30.0, 100.0])  # Each row below is for muons above this energy at the depth.
 INTENSITY = np.array(
     [
         [5.3182e-2, 1.9192e-2, 8.8492e-3, 4.7148e-3, 2.7323e-3, 1.6956e-3, 1.1029e-3, 5.0403e-4, 2.5359e-4, 1.3669e-4,
@@ -40,8 +40,8 @@ FLUX_ERROR = np.array(
     [0.0267, 0.0292, 0.0311, 0.0326, 0.0339, 0.0351, 0.0361, 0.0380, 0.0397, 0.0411, 0.0424, 0.0437, 0.0449, 0.0460,
      0.0470, 0.0480]
 )  # fmt: skip
-LOSS_ERROR_PER_KM = 0.01  # Of b by 1 %: b is 0.36 per km w.e., and the flux above E falls as E^-2.7 or faster.
-MEAN_ENERGY_ERROR = 0.025  # 1 % of b, and 0.03 of the surface flux's index.
+LOSS_ERROR_PER_KM = 0.01  # From 1 % of b: b is 0.36 per km w.e., and the flux above E falls as E^-2.7 or faster.
+MEAN_ENERGY_ERROR = 0.025  # From errors of 1 % of b and of 0.03 of the surface flux's index.
 
 # Intensities in water over those in standard rock, same flux and propagator.
 ROCK_KM = np.array([0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0])
@@ -58,7 +58,7 @@ MUTE = 1e4 * np.array(
      6.45823164e-10, 3.79235329e-10, 2.23574504e-10, 1.31776529e-10, 7.82436124e-11, 4.62467535e-11, 2.74526405e-11,
      1.62848533e-11, 9.64117005e-12, 5.71209783e-12, 3.39018880e-12, 2.00295030e-12, 1.17807861e-12, 6.95181479e-13]
 )  # fmt: skip
-# daemonflux's 3 to 4 %, the interpolation, and water over rock, which was computed for the vertical spectrum.
+# From daemonflux's 3 to 4 %, the interpolation, and the ratio of water to rock, which is for the vertical spectrum.
 MUTE_ERROR = 0.05
 MUTE_VERTICAL_KM = 0.5
 
@@ -76,10 +76,10 @@ SURFACE_ERROR = np.array(
 DUMAND = ((2.090, 9.84e-4, 6.5e-4), (4.157, 4.57e-5, 1.37e-5))
 
 MUPAGE_KM = (1.5, 5.0)  # Where MUPAGE's formulas hold; they were fitted to HEMAS and MUSIC in water.
-# MUPAGE quotes no error of the intensity. Ours is the spread of its table beside daemonflux through water.
+# MUPAGE quotes no error of the intensity. Our error is the spread of its table around daemonflux through water.
 MUPAGE_INTENSITY_ERROR = 0.1
 MULTIPLICITY_ERROR = 0.05  # In addition to half of the difference between MUPAGE's exponent and MuonGun's.
-DISTANCE_ERROR = 0.1  # MACRO quotes 20 % for the difference between models: two of ours.
+DISTANCE_ERROR = 0.1  # MACRO quotes 20 % for the difference between models. We take this as two standard deviations.
 # Mean distance of two muons in a bundle of 2 to 10, from MUPAGE's radii for independent muons, vertical.
 PAIR_KM = np.array([1.5, 1.767, 2.0, 2.5, 3.0, 4.0, 5.0])
 PAIR_DISTANCE = np.array([22.25, 18.59, 16.25, 12.77, 10.49, 7.727, 6.109])

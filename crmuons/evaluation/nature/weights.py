@@ -1,4 +1,4 @@
-"""Weight events to a cosmic-ray flux: how their primaries were drawn, what each is worth, and what the data lack."""
+"""Weight events to a cosmic-ray flux: how the primaries were drawn, the events' weights, and what the data lack."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +16,7 @@ from crmuons.simulation.propagation import MEDIA, Medium
 from crmuons.simulation.yields import mean_yield
 
 DEFAULT_FLUX = "GlobalSplineFit5Comp"  # Fitted to measurements (arXiv:1711.11432); it goes with daemonflux.
-PRIMARY_GEV = np.geomspace(100, 1e11, 181)  # Of all muons that matter below 0.5 km w.e.
+PRIMARY_GEV = np.geomspace(100, 1e11, 181)  # Energies of the primaries of all muons that matter below 0.5 km w.e.
 PER_M2 = 1e4  # simweights' fluxes are per cm^2.
 
 
@@ -26,11 +26,11 @@ class Drawn:
 
     Attributes:
         energy_gev: range of the primaries' energies.
-        gamma: they were drawn from E^-gamma, each nucleus from the same range; or powers with the energies of breaks
-            between them (`power_law`).
+        gamma: exponent of the law E^-gamma from which the energies of each nucleus were drawn; or powers with the
+            energies of breaks between them (`power_law`).
         threshold_gev: muons below this energy are missing at the depth, or are left out.
         surface_gev: muons below this energy at the surface are missing, such as below CORSIKA's cut; 0 if none are.
-        medium: what the muons passed.
+        medium: medium above the detector.
     """
 
     energy_gev: tuple[float, float]
@@ -98,8 +98,8 @@ def row_weights(
 ) -> Float64[np.ndarray, " events"]:
     """Return the weight of each event, F(E) / (share of its nucleus * p(E)), in 1 / (m^2 s sr).
 
-    The mean of weight times N over events of any zenith and depth is the intensity of muons there: how zenith and depth
-    were drawn does not matter. The shares are those found in the data.
+    The mean of weight times N over events of any zenith and depth is the intensity of muons there. It does not depend
+    on how zenith and depth were drawn. The shares of the nuclei are computed from the data.
 
     Raises:
         ValueError: if a nucleus has no flux, or an energy lies outside of the range.
@@ -122,10 +122,10 @@ def row_weights(
 
 
 class Coverage:
-    """What share of the muons at a place comes from primaries that the data hold.
+    """The share of the muons at a place that comes from primaries in the data.
 
-    The yields are the simulator's (`simulation.shower`), with muons that lose energy at the mean rate: the share is
-    good to a few per cent, which is enough to say that a quantity lacks a part.
+    The yields are the simulator's (`simulation.shower`), with muons that lose energy at the mean rate. The share is
+    accurate to a few per cent, which is enough to decide whether the data cover a quantity.
 
     Args:
         drawn: how the data were made.
@@ -156,7 +156,7 @@ class Coverage:
         return self.share_above(self.surface_energy(water_km), cosine, num_muons)
 
     def share_above(self, muon_gev: float, cosine: float, num_muons: int | None = None) -> float:
-        """Return the same for muons above an energy at the surface."""
+        """Return the share of the muons above an energy at the surface, or of their bundles, that the data can hold."""
         held = total = 0.0
         for number in self.flux.nuclei:
             rate = muons = _mean_yield(number, muon_gev, cosine)
@@ -171,7 +171,7 @@ class Coverage:
 
 @cache
 def _mean_yield(number: int, muon_gev: float, cosine: float) -> FloatArray:
-    """Return the mean number of muons above an energy of a nucleus, at all PRIMARY_GEV."""
+    """Return the mean number of muons above an energy that a nucleus makes, at each energy of PRIMARY_GEV."""
     least, slope = np.full(len(PRIMARY_GEV), muon_gev), np.full(len(PRIMARY_GEV), cosine)
     return mean_yield(least, PRIMARY_GEV, np.full(len(PRIMARY_GEV), float(number)), slope)
 

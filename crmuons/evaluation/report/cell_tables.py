@@ -11,10 +11,10 @@ from crmuons.evaluation.report.criteria import show
 from crmuons.evaluation.report.parts import table, td
 
 TITLES = {"rate": "rate / true rate", "auc_bundles": "AUC, bundle summaries", "w1": "mean W1/σ"}
-NOTE = """All of the truth was searched for these kinds of events; the tables above have only those of a random part.
-Which events were looked at depends on the primary alone, and weights undo the choice in every number. The AUC is that of
-a classifier which was trained on the events of the cell alone, so it is higher than that of the hard cases above. The
-number of effective events says how many events of equal weight would do as well."""
+NOTE = """All of the truth was searched for these kinds of events. The tables above use only a random part of it. Events
+were chosen by their primary alone, and weights undo the choice in every number. The classifier of the AUC was trained
+only on events of the cell, so this AUC is higher than the AUC of the hard cases above. The number of effective events
+is the number of events of equal weight that would be equally precise."""
 
 
 def section(evaluation: Evaluation) -> str:

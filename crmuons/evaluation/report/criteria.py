@@ -16,8 +16,8 @@ class Headline:
     """A figure of the first table.
 
     Attributes:
-        name: of the figure.
-        title: for people.
+        name: name of the figure.
+        title: title for people.
         max_value: the bar as an absolute value; None if it is relative to the floor, or there is none.
         max_excess: the bar as an excess over the floor; None if it is absolute, or there is none.
         floor_tolerance: the largest excess over the floor that counts as "at the floor"; None if there is no bar.

@@ -15,7 +15,7 @@ from crmuons.evaluation.metrics.quantities import event_of_muon
 from crmuons.evaluation.report.figures import draw_ratio_histograms, log_scale, per_event_histogram
 
 BINS = 40
-OUTSIDE = 1e-4  # Of the true muons, beyond each end of a panel; they are counted in its first and last bin.
+OUTSIDE = 1e-4  # Share of the true muons beyond each end of a panel. They are counted in its first and last bin.
 MOST_LEVELS = 20  # A discrete feature with more values gets bins.
 
 Values = Float64[np.ndarray, " muons"]

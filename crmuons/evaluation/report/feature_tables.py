@@ -22,7 +22,7 @@ CAPTIONS = {
 }
 VERDICTS = {"within 5 %": "good", "undecided": "fair", "beyond 5 %": "bad"}
 READING = """This table shows whether the numbers of a muon depend on its distance from the axis and on its energy as
-they do in the truth: means in bins. The deviation is generated / true − 1; for numbers of both signs, whose
+they do in the truth. It lists means in bins. The deviation is generated / true − 1. For numbers of both signs, whose
 mean may be zero, it is the difference divided by the true standard deviation (marked σ). The floor is truth against
 truth. Bins of fewer than 100 showers are left out. <em>Undecided</em> means beyond 5 % by less than two standard errors."""
 

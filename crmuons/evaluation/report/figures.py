@@ -32,7 +32,7 @@ def marginals(truth: EventArrays, generated: EventArrays) -> Figure:
     return figure
 
 
-# The label of the quantity, and of the density.
+# The labels of the quantity and of the density.
 MARGINALS = {
     "energy": ("muon energy: log$_{10}$(E / GeV)", "muons per event per bin"),
     "radius": ("distance from the axis: log$_{10}$(r / m)", "muons per event per bin"),

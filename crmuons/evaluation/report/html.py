@@ -106,7 +106,7 @@ CAPTIONS = {
     "event_displays": (
         "True bundles (left), each beside the generated bundle with the most similar primary (right), in the plane "
         "across the shower axis. Each point is a muon; colour and size show its energy. Good: the same kind of "
-        "pattern. The muons themselves differ, as those of two showers do."
+        "pattern. The muons themselves differ, as they do in any two showers."
     ),
 }
 
@@ -160,7 +160,7 @@ def _full_table(evaluation: Evaluation) -> str:
 
 
 def _further_table(evaluation: Evaluation) -> str:
-    """Return the W1 of the further features, with the reasons for those that are absent."""
+    """Return the W1 of the further features, with the reasons for absent numbers."""
     labels = {figure_name(f"{EXTRA}{column.name}"): f"W1/σ: {column.label}" for column in columns(evaluation.further)}
     reasons = _reasons({labels[name]: evaluation.numbers[GENERATED].get(name) for name in labels})
     return _sample_table(evaluation.numbers, list(labels), labels) + reasons
@@ -199,8 +199,8 @@ def _hard_table(evaluation: Evaluation) -> str:
             figures = "".join(_cell(case.numbers[sample].get(figure)) for figure in HARD_FIGURES)
             rows.append(first + td("floor" if sample == NULL else sample) + figures)
     note = (
-        "Events or muons that are rare, or at the edge of the range of primaries. The rate is ideal at 1. In a case of "
-        "muons, the events are those that have such muons, and N counts only these muons."
+        "Events or muons that are rare, or at the edge of the range of primaries. The ideal rate is 1. A case of muons "
+        "contains the events that have such muons, and N counts only these muons."
     )
     return f"<p>{note}</p>" + table(["case", "sample", *HARD_FIGURES.values()], rows)
 

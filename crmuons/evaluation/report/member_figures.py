@@ -17,13 +17,14 @@ from crmuons.evaluation.report.parts import table, td
 NAME = "members"
 CAPTION = {
     NAME: (
-        "Ratio of the true rate in a bin to the mean of the members. Red band: 68 % band of the members with the statistical "
-        "errors. Grey bars: statistical error alone. Good: about two in three points lie in the band."
+        "Ratio of the true rate in a bin to the mean of the members. Red band: 68 % band of the members, including "
+        "statistical errors. Grey bars: statistical error alone. Good: about two in three points lie in the band."
     )
 }
-TEXT = """Each member was trained by itself, so their spread shows what the training and its finite number of showers leave
-open. The <em>coverage</em> is the share of bins of the distributions whose true rate lies in the 68 % band around the mean of
-the members. Good: 60 to 76 %. Less means that the members agree on something wrong, more that the band is too wide."""
+TEXT = """Each member was trained separately, so the spread of the members shows the uncertainty from the training and
+its finite number of showers. The <em>coverage</em> is the share of bins of the distributions whose true rate lies in
+the 68 % band around the mean of the members. Good: 60 to 76 %. A smaller share means that the members agree on wrong
+rates. A larger share means that the band is too wide."""
 
 
 def section(members: Members | None, images: dict[str, bytes]) -> str:

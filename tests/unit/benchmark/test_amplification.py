@@ -120,7 +120,10 @@ def words(data, out, *more):
         (["--truth"], "--truth: expected at least one argument"),
         (["--minutes", "0"], "--minutes: 0: expected a number above 0"),
         (["--settings", "run.seed=3"], "--settings run.seed: the benchmark chooses it"),
-        (["--settings", "data.validation_share=0"], "--showers 20: none of the showers of seed 0 validate, with data"),
+        (
+            ["--settings", "data.validation_share=0"],
+            "--showers 20: none of the showers of seed 0 are for validation, with data",
+        ),
         (["--data", "/nowhere"], "nothing to read at '/nowhere'"),
     ],
 )

@@ -94,7 +94,8 @@ def test_workers_have_to_fit_on_nodes_not_in_the_sum_of_the_cluster():
     node_checks.check_fit("workers", 6, {"CPU": 1 - 1e-12}, nodes)
     node_checks.check_fit("workers", 3, {"CPU": 1 / 3}, [{"CPU": 1.0}])
     with pytest.raises(
-        ValueError, match=r"3 workers of 2 CPU each do not fit: .* none with more than 3 CPU, have room for 2; ask"
+        ValueError,
+        match=r"3 workers of 2 CPU each do not fit: the nodes have at most 3 CPU each and room for 2 workers; ask",
     ):
         node_checks.check_fit("workers", 3, {"CPU": 2.0}, nodes)
     with pytest.raises(ValueError, match="1 workers of 1 CPU and 1 GPU each"):  # No node has both.

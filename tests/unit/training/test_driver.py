@@ -67,7 +67,7 @@ def test_a_run_of_an_earlier_version_keeps_what_it_had_no_setting_for(tmp_path, 
     (tmp_path / "config.json").write_text(json.dumps(stored))
     settings = as_begun(run, now)
     assert (settings.train.condition_noise, settings.train.weight_power_many) == (0, None)
-    assert "without train.condition_noise and train.weight_power_many: it continues without" in caplog.text
+    assert "without train.condition_noise and train.weight_power_many: it continues without them" in caplog.text
     run.check_unchanged(settings)
     with pytest.raises(ValueError, match=r"train\.condition_noise was 0\.0, is 0\.4"):
         run.check_unchanged(now)

@@ -51,7 +51,7 @@ def test_a_broken_law_is_read_from_the_files_and_an_option_against_it_warns(tmp_
     assert row.value == pytest.approx(sum(np.trapezoid(FLUX(grid, n), grid) for n in FLUX.nuclei), abs=4 * row.error)
     assert row.error < 0.05 * row.value
     assert (same.about["spectrum"], same.warnings) == ("E^-1, E^-1.5 from 1e+06 GeV", [])
-    assert other.warnings == ["--gamma: the files say [1.0, 1000000.0, 1.5], and 2.0 is taken"]
+    assert other.warnings == ["--gamma: the files say [1.0, 1000000.0, 1.5], but 2.0 is used"]
 
 
 def test_unequal_shares_of_the_nuclei_do_not_change_the_intensity(events, rows):
