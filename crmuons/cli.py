@@ -49,9 +49,9 @@ most people need three commands:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    An error that the user can fix is one sentence, with exit code 1. Any other error is one sentence with the path of a
-    report, with exit code 70 (`unforeseen`). As the program itself (without `argv`), it is one sentence too, with exit
-    code 130, that ends it after a signal.
+    An error that the user can fix gives one sentence and exit code 1. Any other error gives one sentence with the path
+    of a report and exit code 70 (`unforeseen`). Without `argv`, as the program itself, a signal ends it with one sentence
+    and exit code 130.
     """
     if argv is None:
         interrupts.catch()
@@ -90,7 +90,7 @@ def _run(words: Sequence[str]) -> int | None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(redact.MessageFormatter("%(message)s"))
     logging.basicConfig(handlers=[handler])
-    logging.raiseExceptions = False  # A line that cannot be written, as to a closed terminal, is no traceback.
+    logging.raiseExceptions = False  # No traceback for a line that cannot be written, as to a closed terminal.
     for package in ("crmuons", "tune"):  # Other libraries stay at warnings: torch would report its caches at exit.
         logging.getLogger(package).setLevel(logging.INFO)
     code: int | None = arguments.run(arguments)
@@ -105,7 +105,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         epilog=f"{_command_list()}\n\n{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    # For the help alone: `main` takes it out, so that it may stand anywhere.
+    # Only for the help: `main` removes this option before the words are parsed, so it may stand anywhere.
     parser.add_argument(DEBUG, action="store_true", help="show the traceback of an error")
     # argparse cannot group subcommands: it lists none of them, and the epilog lists all.
     commands = parser.add_subparsers(
@@ -139,7 +139,7 @@ def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
     ):  # argparse makes a list of it.
         parser.error(f"argument {option.removesuffix('=--')}: it has no value")
     arguments, left = parser.parse_known_args(words)
-    # Behind an option whose value may be absent, argparse leaves it over.
+    # argparse does not consume a `--` that follows an option whose value is optional.
     if "--" in left and (before := words[max(words.index("--") - 1, 0)]) != "--" and before.startswith("--"):
         parser.error(f"argument {before}: '--' is no value of it; leave it out")
     if "words" in arguments:

@@ -25,7 +25,7 @@ def catch() -> None:
     process = os.getpid()
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
-        if os.getpid() != process:  # A forked child, which has nothing to say.
+        if os.getpid() != process:  # A forked child prints nothing.
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
@@ -41,13 +41,13 @@ def catch() -> None:
 
 
 def release() -> None:
-    """Let the signals end the process without a word: its work is done, and Python would show where it was cleaning up."""
+    """Let the signals end the process without a message: its work is done, and Python would print a traceback of its exit."""
     while _caught:
         signal.signal(_caught.pop(), signal.SIG_DFL)
 
 
 def was_received() -> bool:
-    """Return whether a signal has come: what fails after it does so because of it."""
+    """Return whether a signal has come. An error after a signal is a consequence of the signal."""
     return bool(_received)
 
 
@@ -58,17 +58,17 @@ def sentence(name: str) -> str:
 
 
 def _say_or_show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Show an error that nobody handled, as Python does, but for an interruption: while crmuons is imported."""
+    """Show an unhandled error as Python does; for an interruption, as while crmuons is imported, print one sentence."""
     if not (issubclass(kind, KeyboardInterrupt) or was_received()):
         sys.__excepthook__(kind, error, trace)
         return
     sys.stderr.write(f"{sentence('crmuons')}\n")
     sys.stderr.flush()
-    os._exit(INTERRUPTED)  # Python would end by the signal, after the rest of what it was importing.
+    os._exit(INTERRUPTED)  # Python would first finish its imports, and then end by the signal.
 
 
 def _raise_again_or_show(lost: "sys.UnraisableHookArgs") -> None:
-    """Raise an interruption again that came while a destructor ran: Python shows and forgets it there."""
+    """Raise an interruption again if it came while a destructor ran, because Python only prints such an error."""
     if isinstance(lost.exc_value, KeyboardInterrupt) and _received:
         again = threading.Timer(AGAIN_S, os.kill, (os.getpid(), _received[-1]))
         again.daemon = True

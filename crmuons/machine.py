@@ -1,7 +1,7 @@
 """The CPUs and threads that this process may use, and its memory allocator. `python -m crmuons.machine` prints the CPUs.
 
-`os.cpu_count()` counts those of the machine. A batch job of one CPU on a large node that starts a thread for each of
-them is many times slower: with one CPU allowed, training took 21,800 events a second with 1 thread and 1,780 with 16.
+`os.cpu_count()` counts the CPUs of the machine. A batch job that may use one CPU of a large node, but starts a thread
+for each CPU, is many times slower: training took 21,800 events a second with 1 thread and 1,780 with 16.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ from pathlib import Path
 
 CGROUP, PROC = Path("/sys/fs/cgroup"), Path("/proc")
 THREADS = "OMP_NUM_THREADS"
-# What a batch system gives, by name: to this task, and to the job on this node.
+# Variables of Slurm: the CPUs of this task, and the CPUs of the job on this node.
 GIVEN = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE")
 
 
@@ -83,7 +83,7 @@ def _quota(folder: Path) -> float | None:
 
 
 def _number(text: str) -> int:
-    """Return the number in a variable; 0 if it says none. OMP_NUM_THREADS may be a list: the first level counts."""
+    """Return the number in a variable; 0 if it has none. OMP_NUM_THREADS may be a list: the first level counts."""
     first = text.partition(",")[0].strip()
     return int(first) if first.isascii() and first.isdecimal() and len(first) < 10 else 0
 
@@ -91,13 +91,14 @@ def _number(text: str) -> int:
 def _users_threads() -> str:
     """Return the user's OMP_NUM_THREADS; empty if there is none.
 
-    Ray sets it in its workers, mostly to 1, where nobody else did; a job's command inherits it from such a worker.
+    If nobody else has set it, Ray sets it in its workers, mostly to 1. A job's command inherits it from such a worker.
     """
     value = os.environ.get(THREADS, "")
     raylet = os.environ.get("RAY_RAYLET_PID")
     if raylet is None:
         return value
-    job = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")  # Of a job's command; it names the variables of --runtime-env.
+    # Ray sets this for a job's command; it names the variables of --runtime-env.
+    job = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
     said = THREADS in job if job is not None else _started_with_threads("self")
     return value if said or _started_with_threads(raylet) else ""
 

@@ -1,4 +1,4 @@
-"""Show progress of long work: a live line in a terminal, a plain line every 10 s elsewhere; and say what is waited for."""
+"""Show the progress of long work: a live line in a terminal, a plain line every 10 s elsewhere. Report long waits."""
 
 import io
 import logging
@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
-SAY_AFTER_S = 5.0  # What waits longer says for what, and until when.
+SAY_AFTER_S = 5.0  # After this time, a message says what the program waits for, and until when.
 SECONDS_BETWEEN_PLAIN_LINES = 10.0
-MAX_PLAIN = 100_000  # Larger numbers of work are shown as 1.20M.
+MAX_PLAIN = 100_000  # Counts with a larger total are shown as 1.20M.
 
 COUNT = "{n_fmt}/{total_fmt}{unit} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
@@ -27,7 +27,7 @@ def progress(total: float | None, *, unit: str, what: str, initial: float = 0) -
         total: the amount of work; None if it is not known.
         unit: what is counted, such as "events".
         what: the work, in a word or two.
-        initial: work that was done earlier; the rate leaves it out.
+        initial: work that was done earlier; it does not count for the rate.
     """
     terminal = sys.stderr.isatty()
     stream = sys.stderr.stream if isinstance(sys.stderr, _AroundBars) else sys.stderr
@@ -49,9 +49,9 @@ def progress(total: float | None, *, unit: str, what: str, initial: float = 0) -
 
 @contextmanager
 def spoken_wait(what: Callable[[], str]) -> Iterator[None]:
-    """Log, if the block takes SAY_AFTER_S, what it waits for and until when, in the words that `what` returns then."""
+    """If the block takes longer than SAY_AFTER_S, log what it waits for and until when; `what` then returns these words."""
     since = time.time()
-    # A daemon: a process that ends does not wait for it.
+    # A daemon thread: the process does not wait for it at its end.
     timer = threading.Timer(SAY_AFTER_S, lambda: logger.warning("waiting since %s for %s", clock_time(since), what()))
     timer.daemon = True
     timer.start()
@@ -80,7 +80,7 @@ class _AroundBars(io.TextIOBase):
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
-        self._begun = ""  # A line without its end: a bar drawn behind it would be overwritten.
+        self._begun = ""  # A line without its end: a bar drawn after it would be overwritten.
 
     @property
     def encoding(self) -> str:  # type: ignore[override]

@@ -35,12 +35,12 @@ def git_commit(file: Path = Path(__file__)) -> str | None:
 def code_tags() -> dict[str, str]:
     """Return the versions of crmuons, torch and Ray as far as they are installed, and the git commit, as tags.
 
-    They are those of this process's first call: a checkout that changes later is not the code that runs.
+    Every call returns the tags of the process's first call: a checkout that changes later is not the code that runs.
     """
     return dict(_code_tags())
 
 
-@functools.cache  # Every checkpoint holds them, and git is asked in two processes.
+@functools.cache  # Every checkpoint holds the tags, and a call starts two git processes.
 def _code_tags() -> dict[str, str]:
     tags = {
         f"{name}_version": version for name in ("crmuons", "torch", "ray") if (version := _version(name)) is not None
@@ -58,11 +58,11 @@ def user_name() -> str:
 
 
 def complete_environment() -> None:
-    """Set USER and HOME for a user whom the machine does not know: Ray, torch and MLflow look there before they fail.
+    """Set USER and HOME for a user without an account on the machine, because Ray, torch and MLflow fail without them.
 
-    Whatever the umask, only this user and, if the umask allows it, the group may change the files of this process. An
-    empty RAY_ADDRESS and `local` name no cluster, so they are taken out: Ray would start one by itself, and in /tmp/ray,
-    where every user of the machine may change files.
+    Only this user may change the files of this process, and the group if the umask allows it. An empty RAY_ADDRESS and
+    `local` name no cluster, so the variable is removed: otherwise Ray would start a cluster in /tmp/ray, where every user
+    of the machine may change files.
     """
     if os.environ.get("RAY_ADDRESS", "there").strip() in ("", "local"):
         del os.environ["RAY_ADDRESS"]
@@ -71,7 +71,7 @@ def complete_environment() -> None:
     try:
         Path.home()
     except RuntimeError:
-        os.environ["HOME"] = "/"  # As Docker does. It cannot be written, which everything that keeps files there bears.
+        os.environ["HOME"] = "/"  # As Docker does. Nobody can write there; all that keeps files in HOME can do without.
 
 
 def _version(package: str) -> str | None:

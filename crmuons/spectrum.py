@@ -1,4 +1,4 @@
-"""Keeps `from crmuons.spectrum import simweights_tables` working, which users' scripts hold; see `generation.spectrum`."""
+"""Keeps `from crmuons.spectrum import simweights_tables` of users' scripts working; see `generation.spectrum`."""
 
 from crmuons.generation.spectrum import simweights_tables
 

@@ -49,7 +49,7 @@ def guarded(name: str, work: Callable[[], int | None], words: Sequence[str]) -> 
             return PIPE_CLOSED
         if DEBUG in words:
             traceback.print_exc()
-        if interrupts.was_received():  # A library has made another error of it.
+        if interrupts.was_received():  # A library has turned the interruption into another error.
             print(message(interrupts.sentence(name)), file=sys.stderr)
             return INTERRUPTED
         if isinstance(error, OSError) and error.errno in FULL and not isinstance(error, DiskFullError):
@@ -62,13 +62,13 @@ def guarded(name: str, work: Callable[[], int | None], words: Sequence[str]) -> 
 
 
 def _fullest(filename: str | None) -> Path:
-    """Return a place on the disk that is full: the file's, or else, as a failed write names none, that with the least room."""
+    """Return a place on the full disk: the file, or, because a failed write names none, the likely place with least room."""
     places = [Path(filename)] if filename else [Path.cwd(), Path(tempfile.gettempdir())]
     return min(places, key=lambda place: shutil.disk_usage(place if place.exists() else place.parent).free)
 
 
 def _flushed(code: int) -> int:
-    """Return an exit code after all output is written: here a closed pipe is foreseen, and not when Python ends."""
+    """Write all output, then return the exit code: a closed pipe can be handled here, but not when Python ends."""
     sys.stdout.flush()
     return code
 
@@ -81,7 +81,7 @@ def _output_is_closed() -> bool:
     with suppress(OSError):  # A standard output that is no file cannot be closed from outside.
         poll = select.poll()
         poll.register(sys.stdout.fileno(), 0)
-        if poll.poll(0):  # Asked for nothing, it tells of errors alone.
+        if poll.poll(0):  # Registered for no events, it reports only errors.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again when it ends.
             return True
     return False

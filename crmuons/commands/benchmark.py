@@ -1,4 +1,4 @@
-"""Measure speed on this machine, or what a model makes of few showers."""
+"""Measure speed on this machine, or how good models of few showers are."""
 
 import argparse
 import json
@@ -106,7 +106,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         type=option(SampleEvents),
         default=30_000,
         metavar="EVENTS",
-        help="true events and generated events in amplification, each; the truth needs twice as many",
+        help="number of true events, and of generated events, in amplification; the truth needs twice this number",
     )
     add(
         "--settings",
@@ -130,7 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     out = arguments.out or Path("benchmarks") / f"{arguments.suite}-{now}"
-    check_writable(str(out))  # Before torch and MLflow, whose imports take seconds.
+    check_writable(str(out))  # Before the imports of torch and MLflow, which take seconds.
     own = {"gpu": _run_check, "amplification": _run_amplification}
     return own.get(arguments.suite, _run_suite)(arguments, out)
 

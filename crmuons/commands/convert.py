@@ -44,7 +44,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="slant depths in metres (default: 1500 2000 2500)",
     )
     add("--vertical", action="store_true", help="the depths are vertical: convert them with each shower's zenith")
-    add("--medium", choices=sorted(MEDIA), default="ice", help="what the muons pass (default: ice)")
+    add("--medium", choices=sorted(MEDIA), default="ice", help="matter that the muons pass (default: ice)")
     add("--threshold-gev", type=option(Threshold), default=10.0, help="muons below this energy are lost (default: 10)")
     add("--seed", type=option(Seed), default=0, help="seed of the energy losses")
     add_features(corsika)
@@ -67,10 +67,14 @@ def add(parser: argparse.ArgumentParser) -> None:
             default=(),
             metavar="PART=NAME,...",
             help="the numbers of a row in their order, for example "
-            "primary=major,minor,energy,zenith,mass,time,depth muons=energy,radius,x,y; needed are energy, zenith, mass, "
-            "depth and energy, x, y; major and minor are the shower's ids; other names are passed over",
+            "primary=major,minor,energy,zenith,mass,time,depth muons=energy,radius,x,y; a primary needs energy, zenith, "
+            "mass and depth, a muon energy, x and y; major and minor are the shower's ids; other names are ignored",
         )
-        add("--vertical", action="store_true", help="the depths are vertical, as Muonitron's are: make them slant")
+        add(
+            "--vertical",
+            action="store_true",
+            help="the depths are vertical, as in Muonitron: convert them to slant depths",
+        )
     _add_events(formats)
 
 
@@ -169,7 +173,7 @@ def _report(arguments: argparse.Namespace, result: "Conversion") -> int:
         print(printable(f"{result.converted} files converted{kept}; in {arguments.out}:"))
         print(printable("\n".join(result.total.lines())))
         if arguments.format != "corsika" and not arguments.vertical:
-            print("depths are kept as slant ones; Muonitron writes vertical ones, for which --vertical is needed")
+            print("depths are kept as slant depths; Muonitron writes vertical depths, which need --vertical")
     else:
         print("nothing was converted", file=sys.stderr)
     if result.left_out:

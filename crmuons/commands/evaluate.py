@@ -63,7 +63,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--events",
         type=option(SampleEvents),
         default=60_000,
-        help="true events and generated events, each (default: 60000); truth against truth takes as many again",
+        help="number of true events, and of generated events (default: 60000); truth against truth needs this number again",
     )
     add(
         "--training",
@@ -85,8 +85,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=20_000,
         metavar="EVENTS",
-        help="read all of the truth, and judge large bundles, distant and energetic muons and other rare kinds with up to so "
-        "many events each (20000 without a number)",
+        help="read all of the truth, and judge large bundles, distant and energetic muons and other rare kinds with up to "
+        "this number of events each (20000 if no number is given)",
     )
     add("--seed", type=option(Seed), default=0, help="seed of the generation and of the samples")
     add(

@@ -83,7 +83,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--format",
         type=option(Word),
         help="also write the files of tracks, corsika8, icecube, f2k, mupage or siren (docs/formats.md), below OUT "
-        "(default: parquet, the contract's files alone; with --surface: tracks)",
+        "(default: parquet, only the contract's files; with --surface: tracks)",
     )
     add(
         "--surface",
@@ -164,7 +164,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _format_options(arguments: argparse.Namespace) -> "FormatOptions | None":
-    """Return the format to write beside the contract's files; None for these alone."""
+    """Return the format to write in addition to the contract's files; None if there is none."""
     from crmuons.generation.formats import CONTRACT, format_named
     from crmuons.generation.formats.surface import Surface
     from crmuons.generation.formats.tracks import parse_fill
@@ -195,7 +195,9 @@ def _primaries(arguments: argparse.Namespace) -> "PrimarySource":
 
     if arguments.primaries:
         if arguments.surface is not None:
-            msg = "--surface draws the depth of each bundle from where its axis enters; give --spectrum instead of --primaries"
+            msg = (
+                "--surface takes the depth of each bundle where its axis enters; give --spectrum instead of --primaries"
+            )
             raise ValueError(msg)
         if "://" not in arguments.out:
             check_apart(Path(arguments.out), arguments.primaries)

@@ -42,7 +42,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=(),
         metavar="NAME",
-        help="numbers of a muon to keep beside energy_gev, x_m, y_m, as in data.features",
+        help="numbers of a muon to keep in addition to energy_gev, x_m, y_m, as in data.features",
     )
     add(
         "--max-quarantined-share",

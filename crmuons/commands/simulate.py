@@ -58,7 +58,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         metavar="N",
         help="draw energies so that the logarithm of the expected number of muons is uniform between these numbers; the "
-        "column `weight` undoes it: averages with it are those of --gamma (default: energies of --gamma)",
+        "column `weight` undoes this: weighted averages are the same as with --gamma (default: energies of --gamma)",
     )
     add(
         "--masses",
@@ -100,7 +100,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--medium",
         choices=sorted(MEDIA),
         default=default.medium,
-        help="what the muons pass; ice lies at 2835 m, water and rock at sea level",
+        help="matter that the muons pass; ice lies at 2835 m, water and rock at sea level",
     )
     add(
         "--threshold-gev",
@@ -121,7 +121,7 @@ def add_features(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=(),
         metavar="NAME",
-        help="numbers of a muon beside energy_gev, x_m, y_m: t_ns dir_x dir_y charge energy_surface_gev",
+        help="numbers of a muon in addition to energy_gev, x_m, y_m: t_ns dir_x dir_y charge energy_surface_gev",
     )
 
 

@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     space = Space.default(settings) if arguments.space is None else Space.load(arguments.space)
     options = SweepOptions(**{name: getattr(arguments, name) for name in SweepOptions.__dataclass_fields__})
     space.check(settings)
-    options.check(space, settings)  # Before Ray, whose import takes seconds.
+    options.check(space, settings)  # Before the import of Ray, which takes seconds.
     from tune.sweep import run_sweep
 
     result = run_sweep(settings, space, options)

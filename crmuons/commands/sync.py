@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     from crmuons.storage.ownership import hold
     from crmuons.tracking.journal import check_journal
 
-    check_journal(arguments.run_dir)  # Before MLflow, whose import takes seconds.
+    check_journal(arguments.run_dir)  # Before the import of MLflow, which takes seconds.
     from crmuons.tracking.sender import sync
 
     with hold(arguments.run_dir, remedy=REMEDY):

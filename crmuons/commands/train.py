@@ -24,7 +24,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--ensemble",
         type=option(Members),
         metavar="K",
-        help="train K runs without another part of the showers each, and join them to one model with error bars",
+        help="train K runs, each without another part of the showers, and join them to one model with error bars",
     )
 
 
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from crmuons.config.options import check_place
 
-    settings = settings_of(arguments.words)  # Before Ray, whose import takes seconds.
+    settings = settings_of(arguments.words)  # Before the import of Ray, which takes seconds.
     check_place(settings.run.storage_path)
     from crmuons.commands import launcher_of
     from crmuons.training.driver import RunFailedError, run_training

@@ -17,7 +17,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     from crmuons.simulation.simulate import Energy, GammaWord, Threshold
 
     parser.description = (
-        "Weigh events to a cosmic-ray flux, and compare depth-intensity curve, zenith angles, energies, multiplicities "
+        "Weight events to a cosmic-ray flux, and compare depth-intensity curve, zenith angles, energies, multiplicities "
         "and distances with published measurements and calculations. docs/validation.md explains the figures."
     )
     add = parser.add_argument
@@ -51,8 +51,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--gamma",
         type=option(GammaWord),
         nargs="+",
-        help="they were drawn from E^-GAMMA, or from powers with the energies in GeV of breaks between them (default: as "
-        "the files say)",
+        help="the primaries were drawn from E^-GAMMA, or from powers with the energies in GeV of breaks between them "
+        "(default: as the files say)",
     )
     add(
         "--threshold-gev",
@@ -66,7 +66,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="GEV",
         help="energy at the surface below which the events lack muons, such as CORSIKA's cut (default: 0, none)",
     )
-    add("--medium", choices=sorted(MEDIA), help="what the muons passed (default: as the files say, or ice)")
+    add("--medium", choices=sorted(MEDIA), help="matter that the muons passed (default: as the files say, or ice)")
     add("--depth", choices=("slant", "vertical"), default="slant", help="meaning of depth_m in the files")
     add(
         "--events",

@@ -1,5 +1,5 @@
 """Every setting of a run: `sections.py` and `training.py` declare them, `reading.py` reads presets and words,
-`hints.py` knows other names of settings; `presets/` are crmuons' own."""
+`hints.py` knows other names of settings; `presets/` has the presets of crmuons."""
 
 from crmuons.config.adaptation import Adapt
 from crmuons.config.base import Section

@@ -1,4 +1,4 @@
-"""What all groups of settings share: unknown keys are errors, numbers are finite, and `none` is no value."""
+"""What all groups of settings share: unknown keys are errors, numbers are finite, and `none` means no value."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
@@ -11,8 +11,8 @@ from crmuons.config.schemes import check_scheme
 
 NONE = "none"  # TOML has no null: this word is the value of a setting without one.
 
-# Upper bounds are far above what runs use and below what exhausts a machine: a slip of the pen is refused by its name
-# before memory or time is spent.
+# Upper bounds are far above what runs use and below what exhausts a machine. So a typing error is refused, with the name
+# of the setting, before it costs memory or time.
 MANY = 10**12  # Steps, bytes and files.
 
 
@@ -33,7 +33,7 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true and false for a number, where pydantic would take 1 and 0."""
+        """Refuse true and false for a number, because pydantic would take them as 1 and 0."""
         if isinstance(value, bool) and _is_number(cls.model_fields[info.field_name or ""]):
             msg = "expected a number"
             raise ValueError(msg)
@@ -51,7 +51,7 @@ def can_be_unset(field: FieldInfo | None) -> bool:
 
 
 def not_empty(path: str) -> str:
-    """Refuse an empty path, which would be the working directory: a variable of the shell was not set."""
+    """Refuse an empty path: it would name the working directory, and comes from a shell variable that is not set."""
     if not path.strip():
         msg = "an empty path, perhaps from a variable that is not set; give a path or a URL, or leave the setting out"
         raise ValueError(msg)

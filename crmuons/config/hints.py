@@ -1,9 +1,9 @@
-"""Find the setting that a wrong name means: by its last part, by what other programs call it, and by its spelling."""
+"""Find the setting that a wrong name means: by its last part, by its names in other programs, and by its spelling."""
 
 import difflib
 from collections.abc import Iterable
 
-# What users of other programs, and of the predecessor, call a setting.
+# Names of a setting in other programs and in the predecessor.
 OTHER_NAMES = {
     "data.max_muons_per_event": "max_multiplicity muon_cap",
     "data.prefetch_batches": "prefetch prefetch_factor",
@@ -71,7 +71,7 @@ OTHER_NAMES = {
     "val_check_interval test_every",
     "train.validation_events": "val_events eval_events num_validation n_validation num_val",
 }  # fmt: skip
-# What users of other programs, and of the predecessor, look for in vain, and why it is not here.
+# Settings of other programs and of the predecessor that crmuons does not have, and the reason.
 LEFT_OUT = {
     "compile torch_compile torch_compile_gen torch_compile_critic torchcompile jit": "it does not pay: 35 CPU-seconds to compile "
     "each network, for steps that are no faster, as the gradients are written by hand (docs/performance.md)",

@@ -1,4 +1,4 @@
-"""The types of all options of all commands: a type says which values it takes, and one reader refuses the others.
+"""The types of the options of all commands. A type says which values are valid, and one reader refuses all others.
 
 An option is declared with `type=option(KIND)`, where KIND is one of the types below, or `Annotated[int, Field(ge=1,
 le=9)]`; the same type annotates the field of the library's dataclass, which `check` compares. Numbers are finite.
@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from crmuons.config.schemes import check_scheme
 
-MOST_LETTERS = 1000  # Of a path or a URL. An error shows the whole name.
+MOST_LETTERS = 1000  # Longest path or URL. An error shows the whole name.
 MAX_SHOWN = 80  # Characters of a wrong value in a message.
 _CONTROL = re.compile(
     r"[\x00-\x1f\x7f\ud800-\udfff]"
@@ -49,7 +49,7 @@ def named(place: str) -> str:
         msg = f"{place!r} has control characters or is not UTF-8; rename it"
         raise ValueError(msg)
     if place.startswith(("http://", "https://")) and not _has_host(place):
-        msg = f"'{place}' is no URL: its host or port cannot be; give one such as https://host:443/path"
+        msg = f"'{place}' is no URL: its host or port is not valid; give one such as https://host:443/path"
         raise ValueError(msg)
     return place
 
@@ -88,7 +88,7 @@ def _path(place: str) -> Path:
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # Seeds become shower ids, which Arrow and numpy take as signed too.
 Events = Annotated[int, Field(ge=1, le=10**10)]
 BatchEvents = Annotated[int, Field(ge=1, le=2**24)]
-ADVISED_EVENTS = 20_000  # Of a sample in an evaluation: fewer leave real differences unseen.
+ADVISED_EVENTS = 20_000  # Events of a sample in an evaluation. With fewer, real differences stay hidden.
 SampleEvents = Annotated[
     int, Field(ge=1, le=10**9), Expected(f"1 to 1e9 events for each sample, and better {ADVISED_EVENTS:,}")
 ]
@@ -110,7 +110,7 @@ ShowerNumbers = Annotated[
     BeforeValidator(lambda words: words.split(",") if isinstance(words, str) else words),
     Expected(f"numbers of showers from {LEAST_SHOWERS} to 10 million with commas between them, such as 200,600,2000"),
 ]
-Members = Annotated[int, Field(ge=2, le=100), Expected("2 to 100 members")]  # Of an ensemble.
+Members = Annotated[int, Field(ge=2, le=100), Expected("2 to 100 members")]  # Models of an ensemble.
 Share = Annotated[float, Field(ge=0, le=1)]
 Place = Annotated[str, AfterValidator(named), AfterValidator(check_scheme), Expected("a path or a URL")]
 Server = Annotated[str, AfterValidator(named), Expected("the address of a tracking server or store")]
@@ -142,7 +142,7 @@ def to_number(text: str | float) -> float:
     """Return the number that a text stands for, perhaps infinity or NaN; `float` would also take the digits of other scripts.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is no number.
     """
     try:
         return float(_NUMBER.validate_python(text))
@@ -205,7 +205,7 @@ def _limit(limit: object) -> str:
     return ""
 
 
-@functools.cache  # To make one takes milliseconds, and a command has dozens of options.
+@functools.cache  # Making an adapter takes milliseconds, and a command has dozens of options.
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
 
@@ -215,7 +215,7 @@ _NUMBER = TypeAdapter(float)
 
 def _fault(value: object, error: ValidationError, expects: str) -> str:
     first = error.errors()[0]
-    if first["type"] == "value_error":  # From a function of the type, whose message says all.
+    if first["type"] == "value_error":  # A function of the type raised it; its message is complete.
         said = str(first["msg"]).removeprefix("Value error, ")
         return said.replace(value, _cut(value)) if isinstance(value, str) and value else said
     value = f"{value:g}" if isinstance(value, float) else value

@@ -18,7 +18,7 @@ from crmuons.config.hints import OTHER_NAMES, nearest, why_left_out
 from crmuons.config.options import named
 from crmuons.config.sections import Config
 
-# Values of model.kind. Runs and models made before 0.2 hold the old one.
+# Values of model.kind. Runs and models made before 0.2 hold the old value.
 OLD_KIND, NEW_KIND = "baseline", "predecessor"
 
 # The presets of crmuons are inside the package, so that an installed wheel has them too. Before 0.2 they were in the

@@ -4,7 +4,7 @@ import os
 import re
 from difflib import get_close_matches
 
-# What a message offers. Any other file system of fsspec that is a store of files works too, where its library is installed.
+# Schemes that messages offer. Any other file system of fsspec that stores files works too if its library is installed.
 OFFERED = ("pelican", "osdf", "https", "http", "s3", "gs", "abfs", "hf", "file")
 LOCAL = ("file", "local")
 # File systems of fsspec that hold no files of their own: a URL's own text, caches, archives, and wrappers of others.
@@ -13,7 +13,8 @@ _ARCHIVES = {"zip", "tar", "libarchive"}
 _WRAPPERS = {"data", "reference", "dir", "generic", "async_wrapper", "asyncwrapper", "jupyter", "jlab", "pyscript"}
 NO_STORES = _CACHES | _ARCHIVES | _WRAPPERS
 _SCHEME = re.compile(r"(.*?)://", re.DOTALL)
-# Without file:/path, which reads the path. Stored settings are checked too, so what was ever read must pass.
+# The pattern does not match file:/path, which reads the path. Stored settings are checked too, so every place that an
+# earlier version could read must pass.
 _FEW_SLASHES = re.compile(rf"({'|'.join(OFFERED[:-1])}):/?(?!/)", re.IGNORECASE)
 
 
@@ -24,19 +25,19 @@ def schemes_that_work() -> str:
 
 
 def check_scheme(place: str) -> str:
-    """Return a path or URL unless no file system reads URLs like it, or it looks like a URL and is read as a path.
+    """Return a path or URL. Refuse a URL that no file system can read, and a path that looks like a URL.
 
     Raises:
-        ValueError: with the place, the scheme that is nearest, and the schemes that work.
+        ValueError: with the place, the nearest scheme, and the schemes that work.
     """
     scheme = found[1] if (found := _SCHEME.match(place)) else None
     if scheme is None:
-        # `Path("s3://b/x")` and hasty fingers make s3:/b/x, and results would go to a directory `s3:`.
+        # `Path("s3://b/x")` and typing errors give s3:/b/x, and results would go to a directory `s3:`.
         if (few := _FEW_SLASHES.match(place)) and not os.path.exists(place):  # noqa: PTH110  # Path raises for long names
             msg = f"'{place}' is no URL: two slashes follow its '{few[1]}:'; {schemes_that_work()} (for a path: ./{place})"
             raise ValueError(msg)
         return place
-    # Chains are refused where they are opened, and alternatives of braces looked at once they are written out.
+    # Chains are refused when they are opened. Alternatives in braces are checked after they are expanded.
     if "::" in place or "{" in scheme or scheme in (*OFFERED, *LOCAL):
         return place
     from fsspec.registry import known_implementations, registry  # noqa: PLC0415  # 0.1 s of the start of each command

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from crmuons.config.base import MANY, Section, flatten, not_empty
 from crmuons.config.training import Train
 
-MOST_FOLDS = 100  # Of data.fold: a part of the showers that validates must not be too small.
+MOST_FOLDS = 100  # Largest K of data.fold: the part of the showers that validates must not be too small.
 
 
 class Run(Section):
@@ -73,8 +73,8 @@ class Data(Section):
     validation: list[str] = Field(default_factory=list)
     """The same for validation. Empty: use the validation share of `train`."""
     features: list[str] = Field(default_factory=list)
-    """Numbers of a muon to learn beside energy_gev, x_m, y_m: t_ns, dir_x, dir_y, charge, energy_surface_gev, or your own as
-    NAME:KIND with the kind positive, signed, angle or discrete. The files declare them (docs/data-contract.md)."""
+    """Numbers of a muon to learn in addition to energy_gev, x_m, y_m: t_ns, dir_x, dir_y, charge, energy_surface_gev, or
+    your own as NAME:KIND with the kind positive, signed, angle or discrete. The files declare them (docs/data-contract.md)."""
     depth: Literal["slant", "vertical"] = "slant"
     """Meaning of depth_m in the files. A vertical depth is converted to the slant depth with the zenith."""
     validation_share: float = Field(default=0.05, ge=0, lt=1)
@@ -204,15 +204,15 @@ class Tracking(Section):
     @field_validator("experiment")
     @classmethod
     def _has_name(cls, value: str) -> str:
-        if not value.strip():  # No server takes it: the run could never be sent.
+        if not value.strip():  # No server accepts an empty name, so the run could never be sent.
             msg = "an empty name, perhaps from a variable that is not set; give a name, or leave the setting out"
             raise ValueError(msg)
         return value
 
 
-PRESET_EPOCHS = 1000.0  # Of config/presets/default.toml.
-# Settings that version 0.1 did not have. While they have these defaults, digests leave them out: runs and sweeps that
-# were begun before keep their names.
+PRESET_EPOCHS = 1000.0  # train.epochs of config/presets/default.toml.
+# Settings that version 0.1 did not have. Digests leave them out while they have these defaults, so that runs and sweeps
+# of version 0.1 keep their names.
 LATER: dict[str, Any] = {
     "data.features": [],
     "data.fold": None,
@@ -248,7 +248,7 @@ class Config(Section):
             # Without the adaptive critic, its other settings change nothing.
             "train": {"profile_steps", "cuda_graph", "detect_anomaly"}
             | (set() if self.train.adapt.enabled else {"adapt"})
-            # The default preset came without: its runs keep their names.
+            # Earlier versions of the default preset had no epochs: their runs keep their names.
             | ({"epochs"} if self.train.epochs == PRESET_EPOCHS else set()),
             "run": {"name", "resume", "storage_path", "upload_seconds"},
         }

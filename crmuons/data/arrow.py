@@ -37,7 +37,7 @@ if "RAY_RAYLET_PID" not in os.environ:
     pa.set_cpu_count(num_threads().number)
 
 IDS_COLUMN = "primary_ids"
-ORIGIN_KEY = b"crmuons"  # Of a Parquet file's metadata: how the file was made, as JSON.
+ORIGIN_KEY = b"crmuons"  # Key in a Parquet file's metadata: how the file was made, as JSON.
 
 
 def flat_schema(muon_width: int) -> pa.Schema:
@@ -66,7 +66,7 @@ def to_table(events: EventArrays, features: Sequence[MuonFeature] = BASE) -> pa.
     width = len(features)
     if events.muons.shape[1] != width:
         names = ", ".join(feature.name for feature in features)
-        msg = f"the muons have {events.muons.shape[1]} numbers, and {width} are declared ({names}); declare those of the data"
+        msg = f"the muons have {events.muons.shape[1]} numbers, but {width} are declared ({names}); declare the numbers of the data"
         raise ValueError(msg)
     inner = _lists(np.arange(num_muons + 1) * width, pa.array(events.muons.ravel()))
     muons = _lists(np.concatenate([[0], np.cumsum(events.counts)]), inner)
@@ -87,7 +87,7 @@ def legal_arrays(
     Args:
         table: rows of a file that passed `schema.check_schema`.
         missing_ids: shower ids for a table without id columns.
-        features: what the file declares of its muons.
+        features: the numbers of a muon that the file declares.
     """
     primary, muons = one_array(table[PRIMARY_COLUMN]), one_array(table[MUONS_COLUMN])
     inner = muons.flatten()
@@ -112,7 +112,7 @@ def to_arrays(
     Args:
         table: rows for which `schema.faults` is 0.
         missing_ids: shower ids for a table without id columns.
-        features: what the file declares of its muons.
+        features: the numbers of a muon that the file declares.
 
     Raises:
         ValueError: if a list has a wrong width; the message names the column and the list.
@@ -163,9 +163,9 @@ def write_events(
         path: the file.
         tables: the events, in `event_schema`.
         row_group_rows: most rows of a row group.
-        origin: asked after the last table for what the file's metadata say of its making; `read_origin` reads it.
+        origin: called after the last table; returns how the file was made, for its metadata. `read_origin` reads it.
         features: the numbers of a muon.
-        columns: which the tables have after those of the contract.
+        columns: columns of the tables after the columns of the contract.
     """
     schema = event_schema(features)
     for column in columns:
@@ -178,7 +178,7 @@ def write_events(
 
 
 def read_origin(metadata: pq.FileMetaData) -> dict[str, object] | None:
-    """Return what a file's metadata say of its making, or None if they say nothing."""
+    """Return how a file was made, as its metadata say, or None if they say nothing."""
     text = (metadata.metadata or {}).get(ORIGIN_KEY)
     return None if text is None else json.loads(text)
 
@@ -205,9 +205,8 @@ def are_legal_primaries(primaries: Float32[np.ndarray, "events 4"]) -> bool:
     """Return whether all primaries are finite and within the contract's limits."""
     if not len(primaries):
         return True
-    energy, zenith, mass, depth = np.ascontiguousarray(
-        primaries.T
-    )  # Reductions of a strided column take four times as long.
+    # A copy, because reductions of a strided column take four times longer.
+    energy, zenith, mass, depth = np.ascontiguousarray(primaries.T)
     return _all_finite(primaries) and bool(
         energy.min() > 0
         and mass.min() > 0
@@ -219,12 +218,12 @@ def are_legal_primaries(primaries: Float32[np.ndarray, "events 4"]) -> bool:
 
 def _all_finite(values: np.ndarray) -> bool:
     with np.errstate(invalid="ignore", over="ignore"):
-        # A sum is one fast pass. It may overflow although all values are finite; only then is each value checked.
+        # A sum is one fast pass. It may overflow although all values are finite; then each value is checked.
         return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
 
 
 def shower_ids(column: pa.ChunkedArray) -> UInt64[np.ndarray, " rows"]:
-    """Return a column of shower ids. A negative id means itself plus 2^64, as signed and unsigned hashes share their bits.
+    """Return a column of shower ids. 2^64 is added to a negative id, so that signed and unsigned hashes with equal bits agree.
 
     Raises:
         ValueError: if an id is null.
@@ -278,7 +277,9 @@ def from_flat(batch: pa.RecordBatch) -> EventArrays:
     return EventArrays(
         ids=_rows(batch[IDS_COLUMN], 0, batch.num_rows),
         primaries=_rows(batch[PRIMARY_COLUMN], 0, batch.num_rows),
-        counts=np.subtract(offsets[1:], offsets[:-1], dtype=np.int64),  # In one pass; the offsets have 32 bits.
+        counts=np.subtract(
+            offsets[1:], offsets[:-1], dtype=np.int64
+        ),  # The offsets have 32 bits; one pass converts them.
         muons=_rows(muons.values, *offsets[[0, -1]].tolist()),
     )
 

@@ -12,9 +12,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int64, UInt64
 
-BYTES_PER_RUN = (
-    96 * 2**10
-)  # A run of neighbours in a prepared shard; it costs 10 us, and copying its bytes costs 20 us.
+# Size of a run of neighbouring events in a prepared shard. A run costs 10 us, and copying its bytes costs 20 us.
+BYTES_PER_RUN = 96 * 2**10
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,8 @@ def view(events: EventArrays, start: int, stop: int, first_muon: int, last_muon:
 def concat(parts: Sequence[EventArrays]) -> EventArrays:
     """Join the events of several parts, in order."""
     parts = parts or [NO_EVENTS]
-    if len({part.muons.shape[1] for part in parts}) > 1:  # NO_EVENTS, which knows no features, beside other parts.
+    # NO_EVENTS has muons of three numbers, whatever the other parts have.
+    if len({part.muons.shape[1] for part in parts}) > 1:
         parts = [part for part in parts if len(part.counts) or part.muons.shape[1] != NO_EVENTS.muons.shape[1]] or [
             NO_EVENTS
         ]
@@ -108,7 +108,7 @@ def partial_shuffle(events: EventArrays, number: int, random: np.random.Generato
     of sorting by random keys.
     """
     counts = events.counts
-    # Each muon as one value of 12 bytes, or more: copied in a third of the time.
+    # Each muon becomes one value of 12 bytes or more, which is copied in a third of the time.
     muons = events.muons.view(f"V{4 * events.muons.shape[1]}").reshape(-1)
     large = np.flatnonzero(counts > number)
     starts, num_muons = (np.cumsum(counts) - counts)[large], counts[large]
@@ -121,7 +121,7 @@ def partial_shuffle(events: EventArrays, number: int, random: np.random.Generato
 def rotate_muons(events: EventArrays, number: int, random: np.random.Generator) -> None:
     """Rotate the muons of each event that has more than `number` by a random amount, in place.
 
-    If the muons of an event are in random order already, this brings other ones to the front. It takes a fifth of the
+    If the muons of an event are in random order already, this brings other muons to the front. It takes a fifth of the
     time of `partial_shuffle`, because memory is read in order.
     """
     large = np.flatnonzero(events.counts > number)
@@ -136,8 +136,8 @@ def rotate_muons(events: EventArrays, number: int, random: np.random.Generator) 
 def shuffle_muons(events: EventArrays, random: np.random.Generator) -> EventArrays:
     """Return the events with the muons of each in random order."""
     event = np.repeat(np.arange(len(events.counts)), events.counts)
-    # One sort for all events: the integer part of the key is the event. A double leaves 20 bits for the random part
-    # beside 2^32 events.
+    # One sort for all events: the integer part of the key is the event. For 2^32 events, a double has 20 bits left for the
+    # random part.
     order = np.argsort(event + random.random(len(events.muons)))
     return EventArrays(events.ids, events.primaries, events.counts, np.take(events.muons, order, axis=0))
 
@@ -172,7 +172,7 @@ def _events_per_run(parts: Sequence[EventArrays]) -> int:
 
 
 def _cut_into_runs(events: EventArrays, length: int, first: int) -> list[EventArrays]:
-    """Cut events into runs of `length` events, the first of `first` events."""
+    """Cut events into runs of `length` events; the first run has `first` events."""
     number = len(events.counts)
     bounds = [0, *range(min(first, number), number, length), number]
     muon_bounds = np.cumsum([0, *np.add.reduceat(events.counts, bounds[:-1])]).tolist() if number else [0, 0]

@@ -1,7 +1,7 @@
 """Declare the numbers of a muon: names, units and kinds, in a registry and in the metadata of files.
 
-A muon begins with energy_gev, x_m, y_m. A file may hold more; its metadata then list all of them, in the order of the
-numbers, under FEATURES_KEY. A feature of KNOWN needs no more than its name. Any other is the user's own.
+A muon begins with energy_gev, x_m, y_m. A file may hold more numbers; its metadata then list all of them, in their order,
+under FEATURES_KEY. In the settings, a feature of KNOWN needs only its name. All other features are the user's own.
 """
 
 import difflib
@@ -19,11 +19,11 @@ Kind = Literal["positive", "signed", "angle", "discrete"]
 KINDS = {
     "positive": "above 0; its logarithm is learned",
     "signed": "any number",
-    "angle": "radians, periodic",
+    "angle": "radians, of at most two turns",
     "discrete": "whole numbers, drawn from a probability that depends on the other features",
 }
 SECONDS = 1e-5  # Delays are 0.01 to 1000 ns; in seconds all would be below this number.
-DELAYS = 100  # That many muons decide whether the times of a file are in seconds.
+DELAYS = 100  # Muons that are needed to decide whether the times of a file are in seconds.
 DIRECTION = ("dir_x", "dir_y")
 
 
@@ -32,10 +32,10 @@ class MuonFeature:
     """One number of a muon.
 
     Attributes:
-        name: ends with the unit where there is one.
+        name: ends with the unit if there is one.
         unit: GeV, m, ns, rad, e, or 1.
-        kind: how it is distributed; see KINDS.
-        about: what it is.
+        kind: the values that it may have; see KINDS.
+        about: its meaning.
     """
 
     name: str
@@ -75,16 +75,16 @@ def named(names: Sequence[str], option: str) -> tuple[MuonFeature, ...]:
             msg = f"{option} {name}: expected {', '.join(KNOWN)}; the nearest is {near}"
             raise ValueError(msg)
         if list(names).count(name) > 1:
-            msg = f"{option} {name}: it is there twice; give each feature once"
+            msg = f"{option} {name}: it is given twice; give each feature once"
             raise ValueError(msg)
     return tuple(KNOWN[name] for name in names)
 
 
 def parse(words: Sequence[str], option: str = "data.features") -> tuple[MuonFeature, ...]:
-    """Return the features, beyond the first three, of words like t_ns, or speed_c:positive:1 for one of the user's own.
+    """Return the features, beyond the first three, of words like t_ns, or speed_c:positive:1 for a user's own feature.
 
     Raises:
-        ValueError: for a name that is neither known nor has a kind, and for the first three or a repeated one; the message
+        ValueError: for an unknown name without a kind, for one of the first three, and for a repeated name; the message
             begins with `option` and has the nearest name.
     """
     found: list[MuonFeature] = []
@@ -109,7 +109,7 @@ def parse(words: Sequence[str], option: str = "data.features") -> tuple[MuonFeat
 
 
 def columns_of(declared: Sequence[MuonFeature], wanted: Sequence[MuonFeature], source: str) -> list[int] | None:
-    """Return which numbers of a file's muons are wanted; None if all are, in this order.
+    """Return the places of the wanted numbers in a file's muons; None if the file has exactly these, in this order.
 
     Raises:
         ValueError: if the file lacks a feature or declares it as another kind; the message begins with `source`.
@@ -134,7 +134,7 @@ def columns_of(declared: Sequence[MuonFeature], wanted: Sequence[MuonFeature], s
 
 
 def metadata_of(features: Sequence[MuonFeature]) -> dict[bytes, bytes]:
-    """Return what a file's schema says of the muons; nothing for the three that every file has."""
+    """Return the metadata of a file's schema that declare its muons; empty for the three numbers of every file."""
     if tuple(features) == BASE:
         return {}
     rows = [{name: value for name, value in asdict(feature).items() if name != "about"} for feature in features]
@@ -181,7 +181,7 @@ def _checked(feature: MuonFeature, source: str) -> MuonFeature:
     return known
 
 
-# Why a value of a feature is illegal. New ones come last: their order gives the numbers of schema.FAULTS.
+# Why a value of a feature is illegal. Add new reasons at the end: their order gives the numbers of schema.FAULTS.
 WRONG = {
     "charge": "a muon's charge is neither: a charge is -1 or 1",
     "direction": "a muon's dir_x, dir_y are no part of a unit vector: a direction across the axis has a length of 1 at most "
@@ -193,7 +193,7 @@ WRONG = {
 
 
 def wrong_rows(muons: np.ndarray, features: Sequence[MuonFeature]) -> Iterator[tuple[str, Bool[np.ndarray, " muons"]]]:
-    """Yield keys of WRONG, each with which muons have such a value beyond the first three numbers; all are finite."""
+    """Yield keys of WRONG, each with the muons that have such a value beyond the first three numbers. All must be finite."""
     names = [feature.name for feature in features]
     for feature, column in zip(features[len(BASE) :], muons.T[len(BASE) :], strict=True):
         if feature.name == "charge":
@@ -206,9 +206,9 @@ def wrong_rows(muons: np.ndarray, features: Sequence[MuonFeature]) -> Iterator[t
             yield "discrete", column != np.rint(column)
     if set(DIRECTION) <= set(names):
         across = np.hypot(*(muons[:, names.index(name)].astype(np.float64) for name in DIRECTION))
-        yield "direction", across > 1 + 1e-6  # Of rounding.
+        yield "direction", across > 1 + 1e-6  # 1e-6 allows for rounding.
 
 
 def look_like_seconds(times: np.ndarray) -> bool:
-    """Return whether times that are to be in ns look like seconds, by their size."""
+    """Return whether times that should be in ns look like seconds, because they are so small."""
     return len(times) >= DELAYS and bool(times.any()) and float(np.abs(times).max()) < SECONDS

@@ -33,7 +33,7 @@ class Inspection:
         faults: number of rows by the reason why they cannot be used.
         events: the legal events that were read.
         complete: whether all rows were read.
-        features: what the files declare of their muons; those of the first.
+        features: the numbers of a muon that the first readable file declares.
         broken: files that cannot be read, each with the reason.
     """
 
@@ -89,7 +89,7 @@ def inspect(urls: list[str], *, max_rows: int | None) -> Inspection:
     listed = manifest.event_files(urls, broken=broken)
     inspection = Inspection(listed, has_ids=True, broken=broken)
     with progress(len(listed), unit="files", what="open") as bar:
-        # All of them: a broken file may be among those of which no row is read.
+        # All files are opened: a broken file may be one that gives no row to the sample.
         first = True
         for file, found in zip(listed, ordered_map(_opened, listed, FILES_AT_ONCE, "open"), strict=True):
             if isinstance(found, str):
@@ -113,7 +113,7 @@ def inspect(urls: list[str], *, max_rows: int | None) -> Inspection:
 
 
 def declaration(file: File) -> tuple[bool, tuple[MuonFeature, ...]]:
-    """Return whether a file holds shower ids, and what it declares of its muons.
+    """Return whether a file holds shower ids, and the numbers of a muon that it declares.
 
     Raises:
         OSError: if it cannot be read.
@@ -126,7 +126,7 @@ def declaration(file: File) -> tuple[bool, tuple[MuonFeature, ...]]:
 
 
 def _opened(file: File) -> tuple[bool, tuple[MuonFeature, ...]] | str:
-    """Return `declaration`, or why the file is broken."""
+    """Return the result of `declaration`, or the reason why the file is broken."""
     try:
         return declaration(file)
     except (ValueError, OSError) as error:
@@ -139,7 +139,7 @@ def _reason(file: File, error: Exception) -> str:
 
 def _inspect_slice(file_slice: FileSlice, inspection: Inspection) -> int:
     """Add a slice's rows to the inspection; return how many it has."""
-    if manifest.is_shard(file_slice.file):  # Its events were checked when it was written.
+    if manifest.is_shard(file_slice.file):  # The events of a shard were checked when it was written.
         chosen = selection.Selection(features=inspection.features[len(BASE) :])
         events, read_counts = reader.read_slice(file_slice, chosen)
         inspection.rows += read_counts.rows

@@ -28,17 +28,17 @@ from crmuons.storage.identity import Digests
 Batch = TypeVar("Batch")
 ReadSegments = Callable[[Iterator[Segment], Selection], Iterator[ReadResult]]
 Position = tuple[int, int]  # Index in the rank's list of segments, and events taken from this segment.
-MAX_EMPTY_SEGMENTS = 1000  # After this many segments in a row without an event, the data hold none of this split.
+MAX_EMPTY_SEGMENTS = 1000  # If this many segments in a row have no event of the split, the data have none at all.
 
 
 class _Waiting(NamedTuple):
     """Events of one segment that wait in the batcher.
 
     Attributes:
-        num_events: how many wait.
+        num_events: number of waiting events.
         segment: index of their segment in the rank's list.
-        taken: events of the segment that were taken before them.
-        read_counts: of the rows read up to and with their segment.
+        taken: number of events of the segment that were taken before them.
+        read_counts: counts of the rows read so far, including their segment.
     """
 
     num_events: int
@@ -51,22 +51,22 @@ class Loader(Generic[Batch]):
     """Iterate over batches without end; a thread prepares them ahead.
 
     Args:
-        plan: what all ranks read.
-        rank: the rank that these batches are for.
+        plan: what all ranks read, and when.
+        rank: the rank of these batches.
         position: where to continue: index in the rank's list of segments, and events taken from this segment.
         read_counts: counts of the rows read up to `position`.
         selection: which events to use.
         data: caps, limits and how far to read ahead.
         events_per_batch: number of events in a batch.
-        prepare: makes the batch that `next` returns out of its events; called in the thread.
+        prepare: makes a batch from its events, in the thread; `next` returns the batch.
         read: reads segments, in order.
 
     Attributes:
         position: where the reading stands after the batch that `next` returned last.
-        read_counts: counts of the rows read up to there.
-        epochs: passes over the data up to there, as the segment of `position` counts them.
-        digests: of the remote files opened so far.
-        num_events, num_muons: returned so far by this object.
+        read_counts: counts of the rows read up to `position`.
+        epochs: passes over the data up to the segment of `position`.
+        digests: digests of the remote files opened so far.
+        num_events, num_muons: numbers of events and muons that this object has returned.
         seconds_waited: time that `next` spent waiting for a batch.
     """
 
@@ -88,7 +88,7 @@ class Loader(Generic[Batch]):
         self.num_events = self.num_muons = 0
         self.seconds_waited = 0.0
         self._limit = QuarantineLimit(data.max_quarantined_share, sum(part.size for part in plan.slices))
-        self._epochs: dict[int, float] = {}  # At the beginning of each segment that is being read.
+        self._epochs: dict[int, float] = {}  # Passes at the beginning of each segment that is being read, by its index.
         self._sizes: deque[int] = deque()  # Bytes of each segment being read; 0 if its rows were counted before.
         self._quarantine = selection.quarantine
         self._segments_per_epoch = len(plan.segments(0))
@@ -107,7 +107,7 @@ class Loader(Generic[Batch]):
     def __next__(self) -> Batch:
         """Return the next batch, or raise the error that reading it met."""
         begin = time.perf_counter()
-        # All four together: a checkpoint between two batches has the position after the one that was trained on.
+        # All four change together: a checkpoint between two batches has the position after the last returned batch.
         batch, (events, muons), self.position, self.read_counts = next(self._ready)
         self.seconds_waited += time.perf_counter() - begin
         self.num_events += events
@@ -115,7 +115,7 @@ class Loader(Generic[Batch]):
         return batch
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the next batch, so long at most; return whether it, or the error that reading it met, is there."""
+        """Wait at most this time for the next batch; return whether the batch, or the error of reading it, is ready."""
         begin = time.perf_counter()
         ready = self._ready.wait(seconds)
         self.seconds_waited += time.perf_counter() - begin
@@ -129,13 +129,12 @@ class Loader(Generic[Batch]):
         """Raise if too many rows cannot be used.
 
         Args:
-            read_counts: of this rank, or the sum over all ranks.
+            read_counts: counts of this rank, or the sum over all ranks.
 
         Raises:
             ValueError: if more than data.max_quarantined_share of all rows cannot be used, even if every row that is
                 not read yet is good.
         """
-        # Exceeded for certain: even if all rows to come were good.
         if self._limit.is_exceeded(read_counts):
             msg = (
                 f"{read_counts.quarantined} of {read_counts.rows} rows cannot be used, more than "
@@ -152,7 +151,7 @@ class Loader(Generic[Batch]):
 
     @cached_property
     def without_digest(self) -> list[str]:
-        """URLs of the files whose digests only their first opening gives, in an order that all ranks share."""
+        """Return the URLs of files whose digest is known only after they are opened, in the same order on all ranks."""
         files = {part.file for part in self.plan.slices}
         return sorted(file.first_url or file.url for file in files if file.digest is None and is_remote(file.url))
 
@@ -160,7 +159,7 @@ class Loader(Generic[Batch]):
         """Yield the rank's segments from a position, and note their sizes."""
         index, taken = position
         for i, segment in enumerate(self.plan.segments_of_rank(self.rank)):
-            # Skipped without reading: the plan alone says which segments these are.
+            # These segments are skipped without reading, because the plan alone gives them.
             if i < index:
                 continue
             self._epochs[i] = segment.epoch + segment.number / self._segments_per_epoch
@@ -173,7 +172,7 @@ class Loader(Generic[Batch]):
         self, results: Iterator[ReadResult], num_events: int, max_muons: int | None
     ) -> Iterator[tuple[EventArrays, Position, ReadCounts]]:
         """Cut the events of segments into batches; yield each with the position and the read counts after it."""
-        # The counts of the first segment, which come before its events, move the index to it.
+        # The counts of a segment come before its events, and increase the index by 1.
         index, taken = self.position[0] - 1, self.position[1]
         read_counts, empty_segments = self.read_counts, 0
         batcher = Batcher()
@@ -183,7 +182,7 @@ class Loader(Generic[Batch]):
             if isinstance(result, ReadCounts):  # A new segment begins.
                 read_counts += result
                 index, taken = index + 1, taken if index + 1 == self.position[0] else 0
-                # Set back to 0 by the segment's first events, if it has any.
+                # The segment's first events, if it has any, set this back to 0.
                 empty_segments += 1
                 self._limit.count(result.rows, self._sizes.popleft())
                 self._check_segment(read_counts, empty_segments)

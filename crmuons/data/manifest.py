@@ -19,9 +19,8 @@ from crmuons.storage.inside import relative_name
 from crmuons.storage.records import damage_named
 
 MANIFEST = "manifest.json"
-CLAIM = (
-    "preparation.json"  # The request of a preparation; written before the first shard, as the manifest after the last.
-)
+# The request of a preparation. It is written before the first shard; the manifest is written after the last shard.
+CLAIM = "preparation.json"
 FEATURES = "features.pt"  # Feature statistics, fitted on training events.
 SUFFIX = ".arrow"
 
@@ -35,9 +34,9 @@ class PreparedShard:
     Attributes:
         file: its path in the data set.
         places: range of the split coordinate of its showers.
-        events, muons: how many it holds.
-        size: in bytes.
-        sha256: of the file.
+        events, muons: numbers of its events and muons.
+        size: size in bytes.
+        sha256: digest of the file.
     """
 
     file: str
@@ -53,9 +52,9 @@ class Manifest:
     """What a prepared data set holds, and what it was made from. The field names are the keys in the file.
 
     Attributes:
-        shards: in order.
-        rows, quarantined: rows of the raw files, and how many of them cannot be used.
-        settings: of the preparation.
+        shards: the shards, in order.
+        rows, quarantined: number of rows of the raw files, and of the rows that cannot be used.
+        settings: settings of the preparation.
         sources: URLs and sizes of the raw files.
         code: versions, and the commit if it is known.
     """
@@ -111,14 +110,14 @@ def event_files(
     try:
         found = files.list_files(urls, suffixes=(*files.PARQUET_SUFFIXES, SUFFIX, f"/{MANIFEST}", f"/{CLAIM}"))
     except FileNotFoundError:
-        return files.list_files(urls)  # Its error names the Parquet suffixes alone, which is what most users need.
+        return files.list_files(urls)  # The error of this call names only the Parquet suffixes, which most users need.
     begun, complete = (_folders_with(name, found) for name in (CLAIM, MANIFEST))
     for root in sorted(begun - complete):
         msg = (
             f"{root} is not fully prepared; run the same `crmuons prepare` again, and it continues with what is missing"
         )
         raise ValueError(msg)
-    # Without links: a shard found by a link to its folder is the manifest's.
+    # Links are resolved: a shard that is found through a link to its folder belongs to the manifest too.
     within = tuple(f"{without_links(root)}/" for root in complete)
     raw = [file for file in found if not (within and without_links(file.url).startswith(within))]
     return sorted([*raw, *(file for root in sorted(complete) for file in _shards(root, hash_range, broken))])
@@ -150,9 +149,7 @@ def _folders_with(name: str, found: list[File]) -> set[str]:
 
 
 def _shards(root: str, hash_range: HashRange, broken: dict[str, str] | None) -> Iterator[File]:
-    present = {
-        file.url: file for file in files.list_files(root, suffixes=("",))
-    }  # Its other files were no data before.
+    present = {file.url: file for file in files.list_files(root, suffixes=("",))}
     for shard in Manifest.read(root).shards:
         file = present.get(f"{root}/{shard.file}")
         if file is None:

@@ -20,7 +20,7 @@ from crmuons.data.staged_reading import open_slice
 from crmuons.storage.identity import Digests
 from crmuons.storage.staging.download import Staging
 
-HDF5 = b"\x89HDF\r\n\x1a\n"  # How its files begin.
+HDF5 = b"\x89HDF\r\n\x1a\n"  # The first bytes of HDF5 files.
 
 
 class DamagedError(ValueError):
@@ -34,8 +34,8 @@ class Rows:
     Attributes:
         table: the rows.
         first: number of the first row in the file.
-        file_id: identifies the file in the ids of its rows; None if the rows have ids of their own.
-        features: what the file declares of its muons.
+        file_id: identifies the file in the ids of its rows; None if the file has shower ids.
+        features: the numbers of a muon that the file declares.
     """
 
     table: pa.Table
@@ -73,7 +73,7 @@ def read_rows(file_slice: FileSlice, staging: Staging | None = None, digests: Di
 
 @contextmanager
 def open_parquet(source: Any, url: str) -> Iterator[pq.ParquetFile]:
-    """Yield a Parquet file whose pages are compared with their checksums when they are read, if it has any.
+    """Yield a Parquet file. If its pages have checksums, reading a page compares them.
 
     Args:
         source: the open binary file, or its path.
@@ -81,7 +81,7 @@ def open_parquet(source: Any, url: str) -> Iterator[pq.ParquetFile]:
 
     Raises:
         DamagedError: if Arrow cannot read the file in the block, with the damaged column and row group if a page is
-            damaged. Errors of the storage pass.
+            damaged. Errors of the storage are raised unchanged.
     """
     parquet = None
     try:
@@ -107,7 +107,7 @@ def parquet_writer(target: Path | str, columns: pa.Schema, **options: Any) -> pq
 
 
 def _check_rows(metadata: pq.FileMetaData) -> None:
-    """Raise an error of Arrow unless the footer is of one mind about the number of rows; Arrow itself does not look."""
+    """Raise an error of Arrow if the footer contradicts itself about the number of rows; Arrow does not check this."""
     in_groups = sum(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
     if metadata.num_rows != in_groups:
         msg = f"the footer states {metadata.num_rows} rows, and its row groups have {in_groups}"
@@ -126,7 +126,7 @@ def _is_hdf5(source: Any) -> bool:
     ):
         file.seek(0)
         return bool(file.read(len(HDF5)) == HDF5)
-    return False  # It cannot be read: the error of the caller says so.
+    return False  # The file cannot be read; the caller's error says so.
 
 
 def _damaged_place(parquet: pq.ParquetFile) -> str:

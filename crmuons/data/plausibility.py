@@ -1,4 +1,4 @@
-"""Doubt events that obey the contract but look like other units: nothing else would notice, and a model would learn them."""
+"""Warn about events that obey the contract but seem to have other units. A model would learn them without an error."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from crmuons.data.events import EventArrays
 
 MOST_DEPTH_M = 1.3e7  # Through the whole Earth.
 MOST_MASS_GEV = 300.0  # Uranium has 222.
-MOST_RADIUS_M = 1e6  # From the axis of a shower: 100 times as far as any muon that arrives below ground.
+MOST_RADIUS_M = 1e6  # From the axis of a shower: 100 times farther than any muon that arrives below ground.
 MOST_GEV = 1e12  # The most energetic cosmic ray that was seen had 3.2e11 GeV (Bird et al. 1995).
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from itertools import islice
 from typing import Generic, TypeVar
 
-CLOSE_S = 1.0  # A thread whose source hangs is left behind: it is a daemon, and the process can end.
+CLOSE_S = 1.0  # `close` then abandons a thread whose source hangs. It is a daemon, so the process can end.
 
 T = TypeVar("T")
 Entry = TypeVar("Entry")
@@ -38,7 +38,7 @@ class Prefetcher(Iterator[T], Generic[T]):
 
     def __next__(self) -> T:
         """Return the next entry."""
-        # The thread is gone, and the queue would stay empty for ever.
+        # If the thread has ended, the queue would stay empty for ever.
         if self._ended is not None:
             entry: T | _Ended = self._ended
         else:
@@ -51,7 +51,7 @@ class Prefetcher(Iterator[T], Generic[T]):
         raise StopIteration
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the next entry, so long at most; return whether `next` returns, or raises, at once."""
+        """Wait at most this time for the next entry; return whether `next` then returns, or raises, at once."""
         if self._ended is None and not self._held:
             try:
                 self._held.append(self._ready.get(timeout=seconds))
@@ -62,7 +62,7 @@ class Prefetcher(Iterator[T], Generic[T]):
     def close(self) -> None:
         """End the thread. The source is not read to its end."""
         self._closed.set()
-        # Makes room for a thread that waits in `_put`, which then sees at once that it is to end.
+        # This makes room for a thread that waits in `_put`; it then sees at once that it must end.
         while not self._ready.empty():
             self._ready.get_nowait()
         self._thread.join(timeout=CLOSE_S)
@@ -82,7 +82,7 @@ class Prefetcher(Iterator[T], Generic[T]):
         """Wait until the queue has room, and add an entry; return False if the prefetcher was closed first."""
         while not self._closed.is_set():
             try:
-                # A put without a limit would never see that the prefetcher was closed.
+                # With a time limit, because an endless put would never see that the prefetcher was closed.
                 self._ready.put(entry, timeout=0.5)
             except queue.Full:
                 continue

@@ -28,8 +28,8 @@ from crmuons.storage.files import File
 
 logger = logging.getLogger(__name__)
 
-SKIPPED = "skipped-"  # Begins the names of the records of files that were left out.
-_named: set[str] = set()  # Files that this process left out: each is named once.
+SKIPPED = "skipped-"  # The first part of the names of records of files that were left out.
+_named: set[str] = set()  # Files that this process left out and has named; it names each file once.
 
 
 def keep_quarantined(
@@ -106,14 +106,14 @@ def _write_once(table: pa.Table, directory: str, file_slice: FileSlice, prefix: 
 
 @dataclass(frozen=True)
 class ReadCounts:
-    """Counts of rows that were read; the sum of two is the counts of both readings.
+    """Counts of rows that were read. The sum of two objects has the counts of both readings.
 
     Attributes:
         rows: all rows.
         quarantined: rows that cannot be used.
         outliers: events of the split that have more muons than the cap.
-        outlier_muons: muons of these.
-        skipped_slices: files that were left out, or parts of large ones.
+        outlier_muons: muons of these events.
+        skipped_slices: files, or parts of large files, that were left out.
     """
 
     rows: int = 0

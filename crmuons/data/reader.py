@@ -42,8 +42,8 @@ from crmuons.storage.files import is_remote
 from crmuons.storage.identity import REMEDY
 
 T = TypeVar("T")
-READS_AT_ONCE = 16  # Of remote files: reading a small one is one or two round trips, and they take most of the time.
-UNUSABLE = (FileNotFoundError, ChangedError, DamagedError)  # What Selection.skip_missing leaves out.
+READS_AT_ONCE = 16  # Remote files read at once. A small file needs one or two round trips, which take most of the time.
+UNUSABLE = (FileNotFoundError, ChangedError, DamagedError)  # Errors of files that Selection.skip_missing leaves out.
 
 
 ReadResult = ReadCounts | EventArrays  # For each segment: the counts of its rows, then its events if there are any.
@@ -51,7 +51,7 @@ ReadResult = ReadCounts | EventArrays  # For each segment: the counts of its row
 
 @dataclass(frozen=True)
 class _Part:
-    """Legal events of a slice, the indices of the selected ones, and the counts of the rows."""
+    """Legal events of a slice, the indices of the selected events, and the counts of the rows."""
 
     events: EventArrays
     chosen: Int64[np.ndarray, " chosen"]
@@ -74,8 +74,8 @@ def read_in_process(segments: Iterator[Segment], selection: Selection) -> Iterat
 def read_segment(segment: Segment, selection: Selection) -> tuple[ReadCounts, EventArrays]:
     """Read one segment.
 
-    Files may hold the muons of an event in sorted order, and training takes the first ones of a large event.
-    `Selection.muons_per_event` therefore brings random muons to the front.
+    Files may hold the muons of an event in sorted order, and training takes the first muons of a large event. Therefore
+    `Selection.muons_per_event` brings random muons to the front.
 
     Returns:
         The counts of its rows, and its selected events in shuffled order, without the first `segment.start`.
@@ -85,14 +85,14 @@ def read_segment(segment: Segment, selection: Selection) -> tuple[ReadCounts, Ev
     """
     if selection.staging is not None:
         selection.staging.begin()
-    # In the order of the segment's slices, however many threads read: the shuffle below is then the same each time.
+    # The parts have the order of the segment's slices, whatever the number of threads, so the shuffle is always the same.
     parts = [part for read in read_ordered(_read_parts, segment.slices, selection) for part in read]
     # A checkpoint taken inside a segment already counts all rows of the segment: do not count them twice.
     read_counts = ReadCounts() if segment.start else sum((part.read_counts for part in parts), ReadCounts())
-    # Of the segment alone: any process that reads it, or reads it again, draws the same.
+    # The seed depends only on the segment: every process that reads it, and every repetition, draws the same numbers.
     random = np.random.default_rng([segment.seed, segment.epoch, segment.number])
     in_random_order = all(is_shard(part.file) for part in segment.slices)
-    # Shards are shuffled already: mixing their runs is enough, and copies less than a shuffle of single events.
+    # Shards are shuffled already: mixing their runs is enough, and is faster than a shuffle of single events.
     if in_random_order:
         events = shuffle_runs([_chosen_events(part) for part in parts], random)
     else:
@@ -111,10 +111,9 @@ def read_ordered(
 ) -> Iterator[T]:
     """Apply `read` to slices and yield the results in order.
 
-    Remote slices are read in several threads, but no more at once than fit in the memory of one slice of
-    MAX_SLICE_BYTES.
+    Remote slices are read in several threads; the slices that are read at the same time have at most MAX_SLICE_BYTES.
     """
-    # Staged files are local, and a stager brings them several at once.
+    # Staged files are local, and the stager downloads several at once.
     remote = selection.staging is None and any(is_remote(part.file.url) for part in slices)
     at_once = (
         min(READS_AT_ONCE, MAX_SLICE_BYTES // max(1, *(part.size for part in slices)), len(slices)) if remote else 1
@@ -157,7 +156,7 @@ def _read_usable_parts(file_slice: FileSlice, selection: Selection) -> list[_Par
         return [
             _select(events, ReadCounts(len(events.counts)), hash_range, file_slice, selection) for events in batches
         ]
-    # Counts first, as a part without events: a slice of bad rows alone must be counted too.
+    # The first part has the counts and no events: a slice that has only bad rows must be counted too.
     groups, read_counts = _read_raw(file_slice, selection)
     parts = [_select(events, ReadCounts(), (0.0, 1.0), file_slice, selection) for events in groups]
     return [_Part(NO_EVENTS, np.empty(0, np.int64), read_counts), *parts]
@@ -169,7 +168,7 @@ def _select(
     """Choose the events of the split that are below the muon cap; keep and count those above it."""
     kept = chosen(events.ids, selection, hash_range)
     if selection.max_muons is not None and (above := events.counts > selection.max_muons).any():
-        # Of this split alone: another split's large events are not this run's to keep.
+        # Only large events of this split are kept: the others do not belong to this run.
         outliers = take(events, np.flatnonzero(above & kept))
         keep_outliers(outliers, file_slice, selection.outliers, selection.muon_features)
         read_counts += ReadCounts(outliers=len(outliers.counts), outlier_muons=len(outliers.muons))
@@ -180,7 +179,7 @@ def _select(
 def _read_raw(file_slice: FileSlice, selection: Selection) -> tuple[list[EventArrays], ReadCounts]:
     """Return the legal events of a Parquet slice in a few parts, and the counts of its rows."""
     rows = read_rows(file_slice, selection.staging, selection.digests)
-    # One cheap question to all rows; which row is bad, and why, is found out only if one is.
+    # First a cheap check of all rows. Only if it fails, an expensive check finds the bad rows and the reasons.
     legal = _all_legal(rows)
     quarantined = 0
     if legal is None:
@@ -201,7 +200,7 @@ def _all_legal(rows: Rows) -> list[EventArrays] | None:
     """Return the events of each row group, without copying row groups together; None if any row is not legal."""
     groups: list[EventArrays] = []
     first = 0
-    # By row group, whose columns lie in one piece each: joined, they would all be copied.
+    # Each row group has its columns in one piece; joining row groups would copy all of them.
     for batch in rows.table.to_batches():
         ids = rows.ids(np.arange(first, first + batch.num_rows))
         events = arrow.legal_arrays(pa.Table.from_batches([batch]), ids, rows.features)

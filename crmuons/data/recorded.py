@@ -1,7 +1,7 @@
-"""Find the training files of a run again when it continues, by what the run recorded of them.
+"""Find the training files of a run again when it continues, from their recorded sizes and digests.
 
-A file is the same if its size and digest are, whatever its time stamp and its place. So data may be touched, copied and
-moved, and nothing else is read in their place.
+A file is the same if its size and digest are the same, whatever its time stamp and its place. So data may be touched,
+copied and moved, and other files are never read in their place.
 """
 
 from collections import defaultdict
@@ -24,9 +24,9 @@ class FoundFiles:
     """The files of a run as they are now.
 
     Attributes:
-        files: in the order of the record, on which the read plan depends. A file that is left out is kept in it.
-        moved: place now, by the place at the start.
-        unusable: reason, by the recorded URL.
+        files: the files in the order of the record, on which the read plan depends; also files that are left out.
+        moved: the present place of each moved file, by its place at the start.
+        unusable: the reason for each file that cannot be used, by its recorded URL.
         new: files at the same places that the run does not read.
     """
 
@@ -39,7 +39,7 @@ class FoundFiles:
 def find_again(
     recorded: Sequence[File], urls: Sequence[str], hash_range: HashRange = (0.0, 1.0), *, moved: bool
 ) -> FoundFiles:
-    """Compare the files that a run began with with what is there now.
+    """Look for the files that a run began with among the present files.
 
     Args:
         recorded: the files.
@@ -50,7 +50,7 @@ def find_again(
     Raises:
         FileNotFoundError: if `moved` is set and nothing is at `urls`.
     """
-    # In place, a missing listing is no error yet: each recorded file is looked up by itself.
+    # If the files should be in place, a failed listing is no error yet: each recorded file is looked up by itself.
     present = _listed(urls, hash_range, needed=moved)
     if moved:
         found = _by_content(recorded, with_digests(list(present.values()), {file.size for file in recorded}))
@@ -92,9 +92,9 @@ def _in_place(recorded: Sequence[File], present: Mapping[str, File]) -> FoundFil
     for file in recorded:
         try:
             found.files.append(_found(file, present.get(file.url)))
-        # Collected and not raised: the user sees how many files are gone, not only the first.
+        # The errors are collected, so that the user sees the number of missing files, not only the first.
         except (FileNotFoundError, ChangedError) as error:
-            # Without a stamp the reader would not compare it.
+            # Without a stamp the reader would not compare the file.
             found.files.append(file if file.stamp is not None else replace(file, stamp=NOT_RECORDED))
             found.unusable[file.url] = _reason(error)
     return found
@@ -102,10 +102,10 @@ def _in_place(recorded: Sequence[File], present: Mapping[str, File]) -> FoundFil
 
 def _found(file: File, listed: File | None) -> File:
     if is_remote(file.url):
-        # With the stamp of now, so that the reader's cheap check succeeds in the epochs to come.
+        # With the present stamp, so that the reader's cheap check succeeds in later epochs.
         return replace(file, stamp=check_listed(file, listed).stamp)
     state = check_local(file)
-    if state.st_size != file.size:  # The record of an early version has the size alone.
+    if state.st_size != file.size:  # Early versions recorded only the size.
         msg = f"{file.url} has changed: {file.size} bytes when it was listed, {state.st_size} bytes now: {REMEDY}"
         raise ChangedError(msg)
     return replace(file, stamp=str(state.st_mtime_ns))
@@ -129,7 +129,7 @@ def _by_content(recorded: Sequence[File], present: Sequence[File]) -> FoundFiles
             continue
         # Copies have equal content; the file that did not move, or kept its name, is the one that was meant.
         best = max(same, key=lambda other: (other.url == file.url, _name(other) == _name(file)))
-        # Each file once: two recorded copies of one content need two files.
+        # Each file is used once: two recorded copies of one content need two files.
         same.remove(best)
         found.files.append(replace(best, first_url=file.url))
         if best.url != file.url:

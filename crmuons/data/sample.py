@@ -14,7 +14,7 @@ from crmuons.data.selection import Selection, in_split
 from crmuons.storage.files import File
 from crmuons.storage.identity import Digests
 
-SAMPLE_SHARD_BYTES = 8 * 2**20  # Of a slice of a shard: the driver then takes 229 MB, and 327 with slices of 64 MB.
+SAMPLE_SHARD_BYTES = 8 * 2**20  # Size of a slice of a shard. The driver then takes 229 MB; with 64 MB it took 327 MB.
 
 
 def sample_events(
@@ -28,10 +28,10 @@ def sample_events(
 
     Args:
         found: the files.
-        requests: selections, and how many events of each. They may differ in the split alone.
+        requests: selections, and the number of events of each. Only their splits may differ.
         seed: seed of the order.
         max_quarantined_share: limit on the share of bad rows.
-        digests: receives those of the remote files that gave events.
+        digests: receives the digests of the remote files that gave events.
 
     Returns:
         The events of each selection (fewer if the files hold fewer), and the counts of the rows read.
@@ -62,7 +62,7 @@ def sample_events(
 
 
 def _read_with_digests(file_slice: FileSlice, selection: Selection) -> tuple[EventArrays, ReadCounts, Digests]:
-    # Of its own slice alone: threads read ahead of what is taken, more or less far, and a run's record must not depend on it.
+    # The digests of this slice only: threads read ahead by a varying amount, and a run's record must not depend on that.
     opened = Digests()
     return *read_slice(file_slice, replace(selection, digests=opened)), opened
 

@@ -19,11 +19,11 @@ import numpy as np
 
 from crmuons.storage.files import File
 
-MIN_SLICES = 64  # A few files are cut into at least this many slices, so that every rank gets some of each epoch,
-MIN_SLICE_BYTES = 4 * 2**20  # but never smaller than this: a slice decodes every row group that it touches.
-# With a single segment an epoch one rank would read it all, and the others nothing.
+MIN_SLICES = 64  # A few files are cut into at least this many slices, so that every rank gets some of each epoch.
+MIN_SLICE_BYTES = 4 * 2**20  # Slices are not cut smaller than this: a slice decodes every row group that it touches.
+# With a single segment an epoch, one rank would read everything and the other ranks nothing.
 MIN_SEGMENTS = 8
-# Of a file that is decoded at once; decoded, it takes a few times as much memory.
+# Largest part of a file that is decoded at once. The decoded part takes a few times more memory.
 MAX_SLICE_BYTES = 64 * 2**20
 
 
@@ -37,7 +37,7 @@ class FileSlice:
 
     def rows(self, number: int) -> range:
         """Return the slice's rows if the file has `number` rows."""
-        # Integers alone: the shares meet without a gap or an overlap, whatever the number of rows.
+        # With integers, the shares meet without a gap or an overlap, whatever the number of rows.
         return range(number * self.part // self.parts, number * (self.part + 1) // self.parts)
 
     @property
@@ -53,7 +53,7 @@ class Segment:
     Attributes:
         epoch: its epoch.
         number: its number within the epoch.
-        start: how many of its shuffled events were taken before; reading leaves them out.
+        start: number of its shuffled events that were taken before; reading leaves them out.
         seed: seed of its shuffle, together with `epoch` and `number`.
         slices: what to read.
     """
@@ -77,14 +77,14 @@ def cut_files(files: Sequence[File], max_bytes: int = MAX_SLICE_BYTES) -> list[F
 
 def _num_parts(file: File, num_files: int, max_bytes: int) -> int:
     desired = math.ceil(MIN_SLICES / num_files) if num_files < MIN_SLICES else 1
-    # The memory limit goes before the wish for few slices.
+    # The memory limit is more important than the limits on the number and the size of slices.
     least = math.ceil(file.size / max_bytes)
     return max(min(desired, file.size // MIN_SLICE_BYTES), least, 1)
 
 
 def permutation(slices: Sequence[FileSlice], seed: int, epoch: int) -> list[FileSlice]:
     """Return the slices in the order of an epoch."""
-    # A function of seed and epoch, so that every rank and a resumed run draw the same order without a message.
+    # The order is a function of seed and epoch, so every rank and a resumed run draw the same order without a message.
     order = np.random.default_rng([seed, epoch]).permutation(len(slices))
     return [slices[index] for index in order]
 
@@ -112,17 +112,17 @@ class ReadPlan:
     def segments(self, epoch: int) -> list[tuple[FileSlice, ...]]:
         """Return the slices of each segment of an epoch. Every slice is in exactly one segment."""
         total = sum(part.size for part in self.slices)
-        # About segment_bytes in each, which is what is shuffled in memory; none without a slice.
+        # Each segment has about segment_bytes, which are shuffled in memory. No segment is without a slice.
         number = min(len(self.slices), max(MIN_SEGMENTS, math.ceil(total / self.segment_bytes)))
         order = permutation(self.slices, self.seed, epoch)
-        # Integers, as in FileSlice.rows: each slice in exactly one segment.
+        # With integers, as in FileSlice.rows, each slice is in exactly one segment.
         bounds = [len(order) * i // number for i in range(number + 1)]
         return [tuple(order[low:high]) for low, high in pairwise(bounds)]
 
     def segments_of_rank(self, rank: int) -> Iterator[Segment]:
         """Yield every segment that a rank reads, without end."""
         cache: dict[int, list[tuple[FileSlice, ...]]] = {}
-        # In turns, so that the ranks finish the old epochs at about the same time.
+        # Ranks take the backlog in turns, so that they finish the old epochs at about the same time.
         for epoch, number, start in self.backlog[rank :: self.world]:
             if epoch not in cache:
                 cache[epoch] = self.segments(epoch)
@@ -142,16 +142,16 @@ class ReadPlan:
 
         Returns:
             This plan and these positions if the number of ranks is the same. Otherwise a plan whose backlog is the rest
-            of all epochs that were begun, so that no event of them is read twice or left out, and positions at its
-            start.
+            of all epochs that were begun, and positions at its start: no event of these epochs is read twice or left
+            out.
         """
-        # Exactly where each rank stopped: the run continues to the last bit.
+        # Each rank continues exactly where it stopped: the run is the same to the last bit.
         if world == self.world:
             return self, list(positions)
         current = [self._event_position(rank, *position) for rank, position in enumerate(positions)]
         # An epoch of the backlog has begun, even if no rank has reached it yet: it must not be read whole again.
         last = max(self.base_epoch - 1, *(epoch for epoch, _, _ in current))
-        # Oldest epochs first; and every rank must compute the same list.
+        # The oldest epochs come first, and every rank computes the same list.
         left = sorted(
             entry for rank, (index, taken) in enumerate(positions) for entry in self._left(rank, index, taken, last)
         )
@@ -199,13 +199,13 @@ class ReadPlan:
         return (number + epoch) % self.world
 
     def _event_position(self, rank: int, index: int, taken: int) -> tuple[int, int, int]:
-        # Walked through, not computed: a position counts the backlog and the epochs in between.
+        # The segments are counted one by one, because a position counts the backlog and all epochs in between.
         segment = next(segment for i, segment in enumerate(self.segments_of_rank(rank)) if i == index)
         return segment.epoch, segment.number, segment.start + taken
 
     def _left(self, rank: int, index: int, taken: int, last_epoch: int) -> Iterator[tuple[int, int, int]]:
         """Yield the backlog entries of what a rank has not read of the epochs up to `last_epoch`."""
-        # Entries of the backlog may be of any epoch, also of one after `last_epoch`.
+        # Entries of the backlog may belong to any epoch, also to an epoch after `last_epoch`.
         own_backlog = len(self.backlog[rank :: self.world])
         for i, segment in enumerate(self.segments_of_rank(rank)):
             if segment.epoch > last_epoch and i >= own_backlog:

@@ -1,8 +1,8 @@
 """Define the data contract: the columns, their types and units, and what makes a row a legal event.
 
 One row is one event: a primary, and its muons at one slant depth. docs/data-contract.md describes the contract, and
-says what else changes with a new column. Nothing is read here: `check_schema` judges a file's columns, and `faults` the
-rows of a table.
+says what else changes with a new column. This module reads no file: `check_schema` checks a file's columns, and `faults`
+the rows of a table.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from jaxtyping import Bool, Int64, UInt8
 from crmuons.data.features import BASE, WRONG, MuonFeature, look_like_seconds, wrong_rows
 
 PRIMARY_FEATURES = ("energy_gev", "zenith_rad", "mass_gev", "depth_m")
-MUON_FEATURES = tuple(feature.name for feature in BASE)  # Of every file; data/features.py has the others.
+MUON_FEATURES = tuple(feature.name for feature in BASE)  # Every file has these; data/features.py has the others.
 ID_COLUMNS = ("primary_major_id", "primary_minor_id")
 PRIMARY_COLUMN = "primary"
 MUONS_COLUMN = "muons"
-COUNT_COLUMN = "num_muons"  # In files of primaries alone: N of each event.
+COUNT_COLUMN = "num_muons"  # N of each event; only files of primaries have it.
 
 EVENT_SCHEMA = pa.schema(
     [
@@ -60,7 +60,7 @@ FAULTS = (
 
 
 def fault_of(table: pa.Table, row: int, fault: np.integer[Any]) -> str:
-    """Return the fault of a row in words: one of FAULTS, and the widths that were found if the row has wrong ones."""
+    """Return the fault of a row in words: one of FAULTS, and for wrong widths the widths that were found."""
     if fault not in (1, 2):
         return FAULTS[fault]
     value = table[(PRIMARY_COLUMN, MUONS_COLUMN)[fault - 1]][row].as_py() or ()
@@ -111,7 +111,7 @@ def names_shown(names: Sequence[str]) -> str:
 
 
 def check_names(schema: pa.Schema, source: str) -> None:
-    """Refuse a file of which two columns have the same name, if one is read: it is unknown which one is meant.
+    """Refuse a file in which two columns have the same name, if crmuons reads this name: either could be meant.
 
     Raises:
         ValueError: with the file and the column.
@@ -132,13 +132,13 @@ def faults(table: pa.Table, features: Sequence[MuonFeature] = BASE) -> UInt8[np.
 
     Args:
         table: the rows.
-        features: what the file declares of its muons.
+        features: the numbers of a muon that the file declares.
     """
     num_rows = table.num_rows
     primary, muons = one_array(table[PRIMARY_COLUMN]), one_array(table[MUONS_COLUMN])
     fault = np.zeros(num_rows, np.uint8)
 
-    # `reason` is an index into FAULTS; a row keeps its first fault.
+    # Set the fault of rows. `reason` is an index into FAULTS; a row keeps its first fault.
     def blame(rows: Any, reason: int) -> None:  # numpy types `array == array` as possibly one bool
         fault[rows & (fault == 0)] = reason
 
@@ -147,7 +147,9 @@ def faults(table: pa.Table, features: Sequence[MuonFeature] = BASE) -> UInt8[np.
     child = primary.flatten()
     good_values = float32_values(child).reshape(-1, width) if good.all() else _ragged_rows(primary, good, width)
     blame(~good, 1)
-    values = np.ones((num_rows, width), np.float32)  # Ones pass all checks below: a wrong width is fault enough.
+    values = np.ones(
+        (num_rows, width), np.float32
+    )  # Ones pass all checks below: rows of a wrong width have their fault.
     values[good] = good_values
 
     counts = list_lengths(muons)
@@ -232,7 +234,7 @@ def _ragged_rows(array: pa.Array, rows: np.ndarray, width: int) -> np.ndarray:
 
 
 def _rows_with(bad: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return which lists, of the given lengths, hold a bad value. It is cheap in the usual case, that none is bad."""
+    """Return which lists, of the given lengths, hold a bad value. It is fast in the usual case, without a bad value."""
     hit = np.zeros(len(lengths), bool)
     values = np.flatnonzero(bad)
     if values.size:

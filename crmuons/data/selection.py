@@ -17,7 +17,7 @@ Split = Literal["train", "validation", "test", "all"]
 
 @dataclass(frozen=True)
 class Selection:
-    """Which events to read, and where to keep those that are left out.
+    """Which events to read, and where to keep the events that are left out.
 
     Attributes:
         split: the split of the showers.
@@ -29,10 +29,11 @@ class Selection:
             file's order.
         skip_missing: leave out files that are gone, damaged or not the listed ones, instead of stopping.
         features: numbers of a muon to read beyond the first three.
-        fold: k and K: the showers that are not in the test split are cut into K parts, of which part k is the validation
-            split and the others are the training split; validation_share does not count then.
+        fold: k and K: the showers that are not in the test split are cut into K parts. Part k is the validation split, and
+            the others are the training split; validation_share then has no effect.
         staging: copies remote files to a local directory before they are read; None to read them at their URL.
-        digests: of earlier openings of remote files, which this reading is compared with and adds to; None for neither.
+        digests: digests of remote files from earlier openings. This reading is compared with them and adds its own; None
+            to do neither.
     """
 
     split: Split = "all"
@@ -58,7 +59,7 @@ class Selection:
     def bounds(self) -> tuple[float, float]:
         """Return the range [low, high) of the split coordinate of the split's showers; see `split_coordinates`.
 
-        With a fold, training and validation share the range, and `chosen` tells which showers are whose.
+        With a fold, training and validation have the same range, and `chosen` divides the showers between them.
         """
         if self.fold is not None and self.split in {"train", "validation"}:
             return (self.test_share, 1.0)
@@ -134,7 +135,7 @@ def training_selection(data: config.Data, run_directory: str | None, muons_per_e
     caps = [cap for cap in (data.max_muons_per_event, data.max_muons_per_batch) if cap is not None]
     return Selection(
         split="train",
-        # With validation files of their own, every shower of the training files may be trained on.
+        # With separate validation files, every shower of the training files may be used for training.
         validation_share=0.0 if data.validation else data.validation_share,
         test_share=data.test_share,
         vertical_depth=data.depth == "vertical",

@@ -28,39 +28,39 @@ from crmuons.storage.files import File
 from crmuons.storage.identity import Digests, check_local
 from crmuons.storage.staging.download import Staging
 
-EVENTS_PER_BATCH = 16_384  # Opening a record batch costs 50 us, little beside this many events; a slice has several.
+EVENTS_PER_BATCH = (
+    16_384  # Opening a record batch costs 50 us, little for this many events. A slice has several batches.
+)
 METADATA_KEY = b"crmuons.shard"
 METADATA_CRC_KEY = b"crmuons.shard.crc32"  # Shards of earlier versions have none.
-MAPPED_BYTES = (
-    8 * 2**20
-)  # Of mapped shards that are read together; a worker's memory holds three or four times as much.
+# Bytes of mapped shards that are read together. They need three or four times this size in a worker's memory.
+MAPPED_BYTES = 8 * 2**20
 
 FileState = tuple[str, int, int]  # URL, size, and time of the last change in ns (0 for a remote file).
-_verified: set[tuple[str, int, int, int]] = (
-    set()
-)  # FileState and number of each record batch that this process checked.
+# FileState and number of each record batch that this process has checked.
+_verified: set[tuple[str, int, int, int]] = set()
 
 
 def slices_and_segment_bytes(files: Sequence[File], shuffle_bytes: int) -> tuple[list[FileSlice], int]:
-    """Cut training files into slices, and return these and how many bytes make a segment.
+    """Cut training files into slices, and return the slices and the number of bytes of a segment.
 
     The events of a shard are in random order, so small slices of mapped shards are enough. A large data set then takes
-    no more memory than one of a million events.
+    no more memory than a data set of a million events.
     """
-    # One remote shard is enough for large slices: each slice is a request or more.
+    # If one file is not a local shard, slices are large: each slice of a remote file costs a request or more.
     if all(is_mapped(file) for file in files):
         return cut_files(files, MAPPED_BYTES), min(shuffle_bytes, MAPPED_BYTES)
     return cut_files(files), shuffle_bytes
 
 
 def is_mapped(file: File) -> bool:
-    """Return whether a file is a local shard: it is mapped into memory, which costs less than moving its content."""
+    """Return whether a file is a local shard. Such a file is mapped into memory, which costs less than a copy."""
     return is_shard(file) and "://" not in file.url  # files.list_files gives local files as plain paths.
 
 
 def write_shard(path: Path, events: EventArrays, hash_range: HashRange, features: Sequence[MuonFeature] = BASE) -> None:
     """Write a shard. It gets its name only when it is complete and on the disk."""
-    # Several batches, so that a slice maps and checks only its own part of the shard.
+    # A shard has several batches, so that a slice maps and checks only its own part.
     batches = pa.Table.from_batches([arrow.to_flat(events)]).to_batches(max_chunksize=EVENTS_PER_BATCH)
     content = json.dumps(
         {"places": hash_range, "events": len(events.counts), "checksums": [checksum(batch) for batch in batches]}
@@ -85,7 +85,7 @@ def read_shard_rows(
     Args:
         file_slice: the slice.
         staging: see open_slice.
-        features: the numbers of a muon to return; None for all that the shard holds.
+        features: the numbers of a muon to return; None for all numbers of the shard.
 
     Returns:
         The events of each record batch, in read-only memory, and the range of the split coordinate of the shard's
@@ -107,14 +107,14 @@ def read_shard_rows(
 
 
 def read_declaration(file: File) -> tuple[MuonFeature, ...]:
-    """Return what a shard declares of its muons. The errors are those of `read_shard_rows`."""
+    """Return the numbers of a muon that a shard declares. It raises the same errors as `read_shard_rows`."""
     with _opened(FileSlice(file, 0, 1), None, None) as (shard, _):
         _metadata(shard.schema.metadata)
         return declared(shard.schema, file.url)
 
 
 def _metadata(entries: Mapping[bytes, bytes]) -> dict[str, Any]:
-    """Return a shard's metadata, compared with their checksum: a flipped digit in `places` would move events between splits."""
+    """Check and return a shard's metadata. A flipped digit in `places` would move events between splits."""
     content: bytes = entries[METADATA_KEY]
     if METADATA_CRC_KEY in entries and int(entries[METADATA_CRC_KEY]) != zlib.crc32(content):
         msg = "its metadata do not have the checksum that was written with them"
@@ -125,7 +125,7 @@ def _metadata(entries: Mapping[bytes, bytes]) -> dict[str, Any]:
 
 @contextmanager
 def _named_if_damaged(url: str) -> Iterator[None]:
-    """Turn the errors of reading a damaged shard into a DamagedError that names it; errors of the storage pass."""
+    """Turn the errors of a damaged shard into a DamagedError that names it. Errors of the storage stay unchanged."""
     try:
         yield
     except (pa.ArrowInvalid, LookupError, TypeError, ValueError, OSError) as error:
@@ -148,7 +148,7 @@ def _opened(
     file = file_slice.file
     if is_mapped(file):
         stat = check_local(file)
-        # The map outlives this block in the arrays that were made of it.
+        # The arrays keep the memory map alive after this block.
         with _named_if_damaged(file.url), pa.memory_map(file.url) as source:
             yield pa.ipc.open_file(source), (file.url, stat.st_size, stat.st_mtime_ns)
     else:
@@ -166,7 +166,7 @@ def _batch_events(
 ) -> EventArrays:
     """Return the events of `rows` (row numbers in the shard) that are in one record batch."""
     batch = shard.get_batch(number)
-    # Once: an epoch reads each batch again, and the checksum takes longer than mapping it.
+    # Checked once: each epoch reads the batch again, and the checksum takes longer than mapping.
     if (*state, number) not in _verified:
         if checksum(batch) != written:
             msg = f"record batch {number} does not have the checksum that was written with it"
@@ -182,7 +182,7 @@ def checksum(batch: pa.RecordBatch) -> int:
     """Compute the CRC-32 of a batch's values, at 4 GB/s."""
     events = arrow.from_flat(batch)
     value = 0
-    # The values and not the file's bytes: those also hold padding, and a slice of a batch shares its buffers.
+    # Over the values, because the file's bytes also have padding, and a slice of a batch shares its buffers.
     for array in (events.ids, events.primaries, events.counts, events.muons):
         value = zlib.crc32(np.ascontiguousarray(array).data, value)
     return value

@@ -1,9 +1,9 @@
 """Connect the reading of segments to the staging of remote files (crmuons.storage.staging).
 
 The stager downloads files to a local directory before they are read. This module tells it, segment by segment, which
-files come next and which were read, and opens a slice's file from that directory. It runs wherever segments are handed
-out: in the Loader's thread, which starts a stager of its own (`with_own_stager`), or in a worker that reads with Ray
-tasks and uses its node's stager (`with_stager`). Without staging all of it passes segments on unchanged.
+files come next and which were read, and opens a slice's file from that directory. It runs in the Loader's thread, which
+starts its own stager (`with_own_stager`), or in a worker that reads with Ray tasks and uses its node's stager
+(`with_stager`). Without staging, the functions pass segments on unchanged.
 """
 
 from collections import deque
@@ -22,12 +22,12 @@ from crmuons.storage.staging.stager import FileUse, Stager, StagerClient
 
 @dataclass(frozen=True)
 class ReadNotifier:
-    """Tells the stager how far the reading of a segment is; a Staging carries it to the reader.
+    """Tells the stager about the progress of reading a segment; a Staging carries it to the reader.
 
     Attributes:
         stager: the stager, or a client of it in another process.
         epoch: the segment's epoch.
-        window: the segment's files to stage, and those that come next.
+        window: the segment's files to stage, and the files that come next.
     """
 
     stager: StagerClient
@@ -46,9 +46,9 @@ class ReadNotifier:
 def with_stager(
     segments: Iterable[Segment], staging: Staging, stager: StagerClient
 ) -> Iterator[tuple[Segment, Staging]]:
-    """Yield each segment with the Staging to read it by, and let the stager download the files that come next."""
+    """Yield each segment with the Staging for its reading, and let the stager download the files that come next."""
     for number, (segment, window) in enumerate(with_windows(segments, staging)):
-        if number == 0:  # The reading itself may take seconds to start; the downloads begin before it.
+        if number == 0:  # The reading may take seconds to start, so the downloads begin before it.
             stager.ahead(window)
         yield segment, replace(staging, helper=ReadNotifier(stager, segment.epoch, window))
 
@@ -63,7 +63,7 @@ def with_own_stager(segments: Iterable[Segment], staging: Staging | None) -> Ite
 
 
 def with_windows(segments: Iterable[Segment], staging: Staging) -> Iterator[tuple[Segment, list[FileUse]]]:
-    """Yield each segment with its files to stage and the next `staging.files_ahead` ones (fewer at the end)."""
+    """Yield each segment with its files to stage and the next `staging.files_ahead` files (fewer at the end)."""
     source, queue, num_ahead = iter(segments), deque[tuple[Segment, list[FileUse]]](), staging.files_ahead
     while True:
         # The number of segments is limited too: segments of local files have nothing to stage and never fill the window.
@@ -102,5 +102,5 @@ def open_slice(
 
 
 def read_in_parts(data: Sequence[File]) -> set[File]:
-    """Return the files that are so large that each is read in several slices."""
+    """Return the files that are read in several slices, because they are large."""
     return {part.file for part in cut_files(data) if part.parts > 1}

@@ -11,13 +11,14 @@ from torch import Tensor
 
 # Events that share a random stream, so that the numbers drawn do not depend on how a caller groups them.
 EVENTS_PER_BLOCK = {"cpu": 1024, "cuda": 16_384}
-# Muons in one piece of a block. Their 64 hidden numbers each fill 2 MB of a CPU's cache, or 256 MB of a GPU's memory.
+# Muons in one piece of a block. With 64 hidden numbers a muon, they fill 2 MB of a CPU's cache, or 256 MB of a GPU's
+# memory.
 MUONS_PER_PIECE = {"cpu": 2**13, "cuda": 2**20}
-# What one pass through the networks takes. A GPU waits for 110 launches of 5 us a pass, so it gets several blocks: an H200
-# makes 155 M muons/s in passes of 131,072 events with 13.5 muons, 95 M in passes of 16,384.
+# Blocks and muons of one pass through the networks. In each pass a GPU waits for 110 launches of 5 us, so a pass has
+# several blocks: an H200 makes 155 M muons/s in passes of 131,072 events with 13.5 muons, 95 M in passes of 16,384.
 BLOCKS_PER_PASS = {"cpu": 1, "cuda": 8}
 MUONS_PER_PASS = {"cpu": 0, "cuda": 2**21}
-# Muons that a GPU adds up one after the other. A thread would take 0.5 us for each muon of the largest event.
+# Muons that one thread of a GPU adds up. A thread takes 0.5 us for each, so larger events are added up in parts.
 MUONS_PER_SUM = 128
 COUNTS, MUONS = 0, 1  # A block's random streams.
 MEMBERS = 2  # The stream that chooses the members of an ensemble.
@@ -33,7 +34,7 @@ def random_stream(
 
 
 def blocks(events: int, first_event: int, device: torch.device) -> "Iterator[tuple[int, slice]]":
-    """Yield the number and the rows of each block of events; raise a ValueError if the first event begins no block."""
+    """Yield number and rows of each block of events; raise a ValueError if `first_event` is not the first of a block."""
     size = EVENTS_PER_BLOCK[device.type]
     if first_event % size:
         msg = f"first_event {first_event} is not a multiple of {size}"
@@ -57,15 +58,15 @@ def passes(
 ) -> "Iterator[list[tuple[int, slice]]]":
     """Group parts of blocks (block and rows of each) that go through the networks together.
 
-    The block numbers fix the groups, so that a caller who cuts his events at multiples of BLOCKS_PER_PASS blocks does not
-    change them.
+    The block numbers fix the groups. So the groups stay the same if a caller cuts the events at multiples of
+    BLOCKS_PER_PASS blocks.
 
     Args:
         parts: the parts.
         device: where the networks are; a CPU takes each part by itself.
         counts: number of muons of each event, if MUONS_PER_PASS limits a group.
     """
-    together: list[tuple[int, slice]] = []  # Python does not evaluate it, so 3.8 accepts it.
+    together: list[tuple[int, slice]] = []  # Python does not evaluate this annotation, so 3.8 accepts it.
     taken = 0
     for block, rows in parts:
         number = 0 if counts is None else int(counts[rows].sum())
@@ -82,7 +83,9 @@ def passes(
 
 
 def partial_sums(counts: Tensor, number: int) -> "tuple[Tensor, Tensor]":
-    """Cut the muons of each event into `number` parts of at most MUONS_PER_SUM in all, so that a GPU adds them up at once.
+    """Cut the muons of events into parts of at most MUONS_PER_SUM muons, which a GPU adds up at the same time.
+
+    `number` is the number of parts of all events.
 
     Returns:
         The first muon of each part, and the first part of each event.

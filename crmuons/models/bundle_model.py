@@ -24,7 +24,7 @@ class BundleModel(nn.Module):
         self.generator, _ = networks.build_networks(settings, self.features.num_muon_features)
         levels = [len(values) for values in self.features.levels]
         layout = self.features.layout
-        # Last, so that a seed draws the other weights as without them.
+        # These come last, so that a seed draws the same other weights with and without them.
         self.discrete = DiscreteFeatures(2 + len(layout.smooth), levels) if levels else None
         self.smooth = SmoothFeatures(layout.order) if self.features.drawn else None
 
@@ -62,7 +62,7 @@ class Ensemble(nn.Module):
         for number, other in enumerate(others, 1):
             if other != first:
                 theirs, ours = (", ".join(feature.name for feature in found) for found in (other, first))
-                msg = f"the muons of member {number} have other features ({theirs}) than those of member 0 ({ours}); give models of the same data.features"
+                msg = f"the muons of member {number} have other features ({theirs}) than the muons of member 0 ({ours}); give models of the same data.features"
                 raise ValueError(msg)
         self.members = nn.ModuleList(members)
 
@@ -72,7 +72,7 @@ class Ensemble(nn.Module):
 
     @property
     def features(self) -> Features:
-        """Return the features of the first member: the numbers of a muon are those of all."""
+        """Return the features of the first member; all members have the same numbers of a muon."""
         return self.each()[0].features
 
 

@@ -12,8 +12,8 @@ WIDTH = 32
 class DiscreteFeatures(nn.Module):
     """Probabilities of the levels of each discrete feature, trained by their likelihood.
 
-    A generator's output is smooth, so a critic would tell its values from the levels at once. The levels of an event's
-    muons are independent, given their other features.
+    A generator's output is smooth, so a critic would easily distinguish its values from the levels. The levels of an
+    event's muons are independent, given their other features.
 
     Args:
         num_features: other features of a muon.

@@ -1,6 +1,7 @@
 """Draw the further features of muons from their densities and probabilities: a part of bundles.py, see exported.py.
 
-The networks of models/smooth.py and models/discrete.py, written for generation. Python 3.8, torch and numpy alone.
+It has the networks of models/smooth.py and models/discrete.py, written for generation. It needs only Python 3.8, torch
+and numpy.
 """
 
 from typing import Any
@@ -23,7 +24,7 @@ class Drawing:
     Attributes:
         extra: the features.
         levels: values of each discrete feature.
-        smooth: how many columns are drawn; 0 if the generator makes them.
+        smooth: number of columns that are drawn; 0 if the generator makes them.
         noise: names of the numbers that `draw` takes: `uniform`, `normal` and `shared`, as far as needed.
     """
 
@@ -35,10 +36,10 @@ class Drawing:
         self.noise = ("uniform", "normal", "shared") if self.smooth else ("uniform",) if self.levels else ()
 
     def numbers(self, events: int, muons: int, kwargs: "dict[str, Any]") -> "tuple[Tensor, ...]":
-        """Draw the numbers for `draw`.
+        """Draw the random numbers for `draw`.
 
-        `uniform` [muons, levels + k] for each discrete feature, then each column; for each column that is drawn `normal`
-        [muons, k], and `shared` [events, k], which are normal too.
+        `uniform` [muons, discrete features + k] is for the discrete features and then the k drawn columns; `normal`
+        [muons, k] and `shared` [events, k], both normal, are for the drawn columns.
         """
         if not self.noise:
             return ()
@@ -56,10 +57,10 @@ class Drawing:
             features: what the generator made [features, muons].
             condition: standardised primaries and log10 N of the events.
             event: event of each muon.
-            numbers: what `numbers` draws.
+            numbers: the random numbers that `numbers` draws.
         """
         columns = list(features.unbind(0))
-        drawn: list[Tensor] = []  # Python does not evaluate it, so 3.8 accepts it.
+        drawn: list[Tensor] = []  # Python does not evaluate this annotation, so 3.8 accepts it.
         mixed = self._mixed(condition, event, *numbers[1:]) if self.smooth else []
         for place in range(self.smooth):
             name = f"smooth.networks.{place}"
@@ -95,5 +96,5 @@ class Drawing:
         return of_event.addmm_(stack(columns).t(), weight[:, 5:].t())
 
     def _last(self, name: str, hidden: Tensor) -> Tensor:
-        """Return the outputs of a network [outputs, muons], as `StandaloneModel._set`: a softmax along rows of two takes 0.2 us."""
+        """Return the outputs of a network [outputs, muons], transposed: a softmax along rows of two would take 0.2 us."""
         return addmm(self.weights[f"{name}.bias"][:, None], self.weights[f"{name}.weight"], hidden.t())

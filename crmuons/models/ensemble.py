@@ -1,6 +1,6 @@
 """An ensemble of trained models as one: each event is drawn from one member. A part of bundles.py, see exported.py.
 
-Python 3.8, torch and numpy alone.
+It needs only Python 3.8, torch and numpy.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 from crmuons.models.blocks import COUNTS, MEMBERS, MUONS, blocks, pieces, random_stream
 from crmuons.models.standalone import StandaloneModel
 
-MEMBER = re.compile(r"members\.(\d+)\.(.*)")  # Begins the names of a member's weights.
+MEMBER = re.compile(r"members\.(\d+)\.(.*)")  # The name of a weight: the number of its member, and its name there.
 
 
 class StandaloneEnsemble:
@@ -30,13 +30,13 @@ class StandaloneEnsemble:
 
     @property
     def primary_range(self) -> Tensor:
-        """Return lowest and highest primary [2, 4] that any member was trained on."""
+        """Return the smallest range [2, 4] that includes the ranges of the primaries of all members."""
         ranges = torch.stack([member.primary_range for member in self.members])
         return torch.stack([ranges[:, 0].amin(0), ranges[:, 1].amax(0)])
 
     def members_of(self, events: int, seed: int, first_event: int = 0) -> np.ndarray:
-        """Return the member that draws each event [events]. Seed and number of the event alone decide."""
-        # A hash and not turns: in files of showers at K depths, member k would make all events of one depth.
+        """Return the member that draws each event [events]. It depends only on the seed and the number of the event."""
+        # A hash chooses: if members took turns, member k would make all events of one depth in files with K depths.
         key = np.random.SeedSequence([seed, 0, MEMBERS]).generate_state(1, np.uint64)[0]
         number = np.arange(first_event, first_event + events, dtype=np.uint64)
         values = _mix(_mix(number) ^ key) >> np.uint64(32)
@@ -60,7 +60,7 @@ class StandaloneEnsemble:
     def draw_muons(
         self, primaries: np.ndarray, counts: np.ndarray, seed: int, first_event: int = 0
     ) -> "Iterator[tuple[slice, Tensor]]":
-        """Draw the muons of events. Yield the rows and the muons [muons, width] of one piece of events after the other."""
+        """Draw the muons of events. Yield the rows and the muons [muons, width] of each piece of events in order."""
         chosen, sources, current = self.members_of(len(counts), seed, first_event), [], -1
         for block, rows in pieces(counts, first_event, self.device):
             if block != current:  # The pieces of a block continue its streams.
@@ -88,7 +88,7 @@ class StandaloneEnsemble:
 
 def network_of(weights: "dict[str, Tensor]") -> "StandaloneModel | StandaloneEnsemble":
     """Return the networks of a model or of an ensemble, whose weights are named `members.NUMBER.NAME`."""
-    members: dict[int, dict[str, Tensor]] = {}  # Python does not evaluate it, so 3.8 accepts it.
+    members: dict[int, dict[str, Tensor]] = {}  # Python does not evaluate this annotation, so 3.8 accepts it.
     for name, values in weights.items():
         found = MEMBER.fullmatch(name)
         if found is None:
@@ -98,7 +98,7 @@ def network_of(weights: "dict[str, Tensor]") -> "StandaloneModel | StandaloneEns
 
 
 def _log_mean(member: StandaloneModel, primaries: Tensor) -> Tensor:
-    """Return log10 of a member's mean N [events]; of a regression, log10(N + 1)."""
+    """Return log10 of a member's mean N [events]; for a regression, log10(N + 1)."""
     if not member.components:
         return member.log_counts(primaries).double()
     log_weights, log_means, _ = member.mixture(primaries)

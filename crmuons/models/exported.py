@@ -1,7 +1,7 @@
 """The file bundles.py that exported directories and models in MLflow hold: it generates without crmuons.
 
 A user gets one file, which runs as a script, can be copied anywhere, and never disagrees with another version of crmuons.
-The code is kept in seven modules; this module joins them. So these import nothing of crmuons but each other.
+The code is kept in seven modules, which this module joins. Therefore these modules import only each other from crmuons.
 """
 
 import inspect

@@ -1,11 +1,11 @@
 """Further features of a muon, as columns of the networks and as levels to draw: a part of bundles.py, see exported.py.
 
-Training, generation and exports call it. Python 3.8, torch and numpy alone.
+Training, generation and exports call it. It needs only Python 3.8, torch and numpy.
 
-Angles and delays fall by four decades from 10 GeV to 100 TeV, and the surface energy is never below the energy: columns of
-these numbers as they are would have to hold such limits by the networks' precision alone. Scaled columns depend little on
-the energy. With e the geometric mean of the energies at the depth and at the surface (the energy at the depth, where that at
-the surface is no feature):
+Angles and delays fall by four decades from 10 GeV to 100 TeV, and the surface energy is never below the energy. If these
+numbers were the columns, only the networks' precision could keep such limits. Scaled columns depend little on the energy.
+Let e be the geometric mean of the energies at the depth and at the surface, or the energy at the depth if the energy at the
+surface is no feature:
 
 - a direction becomes a transverse momentum, e dir;
 - a delay becomes e sqrt(t), which is the transverse momentum times the root of a path (minus that of -t, if t < 0);
@@ -20,14 +20,14 @@ SURFACE = "energy_surface_gev"
 DELAY = "t_ns"
 SCALED = (DELAY, *DIRECTION)
 CRITICAL_GEV = 700.0  # Ionisation and radiation take equal shares there: a / b of dE/dX = a + b E in ice.
-LEAST_LOSS_GEV = 1e-3  # Where no loss is recorded, at the surface.
-# Log widths of the Gaussians of a column in sigma. A feature of one value would make them narrower for ever.
+LEAST_LOSS_GEV = 1e-3  # Keeps the logarithm finite if there is no loss, as at the surface.
+# Limits of the log widths of a column's Gaussians, in sigma. A feature with one value would make them narrower for ever.
 LOG_SPREADS = (-6.0, 2.0)
-# Drawn columns end here, half a sigma beyond the outermost knot: a slope that goes on made surface energies of 10^9 GeV.
+# Drawn columns end here, half a sigma beyond the outermost knot. Without this limit, the slope beyond the knot gave surface
+# energies of 10^9 GeV.
 LARGEST_SCORE = 5.0
-MOST_SHARED = (
-    0.99  # Largest correlation of a column within an event: the likelihood of one that is all shared has no bound.
-)
+# Largest correlation of a column within an event. With a correlation of 1, the likelihood would have no bound.
+MOST_SHARED = 0.99
 
 
 class ExtraFeatures:
@@ -35,11 +35,11 @@ class ExtraFeatures:
 
     Args:
         declared: name and kind of each.
-        scaled: whether columns are scaled by the energy, see above; models of before are not.
+        scaled: whether columns are scaled by the energy, see above; columns of older models are not.
 
     Attributes:
         names: the names.
-        smooth, discrete: numbers of those that are columns, and of those that are drawn from a probability.
+        smooth, discrete: numbers of the features that are columns, and of the features with a probability for each value.
         order: numbers of the columns in the order in which a density draws them (models/smooth.py).
     """
 
@@ -49,10 +49,11 @@ class ExtraFeatures:
         self.smooth = [at for at, kind in enumerate(self.kinds) if kind != "discrete"]
         self.discrete = [at for at, kind in enumerate(self.kinds) if kind == "discrete"]
         both = all(name in self.names for name in DIRECTION)
-        # The columns of a direction, whose parts along and across the radius are learned.
+        # Numbers of the two columns of a direction. The networks learn its parts along and across the radius.
         self.direction = [self.smooth.index(self.names.index(name)) for name in DIRECTION] if both else []
         self.surface = self.smooth.index(self.names.index(SURFACE)) if SURFACE in self.names else None
-        # The surface energy scales the others. Angles decide the delay, and a delay leaves a ring of angles: it comes last.
+        # The surface energy comes first, because it scales the others. The delay comes last: angles determine the delay, but
+        # a delay would leave a ring of possible angles.
         rank = {SURFACE: 0, **dict.fromkeys(DIRECTION, 1), DELAY: 3}
         self.order = sorted(range(len(self.smooth)), key=lambda number: rank.get(self.names[self.smooth[number]], 2))
 
@@ -88,7 +89,7 @@ class ExtraFeatures:
         if self.direction:
             self._turn(columns, torch.cos(azimuth_rad), torch.sin(azimuth_rad))
             along, across = (columns[at] for at in self.direction)
-            # Beyond the outermost knots it may exceed 1. No hypot: ONNX has none.
+            # Beyond the outermost knots the length may exceed 1. ONNX has no hypot.
             length = (along * along + across * across).sqrt().clamp(min=1.0)
             for at in self.direction:
                 columns[at] = columns[at] / length
@@ -118,15 +119,15 @@ def draw_level(logits: Tensor, levels: Tensor, uniform: Tensor) -> Tensor:
 
 
 def gaussians(outputs: Tensor) -> "tuple[Tensor, Tensor, Tensor]":
-    """Return log weights (to a constant), means and log widths [k, muons] of Gaussians, from outputs [3 k, muons]."""
+    """Return log weights (up to a constant), means and log widths [k, muons] of Gaussians, from outputs [3 k, muons]."""
     logits, means, log_spreads = outputs.chunk(3)
-    # Apart from each other at the start of a training, or all would learn the same.
+    # The means differ at the start of a training; otherwise all Gaussians would learn the same.
     offsets = torch.linspace(-1, 1, len(logits), device=outputs.device)[:, None]
     return logits, 2 * means + offsets, log_spreads.clamp(*LOG_SPREADS)
 
 
 def draw_normal_score(outputs: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
-    """Draw a column [muons] from mixtures of Gaussians: a uniform number chooses one, a normal number is scaled by it."""
+    """Draw a column [muons] from mixtures of Gaussians: a uniform number chooses a Gaussian, which scales a normal number."""
     logits, means, log_spreads = gaussians(outputs)
     chosen = _draw_number(logits, uniform)[None]
     values = means.gather(0, chosen)[0] + log_spreads.gather(0, chosen)[0].exp() * normal

@@ -7,11 +7,11 @@ The second step is fitted on training data and saved with the model. Primaries a
 muons become (log energy, log radius), and quantiles map each of the two to a normal distribution. The azimuth is
 uniform in the data, because the field's converters draw it; generation draws it too, and the networks do not learn it.
 
-Further features (data/features.py) become more columns of the same kind: a quantile map of log10 of a positive one, and of
-the value of any other; models/extra.py scales some of them by the energy. A direction (dir_x, dir_y) is turned by the muon's azimuth first: its part along the radius grows with
-the radius, and neither part depends on the azimuth. `models.smooth` has the density of these columns. Discrete features
-are no columns: `models.discrete` has their probabilities. `declaration` says which features there are, so that weights
-alone make a model again.
+Further features (data/features.py) become more columns of the same kind: a quantile map of log10 of a positive feature,
+and of the value of any other; models/extra.py scales some of them by the energy. A direction (dir_x, dir_y) is first
+turned by the muon's azimuth. Then its part along the radius grows with the radius, and neither part depends on the
+azimuth. `models.smooth` has the density of these columns. Discrete features are no columns: `models.discrete` has their
+probabilities. `declaration` lists the features, so that the weights alone define the model.
 """
 
 import io
@@ -37,7 +37,7 @@ from crmuons.models.formulas import (
 )
 from crmuons.models.quantiles import NUM_QUANTILES, interpolate, normal_scores, quantiles
 
-MOST_LEVELS = 64  # Of a discrete feature: each is an output of the network.
+MOST_LEVELS = 64  # Largest number of levels of a discrete feature; each level is an output of the network.
 MIN_MUONS = 100  # Fewer muons do not determine 257 quantiles.
 
 
@@ -53,22 +53,23 @@ class Features(nn.Module):
     Args:
         cartesian: use network space with three standardised features, as the predecessor's networks do.
         extra: features of a muon beyond energy_gev, x_m, y_m.
-        scaled: whether their columns are scaled by the energy (models/extra.py); those of models of before are not.
-        drawn: whether they are drawn from a density (models/smooth.py); models of before make them with the generator.
+        scaled: whether their columns are scaled by the energy (models/extra.py); columns of older models are not.
+        drawn: whether they are drawn from a density (models/smooth.py); older models make them with the generator.
 
     Raises:
         ValueError: if there are further features for the predecessor's networks.
 
     Attributes:
-        num_muon_features: what the generator makes of a muon: 2 (log energy and log radius, for the set model), and one for
-            each further feature that is neither discrete nor drawn; or 3 (network space, for the predecessor).
-        drawn: whether the columns behind them are drawn from a density; False if there are none.
+        num_muon_features: number of features that the generator makes for a muon: 2 (log energy and log radius, for the set
+            model), and one for each further feature that is neither discrete nor drawn; or 3 (network space, for the
+            predecessor).
+        drawn: whether the columns after these are drawn from a density; False if there are no such columns.
         extra: the further features.
         levels: the values of each discrete feature in the training data.
         primary_range: lowest and highest value of each quantity of the primaries [2, 4], in physical units.
         scores: normal scores of the quantiles [257].
-        training_showers: number of the training showers; None where there are more than a sample holds. No statistic: it
-            belongs to a run, and a model does not keep it.
+        training_showers: number of the training showers; None if a sample cannot hold all of them. It is not a statistic of
+            the model: it belongs to a run, and saved models do not have it.
         knots: quantiles of log10(E/GeV) and log10(radius + 1 mm) at the scores [2, 257].
     """
 
@@ -108,7 +109,7 @@ class Features(nn.Module):
         self.register_buffer("log_count_std", torch.ones(()))
         self.register_buffer("muon_mean", torch.zeros(3))
         self.register_buffer("muon_std", torch.ones(3))
-        # Any increasing numbers: until `fit` or a checkpoint sets the knots, no slope may be infinite.
+        # Any increasing numbers will do until `fit` or a checkpoint sets the knots: no slope may be infinite.
         self.register_buffer("knots", torch.arange(2 * NUM_QUANTILES, dtype=torch.float32).reshape(2, -1))
         self.register_buffer("scores", normal_scores(MIN_MUONS))
         if self.extra:
@@ -125,7 +126,7 @@ class Features(nn.Module):
 
     @classmethod
     def of_state(cls, state: Mapping[str, Tensor], *, cartesian: bool) -> "Features":
-        """Return features that `load_state_dict` can give this state: of the same declaration and levels."""
+        """Return features with the declaration and levels of this state, so that `load_state_dict` accepts it."""
         extra = _unpacked(state["declaration"]) if "declaration" in state else ()
         ways = {"scaled": "extra_scaled" in state, "drawn": "extra_drawn" in state}
         features = cls(cartesian=cartesian, extra=extra, **ways)
@@ -208,11 +209,11 @@ class Features(nn.Module):
         return standardised_log_counts(counts, self.log_count_mean, self.log_count_std)
 
     def muons(self, muons: Float[Tensor, "muons numbers"]) -> Float[Tensor, "muons features"]:
-        """Return what the generator makes of each muon, the critic's inputs: all columns, without those that are drawn."""
+        """Return the features of each muon that the generator makes and the critic sees: the columns that are not drawn."""
         return self.columns(muons, further=not self.drawn)
 
     def columns(self, muons: Float[Tensor, "muons numbers"], *, further: bool = True) -> Float[Tensor, "muons columns"]:
-        """Return all columns of each muon: energy and radius, then the smooth further features unless they are left out."""
+        """Return all columns of each muon: energy and radius, and with `further` the smooth further features."""
         if self.cartesian:
             return (muon_to_network(muons) - self.muon_mean) / self.muon_std
         columns = _polar(muons).unbind(1)

@@ -1,6 +1,6 @@
 """Formulas of generation that the trained model calls too: a part of bundles.py, see exported.py.
 
-Python 3.8, torch and numpy alone.
+It needs only Python 3.8, torch and numpy.
 """
 
 import math
@@ -60,7 +60,7 @@ def mixture_parameters(outputs: Tensor) -> "tuple[Tensor, Tensor, Tensor]":
 
 def sample_mixture(log_weights: Tensor, log_means: Tensor, shapes: Tensor, source: "torch.Generator | None") -> Tensor:
     """Draw N [events] from a mixture of negative binomials: a component, its gamma factor, then a Poisson number."""
-    # The draw of torch.multinomial, to the last bit, without its checks: they read the device twice.
+    # This gives the same numbers as torch.multinomial, to the last bit, without its checks, which read the device twice.
     weights = log_weights.exp()
     chosen = (weights / torch.empty_like(weights).exponential_(generator=source)).argmax(1, keepdim=True)
     shape, mean = shapes.gather(1, chosen)[:, 0], log_means.gather(1, chosen)[:, 0].exp()

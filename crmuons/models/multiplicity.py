@@ -31,9 +31,9 @@ class MixtureMultiplicity(nn.Module):
     def log_prob(
         self, condition: Float[Tensor, "events 4"], counts: Int64[Tensor, " events"]
     ) -> Float[Tensor, " events"]:
-        """Return ln P(N | primary), in double precision: the lgamma terms cancel to nothing in single precision."""
+        """Return ln P(N | primary), in double precision: in single precision, the difference of the lgamma terms is lost."""
         log_weights, log_means, shapes = self.parameters_of(condition)
-        # lgamma(N + r) - lgamma(N + 1) is a difference of numbers near N ln N, of which float32 keeps seven digits.
+        # lgamma(N + r) - lgamma(N + 1) is a difference of numbers near N ln N; float32 keeps only seven of their digits.
         n = counts.double()[:, None]
         # ln P(N) = ln C(N + r - 1, N) + N ln(mu / (mu + r)) + r ln(r / (mu + r)), with mean mu and shape r.
         # The ratios are differences of logarithms: r / (mu + r) would round to 1 for a nearly Poissonian component.

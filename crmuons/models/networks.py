@@ -13,7 +13,7 @@ class SetLayer(nn.Module):
     """One exchange between the muons of an event, at a cost linear in N.
 
     The mean over the muons updates the event's state, then the state updates every muon; both updates are residual.
-    This is the layer of EPiC-GAN (arXiv:2301.08128) with the mean alone and no sum, because N is part of the condition.
+    This is the layer of EPiC-GAN (arXiv:2301.08128) with only the mean and no sum, because N is part of the condition.
     """
 
     def __init__(self, width: int) -> None:
@@ -21,7 +21,7 @@ class SetLayer(nn.Module):
         self.pool = nn.Linear(width, width)
         self.event = nn.Linear(width, width)
         self.event_to_muon = nn.Linear(width, width)
-        # No bias: the one of `event_to_muon` adds to the same numbers.
+        # No bias is needed here: the bias of `event_to_muon` is added to the same numbers.
         self.muon = nn.Linear(width, width, bias=False)
         self.out = nn.Linear(width, width)
         self.act = nn.LeakyReLU(SLOPE)
@@ -43,7 +43,7 @@ class SetNetwork(nn.Module):
         # A seed draws the initial weights in this order, and optimizers number their states by it: keep it.
         self.act = nn.LeakyReLU(SLOPE)
         self.context = nn.Sequential(nn.Linear(event_inputs, width), self.act, nn.Linear(width, width), self.act)
-        # Two biases that add to the same numbers, where one would do: saved models hold both.
+        # Both biases are added to the same numbers. One would be enough, but saved models hold both.
         self.embed = nn.Linear(muon_inputs, width)
         self.embed_event = nn.Linear(width, width)
         self.layers = nn.ModuleList(SetLayer(width) for _ in range(layers))
@@ -99,7 +99,7 @@ class SetCritic(SetNetwork):
         muons, event = self.mix(features, condition, ragged)
         # An event without muons, a dummy of a padded batch, counts as N = 1, so that its score is finite.
         deviation = self.head[0](torch.cat([ragged.mean(muons), event], dim=1)) * ragged.divisors.sqrt()
-        # No sigmoid or other bound: a Wasserstein critic's scores are differences, on a scale of their own.
+        # No sigmoid or other bound: only differences of a Wasserstein critic's scores have a meaning.
         result: Tensor = self.head[1:](deviation)[:, 0]
         return result
 

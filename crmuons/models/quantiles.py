@@ -15,10 +15,10 @@ MAX_SCORE = 4.5  # The outermost knots in sigma; seven muons in a million lie ou
 def normal_scores(muons: int) -> Tensor:
     """Return the normal scores of the knots. They are evenly spaced, so that the tails get as many knots as the middle.
 
-    Knots at equal probabilities would end at 2.9 sigma, and one slope on each side would map the two muons in a
-    thousand beyond.
+    Knots at equal probabilities would end at 2.9 sigma. One slope on each side would then map all muons beyond, which are
+    two in a thousand on each side.
     """
-    # A small sample ends earlier: where MUONS_BEYOND of its muons are expected beyond.
+    # For a small sample the knots end earlier, where MUONS_BEYOND of its muons are expected beyond them.
     end = min(MAX_SCORE, -float(torch.special.ndtri(torch.tensor(MUONS_BEYOND / muons, dtype=torch.float64))))
     return torch.linspace(-end, end, NUM_QUANTILES)
 
@@ -26,15 +26,15 @@ def normal_scores(muons: int) -> Tensor:
 def quantiles(values: Tensor, scores: Tensor) -> Tensor:
     """Return the quantiles at the normal scores' probabilities, strictly increasing even if values repeat."""
     knots = np.quantile(values.double().numpy(), torch.special.ndtr(scores.double()).numpy())
-    # At least two units of float32's rounding: two knots that round to the same value would have an infinite slope.
+    # Steps have at least two units of float32's rounding: knots that round to the same value have an infinite slope.
     least = max(1e-4 * (knots[-1] - knots[0]) / NUM_QUANTILES, 2 * np.finfo(np.float32).eps * np.abs(knots).max(), 1e-9)
-    # Take a ramp off, let the rest not fall, and add the ramp again: every step is then `least` or more.
+    # Subtract a ramp, make the rest not decrease, and add the ramp again: then every step is `least` or more.
     ramp = least * np.arange(NUM_QUANTILES)
     return torch.from_numpy(np.maximum.accumulate(knots - ramp) + ramp).float()
 
 
 def interpolate(x: Tensor, xs: Tensor, ys: Tensor) -> Tensor:
     """Interpolate linearly between the knots (xs, ys); the outer slopes continue beyond the ends."""
-    # The choice of the interval has no derivative; searchsorted warns of values that are not contiguous.
+    # The choice of the interval has no derivative. searchsorted warns about values that are not contiguous.
     left = (torch.searchsorted(xs, x.detach().contiguous()) - 1).clamp(0, xs.shape[0] - 2)
     return piecewise_linear(x, left, xs, ys)

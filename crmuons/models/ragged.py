@@ -20,19 +20,19 @@ class Ragged:
 
     Args:
         counts: number of muons of each event.
-        num_muons: sum of the counts. As an argument it spares a wait for the device.
+        num_muons: sum of the counts. It is an argument, so that the host need not wait for the device.
     """
 
     def __init__(self, counts: Int64[Tensor, " events"], num_muons: int) -> None:
         self.counts, self.num_muons = counts, num_muons
-        # With output_size the host need not ask the device how many rows there will be.
+        # With output_size the host need not ask the device for the number of rows.
         self.event_of_muon = torch.repeat_interleave(counts, output_size=num_muons)
-        # An event without muons starts where the next one does: a bag of no rows, whose sum is 0.
+        # An event without muons starts where the next event starts: it is a bag of no rows, and its sum is 0.
         self.starts = counts.cumsum(0) - counts
 
     @cached_property
     def muons(self) -> Int64[Tensor, " muons"]:
-        """Return the numbers 0, 1, ... of the muons, which torch's segment sums ask for."""
+        """Return the numbers 0, 1, ... of the muons, which torch's segment sums need."""
         return torch.arange(self.num_muons, device=self.counts.device)
 
     @classmethod
@@ -58,7 +58,7 @@ class Ragged:
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "Ragged":
         """Return the same layout on a device. Only the counts are copied; the rest is computed there."""
-        # 8 bytes an event to copy, instead of 8 a muon twice.
+        # This copies 8 bytes for each event, instead of 16 bytes for each muon.
         counts = self.counts.to(device, non_blocking=non_blocking)
         return self if counts is self.counts else Ragged(counts, self.num_muons)
 
@@ -81,12 +81,12 @@ class Ragged:
         return result
 
     def max(self, values: Float[Tensor, "muons features"]) -> Float[Tensor, "events features"]:
-        """Return the maximum over the muons of each event, which needs one. Of equal muons one gets the gradient."""
-        # Only the row numbers of the maxima are wanted here; `gather` below carries the gradient.
+        """Return the maximum over the muons of each event, which must have one. If muons are equal, one gets the gradient."""
+        # Only the row numbers of the maxima are needed here; the gradient goes through `gather` below.
         precise = values.detach().to(torch.promote_types(values.dtype, torch.float32))
         rows = torch._embedding_bag(precise, self.muons, self.starts, mode=MAX)[3]
-        # An event without muons takes the last row. In a padded batch (training/packed.py), the only one that has such
-        # events, that row belongs to a dummy event; a row of a real event would get their gradients.
+        # An event without muons takes the last row. Only padded batches (training/packed.py) have such events, and their
+        # last row belongs to a dummy event. A row of a real event would get the gradients of these events.
         return values.gather(0, rows.masked_fill_((self.counts == 0)[:, None], self.num_muons - 1))
 
 
@@ -113,5 +113,5 @@ class _Broadcast(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        # The gradient of a plain sum is one number expanded to all rows; the kernels read rows that lie in memory.
+        # The gradient of a plain sum is one number expanded to all rows, but the kernels need real rows in memory.
         return _Sum.apply(grad.contiguous(), ctx.ragged), None  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Model directories: weights, settings and provenance. Torch alone can load them."""
+"""Model directories: weights, settings and provenance. Torch can load them without crmuons."""
 
 import hashlib
 import json
@@ -32,8 +32,8 @@ def save_model(directory: Path, model: BundleModel | Ensemble, about: Mapping[st
     Args:
         directory: where to write.
         model: the model.
-        about: settings and provenance for model.json; `load_model` needs the settings under "model", and for an
-            ensemble those of each member under "members", with its digest.
+        about: settings and provenance for model.json; `load_model` needs the settings under "model"; for an ensemble it
+            needs the settings and the digest of each member under "members".
     """
     with atomic_directory(directory, replace=True) as partial:
         write_model_files(partial, model, about)
@@ -49,13 +49,13 @@ def load_model(directory: Path) -> tuple[BundleModel, dict[str, Any]]:
     """
     model, about = load_model_or_ensemble(directory)
     if isinstance(model, Ensemble):
-        msg = f"{directory} is an ensemble of {len(model.members)} models, where one is due; give one of its members"
+        msg = f"{directory} is an ensemble of {len(model.members)} models, and one model is needed; give one of its members"
         raise ValueError(msg)  # noqa: TRY004 - a fault of the file, not of the program
     return model, about
 
 
 def load_model_or_ensemble(directory: Path) -> tuple[BundleModel | Ensemble, dict[str, Any]]:
-    """Read a model directory that may hold an ensemble. The errors are those of `load_model`."""
+    """Read a model directory that may hold an ensemble. It raises the same errors as `load_model`."""
     settings_file = directory / SETTINGS_FILE
     if not settings_file.is_file():
         msg = f"no model at {directory}: it has no {SETTINGS_FILE}; give a run, a checkpoint or a model directory"
@@ -68,7 +68,7 @@ def load_model_or_ensemble(directory: Path) -> tuple[BundleModel | Ensemble, dic
     with damage_named(settings_file, REMEDY):
         members = [dict(member) for member in about["members"]] if is_ensemble else [about]
         digests = [str(member["digest"]) for member in members if is_ensemble]
-        # Before the weights are read: networks that no memory holds are refused.
+        # The settings are checked before the weights are read: this refuses networks that do not fit into any memory.
         settings = [
             config.Model.model_validate(config.with_new_names({"model": member["model"]})["model"])
             for member in members
@@ -84,7 +84,7 @@ def load_model_or_ensemble(directory: Path) -> tuple[BundleModel | Ensemble, dic
     models = []
     for number, (own, digest, part) in enumerate(zip(settings, digests, parts, strict=True)):
         if (found := digest_of(part)) != digest:
-            msg = f"{directory}: the weights of member {number} have the digest {found}, and {SETTINGS_FILE} says {digest}: they are not that member's; {REMEDY}"
+            msg = f"{directory}: the weights of member {number} have the digest {found}, but {SETTINGS_FILE} has {digest}: they belong to another model; {REMEDY}"
             raise ValueError(msg)
         models.append(_model_of(own, part, directory))
     with damage_named(settings_file, REMEDY):
@@ -112,7 +112,7 @@ def _model_of(settings: config.Model, weights: dict[str, Any], directory: Path) 
 
 
 def _check_statistics(weights: Mapping[str, Any], place: Path, remedy: str) -> None:
-    """Refuse features that would turn finite numbers into NaN: a spread of 0, or knots that fall."""
+    """Refuse features that would turn finite numbers into NaN: a spread of 0, or knots that decrease."""
     for name, values in weights.items():
         is_spread, is_knots = name.endswith("_std"), name.endswith((".knots", ".extra_knots", ".scores"))
         if (is_spread and not (values > 0).all()) or (
@@ -146,16 +146,16 @@ def read_tensors(source: Path | BytesIO, name: str = "") -> dict[str, Any]:
         FileNotFoundError: if it is missing.
         ValueError: if it is no such file, or does not have the checksums that were written with it.
     """
-    # torch writes a CRC-32 of each tensor and does not compare it when it reads: a flipped bit would be a wrong weight.
+    # torch writes a CRC-32 of each tensor, but does not check it when it reads: a flipped bit would give a wrong weight.
     try:
         with zipfile.ZipFile(source) as archive:
             for entry in archive.infolist():
                 _refuse_compressed(entry)
-                archive.read(entry)  # Raises if the checksum is another.
+                archive.read(entry)  # Raises an error if the checksum differs.
         if isinstance(source, BytesIO):
             source.seek(0)
         state: dict[str, Any] = torch.load(source, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's text advises to run whatever code is in the file.
+    except pickle.UnpicklingError as error:  # torch's own message advises to run any code in the file.
         msg = f"{name or source} holds other things than tensors, perhaps code, which is never run; take another checkpoint or model"
         raise ValueError(msg) from error
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, RuntimeError, KeyError) as error:
@@ -169,7 +169,7 @@ def read_tensors(source: Path | BytesIO, name: str = "") -> dict[str, Any]:
 
 
 def _refuse_compressed(entry: zipfile.ZipInfo) -> None:
-    if entry.compress_size != entry.file_size:  # A kilobyte could become gigabytes of memory.
+    if entry.compress_size != entry.file_size:  # A compressed kilobyte could become gigabytes of memory.
         msg = f"its part {entry.filename} is compressed, which torch's files are not"
         raise zipfile.BadZipFile(msg)
 

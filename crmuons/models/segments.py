@@ -1,4 +1,4 @@
-"""Sums over the muons of each event, and the event's row for each muon: in Triton on an NVIDIA GPU, else in torch.
+"""Sums over the muons of each event, and the event's row for each muon: in Triton on an NVIDIA GPU, otherwise in torch.
 
 On an H200 torch's index_select and embedding_bag write rows of 64 numbers at an eighth of the memory's speed, and took
 a quarter of a step.
@@ -34,7 +34,7 @@ def segment_sum(values: Tensor, muons: Tensor, starts: Tensor, counts: Tensor) -
         sums: Tensor = kernels.segment_sum(values, starts, counts)
         return sums
     # embedding_bag is twice as fast as index_add on a CPU (27,000 muons x 64 features: 0.30 ms against 0.68 ms).
-    # Sums in bfloat16 would stop growing at 256 muons: 256 + 1 rounds to 256. Hence single precision.
+    # Sums are in single precision, because sums in bfloat16 would stop growing at 256 muons: 256 + 1 rounds to 256.
     precise = values if values.dtype in (torch.float32, torch.float64) else values.float()
     return torch.nn.functional.embedding_bag(muons, precise, starts, mode="sum").to(values.dtype)
 
@@ -61,13 +61,14 @@ def linear_leaky(values: Tensor, weight: Tensor, addend: Tensor, events: Tensor,
         weight: [width, width of values].
         addend: a row for each event.
         events: event of each muon.
-        signs: outputs of an earlier LeakyReLU [muons, width], whose slopes are taken instead.
+        signs: outputs of an earlier LeakyReLU [muons, width]; if given, its slopes are used.
     """
     kernels = _kernels_for(addend)
     if kernels is not None:
         result: Tensor = kernels.add_spread_leaky_(values @ weight.T, addend, events, signs, SLOPE)
         return result
-    # In place: one row per muon is the largest tensor of a step, and each new one is a pass through memory.
+    # In place, because tensors with one row per muon are the largest of a step, and each new tensor costs a pass through
+    # memory.
     sums = spread(addend, events).addmm_(values, weight.T)
     return leaky_relu_(sums, SLOPE) if signs is None else leaky_relu_grad_(sums, signs)
 
@@ -97,7 +98,8 @@ def _kernels(device: torch.device) -> ModuleType | None:
     try:
         from crmuons.models import triton_segments  # noqa: PLC0415 - only torch's builds for GPUs bring Triton
 
-        # An event without muons, one with more than a program reads at once, and a width that is no power of two.
+        # The test has an event without muons, an event with more muons than a program reads at once, and a width that is no
+        # power of two.
         # Sums of small integers are exact in any order, so the results must be equal to the last bit.
         counts = torch.tensor([3, 0, 40, 1], device=device)
         values = torch.arange(44 * 24, device=device).reshape(44, 24).float()

@@ -10,26 +10,27 @@ from crmuons.models.extra import MOST_SHARED, draw_normal_score, gaussians
 from crmuons.models.formulas import SLOPE
 
 WIDTH = 32
-COMPONENTS = 4  # One for the middle, others for tails and for what hides in a ring (across the radius, given along it).
+COMPONENTS = 4  # One for the middle, others for tails and for rings: across the radius, given the part along it.
 
 
 class SmoothFeatures(nn.Module):
     """Densities of the columns of the smooth further features, trained by their likelihood.
 
     The density of a muon's columns is a product over them: each is a mixture of Gaussians, given the condition, the columns
-    of energy and radius, and the columns before it. Given their energies and radii, the muons of an event are
-    nearly independent. What they share beyond (the height of the shower) correlates the normal numbers that each column's
-    Gaussians scale; the density of a muon by itself does not know of it, and pairs of muons teach it.
+    of energy and radius, and the columns before it. Given their energies and radii, the muons of an event are nearly
+    independent. They also share the height of the shower. Therefore the normal numbers that the Gaussians of a column scale
+    are correlated within an event. The correlation is learned from pairs of muons, because it does not change the density of
+    a single muon.
 
     Args:
-        order: the numbers of the columns behind those of energy and radius, in the order in which they are drawn.
+        order: numbers of the columns after energy and radius, in the order in which they are drawn.
     """
 
     def __init__(self, order: Sequence[int]) -> None:
         super().__init__()
         self.order = list(order)
-        # LeakyReLU, because SiLU takes 33 ns a muon and column, a quarter of the whole. 7: the standardised primary, log10 N,
-        # energy and radius.
+        # LeakyReLU, because SiLU would take 33 ns a muon and column, a quarter of the whole time. 7: the standardised primary
+        # (4), log10 N, energy and radius.
         self.networks = nn.ModuleList(
             nn.Sequential(
                 nn.Linear(7 + before, WIDTH),
@@ -59,14 +60,14 @@ class SmoothFeatures(nn.Module):
         """Return the negative log likelihood of pairs of muons, half of it for each muon.
 
         Args:
-            columns: of the first muons of all pairs, then of the second ones.
-            condition: of their events.
-            same: whether the two muons are of one event [pairs]; if not, the loss is `loss`.
+            columns: columns of the first muons of all pairs, then of the second muons.
+            condition: condition of their events.
+            same: whether the two muons of a pair are in one event [pairs]; if not, the pair loss equals `loss`.
         """
         correlations = (self.correlation(condition[: len(same)]) * same[:, None]).unbind(1)
         losses = []
         for (log_weights, distances), correlation in zip(self._mixtures(columns, condition), correlations, strict=True):
-            # Every Gaussian of the first muon with every one of the second, [k, k, pairs].
+            # Every Gaussian of the first muon with every Gaussian of the second, [k, k, pairs].
             first, second = distances[:, None, : len(same)], distances[None, :, len(same) :]
             weights = log_weights[:, None, : len(same)] + log_weights[None, :, len(same) :]
             rest = 1 - correlation.square()
@@ -81,8 +82,11 @@ class SmoothFeatures(nn.Module):
         return MOST_SHARED * torch.sigmoid(self.shared(condition))
 
     def _mixtures(self, columns: Tensor, condition: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield, for each column as drawn, log weights over widths and distances in widths of its Gaussians [k, muons]."""
-        # unbind and stack, because a list of numbers as an index is copied to the device.
+        """Yield, for each column in the order drawn, the log of weight / width, and the distance / width, of its Gaussians.
+
+        Both are [k, muons].
+        """
+        # unbind and stack, because an index that is a list of numbers would be copied to the device.
         energy, radius, *further = columns.unbind(1)
         ordered = [further[number] for number in self.order]
         inputs = torch.cat([condition, torch.stack([energy, radius, *ordered], dim=1)], dim=1)
@@ -98,7 +102,7 @@ class SmoothFeatures(nn.Module):
         normal: Float[Tensor, "muons further"],
         shared: Float[Tensor, "muons further"],
     ) -> Float[Tensor, "muons columns"]:
-        """Return the columns of energy, radius and all further ones, drawn from numbers of muons and normal ones of events."""
+        """Return the columns of energy and radius, and all further columns, drawn from the given random numbers."""
         correlation, number = self.correlation(condition), len(self.order)
         mixed = (1 - correlation).sqrt() * normal + correlation.sqrt() * shared
         drawn: list[Tensor] = []
@@ -109,7 +113,7 @@ class SmoothFeatures(nn.Module):
         return torch.cat([columns, torch.stack(further, dim=1)], dim=1)
 
     def _outputs(self, number: int, inputs: Tensor) -> Tensor:
-        """Return the outputs of a network [outputs, muons]: sums over rows of six numbers are slow the other way round."""
+        """Return the outputs of a network [outputs, muons]. Transposed, because sums over short rows are slow."""
         *hidden, last = self.networks[number].children()
         assert isinstance(last, nn.Linear)
         for layer in hidden:

@@ -1,6 +1,7 @@
 """The networks of crmuons.models.networks, written for generation: a part of bundles.py, see exported.py.
 
-The arrays of one piece of muons fit into a CPU's cache and are changed in place. Python 3.8, torch and numpy alone.
+The arrays of one piece of muons fit into a CPU's cache and are changed in place. The code needs only Python 3.8, torch and
+numpy.
 """
 
 import json
@@ -86,10 +87,10 @@ class StandaloneModel:
     def draw_muons(
         self, primaries: np.ndarray, counts: np.ndarray, seed: int, first_event: int = 0
     ) -> "Iterator[tuple[slice, Tensor]]":
-        """Draw the muons of events. Yield the rows and the muons [muons, 3] of one piece of events after the other.
+        """Draw the muons of events. Yield the rows and the muons [muons, width] of each piece of events in order.
 
-        Seed, event numbers and N determine the muons; `first_event` is a multiple of EVENTS_PER_BLOCK. The host never
-        waits for the device.
+        Seed, event numbers, primaries and N determine the muons; `first_event` is a multiple of EVENTS_PER_BLOCK. The host
+        never waits for the device.
         """
         source, current = torch.Generator(), -1
         for together in passes(pieces(counts, first_event, self.device), self.device, counts):
@@ -124,7 +125,7 @@ class StandaloneModel:
     def noise(self, events: int, muons: int, source: torch.Generator) -> "tuple[Tensor, ...]":
         """Draw normal latent variables of the events and of the muons, and azimuths in radians.
 
-        For further features that are drawn, also their numbers (`Drawing.numbers`).
+        For further features that are drawn, add their random numbers (`Drawing.numbers`).
         """
         kwargs: Any = {"generator": source, "device": self.device}
         shower, muon = self.latents
@@ -134,7 +135,7 @@ class StandaloneModel:
             torch.randn(muons, muon, **kwargs),
             azimuth,
         )
-        # Last, so that the other features of a seed are those of a model without these.
+        # These come last, so that a seed gives the same other features with and without them.
         return (*latents, *self.drawing.numbers(events, muons, kwargs))
 
     def sample_counts(self, primaries: Tensor, source: torch.Generator) -> Tensor:
@@ -170,13 +171,13 @@ class StandaloneModel:
         noise: "tuple[Tensor, ...]",
         sums: "tuple[Tensor, Tensor] | None" = None,
     ) -> Tensor:
-        """Compute muons [muons, 3] from noise, without drawing a number.
+        """Compute muons [muons, width] from noise, without drawing a number.
 
         Args:
             primaries: primaries of events with muons.
             counts: number of muons of each event.
             event: event of each muon, ascending.
-            noise: what `noise` draws.
+            noise: the random numbers that `noise` draws.
             sums: how to add up the muons of large events in parts; see `partial_sums`.
         """
         mean, std = self.weights["features.log_count_mean"], self.weights["features.log_count_std"]
@@ -244,7 +245,7 @@ class StandaloneModel:
 
     @property
     def width(self) -> int:
-        """Return how many numbers a muon has."""
+        """Return the number of numbers of a muon."""
         return 3 + len(self.extra.names)
 
     def _interval(self, score: Tensor, scores: Tensor) -> Tensor:
@@ -280,5 +281,5 @@ class StandaloneModel:
 
     def _on_device(self, values: np.ndarray) -> Tensor:
         host = torch.from_numpy(np.require(values, requirements=("C", "W")))  # Copied if read-only.
-        # A copy from page-locked memory, which torch keeps for the next one, makes the host wait for nothing.
+        # With a copy from page-locked memory, which torch keeps for the next copy, the host does not wait.
         return host if self.device.type == "cpu" else host.pin_memory().to(self.device, non_blocking=True)

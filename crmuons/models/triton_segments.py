@@ -5,21 +5,22 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROWS_OF_SUM = 8  # Read at once by one program; most events of sparse data have fewer muons.
+ROWS_OF_SUM = 8  # Rows that one program reads at once; most events of sparse data have fewer muons.
 ROWS_OF_SPREAD = 32
 
 
 @triton.jit
 def _sum(values, starts, counts, sums, stride, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):  # noqa: PLR0917
-    # 64 bits: 34 million muons of 64 numbers have more places than 32 bits can count.
+    # 64 bits, because 34 million muons of 64 numbers are more than 32 bits can count.
     event = tl.program_id(0).to(tl.int64)
     first = tl.load(starts + event)
     number = tl.load(counts + event)
     rows = tl.arange(0, ROWS)
     columns = tl.arange(0, COLUMNS)
-    # Single precision for bfloat16 too, whose sums stop growing at 256; ROWS partial sums are added at the end.
+    # Single precision also for bfloat16, because sums in bfloat16 stop growing at 256. The ROWS partial sums are added at
+    # the end.
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    # One program adds up one event, in a fixed order: the sum is the same in each run, which atomic adds would not be.
+    # One program adds up one event in a fixed order, so every run gives the same sum. Atomic adds would not.
     for row in range(0, number, ROWS):
         mask = (row + rows < number)[:, None] & (columns < width)[None, :]
         total += tl.load(values + (first + row + rows)[:, None] * stride + columns[None, :], mask=mask, other=0.0).to(
@@ -34,7 +35,7 @@ def _spread(values, events, result, stride, width, muons, ROWS: tl.constexpr, CO
     columns = tl.arange(0, COLUMNS)
     event = tl.load(events + rows, mask=rows < muons, other=0)
     mask = (rows < muons)[:, None] & (columns < width)[None, :]
-    # Rows behind the last muon have event 0, which exists; the mask keeps them from being read and stored.
+    # Rows after the last muon get event 0, which exists; because of the mask they are neither read nor stored.
     content = tl.load(values + event[:, None] * stride + columns[None, :], mask=mask, other=0.0)
     tl.store(result + rows[:, None] * width + columns[None, :], content, mask=mask)
 
@@ -74,7 +75,7 @@ def add_spread_leaky_(values: Tensor, addend: Tensor, events: Tensor, signs: Ten
         values: a contiguous row for each muon.
         addend: a row for each event.
         events: event of each muon.
-        signs: numbers whose signs decide instead of those of the results, like `values`.
+        signs: numbers like `values`; if given, their signs decide instead of the signs of the results.
         slope: the slope of LeakyReLU.
     """
     rows = _rows(addend)
@@ -92,7 +93,7 @@ def segment_sum(values: Tensor, starts: Tensor, counts: Tensor) -> Tensor:
     rows = _rows(values)
     events, width = len(counts), values.shape[1]
     sums = torch.empty(events, width, dtype=values.dtype, device=values.device)
-    # A kernel cannot be launched on no programs at all.
+    # A kernel cannot be launched with no programs.
     if events:
         _sum[(events,)](
             rows, starts, counts, sums, rows.stride(0), width, ROWS_OF_SUM, triton.next_power_of_2(width), num_warps=2

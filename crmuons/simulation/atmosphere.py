@@ -4,14 +4,14 @@ import numpy as np
 
 from crmuons.data.geometry import EARTH_RADIUS_M, FloatArray
 
-# Both together give the heights of the US standard atmosphere within 3 % for 8 .. 150 g/cm^2, where muons are made.
+# These two give the heights of the US standard atmosphere within 3 % for 8 .. 150 g/cm^2, where muons are made.
 SCALE_HEIGHT_M = 6_900.0
 AIR_AT_SEA_LEVEL = 1_030.0  # g/cm^2
 
 BIRTH_AIR = 100.0  # g/cm^2 above the place where a typical muon is born, along its track.
-AIR_LOSS = 2.2e-3  # GeV per g/cm^2 of air, of a muon of 100 GeV (PDG, Atomic and Nuclear Properties: 2.2 to 2.4).
+AIR_LOSS = 2.2e-3  # GeV per g/cm^2 of air, for a muon of 100 GeV (PDG, Atomic and Nuclear Properties: 2.2 to 2.4).
 MUON_MASS_GEV, MUON_LIFETIME_M = 0.1056584, 658.64  # c tau (PDG).
-# The field in T: of the South Pole, as in the steering of the CORSIKA files that docs/simulator.md compares with.
+# The magnetic field of the South Pole in T, as in the CORSIKA files with which docs/simulator.md compares.
 FIELD_HORIZONTAL, FIELD_VERTICAL = 16.811e-6, 51.890e-6
 BENDING = 0.299792458  # GeV per T and m: a momentum over field times radius of curvature.
 
@@ -47,7 +47,7 @@ def path_m(rise_m: FloatArray, cosine: FloatArray, altitude_m: float) -> FloatAr
     """
     radius = EARTH_RADIUS_M + altitude_m
     square = rise_m * (2 * radius + rise_m)
-    # sqrt(c^2 + s) - c, without the difference of large numbers: single precision is enough.
+    # This is sqrt(c^2 + s) - c without the difference of large numbers, so single precision is enough.
     path: FloatArray = square / (np.sqrt((radius * cosine) ** 2 + square) + radius * cosine)
     return path
 
@@ -75,7 +75,7 @@ def typical_path_m(cosine: FloatArray, altitude_m: float) -> FloatArray:
 
 
 def survival(energy_gev: FloatArray, length_m: FloatArray) -> FloatArray:
-    """Return the probability that a muon does not decay on `length_m` metres, which it runs with this mean energy."""
+    """Return the probability that a muon with this mean energy does not decay on a path of `length_m` metres."""
     return np.exp(-length_m * (MUON_MASS_GEV / MUON_LIFETIME_M) / energy_gev)
 
 

@@ -1,7 +1,8 @@
-"""Compare small bundles of real showers with the simulator's: how many muons come together, and how far apart they are.
+"""Compare small bundles of real showers with the simulator's: their numbers of muons, and the distances of the muons.
 
-Both sides have the same primaries, so no flux of cosmic rays and no weight enters. The muons are those above the shower
-program's energy cutoff at the surface, and those of them that reach a depth of ice which softer muons do not reach.
+Both sides have the same primaries, so no flux of cosmic rays and no weight enters. The comparison is made for the muons
+above the shower program's energy cutoff at the surface. It is repeated for the muons that reach a depth of ice; softer
+muons do not reach this depth.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ SIZES = ((0, 0), (1, 1), (2, 2), (3, 4), (5, 7), (8, 10), (3, 10), (11, 20))  # 
 DISTANCES = ((2, 2), (3, 3), (4, 10))  # Classes of bundles whose mean distances are compared.
 MOST_MEAN = 60.0  # A shower with a larger mean has no bundle of SIZES.
 THRESHOLD_GEV = 10.0
-REPLICAS = 100  # Simulated showers for each real one, and losses in the ice of a real one.
+REPLICAS = 100  # Simulated showers for each real shower, and repetitions of a real shower's losses in the ice.
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Bundles:
     """The bundles of showers, and the sums of distances in them.
 
     Attributes:
-        primary: number of the real shower whose primary it is, [bundles].
+        primary: number of the real shower that has the same primary, [bundles].
         counts: number of muons, [bundles].
         radius_m: sum of the distances from the axis, [bundles].
         pair_m: sum of the distances of all pairs, up to ten muons, [bundles].
@@ -46,7 +47,7 @@ def bundle_tables(showers: Sequence[SurfaceShower], depth_m: float, *, seed: int
     Args:
         showers: the real showers, all of one program and site.
         depth_m: slant depth in ice.
-        seed: of the simulated showers, and of the energy losses.
+        seed: seed of the simulated showers and of the energy losses.
     """
     rng = np.random.default_rng(seed)
     small = [one for one in showers if _mean(one) < MOST_MEAN]
@@ -99,7 +100,7 @@ def _simulate(showers: Sequence[SurfaceShower], rng: np.random.Generator) -> sho
 
 
 def _below(muons: shower.Showers, depth_m: float, rng: np.random.Generator) -> shower.Showers:
-    """Return the muons that reach a depth of ice straight below; their angles are not needed."""
+    """Return the muons that reach a depth of ice, for vertical showers; their angles are not needed."""
     slant = np.full((len(muons.counts), 1), depth_m)
     water = propagation.water_equivalent_m(slant, np.ones_like(slant))
     counts, kept = follow(muons, slant, water, THRESHOLD_GEV, rng)
@@ -120,9 +121,9 @@ def _bundles(primary: Int64[np.ndarray, " bundles"], muons: shower.Showers) -> B
 
 
 def _number_cells(real: Bundles, simulated: Bundles, low: int, high: int, num_showers: int) -> list[str]:
-    """Return the expected numbers of showers of a class, and their ratio with the statistical error of the real ones.
+    """Return the expected numbers of showers of a class, and their ratio with the statistical error of the real showers.
 
-    The error is what the simulator expects: sqrt(sum p (1 - p)) over the showers, with p the probability of the class.
+    The error comes from the simulator: sqrt(sum p (1 - p)) over the showers, with p the probability of the class.
     """
     share_real, share = (
         np.bincount(part.primary, (part.counts >= low) & (part.counts <= high), num_showers)
@@ -130,7 +131,8 @@ def _number_cells(real: Bundles, simulated: Bundles, low: int, high: int, num_sh
         for part in (real, simulated)
     )
     error = np.sqrt((share * (1 - share)).sum())
-    if real.primary.size > num_showers:  # Real showers whose losses were drawn many times: the class is smeared.
+    # The losses of real showers were drawn many times, so a real shower has a share in several classes.
+    if real.primary.size > num_showers:
         error = np.sqrt(((share_real - share) ** 2).sum())
     total = share_real.sum()
     ratio = f"{share.sum() / total:.2f} ± {error * share.sum() / total**2:.2f}" if total > 0 else "-"
@@ -138,7 +140,7 @@ def _number_cells(real: Bundles, simulated: Bundles, low: int, high: int, num_sh
 
 
 def _distance_cells(real: Bundles, simulated: Bundles, low: int, high: int, *, pairs: bool) -> list[str]:
-    """Return mean distances in a class, and their ratio with the statistical error of the real one, by showers."""
+    """Return mean distances in a class, and their ratio with the statistical error of the real mean, by showers."""
     (value, error), (other, _) = (_mean_distance(part, low, high, pairs=pairs) for part in (real, simulated))
     return [f"{value:.2f} ± {error:.2f}", f"{other:.2f}", f"{other / value:.2f} ± {error * other / value**2:.2f}"]
 

@@ -1,4 +1,4 @@
-"""Say which number of a wide row is which: by the widths that the predecessor wrote, or as the user names them."""
+"""Give the meaning of each number of a wide row: from the widths that the predecessor wrote, or from the user's names."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _OTHER_NAMES = {
 
 @dataclass(frozen=True)
 class Columns:
-    """The meaning of the numbers in a row; names that are not needed are passed over."""
+    """The meaning of the numbers in a row; names that are not needed are ignored."""
 
     primary: tuple[str, ...]
     muons: tuple[str, ...]
@@ -30,7 +30,7 @@ def parse_columns(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Return the names for words like primary=major,minor,energy,zenith,mass,time,depth muons=energy,x,y,time.
 
     Raises:
-        ValueError: if a word has another form, or lacks a name that is needed or gives one twice.
+        ValueError: if a word has another form, lacks a name that is needed, or gives a name twice.
     """
     columns = {}
     for word in words:
@@ -43,7 +43,7 @@ def parse_columns(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
         for name in (*needed, *IDS):
             times = names.count(name)
             if times > 1 or (name in needed and not times):
-                what = "is there twice" if times > 1 else "is missing"
+                what = "is given twice" if times > 1 else "is missing"
                 msg = f"--columns {word}: {name} {what}; name each number of a row, {', '.join(needed)} once"
                 raise ValueError(msg)
         if (IDS[0] in names) != (IDS[1] in names):
@@ -54,7 +54,7 @@ def parse_columns(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def layout_of(primary_width: int, muon_width: int | None, columns: Mapping[str, tuple[str, ...]]) -> Columns:
-    """Return the meaning of rows, from the user or by the widths that the predecessor wrote.
+    """Return the meaning of rows, from the user's names or from the widths that the predecessor wrote.
 
     Args:
         primary_width: numbers of a primary.
@@ -62,7 +62,7 @@ def layout_of(primary_width: int, muon_width: int | None, columns: Mapping[str, 
         columns: from `parse_columns`.
 
     Raises:
-        ValueError: for a width that is neither named nor known; the message has it.
+        ValueError: for a width that is neither named nor known; the message has the width.
     """
     known = next((one for one in KNOWN if len(one.primary) == primary_width), None)
     layout = {}

@@ -1,7 +1,6 @@
 """Compare the simulator with CORSIKA in cells of nucleus and energy.
 
-Both sides have the same primaries. The compared muons are those above CORSIKA's energy cutoff, at the observation
-level.
+Both sides have the same primaries. Only muons above CORSIKA's energy cutoff, at the observation level, are compared.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from crmuons.simulation.surface import SurfaceShower
 from crmuons.simulation.yields import mean_yield
 
 LEAST_SHOWERS = 30  # The table also shows cells with fewer showers, but their statistical errors are large.
-NUM_MUONS = 20_000  # To simulate for each cell, within the limits of REPLICAS.
+NUM_MUONS = 20_000  # Muons to simulate for each cell, within the limits of REPLICAS.
 REPLICAS = (40, 2_000)  # Fewest and most simulated showers for each CORSIKA shower.
 
 
@@ -68,7 +67,7 @@ class ComparisonCell:
 
 
 def compare_with_simulator(showers: Sequence[SurfaceShower], *, seed: int = 0) -> list[ComparisonCell]:
-    """Simulate the primary of every shower many times, and sort both into cells of nucleus and decade of energy.
+    """Simulate the primary of every shower many times, and sort all showers into cells of nucleus and decade of energy.
 
     The statistical errors of the simulated side are small: 1 % in N, 2 % in the median radius.
     """

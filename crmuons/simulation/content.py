@@ -1,4 +1,4 @@
-"""Tell the kind of a file from its content, and open it whether or not it is compressed. Names say nothing here."""
+"""Find the kind of a file from its content, and open it whether or not it is compressed. Names do not matter here."""
 
 import bz2
 import codecs
@@ -18,7 +18,7 @@ HEAD_BYTES = 4096
 PARQUET = b"PAR1"
 HDF5 = b"\x89HDF\r\n\x1a\n"
 COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
-# Where a format has its mark, the mark, and what to say of it. EventIO's is its sync marker, in both byte orders.
+# The place of a format's mark, the mark, and the text for messages. EventIO's mark is its sync marker, in both byte orders.
 _FOREIGN = (
     (0, b"\x37\x8a\x1f\xd4", "an EventIO (IACT) file with Cherenkov photons; the muons are in the DAT file of its run"),
     (0, b"\xd4\x1f\x8a\x37", "an EventIO (IACT) file with Cherenkov photons; the muons are in the DAT file of its run"),
@@ -32,7 +32,7 @@ _FOREIGN = (
     (0, b"SQLite format 3", "an SQLite database"),
     (257, b"ustar", "a tar archive; unpack it"),
 )
-# What the readers of damaged files raise, plain or compressed. A damaged size can ask for any amount of memory.
+# Errors that reading a damaged file can raise. A damaged size can request any amount of memory.
 READ_ERRORS = (
     ValueError, OSError, EOFError, OverflowError, MemoryError, zlib.error, lzma.LZMAError, pa.ArrowException,
 )  # fmt: skip
@@ -56,7 +56,9 @@ def _unpacked(raw: IO[bytes], codec: str | None) -> IO[bytes]:
         return bz2.BZ2File(raw)
     if codec == "xz":
         return lzma.LZMAFile(raw)
-    if codec == "zstd":  # Arrow has it; Python's own comes with 3.14. Its reads may be short without the buffer.
+    if (
+        codec == "zstd"
+    ):  # Arrow's decoder, because Python has one only from 3.14 on. Without the buffer, reads may be short.
         return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd"))
     return raw
 
@@ -72,7 +74,7 @@ def head(url: str, size: int | None = None) -> bytes:
 
 
 def foreign(start: bytes) -> str | None:
-    """Return what a file is by its first bytes, in words; None if they are of no format known here."""
+    """Return the format of a file in words, from its first bytes; None if the format is not known here."""
     if not start:
         return "empty"
     for offset, magic, what in _FOREIGN:

@@ -1,7 +1,7 @@
 """Convert files of other programs into events, one Parquet file for each: the work of `crmuons convert`.
 
-A source is converted completely or left out. A file's metadata say of which source and with which settings it was
-made, so the same command continues after an interruption, and takes files that were added.
+A source is converted completely or left out. A file's metadata name its source and the settings, so the same command
+continues after an interruption, and also converts files that were added.
 """
 
 import hashlib
@@ -35,8 +35,8 @@ class Conversion:
 
     Attributes:
         total: everything in the output.
-        converted: files that were written.
-        kept: files that were there already.
+        converted: number of files that were written.
+        kept: number of files that existed already.
         left_out: the reason for each source that was left out; it begins with the source.
     """
 
@@ -50,7 +50,7 @@ def convert_corsika(paths: Sequence[str], out: str, settings: DepthSettings) -> 
     """Write the muons of CORSIKA 7 files and CORSIKA 8 directories at some depths as events.
 
     Args:
-        paths: files, globs, or directories; whatever is not CORSIKA's is left out, and named.
+        paths: files, globs, or directories; files that are not CORSIKA's are left out and named.
         out: a directory or URL that is new, empty, or holds an earlier conversion with the same settings.
         settings: the depths.
 
@@ -139,13 +139,13 @@ def convert_dumps(
 
 
 def convert(sources: Sequence[Source], output: Output, record: Mapping[str, Any], result: Conversion) -> Conversion:
-    """Write the events of each source to a file of its own, unless a file of the same source is there already.
+    """Write the events of each source to a separate file, unless a file of the same source exists already.
 
     Args:
-        sources: in the order in which they claim the ids of their showers.
+        sources: the sources, in the order in which they claim the ids of their showers.
         output: a directory or URL.
-        record: command and settings, which go into the metadata and which an earlier conversion must share.
-        result: takes the numbers, and may hold sources that are left out already.
+        record: command and settings, which go into the metadata; they must be the same as in an earlier conversion.
+        result: receives the numbers; it may already have sources that are left out.
 
     Raises:
         ValueError: if the output holds something else, or two sources would have one output.
@@ -157,7 +157,7 @@ def convert(sources: Sequence[Source], output: Output, record: Mapping[str, Any]
         with ownership.hold(output.url):
             finished = _convert(sources, output, record, result)
     finally:
-        for folder in made:  # Without a file, no directory is left that was not there before.
+        for folder in made:  # If no file was written, the new directories are removed again.
             with suppress(OSError):
                 folder.rmdir()
     for origin in finished.values():
@@ -168,7 +168,7 @@ def convert(sources: Sequence[Source], output: Output, record: Mapping[str, Any]
 def _convert(
     sources: Sequence[Source], output: Output, record: Mapping[str, Any], result: Conversion
 ) -> dict[str, dict[str, Any]]:
-    """Convert what is missing; return the metadata of all files of the output."""
+    """Convert the sources without an output; return the metadata of all files of the output."""
     finished = _finished(output, record)
     owners = {first: IdOwner.of(origin) for origin in finished.values() for first in origin["first_ids"]}
     with progress(len(sources), unit="files", what="convert") as bar:
@@ -221,7 +221,7 @@ def _finished(output: Output, record: Mapping[str, Any]) -> dict[str, dict[str, 
 
 
 def _decisive(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decides the events of a source: the settings, and the constants of the energy loss."""
+    """Return the values that determine the events of a source: the settings and the constants of the energy loss."""
     return as_json(record["settings"]) | record.get("medium", {})
 
 
@@ -231,5 +231,5 @@ def _origin(output: Output, name: str) -> dict[str, Any] | None:
     try:
         with output.open(name) as opened:
             return arrow.read_origin(pq.read_metadata(opened))
-    except (pa.ArrowInvalid, OSError):  # A damaged file is none of ours, and the caller refuses it by its name.
+    except (pa.ArrowInvalid, OSError):  # A damaged file counts as foreign, and the caller's error names it.
         return None

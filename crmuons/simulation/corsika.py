@@ -30,24 +30,24 @@ except ImportError as error:
     missing = "reading CORSIKA files needs the package corsikaio: pip install 'crmuons[corsika]'"
     raise ImportError(missing) from error
 
-# mu+, mu-. Others are left out: MUADDI's birth records have ids 75 and 76, EHIST's parents negative ids.
+# mu+, mu-. Other ids are left out: MUADDI's birth records have ids 75 and 76, EHIST's parents negative ids.
 MUON_IDS = (5, 6)
 PROTON_ID, NEUTRON_ID = 14, 13
 RUN_HEADER, RUN_END, EVENT_HEADER, EVENT_END, PROFILE = b"RUNH", b"RUNE", b"EVTH", b"EVTE", b"LONG"
 THIN_BLOCK_BYTES = 312 * 4
-LEAST_DESCRIPTION = 1_000  # A particle's first word is id * 1000 + ..., a photon bunch's the number of its photons.
+LEAST_DESCRIPTION = 1_000  # A particle's first word is id * 1000 + ...; for a bunch of photons it is their number.
 MOST_DESCRIPTION = 1e8  # Nuclei are id 5656 and below; photon bunches among the particles are about 9.9e6.
-VERSION_WORD, VERSIONS = 45, (6.5, 8.0)  # corsikaio knows the headers from 6.5 on; CORSIKA 8 writes no such files.
+VERSION_WORD, VERSIONS = 45, (6.5, 8.0)  # corsikaio knows headers from 6.5 on; CORSIKA 8 does not write this format.
 THINNING_LEVELS = ("energy_fraction_if_thinning_level_hadronic", "energy_fraction_if_thinning_level_em")
 CM = 0.01  # metres
-TOP_OF_ATMOSPHERE_M = 112_829.2  # CORSIKA 7's: where its standard atmospheres end.
+TOP_OF_ATMOSPHERE_M = 112_829.2  # The end of CORSIKA 7's standard atmospheres.
 
 
 def run_number(start: bytes) -> int:
     """Return the run number of a file with these first bytes.
 
     Raises:
-        ValueError: if they are not those of a CORSIKA particle file; the message says of what they are.
+        ValueError: if they do not begin a CORSIKA particle file; the message names the format.
     """
     at = start.find(RUN_HEADER, 0, 8)
     if at not in (0, 4):  # Fortran's record length may come first.
@@ -67,11 +67,11 @@ def run_number(start: bytes) -> int:
 def read_events(
     url: str, size: int, settings: DepthSettings, notes: Counter[str], *, base: int = 0
 ) -> Iterator[EventArrays]:
-    """Yield the events of a file at some depths; errors as for `read_showers`, without the file's name.
+    """Yield the events of a file at some depths. It raises the errors of `read_showers`, without the file's name.
 
     Args:
         url: the file.
-        size: in bytes.
+        size: its size in bytes.
         settings: the depths.
         notes: see `to_events`.
         base: added to the run numbers, which are the showers' first ids.
@@ -128,7 +128,7 @@ def _events(blocks: Iterable[bytes], thin: bool) -> Iterator[tuple[Any, Any]]:
             if kind == EVENT_HEADER and not ended:
                 _check_version(block)
                 header, records = parse_header(block)[0], bytearray()
-            elif kind in (RUN_END, RUN_HEADER):  # Runs may have been joined with `cat`.
+            elif kind in (RUN_END, RUN_HEADER):  # A file may have several runs, joined with `cat`.
                 ended = kind == RUN_END
             elif not ended or any(block):  # Zeros fill the last record.
                 msg = f"a run or event header was expected, but {kind!r} found"
@@ -148,12 +148,10 @@ def _events(blocks: Iterable[bytes], thin: bool) -> Iterator[tuple[Any, Any]]:
 
 
 def _check_version(header: bytes) -> None:
-    """Refuse versions whose fields are not known; a damaged number looks like one."""
+    """Refuse versions whose fields are not known; a damaged version number looks like one of them."""
     version = float(np.frombuffer(header, "<f4", 1, VERSION_WORD * 4)[0])
     if not VERSIONS[0] <= version < VERSIONS[1]:
-        msg = (
-            f"an event header of CORSIKA {version:.4g}; {VERSIONS[0]} to {VERSIONS[1]} are read, or the file is damaged"
-        )
+        msg = f"an event header of CORSIKA {version:.4g}; versions {VERSIONS[0]} to {VERSIONS[1]} are read, or the file is damaged"
         raise ValueError(msg)
 
 
@@ -161,7 +159,7 @@ def _checked(particles: Any) -> Any:
     """Return particle records, and refuse numbers that CORSIKA does not write."""
     numbers = particles.view(np.float32)
     if not np.isfinite(numbers).all() or (np.abs(particles["particle_description"]) > MOST_DESCRIPTION).any():
-        msg = "it is damaged: a particle record holds NaN, infinity or an id that there is not"
+        msg = "it is damaged: a particle record holds NaN, infinity or an id that does not exist"
         raise ValueError(msg)
     return particles
 
@@ -172,19 +170,19 @@ def _refuse_thinned(header: Any, particles: Any) -> None:
     heaviest = float(weights.max(initial=1.0))
     if level > 0 or (weights != 1).any():
         msg = (
-            f"thinned (level {level:g}, largest weight {heaviest:g}): a particle of weight w stands for w like it that "
-            "are not in the file, so its bundles have the wrong muons; simulate without THIN"
+            f"thinned (level {level:g}, largest weight {heaviest:g}): a particle of weight w stands for w similar particles "
+            "that are not in the file, so its bundles have the wrong muons; simulate without THIN"
         )
         raise ValueError(msg)
 
 
 def _refuse_photons(particles: Any) -> None:
-    """Refuse the bunches of a Cherenkov file (CER...), whose headers are those of the run's particle file."""
+    """Refuse the bunches of a Cherenkov file (CER...), which has the same headers as the run's particle file."""
     if not len(particles):
         return
     few = np.abs(particles["particle_description"]) < LEAST_DESCRIPTION
-    # MMCS, of MAGIC, writes larger first words. Words 4 and 5 of a bunch are direction cosines, those of a particle GeV
-    # and cm.
+    # MAGIC's version MMCS writes larger first words. Words 4 and 5 are direction cosines for a bunch; for a particle they
+    # are in GeV and cm.
     cosines = np.hypot(particles["pz"], particles["x"]) <= 1
     if few.any() or cosines.all():
         msg = "a Cherenkov file: it holds bunches of photons, no particles; the muons are in the run's DAT file"
@@ -192,7 +190,7 @@ def _refuse_photons(particles: Any) -> None:
 
 
 def _named_cherenkov(name: str, header: Any) -> bool:
-    """Return whether a file without any particle is a Cherenkov file: then its content alone does not tell."""
+    """Return whether a file without any particle is a Cherenkov file by its name and header."""
     return name.upper().startswith("CER") and int(header["cerenkov_flag"]) % 2 == 1
 
 
@@ -229,9 +227,10 @@ def _to_shower(header: Any, particles: Any) -> SurfaceShower:
 
 
 def _front_ns(header: Any, levels: int) -> float:
-    """Return when the plane front is at the foot of the axis, by CORSIKA's clock.
+    """Return the time on CORSIKA's clock when the plane front is at the foot of the axis.
 
-    The clock starts at the first interaction, or, if the height of that is negative, at the top of the atmosphere.
+    The clock starts at the first interaction. If the height of the first interaction is negative, it starts at the top of
+    the atmosphere.
     """
     first = float(header["first_interaction_height"])
     start_m = first * CM if first > 0 else TOP_OF_ATMOSPHERE_M

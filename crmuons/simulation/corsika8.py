@@ -1,14 +1,14 @@
 """Read the output directories of CORSIKA 8 for `crmuons convert corsika`.
 
-The layout is that of its writers, ParticleWriterParquet, ObservationPlane and PrimaryWriter, in the CORSIKA 8 sources
+The layout is defined by its writers ParticleWriterParquet, ObservationPlane and PrimaryWriter in the CORSIKA 8 sources
 (https://gitlab.iap.kit.edu/AirShowerPhysics/corsika, corsika/detail/modules and corsika/detail/output):
 
     LIBRARY/particles/particles.parquet  shower, pdg, kinetic_energy (GeV), x, y, [z] (m), nx, ny, nz, time (s), weight
     LIBRARY/particles/config.yaml        plane: center and normal, from the Earth's centre in m
     LIBRARY/primary/summary.yaml         shower_0: pdg, kinetic_energy (GeV), x, y, z (m), nx, ny, nz; shower_1: ...
 
-Positions are from the plane's centre; positions and directions are along the plane's two axes and its normal, which
-points upward.
+Positions are relative to the plane's centre. Components of positions and directions are along the plane's two axes and
+along its normal, which points upward.
 """
 
 import hashlib
@@ -38,16 +38,16 @@ MUON_PDG = 13
 PROTON_PDG, NEUTRON_PDG, NUCLEUS_PDG = 2212, 2112, 1_000_000_000  # A nucleus is 10LZZZAAAI.
 EARTH_RADIUS_M = 6_371_000.0  # CORSIKA 8's constants::EarthRadius::Mean
 FOOTER_BYTES = 65_536  # At the end of the particles' file: sizes and value ranges of the columns.
-LARGEST_TILT = 1e-3  # of the observation plane, in rad: the Earth bends by this much over 6 km.
+LARGEST_TILT = 1e-3  # Largest tilt of the observation plane in rad: the Earth bends by this angle over 6 km.
 
 
 def library_of(url: str) -> str | None:
-    """Return the library of a file that is named like CORSIKA 8's particles; None for another name."""
+    """Return the library of a file that has the name of CORSIKA 8's particles; None for another name."""
     return url.removesuffix(f"/{PARTICLES}") if url.endswith(f"/{PARTICLES}") else None
 
 
 def is_other_output(url: str, libraries: Collection[str]) -> bool:
-    """Return whether a file is one that CORSIKA 8 writes into one of these libraries beside the particles."""
+    """Return whether a file is another output that CORSIKA 8 writes into one of these libraries."""
     return url.endswith(OTHER_SUFFIXES) and any(url.startswith(f"{library}/") for library in libraries)
 
 
@@ -55,12 +55,12 @@ def is_particles(url: str, size: int, library: str | None) -> bool:
     """Return whether a Parquet file has the columns of CORSIKA 8's particles.
 
     Raises:
-        ValueError: if it has, and is not in a library, where its primaries would be found.
+        ValueError: if it has them but is not in a library, so that its primaries cannot be found.
     """
     with files.open_file(url, size) as opened:
         found = set(COLUMNS) <= set(pq.read_schema(opened).names)
     if found and library is None:
-        msg = f"particles of CORSIKA 8, but not at DIRECTORY/{PARTICLES}, beside which {PRIMARIES} has the primaries"
+        msg = f"particles of CORSIKA 8, but not at DIRECTORY/{PARTICLES}, so DIRECTORY/{PRIMARIES} has no primaries for them"
         raise ValueError(msg)
     return found
 
@@ -76,7 +76,7 @@ def read_events(library: str, settings: DepthSettings, notes: Counter[str]) -> I
 
 
 def read_showers(library: str) -> Iterator[SurfaceShower]:
-    """Yield the showers of a library; errors as for `read_events`."""
+    """Yield the showers of a library. It raises the same errors as `read_events`."""
     primaries_text = _read(library, PRIMARIES)
     altitude_m = _altitude_m(_read(library, CONFIG))
     primaries = _mapping(primaries_text, PRIMARIES)
@@ -101,7 +101,7 @@ def _read(library: str, name: str) -> bytes:
 
 
 def _run(opened: IO[bytes], primaries: bytes) -> int:
-    """Return a number for the run, since CORSIKA 8 has none: two libraries get different ones, a copy the same."""
+    """Return a number for the run, because CORSIKA 8 has none: different libraries get different numbers, copies the same."""
     size = opened.seek(0, os.SEEK_END)
     opened.seek(max(size - FOOTER_BYTES, 0))
     return int.from_bytes(hashlib.sha256(primaries + opened.read()).digest()[:7], "big")
@@ -131,7 +131,8 @@ def _altitude_m(config: bytes) -> float:
     vertical = float(centre @ normal) / (distance * float(np.linalg.norm(normal)))
     if not vertical >= np.cos(LARGEST_TILT):
         msg = (
-            f"{CONFIG}: the observation plane is not horizontal (center {centre}, normal {normal}); only such are read"
+            f"{CONFIG}: the observation plane is not horizontal (center {centre}, normal {normal}); only horizontal planes "
+            "are read"
         )
         raise ValueError(msg)
     return distance - EARTH_RADIUS_M
@@ -146,7 +147,7 @@ def _field(values: Any, name: str, source: str) -> Any:
 
 
 def _value(values: Any, name: str, source: str) -> float:
-    """Return a number; YAML 1.1 reads 1e+06 as text."""
+    """Return a number of a mapping; YAML 1.1 reads 1e+06 as text, so text is converted."""
     found = _field(values, name, source)
     try:
         return float(found)
@@ -176,8 +177,8 @@ def _muons(opened: IO[bytes]) -> np.ndarray:
     if (weights != 1).any():
         msg = (
             f"thinned ({(weights != 1).sum()} of {len(weights)} muons have weights other than 1, the largest "
-            f"{weights.max():g}): a muon of weight w stands for w like it that are not in the file, so its bundles have "
-            "the wrong muons; simulate without thinning"
+            f"{weights.max():g}): a muon of weight w stands for w similar muons that are not in the file, so its bundles "
+            "have the wrong muons; simulate without thinning"
         )
         raise ValueError(msg)
     return muons
@@ -193,7 +194,8 @@ def _to_shower(run: int, number: int, primary: Any, muons: np.ndarray, altitude_
         msg = f"{source}: the primary does not come from above (nz = {direction[2]:g})"
         raise ValueError(msg)
     direction /= np.linalg.norm(direction)
-    foot = point - direction * (point[2] / direction[2])  # Of the axis, on the plane; the origin unless it was moved.
+    # The foot of the axis on the plane: the origin, unless the core was moved.
+    foot = point - direction * (point[2] / direction[2])
     down = np.array([1.0, 1.0, -1.0])
     position = np.stack([muons["x"] - foot[0], muons["y"] - foot[1], np.zeros(len(muons))])
     directions = np.stack([muons["nx"], muons["ny"], muons["nz"]]) * down[:, None]

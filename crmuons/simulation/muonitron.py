@@ -1,7 +1,7 @@
 """Read dumps of Muonitron, IceCube's propagation of CORSIKA showers to many depths, for `crmuons convert hdf5|parquet`.
 
-The layouts are those that the predecessor's scripts write (https://github.com/briedel/cr_muons,
-utils/dump_muonitron_data.py and its versions, convert_to_parquet.py):
+The predecessor's scripts write these layouts (https://github.com/briedel/cr_muons, utils/dump_muonitron_data.py and its
+versions, convert_to_parquet.py):
 
     HDF5     primaries [events, 7]   major_id, minor_id, energy, zenith, mass, time, depth     (6 wide: without time)
              muons     [muons, 6]    major_id, minor_id, energy, x, y, time                    (5 wide: without time)
@@ -41,10 +41,10 @@ class _Rows:
     """Events as they are in the file.
 
     Attributes:
-        primary: [events, numbers].
-        counts: muons of each event.
-        muons: [muons, numbers].
-        ids: of id columns beside the rows, [events, 2]; None without.
+        primary: the primaries, [events, numbers].
+        counts: number of muons of each event.
+        muons: the muons, [muons, numbers].
+        ids: ids from separate columns, [events, 2]; None if there are none.
     """
 
     primary: np.ndarray
@@ -53,7 +53,7 @@ class _Rows:
     ids: np.ndarray | None = None
 
     def layout(self, columns: Mapping[str, tuple[str, ...]]) -> Columns:
-        """Return what each number is."""
+        """Return the meaning of each number."""
         return layout_of(self.primary.shape[1], self.muons.shape[1] if len(self.muons) else None, columns)
 
 
@@ -76,10 +76,10 @@ def read_events(
 
     Args:
         url: an HDF5 or a Parquet file.
-        size: in bytes.
-        columns: from `parse_columns`; what it does not name must have a width that the predecessor wrote.
+        size: its size in bytes.
+        columns: from `parse_columns`; rows that it does not name must have a width that the predecessor wrote.
         vertical: whether the depths are vertical; events get the slant depth.
-        notes: counts events whose dummy muon was removed, and rows that break the contract, by reason.
+        notes: counts events whose dummy muon was removed, and rows that break the contract for each reason.
 
     Raises:
         ValueError: if the file is neither, is damaged, or has rows of a width that is not known.
@@ -107,7 +107,7 @@ def _opened(url: str, size: int) -> Iterator[_Dump]:
             try:
                 with h5py.File(opened, "r") as file:
                     yield _Hdf5Dump(file)
-            except (KeyError, RuntimeError, TypeError) as error:  # What h5py raises for damaged objects.
+            except (KeyError, RuntimeError, TypeError) as error:  # h5py raises these for damaged objects.
                 msg = f"the HDF5 file is damaged ({error})"
                 raise ValueError(msg) from error
         else:
@@ -185,12 +185,12 @@ def _matrix(lists: pa.Array, name: str) -> np.ndarray:
 
 @dataclass
 class _Numbering:
-    """Gives showers numbers of their own, where their ids were rounded.
+    """Gives showers new numbers if their ids were rounded.
 
     Attributes:
         major: first id of all showers.
-        last: the rows' numbers that tell showers apart, of the last event so far.
-        number: showers so far.
+        last: the numbers of the last event so far that distinguish showers.
+        number: number of the last shower so far.
     """
 
     major: int
@@ -198,7 +198,7 @@ class _Numbering:
     number: int = -1
 
     def ids(self, shower: np.ndarray) -> np.ndarray:
-        """Return ids for events; neighbours with the same ids, energy, zenith and mass are of one shower."""
+        """Return ids for events; neighbours with the same ids, energy, zenith and mass belong to one shower."""
         before = np.full_like(shower[:1], np.nan) if self.last is None else self.last[None]
         new = (np.concatenate([before, shower[:-1]]) != shower).any(axis=1)
         numbers = self.number + np.cumsum(new)
@@ -207,7 +207,7 @@ class _Numbering:
 
 
 def _numbering(dump: _Dump, url: str, columns: Mapping[str, tuple[str, ...]], notes: Counter[str]) -> _Numbering | None:
-    """Return how to number the showers if their ids are rounded, or missing; None if the ids are good."""
+    """Return an object that numbers the showers if their ids are rounded or missing; None if the ids are good."""
     if isinstance(dump, _ParquetDump) and dump.id_columns:
         return None
     for primary in dump.primaries():
@@ -249,7 +249,7 @@ def _to_events(rows: _Rows, layout: Columns, numbering: _Numbering | None, notes
 
 
 def _check_ids(rows: _Rows, layout: Columns) -> None:
-    """Refuse muons that carry other ids than their primary: the counts are shifted, or the columns are others."""
+    """Refuse muons that have other ids than their primary: the counts are shifted, or the columns are wrong."""
     if not (len(rows.muons) and IDS[0] in layout.primary and IDS[0] in layout.muons):
         return
     expected = np.repeat(_chosen(rows.primary, layout.primary, IDS), rows.counts, axis=0)

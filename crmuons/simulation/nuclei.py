@@ -1,4 +1,4 @@
-"""Name nuclei: the primaries that options take by their symbols, with their charge, nucleons and mass."""
+"""Names of nuclei, which options accept as primaries, with their charge, nucleons and mass."""
 
 import difflib
 
@@ -7,8 +7,8 @@ import numpy as np
 from crmuons.config.options import to_number
 from crmuons.simulation import shower
 
-# Z and A: all nuclei of simweights' fluxes. Its Gaisser H3a and H4a and its GST know p, He, N, Al and Fe, those for IceTop
-# p, He, O and Fe; Hoerandel ends with Fe, and GSF has all of these. Phosphorus is P31: P has always been the proton.
+# Z and A of all nuclei of simweights' fluxes. Its Gaisser H3a and H4a and its GST have p, He, N, Al and Fe; its fluxes for
+# IceTop have p, He, O and Fe; Hoerandel ends with Fe, and GSF has all of these. Phosphorus is P31, because P is the proton.
 NUCLEI = {
     "p": (1, 1), "He": (2, 4), "Li": (3, 7), "Be": (4, 9), "B": (5, 11), "C": (6, 12), "N": (7, 14), "O": (8, 16), "F": (9, 19),
     "Ne": (10, 20), "Na": (11, 23), "Mg": (12, 24), "Al": (13, 27), "Si": (14, 28), "P31": (15, 31), "S": (16, 32),

@@ -1,4 +1,4 @@
-"""A power law of the primaries' energies, E^-gamma, with breaks where the power changes: draw from it, and weigh by it.
+"""A power law of the primaries' energies, E^-gamma, with breaks where the power changes: its quantiles and its density.
 
 A law is written as its power, 1.4, or as powers with the energies in GeV of the breaks between them: 1 1e6 1.5 is E^-1
 below 1e6 GeV and E^-1.5 above. It is continuous. Breaks outside of the range of the energies change nothing.
@@ -22,9 +22,9 @@ class Segment:
     """A part of the range without a break.
 
     Attributes:
-        low_gev, high_gev: the part.
-        gamma: the power in it.
-        share: the probability of an energy in it.
+        low_gev, high_gev: ends of the part.
+        gamma: power in this part.
+        share: probability of an energy in this part.
     """
 
     low_gev: float
@@ -51,8 +51,8 @@ class PowerLaw:
         powers, breaks = split(self.gamma)
         low, high = self.energy_gev
         edges = [low, *np.clip(breaks, low, high).tolist(), high]
-        # The height of each part at its lower edge follows from the one before: the law is continuous. A flat range of no
-        # width has one part with all of the probability.
+        # The law is continuous, so the height of each part at its lower edge follows from the part before. A range of no width
+        # has one part with all of the probability.
         height, sizes = 1.0, []
         for (start, end), power in zip(pairwise(edges), powers, strict=True):
             sizes.append(height * _integral(end / start, power) * start)
@@ -82,7 +82,7 @@ class PowerLaw:
     def density(self, energy_gev: FloatArray) -> FloatArray:
         """Return the probability per GeV of energies; 0 outside of the range.
 
-        Energies in files are float32, so the ends are wider by its rounding.
+        Energies in files are float32, so the range is wider by its rounding.
         """
         low, high = self.energy_gev
         inside = (energy_gev >= low * (1 - 1e-6)) & (energy_gev <= high * (1 + 1e-6))
@@ -112,7 +112,7 @@ def joined(words: Sequence[float]) -> Powers:
 
 
 def fault(gamma: Powers) -> str:
-    """Return what is wrong with a law, to follow the name of its option; empty if nothing is."""
+    """Return the fault of a law, as the text after the name of its option; empty if there is no fault."""
     powers, breaks = split(gamma)
     for power in powers:
         if not 0 <= power <= MOST_POWER:
@@ -121,7 +121,7 @@ def fault(gamma: Powers) -> str:
     rising = all(0 < low < high for low, high in pairwise((*breaks, np.inf)))
     if len(powers) != len(breaks) + 1 or not rising:
         return (
-            f"{words}: expected a power, or powers with the rising energies in GeV at which they change between them, for "
+            f"{words}: expected a power, or powers with rising energies in GeV between them at which the power changes, for "
             "example 1 1e6 1.5"
         )
     return ""
@@ -136,5 +136,6 @@ def _integral(ratio: float, gamma: float) -> float:
 def _quantile(part: Segment, uniform: FloatArray) -> FloatArray:
     low, ratio, power = part.low_gev, part.high_gev / part.low_gev, 1 - part.gamma
     scaled = ratio**uniform if power == 0 else (1 + uniform * (ratio**power - 1)) ** (1 / power)
-    # Of a steep law the last formula is exact to 3e-5 at the upper end, and energies outside of the range have no weight.
+    # For a steep law the last formula is exact only to 3e-5 at the upper end, and energies outside of the range would have
+    # no weight.
     return np.clip(low * scaled, low, part.high_gev)

@@ -1,8 +1,8 @@
 """Draw the primaries of a simulation, with energies of a power law or for a wanted number of muons.
 
-For a wanted number of muons, mass, zenith and depths are drawn as always, and the energy such that the logarithm of the
-expected number of muons at the shower's smallest depth is uniform. Primaries that cannot send so many are drawn again.
-The weights of `undoing_weights` turn averages over such events into those of the power law.
+For a wanted number of muons, mass, zenith and depths are drawn as always. The energy is drawn such that the logarithm of
+the expected number of muons at the shower's smallest depth is uniform. Primaries that cannot send this number are drawn
+again. With the weights of `undoing_weights`, averages over such events are the averages of the power law.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,10 @@ from crmuons.simulation.yields import mean_yield
 if TYPE_CHECKING:
     from crmuons.simulation.simulate import SimulationSettings
 
-POINTS = 33  # Of the table of expected numbers, linear between them. Weights belong to this table, so they are exact.
-MOST_ROUNDS = 200  # Of drawing again: if one primary in 200 is suitable, a block of 512 is full after as many.
+POINTS = (
+    33  # Points of the table of expected numbers, with lines between them. Weights use the same table: they are exact.
+)
+MOST_ROUNDS = 200  # Largest number of draws: if one primary in 200 is suitable, a block of 512 is full after 200.
 
 Primaries = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
 
@@ -37,7 +39,7 @@ def draw_primaries(settings: "SimulationSettings", num: int, rng: np.random.Gene
     for _ in range(MOST_ROUNDS):
         _, mass, zenith, vertical = _drawn(settings, num, rng)
         slant = geometry.slant_depth_m(vertical[:, 0], np.cos(zenith), settings.passed.surface_m)
-        # The two ends say which primaries suit; the whole table takes 16 times as long.
+        # The two ends of the table are enough to find suitable primaries; the whole table takes 16 times longer.
         low, high = ExpectedMuons.of(settings, mass, zenith, slant, points=2).ends(settings.expected_muons)
         kept = np.flatnonzero(low < high)[:missing]
         wanted = low[kept] + (high - low)[kept] * rng.random(len(kept))
@@ -51,20 +53,20 @@ def draw_primaries(settings: "SimulationSettings", num: int, rng: np.random.Gene
     low_muons, high_muons = settings.expected_muons
     low_energy, high_energy = settings.energy_gev
     msg = (
-        f"--expected-muons {low_muons:g} {high_muons:g}: hardly any primary of {low_energy:g} to {high_energy:g} GeV sends so "
-        "many muons to these depths; give another range, a wider --energy-range or smaller depths"
+        f"--expected-muons {low_muons:g} {high_muons:g}: hardly any primary of {low_energy:g} to {high_energy:g} GeV sends "
+        "such a number of muons to these depths; give another range, a wider --energy-range or smaller depths"
     )
     raise ValueError(msg)
 
 
 def undoing_weights(settings: "SimulationSettings", primaries: np.ndarray) -> FloatArray:
-    """Return the weights with which averages over events are those of the power law, of the same primaries.
+    """Return weights with which averages over events are the averages of the power law, for the same primaries.
 
-    The weight is the power law's density of the energy over that of the draw, up to a common factor.
+    The weight is the power law's density of the energy divided by the density of the draw, up to a common factor.
 
     Args:
-        settings: with `expected_muons`.
-        primaries: the events of whole showers in their order, [events, 4], as in the files.
+        settings: settings with `expected_muons`.
+        primaries: primaries of the events of whole showers in their order, [events, 4], as in the files.
     """
     assert settings.expected_muons is not None
     rows = settings.rows_per_shower
@@ -122,7 +124,7 @@ class ExpectedMuons:
         mean = mean_yield(
             needed[:, None], energy, nucleons * np.ones_like(energy), cosine[:, None], altitude_m=medium.surface_m
         )
-        # Below its threshold a primary sends no muon: a number far below every wanted one.
+        # A primary below its threshold sends no muon: it gets a number far below every wanted number.
         return cls(log_energy, np.maximum.accumulate(np.log(np.maximum(mean, 1e-12)), axis=1))
 
     def ends(self, wanted: tuple[float, float]) -> tuple[FloatArray, FloatArray]:
@@ -136,7 +138,7 @@ class ExpectedMuons:
         return np.exp([np.interp(value, numbers, self.log_energy) for value, numbers in rows])
 
     def slope(self, energy_gev: FloatArray) -> FloatArray:
-        """Return by how much the logarithm of the number grows with that of the energy, at an energy of each shower."""
+        """Return d ln(number) / d ln(energy) at an energy of each shower."""
         edges = self.log_energy[1:-1]
         part = np.searchsorted(edges, np.log(energy_gev), side="right")
         rows = np.arange(len(energy_gev))

@@ -2,9 +2,9 @@
 
 The loss is dE = -a dX - E dB with the amount of water X. B(X) is the sum of a steady part (the many soft radiative
 losses) and of a gamma process, whose jumps are the rare hard losses. Its mean is b X. Its increments are independent,
-so a muon that is followed from one depth to the next has the same distribution as one that is followed at once. The
-form is that of Chirkin and Rhode (MMC), hep-ph/0407075; a and b are fitted to losses on PUMAS's tables. `Medium` says
-what differs in water and rock.
+so a muon that is followed from depth to depth has the same distribution as a muon that is followed in one step. The
+form is from Chirkin and Rhode (MMC), hep-ph/0407075; a and b are fitted to losses on PUMAS's tables. `Medium` has the
+differences between ice, water and rock.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,9 @@ ICE_DENSITY = 0.917  # g/cm^3
 FIRN_DENSITY = 0.832  # g/cm^3, mean of the top 200 m (MuonGun, IceCube)
 FIRN_M = 200.0
 
-# Fitted together to survival, mean and median energy of muons of 100 GeV to 1 PeV after 0.5 to 6 km of water, as followed
-# step by step with a(E), b(E) of PUMAS's tables and the usual shapes of stochastic losses; docs/simulator.md says how well.
+# These four were fitted together to survival, mean and median energy of muons of 100 GeV to 1 PeV after 0.5 to 6 km of
+# water. The reference follows muons step by step with a(E), b(E) of PUMAS's tables and the usual shapes of stochastic losses;
+# docs/simulator.md gives the agreement.
 IONISATION = 0.268  # a, GeV per metre of water
 SOFT_RADIATION = 0.172e-3  # The part of b, per metre of water, in losses that are too small to fluctuate.
 HARD_RADIATION = 0.180e-3  # The mean of the gamma process, per metre of water.
@@ -32,7 +33,7 @@ RADIATION_LENGTH = 0.3608  # X0, m of water (PDG).
 
 @dataclass(frozen=True)
 class Medium:
-    """What lies above the depths: its density, its energy losses, and where its surface is.
+    """The matter above the depths: its density, its energy losses, and the altitude of its surface.
 
     Losses are per metre of water equivalent (100 g/cm^2), for muons of 100 GeV to 100 TeV.
 
@@ -40,7 +41,7 @@ class Medium:
         density: g/cm^3.
         surface_m: altitude of the surface above sea level, for simulated showers.
         least_depth_m: vertical depth that muons of 130 GeV reach; the yield formula holds from 100 GeV.
-        firn_density, firn_m: density of the topmost metres, where it differs.
+        firn_density, firn_m: density and depth of the topmost layer; 0 if there is none.
         ionisation: a in GeV/m.
         soft_radiation: the steady part of b in 1/m.
         hard_radiation: the mean of the gamma process in 1/m; b is the sum of both.
@@ -62,15 +63,16 @@ class Medium:
 
 MEDIA = {
     "ice": Medium(ICE_DENSITY, ICE_SURFACE_M, 500.0, firn_density=FIRN_DENSITY, firn_m=FIRN_M),
-    # The same molecules as ice: a and b per g/cm^2 differ by less than 1 % in the same tables.
+    # Water has the same molecules as ice: a and b per g/cm^2 differ by less than 1 % in the same tables.
     "water": Medium(density=1.0, surface_m=0.0, least_depth_m=450.0),
     "rock": Medium(
         density=2.65,
         surface_m=0.0,
         least_depth_m=200.0,
-        # Standard rock (Z = 11, A = 22), fitted as water was, with the tables of Groom, Mokhov and Striganov (At. Data
-        # Nucl. Data Tables 78 (2001) 183) for rock. They have 0.88 times water's a and 1.31 times its b at 1 to 10 TeV;
-        # water's constants times these give 0.86 to 0.94 of the intensity. MMC's constants: 0.223 GeV/m, 0.463e-3/m.
+        # Standard rock (Z = 11, A = 22), fitted like water, with the tables of Groom, Mokhov and Striganov (At. Data Nucl.
+        # Data Tables 78 (2001) 183) for rock. In these tables rock has 0.88 times water's a and 1.31 times its b at 1 to 10
+        # TeV. Water's constants times these ratios give 0.86 to 0.94 of the intensity. MMC's constants are 0.223 GeV/m and
+        # 0.463e-3/m.
         ionisation=0.228,
         soft_radiation=0.218e-3,
         hard_radiation=0.248e-3,
@@ -82,7 +84,7 @@ ICE = MEDIA["ice"]
 
 
 def water_equivalent_m(slant_m: FloatArray, cosine: FloatArray, medium: Medium = ICE) -> FloatArray:
-    """Return the metres of water that weigh as much as what lies along `slant_m` metres of track."""
+    """Return the metres of water that have the same mass per area as the matter along `slant_m` metres of track."""
     if not medium.firn_m:
         return medium.density * slant_m
     firn = np.minimum(slant_m, slant_depth_m(np.full_like(cosine, medium.firn_m), cosine))
@@ -105,11 +107,11 @@ def propagate(
         Energies in GeV, [muons]; zero for muons that stopped.
     """
     length = medium.fluctuation_length
-    # Single precision: half of the time of double, and what is below it makes no difference.
+    # Single precision takes half of the time of double precision, and is exact enough.
     hard = rng.standard_gamma((water_m / length).astype(np.float32), dtype=np.float32)
     radiated = medium.soft_radiation * water_m + hard * (medium.hard_radiation * length)
-    # With the losses spread evenly over the way: E' = (E + a/b) exp(-bX) - a/b with b = B/X. B is more than 1e-7 for the
-    # shortest way, a millimetre, so that 1 - exp(-B) is exact enough; without a way nothing is lost.
+    # With losses spread evenly over the way, E' = (E + a/b) exp(-bX) - a/b with b = B/X. B is more than 1e-7 for the
+    # shortest way, a millimetre, so 1 - exp(-B) is exact enough. On a way of length 0 nothing is lost.
     kept = np.exp(-radiated)
     spread = (1 - kept) / np.maximum(radiated, 1e-30)
     return np.maximum(energy_gev * kept - medium.ionisation * water_m * spread, 0.0)
@@ -124,8 +126,8 @@ def scatter(
 ) -> tuple[FloatArray, FloatArray]:
     """Draw how multiple scattering moves and turns muons on their way.
 
-    The angle grows by (18.1 MeV / E)^2 per radiation length, and E falls evenly along the way. Displacement and angle of
-    a muon belong together.
+    The square of the angle grows by (18.1 MeV / E)^2 per radiation length, and E falls evenly along the way. Displacement
+    and angle of a muon are correlated.
 
     Args:
         before_gev: energies at the beginning of the way, [muons].
@@ -140,7 +142,7 @@ def scatter(
     water_m = np.maximum(water_m.astype(np.float32), 1e-9)  # Two depths may be the same.
     ratio = (after_gev / before_gev).astype(np.float32)
     # Moments of u^k / E(u)^2 over the distance u from the end, for E(u) = E' + (E - E') u / X, in units of E and X. In
-    # single precision the differences are exact to 1 % from a loss of 3 % on, and with smaller ones they hardly change.
+    # single precision the differences are exact to 1 % for a loss of 3 % or more; for smaller losses they hardly change.
     lost = np.maximum(1 - ratio, np.float32(0.03))
     ratio = 1 - lost
     log = -np.log(ratio)
@@ -173,7 +175,7 @@ def complete_water_m(surface_gev: float, threshold_gev: float, medium: Medium = 
 
 
 def median_surface_energy_gev(ice_m: FloatArray) -> FloatArray:
-    """Return the energy at which half of the muons keep 1 TeV over `ice_m` metres of ice: the reference for our losses.
+    """Return the energy from which half of the muons keep 1 TeV over `ice_m` metres of ice: a reference for our losses.
 
     The formula is `minimum_muon_energy` of IceCube's self-veto code, a fit to MMC.
     """

@@ -1,6 +1,6 @@
 """Draw the high-energy muons of air showers at the surface: their number, energies and distances from the axis.
 
-Their mean number is that of `yields`. Some constants were fitted to real CORSIKA 7 showers, and their comments say so;
+`yields` gives their mean number. Some constants were fitted to real CORSIKA 7 showers, and their comments say so;
 docs/simulator.md describes the fit and its check.
 """
 
@@ -30,34 +30,36 @@ ATOMIC_MASS_UNIT_GEV = 0.931494
 # Shower-to-shower fluctuations: N is Poisson around the mean times a gamma factor of shape k = K1 A^KA, fitted to
 # CORSIKA. Pure superposition would give KA = 1, but the nucleons of a fragment interact together.
 GAMMA_SHAPE, GAMMA_MASS_POWER = 11.3, 0.59
-# Rank correlation of this factor with the height of the first interaction: in thin air more pions decay. CORSIKA's
-# protons have 0.49.
+# Rank correlation of this factor with the height of the first interaction: in thin air more pions decay. It is 0.49 for
+# CORSIKA's protons.
 HEIGHT_CORRELATION = 0.5
 # The spectrum of a shower is S(E)^t: S is the survival function from the yield, and t is gamma distributed with this
 # shape. The spectral index then has a spread of 5 %, as in CORSIKA.
 TILT_SHAPE = 400.0
 
 # Depth of the first interaction in g/cm^2: exponential with mean 55 A^-0.35, from the heights in CORSIKA's event
-# headers. A nucleon of a nucleus travels on in a fragment to an interaction of its own, on average as deep as a
-# proton's.
+# headers. A nucleon of a nucleus travels on in a fragment to its own interaction, which is on average as deep as that of
+# a proton.
 INTERACTION_LENGTH, INTERACTION_MASS_POWER = 55.0, 0.35
-# A muon of energy E_N / 10^l is born deeper by a further exponential with mean C l^p. Fitted together with <pT> and the
-# hard share to the distribution of E r at 1 TeV.
+# A muon of energy E_N / 10^l is born deeper by a further exponential with mean C l^p. The constants were fitted, together
+# with <pT> and the hard share, to the distribution of E r at 1 TeV.
 CASCADE_LENGTH, CASCADE_POWER = 2.47, 2.15
 # Transverse momentum: pT exp(-2 pT / <pT>), where <pT> = 0.228 GeV (1 + x^(1/6)) rises for leading particles (the
 # "seagull effect"). A few in a hundred follow the power law of hard scattering.
 MEAN_PT_GEV, PT_RISE, PT_RISE_POWER = 0.228, 1.0, 1 / 6
 HARD_SHARE, HARD_PT_GEV, HARD_POWER = 0.02, 1.0, 4.0  # P(>pT) = (pT / 1 GeV)^-4 for this share
 POSITIVE_SHARE = 0.57  # mu+ : mu- = 1.32, between 1.27 at 100 GeV and 1.37 at 1 TeV (MINOS, arXiv:0705.3815).
-# The ratio of positive to negative muons rises as kaons take over: positive shares of pions' and kaons' muons, kaons over
-# pions, and the critical energies of both (OPERA, arXiv:1403.0244, eq. 6 and its fit).
+# The ratio of positive to negative muons rises with the energy, because more muons come from kaons. Positive shares of the
+# muons of pions and of kaons, the ratio of kaons to pions, and the critical energies of both (OPERA, arXiv:1403.0244, eq. 6
+# and its fit).
 PION_POSITIVE, KAON_POSITIVE, KAONS_PER_PION, RATIO_CRITICAL_GEV = 0.5512, 0.705, 0.054, (115.0, 850.0)
-# Mean over the muons of the flux above 1 TeV of x, with 0 for those of nuclei other than protons: 0.159 +- 0.001
-# with Gaisser's H3a (0.167 above 100 GeV, 0.159 above 5 TeV). Dividing by it keeps the flux's ratio; that only protons make it is Gaisser's (arXiv:1111.6675).
+# Mean of x over the muons of the flux above 1 TeV, with x = 0 for muons of nuclei other than protons: 0.159 +- 0.001 with
+# Gaisser's H3a (0.167 above 100 GeV, 0.159 above 5 TeV). Division by it keeps the ratio of the flux. Only protons make an
+# excess of mu+ (Gaisser, arXiv:1111.6675).
 PROTON_X_OF_FLUX = 0.16
 LIGHT_M_PER_NS = 0.299792458
 MUON_MASS_GEV = 0.105658
-LEAST_RISE_M = 100.0  # No muon is born closer to the surface.
+LEAST_RISE_M = 100.0  # Lowest height above the surface at which a muon is born.
 
 
 def mass_gev(mass_number: FloatArray) -> FloatArray:
@@ -133,7 +135,7 @@ def draw_showers(
     kept = np.flatnonzero(rng.random(len(energy)) < exists)
     of_shower, log_x, energy = of_shower[kept], log_x[kept], energy[kept] - loss[of_shower[kept]]
     counts = np.bincount(of_shower, minlength=len(counts))
-    # From here on in single precision, in which numpy's functions are three to eight times as fast; files hold no more.
+    # Single precision from here on: numpy's functions are three to eight times faster, and files have single precision.
     log_x, energy = log_x.astype(np.float32), energy.astype(np.float32)
     first_air, effective, cosine_of = (v.astype(np.float32)[of_shower] for v in (first_air, effective, cosine))
     further = _further_air(mass_number.astype(np.float32), log_x, of_shower)
@@ -143,18 +145,19 @@ def draw_showers(
     angle = _draw_pt_gev(log_x, rng) / energy
     azimuth = rng.random(len(energy), dtype=np.float32) * np.float32(2 * np.pi)
     angle_x, angle_y = angle * np.cos(azimuth), angle * np.sin(azimuth)
-    # The field bends the track by an angle `bend`; the muon arrives where half of this angle points.
+    # The field bends the track by an angle `bend`. The muon arrives where a straight line with half of this angle would end.
     drawn = rng.random(len(energy), dtype=np.float32)
     charge = np.where(drawn < POSITIVE_SHARE, np.float32(1), np.float32(-1))
     strength = BENDING * transverse_field(cosine, rng.random(len(counts)) * (2 * np.pi))
-    direction = rng.random(len(counts)) * (2 * np.pi)  # The same for all muons of a shower; files hold no azimuth.
+    direction = rng.random(len(counts)) * (2 * np.pi)  # The same for all muons of a shower. Files have no azimuth.
     bend = charge * path / energy
     bend_x, bend_y = (
         bend * (strength * along).astype(np.float32)[of_shower] for along in (np.cos(direction), np.sin(direction))
     )
     x, y = (angle_x + bend_x / 2) * path, (angle_y + bend_y / 2) * path
     t_ns = delay_ns(path, np.hypot(x, y) / path, energy, energy)
-    # `charge` bends, with one share for all muons; files get the sign of the share at this x, from the same draw.
+    # `charge` is used for the bend, with one share of mu+ for all muons. The charge in the files comes from the same draw,
+    # with the share of mu+ at this x.
     share = positive_share_at(np.exp(log_x), (mass_number == 1)[of_shower], positive_share(energy, effective))
     sign = np.where(drawn < share, np.float32(1), np.float32(-1))
     return Showers(counts, energy, x, y, angle_x + bend_x, angle_y + bend_y, t_ns, sign)
@@ -171,19 +174,20 @@ def positive_share(energy_gev: FloatArray, cosine: FloatArray) -> FloatArray:
 def positive_share_at(x: FloatArray, of_proton: np.ndarray, share_of_flux: FloatArray) -> FloatArray:
     """Return the share of mu+ among muons with a share x of the energy of their primary's nucleon.
 
-    mu+ are more because protons are, and only the leading particles of an interaction know of that: the excess is taken
-    as proportional to x, and as none for nuclei, which have as many neutrons (iron: -7 % of a proton's).
+    There are more mu+ because cosmic rays have more protons than neutrons, and this changes only the leading particles of
+    an interaction. So the excess is taken as proportional to x. It is taken as 0 for nuclei, which have equal numbers of
+    protons and neutrons (iron would have -7 % of a proton's excess).
     """
     excess = (share_of_flux - 0.5) * x / PROTON_X_OF_FLUX
     return np.where(of_proton, 0.5 + np.minimum(excess, 0.5), 0.5)
 
 
 def delay_ns(way_m: FloatArray, angle: FloatArray, before_gev: FloatArray, after_gev: FloatArray) -> FloatArray:
-    """Return how much later than light along the axis a muon has come: by its angle, and by its speed.
+    """Return the delay of a muon against light along the axis, because of its angle and its lower speed.
 
     Args:
         way_m: metres along the axis.
-        angle: to the axis, on average (its square counts).
+        angle: root of the mean square of the angle to the axis.
         before_gev, after_gev: energies at both ends; between them 1 / E^2 has the mean 1 / (E E').
     """
     slower = MUON_MASS_GEV**2 / (2 * before_gev * after_gev)
@@ -210,7 +214,7 @@ def _further_air(mass_number: FloatArray, log_x: FloatArray, of_shower: np.ndarr
 def _draw_pt_gev(log_x: FloatArray, rng: np.random.Generator) -> FloatArray:
     mean = MEAN_PT_GEV * (1 + PT_RISE * np.exp(PT_RISE_POWER * log_x))
     uniform = rng.random((3, len(log_x)), dtype=np.float32)
-    # A gamma variate of shape 2 is the sum of two exponential ones.
+    # A gamma variate of shape 2 is the sum of two exponential variates.
     pt = -np.log((1 - uniform[0]) * (1 - uniform[1])) * (mean / 2)
     hard = np.flatnonzero(uniform[2] < HARD_SHARE)
     pt[hard] = HARD_PT_GEV * (1 - uniform[0, hard]) ** (-1 / HARD_POWER)

@@ -1,6 +1,6 @@
 """Simulate muon bundles in ice, water or rock from published parametrisations: the work of `crmuons simulate`.
 
-Events are drawn in blocks. A block depends on the settings, the seed and its number alone, so any number of processes
+Events are drawn in blocks. A block depends only on the settings, the seed and its number, so any number of processes
 makes the same data set; ray_backend.simulate writes the files in Ray tasks. docs/simulator.md describes the physics and
 its check against CORSIKA.
 """
@@ -28,22 +28,22 @@ from crmuons.simulation.unfinished import finished_files
 from crmuons.simulation.yields import most_muons
 
 SHOWERS_PER_BLOCK = 512  # Enough for numpy to be fast.
-# Showers of a block that are expected to have this many muons together are drawn and followed at once, in 0.5 GB. A
-# shower of 1e10 GeV may have more than a million by itself.
+# Expected number of muons of the showers of a block that are drawn and followed together, in 0.5 GB. A single shower of
+# 1e10 GeV may have more than a million muons.
 MUONS_AT_ONCE = 2**20
-MUONS_PER_WRITE = 2**22  # In a file, of row groups that are encoded at once (50 MB).
+MUONS_PER_WRITE = 2**22  # Muons that are encoded and written together (50 MB).
 BLOCKS_PER_FILE = 32
 FILES_IN_PROCESS = 20  # One process writes about this many files in the 5 to 10 s that Ray takes to start.
 MASSES_GEV = tuple(round(float(mass), 6) for mass in shower.mass_gev(np.array([1, 4, 14, 27, 56])))  # p, He, N, Al, Fe
 MOST_DEPTH_M = 1e5
-MOST_DEPTHS = 1_000  # of a shower
+MOST_DEPTHS = 1_000  # Largest number of depths of a shower.
 MOST_EVENTS = 10**10
-WEIGHT_FIELD = pa.field("weight", pa.float64(), nullable=False)  # With expected_muons; beside the contract's columns.
-BYTES_PER_EVENT = 100  # Of a file, for an event with ten muons.
+WEIGHT_FIELD = pa.field("weight", pa.float64(), nullable=False)  # Added to the contract's columns with expected_muons.
+BYTES_PER_EVENT = 100  # Bytes in a file for an event with ten muons.
 
 Energy = Annotated[float, Field(gt=0, le=1e10), Expected("an energy above 0 GeV, at most 1e10")]
 Gamma = Annotated[Powers, Expected("0 to 10 (the spectrum is E^-gamma), or such powers with breaks between them")]
-GammaWord = Annotated[  # Of --gamma: a power, or the energy of a break.
+GammaWord = Annotated[  # A value of --gamma: a power, or the energy of a break.
     float,
     Field(ge=0, le=1e10),
     Expected("a power from 0 to 10 (the spectrum is E^-gamma), or the energy of a break in GeV"),
@@ -55,7 +55,7 @@ Nucleus = Annotated[
 ZenithDeg = Annotated[float, Field(ge=0, le=89), Expected("0 to 89 degrees")]
 Depth = Annotated[float, Field(gt=0, le=MOST_DEPTH_M), Expected(f"a depth in metres, at most {MOST_DEPTH_M:g}")]
 DepthsPerShower = Annotated[int, Field(ge=1, le=MOST_DEPTHS), Expected(f"at least 1, at most {MOST_DEPTHS}")]
-# With 0, muons that stopped would be kept.
+# A threshold of 0 would keep muons that stopped.
 Threshold = Annotated[float, Field(gt=0, le=1e6), Expected("more than 0 GeV, at most 1e+06")]
 
 
@@ -72,12 +72,12 @@ class SimulationSettings:
         max_zenith_deg: cos zenith is uniform between the cosine of this angle and 1.
         depth_range_m: range in which `depths_per_shower` vertical depths are drawn uniformly.
         depths_per_shower: number of depths at which each shower is recorded.
-        depths_m: vertical depths at which every shower is recorded, instead of drawn ones.
+        depths_m: vertical depths at which every shower is recorded, instead of drawn depths.
         threshold_gev: muons that keep less than this at a depth are lost there.
-        medium: what the muons pass, a name in propagation.MEDIA.
+        medium: the matter that the muons pass, a name in propagation.MEDIA.
         features: numbers of a muon beyond energy_gev, x_m, y_m, names in FEATURES.
         expected_muons: energies are drawn for this range of the expected number of muons at the shower's smallest depth,
-            flat in its logarithm; files then have the column `weight`, which undoes it. None draws them from E^-gamma.
+            flat in its logarithm; files then have the column `weight`, which undoes this. None: draw them from E^-gamma.
     """
 
     energy_gev: tuple[Energy, Energy] = (600.0, 1e10)
@@ -143,13 +143,11 @@ class SimulationSettings:
 def check_features(names: tuple[str, ...]) -> None:
     """Raise a ValueError unless the simulator makes features of these names."""
     for feature in muon_features.parse(names, "--features"):
-        _require(
-            feature.name in FEATURES, f"--features {feature.name}: the simulator makes {', '.join(FEATURES)} alone"
-        )
+        _require(feature.name in FEATURES, f"--features {feature.name}: the simulator makes only {', '.join(FEATURES)}")
 
 
 def without_new(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return settings as files record them: without the newer ones, those of earlier versions are the same."""
+    """Return settings as files record them: newer settings that are not used are left out, as in earlier versions."""
     return {name: value for name, value in settings.items() if name not in {"features", "expected_muons"} or value}
 
 
@@ -162,7 +160,7 @@ def check_events(option: str, num_events: float) -> None:
     """Raise a ValueError for a number of events that no disk holds.
 
     Args:
-        option: how the user wrote it, for the message.
+        option: the user's words, for the message.
         num_events: the number.
     """
     _require(
@@ -262,7 +260,7 @@ def _tables(settings: SimulationSettings, seed: int, block: int, num_rows: int) 
 
 
 def _origin(settings: SimulationSettings, seed: int) -> dict[str, object]:
-    """Return what the files say of their making."""
+    """Return the metadata that say how the files were made."""
     return {
         "command": "simulate",
         "settings": without_new(asdict(settings)) | {"seed": seed},
@@ -289,8 +287,8 @@ def plan_files(settings: SimulationSettings, num_events: int, out: Path, seed: i
         The numbers of the files to write, and the number of events in the others.
 
     Raises:
-        ValueError: if `num_events` is 0 or more than a disk holds, the seed is negative, or the directory holds anything
-            but files of the same simulation.
+        ValueError: if `num_events` is 0 or more than a disk holds, the seed is negative, or the directory holds other
+            things than files of the same simulation.
     """
     check_events(f"--events {num_events}", num_events)
     check_value("--events", Events, num_events)

@@ -1,7 +1,7 @@
-"""Write one source of another program as one file of events, and describe what it holds.
+"""Write one source of another program as one file of events, and describe its content.
 
-The file appears only when the source was read to its end. Its metadata say of which source and with which settings it
-was made, and what it holds.
+The file appears only when the source was read to its end. Its metadata have its source, the settings and a summary of its
+content.
 """
 
 import hashlib
@@ -23,24 +23,24 @@ from crmuons.storage.output import Output
 from crmuons.storage.redact import without_credentials
 
 RUN_BITS = 20  # CORSIKA's run numbers are below 10^6.
-STEM_CHARACTERS = 100  # Of an output file's name; file systems allow 255 bytes.
+STEM_CHARACTERS = 100  # Characters of the label in an output file's name; file systems allow 255 bytes.
 
 
 class UnreadableError(ValueError):
-    """A source that cannot be converted; the message names it. Errors of the output are of other classes."""
+    """A source cannot be converted; the message names it. Errors of the output have other classes."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What becomes one file of events.
+    """An input that becomes one file of events.
 
     Attributes:
         url: a file or a directory.
-        size: in bytes.
-        label: what its output's name begins with.
-        read: yields its events, given a counter of what a user should know about them.
+        size: its size in bytes.
+        label: the first part of its output's name.
+        read: yields its events; its argument is a counter of notes for the user.
         owns_ids: whether no other source may hold showers of the same first id.
-        run: the run number, if `read` takes the argument `base` to make other first ids of it.
+        run: the run number, if `read` takes the argument `base`, which changes the first ids.
         start: digest of the first bytes, which a copy shares.
         muon_features: the numbers of a muon.
     """
@@ -58,7 +58,7 @@ class Source:
     def output(self) -> str:
         """Return the name of its output: the label, and a digest of its path, so that equal names stay apart."""
         digest = hashlib.sha256(os.fsencode(self.url)).hexdigest()[:8]
-        # Arrow takes no path that is not UTF-8, and a terminal would obey a control character.
+        # Arrow accepts only UTF-8 paths, and a terminal would obey control characters.
         label = "".join(letter if letter.isprintable() else "_" for letter in self.label)
         return f"{label.lstrip('._')[:STEM_CHARACTERS] or 'file'}-{digest}.parquet"
 
@@ -69,14 +69,14 @@ class Source:
 
     @property
     def identity(self) -> dict[str, object]:
-        """Return what tells whether it was changed since it was converted."""
+        """Return values that show whether it was changed after it was converted."""
         modified = None if "://" in self.url else Path(self.url).stat().st_mtime_ns
         return {"url": self.shown, "size": self.size, "modified": modified}
 
 
 @dataclass(frozen=True)
 class IdOwner:
-    """The source of the showers of a first id: its URL without credentials, and the digest of its first bytes."""
+    """The source that owns a first id of showers: its URL without credentials, and the digest of its first bytes."""
 
     url: str
     start: str
@@ -89,7 +89,7 @@ class IdOwner:
 
 @dataclass
 class Summary:
-    """What one or several files of events hold."""
+    """A summary of one or several files of events."""
 
     showers: int = 0
     events: int = 0
@@ -132,7 +132,7 @@ def write_source(
     """Write the events of a source, and return the file's metadata.
 
     Raises:
-        UnreadableError: if the source cannot be read to its end, or holds showers of another one.
+        UnreadableError: if the source cannot be read to its end, or holds showers of another source.
     """
     tally = _Tally()
     origin: dict[str, Any] = {}
@@ -151,7 +151,7 @@ def write_source(
 
 
 def _first_id_base(source: Source, owners: Mapping[int, IdOwner]) -> int:
-    """Return what to add to the run numbers of a source: 0, unless another source with other showers has its run."""
+    """Return a number to add to the run numbers of a source: 0, unless another source with other showers has its run."""
     owner = owners.get(source.run) if source.run is not None else None
     if owner is None or owner.url == source.shown or owner.start == source.start:
         return 0
@@ -159,7 +159,7 @@ def _first_id_base(source: Source, owners: Mapping[int, IdOwner]) -> int:
 
 
 def _tables(source: Source, tally: "_Tally", owners: Mapping[int, IdOwner]) -> Iterator[pa.Table]:
-    """Read the events of a source; whatever stands in the way is an UnreadableError that names the source."""
+    """Read the events of a source; every error of reading becomes an UnreadableError that names the source."""
     base = _first_id_base(source, owners)
     if base:
         tally.notes["files have the run number of another file: the first ids of their showers are other numbers"] += 1
@@ -183,7 +183,7 @@ def _tables(source: Source, tally: "_Tally", owners: Mapping[int, IdOwner]) -> I
 def _refuse_owned(first_ids: Iterable[int], source: Source, owners: Mapping[int, IdOwner]) -> None:
     for first in first_ids:
         if first in owners and owners[first].url != source.shown:
-            run = first if source.run is None else first & (2**RUN_BITS - 1)  # Without what keeps runs apart.
+            run = first if source.run is None else first & (2**RUN_BITS - 1)  # Without the number of `_first_id_base`.
             msg = (
                 f"run {run} is also in {owners[first].url}; run and event number identify a shower, so convert only one "
                 "of these files"
@@ -192,7 +192,7 @@ def _refuse_owned(first_ids: Iterable[int], source: Source, owners: Mapping[int,
 
 
 def _check(table: pa.Table, declared: Sequence[MuonFeature]) -> None:
-    """Refuse what the contract refuses; it comes of damaged numbers in the source."""
+    """Refuse rows that break the contract; they come from damaged numbers in the source."""
     fault = schema.faults(table, declared)
     if fault.any():
         row = int(np.flatnonzero(fault)[0])

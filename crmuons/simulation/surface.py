@@ -1,6 +1,6 @@
-"""Take the showers of a shower program from the surface to some depths, as events; for `crmuons convert corsika`.
+"""Propagate the showers of a shower program from the surface to some depths; for `crmuons convert corsika`.
 
-The energy losses are the simulator's. The surface is taken to be at the program's observation level.
+The energy losses are the simulator's. The surface is assumed to be at the program's observation level.
 """
 
 from collections import Counter
@@ -38,15 +38,15 @@ SlantDepth = Annotated[
 
 @dataclass(frozen=True)
 class DepthSettings:
-    """Where the muons are recorded, and what they pass on the way.
+    """Where the muons are recorded, and the matter that they pass on the way.
 
     Attributes:
-        depths_m: slant depths, or vertical ones.
+        depths_m: slant or vertical depths.
         vertical: whether the depths are vertical; they are then converted with the zenith of each shower.
         threshold_gev: muons that keep less than this at a depth are lost there.
         medium: a name in propagation.MEDIA.
-        seed: seed of the energy losses; the losses of a shower depend on it and on the shower's ids alone.
-        features: numbers of a muon beyond energy_gev, x_m, y_m, names in simulate.FEATURES.
+        seed: seed of the energy losses; the losses of a shower depend only on this seed and the shower's ids.
+        features: numbers of a muon beyond energy_gev, x_m, y_m, names in tracks.FEATURES.
     """
 
     depths_m: tuple[SlantDepth, ...] = (1_500.0, 2_000.0, 2_500.0)
@@ -78,8 +78,8 @@ class SurfaceShower:
         run, event: they become the shower's ids.
         energy_gev, mass_number, zenith_rad: the primary.
         altitude_m: altitude of the observation level above sea level.
-        cutoff_gev: energy below which the program dropped muons; 0 if it does not say.
-        muons: in the plane across the axis at the point where it meets the observation level.
+        cutoff_gev: energy below which the program dropped muons; 0 if it is not known.
+        muons: muons in the plane across the axis at the point where the axis meets the observation level.
     """
 
     run: int
@@ -117,18 +117,18 @@ def across_axis(
     """Return the muons in the plane across the shower axis at its foot, on straight lines through their positions.
 
     Args:
-        position_m: from the foot of the axis.
-        momentum: the muons' directions, in any unit.
-        energy_gev: their energies.
+        position_m: positions of the muons, from the foot of the axis.
+        momentum: directions of the muons, of any length.
+        energy_gev: energies of the muons.
         axis: the shower's direction, of length 1. The third component of all vectors points downward.
-        t_ns: when each muon is at its position; 0 is when the plane front is at the foot of the axis.
+        t_ns: time of each muon at its position; at 0 the plane front is at the foot of the axis.
         charge: -1 or 1.
     """
     plane = _plane_across(axis)
     slope = (plane @ momentum) / (axis @ momentum)
     along = axis @ position_m
     x_m, y_m = plane @ position_m - slope * along
-    # Back to the plane through the foot, at the muon's speed along its own way.
+    # The time changes by the muon's flight between its position and the plane through the foot.
     speed = np.sqrt(1 - (shower.MUON_MASS_GEV / energy_gev) ** 2) * shower.LIGHT_M_PER_NS
     times = None if t_ns is None else t_ns - along * np.sqrt(1 + (slope**2).sum(axis=0)) / speed
     return shower.Showers(np.array([len(energy_gev)]), energy_gev, x_m, y_m, slope[0], slope[1], times, charge)
@@ -142,10 +142,10 @@ def _plane_across(axis: Float64[np.ndarray, "3"]) -> Float64[np.ndarray, "2 3"]:
 
 
 def to_events(showers: Iterable[SurfaceShower], settings: DepthSettings, notes: Counter[str]) -> Iterator[EventArrays]:
-    """Yield the events of showers, one for each shower and depth, some showers at once.
+    """Yield the events of showers, one for each shower and depth, several showers together.
 
     Args:
-        showers: read one after the other.
+        showers: the showers, read one after the other.
         settings: the depths.
         notes: counts the showers that lack muons at the shallowest depth, since the program dropped them.
     """
@@ -153,7 +153,7 @@ def to_events(showers: Iterable[SurfaceShower], settings: DepthSettings, notes: 
     seen: set[tuple[int, int]] = set()
     for one in showers:
         if (one.run, one.event) in seen:
-            msg = f"run {one.run}, event {one.event} is there twice; run and event number identify a shower"
+            msg = f"run {one.run}, event {one.event} occurs twice; run and event number identify a shower"
             raise ValueError(msg)
         seen.add((one.run, one.event))
         part.append(_at_depths(one, settings, notes))

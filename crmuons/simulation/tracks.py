@@ -10,7 +10,7 @@ from crmuons.simulation import propagation, shower
 
 Counts = Int64[np.ndarray, " events"]
 Muons = Float32[np.ndarray, "muons features"]
-FEATURES = ("t_ns", "dir_x", "dir_y", "charge", "energy_surface_gev")  # Beside energy_gev, x_m, y_m.
+FEATURES = ("t_ns", "dir_x", "dir_y", "charge", "energy_surface_gev")  # In addition to energy_gev, x_m, y_m.
 DELAY = 5  # Row of the time in the state of `follow`; the charge and the energy at the surface follow.
 
 
@@ -29,10 +29,10 @@ def follow(
     Args:
         surface: the showers' muons.
         slant_m: depths along the track, in rising order, [showers, depths].
-        water_m: the same in metres of water, [showers, depths].
+        water_m: the same depths in metres of water, [showers, depths].
         threshold_gev: a muon with less energy at a depth is lost there and below.
         rng: draws the energy losses.
-        medium: what the muons pass.
+        medium: the matter that the muons pass.
         features: names in FEATURES.
 
     Returns:
@@ -42,7 +42,7 @@ def follow(
     num_showers, num_depths = slant_m.shape
     of_shower = np.repeat(np.arange(num_showers, dtype=np.int32), surface.counts)
     columns = [surface.energy_gev, surface.x_m, surface.y_m, surface.angle_x, surface.angle_y]
-    if features:  # Rows that stay with their muons.
+    if features:  # More rows of `state`, which stay with their muons.
         assert surface.t_ns is not None
         assert surface.charge is not None
         columns += [surface.t_ns, surface.charge, surface.energy_gev]
@@ -55,7 +55,7 @@ def follow(
         passed_m, passed_water = slant_m[:, depth], water_m[:, depth]
         step, step_water = step.astype(np.float32), step_water.astype(np.float32)
         least = propagation.least_surface_energy_gev(step_water, threshold_gev, medium) * (1 - 1e-6)
-        alive = np.flatnonzero(state[0] >= least[of_shower])  # No other arrives, whatever its losses.
+        alive = np.flatnonzero(state[0] >= least[of_shower])  # No other muon can arrive, even with the smallest losses.
         energy = propagation.propagate(state[0, alive], step_water[of_shower[alive]], rng, medium)
         arrived = np.flatnonzero(energy >= threshold_gev)
         energy, alive = energy[arrived], alive[arrived]
@@ -63,7 +63,7 @@ def follow(
         shift, turn = propagation.scatter(state[0], energy, step_water[of_shower], rng, medium)
         before, slopes = state[0].copy(), state[3:5].copy()
         state[0] = energy
-        metres = step / np.maximum(step_water, 1e-9)  # Of the medium, for one of water.
+        metres = step / np.maximum(step_water, 1e-9)  # Metres of the medium for a metre of water.
         state[1:3] += state[3:5] * step[of_shower] + shift * metres[of_shower]
         state[3:5] += turn
         if features:
@@ -78,6 +78,6 @@ def follow(
 
 def _features(state: FloatArray, names: Sequence[str]) -> FloatArray:
     """Return the features of muons from the rows of `follow`, [k, muons]."""
-    along = 1 / np.sqrt(1 + (state[3:5] ** 2).sum(axis=0))  # The slopes of a unit vector.
+    along = 1 / np.sqrt(1 + (state[3:5] ** 2).sum(axis=0))  # Turns slopes into components of a unit vector.
     made = dict(zip(FEATURES, (state[DELAY], state[3] * along, state[4] * along, *state[DELAY + 1 :]), strict=True))
     return np.stack([made[name] for name in names])

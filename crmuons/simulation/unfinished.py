@@ -1,4 +1,4 @@
-"""Find what an interrupted command has left of a data set that it can write file by file."""
+"""Find the finished files of a data set after an interrupted command that writes it file by file."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ def finished_files(out: Path, expected: Mapping[str, int], origin: Mapping[str, 
     Args:
         out: the directory; it may be empty or missing.
         expected: rows of each file of the data set, by name.
-        origin: what the metadata of each file say of its making (`arrow.read_origin`).
+        origin: the metadata that say how each file was made (`arrow.read_origin`).
 
     Raises:
         ValueError: if the directory holds anything else.
@@ -41,7 +41,7 @@ def finished_files(out: Path, expected: Mapping[str, int], origin: Mapping[str, 
 
 
 def _why_foreign(path: Path, expected_rows: int | None, origin: object) -> str | None:
-    """Return why a file is not one of the data set; None if it is."""
+    """Return why a file does not belong to the data set; None if it does."""
     if expected_rows is None or not path.is_file():
         return "its files have other names"
     try:

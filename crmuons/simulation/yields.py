@@ -1,7 +1,7 @@
 """The mean number of muons of a shower above an energy, and the shape of their spectrum.
 
-The yield is a formula for the muons that would be there if all mesons decayed, times the chance that a meson decays and
-that its muon arrives. A nucleus of A nucleons and energy E0 counts as A nucleons of E_N = E0/A.
+The yield is a formula for the muons that there would be if all mesons decayed, times the probability that a meson decays
+and that its muon arrives. A nucleus of A nucleons and energy E0 counts as A nucleons of E_N = E0/A.
 """
 
 from dataclasses import dataclass
@@ -28,17 +28,19 @@ class Yield:
 
 
 # K, p1, p2 and the kaons' share were fitted to the mean N of 450 CORSIKA 7 showers and to the vertical flux of daemonflux
-# (arXiv:2303.00022) from 150 GeV to 20 TeV, with the cosmic rays of Global Spline Fit. Published values of the form, which
-# then has no critical energies: 14.5, 1.757, 5.25 (Gaisser) and 12.4, 1.787, 5.99 (Verpoest and Gaisser, arXiv:2107.11068).
+# (arXiv:2303.00022) from 150 GeV to 20 TeV, with the cosmic rays of Global Spline Fit. Published values of K, p1, p2, for a
+# form without critical energies, are 14.5, 1.757, 5.25 (Gaisser) and 12.4, 1.787, 5.99 (Verpoest and Gaisser,
+# arXiv:2107.11068).
 CONVENTIONAL = Yield(scale_gev=12.62, p1=1.825, p2=2.874, p3=1.0)
-# Critical energies of pions and kaons over 1.1, the factor of muons in Gaisser's flux (115 and 850 GeV there; his share
-# of kaons, 0.054 * 850 / (115 + 0.054 * 850), is 0.29).
+# Critical energies of pions and kaons in Gaisser's flux (115 and 850 GeV), divided by its factor of 1.1 for muons. His share
+# of kaons, 0.054 * 850 / (115 + 0.054 * 850), is 0.29.
 PION_GEV, KAON_GEV, KAON_SHARE = 115 / 1.1, 850 / 1.1, 0.246
-# Charm decays, for each nucleon and without 1 / (E_N cos*): 2.8e-5 x^-1 (1 - x^0.78)^6.73. This is MCEq's fit to SIBYLL
-# 2.3c, as in CORSIKA's leading-muon bias.
+# Muons from charm, for each nucleon and without 1 / (E_N cos*): 2.8e-5 x^-1 (1 - x^0.78)^6.73. This is MCEq's fit to
+# SIBYLL 2.3c, as in CORSIKA's leading-muon bias.
 PROMPT = Yield(scale_gev=2.8e-5, p1=1.0, p2=6.73, p3=0.78)
 
-# Of Gauss and Legendre, for the integral over the energies at birth. Found once: that takes 2 ms, and a draw integrates 400 times.
+# Gauss-Legendre nodes and weights for the integral over the energies at birth. They are computed once, because this takes
+# 2 ms, and a draw integrates 400 times.
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(96)
 
 
@@ -61,7 +63,7 @@ def mean_yield(
     """
     born = energy_gev + air_loss_gev(cosine, altitude_m)
     log_least = np.log(np.minimum(born * mass_number / primary_gev, 1.0))[..., None]
-    # The integral over the energies at birth, of the muons born in dlnE times their chance to exist and to arrive.
+    # The integral over the energies at birth: muons born in dlnE, times their probabilities to exist and to arrive.
     log_x = log_least * (1 - NODES) / 2
     primary, nucleons, slope = (values[..., None] for values in (primary_gev, mass_number, cosine))
     energy = np.exp(log_x) * primary / nucleons
@@ -74,11 +76,11 @@ def mean_yield(
 
 
 def decay_probability(scaled_gev: FloatArray) -> FloatArray:
-    """Return the share of mesons that decay before they interact, over the share that the yield's form supposes.
+    """Return the share of mesons that decay before they interact, divided by the share that the yield's form assumes.
 
-    The form holds far above the critical energies, where decay is rare, and grows without limit below them. With E
-    cos*, the muon's energy at birth times the cosine where it is born, the share is (1 - w) E cos* / (E cos* + E_pi) + w E
-    cos* / (E cos* + E_K) (Gaisser, Engel, Resconi, Cosmic Rays and Particle Physics, section 6.4).
+    The form holds far above the critical energies, where decay is rare, and grows without limit below them. E cos* is the
+    muon's energy at birth times the cosine of the zenith angle there. The result is (1 - w) E cos* / (E cos* + E_pi) +
+    w E cos* / (E cos* + E_K) (Gaisser, Engel, Resconi, Cosmic Rays and Particle Physics, section 6.4).
     """
     return scaled_gev * ((1 - KAON_SHARE) / (scaled_gev + PION_GEV) + KAON_SHARE / (scaled_gev + KAON_GEV))
 
@@ -112,7 +114,7 @@ def most_muons(
     *,
     altitude_m: float,
 ) -> FloatArray:
-    """Return the mean number of muons of each shower if all mesons decayed: a bound of what `shower.draw_showers` draws."""
+    """Return the mean number of muons of each shower if all mesons decayed: a bound on the mean of `shower.draw_showers`."""
     born = threshold_gev + air_loss_gev(cosine, altitude_m)
     return sum(split_most_muons(primary_gev, mass_number, effective_cosine(cosine), born), np.zeros(()))
 
@@ -120,14 +122,14 @@ def most_muons(
 def split_most_muons(
     primary_gev: FloatArray, mass_number: FloatArray, effective: FloatArray, born_gev: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the same of conventional and of prompt muons above an energy at birth."""
+    """Return the numbers of `most_muons` for conventional and for prompt muons, above an energy at birth."""
     conventional = _mean_born(CONVENTIONAL, born_gev, primary_gev, mass_number)
     return conventional / (primary_gev / mass_number * effective), _mean_born(
         PROMPT, born_gev, primary_gev, mass_number
     )
 
 
-_TABLE_STEP = 1 / 256  # In ln g; the interpolation is then exact to 1e-5 in ln x.
+_TABLE_STEP = 1 / 256  # Step in ln g; with it, the interpolation is exact to 1e-5 in ln x.
 
 
 class InverseYield:

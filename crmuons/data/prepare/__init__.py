@@ -1,1 +1,1 @@
-"""Prepare a data set once: from raw files to shuffled shards (build runs the work, shuffle does it)."""
+"""Prepare a data set once: make shuffled shards from raw files. build runs the tasks, shuffle has the tasks."""

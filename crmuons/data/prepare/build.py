@@ -1,9 +1,8 @@
 """Build a prepared data set from raw files: the work of `crmuons prepare`.
 
-One driver process claims the output directory, starts the tasks of the two shuffle phases (prepare.shuffle) in itself
-or on a Ray cluster, and writes the manifest at the end. The data set exists once its manifest does. Running the same
-command again continues with what is missing, finds nothing left to do, or reports how the directory was made
-differently.
+One driver process claims the output directory, runs the tasks of the two shuffle phases (prepare.shuffle) itself or on
+a Ray cluster, and writes the manifest at the end. The data set exists once its manifest exists. The same command, run
+again, continues with the missing parts, finds nothing to do, or reports how the earlier request differs.
 """
 
 import json
@@ -35,9 +34,9 @@ from crmuons.storage.records import damage_named
 
 logger = logging.getLogger(__name__)
 
-GROUP_BYTES = 32 * 2**20  # Of raw files that one task reads; the task takes about ten times as much memory.
+GROUP_BYTES = 32 * 2**20  # Bytes of raw files that one task reads; the task takes about ten times this memory.
 GROUPS_IN_PROCESS = 8  # One core reads about this many groups in the time that Ray takes to start.
-FEATURE_EVENTS = 100_000  # Events on which the features are fitted; a run on raw files takes as many.
+FEATURE_EVENTS = 100_000  # Events for the fit of the features; a run on raw files takes the same number.
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -84,7 +83,7 @@ def claim_dataset(out: Path, urls: Sequence[str], settings: PrepareSettings) -> 
     """
     raw_files = event_files(urls)
     check_apart(out, urls)
-    # With digests, so that touched or copied inputs do not begin the work anew.
+    # With digests, so that the work does not begin again if inputs were touched or copied.
     raw_files = with_digests(raw_files, {file.size for file in raw_files})
     if shards := [file.url for file in raw_files if is_shard(file)]:
         msg = f"{shards[0]} is already prepared; name the raw files that it was made from"
@@ -103,7 +102,7 @@ def claim_dataset(out: Path, urls: Sequence[str], settings: PrepareSettings) -> 
         out.mkdir(parents=True, exist_ok=True)
         for partial_claim in _interrupted(claim):
             partial_claim.unlink(missing_ok=True)
-        # The claim is the request: a second command with another one finds what differs.
+        # The claim holds the request, so a second command with another request finds the differences.
         write_text(claim, json.dumps(request, indent=1))
     groups = tuple(_groups(raw_files))
     shard_specs = shuffle.shard_specs(settings, sum(file.size for file in raw_files))
@@ -111,7 +110,7 @@ def claim_dataset(out: Path, urls: Sequence[str], settings: PrepareSettings) -> 
 
 
 def _recorded(settings: PrepareSettings) -> dict[str, Any]:
-    """Return the settings as the claim holds them. Those of earlier versions, without features, are the same."""
+    """Return the settings as the claim holds them. Without features they are the same as in earlier versions."""
     values: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
     return {name: value for name, value in values.items() if name != "features" or value}
 
@@ -133,7 +132,7 @@ def prepare_dataset(
     """
     check_value("--max-quarantined-share", Share, max_quarantined_share)
     plan = preparation.plan
-    # The manifest is written last, so the data set is whole.
+    # The manifest is written last, so the data set is complete if it exists.
     if (plan.out / MANIFEST).is_file():
         logger.info("%s is already prepared; nothing to do", plan.out)
         shutil.rmtree(plan.out / SCRATCH, ignore_errors=True)
@@ -160,7 +159,7 @@ def _scatter(preparation: Preparation, run_tasks: TaskRunner, max_quarantined_sh
             total += read_counts
             limit.count(read_counts.rows, group_bytes[group])
             bar.update(read_counts.rows)
-            # After each task, so that data in wrong units fail early.
+            # Checked after each task, so that data in wrong units fail early.
             if limit.is_exceeded(total):
                 msg = (
                     f"{total.quarantined} of the first {total.rows} rows read cannot be used, more than "
@@ -180,7 +179,7 @@ def _finish(preparation: Preparation, fit: Fit, read_counts: ReadCounts, shards:
     plan = preparation.plan
     events = _first_training_events(plan.out, shards)
     partial_file = plan.out / SCRATCH / FEATURES
-    # Beside, then renamed, before the manifest: who sees the manifest finds the features.
+    # Written elsewhere, then renamed, before the manifest: whoever sees the manifest finds the features.
     partial_file.write_bytes(fit(events))
     partial_file.replace(plan.out / FEATURES)
     sources = [(file.url, file.size) for file in preparation.files]
@@ -203,7 +202,7 @@ def _first_training_events(out: Path, shards: list[PreparedShard]) -> EventArray
 
 
 def _interrupted(claim: Path) -> set[Path]:
-    """Return what writing the claim left if the process was killed before the claim had its name."""
+    """Return the partial files of a claim whose process was killed before the claim had its name."""
     return set(claim.parent.glob(f".{claim.name}.*partial"))
 
 
@@ -223,7 +222,7 @@ def _check_same(claim: Path, request: dict[str, Any], raw_files: Sequence[File])
     """Refuse a directory that was claimed with other settings or for other files."""
     with damage_named(claim, f"remove {claim.parent}, or name another directory with --out"):
         previous = json.loads(claim.read_bytes())
-        # Early versions have no digest, and the time stamp as a number.
+        # Early versions have no digest, and their time stamp is a number.
         sources = {
             url: File(url, size, None if stamp is None else str(stamp), *digest)
             for url, size, stamp, *digest in previous["files"]

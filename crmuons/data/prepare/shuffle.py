@@ -29,8 +29,9 @@ from crmuons.machine import keep_freed_memory
 from crmuons.storage.atomic import atomic_file, write_text
 from crmuons.storage.records import damage_named
 
-SHARD_BYTES = 96 * 2**20  # Of a finished shard; gathering it takes about four times as much memory.
-# 1.0 with 15 muons an event, 1.35 with 0.4. A wrong value only makes the shards larger or smaller.
+SHARD_BYTES = 96 * 2**20  # Size of a finished shard; gathering it takes about four times this memory.
+# Bytes in a shard for each byte in a raw file: 1.0 with 15 muons an event, 1.35 with 0.4. A wrong value only makes the
+# shards larger or smaller.
 FLAT_BYTES_PER_RAW_BYTE = 1.4
 SCRATCH = ".scatter"
 QUARANTINE = "quarantine"
@@ -121,11 +122,11 @@ class ShufflePlan:
 
 
 def shard_specs(settings: PrepareSettings, raw_bytes: int) -> tuple[ShardSpec, ...]:
-    """Return the shards to make: for each split as many as its share of the data fills, and none if the share is 0."""
+    """Return the shards to make. Their number in a split follows from its share of the data; it is 0 if the share is 0."""
     specs: list[ShardSpec] = []
     for split in SPLITS:
         low, high = settings.selection(split).bounds
-        # One at least, so that a small split still exists as a file.
+        # At least one shard, so that a small split exists as a file.
         number = math.ceil(FLAT_BYTES_PER_RAW_BYTE * raw_bytes * (high - low) / SHARD_BYTES)
         specs += [ShardSpec(len(specs) + i, split, i, (low, high)) for i in range(max(number, int(high > low)))]
     return tuple(specs)
@@ -146,12 +147,12 @@ def scatter_group(plan: ShufflePlan, task: tuple[int, Sequence[FileSlice]]) -> R
     """
     group, slices = task
     path = plan.group_file(group)
-    # The file has its name only since it is whole, so it is not read again to make sure.
+    # A file gets its name only when it is complete, so it is not checked again.
     if path.is_file():
         return ReadCounts(*json.loads(_open(path).schema.metadata[READ_COUNTS_KEY]))
     keep_freed_memory()
     selection = replace(plan.settings.selection("all"), quarantine=str(plan.out / QUARANTINE))
-    # All splits in one pass over the raw files; the shard that is drawn says which one.
+    # All splits in one pass over the raw files; the drawn shard of an event belongs to its split.
     parts = list(reader.read_ordered(reader.read_slice, slices, selection))
     read_counts = sum((counts for _, counts in parts), ReadCounts())
     _write_group(plan, group, concat([events for events, _ in parts]), read_counts)
@@ -165,34 +166,34 @@ def gather_shard(plan: ShufflePlan, spec: ShardSpec) -> PreparedShard:
         The shard's entry in the manifest.
     """
     path, receipt = plan.out / spec.file, plan.receipt(spec)
-    # Both: a kill between the two leaves a shard whose counts and digest nobody wrote down.
+    # Both are needed: a kill between the two writes leaves a shard without a record of its counts and digest.
     if path.is_file() and receipt.is_file():
         with damage_named(receipt, "remove it, and run the same command again"):
             return PreparedShard(**json.loads(receipt.read_bytes()) | {"places": spec.hash_range})
     keep_freed_memory()
-    # In the order of the groups, whichever task was done first: the same input gives the same bytes.
+    # In the order of the groups, not of the tasks' ends, so that the same input gives the same bytes.
     events = concat([_events_of(spec, plan.group_file(group)) for group in range(plan.num_groups)])
     # 1 is the phase: a group and a shard of the same number draw independently.
     random = np.random.default_rng([plan.settings.seed, 1, spec.index])
     events = shuffle_muons(take(events, random.permutation(len(events.counts))), random)
     path.unlink(missing_ok=True)  # A shard without its receipt, from a run that was killed.
     shards.write_shard(path, events, spec.hash_range, plan.settings.selection("all").muon_features)
-    # Read back from the file, so that the digest is of what is there.
+    # The digest is computed from the written file.
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     size = path.stat().st_size
     shard = PreparedShard(spec.file, spec.hash_range, len(events.counts), len(events.muons), size, digest)
-    # Last: the receipt says that the shard is whole.
+    # The receipt is written last: it says that the shard is complete.
     write_text(receipt, json.dumps(asdict(shard)))
     return shard
 
 
 def _write_group(plan: ShufflePlan, group: int, events: EventArrays, read_counts: ReadCounts) -> None:
     """Write the events of a group: one record batch for each shard, in the order of the shards."""
-    # By the number of the task and not of the process: a task that is repeated elsewhere writes the same bytes.
+    # The seed depends on the number of the group: a task that is repeated in another process writes the same bytes.
     random = np.random.default_rng([plan.settings.seed, 0, group])
     index = _draw_shards(events, plan, random)
-    # Stable, so that the file does not depend on the version of numpy's sorting.
+    # A stable sort, so that the file does not depend on numpy's sorting algorithm.
     order = np.argsort(index, kind="stable")
     events = take(events, order)
     bounds = np.searchsorted(index[order], np.arange(len(plan.shards) + 1))
@@ -213,7 +214,7 @@ def _write_group(plan: ShufflePlan, group: int, events: EventArrays, read_counts
 
 def _draw_shards(events: EventArrays, plan: ShufflePlan, random: np.random.Generator) -> Int64[np.ndarray, " events"]:
     """Draw the index of a shard for each event, among the shards of its shower's split."""
-    # Drawn for all events at once, whatever their split.
+    # Numbers are drawn for all events at once, whatever their split.
     coordinate, drawn = split_coordinates(events.ids), random.random(len(events.ids))
     index = np.zeros(len(coordinate), np.int64)
     for split in SPLITS:
@@ -221,7 +222,7 @@ def _draw_shards(events: EventArrays, plan: ShufflePlan, random: np.random.Gener
         specs = [spec for spec in plan.shards if spec.split == split]
         if specs:
             low, high = specs[0].hash_range
-            # By the shower: one that is in two splits, at two depths, would make the test too easy.
+            # The shower decides: a shower in two splits, at two depths, would make the test too easy.
             in_split = (coordinate >= low) & (coordinate < high)
             index[in_split] = specs[0].index + (drawn[in_split] * len(specs)).astype(np.int64)
     return index

@@ -25,14 +25,14 @@ the derivatives below treat M_l as constant. With s the score of an event:
        dloss/dW_l = sum over events of D_l t_(l-1)^T,    dloss/db_l = sum over events of a D_l.
 
    The code calls a the bias coefficient. g is the gradient in the muons alone, so the tangent of the context is a times
-   it.
+   the context.
 
 These are four matrix products per weight: one in each of 1 and 2, two in 3. Autograd's double backward takes six or
 more.
 
-Without a gradient penalty v = 0, and the tangents are a times the forward pass's own inputs of each layer. The weights'
-gradients are then those of ordinary backpropagation: the backward pass starts from a instead of 1, for the generator
-from the critic's gradient in the muon features, and needs no tangent.
+Without a gradient penalty v = 0, and the tangents are a times the inputs of each layer in the forward pass. Ordinary
+backpropagation then gives the gradients of the weights: the backward pass starts from a instead of 1 (for the generator,
+from the critic's gradient in the muon features), and needs no tangent.
 
 All passes run in the dtype of the events' context: bfloat16 under autocast. The predecessor's networks use
 plain autograd.
@@ -51,7 +51,7 @@ from crmuons.models.ragged import Ragged
 def scores_and_sq_grad_norms(
     critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged
 ) -> tuple[Tensor, Tensor]:
-    """Return the score and the squared gradient norm of each event [events], the numbers of `gradient_norms`.
+    """Return the score and the squared gradient norm of each event [events], the same numbers as `gradient_norms`.
 
     They can be differentiated once, in the critic's weights and in the condition.
     """
@@ -70,7 +70,7 @@ def gradient_norms(critic: Critic, features: Tensor, condition: Tensor, ragged: 
     """
     features = features.detach().requires_grad_()
     scores = critic(features, condition, ragged)
-    # The graph of the gradient is kept: the norm is differentiated again, in the critic's weights.
+    # The graph of the gradient is kept, because the norm is differentiated again, in the critic's weights.
     (gradient,) = torch.autograd.grad(scores.sum(), features, create_graph=True)
     return scores, ragged.sum((gradient**2).sum(dim=1, keepdim=True))[:, 0]
 
@@ -80,7 +80,7 @@ def scores(critic: Critic, features: Tensor, condition: Tensor, ragged: Ragged) 
     if not isinstance(critic, SetCritic):
         result: Tensor = critic(features, condition, ragged)
         return result
-    # The same function without norms, so that all updates take the passes by hand.
+    # The same function without norms, so that all updates use the hand-written passes.
     return _by_hand(critic, features, condition, ragged, with_norms=False)[0]
 
 
@@ -92,7 +92,7 @@ def generator_forward(
     if not isinstance(generator, SetGenerator):
         result = generator(condition, shower_noise, muon_noise, ragged)
         return result
-    # On autograd: one row for each event, a small part of the step's work.
+    # Autograd handles the context: it has one row for each event, a small part of the step's work.
     event = generator.context(torch.cat([condition, shower_noise], dim=1))
     result = _GeneratorForward.apply(  # type: ignore[no-untyped-call]
         generator, ragged, muon_noise, event, *_weights_after_context(generator)
@@ -127,8 +127,8 @@ class _ScoresAndSqGradNorms(torch.autograd.Function):
         event: Tensor,
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor | None]:
-        del weights  # The critic holds them; as arguments, autograd asks for their gradients.
-        # Without a penalty the norms get no gradient: None, which leaves work out, instead of zeros to compute with.
+        del weights  # The critic holds them; they are arguments so that autograd asks for their gradients.
+        # Without a penalty the norms get no gradient: None saves the computation that zeros would need.
         ctx.set_materialize_grads(False)
         ctx.critic_pass = SetCriticPass(critic, ragged, event.dtype)
         ctx.features, ctx.event = features.to(event.dtype), event
@@ -137,7 +137,7 @@ class _ScoresAndSqGradNorms(torch.autograd.Function):
         ctx.is_ordinary = not with_norms and any(ctx.needs_input_grad[4:])
         if ctx.is_ordinary:
             return scores, None
-        # Now, for a penalty or not: this pass also leaves the upstream gradients that `backward` needs.
+        # Do this now, with or without a penalty: this pass also keeps the upstream gradients that `backward` needs.
         ctx.input_gradient = ctx.critic_pass.input_gradient()
         if not with_norms:
             return scores, None
@@ -155,12 +155,13 @@ class _ScoresAndSqGradNorms(torch.autograd.Function):
             d_features = ctx.critic_pass.trunk.input_gradient() if ctx.needs_input_grad[3] else None
             return None, None, None, d_features, d_event, *gradients
         per_muon = ragged.broadcast(bias_coefficient)
-        # Of the scores alone. No loss differentiates the norms in the features: that would need another derivative.
+        # The gradient of the scores alone. No loss differentiates the norms in the features: that would need another
+        # derivative.
         d_features = per_muon * ctx.input_gradient if ctx.needs_input_grad[3] else None
         # The generator's update: the critic's weights and the context need no gradient, so no tangent is computed.
         if not any(ctx.needs_input_grad[4:]):
             return (None, None, None, d_features, *(None for _ in ctx.needs_input_grad[4:]))
-        # The tangent of the docstring, t_0 = a x + v: here a x, below v.
+        # The tangent of the docstring, t_0 = a x + v. This line gives a x; v is added below.
         tangent = per_muon * ctx.features
         if d_sq_norms is not None:
             tangent += ragged.broadcast((2 * d_sq_norms)[:, None].to(event.dtype)) * ctx.input_gradient
@@ -176,7 +177,7 @@ class _GeneratorForward(torch.autograd.Function):
     def forward(
         ctx: Any, generator: SetGenerator, ragged: Ragged, noise: Tensor, event: Tensor, *weights: Tensor
     ) -> Tensor:
-        del weights  # The generator holds them; as arguments, autograd asks for their gradients.
+        del weights  # The generator holds them; they are arguments so that autograd asks for their gradients.
         ctx.generator_pass = GeneratorPass(generator, ragged, event.dtype)
         return ctx.generator_pass.forward(noise.to(event.dtype), event)
 

@@ -19,7 +19,7 @@ class Weights:
 
     @classmethod
     def from_network(cls, network: nn.Module, dtype: torch.dtype) -> "Weights":
-        """Convert a network's weights to a dtype: all at once, since each of thirty casts would cost a GPU as much."""
+        """Convert a network's weights to a dtype, all at once: on a GPU, each of thirty casts would take the same time."""
         named = dict(network.named_parameters())
         if all(parameter.dtype == dtype for parameter in named.values()):
             return cls(named)

@@ -30,14 +30,14 @@ class SetCriticPass:
         """Return the scores [events], and keep the activations."""
         w = self.weights
         muons, event = self.trunk.forward(features, event)
-        # Kept in the order of the critic's own head: its first weight has the mean's columns first.
+        # In the order of the critic's own head: its first weight has the columns of the mean first.
         self.pooled = torch.cat([self.ragged.mean(muons), event], dim=1)
         self.hidden = leaky_relu_(linear(self.pooled, w["head.0.weight"], w["head.0.bias"]).mul_(self.scale), SLOPE)
         return linear(self.hidden, w["head.2.weight"], w["head.2.bias"])[:, 0]
 
     def input_gradient(self) -> Tensor:
         """Return each score's gradient in the features [muons, features], and keep the upstream gradients."""
-        # Starts from dscore/dscore = 1 in every event: the last layer's weights are the gradient in its inputs.
+        # The pass starts from dscore/dscore = 1 in every event: the last layer's weights are the gradient in its inputs.
         self._backward(self.weights["head.2.weight"].expand_as(self.hidden))
         return self.trunk.input_gradient()
 
@@ -137,7 +137,7 @@ class _Trunk:
         w = self.weights
         bias = w["embed_event.bias"] + w["embed.bias"]
         rows = (bias_coefficient * bias).addmm_(event, w["embed_event.weight"].T)
-        # The slopes of `forward`: with slopes of its own the tangent would be another network.
+        # The tangent uses the slopes of `forward`: with its own slopes it would go through another network.
         muons = linear_leaky(features, w["embed.weight"], rows, self.ragged.event_of_muon, self.embedded)
         for layer in self.layers:
             muons, event, layer_gradients = layer.linearized(muons, event, bias_coefficient)
@@ -146,7 +146,7 @@ class _Trunk:
 
     def weight_gradients(self) -> list[Tensor]:
         """Return the gradients of ordinary backpropagation: the tangents are the inputs of the forward pass."""
-        # 1 for each event: the tangent of an ordinary backward pass is its forward pass, biases included.
+        # 1 for each event: in an ordinary backward pass, the tangent is the forward pass, with its biases.
         bias_coefficient = torch.ones_like(self.inputs[1][:, :1])
         of_layers = [
             gradient for layer in self.layers for gradient in layer.weight_gradients(layer.inputs, bias_coefficient)
@@ -173,7 +173,7 @@ class _Layer:
         rows = linear(updated, w["event_to_muon.weight"], w["event_to_muon.bias"])
         self.mixed = linear_leaky(muons, w["muon.weight"], rows, ragged.event_of_muon)
         self.out = leaky_relu_(linear(self.mixed, w["out.weight"], w["out.bias"]), SLOPE)
-        # For the generator, whose tangents these are; the critic computes its own.
+        # Ordinary backpropagation uses these as tangents; with a penalty, `linearized` computes others.
         self.inputs = muons, mean, event, updated, self.mixed
         return muons + self.out, updated
 
@@ -182,7 +182,7 @@ class _Layer:
         w, ragged = self.weights, self.ragged
         self.d_out = leaky_relu_grad(d_muons, self.out)
         self.d_mixed = leaky_relu_grad_(self.d_out @ w["out.weight"], self.mixed)
-        # All muons of an event were given the same row, so its gradient is the sum over them.
+        # All muons of an event got the same row, so the gradient of the row is the sum over them.
         self.d_rows = ragged.sum(self.d_mixed)
         d_event = torch.addmm(d_event, self.d_rows, w["event_to_muon.weight"])
         self.d_pooled = leaky_relu_grad(d_event, self.pooled)
@@ -200,7 +200,7 @@ class _Layer:
         updated = event + leaky_relu_grad_(pooled.addmm_(event, w["event.weight"].T), self.pooled)
         rows = (bias_coefficient * w["event_to_muon.bias"]).addmm_(updated, w["event_to_muon.weight"].T)
         mixed = linear_leaky(muons, w["muon.weight"], rows, ragged.event_of_muon, self.mixed)
-        # Before the line that overwrites `muons`, one of these tangents.
+        # This must come before the line that overwrites `muons`, which is one of these tangents.
         gradients = self.weight_gradients((muons, mean, event, updated, mixed), bias_coefficient)
         # The bias is the same for all muons of an event, so it goes through the row of the event, times a.
         out = linear_leaky(mixed, w["out.weight"], bias_coefficient * w["out.bias"], ragged.event_of_muon, self.out)

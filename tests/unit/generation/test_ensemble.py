@@ -157,7 +157,7 @@ def test_what_makes_no_ensemble_is_refused(ensemble, members, events, tmp_path):
         write_ensemble(members, ensemble)
     with pytest.raises(ValueError, match="--onnx"):
         export(ensemble, tmp_path / "exported", onnx=True)
-    with pytest.raises(ValueError, match="is an ensemble of 3 models, where one is due"):
+    with pytest.raises(ValueError, match="is an ensemble of 3 models, and one model is needed"):
         saved_model.load_model(ensemble)
 
 

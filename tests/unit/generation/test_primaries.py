@@ -229,7 +229,7 @@ def test_nuclei_are_known_in_any_case_and_h_is_the_proton():
         (["events=10", "depth_m=1.5:2.5"], "expected 10"),
         (["events=10", "gamma=nan"], "expected 0 to 10"),
         (["events=10", "energy_gev=nan:1e5"], "expected"),
-        (["events=10", "gamma=1:1e6"], "gamma=1 1e+06: expected a power, or powers with the rising energies"),
+        (["events=10", "gamma=1:1e6"], "gamma=1 1e+06: expected a power, or powers with rising energies"),
         (["events=10", "gamma=1:x:2"], "gamma=1:x:2 cannot be read"),
         (["events=1e15"], "events=1e+15: that would be about 100,000 TB; expected at most 1e+10"),
         (["events=10", "composition=H:1,p:1"], "twice"),

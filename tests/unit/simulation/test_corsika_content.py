@@ -126,7 +126,7 @@ def test_runs_that_were_joined_in_one_file_are_all_read(tmp_path, fill):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (run_file(1) + run_file(1), "run 1, event 1 is there twice"),
+        (run_file(1) + run_file(1), "run 1, event 1 occurs twice"),
         (run_file(1) + run_file(2)[: 3 * BLOCK], "it ends before its end record"),
         (run_file(1) + b"x" * BLOCK, "a run or event header was expected"),
         (run_file(1) + event_blocks(9, [MUON]), "a run or event header was expected"),

@@ -116,6 +116,7 @@ def test_a_range_that_no_primary_reaches_is_refused_and_leaves_no_file(tmp_path,
     words = ["--energy-range", "1e3", "1e4", "--expected-muons", "1000", "2000", "--depths-per-shower", "1"]
     assert cli.main(["simulate", "--events", "5", *words, "--out", str(tmp_path / "new")]) == 1
     assert (
-        "--expected-muons 1000 2000: hardly any primary of 1000 to 10000 GeV sends so many" in capsys.readouterr().err
+        "--expected-muons 1000 2000: hardly any primary of 1000 to 10000 GeV sends such a number"
+        in capsys.readouterr().err
     )
     assert not list((tmp_path / "new").glob("*"))

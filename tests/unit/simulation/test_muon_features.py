@@ -153,7 +153,7 @@ def test_corsikas_times_and_charges_become_delays_behind_the_plane_front(tmp_pat
 
 
 def test_features_that_the_simulator_does_not_make_are_refused():
-    with pytest.raises(ValueError, match="--features speed: the simulator makes t_ns, dir_x, dir_y, charge"):
+    with pytest.raises(ValueError, match="--features speed: the simulator makes only t_ns, dir_x, dir_y, charge"):
         SimulationSettings(features=("speed:positive",))
     with pytest.raises(ValueError, match="--features: time is not known; expected"):
         DepthSettings(features=("time",))

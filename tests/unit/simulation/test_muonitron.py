@@ -75,7 +75,7 @@ def test_the_predecessors_rows_become_events_and_dummy_muons_are_left_out_and_co
     said = capsys.readouterr().out
     assert f"{(~real).sum()} events without muons, which had a dummy muon of energy 0: it is left out" in said
     assert "4 showers, 12 events, " in said
-    assert "--vertical is needed" in said
+    assert "which need --vertical" in said
 
 
 def test_vertical_depths_become_slant_ones(tmp_path):
@@ -203,7 +203,7 @@ def test_a_dump_that_is_cut_short_costs_no_other(tmp_path, capsys, share):
     ("words", "says"),
     [
         (["primary=energy,zenith,mass"], "depth is missing"),
-        (["muons=energy,energy,x,y"], "energy is there twice"),
+        (["muons=energy,energy,x,y"], "energy is given twice"),
         (["muons=major,energy,x,y"], "give both of major and minor"),
         (["counts=energy"], "expected primary=NAME"),
     ],

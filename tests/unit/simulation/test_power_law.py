@@ -52,7 +52,7 @@ def test_a_single_energy_is_drawn_always():
     ("gamma", "says"),
     [
         (-1.0, "-1: expected 0 to 10"),
-        ((1.0, 1e6), "1 1e.06: expected a power, or powers with the rising energies"),
+        ((1.0, 1e6), "1 1e.06: expected a power, or powers with rising energies"),
         ((1.0, 1e6, 11.0), "11: expected 0 to 10"),
         ((1.0, 1e6, 2.0, 1e5, 3.0), "rising"),
         ((), "expected a power"),
