@@ -98,7 +98,7 @@ def evaluate_request(request: EvaluationRequest, executor: Executor) -> Iterator
         return
     generators = [
         load_generator(local_place(model)) for model in request.models
-    ]  # All at once, so that a missing one is an early error.
+    ]  # All models are loaded first, so that a missing model is an early error.
     references: dict[str, tuple[LoadedData, Reference, CellReference | None]] = {}
     for name, generator in zip(request.models, generators, strict=True):
         data = _data_settings(request, generator)

@@ -38,7 +38,7 @@ Read = tuple[Segment, Selection]
 SEGMENTS_PER_EXECUTION = 256  # Limits the memory of the list of tasks.
 SEGMENTS_AHEAD = 32  # An execution takes 1-2 s to start: the next one starts this many segments before the end.
 BLOCKS_AHEAD = 2
-READ_AHEAD_BYTES = 256 * 2**20  # In the object store, per rank and execution.
+READ_AHEAD_BYTES = 256 * 2**20  # Limit of the object store per rank and execution.
 # The default of data.read_tasks: one read decodes 15 million muons/s of the nested layout; a CPU trains on 0.2 million.
 READS_AT_ONCE = 2
 SCHEDULER_PAUSE_S = (
@@ -129,7 +129,7 @@ class SchedulerThrottle:
     a block, the scheduler does not pause.
     """
 
-    # On the class, not on an instance: Ray pickles the callback for its tasks, and an event cannot be pickled.
+    # The event is on the class, not on an instance: Ray pickles the callback, and an event cannot be pickled.
     waiting: ClassVar = threading.Event()
 
     @classmethod

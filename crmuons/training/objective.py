@@ -75,7 +75,7 @@ class Objective:
             # each update.
             weight = self.lambda_gp * self.settings.penalty.every
             terms["critic_loss"] = loss + weight * spread_penalties(penalties, len(loss), batch)
-            # Without its weight, so that the metric means the same for every lambda_gp.
+            # The metric has no weight, so that it means the same for every lambda_gp.
             terms["gradient_penalty"] = penalties
         return terms
 

@@ -78,7 +78,7 @@ DUMAND = ((2.090, 9.84e-4, 6.5e-4), (4.157, 4.57e-5, 1.37e-5))
 MUPAGE_KM = (1.5, 5.0)  # Where MUPAGE's formulas hold; they were fitted to HEMAS and MUSIC in water.
 # MUPAGE quotes no error of the intensity. Our error is the spread of its table around daemonflux through water.
 MUPAGE_INTENSITY_ERROR = 0.1
-MULTIPLICITY_ERROR = 0.05  # In addition to half of the difference between MUPAGE's exponent and MuonGun's.
+MULTIPLICITY_ERROR = 0.05  # compare.py combines it with half of the difference between MUPAGE and MuonGun.
 DISTANCE_ERROR = 0.1  # MACRO quotes 20 % for the difference between models. We take this as two standard deviations.
 # Mean distance of two muons in a bundle of 2 to 10, from MUPAGE's radii for independent muons, vertical.
 PAIR_KM = np.array([1.5, 1.767, 2.0, 2.5, 3.0, 4.0, 5.0])
