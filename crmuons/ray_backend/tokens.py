@@ -31,7 +31,7 @@ TIMEOUT_S = 10.0
 
 TokenPairs = list[
     tuple[str, str, tuple[str, ...]]
-]  # (value, place, federations). A Token refuses to be pickled, so its parts are sent on purpose.
+]  # (value, place, federations). A Token refuses to be pickled by accident, so its parts are sent instead.
 
 
 @contextmanager

@@ -115,7 +115,7 @@ class Trainer(Objective):
             number = self.settings.grad_accumulation * (1 if self.settings.reuse_batch else self.n_critic + 1)
             packed: list[PackedBatch] = list(islice(batches, number))  # type: ignore[arg-type]
             phase = done % self.settings.penalty.every  # It decides which updates have a penalty.
-            # A graph repeats these numbers, so each pair of them has its own.
+            # A graph repeats these numbers, so each combination of them has its own graph.
             variant = phase, self.n_critic, self.lambda_gp
             terms = self.graphs.run(packed, variant, self._start_step, self._updates)
         self.num_critic_updates = done + self.n_critic

@@ -43,7 +43,7 @@ FLUX_ERROR = np.array(
 LOSS_ERROR_PER_KM = 0.01  # From 1 % of b: b is 0.36 per km w.e., and the flux above E falls as E^-2.7 or faster.
 MEAN_ENERGY_ERROR = 0.025  # From errors of 1 % of b and of 0.03 of the surface flux's index.
 
-# Intensities in water over those in standard rock, same flux and propagator.
+# The intensity in water divided by the intensity in standard rock, with the same flux and propagator.
 ROCK_KM = np.array([0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0])
 WATER_OVER_ROCK = np.array(
     [0.7688, 0.7737, 0.7840, 0.7994, 0.8187, 0.8383, 0.8829, 0.9519, 1.0258, 1.1944, 1.4069, 1.7143]
