@@ -62,9 +62,8 @@ def is_open_to_others(directory: Path) -> bool:
 
 def _private_below(base: Path) -> Path:
     user = os.getuid()
-    too_long = (
-        len(os.fsencode(f"{base}/ray-{user}-xxxxxxxx{RAY_NAME}")) - MAX_SOCKET_PATH
-    )  # The name that mkdtemp makes.
+    # mkdtemp may have to append eight characters.
+    too_long = len(os.fsencode(f"{base}/ray-{user}-xxxxxxxx{RAY_NAME}")) - MAX_SOCKET_PATH
     if too_long > 0:
         raise OSError(None, f"its path is {too_long} characters too long for a socket")
     mode = base.stat().st_mode

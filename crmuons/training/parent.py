@@ -23,9 +23,7 @@ from crmuons.training.setup import set_up_run
 logger = logging.getLogger(__name__)
 
 RunInputs = tuple[list[File], Features, EventArrays, Parent | None]
-FAR_SIGMA = (
-    5.0  # If the mean primary is this far from the parent's mean, the parent's statistics hardly describe the data.
-)
+FAR_SIGMA = 5.0  # If the mean primary is this far from the parent's, the parent's statistics hardly describe the data.
 
 
 def set_up_run_and_parent(settings: config.Config, storage: RunStorage) -> RunInputs:
