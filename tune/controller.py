@@ -86,7 +86,7 @@ class SweepController:
         return not self._waiting and len(self.trials) >= self.num_trials
 
     def all_ended(self) -> bool:
-        """Return whether each trial of the sweep has ended; one that failed counts, although it may run again."""
+        """Return whether each trial of the sweep has ended. A failed trial counts, although it may run again."""
         return len(self.trials) >= self.num_trials and all(t.state() != "unfinished" for t in self.trials.values())
 
     def next_trial(self) -> Trial | None:

@@ -17,7 +17,7 @@ def check_same_data(begun: Trial) -> None:
         refuse_unusable(found, recorded)
     if found.new:
         msg = (
-            f"{begun.name} did not train on {len(found.new)} new files of data.train (the first is {found.new[0]}), so the "
-            "trials could not be compared; take the files away, or start a new sweep with another run.name"
+            f"{begun.name} did not train on {len(found.new)} new files of data.train (the first is {found.new[0]}), so "
+            "the trials could not be compared; take the files away, or start a new sweep with another run.name"
         )
         raise ValueError(msg)

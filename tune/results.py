@@ -92,7 +92,7 @@ def _as_text(value: Any) -> str:
 
 
 def _toml(tree: Mapping[str, Any], prefix: str = "") -> str:
-    """Return settings as TOML. Unset ones are left out, because TOML has no null."""
+    """Return settings as TOML. Unset settings are left out, because TOML has no null."""
     values = {key: value for key, value in tree.items() if not isinstance(value, Mapping) and value is not None}
     tables = {key: value for key, value in tree.items() if isinstance(value, Mapping)}
     text = f"\n[{prefix}]\n" if prefix and values else ""

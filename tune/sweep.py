@@ -93,9 +93,8 @@ def run_sweep(settings: config.Config, space: Space, options: SweepOptions) -> S
 def _run_owned(
     settings: config.Config, space: Space, options: SweepOptions, storage: RunStorage, definition: dict[str, Any]
 ) -> SweepSummary:
-    directory = find_sweep(
-        settings, storage, definition
-    )  # Find it again, because another process may have begun or ended the sweep before this one held it.
+    # Find it again, because another process may have begun or ended the sweep before this one held it.
+    directory = find_sweep(settings, storage, definition)
     beside = storage.directory.parent  # The same place as for a single run.
     tracking_uri = usable_uri(beside) if settings.tracking.enabled else default_uri(beside)
     inputs = SharedInputs(storage)

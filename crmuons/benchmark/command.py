@@ -144,6 +144,6 @@ def _data(options: BenchmarkOptions) -> Sequence[str]:
     if options.data:
         return options.data
     simulated = options.out / "data"
-    # Not the default range, which gives twice as many muons per event: figures must stay comparable between versions.
+    # The default range would give twice as many muons per event, but figures must stay comparable between versions.
     simulate(SimulationSettings(energy_gev=(1e4, 1e9), gamma=1.4), num_events=200_000, out=simulated, seed=0)
     return [str(simulated)]

@@ -77,5 +77,5 @@ def decode(raw: Sequence[File]) -> None:
     """Decode the event columns of files with pyarrow, in this thread."""
     for file in raw:
         with files.open_file(file.url) as opened:
-            # Not pq.read_table, which starts its own threads even with use_threads=False.
+            # pq.read_table would start its own threads even with use_threads=False.
             pq.ParquetFile(opened).read(columns=COLUMNS, use_threads=False)  # noqa: TID251  what pyarrow does by itself

@@ -51,7 +51,7 @@ class Breakdown:
 def worst_cell(cells: list[Cell], seed: int) -> tuple[Number, Number]:
     """Return the largest |ratio - 1| of a cell minus its standard error, and what chance alone gives (mean and spread).
 
-    It uses the cells whose error is below MAX_CELL_ERROR, and those whose ratio is more than four errors away from 1.
+    It uses cells with an error below MAX_CELL_ERROR, and cells with a ratio that is more than four errors away from 1.
     """
     estimates = [cell.ratio for cell in cells if isinstance(cell.ratio, Estimate)]
     ratios = np.array([(ratio.value, ratio.error) for ratio in estimates]).reshape(-1, 2)

@@ -99,9 +99,8 @@ def _num_copied(truth: EventArrays, generated: EventArrays) -> tuple[int, int]:
 def _keys(muons: np.ndarray) -> np.ndarray:
     """Return a number for each muon that depends on every bit of its energy and place."""
     words = np.ascontiguousarray(muons[:, :3]).view(np.uint32).astype(np.uint64)
-    factors = np.array(
-        [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64
-    )  # Odd, and without a pattern.
+    # The factors are odd numbers without a pattern.
+    factors = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)
     return (words * factors).sum(axis=1, dtype=np.uint64)
 
 

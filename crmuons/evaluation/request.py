@@ -96,9 +96,8 @@ def evaluate_request(request: EvaluationRequest, executor: Executor) -> Iterator
     if request.generated:
         yield _evaluate_data(request, executor)
         return
-    generators = [
-        load_generator(local_place(model)) for model in request.models
-    ]  # All at once, so that a missing one is an early error.
+    # All models are loaded first, so that a missing model is an early error.
+    generators = [load_generator(local_place(model)) for model in request.models]
     references: dict[str, tuple[LoadedData, Reference, CellReference | None]] = {}
     for name, generator in zip(request.models, generators, strict=True):
         data = _data_settings(request, generator)

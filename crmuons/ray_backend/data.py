@@ -38,12 +38,11 @@ Read = tuple[Segment, Selection]
 SEGMENTS_PER_EXECUTION = 256  # Limits the memory of the list of tasks.
 SEGMENTS_AHEAD = 32  # An execution takes 1-2 s to start: the next one starts this many segments before the end.
 BLOCKS_AHEAD = 2
-READ_AHEAD_BYTES = 256 * 2**20  # In the object store, per rank and execution.
+READ_AHEAD_BYTES = 256 * 2**20  # Limit of the object store per rank and execution.
 # The default of data.read_tasks: one read decodes 15 million muons/s of the nested layout; a CPU trains on 0.2 million.
 READS_AT_ONCE = 2
-SCHEDULER_PAUSE_S = (
-    0.05  # A segment (such as 150,000 events of 13.5 muons) takes three or four rounds of the scheduler.
-)
+# A segment (such as 150,000 events of 13.5 muons) takes three or four rounds of the scheduler.
+SCHEDULER_PAUSE_S = 0.05
 CPUS_PER_READ = 0  # A read must never wait for a CPU: the workers of an elastic run reserve all of them.
 COUNTS_COLUMN = "tally"
 NOTES_COLUMN = "notes"  # JSON: the digests of the remote files that the segment read, by URL, and warnings.
@@ -129,7 +128,7 @@ class SchedulerThrottle:
     a block, the scheduler does not pause.
     """
 
-    # On the class, not on an instance: Ray pickles the callback for its tasks, and an event cannot be pickled.
+    # The event is on the class, not on an instance: Ray pickles the callback, and an event cannot be pickled.
     waiting: ClassVar = threading.Event()
 
     @classmethod

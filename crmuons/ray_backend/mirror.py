@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 # Interval between looks at small files. A request to stop waits at most this long.
 PERIOD_S = 1.0
 TIMEOUT_S = 30.0
-# Written by rank 0 alone; a failure may come from any rank.
+# Rank 0 alone writes these files. A failure may come from any rank.
 FROM_RANK_ZERO = ("metrics.jsonl", "upload.json", "done.json")
 STOP = "stop"  # Name under which the driver puts a request to stop.
 DRIVER_MARKER = ".driver"  # Holds the key of the SyncHandle in the driver's own directory.

@@ -16,7 +16,7 @@ from crmuons.storage import files
 from crmuons.storage.files import File
 from crmuons.tracking.health import unreachable_reason
 
-MAX_NAMED = 3  # Nodes that a message names if many have the same fault.
+MAX_NAMED = 3  # Number of nodes that a message names if many have the same fault.
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def scaling_config(scaling: config.Scaling) -> ScalingConfig:
     elastic = scaling.min_workers is not None
     # An elastic run needs room for at least its smallest number of workers.
     least = scaling.min_workers or scaling.num_workers
-    # Unset: GPUs if the cluster has any. The driver itself may have none.
+    # If the setting is unset, workers get GPUs if the cluster has any. The driver itself may have none.
     use_gpu = available.get("GPU", 0.0) > 0 if scaling.use_gpu is None else scaling.use_gpu
     # GPUs first, so that the message names the scarcer resource.
     for kind in ("GPU", "CPU") if use_gpu else ("CPU",):

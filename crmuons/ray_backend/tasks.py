@@ -10,9 +10,7 @@ from ray.exceptions import RayTaskError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-TASKS_AHEAD_PER_CPU = (
-    2  # One runs and one waits: enough to keep every CPU busy. More would fill Ray's queue and memory.
-)
+TASKS_AHEAD_PER_CPU = 2  # One runs and one waits, which keeps every CPU busy. More would fill Ray's queue and memory.
 
 
 def map_unordered(

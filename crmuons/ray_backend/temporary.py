@@ -1,7 +1,7 @@
 """Choose the directory of a Ray cluster: below a parent that only its owner can enter, with a path short enough for sockets.
 
-Ray gives its session directory, its logs and the code of its jobs mode 0777, whatever the umask. Everybody who can reach them
-can replace a file that the next task runs. cluster/environment.sh does the same for clusters that scripts start.
+With any umask, Ray gives its session directory, its logs and the code of its jobs mode 0777. Everybody who can reach
+them can replace a file that the next task runs. cluster/environment.sh does the same for clusters that scripts start.
 """
 
 import logging
@@ -62,7 +62,8 @@ def is_open_to_others(directory: Path) -> bool:
 
 def _private_below(base: Path) -> Path:
     user = os.getuid()
-    too_long = len(os.fsencode(f"{base}/ray-{user}-xxxxxxxx{RAY_NAME}")) - MAX_SOCKET_PATH  # As mkdtemp names it.
+    # mkdtemp may have to append eight characters.
+    too_long = len(os.fsencode(f"{base}/ray-{user}-xxxxxxxx{RAY_NAME}")) - MAX_SOCKET_PATH
     if too_long > 0:
         raise OSError(None, f"its path is {too_long} characters too long for a socket")
     mode = base.stat().st_mode

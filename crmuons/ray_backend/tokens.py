@@ -31,7 +31,7 @@ TIMEOUT_S = 10.0
 
 TokenPairs = list[
     tuple[str, str, tuple[str, ...]]
-]  # (value, place, federations). A Token refuses to be pickled, so its parts are sent on purpose.
+]  # (value, place, federations). A Token refuses to be pickled by accident, so its parts are sent instead.
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def shared(urls: Iterable[str]) -> Iterator[None]:
 
 
 def receive() -> None:
-    """Let this process use the driver's tokens, wherever it looks for tokens."""
+    """Let this process use the driver's tokens in addition to its own."""
     # Only once per process, because several tasks run in one process.
     if _received not in tokens.shares:
         tokens.shares.append(_received)

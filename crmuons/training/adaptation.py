@@ -138,7 +138,7 @@ class Adaptation:
         if (
             state.n_critic,
             state.lambda_gp,
-        ) == before:  # At the bounds. The reference follows, so the way back is short.
+        ) == before:  # Both are at their bounds. The reference follows, so a small change leads back.
             return
         state.direction, state.turns = direction, state.turns + is_turn
         if distributed.rank() == 0:

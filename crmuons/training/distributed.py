@@ -14,9 +14,7 @@ logger = logging.getLogger(__name__)
 
 SAY_AFTER_S = 5.0
 LOOK_S = 1.0
-SAYING_RANKS = (
-    2  # Only these ranks warn. If all ranks warned that they wait for one, its own message would be hard to find.
-)
+SAYING_RANKS = 2  # Only these ranks warn: warnings of all waiting ranks would hide the message of the late rank.
 
 _joined = False  # Whether this process has seen a process group.
 

@@ -123,7 +123,7 @@ def run_training(settings: config.Config, launcher: Launcher) -> RunSummary:
         HeldError: if another process trains this run; nothing was changed then.
         RunFailedError: if the run stopped on the way. Its last checkpoint is intact.
     """
-    # Before anything is written: config.json and MLflow would keep the secret.
+    # This comes before anything is written, because config.json and MLflow would keep the secret.
     refuse_credentials(settings)
     tensorboard.check_installed(settings)
     storage = RunStorage.of(settings)

@@ -21,7 +21,7 @@ from crmuons.training.batch import TrainingBatch
 from crmuons.training.terms import LossTerms, spread_penalties
 
 T = TypeVar("T")
-MANY_SHOWERS = 2_000  # The noise helps much at 200 showers and little at 600. More were not measured (docs/log.md).
+MANY_SHOWERS = 2_000  # The noise helps much at 200 showers and little at 600; above, it was not measured (docs/log.md).
 # If there are smooth further features, the likelihoods learn from every fourth muon. With all muons they would take as
 # long as the rest of the step, and 16,000 muons per step are enough.
 FURTHER_EVERY = 4
@@ -75,7 +75,7 @@ class Objective:
             # each update.
             weight = self.lambda_gp * self.settings.penalty.every
             terms["critic_loss"] = loss + weight * spread_penalties(penalties, len(loss), batch)
-            # Without its weight, so that the metric means the same for every lambda_gp.
+            # The metric has no weight, so that it means the same for every lambda_gp.
             terms["gradient_penalty"] = penalties
         return terms
 

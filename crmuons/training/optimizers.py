@@ -24,7 +24,7 @@ class NetworkOptimizer:
         parameters: the weights of the network.
         optimizer: the optimizer of its parameters.
         max_grad_norm: limit on the norm of the gradient.
-        graphed: keep the learning rate in a tensor, which a CUDA graph reads anew at each replay.
+        graphed: keep the learning rate in a tensor, which a CUDA graph reads again at each replay.
 
     Attributes:
         size: the number of weights.
@@ -171,6 +171,6 @@ def all_reduce_gradients(
         fault.mark(values, faults[distributed.rank()])
         values, faults = exchange(torch.cat([values, faults])).split([len(values), world])
         fault.blame(faults)
-    fault.mark(values)  # After the exchange: a sum of finite numbers can overflow.
+    fault.mark(values)  # The sums are checked too, because a sum of finite numbers can overflow.
     summed, sums = values.split([len(values) - len(numbers), len(numbers)])
     return summed, sums.view(-1, 2)

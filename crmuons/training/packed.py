@@ -30,7 +30,7 @@ from crmuons.training.batch import Real, RealEvents, TrainingBatch, num_penalise
 HEADER_BYTES = 64  # Room for eight integers; Sizes has six.
 LEGAL_PRIMARY = (1e6, 0.0, 1.0, 1000.0)  # Primary of dummy events. It must be legal, because features take logarithms.
 LEGAL_MUON = 1.0
-# torch's segment sum on a GPU walks an event's muons in one thread, so many muons must not belong to one dummy event.
+# torch's segment sum on a GPU adds an event's muons in one thread, so a dummy event must have few muons.
 MUONS_OF_A_DUMMY = 16
 # Sizes are rounded up to multiples of at least these numbers: small batches differ more, each bucket needs a graph, and
 # a GPU takes as long for 1,000 muons as for none.
@@ -140,7 +140,7 @@ class PackedBatch:
             chosen_muons = int(np.minimum(first_counts, train.muons_per_event or num_muons).sum())
         width = events.muons.shape[1]
         sizes = Sizes(number, num_nonempty, num_muons, chosen, chosen_muons, width)
-        # A batch may end early (data.max_muons_per_batch); with the full capacity it needs no graph of its own.
+        # A batch may end early (data.max_muons_per_batch); with the full capacity it needs no other graph.
         capacity = max(number, train.events_per_worker)
         content = torch.empty(_bytes(capacity, sizes.muons, width), dtype=torch.uint8, pin_memory=pin_memory)
         # Views of one block, so that one copy takes it to the GPU instead of four.

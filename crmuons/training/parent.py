@@ -23,9 +23,7 @@ from crmuons.training.setup import set_up_run
 logger = logging.getLogger(__name__)
 
 RunInputs = tuple[list[File], Features, EventArrays, Parent | None]
-FAR_SIGMA = (
-    5.0  # If the mean primary is this far from the parent's mean, the parent's statistics hardly describe the data.
-)
+FAR_SIGMA = 5.0  # If the mean primary is this far from the parent's, the parent's statistics hardly describe the data.
 
 
 def set_up_run_and_parent(settings: config.Config, storage: RunStorage) -> RunInputs:
@@ -120,7 +118,7 @@ def _uri(place: str, storage: RunStorage) -> str:
 def _critic(uri: str, directory: Path, step: int | None) -> dict[str, Any] | None:
     """Return the weights of the critic that was trained with a model; None if the source holds none."""
     if not (directory / checkpoint.TRAINING_FILE).is_file() and "://" in uri and step is not None:
-        # The model of a run that has ended is at its URL beside the checkpoint that it was made from.
+        # The URL of a run that has ended holds the model and, next to it, the checkpoint that it was made from.
         whole = (name for name in artifacts.find_artifacts(uri, f"step-{step:08d}") if artifacts.is_whole(uri, name))
         directory = next((local_model(f"{uri}/{name}") for name in whole), directory)
     if not (directory / checkpoint.TRAINING_FILE).is_file():
@@ -159,7 +157,7 @@ def _warn_if_far(kept: Features, fitted: Features) -> None:
     ]
     if far:
         logger.warning(
-            "the primaries of this run are on average far from those of train.init_from (%s), and the statistics of its "
-            "features are kept; train.refit_features=true fits them to this run's data",
+            "the primaries of this run are on average far from the primaries of train.init_from (%s), but the "
+            "statistics of its features are kept; train.refit_features=true fits them to this run's data",
             ", ".join(far),
         )

@@ -55,10 +55,10 @@ def say_changed_settings(run: Run, settings: config.Config) -> None:
 
 
 def with_found_files(run: Run, settings: config.Config) -> tuple[Run, list[File]]:
-    """Return a run that continues with its training files as they are now, and those of them that can be read.
+    """Return a run that continues with its training files as they are now, and the files that can be read.
 
-    Files that moved (another data.train) are recorded in the run's directory, and those that data.skip_missing leaves
-    out in its quarantine.
+    Files that moved (another data.train) are recorded in the run's directory. Files that data.skip_missing leaves out
+    are recorded in its quarantine.
 
     Raises:
         ValueError: if a file is gone or has changed, or no file is left.

@@ -50,7 +50,7 @@ class RunSummary:
         if lowest := run.lowest("validation/score"):
             step, score = lowest
             chosen = checkpoint.best(run.checkpoints)
-            # A new run saves no checkpoint at step 0, but the score of step 0 may still be the best.
+            # Without train.init_from no checkpoint is saved at step 0, but the score of step 0 may still be the best.
             which = (
                 "which is the one selected"
                 if chosen is None or checkpoint.step(chosen.name) == step

@@ -115,7 +115,7 @@ class Trainer(Objective):
             number = self.settings.grad_accumulation * (1 if self.settings.reuse_batch else self.n_critic + 1)
             packed: list[PackedBatch] = list(islice(batches, number))  # type: ignore[arg-type]
             phase = done % self.settings.penalty.every  # It decides which updates have a penalty.
-            # A graph repeats these numbers, so each pair of them has its own.
+            # A graph repeats these numbers, so each combination of them has its own graph.
             variant = phase, self.n_critic, self.lambda_gp
             terms = self.graphs.run(packed, variant, self._start_step, self._updates)
         self.num_critic_updates = done + self.n_critic
@@ -169,7 +169,7 @@ class Trainer(Objective):
             batch = next(batches)
             terms = terms_of(batch)
             of_batch = self._gradients(terms, names, batch)
-            # Not in place: weights that add to the same numbers share one gradient.
+            # This must not be in place: weights that add to the same numbers share one gradient.
             gradients = torch._foreach_add(gradients, of_batch) if gradients else of_batch
             accumulate(totals, terms, batch)
         summed, sums = optimizers.all_reduce_gradients(gradients, totals, self.fault, self._exchange)
@@ -213,7 +213,7 @@ class Trainer(Objective):
         share = optimizers.lr_share(self.settings.optimizer, self.num_steps, self.progress)
         for network in self.networks.values():
             network.set_lr_share(share)
-        # Filled in place: a graph holds the addresses of these tensors.
+        # These tensors are filled in place, because a graph holds their addresses.
         self.fault.begin_step(self.num_steps)
         self._average_weight.fill_(self._weight_of_step())
         return self.noise

@@ -91,7 +91,7 @@ def train(
     try:
         outcome = loop.fit()
         if outcome == "finished":
-            # Not after a stop: the run continues, and its best checkpoint can still change.
+            # A stopped run delivers no model: it continues later, and its best checkpoint can still change.
             services.deliver(trainer.num_steps)
         services.finish_uploads()
         status = "FINISHED" if outcome == "finished" else "KILLED"

@@ -177,7 +177,7 @@ def _prepare(options: AmplificationOptions) -> tuple[Bench, dict[str, Any]]:
     }
     bench = Bench(options.out, pool, reference, options.settings, options.minutes, options.threads)
     _check_showers(bench, options.showers, options.seeds)
-    _record(options.out / RECORD, about)  # Last, so that a refused command does not claim the directory.
+    _record(options.out / RECORD, about)  # This comes last, so that a refused command does not claim the directory.
     machine = {"processor": processor(), "cores": os.cpu_count() or 0, "torch": torch.__version__}
     return bench, about | {"seeds": options.seeds} | machine | provenance.code_tags()
 

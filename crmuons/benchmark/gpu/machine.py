@@ -22,7 +22,7 @@ from crmuons.data.events import EventArrays
 from crmuons.models.features import Features
 from crmuons.training.trainer import PreparedBatch, Trainer
 
-Figures = dict[str, Any]  # Figures by name, of one part of the check.
+Figures = dict[str, Any]  # The figures of one part of the check, by name.
 Precision = Literal["fp32", "tf32", "bf16"]
 HAS_GRAPHS = "cuda_graph" in config.Train.model_fields
 

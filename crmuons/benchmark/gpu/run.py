@@ -133,7 +133,7 @@ def _part(machine: Machine, name: str) -> None:
         result = PARTS[name][0](machine)
     except ImportError as error:
         result = {"left out": str(error)}  # A part names the package that it needs.
-    except Exception as error:  # noqa: BLE001 - the table shows it, and the other parts go on
+    except Exception as error:  # noqa: BLE001 - the table shows it, and the other parts continue
         traceback.print_exc()
         result = {"error": f"{type(error).__name__}: {error}"[:1000]}
     partial = machine.folder / f"{name}.partial"

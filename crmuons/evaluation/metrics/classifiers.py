@@ -19,7 +19,7 @@ MIN_EVENTS = 1_000  # Events needed in each sample. With fewer, a classifier lea
 MIN_EVENTS_SCORED = 200  # Scored events needed in each sample. The standard error of an AUC near 0.5 is then 0.029.
 FOLDS = 3
 BOOTSTRAPS = 40
-TREES, PATIENCE = 300, 15  # At most TREES; training stops once PATIENCE of them brought no lower loss.
+TREES, PATIENCE = 300, 15  # At most TREES trees. Training stops after PATIENCE trees without a lower loss.
 
 
 @dataclass(frozen=True)

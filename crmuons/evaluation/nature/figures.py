@@ -13,7 +13,7 @@ from crmuons.evaluation.nature.rows import OUTSIDE, Row
 from crmuons.evaluation.report.figures import GENERATED_COLOUR, TRUE_COLOUR
 
 COLOURS = ("#2b6cb0", "#6b46c1", "#2f855a")
-LEGEND: Literal["upper right"] = "upper right"  # Place of the legend beside falling curves.
+LEGEND: Literal["upper right"] = "upper right"  # Place of the legend for falling curves.
 INTENSITY_LABEL = "intensity, 1 / (m² s sr)"
 
 

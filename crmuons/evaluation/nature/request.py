@@ -152,7 +152,7 @@ def generate_events(generator: BundleGenerator, drawn: Drawn, flux: Flux, num: i
     cosine = rng.uniform(MOST_ZENITH_COSINE, 1.0, num)
     down = np.arange(num) % 2 == 0  # Half of the events.
     vertical_water[down], cosine[down] = rng.choice(VERTICAL_KM, int(down.sum())), 1.0
-    lacking = (medium.density - medium.firn_density) * medium.firn_m  # In m w.e.: firn is lighter than ice.
+    lacking = (medium.density - medium.firn_density) * medium.firn_m  # m w.e. by which firn is lighter than ice.
     vertical = (1e3 * vertical_water + lacking) / medium.density
     mass = shower.mass_gev(rng.choice(np.array(flux.nuclei, float), num))
     slant = geometry.slant_depth_m(vertical, cosine, medium.surface_m)

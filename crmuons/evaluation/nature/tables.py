@@ -43,7 +43,7 @@ FLUX_ERROR = np.array(
 LOSS_ERROR_PER_KM = 0.01  # From 1 % of b: b is 0.36 per km w.e., and the flux above E falls as E^-2.7 or faster.
 MEAN_ENERGY_ERROR = 0.025  # From errors of 1 % of b and of 0.03 of the surface flux's index.
 
-# Intensities in water over those in standard rock, same flux and propagator.
+# The intensity in water divided by the intensity in standard rock, with the same flux and propagator.
 ROCK_KM = np.array([0.5, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0])
 WATER_OVER_ROCK = np.array(
     [0.7688, 0.7737, 0.7840, 0.7994, 0.8187, 0.8383, 0.8829, 0.9519, 1.0258, 1.1944, 1.4069, 1.7143]
@@ -78,7 +78,7 @@ DUMAND = ((2.090, 9.84e-4, 6.5e-4), (4.157, 4.57e-5, 1.37e-5))
 MUPAGE_KM = (1.5, 5.0)  # Where MUPAGE's formulas hold; they were fitted to HEMAS and MUSIC in water.
 # MUPAGE quotes no error of the intensity. Our error is the spread of its table around daemonflux through water.
 MUPAGE_INTENSITY_ERROR = 0.1
-MULTIPLICITY_ERROR = 0.05  # In addition to half of the difference between MUPAGE's exponent and MuonGun's.
+MULTIPLICITY_ERROR = 0.05  # compare.py combines it with half of the difference between MUPAGE and MuonGun.
 DISTANCE_ERROR = 0.1  # MACRO quotes 20 % for the difference between models. We take this as two standard deviations.
 # Mean distance of two muons in a bundle of 2 to 10, from MUPAGE's radii for independent muons, vertical.
 PAIR_KM = np.array([1.5, 1.767, 2.0, 2.5, 3.0, 4.0, 5.0])

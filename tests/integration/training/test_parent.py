@@ -142,7 +142,9 @@ def test_primaries_far_from_the_parents_are_named_with_the_remedy(root, caplog, 
     write_toy(root / "far" / "0.parquet", toy_events(250, seed=3, depths=(5_000.0,), mean=500.0))
     settings = config.load(None, words_of(root, "far", "train.init_from=parent"))
     set_up_run_and_parent(settings, RunStorage.of(settings))
-    assert re.search(r"far from those of train.init_from \(depth_m \+\d+.\d sigma\).*refit_features", caplog.text)
+    assert re.search(
+        r"far from the primaries of train.init_from \(depth_m \+\d+.\d sigma\).*refit_features", caplog.text
+    )
 
 
 @pytest.fixture(scope="module")

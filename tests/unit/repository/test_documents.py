@@ -74,3 +74,25 @@ def test_every_name_that_the_architecture_page_gives_is_in_the_code():
     words |= {part for name in tracked for part in re.split(r"[/.]", name)}
     missing = {name for name in named if not set(name.split(".")) <= words}
     assert missing == set()
+
+
+OBSCURE = re.compile(r"\b(?:of\s+which|told|so\s+many|what\s+there\s+is|that\s+of)\b", re.IGNORECASE)
+LINE_BREAK = re.compile(r"\"?\n\s*(?:#\s*|f?\")?")  # Inside of a paragraph, a comment, or a message of several strings.
+
+
+def obscure(text):
+    """Return the phrases of a text that make a reader look back or guess, each with the words around it."""
+    text = LINE_BREAK.sub(" ", text)
+    return [text[max(found.start() - 30, 0) : found.end() + 30] for found in OBSCURE.finditer(text)]
+
+
+def test_code_and_documents_say_the_noun_again():
+    """Readers whose first language is not English stumble over "that of", or "told" for "distinguished"."""
+    assert obscure('msg = "the error is that "\n    f"of {name}"')
+    assert obscure("# Showers, of\n    # which none has muons.")
+    folders = ("crmuons", "tune", "jobs", "cluster", "docs")
+    listed = subprocess.run(["git", "ls-files", *folders], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    names = [name for name in listed.split() if Path(name).suffix in {".py", ".md", ".toml", ".sh"}]
+    assert len(names) > 200
+    found = {name: obscure((ROOT / name).read_text(encoding="utf-8")) for name in names if name not in HISTORY}
+    assert {name: phrases for name, phrases in found.items() if phrases} == {}
