@@ -13,7 +13,9 @@ from crmuons.models.bundle_model import Ensemble, members_of
 from crmuons.storage.atomic import filled_directory
 from crmuons.storage.output import Output, folder_at
 
-MOST_MEMBERS = 100  # Each draws a hundredth of the events, and takes part in every piece of them.
+MOST_MEMBERS = (
+    100  # Each of 100 members draws a hundredth of the events, and all of them work on every piece of events.
+)
 
 
 def write_ensemble(models: Sequence[str | Path], out: str | Path) -> None:
@@ -24,9 +26,9 @@ def write_ensemble(models: Sequence[str | Path], out: str | Path) -> None:
         out: new directory, as a path or a URL.
 
     Raises:
-        FileNotFoundError: if one is missing.
+        FileNotFoundError: if a model is missing.
         HeldError: if another process writes there.
-        ValueError: if they do not make an ensemble (`joined`), or the directory is not empty.
+        ValueError: if the models cannot make an ensemble (see `joined`), or the directory is not empty.
     """
     output = Output.at(out)
     model, about = joined({str(place): load_generator(place) for place in models}, number=len(models))
@@ -42,12 +44,12 @@ def joined(generators: dict[str, BundleGenerator], *, number: int) -> tuple[Ense
     """Return an ensemble of models, and the content of its model.json.
 
     Args:
-        generators: the members by the place that they are from.
-        number: how many places were given; more than there are members if one was given twice.
+        generators: the members by their places.
+        number: number of places that were given; it is larger than the number of members if a place was given twice.
 
     Raises:
-        ValueError: if there are fewer than two members, one is an ensemble or occurs twice, or their muons have different
-            features, or their test splits are others.
+        ValueError: if there are fewer than two members, one is an ensemble or occurs twice, their muons have different
+            features, or their test splits differ.
     """
     places = list(generators)
     by_digest: dict[str, str] = {}
@@ -64,11 +66,12 @@ def joined(generators: dict[str, BundleGenerator], *, number: int) -> tuple[Ense
         if (twin := by_digest.setdefault(model_digest(generator), place)) != place:
             msg = f"{place} has the same weights as {twin}; an ensemble needs different members"
             raise ValueError(msg)
-    # A shower that tests one member may have trained another: then no figure of the ensemble is on unseen events.
+    # With different test splits, a shower that tests one member may have trained another member, so no events would be unseen
+    # by all members.
     shares = {place: _data(generator).get("test_share") for place, generator in generators.items()}
     for place, share in shares.items():
         if share != shares[places[0]]:
-            msg = f"{place} was trained with data.test_share={share}, and {places[0]} with {shares[places[0]]}: their test showers are others; give models of one test_share"
+            msg = f"{place} was trained with data.test_share={share}, and {places[0]} with {shares[places[0]]}: their test showers differ; give models of one test_share"
             raise ValueError(msg)
     try:
         model = Ensemble([one for generator in generators.values() for one in members_of(generator.model)])
@@ -80,7 +83,7 @@ def joined(generators: dict[str, BundleGenerator], *, number: int) -> tuple[Ense
 
 
 def _about(generators: dict[str, BundleGenerator]) -> dict[str, Any]:
-    """Return the content of model.json: of each member with its digest, and the settings that hold for all of them."""
+    """Return the content of model.json: the content of each member's with its digest, and the settings that all share."""
     members = [
         {**generator.metadata, "place": place, "digest": model_digest(generator)}
         for place, generator in generators.items()

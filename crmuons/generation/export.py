@@ -1,4 +1,4 @@
-"""Export a model as a directory that needs torch and numpy alone, and as ONNX graphs (docs/generation.md)."""
+"""Export a model as a directory that needs only torch and numpy, and as ONNX graphs (docs/generation.md)."""
 
 import logging
 import warnings
@@ -27,11 +27,11 @@ from crmuons.storage.output import Output, folder_at
 
 logger = logging.getLogger(__name__)
 
-# Largest relative difference of energies, of positions (against the radius + 1 mm) and of the distribution of N.
-# Rounding makes 7e-7 to 1e-5 in a model, the more the steeper its networks are, and twice that in a delay, which is a square
-# over a square; a fault makes more than 1e-3.
+# Largest relative difference of energies, of positions (against the radius + 1 mm) and of the distribution of N. Rounding
+# gives differences of 7e-7 to 1e-5, more in models with steeper networks, and twice as large ones in a delay, which is a
+# square divided by a square. A fault gives more than 1e-3.
 TOLERANCE = 1e-4
-# Share of muons whose further features may differ: a uniform number may fall on the edge between two, to rounding.
+# Share of muons whose further features may differ: rounding may move a uniform number over the edge between two levels.
 MAX_FLIPPED = 1e-3
 CHECK_EVENTS, CHECK_MUONS_PER_EVENT = 256, 20
 INPUTS = ("primaries", "counts", "event_of_muon", "shower_noise", "muon_noise", "azimuth_rad")
@@ -104,14 +104,14 @@ def _readme(network: StandaloneModel, *, onnx: bool) -> str:
 
 
 class _OnnxNetwork(StandaloneModel):
-    """The networks in operators that onnxruntime computes alike on any number of threads."""
+    """The networks in operators for which onnxruntime gives the same results on any number of threads."""
 
     def mean(self, muons: Tensor, counts: Tensor, sums: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Return the means as differences of running sums: onnxruntime's scatter-add loses updates on several threads.
 
-        With 10^6 muons in front of an event, double precision costs its mean 1e-10.
+        With 10^6 muons before an event, the error of its mean in double precision is 1e-10.
         """
-        del sums  # A matter of GPUs' speed.
+        del sums  # They only make a GPU faster.
         ends = counts.cumsum(0)
         running = torch.nn.functional.pad(muons.double().cumsum(0), (0, 0, 1, 0))
         return ((running[ends] - running[ends - counts]) / counts[:, None]).float()
@@ -164,25 +164,25 @@ def worst_difference(muons: np.ndarray, expected: np.ndarray) -> float:
 
 
 def check_muons(what: str, network: StandaloneModel, muons: np.ndarray, expected: np.ndarray) -> None:
-    """Compare muons with those of the model, for the same random numbers.
+    """Compare muons with the model's muons, for the same random numbers.
 
-    A further feature is compared against itself, or the root of its mean square if that is larger.
+    The difference of a further feature is relative to its value, or to the root of its mean square if that is larger.
 
     Raises:
-        ValueError: if an energy or a position differs by more than TOLERANCE, or a further feature of more than
+        ValueError: if an energy or a position differs by more than TOLERANCE, or if a further feature does so for more than
             MAX_FLIPPED of the muons.
     """
     _compare(what, worst_difference(muons, expected))
     for at, name in enumerate(network.extra.names, 3):
         others = expected[:, at].astype(np.float64)
-        # Delays reach twenty times their root mean square, and round in proportion.
+        # Delays reach twenty times their root mean square, and their rounding is proportional to their size.
         limit = TOLERANCE * np.maximum(np.abs(others), max(float(np.sqrt(np.square(others).mean())), 1e-30))
-        differ = ~(np.abs(muons[:, at] - others) <= limit)  # NaN differs.
+        differ = ~(np.abs(muons[:, at] - others) <= limit)  # NaN counts as different.
         _require(differ.mean() <= MAX_FLIPPED, f"{name} of {differ.mean():.1%} of the muons of {what} differs")
 
 
 def _primaries_in_range(generator: BundleGenerator) -> np.ndarray:
-    """Draw primaries uniformly in the trained range."""
+    """Draw primaries uniformly in the trained range, for the check."""
     low, high = np.array(list(generator.training_ranges.values()), np.float32).T
     return low + np.random.default_rng(0).random((CHECK_EVENTS, 4), np.float32) * (high - low)
 
@@ -265,12 +265,12 @@ def _run_onnx(graph: MultiplicityGraph | GeneratorGraph, inputs: dict[str, Tenso
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter's messages about its steps, torchvision, and inputs that share a dimension."""
+    """Silence the exporter's messages: about its steps, about torchvision, and about inputs that share a dimension."""
     for name in ("torch.onnx", "onnxscript", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "# The axis name", UserWarning)
-        warnings.filterwarnings("ignore", r"`isinstance\(treespec", FutureWarning)  # From torch 2.13 itself.
+        warnings.filterwarnings("ignore", r"`isinstance\(treespec", FutureWarning)  # torch 2.13 itself causes it.
         yield
 
 

@@ -17,12 +17,12 @@ from crmuons.models import blocks, formulas
 from crmuons.models.bundle_model import BundleModel, Ensemble
 from crmuons.models.ensemble import StandaloneEnsemble, network_of
 
-MAX_MUONS_PER_EVENT = 2**21  # An event is generated in one piece; this many muons take 2 GB of hidden numbers.
+MAX_MUONS_PER_EVENT = 2**21  # An event is generated in one piece; 2 million muons need 2 GB for hidden numbers.
 
 
 @dataclass(frozen=True)
 class DeviceBlock:
-    """Consecutive events whose muons are on the device that made them.
+    """Consecutive events whose muons are on the device that generated them.
 
     Attributes:
         rows: the rows of their primaries.
@@ -53,11 +53,11 @@ class ModelNotFiniteError(ValueError):
 
 
 class BundleGenerator:
-    """A trained model, or an ensemble of them, that draws events.
+    """A trained model, or an ensemble of models, that draws events.
 
     Attributes:
-        device: where it draws.
-        model: features, multiplicity and generator; of each member of an ensemble.
+        device: the device on which it draws.
+        model: features, multiplicity and generator; for an ensemble, of each member.
         metadata: content of model.json: settings, step, data, versions.
         network: the model's weights in the form that is fast in generation.
     """
@@ -80,7 +80,7 @@ class BundleGenerator:
 
     @property
     def events_per_block(self) -> int:
-        """Number of events that are generated together: a call that begins at a multiple of it changes nothing."""
+        """Number of events that are generated together. Calls that begin at its multiples do not change the events."""
         return blocks.EVENTS_PER_BLOCK[self.device.type] * blocks.BLOCKS_PER_PASS[self.device.type]
 
     @property
@@ -95,12 +95,12 @@ class BundleGenerator:
         return dict(zip(schema.PRIMARY_FEATURES, zip(low, high, strict=True), strict=True))
 
     def outside_training(self, primaries: Float32[np.ndarray, "events 4"]) -> Bool[np.ndarray, " events"]:
-        """Tell which primaries lie outside the training ranges, widened as `formulas.outside_ranges` says."""
+        """Return which primaries lie outside the training ranges, which `formulas.outside_ranges` widens."""
         return formulas.outside_ranges(primaries, self.network.primary_range.cpu().numpy())
 
     @property
     def members(self) -> list["BundleGenerator"]:
-        """The members of an ensemble, each as a generator of its own; empty for a single model."""
+        """The members of an ensemble, each as a separate generator; empty for a single model."""
         if not isinstance(self.model, Ensemble):
             return []
         about = self.metadata.get("members", [{}] * len(self.model.members))
@@ -117,7 +117,7 @@ class BundleGenerator:
         return network.spread_log_num_muons(primaries) if isinstance(network, StandaloneEnsemble) else None
 
     def draw_counts(self, primaries: Float32[np.ndarray, "events 4"], *, seed: int) -> Int64[np.ndarray, " events"]:
-        """Draw N alone for each primary, the same as in `generate`."""
+        """Draw only N for each primary, the same N as in `generate`."""
         return self._drawn(primaries, seed, 0)
 
     def generate(
@@ -130,7 +130,7 @@ class BundleGenerator:
         max_muons: int | None = None,
         first_event: int = 0,
     ) -> EventArrays:
-        """Draw one event for each primary. Arguments and errors are those of `generate_blocks`."""
+        """Draw one event for each primary. `generate_blocks` describes the arguments and errors."""
         _, kept = self._numbers(primaries, seed, counts, max_muons, first_event)
         muons = torch.empty((int(kept.sum()), self.network.width), dtype=torch.float32)
         made = self.network.draw_muons(primaries, kept, seed, first_event)
@@ -151,9 +151,9 @@ class BundleGenerator:
     ) -> Iterator[DeviceBlock]:
         """Draw the events of `generate_blocks`, and leave their muons on the device.
 
-        The host waits for N alone, once. The blocks follow each other without a wait for the device, so a caller who
-        keeps all of them needs the memory for all muons, 12 bytes each. Arguments and errors are those of
-        `generate_blocks`.
+        The host waits for the device only once, for N. The blocks then follow without a wait, so a caller who keeps all of
+        them needs memory for all muons, 4 bytes for each of their numbers. `generate_blocks` describes the arguments and
+        errors.
         """
         _, kept = self._numbers(primaries, seed, counts, max_muons, first_event)
         for rows, muons in self.network.draw_muons(primaries, kept, seed, first_event):
@@ -175,8 +175,8 @@ class BundleGenerator:
 
         Args:
             primaries: energy_gev, zenith_rad, mass_gev, depth_m (slant).
-            seed: seed of the random numbers. The seed, the event's number and the N of its block fix an event. Calls
-                may be cut at multiples of `events_per_block` without changing it.
+            seed: seed of the random numbers. The seed, the event's number and the N of its block determine an event. The
+                events stay the same if calls are cut at multiples of `events_per_block`.
             ids: shower ids; None numbers the events.
             counts: N of each event; None draws it.
             max_muons: cap on the muons of an event.
@@ -199,7 +199,7 @@ class BundleGenerator:
         max_muons: int | None,
         first_event: int,
     ) -> tuple[Int64[np.ndarray, " events"], Int64[np.ndarray, " events"]]:
-        """Check the primaries. Return N of each event as drawn or given, and after the cap."""
+        """Check the primaries. Return N of each event before the cap (drawn or given), and after it."""
         check_primaries(primaries)
         drawn = self._drawn(primaries, seed, first_event) if counts is None else counts
         kept = drawn if max_muons is None else np.minimum(drawn, max_muons)
@@ -209,7 +209,7 @@ class BundleGenerator:
     def _drawn(
         self, primaries: Float32[np.ndarray, "events 4"], seed: int, first_event: int
     ) -> Int64[np.ndarray, " events"]:
-        """Draw N. A mean of NaN is an error of torch's on a CPU, and a meaningless N on a GPU and of the regressor."""
+        """Draw N. If its mean is NaN, torch raises an error on a CPU; on a GPU, and with the regressor, N is meaningless."""
         try:
             drawn = self.network.draw_counts(primaries, seed, first_event)
         except RuntimeError as error:
@@ -251,7 +251,7 @@ def check_primaries(primaries: Float32[np.ndarray, "events 4"]) -> None:
     if primaries.ndim != 2 or primaries.shape[1] != len(schema.PRIMARY_FEATURES):
         msg = f"primaries have shape {primaries.shape}, expected (events, 4): {', '.join(schema.PRIMARY_FEATURES)}"
         raise ValueError(msg)
-    if are_legal_primaries(primaries):  # Row by row takes ten times as long, and says which row is not.
+    if are_legal_primaries(primaries):  # The check of each row, which finds the wrong row, takes ten times longer.
         return
     none = np.zeros(len(primaries), np.int64)
     table = to_table(

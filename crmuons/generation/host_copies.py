@@ -1,4 +1,4 @@
-"""Copy what a GPU made to the host while it makes the next."""
+"""Copy muons from a GPU to the host while the GPU generates the next muons."""
 
 import itertools
 from collections import deque
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def on_host(made: Iterator[tuple[slice, torch.Tensor]], device: torch.device) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Yield muons on the host. Those of a GPU lie in a buffer that the next but one overwrites."""
+    """Yield muons on the host. Muons of a GPU lie in one of two buffers, which the next part but one overwrites."""
     if device.type == "cpu":
         return made
     buffers = [_HostBuffer(device) for _ in range(2)]
@@ -20,7 +20,7 @@ def on_host(made: Iterator[tuple[slice, torch.Tensor]], device: torch.device) ->
 
 
 class _HostBuffer:
-    """Page-locked memory, into which a GPU copies while it computes. To lock 1 MB takes 0.9 ms, so it is kept."""
+    """Page-locked memory, into which a GPU copies while it computes. It is kept, because locking 1 MB takes 0.9 ms."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -33,7 +33,7 @@ class _HostBuffer:
             self.memory = torch.empty((rows * 5 // 4, width), dtype=torch.float32, pin_memory=True)
         copied = self.memory[: len(values)].copy_(values, non_blocking=True)
         done = torch.cuda.Event()
-        done.record(torch.cuda.current_stream(self.device))  # Without a stream: that of the current device.
+        done.record(torch.cuda.current_stream(self.device))  # The default would be the stream of the current device.
 
         def wait() -> torch.Tensor:
             done.synchronize()
@@ -43,7 +43,7 @@ class _HostBuffer:
 
 
 def _one_ahead(items: Iterator[T]) -> Iterator[T]:
-    """Yield the same items, each after the next one has been started."""
+    """Yield the same items, each after the next item was started."""
     waiting = deque(itertools.islice(items, 1))
     for item in items:
         waiting.append(item)

@@ -18,18 +18,18 @@ from crmuons.storage import artifacts, files
 def local_model(place: str | Path) -> Path:
     """Return the local directory of a model; a model at a URL is copied first.
 
-    For the URL of a run, the model is the selected one, or the newest checkpoint while the run goes on. A run never
+    For the URL of a run, this is the selected model, or the newest checkpoint while the run continues. A run never
     changes its artifacts, so their copies are kept; other directories are copied on each call.
 
     Raises:
         FileNotFoundError: if there is nothing at the URL.
         DamagedArtifactError: if an artifact's content does not match its name.
-        ValueError: for a model of MLflow, whose own code would run.
+        ValueError: for a model of MLflow, because loading it would run its code.
     """
     url = str(place).rstrip("/")
     if re.match(r"(models|runs|mlflow-artifacts):", url):
         msg = (
-            f"{url} is a model of MLflow, which may hold code of whoever logged it; crmuons loads weights alone: give the "
+            f"{url} is a model of MLflow, which may hold code of the user who logged it; crmuons loads only weights: give the "
             "run's directory, or run `mlflow artifacts download --artifact-uri "
             f"{url} -d DIR` and give the directory below DIR that holds model.json"
         )
@@ -95,7 +95,7 @@ def load_generator(path: str | Path, device: torch.device | str = "cpu") -> Bund
 
 
 def model_directory(place: Path) -> Path:
-    """Return the model directory that a local place means: of a run, the selected checkpoint; or the place itself.
+    """Return the model directory of a local place: the selected checkpoint for a run, otherwise the place itself.
 
     Raises:
         FileNotFoundError: for an ensemble whose members are not trained yet.
@@ -104,7 +104,7 @@ def model_directory(place: Path) -> Path:
         return place
     if (place / ENSEMBLE_FILE).is_file():
         if not (place / "model" / saved_model.SETTINGS_FILE).is_file():
-            msg = f"no model at {place}: the members of this ensemble are not all trained; the command that began it continues it with run.resume=auto"
+            msg = f"no model at {place}: some members of this ensemble are not trained yet; the command that began it continues it with run.resume=auto"
             raise FileNotFoundError(msg)
         return place / "model"
     selected = checkpoint.best(place / "checkpoints")
@@ -112,7 +112,7 @@ def model_directory(place: Path) -> Path:
 
 
 def read_generator(directory: Path, device: torch.device | str = "cpu") -> BundleGenerator:
-    """Read the generator of a local model directory. The errors are those of `load_generator`."""
+    """Read the generator of a local model directory. It raises the same errors as `load_generator`."""
     return BundleGenerator(*saved_model.load_model_or_ensemble(directory), device)
 
 

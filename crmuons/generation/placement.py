@@ -16,8 +16,8 @@ class PlacedSpectrum:
     """A source of primaries whose axes cross a surface.
 
     Attributes:
-        spectrum: its depth is that of the detector's centre; its cylinder is the one around the surface.
-        surface: around the detector.
+        spectrum: its depth is the depth of the detector's centre; its cylinder is the cylinder around the surface.
+        surface: the surface around the detector.
     """
 
     spectrum: Spectrum
@@ -28,7 +28,7 @@ class PlacedSpectrum:
         """Return a spectrum around a surface.
 
         Raises:
-            ValueError: if the depth is not that of one centre, or the surface ends above the ground.
+            ValueError: if the depth is a range, or the surface reaches too close to the ground.
         """
         low, high = spectrum.depth_m
         if low != high:

@@ -59,7 +59,7 @@ class PrimaryFiles:
 
     Args:
         urls: paths, directories, globs or URLs.
-        with_counts: also read N, from the column num_muons if present, else from the lengths of the lists of muons.
+        with_counts: also read N, from the column num_muons if present, otherwise from the lengths of the lists of muons.
         count_column: read N from the column of this name instead: integers, or lists whose lengths count.
         vertical_depth: depth_m is the vertical depth.
     """

@@ -1,6 +1,6 @@
 """The request of a generated data set, and the directory that it claims.
 
-A GenerationRequest holds everything that decides the content of the shards. It is saved beside them as _request.json;
+A GenerationRequest holds everything that determines the content of the shards. It is saved with them as _request.json;
 another run into the same directory must have the same request.
 """
 
@@ -35,7 +35,7 @@ SAMPLE_EVERY = 64  # N of every 64th event is drawn to estimate the mean.
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """The user's options beside model and primaries.
+    """The user's options, except model and primaries.
 
     Attributes:
         seed: seed of the random numbers.
@@ -67,7 +67,7 @@ class GenerationOptions:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """Everything that decides the content of the shards. Equal requests give equal shards, to the last bit.
+    """Everything that determines the content of the shards. Equal requests give equal shards, to the last bit.
 
     Attributes:
         model: digest of the weights.
@@ -88,7 +88,7 @@ class GenerationRequest:
 
     @property
     def record(self) -> dict[str, Any]:
-        """Return the request as _request.json holds it. Requests of earlier versions, without weights, are the same."""
+        """Return the request as _request.json holds it. Without weights it is the same as in earlier versions."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))  # Tuples become lists.
         return {name: value for name, value in values.items() if name != "weight" or value is not None}
 
@@ -154,12 +154,12 @@ def scan_primaries(
 
 
 def _weight(source: PrimarySource, options: GenerationOptions) -> dict[str, Any] | None:
-    """Return what the weights need: the flux and the spectrum; None without weights."""
+    """Return the flux and the spectrum of the weights; None without weights."""
     return None if options.weight is None else {"flux": options.weight, "spectrum": source.about()["spectrum"]}
 
 
 def flux_weights(request: GenerationRequest) -> FluxWeights | None:
-    """Return what computes the weights of the request's events; None without weights."""
+    """Return the function of the weights of the request's events; None without weights."""
     if request.weight is None:
         return None
     return FluxWeights(Spectrum.recorded(request.weight["spectrum"]), request.weight["flux"])
@@ -182,7 +182,7 @@ def _given_counts(primaries: Primaries, options: GenerationOptions) -> np.ndarra
 
 
 def _sample_counts(generator: BundleGenerator, primaries: Primaries, options: GenerationOptions) -> np.ndarray:
-    """Return N of every SAMPLE_EVERYth event. N that is not drawn is checked for all events."""
+    """Return N of every SAMPLE_EVERYth event. If N is given and not drawn, check it for all events."""
     cap, given = options.max_muons_per_event, _given_counts(primaries, options)
     if given is None:
         counts = generator.draw_counts(primaries.values[::SAMPLE_EVERY], seed=options.seed)
@@ -199,10 +199,10 @@ def _events_per_shard(mean_muons: float, block: int) -> int:
 
 
 def _add_outside(values: dict[str, list[float]], generator: BundleGenerator, primaries: np.ndarray) -> None:
-    """Add lowest and highest value of each quantity that is outside its range, of primaries that are outside."""
+    """Add the lowest and highest values outside its range of each quantity, from primaries that are outside."""
     lowest = np.array([low for low, _ in generator.training_ranges.values()], np.float32)
     for column, name in enumerate(schema.PRIMARY_FEATURES if len(primaries) else ()):
-        alone = np.tile(lowest, (len(primaries), 1))  # All other quantities inside.
+        alone = np.tile(lowest, (len(primaries), 1))  # All other quantities get values inside their ranges.
         alone[:, column] = primaries[:, column]
         found = primaries[generator.outside_training(alone), column].tolist()
         if found:

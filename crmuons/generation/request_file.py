@@ -1,8 +1,8 @@
-"""The name of the record that a generation keeps beside its events."""
+"""The name of the record that a generation keeps in the directory of its events."""
 
 from crmuons.storage.output import Output
 
-REQUEST_FILE = "_request.json"  # pyarrow, pandas and Spark read a folder without names that begin with "_".
+REQUEST_FILE = "_request.json"  # pyarrow, pandas and Spark ignore names that begin with "_" in a folder.
 BEFORE_0_2 = "request.json"
 
 

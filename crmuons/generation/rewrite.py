@@ -1,7 +1,7 @@
 """Write files of events in the format of another tool, one file for each, in constant memory.
 
-An output directory holds one format. `format.json` in it says from which files and with which options its files were made;
-the same command continues after an interruption, and makes again what came from a file that has changed.
+An output directory holds one format. Its `_format.json` has the sources and the options of its files. The same command
+continues after an interruption, and writes a file again if its source has changed.
 """
 
 import json
@@ -28,13 +28,13 @@ from crmuons.storage.files import File
 from crmuons.storage.identity import open_listed
 from crmuons.storage.output import Output
 
-RECORD = "_format.json"  # Readers of a folder pass over names that begin with "_".
+RECORD = "_format.json"  # Readers of a folder ignore names that begin with "_".
 EVENTS_AT_ONCE = 1024  # 16,000 muons of usual events; the largest event determines the memory.
 
 
 @dataclass
 class Rewritten:
-    """What an output holds: files, events and muons, events that miss the surface, and files that were there already."""
+    """Numbers of an output: files, events, muons, events that miss the surface, and files that existed already."""
 
     files: int = 0
     events: int = 0
@@ -45,13 +45,13 @@ class Rewritten:
 
 @dataclass(frozen=True)
 class FormatOptions:
-    """What decides the content of a file beside its events.
+    """Options that determine the content of a file, together with its events.
 
     Attributes:
         format: the format.
         fill: values for features that the muons lack.
-        seed: of the azimuths, which are drawn for each shower, and of the axes around a surface.
-        surface: where tracks begin; None leaves them in the plane across the axis through the origin.
+        seed: seed of the azimuths, which are drawn for each shower, and of the axes around a surface.
+        surface: where tracks begin; with None they begin in the plane across the axis through the origin.
     """
 
     format: Format
@@ -61,7 +61,7 @@ class FormatOptions:
 
     @property
     def record(self) -> dict[str, Any]:
-        """Return what `_format.json` says of them."""
+        """Return the options as `_format.json` holds them."""
         around = {} if self.surface is None else {"surface": asdict(self.surface)}
         return {"format": self.format.name, "fill": dict(self.fill), "seed": self.seed} | around
 
@@ -72,7 +72,7 @@ def rewrite(patterns: Sequence[str], out: str, options: FormatOptions) -> Rewrit
     Args:
         patterns: paths, directories, globs or URLs.
         out: a directory or URL that is new, empty, or holds an earlier result with the same options.
-        options: the format, and what it needs.
+        options: the format and its options.
 
     Raises:
         FileNotFoundError: if a path matches nothing.
@@ -136,7 +136,7 @@ def _names(found: Sequence[File], kind: Format) -> dict[str, str]:
 
 
 def _finished(output: Output, options: FormatOptions) -> dict[str, Any]:
-    """Return what `_format.json` says of the files that are there."""
+    """Return the entries of `_format.json` for the files that exist."""
     there = set(output.names())
     if RECORD not in there:
         if there:
@@ -152,7 +152,7 @@ def _finished(output: Output, options: FormatOptions) -> dict[str, Any]:
 
 
 def _sample(file: File) -> Sample:
-    """Return what a file's events have in common; the spectrum stands beside generated files."""
+    """Return what a file's events have in common; the directory of generated files has their spectrum."""
     with open_listed(file) as opened, open_parquet(opened, file.url) as parquet:
         num_events = parquet.metadata.num_rows
     folder = file.url.rpartition("/")[0]
@@ -169,7 +169,7 @@ def _spectrum_of(folder: str) -> Spectrum | None:
 
 
 def _tracks(file: File, options: FormatOptions) -> Iterator[Tracks]:
-    """Yield the muons of a file as tracks, some events at once."""
+    """Yield the muons of a file as tracks, several events at once."""
     what = f"--format {options.format.name}: {file.url}"
     for events, features in read_parts(file):
         whole, names = completed(events, features, options.format.needs, options.fill, what)
@@ -182,7 +182,7 @@ def _tracks(file: File, options: FormatOptions) -> Iterator[Tracks]:
 
 
 def read_parts(file: File) -> Iterator[tuple[EventArrays, tuple[MuonFeature, ...]]]:
-    """Yield the events of a file, some at once, with the features of their muons.
+    """Yield the events of a file, several at once, with the features of their muons.
 
     Raises:
         ValueError: if the file is not Parquet or damaged, or a row breaks the contract; with the file, the row and the reason.

@@ -28,7 +28,7 @@ from crmuons.storage.files import File
 from crmuons.storage.output import Output
 
 EVENTS_PER_DRAW = 65_536  # Events that share a random stream.
-STREAM = 0x5EC  # Separates these random streams from those of the bundles, which have the same seed.
+STREAM = 0x5EC  # Separates these random streams from the streams of the bundles, which have the same seed.
 ANGLES = 4097  # Nodes of the zenith angle's distribution function; the interpolation error is 1e-7.
 
 
@@ -72,14 +72,14 @@ class Spectrum:
         for name, share in self.composition:
             _require(name in NUCLEI, f"composition: '{name}' is none of {', '.join(NUCLEI)}")
             _require(
-                0 < share < np.inf, f"composition: the share of {name} is {share:g}, expected a finite one above 0"
+                0 < share < np.inf, f"composition: the share of {name} is {share:g}, expected a finite share above 0"
             )
         names = [name for name, _ in self.composition]
         _require(len(set(names)) == len(names), f"composition: {', '.join(names)} names a nucleus twice")
         nucleons = [NUCLEI[name][1] for name in names]
         _require(
             len(set(nucleons)) == len(nucleons),
-            f"composition: two of {', '.join(names)} have the same number of nucleons, and events tell nuclei apart by mass",
+            f"composition: two of {', '.join(names)} have the same number of nucleons, and the mass alone identifies a nucleus",
         )
         length, radius = self.cylinder_m
         _require(
@@ -124,7 +124,7 @@ class Spectrum:
         return {"spectrum": dataclasses.asdict(self)}
 
     def __iter__(self) -> Iterator[Primaries]:
-        """Draw the primaries. The first ones do not depend on the number of events."""
+        """Draw the primaries. A smaller number of events gives the first primaries of a larger number."""
         for number in range(-(-self.events // EVENTS_PER_DRAW)):
             first = number * EVENTS_PER_DRAW
             yield self._draw(number, first).slice(0, self.events - first)
@@ -180,7 +180,7 @@ def recorded_spectrum(directory: str | Path) -> Spectrum:
     output = Output.at(directory)
     record = records.read(output.of(find_request(output) or REQUEST_FILE), keys=("primaries",))
     if "spectrum" not in record["primaries"]:
-        msg = f"{directory}: its primaries come from files; only those of --spectrum have a known probability"
+        msg = f"{directory}: its primaries come from files; only primaries of --spectrum have a known probability"
         raise ValueError(msg)
     return Spectrum.recorded(record["primaries"]["spectrum"])
 
@@ -197,7 +197,7 @@ def check_ranges(spectrum: Spectrum, what: str) -> None:
 def weight_tables(spectrum: Spectrum, primary: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
     """Return the tables of primaries [events, 4] that were drawn from a spectrum: all of them, or a part.
 
-    simweights' main branch reads CorsikaWeightMap, its releases do not.
+    simweights' main branch reads CorsikaWeightMap; its releases do not.
     """
     energy, kinds = primary[:, 0], primary_types(primary[:, 2], spectrum)
     return {
@@ -214,7 +214,7 @@ def corsika_info(spectrum: Spectrum, num_events: int) -> dict[str, np.ndarray]:
 
 
 def primary_types(mass_gev: np.ndarray, spectrum: Spectrum | None) -> np.ndarray:
-    """Return the Particle Data Group's numbers of the nuclei of these masses: of the spectrum's, or of all."""
+    """Return the Particle Data Group's numbers of the nuclei with these masses, among the spectrum's nuclei or all."""
     names = list(NUCLEI) if spectrum is None else [name for name, _ in spectrum.composition]
     masses = shower.mass_gev(np.array([NUCLEI[name][1] for name in names]))
     nearest = np.abs(mass_gev[:, None] - masses).argmin(axis=1)
@@ -287,7 +287,7 @@ def pdg(name: str) -> int:
 
 
 def _inside(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Round to single precision without leaving the limits: simweights gives primaries outside them no weight."""
+    """Round to single precision and stay within the limits, because simweights gives primaries outside no weight."""
     lowest, highest = np.float32(low), np.float32(high)
     if lowest < low:
         lowest = np.nextafter(lowest, np.float32(np.inf))

@@ -1,4 +1,4 @@
-"""Generate from a table of primaries to a table of muons: the object that `crmuons.load` returns."""
+"""Generate a table of muons from a table of primaries: the object that `crmuons.load` returns."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -72,7 +72,7 @@ class TableGenerator:
 
         Args:
             primaries: a pandas frame, a dict, or another table with the columns energy_gev, zenith_rad, mass_gev (a mass
-                in GeV or the symbol of a nucleus) and depth_m (slant); a single value stands for all rows. Or an array
+                in GeV or the symbol of a nucleus) and depth_m (slant); a single value applies to all rows. Or an array
                 [events, 4] in this order.
             seed: the same seed, model and primaries give the same bundles.
             counts: number of muons of each event, or one number for all; None draws it.
@@ -85,7 +85,7 @@ class TableGenerator:
             record for each event: `primary`, `muons` (a list of records) and `outside_training`.
 
         Raises:
-            ValueError: if a column is missing, a primary or N is out of range, or the library is another one.
+            ValueError: if a column is missing, a primary or N is out of range, or the library is not `pd` or `ak`.
             ImportError: if the library is not installed.
         """
         if library not in {"pd", "ak"}:
@@ -106,7 +106,7 @@ def primaries_of(table: Any) -> Float32[np.ndarray, "events 4"]:
     """Return a table of primaries as an array; see `TableGenerator.generate`.
 
     Raises:
-        ValueError: if a column is missing, or columns have different lengths. Values out of range pass.
+        ValueError: if a column is missing, or columns have different lengths. Ranges of values are not checked.
     """
     names = _names_of(table)
     if names is None:
@@ -136,7 +136,7 @@ def _names_of(table: Any) -> Sequence[str] | None:
     """Return the names of the columns of a frame, a mapping or records; None for plain numbers."""
     if isinstance(table, Mapping):
         return [str(name) for name in table]
-    for attribute in ("columns", "fields"):  # Of pandas, and of awkward.
+    for attribute in ("columns", "fields"):  # pandas has `columns`, awkward `fields`.
         names = getattr(table, attribute, None)
         if names is not None and len(names):
             return [str(name) for name in names]
@@ -168,7 +168,7 @@ def _counts_of(counts: Any, events: int) -> Int64[np.ndarray, " events"]:
 
 
 def _frame(events: EventArrays, names: Sequence[str]) -> "pd.DataFrame":
-    import pandas as pd  # noqa: PLC0415  # 0.5 CPU-seconds, and a bare GPU machine lacks it.
+    import pandas as pd  # noqa: PLC0415  # The import takes 0.5 CPU-seconds, and some GPU machines lack pandas.
 
     number = np.repeat(np.arange(len(events.counts)), events.counts)
     first = np.repeat(np.cumsum(events.counts) - events.counts, events.counts)

@@ -35,7 +35,7 @@ class FluxWeights:
     """The rate of each event of a spectrum in a cosmic-ray flux, in Hz.
 
     Args:
-        spectrum: from which all primaries of the data set are drawn.
+        spectrum: the spectrum from which all primaries of the data set are drawn.
         flux: a name of FLUXES.
 
     Raises:

@@ -50,14 +50,14 @@ OUTPUT_SCHEMA = schema.EVENT_SCHEMA.append(pa.field(OUTSIDE_COLUMN, pa.bool_(), 
     pa.field(DRAWN_COLUMN, pa.int64(), nullable=False)
 )
 WEIGHT_FIELD = pa.field(WEIGHT_COLUMN, pa.float64(), nullable=False)
-# Of an ensemble: which member drew the event, and how far the members are apart outside the trained range.
+# Columns of an ensemble: the member that drew the event, and the spread of the members outside the trained range.
 MEMBER_FIELDS = (pa.field("member", pa.int16(), nullable=False), pa.field("spread_log_num_muons", pa.float32()))
 DIGEST_KEY, TALLY_KEY = b"crmuons.request", b"crmuons.tally"
 
 ROW_GROUP_MUONS, ROW_GROUP_EVENTS = 2**20, 2**16  # 12 MB in memory, and a good size for readers.
 CPUS = num_threads().number
 MAX_THREADS = 16  # A thread holds Python's lock for about 4 % of its time.
-MUONS_IN_PROCESS = 8_000_000  # One core generates about this many in the time of connecting to Ray.
+MUONS_IN_PROCESS = 8_000_000  # One core generates about this number in the time of connecting to Ray.
 FOOTERS_AT_ONCE = 16
 
 # Random numbers rarely repeat, so dictionaries do not help; byte-stream split makes them compress better; statistics
@@ -104,7 +104,7 @@ class GenerationJob:
 
     @property
     def is_for_ray(self) -> bool:
-        """Tell whether Ray finishes sooner: a cluster is named, or this machine has more CPUs than threads can use."""
+        """Return whether Ray finishes sooner: a cluster is named, or this machine has more CPUs than threads can use."""
         if self.request.device == "cuda" and not torch.cuda.is_available():
             return True
         large = self.request.num_shards - len(self.done) > 1 and self.expected_muons > MUONS_IN_PROCESS
@@ -141,7 +141,7 @@ def pending_shards(source: PrimarySource, work: GenerationJob) -> Iterator[Outpu
 
 def set_up_process() -> None:
     """Set threads and memory of a process that writes shards."""
-    # The last bit of a sum depends on the number of threads; the shards run in parallel instead.
+    # The last bit of a sum depends on the number of threads, so torch uses one; the shards run in parallel instead.
     torch.set_num_threads(1)
     keep_freed_memory()
 

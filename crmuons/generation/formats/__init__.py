@@ -1,4 +1,4 @@
-"""Write bundles in the formats of other tools: what each needs of a muon, and the function that writes it."""
+"""The formats of other tools: the features of a muon that each format needs, and the function that writes it."""
 
 import difflib
 from collections.abc import Callable, Iterator
@@ -17,10 +17,10 @@ class Format:
     """A format.
 
     Attributes:
-        name: what `--format` takes.
-        suffix: of its files.
-        needs: features of a muon that it cannot be written without.
-        about: which tool reads it.
+        name: its name in `--format`.
+        suffix: suffix of its files.
+        needs: features of a muon that it needs.
+        about: its content, and the tool that reads it.
         write: writes one file.
     """
 
@@ -54,14 +54,14 @@ FORMATS = {
         Format("siren", ".csv", DIRECTION, "the primaries of SIREN, a row for each muon", text.write_siren),
     )
 }
-CONTRACT = "parquet"  # Of --format: the contract's own files alone.
+CONTRACT = "parquet"  # The value of --format for the contract's own files alone.
 
 
 def format_named(name: str, option: str) -> Format:
     """Return the format of a name.
 
     Raises:
-        ValueError: for another name; the message has all and the nearest.
+        ValueError: for another name; the message has all names and the nearest.
     """
     if name == CONTRACT:
         msg = f"{option} {name}: the events are in this format already; expected {', '.join(FORMATS)}"

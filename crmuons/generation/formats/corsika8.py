@@ -1,7 +1,8 @@
 """Write tracks in the columns of CORSIKA 8's particles (ParticleWriterParquet), in one Parquet file.
 
 shower, pdg, kinetic_energy (GeV), x, y, z (m), nx, ny, nz (direction of flight), time (s), weight. The frame is the
-detector's: the origin at its centre, z upward. CORSIKA 8 counts from the centre of its observation plane.
+detector's: the origin is at its centre, and z points upward. (In CORSIKA 8 the origin is the centre of the observation
+plane.)
 """
 
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ COLUMNS = pa.schema(
         pa.field("weight", pa.float32(), nullable=False),
     ]
 )
-MU_MINUS = 13  # Of the Particle Data Group; mu+ is -13.
+MU_MINUS = 13  # Number of the Particle Data Group; mu+ is -13.
 NS = 1e-9
 
 

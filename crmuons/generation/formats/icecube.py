@@ -1,12 +1,12 @@
 """Write tracks as IceCube's tables in HDF5, in the layout of its hdfwriter: a row for each event, and one for each muon.
 
-    I3CorsikaInfo       from which spectrum the primaries were drawn, a row for each nucleus (if it is known)
+    I3CorsikaInfo       the spectrum of the primaries, if it is known: a row for each nucleus and part of the law
     PolyplopiaPrimary   the primary
     CorsikaWeightMap    PrimaryEnergy, PrimaryType and a weight of 1, which simweights' main branch reads
     I3MCTree            the muons; __I3Index__/I3MCTree says which rows belong to an event
 
-simweights reads a file: `simweights.CorsikaWeighter(h5py.File(path))`; the sum of the weighters of all files is that of
-the data set.
+simweights reads a file: `simweights.CorsikaWeighter(h5py.File(path))`. The sum of the weighters of all files is the
+weighter of the data set.
 """
 
 from collections.abc import Iterator
@@ -80,7 +80,7 @@ def _muons(tracks: Tracks) -> dict[str, Any]:
         "zenith": zenith,
         "azimuth": azimuth,
         "energy": tracks.energy_gev,
-        "length": np.nan,  # A muon of unknown length, which its propagation finds.
+        "length": np.nan,  # The length is not known; the propagation of the muon finds it.
         "type": -13 * tracks.charge.astype(np.int32),
     }
 

@@ -1,9 +1,9 @@
-"""Place showers around a detector: the azimuth and the axis of each, where its muons cross the surface, and what misses.
+"""Place showers around a detector: the azimuth and the axis of each shower, and the points where muons enter the surface.
 
-An isotropic flux crosses a convex surface at a rate in proportion to the area that the surface shows in its direction. The
-zenith angles of a Spectrum follow this rate for an upright cylinder, and axes are drawn uniformly over the area that the
-cylinder shows. The cylinder is the detector's surface, or the smallest one around it. So a larger surface has more showers,
-and as many of them cross any part inside as before.
+An isotropic flux crosses a convex surface at a rate that is proportional to the area that the surface shows in this
+direction. The zenith angles of a Spectrum follow this rate for an upright cylinder, and axes are drawn uniformly over the
+area that the cylinder shows. The cylinder is the detector's surface, or the smallest cylinder around it. A larger surface
+has more showers, but the rate through any part inside stays the same.
 """
 
 import difflib
@@ -17,7 +17,9 @@ from crmuons.generation.formats.tracks import Tracks, axes, azimuths, salted
 
 C_M_PER_NS = 0.299792458
 SHAPES = {"cylinder": ("RADIUS", "LENGTH"), "sphere": ("RADIUS",), "plane": ("RADIUS",)}
-MOST_ATTEMPTS = 512  # A cylinder fills a third of the disc around it; a flat one seen from 85 degrees, a tenth.
+MOST_ATTEMPTS = (
+    512  # A cylinder fills a third of the disc around it; a flat cylinder seen from 85 degrees fills a tenth.
+)
 Points = Float64[np.ndarray, "n 3"]
 
 
@@ -28,7 +30,7 @@ class Surface:
     Attributes:
         shape: cylinder (upright), sphere, or plane (a horizontal disc at the centre's depth).
         radius_m: its radius.
-        length_m: of a cylinder.
+        length_m: length of a cylinder; 0 for other shapes.
     """
 
     shape: str
@@ -59,16 +61,16 @@ class Surface:
 
     @property
     def cylinder(self) -> "Surface":
-        """Return the smallest upright cylinder around it, a disc around a plane."""
+        """Return the smallest upright cylinder around it; for a plane, the disc itself."""
         length = {"cylinder": self.length_m, "sphere": 2 * self.radius_m, "plane": 0.0}[self.shape]
         return Surface("cylinder" if length else "plane", self.radius_m, length)
 
     def crossings(self, point: Points, direction: Points) -> tuple[np.ndarray, np.ndarray]:
-        """Return the distances along tracks from a point to the entry and to the exit; NaN where they miss.
+        """Return the distances along tracks from a point to the entry and to the exit; NaN for tracks that miss.
 
         Args:
             point: a point of each track.
-            direction: its unit vector of flight.
+            direction: the unit vector of flight of each track.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
             if self.shape == "plane":
@@ -80,7 +82,7 @@ class Surface:
             across = (direction[:, :flat] ** 2).sum(axis=1)
             half = (point[:, :flat] * direction[:, :flat]).sum(axis=1)
             rest = (point[:, :flat] ** 2).sum(axis=1) - self.radius_m**2
-            root = np.sqrt(half**2 - across * rest)  # NaN where the track misses the round side.
+            root = np.sqrt(half**2 - across * rest)  # NaN if the track misses the round side.
             entry, leave = (-half - root) / across, (-half + root) / across
             if self.shape == "cylinder":
                 # A vertical track is within the radius along its whole length, or nowhere.
@@ -104,10 +106,10 @@ def place(
     """Draw azimuth and axis of each shower, and return where the axis enters the cylinder around the surface.
 
     Args:
-        ids: of the showers; seed and ids determine the place, so that it can be computed again.
-        zenith_rad: of the showers.
-        surface: around the detector.
-        seed: of the draws.
+        ids: ids of the showers; seed and ids determine the place, so that it can be computed again.
+        zenith_rad: zenith angles of the showers.
+        surface: the surface around the detector.
+        seed: seed of the draws.
 
     Returns:
         The azimuth of the point from which each shower comes, and the points of entry.
@@ -127,16 +129,16 @@ def place(
         if not len(left):
             return azimuth, entries
     msg = (
-        f"showers of {np.rad2deg(zenith_rad[left[0]]):.3g} degrees show next to nothing of the surface {surface.shape}: a "
+        f"showers of {np.rad2deg(zenith_rad[left[0]]):.3g} degrees almost never reach the surface {surface.shape}: a "
         "horizontal plane is not reached by horizontal showers; narrow zenith_deg, or take a cylinder or a sphere"
     )
     raise ValueError(msg)
 
 
 def at_entry(tracks: Tracks, surface: Surface) -> Tracks:
-    """Move each track to where it enters the surface, and leave out the muons that miss and the events without any.
+    """Move each track to its entry into the surface. Leave out muons that miss it, and events whose muons all miss it.
 
-    The time moves with the muon, at the speed of light; a muon of 10 GeV is slower by 6e-5.
+    The time changes by the flight at the speed of light; a muon of 10 GeV is slower by 6e-5.
     """
     entry, _ = surface.crossings(tracks.position_m, tracks.direction)
     kept = np.flatnonzero(np.isfinite(entry))

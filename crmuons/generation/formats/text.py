@@ -1,8 +1,8 @@
 """Write tracks as lines of text: ppc's f2k, MUPAGE's table, SIREN's CSV.
 
-Numbers are rounded to float32, which nine digits give back. Layouts: `f2k` in ppc (https://github.com/icecube/ppc, ocl/f2k.cxx), the option -t of
-MUPAGE (https://github.com/giadac/MUPAGE, src/mupage.cc), PrimaryExternalDistribution in SIREN
-(https://github.com/Harvard-Neutrino/SIREN).
+Numbers are rounded to float32; nine digits are exact for it. Layouts: `f2k` in ppc (https://github.com/icecube/ppc,
+ocl/f2k.cxx), the option -t of MUPAGE (https://github.com/giadac/MUPAGE, src/mupage.cc), PrimaryExternalDistribution in
+SIREN (https://github.com/Harvard-Neutrino/SIREN).
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ LINES_AT_ONCE = 65_536
 def write_f2k(path: Path, parts: Iterator[Tracks], sample: Sample) -> None:
     """Write events as f2k: TR gen igen name x y z theta phi length energy time, in m, degrees, GeV and ns.
 
-    The angles are those of the point from which the muon comes; the length is the mean range of a muon in ice.
+    The angles give the direction from which the muon comes; the length is the mean range of a muon in ice.
     """
     del sample
     line = "TR %d %d %s" + 8 * " %.9g" + "\n"
@@ -51,7 +51,7 @@ def write_f2k(path: Path, parts: Iterator[Tracks], sample: Sample) -> None:
 
 
 def mean_range_m(energy_gev: np.ndarray) -> np.ndarray:
-    """Return how far a muon of this energy comes in ice with mean losses, ln(1 + E b / a) / b."""
+    """Return the range in ice of a muon of this energy with mean losses, ln(1 + E b / a) / b."""
     radiation = propagation.SOFT_RADIATION + propagation.HARD_RADIATION
     return np.log1p(energy_gev * radiation / propagation.IONISATION) / radiation / propagation.ICE_DENSITY
 
@@ -59,8 +59,8 @@ def mean_range_m(energy_gev: np.ndarray) -> np.ndarray:
 def write_mupage(path: Path, parts: Iterator[Tracks], sample: Sample) -> None:
     """Write MUPAGE's table: event, multiplicity, muon, x y z (m), vx vy vz, E (GeV), t (ns), 6.
 
-    Events count from 1; those without muons have no line. The livetime of the head is 0: bundles of a spectrum have
-    weights instead.
+    Events are numbered from 1; events without muons have no line. The livetime in the header is 0: bundles of a spectrum
+    have weights instead.
     """
     del sample
     with path.open("w", encoding="ascii") as file:
@@ -76,7 +76,7 @@ def write_mupage(path: Path, parts: Iterator[Tracks], sample: Sample) -> None:
 
 
 def write_siren(path: Path, parts: Iterator[Tracks], sample: Sample) -> None:
-    """Write a CSV table of SIREN's primaries: E, px, py, pz in GeV, x0, y0, z0 in m. It knows no events and no times."""
+    """Write a CSV table of SIREN's primaries: E, px, py, pz in GeV, x0, y0, z0 in m. It has no events and no times."""
     del sample
     with path.open("w", encoding="ascii") as file:
         file.write("E,px,py,pz,x0,y0,z0\n")

@@ -13,22 +13,22 @@ from crmuons.data.selection import split_coordinates
 from crmuons.generation.spectrum import Spectrum
 
 MUON_MASS_GEV = 0.1056583755  # PDG 2022.
-FILLED = {"dir_x": 0.0, "dir_y": 0.0, "t_ns": 0.0, "charge": -1.0}  # What a message proposes to fill in.
+FILLED = {"dir_x": 0.0, "dir_y": 0.0, "t_ns": 0.0, "charge": -1.0}  # Values for --fill that messages propose.
 
 
 @dataclass(frozen=True)
 class Tracks:
-    """Muons of events as tracks. Those of event i follow those of event i - 1, `counts[i]` of them.
+    """Muons of events as tracks, in the order of the events; event i has `counts[i]` of them.
 
     Attributes:
-        ids: of the showers.
+        ids: ids of the showers.
         primaries: energy_gev, zenith_rad, mass_gev, depth_m of the events.
         azimuth_rad: azimuth of the point from which the primary comes.
         counts: number of muons of each event.
         energy_gev: total energies of the muons.
         position_m: where each muon crosses the plane across the axis.
         direction: unit vector of its flight.
-        t_ns: when it is there; 0 is when the axis crosses the core.
+        t_ns: time at this position; at 0 the shower's front reaches the point where the axis crosses the plane.
         charge: -1 or 1, and 0 if it is not known.
     """
 
@@ -53,8 +53,8 @@ class Sample:
     """What a file's events have in common.
 
     Attributes:
-        spectrum: from which the primaries were drawn; None if that is not known.
-        num_events: events of the file.
+        spectrum: the spectrum of the primaries; None if it is not known.
+        num_events: number of events in the file.
     """
 
     spectrum: Spectrum | None
@@ -68,7 +68,7 @@ def check_needs(names: Sequence[str], needs: Sequence[str], fill: Mapping[str, f
         names: features of the muons.
         needs: features that the format needs.
         fill: values for features that the muons lack.
-        what: the format, and whose muons, for the message.
+        what: the format and the source of the muons, for the message.
 
     Raises:
         ValueError: with the missing features and the remedy.
@@ -129,20 +129,20 @@ def parse_fill(words: Sequence[str]) -> dict[str, float]:
 
 
 def azimuths(ids: UInt64[np.ndarray, "events 2"], seed: int = 0) -> Float64[np.ndarray, " events"]:
-    """Draw an azimuth in radians for each shower, uniformly; seed and shower determine it, not the file or its order."""
+    """Draw a uniform azimuth in radians for each shower. It depends only on the seed and the shower's ids."""
     return 2 * np.pi * split_coordinates(salted(ids, f"azimuth {seed}"))
 
 
 def salted(ids: UInt64[np.ndarray, "events 2"], purpose: str) -> UInt64[np.ndarray, "events 2"]:
-    """Return other ids for the same showers, so that two purposes draw independent numbers."""
+    """Return changed ids for the same showers, so that two purposes draw independent numbers."""
     return ids ^ np.uint64(int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:8], "little"))
 
 
 def axes(zenith_rad: Float64[np.ndarray, " n"], azimuth_rad: Float64[np.ndarray, " n"]) -> Float64[np.ndarray, "n 3 3"]:
     """Return three unit vectors of each shower: x and y across its axis, and its flight.
 
-    The azimuth is that of the point from which the shower comes. x lies in the vertical plane through the axis and rises
-    in the direction of flight; y is horizontal.
+    The azimuth gives the point from which the shower comes. x lies in the vertical plane through the axis and points
+    upward; y is horizontal.
     """
     sin, cos, s, c = np.sin(zenith_rad), np.cos(zenith_rad), np.sin(azimuth_rad), np.cos(azimuth_rad)
     none = np.zeros_like(s)
@@ -160,10 +160,10 @@ def to_tracks(
     """Return the muons of events as tracks.
 
     Args:
-        events: whose muons have the features of a direction.
+        events: events whose muons have the features of a direction.
         names: the features.
-        azimuth_rad: of the point from which each shower comes.
-        core_m: where each axis passes; the origin without it.
+        azimuth_rad: azimuth of the point from which each shower comes.
+        core_m: a point of each axis; None for the origin.
     """
     muons = events.muons.astype(np.float64)
     column = {name: muons[:, at] for at, name in enumerate(names)}

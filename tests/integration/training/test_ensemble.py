@@ -98,7 +98,7 @@ def test_a_run_does_not_begin_from_an_ensemble(root, capsys):
 def test_an_unfinished_ensemble_says_so(root, capsys, tmp_path):
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "ensemble.json").write_text('{"members": 2}')
-    with pytest.raises(FileNotFoundError, match="not all trained"):
+    with pytest.raises(FileNotFoundError, match="are not trained yet"):
         load_generator(tmp_path / "begun")
 
 

@@ -147,7 +147,7 @@ def test_generate_writes_tracks_in_the_detectors_frame(model, tmp_path, capsys):
         (["--surface", "sphere:-1"], "expected sphere:RADIUS with lengths in metres above 0"),
         (["--surface", "sphere:300", "--spectrum", "events=9"], "depth_m=1450:2450 is a range; give the vertical depth"),
         (["--surface", "sphere:2000"], "it begins -50 m below the ground, with its centre at 1950 m"),
-        (["--surface", "plane:300", "--spectrum", "events=99", "depth_m=1950:1950", "zenith_deg=89.9999:90"], "show next to nothing"),
+        (["--surface", "plane:300", "--spectrum", "events=99", "depth_m=1950:1950", "zenith_deg=89.9999:90"], "almost never reach"),
         (["--surface", "sphere:300", "--format", "parquet"], "--surface writes tracks, which the contract's files do not hold"),
     ],
 )  # fmt: skip

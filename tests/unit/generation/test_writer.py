@@ -178,7 +178,7 @@ def test_primaries_of_files_have_no_weights(model_dir, primaries_file, tmp_path)
     from crmuons.generation.spectrum import simweights_tables
 
     generate(model_dir, primaries_file, tmp_path, counts=0)
-    with pytest.raises(ValueError, match="only those of --spectrum have a known probability"):
+    with pytest.raises(ValueError, match="only primaries of --spectrum have a known probability"):
         simweights_tables(tmp_path)
 
 

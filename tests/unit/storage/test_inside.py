@@ -175,5 +175,5 @@ def test_the_mark_of_the_best_checkpoint_names_one_of_its_folder(tmp_path: Path)
 
 @pytest.mark.parametrize("url", ["models:/crmuons@best", "runs:/0123/model", "models:/m-0123", "mlflow-artifacts:/1/x"])
 def test_a_model_of_mlflow_is_refused_before_its_code_runs(url: str) -> None:
-    with pytest.raises(ValueError, match="may hold code of whoever logged it; crmuons loads weights alone"):
+    with pytest.raises(ValueError, match="may hold code of the user who logged it; crmuons loads only weights"):
         local_model(url)
