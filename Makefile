@@ -68,7 +68,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit -n auto --dist loadfile $(PYTEST)
 
 integration: setup
-	$(BIN)/python -m pytest tests/integration -n 3 --dist loadfile --no-loadscope-reorder $(PYTEST)
+	$(BIN)/python -m pytest tests/integration -n 2 --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 gpu-check: setup
 	$(BIN)/crmuons benchmark gpu

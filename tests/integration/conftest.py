@@ -79,19 +79,17 @@ WAITING = (
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The busiest modules come first, those that wait last."""
-    here = Path(__file__).parent
+    here, order = Path(__file__).parent, (*BUSIEST, "others", *WAITING)
 
     def place(item: pytest.Item) -> int:
         name = item.path.relative_to(here).with_suffix("").as_posix()
-        return (
-            BUSIEST.index(name) - len(BUSIEST) if name in BUSIEST else 1 + WAITING.index(name) if name in WAITING else 0
-        )
+        return order.index(name if name in order else "others")
 
     items.sort(key=place)
 
 
 class FromBothEnds(LoadFileScheduling):
-    """Give the last worker modules from the end: it waits while the others are busy."""
+    """Give the last worker modules from the end: it waits while the other one keeps both cores busy."""
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         if node is self.nodes[-1]:
