@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 TRAINING_FILE, BEST_FILE = "training.pt", "best"
 _NAME = re.compile(r"step-(\d{8})")
-ASIDE = "damaged-"  # Before the name of a checkpoint that cannot be read.
+ASIDE = "damaged-"  # The first part of the new name of a checkpoint that cannot be read.
 
 
 def path(directory: Path, step: int) -> Path:
@@ -43,25 +43,25 @@ def save(directory: Path, step: int, model: BundleModel, about: Mapping[str, Any
         directory: the directory of the run's checkpoints.
         step: the number of finished steps.
         model: the averaged model, which generates events.
-        about: the content of model.json beside its format; see `save_model`.
+        about: the content of model.json, without its format; see `save_model`.
         training: the state of training. It may hold only tensors, numbers, strings, lists and dictionaries, since it is
             loaded with `weights_only`.
 
     Raises:
         OSError: if it cannot be written, for instance because the disk is full. Earlier checkpoints are intact.
     """
-    # Eight digits: names sort as their steps do, in a directory and in a listing of a URL.
+    # With eight digits, names are sorted like their steps, in a directory and in a listing of a URL.
     target = path(directory, step)
     try:
         # A run that continued from an earlier checkpoint replaces later ones.
         with atomic_directory(target, replace=True) as partial:
-            # A complete model first: crmuons generate takes a checkpoint as it takes any model.
+            # The checkpoint is also a complete model: crmuons generate accepts it like any model.
             write_model_files(partial, model, about)
             write_tensors(partial / TRAINING_FILE, training)
     except OSError as error:
         msg = (
             f"checkpoint of step {step} could not be written to {directory} ({reason_of(error)}); {remedy_for(error)}; "
-            "earlier ones are intact"
+            "earlier checkpoints are intact"
         )
         raise OSError(msg) from error
     return target
@@ -85,16 +85,16 @@ def latest(directory: Path) -> Path | None:
 
 
 def set_aside_damaged(directory: Path) -> None:
-    """Rename the checkpoints that cannot be read, so that the run goes on from the newest intact one, and say so.
+    """Rename the checkpoints that cannot be read, and log this, so that the run continues from the newest intact one.
 
     Raises:
-        ValueError: if none is intact; their names are then left.
+        ValueError: if no checkpoint is intact; nothing is renamed then.
     """
-    # Every checkpoint is read once at a start: a damaged best one would be found only at the end of the run.
+    # Every checkpoint is read at a start; otherwise a damaged best checkpoint would be found only at the end of the run.
     faults = {saved: fault for saved in steps(directory).values() if (fault := _fault(saved)) is not None}
     if not faults:
         return
-    # Renamed and not removed: the user may want to see what happened to it.
+    # They are renamed and not removed, because the user may want to find the cause.
     intact = [saved for saved in steps(directory).values() if saved not in faults]
     if not intact:
         saved, fault = next(reversed(faults.items()))
@@ -121,7 +121,7 @@ def _fault(saved: Path) -> str | None:
 
 
 def features_of(checkpoint: Path) -> Features:
-    """Return the features of a run, which a checkpoint holds too."""
+    """Return the features of a run from a checkpoint, which also holds them."""
     model, about = load_model(checkpoint)
     model.features.training_showers = about.get("training_showers")
     return model.features
@@ -147,13 +147,13 @@ def mark_best(directory: Path, checkpoint: Path) -> None:
 
 
 def forget_best(directory: Path) -> None:
-    """Take the mark of `mark_best` away."""
+    """Remove the mark of `mark_best`."""
     (directory / BEST_FILE).unlink(missing_ok=True)
 
 
 def prune(directory: Path, keep: int) -> None:
-    """Delete all checkpoints except the newest `keep` and the best, and any that a killed process left incomplete."""
-    # The best one at least: it is delivered at the end, however old it is.
+    """Delete all checkpoints except the newest `keep` and the best, and all that a killed process left incomplete."""
+    # The best checkpoint always stays: it is delivered at the end, however old it is.
     kept = {*list(steps(directory).values())[-keep:], best(directory)}
     for saved in steps(directory).values():
         if saved not in kept:

@@ -1,4 +1,4 @@
-"""A run's directory: what its files hold, and how they are written."""
+"""A run's directory: the content of its files, and how they are written."""
 
 import errno
 import hashlib
@@ -34,9 +34,9 @@ logger = logging.getLogger(__name__)
 FAILURE_BYTES = 4096
 REMEDY = "copy it back from a backup, or start a new run with another run.name"
 METRICS_REMEDY = "remove the damaged lines"
-# What a run starts from. config.json comes last: a directory that has it counts as a started run.
+# The files from which a run starts. config.json comes last: a directory that has it counts as a started run.
 START_FILES = ("features.pt", "validation.parquet", "files.json", *parent.FILES, "config.json")
-SHOWERS = "training_showers"  # Beside the statistics in features.pt; see Features.
+SHOWERS = "training_showers"  # A key in features.pt, in addition to the statistics; see Features.
 START = "start"  # Label of the artifact that holds the start of a run stored at a URL.
 
 # Settings that may change when a run continues. A change of any other setting is refused.
@@ -48,7 +48,7 @@ MUTABLE_SETTINGS = re.compile(
 
 
 class Run(RunPaths):
-    """A run: what its files hold."""
+    """A run, with methods that read and write its files."""
 
     def has_started(self) -> bool:
         """Return whether this machine's directory was set up, so that the run can continue."""
@@ -62,7 +62,7 @@ class Run(RunPaths):
         validation: EventArrays,
         begun_from: parent.Parent | None = None,
     ) -> None:
-        """Write what every worker and every later attempt starts from. config.json comes last: see `has_started`.
+        """Write the files from which every worker and every later attempt starts. config.json comes last: see `has_started`.
 
         Args:
             settings: the settings of the run.
@@ -78,7 +78,7 @@ class Run(RunPaths):
             if other := names_in(self.directory) - set(START_FILES):
                 raise OSError(errno.ENOTEMPTY, f"it holds {min(other)}")  # noqa: TRY301 - reported like all others
             with filled_directory(self.directory, last=START_FILES[-1]) as partial:
-                # Everything under a partial name first: a directory that has config.json has the rest too.
+                # Everything is written under a partial name first: a directory that has config.json has the rest too.
                 showers = (
                     {} if features.training_showers is None else {SHOWERS: torch.tensor(features.training_showers)}
                 )
@@ -105,7 +105,7 @@ class Run(RunPaths):
         """
         try:
             with full_disk_named(self.directory):
-                # Spaces and not a hole: only written blocks are kept free on a full disk.
+                # Spaces, because a sparse file would reserve no blocks on the disk.
                 self._reserved.write_text(" " * FAILURE_BYTES, encoding="utf-8")
         except OSError as error:
             msg = f"the run's directory {self.directory} cannot be written ({reason_of(error)}); {remedy_for(error)}"
@@ -114,11 +114,11 @@ class Run(RunPaths):
     def fail(self, reason: dict[str, str]) -> None:
         """Write the reason why the run cannot continue; on a full disk, into the reserved space."""
         try:
-            # The ordinary way first: it is atomic.
+            # First the ordinary, atomic way.
             write_json(self.failure, reason)
         except OSError as error:
-            # Only the driver reserves, and the first failure takes it: the first one is the cause.
-            if not self._reserved.exists():  # Not the driver's node, or another worker was faster.
+            # Only the driver reserves space, and the first failure uses it, because the first failure is the cause.
+            if not self._reserved.exists():  # This is not the driver's node, or another worker was faster.
                 logger.warning("%s cannot be written: %s", self.failure, error)
                 return
             with self._reserved.open("r+", encoding="utf-8") as file:
@@ -158,8 +158,7 @@ class Run(RunPaths):
             return list(self.found_files)
         record = self.directory / "files.json"
         with damage_named(record, REMEDY):
-            # Early versions recorded URL and size alone.
-            # In the order of the record, from which the read plan follows.
+            # The order of the record stays, because the read plan follows from it. Early versions recorded only URL and size.
             return [File(str(url), int(size), *rest) for url, size, *rest in json.loads(record.read_bytes())]
 
     def latest_metrics(self) -> dict[str, int | float]:
@@ -173,7 +172,7 @@ class Run(RunPaths):
     def lowest(self, metric: str) -> tuple[int, float] | None:
         """Return the step at which a metric was lowest, and its value; None if it was never a finite number."""
         lines = [line for line in self._metric_lines() if math.isfinite(line.get(metric, math.nan))]
-        # Not every line has the metric: validations are rarer than log steps.
+        # Some lines lack the metric, because validations are rarer than log steps.
         values = [(int(line["step"]), float(line[metric])) for line in lines]
         return min(values, key=lambda entry: entry[1], default=None)
 
@@ -187,10 +186,10 @@ class Run(RunPaths):
 
     @staticmethod
     def numbers(line: Mapping[str, object], place: object) -> dict[str, int | float]:
-        """Return a line of the metrics, all of whose values are numbers.
+        """Check that all values in a line of the metrics are numbers, and return it.
 
         Raises:
-            ValueError: with the place and the metric that is none.
+            ValueError: with the place, and the metric that is no number.
         """
         wrong = next((name for name, value in line.items() if not isinstance(value, int | float)), None)
         if wrong is not None:
@@ -208,11 +207,12 @@ class Run(RunPaths):
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits of a hash of the training files' names, sizes and digests at the run's start.
 
-        Digests of remote files count if the start read all of these files: which ones it reads depends on the settings.
+        Digests of remote files are included only if all of them are known at the start: the settings determine how many
+        remote files the start reads.
         """
-        # Of the start and not of today: data that moved are the same data.
+        # The files as recorded at the start, because data that moved are the same data.
         recorded = replace(self, found_files=None).load_files()
-        # Without the time stamps, which a copy changes.
+        # The time stamps are left out, because a copy changes them.
         all_read = all(file.digest is not None for file in recorded if files.is_remote(file.url))
         entries = [
             [
@@ -237,7 +237,7 @@ class Run(RunPaths):
             return {f"{section}.{name}" for section, names in json.loads(path.read_bytes()).items() for name in names}
 
     def reason_of_failure(self) -> str:
-        """Return why the run stopped, from `failure`."""
+        """Return why the run stopped, from its file `failure`."""
         return str(records.read(self.failure, keys=("error",), remedy="remove the file to try again")["error"])
 
     def check_unchanged(self, settings: config.Config) -> None:
@@ -246,10 +246,10 @@ class Run(RunPaths):
         data.train may differ: its files are compared by content, see training.resume.
 
         Raises:
-            ValueError: if a setting outside MUTABLE_SETTINGS differs, with all that differ.
+            ValueError: if settings outside MUTABLE_SETTINGS differ; the message names all of them.
         """
         before, now = self.stored_settings().flat(), settings.flat()
-        # A new setting must be named in MUTABLE_SETTINGS to be changed: the safe side is to refuse.
+        # Settings that MUTABLE_SETTINGS does not name are refused, so that a new setting is safe by default.
         fixed = [path for path in now if not MUTABLE_SETTINGS.fullmatch(path) and path != "data.train"]
         changed = differences(before, now, keys=fixed, show=repr)
         if changed:

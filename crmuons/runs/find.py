@@ -11,23 +11,23 @@ from crmuons.storage.claims import FOLDER
 
 
 def find_run(settings: config.Config, storage: RunStorage) -> Run:
-    """Return the run that the settings name: the one to continue (run.resume=auto), or a new one.
+    """Return the run that the settings name: an existing run to continue (run.resume=auto), or a new run.
 
     Raises:
-        ValueError: if a run of the given name exists and is not to be continued.
+        ValueError: if a run of the given name exists and shall not be continued.
         OSError: if the storage cannot be read.
     """
     name, url = settings.run.name, storage.url
-    # Here and at the URL: another machine may have begun one that this one has no copy of.
+    # Names here and at the URL: another machine may have begun a run of which this machine has no copy.
     names = set(_taken(storage, name))
-    # Only names made of the settings are numbered; a name that the user chose is one run.
+    # Only names made from the settings are numbered; a name that the user chose is one run.
     numbered = _numbered(name, names) if name.endswith(settings.digest()) else {}
 
     def run(name: str) -> Run:
         return Run(storage.directory / name, f"{url}/{name}" if url else None)
 
     if settings.run.resume == "auto":
-        # The newest of them: that of the last command with these settings.
+        # The newest of them belongs to the last command with these settings.
         started = [candidate for candidate in map(run, (name, *numbered.values())) if has_started(candidate)]
         return started[-1] if started else run(name)
     if name not in names:
@@ -39,7 +39,7 @@ def find_run(settings: config.Config, storage: RunStorage) -> Run:
 
 
 def _taken(storage: RunStorage, begin: str) -> Iterator[str]:
-    """Yield the names that begin so and are taken. Where only the mark of an owner is, no run has begun."""
+    """Yield the used names that begin with `begin`. If a place has only the mark of an owner, no run has begun there."""
     for place, free in ((str(storage.directory), ([FOLDER],)), (storage.url, ([FOLDER], []))):
         for name in () if place is None else files.names(place):
             if name.startswith(begin) and files.names(f"{place}/{name}") not in free:

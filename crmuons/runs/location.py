@@ -14,7 +14,7 @@ class RunStorage:
     """Where the runs of one command are stored. The driver resolves it once and passes it on.
 
     Attributes:
-        directory: parent of the runs' directories on this machine; for runs stored at a URL, of their local copies.
+        directory: parent of the runs' directories on this machine; for runs stored at a URL, parent of their local copies.
         url: the URL where the runs are stored; None if they are stored in `directory`.
     """
 
@@ -30,10 +30,10 @@ class RunStorage:
         """
         place = settings.run.storage_path
         if "://" in place and not place.startswith("file://"):
-            # The parent of a run's local copy is that of all runs of this URL.
+            # The local copies of all runs of this URL have the same parent.
             url = place.rstrip("/")
             return cls(local_copy(f"{url}/name").parent, url)
-        # A job's working directory is a temporary copy that Ray removes: runs there would be lost.
+        # A job's working directory is a temporary copy that Ray removes, so runs there would be lost.
         path = Path(place.removeprefix("file://")).expanduser()
         return cls(path.absolute() if path.is_absolute() or not in_ray_job() else Path.home() / path)
 
@@ -41,14 +41,14 @@ class RunStorage:
 def local_copy(url: str) -> Path:
     """Return the path of this machine's copy of a run that is stored at a URL: below $XDG_CACHE_HOME, or ~/.cache."""
     storage, _, name = url.rpartition("/")
-    # For people who look into the cache; the digest makes it unique.
+    # A readable name for people who look into the cache; the digest makes it unique.
     readable = re.sub(r"[^A-Za-z0-9.-]+", "_", storage)[-60:]
     digest = hashlib.sha256(storage.encode()).hexdigest()[:8]
     return caches() / f"{readable}-{digest}" / "runs" / name
 
 
 def caches() -> Path:
-    """Return the parent directory of this machine's copies of what is stored at URLs."""
+    """Return the parent directory of this machine's copies of runs and models that are stored at URLs."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crmuons"
 
 

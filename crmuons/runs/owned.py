@@ -17,12 +17,12 @@ def owned_run(settings: config.Config, storage: RunStorage) -> Iterator[Run]:
     """Find the run that the settings name (see `find_run`), and own it for the duration of the block.
 
     Raises:
-        HeldError: if another process trains it; nothing was changed then.
+        HeldError: if another process trains it; then nothing was changed.
     """
     while True:
         run = find_run(settings, storage)
         with own(run):
-            # Until now, another process may have begun or ended it.
+            # Before this process owned it, another process may have begun or ended it.
             if find_run(settings, storage) == run:
                 yield run
                 return
@@ -32,7 +32,7 @@ def owned_run(settings: config.Config, storage: RunStorage) -> Iterator[Run]:
 def own(run: Run, *, patience_s: float = 0.0) -> Iterator[None]:
     """Own a run, here and at its URL, for the duration of the block; see `ownership.hold`."""
     with ExitStack() as held:
-        # Both: two runs of this machine share the copy, two machines share the URL.
+        # Both places: two runs of this machine would share the copy, and two machines would share the URL.
         for place in (run.directory, run.url):
             if place is not None:
                 held.enter_context(ownership.hold(place, remedy=REMEDY, patience_s=patience_s, private=True))

@@ -1,4 +1,4 @@
-"""The model that a run begins from (train.init_from), kept in the run's directory: a resume does not look for it again."""
+"""The model from which a run begins (train.init_from). The run's directory keeps it, so a resume does not need the original."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,13 @@ FILES = WEIGHTS_FILE, ABOUT_FILE = "parent.pt", "parent.json"
 
 @dataclass(frozen=True)
 class Parent:
-    """Weights to begin from, and where they are from.
+    """Weights from which a run begins, and their origin.
 
     Attributes:
         about: the record: uri, digest of the weights, run and step that trained them, "critic" (whether there is one),
             "features" (kept or fitted), and the record of the parent's own parent under "parent".
         model: the state dict of the model.
-        critic: the state dict of its critic; None if the source holds none.
+        critic: the state dict of its critic; None if the source has no critic.
     """
 
     about: dict[str, Any]
@@ -28,7 +28,7 @@ class Parent:
 
     def write(self, directory: Path) -> None:
         """Write the weights and the record into the directory of a run that begins."""
-        # A copy of the weights: the parent may be pruned, moved or overwritten before this run resumes.
+        # The weights are copied, because the parent may be pruned, moved or overwritten before this run resumes.
         write_tensors(directory / WEIGHTS_FILE, {"model": self.model, "critic": self.critic})
         write_json(directory / ABOUT_FILE, self.about)
 
@@ -44,7 +44,7 @@ class Parent:
 
 
 def about_parent(directory: Path) -> dict[str, Any] | None:
-    """Read the record of a run's parent alone; None if there is none."""
+    """Read only the record of a run's parent; None if there is none."""
     path = directory / ABOUT_FILE
     if not path.is_file():
         return None

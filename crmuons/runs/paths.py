@@ -7,7 +7,7 @@ from typing import Self
 from crmuons.runs.location import local_copy
 from crmuons.storage.files import File
 
-ENSEMBLE_FILE = "ensemble.json"  # In the directory of an ensemble: the names of its members, which are runs beside it.
+ENSEMBLE_FILE = "ensemble.json"  # In an ensemble's directory: the names of its members, which are runs next to it.
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class RunPaths:
     Attributes:
         directory: its directory on this machine.
         url: the URL where its results are stored (see remote.py); None if they are stored in the directory.
-        found_files: the training files as this attempt found them; None for those of the record.
+        found_files: the training files as this attempt found them; None for the recorded files.
     """
 
     directory: Path
@@ -50,7 +50,7 @@ class RunPaths:
 
     @property
     def tensorboard(self) -> Path:
-        """TensorBoard's event files, if they are asked for."""
+        """TensorBoard's event files, if `tracking.tensorboard` is set."""
         return self.directory / "tensorboard"
 
     @property
@@ -65,7 +65,7 @@ class RunPaths:
 
     @property
     def moved(self) -> Path:
-        """Where training files were found that have moved since the run began: the place now, by the place then."""
+        """Training files that have moved since the run began: the present place, by the place at the start."""
         return self.directory / "moved.json"
 
     @property

@@ -1,6 +1,6 @@
 """Runs that are stored at a URL: each works in a local directory, and its results are copied to the URL as it runs.
 
-The run's URL holds artifacts (storage/artifacts.py), which are immutable and complete or ignored:
+The run's URL holds artifacts (storage/artifacts.py). They are immutable, and incomplete ones are ignored:
 
     start-DIGEST/              config.json, files.json, features.pt, validation.parquet, the parent's weights
     step-XXXXXXXX-DIGEST/      a checkpoint, with the metrics and the tracking journal up to it
@@ -24,15 +24,15 @@ from crmuons.storage import artifacts, ownership
 
 logger = logging.getLogger(__name__)
 
-# sent.json is copied before the journal: it must not claim more than the journal holds.
+# sent.json is copied before the journal, because it must not claim more entries than the journal holds.
 KEPT_WITH_STEPS = ("metrics.jsonl", "tracking/sent.json", "tracking/journal.jsonl")
 # The label is the checkpoint's name; the digest is added by artifacts.py.
 STEPS = r"step-\d{8}"
-FETCH_PATIENCE_S = 600.0  # The other processes of a node wait for the one that fetches, or compares, the start.
+FETCH_PATIENCE_S = 600.0  # The other processes of a node wait for the process that fetches, or compares, the start.
 
 
 def start(run: Run) -> None:
-    """Copy what a run starts from to its URL. Done before training, it also shows that the URL can be written.
+    """Copy the files from which a run starts to its URL. Before training, this also shows that the URL can be written.
 
     Raises:
         OSError: if the URL cannot be written.
@@ -40,12 +40,12 @@ def start(run: Run) -> None:
     if run.url is None:
         return
     with _start_folder(run) as folder:
-        # Named by its content: a run that continues finds it there, and sends nothing.
+        # Its name depends on its content: a run that continues finds it there, and sends nothing.
         artifacts.upload(run.url, folder, START, {})
 
 
 def fetch_start(run: Run) -> None:
-    """Copy what a run starts from to this machine, once for all processes. Do nothing for a new run.
+    """Copy the files from which a run starts to this machine, once for all processes. Do nothing for a new run.
 
     Raises:
         DamagedArtifactError: if the remote files do not match their manifest.
@@ -58,10 +58,10 @@ def fetch_start(run: Run) -> None:
         # A killed upload leaves a folder without its manifest.
         complete = [name for name in names if artifacts.is_whole(run.url, name)]  # Without it training never began.
         if run.has_started():
-            # The name alone does not make it the same run: another machine may have begun one of this name.
+            # The same name does not mean the same run: another machine may have begun a run of this name.
             _check_same(run, complete)
         elif complete:
-            # Downloaded beside, and moved: config.json comes last, which makes the directory a run.
+            # Downloaded into another folder, and then moved: config.json comes last, which makes the directory a run.
             folder = run.directory / ".start"
             artifacts.download(run.url, complete[0], folder)
             for name in START_FILES:
@@ -71,7 +71,7 @@ def fetch_start(run: Run) -> None:
 
 
 def fetch_newest(run: Run) -> None:
-    """Copy the newest complete checkpoint and the best one to this machine, unless it has a newer one.
+    """Copy the newest complete checkpoint and the best checkpoint to this machine, unless it has a newer checkpoint.
 
     Raises:
         OSError: if the storage cannot be read, and this machine has no checkpoint either.
@@ -80,9 +80,9 @@ def fetch_newest(run: Run) -> None:
         return
     # This machine may have trained on since its last upload.
     local_step = max(checkpoint.steps(run.checkpoints), default=-1)
-    # From the newest on: a damaged one costs the steps since the one before it, not the run.
+    # From the newest backwards: a damaged checkpoint costs only the steps since the checkpoint before it.
     for name in reversed(_remote_names(run, STEPS, optional=local_step >= 0)):
-        # This machine's own is as new: it was written here before it was sent.
+        # This machine's own checkpoint is at least as new.
         if checkpoint.step(name) <= local_step:
             return
         try:
@@ -104,7 +104,7 @@ def _remote_names(run: Run, label: str, *, optional: bool) -> list[str]:
     except ConnectionError as error:
         if not optional:
             raise
-        # A URL that is away for an hour must not stop a run that has all it needs here.
+        # A URL that cannot be reached for an hour must not stop a run that has all its files here.
         logger.warning("%s; continuing from this machine's copy of the run", error)
         return []
 
@@ -116,7 +116,7 @@ def _fetch_checkpoint(run: Run, name: str) -> artifacts.ArtifactManifest:
 
 def _fetch_best(run: Run, step: int) -> None:
     target = checkpoint.path(run.checkpoints, step)
-    # Optional: without the best one the run goes on, and selects again.
+    # Optional: without the best checkpoint the run continues, and selects again.
     for name in _remote_names(run, target.name, optional=True):
         if not target.is_dir():
             _fetch_checkpoint(run, name)
@@ -137,7 +137,7 @@ def _check_same(run: Run, remote_names: list[str]) -> None:
         local_name = artifacts.ArtifactManifest.of(START, folder, {}).name
     if remote_names and local_name not in remote_names:
         msg = (
-            f"{run.directory} is this machine's copy of another run than the one at {run.url}; move it away, or choose "
+            f"{run.directory} is this machine's copy of another run than the run at {run.url}; move it away, or choose "
             "another run.name"
         )
         raise ValueError(msg)
@@ -145,7 +145,7 @@ def _check_same(run: Run, remote_names: list[str]) -> None:
 
 @contextmanager
 def _start_folder(run: Run) -> Iterator[Path]:
-    """Yield a temporary folder with the files that a run starts from."""
+    """Yield a temporary folder with the files from which a run starts."""
     with tempfile.TemporaryDirectory(prefix=".start-", dir=run.directory) as folder:
         for name in START_FILES:
             if (run.directory / name).is_file():
@@ -156,7 +156,7 @@ def _start_folder(run: Run) -> Iterator[Path]:
 def link(source: str, target: str) -> None:
     """Make a hard link, or a copy on a file system without links."""
     try:
-        # A second name of the same bytes: no copy, and the first name may be removed meanwhile.
+        # A second name for the same bytes needs no copy, and the first name may be removed meanwhile.
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)

@@ -19,8 +19,8 @@ from crmuons.storage.records import damage_named
 
 logger = logging.getLogger(__name__)
 
-KEYS_OF_0_1 = {"trouble": "upload_error", "kept": "removal_error"}  # As crmuons 0.1 wrote upload.json.
-# Between attempts; the longest is short beside run.upload_seconds, so a storage that comes back is used.
+KEYS_OF_0_1 = {"trouble": "upload_error", "kept": "removal_error"}  # Keys that crmuons 0.1 wrote in upload.json.
+# Waits between attempts. The longest is much shorter than run.upload_seconds, so a storage that comes back is used.
 FIRST_WAIT_S, LONGEST_WAIT_S = 2.0, 30.0
 FAILURE_WAIT_S = 60.0  # A failed run waits this long for the upload of its last checkpoint.
 
@@ -65,7 +65,7 @@ class Uploads:
 
     Args:
         run: a run with a URL.
-        keep: how many of the newest checkpoints to keep at the URL, beside the best one.
+        keep: number of the newest checkpoints to keep at the URL, in addition to the best checkpoint.
     """
 
     def __init__(self, run: Run, keep: int) -> None:
@@ -73,16 +73,16 @@ class Uploads:
         self.run, self.url, self.keep = run, run.url, keep
         self.stored = replace(UploadStatus.of(run), upload_error=None, removal_error=None)
         self._guard = threading.Condition()
-        self._waiting: dict[str, dict[str, int | None]] = {}  # By label, what the manifest will say about it.
+        self._waiting: dict[str, dict[str, int | None]] = {}  # The further numbers of each manifest, by label.
         self._sending: str | None = None
         self._sent: list[str] = []
         self._closing = self._given_up = False
-        # Of an earlier attempt: what matters of it is queued again below.
+        # The outbox of an earlier attempt: its last checkpoint is queued again below.
         shutil.rmtree(self._outbox, ignore_errors=True)
         last = checkpoint.latest(run.checkpoints)
         if last is not None:  # An earlier attempt may not have finished its upload.
             self.add(last)
-        # This one may be at the URL already; it is looked for before it is sent again.
+        # This checkpoint may be at the URL already, so `_send` looks for it first.
         self._resumed = None if last is None else last.name
         self._thread = threading.Thread(target=self._send_all, name="uploads", daemon=True)
         self._thread.start()
@@ -96,9 +96,9 @@ class Uploads:
         best = checkpoint.selected(self.run.checkpoints)
         with self._guard:
             self._snapshot(saved, saved.name, (*KEPT_WITH_STEPS, self.run.moved.name))
-            # In the manifest, so that whoever continues the run knows which checkpoint validation selected.
+            # The manifest names the best step, so that every continuation knows which checkpoint validation selected.
             self._waiting[saved.name] = {"best": None if best is None else checkpoint.step(best.name)}
-            # The one on its way is finished: half of it is at the URL.
+            # The upload in progress is finished, because half of it is at the URL.
             needed = {saved.name, self._sending, None if best is None else best.name}
             for overtaken in self._waiting.keys() - needed:
                 self._drop(overtaken)
@@ -118,7 +118,7 @@ class Uploads:
         """Wait until everything is uploaded.
 
         Raises:
-            NotStoredError: if it is not after `seconds`, with the place of the files and the remedy.
+            NotStoredError: if something is not uploaded after `seconds`; with the place of the files and the remedy.
         """
         if self.wait(seconds):
             return
@@ -131,12 +131,12 @@ class Uploads:
         raise NotStoredError(msg)
 
     def wait(self, seconds: float) -> bool:
-        """Take no more uploads, wait up to `seconds` at the first call, and return whether everything is uploaded."""
+        """Accept no more uploads, wait up to `seconds` at the first call, and return whether everything is uploaded."""
         with self._guard:
-            # A second call, after a failure, must not wait as long again.
+            # A second call, after a failure, does not wait.
             seconds, self._closing = 0.0 if self._closing else seconds, True
             self._guard.notify()
-        # Not for ever: Ray or Slurm would kill a process that hangs at its end.
+        # With a limit, because Ray or Slurm would kill a process that hangs at its end.
         self._thread.join(seconds)
         return not self._waiting
 
@@ -166,7 +166,7 @@ class Uploads:
                 logger.warning("copying %s to %s failed and will be repeated: %s", label, self.url, error)
                 self._note(upload_error=str(error) or type(error).__name__)
                 time.sleep(wait_s)
-                # Repeated for ever: only `finish` has a limit.
+                # The upload is repeated for ever; only `finish` has a limit.
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
     def _next(self) -> str | None:
@@ -177,7 +177,7 @@ class Uploads:
             return self._sending
 
     def _send(self, label: str) -> None:
-        # Only for the first: later checkpoints are new, and a listing is a request.
+        # Only the first checkpoint can exist at the URL; for later ones the listing would be a useless request.
         name = self._find_whole(label) if label == self._resumed else None
         if name is None:
             name = artifacts.upload(self.url, self._outbox / label, label, self._waiting[label])
@@ -185,13 +185,13 @@ class Uploads:
         about = self._waiting[label]
         with self._guard:
             self._drop(label)
-        # The end of the run: after it nothing is pruned.
+        # The model is the end of the run; nothing is pruned after it.
         if label.startswith("model"):
             self._note(model=name, upload_error=None)
             return
         self._note(step=checkpoint.step(label), upload_error=None)
         self._sent.append(name)
-        # After the new one is complete, so that the URL never has fewer than one.
+        # The new checkpoint is complete before others are removed, so the URL always has at least one.
         self._prune(about["best"])
 
     def _find_whole(self, label: str) -> str | None:
@@ -201,7 +201,7 @@ class Uploads:
 
     def _prune(self, best: int | None) -> None:
         """Remove the checkpoints at the URL that are older than the newest and not needed, complete or not."""
-        # Only older ones: the listing may show what another attempt of the run has sent since.
+        # Only older checkpoints: the listing may show newer ones of another attempt of the run.
         newest, kept = checkpoint.step(self._sent[-1]), self._sent[-self.keep :]
         try:
             for name in artifacts.find_artifacts(self.url, STEPS):

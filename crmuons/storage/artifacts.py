@@ -2,7 +2,7 @@
 
 An artifact is a folder named LABEL-DIGEST. DIGEST is the digest of its manifest, which names every file with its size
 and SHA-256 and is written last. No artifact is ever overwritten. The newest is found in a listing, not through a
-pointer file, because a cache may serve an old pointer for days. A folder that is incomplete, damaged or of another
+pointer file, because a cache may serve an old pointer for days. A folder that is incomplete, damaged or from another
 run does not match its name.
 """
 
@@ -23,7 +23,7 @@ from crmuons.storage.inside import inside, relative_name
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-MAX_MANIFEST_BYTES = 2**24  # Of MAX_FILES (storage/bounds.py) with long names.
+MAX_MANIFEST_BYTES = 2**24  # Enough for MAX_FILES (storage/bounds.py) with long names.
 MAX_NAMES = 20  # An interrupted upload uses up a file name if the token does not allow overwriting.
 
 
@@ -101,11 +101,11 @@ def download(url: str, name: str, folder: Path) -> ArtifactManifest:
     Raises:
         DamagedArtifactError: if the artifact is incomplete or does not match its manifest.
         OutsideError: if the manifest names a file outside the artifact.
-        TooMuchError: if it names more files or bytes than a run has.
+        TooMuchError: if it names more files or bytes than a run can have.
     """
     manifest, places = _read_manifest(f"{url}/{name}", name)
     check_copy({path: size for path, (size, _) in manifest.files.items()}, f"{url}/{name}/{MANIFEST}", folder)
-    # Before copying: a server may hold another file there, which has no end.
+    # Sizes are checked before copying, because a server may have another file there, even one without an end.
     remote_sizes = files.sizes(f"{url}/{name}")
     with atomic_directory(folder, replace=True) as partial:
         for path, (size, digest) in manifest.files.items():
@@ -146,11 +146,11 @@ def _read_manifest(url: str, name: str) -> tuple[ArtifactManifest, dict[str, str
             content["files"] = {path: (size, digest) for path, (size, digest) in content["files"].items()}
             manifest = ArtifactManifest(**content)
             matches = manifest.name == name and places.keys() >= manifest.files.keys()
-        # An interrupted upload left half a manifest; a stranger nested brackets without end.
+        # An interrupted upload may leave half a manifest; a stranger may write endless nested brackets.
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
         if matches:
-            for path in (*manifest.files, *places.values()):  # Whoever made the artifact made its digest too.
+            for path in (*manifest.files, *places.values()):  # The digest proves nothing: its author made both.
                 relative_name(path, f"{url}/{candidate}")
             return manifest, places
     msg = f"{url} has no manifest that matches its name: its upload was interrupted, or it is damaged"
@@ -158,7 +158,7 @@ def _read_manifest(url: str, name: str) -> tuple[ArtifactManifest, dict[str, str
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON whose keys are all different; Python would take the last of two."""
+    """Return a JSON object, and refuse equal keys, of which Python would take the last."""
     if len(content := dict(pairs)) < len(pairs):
         msg = "a key stands twice"
         raise ValueError(msg)
@@ -178,7 +178,7 @@ def _put(local: Path, url: str, name: str, remote_sizes: Mapping[str, int]) -> s
         return place
     msg = (
         f"{url}/{name} cannot be written: {MAX_NAMES} uploads of it were interrupted, and the token does not allow "
-        "overwriting what they left; remove these files"
+        "overwriting the partial files; remove them"
     )
     raise OSError(msg)
 

@@ -1,7 +1,7 @@
 """Files and directories that appear under their names only once they are complete.
 
-Each is written under a hidden partial name beside its target, on the same file system, and renamed at the end. The
-partial name holds a token of the process, so that no process writes to, renames or removes the partial file of another.
+Each is written under a hidden partial name next to its target, on the same file system, and renamed at the end. The
+partial name has a random part, so that no process writes to, renames or removes the partial file of another.
 """
 
 import errno
@@ -15,10 +15,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-OWNER_FOLDER = ".owner"  # In an output: the mark of its owner (claims.py). Readers of a Parquet folder pass over it.
-# Exactly the names that `_partial` gives: nobody else's hidden file is ever removed.
+OWNER_FOLDER = ".owner"  # In an output: the mark of its owner (claims.py). Readers of a Parquet folder ignore it.
+# Exactly the names that `_partial` gives, so that no other hidden file is ever removed.
 _PARTIAL = re.compile(r"/\.[^/]+\.[0-9a-f]{8}\.partial$")
-# Of the outputs that this process owns, by directory or URL: raises if another process has taken over (ownership.py).
+# For each output that this process owns, by directory or URL: a function that raises an error if another process has taken
+# over (ownership.py).
 _guards: dict[str, Callable[[], None]] = {}
 
 
@@ -44,12 +45,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DiskFullError(OSError):
-    """Raised if a disk or a quota is full: names what was written, how much of it, and what is free.
+    """Raised if a disk or a quota is full: names the file, the bytes written so far, and the free space.
 
     Args:
-        error: what the system said.
-        path: what cannot be written.
-        written: bytes of it that were written.
+        error: the system's error.
+        path: the file or directory that cannot be written.
+        written: number of its bytes that were written.
     """
 
     def __init__(self, error: OSError, path: Path, written: int) -> None:
@@ -78,7 +79,7 @@ def size_text(num_bytes: float) -> str:
 
 @contextmanager
 def full_disk_named(path: Path, *, written: Callable[[], int] = lambda: 0) -> Iterator[None]:
-    """Turn the error of a full disk in the block into a DiskFullError that names `path`; others pass."""
+    """Turn the error of a full disk in the block into a DiskFullError that names `path`; other errors stay unchanged."""
     try:
         yield
     except DiskFullError:
@@ -110,13 +111,13 @@ def atomic_file(path: Path, *, fsync: bool = False) -> Iterator[Path]:
         with full_disk_named(path, written=lambda: _bytes_in(partial)):
             yield partial
             if fsync:
-                # The content before the name: after a power cut the name may be there and the blocks not.
+                # The content goes to the disk before the name: after a power cut the name could exist without the content.
                 with partial.open("rb") as file:
                     os.fsync(file.fileno())
             check_owned(path)
             # rename(2) within one file system is atomic: readers see the old file or the new one, whole.
             partial.replace(path)
-    except BaseException:  # Ctrl-C too must leave no partial file; the error goes on.
+    except BaseException:  # Ctrl-C too must leave no partial file; the error is raised again.
         with suppress(OSError):
             partial.unlink()
         raise
@@ -160,7 +161,7 @@ def filled_directory(path: Path, *, last: str) -> Iterator[Path]:
             partial.mkdir(parents=True)
             yield partial
             check_owned(path)
-            # One by one, since a directory that exists cannot be replaced at once.
+            # One by one, because an existing directory cannot be replaced in one operation.
             for entry in sorted(partial.iterdir(), key=lambda entry: entry.name == last):
                 entry.replace(path / entry.name)
     finally:
@@ -168,7 +169,7 @@ def filled_directory(path: Path, *, last: str) -> Iterator[Path]:
 
 
 def remove_atomically(directory: Path) -> None:
-    """Remove a directory if it exists. It loses its name first, so that no reader takes a half-removed one."""
+    """Remove a directory if it exists. It is renamed first, so that no reader uses a half-removed directory."""
     if directory.exists():
         doomed = _partial(directory)
         directory.rename(doomed)
@@ -176,9 +177,9 @@ def remove_atomically(directory: Path) -> None:
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove what killed processes left in a directory and the directories in it. Only its owner may do this.
+    """Remove the partial files of killed processes in a directory and the directories in it. Only its owner may do this.
 
-    A directory in it that has an owner of its own is left alone, as is every name that no process of crmuons gave.
+    Directories in it that have their own owner are left alone. So are all names that crmuons does not give.
     """
     for inside in (
         folder,
@@ -192,23 +193,23 @@ def remove_partials(folder: Path) -> None:
 
 
 def make_directory(folder: Path, *, private: Path | None = None) -> list[Path]:
-    """Make a directory and its missing parents, and return those that were made. Others may write to none, whatever the umask.
+    """Make a directory and its missing parents, and return the new ones. Other users cannot write to them.
 
     Args:
         folder: the directory.
-        private: the one of them that is closed to all but its owner and group.
+        private: a new directory that only its owner and group may read.
 
     Raises:
         FileExistsError: if one of them is a link to nothing.
     """
-    # From the innermost on, before they are made: only new directories get other modes.
+    # Found before they are made, because only new directories get other modes.
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     if link := next((path for path in missing if path.is_symlink()), None):
-        msg = f"'{folder}' cannot be made: {link} is a link to {link.readlink()}, where nothing is; make that, or remove the link"
+        msg = f"'{folder}' cannot be made: {link} is a link to {link.readlink()}, which does not exist; make that, or remove the link"
         raise FileExistsError(msg)
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:
-        with suppress(PermissionError):  # Made by another user at this moment, or a file system without modes.
+        with suppress(PermissionError):  # Another user made it at this moment, or the file system has no modes.
             path.chmod(path.stat().st_mode & 0o7777 & ~(0o007 if path == private else 0o002))
     return missing
 
@@ -225,12 +226,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what went wrong in writing, without the path and the remedy."""
+    """Return the reason of an error from writing, without the path and the remedy."""
     return str(error.strerror) if isinstance(error, DiskFullError) else str(error)
 
 
 def remedy_for(error: BaseException) -> str:
-    """Return what to do about an error from writing, as half a sentence for its message."""
+    """Return the remedy for an error from writing, as half a sentence for its message."""
     number = getattr(error, "errno", None)
     if number in FULL:
         return error.remedy if isinstance(error, DiskFullError) else "free space there"

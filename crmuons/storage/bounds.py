@@ -1,4 +1,4 @@
-"""Bound what a listing or a manifest of a stranger makes this machine copy: checked before the first file is copied."""
+"""Limit what this machine copies because of a stranger's listing or manifest; checked before the first file is copied."""
 
 import shutil
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from pathlib import Path
 from crmuons.storage.atomic import size_text
 
 MAX_FILES = 10_000  # A run of weeks with all its figures has 3,000; a model has 2.
-MAX_BYTES = 2**36  # 64 GiB: hundred checkpoints of the largest networks that fit a GPU.
+MAX_BYTES = 2**36  # 64 GiB: a hundred checkpoints of the largest networks that fit a GPU.
 
 
 class TooMuchError(ValueError):
@@ -15,7 +15,7 @@ class TooMuchError(ValueError):
 
 
 def check_number(number: int, place: str, most: int | None = None) -> None:
-    """Check how many files and folders a place has.
+    """Check the number of files and folders of a place.
 
     Raises:
         TooMuchError: if there are more than `most`, by default MAX_FILES.
@@ -30,16 +30,16 @@ def check_number(number: int, place: str, most: int | None = None) -> None:
 
 
 def check_copy(sizes: Mapping[str, object], place: str, folder: Path) -> None:
-    """Check, before anything is copied, how many files a place has, that each has a size, and that all fit.
+    """Check, before anything is copied, the number of files of a place, that each has a size, and that all fit.
 
     Args:
         sizes: the size of each file in bytes, by its path at the place.
-        place: for messages: the URL that the list is of.
-        folder: where the files go.
+        place: the URL of the list, for messages.
+        folder: the folder to which the files go.
 
     Raises:
-        TooMuchError: if there are too many, too large ones for any model, or too large ones for the disk.
-        ValueError: if a size is none, or a file's name is another one's folder.
+        TooMuchError: if there are too many files, or if they are too large for any model or for the disk.
+        ValueError: if a file has no size, or if its name is another file's folder.
     """
     check_number(len(sizes), place)
     total = 0
@@ -50,7 +50,7 @@ def check_copy(sizes: Mapping[str, object], place: str, folder: Path) -> None:
         total += size
         parts = name.split("/")
         if any("/".join(parts[:depth]) in sizes for depth in range(1, len(parts))):
-            msg = f"{place} names '{name}' below what is a file itself; nothing was copied; check who wrote there"
+            msg = f"{place} names '{name}' below a path that is a file; nothing was copied; check who wrote there"
             raise ValueError(msg)
     if total > MAX_BYTES:
         msg = (

@@ -1,10 +1,10 @@
-"""Names of data as a shell reads them: braces, `{a,b}` and `{0000..0019}`, and `[^...]`."""
+"""Expand names of data like a shell: braces, `{a,b}` and `{0000..0019}`, and `[^...]`."""
 
 import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
-MAX_ALTERNATIVES = 100_000  # Names that braces may stand for; each costs a look at the disk or a request.
+MAX_ALTERNATIVES = 100_000  # Largest number of names for which braces may stand; each costs a disk access or a request.
 
 
 def expand_braces(pattern: str) -> list[str]:

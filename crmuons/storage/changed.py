@@ -1,5 +1,5 @@
-"""The error for a file whose content is another than when it was listed."""
+"""The error for a file whose content has changed since it was listed."""
 
 
 class ChangedError(OSError, ValueError):
-    """Raised if a file is not the one that was listed."""
+    """Raised if a file is not the file that was listed."""

@@ -1,8 +1,8 @@
 """Claims on an output: small files that say which process writes to a directory or a URL, and that it still lives.
 
 A claim is a random name. Its files are `.owner/CLAIM-BEAT.json`: each sign of life is a file with the next number, and
-the one before it is removed. No file changes after it was written, so that neither a cache of a federation nor one of
-a network file system can show an old sign of life as the newest. Storage needs no more than to list, write and remove.
+the file before it is removed. No file changes after it was written, so no cache of a federation or a network file system
+can show an old sign of life as the newest. The storage must only be able to list, write and remove files.
 """
 
 import json
@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 FOLDER = OWNER_FOLDER
 # A key of 64 random bits; eight digits hold signs of life for 15 years, one every 5 s.
 _NAME = re.compile(r"([0-9a-f]{16})-(\d{8})\.json")
-# Between two looks of a process that waits for a sign of life.
+# Time between two checks of a process that waits for a sign of life.
 POLL_S = 0.5
-_END = 99_999_999  # The number of a claim that has ended, where its files could not be removed.
+_END = 99_999_999  # The number of a claim that has ended and whose files could not be removed.
 
 
 @dataclass(frozen=True, order=True)
@@ -54,7 +54,7 @@ class Claim:
 
 def clock() -> float:
     """Return seconds that also pass while the machine is suspended."""
-    # time.monotonic stops while a machine sleeps: an owner that woke up would think that a moment had passed.
+    # time.monotonic stops while a machine sleeps: for an owner that wakes up, no time would have passed.
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
@@ -76,10 +76,10 @@ class Claims:
         self.folder = None if files.is_remote(place) else Path(self.url)
 
     def newest(self) -> dict[str, Claim]:
-        """List anew; return each claim that has not ended, at its newest sign of life."""
+        """List the claims again; return each claim that has not ended, with its newest sign of life."""
         # Other names, such as the lock or a partial file, are no claims.
         matches = [match for match in map(_NAME.fullmatch, files.names(self.url)) if match]
-        # Sorted by key and number, so that the dictionary below keeps the last of each key.
+        # Sorted by key and number, so that the dictionary below keeps the last number of each key.
         found = sorted(Claim(match[1], int(match[2])) for match in matches)
         return {key: claim for key, claim in {claim.key: claim for claim in found}.items() if claim.beat != _END}
 
@@ -99,7 +99,7 @@ class Claims:
     def read(self, claim: Claim) -> dict[str, Any]:
         """Return the record of a claim; nothing if it was just removed or is damaged."""
         try:
-            # Its owner may remove it between the listing and this line, as it writes the next.
+            # Its owner may write the next sign of life and remove this one between the listing and this line.
             record = json.loads(files.read_bytes(f"{self.url}/{claim.name}"))
         except (OSError, ValueError):
             return {}
@@ -109,7 +109,7 @@ class Claims:
         """Return whether a claim is still at this sign of life."""
         if self.folder is None:
             fs, path = filesystem(f"{self.url}/{claim.name}")
-            # fsspec remembers listings, and an old one would show a sign of life that is gone.
+            # fsspec keeps listings, and an old listing would show a sign of life that is gone.
             fs.invalidate_cache()
             return bool(fs.exists(path))
         try:
@@ -120,12 +120,12 @@ class Claims:
         return True
 
     def has_ended(self, claim: Claim, seconds: float) -> bool:
-        """Return True once a claim has ended or shown no sign of life for some seconds, False as soon as it shows one."""
-        # By this process's clock from now on, and not by a time in the record: clocks of two machines differ.
+        """Return True once a claim has ended or shown no sign of life for some seconds, False if it shows one before."""
+        # The time runs on this process's clock and does not use a time in the record, because clocks of machines differ.
         deadline = clock() + seconds
         while clock() < deadline:
             if not self.is_there(claim):
-                # The name is gone: its owner lives if a later sign of life took its place.
+                # The name is gone: its owner lives if there is a later sign of life.
                 return claim.key not in self.newest()
             time.sleep(POLL_S)
         return True
@@ -138,20 +138,20 @@ class Claims:
         """
         for name in files.names(self.url):
             match = _NAME.fullmatch(name)
-            # No later one: a sign of life that came meanwhile stays.
+            # Later signs of life, which came meanwhile, stay.
             if match and match[1] == claim.key and int(match[2]) <= claim.beat:
                 with suppress(FileNotFoundError):
                     files.remove(f"{self.url}/{name}")
 
     def close(self, claim: Claim) -> None:
-        """End a claim: remove its files, or mark it as ended where the storage does not allow removing."""
+        """End a claim: remove its files, or mark it as ended if the storage does not allow removing."""
         try:
             self.remove(claim.end)
         except (OSError, NotImplementedError) as error:
             logger.info("%s cannot be removed (%s); it is marked as ended", self.url, error)
             with suppress(FileExistsError):
                 self.write(claim.end, {})
-        # It stays if another command has begun in between.
+        # The folder stays if another command has begun meanwhile.
         with suppress(OSError, NotImplementedError):
             if self.folder is not None:
                 self.folder.rmdir()

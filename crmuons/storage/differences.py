@@ -1,4 +1,4 @@
-"""What differs between a stored request and the request of today."""
+"""Differences between a stored request and the present request."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -12,11 +12,11 @@ def differences(
     show: Callable[[Any], str] = str,
     missing: object = None,
 ) -> list[str]:
-    """Return a phrase "KEY was A, is B" for each key whose values differ; none means the same request.
+    """Return a phrase "KEY was A, is B" for each key whose values differ; no phrase means the same request.
 
     Args:
         before: the stored request.
-        now: the request of today.
+        now: the present request.
         keys: the keys to compare, in the order of the phrases; by default those of `now`.
         show: turns a value into text.
         missing: shown in place of a value that one side does not have.

@@ -1,7 +1,7 @@
 """Read, copy and remove files at paths and at URLs of any fsspec scheme.
 
-`pelican://` and `osdf://` URLs go through crmuons.storage.pelican, all others through fsspec's file system of that
-scheme.
+crmuons.storage.pelican handles `pelican://` and `osdf://` URLs, crmuons.storage.http handles `http://` and `https://`, and
+fsspec's file systems handle all other schemes.
 """
 
 import os
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 
-MAX_SMALL_BYTES = 2**28  # Manifests and listings: the manifest of a million shards.
+MAX_SMALL_BYTES = 2**28  # Largest manifest or listing: enough for the manifest of a million shards.
 
 
 def open_file(url: str, size: int | None = None) -> IO[bytes]:
@@ -68,7 +68,7 @@ def read_bytes(url: str, most: int | None = None) -> bytes:
 
     Args:
         url: path or URL.
-        most: how many bytes it may have at a server, by default MAX_SMALL_BYTES.
+        most: largest number of bytes from a server, by default MAX_SMALL_BYTES.
 
     Raises:
         ValueError: if a server sends more.
@@ -79,7 +79,7 @@ def read_bytes(url: str, most: int | None = None) -> bytes:
         return bytes(fs.cat_file(path))
     content = bytes(fs.cat_file(path, 0, most + 1))
     if len(content) > most:
-        msg = f"{url} has more than {most >> 20} MiB, too many for a file of this name; check what is at the server"
+        msg = f"{url} has more than {most >> 20} MiB, too much for a file of this name; check the file at the server"
         raise ValueError(msg)
     return content
 
@@ -91,7 +91,7 @@ def exists(url: str) -> bool:
 
 
 def names(url: str) -> list[str]:
-    """Return the sorted names in a folder, listed anew; none if there is no folder."""
+    """List a folder again, and return its sorted names; none if there is no folder."""
     fs, path = filesystem(url)
     fs.invalidate_cache()  # Some file systems cache listings.
     try:
@@ -101,7 +101,7 @@ def names(url: str) -> list[str]:
 
 
 def sizes(url: str) -> dict[str, int]:
-    """List a folder of at most `bounds.MAX_FILES` anew; return each file's size in bytes, by its path in the folder."""
+    """List a folder of at most `bounds.MAX_FILES` files again; return each file's size in bytes, by its path in the folder."""
     fs, root = filesystem(url)
     fs.invalidate_cache()
     return {
@@ -144,7 +144,7 @@ def remove_tree(url: str) -> None:
         fs.rm(root, recursive=True)
         return
     entries = fs.find(root, withdirs=True)
-    for path in sorted(entries, key=len, reverse=True):  # The content of a folder before the folder.
+    for path in sorted(entries, key=len, reverse=True):  # The content of a folder is removed before the folder.
         fs.rm_file(path)
     fs.rm_file(root)
 
@@ -196,8 +196,8 @@ def get_tree(url: str, folder: Path) -> list[Path]:
 
     Raises:
         FileNotFoundError: if there is no file below the URL.
-        TooMuchError: if there are more files or bytes than a model or a run has.
-        OutsideError: if the listing names a file outside it, or a link in the folder leads out of the folder.
+        TooMuchError: if there are more files or bytes than a model or a run can have.
+        OutsideError: if the listing names a file outside the URL, or a link in the folder leads out of the folder.
     """
     fs, root = filesystem(url)
     remote_sizes = _sizes(fs, root, bounds.MAX_FILES)
@@ -217,7 +217,7 @@ def get_tree(url: str, folder: Path) -> list[Path]:
 def check_writable(url: str) -> None:
     """Check, before long work, that its results can be written below a URL.
 
-    The token's scopes or the folder's permissions decide. If they do not tell, a small file is written and removed.
+    The token's scopes or the folder's permissions decide. If they are not enough, a small file is written and removed.
 
     Raises:
         PermissionError: if no token covers the URL, the local folder cannot be made or written, or the test write
@@ -266,7 +266,7 @@ def _sizes(fs: fsspec.AbstractFileSystem, root: str, most: int | None = None) ->
     """
     if not fs.isdir(root):
         return {}
-    # Ours stop at once; other stores answer with the whole list.
+    # Our own file systems stop at the limit; other stores answer with the whole list.
     limit = {"most": most} if is_web(fs) or pelican.is_federation(fs) else {}
     found = fs.find(root, detail=True, **limit)
     if most is not None:

@@ -35,7 +35,7 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if url.startswith(WEB):
         return web_files(), url.rstrip("/")
     if "::" in url:
-        # The inner one would pass by all that is checked here: secrets, hosts, sizes, links in archives.
+        # The inner file system would not be checked for secrets, hosts, sizes and links in archives.
         msg = f"'{url}' chains file systems with '::', which crmuons does not read; copy or unpack the data, and give the files"
         raise ValueError(msg)
     check_scheme(url)
@@ -47,7 +47,7 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
             raise ValueError(msg) from error
         msg = f"'{url}' cannot be opened: {error} (pip install); or {schemes_that_work()}"
         raise ValueError(msg) from error
-    except Exception as error:  # Whatever a library raises for what its URL lacks; most of them raise TypeError.
+    except Exception as error:  # A library may raise anything if its URL is incomplete; most raise TypeError.
         raise _unusable(url, error) from error
     if isinstance(fs, LocalFileSystem):
         return fs, path
@@ -56,7 +56,7 @@ def filesystem(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def _check_endpoint(fs: fsspec.AbstractFileSystem, url: str) -> None:
-    """Refuse an S3 endpoint that cannot be reached, which boto would try for minutes; one that was reached is not tried again."""
+    """Refuse an S3 endpoint that cannot be reached, because boto would try for minutes. A reached endpoint is not tried again."""
     if not url.startswith(("s3://", "s3a://")):
         return
     named = (getattr(fs, "endpoint_url", None), (getattr(fs, "client_kwargs", None) or {}).get("endpoint_url"))
@@ -84,7 +84,7 @@ def with_scheme(fs: fsspec.AbstractFileSystem, name: str) -> str:
 
 
 def without_query(url: str) -> str:
-    """Return a web server's URL without its query (`?key=value` at the end, unlike the `?` of a glob); others as they are."""
+    """Return a web server's URL without its query (`?key=value` at the end, unlike the `?` of a glob); other URLs unchanged."""
     return re.sub(r"\?[\w.~-]+=[^/]*$", "", url) if url.startswith(WEB) else url
 
 
@@ -94,5 +94,5 @@ def is_remote(url: str) -> bool:
 
 
 def without_links(url: str) -> str:
-    """Return a local path without links and scheme; a URL as it is."""
+    """Return a local path without links and scheme; a URL unchanged."""
     return url if is_remote(url) else os.path.realpath(re.sub(r"^(file|local)://", "", url))

@@ -1,7 +1,7 @@
-"""Check names that come from a manifest, a journal, an index or a listing: each stays inside its folder.
+"""Check that names from a manifest, a journal, an index or a listing stay inside their folder.
 
-Whoever wrote the list may be a stranger. Joined unchecked, an absolute path or `..` in it would read or replace any file of
-the user, and a link on the way would lead out of the folder too.
+The list may come from a stranger. Without the check, an absolute path or `..` in it would read or replace any file of the
+user. A link on the way would also lead out of the folder.
 """
 
 from pathlib import Path
@@ -16,10 +16,10 @@ def relative_name(name: object, source: object) -> str:
 
     Args:
         name: the name, with `/` between its parts.
-        source: what gave it, for the message.
+        source: the source of the name, for the message.
 
     Raises:
-        OutsideError: if it is no text, empty, absolute, or has `..`, `.`, an empty part or a NUL in it.
+        OutsideError: if it is no text, is empty or absolute, or has `..`, `.`, an empty part or a NUL in it.
     """
     if not isinstance(name, str) or "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
         msg = (
@@ -31,7 +31,7 @@ def relative_name(name: object, source: object) -> str:
 
 
 def inside(folder: Path, name: object, source: object) -> Path:
-    """Return the path of a name in a folder, once the name and everything on the way to it is checked.
+    """Check a name and all folders on the way to it, and return its path in a folder.
 
     Raises:
         OutsideError: if `relative_name` refuses it, or if the path or a folder on the way to it is a link.

@@ -1,7 +1,8 @@
-"""Which files a path, a directory, a glob or a URL names.
+"""List the files that a path, a directory, a glob or a URL names.
 
-On a local disk links are followed, each folder and each file once. In globs as in folders, names that begin with `.` or `_` are left
-out, as they are temporary or hold no data (Spark's `_SUCCESS` and `_temporary`). What is passed over is counted and named once.
+On a local disk links are followed, and each folder and each file is read once. In globs and in folders, names that begin with
+`.` or `_` are left out, because they are temporary or hold no data (Spark's `_SUCCESS` and `_temporary`). One warning counts
+and names everything that is passed over.
 """
 
 import logging
@@ -24,21 +25,27 @@ logger = logging.getLogger(__name__)
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 GLOB, WILDCARD = re.compile(r"[*?\[]"), re.compile(r"[*?]")
-STAMPS = ("ETag", "LastModified", "Last-Modified", "mtime", "created")  # Of fsspec's file systems, the surest first.
+STAMPS = (
+    "ETag",
+    "LastModified",
+    "Last-Modified",
+    "mtime",
+    "created",
+)  # Keys of fsspec's entries, the most reliable first.
 NOT_READABLE, NO_FILES = "not readable", "neither files nor folders"  # Reasons to pass over a name.
-_logged: set[str] = set()  # Sentences about what was passed over; a command lists the same data several times.
+_logged: set[str] = set()  # Warnings given so far, because a command lists the same data several times.
 
 
 @dataclass(frozen=True, order=True)
 class File:
-    """A readable file. Files of the same URL and size are equal; storage.identity tells whether the content is.
+    """A readable file. Files of the same URL and size count as equal; storage.identity compares their content.
 
     Attributes:
         url: its path or URL.
-        size: in bytes.
-        stamp: what changes when it is written again: the time of a local file in ns, what a server states of another.
-        digest: of its end (storage.identity); None if it was not read.
-        first_url: where the run that reads it found it first, if it has moved since.
+        size: size in bytes.
+        stamp: a text that changes when the file is written again: a local file's time in ns, or a server's ETag or date.
+        digest: digest of its end (storage.identity); None if it was not read.
+        first_url: the place at which the run first found it, if it has moved since.
     """
 
     url: str
@@ -52,12 +59,12 @@ def list_files(patterns: str | Sequence[str], *, suffixes: tuple[str, ...] = PAR
     """List every file that paths, directories, globs or URLs name, sorted and without repeats.
 
     A directory, given or matched by a glob, gives the files below it with one of the suffixes. A path or a glob gives the
-    files that it matches. `{a,b}` and `{0000..0019}` stand for each of the alternatives; one that matches nothing is named
-    in a warning. A local path that exists is never taken for a glob.
+    files that it matches. `{a,b}` and `{0000..0019}` stand for each of the alternatives; a warning names an alternative that
+    matches nothing. A local path that exists is never a glob.
 
     Raises:
         FileNotFoundError: if a pattern matches nothing, with the pattern and what to check.
-        ValueError: if a pattern is empty, or its braces stand for no name or too many.
+        ValueError: if a pattern is empty, or its braces stand for no name or too many names.
     """
     listing = _Listing(suffixes)
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -67,7 +74,7 @@ def list_files(patterns: str | Sequence[str], *, suffixes: tuple[str, ...] = PAR
 
 
 def walked_folders(patterns: Sequence[str]) -> dict[str, str]:
-    """Return every local folder that a listing of the patterns looks into: its path as walked, by its path without links.
+    """Return every local folder that a listing of the patterns reads: its path in the listing, by its path without links.
 
     Raises:
         FileNotFoundError: if a pattern matches nothing.
@@ -80,16 +87,16 @@ def walked_folders(patterns: Sequence[str]) -> dict[str, str]:
 
 
 class _Listing:
-    """Files found so far, and names passed over by reason."""
+    """Files found so far, and names that were passed over, by reason."""
 
     def __init__(self, suffixes: tuple[str, ...]) -> None:
         self.suffixes = suffixes
         self.files: dict[str, File] = {}
         self._passed_over: dict[str, set[str]] = defaultdict(set)
-        self.real: dict[str, str] = {}  # Of local files and folders: the path without links, and the path found first.
+        self.real: dict[str, str] = {}  # The path found first, by the path without links, for local files and folders.
 
     def add_pattern(self, pattern: str) -> None:
-        if not pattern.strip():  # fsspec would take the working directory, and all data below it.
+        if not pattern.strip():  # fsspec would read all data below the working directory.
             msg = "an empty path was given for data, perhaps from a variable that is not set; name files, a directory, a glob or a URL"
             raise ValueError(msg)
         alternatives = [pattern] if exists_locally(pattern) else expand_braces(pattern)
@@ -115,18 +122,18 @@ class _Listing:
             logger.warning(sentence)
 
     def _add(self, pattern: str) -> tuple[bool, str]:
-        """Add the files of a pattern without braces; returns whether it names any file, and why it may not."""
+        """Add the files of a pattern without braces; return whether it names any file, and a reason why it may not."""
         fs, path = filesystem(pattern)
         if isinstance(fs, LocalFileSystem):
             return self._add_local(path)
         name = without_query(path)
-        # Whether it exists is asked for names with brackets alone, such as a[1].parquet: it costs a listing a request.
+        # Only names with brackets, such as a[1].parquet, are first looked up as a file, because this costs a request.
         if GLOB.search(name) and (WILDCARD.search(name) or not fs.exists(path)):
             return self._add_remote_glob(fs, path), "the glob matches no file"
         if fs.isdir(path):
             return self._add_remote_folder(fs, path), self._no_file_hint()
         try:
-            entry = fs.info(path)  # Not `exists` first, which asks for the same.
+            entry = fs.info(path)  # Without `exists` before it, which would send the same request.
         except FileNotFoundError:
             return False, "no such file or directory"
         return self._add_remote(fs, entry), ""
@@ -147,7 +154,7 @@ class _Listing:
         return any(matched), self._why_nothing("the glob matches no file")
 
     def _why_nothing(self, otherwise: str) -> str:
-        """Return why nothing was found: what was passed over, which looks like an empty directory, or another reason."""
+        """Return why nothing was found: names that were passed over, or another reason."""
         if names := self._passed_over.get(NOT_READABLE):
             return f"no permission to read {min(names)} (a directory needs r and x)"
         if names := self._passed_over.get(NO_FILES):
@@ -158,13 +165,13 @@ class _Listing:
         return self._walk(path, ()) if os.path.isdir(path) else self._add_local_file(path)
 
     def _glob(self, folder: str, parts: Sequence[str], above: tuple[str, ...]) -> Iterator[str]:
-        """Yield the paths below a folder that match the parts of a glob, as a shell does with `globstar` set."""
+        """Yield the paths below a folder that match the parts of a glob, like a shell with `globstar` set."""
         if not parts:
             yield folder
             return
         part, *rest = parts
         path = os.path.join(folder, part)
-        if exists := os.path.lexists(path):  # Also `run[1]` itself, as without a glob behind it.
+        if exists := os.path.lexists(path):  # A part such as `run[1]` may be a name that exists.
             yield from self._glob(path, rest, above)
         if exists or not GLOB.search(part):
             return
@@ -197,7 +204,7 @@ class _Listing:
             return []
 
     def _is_left_out(self, folder: str, name: str, part: str) -> bool:
-        """Return whether a name is hidden or begins with `_`, and the part of the glob does not ask for such names."""
+        """Return whether a name is hidden or begins with `_`, and the part of the glob does not begin in the same way."""
         left_out = name[0] in "._" and not part.startswith(name[0])
         if left_out:
             self._pass_over("hidden, or beginning with _", os.path.join(folder, name))
@@ -210,7 +217,7 @@ class _Listing:
         return loop
 
     def _walk(self, folder: str, above: tuple[str, ...]) -> bool:
-        """Add the files below a local folder; returns whether it holds any."""
+        """Add the files below a local folder; return whether it holds any."""
         above = (*above, os.path.realpath(folder))
         if self._is_known(folder):
             return True
@@ -241,7 +248,7 @@ class _Listing:
         return True
 
     def _is_known(self, path: str) -> bool:
-        """Return whether a file or folder was added before under another path, by a symbolic link."""
+        """Return whether a file or folder was added before under another path, through a symbolic link."""
         first = self.real.setdefault(os.path.realpath(path), path)
         if first != path:
             self._pass_over("the same as others by a link", path)
@@ -282,7 +289,7 @@ class _Listing:
 
 
 def exists_locally(pattern: str) -> bool:
-    """Return whether a local file or folder of this very name exists, with characters that a glob would read otherwise."""
+    """Return whether a local file or folder with exactly this name exists, even if the name has characters of a glob."""
     # Path.exists would raise for a folder without x, and for a name that is too long.
     return "://" not in pattern and os.path.exists(os.path.expanduser(pattern))
 
@@ -292,7 +299,7 @@ def _stamp(entry: Mapping[str, object]) -> str | None:
 
 
 def _missing_hint(path: str) -> str:
-    """Return why a path is not there; below a directory without x, whether it exists cannot be known."""
+    """Return why a path is missing. Below a directory without x, nobody can know whether it exists."""
     for parent in reversed(PurePosixPath(path).parents):
         if os.path.isdir(parent) and not os.access(parent, os.X_OK):
             return f"no permission to look into {parent} (a directory needs r and x)"

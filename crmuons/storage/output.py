@@ -48,7 +48,7 @@ class Output:
         return f"{self.url.rstrip('/')}/{name}"
 
     def names(self) -> list[str]:
-        """Return the names in it, without hidden ones: partial files, and the mark of the owner."""
+        """Return the names in it, without hidden names: partial files, and the mark of the owner."""
         return [name for name in files.names(self.url) if not name.startswith(".")]
 
     def check_writable(self) -> None:
@@ -71,10 +71,10 @@ class Output:
     def writing(self, name: str) -> Iterator[Path]:
         """Yield a local path to write to; the file appears under `name` when the block ends without an error.
 
-        An existing file of that name is replaced. At a URL it is removed first, since a federation does not overwrite.
+        An existing file of that name is replaced. At a URL it is removed first, because a federation does not overwrite.
 
         Raises:
-            PermissionError: if the existing file may not be removed, or the new one not written.
+            PermissionError: if the existing file may not be removed, or the new file may not be written.
         """
         if self.folder is None:
             with tempfile.TemporaryDirectory(prefix="crmuons-") as folder:
@@ -90,13 +90,13 @@ class Output:
 
 
 def check_apart(out: Path, data: Sequence[str]) -> None:
-    """Refuse an output directory that a listing of the data looks into: the next listing would take it for data.
+    """Refuse an output directory that a listing of the data reads, because the next listing would take it as data.
 
     Raises:
         FileNotFoundError: if there are no data.
         ValueError: with both names; links and `..` are followed.
     """
-    real = Path(os.path.realpath(out.expanduser()))  # Unlike resolve, it takes a link to itself.
+    real = Path(os.path.realpath(out.expanduser()))  # Unlike resolve, it accepts a link to itself.
     walked = walked_folders(data)
     named = next((walked[str(folder)] for folder in (*real.parents, real) if str(folder) in walked), None)
     named = named or next((pattern for pattern in data if not is_remote(pattern) and _would_match(pattern, real)), None)
@@ -106,7 +106,7 @@ def check_apart(out: Path, data: Sequence[str]) -> None:
 
 
 def _would_match(pattern: str, real: Path) -> bool:
-    """Return whether a glob would match a folder, or one above it, once the folder exists."""
+    """Return whether a glob would match a folder, or a folder above it, once the folder exists."""
     fs, path = filesystem(pattern)
     parts = PurePosixPath(path).parts
     fixed = list(takewhile(lambda part: not GLOB.search(part), parts))
@@ -119,10 +119,10 @@ def _would_match(pattern: str, real: Path) -> bool:
 
 @contextmanager
 def folder_at(place: str, *, new: bool = False) -> Iterator[Path]:
-    """Own `place`, and yield a directory to write to: `place` itself, or a local one that is copied to a URL at the end.
+    """Own `place`, and yield a directory to write to: `place` itself, or a local directory that is copied to a URL at the end.
 
     Args:
-        place: a path or a URL; it is checked to be writable before the block runs. Nothing is copied after an error.
+        place: a path or a URL. Before the block runs, it is checked that it can be written. Nothing is copied after an error.
         new: refuse a URL that already holds files.
 
     Raises:

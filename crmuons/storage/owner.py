@@ -1,4 +1,4 @@
-"""Who owns an output: the record of a process, which other processes and people read, and the errors that name it."""
+"""The owner of an output: the record of a process, which other processes and people read, and the errors that name it."""
 
 import getpass
 import os
@@ -12,11 +12,11 @@ from typing import Any
 
 from crmuons.storage.redact import without_credentials
 
-COMMAND_LENGTH = 100  # Of a message; settings come last.
+COMMAND_LENGTH = 100  # Letters of a command that a message shows; the rest are settings.
 
 
 class HeldError(BlockingIOError):
-    """Raised if another command owns the output; the message says who, since when, and what to do."""
+    """Raised if another command owns the output; the message names it, the time, and the remedy."""
 
 
 class LostError(OSError):
@@ -25,14 +25,14 @@ class LostError(OSError):
 
 @dataclass(frozen=True)
 class Owner:
-    """Who owns an output. An empty or zero value is unknown.
+    """The process that owns an output. Empty or zero values are unknown.
 
     Attributes:
         machine: identifies a machine from one boot to the next.
-        namespace: the table of processes (a container has its own) in which `pid` counts.
-        born: when the process started, in the clock ticks of its machine: numbers of processes are used again.
+        namespace: the table of processes (a container has its own) to which `pid` belongs.
+        born: when the process started, in the clock ticks of its machine, because numbers of processes are used again.
         since: when it took the output, for people.
-        superseded: keys of the claims that it found left behind.
+        superseded: keys of the dead claims that it found.
     """
 
     user: str = ""
@@ -62,19 +62,19 @@ class Owner:
 
     @classmethod
     def of(cls, record: dict[str, Any]) -> "Owner":
-        """Return the owner in a claim's record. What another version wrote may lack fields or have more."""
-        # A claim may be written by anyone who can write there: only known fields of the right type are taken.
+        """Return the owner in a claim's record. Records of other versions may have fewer or more fields."""
+        # Anyone who can write there may write a claim, so only known fields of the right type are used.
         kinds = {name: type(field.default) for name, field in cls.__dataclass_fields__.items()}
         keys = record.get("superseded")
         record = record | {"superseded": tuple(keys) if isinstance(keys, list) else ()}
         return cls(**{name: record[name] for name, kind in kinds.items() if isinstance(record.get(name), kind)})
 
     def describe(self) -> str:
-        """Return who it is, for a message."""
-        # The record may be damaged, or just be written.
+        """Describe the owner, for a message."""
+        # The record may be damaged, or not complete yet.
         if not self.pid:
-            return "another process, which has not said yet who it is"
-        # Printable characters alone: a record must not move the cursor of whoever reads the message.
+            return "another process, whose record cannot be read yet"
+        # Only printable characters: a record must not move the cursor of the terminal.
         text = f"{self.user} on {self.host} since {self.since} (process {self.pid}: {self.command})"
         return "".join(character for character in text if character.isprintable())
 
@@ -83,11 +83,11 @@ class Owner:
         if not self.machine or (self.machine, self.namespace) != (machine(), _namespace()):
             return None
         try:
-            # Signal 0 is sent to nobody; only the check is done.
+            # Signal 0 is never sent; only the check is done.
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
-        except PermissionError:  # Another user's process; /proc may hide it.
+        except PermissionError:  # The process of another user exists; /proc may hide it.
             return False
         # The number may have been given to a later process.
         return _born(self.pid) != self.born
@@ -95,7 +95,7 @@ class Owner:
 
 def machine() -> str:
     """Identify this machine, from one boot to the next."""
-    # Not the host's name: two machines may share it, and after a reboot every process of before is dead.
+    # The host's name is not enough: two machines may share it, and a reboot ends all earlier processes.
     boot = Path("/proc/sys/kernel/random/boot_id")
     return boot.read_text(encoding="utf-8").strip() if boot.is_file() else socket.gethostname()
 
@@ -108,9 +108,9 @@ def _namespace() -> str:
 
 
 def _born(pid: int) -> str:
-    """Return when a process started; nothing if it has ended and waits for its parent, or if there is no /proc."""
+    """Return when a process started; empty if it has ended and waits for its parent, or if there is no /proc."""
     try:
-        # The name, in parentheses, may hold anything.
+        # The name, in parentheses, may have any characters, so the fields after it are read.
         state, *fields = (
             Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
         )
@@ -122,7 +122,7 @@ def _born(pid: int) -> str:
 
 def _command() -> str:
     name, *words = [Path(sys.argv[0]).name, *sys.argv[1:]]
-    if name not in {"crmuons", "cli.py"}:  # Ray's workers have a password in their words.
+    if name not in {"crmuons", "cli.py"}:  # The command lines of Ray's workers have a password.
         return name
     command = without_credentials(shlex.join(["crmuons", *words]))
     return command if len(command) < COMMAND_LENGTH else f"{command[:COMMAND_LENGTH]} ..."

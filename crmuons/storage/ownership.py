@@ -2,14 +2,14 @@
 
 Two marks protect an output, both in its folder `.owner`:
 
-- a kernel lock on a file, where the file system has one. The kernel frees it when its process dies in any way. Some
-  network file systems have none, and some have one that other machines do not see;
-- a claim (claims.py), which says who writes, since when, and every PERIOD_S that its process still lives.
+- a kernel lock on a file, if the file system has locks. The kernel frees it when its process dies in any way. Some
+  network file systems have no locks, and on some the locks are invisible to other machines;
+- a claim (claims.py), which names the writing process and the time. Every PERIOD_S it shows that the process still lives.
 
-Whoever finds the claim of a living process is refused, with the name of its owner. A process of this machine lives if
-it holds the kernel lock or is in the table of processes. Of another machine nothing is known but the signs of life:
-its claim counts as left behind once none has come for STALE_S, by the clock of the process that waits. Clocks of
-two machines are never compared.
+A process that finds the claim of a living process is refused; the error names the owner. A process of this machine lives
+if it holds the kernel lock or is in the table of processes. For another machine, only the signs of life show this: its
+claim counts as dead if no sign has come for STALE_S, by the clock of the process that waits. Clocks of two machines are
+never compared.
 
 An owner that slept so long that another command has taken over ends at once: see `rivals.end_process`.
 """
@@ -32,7 +32,7 @@ from crmuons.storage.staging.locks import FileLock, NoLocksError
 logger = logging.getLogger(__name__)
 
 PERIOD_S = 5.0
-STALE_S = 30.0  # Six signs of life: storage that is slow or away for a moment costs nobody the output.
+STALE_S = 30.0  # Six signs of life: nobody loses an output because the storage is slow or away for a moment.
 REMEDY = "wait until it ends, or name another place"
 
 
@@ -42,15 +42,15 @@ def hold(place: str | Path, *, remedy: str = REMEDY, patience_s: float = 0.0, pr
 
     Args:
         place: a path or a URL.
-        remedy: what a user can do who is refused.
+        remedy: the remedy in the error for a refused user.
         patience_s: how long to wait for an owner that ends.
-        private: close a directory that is made to all but its owner and group.
+        private: if the directory is made, only its owner and group may read it.
 
     Raises:
         HeldError: if another process owns it.
         PermissionError, NotADirectoryError: if it cannot be written.
     """
-    # By `clock`, which also runs while the machine sleeps: so does the owner that is waited for.
+    # `clock` also runs while the machine sleeps, like an owner on another machine.
     ownership, deadline = Ownership(place, remedy), clock() + patience_s
     ownership.private = private
     while True:
@@ -62,7 +62,7 @@ def hold(place: str | Path, *, remedy: str = REMEDY, patience_s: float = 0.0, pr
                 raise
             time.sleep(POLL_S)
     try:
-        # Only now: what a dead process left is safe to remove because nobody else can write here.
+        # Now nobody else can write here, so partial files of dead processes can be removed safely.
         with atomic.guarded(ownership.place, ownership.confirm):
             if ownership.folder is not None:
                 atomic.remove_partials(ownership.folder)
@@ -76,7 +76,7 @@ class Ownership:
 
     Args:
         place: a path or a URL.
-        remedy: what a user can do who is refused.
+        remedy: the remedy in the error for a refused user.
         on_loss: called with the reason, in a thread, if another process takes over.
     """
 
@@ -92,37 +92,40 @@ class Ownership:
         self._lock: FileLock | None = None
         self._has_claim = self._given_up = False
         self._made: list[Path] = []
-        self._confirmed, self._beating = 0.0, 0  # When, and in which thread, a sign of life is written.
+        self._confirmed, self._beating = (
+            0.0,
+            0,
+        )  # The time of the last sign of life, and the thread that writes one now.
         self._guard, self._ended = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
 
     def acquire(self) -> None:
         """Own the output, or raise HeldError. Nothing is written or changed if another process owns it."""
-        # New at each attempt: a key whose removal failed earlier would look like a rival.
+        # A new key for each attempt: an old key whose removal failed would look like a rival.
         self._claim, self._owner = Claim(secrets.token_hex(8)), Owner.this_process()
         try:
             self._take_lock()
             self._take_claim()
-        except BaseException as error:  # Ctrl-C while it waits, too.
+        except BaseException as error:  # Also Ctrl-C while it waits.
             self._let_go()
-            if isinstance(error, LostError):  # It got no time while it asked, so that another command came before it.
+            if isinstance(error, LostError):  # This process got no CPU time meanwhile, and another command was faster.
                 raise held_by(self.claims, next(iter(self.claims.newest().values()), None), self.remedy) from error
             raise
         self._confirmed = clock()
         self._ended.clear()
-        # A daemon: a command that ends by an error must not wait for it.
+        # A daemon thread: a command that ends with an error must not wait for it.
         self._thread = threading.Thread(target=self._live, name="ownership", daemon=True)
         self._thread.start()
 
     def release(self) -> None:
-        """Give the output free. A directory that was made for it and is empty is removed."""
+        """Release the output. A directory that was made for it and is empty is removed."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
         self._let_go()
 
     def confirm(self) -> None:
-        """Check that the output is still this process's, unless it showed a sign of life a moment ago.
+        """Check that this process still owns the output, unless it showed a sign of life a moment ago.
 
         Raises:
             LostError: if another process has taken over.
@@ -140,16 +143,16 @@ class Ownership:
         if self.folder is None:
             return
         files.check_writable(self.place)
-        # The lock first: where it works, two commands of one machine never come as far as the slower claims.
+        # The lock comes first: if it works, two commands of one machine never reach the slower claims.
         lock = FileLock(self.folder / FOLDER / "lock")
         while not lock.is_open:
             self._make(self.folder / FOLDER)
             try:
                 taken = lock.acquire(shared=False, patient=lambda: False)
-            except FileNotFoundError:  # An owner that ended removed the folder at this moment.
+            except FileNotFoundError:  # An owner that ended has removed the folder at this moment.
                 continue
             except NoLocksError:
-                # The claim alone protects this file system; a lock file would only seem to.
+                # On this file system only the claim protects the output; a lock file would be useless.
                 lock.path.unlink(missing_ok=True)
                 return
             except PermissionError as error:
@@ -165,11 +168,12 @@ class Ownership:
                 raise held_by(self.claims, claim, self.remedy)
         if self.folder is None:
             files.check_writable(self.place)
-        # Written before the dead claims are removed: an owner that only slept finds its own key there, and ends.
+        # The claim is written before the dead claims are removed: an owner that only slept finds its key in it, and ends.
         self._owner = replace(self._owner, superseded=tuple(claim.key for claim in dead))
         self._write_first()
-        # Of two processes that have come this far, at least one finds the other in this listing, and both never stay: the
-        # one with the greater key goes, and the other one waits until it has, since it may have listed first and own.
+        # If two processes reach this point, at least one finds the other in this listing, and they never both stay. The process
+        # with the greater key gives up. The other process waits until this has happened, because the process with the greater
+        # key may have listed first and may already own the output.
         for rival in self.claims.newest().values():
             if rival.key == self._claim.key or rival.key in self._owner.superseded:
                 continue
@@ -181,12 +185,12 @@ class Ownership:
             self.claims.close(claim)
 
     def _write_first(self) -> None:
-        # Before the write, which may have arrived although it failed: `_let_go` then removes it.
+        # Set before the write, because a write that failed may still have arrived: `_let_go` then removes it.
         self._has_claim = True
         while True:
             try:
                 return self.claims.write(self._claim, asdict(self._owner))
-            except FileNotFoundError:  # As for the lock.
+            except FileNotFoundError:  # The same as for the lock.
                 if self.folder is None:
                     raise
                 self._make(self.folder / FOLDER)
@@ -196,8 +200,8 @@ class Ownership:
     def _is_dead(self, claim: Claim) -> bool:
         owner = Owner.of(self.claims.read(claim))
         if self._lock is not None and owner.machine == machine():
-            return True  # It would hold the kernel lock of its machine.
-        # Without the lock, the table of processes tells it for this machine, and only for its own namespace of it.
+            return True  # A living process of this machine would hold the kernel lock.
+        # Without the lock, the table of processes decides, but only for this machine and this process's namespace.
         gone = owner.is_gone()
         if gone is None:
             logger.info("%s: waiting up to %.0f s for a sign of life of %s", self.place, STALE_S, owner.describe())
@@ -208,16 +212,16 @@ class Ownership:
         """Return the error for a mark that this user may not write."""
         assert self.folder is not None
         claim = next(iter(self.claims.newest().values()), None)
-        # Another user's command may still run: then the output is held, whoever owns the mark.
+        # Another user's command may still run; then it holds the output.
         if claim is not None and not Owner.of(self.claims.read(claim)).is_gone():
             return held_by(self.claims, claim, self.remedy)
         mark, why = self.folder / FOLDER, error.strerror
         return PermissionError(f"{mark} cannot be written ({why}): uid {mark.stat().st_uid} left it; remove it")
 
     def _make(self, folder: Path) -> None:
-        """Make a directory and its missing parents, and remember them. Who may write to the output may write the mark."""
+        """Make a directory and its missing parents, and remember them. All who may write to the output may write the mark."""
         self._made += atomic.make_directory(folder, private=self.folder if self.private else None)
-        with suppress(PermissionError):  # Another user's.
+        with suppress(PermissionError):  # The directory belongs to another user.
             if folder in self._made:
                 folder.chmod(folder.parent.stat().st_mode & 0o777)
 
@@ -234,8 +238,8 @@ class Ownership:
                 return
             except (PermissionError, NotImplementedError) as error:
                 logger.warning(
-                    "%s does not show other machines that it is in use, since it allows no removing of files (%s): let no "
-                    "other command write to it",
+                    "%s does not show other machines that it is in use, because it does not allow removing files (%s): let "
+                    "no other command write to it",
                     self.place,
                     error,
                 )
@@ -244,15 +248,15 @@ class Ownership:
                 with suppress(OSError):
                     self.claims.write(self._claim.end, {})
                 return
-            except Exception as error:  # noqa: BLE001 - each storage has its own errors; the next sign may come through.
+            except Exception as error:  # noqa: BLE001 - each storage has its own errors; the next sign may succeed.
                 if not failed:
                     logger.warning("%s: no sign of life could be written: %s", self.place, error)
                 failed = True
 
     def _beat(self) -> None:
         with self._guard:
-            # Its name may be missing from an old listing of the storage; both must lack it before the output counts as
-            # lost.
+            # An old listing of the storage may lack the name. The output counts as lost only if the listing and the direct
+            # check both lack it.
             newest = self.claims.newest()
             if not self.claims.is_there(self._claim) and self._claim.key not in newest:
                 raise taken_over(self.claims, next(iter(newest.values()), None), self._confirmed)
@@ -267,7 +271,7 @@ class Ownership:
                 if claim.key != self._claim.key and self._claim.key in Owner.of(self.claims.read(claim)).superseded:
                     self.claims.remove(self._claim.end)
                     raise taken_over(self.claims, claim, self._confirmed)
-            # After the new one is there: in between, another process must find at least one of them.
+            # The new file exists before the old one is removed, so that other processes always find at least one.
             self.claims.remove(previous)
             self._confirmed = clock()
 
@@ -281,12 +285,12 @@ class Ownership:
                 )
         self._has_claim = False
         if self._lock is not None:
-            # Last: who gets the lock finds no claim of this process any more.
+            # The lock is released last, so that the next owner finds no claim of this process.
             self._lock.remove()
             self._lock = None
         if self.folder is not None:
             with suppress(OSError):
                 (self.folder / FOLDER).rmdir()
         for folder in self._made:
-            with suppress(OSError):  # It holds the output.
+            with suppress(OSError):  # A folder with the output is not empty and stays.
                 folder.rmdir()

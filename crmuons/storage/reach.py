@@ -1,4 +1,4 @@
-"""Find out in seconds whether a server can be reached at all, where its library would try for minutes."""
+"""Find out in seconds whether a server can be reached at all, because its library would try for minutes."""
 
 import socket
 import threading
@@ -10,9 +10,9 @@ PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1
 
 
 def unreachable_reason(url: str, seconds: float = CONNECT_S) -> str | None:
-    """Return why no connection to the host of a web server's or a database's URL can be made, in one line; None if one can.
+    """Return why the host of a web server's or a database's URL cannot be reached, in one line; None if it can.
 
-    Behind a proxy nothing is tried, because the proxy alone knows.
+    Behind a proxy nothing is tried, because only the proxy can tell.
     """
     parts = urlsplit(url)
     scheme = parts.scheme.partition("+")[0]  # postgresql+psycopg names a driver too.
@@ -28,7 +28,7 @@ def unreachable_reason(url: str, seconds: float = CONNECT_S) -> str | None:
         except OSError as error:
             found.append(error.strerror or str(error))
 
-    # In a thread: looking a name up has no time limit of its own.
+    # In a thread, because looking up a name has no time limit.
     thread = threading.Thread(target=connect, name="reach", daemon=True)
     thread.start()
     thread.join(seconds)

@@ -1,4 +1,4 @@
-"""Read the JSON files that crmuons writes: one reader, whose errors name the file, what is wrong in it, and the remedy."""
+"""Read the JSON files that crmuons writes: one reader, whose errors name the file, the fault and the remedy."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -16,15 +16,15 @@ REMEDY = "copy it back from a backup, or remove the directory and begin again"
 
 @contextmanager
 def damage_named(place: object, remedy: str = REMEDY) -> Iterator[None]:
-    """Turn what a damaged file raises, while it is read and its content is used, into a ValueError that names it.
+    """Turn an error of reading or using a damaged file in the block into a ValueError that names the file.
 
     Args:
         place: the file.
-        remedy: what to do, as half a sentence.
+        remedy: the remedy, as half a sentence.
     """
     try:
         yield
-    # A RecursionError comes from brackets without end.
+    # A RecursionError comes from deeply nested brackets.
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, RuntimeError) as error:
         msg = f"{place} is damaged, or was not written by crmuons ({_reason(error)}); {remedy}"
         raise ValueError(msg) from error
@@ -37,10 +37,10 @@ def parse(
 
     Args:
         content: the text, or its UTF-8 bytes.
-        place: where it comes from, for errors.
+        place: its source, for errors.
         keys: keys that the object must have.
         kind: dict for an object, list for an array.
-        remedy: what to do if it is damaged, as half a sentence.
+        remedy: the remedy if it is damaged, as half a sentence.
 
     Raises:
         ValueError: with the place, the key and the remedy.
@@ -50,7 +50,7 @@ def parse(
         if not isinstance(value, kind):
             msg = f"it holds {type(value).__name__}, expected {kind.__name__}"
             raise ValueError(msg)  # noqa: TRY004 - a fault of the file, not of the program
-        content_of: Any = value  # mypy takes `kind` for what `value` is.
+        content_of: Any = value  # mypy would use `kind` as the type of `value`.
         for key in keys:
             content_of[key]
     return value

@@ -1,9 +1,9 @@
-"""Make text safe to store and to show: without the secrets of URLs, which are refused where they come in, and control characters."""
+"""Make text safe to store and to show: refuse URLs with secrets, remove credentials, and escape control characters."""
 
 import logging
 import re
 
-# Families of signed URLs (Amazon, Google, Azure) as wholes: their parts together are the secret.
+# For signed URLs (Amazon, Google, Azure) all their parameters, because only together they are the secret.
 _NAMES = (
     r"authz|auth|authorization|access_?token|refresh_?token|id_?token|private_?token|deploy_?token|job_?token|token|jwt"
     r"|passw(?:or)?d|pass|pwd|secret|client_?secret|api_?key|apikey|access_?key|credentials?|session"
@@ -14,15 +14,15 @@ _QUERY_SECRET = re.compile(rf'([?&;#](?:{_NAMES})=)[^&;\s"#\']+', re.IGNORECASE)
 _PASSWORD = re.compile(r'(?<!\w)(\w[\w+.-]*)://[^/\s?#"@:]*:[^/\s?#"]*@|https?://[^/\s?#"]+@', re.IGNORECASE)
 
 
-MAX_LINE = 2000  # Letters of a line in a message: a column or a key of a stranger's file may be named with a million.
-LINE_END = 600  # Of these at its end, where the remedy stands.
+MAX_LINE = 2000  # Letters of a line in a message: a column or key of a stranger's file may have a million letters.
+LINE_END = 600  # Letters that are kept at the end of a long line, because the remedy is there.
 
 
 def printable(text: object) -> str:
-    """Return the text with every character written out that a terminal obeys or does not show; tabs and ends of lines stay.
+    """Return the text with an escape for each character that a terminal obeys or does not show; tabs and newlines stay.
 
-    Names of files, columns and servers' words may be a stranger's: an escape sequence in them could hide or change lines, and
-    a character that turns the direction of reading could make a name look like another.
+    Names of files and columns and answers of servers may come from a stranger. An escape sequence in them could hide or change
+    lines, and a character that changes the direction of reading could make a name look like another.
     """
     # isprintable is false of control and format characters, surrogates, and spaces other than the plain one.
     return "".join(
@@ -32,13 +32,13 @@ def printable(text: object) -> str:
 
 
 def message(text: object) -> str:
-    """Return a text for the screen: printable, without the credentials of URLs, and with no line of more than MAX_LINE letters."""
+    """Return a text for the screen: printable, without credentials of URLs, and with at most MAX_LINE letters in a line."""
     lines = printable(without_credentials(str(text))).split("\n")
     return "\n".join(map(_shortened, lines))
 
 
 class MessageFormatter(logging.Formatter):
-    """Formats log records as `message` does."""
+    """Formats log records with `message`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the text of a record."""
@@ -55,10 +55,10 @@ def without_credentials(text: str) -> str:
 
 
 def refuse_secrets(text: str) -> None:
-    """Refuse a URL, or text with URLs in it, that carries a secret: files, logs and messages would keep it.
+    """Refuse a URL, or text with URLs, that carries a secret, because files, logs and messages would keep it.
 
     Raises:
-        ValueError: with the place of the secret, and where it belongs.
+        ValueError: with the name of the secret, and the place where it belongs.
     """
     if "://" not in text:
         return

@@ -1,4 +1,4 @@
-"""Object stores and other remote file systems: their errors name the URL, in one sentence and one family of classes."""
+"""Object stores and other remote file systems: each error is one sentence that names the URL, and an OSError."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from crmuons.progress import spoken_wait
 
-# A thread that would speak of a wait costs 0.1 ms: as much as a thousand of these, and nothing beside a request.
+# A thread that reports a wait costs 0.1 ms: the same as a thousand of these calls, but much less than a request.
 WITHOUT_REQUESTS = frozenset(
     {"tell", "seek", "readable", "writable", "seekable", "unstrip_protocol", "invalidate_cache"}
 )
@@ -19,7 +19,7 @@ class StoreError(OSError):
 
 @contextmanager
 def named_errors(url: str) -> Iterator[None]:
-    """Turn what a storage library raises into an OSError that names the URL: botocore's errors, for example, are none."""
+    """Turn errors of a storage library into an OSError that names the URL; botocore's errors, for example, are no OSErrors."""
     try:
         yield
     except PROGRAMMING:
@@ -44,7 +44,7 @@ class Named:
 
     Args:
         wrapped: the file system or file.
-        url: what is opened, for errors.
+        url: its URL, for errors.
     """
 
     def __init__(self, wrapped: Any, url: str) -> None:

@@ -7,7 +7,7 @@ docs/tracking.md.
 import logging
 import os
 
-# MLflow reads the first one when it is imported, the others at every request. Values set by the user stay.
+# MLflow reads the first variable when it is imported, the others at every request. Values set by the user stay.
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     # With the defaults (7 retries of 120 s each) a dead server blocks for minutes. The journal retries instead.

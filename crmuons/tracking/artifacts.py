@@ -1,4 +1,4 @@
-"""Send files of a journal to the artifact store of a tracking server: only the run's own, and only where they belong."""
+"""Send files of a journal to the artifact store of a tracking server: only the run's own files, and only to safe places."""
 
 import logging
 import os
@@ -36,10 +36,10 @@ class ArtifactStoreError(OSError):
 def kept_file(journal: Journal, name: str) -> Path:
     """Return the path of a file or directory that a journal names.
 
-    A journal may come from a stranger: everything must be in the journal's own folder, and be a file, not a link to one.
+    A journal may come from a stranger: everything must be in the journal's own folder, and must be a file, not a link.
 
     Raises:
-        UnusableFileError: if it is not, or is gone.
+        UnusableFileError: if it is not in the folder, is no file, or is gone.
     """
     try:
         relative_name(name, "the journal")
@@ -52,7 +52,7 @@ def kept_file(journal: Journal, name: str) -> Path:
     if not os.path.lexists(path):
         msg = f"{path} is gone: it was removed from the journal before it was sent"
         raise UnusableFileError(msg)
-    # lstat and not stat: a link in a stranger's journal could name any file of this user.
+    # lstat does not follow links: a link in a stranger's journal could name any file of this user.
     for each in (path, *path.rglob("*")):
         kind = each.lstat().st_mode
         if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):
@@ -64,26 +64,26 @@ def kept_file(journal: Journal, name: str) -> Path:
 def check_root(run: Run, tracking_uri: str, *, named: bool) -> None:
     """Check that artifacts of a run go to the server, or to a store that the server shares with this machine.
 
-    A server says where a client puts artifacts: `mlflow-artifacts:` sends them to the server itself, a bucket's URL to
-    the bucket. A plain path is one of the client's own file system, which only a server on the same file system sees.
+    A server determines where a client puts artifacts: `mlflow-artifacts:` means the server itself, a bucket's URL means
+    the bucket. A plain path is a path of the client's own file system; the server must use the same file system.
 
     Args:
-        run: as the server returned it.
+        run: the run, as the server returned it.
         tracking_uri: the server, without credentials.
-        named: whether the user named this server. One that only a run's directory names may be a stranger's, and must
-            not choose a path or an account of the user.
+        named: whether the user named this server. A server that only a run's directory names may be a stranger's, and
+            must not choose a path or an account of the user.
 
     Raises:
         ArtifactStoreError: if artifacts would go elsewhere, or the path cannot be written.
     """
     root = run.info.artifact_uri
     parts = urlsplit(root)
-    # A SQLite store: this process itself writes the artifacts.
+    # With a SQLite store, this process itself writes the artifacts.
     if not is_server(tracking_uri):
         if not named and not Path(unquote(parts.path)).resolve().is_relative_to(
             database(tracking_uri).parent.resolve()
         ):
-            msg = f"the store keeps artifacts at {root}, not beside it; if that is right, set MLFLOW_TRACKING_URI={tracking_uri}"
+            msg = f"the store keeps artifacts at {root}, not next to it; if that is right, set MLFLOW_TRACKING_URI={tracking_uri}"
             raise ArtifactStoreError(msg)
         return
     if parts.scheme in ("mlflow-artifacts", "http", "https"):
@@ -104,7 +104,7 @@ def check_root(run: Run, tracking_uri: str, *, named: bool) -> None:
 
 def _check_shared_path(run: Run, tracking_uri: str, root: Path) -> None:
     """Write a probe below a path, and ask the server whether it sees the probe."""
-    # A name that nobody has: the server sees this very file, or another directory of the same path.
+    # A unique name: if the server sees it, it sees this directory and not another directory of the same path.
     probe, seen = root / f".probe-{uuid.uuid4().hex}", False
     made: list[Path] = []
     try:
@@ -134,7 +134,7 @@ def _listed(tracking_uri: str, run_id: str) -> set[str]:
     credentials = get_default_host_creds(tracking_uri)  # type: ignore[no-untyped-call]
     place = "/api/2.0/mlflow/artifacts/list"
     answer = http_request(credentials, place, "GET", params={"run_id": run_id})  # type: ignore[no-untyped-call]
-    # Asked by HTTP and not through MLflow's client, which would look at this machine's path.
+    # By HTTP, because MLflow's client would look at this machine's path.
     return {file["path"] for file in answer.json().get("files", ())} if answer.ok else set()
 
 
@@ -157,11 +157,11 @@ def log_model(client: mlflow.MlflowClient, run_id: str, experiment_id: str, path
         name: identifies the model within its run.
     """
     known = f"tags.`{_MODEL_FILE_TAG}` = '{name}' AND source_run_id = '{run_id}'"
-    # By the tag: an answer may have been lost after the server had made the model.
+    # Search by the tag, because an answer may have been lost after the server had created the model.
     models = client.search_logged_models([experiment_id], known)
     tags = {_MODEL_FILE_TAG: name}
     model = models[0] if models else client.create_logged_model(experiment_id, "model", run_id, tags=tags)
-    # MLflow's own `log_model` writes these two into the directory; here it was written before the run had an ID.
+    # MLflow's own `log_model` writes these two into the directory. Here the directory was written before the run had an ID.
     description = Model.load(str(path))
     description.run_id, description.model_id = run_id, model.model_id
     description.save(str(path / "MLmodel"))
@@ -169,14 +169,14 @@ def log_model(client: mlflow.MlflowClient, run_id: str, experiment_id: str, path
     client.finalize_logged_model(model.model_id, "READY")
     outputs = client.get_run(run_id).outputs
     if outputs is None or model.model_id not in {output.model_id for output in outputs.model_outputs}:
-        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])  # Twice is a database error.
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])  # A second call is a database error.
 
 
 def first_cause(error: BaseException) -> str:
     """Return the first cause of an error in one line, for example "connection refused" or "database is locked"."""
     if isinstance(error, ArtifactStoreError | UnusableFileError):
         return str(error)
-    # MLflow's message says that a request failed; why stands at the end of the chain.
+    # MLflow's message only says that a request failed; the reason is at the end of the chain of errors.
     while (earlier := error.__cause__ or error.__context__) is not None:
         error = earlier
     first_line = (str(error).splitlines() or [""])[0]

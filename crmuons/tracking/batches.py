@@ -1,4 +1,4 @@
-"""Cut journal entries into what one request to MLflow takes."""
+"""Divide journal entries into batches that one request to MLflow can hold."""
 
 from collections.abc import Iterator, Mapping
 
@@ -14,14 +14,14 @@ def batches(entries: Iterator[tuple[int, Entry]]) -> Iterator[list[tuple[int, En
     batch: list[tuple[int, Entry]] = []
     size = 0
     for offset, entry in entries:
-        # Alone, and in the order of the journal: a status must not overtake the metrics before it.
+        # Other entries go alone, in the order of the journal: a status must not overtake the metrics before it.
         if entry["kind"] != "metrics":
             if batch:
                 yield batch
             yield [(offset, entry)]
             batch, size = [], 0
             continue
-        # By values, as the server counts them; an entry is never cut in two.
+        # The size counts values, like the server; an entry is never cut in two.
         if batch and size + len(entry["values"]) > MAX_METRICS:
             yield batch
             batch, size = [], 0
@@ -37,8 +37,8 @@ def metrics_of(entry: Entry) -> list[Metric]:
 
 
 def parts(values: Mapping[str, str]) -> Iterator[list[tuple[str, str]]]:
-    """Yield the pairs of a mapping, as many as one request takes."""
+    """Yield the pairs of a mapping in parts that one request can hold."""
     pairs = list(values.items())
-    # A run has more settings than one request takes.
+    # A run has more settings than one request can hold.
     for start in range(0, len(pairs), MAX_PARAMS):
         yield pairs[start : start + MAX_PARAMS]

@@ -1,7 +1,7 @@
-"""A view of MLflow's charts that an experiment keeps: the score against the settings that people vary.
+"""A view of MLflow's charts that an experiment keeps: the score against the settings that users vary.
 
 The page that compares runs chooses three parameters and one metric by itself. A shared view, which MLflow's pages read
-from a tag of the experiment, may hold any chart. Written for MLflow 3.17; a test opens it in a browser.
+from a tag of the experiment, may hold any chart. It is written for MLflow 3.17; a test opens it in a browser.
 """
 
 import json
@@ -14,11 +14,11 @@ METRIC = "validation/score"
 
 _TAG = f"mlflow.sharedViewState.{VIEW}"
 _NOTE = "mlflow.note.content"  # MLflow shows it, as Markdown, above the runs of the experiment.
-_RUNS = 100  # The chart draws at most so many; MLflow's own charts begin with 10.
+_RUNS = 100  # Largest number of runs in the chart; MLflow's own charts begin with 10.
 
 
 def keep_view(client: mlflow.MlflowClient, experiment_id: str) -> None:
-    """Give an experiment the view, and a description that links to it, where it has none.
+    """Give an experiment the view, and a description that links to it, unless it has them.
 
     Args:
         client: the client of the tracking server.

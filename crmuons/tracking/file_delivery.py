@@ -1,4 +1,4 @@
-"""Send the entries of a journal that have files. They wait by themselves: a store that fails or hangs delays no metric."""
+"""Send the entries of a journal that have files. They wait separately, so a store that fails or hangs delays no metric."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ class FileDelivery:
     Args:
         journal: the run's journal.
         server: the server; another thread may call its `send_entries`.
-        named: whether the user named this server, as opposed to the journal (`artifacts.check_root`).
+        named: whether the user named this server, and not only the journal (`artifacts.check_root`).
     """
 
     def __init__(self, journal: Journal, server: Server, *, named: bool = True) -> None:
@@ -25,17 +25,17 @@ class FileDelivery:
         self._root_is_checked = False
 
     def send(self) -> Iterator[int]:
-        """Send what waits; yield 1 for each entry. One that fails holds up only later ones of its own path.
+        """Send the waiting entries; yield 1 for each. An entry that fails delays only later entries of its own path.
 
         Raises:
-            Exception: the first error, after all were tried, or failed for SECONDS_OF_FAILURES. Stores are plug-ins with
-                errors of their own.
+            Exception: the first error, after all entries were tried or failures took SECONDS_OF_FAILURES. Stores are
+                plug-ins with their own errors.
         """
-        # Without a request: most rounds have no file.
+        # Return without a request, because most rounds have no file.
         if not self._server.sent.waiting:
             return
         self._server.connect()
-        # By place: two versions of one artifact must arrive in order; others may pass each other.
+        # Grouped by place: two versions of one artifact must arrive in order; other artifacts may overtake each other.
         same_path: dict[str, list[int]] = {}
         for offset in self._server.sent.waiting:
             same_path.setdefault(_path(self._journal.entry_at(offset)), []).append(offset)
@@ -44,13 +44,13 @@ class FileDelivery:
         for offsets in same_path.values():
             began = time.monotonic()
             try:
-                for offset in sorted(offsets):  # The later file replaces the earlier one, not the other way round.
+                for offset in sorted(offsets):  # A later file must replace an earlier one.
                     self._send(self._journal.entry_at(offset))
                     self._note(remove=[offset])
                     yield 1
             except Exception as error:  # noqa: BLE001 - see Raises
                 errors.append(error)
-                # To the end, so that it does not use up the time of the others.
+                # Failed entries go to the end, so that they do not use up the time of the others.
                 unsent = [offset for offset in offsets if offset in self._server.sent.waiting]
                 self._note(remove=unsent, add=unsent)
                 failing += time.monotonic() - began
@@ -63,7 +63,7 @@ class FileDelivery:
         try:
             self._deliver(entry)
         except Exception as error:
-            # A file that is gone or foreign will not get better; anything else is tried again.
+            # A file that is gone or foreign will never work; all other errors are tried again.
             if not (isinstance(error, artifacts.UnusableFileError) or self._server.is_refusal(error)):
                 raise
             self._server.note_refused(entry, error)
@@ -80,7 +80,7 @@ class FileDelivery:
             registry.register(client, mlflow_run_of(client, entry["of"]), entry)
             return
         path = artifacts.kept_file(self._journal, entry["file"])
-        # Once: where the server keeps artifacts does not change within a run.
+        # Checked once: the place of artifacts does not change within a run.
         if not self._root_is_checked:
             artifacts.check_root(client.get_run(run_id), self._server.uri, named=self._named)
             self._root_is_checked = True
@@ -94,7 +94,7 @@ class FileDelivery:
 
 
 def _path(entry: Entry) -> str:
-    """Return what identifies the place of an entry's files on the server."""
+    """Return a text that identifies the place of an entry's files on the server."""
     if entry["kind"] == "artifact":
         return f"{entry['folder']}/{Path(entry['file']).name}"
     return repr(entry)

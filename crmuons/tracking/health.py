@@ -1,6 +1,7 @@
 """Check, before a command works, that its results can be tracked. Every command that tracks begins here.
 
-A URI that can never work is refused. A server that does not answer is only named, because the journal keeps all entries.
+A URI that can never work is refused. A server that does not answer gives only a warning, because the journal keeps all
+entries.
 """
 
 import logging
@@ -19,7 +20,7 @@ SQLITE_BEGIN = b"SQLite format 3\0"
 
 
 def usable_uri(base: Path) -> str:
-    """Return `resolve_uri(base)` once it is checked; log a warning if its server does not answer this process.
+    """Check and return `resolve_uri(base)`; log a warning if its server does not answer this process.
 
     Raises:
         ValueError: if nothing can be tracked there.
@@ -34,7 +35,7 @@ def usable_uri(base: Path) -> str:
 
 
 def check_store(uri: str) -> None:
-    """Check what no server needs to be asked for: the file of a SQLite URI, or the driver of another database.
+    """Check a URI without a request to a server: the file of a SQLite URI, or the driver of another database.
 
     Raises:
         ValueError: with the URI and the remedy.
@@ -55,7 +56,7 @@ def _file_fault(path: Path) -> str | None:
     try:
         if not folder.is_dir():
             return f"{folder} is not a directory; make it, or give sqlite:///PATH/mlflow.db in one that exists"
-        if not os.access(folder, os.W_OK | os.X_OK):  # SQLite keeps a second file beside the database.
+        if not os.access(folder, os.W_OK | os.X_OK):  # SQLite keeps a second file next to the database.
             return f"{folder} cannot be written by this user; give sqlite:///PATH/mlflow.db in one that can"
         if not path.exists():
             return None
@@ -63,13 +64,13 @@ def _file_fault(path: Path) -> str | None:
             return f"{path} is not a file that this user can read and write; give sqlite:///PATH/mlflow.db"
         with path.open("rb") as file:
             begin = file.read(len(SQLITE_BEGIN))
-    except OSError as error:  # A name that is too long.
+    except OSError as error:  # For example a name that is too long.
         return f"{error.strerror}; give another name"
     return None if begin in (b"", SQLITE_BEGIN) else f"{path} is not a SQLite database; give another name"
 
 
 def _driver_fault(uri: str) -> str | None:
-    from sqlalchemy import create_engine  # noqa: PLC0415  # 0.3 CPU-seconds, for databases alone.
+    from sqlalchemy import create_engine  # noqa: PLC0415  # The import takes 0.3 CPU-seconds; only databases need it.
     from sqlalchemy.exc import ArgumentError  # noqa: PLC0415
 
     try:
@@ -82,7 +83,7 @@ def _driver_fault(uri: str) -> str | None:
 
 
 def warn(uri: str, sentence: str) -> None:
-    """Log from where a tracking server cannot be used, and why. It is no fault: the journal keeps unsent entries."""
+    """Log that a tracking server cannot be used, from where and why. It is no error: the journal keeps unsent entries."""
     logger.warning(
         "the tracking server %s cannot be used %s; check MLFLOW_TRACKING_URI; the run keeps its entries, and "
         "`crmuons sync` sends them later",
@@ -98,14 +99,14 @@ def unreachable_reason(uri: str) -> str | None:
         uri: the result of `resolve_uri`. A SQLite file gets no request, because a request would create it.
 
     Returns:
-        The reason in one line; None if the server answers or the URI is a SQLite file's.
+        The reason in one line; None if the server answers or the URI names a SQLite file.
     """
     if is_sqlite(uri):
         return None
     from crmuons.tracking.server import connection_error  # noqa: PLC0415  # Importing MLflow takes 1.6 CPU-seconds.
 
     found: list[str | None] = []
-    # In a thread: a server's silence is longer than a user waits at the start of a run.
+    # In a thread, because a silent server would take longer than a user waits at the start of a run.
     thread = threading.Thread(target=lambda: found.append(connection_error(uri)), name="tracking-check", daemon=True)
     thread.start()
     thread.join(ANSWER_S)

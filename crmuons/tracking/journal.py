@@ -29,7 +29,7 @@ Entry = dict[str, Any]
 
 
 def check_journal(directory: Path) -> None:
-    """Raise a FileNotFoundError unless a directory is that of a tracked run."""
+    """Raise a FileNotFoundError unless a directory belongs to a tracked run."""
     if not Journal.exists(directory):
         msg = f"no journal of a tracked run in {directory}; give the directory of a run"
         raise FileNotFoundError(msg)
@@ -91,7 +91,7 @@ class Journal:
         self.files = directory / FOLDER / "files"
         self.files.mkdir(parents=True, exist_ok=True)
         self._path = directory / FOLDER / "journal.jsonl"
-        # Training, system metrics and validation append from threads of their own.
+        # Training, system metrics and validation append from different threads.
         self._guard = threading.Lock()
         self._lock = FileLock(self._path.with_name("lock"))
         self.num_entries = 0
@@ -100,7 +100,7 @@ class Journal:
         self.tags: dict[str, str] = {}
         self.status, self.uri = "", ""
         self.identity = uuid.uuid4().hex
-        # Unbuffered: an entry is with the kernel when `append` returns, and a kill loses none.
+        # Unbuffered: the kernel has an entry when `append` returns, so a kill loses no entry.
         self._file = self._path.open("ab", buffering=0)
         self._end_torn_line()
         for _, entry in self.entries():
@@ -149,7 +149,7 @@ class Journal:
 
     def entry_at(self, offset: int) -> Entry:
         """Return the first entry from a byte on."""
-        # Read again from the disk: what waits for days must not fill the memory of the training.
+        # Read again from the disk: entries that wait for days must not fill the memory of the training.
         return next(entry for _, entry in self.entries(offset))
 
     def keep_file(self, path: Path) -> str:
@@ -164,20 +164,21 @@ class Journal:
 
     def new_folder(self) -> Path:
         """Return a new, empty folder in `files` for the files of an entry."""
-        # The number is for people, the letters keep two processes apart. Not mkdtemp, whose folders are closed to the group.
+        # The number is for people; the letters make the names of two processes differ. mkdtemp would close the folder to the
+        # group.
         folder = self.files / f"{self.num_entries:06d}-{uuid.uuid4().hex[:8]}"
         folder.mkdir()
         return folder
 
     def load_sent(self, uri: str) -> DeliveryState:
-        """Return how much of the journal a server has; nothing for a new server."""
+        """Return how much of the journal a server has; an empty state for a new server."""
         record = self.last_sent()
-        # Another server has nothing of it: the whole journal is sent there.
+        # Another server has no entries, so the whole journal is sent there.
         clean = without_credentials(uri)
         return record if record is not None and record.uri == clean else DeliveryState(uri=clean)
 
     def last_sent(self) -> DeliveryState | None:
-        """Return how much the server that was last sent to has; None before the first."""
+        """Return how much of the journal the last used server has; None before the first sending."""
         path = self._path.with_name("sent.json")
         if not path.is_file():
             return None
@@ -190,7 +191,7 @@ class Journal:
 
     def save_sent(self, sent: DeliveryState) -> None:
         """Store how much of the journal the server has."""
-        # Through to the disk: after a power cut an older record would send entries a second time.
+        # fsync, because after a power cut an older record would send entries a second time.
         with atomic_file(self._path.with_name("sent.json"), fsync=True) as partial:
             partial.write_text(json.dumps(asdict(sent)), encoding="utf-8")
 
@@ -200,8 +201,8 @@ class Journal:
         Raises:
             BlockingIOError: if another process sends it.
         """
-        # A file system without locks: only the owner of the run sends then (storage/ownership.py). Two threads of the
-        # owner send: one of them must not meet the lock of the other.
+        # On a file system without locks, only the owner of the run sends (storage/ownership.py). Two threads of the owner
+        # send; the guard and `is_open` keep one from failing at the lock of the other.
         with self._guard, suppress(NoLocksError):
             if not self._lock.is_open and not self._lock.acquire(shared=False, patient=lambda: False):
                 msg = f"{self.directory} is tracked by a process that is alive; it sends the entries itself"
@@ -221,7 +222,7 @@ class Journal:
         self._file.close()
 
     def _write(self, entry: Entry) -> None:
-        # At the only place that writes, so that no kind of entry can forget it.
+        # Credentials are removed at the only place that writes, so that no kind of entry can forget it.
         line = without_credentials(json.dumps(entry)) + "\n"
         self._file.write(line.encode())
         self._remember(entry)

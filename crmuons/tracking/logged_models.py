@@ -31,9 +31,9 @@ def is_logged(place: str | Path) -> bool:
 
 
 def local_place(place: str) -> str | Path:
-    """Return a place that `load_generator` takes: a model in MLflow is copied to this machine, others stay as they are.
+    """Return a place that `load_generator` accepts. A model in MLflow is copied to this machine; other places are unchanged.
 
-    The store is MLFLOW_TRACKING_URI, or the database in the working directory, beside `runs`.
+    The store is MLFLOW_TRACKING_URI, or the database in the working directory, next to `runs`.
 
     Raises:
         FileNotFoundError, ValueError: see `local_copy_of`.
@@ -43,7 +43,7 @@ def local_place(place: str) -> str | Path:
 
 @contextmanager
 def _files_of_at_most(num_bytes: int) -> Iterator[None]:
-    """Let this process write no larger file for the duration of the block: MLflow writes whatever a server sends."""
+    """Limit the size of files that this process writes in the block, because MLflow writes everything that a server sends."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     least = num_bytes if soft == resource.RLIM_INFINITY else min(soft, num_bytes)
     resource.setrlimit(resource.RLIMIT_FSIZE, (least, hard))
@@ -54,17 +54,17 @@ def _files_of_at_most(num_bytes: int) -> Iterator[None]:
 
 
 def _download(place: str, tracking_uri: str, copy: Path) -> None:
-    """Copy the files of a logged model, once all of them are listed and their names, number and sizes are checked."""
+    """List all files of a logged model, check their names, number and sizes, and copy them."""
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: PLC0415
 
     store: Any = get_artifact_repository(place, tracking_uri=tracking_uri)
-    inner: Any = getattr(store, "repo", store)  # `models:/` stands before the store that holds the files.
+    inner: Any = getattr(store, "repo", store)  # The store of `models:/` wraps the store that holds the files.
     ask, source = inner.list_artifacts, f"{place} in {tracking_uri}"
     sizes = dict(_listed(ask, source))
     check_copy(sizes, source, copy)
     if max(sizes.values(), default=0) > MAX_FILE_BYTES:
-        raise OSError(errno.EFBIG, TOO_LARGE)  # As the kernel says it of one whose size was not listed.
-    # The server is asked again while files are copied, and may answer otherwise then.
+        raise OSError(errno.EFBIG, TOO_LARGE)  # The kernel raises the same error if the listing had no size.
+    # MLflow lists again while it copies files, and the server may then answer differently.
     inner.list_artifacts = _limited(ask, source)
     copy.mkdir()
     store.download_artifacts("", str(copy))
@@ -77,7 +77,7 @@ def _listed(ask: Callable[[str | None], list[Any]], source: str) -> Iterator[tup
         folder = folders.pop()
         for entry in ask(folder):
             relative_name(entry.path, source)
-            if entry.path == folder:  # Some stores list a folder in itself, as MLflow knows.
+            if entry.path == folder:  # Some stores list a folder in itself.
                 continue
             if entry.is_dir:
                 folders.append(entry.path)
@@ -86,7 +86,7 @@ def _listed(ask: Callable[[str | None], list[Any]], source: str) -> Iterator[tup
 
 
 def _limited(ask: Callable[[str | None], list[Any]], source: str) -> Callable[[str | None], list[Any]]:
-    """Return a function that lists a folder, and raises once it was given more than MAX_FILES files and folders."""
+    """Return a function that lists a folder, and raises once it has listed more than MAX_FILES files and folders."""
     number = 0
 
     def limited(folder: str | None = None) -> list[Any]:
@@ -107,8 +107,8 @@ def local_copy_of(place: str, tracking_uri: str) -> Path:
         tracking_uri: the server or store, from `resolve_uri`.
 
     Raises:
-        FileNotFoundError: if there is no such store or model, or it holds none of crmuons.
-        ValueError, ConnectionError: if the store cannot be read, or has more files or larger ones than a model.
+        FileNotFoundError: if there is no such store or model, or if it is no model of crmuons.
+        ValueError, ConnectionError: if the store cannot be read, or has more or larger files than a model can have.
     """
     if is_sqlite(tracking_uri) and not database(tracking_uri).is_file():
         msg = f"{place} is looked up in MLflow, and there is no {tracking_uri}; set MLFLOW_TRACKING_URI to the server or store"
@@ -116,11 +116,11 @@ def local_copy_of(place: str, tracking_uri: str) -> Path:
     if (reason := unreachable_reason(tracking_uri)) is not None:
         msg = f"{place} cannot be read from {tracking_uri}: {reason}; check MLFLOW_TRACKING_URI, and that the server is up"
         raise ConnectionError(msg)
-    import mlflow  # noqa: PLC0415  # 1.6 CPU-seconds.
+    import mlflow  # noqa: PLC0415  # The import takes 1.6 CPU-seconds.
     from mlflow.exceptions import MlflowException  # noqa: PLC0415
 
     copy = caches() / "models" / hashlib.sha256(f"{tracking_uri} {place}".encode()).hexdigest()[:16]
-    shutil.rmtree(copy, ignore_errors=True)  # A name in the registry may mean another version than last time.
+    shutil.rmtree(copy, ignore_errors=True)  # A name in the registry may point to another version than last time.
     copy.parent.mkdir(parents=True, exist_ok=True)
     mlflow.set_tracking_uri(tracking_uri)
     logging.getLogger("alembic").setLevel(logging.WARNING)

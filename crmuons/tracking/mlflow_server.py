@@ -1,7 +1,7 @@
-"""Authorize requests to the MLflow server of cluster/mlflow/serve.sh, and have it list the score before other metrics.
+"""Authorize requests to the MLflow server of cluster/mlflow/serve.sh, and list the score before other metrics there.
 
-An account that may choose where an experiment keeps its artifacts could name any file that the server can read, such as
-its own secrets, and fetch it by HTTP. MLflow 3.17 has no setting that forbids this. This module runs in the server.
+An account that may choose the place of an experiment's artifacts could name any file that the server can read, such as
+its secrets, and fetch it by HTTP. MLflow 3.17 has no setting that forbids this. This module runs in the server.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ PLACES = {
     "source",
     "storage_location",
 }
-PROXIED = ("mlflow-artifacts", "models", "runs")  # Each ends at the server's own --artifacts-destination.
+PROXIED = ("mlflow-artifacts", "models", "runs")  # All of them lead to the server's own --artifacts-destination.
 
 
 def authenticate() -> Any:
@@ -37,10 +37,10 @@ def authenticate() -> Any:
 
 
 def list_score_first() -> None:
-    """Have this process list a run's score first, then its other metrics by name.
+    """Make this process list a run's score first, then its other metrics by name.
 
-    MLflow's page to compare runs opens with the first metric that the server lists. It asks the database for no order:
-    PostgreSQL returns rows in the order of their last update, so any metric could be the first.
+    MLflow's page to compare runs opens with the first metric that the server lists. MLflow requests no order from the
+    database, and PostgreSQL returns rows in the order of their last update, so any metric could be the first.
     """
     SqlRun.latest_metrics.property.order_by = [SqlLatestMetric.key != SCORE, SqlLatestMetric.key]
 

@@ -1,4 +1,4 @@
-"""Write models for `mlflow.pyfunc.load_model`, and load those of crmuons 0.1, whose loader is this module."""
+"""Write models for `mlflow.pyfunc.load_model`, and load models of crmuons 0.1, which name this module as their loader."""
 
 import hashlib
 import inspect
@@ -21,7 +21,7 @@ from crmuons.models.exported import bundles_source
 from crmuons.models.served import PrimariesToBundles
 
 with warnings.catch_warnings():
-    # MLflow warns about a type hint of its own in every process that saves or loads a model.
+    # MLflow warns about one of its own type hints in every process that saves or loads a model.
     warnings.filterwarnings("ignore", message=".*Any type hint is inferred as AnyType", category=UserWarning)
     import mlflow.pyfunc
 
@@ -41,8 +41,8 @@ SIGNATURE = ModelSignature(
 def save_logged_model(path: Path, directory: Path, primaries: Float32[np.ndarray, "primaries 4"]) -> None:
     """Write a model directory as an MLflow model that holds its code: it loads where crmuons is not installed.
 
-    Its requirements can be installed from a package index: crmuons is not one of them, and torch has no build of this
-    machine (such as +cpu) in its version.
+    Its requirements can be installed from a package index: crmuons is not one of them, and the version of torch is without
+    this machine's build (such as +cpu).
 
     Args:
         path: new directory.

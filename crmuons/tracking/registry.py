@@ -31,8 +31,8 @@ def register(client: mlflow.MlflowClient, run: mlflow.entities.Run, entry: Mappi
     tags = entry["tags"] | {"score": repr(entry["score"]), "model_id": model.model_id}
     _make_registered_model(client, name)
     known = {version.tags.get("model_id"): version for version in client.search_model_versions(f"name = '{name}'")}
-    # MLflow looks `models:/ID` up where it is kept: a server in its own store, but a database of this process in the store of
-    # MLFLOW_TRACKING_URI, which need not be the client's.
+    # A server looks `models:/ID` up in its own store. With a database, this process looks it up in the store of
+    # MLFLOW_TRACKING_URI, which may be another store than the client's.
     source = f"models:/{model.model_id}" if is_server(client.tracking_uri) else model.artifact_location
     version = known.get(model.model_id) or client.create_model_version(
         name, source, run.info.run_id, tags, model_id=model.model_id

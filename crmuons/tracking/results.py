@@ -18,8 +18,8 @@ def add_results(directory: Path, values: Mapping[str, float], step: int, artifac
 
     Raises:
         FileNotFoundError: if the directory has no journal.
-        BlockingIOError: if the run is not at its end.
-        ConnectionError: if the server does not take the entries, or is not MLFLOW_TRACKING_URI. They stay in the
+        BlockingIOError: if the run has not ended.
+        ConnectionError: if the server does not take the entries, or is not MLFLOW_TRACKING_URI. The entries stay in the
             journal; `crmuons sync` sends them later.
     """
     if not Journal.exists(directory):

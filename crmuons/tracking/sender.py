@@ -23,7 +23,7 @@ from crmuons.tracking.uri import bare_uri, has_credentials, is_database, is_serv
 logger = logging.getLogger(__name__)
 
 
-# One request then carries all metrics of these seconds.
+# One request has all metrics of these seconds.
 SECONDS_BETWEEN_BATCHES = 2.0
 SECONDS_BEFORE_LAST_ATTEMPT = 0.5
 LONGEST_PAUSE = 60.0  # Seconds between attempts while a server does not answer.
@@ -32,7 +32,7 @@ LAST_ATTEMPTS = 2  # At the end of a run: failures in a row after which `crmuons
 
 def pause_s(failures: int) -> float:
     """Return the seconds to wait after a number of failures in a row."""
-    # 2**1024 is no float: without the limit the thread would die after 17 hours without a server.
+    # The exponent is limited, because 2**1024 is no float: the thread would die after 17 hours without a server.
     return min(SECONDS_BETWEEN_BATCHES * 2 ** min(failures, 10), LONGEST_PAUSE)
 
 
@@ -58,7 +58,7 @@ def sync(directory: Path, to: str | None = None) -> tuple[int, str]:
     with _locked(directory) as journal:
         server, files = _server(journal, to)
         if journal.status == "RUNNING":
-            # This process has the lock, so the run's process is gone, and it logged no end.
+            # This process has the lock, so the run's process has died without logging an end.
             journal.append("status", status="KILLED")
         num_sent = 0
         with progress(server.pending, unit="entries", what="sync") as bar:
@@ -109,9 +109,9 @@ def _server(journal: Journal, to: str | None = None) -> tuple[Server, FileDelive
         msg = f"the journal in {journal.directory} does not name its run and server: its first entry is missing"
         raise ValueError(msg)
     named = to or named_server()
-    # libpq and its like take a password from the environment and from files that only they know.
+    # libpq and similar drivers take a password from the environment and from their own files.
     if named is None and (is_database(journal.uri) or (is_server(journal.uri) and has_credentials())):
-        # The directory may be a stranger's, who would get this user's password.
+        # The directory may come from a stranger, who would get this user's password.
         msg = (
             f"only the directory {journal.directory} names the server {journal.uri}, and MLflow would send it your "
             f"credentials; if you trust it: crmuons sync {journal.directory} --to {journal.uri}"
@@ -149,7 +149,7 @@ class Sender:
     def __init__(self, journal: Journal, server: Server) -> None:
         self.server = server
         self._entries = _Delivery("results", journal, server, server.send_entries)
-        # A thread of its own: an upload of minutes must not hold up a metric of 8 bytes.
+        # A second thread, because an upload of minutes must not delay a metric of 8 bytes.
         self._files = _Delivery("artifacts", journal, server, FileDelivery(journal, server).send, after=self._entries)
 
     @property
@@ -173,8 +173,8 @@ class Sender:
         with spoken_wait(
             lambda: f"MLflow at {self.server.sent.uri} to take {self.pending} entries, until {until} at the latest"
         ):
-            # One deadline for both, so that the end of a run waits no longer than was said.
-            for delivery in (self._entries, self._files):  # The last entries tell which files are to be sent.
+            # One deadline for both, so that the end of a run waits no longer than announced.
+            for delivery in (self._entries, self._files):  # Entries first, because they name the files to send.
                 delivery.close(deadline)
 
 
@@ -202,22 +202,22 @@ class _Delivery(threading.Thread):
         self._what, self._journal, self._server, self._send, self._after = what, journal, server, send, after
         self.last_error = ""
         self._closing = threading.Event()
-        # Until the run ends; then both threads share what is left of flush_seconds.
+        # No deadline until the run ends; then both threads share the rest of flush_seconds.
         self._deadline = float("inf")
 
     def close(self, deadline: float) -> None:
         """Send what remains until a time of the monotonic clock, and end."""
         self._deadline = deadline
         self._closing.set()
-        # Not for ever: a thread in a request that hangs is left, and is a daemon.
+        # With a limit: a thread whose request hangs is abandoned; it is a daemon.
         self.join(max(0.0, deadline - time.monotonic()))
 
     def run(self) -> None:
-        """Send until `close` is called and all is sent, or its time is over."""
+        """Send until `close` is called and all entries are sent, or its time is over."""
         failures = 0
         while time.monotonic() < self._deadline:
             last = self._closing.is_set()  # Read before sending, so that all entries before `close` are sent.
-            # Each attempt takes what has come since the last one.
+            # Each attempt sends the entries that have come since the last attempt.
             if self._attempt():
                 failures = 0
                 if last:
@@ -227,7 +227,7 @@ class _Delivery(threading.Thread):
                 if last and failures >= LAST_ATTEMPTS:
                     break
             self._pause(failures)
-        # Not before the other thread has ended: it may still be sending under this lock.
+        # The lock is kept until the other thread has ended, which may still be sending.
         if self._after is not None:
             self._after.join()
             self._journal.unlock()
@@ -235,9 +235,9 @@ class _Delivery(threading.Thread):
     def _attempt(self) -> bool:
         try:
             self._journal.lock()
-            # On the disk before it is on the server: after a power cut the server must not know more.
+            # Entries are on the disk before they are on the server: after a power cut the server must not have more.
             self._journal.flush()
-            # After each request: at the end of its time a long journal must not go on.
+            # Checked after each request: a long journal must stop at the end of the time.
             for _ in self._send():
                 if time.monotonic() > self._deadline:
                     return False
@@ -245,7 +245,7 @@ class _Delivery(threading.Thread):
             # None of these may end the thread. The error is logged here and by `Tracker.finish`.
             reason = first_cause(error)
             if not self.last_error:
-                # Told at once: a wrong artifact root stays wrong, and a run may take weeks.
+                # A wrong artifact root is a warning at once: it stays wrong, and a run may take weeks.
                 level = logging.WARNING if isinstance(error, ArtifactStoreError) else logging.INFO
                 logger.log(
                     level,

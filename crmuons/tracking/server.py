@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 TABLES_PATIENCE_S = 120.0  # MLflow makes its tables in seconds.
 WITH_FILES = ("artifact", "figure", "model", "registration")  # A registration waits for the model of its run.
 
-# By it a run is found again whose creation was answered too late.
+# This tag finds a run again if the answer to its creation was lost.
 _IDENTITY_TAG = "crmuons.journal"
 
 
@@ -44,7 +44,7 @@ class Server:
     Attributes:
         uri: the server.
         sent: how much of the journal the server has.
-        guard: to be held while `sent` is changed.
+        guard: a lock that must be held while `sent` is changed.
         known: set once the server has created the run.
     """
 
@@ -53,7 +53,7 @@ class Server:
         self.uri = uri
         self._client: mlflow.MlflowClient | None = None
         self.guard = threading.RLock()
-        # By server: with another URI nothing is sent yet.
+        # The record is for one server: for another URI nothing is sent yet.
         self.sent = journal.load_sent(uri)
         self.known = threading.Event()
         if self.sent.run_id is not None:
@@ -76,10 +76,10 @@ class Server:
         Entries with files join those that wait for `FileDelivery`.
         """
         self.connect()
-        # Where the last process stopped: bytes, so that a journal of weeks is not read again.
+        # Begin at the byte where the last process stopped, so that a journal of weeks is not read again.
         begin = self.sent.offset
         for batch in batches(self._journal.entries(begin)):
-            # Passed on, not skipped: `offset` moves past it, and `waiting` remembers where it begins.
+            # An entry with files is not skipped: `offset` moves past it, and `waiting` keeps its first byte.
             if batch[0][1]["kind"] in WITH_FILES:
                 self._note_sent(batch, [begin])
             else:
@@ -91,7 +91,7 @@ class Server:
         try:
             self._deliver([entry for _, entry in batch])
         except MlflowException as error:
-            # A server that is down, a database that is locked: the same request later.
+            # If a server is down or a database is locked, the same request is sent later.
             if not self.is_refusal(error):
                 raise
             if len(batch) > 1:  # Send one by one, so that one bad entry does not block the good ones.
@@ -132,12 +132,12 @@ class Server:
             case "tags":
                 for part in parts(entry["values"]):
                     client.log_batch(run_id, tags=[RunTag(*pair) for pair in part])
-            # With the entry's own time: the end of the run, not that of the sending.
+            # With the entry's own time, so that the run ends when it ended, not when this is sent.
             case "status":
                 client.set_terminated(run_id, entry["status"], entry["time_ms"])
 
     def connect(self) -> None:
-        """Connect to the server, once, and find out whether it still has the run."""
+        """Connect to the server, once, and check whether it still has the run."""
         with self.guard:
             if self._client is not None:
                 return
@@ -147,7 +147,7 @@ class Server:
             # A driver would try a database for minutes, and MLflow a server that drops packets for 20 s.
             elif (reason := _no_connection(self.uri)) is not None:
                 raise ConnectionError(reason)
-            # Made at the first use, in the thread that sends: it may wait for the server.
+            # The client is made at the first use, in the thread that sends, because it may wait for the server.
             client = mlflow.MlflowClient(self.uri)
             if self.sent.run_id is not None and not _has_run(client, self.sent.run_id):
                 logger.warning(
@@ -171,7 +171,7 @@ class Server:
 
     def _open_run(self, client: mlflow.MlflowClient, entry: Entry) -> None:
         if self.sent.run_id is not None:
-            # It had ended as failed or killed, and goes on.
+            # The run had ended as failed or killed, and continues now.
             client.update_run(self.sent.run_id, status="RUNNING")
             return
         experiment = self._experiment(client, entry["experiment"])
@@ -180,13 +180,13 @@ class Server:
         tags = {_IDENTITY_TAG: entry["identity"]}
         if entry.get("parent"):
             tags["mlflow.parentRunId"] = mlflow_run_of(client, entry["parent"]).info.run_id
-        # With the time of the entry: a run that is sent later shows when it really began.
+        # With the time of the entry, so that a run that is sent later shows its real begin.
         run = runs[0] if runs else client.create_run(experiment, entry["time_ms"], tags, entry["run_name"])
         self.sent.run_id, self.sent.experiment_id = run.info.run_id, experiment
         self.known.set()
         try:
             keep_view(client, experiment)
-        except MlflowException as error:  # An account may be allowed runs and no tags of the experiment.
+        except MlflowException as error:  # An account may have the right to write runs, but not tags of the experiment.
             logger.info("the experiment has no view of its settings: %s", first_cause(error))
 
     def _experiment(self, client: mlflow.MlflowClient, name: str) -> str:
@@ -197,7 +197,7 @@ class Server:
         if is_sqlite(self.uri):
             # MLflow's default is in the working directory, which differs between workers.
             folder = database(self.uri).parent / "mlruns" / re.sub(r"[^\w.-]", "_", name)
-            with suppress(OSError):  # Metrics need no artifact store; who sends an artifact there reports it.
+            with suppress(OSError):  # Metrics need no artifact store; sending an artifact there reports the error.
                 atomic.make_directory(folder, private=folder)
             location = folder.as_uri()
         return str(client.create_experiment(name, artifact_location=location))
@@ -233,7 +233,7 @@ def _make_database(path: Path) -> None:
     with ownership.hold(folder, patience_s=TABLES_PATIENCE_S):
         if path.exists():
             return
-        (folder / path.name).unlink(missing_ok=True)  # Of a killed process.
+        (folder / path.name).unlink(missing_ok=True)  # A killed process may have left it.
         mlflow.MlflowClient(f"sqlite:///{folder / path.name}")
         made = folder / path.name
         made.chmod(made.stat().st_mode & 0o770)  # Runs are closed to others too (docs/security.md).
@@ -244,7 +244,7 @@ def _has_run(client: mlflow.MlflowClient, run_id: str) -> bool:
     try:
         client.get_run(run_id)
     except MlflowException as error:
-        # Only this means that it is gone; a server that fails says something else.
+        # Only this error means that the run is gone; a server that fails gives another error.
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return False
         raise
@@ -264,7 +264,7 @@ def connection_error(uri: str) -> str | None:
             lambda: f"the tracking server {uri}, for at most {os.environ['MLFLOW_HTTP_REQUEST_TIMEOUT']} s"
         ):
             if is_database(uri):
-                # Without MLflow, which would make tables, and would try ten times with pauses of up to 51 s.
+                # MLflow is not used, because it would make tables, and try ten times with pauses of up to 51 s.
                 create_engine(uri).connect().close()
             else:
                 mlflow.MlflowClient(uri).search_experiments(max_results=1)

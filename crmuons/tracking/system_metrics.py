@@ -25,7 +25,7 @@ GPUS: tuple[Monitor, ...] = (GPUMonitor, ROCMMonitor)
 
 
 class SystemMetrics(threading.Thread):
-    """Thread that samples the system metrics of this machine into a journal.
+    """A thread that samples the system metrics of this machine into a journal.
 
     MLflow has such a thread too, but it ends at the first error of the server.
     """

@@ -32,7 +32,7 @@ from crmuons.tracking.uri import bare_uri
 logger = logging.getLogger(__name__)
 
 MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 6000, 8000  # MLflow's limits in characters
-# Settings that are logged as tags. As parameters they would take the places of those to compare: run.name always
+# Settings that are logged as tags. As parameters they would take the places of the settings to compare: run.name always
 # differs.
 TAG_SETTINGS = re.compile(r"(run|scaling|tracking|data\.staging)\..+|train\.(log_every|profile_steps)")
 THUMBNAIL_PIXELS = 256
@@ -77,7 +77,7 @@ class Tracker:
             params: settings by dotted path. Those of `TAG_SETTINGS` become tags, the others parameters; the artifact
                 params.json has all of them. MLflow cannot change a parameter: a value that differs from the first one
                 becomes the tag `changed.<path>`.
-            tags: tags of the run. They override those that identify the code (`provenance.code_tags`).
+            tags: tags of the run. They override the tags that identify the code (`provenance.code_tags`).
             parent: `identity` of the tracker of the parent run. The server may learn of the parent later.
             flush_seconds: longest time that `finish` waits for the server.
 
@@ -162,7 +162,7 @@ class Tracker:
             identity: `identity` of the tracker of the run that logged the model.
             name: name of the registered model.
             score: score of the model; lower is better.
-            tags: tags of the version. The alias leaves a model with a lower score only if their `validation` differs.
+            tags: tags of the version. The alias moves away from a model with a lower score only if `validation` differs.
         """
         self._journal.append("registration", of=identity, name=name, score=score, tags=dict(tags))
 
@@ -232,7 +232,7 @@ class Tracker:
 def _save_image(figure: Figure, folder: Path, name: str, step: int) -> None:
     """Write a figure and its thumbnail under names that the UI's image grid understands.
 
-    Unlike the names of MLflow's `log_image`, these stay the same if an image is sent again after a lost answer.
+    Unlike names of MLflow's `log_image`, these names stay the same if an image is sent again after a lost answer.
     """
     stamp = f"{name.replace('/', '~')}+step+{step}+timestamp+{time.time_ns() // 1_000_000}+{folder.name}"
     figure.savefig(folder / f"{stamp}.png")
@@ -253,5 +253,5 @@ def _check_name(name: str) -> None:
 
 
 def _cut(value: str, length: int) -> str:
-    """Return a value shortened to a length that MLflow takes; the artifact params.json has the whole value."""
+    """Return a value shortened to a length that MLflow accepts; the artifact params.json has the whole value."""
     return value if len(value) <= length else value[: length - 1] + "…"

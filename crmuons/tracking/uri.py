@@ -10,11 +10,7 @@ from crmuons.config.options import shown
 from crmuons.storage.redact import without_credentials
 
 CREDENTIALS = Path("~/.mlflow/credentials")  # MLflow's own file
-DATABASES = (
-    "postgresql",
-    "mysql",
-    "mssql",
-)  # Those of MLflow besides SQLite; a driver may follow, as in mysql+pymysql.
+DATABASES = ("postgresql", "mysql", "mssql")  # MLflow's databases except SQLite. A driver may follow: mysql+pymysql.
 
 
 def default_uri(base: Path) -> str:
@@ -79,22 +75,22 @@ def _other_stores() -> set[str]:
 
 
 def is_sqlite(uri: str) -> bool:
-    """Return whether a URI is that of a SQLite file."""
+    """Return whether a URI names a SQLite file."""
     return uri.startswith("sqlite:///")
 
 
 def is_database(uri: str) -> bool:
-    """Return whether a URI is that of a database that other machines reach."""
+    """Return whether a URI names a database that other machines can reach."""
     return re.split(r"[+:]", uri, maxsplit=1)[0] in DATABASES and "://" in uri
 
 
 def is_server(uri: str) -> bool:
-    """Return whether a URI is a server's, as opposed to a database's."""
+    """Return whether a URI names a web server and not a database."""
     return uri.startswith(("http://", "https://"))
 
 
 def has_credentials() -> bool:
-    """Return whether MLflow would send credentials of this user to any server that it speaks to."""
+    """Return whether MLflow would send credentials of this user to any server."""
     names = ("USERNAME", "PASSWORD", "TOKEN", "AUTH", "AWS_SIGV4", "CLIENT_CERT_PATH")
     return any(os.environ.get(f"MLFLOW_TRACKING_{name}") for name in names) or CREDENTIALS.expanduser().exists()
 

@@ -205,7 +205,7 @@ def test_a_copy_of_another_run_of_the_same_name_is_not_mixed_in(url, start, data
     start(settings)
     shutil.rmtree(run.directory)
     shutil.move(run.directory.parent / "kept", run.directory)
-    with pytest.raises(ValueError, match=r"this machine's copy of another run than the one at .*; move it away"):
+    with pytest.raises(ValueError, match=r"this machine's copy of another run than the run at .*; move it away"):
         remote.fetch_start(run)
 
 

@@ -65,7 +65,7 @@ def test_a_full_disk_is_an_os_error_and_the_earlier_checkpoint_is_intact(tmp_pat
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # Writing longer files fails, as on a full disk.
         with pytest.raises(
-            OSError, match=r"checkpoint of step 2 could not be written to .* limit .*; earlier ones are intact"
+            OSError, match=r"checkpoint of step 2 could not be written to .* limit .*; earlier checkpoints are intact"
         ):
             save(tmp_path, 2, model)
     finally:

@@ -274,5 +274,5 @@ def test_a_small_file_that_is_large_is_refused(monkeypatch: pytest.MonkeyPatch) 
         first, last = map(int, re.findall(r"\d+", request.headers["Range"]))
         return 206, {"Content-Range": f"bytes {first}-{last}/1000000"}, b"x" * (last - first + 1)
 
-    with serving(answer) as (url, _), pytest.raises(ValueError, match=r"manifest.json has more than .* MiB, too many"):
+    with serving(answer) as (url, _), pytest.raises(ValueError, match=r"manifest.json has more than .* MiB, too much"):
         files.read_bytes(f"{url}/manifest.json")

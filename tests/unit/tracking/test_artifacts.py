@@ -268,7 +268,7 @@ def test_a_store_that_only_the_directory_names_chooses_no_path_of_the_user(tmp_p
     journal.append("open", identity="y", uri=client.tracking_uri, experiment="elsewhere", run_name="x", parent="")
     journal.append("artifact", file=journal.keep_file(note(tmp_path)), folder="")
     journal.close()
-    with pytest.raises(ConnectionError, match=r"the store keeps artifacts at .*, not beside it"):
+    with pytest.raises(ConnectionError, match=r"the store keeps artifacts at .*, not next to it"):
         sync(tmp_path / "run")
     assert not (tmp_path / "home").exists()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", client.tracking_uri)
