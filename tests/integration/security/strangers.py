@@ -60,6 +60,7 @@ def serving(
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # A body that waits for the acknowledgement of its headers comes 40 ms later.
 
         def do_GET(self) -> None:
             sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))

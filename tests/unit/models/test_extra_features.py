@@ -16,8 +16,6 @@ from crmuons.generation import export
 from crmuons.generation.generator import BundleGenerator
 from crmuons.models import saved_model
 from crmuons.models.bundle_model import BundleModel
-from crmuons.models.discrete import DiscreteFeatures
-from crmuons.models.eager_optimizers import Adam
 from crmuons.models.extra import ExtraFeatures, draw_level
 from crmuons.models.features import Features
 from crmuons.models.standalone import StandaloneModel
@@ -192,26 +190,6 @@ def test_a_level_is_drawn_with_its_probability():
     for value, probability in zip((-1.0, 0.0, 2.0), probabilities.tolist(), strict=True):
         # 4 standard errors of sqrt(p (1 - p) / n)
         assert abs(float((drawn == value).float().mean()) - probability) < 4 * np.sqrt(probability / 1e5)
-
-
-def test_the_probability_of_a_charge_is_learned_from_the_energy(events):
-    torch.manual_seed(1)
-    fitted = Features(extra=EXTRA).fit(events)
-    muons = torch.from_numpy(events.muons[:4000])
-    columns, numbers = fitted.columns(muons), fitted.level_numbers(muons)
-    network = DiscreteFeatures(columns.shape[1], [len(levels) for levels in fitted.levels])
-    optimizer = Adam(network.parameters(), 0.02)
-    condition = torch.zeros(len(muons), 5)
-    for _ in range(150):
-        optimizer.zero_grad()
-        network.loss(columns, condition, numbers).mean().backward()
-        optimizer.step()
-    with torch.no_grad():
-        positive = network.network(torch.cat([condition, columns], dim=1)).softmax(1)[:, 1]
-    hard = muons[:, 0] > 400
-    soft = muons[:, 0] < 200
-    assert float(positive[hard].mean()) == pytest.approx(0.8, abs=0.05)
-    assert float(positive[soft].mean()) == pytest.approx(0.3, abs=0.05)
 
 
 def test_features_that_the_data_lack_or_nobody_knows_are_refused(toy_events, tmp_path, write_toy):

@@ -8,7 +8,6 @@ import torch
 from scipy import stats
 
 from crmuons import config
-from crmuons.models.eager_optimizers import Adam
 from crmuons.models.formulas import MAX_COUNT, MAX_SHAPE
 from crmuons.models.multiplicity import MixtureMultiplicity, RegressorMultiplicity, build_multiplicity
 
@@ -83,21 +82,6 @@ def test_gradients_are_finite_from_no_muon_to_a_hundred_thousand(scale):
     loss.sum().backward()
     assert torch.isfinite(loss).all()
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
-
-
-def test_maximum_likelihood_finds_mean_and_shape():
-    torch.manual_seed(0)
-    counts = torch.from_numpy(stats.nbinom.rvs(3, 3 / (3 + 20), size=4000, random_state=1))
-    model = MixtureMultiplicity(8, 1)
-    optimizer = Adam(model.parameters(), 0.02)
-    condition = CONDITION.expand(4000, 4)
-    for _ in range(150):
-        optimizer.zero_grad()
-        model.loss(condition, counts).mean().backward()
-        optimizer.step()
-    _, log_mean, shape = (value[0].item() for value in model.parameters_of(CONDITION))
-    assert math.exp(log_mean) == pytest.approx(counts.double().mean().item(), rel=0.02)  # Exact at the maximum.
-    assert shape == pytest.approx(3, rel=0.12)
 
 
 def test_a_batch_without_events_has_no_loss_but_a_gradient():

@@ -92,47 +92,6 @@ def test_columns_are_drawn_with_their_density(network):
         assert float(found.mean()) == pytest.approx(mean, abs=5 * error)
 
 
-def test_a_ring_of_angles_is_learned_with_its_hole():
-    """Along and across lie on a ring of radius 1 to 10 %; a Gaussian of the same moments has 39 % within radius 0.7."""
-    torch.manual_seed(0)
-    angle, radius = 2 * math.pi * torch.rand(8_000), 1 + 0.1 * torch.randn(8_000)
-    columns = torch.stack([torch.randn(8_000), torch.randn(8_000), radius * angle.cos(), radius * angle.sin()], dim=1)
-    condition, network = torch.zeros(8_000, 5), SmoothFeatures([0, 1])
-    optimizer = Adam(network.parameters(), 0.01)
-    for step in range(200):
-        rows = slice(1000 * (step % 8), 1000 * (step % 8 + 1))
-        optimizer.zero_grad()
-        network.loss(columns[rows], condition[rows]).mean().backward()
-        optimizer.step()
-    with torch.no_grad():
-        drawn = network.draw(columns[:, :2], condition, torch.rand(8_000, 2), *torch.randn(2, 8_000, 2))
-    assert float((torch.hypot(drawn[:, 2], drawn[:, 3]) < 0.7).float().mean()) < 0.08
-
-
-def test_what_the_muons_of_an_event_share_is_learned_and_drawn():
-    """Of a column with correlation 0.6 within events, and of one without; the correlation of two muons is what it was."""
-    torch.manual_seed(0)
-    pairs = 6_000
-    common = torch.randn(pairs, 1).repeat(2, 1)
-    values = torch.cat([0.6**0.5 * common + 0.4**0.5 * torch.randn(2 * pairs, 1), torch.randn(2 * pairs, 1)], dim=1)
-    columns, condition = torch.cat([torch.randn(2 * pairs, 2), values], dim=1), torch.zeros(2 * pairs, 5)
-    network, same = SmoothFeatures([0, 1]), torch.ones(pairs)
-    optimizer = Adam(network.parameters(), 0.03)
-    for _ in range(150):
-        rows = torch.randperm(pairs)[:500]
-        both = torch.cat([rows, rows + pairs])
-        optimizer.zero_grad()
-        network.pair_loss(columns[both], condition[both], same[rows]).mean().backward()
-        optimizer.step()
-    with torch.no_grad():
-        shared, own = torch.randn(pairs, 2).repeat(2, 1), torch.randn(2 * pairs, 2)
-        drawn = network.draw(columns[:, :2], condition, torch.rand(2 * pairs, 2), own, shared)
-    for column, expected in ((2, 0.6), (3, 0.0)):
-        found = torch.corrcoef(drawn[:, column].reshape(2, pairs))[0, 1]
-        assert float(found) == pytest.approx(expected, abs=0.08)
-        assert float(drawn[:, column].std()) == pytest.approx(1, abs=0.06)
-
-
 def test_muons_of_two_events_say_nothing_of_what_one_shares(network):
     columns, condition = torch.randn(8, 4), torch.randn(8, 5)
     apart = network.pair_loss(columns, condition, torch.zeros(4))

@@ -7,46 +7,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from crmuons import cli
-from crmuons.data import arrow, geometry
+from crmuons.data import arrow
 from crmuons.data.reader import read_slice
 from crmuons.data.sampler import cut_files
 from crmuons.data.selection import Selection
 from crmuons.simulation import primaries as primaries_module
-from crmuons.simulation.primaries import ExpectedMuons, draw_primaries, undoing_weights
+from crmuons.simulation.primaries import undoing_weights
 from crmuons.simulation.simulate import SimulationSettings, draw_block
 from crmuons.storage.files import list_files
 
 SETTINGS = SimulationSettings(expected_muons=(1.0, 1000.0), max_zenith_deg=85.0)
-
-
-def expected(settings: SimulationSettings, primaries: np.ndarray) -> np.ndarray:
-    """Return the logarithm of the expected number of muons of each primary, by its table."""
-    energy, zenith, mass, slant = primaries.astype(np.float64).T
-    table = ExpectedMuons.of(settings, mass, zenith, slant)
-    return np.array(
-        [np.interp(np.log(e), table.log_energy, row) for e, row in zip(energy, table.log_muons, strict=True)]
-    )
-
-
-def drawn(settings: SimulationSettings, number: int, seed: int) -> np.ndarray:
-    """Return primaries at the smallest depth of each shower."""
-    energy, mass, zenith, vertical = draw_primaries(settings, number, np.random.default_rng(seed))
-    slant = geometry.slant_depth_m(vertical[:, 0], np.cos(zenith), settings.passed.surface_m)
-    return np.stack([energy, zenith, mass, slant], axis=1)
-
-
-@pytest.fixture(scope="module")
-def flat():
-    """Primaries for the wanted numbers of muons."""
-    return drawn(SETTINGS, 1_500, seed=0)
-
-
-def test_the_logarithm_of_the_expected_number_is_uniform_in_the_wanted_range(flat):
-    values = expected(SETTINGS, flat) / np.log(1000)
-    assert values.min() > -1e-3
-    assert values.max() < 1 + 1e-3
-    # Not quite uniform where a primary's energy ends within the range: Kolmogorov's distance by chance is 0.022.
-    assert np.abs(np.sort(values) - np.linspace(0, 1, len(values))).max() < 0.06
 
 
 def test_events_have_about_as_many_muons_as_expected():
@@ -54,19 +24,6 @@ def test_events_have_about_as_many_muons_as_expected():
         dataclasses.replace(SETTINGS, expected_muons=(10.0, 100.0), depths_per_shower=1), seed=1, block=0
     )
     assert 0.9 < np.log10(events.counts + 1).mean() / 1.5 < 1.15
-
-
-def test_weighted_averages_are_those_of_the_power_law(flat):
-    by_law = drawn(dataclasses.replace(SETTINGS, expected_muons=None), 1_500, seed=1)
-    numbers = expected(SETTINGS, by_law)
-    by_law = by_law[(numbers > 0) & (numbers < np.log(1000))]
-    weights = undoing_weights(dataclasses.replace(SETTINGS, depths_per_shower=1), flat.astype(np.float32))
-    for column, spread in ((np.log10, 0.08), (np.cos, 0.03)):
-        of = 0 if column is np.log10 else 1
-        true, unweighted = column(by_law[:, of]).mean(), column(flat[:, of]).mean()
-        weighted = np.average(column(flat[:, of]), weights=weights)
-        assert weighted == pytest.approx(true, abs=spread)
-        assert abs(unweighted - true) > abs(weighted - true)
 
 
 def test_the_rows_of_a_shower_have_one_weight():

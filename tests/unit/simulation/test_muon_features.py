@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import simweights
 
 from crmuons.data import arrow, features
 from crmuons.simulation import corsika, shower
@@ -69,25 +68,6 @@ def test_the_excess_of_positive_muons_is_the_leading_ones_of_protons():
     share = shower.positive_share_at(np.array([1e-4, 0.16, 0.8, 0.3]), np.array([1, 1, 1, 0], bool), np.full(4, 0.58))
     np.testing.assert_allclose(share, [0.5 + 0.08 * 1e-4 / 0.16, 0.58, 0.9, 0.5], rtol=1e-6)
     assert shower.positive_share_at(np.array([1.0]), np.array([True]), np.array([0.6]))[0] == 1.0
-
-
-def test_the_flux_has_the_measured_charge_ratio():
-    """Muons above 1 TeV at sea level in Gaisser's H3a, whose ratio MINOS and OPERA measured: 1.37 to 1.40."""
-    rng, weights, shares = np.random.default_rng(1), [], []
-    for nucleons, code in ((1, 2212), (4, 1000020040), (14, 1000070140), (27, 1000130270), (56, 1000260560)):
-        number, mass = 300_000 if nucleons == 1 else 50_000, float(nucleons)
-        uniform = rng.random(number)
-        energy = nucleons * 10 ** (3.03 + 2.7 * uniform**1.5)  # More at low energies, which have most of the flux.
-        drawn = shower.draw_showers(
-            energy, np.full(number, mass), np.full(number, 0.9), np.full(number, 1e3), altitude_m=0.0, rng=rng
-        )
-        shower_of = np.repeat(np.arange(number), drawn.counts)
-        weights.append((simweights.GaisserH3a()(energy, code) * energy * np.sqrt(uniform) / number)[shower_of])
-        x = drawn.energy_gev * nucleons / energy[shower_of]
-        flux = shower.positive_share(drawn.energy_gev, np.full(len(x), 0.9))
-        shares.append(shower.positive_share_at(x, np.full(len(x), nucleons == 1), flux))
-    share = np.average(np.concatenate(shares), weights=np.concatenate(weights))
-    assert share / (1 - share) == pytest.approx(1.385, abs=0.04)
 
 
 def test_drawn_charges_follow_the_share(block, column):

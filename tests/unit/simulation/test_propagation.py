@@ -128,54 +128,6 @@ def test_following_a_muon_in_two_steps_is_following_it_in_one():
     assert np.quantile(twice, quantiles) == pytest.approx(np.quantile(once, quantiles), rel=0.02)
 
 
-@pytest.mark.parametrize("water_m", [1_000.0, 3_000.0])
-def test_survival_and_mean_energy_are_those_of_muons_followed_step_by_step(water_m):
-    """Beside a small propagator of another kind: stochastic losses one by one, with tables of a(E) and b(E)."""
-    rng = np.random.default_rng(6)
-    energy = np.geomspace(300, 3e4, 8_000)
-    weight = energy**-2.0  # The muons' spectrum E^-3, per ln E.
-    reference = followed(energy, water_m, rng)
-    model = propagate(energy, np.full_like(energy, water_m), rng)
-    arrived, expected = (weight[after > 1].sum() for after in (model, reference))
-    assert arrived == pytest.approx(expected, rel=0.08)
-    mean, expected_mean = ((weight * after).sum() / weight[after > 1].sum() for after in (model, reference))
-    assert mean == pytest.approx(expected_mean, rel=0.06)
-
-
-# Liquid water, from PUMAS's tables (V. Niess; conventions of Groom, Mokhov and Striganov 2001): ln E, a in GeV/m, and b of
-# bremsstrahlung, pairs and photonuclear interactions in 1e-4 / m.
-LOG_E = np.log([10, 100, 1e3, 1e4, 1e5])
-IONISING = [0.2482, 0.2781, 0.3045, 0.3324, 0.3634]
-RADIATING = (
-    ([0.486, 0.785, 1.043, 1.186, 1.234], lambda v: (4 / 3 - 4 / 3 * v + v * v) / v),
-    ([0.487, 1.094, 1.510, 1.663, 1.698], lambda v: 1 / (v * (1 + v / 0.002) ** 2)),
-    ([0.336, 0.3845, 0.4053, 0.4854, 0.6171], lambda v: (1 - v) / v),
-)
-
-
-def followed(energy, water_m, rng, step_m=25.0):
-    """Follow muons in steps; losses of more than a hundredth of the energy come one by one, the others evenly."""
-    share = np.geomspace(1e-6, 1, 4_001)[:-1]
-    energy = energy.copy()
-    for _ in range(int(water_m / step_m)):
-        log = np.log(np.maximum(energy, 1.0))
-        lost = np.interp(log, LOG_E, IONISING) * step_m
-        kept = np.ones_like(energy)
-        for table, shape in RADIATING:
-            number = shape(share) * share  # Per ln v.
-            number /= (number * share).sum()  # So that the mean loss is 1.
-            hard = share > 0.01
-            mean = np.interp(log, LOG_E, table) * 1e-4 * step_m
-            kept *= np.exp(-mean * (number * share)[~hard].sum())
-            jumps = rng.poisson(mean * number[hard].sum())
-            cumulative = np.cumsum(number[hard]) / number[hard].sum()
-            for most in range(jumps.max()):
-                jump = np.interp(rng.random(len(energy)), cumulative, share[hard])
-                kept *= np.where(jumps > most, 1 - jump, 1.0)
-        energy = np.where(energy > 1, np.maximum(energy * kept - lost, 0.0), 0.0)
-    return energy
-
-
 def test_scattering_adds_up_over_the_way_and_turns_as_it_moves():
     before, after, water = (np.full(200_000, value) for value in (1_000.0, 300.0, 2_000.0))
     shift, angle = scatter(before, after, water, np.random.default_rng(7))
