@@ -147,7 +147,8 @@ def _start(**options: Any) -> None:
     for _ in range(MAX_STARTS):
         try:
             # Without "local", Ray would join any cluster on this machine, or try the address of one that has ended.
-            ray.init("local", **options)
+            with private.few_processes():
+                ray.init("local", **options)
         except Exception as error:  # Ray has no class for this error.
             if not private.startup_timed_out(error):
                 raise

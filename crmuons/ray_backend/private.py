@@ -7,12 +7,14 @@ must come after `cluster.set_environment`.
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray._common import network_utils
-from ray._private import ray_constants
+from ray._private import parameter, ray_constants
 from ray._private.worker import global_worker
 from ray._raylet import Config  # type: ignore[attr-defined]  # a compiled module
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -52,6 +54,22 @@ def listen_on_loopback() -> None:
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # The workers exchange gradients there.
     ray_constants.ENABLE_RAY_CLUSTER = False
+
+
+@contextmanager
+def few_processes() -> Iterator[None]:
+    """Have `ray.init` start a node without two processes that a cluster of one machine and one command has no use for.
+
+    One brings the workers' output to drivers that show it, the other asks a cloud for nodes. Each loads for 0.8 CPU-seconds
+    while the node has 30 s to start, and the first looks at all logs ten times a second. `ray.init` has an option for neither.
+    """
+    original = parameter.RayParams
+    # Ray annotates the second as a string, and takes it for what it is.
+    parameter.RayParams = partial(original, no_monitor=True, include_log_monitor=False)  # type: ignore[assignment,misc,arg-type]
+    try:
+        yield
+    finally:
+        parameter.RayParams = original  # type: ignore[misc]
 
 
 def session_directory() -> Path:

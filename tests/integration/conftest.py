@@ -1,5 +1,6 @@
 """Real commands in processes of their own: a private home, a short folder for Ray's sockets, small data, tiny networks."""
 
+import gc
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -260,8 +262,10 @@ def cluster(environment_as_before: None) -> Iterator[dict[str, str]]:
     on_network = ray_constants.ENABLE_RAY_CLUSTER
     set_environment()
     (nobody,) = free_ports(1)  # A group of workers asks the State API at the dashboard's port, 8265 otherwise.
-    # Ray gives up a start of 30 s on a busy machine; this one is begun again.
-    _start(num_cpus=2, include_dashboard=False, dashboard_port=nobody, log_to_driver=False)
+    # Ray gives up a start of 30 s on a busy machine; this one is begun again, without warnings of the first one's processes.
+    with warnings.catch_warnings(action="ignore", category=ResourceWarning):
+        _start(num_cpus=2, include_dashboard=False, dashboard_port=nobody, log_to_driver=False)
+        gc.collect()
     yield {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "RAY_AUTH_MODE": "disabled"}
     ray.shutdown()
     ray_constants.ENABLE_RAY_CLUSTER = on_network

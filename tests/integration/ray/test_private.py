@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 import ray._private.node
@@ -39,6 +40,12 @@ def test_rays_core_reads_its_environment_again() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, env=os.environ)
     assert ran.stdout.strip() == "4321"
+
+
+def test_a_cluster_of_this_process_has_no_process_that_it_has_no_use_for(cluster: None) -> None:
+    processes = [" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)]
+    assert any("gcs_server" in words for words in processes)
+    assert not [words for words in processes if "monitor.py" in words]  # Also log_monitor.py.
 
 
 def count_round() -> None:
