@@ -6,7 +6,10 @@ import inspect
 from typing import get_args
 
 import jaxtyping
-from beartype import beartype
+from beartype import BeartypeConf, beartype
+
+# A TypeError, which is what a value of another type would make without the check: the code may turn it into a sentence.
+VIOLATIONS = BeartypeConf(violation_type=jaxtyping.TypeCheckError)
 
 
 def check_shapes(modules):
@@ -28,7 +31,7 @@ def _checked(item):
         if dataclasses.is_dataclass(item) and "__init__" in vars(item):
             item.__init__ = _checked(item.__init__)
         return item
-    typed = beartype(item)
+    typed = beartype(item, conf=VIOLATIONS)
     if not any(map(_holds_array, item.__annotations__.values())):
         return typed
 

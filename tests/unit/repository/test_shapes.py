@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from beartype.roar import BeartypeCallHintViolation
+from jaxtyping import TypeCheckError
 
 from crmuons.data.events import EventArrays
 from crmuons.training import losses
@@ -75,12 +75,12 @@ def test_what_agrees_passes(probe):
     ids=["shape", "dtype", "returned", "dataclass", "size of another argument", "no array", "property"],
 )
 def test_what_does_not_agree_is_refused(probe, call):
-    with pytest.raises(BeartypeCallHintViolation):
+    with pytest.raises(TypeCheckError):
         call(probe)
 
 
 def test_the_products_modules_are_checked():
-    with pytest.raises(BeartypeCallHintViolation):
+    with pytest.raises(TypeCheckError):
         losses.one_centred_penalty(torch.zeros(3, 1))
-    with pytest.raises(BeartypeCallHintViolation):
+    with pytest.raises(TypeCheckError):
         EventArrays(*[np.zeros((2, 4), np.float32)] * 4)

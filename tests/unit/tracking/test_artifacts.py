@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -60,19 +61,32 @@ def test_a_store_that_takes_no_artifact_holds_up_neither_metrics_nor_state(start
 
 def test_a_store_that_hangs_holds_up_neither_metrics_nor_state(start, client, tmp_path, monkeypatch):
     monkeypatch.setattr(sender, "SECONDS_BETWEEN_BATCHES", 0.05)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "300")
+    while_it_hung = []
+
+    def hang_until_the_rest_has_arrived():
+        deadline = time.monotonic() + 120
+        while client.get_run(run_id).info.status != "FINISHED" and time.monotonic() < deadline:
+            time.sleep(0.05)
+        run = client.get_run(run_id)
+        while_it_hung.append((run.info.status, run.data.metrics.get("loss")))
+        silent.close()
+        connection.close()
+
     with socket.create_server(("127.0.0.1", 0)) as silent:  # It accepts connections, and never answers.
-        silent.settimeout(20)
+        silent.settimeout(60)
         port = silent.getsockname()[1]
         client.create_experiment("hanging", artifact_location=f"http://127.0.0.1:{port}/x")
-        tracker = start("hanging", flush_seconds=2.0)
-        run_id = tracker.wait_for_run(20)
+        tracker = start("hanging", flush_seconds=300.0)
+        run_id = tracker.wait_for_run(60)
         connection, _ = silent.accept()  # The first artifact is on its way.
         tracker.metrics({"loss": 1.0}, 1)
+        thread = threading.Thread(target=hang_until_the_rest_has_arrived)
+        thread.start()
         tracker.finish("FINISHED")
-        run = client.get_run(run_id)
-        assert (run.info.status, run.data.metrics["loss"]) == ("FINISHED", 1.0)
-        assert tracker.unsent == 1
-        connection.close()
+        thread.join()
+    assert while_it_hung == [("FINISHED", 1.0)]
+    assert tracker.unsent == 1
 
 
 def test_an_artifact_that_fails_holds_up_only_later_ones_of_its_path(start, client, tmp_path, monkeypatch):
