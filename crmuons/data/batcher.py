@@ -1,10 +1,11 @@
-"""Cut the events of segments into batches. Events stay whole and in order, and each is copied at most once."""
+"""Cut the events of segments into batches. Events stay whole and in order, and none is copied."""
 
 from collections import deque
 
 import numpy as np
 
-from crmuons.data.events import EventArrays, concat, view
+from crmuons.data.events import EventArrays
+from crmuons.data.runs import EventRuns, chain
 
 
 class Batcher:
@@ -16,15 +17,15 @@ class Batcher:
 
     def __init__(self) -> None:
         self.num_events = 0
-        self._blocks: deque[tuple[EventArrays, np.ndarray]] = deque()  # Events, and the row of `muons` where each ends.
+        self._blocks: deque[EventRuns] = deque()
         self._start = 0  # Events already taken from the first block.
 
     def add(self, events: EventArrays) -> None:
         """Append a block of events."""
-        self._blocks.append((events, np.cumsum(events.counts)))
-        self.num_events += len(events.counts)
+        self._blocks.append(chain([events]))
+        self.num_events += events.num_events
 
-    def next_batch(self, num_events: int, max_muons: int | None) -> EventArrays | None:
+    def next_batch(self, num_events: int, max_muons: int | None) -> EventRuns | None:
         """Take the next batch: `num_events` events, or fewer if these would have more than `max_muons` muons together.
 
         Args:
@@ -32,28 +33,27 @@ class Batcher:
             max_muons: limit on the batch's muons; no single event may have more.
 
         Returns:
-            The events, as views if they come from one block; None if the queue holds too few.
+            The events, as views; None if the queue holds too few.
         """
         if num_events > self.num_events:
             return None
-        taken: list[EventArrays] = []
+        taken: list[EventRuns] = []
         muons_left = max_muons
         while num_events > 0:
-            block, ends = self._blocks[0]
-            first_muon = int(ends[self._start - 1]) if self._start else 0
-            stop = min(self._start + num_events, len(ends))
+            block = self._blocks[0]
+            stop = min(self._start + num_events, block.num_events)
             if muons_left is not None:
+                ends = block.muon_ends
+                first_muon = int(ends[self._start - 1]) if self._start else 0
                 stop = min(stop, int(np.searchsorted(ends, first_muon + muons_left, side="right")))
+                muons_left -= (int(ends[stop - 1]) if stop else 0) - first_muon
             if stop > self._start:
-                last_muon = int(ends[stop - 1])
-                taken.append(view(block, self._start, stop, first_muon, last_muon))
+                taken.append(block.view(self._start, stop))
                 num_events -= stop - self._start
-                if muons_left is not None:
-                    muons_left -= last_muon - first_muon
                 self.num_events -= stop - self._start
             self._start = stop
-            if stop < len(ends):
+            if stop < block.num_events:
                 break
             self._blocks.popleft()
             self._start = 0
-        return taken[0] if len(taken) == 1 else concat(taken)
+        return chain(taken)

@@ -6,14 +6,10 @@ whole events: a muon never parts from its primary. Reading spends much of its ti
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Int64, UInt64
-
-# Size of a run of neighbouring events in a prepared shard. A run costs 10 us, and copying its bytes costs 20 us.
-BYTES_PER_RUN = 96 * 2**10
 
 
 @dataclass(frozen=True)
@@ -31,6 +27,22 @@ class EventArrays:
     primaries: Float32[np.ndarray, "events 4"]
     counts: Int64[np.ndarray, " events"]
     muons: Float32[np.ndarray, "muons features"]
+
+    @property
+    def num_events(self) -> int:
+        """Number of events."""
+        return len(self.counts)
+
+    def part(self, start: int, stop: int, first_muon: int, last_muon: int) -> "EventArrays":
+        """Return events start to stop - 1, whose muons are the rows first_muon to last_muon - 1, as views."""
+        return EventArrays(
+            self.ids[start:stop], self.primaries[start:stop], self.counts[start:stop], self.muons[first_muon:last_muon]
+        )
+
+    def view(self, start: int, stop: int) -> "EventArrays":
+        """Return events start to stop - 1, as views."""
+        first = int(self.counts[:start].sum())
+        return self.part(start, stop, first, first + int(self.counts[start:stop].sum()))
 
 
 NO_EVENTS = EventArrays(
@@ -52,18 +64,7 @@ def take(events: EventArrays, chosen: np.ndarray) -> EventArrays:
 
 def slice_events(events: EventArrays, start: int, stop: int) -> EventArrays:
     """Return events start to stop - 1, as views."""
-    first = int(events.counts[:start].sum())
-    return view(events, start, stop, first, first + int(events.counts[start:stop].sum()))
-
-
-def view(events: EventArrays, start: int, stop: int, first_muon: int, last_muon: int) -> EventArrays:
-    """Return events start to stop - 1, whose muons are the rows first_muon to last_muon - 1, as views."""
-    return EventArrays(
-        events.ids[start:stop],
-        events.primaries[start:stop],
-        events.counts[start:stop],
-        events.muons[first_muon:last_muon],
-    )
+    return events.view(start, stop)
 
 
 def concat(parts: Sequence[EventArrays]) -> EventArrays:
@@ -118,21 +119,6 @@ def partial_shuffle(events: EventArrays, number: int, random: np.random.Generato
         muons[current], muons[drawn] = muons[drawn], muons[current]
 
 
-def rotate_muons(events: EventArrays, number: int, random: np.random.Generator) -> None:
-    """Rotate the muons of each event that has more than `number` by a random amount, in place.
-
-    If the muons of an event are in random order already, this brings other muons to the front. It takes a fifth of the
-    time of `partial_shuffle`, because memory is read in order.
-    """
-    large = np.flatnonzero(events.counts > number)
-    starts, counts = (np.cumsum(events.counts) - events.counts)[large], events.counts[large]
-    shifts = (random.random(len(large)) * counts).astype(np.int64)
-    for start, middle, stop in zip(
-        starts.tolist(), (starts + shifts).tolist(), (starts + counts).tolist(), strict=True
-    ):
-        events.muons[start:stop] = np.concatenate((events.muons[middle:stop], events.muons[start:middle]))
-
-
 def shuffle_muons(events: EventArrays, random: np.random.Generator) -> EventArrays:
     """Return the events with the muons of each in random order."""
     event = np.repeat(np.arange(len(events.counts)), events.counts)
@@ -151,30 +137,3 @@ def shuffle(parts: Sequence[tuple[EventArrays, np.ndarray]], random: np.random.G
         chosen = np.concatenate([start + chosen for start, (_, chosen) in zip(starts[:-1], parts, strict=True)])
         order = np.take(chosen, order)
     return take(events, order)
-
-
-def shuffle_runs(parts: Sequence[EventArrays], random: np.random.Generator) -> EventArrays:
-    """Cut events into short runs of neighbours, and return the runs in random order.
-
-    This is enough for events that are in random order already. Copying whole runs takes a fifth of the time of copying
-    single events. The cuts are at other places each time.
-    """
-    length = _events_per_run(parts)
-    first = int(random.integers(1, length, endpoint=True))
-    runs = [run for part in parts for run in _cut_into_runs(part, length, first)]
-    return concat([runs[index] for index in random.permutation(len(runs))])
-
-
-def _events_per_run(parts: Sequence[EventArrays]) -> int:
-    size = sum(array.nbytes for part in parts for array in vars(part).values())
-    number = sum(len(part.counts) for part in parts)
-    return max(1, number * BYTES_PER_RUN // max(size, 1))
-
-
-def _cut_into_runs(events: EventArrays, length: int, first: int) -> list[EventArrays]:
-    """Cut events into runs of `length` events; the first run has `first` events."""
-    number = len(events.counts)
-    bounds = [0, *range(min(first, number), number, length), number]
-    muon_bounds = np.cumsum([0, *np.add.reduceat(events.counts, bounds[:-1])]).tolist() if number else [0, 0]
-    spans = zip(pairwise(bounds), pairwise(muon_bounds), strict=True)
-    return [view(events, *event_span, *muon_span) for event_span, muon_span in spans]

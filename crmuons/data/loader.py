@@ -96,7 +96,7 @@ class Loader(Generic[Batch]):
         batches = self._batches(read(self._segments(position), selection), events_per_batch, data.max_muons_per_batch)
         # Position and counts travel with their batch: the thread is several batches ahead of what was trained on.
         ready = (
-            (prepare(batch), (len(batch.counts), len(batch.muons)), position, counts)
+            (prepare(batch), (batch.num_events, int(batch.counts.sum())), position, counts)
             for batch, position, counts in batches
         )
         self._ready = Prefetcher(ready, data.prefetch_batches, "loader")
@@ -188,11 +188,11 @@ class Loader(Generic[Batch]):
                 self._check_segment(read_counts, empty_segments)
                 continue
             empty_segments = 0
-            waiting.append(_Waiting(len(result.counts), index, taken, read_counts))
-            taken += len(result.counts)
+            waiting.append(_Waiting(result.num_events, index, taken, read_counts))
+            taken += result.num_events
             batcher.add(result)
             while (batch := batcher.next_batch(num_events, max_muons)) is not None:
-                yield batch, *_advance(waiting, len(batch.counts))
+                yield batch, *_advance(waiting, batch.num_events)
 
     def _check_segment(self, read_counts: ReadCounts, empty_segments: int) -> None:
         self.check(read_counts)

@@ -20,9 +20,7 @@ from crmuons.data.events import (
     EventArrays,
     concat,
     partial_shuffle,
-    rotate_muons,
     shuffle,
-    shuffle_runs,
     slice_events,
     take,
     with_columns,
@@ -33,6 +31,7 @@ from crmuons.data.manifest import HashRange, is_shard
 from crmuons.data.parquet import DamagedError, Rows, read_rows
 from crmuons.data.prefetch import ordered_map
 from crmuons.data.quarantine import ReadCounts, keep_outliers, keep_quarantined, keep_skipped
+from crmuons.data.runs import shuffle_runs
 from crmuons.data.sampler import MAX_SLICE_BYTES, FileSlice, Segment
 from crmuons.data.selection import Selection, chosen
 from crmuons.data.shards import read_shard_rows
@@ -51,11 +50,15 @@ ReadResult = ReadCounts | EventArrays  # For each segment: the counts of its row
 
 @dataclass(frozen=True)
 class _Part:
-    """Legal events of a slice, the indices of the selected events, and the counts of the rows."""
+    """Legal events of a slice, the indices of the selected events (None: all), and the counts of the rows."""
 
     events: EventArrays
-    chosen: Int64[np.ndarray, " chosen"]
+    chosen: Int64[np.ndarray, " chosen"] | None
     read_counts: ReadCounts
+
+    @property
+    def indices(self) -> Int64[np.ndarray, " chosen"]:
+        return np.arange(len(self.events.counts)) if self.chosen is None else self.chosen
 
 
 def read_in_process(segments: Iterator[Segment], selection: Selection) -> Iterator[ReadResult]:
@@ -67,7 +70,7 @@ def read_in_process(segments: Iterator[Segment], selection: Selection) -> Iterat
     for segment, staging in with_own_stager(segments, selection.staging):
         read_counts, events = read_segment(segment, replace(selection, staging=staging))
         yield read_counts
-        if len(events.counts):
+        if events.num_events:
             yield events
 
 
@@ -91,19 +94,18 @@ def read_segment(segment: Segment, selection: Selection) -> tuple[ReadCounts, Ev
     read_counts = ReadCounts() if segment.start else sum((part.read_counts for part in parts), ReadCounts())
     # The seed depends only on the segment: every process that reads it, and every repetition, draws the same numbers.
     random = np.random.default_rng([segment.seed, segment.epoch, segment.number])
-    in_random_order = all(is_shard(part.file) for part in segment.slices)
-    # Shards are shuffled already: mixing their runs is enough, and is faster than a shuffle of single events.
-    if in_random_order:
-        events = shuffle_runs([_chosen_events(part) for part in parts], random)
+    # Shards are shuffled already: mixing their runs is enough, and copies nothing yet.
+    if all(is_shard(part.file) for part in segment.slices):
+        events: EventArrays = shuffle_runs([_chosen_events(part) for part in parts], selection.muons_per_event, random)
     else:
-        events = shuffle([(part.events, part.chosen) for part in parts], random)
-    if selection.muons_per_event is not None:
-        (rotate_muons if in_random_order else partial_shuffle)(events, selection.muons_per_event, random)
-    return read_counts, slice_events(events, segment.start, len(events.counts))
+        events = shuffle([(part.events, part.indices) for part in parts], random)
+        if selection.muons_per_event is not None:
+            partial_shuffle(events, selection.muons_per_event, random)
+    return read_counts, slice_events(events, segment.start, events.num_events)
 
 
 def _chosen_events(part: _Part) -> EventArrays:
-    return part.events if len(part.chosen) == len(part.events.counts) else take(part.events, part.chosen)
+    return part.events if part.chosen is None else take(part.events, part.chosen)
 
 
 def read_ordered(
@@ -145,7 +147,7 @@ def _read_parts(file_slice: FileSlice, selection: Selection) -> list[_Part]:
         if not selection.skip_missing:
             raise
         keep_skipped(file_slice.file, str(error).partition(f": {REMEDY}")[0], selection.quarantine)
-        return [_Part(NO_EVENTS, np.empty(0, np.int64), ReadCounts(skipped_slices=1))]
+        return [_Part(NO_EVENTS, None, ReadCounts(skipped_slices=1))]
 
 
 def _read_usable_parts(file_slice: FileSlice, selection: Selection) -> list[_Part]:
@@ -159,7 +161,7 @@ def _read_usable_parts(file_slice: FileSlice, selection: Selection) -> list[_Par
     # The first part has the counts and no events: a slice that has only bad rows must be counted too.
     groups, read_counts = _read_raw(file_slice, selection)
     parts = [_select(events, ReadCounts(), (0.0, 1.0), file_slice, selection) for events in groups]
-    return [_Part(NO_EVENTS, np.empty(0, np.int64), read_counts), *parts]
+    return [_Part(NO_EVENTS, None, read_counts), *parts]
 
 
 def _select(
@@ -173,7 +175,7 @@ def _select(
         keep_outliers(outliers, file_slice, selection.outliers, selection.muon_features)
         read_counts += ReadCounts(outliers=len(outliers.counts), outlier_muons=len(outliers.muons))
         kept &= ~above
-    return _Part(events, np.flatnonzero(kept), read_counts)
+    return _Part(events, None if kept.all() else np.flatnonzero(kept), read_counts)
 
 
 def _read_raw(file_slice: FileSlice, selection: Selection) -> tuple[list[EventArrays], ReadCounts]:

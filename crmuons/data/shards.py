@@ -7,9 +7,11 @@ split needs no hashing of ids.
 """
 
 import json
+import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +35,44 @@ EVENTS_PER_BATCH = (
 )
 METADATA_KEY = b"crmuons.shard"
 METADATA_CRC_KEY = b"crmuons.shard.crc32"  # Shards of earlier versions have none.
+# Bytes of local shards that stay open. Opening and mapping a shard again for each segment takes a fifth of the time of
+# reading. The kernel's file cache holds their pages, and takes them back when it needs memory.
+OPEN_BYTES = 256 * 2**20
 # Bytes of mapped shards that are read together. They need three or four times this size in a worker's memory.
 MAPPED_BYTES = 8 * 2**20
 
 FileState = tuple[str, int, int]  # URL, size, and time of the last change in ns (0 for a remote file).
 # FileState and number of each record batch that this process has checked.
 _verified: set[tuple[str, int, int, int]] = set()
+_open: dict[FileState, "_Shard"] = {}  # In the order of use, the newest last.
+_lock = threading.Lock()
+
+
+@dataclass
+class _Shard:
+    """An open shard.
+
+    Attributes:
+        reader: the reader of its record batches.
+        content: the content of its metadata.
+        features: the numbers of its muons.
+        batches: the record batches that were read so far.
+    """
+
+    reader: pa.RecordBatchFileReader
+    content: dict[str, Any]
+    features: tuple[MuonFeature, ...]
+    batches: dict[int, pa.RecordBatch] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, source: Any, url: str) -> "_Shard":
+        reader = pa.ipc.open_file(source)
+        return cls(reader, _metadata(reader.schema.metadata), declared(reader.schema, url))
+
+    def batch(self, number: int) -> pa.RecordBatch:
+        if number not in self.batches:
+            self.batches[number] = self.reader.get_batch(number)
+        return self.batches[number]
 
 
 def slices_and_segment_bytes(files: Sequence[File], shuffle_bytes: int) -> tuple[list[FileSlice], int]:
@@ -95,22 +129,18 @@ def read_shard_rows(
         ValueError: if the file is not a shard or is damaged. A record batch is checked once in a process.
     """
     with _opened(file_slice, staging, digests) as (shard, state):
-        metadata = _metadata(shard.schema.metadata)
-        rows = file_slice.rows(metadata["events"])
-        checksums = metadata["checksums"]
+        rows, checksums = file_slice.rows(shard.content["events"]), shard.content["checksums"]
         batches = [_batch_events(shard, number, rows, state, checksums[number]) for number in _batch_numbers(rows)]
-        found = declared(shard.schema, file_slice.file.url)
-    columns = None if features is None else columns_of(found, features, file_slice.file.url)
+    columns = None if features is None else columns_of(shard.features, features, file_slice.file.url)
     if columns is not None:
         batches = [with_columns(events, columns) for events in batches]
-    return batches, tuple(metadata["places"])
+    return batches, tuple(shard.content["places"])
 
 
 def read_declaration(file: File) -> tuple[MuonFeature, ...]:
     """Return the numbers of a muon that a shard declares. It raises the same errors as `read_shard_rows`."""
     with _opened(FileSlice(file, 0, 1), None, None) as (shard, _):
-        _metadata(shard.schema.metadata)
-        return declared(shard.schema, file.url)
+        return shard.features
 
 
 def _metadata(entries: Mapping[bytes, bytes]) -> dict[str, Any]:
@@ -143,17 +173,31 @@ def _named_if_damaged(url: str) -> Iterator[None]:
 @contextmanager
 def _opened(
     file_slice: FileSlice, staging: Staging | None, digests: Digests | None
-) -> Iterator[tuple[pa.RecordBatchFileReader, FileState]]:
+) -> Iterator[tuple[_Shard, FileState]]:
     """Open the shard, and yield it with a state that differs if the file has changed."""
     file = file_slice.file
     if is_mapped(file):
         stat = check_local(file)
-        # The arrays keep the memory map alive after this block.
-        with _named_if_damaged(file.url), pa.memory_map(file.url) as source:
-            yield pa.ipc.open_file(source), (file.url, stat.st_size, stat.st_mtime_ns)
+        with _named_if_damaged(file.url):
+            state = file.url, stat.st_size, stat.st_mtime_ns
+            yield _kept_open(state), state
     else:
         with open_slice(file_slice, staging, digests) as source, _named_if_damaged(file.url):
-            yield pa.ipc.open_file(source), (file.url, file.size, 0)
+            yield _Shard.of(source, file.url), (file.url, file.size, 0)
+
+
+def _kept_open(state: FileState) -> _Shard:
+    """Return a local shard, which stays open until others take its room or the file has changed."""
+    url, size, _ = state
+    with _lock:  # The loader's thread and a validation may open shards at the same time.
+        shard = _open.pop(state, None) or _Shard.of(pa.memory_map(url), url)
+        for other in [other for other in _open if other[0] == url]:  # Earlier states of the file.
+            del _open[other]
+        while _open and sum(size for _, size, _ in _open) + size > OPEN_BYTES:
+            del _open[next(iter(_open))]
+        if size <= OPEN_BYTES:
+            _open[state] = shard
+        return shard
 
 
 def _batch_numbers(rows: range) -> range:
@@ -161,11 +205,9 @@ def _batch_numbers(rows: range) -> range:
     return range(rows.start // EVENTS_PER_BATCH, -(-rows.stop // EVENTS_PER_BATCH)) if rows else range(0)
 
 
-def _batch_events(
-    shard: pa.RecordBatchFileReader, number: int, rows: range, state: FileState, written: int
-) -> EventArrays:
+def _batch_events(shard: _Shard, number: int, rows: range, state: FileState, written: int) -> EventArrays:
     """Return the events of `rows` (row numbers in the shard) that are in one record batch."""
-    batch = shard.get_batch(number)
+    batch = shard.batch(number)
     # Checked once: each epoch reads the batch again, and the checksum takes longer than mapping.
     if (*state, number) not in _verified:
         if checksum(batch) != written:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from crmuons import config
 from crmuons.data.events import EventArrays
+from crmuons.data.runs import chain
 from crmuons.models.ragged import Ragged
 
 
@@ -72,11 +73,10 @@ class TrainingBatch:
             train: the largest number of muons of an event, the weights, and the share of events for the penalty.
         """
         nonempty = np.flatnonzero(events.counts)
-        kept, muons = events.counts[nonempty], events.muons
+        kept = events.counts[nonempty]
+        # Keep the first muons of each event: the reader has already put a random choice of muons first.
+        muons = chain([events]).first_muons(train.muons_per_event)
         if train.muons_per_event is not None:
-            # Keep the first muons of each event: the reader has already put a random choice of muons first.
-            muon_of_event = np.arange(len(muons)) - np.repeat(np.cumsum(kept) - kept, kept)
-            muons = muons[muon_of_event < train.muons_per_event]
             kept = np.minimum(kept, train.muons_per_event)
         counts = torch.from_numpy(kept)
         ragged = Ragged.from_counts(counts)

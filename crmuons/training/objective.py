@@ -114,6 +114,10 @@ class Objective:
             taken["smooth_loss"] = model.smooth.pair_loss(columns, of_muons, first == second)
         # The other muons get zeros, and a segment sum follows: index_add has no fixed order on a GPU.
         values = every * torch.stack(list(taken.values()), dim=1)
+        if batch.real is not None and model.smooth is not None:
+            # A last real muon that is paired with a dummy's would share its loss: a batch without dummies has no such pair.
+            is_real = batch.real.nonempty.is_real.index_select(0, event.chunk(2)[1])
+            values = values * is_real.repeat(2)[:, None]
         everyone = columns.new_zeros(ragged.num_muons, len(taken)).index_copy(0, rows, values)
         return dict(zip(taken, ragged.mean(everyone).unbind(1), strict=True))
 

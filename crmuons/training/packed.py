@@ -24,6 +24,7 @@ from torch import Tensor
 
 from crmuons import config
 from crmuons.data.events import EventArrays
+from crmuons.data.runs import chain
 from crmuons.models.ragged import Ragged
 from crmuons.training.batch import Real, RealEvents, TrainingBatch, num_penalised
 
@@ -132,13 +133,14 @@ class PackedBatch:
             pin_memory: whether a GPU will copy the block. Torch reuses it when no copy needs it any more.
         """
         counts, number = events.counts, len(events.counts)
-        spans = _kept_rows(counts, train.muons_per_event, len(events.muons))
-        num_nonempty, num_muons = int(np.count_nonzero(counts)), sum(last - first for first, last in spans)
+        runs = chain([events])
+        views = runs.views_of_muons(train.muons_per_event)
+        num_nonempty, num_muons = int(np.count_nonzero(counts)), sum(map(len, views))
         chosen, chosen_muons = num_penalised(train.penalty, num_nonempty), num_muons
         if chosen < num_nonempty:
             first_counts = counts[np.flatnonzero(counts)[:chosen]]
             chosen_muons = int(np.minimum(first_counts, train.muons_per_event or num_muons).sum())
-        width = events.muons.shape[1]
+        width = views[0].shape[1]
         sizes = Sizes(number, num_nonempty, num_muons, chosen, chosen_muons, width)
         # A batch may end early (data.max_muons_per_batch); with the full capacity it needs no other graph.
         capacity = max(number, train.events_per_worker)
@@ -148,12 +150,11 @@ class PackedBatch:
         header[: len(sizes)] = sizes
         # The rows after the batch go to the device too. They must hold a legal primary and N = 0, not old content of
         # the memory.
-        primaries[:number], primaries[number:] = events.primaries, LEGAL_PRIMARY
-        room[:number], room[number:] = counts, 0
-        start = 0
-        for first, last in spans:
-            muons[start : start + last - first] = events.muons[first:last]
-            start += last - first
+        primaries[number:], room[number:] = LEGAL_PRIMARY, 0
+        room[:number] = counts
+        # Each number is read once, mostly from a mapped file, and written once.
+        np.concatenate([run.primaries for run in runs.runs], out=primaries[:number])
+        np.concatenate(views, out=muons)
         return cls(sizes, capacity, content)
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "PackedBatch":
@@ -184,16 +185,6 @@ class PackedBatch:
 @cache
 def _copy_stream(device: torch.device) -> "torch.cuda.Stream":
     return torch.cuda.Stream(device)
-
-
-def _kept_rows(counts: np.ndarray, cap: int | None, num_muons: int) -> list[tuple[int, int]]:
-    """Return spans of rows without the muons above the cap. Few events have more, so the spans are few and long."""
-    if cap is None or not (large := np.flatnonzero(counts > cap)).size:
-        return [(0, num_muons)]
-    ends = np.cumsum(counts)[large]
-    # A span runs from the end of one large event to the cap of the next; what lies between two spans is left out.
-    starts = [0, *ends.tolist()]
-    return list(zip(starts, [*(ends - counts[large] + cap).tolist(), num_muons], strict=True))
 
 
 def _views(content: np.ndarray, capacity: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

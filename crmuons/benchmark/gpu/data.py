@@ -18,7 +18,7 @@ from crmuons.data.prepare import build
 from crmuons.data.prepare.shuffle import PrepareSettings
 from crmuons.data.quarantine import ReadCounts
 from crmuons.data.selection import training_selection
-from crmuons.machine import available_cpus
+from crmuons.machine import available_cpus, keep_freed_memory
 from crmuons.models.features import fit_to_file
 from crmuons.training.trainer import Trainer
 
@@ -75,6 +75,7 @@ def prepared(machine: Machine, name: str) -> str:
 
 def measure(machine: Machine) -> Figures:
     """Return events per second of one thread up to each stage, and of the loader with its thread."""
+    keep_freed_memory()  # As a worker of a training does.
     return {name: attempt(_stages, machine, name) for name in (SPARSE, DENSE)}
 
 

@@ -154,6 +154,23 @@ def test_a_padded_step_moves_the_densities_as_a_step(events, events_taken):
     assert relative(*gradients) < 1e-5
 
 
+def test_the_last_muon_of_a_padded_batch_shares_no_loss_with_a_dummy(events):
+    """One muon in eight begins a pair: with 8 k + 1 muons the last one does, and a batch that is not padded leaves it out."""
+    some = part(events, 0, 24)
+    largest, surplus = int(some.counts.argmax()), (len(some.muons) - 1) % 8
+    counts = some.counts.copy()
+    counts[largest] -= surplus
+    assert counts[largest] > 0
+    first = int(some.counts[:largest].sum())
+    batch = EventArrays(some.ids, some.primaries, counts, np.delete(some.muons, np.s_[first : first + surplus], axis=0))
+    assert len(batch.muons) % 8 == 1
+    trainers = [trainer_of(events, FixedNoise, static=static, muons_per_event=None) for static in (False, True)]
+    plain, static = (stepped(trainer, [batch], steps=1) for trainer in trainers)
+    for name in ("smooth_loss", "discrete_loss"):
+        assert float(static[name]) == pytest.approx(float(plain[name]), rel=1e-5)
+    assert relative(*(trainer.first_gradients["smooth"] for trainer in trainers)) < 1e-5
+
+
 def test_the_losses_wait_for_no_number_of_the_device(events):
     class NoReads(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
