@@ -91,7 +91,8 @@ def test_a_new_run_and_a_checkpoint_say_it_with_their_own_remedy(full_disk, toy_
     ):
         Run(full_disk / "new").create(settings, [File("a", 1)], Features().fit(toy_events(100)), toy_events(5))
     with pytest.raises(
-        OSError, match=r"^checkpoint of step 7 could not be written to .* \(" + SENTENCE + "; earlier checkpoints are intact"
+        OSError,
+        match=r"^checkpoint of step 7 could not be written to .* \(" + SENTENCE + "; earlier checkpoints are intact",
     ):
         checkpoint.save(full_disk / "run", 7, *model, {"weights": torch.zeros(5000)})
 
