@@ -18,7 +18,7 @@ def find_run(settings: config.Config, storage: RunStorage) -> Run:
         OSError: if the storage cannot be read.
     """
     name, url = settings.run.name, storage.url
-    # Names here and at the URL: another machine may have begun a run of which this machine has no copy.
+    # Names here and at the URL: another machine may have begun a run, and this machine has no copy of that run.
     names = set(_taken(storage, name))
     # Only names made from the settings are numbered; a name that the user chose is one run.
     numbered = _numbered(name, names) if name.endswith(settings.digest()) else {}

@@ -158,9 +158,9 @@ def _read_manifest(url: str, name: str) -> tuple[ArtifactManifest, dict[str, str
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object, and refuse equal keys, of which Python would take the last."""
+    """Return a JSON object, and refuse equal keys: Python would take the last one."""
     if len(content := dict(pairs)) < len(pairs):
-        msg = "a key stands twice"
+        msg = "a key occurs twice"
         raise ValueError(msg)
     return content
 

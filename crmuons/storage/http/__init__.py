@@ -1,6 +1,6 @@
 """Files of web servers, read with retries, checked ranges and checked versions. pelican/ uses the same parts.
 
-aiohttp is imported at the first URL of a web server: a machine that has its data on disk does not need it.
+aiohttp is imported at the first URL of a web server, because a machine with its data on disk does not need it.
 """
 
 import sys
@@ -20,6 +20,6 @@ def web_files() -> "WebFiles":
 
 
 def is_web(fs: object) -> "TypeGuard[WebFiles]":
-    """Return whether a file system is that of web servers."""
-    site = sys.modules.get("crmuons.storage.http.site")  # Loaded by whoever made one.
+    """Return whether a file system is the file system of web servers."""
+    site = sys.modules.get("crmuons.storage.http.site")  # If one exists, the module is loaded.
     return site is not None and isinstance(fs, site.WebFiles)

@@ -1,4 +1,4 @@
-"""What the file systems of web servers and of federations derive from `_info` and `_cat_file` alone."""
+"""Methods that the file systems of web servers and of federations derive from `_info` and `_cat_file` alone."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,16 +10,16 @@ from crmuons.storage.bounds import check_number
 from crmuons.storage.http.sources import FinalError
 
 COPY_BYTES = 32 * 2**20
-MAX_FOLDERS = 10_000  # A directory that links to itself under ever new names has no end.
+MAX_FOLDERS = 10_000  # A limit, because a directory may link to itself under new names without end.
 
 
 class ByInfo:
-    """Methods of an asynchronous fsspec file system; they stand in front of those of its library.
+    """Methods of an asynchronous fsspec file system; they override the methods of its library.
 
-    With fsspec's own `_isfile` and `_isdir`, any error of `_info` means no: a server that is down would have no files.
+    fsspec's own `_isfile` and `_isdir` return False for any error of `_info`: a server that is down would have no files.
     """
 
-    if TYPE_CHECKING:  # Of the file system that inherits this.
+    if TYPE_CHECKING:  # The file system that inherits this class has these methods.
 
         async def _info(self, path: str, **_: Any) -> dict[str, Any]: ...
 
@@ -50,7 +50,7 @@ class ByInfo:
         most: int | None = None,
         **_: Any,
     ) -> Any:
-        """Return all files below a directory, sorted. fsspec's own would leave out a folder that cannot be listed.
+        """Return all files below a directory, sorted. fsspec's own method would leave out a folder that cannot be listed.
 
         Raises:
             TooMuchError: if there are more than `most` files and folders.
@@ -65,12 +65,12 @@ class ByInfo:
             inside = [entry for level in levels for entry in level]
             folders = [entry["name"] for entry in inside if entry["type"] == "directory"]
             found += [entry for entry in inside if withdirs or entry["type"] == "file"]
-        # Once each, although two pages may link the same file.
+        # Each file once, although two pages may link the same file.
         by_name = {entry["name"]: entry for entry in sorted(found, key=lambda entry: str(entry["name"]))}
         return by_name if detail else list(by_name)
 
     def _limited_ls(self, path: str, most: int | None = None) -> Callable[[str], Awaitable[list[dict[str, Any]]]]:
-        """Return `_ls` for one listing of a path, which raises if there is no end to the directories or files."""
+        """Return `_ls` for one listing of a path; it raises an error for too many directories or files."""
         folders = listed = 0
 
         async def ls(folder: str) -> list[dict[str, Any]]:

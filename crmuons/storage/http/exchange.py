@@ -1,4 +1,4 @@
-"""Send one HTTP request, follow its redirects with care, and say in words what failed."""
+"""Send one HTTP request, follow its redirects safely, and describe failures in words."""
 
 import asyncio
 import logging
@@ -19,19 +19,18 @@ from crmuons.storage.http.sources import SECONDS_BETWEEN_WARNINGS, Fault, FinalE
 
 logger = logging.getLogger(__name__)
 
-# 520 to 527: a proxy of Cloudflare has no answer of its server.
+# 520 to 527: a proxy of Cloudflare gets no answer from its server.
 TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 528)})
 DENIED = frozenset({401, 403})
 NETWORK_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
-# Not 300 and 304, which carry no new place for this request.
+# 300 and 304 are left out, because they have no new place for this request.
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 10
-LEAST_BYTES = (
-    1024  # Of a body, in the time limit for the next byte: a server could hold a reader up with a byte a minute.
-)
+# Bytes of a body that must come within the time limit: otherwise a server could delay a reader with a byte a minute.
+LEAST_BYTES = 1024
 
 
-_said_at: dict[str, float] = {}  # time.monotonic() of the last sentence about a server that is silent.
+_said_at: dict[str, float] = {}  # time.monotonic() of the last message about a silent server.
 
 
 def trusted_authorities() -> ssl.SSLContext:
@@ -49,11 +48,11 @@ def trusted_authorities() -> ssl.SSLContext:
 
 @contextmanager
 def spoken(server: str, what: str, within_s: float) -> Iterator[None]:
-    """Say, if a wait for a server takes SAY_AFTER_S, what is waited for, and until when.
+    """If a wait for a server takes longer than SAY_AFTER_S, log the reason and the end of the wait.
 
     Args:
-        server: scheme, host and port. Many requests may wait for it; one of them speaks.
-        what: what is waited for, without secrets.
+        server: scheme, host and port. Many requests may wait for it; only one of them logs.
+        what: the awaited answer, without secrets.
         within_s: the limit of the wait.
     """
     begun = time.time()
@@ -88,17 +87,17 @@ async def following(
 ) -> AsyncIterator[aiohttp.ClientResponse]:
     """Send a request, follow its redirects, and yield the last answer.
 
-    The headers of an answer come in `within_s` seconds; aiohttp's own limit begins anew with each byte that trickles in.
-    Another origin (scheme, host or port) does not get the `Authorization` header. Each host has its own proxy, or none.
+    The headers of an answer must come in `within_s` seconds; aiohttp's own limit begins again with each byte. Another origin
+    (scheme, host or port) does not get the `Authorization` header. Each host has its own proxy, or none.
 
     Raises:
         FinalError: if a redirect leaves https or http, goes from https to http, or there are too many.
     """
     seen = {url}
-    asked_for = url.path  # Where redirects lead may hold a secret.
+    asked_for = url.path  # Messages show this path, because the targets of redirects may hold a secret.
     for _ in range(MAX_REDIRECTS + 1):
         sent = {**options, **proxy_of(url)}
-        # By hand: a redirect from https to http is refused, and the header stays with its origin.
+        # Redirects are followed here: from https to http is refused, and the header stays with its origin.
         asked = session.request(method, url, headers=headers, allow_redirects=False, **sent)
         async with asyncio.timeout(within_s) as limit, _answer(asked, str(url.origin()), asked_for, within_s) as answer:
             limit.reschedule(None)
@@ -109,7 +108,7 @@ async def following(
         _check_target(url, target)
         if target.origin() != url.origin():
             headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
-        is_loop = target in seen  # A portal may send a browser back once, with a cookie; a loop does not end.
+        is_loop = target in seen  # Not refused yet: a portal may redirect back once, with a cookie.
         seen.add(target)
         url = target
     what = f"in a loop of {len(seen)} addresses" if is_loop else f"more than {MAX_REDIRECTS} times"
@@ -118,17 +117,17 @@ async def following(
 
 
 def _check_target(url: URL, target: URL) -> None:
-    """Raise a FinalError for a redirect that is not followed."""
+    """Raise a FinalError for a redirect that must not be followed."""
     if target.scheme not in ("https", "http") or (url.scheme, target.scheme) == ("https", "http"):
-        # Without the target's path and query, which may hold a secret.
+        # The message leaves out the target's path and query, which may hold a secret.
         msg = f"{url.origin()} redirects to {target.scheme}://{target.host or ''}, which is not followed: give the URL of the file itself"
         raise FinalError(msg)
 
 
 def checked_redirects() -> aiohttp.TraceConfig:
-    """Return what checks the redirects of a session that aiohttp itself follows, with a body that it sends once more.
+    """Return a trace that checks the redirects that aiohttp itself follows, because it must send a body again.
 
-    aiohttp takes the `Authorization` header away at another origin, but would send a body from https to http.
+    aiohttp removes the `Authorization` header at another origin, but would send a body from https to http.
     """
 
     async def check(_session: object, _context: object, redirect: aiohttp.TraceRequestRedirectParams) -> None:
@@ -144,7 +143,7 @@ def checked_redirects() -> aiohttp.TraceConfig:
 async def _answer(
     asked: AbstractAsyncContextManager[aiohttp.ClientResponse], server: str, what: str, within_s: float
 ) -> AsyncIterator[aiohttp.ClientResponse]:
-    """Send a request and yield its answer; the wait for it is spoken of if it gets long."""
+    """Send a request and yield its answer; log a long wait."""
     async with AsyncExitStack() as stack:
         with spoken(server, what, within_s):
             answer = await stack.enter_async_context(asked)
@@ -152,7 +151,7 @@ async def _answer(
 
 
 async def steady(answer: aiohttp.ClientResponse, within_s: float) -> AsyncIterator[bytes]:
-    """Yield the body of an answer in pieces, as long as it does not trickle.
+    """Yield the body of an answer in pieces, as long as it comes fast enough.
 
     Raises:
         TimeoutError: if fewer than LEAST_BYTES came in `within_s` seconds.
@@ -160,7 +159,7 @@ async def steady(answer: aiohttp.ClientResponse, within_s: float) -> AsyncIterat
     server, waited_s, num_bytes = str(answer.url.origin()), 0.0, 0
     pieces = answer.content.iter_any()
     while True:
-        asked = time.monotonic()  # Without the time that the reader of the pieces takes.
+        asked = time.monotonic()  # The time that the reader of the pieces takes does not count.
         with spoken(server, "the rest of an answer", within_s):
             piece = await anext(pieces, b"")
         if not piece:
@@ -178,7 +177,7 @@ async def steady(answer: aiohttp.ClientResponse, within_s: float) -> AsyncIterat
 def proxy_of(url: URL) -> dict[str, Any]:
     """Return the options of a request that name the proxy of `https_proxy`, `http_proxy` and `no_proxy`; {} if there is none.
 
-    aiohttp's own `trust_env` would also send passwords of ~/.netrc, and refuses requests that carry a token then.
+    aiohttp's own `trust_env` would also send passwords of ~/.netrc, and would then refuse requests with a token.
 
     Raises:
         ValueError: if the variable is no address.
@@ -200,19 +199,19 @@ def _target(url: URL, location: str) -> URL:
         # Relative locations are allowed (RFC 9110, 10.2.2).
         return url.join(URL(location)).with_fragment(None)
     except ValueError:  # Its text may hold a secret.
-        msg = f"{url.origin()} redirects to what is no URL; give the URL of the file itself"
+        msg = f"{url.origin()} redirects to something that is no URL; give the URL of the file itself"
         raise FinalError(msg) from None
 
 
 async def fault_of(
     source: Source, answer: aiohttp.ClientResponse, *, secret: str | None = None, credential: object = None
 ) -> Fault:
-    """Return the fault of a transient or refusing answer, with the first line of the server's own words.
+    """Return the fault of a transient or refusing answer, with the first line of the server's text.
 
     Args:
         source: the server.
         answer: its answer.
-        secret: words with this text in them are left out.
+        secret: a text of the server that contains this is left out.
         credential: what was sent; the fault keeps it.
     """
     # The first bytes alone: an error page may be long, and only a line of it is shown.
@@ -229,8 +228,8 @@ async def fault_of(
 
 
 def describe(error: BaseException) -> str:
-    """Return what a failed connection means, without URLs, which may hold secrets."""
-    # The most specific first: each is a subclass of one below.
+    """Describe a failed connection, without URLs, which may hold secrets."""
+    # The most specific classes come first: they are subclasses of the classes below.
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         reason = error.certificate_error
         return f"its certificate is not trusted ({reason}); name its authority's file in SSL_CERT_FILE"

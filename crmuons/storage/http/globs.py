@@ -27,11 +27,11 @@ async def glob(
     root, components = split_pattern(pattern)
     try:
         matches = {root: await stat(root)}
-    # No match, as in a shell; the caller says which pattern it was.
+    # No match, like in a shell; the caller's error names the pattern.
     except FileNotFoundError:
         matches = {}
     for i, component in enumerate(components):
-        # One component after the other: a folder whose name does not match is never listed.
+        # Components are matched one after the other, so a folder whose name does not match is never listed.
         step = _descend if component == "**" else partial(_match, shown)
         folders = [path for path, entry in matches.items() if entry["type"] == "directory"]
         with_files = i == len(components) - 1
@@ -52,7 +52,7 @@ async def _descend(ls: ListFolder, folder: str, component: str, with_files: bool
     entries = await ls(folder)
     folders = [entry["name"] for entry in entries if entry["type"] == "directory"]
     deeper = await asyncio.gather(*(_descend(ls, inside, component, with_files) for inside in folders))
-    # `**` matches no folder too, so a folder counts as below itself.
+    # `**` also matches zero folders, so a folder counts as below itself.
     own: list[Entry] = [{"name": folder, "type": "directory", "size": 0}]
     own += [entry for entry in entries if with_files and entry["type"] == "file"]
     return own + [entry for below in deeper for entry in below]

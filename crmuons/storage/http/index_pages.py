@@ -9,14 +9,14 @@ from yarl import URL
 def entries(html: str, page: URL) -> dict[str, bool]:
     """Return the entries of a directory that its page links to.
 
-    Links to other directories or hosts, and those with a query (Apache's columns to sort by), are left out.
+    Links to other directories or hosts, and links with a query (Apache's columns to sort by), are left out.
 
     Args:
         html: the page.
         page: its URL, the directory's.
 
     Returns:
-        For each entry, by its name as the URL spells it: whether the page shows it as a directory.
+        For each entry, by its encoded name in the URL: whether the page shows it as a directory.
     """
     links = _Links()
     links.feed(html)
@@ -30,15 +30,15 @@ def entries(html: str, page: URL) -> dict[str, bool]:
             target = folder.join(URL(href.strip()))
         except ValueError:  # No URL at all.
             continue
-        # The parent directory, the server's own pages, and whatever a stranger may have put there.
+        # This leaves out the parent directory, the server's other pages, and links of strangers.
         if not _is_inside(target, folder):
             continue
-        # Names stay as the URL spells them: decoded and encoded again, some would be others.
+        # Names stay encoded: decoding and encoding again would change some of them.
         name, slash, deeper = target.raw_path[len(folder.raw_path) :].partition("/")
-        # A name that decodes to a path would lie elsewhere in the data set, or outside it.
+        # A name that decodes to a path would be elsewhere in the data set, or outside it.
         if deeper or unquote(name) in ("", ".", "..") or "/" in unquote(name) or "\\" in unquote(name):
             continue
-        # A page may link the same entry twice, by its icon and by its name.
+        # A page may have two links to the same entry, for its icon and for its name.
         found[name] = found.get(name, False) or bool(slash) or text.strip().endswith("/")
     return found
 
@@ -69,7 +69,7 @@ class _Links(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._inside:
             href, text = self.found[-1]
-            # In parts, since a parser may cut a text anywhere.
+            # Text comes in parts, because the parser may cut it anywhere.
             self.found[-1] = (href, text + data)
 
     def handle_endtag(self, tag: str) -> None:

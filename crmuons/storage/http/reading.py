@@ -1,4 +1,4 @@
-"""Read parts of files of web servers: by ranges, or from whole copies where a server sends no right ranges."""
+"""Read parts of files of web servers: by ranges, or from whole copies if a server sends no correct ranges."""
 
 import asyncio
 import zlib
@@ -12,20 +12,20 @@ from crmuons.storage.http.sources import Fault, FinalError, Source
 from crmuons.storage.http.web import Entry, Version, Web, raise_if_refused
 from crmuons.storage.http.whole import INFLATED_BYTES, WholeFiles
 
-PROGRESS_BYTES = 2**16  # Less is no progress: a server that breaks off after each byte would be asked for days.
-BAD_RANGES = 3  # Wrong answers in a row to requests for ranges, until the whole file is downloaded.
+PROGRESS_BYTES = 2**16  # Less is no progress: otherwise a server that sends one byte for each request would take days.
+BAD_RANGES = 3  # After this number of wrong ranges in a row, the whole file is downloaded.
 
 
 class ChangedError(FinalError):
-    """Raised if a file is another than when it was listed."""
+    """Raised if a file has changed since it was listed."""
 
 
 class NoRangesError(Exception):
-    """Raised inside this module if a server sends no right ranges of a file."""
+    """Raised inside this module if a server sends no correct ranges of a file."""
 
 
 class Reader:
-    """Reads files, and sees whether they change meanwhile.
+    """Reads files, and detects whether they change meanwhile.
 
     Args:
         web: sends the requests.
@@ -33,15 +33,15 @@ class Reader:
 
     def __init__(self, web: Web) -> None:
         self.web, self.whole = web, WholeFiles()
-        self._versions: dict[str, Version] = {}  # Of each file, when it was listed or first read.
+        self._versions: dict[str, Version] = {}  # The version of each file when it was listed or first read.
         self._bad_ranges: dict[str, int] = {}
         self._downloading: dict[str, asyncio.Lock] = {}
 
     def note(self, url: str, entry: Entry) -> None:
-        """Note the version of a file that is listed anew, and whether its server sends ranges."""
+        """Note the version of a file that is listed again, and whether its server sends ranges."""
         if entry.version.differs(self._versions.get(url, entry.version)):
             self.whole.drop(url)
-        # A new listing is the new truth: what was wrong with ranges of the old version is forgotten.
+        # A new listing replaces the old one: wrong ranges of the old version are forgotten.
         self._versions[url] = entry.version
         self._bad_ranges[url] = 0 if entry.has_ranges else BAD_RANGES
 
@@ -55,13 +55,13 @@ class Reader:
         """
         if not self.whole.holds(url):
             try:
-                # Ranges first, for a file of any size: most reads want a footer or a few columns.
+                # Ranges come first, whatever the size of the file: most reads need a footer or a few columns.
                 if self._bad_ranges.get(url, 0) < BAD_RANGES:
                     return await self._read_range(url, start, end, size)
             except NoRangesError:
                 self._bad_ranges[url] = BAD_RANGES
             await self.download(url, size)
-        # In a thread: a disk must not hold up the requests of the other files.
+        # In a thread, because a disk must not delay the requests for other files.
         return await asyncio.to_thread(self.whole.read, url, start, end)
 
     async def _read_range(self, url: str, start: int, end: int, size: int) -> bytes:
@@ -73,14 +73,14 @@ class Reader:
                 async for piece in self._pieces(url, source, range(start, end), size):
                     pieces.append(piece)
                     start += len(piece)
-                    # Otherwise a server that sends a byte and breaks off would renew the patience for ever.
+                    # Without this limit, a server that always sends one byte would renew the patience for ever.
                     if start - ground > PROGRESS_BYTES:
                         patience.progress()
                         ground = start
                 sources.worked(source)
                 self._bad_ranges.pop(url, None)
             except Fault as fault:
-                # A wrong answer, as opposed to none: it may be another file now, or a server that cannot send ranges.
+                # A wrong answer, unlike no answer, may mean that the file has changed, or that the server sends no ranges.
                 if fault.doubtful or fault.status not in (None, *TRANSIENT):
                     await self._confirm(url, size)
                     self._count_bad_range(url)
@@ -88,17 +88,17 @@ class Reader:
         return b"".join(pieces)
 
     async def _pieces(self, url: str, source: Source, span: range, size: int) -> AsyncIterator[bytes]:
-        """Yield a range in pieces, and raise a Fault where it stops early."""
+        """Yield a range in pieces, and raise a Fault if it stops early."""
         async with self.web.exchange("GET", url, {"Range": f"bytes={span[0]}-{span[-1]}"}) as answer:
             self._check(url, answer, source)
-            if answer.status == 200:  # The whole file. Its copy serves the next reads too.
+            if answer.status == 200:  # The server sends the whole file, so it is copied for all later reads too.
                 answer.close()
                 raise NoRangesError
-            # Also of the total: another size is another file.
+            # This also checks the total size: another size means another file.
             check_range(answer, source, span[0], size)
             left = len(span)
             async for piece in steady(answer, self.web.waits.read_s):
-                # A server may send more than was asked for; the caller gets exactly its range.
+                # A server may send more than the requested range; the caller gets exactly the range.
                 yield piece[:left]
                 left -= len(piece)
                 if left < 0:
@@ -108,24 +108,24 @@ class Reader:
             raise Fault(source, f"the body ended {left} bytes too early")
 
     def _check(self, url: str, answer: aiohttp.ClientResponse, source: Source) -> None:
-        """Check what does not depend on the range."""
+        """Check the parts of an answer that do not depend on the range."""
         if answer.status not in (200, 206):
             return
         if answer.headers.get("Content-Encoding", "identity") != "identity":
             answer.close()
-            raise NoRangesError  # They would be ranges of the compressed form.
+            raise NoRangesError  # These would be ranges of the compressed form.
         if answer.status == 206 and "Content-Range" not in answer.headers:
             raise Fault(source, "HTTP 206 without a Content-Range", doubtful=True)
         self._check_version(url, answer, source)
 
     def _check_version(self, url: str, answer: aiohttp.ClientResponse, source: Source) -> None:
         version = Version.of(answer)
-        # The first answer sets the version: parts of two versions are never mixed.
+        # The first answer determines the version, so that parts of two versions are never mixed.
         if version.differs(self._versions.setdefault(url, version)):
             raise Fault(source, "it gives the file another ETag or date of change", doubtful=True)
 
     def _count_bad_range(self, url: str) -> None:
-        # In a row: one right range sets it back.
+        # Wrong ranges in a row count; a correct range sets the number back to 0.
         self._bad_ranges[url] = self._bad_ranges.get(url, 0) + 1
         if self._bad_ranges[url] >= BAD_RANGES:
             raise NoRangesError
@@ -134,7 +134,7 @@ class Reader:
         """Ask once more about a file after a doubtful answer.
 
         Raises:
-            ChangedError: if it is another file now.
+            ChangedError: if the file has changed.
             FileNotFoundError, PermissionError: if it is gone, or is refused now.
         """
         now = await self.web.ask(url)
@@ -153,9 +153,9 @@ class Reader:
         """Copy a whole file to the disk, and return its size in bytes; `size` is the expected one, if known.
 
         Raises:
-            OSError: as `read`.
+            OSError: see `read`.
         """
-        # One download of a file for all its readers of this process.
+        # One download of a file serves all its readers in this process.
         async with self._downloading.setdefault(url, asyncio.Lock()):
             patience, sources, furthest = self.web.patience(url), self.web.sources(url), 0
             while not self.whole.holds(url):
@@ -163,7 +163,7 @@ class Reader:
                 try:
                     with self.whole.writing(url, size) as target:
                         async for piece in self._whole_pieces(url, source):
-                            # Only new ground counts: a body that always breaks at one place is no progress.
+                            # Only new bytes count as progress: a body may always break at the same place.
                             if target.write(piece) > furthest:
                                 furthest = target.size
                                 patience.progress()
@@ -192,21 +192,21 @@ def _check_size(num_bytes: int, expected: int | None, source: Source) -> None:
 
 
 async def _decoded(url: str, answer: aiohttp.ClientResponse, within_s: float) -> AsyncIterator[bytes]:
-    """Yield the body of an answer, decompressed if the server compresses it without being asked."""
+    """Yield the body of an answer, decompressed if the server compresses it without a request for this."""
     encoding = answer.headers.get("Content-Encoding", "identity")
     if encoding == "identity":
         async for piece in steady(answer, within_s):
             yield piece
         return
-    # Others need libraries, and nobody asked for any.
+    # Other encodings need libraries, and crmuons requests no encoding.
     if encoding not in ("gzip", "x-gzip", "deflate"):
-        msg = f"{url}: the server compresses it with '{encoding}' although none was asked for; store it as it is"
+        msg = f"{url}: the server compresses it with '{encoding}' without a request for this; store it uncompressed"
         raise FinalError(msg)
-    # 32: zlib finds out by itself whether the header is gzip's or its own.
+    # 32: zlib itself detects whether the header is gzip's or its own.
     decoder = zlib.decompressobj(zlib.MAX_WBITS | 32)
     try:
         async for piece in steady(answer, within_s):
-            while piece:  # A kilobyte may stand for a megabyte.
+            while piece:  # A kilobyte may decompress to a megabyte.
                 yield decoder.decompress(piece, INFLATED_BYTES)
                 piece = decoder.unconsumed_tail  # noqa: PLW2901
         yield decoder.flush()

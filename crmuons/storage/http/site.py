@@ -26,8 +26,8 @@ from crmuons.storage.http.web import Web, raise_if_refused
 
 logger = logging.getLogger(__name__)
 
-MAX_PAGE_BYTES = 64 * 2**20  # Of an index page: 500,000 entries.
-DATA = (".parquet", ".pq", ".arrow")  # A file of these that is listed and then missing would be lost rows.
+MAX_PAGE_BYTES = 64 * 2**20  # Largest index page: 500,000 entries.
+DATA = (".parquet", ".pq", ".arrow")  # If such a file is listed but missing, that is an error: rows would be lost.
 
 Info = dict[str, Any]
 
@@ -61,7 +61,7 @@ class WebFiles(ByInfo, AsyncFileSystem):  # type: ignore[misc]  # fsspec is unty
         """Open a file for reading; `size` in bytes, if known, saves a request."""
         if mode != "rb":
             _refuse_writing(path)
-        # A list of thousands of files has their sizes already; asking again would be a request for each.
+        # A listing of thousands of files already has their sizes; without `size`, each file would need another request.
         return RemoteFile(self, path, size=self.info(path)["size"] if size is None else size)
 
     def digest_headers(self, url: str, algorithms: str) -> dict[str, str]:
@@ -71,7 +71,7 @@ class WebFiles(ByInfo, AsyncFileSystem):  # type: ignore[misc]  # fsspec is unty
     async def _digest_headers(self, url: str, algorithms: str) -> dict[str, str]:
         try:
             async with self.web.exchange("HEAD", url, {"Want-Digest": algorithms}) as answer:
-                # An error page has headers of its own.
+                # An error page has other headers.
                 given = answer.headers if answer.status == 200 else {}
                 return {name: given[name] for name in ("Digest", "Content-MD5") if name in given}
         except (Fault, FinalError):  # If the fault also prevents reading the file, the read will raise it.
@@ -84,7 +84,7 @@ class WebFiles(ByInfo, AsyncFileSystem):  # type: ignore[misc]  # fsspec is unty
         if size is None:
             size = (await self._info(path))["size"]
         start, end, _step = slice(start, end).indices(size)
-        # HTTP has no range of no bytes.
+        # HTTP cannot express an empty range.
         return await self.reader.read(path, start, end, size) if start < end else b""
 
     async def _put_file(self, _lpath: str | Path, rpath: str, **_: Any) -> None:
@@ -100,9 +100,9 @@ class WebFiles(ByInfo, AsyncFileSystem):  # type: ignore[misc]  # fsspec is unty
         entry = await self.web.ask(path)
         if entry.is_page:
             return {"name": path.rstrip("/"), "type": "directory", "size": 0}
-        # Later reads are compared with this answer: the version that is listed is the one that is read.
+        # Later reads are compared with this answer, so that the listed version is the version that is read.
         self.reader.note(path, entry)
-        # A server that sends no length: only the whole file shows it.
+        # If the server sends no length, only the whole file shows it.
         size = await self.reader.download(path, None) if entry.size is None else entry.size
         return {"name": path, "type": "file", "size": size}
 
@@ -111,7 +111,7 @@ class WebFiles(ByInfo, AsyncFileSystem):  # type: ignore[misc]  # fsspec is unty
         listed = entries(html, page)
         if most is not None:
             check_number(len(listed), path, most)
-        # A page in place of a file is most often a login.
+        # A page instead of a file is usually a login page.
         if not listed and path.endswith(DATA):
             msg = f"{path} answers with a web page that names no file below it, perhaps to log in; give the URL of the file itself"
             raise FinalError(msg)
@@ -120,7 +120,7 @@ class WebFiles(ByInfo, AsyncFileSystem):  # type: ignore[misc]  # fsspec is unty
                 "%s is a web page that names no file below it: an empty directory, a login page, or listing is off",
                 path,
             )
-        # Sizes need a request for each file; REQUESTS_AT_ONCE of them are under way.
+        # Sizes need a request for each file; REQUESTS_AT_ONCE requests run at the same time.
         answers = await asyncio.gather(*(self._entry(path, name, folder) for name, folder in listed.items()))
         infos = [info for info in answers if info is not None]
         return infos if detail else [info["name"] for info in infos]
@@ -131,7 +131,7 @@ class WebFiles(ByInfo, AsyncFileSystem):  # type: ignore[misc]  # fsspec is unty
         return matches if options.get("detail") else list(matches)
 
     async def _folder(self, path: str) -> Info:
-        return {"name": path, "type": "directory", "size": 0}  # Listing it will show whether it exists.
+        return {"name": path, "type": "directory", "size": 0}  # The listing will show whether it exists.
 
     async def _entry(self, folder: str, name: str, is_folder: bool) -> Info | None:
         url = f"{folder.rstrip('/')}/{name}"
@@ -157,7 +157,7 @@ class WebFiles(ByInfo, AsyncFileSystem):  # type: ignore[misc]  # fsspec is unty
                         url = url.rstrip("/")
                         continue
                     raise_if_refused(path, answer)
-                    # Any other content is a file, or a listing in a form that is not known.
+                    # Other content is a file, or a listing in an unknown format.
                     if answer.status != 200 or answer.content_type not in ("text/html", "application/xhtml+xml"):
                         msg = f"{path} cannot be listed (HTTP {answer.status}, {answer.content_type}); name the files themselves"
                         raise FinalError(msg)

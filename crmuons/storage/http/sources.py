@@ -1,4 +1,4 @@
-"""Failover, backoff and time limits: choose which server to ask next, and for how long. No network code."""
+"""Failover, backoff and time limits: choose the next server and the waiting time. This module has no network code."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ from crmuons.progress import SAY_AFTER_S
 
 logger = logging.getLogger(__name__)
 
-# Doubled at each failure: 0.25 s, 0.5 s ... up to the longest.
+# The wait doubles at each failure: 0.25 s, 0.5 s ... up to the longest.
 FIRST_WAIT_S = 0.25
 LONGEST_WAIT_S = 10.0  # A longer wait would leave a recovered server unused for longer than most outages last.
 SECONDS_BETWEEN_WARNINGS = 30.0
@@ -41,7 +41,7 @@ class Fault(Exception):  # noqa: N818  not an error of the program, but of one s
         retry_after_s: seconds after which the server asked to be called again; None if it did not ask.
         doubtful: the answer is about the file (missing, another size), and only the origin can confirm it.
         credential: the token that was sent.
-        lasting: asking this server again is useless, such as after a redirect in a loop; another one may be well.
+        lasting: asking this server again is useless, for example after a redirect loop; another server may work.
     """
 
     def __init__(
@@ -70,21 +70,21 @@ class Sources:
     @classmethod
     def of(cls, urls: Iterable[str], known: "Sources | None" = None) -> "Sources":
         """Return the servers of these addresses without duplicates. Known servers keep their record of failures."""
-        # A server that is listed again must not be asked again at once if it has just failed.
+        # A new listing must not make a server that has just failed ready again.
         records = {} if known is None else {source.url: source for source in known.sources}
         return cls([records.get(url, Source(url)) for url in dict.fromkeys(urls)])
 
     def best(self) -> Source:
-        """Return the ready server with the fewest failures, or else the server that is ready first."""
+        """Return the ready server with the fewest failures, otherwise the server that is ready first."""
         now = self.clock()
-        # min takes the first of equals: the order of preference decides among servers that are well.
+        # min returns the first of equals, so the order of preference decides among working servers.
         ready = [source for source in self.sources if source.ready_at <= now]
         return min(ready, key=lambda source: source.failures) if ready else min(self.sources, key=_ready_at)
 
     def failed(self, fault: Fault) -> None:
-        """Avoid a server for a while: longer after each failure, and at least as long as it asked."""
+        """Avoid a server for a while: longer after each failure, and at least as long as it requested."""
         source = fault.source
-        # Times a random factor, so that hundreds of readers do not come back at the same moment.
+        # With a random factor, so that hundreds of readers do not come back at the same moment.
         wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(source.failures, 10)) * random.uniform(0.5, 1.5)  # noqa: S311
         source.failures += 1
         source.ready_at = self.clock() + max(wait_s, fault.retry_after_s or 0.0)
@@ -120,12 +120,12 @@ class Patience:
         self.last_fault: Fault | None = None
         self.useless: set[str] = set()  # URLs of servers with a lasting fault.
         self.refused: set[tuple[str, object]] = set()  # Servers, and the credentials that they refused.
-        self.next_warning = clock() + SAY_AFTER_S  # Shorter faults are ordinary and would only worry.
+        self.next_warning = clock() + SAY_AFTER_S  # Shorter faults are usual and need no warning.
         self.progress()
 
     def progress(self) -> None:
         """Note that data arrived, and restart the time limit."""
-        # From the last data, not from the start: a slow transfer is no failure.
+        # The limit counts from the last data, because a slow transfer is no failure.
         self.began = self.clock()
         self.deadline = self.began + self.seconds
         self.firsts: dict[str, float] = {}
@@ -158,7 +158,7 @@ class Patience:
         """
         source = sources.best()
         wait_s = max(0.0, source.ready_at - self.clock())
-        # Before the wait and not after it: a wait that cannot help is not begun.
+        # Checked before the wait, so that no useless wait begins.
         if self.last_fault is not None and self.clock() + wait_s > self.deadline:
             msg = (
                 f"{self.what}: nothing came for {self.clock() - self.began:.0f} s; the last fault was {self.last_fault}."

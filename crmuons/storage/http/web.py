@@ -1,4 +1,4 @@
-"""Ask web servers: one session for all hosts, patience with failing ones, and what an answer says of a URL."""
+"""Send requests to web servers: one session for all hosts, retries, and the description of a URL from an answer."""
 
 import asyncio
 import weakref
@@ -23,13 +23,13 @@ from crmuons.storage.http.sources import Fault, FinalError, Patience, Sources
 from crmuons.storage.http.waits import Waits
 
 REQUESTS_AT_ONCE = 16
-PLAIN = {"Accept-Encoding": "identity"}  # Lengths and ranges are those of the file, not of a compressed form.
+PLAIN = {"Accept-Encoding": "identity"}  # Lengths and ranges must be those of the file, not of a compressed form.
 MISSING = frozenset({404, 410})
 
 
 @dataclass(frozen=True)
 class Version:
-    """What changes when a file is replaced: its ETag and its date of change; each empty if the server gives none."""
+    """Values that change when a file is replaced: its ETag and its date of change. They are empty if the server gives none."""
 
     etag: str
     changed: str
@@ -41,21 +41,21 @@ class Version:
 
     def differs(self, other: "Version") -> bool:
         """Return whether two answers are about different contents."""
-        # Only what both answers have: a server behind a balancer may leave one out.
+        # Only values that both answers have count, because a server behind a load balancer may leave one out.
         pairs = ((self.etag, other.etag), (self.changed, other.changed))
         return any(mine and theirs and mine != theirs for mine, theirs in pairs)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What a server says of a URL.
+    """A server's description of a URL.
 
     Attributes:
         is_page: whether it is a web page, which may list a directory.
         has_ranges: whether the server sends ranges of it.
-        size: in bytes; None if the server does not say.
-        version: of the file.
-        url: where redirects led.
+        size: size in bytes; None if the server does not give it.
+        version: the version of the file.
+        url: the URL after all redirects.
     """
 
     is_page: bool
@@ -77,8 +77,8 @@ class Web:
         self._loop, self._trust = loop, trusted_authorities()
         self._session: aiohttp.ClientSession | None = None
         self._hosts: dict[str, Sources] = {}
-        # A typing error in a host must end soon; a host that has worked gets longer to come back.
-        self._answered: set[str] = set()  # Hosts.
+        # Hosts that have answered. A typing error in a host must end soon; a host that has worked gets more time.
+        self._answered: set[str] = set()
         self._at_once = asyncio.Semaphore(REQUESTS_AT_ONCE)
 
     def sources(self, url: str) -> Sources:
@@ -100,11 +100,11 @@ class Web:
             Fault: if the server cannot be reached, interrupts the answer, or is overloaded or broken.
             FinalError: if repeating is useless.
         """
-        # A URL names one host: there is no other server to turn to, only patience.
+        # A URL names one host, so there is no other server.
         (source,) = self.sources(url).sources
         try:
             session = await self._open_session()
-            # Asked for in each request: some servers compress whatever they can.
+            # Each request demands this, because some servers compress all that they can.
             sent = {**PLAIN, **headers}
             timeout = self._timeout(known=source.url in self._answered)
             options = {"ssl": self._trust, "timeout": timeout}
@@ -126,7 +126,7 @@ class Web:
             raise Fault(source, describe(error)) from None
 
     async def ask(self, url: str) -> Entry:
-        """Ask what a URL is, by its first byte. Unlike HEAD, this works with signed URLs and shows the size of ranges.
+        """Request the first byte of a URL to describe it. Unlike HEAD, this works with signed URLs and gives the total size.
 
         Raises:
             FileNotFoundError, PermissionError, OSError: if the server has no such file, refuses, or answers otherwise.
@@ -149,8 +149,8 @@ class Web:
                 return entry
 
     def _timeout(self, *, known: bool) -> aiohttp.ClientTimeout:
-        # No limit on the whole: a large file may take an hour. Each read has one.
-        # To look up the name of a host has no time limit of its own; it is part of the first connection.
+        # The whole answer has no limit, because a large file may take an hour; each read has one. Looking up the name of a
+        # host has no separate limit; it is part of the first connection.
         connect_s = None if known else self.waits.start_s
         return aiohttp.ClientTimeout(
             total=None, connect=connect_s, sock_connect=self.waits.connect_s, sock_read=self.waits.read_s
@@ -183,7 +183,7 @@ def raise_if_refused(url: str, answer: aiohttp.ClientResponse) -> None:
 
 def _entry(url: str, answer: aiohttp.ClientResponse) -> Entry:
     raise_if_refused(url, answer)
-    # After the slash stands the size of the whole file, or * if the server does not know it.
+    # The number after the slash is the size of the whole file; it is * if the server does not know it.
     total = answer.headers.get("Content-Range", "").rpartition("/")[2]
     size = int(total) if answer.status in (206, 416) and total.isdigit() else None
     if answer.status == 200 and answer.headers.get("Content-Encoding", "identity") == "identity":
@@ -191,7 +191,7 @@ def _entry(url: str, answer: aiohttp.ClientResponse) -> Entry:
     elif answer.status not in (200, 206) and size != 0:  # 416: an empty file has no first byte.
         msg = f"{url} cannot be read: the server answered HTTP {answer.status}"
         raise FinalError(msg)
-    # A file that is itself a page was meant; any other page is a listing, a login or an error.
+    # A URL that ends with .html names a page as a file. Any other page is a listing, a login or an error.
     named_page = answer.url.path.endswith((".html", ".htm"))
     is_page = answer.content_type in ("text/html", "application/xhtml+xml") and not named_page
     return Entry(is_page, answer.status != 200, size, Version.of(answer), answer.url)

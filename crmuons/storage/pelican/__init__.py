@@ -1,6 +1,6 @@
 """Files in a Pelican federation. Failing caches, a failing director or an expired token do not end a run.
 
-pelicanfs and aiohttp are imported at the first `pelican://` URL: a machine that has its data on disk needs neither.
+pelicanfs and aiohttp are imported at the first `pelican://` URL, because a machine with its data on disk needs neither.
 
 See docs/pelican.md.
 """
@@ -24,8 +24,8 @@ def filesystem(url: str) -> "Federation":
 
 
 def is_federation(fs: object) -> "TypeGuard[Federation]":
-    """Return whether a file system is that of a federation."""
-    federation = sys.modules.get("crmuons.storage.pelican.federation")  # Loaded by whoever made one.
+    """Return whether a file system is the file system of a federation."""
+    federation = sys.modules.get("crmuons.storage.pelican.federation")  # If one exists, the module is loaded.
     return federation is not None and isinstance(fs, federation.Federation)
 
 

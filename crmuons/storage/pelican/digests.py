@@ -12,7 +12,7 @@ from crmuons.storage.pelican.refusals import Access
 
 logger = logging.getLogger(__name__)
 
-PAUSE_S = 600.0  # After an unanswered request. XRootD 5.5.3 sometimes stops answering such requests altogether.
+PAUSE_S = 600.0  # Pause after an unanswered request. XRootD 5.5.3 sometimes stops to answer such requests.
 
 
 def digest(federation: Federation, path: str, algorithms: str) -> str:
@@ -28,16 +28,16 @@ def digest(federation: Federation, path: str, algorithms: str) -> str:
 
 async def _digest(federation: Federation, path: str, algorithms: str) -> str:
     namespace = await federation.servers.namespace(path, listing=True)
-    # Caches answer 405, and without listings no origin is known.
+    # Caches answer 405, and a namespace without listings has no known origin.
     if namespace.origin is None:
         return ""
     servers = federation.servers
     try:
-        # One at a time, and in bounded time: staging waits for the answer, and can do without it.
+        # One request at a time, with a time limit: staging waits for the answer, but does not need it.
         async with servers.digesting, asyncio.timeout(servers.waits.digest_s):
             if time.monotonic() < servers.no_digest_before.get(namespace.prefix, 0.0):
                 return ""
-            # No second attempt: without a checksum the size is compared, as at servers that give none.
+            # There is no second attempt: without a checksum only the size is compared.
             once = Patience(0, federation.url(path))
             answer = await servers.request(
                 "HEAD", namespace.origin, Access(namespace, path), once, headers={"Want-Digest": algorithms}

@@ -23,12 +23,12 @@ class Namespace:
         needs_token: whether reading needs a token; writing always does.
         issuers: the issuers whose tokens its servers accept, as the director claims; empty if the director does not name them.
         base_paths: the folders to which token scopes are relative.
-        scope_depth: how many folders deep the issuer lets a scope's path be; None for no limit.
+        scope_depth: largest depth of a scope's path in folders that the issuer allows; None for no limit.
         origin: the server that lists folders; None if the namespace gives no listings.
-        caches: the servers to read from; None until the first question.
+        caches: the servers for reading; None until the director was asked.
         federation: the federation's HOST or HOST:PORT.
         accepted: the last token that a server accepted.
-        asked_at: time.monotonic() of the last question to the director.
+        asked_at: time.monotonic() of the last request to the director.
     """
 
     prefix: str
@@ -68,10 +68,10 @@ def parse_namespace(
     object_servers = linked_urls(answer.headers.get("Link", ""))
     if header is None or not object_servers:
         return None
-    # Failures, and the token that worked, outlive a new answer of the director.
+    # The failures and the accepted token are kept when the director answers again.
     old = known.get(header.namespace)
     old_origin, old_caches = (old.origin, old.caches) if old else (None, None)
-    # Asked for a listing, the director names the origin and no caches.
+    # For a listing, the director names the origin and no caches.
     caches = old_caches if listing else Sources.of(map(server_of, object_servers), old_caches)
     return Namespace(
         prefix=header.namespace,
@@ -91,7 +91,7 @@ def linked_urls(header: str) -> list[str]:
 
     The parser of pelicanfs ends a URL at a comma in its path, so it is not used.
     """
-    # Each link is <URL>; parameters; priorities count from 1, and a link without one comes last.
+    # Each link is <URL>; parameters; priorities begin at 1, and a link without a priority comes last.
     links = re.findall(r"<([^>]*)>((?:\s*;[^,;]*)*)", header)
     priority = [re.search(r"pri=\"?(\d+)", parameters) for _, parameters in links]
     ranked = sorted(
@@ -122,7 +122,7 @@ def director_endpoint(host: str, answer: Answer) -> str:
         endpoint = str(json.loads(answer.body)["director_endpoint"]) if answer.status == 200 else ""
     except (ValueError, KeyError, TypeError):
         endpoint = ""
-    # Tokens would go wherever it says; unencrypted, anyone on the way could answer.
+    # Tokens go to the servers that the director names. Without encryption, anyone on the way could answer.
     if urlsplit(endpoint).scheme != "https":
         msg = (
             f"pelican://{host} is no Pelican federation: https://{host}/.well-known/pelican-configuration answered"

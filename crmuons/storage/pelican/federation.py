@@ -56,7 +56,7 @@ class Federation(ByInfo, PelicanFileSystem):  # type: ignore[misc]  # pelicanfs 
         options = {"timeout": timeout, "trace_configs": [checked_redirects()]}
         super().__init__(f"pelican://{host}/", client_kwargs=options)
         self.servers = Servers(host, self.http_file_system.set_session, self.waits)
-        # With the origin's size, which the caches do not know of a new file.
+        # The writer gets sizes from the origin, because caches do not know a new file.
         self.writer = Writer(self.servers, self._size)
         self._listings = asyncio.Semaphore(LISTINGS_AT_ONCE)
 
@@ -91,9 +91,9 @@ class Federation(ByInfo, PelicanFileSystem):  # type: ignore[misc]  # pelicanfs 
         path = self._check_fspath(path)
         if size is None:
             size = (await self._info(path))["size"]
-        # As Python does it: negative and missing ends count from the end of the file.
+        # Like a Python slice: negative and missing ends count from the end of the file.
         start, end, _step = slice(start, end).indices(size)
-        # What has arrived stays: the next server continues from the byte after it.
+        # Received pieces are kept: the next server continues from the byte after them.
         pieces: list[bytes] = []
         patience = Patience(self.waits.patience_s, self.url(path))
         while start < end:
@@ -117,10 +117,10 @@ class Federation(ByInfo, PelicanFileSystem):  # type: ignore[misc]  # pelicanfs 
     async def _range(
         self, access: Access, source: Source, token: Token | None, span: range, size: int
     ) -> AsyncIterator[bytes]:
-        """Yield a range in pieces from one server, and raise a Fault where it stops early."""
+        """Yield a range in pieces from one server, and raise a Fault if it stops early."""
         headers = {"Range": f"bytes={span[0]}-{span[-1]}", "Accept-Encoding": "identity"}
         async with self.servers.exchange("GET", source, access.path, token=token, headers=headers) as answer:
-            # A cache may hold another version: its total size gives it away.
+            # A cache may hold another version, which its total size shows.
             check_range(answer, source, span[0], size)
             left = len(span)
             async for piece in steady(answer, self.waits.read_s):
@@ -132,14 +132,14 @@ class Federation(ByInfo, PelicanFileSystem):  # type: ignore[misc]  # pelicanfs 
             raise Fault(source, f"the body ended {left} bytes too early")
 
     async def _judge(self, fault: Fault, access: Access, caches: Sources, size: int, patience: Patience) -> None:
-        """Raise if a fault is final: a refusal that stays, or a file that is missing or changed at the origin."""
-        # The fault may be about the token, about this server, or about the file; the first two may pass.
+        """Raise an error if a fault is final: a permanent refusal, or a file that is missing or changed at the origin."""
+        # The fault may come from the token, from this server, or from the file; the first two may be temporary.
         if fault.status in DENIED:
             await judge_refusal(fault, access, caches, patience, self.waits.token_s)
-        # A fault of the network: the next server may have it.
+        # After a fault of the network, the next server may have the file.
         if not fault.doubtful:
             return
-        # The origin decides: caches keep what they once read.
+        # The origin decides, because caches keep old content.
         origin_size = (await self._info(access.path))["size"]
         if origin_size != size:
             msg = (
@@ -157,7 +157,7 @@ class Federation(ByInfo, PelicanFileSystem):  # type: ignore[misc]  # pelicanfs 
         sync(self.loop, self.writer.remove, self._check_fspath(path))
 
     def check_writable(self, path: str) -> bool:
-        """Return whether a token's scopes show that it allows writing here; False if only a test write can tell.
+        """Return whether a token's scopes show that it allows writing here; False if only a test write can show it.
 
         Raises:
             PermissionError: if there is no token, or its scopes do not allow it.
@@ -165,11 +165,11 @@ class Federation(ByInfo, PelicanFileSystem):  # type: ignore[misc]  # pelicanfs 
         return bool(sync(self.loop, self.writer.check, self._check_fspath(path)).names_storage)
 
     async def _makedirs(self, path: str, exist_ok: bool = False) -> None:
-        """Do nothing: an origin makes the folders of the files that it receives."""
+        """Do nothing, because an origin makes the folders of the files that it receives."""
 
     async def _info(self, path: str, **_: Any) -> dict[str, Any]:
         path = self._check_fspath(path)
-        # Without listings only a cache can be asked, about one file by its name.
+        # Without listings, only a cache can be asked, and only about one file by its name.
         if (await self.servers.namespace(path, listing=True)).origin is None:
             return await self._head(path)
         return await self._entry(path) | {"name": path}
@@ -199,12 +199,12 @@ class Federation(ByInfo, PelicanFileSystem):  # type: ignore[misc]  # pelicanfs 
         path = self._check_fspath(path).rstrip("/")
         async with self._listings:
             entries = await self._propfind(path, depth=1)
-        # A WebDAV listing contains the listed folder itself.
+        # A WebDAV listing also contains the listed folder itself.
         inside = [entry for entry in entries if entry["name"] != path]
         listed = inside if inside or entries[0]["type"] == "directory" else entries
         return listed if detail else [entry["name"] for entry in listed]
 
-    # These use the methods above; pelicanfs' own versions ask the servers themselves.
+    # These use the methods above; pelicanfs' own versions would ask the servers themselves.
     _walk = AsyncFileSystem._walk
     _find = ByInfo._find
     _du = AsyncFileSystem._du

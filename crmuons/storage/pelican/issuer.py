@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 TIMEOUT_S = 30.0
 MAX_ANSWER_BYTES = 2**20  # The longest metadata of issuers have 10 kB.
-DEFAULT_INTERVAL_S = 5.0  # Between polls, if the issuer names no interval (RFC 8628, 3.2).
+DEFAULT_INTERVAL_S = 5.0  # Time between polls if the issuer gives no interval (RFC 8628, 3.2).
 DEFAULT_LIFETIME_S = 1200.0
 LONGEST_INTERVAL_S = 60.0
-MAX_SHOWN = 1000  # Letters of a page and a code; a QR code holds 2,900.
+MAX_SHOWN = 1000  # Most letters of a page's URL and a code together; a QR code holds 2,900.
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,15 @@ class Issuer:
             OSError: if no issuer answers at the URL, with the addresses that were asked.
         """
         parts = urlsplit(url)
-        # OpenID Connect puts the name behind the issuer's path, RFC 8414 between host and path; issuers serve one or
-        # both.
-        # other.
+        # OpenID Connect puts `.well-known` after the issuer's path, RFC 8414 puts it between host and path. Issuers serve one
+        # of these addresses, or both.
         addresses = (
             f"{url.rstrip('/')}/.well-known/openid-configuration",
             f"{parts.scheme}://{parts.netloc}/.well-known/oauth-authorization-server{parts.path.rstrip('/')}",
         )
         for address in addresses:
             status, metadata = _call(address)
-            # The document must name the issuer itself (RFC 8414, 3.3), or anyone could answer for another one.
+            # The document must name the issuer itself (RFC 8414, 3.3); otherwise anyone could answer for another issuer.
             if status == 200 and str(metadata.get("issuer", "")).rstrip("/") == url.rstrip("/"):
                 return cls(url, metadata)
         msg = f"{url} is no token issuer: neither {' nor '.join(addresses)} describes it"
@@ -109,9 +108,9 @@ class Issuer:
         if "device_code" not in device:
             msg = f"{self.url} begins no login for the scopes '{scope}' (HTTP {status}{_reason(device)})"
             raise PermissionError(msg)
-        # The complete URL holds the code already: there is nothing to type.
+        # The complete URL contains the code, so the user need not type it.
         show(*self._page_and_code(device))
-        # The issuer's own rhythm: one that is asked more often answers slow_down.
+        # The issuer gives the interval; it answers slow_down to more frequent requests.
         interval_s = min(seconds(device, "interval", DEFAULT_INTERVAL_S), LONGEST_INTERVAL_S)
         deadline = time.monotonic() + seconds(device, "expires_in", DEFAULT_LIFETIME_S)
         while time.monotonic() < deadline:
@@ -181,7 +180,7 @@ class Issuer:
 
 
 def seconds(answer: Mapping[str, Any], key: str, otherwise: float) -> float:
-    """Return a time in an issuer's answer; a value that is no time of at most a year counts as none."""
+    """Return a time in an issuer's answer; a value that is not a time of at most a year is replaced by `otherwise`."""
     try:
         value = float(answer.get(key, otherwise))
     except (TypeError, ValueError):
@@ -190,7 +189,7 @@ def seconds(answer: Mapping[str, Any], key: str, otherwise: float) -> float:
 
 
 class _OwnOrigin(urllib.request.HTTPRedirectHandler):
-    """Follows redirects within an origin. urllib would send another one the client's secret and the refresh token."""
+    """Follows redirects within an origin. urllib would send the client's secret and the refresh token to another origin."""
 
     def redirect_request(  # noqa: PLR0917  as in urllib
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
@@ -209,7 +208,7 @@ def _origin(url: str) -> str:
 def _call(
     url: str, body: bytes | None = None, content_type: str = "", headers: Mapping[str, str] | None = None
 ) -> tuple[int, dict[str, Any]]:
-    """Send a request; return the status and the JSON object of the answer, empty if the body is none.
+    """Send a request; return the status and the JSON object of the answer, empty if the body is no JSON object.
 
     Raises:
         OSError: if no answer comes in TIMEOUT_S, it is too long, or it redirects to another origin.
@@ -228,7 +227,7 @@ def _call(
         with error:
             return error.code, _object(_read(url, error))
     except urllib.error.URLError as error:
-        # Without the cause: the request holds the client's secret.
+        # `from None`, because the request in the cause holds the client's secret.
         msg = f"{url} cannot be asked: {error.reason}"
         raise OSError(msg) from None
     except (TimeoutError, http.client.HTTPException) as error:
@@ -237,14 +236,14 @@ def _call(
 
 
 def _read(url: str, answer: Any) -> bytes:
-    """Return the body of an answer, which may neither be endless nor trickle."""
+    """Return the body of an answer; refuse a body that is too long or too slow."""
     body, deadline = b"", time.monotonic() + TIMEOUT_S
     while piece := answer.read1(MAX_ANSWER_BYTES):
         body += piece
         if len(body) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
             msg = f"{url} cannot be asked: its answer has no end (more than {MAX_ANSWER_BYTES} bytes, or {TIMEOUT_S:.0f} s)"
             raise OSError(msg)
-    if answer.length:  # read1 does not tell a connection that broke from the end.
+    if answer.length:  # read1 does not distinguish a broken connection from the end.
         msg = f"{url} cannot be asked: its answer broke off"
         raise OSError(msg)
     return body

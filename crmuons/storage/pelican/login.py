@@ -1,6 +1,6 @@
-"""Logins to token issuers, stored in one file and renewed by whichever process needs them.
+"""Logins to token issuers, stored in one file and renewed by any process that needs them.
 
-Only the owner can read the file. A process that finds a token about to expire renews it under a lock, since an issuer
+Only the owner can read the file. A process that finds a token about to expire renews it under a lock, because an issuer
 gives a new refresh token each time and revokes the old one.
 """
 
@@ -23,10 +23,10 @@ from crmuons.storage.records import damage_named
 logger = logging.getLogger(__name__)
 
 RENEW_BEFORE_S = 60.0  # A token must not expire while a request is under way.
-DEFAULT_LIFETIME_S = 600.0  # Of a token, if the issuer does not say.
-SECONDS_BETWEEN_TRIES = 10.0  # After a failed renewal; without a pause every request would wait for the issuer.
+DEFAULT_LIFETIME_S = 600.0  # Lifetime of a token if the issuer does not give it.
+SECONDS_BETWEEN_TRIES = 10.0  # Pause after a failed renewal; without it every request would wait for the issuer.
 
-# By issuer; of this process, since another may have a network that works.
+# The time of the next try by issuer, for this process only: another process may have a working network.
 _next_try: dict[str, float] = {}
 
 
@@ -41,13 +41,13 @@ class Login:
     access_token: str = field(repr=False)
     scope: str
     expires_at: float
-    federations: Sequence[str] = ()  # Their servers may see the tokens. None in the logins of crmuons 0.1.
+    federations: Sequence[str] = ()  # Their servers may get the tokens. Logins of crmuons 0.1 have none.
 
     def renewed(self, answer: Any) -> "Login":
         """Return this login with the tokens of an issuer's answer."""
         return replace(
             self,
-            # An issuer may rotate the refresh token or keep it: without a new one the old one stays valid.
+            # An issuer may change the refresh token or keep it. If the answer has none, the old one stays valid.
             access_token=str(answer["access_token"]),
             refresh_token=str(answer.get("refresh_token", self.refresh_token)),
             expires_at=time.time() + seconds(answer, "expires_in", DEFAULT_LIFETIME_S),
@@ -55,7 +55,7 @@ class Login:
 
     def is_due(self) -> bool:
         """Return whether the token must be renewed now and can be."""
-        # Wall time: the expiry is the issuer's, and must survive a restart of this process.
+        # Wall time, because the issuer gives the expiry, and it must survive a restart of this process.
         due = bool(self.refresh_token) and time.time() > self.expires_at - RENEW_BEFORE_S
         return due and time.monotonic() > _next_try.get(self.issuer, 0.0)
 
@@ -74,7 +74,7 @@ def log_in(
         issuer_url: the issuer.
         scopes: the scopes to ask for, such as `storage.read:/data`.
         show: shows the user the URL to open and the code to confirm.
-        federations: the federations, HOST or HOST:PORT, whose servers may see the tokens.
+        federations: the federations, HOST or HOST:PORT, whose servers may get the tokens.
 
     Returns:
         The file that holds the login.
@@ -82,7 +82,7 @@ def log_in(
     Raises:
         OSError: if the login fails; see Issuer.
     """
-    # Scopes add up: a login for writing must not take away reading from a run that uses the earlier one.
+    # Scopes are added: a login for writing must not remove reading from a run that uses the earlier login.
     issuer = Issuer.discover(issuer_url)
     before = _load().get(issuer_url)
     merged = dict.fromkeys([*(before.scope.split() if before else ()), "wlcg", "offline_access", *scopes])
@@ -91,9 +91,9 @@ def log_in(
     answer = issuer.device_login(client, scope, show)
     if "refresh_token" not in answer:
         logger.warning("%s gave no refresh token: this login ends when its token expires", issuer_url)
-    # Of earlier logins too: their runs still go on.
+    # Federations of earlier logins are kept, because their runs may still continue.
     known = dict.fromkeys([*(before.federations if before else ()), *federations])
-    # Tokens come with `renewed`, which also computes the expiry.
+    # `renewed` sets the tokens and computes the expiry.
     login = Login(issuer_url, client.id, client.secret, "", "", scope, 0.0, tuple(known)).renewed(answer)
     with _locked():
         _save({**_load(), issuer_url: login})
@@ -102,7 +102,7 @@ def log_in(
 
 def stored_tokens(issuers: Sequence[str]) -> list[Token]:
     """Return the tokens of the logins to these issuers, renewed if they are about to expire."""
-    # Issuers are named with and without a slash at the end.
+    # Names of issuers occur with and without a slash at the end.
     names = {issuer.rstrip("/") for issuer in issuers}
     logins = [login for url, login in _load().items() if url.rstrip("/") in names]
     current = [_renew(login.issuer) if login.is_due() else login for login in logins]
@@ -117,7 +117,7 @@ def _renew(issuer_url: str) -> Login:
     with _locked():
         logins = _load()
         login = logins[issuer_url]
-        # Another process renewed it while this one waited for the lock; its refresh token is used up.
+        # Another process may have renewed it while this process waited; the old refresh token cannot be used again.
         if not login.is_due():
             return login
         try:
@@ -144,7 +144,7 @@ def _save(logins: dict[str, Login]) -> None:
     """Replace the file atomically; only its owner can read it, from the first byte on."""
     with (
         atomic_file(store()) as partial,
-        # With the mode at creation: chmod afterwards would leave a moment in which others can open it.
+        # The mode is set at creation: with a later chmod, others could open the file for a moment.
         os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file,
     ):
         json.dump({url: asdict(login) for url, login in logins.items()}, file)
@@ -153,7 +153,7 @@ def _save(logins: dict[str, Login]) -> None:
 @contextmanager
 def _locked() -> Iterator[None]:
     store().parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # A file of its own: the store is replaced by each write, and a lock on the old file would hold nobody.
+    # A separate lock file, because each write replaces the store, and a lock on the old file would stop nobody.
     lock = store().with_suffix(".lock")
     with os.fdopen(os.open(lock, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # Released when the file is closed.

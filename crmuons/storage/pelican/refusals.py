@@ -1,4 +1,4 @@
-"""Choose the token of a request, and decide what a refusal means."""
+"""Choose the token of a request, and decide whether a refused request is repeated."""
 
 import asyncio
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from crmuons.storage.pelican.trust import TRUSTED, may_see
 
 @dataclass(frozen=True)
 class Access:
-    """A request to read or write a path. Without a namespace it is a question to the director."""
+    """A request to read or write a path. Without a namespace it is a request to the director."""
 
     namespace: Namespace | None
     path: str
@@ -24,9 +24,9 @@ class Access:
             self.namespace.accepted = token
 
     async def token(self, server: Source | None = None) -> Token | None:
-        """Look up the token to send to a server; None if none is needed or none fits.
+        """Look up the token to send to a server; None if no token is needed or no token fits.
 
-        Without a server, it is the token that one of the namespace's known servers would get.
+        Without a server, return the token that one of the namespace's known servers would get.
         """
         if self.namespace is None or (self.operation == "read" and not self.namespace.needs_token):
             return None
@@ -41,32 +41,32 @@ async def judge_refusal(fault: Fault, access: Access, sources: Sources, patience
         fault: the refusal (HTTP 401 or 403).
         access: the refused request.
         sources: the servers that can be asked.
-        patience: of the operation; it records which servers refused which token.
+        patience: the time limit of the operation; it records which servers refused which token.
         token_s: seconds to wait for the renewal of an expired or replaced token.
 
     Raises:
-        PermissionError: if repeating is useless, with what was tried and the remedy.
+        PermissionError: if repeating is useless, with the tokens that were tried and the remedy.
     """
-    # A refusal may be of this token, of this server, or of the moment; each case ends differently.
+    # The reason of a refusal may be this token, this server, or a temporary state; each case is handled differently.
     sent, namespace = fault.credential, access.namespace
     if namespace is None:
         msg = f"{patience.what}: {fault}; a federation answers such requests without a token: check the URL"
         raise PermissionError(msg)
     if not isinstance(sent, Token):
-        # The director may call a namespace public that its servers protect: from now on a token is sent at once.
+        # The director may call a namespace public although its servers protect it: from now on a token is always sent.
         namespace.needs_token = True
         if await access.token(fault.source) is None and not _may_come_back(fault, namespace, patience, token_s):
             raise PermissionError(no_token(patience.what, namespace))
     elif sent.expired():
-        # Whoever renews it (a login, HTCondor, a mirrored file) gets this time; a run of days must outlive each token.
+        # A login, HTCondor or another process has this time to renew the token, because runs last longer than tokens.
         if patience.since_first("token expired") > token_s:
             msg = f"{patience.what}: permission denied with {sent}, and it was not renewed; {_remedy(patience.what)}"
             raise PermissionError(msg)
         fault.retry_after_s = 1.0
     else:
-        # Servers differ in what they know: one cache may not have the issuer's new key yet.
+        # Other servers may accept the token: one cache may not have the issuer's new key yet.
         patience.refused.add((fault.source.url, sent))
-        # A token that worked before and is now refused by all: it was revoked, or the path needs more.
+        # If all servers refuse a token that worked before, it was revoked, or the path needs other scopes.
         everywhere = all((source.url, sent) in patience.refused for source in sources.sources)
         if everywhere and (sent == namespace.accepted or not _may_come_back(fault, namespace, patience, token_s)):
             msg = f"{patience.what}: permission denied ({fault}) with {sent}; {_remedy(patience.what)}"
@@ -74,7 +74,7 @@ async def judge_refusal(fault: Fault, access: Access, sources: Sources, patience
 
 
 def _may_come_back(fault: Fault, namespace: Namespace, patience: Patience, token_s: float) -> bool:
-    """Return whether to wait for a new token: a server accepted one before, so it may be in renewal now."""
+    """Return whether to wait for a new token: if a server accepted a token before, a renewal may be in progress."""
     if namespace.accepted is None or patience.since_first("token replaced") > token_s:
         return False
     fault.retry_after_s = 1.0
@@ -83,7 +83,7 @@ def _may_come_back(fault: Fault, namespace: Namespace, patience: Patience, token
 
 def no_token(what: str, namespace: Namespace) -> str:
     """Return the error sentence for a namespace for which no token fits."""
-    # The sentence says what was found and why it was not sent; values of tokens never appear.
+    # The sentence names the found tokens and the reason why they were not sent, but never their values.
     found = _candidates(namespace)
     others = [token for token in found if token.issuer not in (None, *namespace.issuers)]
     expected = f"a token of {' or '.join(namespace.issuers) or 'its issuer'}"
@@ -104,12 +104,12 @@ def _find_token(namespace: Namespace, access: Access, server: Source | None) -> 
 
 
 def _candidates(namespace: Namespace) -> list[Token]:
-    # What the user set for this process comes before a login of last month.
+    # Tokens that the user set for this process come before stored logins.
     return [*find_tokens(), *login.stored_tokens(namespace.issuers)]
 
 
 def _may_go(token: Token, namespace: Namespace, server: Source | None) -> bool:
-    # Before a server is chosen: one that may see the token is enough.
+    # If no server is chosen yet, one server that may get the token is enough.
     known = [each for sources in (namespace.origin, namespace.caches) if sources for each in sources.sources]
     urls = [each.url for each in ([server] if server else known)] or [namespace.federation]
     return any(may_see(token, url, namespace.federation) for url in urls)

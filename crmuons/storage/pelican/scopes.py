@@ -14,7 +14,7 @@ def scopes_by_issuer(read: Iterable[str], write: Iterable[str]) -> dict[str, lis
 
     Args:
         read: URLs, directories or globs to read.
-        write: URLs to write below. Their scopes include reading, since a run reads what it resumes from.
+        write: URLs below which to write. Their scopes include reading, because a run that resumes reads its checkpoints.
 
     Raises:
         ValueError: if a namespace names no issuer.
@@ -29,7 +29,7 @@ def scopes_by_issuer(read: Iterable[str], write: Iterable[str]) -> dict[str, lis
                 msg = f"{url}: the namespace {namespace.prefix} names no token issuer; ask who runs it for a token"
                 raise ValueError(msg)
             scopes = [f"{name}:{scope_path(url, namespace)}" for name in names]
-            # The first issuer is the namespace's own; further ones are accepted, not asked.
+            # The first issuer is the namespace's own; tokens of further issuers are accepted, but not requested.
             by_issuer.setdefault(namespace.issuers[0], []).extend(scopes)
     return {issuer: list(dict.fromkeys(scopes)) for issuer, scopes in by_issuer.items()}
 
@@ -42,9 +42,9 @@ def federations_of(issuer: str, urls: Iterable[str]) -> list[str]:
 
 def folder(url: str) -> str:
     """Return the folder that holds everything a URL names: above the first wildcard, and above a file."""
-    # A glob is read as far as its folder: its names are not known before the listing.
+    # For a glob this is the folder above its first wildcard, because its names are not known before the listing.
     fixed = re.split(r"[*?\[{]", url)[0]
-    # By the name: a listing would need the token that is about to be asked for.
+    # The name decides, because a listing would need the token that shall be requested.
     is_folder = fixed == url and "." not in url.rpartition("/")[2]
     return url if is_folder else fixed.rpartition("/")[0]
 
@@ -52,7 +52,7 @@ def folder(url: str) -> str:
 def scope_path(url: str, namespace: Namespace) -> str:
     """Return the folder of a URL relative to the namespace's base path, cut to the depth that the issuer allows."""
     path = split_url(folder(url))[1]
-    # The longest that fits: base paths may lie in each other.
+    # The longest base path that fits, because base paths may contain each other.
     base = max((folder for folder in namespace.base_paths if is_below(path, folder)), key=len, default="")
     parts = path.removeprefix(base.rstrip("/")).strip("/").split("/")
     return "/" + "/".join(parts[: namespace.scope_depth])

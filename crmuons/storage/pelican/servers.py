@@ -29,10 +29,10 @@ from crmuons.storage.pelican.waits import Waits
 
 logger = logging.getLogger(__name__)
 
-NAMESPACE_GOOD_FOR_S = 15 * 60.0  # As long as pelicanfs trusts the director's answer.
-# While all caches fail: the director may know others by then.
+NAMESPACE_GOOD_FOR_S = 15 * 60.0  # The time for which pelicanfs trusts the director's answer.
+# While all caches fail, the director is asked more often, because it may know other caches.
 SECONDS_BETWEEN_REFRESHES = 10.0
-MAX_ANSWER_BYTES = 2**28  # A listing of half a million files.
+MAX_ANSWER_BYTES = 2**28  # Enough for a listing of half a million files.
 TO_ORIGIN = "/api/v1.0/director/origin"
 
 
@@ -50,7 +50,7 @@ class Servers:
         self._trust = trusted_authorities()
         self._namespaces: dict[str, Namespace] = {}
         self._director: Sources | None = None
-        # Many threads open files at once at the start; the first asks for all of them.
+        # At the start many threads open files at the same time; only the first asks the director.
         self._asking = asyncio.Lock()
         self.digesting = asyncio.Lock()  # XRootD delays a third concurrent checksum request by 30 s.
         self.no_digest_before: dict[str, float] = {}  # time.monotonic() by namespace prefix.
@@ -81,7 +81,7 @@ class Servers:
         session = await self._session()
         url = URL(source.url).with_path(path)
         if token is not None and url.scheme != "https":
-            # A fault and not an error: another server of the namespace may be encrypted.
+            # A fault of this server, because another server of the namespace may use encryption.
             raise Fault(source, "a token is not sent over an unencrypted connection")
         secret = {} if token is None else {"Authorization": f"Bearer {token.value}"}
         try:
@@ -93,14 +93,14 @@ class Servers:
                 if follow and data is None
                 else session.request(
                     method, url, headers=sent, data=data, ssl=self._trust, allow_redirects=follow, **proxy_of(url)
-                )  # Only aiohttp knows whether it may send a body once more.
+                )  # With a body, aiohttp follows redirects itself, because only it can send the body again.
             ) as answer:
                 if answer.status in TRANSIENT | DENIED:
                     raise await fault_of(
                         source, answer, secret=None if token is None else token.value, credential=token
                     )
                 yield answer
-        # Without the cause, because it may hold the request's headers and so the token.
+        # `from None`, because the cause may hold the request's headers with the token.
         except FinalError as error:
             raise Fault(source, str(error), lasting=True) from None
         except NETWORK_ERRORS as error:
@@ -133,7 +133,7 @@ class Servers:
                     method, source, access.path, token=token, headers=headers, follow=follow, within_s=within_s
                 ) as answer:
                     body = await _body(answer, source, self.waits.read_s)
-                # Even for 404: the server is well, and the answer is the caller's to judge.
+                # Even for 404 the server works; the caller judges the answer.
                 sources.worked(source)
                 access.accepted(token)
                 return Answer(answer.status, answer.headers, body)
@@ -156,7 +156,7 @@ class Servers:
             known = self._known(path)
             if known is None or (known.origin if listing else known.caches) is None:
                 return await self._ask_director(path, listing, Patience(self.waits.patience_s, self.url(path)))
-        # In the background: reading goes on with the servers that are known, even if the director is away for hours.
+        # In the background: reading continues with the known servers, even if the director is away for hours.
         due_s = SECONDS_BETWEEN_REFRESHES if known.caches and known.caches.all_failing() else NAMESPACE_GOOD_FOR_S
         if time.monotonic() - known.asked_at > due_s:
             known.asked_at = time.monotonic()
@@ -181,7 +181,7 @@ class Servers:
         return Sources.of([str(URL(answer.headers["Location"]).origin())])
 
     def _known(self, path: str) -> Namespace | None:
-        # The longest prefix: namespaces lie in each other, with tokens of their own.
+        # The longest prefix, because namespaces may contain each other and need different tokens.
         holding = [namespace for namespace in self._namespaces.values() if is_below(path, namespace.prefix)]
         return max(holding, key=lambda namespace: len(namespace.prefix), default=None)
 
@@ -189,7 +189,7 @@ class Servers:
         if self._director is None:
             where = "/.well-known/pelican-configuration"
             what = f"pelican://{self.host}: asking https://{self.host}{where}"
-            # Short: a name with a typing error is found here, before anything else was asked.
+            # A short time limit: this is the first request, and finds a name with a typing error.
             patience = Patience(self.waits.start_s, what, "CRMUONS_PELICAN_START_S")
             try:
                 # Also if the name is not found for minutes, or the host takes the connection and says nothing.

@@ -1,6 +1,6 @@
 """Bearer tokens: find them, read their claims, and keep them out of logs and pickles.
 
-Tokens are read anew for every request, so renewing the file renews every running read. The places and their order
+Tokens are read again for every request, so renewing the file renews every running read. The places and their order
 follow the WLCG Bearer Token Discovery (doi:10.5281/zenodo.3937438) and HTCondor's credentials.
 """
 
@@ -52,12 +52,12 @@ class Token:
         if value.startswith("{"):
             try:
                 value = str(json.loads(value).get("access_token") or "")
-            except json.JSONDecodeError:  # Half written, by a renewal that is not finished.
+            except json.JSONDecodeError:  # A renewal that is not finished has written half of it.
                 return None
         return cls(value, place, _claims(value), tuple(federations)) if TOKEN.fullmatch(value) else None
 
     def __reduce__(self) -> NoReturn:
-        """Refuse to be pickled, since pickles go to other nodes and to disk."""
+        """Refuse to be pickled, because pickles go to other nodes and to disk."""
         msg = "a token does not go into a pickle; the other process must find its own"
         raise TypeError(msg)
 
@@ -69,7 +69,7 @@ class Token:
 
     @property
     def audience(self) -> list[str]:
-        """The servers that it is for, as its `aud` claim names them; empty if it names none."""
+        """The servers for which it is valid, from its `aud` claim; empty if it names none."""
         audience = self.claims.get("aud") or []
         return [str(name) for name in audience] if isinstance(audience, list) else [str(audience)]
 
@@ -80,7 +80,7 @@ class Token:
 
     @property
     def names_storage(self) -> bool:
-        """Whether any of its scopes is about storage; otherwise only the servers can decide."""
+        """Whether any of its scopes concerns storage; otherwise only the servers can decide."""
         return any(scope.partition(":")[0] in names for scope in self.scopes for names in SCOPES.values())
 
     def expired(self, in_s: float = 0.0) -> bool:
@@ -121,7 +121,7 @@ class Token:
 
 
 def find_tokens() -> list[Token]:
-    """Return every token that this process can find, in order of preference; shared ones come last."""
+    """Return every token that this process can find, in order of preference; shared tokens come last."""
     return local_tokens() + [token for share in shares for token in share()]
 
 
@@ -135,18 +135,18 @@ def local_tokens() -> list[Token]:
 def choose(
     tokens: Sequence[Token], issuers: Sequence[str], operation: Operation, path: str, base_paths: Sequence[str]
 ) -> Token | None:
-    """Return the best token to send: preferably one that covers the operation and has not expired. None if none fits.
+    """Return the best token to send: preferably a token that covers the operation and has not expired. None if none fits.
 
     Args:
         tokens: candidates, in order of preference.
         issuers: the issuers that the namespace accepts; empty if it does not name them. A token of another issuer is
-            never sent: it would be refused, and the server would have seen it.
-        operation: what the token is for.
+            never sent: the server would refuse it, and would then know it.
+        operation: the operation for which the token is needed.
         path: the path in the federation.
         base_paths: see Token.allows.
     """
     names = {issuer.rstrip("/") for issuer in issuers}
-    # A token that names no issuer (an opaque one) may be right; only the server can tell.
+    # A token that names no issuer (an opaque token) may fit; only the server can tell.
     fitting = [token for token in tokens if not names or token.issuer is None or token.issuer in names]
 
     def merit(token: Token) -> tuple[bool, bool]:
@@ -156,7 +156,7 @@ def choose(
 
 
 def places() -> str:
-    """Return the places where tokens are looked for, with the state of each, for error messages."""
+    """Return the places where crmuons looks for tokens, with the state of each, for error messages."""
     variable = os.environ.get("BEARER_TOKEN", "")
     names = [f"BEARER_TOKEN ({_state(variable) if variable else 'not set'})"]
     if not os.environ.get("BEARER_TOKEN_FILE"):
@@ -200,11 +200,11 @@ def _content(path: Path) -> str:
     """Return the content of a token file.
 
     Raises:
-        PermissionError: if it is another user's, who may have put it there to see what is done with it, or if others may
-            read or write it. Root's files may be read by others: Kubernetes mounts secrets so.
+        PermissionError: if it belongs to another user, who may have put it there on purpose, or if others may read or write
+            it. Others may read root's files, because Kubernetes mounts secrets in this way.
     """
     with path.open("rb") as file:
-        # Of the open file: the name may be exchanged between a check and the reading.
+        # The open file is checked, because its name may be exchanged between a check and the reading.
         found = os.fstat(file.fileno())
         if found.st_uid not in (os.geteuid(), 0):
             raise PermissionError(errno.EACCES, f"it belongs to another user, of uid {found.st_uid}")
@@ -223,7 +223,7 @@ def _claims(value: str) -> Mapping[str, Any]:
     if len(parts) != 3:
         return {}
     try:
-        # JWT leaves out the padding that Python wants.
+        # JWT leaves out the padding that Python needs.
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
     except (binascii.Error, ValueError):
         return {}

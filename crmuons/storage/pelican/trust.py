@@ -1,7 +1,7 @@
-"""Decide which servers may see a token.
+"""Decide which servers may get a token.
 
-A director only claims that a namespace takes tokens of an issuer: whoever runs a federation can claim any. A server that
-gets a token can use it, so the claim alone sends none.
+A director only claims that a namespace accepts tokens of an issuer, and a federation can claim any issuer. A server that
+gets a token can use it, so no token is sent because of the claim alone.
 """
 
 import os
@@ -12,15 +12,18 @@ from crmuons.storage.pelican.addresses import OSDF
 from crmuons.storage.pelican.tokens import Token
 
 TRUSTED = "CRMUONS_PELICAN_TRUSTED"
-EVERYWHERE = {"https://wlcg.cern.ch/jwt/v1/any", "any"}  # The WLCG profile and SciTokens; lower case.
+EVERYWHERE = {
+    "https://wlcg.cern.ch/jwt/v1/any",
+    "any",
+}  # "Any audience" in the WLCG profile and SciTokens, in lower case.
 
 
 def may_see(token: Token, server: str, federation: str) -> bool:
     """Return whether a token may be sent to a server of a federation.
 
-    It may if the user named the server or the federation in CRMUONS_PELICAN_TRUSTED or logged in for the federation, or
-    if the token's audience names one of them. A token for any audience, or without one, may go to the OSDF, and to the
-    issuer's own host, as TLS proves it.
+    It may be sent if the user named the server or the federation in CRMUONS_PELICAN_TRUSTED or logged in for the federation,
+    or if the token's audience names one of them. A token for any audience, or without an audience, may go to the OSDF, and to
+    the issuer's own host, whose identity TLS proves.
 
     Args:
         token: the token.
@@ -28,16 +31,16 @@ def may_see(token: Token, server: str, federation: str) -> bool:
         federation: the federation's HOST or HOST:PORT.
     """
     places = (server, federation)
-    # Read at each request: the variable may be set after the import.
+    # Read at each request, because the variable may be set after the import.
     trusted = os.environ.get(TRUSTED, "").replace(",", " ").split()
     if federation in token.federations or _any_names(trusted, places):
         return True
     audience = token.audience
-    # An audience decides alone: its issuer has named the servers that may use the token.
+    # An audience decides alone, because the issuer has named the servers that may use the token.
     if audience and EVERYWHERE.isdisjoint(name.lower() for name in audience):
         return _any_names(audience, places)
     issuer = [_host(token.issuer)[0]] if token.issuer else []
-    # The issuer made the token and can make more; its own host learns nothing new.
+    # The issuer made the token and can make more, so sending it to the issuer's own host reveals nothing.
     return _any_names([OSDF], (federation,)) or _any_names(issuer, places)
 
 

@@ -26,7 +26,7 @@ def parse_listing(xml: bytes) -> list[dict[str, Any]]:
     except ET.ParseError as error:
         msg = f"the listing is not XML: {error}"
         raise ValueError(msg) from None
-    # A proxy's or a portal's page would otherwise be an empty folder.
+    # Without this check, a proxy's or a portal's page would be an empty folder.
     if root.tag != f"{DAV}multistatus":
         msg = f"the listing is a <{root.tag}>, not a WebDAV multistatus"
         raise ValueError(msg)
@@ -34,12 +34,12 @@ def parse_listing(xml: bytes) -> list[dict[str, Any]]:
 
 
 def check_inside(entries: list[dict[str, Any]], path: str) -> None:
-    """Check that the entries of a listing are the listed path and what lies directly in it.
+    """Check that the entries of a listing are the listed path and entries directly in it.
 
     Raises:
-        OutsideError: if one is not: the server is broken, or wants other files to be read or replaced.
+        OutsideError: if an entry is elsewhere: the server is broken, or tries to make other files be read or replaced.
     """
-    # XRootD does not escape a `%` of a name: decoded, the listed path itself may look like another.
+    # XRootD does not escape a `%` in a name, so the decoded name of the listed path itself may differ.
     itself = (path.rstrip("/") or "/", unquote(path.rstrip("/")) or "/")
     for name in (entry["name"] for entry in entries):
         if name not in itself:
@@ -57,7 +57,7 @@ def _entry(response: ET.Element) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": name, "type": "file"}
     if response.find(f".//{DAV}resourcetype/{DAV}collection") is not None:
         entry |= {"type": "directory", "size": 0}
-    # Not 0 by default: a training file without bytes would be passed over in silence.
+    # There is no default of 0, because a training file of 0 bytes would be left out without a message.
     elif size is None or not size.isdigit():
         msg = f"the listing gives no size for '{name}'"
         raise ValueError(msg)

@@ -1,4 +1,4 @@
-"""Write files in a federation: whole, to the origin, under new names, and checked by their size at the origin."""
+"""Write files in a federation: whole files, to the origin, under new names. Their size at the origin is checked."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,11 +12,9 @@ from crmuons.storage.pelican.refusals import Access, judge_refusal, no_token
 from crmuons.storage.pelican.servers import Servers
 from crmuons.storage.pelican.tokens import Token
 
-ANSWERS_TO_PUT, ANSWERS_TO_DELETE = (
-    (200, 201, 204),
-    (200, 202, 204, 404),
-)  # 404: an earlier DELETE worked, and its answer was lost.
-# Answered by an origin while a cache still reads the old content.
+# 404: an earlier DELETE succeeded, and its answer was lost.
+ANSWERS_TO_PUT, ANSWERS_TO_DELETE = (200, 201, 204), (200, 202, 204, 404)
+# An origin gives this answer while a cache still reads the old content.
 LOCKED = 423
 
 
@@ -35,12 +33,12 @@ class Writer:
         """Return the token that would be sent to write a path.
 
         Raises:
-            PermissionError: if there is none, or its claims show that it does not allow writing here.
+            PermissionError: if there is no token, or its claims show that it does not allow writing here.
         """
         return (await self._writable(path))[1]
 
     async def put(self, local: Path, path: str) -> None:
-        """Copy a local file to a new name. An existing name is refused, since caches keep the old content.
+        """Copy a local file to a new name. An existing name is refused, because caches keep the old content.
 
         Raises:
             FileExistsError: if the file exists, or an interrupted upload left a part of it that the token may not
@@ -50,7 +48,7 @@ class Writer:
         """
         namespace, _ = await self._writable(path)
         url, size, arrived = self.servers.url(path), local.stat().st_size, False
-        # At the origin: a cache may still say that the name is free, or has the old size.
+        # The origin is asked, because a cache may have an old answer.
         if await self._size_of(path) is not None:
             msg = f"{url} exists; files of a federation are not overwritten, since caches keep them: take a new name"
             raise FileExistsError(msg)
@@ -59,17 +57,17 @@ class Writer:
         while not arrived:
             source = await patience.next(origin)
             try:
-                # An upload without an error may still be cut: the size at the origin decides below.
+                # An upload without an error may still be incomplete: the size at the origin decides below.
                 await self._upload(access, source, local)
                 fault = Fault(source, "it accepted the file but holds another size")
             except Fault as failed:
                 fault = failed
-            # Perhaps only the answer was lost. aiohttp then repeats a PUT by itself, which a create-only token may not.
+            # Perhaps only the answer was lost. aiohttp then repeats a PUT by itself, and a create-only token may not overwrite.
             origin_size = await self._size_of(path)
             arrived = origin_size == size
             if not arrived and origin_size is not None:
                 await self._check_overwritable(access, origin_size)
-            # After the look at the origin, because a repeated PUT of a file that arrived is refused as well.
+            # Judged after the check of the origin, because a repeated PUT of a file that has arrived is refused too.
             if not arrived and fault.status in DENIED:
                 await judge_refusal(fault, access, origin, patience, self.waits.token_s)
             patience.record(origin, fault)
@@ -83,7 +81,7 @@ class Writer:
         """
         namespace, _ = await self._writable(path)
         access = Access(namespace, path, "write")
-        # Now, by the scopes: the origin's own answer to a DELETE would say only 403.
+        # The scopes are checked now, because the origin would only answer 403 to a DELETE.
         await self._check_overwritable(access, None)
         origin = await self.servers.upload_target(path)
         patience = Patience(self.waits.patience_s, self.servers.url(path))
@@ -103,7 +101,7 @@ class Writer:
         return namespace, token
 
     async def _check_overwritable(self, access: Access, num_bytes: int | None) -> None:
-        """Raise if the token's scopes do not cover replacing `num_bytes` at the origin, or (None) removing the file."""
+        """Raise an error if the token's scopes do not allow replacing `num_bytes` at the origin, or (None) removing the file."""
         token, namespace = await access.token(), access.namespace
         if token is None or namespace is None or token.allows("overwrite", access.path, namespace.base_paths):
             return
@@ -116,7 +114,7 @@ class Writer:
 
     async def _upload(self, access: Access, source: Source, local: Path) -> None:
         with local.open("rb") as file:
-            # A task, so that a server that stops reading can be left without waiting for its answer.
+            # A task, so that this can stop without an answer if the server stops reading.
             sending = asyncio.create_task(self._send(access, source, file))
             try:
                 await self._watch(sending, source, file)
@@ -136,8 +134,8 @@ class Writer:
             return answer.status
 
     async def _watch(self, sending: "asyncio.Task[int]", source: Source, file: IO[bytes]) -> None:
-        """Wait until the file is sent, or the server stops taking data; aiohttp only limits the wait for the answer."""
-        # The position in the file shows what the socket took; nothing for read_s is a server that hangs.
+        """Wait until the file is sent, or the server stops reading; aiohttp only limits the wait for the answer."""
+        # The position in the file shows how much was sent; if it does not change for read_s, the server hangs.
         sent = -1
         while not sending.done():
             before, sent = sent, sent if file.closed else file.tell()  # aiohttp closes the file once all is sent.

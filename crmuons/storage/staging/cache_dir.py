@@ -1,8 +1,8 @@
 """The staging directory: its limits, its locks, and the removal of the least recently used files.
 
-KEY is a complete staged file. KEY.lock beside it records its URL, size and checksum, and is locked (flock): shared by
-processes that read the file or will soon, exclusively by the one that downloads KEY.part or removes the file. The
-files of a killed process are unlocked, and an incomplete file is never named KEY.
+KEY is a complete staged file. KEY.lock next to it records its URL, size and checksum, and is locked (flock): shared by
+processes that read the file or will read it soon, exclusively by the process that downloads KEY.part or removes the file.
+The files of a killed process are unlocked, and an incomplete file is never named KEY.
 """
 
 import errno
@@ -20,8 +20,8 @@ from crmuons.storage.atomic import size_text
 from crmuons.storage.files import File
 from crmuons.storage.staging.locks import FileLock
 
-SPARE_SHARE = 0.02  # Share of the disk that is left free, since checkpoints may be on the same disk.
-STALLED_S = 60.0  # Stop waiting for a process that holds a lock and made no progress for this long.
+SPARE_SHARE = 0.02  # Share of the disk that is left free, because checkpoints may be on the same disk.
+STALLED_S = 60.0  # Stop waiting for a process that holds a lock and has made no progress for this time.
 
 
 class NoRoomError(Exception):
@@ -53,7 +53,7 @@ class CacheDir:
         """
         with self.faults():
             self.folder.mkdir(parents=True, exist_ok=True)
-            # Modes do not tell: a read-only mount or a full quota shows when a file is made.
+            # Modes are not enough: only making a file shows a read-only mount or a full quota.
             tempfile.TemporaryFile(dir=self.folder).close()
             self._lock_room().release()
 
@@ -82,7 +82,7 @@ class CacheDir:
         """
         part = self.path(file).with_suffix(".part")
         with self.faults():
-            # Two processes that both saw the same room would together use twice of it.
+            # Without the lock, two processes could see the same room and use it twice.
             room = self._lock_room()
             try:
                 self._make_room(file, part.stem)
@@ -111,13 +111,13 @@ class CacheDir:
     def _room(self) -> str:
         try:
             disk = shutil.disk_usage(self.folder)
-        except OSError:  # The folder is what cannot be used.
+        except OSError:  # The folder itself cannot be used.
             return ""
         return f", {size_text(disk.free)} of {size_text(disk.total)} are free there"
 
     def _make_room(self, file: File, key: str) -> None:
         staged = _keys(self.folder) - {key}
-        # The disk too, and not only the limits: others write to it.
+        # The disk counts too, not only the limits, because others write to it.
         disk = shutil.disk_usage(self.folder)
         left = _Left(
             num_bytes=self.max_bytes - file.size - sum(map(_size, staged)),
@@ -126,7 +126,7 @@ class CacheDir:
         )
         if left.enough():
             return
-        # A file above the limit would empty the whole directory and still not fit.
+        # Nothing is removed for a file above the limit: it would not fit even into an empty directory.
         if file.size <= self.max_bytes:
             # The least recently used first.
             for candidate in sorted(staged, key=self._last_used):
@@ -134,20 +134,20 @@ class CacheDir:
                     left.gain(_size(candidate))
                 if left.enough():
                     return
-        # Within the limits, but others fill the disk, which waiting for our own files does not change.
+        # Others fill the disk, and waiting for our own files does not help.
         if left.disk < 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        msg = f"no room for {file.url} ({file.size} bytes) beside the files in use"
+        msg = f"no room for {file.url} ({file.size} bytes) in addition to the files in use"
         raise NoRoomError(msg)
 
     def _evict(self, key: str) -> bool:
         """Remove a complete or partial file unless a process holds it; return whether it was removed."""
         lock = FileLock(self.folder / f"{key}.lock")
-        # Without waiting: who holds the file reads it, and the next candidate does as well.
+        # Without waiting: the process that holds the file reads it, and there are other candidates.
         if not lock.acquire(shared=False, patient=lambda: False):
             return False
         for path in (self.folder / key, self.folder / f"{key}.part"):
-            # A reader that has the file open keeps its content; the name is gone for the next one.
+            # A reader that has the file open keeps its content; later readers do not find the name.
             path.unlink(missing_ok=True)
         lock.remove()
         return True
@@ -196,7 +196,7 @@ def whole_of(lock: FileLock) -> Path:
 
 def _key(file: File) -> str:
     """Return the name under which a file is staged. It contains the size, so that counting needs no stat call."""
-    # The name is for people: its end alone, since Linux allows 255 bytes, and without dots, which begin our suffixes.
+    # The name is for people. It is cut, because Linux allows 255 bytes, and has no dots, because our suffixes begin with one.
     name = file.url.rpartition("/")[2][-100:].replace(".", "_")
     return f"{hashlib.sha256(os.fsencode(file.url)).hexdigest()[:20]}-{file.size}-{name}"
 
@@ -217,15 +217,15 @@ def _is_key(name: str) -> bool:
 
 
 def _while_it_grows(part: Path) -> Callable[[], bool]:
-    """Return a function that says whether to wait for the process that holds a lock: as long as its download grows."""
-    # By progress and not by age: a large file over a slow line may take hours.
+    """Return a function that says whether to wait for the process that holds a lock: yes, as long as its download grows."""
+    # Progress decides, not the age: a large file over a slow line may take hours.
     seen, since = -1, time.monotonic()
 
     def patient() -> bool:
         nonlocal seen, since
         try:
             size = part.stat().st_size
-        except FileNotFoundError:  # Not begun, or complete, and so renamed: between a look and a stat too.
+        except FileNotFoundError:  # The download has not begun, or is complete and renamed.
             size = -1
         if size != seen:
             seen, since = size, time.monotonic()

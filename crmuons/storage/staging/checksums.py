@@ -12,7 +12,7 @@ from typing import Any
 from crmuons.storage import files, pelican
 from crmuons.storage.http import web_files
 
-OURS = "sha-256"  # If the server gives none.
+OURS = "sha-256"  # The algorithm if the server gives no checksum.
 # WLCG storage keeps adler32 with each file; for md5 a server may have to read the file first.
 WANTED = "adler32,md5"
 BLOCK_BYTES = 2**20
@@ -33,7 +33,7 @@ class Checksum:
         """Compute the checksum of a local file."""
         value = ALGORITHMS[algorithm]()
         with path.open("rb") as file:
-            # In blocks: files are larger than what a worker may hold.
+            # In blocks, because files may be larger than a worker's memory.
             while block := file.read(BLOCK_BYTES):
                 value.update(block)
         return cls(algorithm, value.hexdigest())
@@ -52,7 +52,7 @@ class Checksum:
     def from_server(cls, url: str) -> "Checksum | None":
         """Ask the server of a file for its checksum, in one request; None if it gives none.
 
-        Federations and HTTP servers are asked: for `Digest` (RFC 3230), HTTP servers also for `Content-MD5` (RFC 1864).
+        Only federations and HTTP servers are asked, for `Digest` (RFC 3230); HTTP servers also for `Content-MD5` (RFC 1864).
         """
         if url.startswith(files.FEDERATED):
             return cls.from_header(pelican.digest(pelican.filesystem(url), pelican.split_url(url)[1], WANTED))
@@ -79,14 +79,14 @@ class _Adler32:
 
 ALGORITHMS: dict[str, Callable[[], Any]] = {
     "adler32": _Adler32,
-    # It finds damage, not forgery; Pythons built for FIPS refuse md5 otherwise.
+    # It is used to find damage, not forgery. Without this flag, Pythons built for FIPS refuse md5.
     "md5": lambda: hashlib.md5(usedforsecurity=False),
     OURS: hashlib.sha256,
 }
 
 
 def _hexadecimal(algorithm: str, value: str) -> str | None:
-    """Convert a header's value to hexadecimal digits: adler32 may lack leading zeros, others are in Base64."""
+    """Convert a header's value to hexadecimal digits: adler32 may lack leading zeros, others may be in Base64."""
     if algorithm not in ALGORITHMS:
         return None
     num_digits = len(ALGORITHMS[algorithm]().hexdigest())

@@ -15,13 +15,14 @@ from crmuons.storage.staging.cache_dir import CacheDir, CannotStageError, NoRoom
 from crmuons.storage.staging.locks import FileLock
 from crmuons.storage.staging.transfer import StagingRecord, download_file, is_as_recorded
 
-if TYPE_CHECKING:  # Every reading process imports this module, and none makes settings.
+if TYPE_CHECKING:  # Every reading process imports this module, but does not need the settings.
     from crmuons import config
 
 logger = logging.getLogger(__name__)
 
-# A full disk would otherwise be tried for each file, and slow down the remote reads that take its place.
-PAUSE_S = 60.0  # No download to a directory for this long after it could not be used.
+# After a failure, no download to a directory for this time. Otherwise a full disk would be tried for each file, and would
+# slow down the remote reads.
+PAUSE_S = 60.0
 REPORT = "staging"  # Folder in a run's directory for each rank's progress, and for a warning.
 WARNING = "warning.txt"
 
@@ -64,12 +65,13 @@ class Staging:
 
     Attributes:
         cache: the directory.
-        files_ahead: how many files are staged before they are read.
+        files_ahead: number of files that are staged before they are read.
         delete_after_use: remove a file once it was read whole.
-        in_parts: stage also the files that are read a part at a time, because all of them fit in the directory.
-        began: seconds since 1970. The checksum of a file that was last used earlier is verified before its next use.
+        in_parts: also stage the files that are read in parts, because all of them fit into the directory.
+        began: start of the run in seconds since 1970. The checksum of a file that was last used earlier is verified before
+            its next use.
         report: folder for progress and warnings to the user; None to log warnings.
-        name: of this rank, for its file in that folder.
+        name: name of this rank, for its file in that folder.
         helper: receives read notifications.
     """
 
@@ -95,13 +97,13 @@ class Staging:
 
         Args:
             data: the files that the run reads.
-            in_parts: the files that are read a part at a time.
+            in_parts: the files that are read in parts.
             directory: the run's directory.
             name: the rank's name.
         """
         if not any(is_remote(file.url) for file in data):
             return None
-        # Parts of a file are read all over an epoch. Removed in between, it would be downloaded once for every part.
+        # Parts of a file are read at many times of an epoch. If it were removed meanwhile, each part would need a download.
         fit = len(in_parts) <= self.cache.max_files and sum(file.size for file in in_parts) <= self.cache.max_bytes
         return replace(self, in_parts=fit, report=directory / REPORT, name=name)
 
@@ -116,18 +118,18 @@ class Staging:
 
     @contextmanager
     def open(self, file: File, *, whole: bool, digests: Digests | None = None) -> Iterator[IO[bytes]]:
-        """Open a file in the staging directory, downloading it first if it is missing, or else remotely.
+        """Open a file in the staging directory, after a download if it is missing; open it remotely if this is not possible.
 
         Args:
             file: the file.
-            whole: the file is read whole. To read only a part, no download is started or waited for.
+            whole: the file is read whole. If only a part is read, this does not start or wait for a download.
             digests: see identity.open_listed.
         """
-        # A file that is read in parts is staged by the stager ahead of time, or not at all: no reader waits for it.
+        # A file that is read in parts is staged before by the stager, or not at all: no reader waits for it.
         takes = self.should_stage(file, whole=whole)
         held = self.hold(file, download=whole) if takes else None
         try:
-            # Staging never fails a read: what cannot be staged is read remotely.
+            # Staging never makes a read fail: a file that cannot be staged is read remotely.
             with open_listed(file, digests) if held is None else held.file as opened:
                 if held is not None:
                     check_copy(file, opened, digests)
@@ -138,7 +140,7 @@ class Staging:
             followed = (
                 takes and self.helper is not None and self.helper.used(file, whole=whole, staged=held is not None)
             )
-            # Without a stager, or on another node than its own: the reader itself removes the file.
+            # Without a stager, or on another node than the stager's, the reader itself removes the file.
             if takes and whole and not followed:
                 self.evict(file)
 
@@ -150,13 +152,13 @@ class Staging:
         """Open the staged file; download it if it is missing, or wait while another process downloads it.
 
         Returns:
-            None if the file is missing and not to be downloaded, if there is no room, or if the directory cannot be
-            used. The last is reported to the user.
+            None if the file is missing and `download` is not set, if there is no room, or if the directory cannot be used.
+            A directory that cannot be used is reported to the user.
 
         Raises:
             OSError: if the remote file cannot be read, or its checksum differs from the server's.
         """
-        # What is staged already is still used in the pause.
+        # In the pause, files that are staged already are still used.
         paused = _paused_until.get(self.cache.folder, 0.0) > time.monotonic()
         try:
             return self._hold(file, download=download and not paused)
@@ -177,7 +179,7 @@ class Staging:
         """Check at the start, while a user watches, that the directory can be used.
 
         Raises:
-            OSError: if it cannot, with the directory and the remedy.
+            OSError: if it cannot be used, with the directory and the remedy.
         """
         try:
             self.cache.check()
@@ -188,7 +190,7 @@ class Staging:
     def _hold(self, file: File, *, download: bool) -> CachedFile | None:
         path = self.cache.path(file)
         lock = FileLock(path.with_suffix(".lock"))
-        # Again, if the file vanished between the download and the lock: another process may have evicted it.
+        # A loop, because another process may have evicted the file between the download and the lock.
         while download or path.exists():
             if not self.cache.lock(lock, shared=True):
                 return None
@@ -208,7 +210,7 @@ class Staging:
                 opened.close()
             else:
                 download_file(self.cache, file, lock)
-        except BaseException:  # Also on Ctrl-C: other processes would wait for the file.
+        except BaseException:  # Also Ctrl-C, because other processes would wait for the file.
             with suppress(OSError):  # The first error is raised.
                 lock.remove()
             raise
@@ -220,10 +222,10 @@ class Staging:
         path = whole_of(lock)
         with self.cache.faults():
             record = os.fstat(lock.descriptor)
-            # In this run: checksums of earlier runs' files are computed once, since a disk may have changed them.
+            # Checksums of files of earlier runs are verified once, because a disk may have changed the files.
             checked = record.st_size > 0 and record.st_mtime >= self.began
             whole = path.exists() and is_copy(path, file) and (checked or is_as_recorded(path, file, lock))
-        # A copy of what the URL held before would be read in place of what the run listed.
+        # A copy of an earlier content of the URL must not be read in place of the listed file.
         current = whole and (file.digest is not None or self._is_current(path, file, lock))
         with self.cache.faults():
             if current:
@@ -233,7 +235,7 @@ class Staging:
             return None
 
     def _is_current(self, path: Path, file: File, lock: FileLock) -> bool:
-        """Return whether a staged copy is of the file that was listed: by the server's stamp, or else by the file's end now."""
+        """Return whether a staged copy is a copy of the listed file: by the server's stamp, or by the file's present end."""
         try:
             entry = StagingRecord.of(lock)
         except ValueError:
@@ -247,12 +249,12 @@ class Staging:
         return True
 
     def _report_once(self, sentence: str) -> None:
-        """Report a sentence once in a run, in a file that the process that the user watches reads."""
+        """Report a sentence once in a run, in a file that the driver reads and shows."""
         if self.report is None:
             logger.warning("%s", sentence)
             return
         try:
-            # Created exclusively below: of a hundred readers that meet a full disk, one reports it.
+            # The file is created exclusively, so only one of a hundred readers reports a full disk.
             self.report.mkdir(exist_ok=True)
             with (self.report / WARNING).open("x", encoding="utf-8") as file:
                 file.write(sentence + "\n")

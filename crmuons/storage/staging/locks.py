@@ -8,7 +8,7 @@ from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
 from pathlib import Path
 
 SECONDS_BETWEEN_TRIES = 0.05
-# Of NFS without a lock daemon, of Lustre mounted without flock, and of FUSE file systems.
+# Errors of NFS without a lock daemon, of Lustre mounted without flock, and of FUSE file systems.
 WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -49,11 +49,11 @@ class FileLock:
         """
         while True:
             if self._descriptor is None:
-                # Not inherited: a child would keep the lock after the death of this process.
+                # Child processes do not inherit it: a child would keep the lock after the death of this process.
                 self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
                 # flock, because a POSIX lock is lost when any descriptor of the file is closed, anywhere in the process.
-                # Never blocking: `patient` must be able to end the wait.
+                # It never blocks, because `patient` must be able to end the wait.
                 flock(self._descriptor, (LOCK_SH if shared else LOCK_EX) | LOCK_NB)
             except BlockingIOError:
                 if not patient():
@@ -69,10 +69,10 @@ class FileLock:
                 raise NoLocksError(msg) from error
             if self._is_the_file():
                 return True
-            self.release()  # Its last holder removed the file, so this lock is on no name and excludes nobody.
+            self.release()  # The last holder removed the file, so this lock has no name and excludes nobody.
 
     def release(self) -> None:
-        """Release the lock, explicitly: a forked child's copy of the descriptor would keep it locked."""
+        """Release the lock explicitly, because a forked child's copy of the descriptor would keep it."""
         if self._descriptor is not None:
             flock(self._descriptor, LOCK_UN)
             self._close()

@@ -1,4 +1,4 @@
-"""Stage ahead of use: the reader announces which files come next, and threads download them beforehand."""
+"""Stage files before they are used: the reader announces which files come next, and threads download them."""
 
 import json
 import logging
@@ -19,7 +19,9 @@ from crmuons.storage.staging.download import CachedFile, Staging
 logger = logging.getLogger(__name__)
 
 DOWNLOADS_AT_ONCE = 4
-WINDOWS = 4  # Segments that one rank may read at once (two executions of two); files that none needs are released.
+WINDOWS = (
+    4  # Segments that one rank may read at once (two executions of two). Files that no segment needs are released.
+)
 RETRY_S = 1.0  # Pause if there was no room.
 SECONDS_BETWEEN_RECORDS = 1.0
 
@@ -30,7 +32,7 @@ class FileUse(NamedTuple):
     Attributes:
         epoch: the epoch of the read plan.
         file: the file.
-        whole: the file is read at once, not in parts.
+        whole: whether the file is read at once, not in parts.
     """
 
     epoch: int
@@ -39,7 +41,7 @@ class FileUse(NamedTuple):
 
 
 class StagerClient(Protocol):
-    """Receives read notifications: the stager of this process, or a proxy of an actor's."""
+    """Receives read notifications: the stager of this process, or a proxy of an actor's stager."""
 
     def ahead(self, window: Sequence[FileUse]) -> None:
         """Announce the next uses, in order."""
@@ -60,7 +62,7 @@ class Stager:
         self.staging = staging
         self._record = None if staging.report is None else staging.report / f"{staging.name}.json"
         self._changed = threading.Condition()
-        # The oldest window falls out by itself: its files are released at the next announcement.
+        # The oldest window is dropped automatically; the next announcement releases its files.
         self._windows: deque[Sequence[FileUse]] = deque(maxlen=WINDOWS)
         self._held: dict[FileUse, CachedFile] = {}
         self._active: set[FileUse] = set()
@@ -69,7 +71,7 @@ class Stager:
         self._done = self._written = (0, 0)  # Files and bytes staged so far.
         self._next_record = 0.0
         self._closed = False
-        # Daemons: a download must not keep a process alive whose run has ended.
+        # Daemon threads, because a download must not keep a process alive after its run has ended.
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(DOWNLOADS_AT_ONCE)]
         for thread in self._threads:
             thread.start()
@@ -81,7 +83,7 @@ class Stager:
         self.close()
 
     def ahead(self, window: Sequence[FileUse]) -> None:
-        """Stage the files of a window, and release those that are in no recent window any more."""
+        """Stage the files of a window, and release files that are no longer in a recent window."""
         with self._changed:
             self._windows.append(window)
             wanted = set(chain.from_iterable(self._windows))
@@ -113,14 +115,14 @@ class Stager:
 
     def _work(self) -> None:
         while (use := self._next()) is not None:
-            # Outside the lock: a download lasts for minutes.
+            # Without the lock, because a download takes minutes.
             held = self._hold(use.file)
             with self._changed:
                 self._active.discard(use)
                 if held is None:
-                    # No room, or a failure: files that are released meanwhile make room.
+                    # There is no room, or a failure: wait for files that are released.
                     self._changed.wait(RETRY_S)
-                # Its window has passed during the download.
+                # Its window may have passed during the download.
                 elif self._closed or use not in self._pending():
                     held.release()
                     self._maybe_evict(use)
@@ -132,7 +134,7 @@ class Stager:
         """Wait for the next use to stage, and return it; None at the end."""
         with self._changed:
             while not self._closed:
-                # Running downloads count: they will be held too.
+                # Running downloads count too, because their files will be held.
                 if len(self._held) + len(self._active) < self.staging.files_ahead:
                     begun = self._held.keys() | self._active
                     use = next((pending for pending in self._pending() if pending not in begun), None)
@@ -150,7 +152,7 @@ class Stager:
     def _hold(self, file: File) -> CachedFile | None:
         try:
             return self.staging.hold(file)
-        except Exception as error:  # noqa: BLE001  reading the file raises it again
+        except Exception as error:  # noqa: BLE001 - reading the file raises it again
             logger.debug("%s", error)
             return None
 

@@ -1,4 +1,4 @@
-"""Download one remote file into the staging directory, verify and record it."""
+"""Download one remote file into the staging directory, verify it and record it."""
 
 import json
 import logging
@@ -21,18 +21,18 @@ logger = logging.getLogger(__name__)
 
 BLOCK_BYTES = 8 * 2**20  # One request of a download.
 RECORD_BYTES = 4096
-ATTEMPTS = 2  # Of downloading a file whose checksum is wrong.
+ATTEMPTS = 2  # Downloads of a file whose checksum is wrong.
 
 
 @dataclass(frozen=True)
 class StagingRecord:
-    """What the lock file of a staged file records of it. The field names are the keys in the file.
+    """The record of a staged file in its lock file. The field names are the keys in the file.
 
     Attributes:
-        url, size: of the file.
+        url, size: URL and size of the file.
         checksum: algorithm and value.
-        stamp: as the listing gave it; None if the server states none, and in the records of early versions.
-        compared: when the copy was last compared with the file, in seconds since 1970.
+        stamp: the stamp from the listing; None if the server gives none, and in records of early versions.
+        compared: time of the last comparison of the copy with the file, in seconds since 1970.
     """
 
     url: str
@@ -46,14 +46,14 @@ class StagingRecord:
         """Read the record of a locked file.
 
         Raises:
-            ValueError: if it is none, since the machine stopped before it was written.
+            ValueError: if there is no record, because the machine stopped before it was written.
         """
         record = json.loads(os.pread(lock.descriptor, 2**16, 0))
         return cls(**{name: record[name] for name in cls.__dataclass_fields__.keys() & record.keys()})
 
     def write(self, lock: FileLock) -> None:
         """Write the record over an earlier one."""
-        # Always as long, in one write: processes that share the lock may read and write it at once.
+        # In one write of fixed length, because processes that share the lock may read and write it at the same time.
         os.pwrite(lock.descriptor, json.dumps(asdict(self)).encode().ljust(RECORD_BYTES), 0)
 
 
@@ -66,26 +66,27 @@ def download_file(cache: CacheDir, file: File, lock: FileLock) -> None:
         lock: its lock, held exclusively.
 
     Raises:
-        CannotStageError, NoRoomError: if the directory does not take it.
+        CannotStageError, NoRoomError: if the directory cannot hold it.
         OSError: if the file cannot be read, or its checksum differs from the server's.
     """
     part = cache.reserve(file)
-    # Asked before the download: a server that gives none cannot verify a part, which is then not continued.
+    # The server is asked before the download: without its checksum a partial download cannot be verified, so it is not
+    # continued.
     stated = Checksum.from_server(file.url)
     for _ in range(ATTEMPTS):
         with _removed_if_unusable(part):
             _fetch(cache, file, part, anew=stated is None)
             with cache.faults():
-                # Of what is on the disk, and not of what came from the network: a bad disk is found too.
+                # Computed from the disk, not from the received data, so that a bad disk is found too.
                 computed = Checksum.of_file(part, OURS if stated is None else stated.algorithm)
             if stated is None or computed == stated:
-                # The checksum says that the copy is what the server has; this, that it is what the run recorded.
+                # The checksum shows that the copy equals the server's file. This check shows that it is the recorded file.
                 _check_content(file, part)
                 with cache.faults():
                     _finish(file, computed, lock)
                 return
             with cache.faults():
-                # From the start again: which of the bytes are wrong is unknown.
+                # The download starts again, because it is unknown which bytes are wrong.
                 part.write_bytes(b"")
     with cache.faults():
         part.unlink()
@@ -97,7 +98,7 @@ def download_file(cache: CacheDir, file: File, lock: FileLock) -> None:
 
 
 def _check_content(file: File, part: Path) -> None:
-    """Refuse a download that is not the file that was listed, and remove it."""
+    """Refuse and remove a download that is not the listed file."""
     try:
         check_local(file, part)
     except ChangedError:
@@ -106,10 +107,10 @@ def _check_content(file: File, part: Path) -> None:
 
 
 def _fetch(cache: CacheDir, file: File, part: Path, *, anew: bool) -> None:
-    """Download the missing rest of a file, or with `anew` all of it, if no checksum can verify the part on the disk."""
+    """Download the missing rest of a file; with `anew`, because no checksum can verify the part on the disk, all of it."""
     with cache.faults():
         start = 0 if anew or part.stat().st_size > file.size else part.stat().st_size
-        # Also up to a size: a part that is longer than the file is of another version.
+        # A part that is longer than the file belongs to another version and is removed too.
         os.truncate(part, start)
     with files.open_file(file.url, file.size) as source:
         if start:
@@ -119,7 +120,7 @@ def _fetch(cache: CacheDir, file: File, part: Path, *, anew: bool) -> None:
             if not block:
                 msg = f"{file.url} ended after {start} of {file.size} bytes; it has changed: list it again under a new run"
                 raise ChangedError(msg)
-            # Around the writing alone, so that a full disk is not taken for a fault of the server.
+            # Only around the writing, so that errors of the server are not reported as errors of the disk.
             with cache.faults(), part.open("ab") as target:
                 target.write(block)
             start += len(block)
@@ -142,7 +143,7 @@ def is_as_recorded(path: Path, file: File, lock: FileLock) -> bool:
         record = StagingRecord.of(lock)
     except ValueError:
         return False
-    # The algorithm of the record: the server's own if it gave a checksum, else sha-256.
+    # The algorithm of the record: the server's algorithm if it gave a checksum, otherwise sha-256.
     algorithm, _, _ = record.checksum.partition(":")
     same = record.url == file.url and str(Checksum.of_file(path, algorithm)) == record.checksum
     if not same:
@@ -153,5 +154,5 @@ def is_as_recorded(path: Path, file: File, lock: FileLock) -> bool:
 def _finish(file: File, checksum: Checksum, lock: FileLock) -> None:
     """Record a download in its lock file, and rename it to the complete file's name."""
     StagingRecord(file.url, file.size, str(checksum), file.stamp, time.time()).write(lock)
-    # After the record: a file of the final name always has one.
+    # Renamed after the record is written, so a file with the final name always has a record.
     part_of(lock).rename(whole_of(lock))

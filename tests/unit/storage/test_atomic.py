@@ -65,7 +65,7 @@ def test_a_link_to_nothing_is_named_with_what_it_leads_to(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "away")
     for folder in (tmp_path / "link", tmp_path / "link" / "below"):
         with pytest.raises(
-            FileExistsError, match=r"cannot be made: .*link is a link to .*away, where nothing is; make that, or"
+            FileExistsError, match=r"cannot be made: .*link is a link to .*away, which does not exist; make that, or"
         ):
             make_directory(folder)
     (tmp_path / "away").mkdir()

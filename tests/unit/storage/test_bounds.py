@@ -109,7 +109,7 @@ def artifact(root: Path, entries: dict[str, object] | str) -> str:
         ({"one": (10**400, DIGEST)}, "has 1000000000000.0 TB in 1 files, more than"),
         ({"one": (-1, DIGEST)}, "gives 'one' no size that a file can have"),
         ({"one": (0.5, DIGEST)}, "gives 'one' no size that a file can have"),
-        ({"one": (1, DIGEST), "one/below": (1, DIGEST)}, "names 'one/below' below what is a file itself"),
+        ({"one": (1, DIGEST), "one/below": (1, DIGEST)}, "names 'one/below' below a path that is a file"),
     ],
 )
 def test_a_manifest_is_weighed_before_a_file_is_copied(
@@ -163,5 +163,5 @@ def test_a_manifest_of_gigabytes_is_not_read(tmp_path: Path, monkeypatch: pytest
         first, last = map(int, re.findall(r"\d+", request.headers["Range"]))
         return 206, {"Content-Range": f"bytes {first}-{last}/{10**12}"}, b"[" * (last - first + 1)
 
-    with serving(answer) as (url, _), pytest.raises(ValueError, match=r"manifest.json has more than 1 MiB, too many"):
+    with serving(answer) as (url, _), pytest.raises(ValueError, match=r"manifest.json has more than 1 MiB, too much"):
         local_model(f"{url}/run/{name}")

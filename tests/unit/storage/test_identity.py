@@ -47,7 +47,7 @@ def test_a_local_file_is_compared_by_size_time_and_end(tmp_path):
     assert open_listed(file).read() == content(1)
     path.write_bytes(content(2))
     with pytest.raises(
-        ChangedError, match=r"a\.parquet has changed: 196608 bytes of .* UTC, end .* now: put the file back"
+        ChangedError, match=r"a\.parquet has changed: 196608 bytes of .* UTC, end .* now: put the original file back"
     ):
         open_listed(file)
     with pytest.raises(ChangedError, match="has changed"):  # Without a digest the time has to decide.

@@ -291,7 +291,7 @@ def test_who_may_not_write_the_mark_is_told_why(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(locks.os, "open", refused)
-    with pytest.raises(HeldError, match="in use by another process, which has not said yet"), hold(tmp_path):
+    with pytest.raises(HeldError, match="in use by another process, whose record cannot be read yet"), hold(tmp_path):
         pass
 
 

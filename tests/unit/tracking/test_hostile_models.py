@@ -77,7 +77,7 @@ def aside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"...": [[file("weights.pt", 10**15)]]}, r"has 1000\.0 TB in 1 files, more than .*nothing was copied; check"),
         ({"...": [[file("weights.pt", 2**31)]]}, r"is no model of crmuons: it has a file of more than 1024 MiB"),
         ({"...": [[file("weights.pt", -1)]]}, r"gives 'weights.pt' no size that a file can have; nothing was copied"),
-        ({"...": [[file("x"), {"path": "x", "is_dir": True}]], "x": [[file("y")]]}, "names 'x/y' below what is a file"),
+        ({"...": [[file("x"), {"path": "x", "is_dir": True}]], "x": [[file("y")]]}, "names 'x/y' below a path that is a file"),
     ],
 )  # fmt: skip
 def test_a_model_is_counted_and_weighed_before_a_file_is_copied(
