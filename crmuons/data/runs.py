@@ -1,8 +1,8 @@
 """Hold events that lie in several places in memory, and copy them once, when a batch is made of them.
 
-A segment of prepared shards is some hundred runs of neighbours in mapped files. Joining them first and packing batches
-afterwards copied each muon twice, and also those above the cap, which in large bundles are most. Half of the time of
-reading went into that.
+A segment of prepared shards consists of some hundred runs of neighbouring events in mapped files. If the runs were
+joined first and packed into batches afterwards, each muon would be copied twice, also the muons above the cap, which are
+most muons of large bundles. That would take half of the time of reading.
 """
 
 from bisect import bisect_right
@@ -15,17 +15,18 @@ from jaxtyping import Float32, Int64, UInt64
 
 from crmuons.data.events import NO_EVENTS, EventArrays, concat
 
-BYTES_PER_RUN = 96 * 2**10  # Of a prepared shard. A run costs 10 us, and copying its bytes costs 20 us.
+# Size of a run of neighbouring events in a prepared shard. A run costs 10 us, and copying its bytes costs 20 us.
+BYTES_PER_RUN = 96 * 2**10
 NO_NUMBERS = np.empty(0, np.int64)
 
 
 class EventRuns(EventArrays):
-    """Events as runs, in order. `ids`, `primaries`, `counts` and `muons` join the runs when they are asked for.
+    """Events as runs, in order. `ids`, `primaries`, `counts` and `muons` join the runs at the first access.
 
     Args:
         runs: the events. Empty ones are left out.
         turned: numbers of the events that are rotated, in order.
-        shifts: number of the muon that comes first in each of these.
+        shifts: number of the muon that comes first in each of these events.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class EventRuns(EventArrays):
         turned: Int64[np.ndarray, " turned"] = NO_NUMBERS,
         shifts: Int64[np.ndarray, " turned"] = NO_NUMBERS,
     ) -> None:
-        # Not the dataclass's fields, which are properties here.
+        # Set without the dataclass's __init__: its fields are properties here.
         vars(self).update(runs=[run for run in runs if len(run.counts)] or [concat(runs)], turned=turned, shifts=shifts)
 
     runs: list[EventArrays]
@@ -81,7 +82,7 @@ class EventRuns(EventArrays):
         firsts, ends = begins + shifts, begins + counts
         stops = ends if most is None else np.minimum(firsts + most, ends)
         rest = shifts if most is None else np.minimum(shifts, most - (stops - firsts))
-        # As plain numbers, two or three views for each event: Python takes 1 us for them, and copying 128 muons 0.1 us.
+        # Each event needs two or three views. Python takes 1 us for them with plain numbers; copying 128 muons takes 0.1 us.
         events = zip(*(numbers.tolist() for numbers in (begins, firsts, stops, begins + rest, ends)), strict=True)
         views: list[np.ndarray] = []
         event = next(events)
@@ -101,9 +102,9 @@ class EventRuns(EventArrays):
         return views
 
     def _special(self, most: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """Return the events that are rotated or have more than `most` muons, and their shifts."""
+        """Return the numbers of the events that are rotated or have more than `most` muons, and their shifts."""
         large = self.turned if most is None else (self.counts > most).nonzero()[0]
-        # Mostly the same: the reader turns the events of which training does not take all muons.
+        # Both are mostly the same: the reader rotates the events whose muons the training does not all take.
         if len(large) == len(self.turned) and (large == self.turned).all():
             return self.turned, self.shifts
         special = np.union1d(large, self.turned)
@@ -124,7 +125,7 @@ class EventRuns(EventArrays):
     def _part(self, at: int, low: int, high: int) -> EventArrays:
         """Return a part of a run."""
         run = self.runs[at]
-        # Kept, because all events of raw files are one run, of which many batches take a part each.
+        # Kept, because all events of raw files are one run, and many batches take a part of it.
         if at not in self._ends_of_run:
             self._ends_of_run[at] = np.cumsum(run.counts)
         ends = self._ends_of_run[at]
@@ -159,9 +160,9 @@ def shuffle_runs(parts: Sequence[EventArrays], muons_per_event: int | None, rand
 
     Args:
         parts: the events. Their muons are in random order.
-        muons_per_event: rotate each event with more muons by a random amount, so that others come first. This reads
+        muons_per_event: rotate each event that has more muons by a random amount, so that other muons come first. This reads
             memory in order, and takes a fifth of the time of `events.partial_shuffle`.
-        random: what is drawn from.
+        random: the random generator.
     """
     length = _events_per_run(parts)
     first = int(random.integers(1, length, endpoint=True))
@@ -184,7 +185,7 @@ def _events_per_run(parts: Sequence[EventArrays]) -> int:
 
 
 def _cut_into_runs(events: EventArrays, length: int, first: int) -> list[EventArrays]:
-    """Cut events into runs of `length` events, the first of `first` events."""
+    """Cut events into runs of `length` events; the first run has `first` events."""
     number = len(events.counts)
     bounds = [0, *range(min(first, number), number, length), number]
     muons = np.add.reduceat(events.counts, bounds[:-1]).tolist() if number else [0]
