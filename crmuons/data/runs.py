@@ -43,19 +43,19 @@ class EventRuns(EventArrays):
     shifts: Int64[np.ndarray, " turned"]
 
     @cached_property
-    def ids(self) -> UInt64[np.ndarray, "events 2"]:  # type: ignore[override]
+    def ids(self) -> UInt64[np.ndarray, "events 2"]:
         return _joined([run.ids for run in self.runs])
 
     @cached_property
-    def primaries(self) -> Float32[np.ndarray, "events 4"]:  # type: ignore[override]
+    def primaries(self) -> Float32[np.ndarray, "events 4"]:
         return _joined([run.primaries for run in self.runs])
 
     @cached_property
-    def counts(self) -> Int64[np.ndarray, " events"]:  # type: ignore[override]
+    def counts(self) -> Int64[np.ndarray, " events"]:
         return _joined([run.counts for run in self.runs])
 
     @cached_property
-    def muons(self) -> Float32[np.ndarray, "muons features"]:  # type: ignore[override]
+    def muons(self) -> Float32[np.ndarray, "muons features"]:
         return self.first_muons(None)
 
     @property
