@@ -8,7 +8,7 @@ Let e be the geometric mean of the energies at the depth and at the surface, or 
 surface is no feature:
 
 - a direction becomes a transverse momentum, e dir;
-- a delay becomes e sqrt(t), which is the transverse momentum times the root of a path (minus that of -t, if t < 0);
+- a delay becomes e sqrt(t), which is the transverse momentum times the root of a path (with a minus sign, if t < 0);
 - the surface energy becomes the loss, log10((E_surface - E) / (E + 700 GeV)): exp(b X) - 1 if no loss fluctuated.
 """
 

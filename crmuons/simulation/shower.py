@@ -38,8 +38,8 @@ HEIGHT_CORRELATION = 0.5
 TILT_SHAPE = 400.0
 
 # Depth of the first interaction in g/cm^2: exponential with mean 55 A^-0.35, from the heights in CORSIKA's event
-# headers. A nucleon of a nucleus travels on in a fragment to its own interaction, which is on average as deep as that of
-# a proton.
+# headers. A nucleon of a nucleus travels on in a fragment to its own interaction, which is on average as deep as a
+# proton's interaction.
 INTERACTION_LENGTH, INTERACTION_MASS_POWER = 55.0, 0.35
 # A muon of energy E_N / 10^l is born deeper by a further exponential with mean C l^p. The constants were fitted, together
 # with <pT> and the hard share, to the distribution of E r at 1 TeV.
