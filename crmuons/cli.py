@@ -134,9 +134,8 @@ def _command_list() -> str:
 
 def _parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
     """Parse the words, and accept settings after the options too, where argparse alone would refuse them."""
-    if option := next(
-        (word for word in words if re.fullmatch("--[a-z-]+=--", word)), None
-    ):  # argparse makes a list of it.
+    # argparse makes a list of `--option=--`.
+    if option := next((word for word in words if re.fullmatch("--[a-z-]+=--", word)), None):
         parser.error(f"argument {option.removesuffix('=--')}: it has no value")
     arguments, left = parser.parse_known_args(words)
     # argparse does not consume a `--` that follows an option whose value is optional.

@@ -84,12 +84,10 @@ LEFT_OUT = {
     "mps": "Apple's GPUs have no double precision, which the model of N needs",
 }
 _BY_OTHER_NAME = {name: path for path, names in OTHER_NAMES.items() for name in names.split()}
-_SURELY_A_TYPO = (
-    0.8  # difflib's ratio; `lerning_rate` and `learning_rate` have 0.96, `dropout` and any setting below 0.6.
-)
-_RELATED = (
-    0.72  # `nmae` and `name` have 0.75; names of settings that crmuons lacks (`activation`, `batchnorm`) at most 0.71.
-)
+# difflib's ratio; `lerning_rate` and `learning_rate` have 0.96, `dropout` and any setting below 0.6.
+_SURELY_A_TYPO = 0.8
+# `nmae` and `name` have 0.75; names of settings that crmuons lacks (`activation`, `batchnorm`) at most 0.71.
+_RELATED = 0.72
 
 
 def why_left_out(path: str) -> str | None:

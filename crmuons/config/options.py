@@ -21,9 +21,8 @@ from crmuons.config.schemes import check_scheme
 
 MOST_LETTERS = 1000  # Longest path or URL. An error shows the whole name.
 MAX_SHOWN = 80  # Characters of a wrong value in a message.
-_CONTROL = re.compile(
-    r"[\x00-\x1f\x7f\ud800-\udfff]"
-)  # The last range is what Python makes of bytes that are not UTF-8.
+# The last range is what Python makes of bytes that are not UTF-8.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)

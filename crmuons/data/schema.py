@@ -147,9 +147,8 @@ def faults(table: pa.Table, features: Sequence[MuonFeature] = BASE) -> UInt8[np.
     child = primary.flatten()
     good_values = float32_values(child).reshape(-1, width) if good.all() else _ragged_rows(primary, good, width)
     blame(~good, 1)
-    values = np.ones(
-        (num_rows, width), np.float32
-    )  # Ones pass all checks below: rows of a wrong width have their fault.
+    # Ones pass all checks below. Rows of a wrong width have their fault already.
+    values = np.ones((num_rows, width), np.float32)
     values[good] = good_values
 
     counts = list_lengths(muons)

@@ -30,9 +30,8 @@ from crmuons.storage.files import File
 from crmuons.storage.identity import Digests, check_local
 from crmuons.storage.staging.download import Staging
 
-EVENTS_PER_BATCH = (
-    16_384  # Opening a record batch costs 50 us, little for this many events. A slice has several batches.
-)
+# Opening a record batch costs 50 us, little for this many events. A slice has several batches.
+EVENTS_PER_BATCH = 16_384
 METADATA_KEY = b"crmuons.shard"
 METADATA_CRC_KEY = b"crmuons.shard.crc32"  # Shards of earlier versions have none.
 # Bytes of local shards that stay open. Opening and mapping a shard again for each segment takes a fifth of the time of

@@ -13,9 +13,8 @@ from crmuons.models.bundle_model import Ensemble, members_of
 from crmuons.storage.atomic import filled_directory
 from crmuons.storage.output import Output, folder_at
 
-MOST_MEMBERS = (
-    100  # Each of 100 members draws a hundredth of the events, and all of them work on every piece of events.
-)
+# Each of 100 members draws a hundredth of the events, and all of them work on every piece of events.
+MOST_MEMBERS = 100
 
 
 def write_ensemble(models: Sequence[str | Path], out: str | Path) -> None:

@@ -56,9 +56,8 @@ def _unpacked(raw: IO[bytes], codec: str | None) -> IO[bytes]:
         return bz2.BZ2File(raw)
     if codec == "xz":
         return lzma.LZMAFile(raw)
-    if (
-        codec == "zstd"
-    ):  # Arrow's decoder, because Python has one only from 3.14 on. Without the buffer, reads may be short.
+    # Arrow's decoder, because Python has one only from 3.14 on. Without the buffer, reads may be short.
+    if codec == "zstd":
         return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd"))
     return raw
 

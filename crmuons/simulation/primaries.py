@@ -18,9 +18,8 @@ from crmuons.simulation.yields import mean_yield
 if TYPE_CHECKING:
     from crmuons.simulation.simulate import SimulationSettings
 
-POINTS = (
-    33  # Points of the table of expected numbers, with lines between them. Weights use the same table: they are exact.
-)
+# Points of the table of expected numbers, with lines between them. Weights use the same table: they are exact.
+POINTS = 33
 MOST_ROUNDS = 200  # Largest number of draws: if one primary in 200 is suitable, a block of 512 is full after 200.
 
 Primaries = tuple[FloatArray, FloatArray, FloatArray, FloatArray]

@@ -25,13 +25,8 @@ logger = logging.getLogger(__name__)
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 GLOB, WILDCARD = re.compile(r"[*?\[]"), re.compile(r"[*?]")
-STAMPS = (
-    "ETag",
-    "LastModified",
-    "Last-Modified",
-    "mtime",
-    "created",
-)  # Keys of fsspec's entries, the most reliable first.
+# Keys of fsspec's entries, the most reliable first.
+STAMPS = ("ETag", "LastModified", "Last-Modified", "mtime", "created")
 NOT_READABLE, NO_FILES = "not readable", "neither files nor folders"  # Reasons to pass over a name.
 _logged: set[str] = set()  # Warnings given so far, because a command lists the same data several times.
 

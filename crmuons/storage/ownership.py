@@ -92,10 +92,8 @@ class Ownership:
         self._lock: FileLock | None = None
         self._has_claim = self._given_up = False
         self._made: list[Path] = []
-        self._confirmed, self._beating = (
-            0.0,
-            0,
-        )  # The time of the last sign of life, and the thread that writes one now.
+        # The time of the last sign of life, and the thread that writes one now.
+        self._confirmed, self._beating = 0.0, 0
         self._guard, self._ended = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
 

@@ -152,9 +152,8 @@ def _train_run(settings: config.Config, run: Run, storage: RunStorage, launcher:
     # Share tokens for every URL of the run, because the workers may be on nodes without tokens.
     with launcher.connect((*settings.data.train, *settings.data.validation, settings.run.storage_path)):
         launcher.check(settings, storage, tracking_uri if settings.tracking.enabled else None, data)
-        if (
-            origin is not None
-        ):  # A new run is written only now, so that a command that was refused above leaves nothing.
+        # A new run is written only now, so that a command that was refused above leaves nothing.
+        if origin is not None:
             run.create(settings, *origin)
             _warn_if_inside(run.directory, settings)
         remote.start(run)

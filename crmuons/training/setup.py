@@ -43,9 +43,8 @@ def refuse_credentials(settings: config.Config) -> None:
     for value in settings.flat().values():
         refuse_secrets(str(value))
     place = settings.data.staging.dir
-    if (
-        place is not None and "://" in place
-    ):  # Errors of reading the settings show whole values, so this is checked here.
+    # Errors of reading the settings show whole values, so this is checked here.
+    if place is not None and "://" in place:
         msg = f"data.staging.dir: '{place}' is a URL; give a directory of each node's own disk"
         raise ValueError(msg)
 

@@ -17,9 +17,8 @@ from crmuons.generation.formats.tracks import Tracks, axes, azimuths, salted
 
 C_M_PER_NS = 0.299792458
 SHAPES = {"cylinder": ("RADIUS", "LENGTH"), "sphere": ("RADIUS",), "plane": ("RADIUS",)}
-MOST_ATTEMPTS = (
-    512  # A cylinder fills a third of the disc around it; a flat cylinder seen from 85 degrees fills a tenth.
-)
+# A cylinder fills a third of the disc around it; a flat cylinder seen from 85 degrees fills a tenth.
+MOST_ATTEMPTS = 512
 Points = Float64[np.ndarray, "n 3"]
 
 

@@ -86,6 +86,7 @@ class Servers:
         secret = {} if token is None else {"Authorization": f"Bearer {token.value}"}
         try:
             sent = {**(headers or {}), **secret}
+            # With a body, aiohttp follows redirects itself, because only it can send the body again.
             async with (
                 following(
                     session, method, url, within_s or self.waits.headers_s, headers=sent, data=data, ssl=self._trust
@@ -93,7 +94,7 @@ class Servers:
                 if follow and data is None
                 else session.request(
                     method, url, headers=sent, data=data, ssl=self._trust, allow_redirects=follow, **proxy_of(url)
-                )  # With a body, aiohttp follows redirects itself, because only it can send the body again.
+                )
             ) as answer:
                 if answer.status in TRANSIENT | DENIED:
                     raise await fault_of(

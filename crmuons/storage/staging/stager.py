@@ -19,9 +19,8 @@ from crmuons.storage.staging.download import CachedFile, Staging
 logger = logging.getLogger(__name__)
 
 DOWNLOADS_AT_ONCE = 4
-WINDOWS = (
-    4  # Segments that one rank may read at once (two executions of two). Files that no segment needs are released.
-)
+# Segments that one rank may read at once (two executions of two). Files that no segment needs are released.
+WINDOWS = 4
 RETRY_S = 1.0  # Pause if there was no room.
 SECONDS_BETWEEN_RECORDS = 1.0
 
