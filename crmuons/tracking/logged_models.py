@@ -42,6 +42,19 @@ def local_place(place: str) -> str | Path:
 
 
 @contextmanager
+def _store_of_mlflow(tracking_uri: str) -> Iterator[None]:
+    """Let MLflow use a store in the block, and the store of the user's program afterwards."""
+    import mlflow  # noqa: PLC0415
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")  # `set_tracking_uri` sets it too, so this is the user's choice.
+    mlflow.set_tracking_uri(tracking_uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None unsets it.
+
+
+@contextmanager
 def _files_of_at_most(num_bytes: int) -> Iterator[None]:
     """Limit the size of files that this process writes in the block, because MLflow writes everything that a server sends."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -116,17 +129,15 @@ def local_copy_of(place: str, tracking_uri: str) -> Path:
     if (reason := unreachable_reason(tracking_uri)) is not None:
         msg = f"{place} cannot be read from {tracking_uri}: {reason}; check MLFLOW_TRACKING_URI, and that the server is up"
         raise ConnectionError(msg)
-    import mlflow  # noqa: PLC0415  # The import takes 1.6 CPU-seconds.
-    from mlflow.exceptions import MlflowException  # noqa: PLC0415
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415  # The import takes 1.6 CPU-seconds.
 
     copy = caches() / "models" / hashlib.sha256(f"{tracking_uri} {place}".encode()).hexdigest()[:16]
     shutil.rmtree(copy, ignore_errors=True)  # A name in the registry may point to another version than last time.
     copy.parent.mkdir(parents=True, exist_ok=True)
-    mlflow.set_tracking_uri(tracking_uri)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         waiting = spoken_wait(lambda: f"{place} from {tracking_uri}, until it is here or the server gives no answer")
-        with _files_of_at_most(MAX_FILE_BYTES), waiting:
+        with _store_of_mlflow(tracking_uri), _files_of_at_most(MAX_FILE_BYTES), waiting:
             _download(place, tracking_uri, copy)
     except (MlflowException, OSError) as error:
         if TOO_LARGE in str(error):

@@ -1,6 +1,7 @@
 """A tracking server that lists files without end, or others than a model has, makes this machine copy nothing."""
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -102,3 +103,18 @@ def test_a_server_that_lists_more_at_the_second_question_is_left(
         with pytest.raises(ValueError, match="names more than 20 files"):
             local_place(f"models:/{MODEL}")
         assert copied == []
+
+
+@pytest.mark.parametrize("chosen", [None, "sqlite:////tmp/of-the-user.db"])
+def test_mlflow_uses_the_store_of_the_users_program_afterwards(
+    chosen: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aside(tmp_path, monkeypatch)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with serving({"...": [[file("weights.pt", 10**15)]]}) as (url, _):
+        if chosen is not None:
+            mlflow.set_tracking_uri(chosen)
+        before = mlflow.get_tracking_uri(), os.environ.get("MLFLOW_TRACKING_URI")
+        with pytest.raises(ValueError, match="nothing was copied"):
+            logged_models.local_copy_of(f"models:/{MODEL}", url)
+    assert (mlflow.get_tracking_uri(), os.environ.get("MLFLOW_TRACKING_URI")) == before
