@@ -94,9 +94,11 @@ def read_segment(segment: Segment, selection: Selection) -> tuple[ReadCounts, Ev
     read_counts = ReadCounts() if segment.start else sum((part.read_counts for part in parts), ReadCounts())
     # The seed depends only on the segment: every process that reads it, and every repetition, draws the same numbers.
     random = np.random.default_rng([segment.seed, segment.epoch, segment.number])
-    # Shards are shuffled already: mixing their runs is enough, and copies nothing yet.
+    # Shards are shuffled already, so mixing their runs is enough. They are copied now, just after the check of the files: if
+    # someone cuts a mapped file later, reading it ends the process with a bus error and no message.
     if all(is_shard(part.file) for part in segment.slices):
-        events: EventArrays = shuffle_runs([_chosen_events(part) for part in parts], selection.muons_per_event, random)
+        runs = shuffle_runs([_chosen_events(part) for part in parts], selection.muons_per_event, random)
+        events = runs.copied()
     else:
         events = shuffle([(part.events, part.indices) for part in parts], random)
         if selection.muons_per_event is not None:

@@ -1,5 +1,8 @@
 """Reading prepared shards: every event once an epoch, from any position, wherever they are, and no damage unseen."""
 
+import pickle
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -63,6 +66,17 @@ def test_training_meets_other_muons_of_a_large_event_in_every_epoch(done):
     assert 0.6 < np.mean(changed) < 0.98
     for start, count in zip(starts[first.counts <= 2], first.counts[first.counts <= 2], strict=True):
         np.testing.assert_array_equal(first.muons[start : start + count], stored.muons[start : start + count])
+
+
+@pytest.mark.parametrize("drawn", [None, 2])
+def test_a_shard_that_is_overwritten_after_it_was_read_changes_no_event(done, tmp_path, drawn):
+    # If the events were still mapped, they would show the new content, and a file that is cut would end the process.
+    slices = tuple(sampler.cut_files(event_files(str(copy_of(done, tmp_path)))))
+    events = reader.read_segment(sampler.Segment(0, 0, 0, 0, slices), Selection(muons_per_event=drawn))[1]
+    before = pickle.dumps(events)
+    for part in slices:
+        Path(part.file.url).write_bytes(b"x" * part.file.size)
+    assert pickle.dumps(events) == before
 
 
 def test_a_position_inside_prepared_data_is_found_again(done):
