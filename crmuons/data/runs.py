@@ -60,8 +60,12 @@ class EventRuns(EventArrays):
 
     def copied(self) -> EventArrays:
         """Return the events in memory of this process, which no change of a mapped file reaches."""
-        each = ([getattr(run, name) for run in self.runs] for name in ("ids", "primaries", "counts"))
-        return EventArrays(*map(np.concatenate, each), np.concatenate(self.views_of_muons(None)))
+        return EventArrays(
+            ids=np.concatenate([run.ids for run in self.runs]),
+            primaries=np.concatenate([run.primaries for run in self.runs]),
+            counts=np.concatenate([run.counts for run in self.runs]),
+            muons=np.concatenate(self.views_of_muons(None)),
+        )
 
     @property
     def num_events(self) -> int:
